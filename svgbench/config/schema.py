@@ -1,0 +1,249 @@
+"""RunConfig and its parts: everything that changes a result, frozen, documented and bounded.
+
+What changes only speed (device, ranks, threads, workers, micro-batch, compile) is ``world.runtime.Runtime`` and is never hashed.
+Progress is counted in images. ``docs`` of a field are the string under it; ``svgbench plan --fields`` prints them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Align = Literal["none", "batch", "frozen", "channel", "whiten"]
+SAMPLERS = Literal["euler", "heun"]
+
+
+class Part(BaseModel):
+    """A frozen piece of configuration that refuses fields it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Data(Part):
+    """Which images, at which size, and how many."""
+
+    source: str = "shapes"
+    """``shapes`` (drawn from a seed, with class labels and pixel masks) or a folder of class folders (``DIR`` or ``DIR/train`` + ``DIR/val``)."""
+    resolution: Annotated[int, Field(ge=16, le=1024)] = 256
+    """Side of the square images in pixels after the ADM centre crop."""
+    train_images: Count | None = None
+    """Use only this many training images, drawn evenly over the classes; all when empty. ``shapes`` needs a number."""
+    val_images: Count | None = None
+    """Use only this many validation images; all when empty."""
+    val_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
+    """Share of each class held out for validation when the folder has no ``val`` of its own."""
+    seed: int = 0
+    """Seed of drawn images and of the held-out share; not the run's seed, so that runs of all seeds see the same images."""
+    identity: str = ""
+    """Digest of the source's file list; filled in when a run is planned."""
+
+
+class Encoder(Part):
+    """The frozen encoder."""
+
+    card: str = "dinov3-s16plus"
+    """A card's name, or BACKEND:NAME."""
+    weights: str | None = None
+    """A local file of an official release; the card's own weights when empty."""
+    identity: str = ""
+    """Digest of how the card opens and of its weights; filled in when a run is planned."""
+
+
+class Optimiser(Part):
+    """Adam, decoupled weight decay, linear warm-up."""
+
+    lr: Positive = 1e-4
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    weight_decay: NotNegative = 0.0
+    lr_warmup_images: Annotated[int, Field(ge=0)] = 0
+    """Images over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or a cosine to zero at ``total_images``."""
+    max_gradient_norm: NotNegative = 0.0
+    """Gradients are scaled down to this norm; 0 never scales."""
+
+
+class Training(Part):
+    """How long a network is trained, on what batches, at which precision."""
+
+    total_images: Count
+    """Images seen in training, repetitions counted."""
+    batch: Count
+    """Global batch: images per update over all processes and micro-batches."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay of the moving average of the weights that is used after training; 0 keeps none."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic inside the networks (bf16: autocast; weights, losses and statistics stay fp32)."""
+    checkpoint_images: Count = 1_000_000
+    """A checkpoint is written each time this many images have been seen; at most this much work is lost."""
+    skipped_updates: Annotated[int, Field(ge=0)] = 3
+    """Updates with a loss or gradient that is not finite are skipped; one more than this stops the run."""
+    optimiser: Optimiser = Optimiser()
+
+
+class Residual(Part):
+    """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail the features lack."""
+
+    channels: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Width of the residual; 0 builds none (``--no-residual``)."""
+    layers: Count = 6
+    width: Count = 384
+    heads: Count = 8
+    mlp: Count = 1536
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability, per training image, that a learned mask token replaces the whole residual."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Residual:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Decoder(Part):
+    """The LDM convolutional decoder; the number of multipliers fixes the upsampling, 2 ** (levels - 1), and must fit the encoder's stride."""
+
+    base: Count = 128
+    multipliers: tuple[Count, ...] = (1, 1, 2, 2, 4)
+    """Channel multipliers from the finest level to the coarsest."""
+    blocks: Count = 2
+    """Residual blocks a level (the decoder has one more, as in LDM)."""
+    attention: tuple[Count, ...] = (16,)
+    """Grid sizes that get self-attention beside the one in the middle."""
+
+
+class ReconstructionLoss(Part):
+    """L1 + perceptual + adaptive hinge-GAN."""
+
+    l1: NotNegative = 1.0
+    perceptual: NotNegative = 1.0
+    network: Literal["lpips-vgg", "shapes-vgg"] = "lpips-vgg"
+    """Perceptual distance: LPIPS on VGG16 (needs its weights file) or the small network shipped for ``shapes``."""
+    adversarial: NotNegative = 0.5
+    """Weight of the hinge-GAN term, on top of the adaptive weight; 0 builds no discriminator."""
+    adversarial_start_images: Annotated[int, Field(ge=0)] = 2_560_000
+    """The GAN term is off until this many images have been seen (the release: 5000 updates of 512)."""
+    discriminator_base: Count = 64
+    discriminator_layers: Count = 3
+
+
+class Autoencoder(Part):
+    """Stage 1: features, residual, alignment, decoder. A card that already decodes is adopted and trains nothing."""
+
+    residual: Residual = Residual()
+    align: Align = "frozen"
+    """Residual statistics brought to the features': none; batch (as released, batch mates matter); frozen (batch statistics while
+    training, their accumulated moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
+    decoder: Decoder = Decoder()
+    loss: ReconstructionLoss = ReconstructionLoss()
+    training: Training = Training(
+        total_images=25_600_000, batch=512, optimiser=Optimiser(lr=1e-4, betas=(0.5, 0.9))
+    )
+
+
+class Transformer(Part):
+    """SiT's size."""
+
+    width: Count = 1152
+    depth: Count = 28
+    heads: Count = 16
+    mlp_ratio: Positive = 4.0
+    patch: Count | None = None
+    """Latent positions per token side; the card's own when empty (1 for ViT latents, 2 for SD-VAE)."""
+    qk_norm: bool = True
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Transformer:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Diffusion(Part):
+    """Stage 2: SiT by flow matching on standardised latents."""
+
+    size: Literal["tiny", "S", "B", "L", "XL"] = "XL"
+    """Names the transformer; ``transformer`` overrides single fields of it."""
+    transformer: Transformer | None = None
+    """Filled from ``size`` when empty."""
+    shift: Positive = 0.4
+    """Training times are t <- s t / (1 + (s - 1) t), t uniform."""
+    class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Share of labels replaced by the null class, for guidance."""
+    flip: bool = True
+    """Half of the training images are seen mirrored."""
+    training: Training = Training(total_images=102_400_000, batch=256, ema=0.9999, precision="bf16", optimiser=Optimiser(lr=1e-4))
+
+
+class Sampling(Part):
+    """Which samples are drawn from the trained SiT."""
+
+    count: Count = 50_000
+    steps: tuple[Annotated[int, Field(ge=1, le=4000)], ...] = (25,)
+    """Intervals of the time grid; each entry is a cell."""
+    guidance: tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...] = (1.0, 4.0)
+    """Guidance scales; 1 calls no unconditional branch. Each entry is a cell."""
+    sampler: SAMPLERS = "euler"
+    shift: Positive = 0.15
+    """Shift of the uniform time grid (0.15: the release's)."""
+    schedule: str = "constant"
+    """constant; linear; late; early-R; interval-A-B (see nets.guidance)."""
+    labels: Literal["balanced", "random"] = "balanced"
+
+
+class Probe(Part):
+    """Linear probe and kNN on mean-pooled frozen latents."""
+
+    epochs: Count = 30
+    batch: Count = 256
+    learning_rates: tuple[Positive, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Trained side by side; the best on a held-out tenth of the training images is reported on the validation images."""
+    neighbours: Count = 20
+    train_images: Count | None = None
+
+
+class Segmentation(Part):
+    """Linear head (BN + 1x1) on frozen latents."""
+
+    enabled: bool = True
+    epochs: Count = 10
+    batch: Count = 32
+    lr: Positive = 1e-2
+    train_images: Count | None = None
+
+
+class Scores(Part):
+    """Metrics and their protocols."""
+
+    extractor: str = "inception"
+    """Features of FID, IS, KID, precision and recall: ``inception`` (needs its weights file) or ``shapes-cnn``."""
+    extractor_weights: str | None = None
+    lpips_weights: str | None = None
+    """VGG16 weights file of LPIPS; without it lpips is left out, with a dash."""
+    neighbours: Count = 3
+    """k of precision and recall."""
+    resamples: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Bootstrap resamples behind each interval."""
+    probe: Probe = Probe()
+    segmentation: Segmentation = Segmentation()
+
+
+class RunConfig(Part):
+    """One run: everything its numbers depend on."""
+
+    preset: str = "paper"
+    """Where the defaults came from; a label, in no key."""
+    seed: int = 0
+    """Seed of initial weights, data order, noise and probes."""
+    data: Data = Data()
+    encoder: Encoder = Encoder()
+    autoencoder: Autoencoder = Autoencoder()
+    diffusion: Diffusion = Diffusion()
+    sampling: Sampling = Sampling()
+    scores: Scores = Scores()

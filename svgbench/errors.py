@@ -1,0 +1,84 @@
+"""What can go wrong through the user's words, files or machine: each error is one sentence and one exit status, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SvgbenchError(Exception):
+    """A stage failed; the base of everything svgbench raises on purpose."""
+
+    exit_status = 1
+
+
+class BadInput(SvgbenchError):
+    """The user's words or files are off."""
+
+    exit_status = 2
+
+
+class UnknownName(BadInput):
+    """A name that is not in a list of known names."""
+
+
+class BadConfig(BadInput):
+    """A configuration field that is unknown, of the wrong type or out of its bounds."""
+
+
+class BadData(BadInput):
+    """An image folder or store that cannot be used."""
+
+
+class BadWeights(BadInput):
+    """A weight file that is absent, of another shape or of another digest."""
+
+
+class BrokenArtifact(SvgbenchError):
+    """A finished artifact whose files are missing, truncated or changed."""
+
+    exit_status = 2
+
+
+class CellsFailed(SvgbenchError):
+    """Some cells of a grid failed; the rest are done."""
+
+    exit_status = 3
+
+
+class Interrupted(SvgbenchError):
+    """Stopped by a signal; the same command resumes."""
+
+    exit_status = 4
+
+
+class StorageError(SvgbenchError):
+    """The disk is full, read-only or answers with an input/output error."""
+
+    exit_status = 5
+
+
+class NumericalError(SvgbenchError):
+    """NaN or infinity past the skip budget."""
+
+    exit_status = 6
+
+
+class Occupied(SvgbenchError):
+    """Another process owns this run."""
+
+    exit_status = 7
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``"""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else "")
+    return f"{offer} Known: {listed}."
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """The error for a name nobody registered."""
+    return UnknownName(f"no {kind} named '{name}'.{closest(name, known)}")

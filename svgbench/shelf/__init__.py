@@ -1,0 +1,77 @@
+"""The three shelves of data (encoders, ablations, reports): find, list and read an entry, in a wheel or beside a checkout."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from svgbench.errors import BadConfig, BadInput, unknown
+
+@cache
+def folder(shelf: str) -> Path:
+    """The directory of a shelf: inside the installed package (wheel), else beside it (checkout, editable install)."""
+    here = Path(__file__).resolve().parent
+    for place in (here / shelf, here.parents[1] / shelf):
+        if place.is_dir():
+            return place
+    raise BadInput(f"the shelf '{shelf}' is missing beside {here}; reinstall svgbench.")
+
+
+def entries(shelf: str, extra: Path | None = None) -> dict[str, Path]:
+    """Every YAML entry of a shelf by name; ``extra`` is a user's folder that may add names and never replaces one."""
+    found = {path.stem: path for path in sorted(folder(shelf).glob("*.yaml"))}
+    if extra is not None:
+        if not extra.is_dir():
+            raise BadInput(f"--shelf {extra} is not a directory.")
+        for path in sorted([*extra.glob("*.yaml"), *(extra / shelf).glob("*.yaml")]):
+            if path.stem in found:
+                raise BadConfig(f"{path}: the name '{path.stem}' is taken by {found[path.stem]}; choose another file name.")
+            found[path.stem] = path
+    return found
+
+
+def read(shelf: str, name: str, kind: str, extra: Path | None = None) -> dict[str, Any]:
+    """The mapping in one entry; an unknown name offers its neighbours."""
+    known = entries(shelf, extra)
+    if name not in known:
+        raise unknown(kind, name, known)
+    return read_yaml(known[name])
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """``yaml.safe_load`` that refuses a key written twice and any alias (nothing here needs one, and an alias bomb does)."""
+
+    def compose_node(self, parent, index):  # type: ignore[override]
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed here", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):  # type: ignore[override]
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, read safely; errors name the file, the line and the column."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = _UniqueKeys(file).get_single_data()
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path}: byte {error.start} is not UTF-8.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise BadConfig(f"{path}{place}: {getattr(error, 'problem', None) or 'is not YAML'}.") from None
+    if not isinstance(content, dict):
+        raise BadConfig(f"{path}: holds {type(content).__name__}, not a mapping of fields.")
+    return content
