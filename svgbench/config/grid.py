@@ -1,0 +1,163 @@
+"""Experiments as data: a base, fixed settings, axes -> named RunConfigs. A file without axes is one run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svgbench.config import cards
+from svgbench.config.parse import merge, nested, validate
+from svgbench.config.schema import Part, RunConfig, Transformer
+from svgbench.errors import BadConfig, unknown
+from svgbench.shelf import entries, read_yaml
+
+PRESETS = ("tiny", "small", "paper")
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 128, "depth": 4, "heads": 4},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+"""SiT's sizes (arXiv 2401.08740, table 1)."""
+
+
+class Axis(Part):
+    """One axis of a grid: cells by name, each with the settings it changes."""
+
+    name: str
+    cells: dict[str, dict[str, Any]]
+
+
+class Experiment(Part):
+    """One file of the shelf ``ablations``."""
+
+    name: str
+    asks: str = ""
+    """The question it answers."""
+    compares: str = ""
+    """The published rows it stands beside."""
+    costs: str = ""
+    base: str | None = None
+    """Another experiment, whose settings come first."""
+    set: dict[str, Any] = {}
+    """Settings of every cell, as a nested mapping or ``a.b: c``."""
+    axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
+    """``field.path: [values]`` or ``name: {cell: {settings}}``."""
+
+
+def load_experiment(name: str, extra: Path | None = None) -> Experiment:
+    """An experiment by its name on the shelf or by its file."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = entries("ablations", extra)
+        if name not in known:
+            raise unknown("experiment", name, known)
+        path = known[name]
+    return validate(Experiment, {"name": path.stem, **read_yaml(path)}, where=str(path))
+
+
+def settings_of(experiment: Experiment, extra: Path | None = None) -> dict[str, Any]:
+    """The settings of every cell: the base's, then the experiment's own."""
+    chain, seen = [experiment], {experiment.name}
+    while chain[-1].base:
+        parent = load_experiment(chain[-1].base, extra)
+        if parent.name in seen:
+            raise BadConfig(f"experiment '{experiment.name}': its bases come back to '{parent.name}'.")
+        seen.add(parent.name)
+        chain.append(parent)
+    settings: dict[str, Any] = {}
+    for part in reversed(chain):
+        settings = merge(settings, expand(part.set))
+    return settings
+
+
+def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping whose keys may be dotted paths as a nested one."""
+    result: dict[str, Any] = {}
+    for name, value in flat.items():
+        result = merge(result, nested(name, expand(value) if isinstance(value, Mapping) else value))
+    return result
+
+
+def cells(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """Name of each cell -> the settings it changes; one cell of an empty name where there are no axes."""
+    axes: list[dict[str, dict[str, Any]]] = []
+    for axis, values in experiment.axes.items():
+        if not values:
+            raise BadConfig(f"experiment '{experiment.name}': the axis '{axis}' is empty.")
+        if isinstance(values, dict):
+            axes.append({cell: expand(settings) for cell, settings in values.items()})
+        else:
+            short = axis.rsplit(".", 1)[-1]
+            axes.append({(str(v) if short in ("encoder", "card") else f"{short}-{v}"): nested(axis, v) for v in values})
+    result = {}
+    for combination in itertools.product(*(axis.items() for axis in axes)):
+        settings: dict[str, Any] = {}
+        for _, part in combination:
+            settings = merge(settings, part)
+        result[".".join(name for name, _ in combination)] = settings
+    return result
+
+
+def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:
+    """The settings of a preset, from ``ablations/preset-NAME.yaml``."""
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    return settings_of(load_experiment(f"preset-{preset}", extra), extra)
+
+
+def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: Path | None = None) -> RunConfig:
+    """The RunConfig of a preset with settings on top: names resolved to a card, sizes to a transformer; identities still empty."""
+    merged = merge(preset_settings(preset, extra), settings)
+    draft = validate(RunConfig, {**merged, "preset": preset}, where=where)
+    card = cards.find(draft.encoder.card, preset, extra)
+    size = Transformer(**{"patch": card.patch, **SIZES[draft.diffusion.size]})
+    given = draft.diffusion.transformer.model_dump(exclude_unset=True) if draft.diffusion.transformer else {}
+    config = draft.model_copy(
+        update={
+            "encoder": draft.encoder.model_copy(update={"card": card.name}),
+            "diffusion": draft.diffusion.model_copy(update={"transformer": size.model_copy(update=given)}),
+        }
+    )
+    _check_fit(config, card, where)
+    return config
+
+
+def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
+    """Whether the parts fit one another: the decoder's upsampling, the patch, the warm-up."""
+    start = f"{where}: " if where else ""
+    stride, side = card.stride, config.data.resolution
+    levels = len(config.autoencoder.decoder.multipliers)
+    if side % stride:
+        below = side - side % stride
+        raise BadConfig(f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}.")
+    if card.kind == "features" and 2 ** (levels - 1) != stride:
+        raise BadConfig(
+            f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
+            f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
+        )
+    patch = config.diffusion.transformer.patch
+    if (side // stride) % patch:
+        raise BadConfig(f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'.")
+    if config.data.source == "shapes" and (config.data.train_images is None or config.data.val_images is None):
+        raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
+
+
+def run_name(config: RunConfig) -> str:
+    """A short name that says what is special: ``dinov3-tiny.no-align``; the seed is written where it is not 0."""
+    card = config.encoder.card.replace(":", "-").replace("/", "-")
+    parts = [card]
+    codec = cards.find(config.encoder.card, config.preset).kind == "codec"
+    if not codec:
+        if config.autoencoder.residual.channels == 0:
+            parts.append("no-residual")
+        elif config.autoencoder.align == "none":
+            parts.append("no-align")
+        elif config.autoencoder.align != "frozen":
+            parts.append(f"align-{config.autoencoder.align}")
+    if config.seed:
+        parts.append(f"seed-{config.seed}")
+    return ".".join(parts)
