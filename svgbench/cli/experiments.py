@@ -1,0 +1,184 @@
+"""``run``, ``ablate`` and ``plan``: from words to RunConfigs, to a plan, to an execution, to a table."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svgbench.config import cards
+from svgbench.config.grid import PRESETS, build, cells, load_experiment, run_name, settings_of
+from svgbench.config.parse import merge, nested, override
+from svgbench.config.records import digest
+from svgbench.config.schema import RunConfig
+from svgbench.errors import BadConfig, CellsFailed, Interrupted, unknown
+from svgbench.lab.execute import Outcome, execute, owned, record
+from svgbench.lab.plan import Plan, make_plan, resolve
+from svgbench.lab.store import Store
+from svgbench.stages import graph
+
+Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
+Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
+Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile of the transformer's block.")]
+MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Images a process holds at once; gradients add up to the same batch.", min=1)]
+
+
+def run(
+    encoder: Annotated[str | None, typer.Option("--encoder", help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.")] = None,
+    align: Annotated[str | None, typer.Option("--align", help="none, batch, frozen, channel or whiten.")] = None,
+    no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
+    no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
+    preset: Preset = "tiny",
+    data: Annotated[str | None, typer.Option("--data", help="A folder of class folders, or 'shapes'.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="The encoder's weights, a file of an official release.")] = None,
+    out: Out = Path("runs"),
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    sets: Set = None,
+    shelf: Shelf = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    micro_batch: MicroBatch = None,
+    compile_: Compile = False,
+) -> None:
+    """Train and score one tokenizer: reconstruction, generation, perception. The same command again answers from the store."""
+    if align and no_align:
+        raise BadConfig("--align and --no-align contradict each other; give one.")
+    settings: dict[str, Any] = nested("seed", seed)
+    words = {
+        "encoder.card": encoder, "encoder.weights": str(weights) if weights else None, "data.source": data,
+        "autoencoder.align": "none" if no_align else align, "autoencoder.residual.channels": 0 if no_residual else None,
+    }  # fmt: skip
+    for path, value in words.items():
+        if value is not None:
+            settings = merge(settings, nested(path, value))
+    settings = merge(settings, override(sets or []))
+    config = resolve(build(settings, preset=preset, extra=shelf), shelf)
+    name = name_of(config, shelf)
+    plan_ = make_plan({name: config}, shelf)
+    with owned(out, plan_.runs[0]):
+        _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=False)
+    from svgbench.cli.reports import show
+
+    show(out, [name])
+
+
+def ablate(
+    experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, or a YAML file.")],
+    out: Out = Path("runs"),
+    preset: Preset = "tiny",
+    sets: Set = None,
+    shelf: Shelf = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    micro_batch: MicroBatch = None,
+    compile_: Compile = False,
+) -> None:
+    """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
+    plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
+    outcome = _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=True)
+    from svgbench.cli.reports import show
+
+    show(out, [r.name for r in plan_.runs])
+    if outcome.failed:
+        bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
+        raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
+
+
+def plan(
+    experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, a YAML file, or an encoder (as in run --encoder).")],
+    out: Out = Path("runs"),
+    preset: Preset = "tiny",
+    sets: Set = None,
+    shelf: Shelf = None,
+) -> None:
+    """Show what would run, what exists and what is shared. Touches nothing."""
+    from svgbench.cli.console import table_of
+    from svgbench.tables.table import Table
+
+    plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
+    done = plan_.finished(Store(out / "store"))
+    users = {key: sum(key in r.nodes for r in plan_.runs) for key in plan_.nodes}
+    rows = [
+        [n.stage, " ".join(f"{p.rsplit('.', 1)[-1]}={v:g}" for p, v in n.cell.items()), key[:12], str(users[key]), "exists" if key in done else "to run"]
+        for key, n in plan_.nodes.items()
+    ]
+    note = f"{len(plan_.runs)} runs, {len(plan_.nodes)} nodes, {len(done)} exist, {len(plan_.nodes) - len(done)} to run."
+    table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note]))
+
+
+def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path | None) -> dict[str, RunConfig]:
+    """Name -> resolved RunConfig for every cell of an experiment, or for one encoder."""
+    over = override(sets or [])
+    from svgbench.shelf import entries
+
+    is_file = Path(experiment).suffix in (".yaml", ".yml")
+    if not is_file and experiment not in entries("ablations", shelf):
+        try:
+            cards.find(experiment, preset, shelf)
+        except Exception:
+            raise unknown("experiment or encoder", experiment, [*entries("ablations", shelf), *cards.load_cards(shelf)]) from None
+        config = resolve(build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf), shelf)
+        return {name_of(config, shelf): config}
+    loaded = load_experiment(experiment, shelf)
+    preset = next((p for p in PRESETS if loaded.name == f"preset-{p}"), preset)
+    configs: dict[str, RunConfig] = {}
+    for cell, settings in cells(loaded).items():
+        whole = merge(merge(settings_of(loaded, shelf), settings), over)
+        config = resolve(build(whole, preset=preset, where=f"{experiment}, cell '{cell}'" if cell else experiment, extra=shelf), shelf)
+        name = name_of(config, shelf)
+        if name in configs:
+            sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
+        configs[name] = config
+    return configs
+
+
+def name_of(config: RunConfig, shelf: Path | None = None) -> str:
+    """The run's name; settings that the name does not tell are told apart by six digits of their digest."""
+    autoencoder = config.autoencoder
+    told: Mapping[str, Any] = {
+        "seed": config.seed, "encoder": {"card": config.encoder.card},
+        "autoencoder": {"align": autoencoder.align} | ({} if autoencoder.residual.channels else {"residual": {"channels": 0}}),
+    }  # fmt: skip
+    plain = resolve(build(told, preset=config.preset, extra=shelf), shelf) if config.encoder.weights is None else None
+    name = run_name(config)
+    return name if plain == config else f"{name}.{digest(config.model_dump(mode='json'))[:6]}"
+
+
+def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool) -> Outcome:
+    """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
+    missing = set(plan_.nodes) - plan_.finished(Store(out / "store"))
+    runtime = make_runtime() if missing else _Idle()
+    outcome = Outcome()
+    try:
+        outcome = execute(plan_, out, runtime, say=lambda text: sys.stderr.write(text + "\n"), keep_going=keep_going)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
+    finally:
+        if runtime.is_main:
+            with contextlib.suppress(Interrupted):
+                for one in plan_.runs:
+                    record(plan_, one, out, outcome)
+    return outcome
+
+
+class _Idle:
+    """The runtime of a plan that has nothing left to run; torch stays out."""
+
+    is_main = True
+
+
+def _runtime(device: str, threads: int | None, micro_batch: int | None, compile_: bool) -> Any:
+    from svgbench.world.runtime import Runtime
+
+    return Runtime(device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
+
+
+STAGE_NAMES = tuple(stage.name for stage in graph.STAGES)

@@ -1,0 +1,123 @@
+"""The plan of a set of runs: nodes with equal keys merged, in an order in which they can be executed. Touches nothing, no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from svgbench.config import cards
+from svgbench.config.parse import merge, nested
+from svgbench.config.records import digest
+from svgbench.config.schema import RunConfig
+from svgbench.lab.store import Store
+from svgbench.stages import graph
+from svgbench.world.files import sha256_of
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage execution: equal keys are the same work."""
+
+    stage: str
+    key: str
+    slice: dict[str, Any]
+    """What the worker receives."""
+    identity: dict[str, Any]
+    """What the key was made of: the slice with digests in place of paths."""
+    inputs: dict[str, str]
+    """Name of the input -> key of the node that provides it."""
+    cell: dict[str, Any] = field(default_factory=dict)
+    """The entries of the stage's list fields that this node stands for, also its inputs'."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A named configuration and the nodes its numbers come from."""
+
+    name: str
+    config: RunConfig
+    nodes: tuple[str, ...]
+    """Keys, in order."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a set of runs needs."""
+
+    nodes: dict[str, Node]
+    """By key, in an order in which they can be executed."""
+    runs: tuple[Run, ...]
+
+    def finished(self, store: Store) -> set[str]:
+        """Keys of the nodes whose artifacts exist."""
+        return {key for key, node in self.nodes.items() if store.manifest(node.stage, key) is not None}
+
+
+def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None) -> Plan:
+    """The plan of named configurations whose identities are filled in (``resolve``)."""
+    nodes: dict[str, Node] = {}
+    runs = []
+    for name, config in configs.items():
+        own = nodes_of(config, extra)
+        for node in own:
+            nodes.setdefault(node.key, node)
+        runs.append(Run(name, config, tuple(node.key for node in own)))
+    return Plan(nodes, tuple(runs))
+
+
+def nodes_of(config: RunConfig, extra: Path | None = None) -> list[Node]:
+    """The nodes of one run, top to bottom of the stage table."""
+    kind = cards.find(config.encoder.card, config.preset, extra).kind
+    masks = config.data.source == "shapes" and config.scores.segmentation.enabled
+    facts = {"always": True, "features": kind == "features", "codec": kind == "codec", "masks": masks}
+    provided: dict[str, list[Node]] = {}
+    for stage in graph.STAGES:
+        if not facts[stage.when]:
+            continue
+        made = []
+        choices = [provided[need] for need in stage.needs]
+        if stage.name == "overview":  # one picture a run: the last entry of each list
+            choices = [options[-1:] for options in choices]
+        for inputs in itertools.product(*choices):
+            for entries in itertools.product(*(graph.field(config, path) for path in stage.each)):
+                made.append(_node(stage, config, dict(zip(stage.needs, inputs, strict=True)), dict(zip(stage.each, entries, strict=True))))
+        provided[stage.provides or stage.name] = made
+    return [node for made in provided.values() for node in made]
+
+
+def _node(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
+    part: dict[str, Any] = {}
+    for path in stage.slice:
+        part = merge(part, nested(path, graph.field(config, path)))
+    for path, value in cell.items():
+        part = merge(part, nested(path, value))
+    identity = part
+    for path in graph.PATHS:
+        if any(path == own or path.startswith(own + ".") for own in stage.slice):
+            file = graph.field(config, path)
+            identity = merge(identity, nested(path, f"sha256:{sha256_of(Path(file))}" if file else None))
+    if "data" in identity and identity["data"]["source"] != "shapes":
+        identity = merge(identity, {"data": {"source": "folder"}})  # a folder is known by its files, not by where it lies
+    keys = {name: node.key for name, node in inputs.items()}
+    key = digest({"stage": stage.name, "version": stage.version, "slice": identity, "inputs": keys})
+    whole = {name: value for node in inputs.values() for name, value in node.cell.items()} | cell
+    return Node(stage.name, key, part, identity, keys, whole)
+
+
+def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:
+    """The configuration with identities filled in: the card's and its weights', the image folder's. Fails before anything is run."""
+    card = cards.find(config.encoder.card, config.preset, extra)
+    weights = Path(config.encoder.weights) if config.encoder.weights else None
+    data = config.data
+    if data.source != "shapes":
+        from svgbench.world.folders import identity
+
+        data = data.model_copy(update={"identity": identity(data)})
+    autoencoder = config.autoencoder
+    if autoencoder.residual.channels == 0:  # without a residual there is nothing to align: equal work, equal key
+        autoencoder = autoencoder.model_copy(update={"align": "none", "residual": type(autoencoder.residual)(channels=0)})
+    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights)})
+    return config.model_copy(update={"data": data, "encoder": encoder, "autoencoder": autoencoder})

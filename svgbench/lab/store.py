@@ -1,0 +1,151 @@
+"""The store: one directory per finished stage, addressed by its content's key.
+
+``store/<stage>/<key>/`` is finished when it holds ``manifest.json``, which is written last. Work happens in ``<key>.partial/`` under an
+exclusive lock (``<key>.lock``, released by the kernel when its owner dies) and is renamed at commit. What is in ``.partial`` stays for
+the next attempt, so training resumes inside it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from svgbench.config.records import STORE_FORMAT, Manifest
+from svgbench.errors import BrokenArtifact, Occupied, StorageError
+from svgbench.world.files import sha256_of, write_atomic
+
+DIGESTED_BYTES = 1 << 30
+"""Files up to this size are checked by digest at every use, larger ones by size."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The store below an output directory."""
+
+    root: Path
+
+    def place(self, stage: str, key: str) -> Path:
+        """The directory of an artifact, finished or not; 32 hex digits of the key are its name."""
+        return self.root / stage / key[:32]
+
+    def manifest(self, stage: str, key: str) -> Manifest | None:
+        """The manifest of a finished artifact, else None. Presence and sizes of its files are checked."""
+        place = self.place(stage, key)
+        path = place / "manifest.json"
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise BrokenArtifact(f"{path}: cannot be read ({error}); remove the directory and run again.") from None
+        if content.get("format", 0) > STORE_FORMAT:
+            raise BrokenArtifact(f"{path}: written by a newer svgbench (store format {content['format']}, this one reads {STORE_FORMAT}); update svgbench.")
+        try:
+            manifest = Manifest.model_validate(content)
+        except ValidationError:
+            raise BrokenArtifact(f"{path}: is not a manifest; remove the directory and run again.") from None
+        if manifest.key != key:
+            raise BrokenArtifact(f"{path}: belongs to key {manifest.key[:12]}, not {key[:12]}; remove the directory and run again.")
+        for name, size in manifest.sizes.items():
+            file = place / name
+            if not file.is_file():
+                raise BrokenArtifact(f"{place}: manifest lists {name}, which is missing; remove the directory and run again.")
+            if file.stat().st_size != size:
+                raise BrokenArtifact(f"{file}: has {file.stat().st_size} bytes, the manifest says {size}; remove the directory {place} and run again.")
+        return manifest
+
+    def verify(self, stage: str, key: str) -> None:
+        """Raises BrokenArtifact when a file's digest is not the manifest's."""
+        manifest = self.manifest(stage, key)
+        if manifest is None:
+            raise BrokenArtifact(f"{self.place(stage, key)}: is not finished; run again.")
+        place = self.place(stage, key)
+        for name, wanted in manifest.files.items():
+            if manifest.sizes[name] <= DIGESTED_BYTES and sha256_of(place / name) != wanted:
+                raise BrokenArtifact(f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again.")
+
+    @contextlib.contextmanager
+    def claim(self, stage: str, key: str) -> Iterator[Path]:
+        """The ``.partial`` directory of an artifact, owned by this process while inside; Occupied when another process has it."""
+        place = self.place(stage, key)
+        partial = place.with_name(place.name + ".partial")
+        with guarded(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with locked(place.with_name(place.name + ".lock"), what=f"{stage} {key[:12]}"):
+                partial.mkdir(exist_ok=True)
+                yield partial
+
+    def commit(self, manifest: Manifest, partial: Path) -> None:
+        """Finishes an artifact: manifest last, then the rename that makes it visible."""
+        place = self.place(manifest.stage, manifest.key)
+        with guarded(place):
+            write_atomic(partial / "manifest.json", (manifest.model_dump_json(indent=1) + "\n").encode())
+            if place.exists():
+                shutil.rmtree(place)
+            os.rename(partial, place)
+            directory = os.open(place.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    def scores(self, stage: str, key: str) -> list[dict[str, Any]]:
+        """The scores of a finished artifact."""
+        return json.loads((self.place(stage, key) / "scores.json").read_text())
+
+
+def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:
+    """Digest and size of every file of an artifact about to be committed, by relative path."""
+    paths = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != "manifest.json")
+    names = [path.relative_to(partial).as_posix() for path in paths]
+    return {n: sha256_of(p) for n, p in zip(names, paths, strict=True)}, {n: p.stat().st_size for n, p in zip(names, paths, strict=True)}
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, what: str) -> Iterator[None]:
+    """An exclusive lock on a file that names its owner; Occupied when another process holds it."""
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
+                raise
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise Occupied(f"{what} is being worked on by {owner}; wait for it, or stop it and run again.") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def guarded(place: Path) -> Iterator[None]:
+    """Turns the disk's errors into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
+            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished work is kept.",
+            errno.EROFS: "the file system is read-only; give another --out.",
+            errno.EACCES: "writing is not allowed there; give another --out.",
+            errno.EPERM: "writing is not allowed there; give another --out.",
+            errno.EIO: "the disk answers with an input/output error; check it, then run the same command again.",
+            errno.ENOTDIR: "a part of that path is a file; give another --out.",
+        }
+        if error.errno not in reasons:
+            raise
+        raise StorageError(f"{error.filename or place}: {reasons[error.errno]}") from error

@@ -1,0 +1,97 @@
+"""The whole graph of a run as one literal table. No torch: workers are named, and imported when they run.
+
+A stage is a function ``(slice, inputs, out, runtime) -> cost``. It receives only its slice of the configuration and its inputs'
+directories, so it cannot read what it did not declare; that is what makes its key honest. Raise ``version`` when the numbers a
+stage gives change: its key and all keys behind it change with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from svgbench.config.schema import RunConfig
+
+ENCODER = ("encoder.card", "encoder.weights", "encoder.identity")
+EXTRACTOR = ("scores.extractor", "scores.extractor_weights", "scores.resamples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row: what it may read, what it stands on, who does it."""
+
+    name: str
+    version: int
+    slice: tuple[str, ...]
+    """Dotted fields of RunConfig; a field covers all below it."""
+    needs: tuple[str, ...] = ()
+    """Names that other rows provide."""
+    worker: str
+    """``module:function``."""
+    each: tuple[str, ...] = ()
+    """List fields: one node for each combination of their entries, each entry a scalar in the slice."""
+    provides: str | None = None
+    """The name others need it by, where it is not the stage's own."""
+    when: Literal["always", "features", "codec", "masks"] = "always"
+    """features: the card only encodes; codec: it also decodes; masks: the images carry pixel masks."""
+    scores: bool = False
+    """Its artifact holds ``scores.json``."""
+    ranks: Literal["one", "all"] = "one"
+    """Whether all processes of a torchrun work on it."""
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(name="images", version=1, worker="svgbench.stages.pictures:images",
+          slice=("data",)),
+    Stage(name="autoencoder", version=1, worker="svgbench.stages.autoencoder:train", when="features", ranks="all",
+          slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
+    Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", when="codec", provides="autoencoder",
+          slice=ENCODER),
+    Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", ranks="all",
+          slice=(), needs=("images", "autoencoder")),
+    Stage(name="diffusion", version=1, worker="svgbench.stages.diffusion:train", ranks="all",
+          slice=("diffusion", "seed"), needs=("images", "autoencoder", "statistics")),
+    Stage(name="samples", version=1, worker="svgbench.stages.diffusion:draw", ranks="all",
+          slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "seed"),
+          each=("sampling.steps", "sampling.guidance"), needs=("autoencoder", "statistics", "diffusion")),
+    Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",
+          slice=(), needs=("images", "autoencoder")),
+    Stage(name="reconstruction-scores", version=1, worker="svgbench.stages.scores:reconstruction", scores=True,
+          slice=(*EXTRACTOR, "scores.lpips_weights", "seed"), needs=("images", "reconstructions")),
+    Stage(name="generation-scores", version=1, worker="svgbench.stages.scores:generation", scores=True,
+          slice=(*EXTRACTOR, "scores.neighbours", "seed"), needs=("images", "samples")),
+    Stage(name="probe-scores", version=1, worker="svgbench.stages.scores:probe", scores=True,
+          slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "autoencoder")),
+    Stage(name="segmentation-scores", version=1, worker="svgbench.stages.scores:segmentation", scores=True, when="masks",
+          slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder")),
+    Stage(name="overview", version=1, worker="svgbench.stages.pictures:overview",
+          slice=(), needs=("images", "reconstructions", "samples")),
+)  # fmt: skip
+"""Top to bottom in the order in which they can run."""
+
+LABELS = frozenset({"preset"})
+"""Fields that are words about a run and in no slice."""
+
+PATHS = frozenset({"encoder.weights", "scores.extractor_weights", "scores.lpips_weights"})
+"""Fields that name a file: the worker gets the path, the key gets the file's digest."""
+
+
+def by_name(name: str) -> Stage:
+    """The row of a stage."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def worker(stage: Stage) -> Callable[..., dict[str, Any]]:
+    """The stage's function; this import is what brings torch."""
+    module, _, function = stage.worker.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def field(config: RunConfig, path: str) -> Any:
+    """The plain value (as in JSON) at a dotted path."""
+    value: Any = config.model_dump(mode="json")
+    for part in path.split("."):
+        value = value[part]
+    return value
