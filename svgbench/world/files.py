@@ -1,0 +1,124 @@
+"""Files that are whole or absent: atomic writes, digests, the disk's errors in one sentence, and points at which tests kill. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from svgbench.errors import StorageError
+
+TEMPORARY = ".writing-"
+"""Prefix of what is not finished; swept at the next start."""
+
+REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished work is kept.",
+    errno.EFBIG: "the file is larger than this process or file system may write; raise the limit and run the same command again.",
+    errno.EROFS: "the file system is read-only; give another --out.",
+    errno.EACCES: "writing is not allowed there; give another --out.",
+    errno.EPERM: "writing is not allowed there; give another --out.",
+    errno.EIO: "the disk answers with an input/output error; check it, then run the same command again.",
+    errno.ENOTDIR: "a part of that path is a file; give another --out.",
+}
+"""What to do about the disk's answers, by errno."""
+
+
+@contextlib.contextmanager
+def guarded(place: Path) -> Iterator[None]:
+    """Turns the disk's errors (also those inside safetensors) into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in REASONS:
+            raise
+        raise StorageError(f"{error.filename or place}: {REASONS[error.errno]}") from error
+    except Exception as error:  # safetensors raises its own class with the number in the text
+        found = re.search(r"os error (\d+)", str(error))
+        if found is None or int(found[1]) not in REASONS:
+            raise
+        raise StorageError(f"{place}: {REASONS[int(found[1])]}") from error
+
+
+def failpoint(name: str) -> None:
+    """Kills this process here when SVGBENCH_FAILPOINT is ``name`` or ``name:n`` and this is the n-th pass; nothing otherwise."""
+    wanted = os.environ.get("SVGBENCH_FAILPOINT")
+    if not wanted:
+        return
+    target, _, passes = wanted.partition(":")
+    if target != name:
+        return
+    left = int(passes or 1) - 1
+    if left <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.environ["SVGBENCH_FAILPOINT"] = f"{name}:{left}"
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync(path: Path) -> None:
+    """Brings a file's bytes, or a directory's names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Writes a file so that at any moment its name holds either the old bytes or all the new ones."""
+    with guarded(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            failpoint("file.before_rename")
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        failpoint("file.renamed")
+        fsync(path.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a directory so that a half-removed one is never taken for a whole one: it loses its name first."""
+    doomed = path.parent / f"{TEMPORARY}{os.getpid()}-removed-{path.name}"
+    with contextlib.suppress(FileNotFoundError):
+        path.rename(doomed)
+        failpoint("tree.renamed")
+        shutil.rmtree(doomed)
+
+
+def sweep(directory: Path) -> int:
+    """Removes what a killed process left unfinished in a directory; gives how many entries."""
+    leftovers = list(directory.glob(f"{TEMPORARY}*")) if directory.is_dir() else []
+    for entry in leftovers:
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def need_space(directory: Path, wanted: int) -> None:
+    """Raises StorageError before anything is written when a file system has less than ``wanted`` bytes free."""
+    free = shutil.disk_usage(directory).free
+    if free < wanted:
+        raise StorageError(
+            f"{directory}: {wanted / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free; "
+            "free some space and run the same command again, finished work is kept."
+        )

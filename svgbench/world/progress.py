@@ -1,0 +1,122 @@
+"""Progress of a long step on standard error: a rich bar on a terminal, a plain line every ten seconds elsewhere. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+PLAIN_SECONDS = 10.0
+"""Time between two plain lines."""
+
+
+class Bar:
+    """Counts units of work; a subclass shows them. ``done`` units were there before this process began and do not enter its rate."""
+
+    def __init__(self, label: str, total: int, *, unit: str, done: int = 0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done, self._before = done, done
+        self.figures: dict[str, float] = {}
+        self._start = time.monotonic()
+
+    def advance(self, count: int, **figures: float) -> None:
+        """``count`` more units are done; figures (losses and the like) are shown beside them."""
+        self.done += count
+        self.figures.update(figures)
+        self.show()
+
+    @property
+    def rate(self) -> float:
+        """Units a second since this process began."""
+        return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
+
+    def show(self) -> None:
+        """Draws the present state; the base class is silent."""
+
+    def close(self) -> None:
+        """Draws the final state."""
+
+
+class PlainBar(Bar):
+    """A line about every ten seconds and one at the end."""
+
+    def __init__(self, label: str, total: int, *, unit: str, done: int, stream: TextIO) -> None:
+        super().__init__(label, total, unit=unit, done=done)
+        self._stream = stream
+        self._last = self._start
+
+    def show(self) -> None:
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._line(f"{duration((self.total - self.done) / self.rate)} left" if self.rate > 0 else "")
+
+    def close(self) -> None:
+        self._line(f"{duration(time.monotonic() - self._start)} in all")
+
+    def _line(self, time_text: str) -> None:
+        self._last = time.monotonic()
+        parts = [f"{self.label}: {self.done:,} of {self.total:,} {self.unit}", f"{self.rate:,.1f} {self.unit}/s", time_text, figures_text(self.figures)]
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr never stops a training
+            self._stream.write(", ".join(part for part in parts if part) + "\n")
+            self._stream.flush()
+
+
+class RichBar(Bar):
+    """A bar drawn by rich on a terminal."""
+
+    def __init__(self, label: str, total: int, *, unit: str, done: int, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        super().__init__(label, total, unit=unit, done=done)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
+        self._progress = Progress(*columns, console=Console(file=stream, stderr=False), refresh_per_second=4)
+        self._task = self._progress.add_task(label, total=total, completed=done, unit=unit, rate="", figures="")
+        self._progress.start()
+
+    def show(self) -> None:
+        text = f"{self.rate:,.1f}/s"
+        self._progress.update(self._task, completed=self.done, rate=text, figures=figures_text(self.figures))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@contextlib.contextmanager
+def open_bar(label: str, total: int, *, unit: str, done: int = 0, silent: bool = False, stream: TextIO | None = None) -> Iterator[Bar]:
+    """The bar that fits the stream (standard error)."""
+    stream = stream if stream is not None else sys.stderr
+    bar: Bar
+    if silent:
+        bar = Bar(label, total, unit=unit, done=done)
+    elif stream.isatty():
+        bar = RichBar(label, total, unit=unit, done=done, stream=stream)
+    else:
+        bar = PlainBar(label, total, unit=unit, done=done, stream=stream)
+    try:
+        yield bar
+    finally:
+        bar.close()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: ``42 s``, ``3 min 20 s``, ``5 h 10 min``."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def figures_text(figures: dict[str, float]) -> str:
+    """``l1 0.123, gan 0.5``."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
