@@ -1,0 +1,123 @@
+"""How near a reconstruction comes to its original in a network's eyes: LPIPS, and the same distance on the embedded images' own
+network.
+
+    d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
+
+Protocol: ``lpips``: VGG16 at the image's own size, five taps, the linear weights of LPIPS v0.1; equal to the package lpips.
+``shapes-lpips``: the small VGG-like classifier of the embedded images, every channel with weight 1: a distance of its own that never
+stands beside LPIPS. uint8 images of the validation set against their reconstructions. What it cannot tell: decoders are trained on
+this very network's distance, so it flatters them, as LPIPS does in the field.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from svgbench.errors import BadData, BadWeights
+from svgbench.metrics.features import full_precision
+from svgbench.metrics.judges import fill, read_state, weights_file
+from svgbench.metrics.protocol import Judge
+from svgbench.world.files import sha256_of
+
+VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
+"""torchvision's VGG16: index of the ReLU behind each tap -> its channels."""
+VGG_SHIFT = (-0.030, -0.088, -0.188)
+VGG_SCALE = (0.458, 0.448, 0.450)
+"""LPIPS normalises pixels in [-1, 1] by these (its ScalingLayer)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perceptual:
+    """A distance between images: calling it on two uint8 [B, 3, H, W] gives [B] float64."""
+
+    name: str
+    digest: str
+    activations: Callable[[Tensor], list[Tensor]]
+    """[B, 3, H, W] in [0, 1] -> activations [B, C_l, h_l, w_l]."""
+    weights: list[Tensor] | None
+    """[C_l] per layer; 1 for every channel when empty."""
+    device: torch.device
+
+    @property
+    def judge(self) -> Judge:
+        """What protocols say of it."""
+        return Judge(name=self.name, digest=self.digest)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor, originals: Tensor) -> Tensor:
+        if images.shape != originals.shape or images.dtype != torch.uint8 or originals.dtype != torch.uint8:
+            shapes = " and ".join(f"{list(x.shape)} {x.dtype}" for x in (images, originals))
+            raise BadData(f"{shapes} do not pair; both must be uint8 [B, 3, H, W].")
+        with full_precision():
+            pair = [self.activations(x.to(self.device).float() / 255) for x in (images, originals)]
+        return perceptual_distance(*pair, self.weights)
+
+
+def perceptual_distance(first: list[Tensor], second: list[Tensor], weights: list[Tensor] | None = None) -> Tensor:
+    """[B] float64 from two lists of activations [B, C_l, h_l, w_l]."""
+    total = torch.zeros(len(first[0]), dtype=torch.float64, device=first[0].device)
+    for layer, (a, b) in enumerate(zip(first, second, strict=True)):
+        squared = (_directions(a) - _directions(b)) ** 2
+        if weights is not None:
+            squared = squared * weights[layer].view(1, -1, 1, 1)
+        total += squared.sum(1).flatten(1).double().mean(1)
+    return total
+
+
+def _directions(activations: Tensor) -> Tensor:
+    """Each position's channels at unit length."""
+    return activations / (activations.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+def load_perceptual(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Perceptual:
+    """``lpips`` (``weights``: torchvision's VGG16 file) or ``shapes-lpips``."""
+    path = weights_file("pairs", name, weights)
+    digest, device = sha256_of(path), torch.device(device)
+    if name == "lpips":
+        network, linear = _vgg(path).to(device), [weight.to(device) for weight in _linear_weights()]
+        return Perceptual(name=name, digest=digest, activations=network, weights=linear, device=device)
+    from svgbench.nets.classifier import ShapesVGG
+
+    network = fill(ShapesVGG(), read_state(path), path).to(device)
+    return Perceptual(name=name, digest=digest, activations=network.activations, weights=None, device=device)
+
+
+class VggTaps(torch.nn.Module):
+    """VGG16's five ReLU outputs of images [B, 3, H, W] in [0, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import vgg16
+
+        self.features = vgg16(weights=None).features[: max(VGG_TAPS) + 1]
+        self.register_buffer("shift", torch.tensor(VGG_SHIFT).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(VGG_SCALE).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x, taps = (2 * images - 1 - self.shift) / self.scale, []
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in VGG_TAPS:
+                taps.append(x)
+        return taps
+
+
+def _vgg(path: Path) -> VggTaps:
+    """The taps with the trunk's weights from torchvision's file; its classifier is left out."""
+    state = {name: value for name, value in read_state(path).items() if name.startswith("features.")}
+    return fill(VggTaps(), state, path)
+
+
+def _linear_weights() -> list[Tensor]:
+    """Five vectors [C_l] that the package lpips ships."""
+    package = importlib.util.find_spec("lpips")
+    if package is None or package.origin is None:
+        raise BadWeights("lpips needs its linear weights, which are inside the package 'lpips': pip install 'svgbench[lpips]'.")
+    state = read_state(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")
+    return [state[f"lin{layer}.model.1.weight"].flatten() for layer in range(len(VGG_TAPS))]

@@ -1,0 +1,54 @@
+"""Intervals: how far a number would move if other images of the same kind had been drawn.
+
+Protocol: a bootstrap over images. Each of R resamples draws as many images as there are, with replacement (as multinomial counts from
+a Philox generator keyed by the seed); the statistic is computed on each; the interval is value +- 1.96 standard deviations of the R
+results. It is centred on the value, never on the resamples: a Frechet distance has a bias of order 1/N, a resample has it a second
+time, so percentiles of resampled distances lie above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv
+1911.07023 on the bias of FID). What it cannot tell: the spread over training seeds, and the bias itself, which is why counts stand in
+protocols.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Z95 = 1.959963984540054
+"""Half width of a 95 % normal interval in standard deviations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """A seeded bootstrap over images; with fewer than 2 resamples there are no intervals."""
+
+    resamples: int = 50
+    seed: int = 0
+
+    def counts(self, images: int, device: torch.device | str = "cpu") -> Tensor:
+        """How often each image occurs in each resample: [R, N] float64, rows sum to N."""
+        generator = np.random.Generator(np.random.Philox(key=[self.seed & 0xFFFFFFFFFFFFFFFF, images]))
+        drawn = generator.multinomial(images, np.full(images, 1.0 / images), size=self.resamples)
+        return torch.from_numpy(drawn).to(device, torch.float64)
+
+    def interval(
+        self, value: float, replicates: Tensor, *, floor: float = float("-inf"), ceiling: float = float("inf")
+    ) -> tuple[float, float] | tuple[None, None]:
+        """(low, high) around a value from the statistic of each resample [R], cut at what the metric can reach."""
+        if self.resamples < 2:
+            return None, None
+        half = Z95 * replicates.double().std().item()
+        return max(floor, value - half), min(ceiling, value + half)
+
+    def of_mean(self, values: Tensor, **limits: float) -> tuple[float, float] | tuple[None, None]:
+        """The interval of the mean of one number per image [N]."""
+        values = values.double()
+        return self.interval(values.mean().item(), self.counts(len(values), values.device) @ values / len(values), **limits)
+
+    def stated(self, over: str) -> dict[str, str]:
+        """How the interval was made, for a score's ``detail``."""
+        if self.resamples < 2:
+            return {"interval": "none"}
+        return {"interval": f"95 %, value +- 1.96 sd of {self.resamples} bootstrap resamples over {over}"}

@@ -1,0 +1,75 @@
+"""Whether a set of images may be scored at all: complete, distinct, of the right size and type.
+
+Protocol: exactly the promised number of images; uint8 [N, 3, H, W] of the reference's size; one label each, inside the classes; no two
+generated images equal in every byte (each comes from its own noise, so an equal pair means that a rank or a shard was written twice).
+Images of one flat colour are exempt: a collapsed model draws many, and its score should say so. What it cannot tell: whether the
+images come from the checkpoint that is claimed; the store's keys do that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.errors import BadData, NumericalError
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """uint8 [B, 3, H, W] of floats, round(255 x) after a clamp to [0, 1]; half values go to the even neighbour."""
+    if not images.isfinite().all():
+        raise NumericalError("images hold NaN or infinity and cannot be scored; look at the model that made them.")
+    return images.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def check_samples(
+    images: Any, labels: Any, expected_count: int, *, size: int | None = None, classes: int | None = None, distinct: bool = True
+) -> None:
+    """Refuses a set of images (numpy array, memmap or tensor) and labels [N] that would give a number without meaning.
+
+    ``size``: side in pixels that the reference has; ``classes``: number of classes; ``distinct``: off for reconstructions, whose
+    originals may repeat.
+    """
+    shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
+    if kind != "uint8":
+        raise BadData(f"the images are {kind}; metrics take uint8 in 0..255, so round them first.")
+    if len(shape) != 4 or shape[1] != 3:
+        raise BadData(f"the images have shape {list(shape)}; metrics take [N, 3, H, W].")
+    if len(images) != expected_count:
+        word = "missing" if len(images) < expected_count else "too many"
+        raise BadData(f"{abs(expected_count - len(images))} of {expected_count} images are {word}; draw the samples again.")
+    if size is not None and shape[2:] != (size, size):
+        raise BadData(f"the images are {shape[2]} x {shape[3]} px, the reference {size} x {size}; bring them to that size.")
+    if labels is not None:
+        _check_labels(np.asarray(labels), expected_count, classes)
+    if distinct:
+        _check_distinct(images)
+
+
+def _check_labels(labels: np.ndarray, count: int, classes: int | None) -> None:
+    """One whole-number label an image, inside the classes."""
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise BadData(f"the labels are {labels.dtype} {list(labels.shape)}; {count} images need {count} whole numbers.")
+    if classes is not None and count and not (labels.min() >= 0 and labels.max() < classes):
+        raise BadData(f"labels run from {labels.min()} to {labels.max()}, outside 0..{classes - 1}; the samples are of another data set.")
+
+
+def _check_distinct(images: Any) -> None:
+    """No two images that are not flat are equal in every byte."""
+    seen: dict[bytes, int] = {}
+    doubled: list[tuple[int, int]] = []
+    for index in range(len(images)):
+        image = np.ascontiguousarray(images[index].cpu() if isinstance(images, Tensor) else images[index])
+        if (image == image[:, :1, :1]).all():
+            continue
+        first = seen.setdefault(hashlib.blake2b(image.data, digest_size=16).digest(), index)
+        if first != index:
+            doubled.append((first, index))
+    if doubled:
+        raise BadData(
+            f"{len(doubled)} of {len(images)} images are doubled (first: {doubled[0][1]} equals {doubled[0][0]} in every byte); "
+            "each sample has its own noise, so draw them again."
+        )
