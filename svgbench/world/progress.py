@@ -56,7 +56,8 @@ class PlainBar(Bar):
 
     def _line(self, time_text: str) -> None:
         self._last = time.monotonic()
-        parts = [f"{self.label}: {self.done:,} of {self.total:,} {self.unit}", f"{self.rate:,.1f} {self.unit}/s", time_text, figures_text(self.figures)]
+        counted = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"
+        parts = [counted, f"{self.rate:,.1f} {self.unit}/s", time_text, figures_text(self.figures)]
         with contextlib.suppress(OSError, ValueError):  # a closed stderr never stops a training
             self._stream.write(", ".join(part for part in parts if part) + "\n")
             self._stream.flush()

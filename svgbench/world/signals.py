@@ -9,7 +9,10 @@ from types import FrameType
 
 
 class Stop(contextlib.AbstractContextManager["Stop"]):
-    """While inside, the first signal only sets ``received``; a second Ctrl-C interrupts at once. Outside the main thread it does nothing."""
+    """While inside, the first signal only sets ``received``; a second Ctrl-C interrupts at once.
+
+    Outside the main thread it does nothing.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

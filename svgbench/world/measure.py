@@ -1,0 +1,64 @@
+"""Work and speed: floating-point operations counted, the machine's own rate measured, peak memory read.
+
+Model-FLOP utilisation of a training is images/s x FLOPs an image / the rate of large matrix products on the same machine, measured in
+the same run; a datasheet's peak never enters.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def gemm_rate(device: torch.device, precision: Literal["fp32", "bf16"], seconds: float = 0.3) -> float:
+    """FLOP/s of large square matrix products; the best of several stretches within ``seconds``, after a warm-up."""
+    side = 8192 if device.type == "cuda" else 1024
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.ones(side, side, device=device, dtype=kind), torch.ones(side, side, device=device, dtype=kind)
+    out = torch.empty_like(a)
+    a, b = a.normal_(), b.normal_()
+    for _ in range(3):
+        torch.mm(a, b, out=out)
+    synchronise(device)
+    best, spent, repeats = 0.0, 0.0, 4
+    while spent < seconds or best == 0.0:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            torch.mm(a, b, out=out)
+        synchronise(device)
+        stretch = time.perf_counter() - start
+        spent += stretch
+        best = max(best, repeats * 2 * side**3 / stretch)
+    return best
+
+
+def count_flops(function: Callable[[], Any]) -> int:
+    """Floating-point operations of matrix products, convolutions and attention in one call; one multiply-add is two."""
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest so far: of the device's allocator on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def utilisation(images_per_second: float, flops_per_image: float, rate: float) -> float:
+    """Model-FLOP utilisation, a share of ``rate`` (of all ranks together)."""
+    return images_per_second * flops_per_image / rate if rate else 0.0
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits until the device has done all it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

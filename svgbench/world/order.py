@@ -1,0 +1,71 @@
+"""The order of training images: a function of the seed and the position alone, so nothing of it is ever saved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def stable_hash(*words: int | str, bits: int = 63) -> int:
+    """The same number in every process and version for the same words."""
+    text = "\x1f".join(str(word) for word in words).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:16], "little") % (1 << bits)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's share of one update: which images, and their places in the run."""
+
+    indices: Tensor
+    """Images of the data set [b] int64."""
+    positions: Tensor
+    """Images seen in the run before each of these [b] int64; keys every random draw."""
+    size: int
+    """Images of the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def micro_batches(self, most: int | None) -> Iterator[Batch]:
+        """Consecutive pieces of at most ``most`` images with the same ``size``; one piece when None; none when this rank has no image."""
+        for start in range(0, len(self), most or max(len(self), 1)):
+            piece = slice(start, start + most if most else None)
+            yield replace(self, indices=self.indices[piece], positions=self.positions[piece])
+
+
+class Order:
+    """A permutation of ``count`` images for each epoch; batches run over the border between two."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        if count < 1:
+            raise ValueError("an order needs at least one image")
+        self._count, self._seed = count, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def epoch(self, number: int) -> np.ndarray:
+        """The permutation [count] int64 of one epoch: Philox keyed by seed and epoch, sorting 64-bit draws (ties in index order)."""
+        if number not in self._epochs:
+            for old in [n for n in self._epochs if n != number - 1]:
+                del self._epochs[old]
+            generator = np.random.Philox(key=stable_hash(self._seed, "order", number, bits=128))
+            self._epochs[number] = np.argsort(generator.random_raw(self._count), kind="stable")
+        return self._epochs[number]
+
+    def images(self, positions: np.ndarray) -> np.ndarray:
+        """Which image stands at each position of the run [n] int64."""
+        epochs, places = np.divmod(positions, self._count)
+        chosen = np.empty(len(positions), dtype=np.int64)
+        for number in np.unique(epochs):
+            here = epochs == number
+            chosen[here] = self.epoch(int(number))[places[here]]
+        return chosen
+
+    def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """The share of ``rank`` of the update that sees positions [images_seen, images_seen + size)."""
+        positions = np.arange(images_seen + rank, images_seen + size, world, dtype=np.int64)
+        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size)
