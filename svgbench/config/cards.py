@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from svgbench.config.schema import Count, Part
+from svgbench.config.schema import Count, Part, Positive
 
 FAMILIES = ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
 
@@ -16,12 +16,12 @@ class Pixels(Part):
     """What the encoder expects of an image in [0, 1]: (image - mean) / std after an optional resize."""
 
     mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    std: tuple[Positive, Positive, Positive]
     size: Count
     """Side in pixels the card is tested at (what the benchmark's images have)."""
     scale: Annotated[str, Field(pattern=r"^\d+/\d+$")] = "1/1"
-    """The encoder sees images resized by this ratio (bicubic, antialiased): ``14/16`` gives DINOv2 224 of 256 px, so that patch 14 yields the
-    same 16x16 grid; the card's ``stride`` is then that of the image, 16."""
+    """The encoder sees images resized by this ratio (bicubic, antialiased): ``14/16`` gives DINOv2 224 of 256 px, so that
+    patch 14 yields the same 16x16 grid; the card's ``stride`` is then that of the image, 16."""
 
 
 class Weights(Part):
@@ -54,14 +54,16 @@ class EncoderCard(Part):
     """Constructor arguments on top of the library's own."""
     kind: Literal["features", "codec"] = "features"
     """A codec also decodes and is adopted as the autoencoder."""
-    channels: Count
+    channels: Annotated[int, Field(ge=0)]
+    """Width of a latent; 0 only in what BACKEND:NAME makes, until it is opened."""
     stride: Count
     """Image pixels per latent position."""
     patch: Count = 1
     """Latent positions per SiT token side."""
     pixels: Pixels
     weights: Weights = Weights()
-    params_m: Annotated[float, Field(gt=0)]
+    params_m: Annotated[float, Field(ge=0)]
+    """Millions of parameters; 0 as above."""
     licence: str
     origin: str
     """Where the authors publish it."""
@@ -74,7 +76,78 @@ class EncoderCard(Part):
 
 def load(path: Path) -> EncoderCard:
     """The card in one YAML file."""
-    from svgbench.config.parse import validate
-    from svgbench.shelf import read_yaml
+    return _load(path, path.stat().st_mtime_ns)
 
+
+@cache
+def _load(path: Path, _changed: int) -> EncoderCard:
     return validate(EncoderCard, {"name": path.stem, **read_yaml(path)}, where=str(path))
+
+
+def load_cards(extra: Path | None = None) -> dict[str, EncoderCard]:
+    """Every card by name: the shelf's, then those of a user's folder ``extra``."""
+    return {name: load(path) for name, path in entries("encoders", extra).items()}
+
+
+def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
+    """The card of a full name; a family's member for a preset (``tiny``: its tiny one, else the one its paper used); or one made for
+    BACKEND:NAME."""
+    known = entries("encoders", extra)
+    if name in known:
+        return load(known[name])
+    if ":" in name:
+        return _ad_hoc(name)
+    wanted = "tiny" if preset == "tiny" else "paper"
+    cards = load_cards(extra)
+    for card in cards.values():
+        if card.family == name and card.preset == wanted:
+            return card
+    raise unknown("encoder card", name, [*cards, *(family for family in FAMILIES if family not in cards)])
+
+
+def identity(card: EncoderCard, weights: Path | None = None) -> str:
+    """Digest of what decides an encoder's numbers: the card's opening fields and its weights, by their pinned digest or revision, or by
+    the bytes of a file handed over. A hub repository without either is known by its name: pin it where it may change."""
+    opening = card.model_dump(mode="json", include={"backend", "model", "arguments", "kind", "channels", "stride", "patch", "pixels"})
+    pins = card.weights
+    if weights is not None:
+        return digest({**opening, "weights": _sha256(weights, card)})
+    if pins.sha256:
+        return digest({**opening, "weights": pins.sha256})
+    path = weights_file(card)
+    source = _sha256(path, card) if path else f"{pins.hub}/{pins.hub_file or 'model.safetensors'}@{pins.revision or 'main'}"
+    return digest({**opening, "weights": source})
+
+
+def weights_file(card: EncoderCard) -> Path | None:
+    """Where the weights lie that a card ships with; None for cards whose weights are elsewhere."""
+    if card.weights.file is None:
+        return None
+    own = Path(card.weights.file)
+    return own if own.is_absolute() else folder("encoders") / own
+
+
+def _sha256(path: Path, card: EncoderCard) -> str:
+    try:
+        with path.expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadWeights(f"{path} for '{card.name}' cannot be read ({error.strerror}); give the path of a weights file.") from None
+
+
+def _ad_hoc(name: str) -> EncoderCard:
+    """A card made of BACKEND:NAME; channels, parameters and pixel statistics are the library's and filled in on opening."""
+    backend, _, model = name.partition(":")
+    patch = re.search(r"patch(\d+)", model)
+    if backend not in ("timm",):
+        raise BadConfig(f"'{name}' cannot be opened by its name alone; write a card for it (--shelf DIR), only timm:NAME needs none.")
+    if patch is None:
+        raise BadConfig(f"'{name}' does not say its patch size (patch16) in its name; write a card for it (--shelf DIR).")
+    stride = int(patch[1])
+    scale, stride = (f"{stride}/16", 16) if stride == 14 else ("1/1", stride)
+    hub = {"hub": f"timm/{model}"} if "." in model else {}
+    return EncoderCard(
+        name=name, family="other", backend=backend, model=model, arguments={"dynamic_img_size": True}, channels=0, stride=stride,
+        pixels=Pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=256, scale=scale), weights=Weights(**hub), params_m=0,
+        licence="see origin", origin=f"https://huggingface.co/timm/{model}", paper="see origin",
+    )  # fmt: skip

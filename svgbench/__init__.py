@@ -1,0 +1,30 @@
+"""svgbench: benchmark and ablation toolkit for the latent spaces of image diffusion models. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from svgbench.backends.open import Encoder
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_encoder", "sample"]
+
+
+def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
+    """The frozen encoder of a card's name, a family (its full-size member) or BACKEND:NAME; ``weights``: a local file of an official release."""
+    from svgbench.backends.open import open_encoder
+    from svgbench.config.cards import find
+
+    return open_encoder(find(name, "paper"), weights, device)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "sample":
+        from svgbench.nets.sampler import sample
+
+        return sample
+    raise AttributeError(f"module 'svgbench' has no attribute '{name}'")

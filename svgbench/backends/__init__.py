@@ -1,0 +1,1 @@
+"""Encoders and codecs of other libraries behind one surface."""

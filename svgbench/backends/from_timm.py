@@ -1,0 +1,58 @@
+"""Vision transformers of timm: final-norm patch tokens as a map. timm's own converters read the official files of Meta and open_clip."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import timm
+import torch
+from timm.models import get_pretrained_cfg
+from torch import Tensor
+
+from svgbench.backends.network import Network
+from svgbench.config.cards import EncoderCard
+from svgbench.errors import BadConfig, unknown
+
+
+class TimmNetwork(Network):
+    """A timm ViT (VisionTransformer, Eva) without its head."""
+
+    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
+        self.channels = self.model.embed_dim
+        self.stride = self.model.patch_embed.patch_size[0]
+        settings = get_pretrained_cfg(name)
+        if settings is not None:
+            self.mean, self.std = tuple(settings.mean), tuple(settings.std)
+        rope = getattr(self.model, "rope", None)
+        if hasattr(rope, "periods"):  # Meta trained and releases DINOv3 with periods kept in bfloat16; timm computes them in float32
+            rope.periods.copy_(rope.periods.to(torch.bfloat16).float())
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Patch tokens after the final norm as [B, C, h, w]; class and register tokens are left out."""
+        return self.model.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW")[0]
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """timm's names; position embeddings resampled to the network's grid."""
+        module = importlib.import_module(type(self.model).__module__)
+        convert = getattr(module, "checkpoint_filter_fn", None)
+        if convert is None:
+            return state
+        wanted = self.model.state_dict()
+        # classification and contrastive heads are not part of an encoder, and files hold what the network computes by itself
+        return {name: value for name, value in convert(dict(state), self.model).items() if name in wanted or not name.startswith("head.")}
+
+
+def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
+    """The architecture ``card.model`` with ``card.arguments``, random weights."""
+    if not timm.is_model(card.model):
+        raise unknown("timm model", card.model, timm.list_models(pretrained=False))
+    arguments = dict(card.arguments)
+    if state is not None and "storage_tokens" in state and "blocks.0.attn.qkv.bias" in state:
+        arguments["qkv_bias"] = True  # Meta's own DINOv3 files carry query and value biases, which timm's converted ones leave out
+    try:
+        return TimmNetwork(card.model, arguments)
+    except (TypeError, AttributeError, ValueError, AssertionError) as error:
+        raise BadConfig(f"timm cannot build '{card.model}' with {arguments} as a patch encoder ({error}); correct the card.") from None

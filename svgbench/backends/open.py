@@ -1,0 +1,137 @@
+"""From a card to an encoder: the one table of backends, and the surface every encoder has."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from fractions import Fraction
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.backends.network import Network
+from svgbench.config.cards import EncoderCard
+from svgbench.errors import BadConfig, BadInput, unknown
+from svgbench.nets.chunks import chunk_size, in_chunks
+from svgbench.world import weights as files
+
+BACKENDS = {
+    "timm": "svgbench.backends.from_timm:open_network",
+    "diffusers": "svgbench.backends.from_diffusers:open_network",
+    "checkpoint": "svgbench.backends.from_checkpoint:open_network",
+}
+"""Backend -> opener; packages add theirs by an entry point in ``svgbench.backends``."""
+
+
+class Encoder(nn.Module):
+    """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, h, w]. Each row is computed in chunks of one constant shape, so it
+    depends on its own image alone, bit for bit. Arithmetic follows the caller's autocast; results are float32."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, card: EncoderCard, network: Network) -> None:
+        super().__init__()
+        self.card, self.network = card, network
+        self.channels, self.stride = card.channels, card.stride
+        self.scale = Fraction(card.pixels.scale)
+        self.register_buffer("mean", torch.tensor(card.pixels.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(card.pixels.std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in evaluation for ever: a trainer that switches its modules must not bring back the encoder's dropout."""
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Features, or a codec's posterior mean, [B, C, h, w] of images [B, 3, H, W] in [0, 1], H and W multiples of ``stride``."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise BadInput(f"images for '{self.card.name}' must be floats [B, 3, H, W] in [0, 1], got {images.dtype} {tuple(images.shape)}.")
+        for side in images.shape[2:]:
+            self.check_side(side)
+        return in_chunks(self._encode, images, chunk_size(images.device, *images.shape[2:]))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] (unclamped on request) of a codec's latents [B, C, h, w]."""
+        if self.card.kind != "codec":
+            raise BadInput(f"'{self.card.name}' gives features and has no decoder; train one with the autoencoder stage.")
+        height, width = (side * self.stride for side in latents.shape[2:])
+        images = in_chunks(self._decode, latents, chunk_size(latents.device, height, width))
+        return images.clamp(0, 1) if clamp else images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same as ``encode``."""
+        return self.encode(images)
+
+    def check_side(self, side: int) -> None:
+        """Refuses a side in pixels that the latent grid does not divide."""
+        if side % self.stride or side == 0:
+            below = side - side % self.stride
+            use = f"{below} or {below + self.stride}" if below else f"{self.stride}"
+            raise BadConfig(f"images of {side} px do not divide into {self.stride} px patches for '{self.card.name}'; use {use}.")
+
+    def _encode(self, images: Tensor) -> Tensor:
+        if self.scale != 1:
+            size = [int(side * self.scale) for side in images.shape[2:]]
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+        return self.network.encode((images - self.mean) / self.std).float()
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        images = self.network.decode(latents).float() * self.std + self.mean
+        if self.scale != 1:
+            size = [int(side / self.scale) for side in images.shape[2:]]
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
+        return images
+
+
+def open_encoder(
+    card: EncoderCard, weights: str | Path | None = None, device: str | torch.device = "cpu", random_weights_seed: int | None = None
+) -> Encoder:
+    """The encoder of a card with its pinned weights, with those of a local file, or with random ones of a seed (architecture tests)."""
+    path = None if random_weights_seed is not None else files.resolve(card, weights)
+    state = files.read(path) if path else None
+    network = open_network(card, state, seed=random_weights_seed or 0)
+    if state is not None:
+        files.fill(network.model, network.adapt(state), where=f"{path} for '{card.name}'")
+    return Encoder(_completed(card, network), network).to(device)
+
+
+def open_network(card: EncoderCard, state: dict[str, Tensor] | None = None, *, seed: int = 0) -> Network:
+    """The card's network with random weights of a seed, trainable; the caller's random numbers are left as they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return opener(card.backend)(card, state)
+
+
+def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Network]:
+    """The function that opens a backend's cards: from the table, else from an installed package's entry point."""
+    if backend in BACKENDS:
+        module, _, function = BACKENDS[backend].partition(":")
+        return getattr(importlib.import_module(module), function)
+    plugins = {point.name: point for point in entry_points(group="svgbench.backends")}
+    if backend not in plugins:
+        raise unknown("backend", backend, [*BACKENDS, *plugins])
+    return plugins[backend].load()
+
+
+def _completed(card: EncoderCard, network: Network) -> EncoderCard:
+    """The card, held against what was built; one made from BACKEND:NAME gets the numbers that only the library knew."""
+    stride = network.stride / Fraction(card.pixels.scale)
+    if card.channels == 0:
+        statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
+        params_m = round(sum(p.numel() for p in network.model.parameters()) / 1e6, 1)
+        card = card.model_copy(
+            update={"channels": network.channels, "params_m": params_m, "pixels": card.pixels.model_copy(update=statistics)}
+        )
+    if (card.channels, card.stride) != (network.channels, stride):
+        raise BadConfig(
+            f"the card '{card.name}' says {card.channels} channels at stride {card.stride}, but {card.backend} built "
+            f"{network.channels} channels at stride {stride}; correct the card."
+        )
+    return card
