@@ -1,0 +1,96 @@
+"""The two small convolutional networks shipped with the embedded images: ShapesCNN, whose features the Frechet distance of ``shapes`` compares,
+and ShapesVGG, whose activations the perceptual loss compares. Both were trained to name everything a caption says (class, colours, texture, size,
+place, background), so that their features carry more than the class; they differ in architecture, seed and images, so that no decoder is trained on
+the features it is measured by.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SIZE = 32
+"""Side in pixels at which both were trained."""
+
+
+class Seen(NamedTuple):
+    """Features [B, 128], class logits [B, classes] and caption-word logits [B, words]."""
+
+    features: Tensor
+    logits: Tensor
+    words: Tensor
+
+
+class ShapesCNN(nn.Module):
+    """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 features by averaging; images of another size are resized to 32 px."""
+
+    dim = 128
+
+    def __init__(self, *, classes: int, words: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 4, stride=2, padding=1)
+        self.blocks = nn.Sequential(_Block(32, 32, 1), _Block(32, 64, 2), _Block(64, 64, 1), _Block(64, 128, 2), _Block(128, 128, 1))
+        self.norm = nn.GroupNorm(8, 128)
+        self.logits = nn.Linear(128, classes)
+        self.words = nn.Linear(128, words)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features [B, 128] of images [B, 3, H, W] in [0, 1]."""
+        if images.shape[-2:] != (SIZE, SIZE):
+            images = F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
+        return F.silu(self.norm(self.blocks(self.stem(images * 2 - 1)))).mean((2, 3))
+
+    def forward(self, images: Tensor) -> Seen:
+        """Features, class logits and word logits of images [B, 3, H, W] in [0, 1]."""
+        features = self.features(images)
+        return Seen(features, self.logits(features), self.words(features))
+
+
+class _Block(nn.Module):
+    """Pre-activation residual block; the first convolution may halve the grid."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(8, channels), nn.Conv2d(channels, out, 3, stride=stride, padding=1)
+        self.norm2, self.conv2 = nn.GroupNorm(8, out), nn.Conv2d(out, out, 3, padding=1)
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, stride, stride=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Grid [B, C, h, w] -> [B, out, h / stride, w / stride]."""
+        y = self.conv1(F.silu(self.norm1(x)))
+        return self.skip(x) + self.conv2(F.silu(self.norm2(y)))
+
+
+class ShapesVGG(nn.Module):
+    """A plain convolutional network in VGG's manner (pairs of 3x3 convolutions, ReLU, max pooling, no normalisation) of any image size."""
+
+    WIDTHS = (16, 32, 64, 128)
+
+    def __init__(self, *, classes: int, words: int) -> None:
+        super().__init__()
+        ins = (3, *self.WIDTHS[:-1])
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.Conv2d(o, o, 3, padding=1), nn.ReLU())
+            for i, o in zip(ins, self.WIDTHS, strict=True)
+        )
+        for module in self.modules():  # without normalisation, He's initialisation keeps the scale through eight layers
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        self.logits = nn.Linear(self.WIDTHS[-1], classes)
+        self.words = nn.Linear(self.WIDTHS[-1], words)
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Activations after each of the four stages, [B, 16, H, W] to [B, 128, H/8, W/8], of images [B, 3, H, W] in [0, 1]."""
+        x, taken = images * 2 - 1, []
+        for number, stage in enumerate(self.stages):
+            x = stage(F.max_pool2d(x, 2) if number else x)
+            taken.append(x)
+        return taken
+
+    def forward(self, images: Tensor) -> Seen:
+        """Features, class logits and word logits of images [B, 3, H, W] in [0, 1]."""
+        features = self.activations(images)[-1].mean((2, 3))
+        return Seen(features, self.logits(features), self.words(features))
