@@ -21,7 +21,7 @@ from torch import Tensor
 
 from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.frechet import Moments
-from svgbench.metrics.judges import fill, read_state, row, weights_file
+from svgbench.metrics.judges import read_state, row, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.world.files import sha256_of
 
@@ -68,14 +68,13 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
     """The extractor of that name; ``weights`` names a local file where the shelf has none (Inception)."""
     facts = row("features", name)
     path = weights_file("features", name, weights)
-    state = read_state(path)
     layers = [facts["layer"], *([facts["logits"]] if "logits" in facts else [])]
-    network = _from_registry(facts["registry"], layers, state, path)
+    network = _from_registry(facts["registry"], layers, path)
     return Extractor(name=name, digest=sha256_of(path), dim=facts["dim"], network=network.to(device), device=torch.device(device))
 
 
-def _from_registry(name: str, layers: list[str], state: dict[str, Tensor], path: Path) -> torch.nn.Module:
-    """torch-fidelity's extractor with these weights. It would unpickle a path with code, so it gets our own copy of the tensors."""
+def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
+    """torch-fidelity's extractor with these weights. Foreign code would unpickle the file whole, so it gets our copy of its tensors."""
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     from svgbench.metrics.shapes_extractor import NAME, ShapesExtractor
@@ -84,9 +83,9 @@ def _from_registry(name: str, layers: list[str], state: dict[str, Tensor], path:
         register_feature_extractor(NAME, ShapesExtractor)
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
     if kind is ShapesExtractor:
-        return fill(ShapesExtractor(name, layers), {f"network.{key}": value for key, value in state.items()}, path)
+        return ShapesExtractor(name, layers, path)
     copy = io.BytesIO()
-    torch.save(state, copy)
+    torch.save(read_state(path), copy)
     copy.seek(0)
     try:
         return kind(name, layers, feature_extractor_weights_path=copy).eval()

@@ -77,3 +77,12 @@ def fill(network: torch.nn.Module, state: dict[str, Tensor], path: Path) -> torc
         )
     network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
     return network.requires_grad_(False).eval()
+
+
+def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:
+    """How many classes and caption words the heads of a small classifier name, from the shapes of its weights."""
+    heads = {"classes": "logits.weight", "words": "words.weight"}
+    absent = [name for name in heads.values() if name not in state]
+    if absent:
+        raise BadWeights(f"{path} does not fit: it has no {absent[0]}; give the weights of a classifier of the embedded images.")
+    return {width: len(state[name]) for width, name in heads.items()}

@@ -1,5 +1,4 @@
-"""How near a reconstruction comes to its original in a network's eyes: LPIPS, and the same distance on the embedded images' own
-network.
+"""How near a reconstruction comes to its original in a network's eyes: LPIPS, or that distance on the embedded images' own net.
 
     d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
 
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.features import full_precision
-from svgbench.metrics.judges import fill, read_state, weights_file
+from svgbench.metrics.judges import fill, head_widths, read_state, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.world.files import sha256_of
 
@@ -84,7 +83,8 @@ def load_perceptual(name: str, weights: str | Path | None = None, device: torch.
         return Perceptual(name=name, digest=digest, activations=network, weights=linear, device=device)
     from svgbench.nets.classifier import ShapesVGG
 
-    network = fill(ShapesVGG(), read_state(path), path).to(device)
+    state = read_state(path)
+    network = fill(ShapesVGG(**head_widths(state, path)), state, path).to(device)
     return Perceptual(name=name, digest=digest, activations=network.activations, weights=None, device=device)
 
 

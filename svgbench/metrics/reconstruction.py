@@ -50,9 +50,10 @@ def reconstruction_scores(
     facts = {**(detail or {}), **resampling.stated("image pairs")}
     scores = []
     if extractor is not None:
-        scores.append(
-            _rfid(reconstructions, originals, images, originals_group, extractor, original_features, resampling, facts, batch, done)
-        )
+        mine = extract(extractor, reconstructions, batch=batch, done=done)
+        theirs = original_features or extract(extractor, originals, batch=batch, done=done)
+        name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, details=(ROUNDING,))
+        scores.append(_rfid(mine, theirs, resampling, name, facts))
     for metric, values in per_image(reconstructions, originals, measures, batch=batch, device=device).items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
         name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, details=(ROUNDING,))
@@ -61,25 +62,11 @@ def reconstruction_scores(
     return scores
 
 
-def _rfid(
-    reconstructions: Any,
-    originals: Any,
-    images: ImageGroup,
-    originals_group: ImageGroup,
-    extractor: Extractor,
-    known: Features | None,
-    resampling: Resampling,
-    facts: Mapping[str, Any],
-    batch: int,
-    done: Callable[[int], None],
-) -> Score:
+def _rfid(mine: Features, theirs: Features, resampling: Resampling, name: str, facts: Mapping[str, Any]) -> Score:
     """The Frechet distance of reconstructions to their originals."""
-    mine = extract(extractor, reconstructions, batch=batch, done=done)
-    theirs = known or extract(extractor, originals, batch=batch, done=done)
     value = frechet_distance(mine.moments.gaussian(), theirs.moments.gaussian())
     replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(mine.count, mine.kept.device))
     low, high = resampling.interval(value, replicates, floor=0.0)
-    name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, details=(ROUNDING,))
     return Score(metric="rfid", value=value, low=low, high=high, count=mine.count, protocol=name, detail=dict(facts))
 
 

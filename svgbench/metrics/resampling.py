@@ -4,8 +4,8 @@ Protocol: a bootstrap over images. Each of R resamples draws as many images as t
 a Philox generator keyed by the seed); the statistic is computed on each; the interval is value +- 1.96 standard deviations of the R
 results. It is centred on the value, never on the resamples: a Frechet distance has a bias of order 1/N, a resample has it a second
 time, so percentiles of resampled distances lie above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv
-1911.07023 on the bias of FID). What it cannot tell: the spread over training seeds, and the bias itself, which is why counts stand in
-protocols.
+1911.07023 on the bias of FID). Near zero, where images and reference share one distribution, such an interval is up to twice too wide,
+never too narrow. What it cannot tell: the spread over training seeds, and the bias itself, which is why counts stand in protocols.
 """
 
 from __future__ import annotations

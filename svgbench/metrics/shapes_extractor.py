@@ -1,16 +1,20 @@
 """The small classifier of the embedded images as a torch-fidelity extractor.
 
-Protocol: the classifier was trained on the training images of ``shapes`` at 32 px; its pooled features feed the distances, its logits
-the Inception-like score, always under its own name. What it cannot tell: anything about natural images; its distances never stand
-beside Inception's.
+Protocol: the classifier was trained on the training images of ``shapes`` at 32 px; its 128 averaged features feed the distances, its
+class logits the Inception-like score, always under its own name. What it cannot tell: anything about natural images; its distances
+never stand beside Inception's.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from svgbench.nets.classifier import ShapesCNN
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+from svgbench.metrics.judges import fill, head_widths, read_state
+from svgbench.nets.classifier import ShapesCNN
 
 NAME = "svgbench-shapes-cnn"
 
@@ -18,14 +22,18 @@ NAME = "svgbench-shapes-cnn"
 class ShapesExtractor(FeatureExtractorBase):
     """Features [B, 128] and logits [B, K] of uint8 images [B, 3, H, W]."""
 
-    def __init__(self, name: str, features_list: list[str], **unused: object) -> None:
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
         super().__init__(name, features_list)
-        self.network = ShapesCNN()
+        path = Path(feature_extractor_weights_path)
+        state = read_state(path)
+        self.network = fill(ShapesCNN(**head_widths(state, path)), state, path)
+        self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        pooled = self.network.features(images.float() / 255)
-        found = {"pooled": pooled, "logits": self.network.head(pooled)}
-        return tuple(found[layer].to(torch.float32) for layer in self.features_list)
+        """The requested layers, in their order."""
+        seen = self.network(images.float() / 255)
+        found = {"pooled": seen.features, "logits": seen.logits}
+        return tuple(found[layer] for layer in self.features_list)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -44,5 +52,5 @@ class ShapesExtractor(FeatureExtractorBase):
 
     @staticmethod
     def get_dummy_input_for_compile() -> Tensor:
-        """Two small images."""
+        """Two black images."""
         return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)

@@ -1,0 +1,186 @@
+"""Extractors: whose weights, what they refuse, and that torch-fidelity's own pipeline gives our numbers."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from svgbench.errors import BadData, BadWeights, UnknownName
+from svgbench.metrics.features import Extractor, Features, extract, load_extractor
+from svgbench.metrics.frechet import frechet_distance
+from svgbench.metrics.generation import generation_scores
+from svgbench.metrics.judges import row
+from svgbench.metrics.perceptual import load_perceptual
+from svgbench.metrics.protocol import ImageGroup
+from svgbench.metrics.reconstruction import reconstruction_scores
+from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    save_file(ShapesCNN(classes=4, words=6).state_dict(), tmp_path / "cnn.safetensors")
+    save_file(ShapesVGG(classes=4, words=6).state_dict(), tmp_path / "vgg.safetensors")
+    return tmp_path
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
+    return coarse.repeat(4, 2).repeat(4, 3)
+
+
+def test_scores_equal_torch_fidelitys_whole_pipeline(weights):
+    import torch_fidelity
+
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    x, y = images(120), images(90, seed=1)
+    sets = [torch.utils.data.TensorDataset(torch.from_numpy(z)) for z in (x, y)]
+    sets = [[item[0] for item in part] for part in sets]
+    expected = torch_fidelity.calculate_metrics(
+        input1=_Listed(sets[0]), input2=_Listed(sets[1]), fid=True, isc=True, cuda=False, cache=False, verbose=False, batch_size=32,
+        feature_extractor="svgbench-shapes-cnn", feature_extractor_weights_path=str(weights / "cnn.safetensors"),
+    )  # fmt: skip
+    group = ImageGroup(name="train", count=90, digest="ab" * 32)
+    found = generation_scores(extract(extractor, x), extract(extractor, y), judge=extractor.judge, reference_images=group)
+    values = {score.metric: score.value for score in found}
+    assert values["gfid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
+    assert values["is"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
+
+
+class _Listed(torch.utils.data.Dataset):
+    def __init__(self, items: list[torch.Tensor]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.items[index]
+
+
+def test_features_do_not_depend_on_the_batch_or_on_what_holds_the_images(weights):
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    x = images(50)
+    whole, parts = extract(extractor, x), extract(extractor, torch.from_numpy(x), batch=7)
+    torch.testing.assert_close(whole.kept, parts.kept, rtol=1e-4, atol=1e-5)
+    assert frechet_distance(whole.moments.gaussian(), parts.moments.gaussian()) < 1e-8
+
+
+def test_kept_features_are_evenly_spaced_and_moments_of_all(weights):
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    heard = []
+    whole, some = extract(extractor, images(40)), extract(extractor, images(40), keep=10, batch=16, done=heard.append)
+    torch.testing.assert_close(some.kept, whole.kept[::4], rtol=1e-4, atol=1e-5)
+    assert some.moments.count == 40 and heard == [16, 16, 8] and len(some.logits) == 10
+
+
+def test_channel_order_and_range_change_the_distance(weights):
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    x = images(60)
+    x[:, 0] //= 2
+    right = extract(extractor, x).moments.gaussian()
+    assert frechet_distance(extract(extractor, np.ascontiguousarray(x[:, ::-1])).moments.gaussian(), right) > 1e-3
+    with pytest.raises(BadData, match="uint8"):
+        extractor(torch.from_numpy(x).float() / 255)
+
+
+def test_reconstruction_scores_of_copies_are_perfect_and_of_noise_are_worse(weights):
+    extractor, perceptual = (
+        load_extractor("shapes-cnn", weights / "cnn.safetensors"),
+        load_perceptual("shapes-lpips", weights / "vgg.safetensors"),
+    )
+    x = images(40)
+    group = ImageGroup(name="val", count=40, digest="ab" * 32)
+    settings = {"originals_group": group, "extractor": extractor, "perceptual": perceptual}
+    copies = {s.metric: s for s in reconstruction_scores(x, x, **settings)}
+    noisy = {s.metric: s for s in reconstruction_scores(x ^ 7, torch.from_numpy(x), **settings)}
+    assert list(copies) == ["rfid", "psnr", "ssim", "lpips"]
+    assert copies["rfid"].value < 1e-6 and copies["lpips"].value == 0 and copies["ssim"].value == pytest.approx(1)
+    assert noisy["rfid"].value > copies["rfid"].value and noisy["lpips"].value > 0 and noisy["psnr"].value < 50
+    assert noisy["lpips"].protocol.startswith(f"distance-shapes-lpips@{perceptual.digest[:8]}/val-40@abababab/reconstructed-40")
+    assert noisy["rfid"].low <= noisy["rfid"].value <= noisy["rfid"].high
+    known = extract(extractor, x)
+    again = reconstruction_scores(x ^ 7, x, **settings, original_features=known)
+    assert again[0].value == pytest.approx(noisy["rfid"].value)
+    with pytest.raises(BadData, match="do not pair"):
+        reconstruction_scores(x[:5], x, **settings)
+
+
+def test_inception_without_its_file_says_which_from_where_and_under_which_licence():
+    with pytest.raises(BadWeights, match=r"weights-inception-2015-12-05-6726825d.pth \(from https://github.com/toshas.*Apache-2.0\)"):
+        load_extractor("inception")
+    with pytest.raises(BadWeights, match="does not exist"):
+        load_extractor("inception", "nowhere.pth")
+
+
+def test_an_unknown_extractor_offers_its_neighbours():
+    with pytest.raises(UnknownName, match="Did you mean 'inception'"):
+        load_extractor("inceptoin")
+
+
+def test_inception_opens_a_given_file_and_takes_logits_without_bias(tmp_path):
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    torch.manual_seed(0)
+    state = _random_inception(FeatureExtractorInceptionV3)
+    torch.save(state, tmp_path / "inception.pth")
+    extractor = load_extractor("inception", tmp_path / "inception.pth")
+    features, logits = extractor(torch.from_numpy(images(2)))
+    assert features.shape == (2, 2048) and logits.shape == (2, 1008) and extractor.dim == 2048
+    torch.testing.assert_close(logits, features @ state["fc.weight"].T, rtol=1e-3, atol=1e-4)
+
+
+def _random_inception(kind: type) -> dict[str, torch.Tensor]:
+    """A random state of Inception's shape; its constructor insists on a file, so it is stopped before it loads one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", lambda *args, **kwargs: {})
+        patch.setattr(kind, "load_state_dict", lambda self, state: None)
+        return kind("inception-v3-compat", ["2048"], feature_extractor_weights_path="none").state_dict()
+
+
+def test_a_file_with_code_inside_is_refused_and_does_not_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"fc.weight": Payload()}, tmp_path / "hostile.pth")
+    for open_judge, name in ((load_extractor, "inception"), (load_perceptual, "lpips"), (load_extractor, "shapes-cnn")):
+        with pytest.raises(BadWeights, match="cannot be read as tensors only"):
+            open_judge(name, tmp_path / "hostile.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_network_or_cut_short_are_refused(weights):
+    with pytest.raises(BadWeights, match="does not fit"):
+        load_extractor("shapes-cnn", weights / "vgg.safetensors")
+    torch.save({"a": torch.zeros(2)}, weights / "other.pth")
+    with pytest.raises(BadWeights, match="does not fit"):
+        load_extractor("inception", weights / "other.pth")
+    whole = (weights / "cnn.safetensors").read_bytes()
+    (weights / "cut.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(BadWeights, match="tensors only"):
+        load_extractor("shapes-cnn", weights / "cut.safetensors")
+
+
+def test_extractor_of_other_weights_has_another_protocol(weights):
+    torch.manual_seed(1)
+    save_file(ShapesCNN(classes=4, words=6).state_dict(), weights / "again.safetensors")
+    first, second = (load_extractor("shapes-cnn", weights / f"{name}.safetensors") for name in ("cnn", "again"))
+    assert isinstance(first, Extractor) and str(first.judge) != str(second.judge)
+
+
+def test_no_images_are_refused(weights):
+    with pytest.raises(BadData, match="no images"):
+        extract(load_extractor("shapes-cnn", weights / "cnn.safetensors"), images(0))
+
+
+def test_shipped_judges_open_with_the_pinned_digest():
+    extractor, perceptual = load_extractor("shapes-cnn"), load_perceptual("shapes-lpips")
+    assert extractor.digest == row("features", "shapes-cnn")["sha256"]
+    assert perceptual.digest == row("pairs", "shapes-lpips")["sha256"]
+    found = extract(extractor, images(20))
+    assert isinstance(found, Features) and found.kept.shape == (20, extractor.dim)
