@@ -19,7 +19,6 @@ from svgbench.errors import BadConfig, CellsFailed, Interrupted, unknown
 from svgbench.lab.execute import Outcome, execute, owned, record
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.store import Store
-from svgbench.stages import graph
 
 Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
@@ -28,11 +27,15 @@ Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your ow
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile of the transformer's block.")]
-MicroBatch = Annotated[int | None, typer.Option("--micro-batch", help="Images a process holds at once; gradients add up to the same batch.", min=1)]
+MicroBatch = Annotated[
+    int | None, typer.Option("--micro-batch", help="Images a process holds at once; gradients add up to the same batch.", min=1)
+]
 
 
 def run(
-    encoder: Annotated[str | None, typer.Option("--encoder", help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.")
+    ] = None,
     align: Annotated[str | None, typer.Option("--align", help="none, batch, frozen, channel or whiten.")] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
@@ -107,7 +110,13 @@ def plan(
     done = plan_.finished(Store(out / "store"))
     users = {key: sum(key in r.nodes for r in plan_.runs) for key in plan_.nodes}
     rows = [
-        [n.stage, " ".join(f"{p.rsplit('.', 1)[-1]}={v:g}" for p, v in n.cell.items()), key[:12], str(users[key]), "exists" if key in done else "to run"]
+        [
+            n.stage,
+            " ".join(f"{p.rsplit('.', 1)[-1]}={v:g}" for p, v in n.cell.items()),
+            key[:12],
+            str(users[key]),
+            "exists" if key in done else "to run",
+        ]
         for key, n in plan_.nodes.items()
     ]
     note = f"{len(plan_.runs)} runs, {len(plan_.nodes)} nodes, {len(done)} exist, {len(plan_.nodes) - len(done)} to run."
@@ -179,6 +188,3 @@ def _runtime(device: str, threads: int | None, micro_batch: int | None, compile_
     from svgbench.world.runtime import Runtime
 
     return Runtime(device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
-
-
-STAGE_NAMES = tuple(stage.name for stage in graph.STAGES)

@@ -38,7 +38,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "value_error":
         return f"{name or kind.__name__}: {need}.{more}"
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-        return f"{name} must be {need}{shown}.{closest(problem['input'], [w.strip(chr(39)) for w in need.replace(' or ', ', ').split(', ')])}{more}"
+        choices = [word.strip("'") for word in need.replace(" or ", ", ").split(", ")]
+        return f"{name} must be {need}{shown}.{closest(problem['input'], choices)}{more}"
     return f"{name} must be {need}{shown}.{more}"
 
 

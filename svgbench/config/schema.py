@@ -28,7 +28,7 @@ class Data(Part):
     """Which images, at which size, and how many."""
 
     source: str = "shapes"
-    """``shapes`` (drawn from a seed, with class labels and pixel masks) or a folder of class folders (``DIR`` or ``DIR/train`` + ``DIR/val``)."""
+    """``shapes`` (drawn from a seed, with labels and pixel masks) or a folder of class folders (``DIR`` or ``DIR/train`` + ``DIR/val``)."""
     resolution: Annotated[int, Field(ge=16, le=1024)] = 256
     """Side of the square images in pixels after the ADM centre crop."""
     train_images: Count | None = None
@@ -107,7 +107,7 @@ class Residual(Part):
 
 
 class Decoder(Part):
-    """The LDM convolutional decoder; the number of multipliers fixes the upsampling, 2 ** (levels - 1), and must fit the encoder's stride."""
+    """The LDM convolutional decoder; its levels fix the upsampling, 2 ** (levels - 1), which must be the encoder's stride."""
 
     base: Count = 128
     multipliers: tuple[Count, ...] = (1, 1, 2, 2, 4)
@@ -142,9 +142,7 @@ class Autoencoder(Part):
     training, their accumulated moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
     decoder: Decoder = Decoder()
     loss: ReconstructionLoss = ReconstructionLoss()
-    training: Training = Training(
-        total_images=25_600_000, batch=512, optimiser=Optimiser(lr=1e-4, betas=(0.5, 0.9))
-    )
+    training: Training = Training(total_images=25_600_000, batch=512, optimiser=Optimiser(lr=1e-4, betas=(0.5, 0.9)))
 
 
 class Transformer(Part):

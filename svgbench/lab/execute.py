@@ -19,9 +19,9 @@ from svgbench.config import cards
 from svgbench.config.records import Manifest
 from svgbench.errors import Interrupted, Occupied, SvgbenchError
 from svgbench.lab.plan import Node, Plan, Run
-from svgbench.lab.store import Store, files_of, guarded, locked
+from svgbench.lab.store import Store, files_of, locked
 from svgbench.stages import graph
-from svgbench.world.files import write_atomic
+from svgbench.world.files import guarded, remove_tree, write_atomic
 
 if TYPE_CHECKING:
     from svgbench.world.runtime import Runtime
@@ -90,7 +90,7 @@ def run_node(node: Node, plan: Plan, store: Store, runtime: Runtime, say: Callab
     if runtime.is_main:
         with store.claim(node.stage, node.key) as partial:
             if store.manifest(node.stage, node.key) is not None:  # finished by another process meanwhile
-                shutil.rmtree(partial, ignore_errors=True)
+                remove_tree(partial)
                 return False
             say(f"{node.stage}{_cell_text(node)}")
             runtime.barrier()
@@ -115,7 +115,7 @@ def _work(stage: graph.Stage, node: Node, plan: Plan, store: Store, partial: Pat
         digests, sizes = files_of(partial)
     manifest = Manifest(
         stage=node.stage, version=stage.version, key=node.key, slice=node.identity, inputs=node.inputs, files=digests, sizes=sizes, seconds=seconds,
-        cost={"peak_memory_bytes": peak_memory(runtime.device_name), **(cost or {})}, host=runtime.describe(),
+        cost={"peak_memory_bytes": peak_memory(runtime.torch_device), **(cost or {})}, host=runtime.describe(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     store.commit(manifest, partial)
@@ -131,7 +131,9 @@ def _call(stage: graph.Stage, node: Node, plan: Plan, store: Store, partial: Pat
         text = "".join(traceback.format_exception(error))
         write_atomic(partial / "error.txt", text.encode())
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SvgbenchError(f"stage {stage.name} failed: {type(error).__name__}: {first}; the trace is in {partial / 'error.txt'}.") from error
+        raise SvgbenchError(
+            f"stage {stage.name} failed: {type(error).__name__}: {first}; the trace is in {partial / 'error.txt'}."
+        ) from error
 
 
 def _cell_text(node: Node) -> str:
@@ -164,7 +166,9 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome) -> None:
         manifest = store.manifest(node.stage, key)
         if manifest is None:
             continue
-        stages.append({"stage": node.stage, "key": key, "cell": node.cell, "seconds": manifest.seconds, "cost": manifest.cost, "host": manifest.host})
+        stages.append(
+            {"stage": node.stage, "key": key, "cell": node.cell, "seconds": manifest.seconds, "cost": manifest.cost, "host": manifest.host}
+        )
         if graph.by_name(node.stage).scores:
             for score in store.scores(node.stage, key):
                 rows.append(_row(run, card, node, manifest, score))

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from svgbench.config.records import STORE_FORMAT, Manifest
-from svgbench.errors import BrokenArtifact, Occupied, StorageError
-from svgbench.world.files import sha256_of, write_atomic
+from svgbench.errors import BrokenArtifact, Occupied
+from svgbench.world.files import fsync, guarded, remove_tree, sha256_of, write_atomic
 
 DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
@@ -50,7 +49,9 @@ class Store:
         except (OSError, ValueError) as error:
             raise BrokenArtifact(f"{path}: cannot be read ({error}); remove the directory and run again.") from None
         if content.get("format", 0) > STORE_FORMAT:
-            raise BrokenArtifact(f"{path}: written by a newer svgbench (store format {content['format']}, this one reads {STORE_FORMAT}); update svgbench.")
+            raise BrokenArtifact(
+                f"{path}: written by a newer svgbench (store format {content['format']}, this one reads {STORE_FORMAT}); update svgbench."
+            )
         try:
             manifest = Manifest.model_validate(content)
         except ValidationError:
@@ -62,7 +63,9 @@ class Store:
             if not file.is_file():
                 raise BrokenArtifact(f"{place}: manifest lists {name}, which is missing; remove the directory and run again.")
             if file.stat().st_size != size:
-                raise BrokenArtifact(f"{file}: has {file.stat().st_size} bytes, the manifest says {size}; remove the directory {place} and run again.")
+                raise BrokenArtifact(
+                    f"{file}: has {file.stat().st_size} bytes, the manifest says {size}; remove the directory {place} and run again."
+                )
         return manifest
 
     def verify(self, stage: str, key: str) -> None:
@@ -73,7 +76,9 @@ class Store:
         place = self.place(stage, key)
         for name, wanted in manifest.files.items():
             if manifest.sizes[name] <= DIGESTED_BYTES and sha256_of(place / name) != wanted:
-                raise BrokenArtifact(f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again.")
+                raise BrokenArtifact(
+                    f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again."
+                )
 
     @contextlib.contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Path]:
@@ -92,13 +97,9 @@ class Store:
         with guarded(place):
             write_atomic(partial / "manifest.json", (manifest.model_dump_json(indent=1) + "\n").encode())
             if place.exists():
-                shutil.rmtree(place)
-            os.rename(partial, place)
-            directory = os.open(place.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+                remove_tree(place)
+            partial.rename(place)
+            fsync(place.parent)
 
     def scores(self, stage: str, key: str) -> list[dict[str, Any]]:
         """The scores of a finished artifact."""
@@ -129,23 +130,3 @@ def locked(path: Path, *, what: str) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-
-
-@contextlib.contextmanager
-def guarded(place: Path) -> Iterator[None]:
-    """Turns the disk's errors into one sentence that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
-            errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished work is kept.",
-            errno.EROFS: "the file system is read-only; give another --out.",
-            errno.EACCES: "writing is not allowed there; give another --out.",
-            errno.EPERM: "writing is not allowed there; give another --out.",
-            errno.EIO: "the disk answers with an input/output error; check it, then run the same command again.",
-            errno.ENOTDIR: "a part of that path is a file; give another --out.",
-        }
-        if error.errno not in reasons:
-            raise
-        raise StorageError(f"{error.filename or place}: {reasons[error.errno]}") from error

@@ -1,0 +1,6 @@
+"""``python -m svgbench``."""
+
+from svgbench.cli.main import main
+
+if __name__ == "__main__":
+    main()

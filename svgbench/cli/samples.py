@@ -1,0 +1,65 @@
+"""``sample``: pictures from a trained run. ``pretrain``: the weights of a tiny encoder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svgbench.errors import BadInput
+from svgbench.tables.collect import collect
+
+
+def sample(
+    run: Annotated[str, typer.Argument(help="A run's name under --out.")],
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write.")],
+    labels: Annotated[str | None, typer.Option("--labels", help="Class numbers, comma separated; every class once when not given.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, max=4000)] = 25,
+    guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=100.0)] = 1.0,
+    sampler: Annotated[str, typer.Option("--sampler", help="euler or heun.")] = "euler",
+    schedule: Annotated[str, typer.Option("--schedule", help="constant, linear, late, early-R or interval-A-B.")] = "constant",
+    shift: Annotated[float, typer.Option("--shift", min=0.001)] = 0.15,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
+    device: Annotated[str, typer.Option("--device")] = "auto",
+) -> None:
+    """Draw samples of a finished run into one PNG, a row of images in the order of the labels."""
+    if to.suffix.lower() != ".png":
+        raise BadInput(f"--to {to} must end in .png.")
+    try:
+        numbers = [int(word) for word in labels.split(",")] if labels else None
+    except ValueError:
+        raise BadInput(f"--labels {labels}: write class numbers with commas between, for example 207,360.") from None
+    record = collect(out, [run])[0]
+    places = {s["stage"]: out / "store" / s["stage"] / s["key"][:32] for s in record.about["stages"]}
+    missing = [name for name in ("statistics", "diffusion") if name not in places]
+    if missing:
+        raise BadInput(f"run '{run}' has no finished {missing[0]} stage; run its command again first.")
+    from svgbench.stages.pictures import sample_sheet
+    from svgbench.world.runtime import Runtime
+
+    inputs = {
+        "autoencoder": places.get("autoencoder") or places["adoption"],
+        "statistics": places["statistics"],
+        "diffusion": places["diffusion"],
+    }
+    slice_ = {"sampling": {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}, "seed": seed}
+    sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
+    sys.stdout.write(f"{to}\n")
+
+
+def pretrain(
+    name: Annotated[str, typer.Argument(help="A family (its tiny member is trained), shapes-cnn or shapes-vgg.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the weights and the log are written.")] = Path("pretrained"),
+    device: Annotated[str, typer.Option("--device")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+) -> None:
+    """Train the weights of a tiny encoder on the embedded images, by its family's own objective. Needs the extra [pretrain]."""
+    from svgbench.pretraining import pretrain as train
+    from svgbench.world.runtime import Runtime
+
+    result = train(name, out, Runtime(device=device, threads=threads).start())
+    sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")

@@ -1,0 +1,107 @@
+"""Image stores, reconstructions, and the pictures a person looks at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from svgbench.config import schema
+from svgbench.errors import BadInput
+from svgbench.metrics.samples import to_uint8
+from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
+from svgbench.world.files import guarded
+from svgbench.world.images import open_images, pack
+from svgbench.world.runtime import Runtime
+
+
+def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Packs the pre-cropped uint8 store of training and validation images."""
+    pack(schema.Data.model_validate(slice_["data"]), out, runtime)
+    about = json.loads((out / "images.json").read_text())
+    return {"counts": about["counts"], "skipped": len(about.get("skipped", []))}
+
+
+def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Validation images through the tokenizer and back: ``reconstructions.npy`` uint8 [N, 3, H, W], in the order of the validation set."""
+    val = open_images(inputs["images"]).val
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    store: np.memmap | None = None
+    with torch.no_grad(), runtime.progress("reconstructions", len(val)) as bar:
+        for indices in blocks(len(val)):
+            originals = to_floats(val.batch(indices), runtime.torch_device)
+            decoded = to_uint8(tokenizer.decode(tokenizer.encode(originals))).cpu().numpy()
+            if store is None:
+                shape = (len(val), *decoded.shape[1:])
+                store = np.lib.format.open_memmap(out / "reconstructions.npy", mode="w+", dtype=np.uint8, shape=shape)
+            store[indices.numpy()] = decoded
+            bar.advance(len(indices))
+    store.flush()
+    return {"images_seen": len(val)}
+
+
+def overview(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """``overview.png``: originals, their reconstructions, and samples of the same classes below each other."""
+    collection = open_images(inputs["images"])
+    count = min(12, len(collection.val))
+    picked = torch.arange(count) * max(len(collection.val) // count, 1)
+    labels = torch.as_tensor(collection.val.labels)[picked]
+    decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")[picked.numpy()]
+    drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
+    drawn_labels = np.load(inputs["samples"] / "labels.npy")
+    rows = [("originals", collection.val.batch(picked).numpy()), ("reconstructions", decoded)]
+    for number in range(2):
+        rows.append(("samples" if number == 0 else "", np.stack([_nth(drawn, drawn_labels, int(label), number) for label in labels])))
+    with guarded(out):
+        sheet(rows, [collection.classes[int(label)] for label in labels]).save(out / "overview.png")
+    return {}
+
+
+def _nth(images: np.ndarray, labels: np.ndarray, label: int, number: int) -> np.ndarray:
+    """The n-th sample of a class, or the n-th sample where the class has fewer."""
+    found = np.flatnonzero(labels == label)
+    return images[found[number] if len(found) > number else number % len(images)]
+
+
+def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image:
+    """Rows of uint8 images [N, 3, H, W] with a name before each row and one above each column; small images are enlarged by whole steps."""
+    side = rows[0][1].shape[-1]
+    scale = max(1, 96 // side)
+    cell, gap, left, top = side * scale, 6, 110, 22
+    width, height = left + len(columns) * (cell + gap), top + len(rows) * (cell + gap)
+    canvas = Image.new("RGB", (width, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    for i, name in enumerate(columns):
+        pen.text((left + i * (cell + gap), 6), name, fill="black")
+    for j, (name, pictures) in enumerate(rows):
+        y = top + j * (cell + gap)
+        pen.text((6, y + cell // 2 - 6), name, fill="black")
+        for i, picture in enumerate(pictures):
+            tile = Image.fromarray(np.ascontiguousarray(np.moveaxis(picture, 0, -1)))
+            canvas.paste(tile.resize((cell, cell), Image.Resampling.NEAREST), (left + i * (cell + gap), y))
+    return canvas
+
+
+def sample_sheet(slice_: dict[str, Any], inputs: dict[str, Path], to: Path, runtime: Runtime, *, labels: list[int] | None) -> None:
+    """Draws one sample for each label (each class once when None) into one PNG."""
+    from svgbench.stages.diffusion import Generator
+
+    part = slice_["sampling"]
+    generator = Generator(inputs, runtime, slice_["seed"])
+    count = len(generator.classes)
+    wanted = list(range(count)) if labels is None else labels
+    wrong = [label for label in wanted if not 0 <= label < count]
+    if wrong:
+        raise BadInput(f"class {wrong[0]} does not exist; this run has classes 0 to {count - 1} ({', '.join(generator.classes[:12])}).")
+    pictures: Tensor = generator.images(
+        torch.arange(len(wanted)), torch.tensor(wanted), steps=part["steps"], sampler=part["sampler"], shift=part["shift"],
+        guidance=part["guidance"], schedule=part["schedule"],
+    )  # fmt: skip
+    with guarded(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
+        sheet([("", to_uint8(pictures).numpy())], [generator.classes[label] for label in wanted]).save(to)

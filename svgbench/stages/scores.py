@@ -1,0 +1,128 @@
+"""The scoring stages: each opens finished artifacts, calls ``metrics``, writes ``scores.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.config import schema
+from svgbench.config.records import Score
+from svgbench.metrics.features import extract, load_extractor
+from svgbench.metrics.generation import generation_scores
+from svgbench.metrics.perceptual import load_perceptual
+from svgbench.metrics.probe import pool, probe_scores
+from svgbench.metrics.protocol import ImageGroup
+from svgbench.metrics.reconstruction import reconstruction_scores
+from svgbench.metrics.resampling import Resampling
+from svgbench.metrics.samples import check_samples
+from svgbench.metrics.segmentation import segmentation_scores
+from svgbench.stages.tokenizers import Latents, open_tokenizer
+from svgbench.world.files import write_atomic
+from svgbench.world.images import Images, ImageSet, open_images
+from svgbench.world.runtime import Runtime
+
+
+def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """rFID, PSNR, SSIM and a perceptual distance of the validation images' reconstructions."""
+    part = slice_["scores"]
+    val = open_images(inputs["images"]).val
+    decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")
+    check_samples(decoded, None, len(val), size=val.batch(torch.arange(1)).shape[-1], distinct=False)
+    extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
+    name = "shapes-lpips" if part["extractor"] == "shapes-cnn" else "lpips" if part["lpips_weights"] else None
+    perceptual = load_perceptual(name, part["lpips_weights"], device=runtime.torch_device) if name else None
+    with runtime.progress("reconstruction scores", 2 * len(val)) as bar:
+        scores = reconstruction_scores(
+            decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
+            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device, done=bar.advance,
+        )  # fmt: skip
+    return _write(out, scores)
+
+
+def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """gFID, IS, KID, precision and recall of one cell's samples against the training images."""
+    part = slice_["scores"]
+    collection = open_images(inputs["images"])
+    train = collection.train
+    drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
+    made = json.loads((inputs["samples"] / "manifest.json").read_text())["slice"]["sampling"]
+    check_samples(
+        drawn, np.load(inputs["samples"] / "labels.npy"), made["count"], size=train.batch(torch.arange(1)).shape[-1], classes=len(collection.classes)
+    )
+    extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
+    with runtime.progress("generation scores", len(drawn) + len(train)) as bar:
+        samples = extract(extractor, drawn, done=bar.advance)
+        reference = extract(extractor, train, keep=max(10_000, len(drawn)), done=bar.advance)
+    scores = generation_scores(
+        samples, reference, judge=extractor.judge, reference_images=group(inputs["images"], "train", train), labels=made["labels"],
+        neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
+    )  # fmt: skip
+    return _write(out, scores)
+
+
+def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Linear probe and kNN of mean-pooled latents: features, residual, both."""
+    part = slice_["scores"]
+    settings = schema.Probe.model_validate(part["probe"])
+    collection, train, val = _latents(inputs, runtime, settings.train_images)
+    labels = [torch.as_tensor(s.labels) for s in (collection.train, collection.val)]
+    scores: list[Score] = []
+    for name, channels in _parts(inputs, runtime):
+        x, y = pool(train[:, channels]).cpu(), pool(val[:, channels]).cpu()
+        scores += probe_scores(
+            x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
+            train_images=group(inputs["images"], "train", collection.train, len(x)), val_images=group(inputs["images"], "val", collection.val),
+            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
+        )  # fmt: skip
+    return _write(out, scores)
+
+
+def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """mIoU and mAcc of a linear head on frozen latents: features, residual, both."""
+    part = slice_["scores"]
+    settings = schema.Segmentation.model_validate(part["segmentation"])
+    collection, train, val = _latents(inputs, runtime, settings.train_images)
+    masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
+    scores: list[Score] = []
+    for name, channels in _parts(inputs, runtime):
+        scores += segmentation_scores(
+            (train[:, channels].cpu(), masks[0]), (val[:, channels].cpu(), masks[1]), classes=len(collection.classes) + 1, settings=settings,
+            latents=name, seed=slice_["seed"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
+            train_images=group(inputs["images"], "train", collection.train, len(train)), val_images=group(inputs["images"], "val", collection.val),
+        )  # fmt: skip
+    return _write(out, scores)
+
+
+def group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
+    """A split of an image store in a protocol's words, known by the digest of its pixels."""
+    digest = json.loads((place / "manifest.json").read_text())["files"][f"{split}.images.npy"]
+    return ImageGroup(name=split, count=count or len(images), digest=digest)
+
+
+def _latents(inputs: dict[str, Path], runtime: Runtime, limit: int | None) -> tuple[Images, Tensor, Tensor]:
+    """The images, and raw latents of (the first of) the training images and of the validation images."""
+    collection = open_images(inputs["images"])
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    train = Latents(tokenizer, collection.train, runtime, label="latents of the training images").all()
+    val = Latents(tokenizer, collection.val, runtime, label="latents of the validation images").all()
+    return collection, train[:limit] if limit else train, val
+
+
+def _parts(inputs: dict[str, Path], runtime: Runtime) -> list[tuple[str, slice]]:
+    """Which channels of a raw latent are features, which residual."""
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    features, channels = tokenizer.feature_channels, tokenizer.channels
+    if channels == features:
+        return [("features", slice(0, features))]
+    return [("features", slice(0, features)), ("residual", slice(features, channels)), ("both", slice(0, channels))]
+
+
+def _write(out: Path, scores: Sequence[Score]) -> dict[str, Any]:
+    write_atomic(out / "scores.json", (json.dumps([s.model_dump(mode="json") for s in scores], indent=1) + "\n").encode())
+    return {}

@@ -1,0 +1,127 @@
+"""Opens what an autoencoder artifact holds, and encodes image sets with it.
+
+The artifact is ``autoencoder.json`` (the encoder's card, the sizes of the networks) and, unless the card's own decoder is adopted,
+``autoencoder.safetensors``. The frozen encoder is not in it: it is opened by its card and must still be the one it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from svgbench.backends.open import open_encoder
+from svgbench.config import cards
+from svgbench.config.schema import Autoencoder
+from svgbench.errors import BadWeights
+from svgbench.nets.alignment import Alignment
+from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.tokenizer import Codec, Tokenizer
+from svgbench.world.images import ImageSet
+from svgbench.world.runtime import Runtime
+
+CACHE_BYTES = 4 << 30
+"""Latents up to this size are kept in memory while a stage needs them again and again; larger ones are encoded when read."""
+
+
+def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.EncoderCard, Any]:
+    """The card and the frozen encoder that an ``encoder`` slice (or an artifact's record of it) names."""
+    card = cards.EncoderCard.model_validate(part["opened"]) if "opened" in part else cards.find(part["card"], "any")
+    weights = Path(part["weights"]) if part["weights"] else None
+    found = cards.identity(card, weights)
+    if found != part["identity"]:
+        raise BadWeights(
+            f"the encoder '{card.name}' has identity {found[:12]}, this artifact was made with {part['identity'][:12]}; "
+            "its card or weights have changed, so run the command again for new artifacts."
+        )
+    return card, open_encoder(card, weights=weights, device=device)
+
+
+def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.device) -> Tokenizer:
+    """An untrained tokenizer around a frozen encoder."""
+    part = settings.residual
+    residual = alignment = None
+    if part.channels:
+        residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=resolution)
+        alignment = Alignment(settings.align, feature_channels=encoder.channels, residual_channels=part.channels)
+    decoder = LdmDecoder(**settings.decoder.model_dump(), z_channels=encoder.channels + part.channels, out_channels=3, resolution=resolution)
+    return Tokenizer(encoder, residual, alignment, decoder).to(device)
+
+
+def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> bytes:
+    """``autoencoder.json``."""
+    content = {"encoder": {**part, "opened": card.model_dump(mode="json")}, "kind": card.kind, "patch": card.patch, **more}
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:
+    """The tokenizer of a finished autoencoder artifact, frozen."""
+    about = json.loads((place / "autoencoder.json").read_text())
+    _, encoder = open_frozen(about["encoder"], runtime.torch_device)
+    if about["kind"] == "codec":
+        return Codec(encoder)
+    tokenizer = build(encoder, Autoencoder.model_validate(about["settings"]), about["resolution"], runtime.torch_device)
+    tokenizer.load_state_dict(load_file(place / "autoencoder.safetensors", device=str(runtime.torch_device)))
+    return tokenizer.eval().requires_grad_(False)
+
+
+def to_floats(images: Tensor, device: torch.device) -> Tensor:
+    """uint8 [B, 3, H, W] -> floats in [0, 1] on the device."""
+    return images.to(device, non_blocking=True).float() / 255
+
+
+class Latents:
+    """Raw latents of an image set: ``latents(indices) -> [B, C, h, w]``, from memory where they fit, else encoded when asked for.
+
+    Encoding is a pure function of the image, so both ways give the same bits.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | Codec, images: ImageSet, runtime: Runtime, *, label: str, flips: bool = False) -> None:
+        self._tokenizer, self._images, self._runtime = tokenizer, images, runtime
+        probe = self._encode(torch.zeros(1, dtype=torch.int64), None)
+        self.shape = tuple(probe.shape[1:])
+        bytes_needed = probe.numel() * 4 * len(images) * (2 if flips else 1)
+        self._cache: list[Tensor] = []
+        if bytes_needed <= CACHE_BYTES:
+            self._cache = [self._fill(label, flipped) for flipped in ([False, True] if flips else [False])]
+
+    def _fill(self, label: str, flipped: bool) -> Tensor:
+        parts = []
+        with self._runtime.progress(label, len(self._images)) as bar:
+            for indices in blocks(len(self._images)):
+                flip = torch.ones(len(indices), dtype=torch.bool) if flipped else None
+                parts.append(self._encode(indices, flip))
+                bar.advance(len(indices))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def _encode(self, indices: Tensor, flip: Tensor | None) -> Tensor:
+        images = to_floats(self._images.batch(indices), self._runtime.torch_device)
+        if flip is not None:
+            images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
+        return self._tokenizer.encode(images)
+
+    def __call__(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
+        """Raw latents of dataset indices [B]; ``flip`` [B] bool: of the mirrored images."""
+        if not self._cache:
+            return self._encode(indices, flip)
+        where = indices.to(self._cache[0].device)
+        if flip is None or len(self._cache) == 1:
+            return self._cache[0][where]
+        return torch.where(flip.to(where.device)[:, None, None, None], self._cache[1][where], self._cache[0][where])
+
+    def all(self) -> Tensor:
+        """Latents of the whole set [N, C, h, w]; for probes on sets that fit in memory."""
+        return self._cache[0] if self._cache else self._fill("latents", False)
+
+
+def blocks(count: int, size: int = 256) -> Iterator[Tensor]:
+    """``range(count)`` in pieces."""
+    for start in range(0, count, size):
+        yield torch.arange(start, min(start + size, count))

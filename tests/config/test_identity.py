@@ -1,0 +1,95 @@
+"""Keys tell what work is: every field is in a slice, equal work has equal keys, and keys change only on purpose."""
+
+from __future__ import annotations
+
+import pytest
+
+from svgbench.config.grid import build
+from svgbench.config.parse import merge, override
+from svgbench.config.records import canonical, digest
+from svgbench.config.schema import Part, RunConfig
+from svgbench.lab.plan import make_plan, nodes_of, resolve
+from svgbench.stages import graph
+
+
+def leaves(kind: type[Part], start: str = "") -> list[str]:
+    """Dotted paths of all fields, parts opened."""
+    paths = []
+    for name, field in kind.model_fields.items():
+        inner = [a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, Part)]
+        paths += leaves(inner[0], f"{start}{name}.") if inner else [start + name]
+    return paths
+
+
+def config(*words: str, preset: str = "tiny") -> RunConfig:
+    return resolve(build(override(words), preset=preset))
+
+
+def keys(*words: str) -> dict[str, str]:
+    return {f"{n.stage} {sorted(n.cell.values())}": n.key for n in nodes_of(config(*words))}
+
+
+@pytest.mark.parametrize("path", leaves(RunConfig))
+def test_every_field_is_in_the_slice_of_some_stage(path):
+    covered = [own for stage in graph.STAGES for own in (*stage.slice, *stage.each) if path == own or path.startswith(own + ".")]
+    assert covered or path in graph.LABELS, f"{path} is in no slice: name it in stages/graph.py where it is read, or in LABELS if it changes no result"
+
+
+def test_the_stage_table_is_in_order_and_every_need_is_provided():
+    provided: set[str] = set()
+    for stage in graph.STAGES:
+        assert set(stage.needs) <= provided | {"autoencoder"}
+        provided.add(stage.provides or stage.name)
+
+
+def test_canonical_json_does_not_depend_on_order_and_refuses_nan():
+    assert canonical({"b": 1, "a": [1.5, "é"]}) == '{"a":[1.5,"\\u00e9"],"b":1}'
+    with pytest.raises(ValueError):
+        canonical(float("nan"))
+
+
+def changed(*words: str) -> set[str]:
+    """Stages whose keys differ from the tiny default's."""
+    before, after = keys(), keys(*words)
+    return {name.split()[0] for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def test_a_change_reaches_only_what_depends_on_it():
+    assert changed("scores.probe.epochs=21") == {"probe-scores"}
+    assert changed("scores.neighbours=4") == {"generation-scores"}
+    assert changed("sampling.steps=[5, 10]") == {"samples", "generation-scores", "overview"}
+    assert "autoencoder" not in changed("diffusion.shift=0.5")
+    assert changed("diffusion.shift=0.5") == {"diffusion", "samples", "generation-scores", "overview"}
+    assert "images" not in changed("seed=1")
+
+
+def test_without_a_residual_the_alignment_changes_nothing():
+    assert keys("autoencoder.residual.channels=0", "autoencoder.align=none") == keys("autoencoder.residual.channels=0")
+
+
+def test_a_codec_is_adopted_whatever_the_autoencoder_and_the_seed():
+    first, second = keys("encoder.card=sd-vae"), keys("encoder.card=sd-vae", "autoencoder.align=none", "seed=1")
+    assert first["adoption []"] == second["adoption []"]
+    assert not any(name.startswith("autoencoder") for name in first)
+
+
+def test_a_grid_shares_equal_nodes():
+    one, two = config(), config("diffusion.shift=0.5")
+    plan = make_plan({"a": one, "b": two})
+    assert len(plan.nodes) == len({*(n.key for n in nodes_of(one)), *(n.key for n in nodes_of(two))}) < len(nodes_of(one)) + len(nodes_of(two))
+
+
+def test_labels_of_a_run_are_in_no_key():
+    base = build({}, preset="tiny")
+    other = base.model_copy(update={"preset": "paper", "encoder": base.encoder})
+    assert [n.key for n in nodes_of(resolve(base))] == [n.key for n in nodes_of(resolve(other))]
+
+
+def test_a_key_is_the_digest_of_what_it_names():
+    node = nodes_of(config())[0]
+    version = graph.by_name(node.stage).version
+    assert node.key == digest({"stage": node.stage, "version": version, "slice": node.identity, "inputs": node.inputs})
+
+
+def test_dotted_settings_and_nested_ones_are_the_same():
+    assert merge({}, override(["a.b=1", "a.c=2"])) == {"a": {"b": 1, "c": 2}}

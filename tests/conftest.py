@@ -1,0 +1,9 @@
+"""What all tests share: one thread where bits must repeat, and no network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("SVGBENCH_RANK_TIMEOUT_MINUTES", "3")
