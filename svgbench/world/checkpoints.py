@@ -1,6 +1,6 @@
 """Checkpoints: directories of safetensors with digests that are whole or absent, the two newest kept, the newest valid one restored.
 
-``checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and the sha256 of every file).
+``OUT/checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and the sha256 of every file).
 It is written under another name, flushed, and renamed, so a kill at any moment leaves the older one or the new one.
 """
 
@@ -22,6 +22,8 @@ from svgbench.world.files import TEMPORARY, failpoint, fsync, guarded, need_spac
 
 KEPT = 2
 """Checkpoints that stay: the newest, and the one before it in case the newest is damaged later."""
+FOLDER = "checkpoints"
+"""Their place below the output directory of a training."""
 FORMAT = 1
 """Layout of a checkpoint directory."""
 
@@ -116,11 +118,10 @@ def load(place: Path) -> Checkpoint:
     return Checkpoint(int(place.name), parts, state["state"])
 
 
-def clear(directory: Path) -> None:
-    """Removes all checkpoints, for a stage that has written its result."""
-    if directory.is_dir():
-        with guarded(directory):
-            remove_tree(directory)
+def clear(out: Path) -> None:
+    """Removes ``OUT/checkpoints``, for a stage that has written its result."""
+    with guarded(out):
+        remove_tree(out / FOLDER)
 
 
 def _write(temporary: Path, checkpoint: Checkpoint) -> None:

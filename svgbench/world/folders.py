@@ -116,7 +116,7 @@ def read_image(path: Path, resolution: int) -> np.ndarray | str:
         return np.ascontiguousarray(centre_crop(image_rgb, resolution).transpose(2, 0, 1))
     except Image.DecompressionBombError:
         return "has more pixels than any photograph"
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:  # PIL raises any of these on bad bytes
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:  # PIL raises them on bad bytes
         if isinstance(error, FileNotFoundError):
             return "has vanished"
         return str(error).replace(f" {str(path)!r}", "").splitlines()[0][:120] if str(error) else type(error).__name__

@@ -160,7 +160,7 @@ def _folder(data: Data, runtime: Runtime) -> _Source:
 def _write_split(
     split: str, source: _Source, out: Path, resolution: int, skipped: list[dict[str, str]], advance: Callable[[int], None]
 ) -> int:
-    """Streams one split into its files; gives how many images it holds. Plain writes: a full disk kills a process that writes a memory map."""
+    """Streams one split into its files; gives how many images it holds. Plain writes: on a full disk a memory map kills its process."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(guarded(out))
         images = stack.enter_context(_Rows(out / f"{split}.images.npy", (3, resolution, resolution), np.uint8))

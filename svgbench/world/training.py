@@ -256,13 +256,13 @@ class _Loop:
             "optimisers": scalars,
             "tally": self.tally.state(self.runtime),
         }
-        self._on_main(lambda: checkpoints.save(self.out / "checkpoints", Checkpoint(self.images_seen, parts, state)))
+        self._on_main(lambda: checkpoints.save(self.out / checkpoints.FOLDER, Checkpoint(self.images_seen, parts, state)))
         self._saved_at = self.images_seen
         failpoint("training.saved")
 
     def restore(self) -> None:
         """Starts from the newest valid checkpoint, else from the task as it is (the main rank's weights on every rank)."""
-        folder = self.out / "checkpoints"
+        folder = self.out / checkpoints.FOLDER
         for module in self.task.modules.values():
             module.train()
         place: Path | None = None
