@@ -15,7 +15,7 @@ __all__ = ["__version__", "load_encoder", "sample"]
 
 
 def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
-    """The frozen encoder of a card's name, a family (its full-size member) or BACKEND:NAME; ``weights``: a local file of an official release."""
+    """The frozen encoder of a card's name, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file."""
     from svgbench.backends.open import open_encoder
     from svgbench.config.cards import find
 

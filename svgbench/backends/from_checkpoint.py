@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from svgbench.backends.network import Network
@@ -16,16 +18,16 @@ TRAINING_ONLY = ("loss.", "foundation_model.", "linear_proj.", "model_ema.")
 class LdmAutoencoder(nn.Module):
     """LDM's AutoencoderKL: encoder, 1x1 convolutions around the latent, decoder, with LDM's parameter names."""
 
-    def __init__(self, *, embed_dim: int, base: int, multipliers: list[int], blocks: int, attention: list[int], z_channels: int, resolution: int):
+    def __init__(self, *, embed_dim: int, z_channels: int, **size: Any) -> None:
+        """``size``: base, multipliers, blocks, attention and resolution, the same for encoder and decoder."""
         super().__init__()
-        size = {"base": base, "multipliers": multipliers, "blocks": blocks, "attention": attention, "z_channels": z_channels, "resolution": resolution}
-        self.encoder = LdmEncoder(**size, in_channels=3, double_z=True)
-        self.decoder = LdmDecoder(**size, out_channels=3)
+        self.encoder = LdmEncoder(**size, in_channels=3, z_channels=z_channels, double_z=True)
+        self.decoder = LdmDecoder(**size, z_channels=z_channels, out_channels=3)
         self.quant_conv = nn.Conv2d(2 * z_channels, 2 * embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(embed_dim, z_channels, 1)
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance [B, C, h, w] of the latent of pixels [B, 3, H, W] in [-1, 1]; log-variances clipped to [-30, 20] as in LDM."""
+        """Mean and log-variance (clipped to [-30, 20] as in LDM), each [B, C, h, w], of the latent of pixels [B, 3, H, W] in [-1, 1]."""
         mean, log_variance = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 20.0)
 
@@ -39,7 +41,7 @@ class CheckpointNetwork(Network):
 
     model: LdmAutoencoder
 
-    def __init__(self, arguments: dict[str, object]) -> None:
+    def __init__(self, arguments: dict[str, Any]) -> None:
         super().__init__()
         self.model = LdmAutoencoder(**arguments)
         self.channels = arguments["embed_dim"]

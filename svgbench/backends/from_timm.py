@@ -27,8 +27,8 @@ class TimmNetwork(Network):
         if settings is not None:
             self.mean, self.std = tuple(settings.mean), tuple(settings.std)
         rope = getattr(self.model, "rope", None)
-        if hasattr(rope, "periods"):  # Meta trained and releases DINOv3 with periods kept in bfloat16; timm computes them in float32
-            rope.periods.copy_(rope.periods.to(torch.bfloat16).float())
+        if hasattr(rope, "periods"):  # DINOv3 was trained and is released with periods rounded to bfloat16; timm computes them in float32
+            self._set_periods(rope.periods.to(torch.bfloat16))
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Patch tokens after the final norm as [B, C, h, w]; class and register tokens are left out."""
@@ -37,6 +37,8 @@ class TimmNetwork(Network):
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's names; position embeddings resampled to the network's grid."""
         module = importlib.import_module(type(self.model).__module__)
+        if "rope_embed.periods" in state and hasattr(getattr(self.model, "rope", None), "periods"):
+            self._set_periods(state["rope_embed.periods"])  # a buffer that timm does not keep in its state dict
         convert = getattr(module, "checkpoint_filter_fn", None)
         if convert is None:
             return state
@@ -44,12 +46,19 @@ class TimmNetwork(Network):
         # classification and contrastive heads are not part of an encoder, and files hold what the network computes by itself
         return {name: value for name, value in convert(dict(state), self.model).items() if name in wanted or not name.startswith("head.")}
 
+    def _set_periods(self, periods: Tensor) -> None:
+        """RoPE's periods, and the embedding computed from them where timm keeps one for its fixed grid."""
+        rope = self.model.rope
+        rope.periods.copy_(periods.to(rope.periods.dtype))
+        if rope.feat_shape is not None:
+            rope._cache_embed(rope.feat_shape)
+
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
     """The architecture ``card.model`` with ``card.arguments``, random weights."""
     if not timm.is_model(card.model):
         raise unknown("timm model", card.model, timm.list_models(pretrained=False))
-    arguments = dict(card.arguments)
+    arguments = {"dynamic_img_size": True, **card.arguments}  # any size that the patch divides, position embeddings resampled
     if state is not None and "storage_tokens" in state and "blocks.0.attn.qkv.bias" in state:
         arguments["qkv_bias"] = True  # Meta's own DINOv3 files carry query and value biases, which timm's converted ones leave out
     try:

@@ -51,7 +51,8 @@ class Encoder(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """Features, or a codec's posterior mean, [B, C, h, w] of images [B, 3, H, W] in [0, 1], H and W multiples of ``stride``."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise BadInput(f"images for '{self.card.name}' must be floats [B, 3, H, W] in [0, 1], got {images.dtype} {tuple(images.shape)}.")
+            got = f"{images.dtype} {tuple(images.shape)}"
+            raise BadInput(f"images for '{self.card.name}' must be floats [B, 3, H, W] in [0, 1], got {got}.")
         for side in images.shape[2:]:
             self.check_side(side)
         return in_chunks(self._encode, images, chunk_size(images.device, *images.shape[2:]))

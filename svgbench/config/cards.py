@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from svgbench.config.parse import validate
+from svgbench.config.records import digest
 from svgbench.config.schema import Count, Part, Positive
+from svgbench.errors import BadConfig, BadWeights, unknown
+from svgbench.shelf import entries, folder, read_yaml
 
 FAMILIES = ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
 
@@ -147,7 +154,7 @@ def _ad_hoc(name: str) -> EncoderCard:
     scale, stride = (f"{stride}/16", 16) if stride == 14 else ("1/1", stride)
     hub = {"hub": f"timm/{model}"} if "." in model else {}
     return EncoderCard(
-        name=name, family="other", backend=backend, model=model, arguments={"dynamic_img_size": True}, channels=0, stride=stride,
+        name=name, family="other", backend=backend, model=model, channels=0, stride=stride,
         pixels=Pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=256, scale=scale), weights=Weights(**hub), params_m=0,
         licence="see origin", origin=f"https://huggingface.co/timm/{model}", paper="see origin",
     )  # fmt: skip

@@ -1,8 +1,8 @@
 """Batches cut into chunks of one constant size, so that what comes out of a row depends on that row alone, bit for bit.
 
 Kernels choose their blocking, and with it the order of their sums, by the shape of the whole batch: on two CPU cores a row of a convolution
-differs in its last bits between a batch of 1 and one of 8. At one fixed shape, each row gave the same bits at every place and beside every
-mate (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64), so a constant shape is what makes a latent a function of its image.
+differs in its last bits between a batch of 1 and one of 8. At one fixed shape, each row gave the same bits at every place and beside
+every mate (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64), so a constant shape makes a latent a function of its image.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def chunk_size(device: torch.device, height: int, width: int) -> int:
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """``function`` of rows [B, ...], called on exactly ``size`` rows each time; the last chunk is filled up with copies of its first row."""
+    """``function`` of rows [B, ...], called on exactly ``size`` rows each time; the last chunk is filled with copies of its first row."""
     if len(rows) == 0:
         return function(rows.new_zeros(size, *rows.shape[1:]))[:0]
     parts = []

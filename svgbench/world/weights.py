@@ -32,7 +32,8 @@ def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
     if path is None:
         path = _from_hub(card)
     elif not path.is_file():
-        raise BadWeights(f"{path} of '{card.name}' is missing; reinstall svgbench, or make it again with `{card.trained_by or 'svgbench pretrain'}`.")
+        made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""
+        raise BadWeights(f"{path} of '{card.name}' is missing; reinstall svgbench{made}.")
     if card.weights.sha256:
         check_digest(path, card)
     return path
@@ -43,7 +44,8 @@ def check_digest(path: Path, card: EncoderCard) -> None:
     found, pinned = sha256_of(path), card.weights.sha256 or ""
     if found != pinned:
         raise BadWeights(
-            f"{path.name} of '{card.name}' has digest {found[:12]}..., the card pins {pinned[:12]}...; fetch {path} again or correct the card."
+            f"{path.name} of '{card.name}' has digest {found[:12]}..., the card pins {pinned[:12]}...; "
+            f"fetch {path} again or correct the card."
         )
 
 
@@ -54,7 +56,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         if "weights_only" not in str(error) and "WeightsUnpickler" not in str(error):
             raise BadWeights(f"{path} is truncated or not a weights file; fetch it again.") from None
-        raise BadWeights(f"{path} holds pickled objects beside its tensors, which could run code and are not read; save its tensors alone.") from None
+        raise BadWeights(f"{path} holds pickled objects, which could run code and are not read; save its tensors alone.") from None
     except (SafetensorError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
         if isinstance(error, PermissionError):
             raise BadWeights(f"{path} may not be read; change its permissions.") from None
@@ -63,7 +65,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Loads ``state`` into ``module``, every name and shape or nothing; stored half precision becomes the module's own. ``where`` opens the error."""
+    """Loads ``state`` into ``module``, every name and shape or nothing, in the module's own precision; ``where`` opens the error."""
     wanted = module.state_dict()
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [
@@ -73,7 +75,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     ]
     faults = [_named("missing", missing), _named("surplus", surplus), _named("of another shape", shapes)]
     if any(faults):
-        raise BadWeights(f"{where} does not fit, of {len(wanted)} tensors: {'; '.join(f for f in faults if f)}; hand over the file of this architecture.")
+        listed = "; ".join(fault for fault in faults if fault)
+        raise BadWeights(f"{where} does not fit, of {len(wanted)} tensors: {listed}; hand over the file of this architecture.")
     broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise BadWeights(f"{where} holds numbers that are not finite: {_named('tensors', broken)}; fetch it again.")
