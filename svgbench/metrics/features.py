@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from svgbench.errors import BadData, BadWeights
@@ -62,6 +64,19 @@ class Features:
     """[n, D] float32: of all images, or of n evenly spaced ones."""
     logits: Tensor | None
     """[n, K] float32 of the same images."""
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file that ``load`` reads, so that a reference is taken once and serves many scores."""
+        parts = {"mean": self.moments.mean, "scatter": self.moments.scatter, "kept": self.kept, "logits": self.logits}
+        stored = {name: part.cpu().contiguous() for name, part in parts.items() if part is not None}
+        save_file(stored, path, metadata={"count": str(self.count)})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> Features:
+        """What ``save`` wrote."""
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            parts, count = {name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["count"])  # noqa: SIM118
+        return cls(count=count, moments=Moments(count, parts["mean"], parts["scatter"]), kept=parts["kept"], logits=parts.get("logits"))
 
 
 def load_extractor(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Extractor:

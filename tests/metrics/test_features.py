@@ -78,6 +78,16 @@ def test_kept_features_are_evenly_spaced_and_moments_of_all(weights):
     assert some.moments.count == 40 and heard == [16, 16, 8] and len(some.logits) == 10
 
 
+def test_features_that_were_saved_come_back_the_same(weights):
+    found = extract(load_extractor("shapes-cnn", weights / "cnn.safetensors"), images(40), keep=10)
+    found.save(weights / "features.safetensors")
+    again = Features.load(weights / "features.safetensors")
+    assert again.count == 40 and again.kept.equal(found.kept) and again.logits.equal(found.logits)
+    assert again.moments.scatter.equal(found.moments.scatter) and again.moments.mean.equal(found.moments.mean)
+        found.moments.gaussian(), found.moments.gaussian()
+    )
+
+
 def test_channel_order_and_range_change_the_distance(weights):
     extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
     x = images(60)

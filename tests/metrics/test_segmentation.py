@@ -8,7 +8,7 @@ import torch
 from svgbench.config.schema import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup
-from svgbench.metrics.segmentation import areas, areas_of, fit_head, means, segmentation_scores
+from svgbench.metrics.segmentation import areas, areas_of, enlarger, fit_head, loss_gradient, means, segmentation_scores
 
 
 def scene(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +49,17 @@ def test_counting_an_image_twice_equals_having_it_twice():
     found = areas_of(predicted, truth.byte(), 5)
     doubled = areas_of(predicted[[0, 0, 2]], truth[[0, 0, 2]].byte(), 5)
     assert means(found, torch.tensor([[2.0, 0.0, 1.0]]).double())[0].item() == pytest.approx(means(doubled)[0].item())
+
+
+def test_the_written_out_gradient_is_autograds():
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.randn(2, 5, 3, 4, generator=generator, requires_grad=True)
+    target = torch.randint(5, (2, 9, 10), generator=generator).byte()
+    target[0, :4] = 255
+    enlarged = torch.nn.functional.interpolate(cells, size=(9, 10), mode="bilinear", align_corners=False)
+    torch.nn.functional.cross_entropy(enlarged, target.long(), ignore_index=255).backward()
+    found = loss_gradient(cells.detach(), target, enlarger(3, 9, cells.device), enlarger(4, 10, cells.device))
+    torch.testing.assert_close(found, cells.grad)
 
 
 def test_the_head_finds_classes_that_latents_carry():
