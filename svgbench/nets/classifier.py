@@ -6,7 +6,7 @@ the features it is measured by.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,7 +23,18 @@ class Seen(NamedTuple):
     words: Tensor
 
 
-class ShapesCNN(nn.Module):
+class _Naming(nn.Module):
+    """What both share: heads ``logits`` (classes) and ``words``, whose sizes a state dict tells."""
+
+    @classmethod
+    def filled(cls, state: dict[str, Tensor]) -> Self:
+        """The network with the weights of a state dict (half precision is widened), in evaluation, without gradients."""
+        network = cls(classes=len(state["logits.weight"]), words=len(state["words.weight"]))
+        network.load_state_dict(state)
+        return network.eval().requires_grad_(False)
+
+
+class ShapesCNN(_Naming):
     """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 features by averaging; images of another size are resized to 32 px."""
 
     dim = 128
@@ -63,7 +74,7 @@ class _Block(nn.Module):
         return self.skip(x) + self.conv2(F.silu(self.norm2(y)))
 
 
-class ShapesVGG(nn.Module):
+class ShapesVGG(_Naming):
     """A plain convolutional network in VGG's manner (pairs of 3x3 convolutions, ReLU, max pooling, no normalisation) of any image size."""
 
     WIDTHS = (16, 32, 64, 128)

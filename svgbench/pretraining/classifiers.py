@@ -1,0 +1,51 @@
+"""ShapesCNN and ShapesVGG: supervised by the class and by every word of the caption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.config.schema import Training
+from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+from svgbench.pretraining.pictures import CLASSES, Pictures, vocabulary
+from svgbench.pretraining.shipped import Shipped
+from svgbench.world.order import Batch
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import adam
+
+WORDS_WEIGHT = 4.0
+"""Weight of the mean binary cross-entropy over words beside the cross-entropy of the class; makes both of one size at the start."""
+
+
+class Naming:
+    """A training task: the class by cross-entropy and the caption's words by binary cross-entropy."""
+
+    def __init__(self, network: nn.Module, pictures: Pictures, training: Training) -> None:
+        self.network, self.pictures = network, pictures
+        self.modules = {"network": network}
+        self.averaged = "network"
+        self.optimisers = {"network": adam(network.parameters(), training.optimiser)}
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One step; returns the sums of both losses over the batch's images divided by its size."""
+        seen = self.network(self.pictures.floats(batch.indices))
+        labels, words = self.pictures.labels[batch.indices], self.pictures.words(batch.indices)
+        named = F.cross_entropy(seen.logits, labels, reduction="sum") / batch.size
+        worded = F.binary_cross_entropy_with_logits(seen.words, words, reduction="sum") / (batch.size * words.shape[1])
+        (named + WORDS_WEIGHT * worded).backward()
+        apply("network")
+        return {"class": named.detach(), "words": worded.detach()}
+
+
+def shapes_cnn(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The extractor of the ``shapes-cnn`` metrics."""
+    network = ShapesCNN(classes=CLASSES, words=len(vocabulary())).to(runtime.torch_device)
+    return Shipped(Naming(network, pictures, training), network, averaged=True)
+
+
+def shapes_vgg(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The perceptual network."""
+    network = ShapesVGG(classes=CLASSES, words=len(vocabulary())).to(runtime.torch_device)
+    return Shipped(Naming(network, pictures, training), network, averaged=True)

@@ -1,0 +1,75 @@
+"""Sigmoid image-text learning (SigLIP 2303.15343): each picture and its own caption match, every other pair of the batch does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.config.schema import Training
+from svgbench.nets import draws
+from svgbench.pretraining.families import open_tiny
+from svgbench.pretraining.pictures import RESOLUTION, Pictures, vocabulary
+from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.views import view
+from svgbench.world.order import Batch
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import adam
+
+AREA = (0.75, 1.0)
+
+
+class Towers(nn.Module):
+    """The family's ViT with its attention pooling, and a small text transformer."""
+
+    def __init__(self, network: nn.Module, pixels: nn.Module, words: int, length: int) -> None:
+        super().__init__()
+        width = network.embed_dim
+        self.network, self.pixels = network, pixels
+        self.words = nn.Embedding(words, width)
+        self.places = nn.Parameter(torch.randn(1, length, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(width, 3, width * 2, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.text_norm = nn.LayerNorm(width)
+        # The paper's start: temperature 10, bias -10, so that the many unmatched pairs do not swamp the first steps.
+        self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(10.0))), nn.Parameter(torch.tensor(-10.0))
+
+    def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors [B, C] of images [B, 3, H, W] in [0, 1] and of captions [B, words]."""
+        pooled = self.network.forward_head(self.network.forward_features(self.pixels(images)))
+        text = self.text_norm(self.text(self.words(captions) + self.places).mean(1))
+        return F.normalize(pooled, dim=-1), F.normalize(text, dim=-1)
+
+
+class Matching:
+    """A training task: open_clip's sigmoid loss over all pairs of the batch, which is therefore never cut."""
+
+    averaged = "towers"
+
+    def __init__(self, towers: Towers, pictures: Pictures, training: Training, stream: int) -> None:
+        from open_clip.loss import SigLipLoss
+
+        self.towers, self.pictures, self.stream, self.loss = towers, pictures, stream, SigLipLoss()
+        self.modules = {"towers": towers}
+        self.optimisers = {"towers": adam(towers.parameters(), training.optimiser)}
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One step."""
+        images = self.pictures.floats(batch.indices)
+        images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.2, mirror=False)
+        seen, said = self.towers(images, self.pictures.captions[batch.indices])
+        loss = self.loss(seen, said, self.towers.log_scale.exp(), self.towers.bias)
+        loss.backward()
+        apply("towers")
+        return {"sigmoid": loss.detach()}
+
+
+def siglip(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The tiny SigLIP: the image tower; its pooling stays, as in the official files."""
+    seed = draws.stream(0, "siglip")
+    network, pixels = open_tiny("siglip", seed)
+    towers = Towers(network, pixels, len(vocabulary()), pictures.captions.shape[1]).to(runtime.torch_device)
+    return Shipped(Matching(towers, pictures, training, seed), network, averaged=False)

@@ -1,0 +1,162 @@
+"""Self-distillation (DINO 2104.14294, iBOT 2111.07832, DINOv2 2304.07193): a student agrees with its own moving average over views of an image.
+
+Three losses of lightly's: DINO on the class token over two large views and some small ones, iBOT on patches hidden from the student in a large view,
+KoLeo, which spreads class tokens. They compare the images of a batch, so a batch is never cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from svgbench.config.schema import Training
+from svgbench.nets import draws
+from svgbench.pretraining.families import open_tiny
+from svgbench.pretraining.pictures import RESOLUTION, Pictures
+from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.views import view
+from svgbench.world.order import Batch
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import adam
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """What student and teacher look at, and how sharply they answer."""
+
+    small: int = 2
+    """Small views (16 px) of an image beside the two large ones."""
+    large_area: tuple[float, float] = (0.5, 1.0)
+    small_area: tuple[float, float] = (0.25, 0.5)
+    light: float = 0.4
+    prototypes: int = 512
+    hidden: float = 0.4
+    """Share of patches hidden from the student in half of the large views."""
+    teacher_temperature: float = 0.05
+    momentum: float = 0.99
+    """Decay of the teacher at the start; it rises to 1 along a cosine."""
+    koleo: float = 0.1
+
+
+class Student(nn.Module):
+    """A ViT with heads for the class token and for patches, and the pixels that stand for a hidden patch."""
+
+    def __init__(self, network: nn.Module, pixels: nn.Module, prototypes: int) -> None:
+        super().__init__()
+        from lightly.models.modules import DINOProjectionHead
+
+        self.network, self.pixels = network, pixels
+        self.patch, self.prefix = network.patch_embed.patch_size[0], network.num_prefix_tokens
+        width = network.embed_dim
+        self.image_head = DINOProjectionHead(width, 256, 64, prototypes)
+        self.patch_head = DINOProjectionHead(width, 256, 64, prototypes)
+        # A linear patch embedding maps one patch of pixels to any token, so a learned patch is a learned mask token for every library's ViT.
+        self.mask_patch = nn.Parameter(torch.zeros(3, self.patch, self.patch))
+
+    def forward(self, images: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Class token [B, C] and patch tokens [B, N, C] of images in [0, 1]; patches where ``hidden`` [B, h, w] are replaced."""
+        pixels = self.pixels(images)
+        if hidden is not None:
+            grid = hidden.shape[-1]
+            where = hidden[:, None].repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+            pixels = torch.where(where, self.mask_patch.repeat(1, grid, grid), pixels)
+        tokens = self.network.forward_features(pixels)
+        return tokens[:, 0], tokens[:, self.prefix :]
+
+
+class Distillation:
+    """A training task: the student by gradient, the teacher as its moving average."""
+
+    averaged = None
+
+    def __init__(self, student: Student, teacher: Student, pictures: Pictures, training: Training, views: Views, stream: int) -> None:
+        from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
+
+        teacher.load_state_dict(student.state_dict())
+        self.student, self.teacher = student, teacher.requires_grad_(False)
+        self.pictures, self.views, self.stream, self.total = pictures, views, stream, training.total_images
+        self.dino = DINOLoss(views.prototypes, teacher_temp=views.teacher_temperature, warmup_teacher_temp=views.teacher_temperature)
+        self.ibot = IBOTPatchLoss(views.prototypes, teacher_temp=views.teacher_temperature)
+        self.koleo = KoLeoLoss()
+        device = pictures.images.device
+        self.modules = {"student": student, "teacher": self.teacher, "dino": self.dino.to(device), "ibot": self.ibot.to(device)}
+        self.optimisers = {"student": adam(_groups(student, training), training.optimiser)}
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One step of the student and one of the teacher."""
+        large, small = self._views(batch)
+        with torch.no_grad():
+            teacher_image, teacher_patches = self.teacher(large)
+            targets = list(self.teacher.image_head(teacher_image).chunk(2))
+        hidden = self._hidden(batch, len(large), large.shape[-1] // self.student.patch)
+        image, patches = self.student(large, hidden)
+        answers = list(self.student.image_head(image).chunk(2))
+        if small is not None:
+            answers += list(self.student.image_head(self.student(small)[0]).chunk(self.views.small))
+        losses = {"dino": self.dino(targets, answers)}
+        chosen = hidden.flatten(1)
+        with torch.no_grad():
+            patch_targets = self.teacher.patch_head(teacher_patches[chosen])
+        losses["ibot"] = self.ibot(patch_targets, self.student.patch_head(patches[chosen]), hidden)
+        spread = sum(self.koleo(half) for half in image.chunk(2))
+        (losses["dino"] + losses["ibot"] + self.views.koleo * spread).backward()
+        apply("student")
+        self._follow(batch)
+        return {**{name: loss.detach() for name, loss in losses.items()}, "koleo": spread.detach()}
+
+    def _views(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Two large views [2 B, 3, 32, 32] and the small ones [n B, 3, 16, 16], each kind in one tensor."""
+        images, light = self.pictures.floats(batch.indices), self.views.light
+
+        def stack(kind: str, count: int, size: int, area: tuple[float, float]) -> Tensor:
+            streams = [draws.stream(self.stream, f"{kind}/{number}") for number in range(count)]
+            return torch.cat([view(images, batch.positions, stream=s, size=size, area=area, light=light) for s in streams])
+
+        large = stack("large", 2, RESOLUTION, self.views.large_area)
+        return large, stack("small", self.views.small, RESOLUTION // 2, self.views.small_area) if self.views.small else None
+
+    def _hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
+        """Which patches the student does not see: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
+        numbers = batch.positions.repeat(2) * 2 + torch.arange(2).repeat_interleave(len(batch))
+        u = draws.uniform(draws.stream(self.stream, "hidden"), numbers, (grid * grid + 1,))
+        rank = u[:, 1:].argsort(1).argsort(1)
+        hidden = (rank < round(self.views.hidden * grid * grid)) & (u[:, :1] < 0.5)
+        hidden[0, 0] |= ~hidden.any()  # the patch loss needs one patch in every batch
+        return hidden.reshape(count, grid, grid).to(self.pictures.images.device)
+
+    @torch.no_grad()
+    def _follow(self, batch: Batch) -> None:
+        """teacher <- m teacher + (1 - m) student, with m rising to 1 over training."""
+        progress = int(batch.positions[0]) / self.total
+        momentum = 1 - (1 - self.views.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+
+
+def _groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
+    """Matrices with weight decay; biases, norms and tokens without."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim == 2], "weight_decay": training.optimiser.weight_decay},
+        {"params": [p for p in parameters if p.ndim != 2], "weight_decay": 0.0},
+    ]
+
+
+def _distilled(family: str, pictures: Pictures, training: Training, runtime: Runtime, views: Views) -> Shipped:
+    seed = draws.stream(0, family)
+    student, teacher = (Student(*open_tiny(family, seed), views.prototypes).to(runtime.torch_device) for _ in range(2))
+    task = Distillation(student, teacher, pictures, training, views, seed)
+    return Shipped(task, task.teacher.network, averaged=False)
+
+
+def dinov2(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The tiny DINOv2: a ViT with registers."""
+    return _distilled("dinov2", pictures, training, runtime, Views())
+
+
+def dinov3(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The tiny DINOv3: rotary positions, gated MLP, registers."""
+    return _distilled("dinov3", pictures, training, runtime, Views())

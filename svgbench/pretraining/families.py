@@ -1,0 +1,37 @@
+"""The network of a family's tiny member, as its card opens it, and the pixels it expects."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from svgbench.backends.open import open_network
+from svgbench.config.cards import EncoderCard, load
+from svgbench.shelf import folder
+
+
+def card_of(family: str) -> EncoderCard:
+    """The card of the family's tiny member."""
+    return load(folder("encoders") / f"{family}-tiny.yaml")
+
+
+class Pixels(nn.Module):
+    """Images in [0, 1] as a card's encoder expects them: (image - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, card: EncoderCard) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(card.pixels.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(card.pixels.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] of images [B, 3, H, W]."""
+        return (images - self.mean) / self.std
+
+
+def open_tiny(family: str, seed: int) -> tuple[nn.Module, Pixels]:
+    """The library's own module of the tiny member with random weights of a seed, trainable, and its pixels."""
+    card = card_of(family)
+    return open_network(card, seed=seed).model.train(), Pixels(card)

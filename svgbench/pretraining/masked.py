@@ -1,0 +1,93 @@
+"""Masked autoencoding (MAE 2111.06377): the encoder sees a few patches, a small decoder paints the others, in colours normalised patch by patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from svgbench.config.schema import Training
+from svgbench.nets import draws
+from svgbench.pretraining.families import open_tiny
+from svgbench.pretraining.pictures import RESOLUTION, Pictures
+from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.views import view
+from svgbench.world.order import Batch
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import adam
+
+MASKED = 0.625
+"""Share of hidden patches: 10 of 16; a patch here is a quarter of the picture's side, and 75 % would leave 4."""
+AREA = (0.5, 1.0)
+"""Crops, as in the paper's recipe; no change of colour."""
+
+
+class Painter(nn.Module):
+    """A tiny MAE: a ViT, a narrower decoder of two blocks, and the mask token."""
+
+    def __init__(self, network: nn.Module, pixels: nn.Module, *, width: int = 64, depth: int = 2, heads: int = 2) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.network, self.pixels = network, pixels
+        self.patch, self.count = network.patch_embed.patch_size[0], network.patch_embed.num_patches
+        self.narrow = nn.Linear(network.embed_dim, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Parameter(torch.randn(1, self.count, width) * 0.02)
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.paint = nn.Linear(width, self.patch**2 * 3)
+
+    def encode(self, pixels: Tensor, kept: Tensor) -> Tensor:
+        """Class token and kept patches [B, 1 + K, C] after the final norm; ``kept`` [B, K] are patch numbers."""
+        tokens = self.network._pos_embed(self.network.patch_embed(pixels))
+        patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+        tokens = self.network.norm_pre(torch.cat([tokens[:, :1], patches], 1))
+        return self.network.norm(self.network.blocks(tokens))
+
+    def forward(self, images: Tensor, order: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        """Painted patches and their true, normalised colours, both [B, hidden, 3 p p]; ``order`` [B, N] lists the kept patches first."""
+        pixels = self.pixels(images)
+        seen = self.narrow(self.encode(pixels, order[:, :kept]))
+        blank = self.mask_token.expand(len(images), self.count - kept, -1)
+        back = order.argsort(1)[..., None]
+        patches = torch.cat([seen[:, 1:], blank], 1).gather(1, back.expand(-1, -1, seen.shape[2])) + self.places
+        painted = self.paint(self.norm(self.blocks(torch.cat([seen[:, :1], patches], 1))))[:, 1:]
+        hidden = order[:, kept:, None].expand(-1, -1, painted.shape[2])
+        return painted.gather(1, hidden), self.colours(pixels).gather(1, hidden)
+
+    def colours(self, pixels: Tensor) -> Tensor:
+        """Patches [B, N, 3 p p] of pixels, each brought to mean 0 and variance 1 (the paper's ``norm_pix_loss``)."""
+        patches = nn.functional.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)
+        return (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
+
+
+class Masking:
+    """A training task: mean squared error of the hidden patches."""
+
+    averaged = "painter"
+
+    def __init__(self, painter: Painter, pictures: Pictures, training: Training, stream: int) -> None:
+        self.painter, self.pictures, self.stream = painter, pictures, stream
+        self.modules = {"painter": painter}
+        self.optimisers = {"painter": adam(painter.parameters(), training.optimiser)}
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One step."""
+        images = self.pictures.floats(batch.indices)
+        images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.0)
+        count = self.painter.count
+        order = draws.uniform(draws.stream(self.stream, "mask"), batch.positions, (count,)).argsort(1).to(images.device)
+        painted, colours = self.painter(images, order, count - round(MASKED * count))
+        loss = (painted - colours).square().mean((1, 2)).sum() / batch.size
+        loss.backward()
+        apply("painter")
+        return {"painted": loss.detach()}
+
+
+def mae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The tiny MAE."""
+    seed = draws.stream(0, "mae")
+    painter = Painter(*open_tiny("mae", seed)).to(runtime.torch_device)
+    return Shipped(Masking(painter, pictures, training, seed), painter.network, averaged=False)

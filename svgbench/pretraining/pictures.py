@@ -1,0 +1,52 @@
+"""What the tiny networks learn from: embedded images drawn under a seed of their own (never the benchmark's), with labels and caption words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.world import shapes
+
+RESOLUTION = 32
+"""Side of the images the tiny networks are trained on."""
+CLASSES = len(shapes.CLASSES)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word a caption can hold, in alphabetical order."""
+    names = {kind.name for kind in shapes.KINDS}
+    places = {"left", "right", "middle", "top", "bottom", "centre"}
+    return tuple(sorted({"a", "and", "at", "the", "on", "small", "medium", "large", *names, *places, *shapes.TEXTURES, *shapes.COLOURS}))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images uint8 [N, 3, 32, 32], labels int64 [N] and captions as word numbers int64 [N, words of a caption], on one device."""
+
+    images: Tensor
+    labels: Tensor
+    captions: Tensor
+
+    @classmethod
+    def drawn(cls, count: int, *, seed: int, split: str = "train", device: torch.device | str = "cpu") -> Pictures:
+        """The first ``count`` images of a seed; every caption has the same number of words, so no padding is needed."""
+        drawn = shapes.draw(np.arange(count), seed=seed, resolution=RESOLUTION, split=split, captions=True)
+        numbers = {word: number for number, word in enumerate(vocabulary())}
+        captions = [[numbers[word] for word in caption.split()] for caption in drawn.captions or ()]
+        images, labels = torch.from_numpy(drawn.images), torch.from_numpy(drawn.labels)
+        return cls(images.to(device), labels.to(device), torch.tensor(captions).to(device))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def floats(self, indices: Tensor) -> Tensor:
+        """Images [B, 3, 32, 32] in [0, 1]."""
+        return self.images[indices.to(self.images.device)].float().div_(255)
+
+    def words(self, indices: Tensor) -> Tensor:
+        """Which words of the vocabulary each caption holds: float [B, words] of zeros and ones."""
+        captions = self.captions[indices.to(self.captions.device)]
+        return torch.zeros(len(captions), len(vocabulary()), device=captions.device).scatter_(1, captions, 1.0)

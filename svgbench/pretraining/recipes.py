@@ -1,0 +1,95 @@
+"""The recipe of each shipped network, in one table, and ``pretrain``, which follows one from drawn images to a safetensors file."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from svgbench.config.schema import Optimiser, Training
+from svgbench.errors import BadInput, unknown
+from svgbench.pretraining.pictures import Pictures
+from svgbench.pretraining.shipped import Shipped
+from svgbench.world import checkpoints
+from svgbench.world.files import sha256_of, write_atomic
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one network is trained."""
+
+    builder: str
+    """MODULE:FUNCTION below ``svgbench.pretraining``, called with (pictures, training, runtime), gives what is Shipped."""
+    images: int
+    """Different pictures drawn."""
+    seed: int
+    """Seed of the pictures, the first weights and every draw; one for each network, none of them the benchmark's."""
+    training: Training
+
+
+def _training(updates: int, batch: int, lr: float, *, ema: float, decay: float, clip: float = 1.0, betas=(0.9, 0.999)) -> Training:
+    """A warm-up over a twentieth of the updates, then a cosine to zero."""
+    optimiser = Optimiser(
+        lr=lr, betas=betas, weight_decay=decay, schedule="cosine", max_gradient_norm=clip, lr_warmup_images=updates * batch // 20
+    )
+    return Training(total_images=updates * batch, batch=batch, ema=ema, checkpoint_images=250 * batch, optimiser=optimiser)
+
+
+RECIPES: dict[str, Recipe] = {
+    "shapes-cnn": Recipe(
+        builder="classifiers:shapes_cnn", images=30_000, seed=1001, training=_training(1500, 128, 2e-3, ema=0.99, decay=0.02)
+    ),
+    "shapes-vgg": Recipe(
+        builder="classifiers:shapes_vgg", images=30_000, seed=1002, training=_training(1500, 128, 1e-3, ema=0.99, decay=0.02)
+    ),
+}
+"""Name -> recipe; a family's name trains its tiny member."""
+
+
+def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Trains one network into ``out/NAME.safetensors`` (half precision) and gives {name, file, sha256, images_seen, seconds, losses}.
+
+    Interrupted and called again with the same ``out``, it goes on from its last checkpoint. Losses that compare the images of a batch with each
+    other cannot be cut into micro-batches or ranks, so one process holds the whole batch.
+    """
+    name = name.removesuffix("-tiny")
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    if runtime.world > 1:
+        raise BadInput(f"pretrain {name} runs in one process, not in {runtime.world}; call it without torchrun.")
+    recipe, work = RECIPES[name], out / f"{name}.partial"
+    pictures = Pictures.drawn(recipe.images, seed=recipe.seed, device=runtime.torch_device)
+    shipped = build(recipe, pictures, runtime)
+    report = train(
+        shipped.task, settings=recipe.training, dataset_size=len(pictures), seed=recipe.seed, out=work, runtime=runtime, label=f"pretrain {name}"
+    )
+    if shipped.averaged and report.averages is not None:
+        shipped.network.load_state_dict(report.averages)
+    path = out / f"{name}.safetensors"
+    write_atomic(path, save(halved(shipped.network.state_dict())))
+    checkpoints.clear(work / "checkpoints")
+    return {
+        "name": name, "file": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size, "images_seen": report.images_seen,
+        "updates": report.updates, "seconds": round(report.seconds, 1), "losses": report.losses,
+    }
+
+
+def build(recipe: Recipe, pictures: Pictures, runtime: Runtime) -> Shipped:
+    """The recipe's task with first weights of its seed; the caller's random numbers are left as they were."""
+    module, _, function = recipe.builder.partition(":")
+    builder = getattr(importlib.import_module(f"svgbench.pretraining.{module}"), function)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return builder(pictures, recipe.training, runtime)
+
+
+def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in float16 where it held floats; what ships is what was rounded, and every measurement is of the shipped file."""
+    return {name: (t.half() if t.is_floating_point() else t).contiguous().cpu().clone() for name, t in sorted(state.items())}
