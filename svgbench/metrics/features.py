@@ -23,9 +23,9 @@ from torch import Tensor
 
 from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.frechet import Moments
-from svgbench.metrics.judges import read_state, row, weights_file
+from svgbench.metrics.judges import identity, row, weights_file
 from svgbench.metrics.protocol import Judge
-from svgbench.world.files import sha256_of
+from svgbench.world.weights import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
     path = weights_file("features", name, weights)
     layers = [facts["layer"], *([facts["logits"]] if "logits" in facts else [])]
     network = _from_registry(facts["registry"], layers, path)
-    return Extractor(name=name, digest=sha256_of(path), dim=facts["dim"], network=network.to(device), device=torch.device(device))
+    return Extractor(name=name, digest=identity("features", name, path), dim=facts["dim"], network=network.to(device), device=torch.device(device))
 
 
 def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
@@ -100,7 +100,7 @@ def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
     if kind is ShapesExtractor:
         return ShapesExtractor(name, layers, path)
     copy = io.BytesIO()
-    torch.save(read_state(path), copy)
+    torch.save(read(path), copy)
     copy.seek(0)
     try:
         return kind(name, layers, feature_extractor_weights_path=copy).eval()

@@ -1,22 +1,21 @@
-"""The networks that judge images: which there are, where their weights are, and opening these without running any code inside them.
+"""The networks that judge images: which there are, where their weights are, and what their files must hold.
 
 Protocol: a judge is known by its name and the sha256 of the weights that were opened; another file is another judge, whose numbers
-carry another name. Files: ``.safetensors``, or ``.pt``/``.pth`` read with weights_only=True. What a digest cannot tell: whether the
-weights are good.
+carry another name. Files are read by ``world.weights``, which runs no code inside them. What a digest cannot tell: whether the weights
+are good. No torch: a plan asks for identities.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load as load_safetensors
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from svgbench.errors import BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
 from svgbench.world.files import sha256_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def row(kind: str, name: str) -> dict[str, Any]:
@@ -40,7 +39,7 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None) -> Pat
         raise BadWeights(f"'{name}' needs its weights file{_whence(facts)}; fetch it where there is a network and set {setting} to it.")
     path = folder("encoders") / facts["shelf"]
     if not path.is_file():
-        raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it by 'svgbench pretrain classifiers'.")
+        raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it again by 'svgbench pretrain {name}'.")
     found = sha256_of(path)
     if facts.get("sha256", found) != found:
         raise BadWeights(f"{path} has digest {found[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
@@ -51,32 +50,9 @@ def _whence(facts: dict[str, Any]) -> str:
     return f" {facts['file']} (from {facts['source']}, licence {facts['licence']})" if "file" in facts else ""
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Names and tensors in a weights file; a file that holds anything else is refused."""
-    try:
-        if path.suffix == ".safetensors":
-            state = load_safetensors(path.read_bytes())
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each reader has errors of its own; whatever they say, the file is not one of tensors
-        raise BadWeights(f"{path}: cannot be read as tensors only ({type(error).__name__}); fetch it again.") from None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise BadWeights(f"{path}: holds more than named tensors; give the file of the network's weights alone.")
-    return state
-
-
-def fill(network: torch.nn.Module, state: dict[str, Tensor], path: Path) -> torch.nn.Module:
-    """The network with these weights, frozen, in evaluation mode; names and shapes must all fit."""
-    own = network.state_dict()
-    missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-    if missing or surplus or shapes:
-        raise BadWeights(
-            f"{path} does not fit: {len(missing)} weights missing, {len(surplus)} too many, {len(shapes)} of another shape "
-            f"(first: {(missing + surplus + shapes)[0]}); give the right file."
-        )
-    network.load_state_dict({name: value.to(own[name].dtype) for name, value in state.items()})
-    return network.requires_grad_(False).eval()
+def identity(kind: str, name: str, weights: str | Path | None = None) -> str:
+    """sha256 of the weights that would be opened: what a plan's key needs, without torch."""
+    return sha256_of(weights_file(kind, name, weights))
 
 
 def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:

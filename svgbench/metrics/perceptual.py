@@ -20,9 +20,9 @@ from torch import Tensor
 
 from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.features import full_precision
-from svgbench.metrics.judges import fill, head_widths, read_state, weights_file
+from svgbench.metrics.judges import head_widths, identity, weights_file
 from svgbench.metrics.protocol import Judge
-from svgbench.world.files import sha256_of
+from svgbench.world.weights import fill, read
 
 VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
 """torchvision's VGG16: index of the ReLU behind each tap -> its channels."""
@@ -77,14 +77,16 @@ def _directions(activations: Tensor) -> Tensor:
 def load_perceptual(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Perceptual:
     """``lpips`` (``weights``: torchvision's VGG16 file) or ``shapes-lpips``."""
     path = weights_file("pairs", name, weights)
-    digest, device = sha256_of(path), torch.device(device)
+    digest, device = identity("pairs", name, path), torch.device(device)
     if name == "lpips":
         network, linear = _vgg(path).to(device), [weight.to(device) for weight in _linear_weights()]
         return Perceptual(name=name, digest=digest, activations=network, weights=linear, device=device)
     from svgbench.nets.classifier import ShapesVGG
 
-    state = read_state(path)
-    network = fill(ShapesVGG(**head_widths(state, path)), state, path).to(device)
+    state = read(path)
+    network = ShapesVGG(**head_widths(state, path))
+    fill(network, state, where=str(path))
+    network.requires_grad_(False).eval().to(device)
     return Perceptual(name=name, digest=digest, activations=network.activations, weights=None, device=device)
 
 
@@ -110,8 +112,9 @@ class VggTaps(torch.nn.Module):
 
 def _vgg(path: Path) -> VggTaps:
     """The taps with the trunk's weights from torchvision's file; its classifier is left out."""
-    state = {name: value for name, value in read_state(path).items() if name.startswith("features.")}
-    return fill(VggTaps(), state, path)
+    network = VggTaps()
+    fill(network, {name: value for name, value in read(path).items() if name.startswith("features.")}, where=str(path))
+    return network.requires_grad_(False).eval()
 
 
 def _linear_weights() -> list[Tensor]:
@@ -119,5 +122,5 @@ def _linear_weights() -> list[Tensor]:
     package = importlib.util.find_spec("lpips")
     if package is None or package.origin is None:
         raise BadWeights("lpips needs its linear weights, which are inside the package 'lpips': pip install 'svgbench[lpips]'.")
-    state = read_state(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")
+    state = read(Path(package.origin).parent / "weights" / "v0.1" / "vgg.pth")
     return [state[f"lin{layer}.model.1.weight"].flatten() for layer in range(len(VGG_TAPS))]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from svgbench.metrics.judges import fill, head_widths, read_state
+from svgbench.metrics.judges import head_widths
 from svgbench.nets.classifier import ShapesCNN
+from svgbench.world.weights import fill, read
 
 NAME = "svgbench-shapes-cnn"
 
@@ -25,9 +26,10 @@ class ShapesExtractor(FeatureExtractorBase):
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
         super().__init__(name, features_list)
         path = Path(feature_extractor_weights_path)
-        state = read_state(path)
-        self.network = fill(ShapesCNN(**head_widths(state, path)), state, path)
-        self.eval()
+        state = read(path)
+        self.network = ShapesCNN(**head_widths(state, path))
+        fill(self.network, state, where=str(path))
+        self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The requested layers, in their order."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from svgbench.metrics.perceptual import load_perceptual
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+from svgbench.world.files import sha256_of
 
 
 @pytest.fixture
@@ -157,7 +160,7 @@ def test_a_file_with_code_inside_is_refused_and_does_not_run(tmp_path):
 
     torch.save({"fc.weight": Payload()}, tmp_path / "hostile.pth")
     for open_judge, name in ((load_extractor, "inception"), (load_perceptual, "lpips"), (load_extractor, "shapes-cnn")):
-        with pytest.raises(BadWeights, match="cannot be read as tensors only"):
+        with pytest.raises(BadWeights, match="which could run code and are not read"):
             open_judge(name, tmp_path / "hostile.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -170,7 +173,7 @@ def test_weights_of_another_network_or_cut_short_are_refused(weights):
         load_extractor("inception", weights / "other.pth")
     whole = (weights / "cnn.safetensors").read_bytes()
     (weights / "cut.safetensors").write_bytes(whole[:-100])
-    with pytest.raises(BadWeights, match="tensors only"):
+    with pytest.raises(BadWeights, match="truncated"):
         load_extractor("shapes-cnn", weights / "cut.safetensors")
 
 
@@ -179,6 +182,15 @@ def test_extractor_of_other_weights_has_another_protocol(weights):
     save_file(ShapesCNN(classes=4, words=6).state_dict(), weights / "again.safetensors")
     first, second = (load_extractor("shapes-cnn", weights / f"{name}.safetensors") for name in ("cnn", "again"))
     assert isinstance(first, Extractor) and str(first.judge) != str(second.judge)
+
+
+def test_a_plan_learns_the_identity_of_a_judge_without_torch(weights):
+    code = (
+        "import sys; from svgbench.metrics.judges import identity; "
+        f"print(identity('features', 'inception', {str(weights / 'cnn.safetensors')!r}), 'torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found == [sha256_of(weights / "cnn.safetensors"), "False"]
 
 
 def test_no_images_are_refused(weights):
