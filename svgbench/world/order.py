@@ -27,6 +27,8 @@ class Batch:
     """Images seen in the run before each of these [b] int64; keys every random draw."""
     size: int
     """Images of the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
+    images_seen: int = 0
+    """Images seen in the run before this update, on every rank: decides what begins late (a rank may have no positions of its own)."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -68,4 +70,4 @@ class Order:
     def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
         """The share of ``rank`` of the update that sees positions [images_seen, images_seen + size)."""
         positions = np.arange(images_seen + rank, images_seen + size, world, dtype=np.int64)
-        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size)
+        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen)

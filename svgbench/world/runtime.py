@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, SvgbenchError
 from svgbench.world.progress import Bar, open_bar
 
 if TYPE_CHECKING:
@@ -143,6 +143,21 @@ class Runtime:
             handle.wait()
             parts = flat.split([tensor.numel() for tensor in bucket])
             torch._foreach_copy_(list(bucket), [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+
+    @contextlib.contextmanager
+    def together(self, label: str) -> Iterator[None]:
+        """Work of all ranks: when one of them dies, the others end with one sentence instead of torch's traceback."""
+        try:
+            yield
+        except RuntimeError as error:
+            import torch
+
+            lost = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "nccl"))
+            if self.world == 1 or not lost:
+                raise
+            raise SvgbenchError(
+                f"{label}: rank {self.rank} lost the others ({str(error).splitlines()[0][:160]}); run the same command again, saved work is kept."
+            ) from error
 
     def shard(self, count: int) -> range:
         """This rank's share of ``range(count)``: every world-th one, none twice, none left out."""

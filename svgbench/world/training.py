@@ -30,7 +30,7 @@ from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
 from svgbench.world import checkpoints
 from svgbench.world.averages import Averages
 from svgbench.world.checkpoints import Checkpoint
-from svgbench.world.files import failpoint, guarded
+from svgbench.world.files import failpoint, guarded, sweep
 from svgbench.world.measure import peak_memory
 from svgbench.world.order import Batch, Order, stable_hash
 from svgbench.world.runtime import Runtime
@@ -82,9 +82,16 @@ def train(
     Interrupted after a signal, with the work saved; NumericalError past the skip budget; StorageError when the disk fails.
     """
     loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label)
-    loop.restore()
-    if loop.images_seen >= settings.total_images:
-        return loop.report()
+    with runtime.together(label):
+        loop.restore()
+        if loop.images_seen < settings.total_images:
+            _run(loop)
+    return loop.report()
+
+
+def _run(loop: _Loop) -> None:
+    """Updates until all images are seen: log, checkpoint, and stop at an update's end when any rank got a signal."""
+    settings, runtime, label = loop.settings, loop.runtime, loop.label
     with Stop() as stop, runtime.progress(label, settings.total_images, done=loop.images_seen) as bar:
         while loop.images_seen < settings.total_images:
             size = loop.update()
@@ -99,7 +106,6 @@ def train(
                     f"{label}: stopped by {stop.name or 'another rank'} after {loop.images_seen:,} of {settings.total_images:,} images, "
                     "which are saved; the same command goes on from there."
                 )
-    return loop.report()
 
 
 def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: schema.Optimiser) -> AdamW:
@@ -267,7 +273,8 @@ class _Loop:
             module.train()
         place: Path | None = None
         if self.runtime.is_main:
-            checkpoints.sweep(folder)
+            sweep(self.out)
+            sweep(folder)
             place = checkpoints.newest_valid(folder, self.runtime.say)
         at = int(self.runtime.broadcast_(torch.tensor([int(place.name) if place else -1])).item())
         if at < 0:
