@@ -1,0 +1,173 @@
+"""Weights files that are absent, foreign, damaged or hostile: one sentence each, and nothing is run or half loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import torch
+from pytest import MonkeyPatch, fixture, mark, raises
+from safetensors.torch import save_file
+from small_cards import TINY
+
+from svgbench.backends.open import open_encoder, open_network
+from svgbench.config.cards import EncoderCard, find
+from svgbench.errors import BadWeights
+from svgbench.world import weights
+
+State = dict[str, torch.Tensor]
+
+
+@fixture
+def state() -> State:
+    return {name: value.clone() for name, value in open_network(TINY, seed=9).model.state_dict().items()}
+
+
+@fixture
+def image() -> torch.Tensor:
+    return torch.rand(1, 3, 32, 32)
+
+
+def refused(path: Path) -> str:
+    """The one sentence that opening TINY with this file answers."""
+    with raises(BadWeights) as error:
+        open_encoder(TINY, weights=path)
+    assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
+    return str(error.value)
+
+
+def shipped(path: Path, **pins: str) -> EncoderCard:
+    """TINY with weights of its own."""
+    return TINY.model_copy(update={"weights": TINY.weights.model_copy(update={"file": str(path), **pins})})
+
+
+def test_a_file_gives_the_weights_it_holds_in_any_of_the_usual_wrappers(tmp_path: Path, state: State, image: torch.Tensor) -> None:
+    expected = open_encoder(TINY, random_weights_seed=9).encode(image)
+    save_file(state, tmp_path / "plain.safetensors")
+    torch.save(state, tmp_path / "plain.pth")
+    torch.save({"state_dict": state, "global_step": 3}, tmp_path / "lightning.ckpt")
+    torch.save({"ema": state, "args": {"lr": 1e-4}}, tmp_path / "ema.pt")
+    torch.save({"model": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "ranks.bin")
+    for path in tmp_path.iterdir():
+        assert torch.equal(open_encoder(TINY, weights=path).encode(image), expected), path.name
+
+
+def test_half_precision_files_are_computed_in_single_precision(tmp_path: Path, state: State, image: torch.Tensor) -> None:
+    save_file({name: value.half() for name, value in state.items()}, tmp_path / "half.safetensors")
+    encoder = open_encoder(shipped(tmp_path / "half.safetensors"))
+    assert all(p.dtype == torch.float32 for p in encoder.parameters())
+    assert encoder.encode(image).dtype == torch.float32
+
+
+def test_absent_files_say_which_from_where_and_under_which_licence(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    assert "does not exist" in refused(tmp_path / "none.pth")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with raises(BadWeights) as error:
+        open_encoder(find("mae-b16", "paper"))
+    for part in ("model.safetensors", "huggingface.co/timm/vit_base_patch16_224.mae", "CC-BY-NC-4.0", "encoder.weights=FILE"):
+        assert part in str(error.value)
+    with raises(BadWeights, match="is missing; reinstall svgbench"):
+        open_encoder(shipped(tmp_path / "gone.safetensors"))
+    with raises(BadWeights, match="names no weights"):
+        open_encoder(TINY)
+
+
+def test_an_unreachable_server_is_one_sentence(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    def answer(*, local_files_only: bool = False, **_: object) -> str:
+        raise FileNotFoundError("no cache") if local_files_only else ConnectionError("name resolution failed")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", answer)
+    with raises(BadWeights, match=r"the weights of 'dinov2-b14' cannot be fetched \(ConnectionError\); get model.safetensors from https"):
+        open_encoder(find("dinov2", "paper"))
+
+
+def test_the_revision_a_card_pins_is_the_one_that_is_fetched(tmp_path: Path, monkeypatch: MonkeyPatch, state: State) -> None:
+    asked: list[dict] = []
+
+    def answer(**words: object) -> str:
+        asked.append(words)
+        return str(tmp_path / "model.safetensors")
+
+    save_file(state, tmp_path / "model.safetensors")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", answer)
+    pins = TINY.weights.model_copy(update={"hub": "someone/something", "revision": "c0ffee"})
+    open_encoder(TINY.model_copy(update={"weights": pins}))
+    assert asked == [{"repo_id": "someone/something", "filename": "model.safetensors", "revision": "c0ffee", "local_files_only": True}]
+
+
+def test_another_digest_than_the_card_pins_is_refused(tmp_path: Path, state: State) -> None:
+    path = tmp_path / "own.safetensors"
+    save_file(state, path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    open_encoder(shipped(path, sha256=digest))
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x55")
+    with raises(BadWeights, match=rf"has digest .*, the card pins {digest[:12]}\.\.\.; fetch"):
+        open_encoder(shipped(path, sha256=digest))
+
+
+def test_missing_surplus_and_misshapen_tensors_are_named_and_counted(tmp_path: Path, state: State) -> None:
+    del state["norm.weight"], state["norm.bias"]
+    state["extra"] = torch.zeros(2)
+    state["cls_token"] = torch.zeros(1, 1, 7)
+    path = tmp_path / "other.safetensors"
+    save_file(state, path)
+    sentence = refused(path)
+    for part in ("2 missing (norm.bias, norm.weight)", "1 surplus (extra)", "cls_token is (1, 1, 7) instead of (1, 1, 48)"):
+        assert part in sentence
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, state: State) -> None:
+    state["norm.bias"][3] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    assert "not finite: 1 tensors (norm.bias)" in refused(tmp_path / "nan.safetensors")
+
+
+@mark.parametrize("suffix", [".safetensors", ".pth"])
+@mark.parametrize("kept", [0, 7, 500, 20_000])
+def test_truncated_files_are_refused(tmp_path: Path, state: State, suffix: str, kept: int) -> None:
+    path = tmp_path / f"cut{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "truncated or not a weights file" in refused(path)
+
+
+class Payload:
+    """An object whose unpickling creates a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@mark.parametrize("nested", [False, True])
+def test_files_that_would_run_code_are_refused_and_run_nothing(tmp_path: Path, state: State, nested: bool) -> None:
+    marker = tmp_path / "ran"
+    content = {"state_dict": {**state, "extra": Payload(marker)}} if nested else Payload(marker)
+    torch.save(content, tmp_path / "hostile.pt")
+    assert "could run code and are not read" in refused(tmp_path / "hostile.pt")
+    assert not marker.exists()
+
+
+@mark.parametrize("content", [[torch.zeros(3)], {"step": 3}, torch.zeros(3), {"state_dict": {}}])
+def test_files_without_named_tensors_are_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "odd.pt")
+    assert "hand over a state dict" in refused(tmp_path / "odd.pt")
+
+
+def test_a_refused_file_leaves_the_network_as_it_was(state: State) -> None:
+    model = open_network(TINY, seed=1).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    del state["norm.bias"]
+    with raises(BadWeights):
+        weights.fill(model, state, where="it")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
