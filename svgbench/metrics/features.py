@@ -25,6 +25,7 @@ from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.frechet import Moments
 from svgbench.metrics.judges import identity, row, weights_file
 from svgbench.metrics.protocol import Judge
+from svgbench.metrics.resampling import chosen
 from svgbench.world.weights import read
 
 
@@ -61,7 +62,7 @@ class Features:
     moments: Moments
     """Of all images."""
     kept: Tensor
-    """[n, D] float32: of all images, or of n evenly spaced ones."""
+    """[n, D] float32: of all images, or of n of them."""
     logits: Tensor | None
     """[n, K] float32 of the same images."""
 
@@ -85,7 +86,9 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
     path = weights_file("features", name, weights)
     layers = [facts["layer"], *([facts["logits"]] if "logits" in facts else [])]
     network = _from_registry(facts["registry"], layers, path)
-    return Extractor(name=name, digest=identity("features", name, path), dim=facts["dim"], network=network.to(device), device=torch.device(device))
+    device = torch.device(device)
+    digest = identity("features", name, path)
+    return Extractor(name=name, digest=digest, dim=facts["dim"], network=network.to(device), device=device)
 
 
 def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
@@ -118,20 +121,18 @@ def extract(
 ) -> Features:
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
-    ``keep``: features of at most so many evenly spaced images stay in memory, moments are of all; ``done`` hears of each batch's images.
+    ``keep``: features of at most so many images (a fixed choice) stay in memory, moments are of all; ``done`` hears of each batch's images.
     """
     count = len(images)
-    chosen = torch.ones(count, dtype=torch.bool)
-    if keep is not None and keep < count:
-        chosen = torch.zeros(count, dtype=torch.bool)
-        chosen[torch.arange(keep) * count // keep] = True
+    stays = torch.zeros(count, dtype=torch.bool)
+    stays[chosen(count if keep is None else keep, count)] = True
     moments = Moments.empty(extractor.dim, extractor.device)
     kept, logits = [], []
     start = 0
     for part in batches(images, batch):
         found, classes = extractor(part)
         moments.add(found)
-        mine = chosen[start : start + len(part)].to(found.device)
+        mine = stays[start : start + len(part)].to(found.device)
         kept.append(found[mine])
         if classes is not None:
             logits.append(classes[mine])

@@ -2,9 +2,9 @@
 
 Protocol: all samples, against the training images that the name carries. gFID: ``frechet``. IS (arXiv 1606.03498): exp of the mean
 KL(p(y|x) || p(y)) over ten shuffled tenths, as torch-fidelity cuts them; no reference. KID (arXiv 1801.01401): unbiased squared MMD
-under the kernel (x.y / D + 1)^3 over all features (at most 5,000 of each set, evenly spaced) instead of the usual mean over random
+under the kernel (x.y / D + 1)^3 over all features (at most 5,000 of each set, a fixed choice) instead of the usual mean over random
 subsets: the same expectation, no random number, less spread. Precision and recall (arXiv 1904.06991): share of samples inside the
-k-nearest-neighbour balls of the reference and the other way round, with as many reference images as samples (evenly spaced), because
+k-nearest-neighbour balls of the reference and the other way round, with as many reference images as samples (a fixed choice), because
 the balls shrink with their number. Intervals draw samples again and keep the reference, but recall's, which draws reference images.
 What they cannot tell: none sees a memorised sample, IS sees no reference, recall's interval leaves out the spread of the samples.
 """
@@ -24,17 +24,10 @@ from svgbench.errors import BadData
 from svgbench.metrics.features import Features
 from svgbench.metrics.frechet import Gaussian, frechet_distance, frechet_replicates
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, Judge, protocol
-from svgbench.metrics.resampling import Resampling
+from svgbench.metrics.resampling import Resampling, chosen
 
 SPLITS = 10
 KERNEL_IMAGES = 5_000
-
-
-def evenly(features: Tensor, count: int) -> Tensor:
-    """``count`` rows of [N, D], evenly spaced; all where there are not more."""
-    if len(features) <= count:
-        return features
-    return features[torch.arange(count, device=features.device) * len(features) // count]
 
 
 def inception_score(logits: Tensor, splits: int = SPLITS) -> float:
@@ -132,7 +125,7 @@ def generation_scores(
         name, replicates = named("is", f"{SPLITS}splits", against=None), inception_replicates(samples.logits, counts)
         scores.append(score("is", inception_score(samples.logits), replicates, name, {"floor": 1.0}))
     if isinstance(reference, Features):
-        mine, theirs = evenly(samples.kept, KERNEL_IMAGES), evenly(reference.kept, KERNEL_IMAGES)
+        mine, theirs = (kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (samples.kept, reference.kept))
         value, replicates = kernel_distance(mine, theirs, resampling.counts(len(mine), mine.device))
         name = named("kd", f"poly3-{len(mine)}x{len(theirs)}")
         scores.append(score("kid", value, replicates, name, {}))
@@ -144,7 +137,7 @@ def _precision_recall(
     samples: Tensor, reference: Tensor, neighbours: int, resampling: Resampling, named: Callable[..., str], score: Callable[..., Score]
 ) -> list[Score]:
     """Precision drawn again over samples, recall over reference images."""
-    real = evenly(reference, len(samples))
+    real = reference[chosen(len(samples), len(reference)).to(reference.device)]
     name, unit = named("pr", f"k{neighbours}-{len(samples)}x{len(real)}"), {"floor": 0.0, "ceiling": 1.0}
     found, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))
     replicates = [resampling.counts(len(hits), hits.device) @ hits / len(hits) for hits in (found, covered)]

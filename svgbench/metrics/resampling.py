@@ -20,6 +20,17 @@ Z95 = 1.959963984540054
 """Half width of a 95 % normal interval in standard deviations."""
 
 
+def chosen(count: int, total: int) -> Tensor:
+    """``count`` of ``total`` places in rising order, the same for all and without regard to any order of the set: int64 [count].
+
+    Every second image would not do: where labels come in turn, it is half of the classes.
+    """
+    if count >= total:
+        return torch.arange(total)
+    order = np.random.Generator(np.random.Philox(key=[total, count])).permutation(total)
+    return torch.from_numpy(np.sort(order[:count]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resampling:
     """A seeded bootstrap over images; with fewer than 2 resamples there are no intervals."""

@@ -19,8 +19,10 @@ from svgbench.metrics.judges import row
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
+from svgbench.metrics.resampling import chosen
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
 from svgbench.world.files import sha256_of
+from svgbench.world.shapes import draw
 
 
 @pytest.fixture
@@ -73,11 +75,11 @@ def test_features_do_not_depend_on_the_batch_or_on_what_holds_the_images(weights
     assert frechet_distance(whole.moments.gaussian(), parts.moments.gaussian()) < 1e-8
 
 
-def test_kept_features_are_evenly_spaced_and_moments_of_all(weights):
+def test_kept_features_are_a_fixed_choice_and_moments_of_all(weights):
     extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
     heard = []
     whole, some = extract(extractor, images(40)), extract(extractor, images(40), keep=10, batch=16, done=heard.append)
-    torch.testing.assert_close(some.kept, whole.kept[::4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(some.kept, whole.kept[chosen(10, 40)], rtol=1e-4, atol=1e-5)
     assert some.moments.count == 40 and heard == [16, 16, 8] and len(some.logits) == 10
 
 
@@ -204,3 +206,23 @@ def test_shipped_judges_open_with_the_pinned_digest():
     assert perceptual.digest == row("pairs", "shapes-lpips")["sha256"]
     found = extract(extractor, images(20))
     assert isinstance(found, Features) and found.kept.shape == (20, extractor.dim)
+
+
+def test_on_embedded_images_unseen_ones_are_near_blurred_ones_far_and_one_class_alone_has_no_recall():
+    extractor = load_extractor("shapes-cnn")
+    train, val = (draw(np.arange(count), seed=0, resolution=32, split=split) for count, split in ((2400, "train"), (600, "val")))
+    reference = extract(extractor, train.images)
+    pixels = torch.from_numpy(val.images).float()
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear").round().byte()
+    alone = draw(np.arange(0, 6000, 10), seed=0, resolution=32, split="val").images
+    found = [_by_metric(extractor, extract(extractor, x), reference) for x in (val.images, blurred, alone)]
+    assert (torch.from_numpy(val.labels) == extract(extractor, val.images).logits.argmax(1)).double().mean() > 0.85
+    assert found[0]["gfid"] < 3 < 10 < found[1]["gfid"] < found[2]["gfid"]
+    assert abs(found[0]["kid"]) < 0.05 < found[1]["kid"]
+    assert found[0]["recall"] > 0.6 > 0.2 > found[2]["recall"]
+    assert found[0]["is"] > found[1]["is"] > found[2]["is"]
+
+
+def _by_metric(extractor: Extractor, samples: Features, reference: Features) -> dict[str, float]:
+    group = ImageGroup(name="train", count=reference.count, digest="ab" * 32)
+    return {s.metric: s.value for s in generation_scores(samples, reference, judge=extractor.judge, reference_images=group)}

@@ -8,9 +8,9 @@ import torch
 from svgbench.errors import BadData
 from svgbench.metrics.features import Features
 from svgbench.metrics.frechet import Moments
-from svgbench.metrics.generation import evenly, generation_scores, inception_replicates, inception_score, inside, kernel_distance
+from svgbench.metrics.generation import generation_scores, inception_replicates, inception_score, inside, kernel_distance
 from svgbench.metrics.protocol import ImageGroup, Judge
-from svgbench.metrics.resampling import Resampling
+from svgbench.metrics.resampling import Resampling, chosen
 
 
 def drawn(count: int, seed: int = 0, shift: float = 0.0, width: int = 16) -> torch.Tensor:
@@ -75,9 +75,11 @@ def test_samples_far_from_the_reference_have_no_precision_and_no_recall():
         inside(drawn(5), drawn(3), 3)
 
 
-def test_evenly_takes_rows_over_the_whole_length():
-    assert evenly(torch.arange(10)[:, None], 4).flatten().tolist() == [0, 2, 5, 7]
-    assert len(evenly(torch.arange(3)[:, None], 4)) == 3
+@pytest.mark.parametrize("labels", [torch.arange(9600) % 12, torch.arange(9600) // 800])
+def test_a_choice_of_the_reference_holds_every_class_in_whatever_order_they_stand(labels):
+    found = labels[chosen(4800, 9600)].bincount(minlength=12)
+    assert found.sum() == 4800 and (found - 400).abs().max() < 80
+    assert chosen(5, 3).tolist() == [0, 1, 2]
 
 
 def test_scores_carry_interval_count_protocol_and_detail():
