@@ -1,0 +1,97 @@
+"""Brings the residual's statistics to the features' (SVG, arXiv 2510.15301, section 3.2):  r <- (r - m_R) / (s_R + 1e-6) * s_D + m_D.
+
+m and s are scalars: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions. No gradient
+flows through them. ``batch`` takes them from the batch at hand, also at inference, as released, so an image's latent depends on its
+batch mates; ``frozen`` fixes their running average when training ends, so a latent is a function of its image; ``channel`` does so for
+each residual channel on its own; ``whiten`` also removes the correlation between residual channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-6
+DECAY = 0.99
+"""Of the running average of batch statistics that is fixed at the end: about the last hundred updates."""
+
+
+class Alignment(nn.Module):
+    """Residual [B, c, h, w] -> aligned residual, by one of the modes none, batch, frozen, channel, whiten."""
+
+    def __init__(self, mode: str, *, feature_channels: int, residual_channels: int) -> None:
+        super().__init__()
+        if mode not in ("none", "batch", "frozen", "channel", "whiten"):
+            raise ValueError(f"alignment mode '{mode}' is not one of none, batch, frozen, channel, whiten")
+        self.mode, self.features, self.channels = mode, feature_channels, residual_channels
+        size = 1 + residual_channels + residual_channels**2 + 2 * feature_channels
+        self.register_buffer("running", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("weight", torch.eye(residual_channels))
+        self.register_buffer("bias", torch.zeros(residual_channels))
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether training needs statistics of the global batch."""
+        return self.mode != "none"
+
+    @property
+    def per_image(self) -> bool:
+        """Whether, after training, an image's latent depends on that image alone."""
+        return self.mode != "batch"
+
+    @torch.no_grad()
+    def statistics_of(self, residual: Tensor, features: Tensor) -> Tensor:
+        """Sums [1 + c + c^2 + 2 C] float64 that add up over micro-batches and ranks: count, sum and outer products of residual channels,
+        sum and squares of feature channels."""
+        r = residual.detach().double().transpose(0, 1).flatten(1)
+        f = features.detach().transpose(0, 1).flatten(1)
+        squares = torch.linalg.vector_norm(f, dim=1, dtype=torch.float64) ** 2
+        count = torch.tensor([r.shape[1]], dtype=torch.float64, device=r.device)
+        return torch.cat([count, r.sum(1), (r @ r.T).flatten(), f.sum(1, dtype=torch.float64), squares])
+
+    @torch.no_grad()
+    def accumulate(self, statistics: Tensor) -> None:
+        """Takes one update's global statistics into the running average."""
+        if not self.running.any():
+            self.running.copy_(statistics)
+        else:
+            self.running.lerp_(statistics, 1 - DECAY)
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Fixes the map for inference from the running average; ``none`` and ``batch`` have nothing to fix."""
+        if self.mode in ("frozen", "channel", "whiten"):
+            weight, bias = self.affine(self.running)
+            self.weight.copy_(weight)
+            self.bias.copy_(bias)
+
+    @torch.no_grad()
+    def affine(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
+        """The map aligned = weight @ residual + bias, weight [c, c] and bias [c] float32, that these sums ask for."""
+        c, n = self.channels, statistics[0]
+        total, outer, sums, squares = statistics[1:].split([c, c * c, self.features, self.features])
+        mean = total / n
+        covariance = (outer.view(c, c) - n * mean[:, None] * mean) / (n - 1).clamp(min=1)
+        target_mean = sums.mean() / n
+        target_std = ((squares - sums**2 / n) / (n - 1).clamp(min=1)).clamp(min=0).sqrt().mean()
+        std = covariance.diagonal().clamp(min=0).sqrt()
+        if self.mode == "whiten":
+            values, vectors = torch.linalg.eigh(covariance)
+            weight = vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
+        elif self.mode == "channel":
+            weight = torch.diag(target_std / (std + EPSILON))
+        else:
+            weight = torch.eye(c, dtype=torch.float64, device=n.device) * (target_std / (std.mean() + EPSILON))
+            mean = mean.mean().expand(c)
+        return weight.float(), (target_mean - weight @ mean).float()
+
+    def forward(self, residual: Tensor, features: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
+        """``statistics``: those of the global batch while training; without them the fixed map, or (``batch``) those of this batch."""
+        if self.mode == "none":
+            return residual
+        if statistics is None and self.mode == "batch":
+            statistics = self.statistics_of(residual, features)
+        weight, bias = (self.weight, self.bias) if statistics is None else self.affine(statistics)
+        if self.mode == "whiten":
+            return torch.einsum("dc,bchw->bdhw", weight, residual) + bias[:, None, None]
+        return residual * weight.diagonal()[:, None, None] + bias[:, None, None]

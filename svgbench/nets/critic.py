@@ -1,0 +1,117 @@
+"""Stage 1's loss: L1 + perceptual + adaptive hinge-GAN (Esser et al., arXiv 2012.09841), without the work the released loops throw away.
+
+The reconstruction is the one place where all losses meet, so each loss gives its gradient there once; the adaptive weight
+|dL_rec/dW| / (|dL_gan/dW| + 1e-4), W the decoder's last convolution, needs only those two gradients pushed through that one layer; the
+decoder then runs backward once, on their sum. Losses are sums over images divided by the GLOBAL batch, so they add over micro-batches
+and ranks, and so do the two gradients at W from which the weight is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.nets.ldm import LdmDecoder
+
+Activations = Callable[[Tensor], Sequence[Tensor]]
+"""Images [B, 3, H, W] in [0, 1] -> feature maps [B, C_l, h_l, w_l]."""
+
+
+class PatchDiscriminator(nn.Module):
+    """Images [B, 3, H, W] in [-1, 1] -> one logit per patch [B, 1, h, w] (Isola et al., arXiv 1611.07004).
+
+    Group norm in place of batch norm: a logit depends on its own image, so micro-batches and ranks make the same update as one big batch.
+    """
+
+    def __init__(self, base: int = 64, layers: int = 3) -> None:
+        super().__init__()
+        parts: list[nn.Module] = [nn.Conv2d(3, base, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        width = base
+        for number in range(1, layers + 1):
+            wider = base * min(2**number, 8)
+            parts += [
+                nn.Conv2d(width, wider, 4, stride=2 if number < layers else 1, padding=1, bias=False),
+                nn.GroupNorm(min(8, wider), wider),
+                nn.LeakyReLU(0.2),
+            ]
+            width = wider
+        self.network = nn.Sequential(*parts, nn.Conv2d(width, 1, 4, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)
+
+
+def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
+    """[B]: squared differences of channel-normalised activations, weighted per channel ([C_l], or 1), averaged over positions, summed over
+    layers (LPIPS, arXiv 1801.03924)."""
+    total = torch.zeros(len(first[0]), device=first[0].device)
+    for layer, (a, b) in enumerate(zip(first, second, strict=True)):
+        difference = (_unit(a.float()) - _unit(b.float())) ** 2
+        weighted = difference.sum(1) if weights is None else torch.einsum("bchw,c->bhw", difference, weights[layer])
+        total = total + weighted.mean((1, 2))
+    return total
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt()
+
+
+class Gradients(NamedTuple):
+    """What the losses of one micro-batch say about its reconstruction."""
+
+    reconstruction: Tensor
+    """dL_rec/dy [B, 3, H, W]."""
+    adversarial: Tensor | None
+    """dL_gan/dy [B, 3, H, W]."""
+    losses: dict[str, Tensor]
+
+
+class Objective:
+    """The generator's and the discriminator's losses on decoder outputs y [B, 3, H, W] in [-1, 1] beside originals in [0, 1]."""
+
+    def __init__(
+        self, *, l1: float, perceptual: float, adversarial: float, activations: Activations | None, discriminator: PatchDiscriminator | None
+    ) -> None:
+        self.l1, self.perceptual, self.adversarial = l1, perceptual, adversarial
+        self._activations, self._discriminator = activations, discriminator
+
+    def gradients(self, y: Tensor, originals: Tensor, *, size: int, gan: bool) -> Gradients:
+        """Gradients at y, taken apart from the decoder's graph; ``size`` is the global batch."""
+        leaf = y.detach().requires_grad_()
+        target = originals * 2 - 1
+        losses = {"l1": (leaf - target).abs().mean((1, 2, 3)).sum() / size}
+        total = self.l1 * losses["l1"]
+        if self.perceptual and self._activations is not None:
+            with torch.no_grad():
+                wanted = self._activations(originals)
+            losses["perceptual"] = perceptual_distance(self._activations(leaf * 0.5 + 0.5), wanted).sum() / size
+            total = total + self.perceptual * losses["perceptual"]
+        (reconstruction,) = torch.autograd.grad(total, leaf)
+        adversarial = None
+        if gan:
+            losses["generator"] = -self._discriminator(leaf).mean((1, 2, 3)).sum() / size
+            (adversarial,) = torch.autograd.grad(losses["generator"], leaf)
+        return Gradients(reconstruction, adversarial, {name: value.detach() for name, value in losses.items()})
+
+    def discriminate(self, y: Tensor, originals: Tensor, *, size: int) -> Tensor:
+        """The discriminator's hinge loss on real and decoded images; y gets no gradient."""
+        real, fake = self._discriminator(torch.cat([originals * 2 - 1, y.detach()])).chunk(2)
+        return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + fake).mean((1, 2, 3))).sum() / size
+
+
+def last_layer_gradients(decoder: LdmDecoder, hidden: Tensor, found: Gradients) -> Tensor:
+    """[2, weights]: the gradients of L_rec and L_gan at the weight of the last convolution, whose input was ``hidden``."""
+    weight = decoder.conv_out.weight
+    return torch.stack(
+        [torch.nn.grad.conv2d_weight(hidden.detach(), weight.shape, g, padding=1).flatten() for g in (found.reconstruction, found.adversarial)]
+    )
+
+
+def adaptive_weight(gradients: Tensor) -> Tensor:
+    """|dL_rec/dW| / (|dL_gan/dW| + 1e-4), at most 1e4, from the global batch's gradients [2, weights]."""
+    norms = gradients.norm(dim=1)
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4)

@@ -1,0 +1,86 @@
+"""The residual encoder: a small ViT on the pixels that adds the detail frozen features lack (SVG, arXiv 2510.15301, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.nets import draws
+
+# B batch, N tokens (class token first), H heads, D head width
+
+
+class _Keys:
+    """Dropout masks as functions of (seed, place in the network, image position), so that they do not depend on the batch's layout."""
+
+    def __init__(self, seed: int, positions: Tensor, probability: float) -> None:
+        self._seed, self._positions, self._probability = seed, positions, probability
+
+    def drop(self, x: Tensor, place: str) -> Tensor:
+        """``x`` [B, N, C] with elements dropped and the rest scaled up."""
+        if not self._probability:
+            return x
+        keep = draws.chance(draws.stream(self._seed, f"residual/{place}"), self._positions, tuple(x.shape[1:]), 1 - self._probability)
+        return x * keep / (1 - self._probability)
+
+
+class _Block(nn.Module):
+    """Pre-norm transformer block, [B, N, C] -> [B, N, C]."""
+
+    def __init__(self, width: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.norm_2 = nn.LayerNorm(width, eps=1e-6)
+        self.up = nn.Linear(width, mlp)
+        self.down = nn.Linear(mlp, width)
+
+    def forward(self, x: Tensor, keys: _Keys | None, place: int) -> Tensor:
+        q_BHND, k_BHND, v_BHND = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = self.out(F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND).transpose(1, 2).flatten(2))
+        x = x + (keys.drop(mixed, f"{place}/attention") if keys else mixed)
+        hidden = F.gelu(self.up(self.norm_2(x)))
+        hidden = self.down(keys.drop(hidden, f"{place}/hidden") if keys else hidden)
+        return x + (keys.drop(hidden, f"{place}/mlp") if keys else hidden)
+
+
+class ResidualEncoder(nn.Module):
+    """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment.
+
+    ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``drop`` is the
+    probability that a learned mask token replaces an image's whole residual (``replace``).
+    """
+
+    def __init__(
+        self, *, channels: int, layers: int, width: int, heads: int, mlp: int, dropout: float, drop: float, patch: int, resolution: int
+    ) -> None:
+        super().__init__()
+        self.dropout, self.drop = dropout, drop
+        self.project = nn.Conv2d(3, width, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.empty(1, (resolution // patch) ** 2 + 1, width).normal_(std=0.02))
+        self.blocks = nn.ModuleList(_Block(width, heads, mlp) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
+        self.mask_token = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
+        """``positions`` [B] (global sample counters) mean training: dropout keyed by them and by ``seed``."""
+        keys = None if positions is None else _Keys(seed, positions, self.dropout)
+        grid = self.project(images * 2 - 1)
+        x = torch.cat([self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)], dim=1) + self.positions
+        x = keys.drop(x, "embedding") if keys else x
+        for place, block in enumerate(self.blocks):
+            x = block(x, keys, place)
+        return self.head(self.norm(x)[:, 1:]).transpose(1, 2).unflatten(2, grid.shape[2:])
+
+    def replace(self, aligned: Tensor, positions: Tensor, seed: int) -> Tensor:
+        """Aligned residuals [B, c, h, w], with probability ``drop`` each replaced whole by the mask token. The token stands behind the
+        alignment, so that batch statistics are those of real residuals."""
+        if not self.drop:
+            return aligned
+        dropped = draws.chance(draws.stream(seed, "residual/whole"), positions, (), self.drop)
+        return torch.where(dropped[:, None, None, None], self.mask_token[:, None, None].to(aligned.dtype), aligned)

@@ -1,0 +1,87 @@
+"""What turns images into raw latents and back: the SVG autoencoder around a frozen encoder, or an encoder that decodes by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svgbench.nets.alignment import Alignment
+from svgbench.nets.chunks import chunk_size, in_chunks
+from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.residual import ResidualEncoder
+
+
+class Tokenizer(nn.Module):
+    """Frozen features, aligned residual and decoder. Each image is computed in chunks of one constant shape, so that with every alignment
+    but ``batch`` a latent is a function of its image alone, bit for bit.
+
+    The frozen encoder is held outside the module's state: it is never trained, saved or moved with it.
+    """
+
+    def __init__(self, encoder: Any, residual: ResidualEncoder | None, alignment: Alignment | None, decoder: LdmDecoder) -> None:
+        super().__init__()
+        self._outside = (encoder,)
+        self.residual_encoder, self.alignment, self.decoder = residual, alignment, decoder
+        self.feature_channels, self.stride = encoder.channels, encoder.stride
+        self.channels = encoder.channels + (alignment.channels if alignment else 0)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Frozen features [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
+        return self._outside[0].encode(images)
+
+    def residual(self, images: Tensor) -> Tensor:
+        """Residual [B, c, h, w] before alignment; c is 0 without a residual encoder."""
+        if self.residual_encoder is None:
+            return images.new_zeros(len(images), 0, *(side // self.stride for side in images.shape[2:]))
+        return in_chunks(self.residual_encoder, images, chunk_size(images.device, *images.shape[2:]))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, align: str | None = None) -> Tensor:
+        """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` in place of the trained mode."""
+        features = self.features(images)
+        if self.residual_encoder is None:
+            return features
+        mode = align or self.alignment.mode
+        if mode == "none":
+            return torch.cat([features, self.residual(images)], dim=1)
+        if mode == "batch":
+            alignment = Alignment("batch", feature_channels=self.alignment.features, residual_channels=self.alignment.channels)
+            return torch.cat([features, alignment.to(images.device)(self.residual(images), features)], dim=1)
+        if mode != self.alignment.mode:
+            raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{self.alignment.mode}'")
+        aligned = in_chunks(lambda chunk: self.alignment(self.residual_encoder(chunk)), images, chunk_size(images.device, *images.shape[2:]))
+        return torch.cat([features, aligned], dim=1)
+
+    def decode(self, raw: Tensor, clamp: bool = True) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] (unclamped on request) of raw latents [B, C + c, h, w]."""
+        size = chunk_size(raw.device, *(side * self.stride for side in raw.shape[2:]))
+        images = in_chunks(lambda chunk: self.decoder(chunk) * 0.5 + 0.5, raw, size)
+        return images.clamp(0, 1) if clamp else images
+
+
+class Codec(nn.Module):
+    """An encoder that decodes by itself (SD-VAE, VA-VAE), with a Tokenizer's surface."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self._outside = (encoder,)
+        self.channels = self.feature_channels = encoder.channels
+        self.stride = encoder.stride
+
+    def features(self, images: Tensor) -> Tensor:
+        """The latents themselves."""
+        return self._outside[0].encode(images)
+
+    def residual(self, images: Tensor) -> Tensor:
+        """None of it: [B, 0, h, w]."""
+        return images.new_zeros(len(images), 0, *(side // self.stride for side in images.shape[2:]))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Raw latents [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
+        return self._outside[0].encode(images)
+
+    def decode(self, raw: Tensor, clamp: bool = True) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of raw latents."""
+        return self._outside[0].decode(raw, clamp=clamp)
