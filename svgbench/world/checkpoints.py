@@ -1,6 +1,6 @@
 """Checkpoints: directories of safetensors with digests that are whole or absent, the two newest kept, the newest valid one restored.
 
-``OUT/checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and the sha256 of every file).
+``OUT/checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and every file's sha256).
 It is written under another name, flushed, and renamed, so a kill at any moment leaves the older one or the new one.
 """
 

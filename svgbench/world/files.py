@@ -26,6 +26,7 @@ REASONS = {
     errno.EPERM: "writing is not allowed there; give another --out.",
     errno.EIO: "the disk answers with an input/output error; check it, then run the same command again.",
     errno.ENOTDIR: "a part of that path is a file; give another --out.",
+    errno.EEXIST: "a part of that path is a file; give another --out.",
 }
 """What to do about the disk's answers, by errno."""
 

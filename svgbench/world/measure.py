@@ -58,6 +58,41 @@ def utilisation(images_per_second: float, flops_per_image: float, rate: float) -
     return images_per_second * flops_per_image / rate if rate else 0.0
 
 
+class Stopwatch:
+    """Time in updates; the rate leaves out each start's first stretch."""
+
+    def __init__(self, *, images_seen: int = 0, seconds: float = 0.0, rated_images: int = 0, rated_seconds: float = 0.0) -> None:
+        self.seconds, self._rated_images, self._rated_seconds = seconds, rated_images, rated_seconds
+        self._since: float | None = None
+        self._at, self._warm = images_seen, False
+
+    def go(self) -> None:
+        """The clock runs from here, unless it runs already."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stop(self, images_seen: int, pause: bool = False) -> None:
+        """Ends a stretch; the next begins now, or at the next ``go`` after a pause."""
+        now = time.perf_counter()
+        if self._since is not None:
+            spent = now - self._since
+            self.seconds += spent
+            if self._warm:
+                self._rated_images += images_seen - self._at
+                self._rated_seconds += spent
+            self._at, self._warm = images_seen, self._warm or images_seen > self._at
+        self._since = None if pause else now
+
+    def images_per_second(self, images_seen: int) -> float:
+        """Rate of the rated stretches, of everything where there is none yet."""
+        images, seconds = (self._rated_images, self._rated_seconds) if self._rated_seconds else (images_seen, self.seconds)
+        return images / seconds if seconds else 0.0
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint keeps."""
+        return {"seconds": self.seconds, "rated_images": self._rated_images, "rated_seconds": self._rated_seconds}
+
+
 def synchronise(device: torch.device) -> None:
     """Waits until the device has done all it was told."""
     if device.type == "cuda":

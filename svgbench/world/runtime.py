@@ -156,7 +156,8 @@ class Runtime:
             if self.world == 1 or not lost:
                 raise
             raise SvgbenchError(
-                f"{label}: rank {self.rank} lost the others ({str(error).splitlines()[0][:160]}); run the same command again, saved work is kept."
+                f"{label}: rank {self.rank} lost the others ({str(error).splitlines()[0][:160]}); "
+                "run the same command again, saved work is kept."
             ) from error
 
     def shard(self, count: int) -> range:

@@ -14,7 +14,6 @@ import contextlib
 import json
 import math
 import random
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from svgbench.world import checkpoints
 from svgbench.world.averages import Averages
 from svgbench.world.checkpoints import Checkpoint
 from svgbench.world.files import failpoint, guarded, sweep
-from svgbench.world.measure import peak_memory
+from svgbench.world.measure import Stopwatch, peak_memory
 from svgbench.world.order import Batch, Order, stable_hash
 from svgbench.world.runtime import Runtime
 from svgbench.world.signals import Stop
@@ -138,7 +137,7 @@ class _Loop:
         self._identity = {"settings": settings.model_dump(mode="json"), "dataset_size": dataset_size, "seed": seed}
         self._log_updates = min(max(math.ceil(settings.total_images / settings.batch) // 100, 1), 50)
         self._saved_at = -1
-        self._clock = _Clock()
+        self._clock = Stopwatch()
 
     # --- one update ---
 
@@ -300,7 +299,7 @@ class _Loop:
         self.images_seen = self._saved_at = checkpoint.images_seen
         self.updates, self.skipped, self.losses = state["updates"], state["skipped"], state["losses"]
         self.tally.load(state["tally"], self.runtime)
-        self._clock = _Clock(images_seen=self.images_seen, **state["clock"])
+        self._clock = Stopwatch(images_seen=self.images_seen, **state["clock"])
 
     def _on_main(self, write: Callable[[], Any]) -> None:
         """Writes on the main rank; a StorageError there is one everywhere."""
@@ -325,41 +324,6 @@ class _Loop:
             skipped=self.skipped,
             averages=self.averages.state if self.averages is not None else None,
         )
-
-
-class _Clock:
-    """Time in updates; the rate leaves out each start's first stretch."""
-
-    def __init__(self, *, images_seen: int = 0, seconds: float = 0.0, rated_images: int = 0, rated_seconds: float = 0.0) -> None:
-        self.seconds, self._rated_images, self._rated_seconds = seconds, rated_images, rated_seconds
-        self._since: float | None = None
-        self._at, self._warm = images_seen, False
-
-    def go(self) -> None:
-        """The clock runs from here, unless it runs already."""
-        if self._since is None:
-            self._since = time.perf_counter()
-
-    def stop(self, images_seen: int, pause: bool = False) -> None:
-        """Ends a stretch; the next begins now, or at the next ``go`` after a pause."""
-        now = time.perf_counter()
-        if self._since is not None:
-            spent = now - self._since
-            self.seconds += spent
-            if self._warm:
-                self._rated_images += images_seen - self._at
-                self._rated_seconds += spent
-            self._at, self._warm = images_seen, self._warm or images_seen > self._at
-        self._since = None if pause else now
-
-    def images_per_second(self, images_seen: int) -> float:
-        """Rate of the rated stretches, of everything where there is none yet."""
-        images, seconds = (self._rated_images, self._rated_seconds) if self._rated_seconds else (images_seen, self.seconds)
-        return images / seconds if seconds else 0.0
-
-    def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
-        return {"seconds": self.seconds, "rated_images": self._rated_images, "rated_seconds": self._rated_seconds}
 
 
 def _seed_libraries(number: int) -> None:

@@ -15,10 +15,10 @@ from svgbench.errors import Interrupted, StorageError
 from svgbench.world import checkpoints
 
 FAILPOINTS = (
-    "training.applied:1", "training.applied:11", "training.updated:1", "training.updated:13", "training.updated:25", "checkpoint.begin:1",
-    "checkpoint.begin:3", "checkpoint.part:1", "checkpoint.part:8", "checkpoint.state:1", "checkpoint.state:4", "checkpoint.before_rename:1",
-    "checkpoint.before_rename:3", "checkpoint.renamed:1", "checkpoint.renamed:3", "checkpoint.purge:1", "checkpoint.purge:2", "tree.renamed:1",
-    "training.saved:1", "training.saved:6",
+    "training.applied:1", "training.applied:11", "training.updated:1", "training.updated:13", "training.updated:25",
+    "checkpoint.begin:1", "checkpoint.begin:3", "checkpoint.part:1", "checkpoint.part:8", "checkpoint.state:1", "checkpoint.state:4",
+    "checkpoint.before_rename:1", "checkpoint.before_rename:3", "checkpoint.renamed:1", "checkpoint.renamed:3",
+    "checkpoint.purge:1", "checkpoint.purge:2", "tree.renamed:1", "training.saved:1", "training.saved:6",
 )  # fmt: skip
 
 

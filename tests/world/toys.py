@@ -1,6 +1,6 @@
-"""The one fake of these tests: a task of two networks and two optimisers small enough to train in milliseconds, and children to kill.
+"""The one fake of these tests: a task of two networks and two optimisers that train in milliseconds, and children to kill.
 
-It uses everything the real tasks use: keyed draws, library draws from the global generators, buffers, averages, an optimiser that starts late.
+It uses all that the real tasks use: keyed draws, library draws, buffers, averages, an optimiser that starts late.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Toy:
 
     averaged = "first"
 
-    def __init__(self, runtime: Runtime, *, library: bool = False, on_update: Callable[[int], None] | None = None, poison: Any = ()) -> None:
+    def __init__(self, runtime: Runtime, *, library: bool = False, on_update: Callable | None = None, poison: Any = ()) -> None:
         torch.manual_seed(1)
         self.modules = {"first": nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 6)), "second": nn.Linear(6, 1)}
         self.modules["first"].register_buffer("mass", torch.zeros((), dtype=torch.float64))
@@ -99,7 +99,7 @@ def digest(report: TrainingReport, toy: Toy) -> str:
 
 
 def in_child(function: Callable[[], Any], *, failpoint: str | None = None, kill_after: float | None = None, **environ: str) -> int:
-    """Exit status of ``function`` in a forked child: an error's own, 99 for any other, -9 when killed (at a failpoint, or after seconds)."""
+    """Exit status of ``function`` in a forked child: an error's own, 99 for any other, -9 when killed (at a failpoint or after seconds)."""
     child = os.fork()
     if child == 0:
         status = 99
