@@ -13,14 +13,15 @@ from svgbench.config import cards
 from svgbench.errors import BadConfig, BadWeights, UnknownName
 
 CARDS = cards.load_cards()
-FULL = (
-    "dinov3-s16 dinov3-s16plus dinov3-b16 dinov3-l16 dinov2-s14 dinov2-b14 dinov2-l14 dinov2reg-s14 dinov2reg-b14 dinov2reg-l14 "
-    "mae-b16 mae-l16 siglip-b16 siglip2-b16 sd-vae-ema sd-vae-mse va-vae-f16d32"
-).split()
+FULL = {
+    "dinov3-s16", "dinov3-s16plus", "dinov3-b16", "dinov3-l16", "dinov2-s14", "dinov2-b14", "dinov2-l14", "dinov2reg-s14",
+    "dinov2reg-b14", "dinov2reg-l14", "mae-b16", "mae-l16", "siglip-b16", "siglip2-b16", "sd-vae-ema", "sd-vae-mse",
+    "va-vae-f16d32",
+}  # fmt: skip
 
 
 def test_the_papers_encoders_have_cards() -> None:
-    assert set(FULL) <= set(CARDS)
+    assert set(CARDS) >= FULL
 
 
 @mark.parametrize("name", sorted(CARDS))
