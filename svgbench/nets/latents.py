@@ -1,0 +1,69 @@
+"""Standardised latents: the per-channel mean and deviation of a training set's raw latents, gathered in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from svgbench.errors import BadData
+
+
+@dataclass(frozen=True)
+class LatentStats:
+    """Mean and standard deviation of each channel, [C] each, float64."""
+
+    mean: Tensor
+    std: Tensor
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """Raw latents [B, C, h, w] -> latents of zero mean and unit deviation, what the diffusion model sees; same type."""
+        return (raw - self._like(self.mean, raw)) / self._like(self.std, raw)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] -> raw latents, what the decoder sees; same type."""
+        return latents * self._like(self.std, latents) + self._like(self.mean, latents)
+
+    @staticmethod
+    def _like(vector: Tensor, x: Tensor) -> Tensor:
+        return vector.to(x)[:, None, None]
+
+
+class LatentMoments:
+    """Running count, sum and sum of squares of raw latents over images and positions; sums of several ranks or parts add up."""
+
+    def __init__(self, channels: int, *, device: torch.device | str = "cpu") -> None:
+        self.count = torch.zeros((), dtype=torch.float64, device=device)
+        self.sum = torch.zeros(channels, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(channels, dtype=torch.float64, device=device)
+
+    def tensors(self) -> list[Tensor]:
+        """The three accumulators, for an all-reduce in place."""
+        return [self.count, self.sum, self.squares]
+
+    @torch.no_grad()
+    def add(self, raw: Tensor) -> None:
+        """Counts raw latents [B, C, h, w] in."""
+        exact = raw.double()
+        self.count += raw.numel() // raw.shape[1]
+        self.sum += exact.sum((0, 2, 3))
+        self.squares += exact.square().sum((0, 2, 3))
+
+    def merge(self, other: LatentMoments) -> None:
+        """Counts another part in."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine += theirs.to(mine.device)
+
+    def finish(self) -> LatentStats:
+        """Mean and deviation (over the population); BadData names a channel that never changes or is not finite."""
+        mean = self.sum / self.count
+        std = (self.squares / self.count - mean.square()).clamp(min=0).sqrt()
+        bad = ~(torch.isfinite(std) & (std > 1e-9 * (1 + mean.abs())))
+        if bool(bad.any()):
+            channel = int(bad.nonzero()[0])
+            raise BadData(
+                f"{int(bad.sum())} of {len(std)} latent channels are constant or not finite, the first is {channel} "
+                f"(mean {mean[channel]:g}, deviation {std[channel]:g}); train the autoencoder again or leave the channel out."
+            )
+        return LatentStats(mean, std)

@@ -1,0 +1,203 @@
+"""The convolutional encoder and decoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), as VA-VAE and SVG use them.
+
+Parameters carry LDM's names (``down.L.block.I``, ``mid.block_1``, ``up.L.block.I``), so that a released ``.pt`` loads strictly. Level 0
+is the finest grid on both sides. Pixels are in [-1, 1] inside these two classes only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# B batch, C channels, N positions of a grid (height x width)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    """Group norm over 32 groups, or the most that divide a narrower (or odd) channel count."""
+    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, each after group norm and swish, beside a shortcut: [B, inputs, h, w] -> [B, outputs, h, w]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.norm2 = _norm(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        if inputs != outputs:
+            self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        update = self.conv1(F.silu(self.norm1(x)))
+        update = self.conv2(F.silu(self.norm2(update)))
+        return (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x) + update
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over the positions of a grid, added to its input: [B, C, h, w] -> [B, C, h, w]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        q_B1NC, k_B1NC, v_B1NC = (layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        mixed_B1NC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC)
+        return x + self.proj_out(mixed_B1NC.squeeze(1).transpose(1, 2).reshape(x.shape))
+
+
+class _Downsample(nn.Module):
+    """Half the grid by a strided 3x3 convolution padded on the right and below only, as in LDM."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class _Upsample(nn.Module):
+    """Twice the grid: nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class _Level(nn.Module):
+    """The residual blocks of one grid size, each followed by attention where the level has any, then the resampling if there is one."""
+
+    def __init__(self, inputs: int, outputs: int, *, blocks: int, attention: bool, resample: nn.Module | None, name: str) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(inputs if i == 0 else outputs, outputs) for i in range(blocks))
+        self.attn = nn.ModuleList(AttentionBlock(outputs) for _ in range(blocks if attention else 0))
+        self._resampling = name
+        if resample is not None:
+            self.add_module(name, resample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, block in enumerate(self.block):
+            x = block(x)
+            if self.attn:
+                x = self.attn[i](x)
+        return getattr(self, self._resampling)(x) if hasattr(self, self._resampling) else x
+
+
+class _Middle(nn.Module):
+    """Block, attention, block on the coarsest grid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels)
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))
+
+
+class LdmEncoder(nn.Module):
+    """Pixels [B, in_channels, H, W] in [-1, 1] -> [B, z_channels (twice that with ``double_z``: mean, log-variance), h, w].
+
+    ``multipliers`` run from the finest level to the coarsest and fix the stride, 2 ** (levels - 1); ``attention`` lists the grid
+    sizes that get self-attention beside the middle's, counted for images of ``resolution`` pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        in_channels: int = 3,
+        z_channels: int,
+        resolution: int,
+        double_z: bool = True,
+    ) -> None:
+        super().__init__()
+        widths = [base * m for m in multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(in_channels, base, 3, padding=1)
+        self.down = nn.ModuleList(
+            _Level(
+                widths[i - 1] if i else base,
+                width,
+                blocks=blocks,
+                attention=resolution >> i in attention,
+                resample=_Downsample(width) if i < last else None,
+                name="downsample",
+            )
+            for i, width in enumerate(widths)
+        )
+        self.mid = _Middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], z_channels * (1 + double_z), 3, padding=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = self.conv_in(pixels)
+        for level in self.down:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+
+
+class LdmDecoder(nn.Module):
+    """Latents [B, z_channels, h, w] -> pixels [B, out_channels, h * stride, w * stride], in [-1, 1] up to overshoot.
+
+    ``multipliers`` and ``attention`` as in the encoder; each level has one residual block more than ``blocks``.
+    """
+
+    def __init__(
+        self,
+        *,
+        base: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        z_channels: int,
+        out_channels: int = 3,
+        resolution: int,
+    ) -> None:
+        super().__init__()
+        widths = [base * m for m in multipliers]
+        last = len(widths) - 1
+        self.stride = 2**last
+        self.conv_in = nn.Conv2d(z_channels, widths[-1], 3, padding=1)
+        self.mid = _Middle(widths[-1])
+        self.up = nn.ModuleList(
+            _Level(
+                widths[min(i + 1, last)],
+                width,
+                blocks=blocks + 1,
+                attention=resolution >> i in attention,
+                resample=_Upsample(width) if i else None,
+                name="upsample",
+            )
+            for i, width in enumerate(widths)
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
+
+    def before_last(self, latents: Tensor) -> Tensor:
+        """What ``conv_out`` sees, [B, base * multipliers[0], H, W]: the adaptive adversarial weight is measured across that convolution."""
+        x = self.mid(self.conv_in(latents))
+        for level in reversed(self.up):
+            x = level(x)
+        return F.silu(self.norm_out(x))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.conv_out(self.before_last(latents))
