@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "errors": 0, "shelf": 0, "config": 1, "nets": 2, "world": 3, "backends": 4, "metrics": 5, "pretraining": 6, "stages": 6, "lab": 7, "tables": 8, "cli": 9,
+    "errors": 0, "shelf": 0.5, "config": 1, "nets": 2, "world": 3, "backends": 4, "metrics": 5, "pretraining": 6, "stages": 6, "lab": 7, "tables": 8, "cli": 9,
 }  # fmt: skip
 GRAPH_ONLY = {"lab"}
 """Floors that may know stages only by their table."""
@@ -73,9 +73,9 @@ def test_shelves_hold_data_only():
 
 def test_importing_what_the_quick_commands_use_brings_no_torch():
     names = ", ".join(f"svgbench.{name}" for name in NO_TORCH)
-    code = f"import sys; import svgbench, {names}; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'pandas', 'timm')) and 3)"
+    code = f"import sys; import svgbench, {names}; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'timm', 'matplotlib')) and 3)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr or "torch, numpy, pandas or timm was imported"
+    assert done.returncode == 0, done.stderr or "torch, pandas, timm or matplotlib was imported"
 
 
 def test_no_module_keeps_mutable_state():

@@ -67,7 +67,7 @@ def run(
     name = name_of(config, shelf)
     plan_ = make_plan({name: config}, shelf)
     with owned(out, plan_.runs[0]):
-        _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=False)
+        _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=False, shelf=shelf)
     from svgbench.cli.reports import show
 
     show(out, [name])
@@ -86,7 +86,7 @@ def ablate(
 ) -> None:
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
-    outcome = _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=True)
+    outcome = _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=True, shelf=shelf)
     from svgbench.cli.reports import show
 
     show(out, [r.name for r in plan_.runs])
@@ -161,7 +161,7 @@ def name_of(config: RunConfig, shelf: Path | None = None) -> str:
     return name if plain == config else f"{name}.{digest(config.model_dump(mode='json'))[:6]}"
 
 
-def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool) -> Outcome:
+def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:
     """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
     missing = set(plan_.nodes) - plan_.finished(Store(out / "store"))
     runtime = make_runtime() if missing else _Idle()
@@ -174,7 +174,7 @@ def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool) -> Out
         if runtime.is_main:
             with contextlib.suppress(Interrupted):
                 for one in plan_.runs:
-                    record(plan_, one, out, outcome)
+                    record(plan_, one, out, outcome, shelf)
     return outcome
 
 

@@ -133,7 +133,9 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
     levels = len(config.autoencoder.decoder.multipliers)
     if side % stride:
         below = side - side % stride
-        raise BadConfig(f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}.")
+        raise BadConfig(
+            f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}."
+        )
     if card.kind == "features" and 2 ** (levels - 1) != stride:
         raise BadConfig(
             f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
@@ -141,7 +143,9 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         )
     patch = config.diffusion.transformer.patch
     if (side // stride) % patch:
-        raise BadConfig(f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'.")
+        raise BadConfig(
+            f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
+        )
     if config.data.source == "shapes" and (config.data.train_images is None or config.data.val_images is None):
         raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
 

@@ -123,8 +123,10 @@ class ReconstructionLoss(Part):
 
     l1: NotNegative = 1.0
     perceptual: NotNegative = 1.0
-    network: Literal["lpips-vgg", "shapes-vgg"] = "lpips-vgg"
-    """Perceptual distance: LPIPS on VGG16 (needs its weights file) or the small network shipped for ``shapes``."""
+    network: Literal["lpips", "shapes-lpips"] = "lpips"
+    """Perceptual distance: LPIPS on VGG16 (needs its weights file) or that on the small network shipped for ``shapes``."""
+    weights: str | None = None
+    """VGG16 weights file of LPIPS."""
     adversarial: NotNegative = 0.5
     """Weight of the hinge-GAN term, on top of the adaptive weight; 0 builds no discriminator."""
     adversarial_start_images: Annotated[int, Field(ge=0)] = 2_560_000
@@ -222,8 +224,10 @@ class Scores(Part):
     extractor: str = "inception"
     """Features of FID, IS, KID, precision and recall: ``inception`` (needs its weights file) or ``shapes-cnn``."""
     extractor_weights: str | None = None
+    perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
+    """Distance of reconstructions to originals: LPIPS (left out, with a dash, without its weights file) or that of the small network."""
     lpips_weights: str | None = None
-    """VGG16 weights file of LPIPS; without it lpips is left out, with a dash."""
+    """VGG16 weights file of LPIPS."""
     neighbours: Count = 3
     """k of precision and recall."""
     resamples: Annotated[int, Field(ge=0, le=10_000)] = 50

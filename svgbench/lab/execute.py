@@ -150,11 +150,13 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
             yield place
 
 
-def record(plan: Plan, run: Run, out: Path, outcome: Outcome) -> None:
+def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None) -> None:
     """Writes the run's directory: config.yaml, scores.json, run.json, overview.png; readable without this program."""
     store = Store(out / "store")
     place = out / run.name
-    card = cards.find(run.config.encoder.card, run.config.preset)
+    with guarded(place):
+        place.mkdir(parents=True, exist_ok=True)
+    card = cards.find(run.config.encoder.card, run.config.preset, extra)
     config = run.config.model_dump(mode="json")
     rows: list[dict[str, Any]] = []
     stages = []
@@ -178,7 +180,6 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome) -> None:
     for row in rows:
         row["images_seen"] = trained
     with guarded(place):
-        place.mkdir(parents=True, exist_ok=True)
         write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         write_atomic(place / "scores.json", (json.dumps(rows, indent=1) + "\n").encode())
         content = {"run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures}

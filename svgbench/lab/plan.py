@@ -13,6 +13,7 @@ from svgbench.config.parse import merge, nested
 from svgbench.config.records import digest
 from svgbench.config.schema import RunConfig
 from svgbench.lab.store import Store
+from svgbench.metrics import judges
 from svgbench.stages import graph
 from svgbench.world.files import sha256_of
 
@@ -96,15 +97,25 @@ def _node(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: 
         part = merge(part, nested(path, value))
     identity = part
     for path in graph.PATHS:
-        if any(path == own or path.startswith(own + ".") for own in stage.slice):
+        if _covers(stage, path):
             file = graph.field(config, path)
             identity = merge(identity, nested(path, f"sha256:{sha256_of(Path(file))}" if file else None))
+    for name, kind, weights in graph.JUDGES:
+        if _covers(stage, name):
+            file = graph.field(config, weights)
+            unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
+            found = None if unused else f"sha256:{judges.identity(kind, graph.field(config, name), file)}"
+            identity = merge(identity, nested(weights, found))
     if "data" in identity and identity["data"]["source"] != "shapes":
         identity = merge(identity, {"data": {"source": "folder"}})  # a folder is known by its files, not by where it lies
     keys = {name: node.key for name, node in inputs.items()}
     key = digest({"stage": stage.name, "version": stage.version, "slice": identity, "inputs": keys})
     whole = {name: value for node in inputs.values() for name, value in node.cell.items()} | cell
     return Node(stage.name, key, part, identity, keys, whole)
+
+
+def _covers(stage: graph.Stage, path: str) -> bool:
+    return any(path == own or path.startswith(own + ".") for own in stage.slice)
 
 
 def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:

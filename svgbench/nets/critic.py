@@ -9,7 +9,7 @@ and ranks, and so do the two gradients at W from which the weight is taken.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,13 @@ from torch import Tensor, nn
 
 from svgbench.nets.ldm import LdmDecoder
 
-Activations = Callable[[Tensor], Sequence[Tensor]]
-"""Images [B, 3, H, W] in [0, 1] -> feature maps [B, C_l, h_l, w_l]."""
+class Judge(Protocol):
+    """The network whose activations the perceptual loss compares."""
+
+    activations: Callable[[Tensor], Sequence[Tensor]]
+    """Images [B, 3, H, W] in [0, 1] -> feature maps [B, C_l, h_l, w_l]."""
+    weights: Sequence[Tensor] | None
+    """[C_l] per layer."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -74,10 +79,10 @@ class Objective:
     """The generator's and the discriminator's losses on decoder outputs y [B, 3, H, W] in [-1, 1] beside originals in [0, 1]."""
 
     def __init__(
-        self, *, l1: float, perceptual: float, adversarial: float, activations: Activations | None, discriminator: PatchDiscriminator | None
+        self, *, l1: float, perceptual: float, adversarial: float, judge: Judge | None, discriminator: PatchDiscriminator | None
     ) -> None:
         self.l1, self.perceptual, self.adversarial = l1, perceptual, adversarial
-        self._activations, self._discriminator = activations, discriminator
+        self._judge, self._discriminator = judge, discriminator
 
     def gradients(self, y: Tensor, originals: Tensor, *, size: int, gan: bool) -> Gradients:
         """Gradients at y, taken apart from the decoder's graph; ``size`` is the global batch."""
@@ -85,10 +90,11 @@ class Objective:
         target = originals * 2 - 1
         losses = {"l1": (leaf - target).abs().mean((1, 2, 3)).sum() / size}
         total = self.l1 * losses["l1"]
-        if self.perceptual and self._activations is not None:
+        if self.perceptual and self._judge is not None:
             with torch.no_grad():
-                wanted = self._activations(originals)
-            losses["perceptual"] = perceptual_distance(self._activations(leaf * 0.5 + 0.5), wanted).sum() / size
+                wanted = self._judge.activations(originals)
+            seen = self._judge.activations(leaf * 0.5 + 0.5)
+            losses["perceptual"] = perceptual_distance(seen, wanted, self._judge.weights).sum() / size
             total = total + self.perceptual * losses["perceptual"]
         (reconstruction,) = torch.autograd.grad(total, leaf)
         adversarial = None

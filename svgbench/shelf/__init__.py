@@ -10,6 +10,7 @@ import yaml
 
 from svgbench.errors import BadConfig, BadInput, unknown
 
+
 @cache
 def folder(shelf: str) -> Path:
     """The directory of a shelf: inside the installed package (wheel), else beside it (checkout, editable install)."""

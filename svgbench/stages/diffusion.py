@@ -18,7 +18,7 @@ from svgbench.nets.latents import LatentStats
 from svgbench.nets.sampler import sample
 from svgbench.nets.sit import SiT
 from svgbench.stages.statistics import open_statistics
-from svgbench.stages.tokenizers import Latents, open_tokenizer
+from svgbench.stages.tokenizers import Cached, open_tokenizer
 from svgbench.world import checkpoints
 from svgbench.world.files import write_atomic
 from svgbench.world.images import open_images
@@ -36,7 +36,7 @@ class FlowTask:
 
     averaged = "sit"
 
-    def __init__(self, model: SiT, latents: Latents, labels: Tensor, stats: LatentStats, part: schema.Diffusion, seed: int, runtime: Runtime):
+    def __init__(self, model: SiT, latents: Cached, labels: Tensor, stats: LatentStats, part: schema.Diffusion, seed: int, runtime: Runtime):
         self.modules = {"sit": model}
         self.optimisers = {"sit": adam(model.parameters(), part.training.optimiser)}
         self._model, self._latents, self._labels, self._stats, self._part, self._runtime = model, latents, labels, stats, part, runtime
@@ -73,7 +73,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
-    latents = Latents(tokenizer, images.train, runtime, label="latents of the training images", flips=part.flip)
+    latents = Cached(tokenizer.encode, images.train, runtime, label="latents of the training images", flips=part.flip)
 
     # the network, its initial weights a function of the seed
     channels, grid, _ = latents.shape

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from svgbench.config.schema import RunConfig
 
 ENCODER = ("encoder.card", "encoder.weights", "encoder.identity")
-EXTRACTOR = ("scores.extractor", "scores.extractor_weights", "scores.resamples")
+EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,15 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="samples", version=1, worker="svgbench.stages.diffusion:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "seed"),
           each=("sampling.steps", "sampling.guidance"), needs=("autoencoder", "statistics", "diffusion")),
+    Stage(name="references", version=1, worker="svgbench.stages.scores:references",
+          slice=EXTRACTOR, needs=("images",)),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",
           slice=(), needs=("images", "autoencoder")),
     Stage(name="reconstruction-scores", version=1, worker="svgbench.stages.scores:reconstruction", scores=True,
-          slice=(*EXTRACTOR, "scores.lpips_weights", "seed"), needs=("images", "reconstructions")),
+          slice=(*EXTRACTOR, "scores.perceptual", "scores.lpips_weights", "scores.resamples", "seed"),
+          needs=("images", "references", "reconstructions")),
     Stage(name="generation-scores", version=1, worker="svgbench.stages.scores:generation", scores=True,
-          slice=(*EXTRACTOR, "scores.neighbours", "seed"), needs=("images", "samples")),
+          slice=(*EXTRACTOR, "scores.neighbours", "scores.resamples", "seed"), needs=("images", "references", "samples")),
     Stage(name="probe-scores", version=1, worker="svgbench.stages.scores:probe", scores=True,
           slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "autoencoder")),
     Stage(name="segmentation-scores", version=1, worker="svgbench.stages.scores:segmentation", scores=True, when="masks",
@@ -74,8 +77,15 @@ STAGES: tuple[Stage, ...] = (
 LABELS = frozenset({"preset"})
 """Fields that are words about a run and in no slice."""
 
-PATHS = frozenset({"encoder.weights", "scores.extractor_weights", "scores.lpips_weights"})
+PATHS = frozenset({"encoder.weights"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
+
+JUDGES = (
+    ("scores.extractor", "features", "scores.extractor_weights"),
+    ("scores.perceptual", "pairs", "scores.lpips_weights"),
+    ("autoencoder.loss.network", "pairs", "autoencoder.loss.weights"),
+)
+"""Fields that name a judging network, its kind, the field of its weights file: the key gets the digest of the weights that are opened."""
 
 
 def by_name(name: str) -> Stage:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svgbench.config import schema
 from svgbench.config.records import Score
-from svgbench.metrics.features import extract, load_extractor
+from svgbench.metrics.features import Features, extract, load_extractor
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.metrics.probe import pool, probe_scores
@@ -22,10 +22,24 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.metrics.segmentation import segmentation_scores
-from svgbench.stages.tokenizers import Latents, open_tokenizer
+from svgbench.stages.tokenizers import Cached, open_tokenizer
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
+
+REFERENCE_IMAGES = 50_000
+"""Training images whose features are kept for KID, precision and recall; the moments are of all."""
+
+
+def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Features of the training and the validation images, taken once for all scores: ``train.safetensors``, ``val.safetensors``."""
+    collection = open_images(inputs["images"])
+    extractor = load_extractor(slice_["scores"]["extractor"], slice_["scores"]["extractor_weights"], runtime.torch_device)
+    with runtime.progress("features of the real images", len(collection.train) + len(collection.val)) as bar:
+        for name, images in (("train", collection.train), ("val", collection.val)):
+            keep = None if name == "val" else REFERENCE_IMAGES
+            extract(extractor, images, keep=keep, done=bar.advance).save(out / f"{name}.safetensors")
+    return {"dim": extractor.dim}
 
 
 def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -35,11 +49,12 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")
     check_samples(decoded, None, len(val), size=val.batch(torch.arange(1)).shape[-1], distinct=False)
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
-    name = "shapes-lpips" if part["extractor"] == "shapes-cnn" else "lpips" if part["lpips_weights"] else None
-    perceptual = load_perceptual(name, part["lpips_weights"], device=runtime.torch_device) if name else None
-    with runtime.progress("reconstruction scores", 2 * len(val)) as bar:
+    left_out = part["perceptual"] == "lpips" and not part["lpips_weights"]
+    perceptual = None if left_out else load_perceptual(part["perceptual"], part["lpips_weights"], device=runtime.torch_device)
+    known = Features.load(inputs["references"] / "val.safetensors", runtime.torch_device)
+    with runtime.progress("reconstruction scores", len(val)) as bar:
         scores = reconstruction_scores(
-            decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
+            decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual, original_features=known,
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device, done=bar.advance,
         )  # fmt: skip
     return _write(out, scores)
@@ -56,9 +71,9 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         drawn, np.load(inputs["samples"] / "labels.npy"), made["count"], size=train.batch(torch.arange(1)).shape[-1], classes=len(collection.classes)
     )
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
-    with runtime.progress("generation scores", len(drawn) + len(train)) as bar:
+    reference = Features.load(inputs["references"] / "train.safetensors", runtime.torch_device)
+    with runtime.progress("generation scores", len(drawn)) as bar:
         samples = extract(extractor, drawn, done=bar.advance)
-        reference = extract(extractor, train, keep=max(10_000, len(drawn)), done=bar.advance)
     scores = generation_scores(
         samples, reference, judge=extractor.judge, reference_images=group(inputs["images"], "train", train), labels=made["labels"],
         neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
@@ -109,8 +124,8 @@ def _latents(inputs: dict[str, Path], runtime: Runtime, limit: int | None) -> tu
     """The images, and raw latents of (the first of) the training images and of the validation images."""
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    train = Latents(tokenizer, collection.train, runtime, label="latents of the training images").all()
-    val = Latents(tokenizer, collection.val, runtime, label="latents of the validation images").all()
+    train = Cached(tokenizer.encode, collection.train, runtime, label="latents of the training images").all()
+    val = Cached(tokenizer.encode, collection.val, runtime, label="latents of the validation images").all()
     return collection, train[:limit] if limit else train, val
 
 

@@ -7,7 +7,7 @@ The artifact is ``autoencoder.json`` (the encoder's card, the sizes of the netwo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,49 +76,46 @@ def to_floats(images: Tensor, device: torch.device) -> Tensor:
     return images.to(device, non_blocking=True).float() / 255
 
 
-class Latents:
-    """Raw latents of an image set: ``latents(indices) -> [B, C, h, w]``, from memory where they fit, else encoded when asked for.
+class Cached:
+    """A pure function of images (features, raw latents) over an image set: ``cached(indices) -> [B, C, h, w]``, from memory where all of it
+    fits, else computed when asked for. Encoding is a function of the image alone, so both ways give the same bits."""
 
-    Encoding is a pure function of the image, so both ways give the same bits.
-    """
-
-    def __init__(self, tokenizer: Tokenizer | Codec, images: ImageSet, runtime: Runtime, *, label: str, flips: bool = False) -> None:
-        self._tokenizer, self._images, self._runtime = tokenizer, images, runtime
-        probe = self._encode(torch.zeros(1, dtype=torch.int64), None)
+    def __init__(
+        self, function: Callable[[Tensor], Tensor], images: ImageSet, runtime: Runtime, *, label: str, flips: bool = False
+    ) -> None:
+        self._function, self._images, self._runtime, self._label = function, images, runtime, label
+        probe = self._compute(torch.zeros(1, dtype=torch.int64), None)
         self.shape = tuple(probe.shape[1:])
-        bytes_needed = probe.numel() * 4 * len(images) * (2 if flips else 1)
-        self._cache: list[Tensor] = []
-        if bytes_needed <= CACHE_BYTES:
-            self._cache = [self._fill(label, flipped) for flipped in ([False, True] if flips else [False])]
+        needed = probe.numel() * 4 * len(images) * (2 if flips else 1)
+        self._memory = [self._all(flipped) for flipped in ([False, True] if flips else [False])] if needed <= CACHE_BYTES else []
 
-    def _fill(self, label: str, flipped: bool) -> Tensor:
+    def _all(self, flipped: bool) -> Tensor:
         parts = []
-        with self._runtime.progress(label, len(self._images)) as bar:
+        with self._runtime.progress(self._label, len(self._images)) as bar:
             for indices in blocks(len(self._images)):
-                flip = torch.ones(len(indices), dtype=torch.bool) if flipped else None
-                parts.append(self._encode(indices, flip))
+                parts.append(self._compute(indices, torch.ones(len(indices), dtype=torch.bool) if flipped else None))
                 bar.advance(len(indices))
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _encode(self, indices: Tensor, flip: Tensor | None) -> Tensor:
+    def _compute(self, indices: Tensor, flip: Tensor | None) -> Tensor:
         images = to_floats(self._images.batch(indices), self._runtime.torch_device)
         if flip is not None:
             images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
-        return self._tokenizer.encode(images)
+        return self._function(images)
 
     def __call__(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
-        """Raw latents of dataset indices [B]; ``flip`` [B] bool: of the mirrored images."""
-        if not self._cache:
-            return self._encode(indices, flip)
-        where = indices.to(self._cache[0].device)
-        if flip is None or len(self._cache) == 1:
-            return self._cache[0][where]
-        return torch.where(flip.to(where.device)[:, None, None, None], self._cache[1][where], self._cache[0][where])
+        """Values for data set indices [B]; ``flip`` [B] bool: of the mirrored images."""
+        if not self._memory:
+            return self._compute(indices, flip)
+        where = indices.to(self._memory[0].device)
+        if flip is None:
+            return self._memory[0][where]
+        return torch.where(flip.to(where.device)[:, None, None, None], self._memory[1][where], self._memory[0][where])
 
     def all(self) -> Tensor:
-        """Latents of the whole set [N, C, h, w]; for probes on sets that fit in memory."""
-        return self._cache[0] if self._cache else self._fill("latents", False)
+        """The values of the whole set [N, C, h, w], for probes."""
+        return self._memory[0] if self._memory else self._all(False)
 
 
 def blocks(count: int, size: int = 256) -> Iterator[Tensor]:
