@@ -1,7 +1,8 @@
-"""The two small convolutional networks shipped with the embedded images: ShapesCNN, whose features the Frechet distance of ``shapes`` compares,
-and ShapesVGG, whose activations the perceptual loss compares. Both were trained to name everything a caption says (class, colours, texture, size,
-place, background), so that their features carry more than the class; they differ in architecture, seed and images, so that no decoder is trained on
-the features it is measured by.
+"""The two small convolutional networks shipped with the embedded images.
+
+The Frechet distance of ``shapes`` compares ShapesCNN's features, the perceptual loss compares ShapesVGG's activations. Both were trained to
+name everything a caption says (class, colours, texture, size, place, background), so that their features carry more than the class; they
+differ in architecture, seed and images, so that no decoder is trained on the features it is measured by.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Naming(nn.Module):
 
 
 class ShapesCNN(_Naming):
-    """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 features by averaging; images of another size are resized to 32 px."""
+    """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 averaged features; other image sizes are resized to 32 px."""
 
     dim = 128
 

@@ -1,6 +1,7 @@
-"""How the tiny encoders and the two small classifiers shipped in ``encoders/tiny/`` were trained: each family by its own objective on embedded images.
+"""How the weights in ``encoders/tiny/`` were trained: each family by its own objective, on embedded images.
 
-``svgbench pretrain NAME`` repeats it, bit for bit on one CPU thread with the same library versions. Needs the extra [pretrain].
+``svgbench pretrain NAME`` repeats it, bit for bit on one CPU thread with the same library versions. Needs the
+extra [pretrain].
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ class Matching:
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One step."""
         images = self.pictures.floats(batch.indices)
-        images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.2, mirror=False)
+        stream = draws.stream(self.stream, "view")
+        images = view(images, batch.positions, stream=stream, size=RESOLUTION, area=AREA, light=0.2, mirror=False)
         seen, said = self.towers(images, self.pictures.captions[batch.indices])
         loss = self.loss(seen, said, self.towers.log_scale.exp(), self.towers.bias)
         loss.backward()

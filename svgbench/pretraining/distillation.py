@@ -1,7 +1,7 @@
-"""Self-distillation (DINO 2104.14294, iBOT 2111.07832, DINOv2 2304.07193): a student agrees with its own moving average over views of an image.
+"""Self-distillation: a student agrees with its own moving average over views of an image (DINO 2104.14294, DINOv2 2304.07193).
 
-Three losses of lightly's: DINO on the class token over two large views and some small ones, iBOT on patches hidden from the student in a large view,
-KoLeo, which spreads class tokens. They compare the images of a batch, so a batch is never cut.
+Three losses of lightly's: DINO on the class token over two large views and some small ones, iBOT (2111.07832) on patches hidden from the
+student in a large view, KoLeo, which spreads class tokens. They compare the images of a batch, so a batch is never cut.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Student(nn.Module):
         width = network.embed_dim
         self.image_head = DINOProjectionHead(width, 256, 64, prototypes)
         self.patch_head = DINOProjectionHead(width, 256, 64, prototypes)
-        # A linear patch embedding maps one patch of pixels to any token, so a learned patch is a learned mask token for every library's ViT.
+        # A linear patch embedding maps a patch of pixels to any token, so a learned patch is a learned mask token for every ViT.
         self.mask_patch = nn.Parameter(torch.zeros(3, self.patch, self.patch))
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Masked autoencoding (MAE 2111.06377): the encoder sees a few patches, a small decoder paints the others, in colours normalised patch by patch."""
+"""Masked autoencoding (MAE 2111.06377): the encoder sees a few patches, a small decoder paints the others."""
 
 from __future__ import annotations
 

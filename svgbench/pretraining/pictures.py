@@ -1,4 +1,4 @@
-"""What the tiny networks learn from: embedded images drawn under a seed of their own (never the benchmark's), with labels and caption words."""
+"""What the tiny networks learn from: embedded images of a seed of their own (never the benchmark's), with labels and captions."""
 
 from __future__ import annotations
 

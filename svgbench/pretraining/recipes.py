@@ -49,6 +49,16 @@ RECIPES: dict[str, Recipe] = {
     "shapes-vgg": Recipe(
         builder="classifiers:shapes_vgg", images=30_000, seed=1002, training=_training(1500, 128, 1e-3, ema=0.99, decay=0.02)
     ),
+    "dinov2": Recipe(builder="distillation:dinov2", images=30_000, seed=2002, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
+    "dinov3": Recipe(builder="distillation:dinov3", images=30_000, seed=2003, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
+    "mae": Recipe(
+        builder="masked:mae", images=30_000, seed=2004, training=_training(2000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95))
+    ),
+    "siglip": Recipe(
+        builder="contrastive:siglip", images=30_000, seed=2005, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.02, betas=(0.9, 0.98))
+    ),
+    "sd-vae": Recipe(builder="codecs:sd_vae", images=30_000, seed=2006, training=_training(800, 64, 1.5e-3, ema=0.99, decay=0.0)),
+    "va-vae": Recipe(builder="codecs:va_vae", images=30_000, seed=2007, training=_training(800, 64, 1.5e-3, ema=0.99, decay=0.0)),
 }
 """Name -> recipe; a family's name trains its tiny member."""
 
@@ -56,8 +66,8 @@ RECIPES: dict[str, Recipe] = {
 def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Trains one network into ``out/NAME.safetensors`` (half precision) and gives {name, file, sha256, images_seen, seconds, losses}.
 
-    Interrupted and called again with the same ``out``, it goes on from its last checkpoint. Losses that compare the images of a batch with each
-    other cannot be cut into micro-batches or ranks, so one process holds the whole batch.
+    Interrupted and called again with the same ``out``, it goes on from its last checkpoint. Losses that compare the images of a batch with
+    each other cannot be cut into micro-batches or ranks, so one process holds the whole batch.
     """
     name = name.removesuffix("-tiny")
     if name not in RECIPES:
@@ -67,8 +77,9 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     recipe, work = RECIPES[name], out / f"{name}.partial"
     pictures = Pictures.drawn(recipe.images, seed=recipe.seed, device=runtime.torch_device)
     shipped = build(recipe, pictures, runtime)
+    label = f"pretrain {name}"
     report = train(
-        shipped.task, settings=recipe.training, dataset_size=len(pictures), seed=recipe.seed, out=work, runtime=runtime, label=f"pretrain {name}"
+        shipped.task, settings=recipe.training, dataset_size=len(pictures), seed=recipe.seed, out=work, runtime=runtime, label=label
     )
     if shipped.averaged and report.averages is not None:
         shipped.network.load_state_dict(report.averages)

@@ -14,8 +14,9 @@ def view(
 ) -> Tensor:
     """One random view [B, 3, size, size] of images [B, 3, H, W] in [0, 1].
 
-    A crop of between ``area[0]`` and ``area[1]`` of the picture at an aspect of 3/4 to 4/3, mirrored half of the time (not where captions tell left from right), then contrast, brightness and
-    a tint of each colour channel within ``light``. Hue is not turned: a class has a palette, as oranges are orange.
+    A crop of between ``area[0]`` and ``area[1]`` of the picture at an aspect of 3/4 to 4/3, mirrored half of the time (not where captions
+    tell left from right), then contrast, brightness and a tint of each colour channel within ``light``. Hue is not turned: a class has a
+    palette, as oranges are orange.
     """
     u = draws.uniform(stream, positions, (12,)).to(images.device)
     share = area[0] + (area[1] - area[0]) * u[:, 0]

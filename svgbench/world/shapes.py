@@ -1,9 +1,9 @@
 """The embedded images: ten classes of shapes drawn from a seed, each with its own palette and texture, with labels, masks and captions.
 
-Image i of a split is a function of (seed, split, i) alone: every random number is a hash of position, so any subset can be drawn in any order.
-A class is a shape, a pair of colours and a texture, as a zebra is a silhouette, black with white, and stripes. Each of the hues belongs to two or three
-classes and every texture to two, so that no single cue decides; one image in eight wears another class's palette and one in eight another class's
-texture. Background colour, its gradient, its texture, the place, size, turn and light are independent of the class. Edges are antialiased by signed distances,
+Image i of a split is a function of (seed, split, i) alone: every random number is a hash of position, so any subset can be drawn in any
+order. A class is a shape, a pair of colours and a texture, as a zebra is a silhouette, black with white, and stripes. Nearly every colour
+belongs to two or three classes and every texture to two, so that no single cue decides; one image in eight draws its palette at random and
+one in eight its texture. Background, place, size, turn and light are independent of the class. Edges are antialiased by signed distances,
 so that the same image can be drawn at any resolution.
 """
 
@@ -52,7 +52,7 @@ _NUMBERS = 48
 
 
 class Drawn(NamedTuple):
-    """Images uint8 [n, 3, H, W], labels int64 [n], masks uint8 [n, H, W] (0 background, 1 + label on the object) and, on request, captions."""
+    """Images uint8 [n, 3, H, W], labels int64 [n], masks uint8 [n, H, W] (0 background, 1 + label on the object), captions on request."""
 
     images: np.ndarray
     labels: np.ndarray

@@ -1,0 +1,135 @@
+"""KL autoencoders (LDM 2112.10752) without a GAN term, and VA-VAE's alignment of the latent to a frozen encoder (2501.01423, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from svgbench.backends.open import Encoder, open_encoder, open_network
+from svgbench.config.schema import Training
+from svgbench.nets import draws
+from svgbench.nets.classifier import ShapesVGG
+from svgbench.pretraining.families import Pixels, card_of
+from svgbench.pretraining.pictures import Pictures
+from svgbench.pretraining.shipped import Shipped
+from svgbench.shelf import folder
+from svgbench.world.order import Batch
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import adam
+
+KL_WEIGHT = 1e-6
+"""Weight of an image's whole Kullback-Leibler divergence beside its mean absolute error."""
+PERCEPTUAL_WEIGHT = 0.5
+COSINE_MARGIN, DISTANCE_MARGIN, ALIGNMENT_WEIGHT = 0.5, 0.25, 0.1
+"""m1, m2 and w_hyper of VA-VAE, equations 5 to 8."""
+
+
+class Posterior(NamedTuple):
+    """Mean and log-variance of a latent, each [B, C, h, w]."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+def posterior(model: nn.Module, pixels: Tensor) -> Posterior:
+    """What diffusers' AutoencoderKL or LDM's autoencoder says of pixels [B, 3, H, W] in [-1, 1]."""
+    if hasattr(model, "posterior"):
+        return Posterior(*model.posterior(pixels))
+    said = model.encode(pixels).latent_dist
+    return Posterior(said.mean, said.logvar)
+
+
+def painted(model: nn.Module, latents: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] of latents [B, C, h, w] by either library."""
+    pixels = model.decode(latents)
+    return pixels if isinstance(pixels, Tensor) else pixels.sample
+
+
+class Autoencoding:
+    """A training task: L1, a perceptual distance on ShapesVGG, KL; and, given a teacher, the alignment loss with its adaptive weight."""
+
+    averaged = "model"
+
+    def __init__(
+        self, model: nn.Module, pixels: nn.Module, pictures: Pictures, training: Training, stream: int, critic: ShapesVGG,
+        teacher: Encoder | None = None, latent_channels: int = 0,
+    ) -> None:
+        self.model, self.pixels, self.pictures, self.stream, self.critic, self.teacher = model, pixels, pictures, stream, critic, teacher
+        self.modules = {"model": model}
+        parameters = list(model.parameters())
+        if teacher is not None:
+            self.projection = nn.Conv2d(latent_channels, teacher.channels, 1, bias=False).to(pictures.images.device)
+            self.modules["projection"] = self.projection
+            parameters += self.projection.parameters()
+        self.optimisers = {"model": adam(parameters, training.optimiser)}
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One step. The two losses meet at the latent: each is differentiated to there once, then their weighted sum goes through the encoder."""
+        images = self.pictures.floats(batch.indices)
+        mirror = draws.uniform(draws.stream(self.stream, "mirror"), batch.positions).to(images.device) < 0.5
+        images = torch.where(mirror[:, None, None, None], images.flip(3), images)
+        said = posterior(self.model, self.pixels(images))
+        noise = draws.normal(draws.stream(self.stream, "noise"), batch.positions, tuple(said.mean.shape[1:])).to(images.device)
+        latents = said.mean + noise * (0.5 * said.log_variance).exp()
+        here = latents.detach().requires_grad_()
+        losses = self._reconstruction(images, painted(self.model, here), batch.size)
+        (losses["l1"] + PERCEPTUAL_WEIGHT * losses["perceptual"]).backward()
+        gradient = here.grad
+        if self.teacher is not None:
+            aligned, losses["alignment"] = self._alignment(images, latents.detach())
+            gradient = gradient + ALIGNMENT_WEIGHT * gradient.norm() / (aligned.norm() + 1e-8) * aligned
+        divergence = 0.5 * (said.mean.square() + said.log_variance.exp() - 1 - said.log_variance).sum() / batch.size
+        torch.autograd.backward([latents, KL_WEIGHT * divergence], [gradient, None])
+        apply("model")
+        return {name: loss.detach() for name, loss in {**losses, "kl": divergence}.items()}
+
+    def _reconstruction(self, images: Tensor, pixels: Tensor, size: int) -> dict[str, Tensor]:
+        """Mean absolute error in [0, 1] and perceptual distance, summed over images and divided by the batch."""
+        again = (pixels + 1) / 2
+        with torch.no_grad():
+            wanted = self.critic.activations(images)
+        distance = sum(
+            (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
+            for a, b in zip(self.critic.activations(again), wanted, strict=True)
+        )
+        return {"l1": (again - images).abs().mean((1, 2, 3)).sum() / size, "perceptual": distance.sum() / size}
+
+    def _alignment(self, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient at the latents [B, C, h, w], and value, of the margined cosine and distance-matrix losses; teaches the projection too."""
+        here = latents.requires_grad_()
+        features = self.teacher.encode(images).flatten(2)
+        cosine = F.cosine_similarity(self.projection(here).flatten(2), features, dim=1)
+        close = F.relu(1 - COSINE_MARGIN - cosine).mean()
+        ours, theirs = F.normalize(here.flatten(2), dim=1), F.normalize(features, dim=1)
+        between = (ours.transpose(1, 2) @ ours - theirs.transpose(1, 2) @ theirs).abs()
+        loss = close + F.relu(between - DISTANCE_MARGIN).mean()
+        loss.backward()
+        return here.grad, loss.detach()
+
+
+def _critic(runtime: Runtime) -> ShapesVGG:
+    """The shipped perceptual network."""
+    return ShapesVGG.filled(load_file(folder("encoders") / "tiny" / "shapes-vgg.safetensors")).to(runtime.torch_device)
+
+
+def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The tiny SD-VAE: diffusers' AutoencoderKL."""
+    seed, card = draws.stream(0, "sd-vae"), card_of("sd-vae")
+    model = open_network(card, seed=seed).model.train().to(runtime.torch_device)
+    task = Autoencoding(model, Pixels(card).to(runtime.torch_device), pictures, training, seed, _critic(runtime))
+    return Shipped(task, model, averaged=True)
+
+
+def va_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+    """The tiny VA-VAE: LDM's autoencoder, its latent aligned to the tiny DINOv2."""
+    seed, card = draws.stream(0, "va-vae"), card_of("va-vae")
+    model = open_network(card, seed=seed).model.train().to(runtime.torch_device)
+    teacher = open_encoder(card_of("dinov2"), device=runtime.torch_device)
+    pixels = Pixels(card).to(runtime.torch_device)
+    task = Autoencoding(model, pixels, pictures, training, seed, _critic(runtime), teacher, latent_channels=card.channels)
+    return Shipped(task, model, averaged=True)
