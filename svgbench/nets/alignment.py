@@ -52,10 +52,8 @@ class Alignment(nn.Module):
     @torch.no_grad()
     def accumulate(self, statistics: Tensor) -> None:
         """Takes one update's global statistics into the running average."""
-        if not self.running.any():
-            self.running.copy_(statistics)
-        else:
-            self.running.lerp_(statistics, 1 - DECAY)
+        first = self.running[0] == 0  # decided on the device: nothing in the training loop waits for it
+        self.running.lerp_(statistics, torch.where(first, 1.0, 1.0 - DECAY).double())
 
     @torch.no_grad()
     def freeze(self) -> None:

@@ -1,7 +1,7 @@
 """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): v = v_null + w (v_class - v_null), and when w is what.
 
-A schedule is a word: ``constant``; ``linear`` (from 1, before the first step, to the scale at the last); ``late`` (second half of the steps);
-``early-R`` (while t > R, as the SVG release names it); ``interval-A-B`` (while A <= t <= B, Kynkaanniemi et al. 2024, arXiv 2404.07724).
+A schedule is a word: ``constant``; ``linear`` (from 1, before the first step, to the scale at the last); ``late`` (second half of the
+steps); ``early-R`` (while t > R, as the SVG release names it); ``interval-A-B`` (while A <= t <= B, Kynkaanniemi et al., arXiv 2404.07724).
 Where a schedule does not guide, w is 1 and the null class is not evaluated.
 """
 

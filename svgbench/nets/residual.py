@@ -10,6 +10,9 @@ from svgbench.nets import draws
 
 # B batch, N tokens (class token first), H heads, D head width
 
+PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's, whatever the frozen encoder's own are: the release feeds this ViT what it feeds DINOv3."""
+
 
 class _Keys:
     """Dropout masks as functions of (seed, place in the network, image position), so that they do not depend on the batch's layout."""
@@ -66,11 +69,13 @@ class ResidualEncoder(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
         self.mask_token = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
         """``positions`` [B] (global sample counters) mean training: dropout keyed by them and by ``seed``."""
         keys = None if positions is None else _Keys(seed, positions, self.dropout)
-        grid = self.project(images * 2 - 1)
+        grid = self.project((images - self.pixel_mean) / self.pixel_std)
         x = torch.cat([self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)], dim=1) + self.positions
         x = keys.drop(x, "embedding") if keys else x
         for place, block in enumerate(self.blocks):

@@ -1,7 +1,7 @@
 """SiT: the velocity transformer on latents (Ma et al. 2024, arXiv 2401.08740; SVG section 3.4), with QK-norm as SVG and VA-VAE have it.
 
-Parameters map onto the released SVG DiT and SiT by renaming and reshaping: patch and output orders are theirs, ``modulation`` is their per-block
-``adaLN_modulation.1`` matrices one below the other. The released nets have 2C output channels; the first C are the velocity.
+Parameters map onto the released SVG DiT and SiT by renaming and reshaping: patch and output orders are theirs, and ``modulation`` holds
+their ``adaLN_modulation.1`` of all blocks, one below the other. The released nets have 2C output channels; the first C are the velocity.
 """
 
 from __future__ import annotations
