@@ -18,7 +18,7 @@ FAILPOINTS = (
     "training.applied:1", "training.applied:11", "training.updated:1", "training.updated:13", "training.updated:25",
     "checkpoint.begin:1", "checkpoint.begin:3", "checkpoint.part:1", "checkpoint.part:8", "checkpoint.state:1", "checkpoint.state:4",
     "checkpoint.before_rename:1", "checkpoint.before_rename:3", "checkpoint.renamed:1", "checkpoint.renamed:3",
-    "checkpoint.purge:1", "checkpoint.purge:2", "tree.renamed:1", "training.saved:1", "training.saved:6",
+    "checkpoint.purge:1", "checkpoint.purge:2", "tree.renamed:1", "tree.renamed:4", "training.saved:1", "training.saved:6",
 )  # fmt: skip
 
 
@@ -75,6 +75,16 @@ def test_stopped_after_every_update_equals_the_uninterrupted_run(tmp_path, truth
                 result = run(tmp_path, library=True)
                 break
     assert digest(*result) == truth
+
+
+def test_losses_between_two_log_lines_survive_a_kill(tmp_path):
+    long = SETTINGS.model_copy(update={"total_images": 12 * 300, "checkpoint_images": 12 * 100})  # a line each three updates
+    run(tmp_path / "quiet", settings=long)
+    assert in_child(lambda: run(tmp_path / "rough", settings=long), failpoint="training.updated:101") == -signal.SIGKILL
+    run(tmp_path / "rough", settings=long)
+    texts = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("quiet", "rough")]
+    lines = [[{k: v for k, v in json.loads(line).items() if "second" not in k} for line in text] for text in texts]
+    assert len(lines[0]) == 100 and lines[0] == lines[1]
 
 
 def test_the_log_of_a_killed_and_resumed_run_has_each_position_once(tmp_path):
@@ -154,7 +164,22 @@ def limited_files(bytes_):
     resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, bytes_))
 
 
-@pytest.mark.parametrize("room", [0, 100, 700, 1500])
+def test_a_disk_that_has_room_for_the_log_and_not_for_the_checkpoint_leaves_nothing_half_written(tmp_path, truth):
+    in_child(lambda: run(tmp_path, library=True), failpoint="training.updated:6")
+    room = 2 * (tmp_path / "log.jsonl").stat().st_size
+
+    def cramped():
+        limited_files(room)
+        run(tmp_path, library=True)
+
+    assert in_child(cramped) == StorageError.exit_status
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 9  # the ninth update reached the checkpoint
+    assert [int(place.name) for place in checkpoints.found(tmp_path / "checkpoints")] == [60]
+    assert leftovers(tmp_path) == []
+    assert digest(*run(tmp_path, library=True)) == truth
+
+
+@pytest.mark.parametrize("room", [0, 100, 700])
 def test_a_disk_that_takes_no_more_keeps_the_old_checkpoint_and_resumes_exactly(tmp_path, truth, room):
     in_child(lambda: run(tmp_path, library=True), failpoint="training.updated:6")
     saved = {path.name: path.read_bytes() for path in checkpoints.found(tmp_path / "checkpoints")[0].iterdir()}
@@ -187,8 +212,8 @@ def test_an_error_of_the_disk_at_any_write_is_one_sentence_and_resumable(tmp_pat
         with pytest.raises(StorageError, match="checkpoints"):
             run(tmp_path, library=True)
     assert [int(p.name) for p in checkpoints.found(tmp_path / "checkpoints")][-1] == 60
-    assert digest(*run(tmp_path, library=True)) == truth
     assert leftovers(tmp_path) == []
+    assert digest(*run(tmp_path, library=True)) == truth
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
