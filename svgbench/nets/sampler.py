@@ -23,7 +23,7 @@ def times(steps: int, shift: float) -> list[float]:
     """The ``steps`` + 1 times from 0 (noise) to 1 (data): a uniform grid, shifted."""
     if steps < 1:
         raise BadConfig(f"sampling needs at least 1 step, not {steps}.")
-    return [shift_time(i / steps, shift) for i in range(steps + 1)]
+    return [*(shift_time(i / steps, shift) for i in range(steps)), 1.0]
 
 
 def euler(velocity: Velocity, noise: Tensor, times: Sequence[float]) -> Tensor:

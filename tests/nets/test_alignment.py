@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from svgbench.nets.alignment import Alignment
+
+MODES = ("none", "batch", "frozen", "channel", "whiten")
+torch.manual_seed(0)
+MIX = torch.randn(3, 3)
+RESIDUAL = torch.einsum("dc,bchw->bdhw", MIX, torch.randn(16, 3, 4, 4)) + torch.tensor([1.0, -4.0, 0.5])[:, None, None]
+FEATURES = torch.randn(16, 10, 4, 4) * torch.rand(10)[:, None, None] * 5 + torch.randn(10)[:, None, None]
+
+
+def alignment(mode):
+    return Alignment(mode, feature_channels=10, residual_channels=3)
+
+
+def frozen(mode, residual=RESIDUAL, features=FEATURES):
+    net = alignment(mode)
+    net.accumulate(net.statistics_of(residual, features))
+    net.freeze()
+    return net
+
+
+def scalars(x):
+    channels = x.double().transpose(0, 1).flatten(1)
+    return channels.mean(1).mean(), channels.std(1).mean()
+
+
+def test_the_batch_formula_is_the_releases():
+    (m_r, s_r), (m_d, s_d) = scalars(RESIDUAL), scalars(FEATURES)
+    expected = (RESIDUAL.double() - m_r) / (s_r + 1e-6) * s_d + m_d
+    torch.testing.assert_close(alignment("batch")(RESIDUAL, FEATURES).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen", "channel", "whiten"])
+def test_aligned_residuals_have_the_features_mean_and_deviation(mode):
+    net = alignment(mode)
+    mean, deviation = scalars(net(RESIDUAL, FEATURES, net.statistics_of(RESIDUAL, FEATURES)))
+    wanted_mean, wanted_deviation = scalars(FEATURES)
+    assert mean.item() == pytest.approx(wanted_mean.item(), abs=1e-4)
+    assert deviation.item() == pytest.approx(wanted_deviation.item(), rel=1e-4)
+
+
+def test_channel_aligns_each_channel_and_whiten_also_decorrelates():
+    wanted_mean, wanted_deviation = scalars(FEATURES)
+    for mode in ("channel", "whiten"):
+        channels = frozen(mode)(RESIDUAL).double().transpose(0, 1).flatten(1)
+        torch.testing.assert_close(channels.mean(1), wanted_mean.expand(3), rtol=0, atol=1e-4)
+        torch.testing.assert_close(channels.std(1), wanted_deviation.expand(3), rtol=1e-4, atol=0)
+    covariance = torch.cov(channels)
+    torch.testing.assert_close(covariance, torch.eye(3, dtype=torch.float64) * wanted_deviation**2, rtol=0, atol=1e-3)
+
+
+def test_none_gives_the_residual_back():
+    assert alignment("none")(RESIDUAL, FEATURES) is RESIDUAL
+
+
+@pytest.mark.parametrize("mode", ["none", "frozen", "channel", "whiten"])
+def test_a_frozen_alignment_is_a_function_of_the_image_alone_bit_for_bit(mode):
+    net = frozen(mode)
+    assert net.per_image
+    whole = net(RESIDUAL, FEATURES)
+    for mates in (RESIDUAL * 5, RESIDUAL.flip(0)):
+        assert torch.equal(net(torch.cat([RESIDUAL[3:4], mates[1:]]), FEATURES)[:1], whole[3:4])
+
+
+def test_batch_alignment_depends_on_batch_mates_as_released():
+    net = frozen("batch")
+    assert not net.per_image
+    assert not torch.allclose(net(RESIDUAL[:2], FEATURES[:2]), net(RESIDUAL, FEATURES)[:2])
+
+
+def test_statistics_of_parts_add_up_to_those_of_the_batch():
+    net = alignment("whiten")
+    parts = sum(net.statistics_of(RESIDUAL[s], FEATURES[s]) for s in (slice(0, 1), slice(1, 9), slice(9, 16)))
+    torch.testing.assert_close(parts, net.statistics_of(RESIDUAL, FEATURES), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(net(RESIDUAL[9:], FEATURES[9:], parts), net(RESIDUAL, FEATURES, net.statistics_of(RESIDUAL, FEATURES))[9:])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_gradient_flows_through_the_statistics(mode):
+    net, residual = alignment(mode), RESIDUAL.clone().requires_grad_()
+    statistics = net.statistics_of(residual, FEATURES)
+    net(residual, FEATURES, statistics).sum().backward()
+    if mode in ("none", "batch", "frozen"):  # through them, the gradient of the sum would vanish
+        torch.testing.assert_close(residual.grad, residual.grad[0, 0, 0, 0].expand_as(residual))
+    assert residual.grad.abs().min() > 0
+
+
+def test_the_running_average_begins_at_the_first_statistics_and_follows_the_later_ones():
+    net = alignment("frozen")
+    first, second = (net.statistics_of(RESIDUAL * k, FEATURES) for k in (1, 3))
+    net.accumulate(first)
+    assert torch.equal(net.running, first)
+    net.accumulate(second)
+    torch.testing.assert_close(net.running, 0.99 * first + 0.01 * second)
+    for _ in range(1500):
+        net.accumulate(second)
+    torch.testing.assert_close(net.running, second, rtol=1e-5, atol=1e-5)
+
+
+def test_moments_survive_saving():
+    net, other = frozen("whiten"), alignment("whiten")
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other(RESIDUAL), net(RESIDUAL))
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="frozen"):
+        alignment("match")

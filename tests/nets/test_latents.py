@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from svgbench.errors import BadData
+from svgbench.nets.latents import LatentMoments
+
+RAW = torch.randn(50, 4, 3, 3) * torch.tensor([1.0, 2.0, 0.5, 10.0])[:, None, None] + torch.tensor([0.0, 5.0, -3.0, 1e3])[:, None, None]
+
+
+def moments_of(*parts):
+    moments = LatentMoments(4)
+    for part in parts:
+        moments.add(part)
+    return moments
+
+
+def test_statistics_are_those_of_all_images_and_positions():
+    stats = moments_of(RAW).finish()
+    torch.testing.assert_close(stats.mean, RAW.double().mean((0, 2, 3)))
+    torch.testing.assert_close(stats.std, RAW.double().transpose(0, 1).flatten(1).std(1, correction=0), rtol=1e-7, atol=0)
+
+
+def test_parts_in_any_split_give_the_same_statistics():
+    merged = moments_of(RAW[:7])
+    merged.merge(moments_of(RAW[7:30], RAW[30:]))
+    whole, split = moments_of(RAW).finish(), merged.finish()
+    torch.testing.assert_close(split.mean, whole.mean, rtol=1e-12, atol=0)
+    torch.testing.assert_close(split.std, whole.std, rtol=1e-9, atol=0)
+
+
+def test_standardised_latents_have_unit_moments_and_come_back():
+    stats = moments_of(RAW).finish()
+    latents = stats.standardise(RAW)
+    assert latents.dtype == torch.float32
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), rtol=0, atol=1e-4)
+    torch.testing.assert_close(latents.transpose(0, 1).flatten(1).std(1), torch.ones(4), rtol=2e-3, atol=0)
+    torch.testing.assert_close(stats.restore(latents), RAW)
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_a_dead_channel_is_named(value):
+    raw = RAW.clone()
+    raw[:, 2] = value
+    with pytest.raises(BadData, match="the first is 2"):
+        moments_of(raw).finish()

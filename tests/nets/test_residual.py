@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from svgbench.nets.residual import ResidualEncoder
+
+SMALL = dict(channels=4, layers=2, width=32, heads=4, mlp=48, patch=8, resolution=32)
+IMAGES = torch.rand(6, 3, 32, 32)
+POSITIONS = torch.arange(40, 46)
+
+
+def encoder(dropout=0.2, drop=0.5):
+    torch.manual_seed(0)
+    return ResidualEncoder(**SMALL, dropout=dropout, drop=drop)
+
+
+def test_the_papers_residual_encoder_has_eleven_million_parameters():
+    with torch.device("meta"):
+        net = ResidualEncoder(channels=8, layers=6, width=384, heads=8, mlp=1536, dropout=0.1, drop=0.1, patch=16, resolution=256)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(11.2e6, rel=0.01)
+
+
+def test_without_positions_there_is_no_dropout_whatever_the_mode():
+    net = encoder()
+    assert net(IMAGES).shape == (6, 4, 4, 4)
+    assert torch.equal(net.train()(IMAGES), net.eval()(IMAGES))
+
+
+def test_dropout_is_a_function_of_seed_and_position():
+    net = encoder()
+    first = net(IMAGES, POSITIONS, 1)
+    assert torch.equal(first, net(IMAGES, POSITIONS, 1))
+    assert not torch.allclose(first, net(IMAGES, POSITIONS, 2))
+    assert not torch.allclose(first, net(IMAGES, POSITIONS + 6, 1))
+    assert not torch.allclose(first, net(IMAGES))
+
+
+def test_training_residuals_do_not_depend_on_the_micro_batch():
+    net = encoder()
+    whole = net.replace(net(IMAGES, POSITIONS, 1), POSITIONS, 1)
+    parts = [net.replace(net(IMAGES[s], POSITIONS[s], 1), POSITIONS[s], 1) for s in (slice(0, 1), slice(1, 4), slice(4, 6))]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_dropped_residuals_are_the_mask_token_everywhere_and_teach_it():
+    net = encoder(drop=0.3)
+    with torch.no_grad():
+        net.mask_token.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    aligned = torch.zeros(2000, 4, 2, 2)
+    replaced = net.replace(aligned, torch.arange(2000), 0)
+    dropped = replaced[:, 0, 0, 0] == 1
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(replaced[dropped], net.mask_token[None, :, None, None].expand(int(dropped.sum()), 4, 2, 2))
+    assert not replaced[~dropped].any()
+    replaced.sum().backward()
+    assert torch.equal(net.mask_token.grad, torch.full((4,), 4.0 * dropped.sum()))
+
+
+def test_dropout_keeps_the_mean():
+    net = encoder(dropout=0.25)
+    from svgbench.nets.residual import _Keys
+
+    kept = _Keys(0, torch.arange(500), 0.25).drop(torch.ones(500, 5, 40), "here")
+    assert kept.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert net.dropout == 0.25
