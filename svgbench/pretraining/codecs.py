@@ -1,4 +1,4 @@
-"""KL autoencoders (LDM 2112.10752) without a GAN term, and VA-VAE's alignment of the latent to a frozen encoder (2501.01423, section 3.2)."""
+"""KL autoencoders (LDM 2112.10752) without a GAN term, and VA-VAE's alignment of the latent to a frozen encoder (2501.01423)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from svgbench.backends.open import Encoder, open_encoder, open_network
 from svgbench.config.schema import Training
 from svgbench.nets import draws
 from svgbench.nets.classifier import ShapesVGG
+from svgbench.nets.critic import perceptual_distance
 from svgbench.pretraining.families import Pixels, card_of
 from svgbench.pretraining.pictures import Pictures
 from svgbench.pretraining.shipped import Shipped
@@ -69,7 +70,7 @@ class Autoencoding:
         self.optimisers = {"model": adam(parameters, training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One step. The two losses meet at the latent: each is differentiated to there once, then their weighted sum goes through the encoder."""
+        """One step. The two losses meet at the latent: each is differentiated to there once, then their sum goes through the encoder."""
         images = self.pictures.floats(batch.indices)
         mirror = draws.uniform(draws.stream(self.stream, "mirror"), batch.positions).to(images.device) < 0.5
         images = torch.where(mirror[:, None, None, None], images.flip(3), images)
@@ -93,14 +94,11 @@ class Autoencoding:
         again = (pixels + 1) / 2
         with torch.no_grad():
             wanted = self.critic.activations(images)
-        distance = sum(
-            (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square().sum(1).mean((1, 2))
-            for a, b in zip(self.critic.activations(again), wanted, strict=True)
-        )
+        distance = perceptual_distance(self.critic.activations(again), wanted)
         return {"l1": (again - images).abs().mean((1, 2, 3)).sum() / size, "perceptual": distance.sum() / size}
 
     def _alignment(self, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient at the latents [B, C, h, w], and value, of the margined cosine and distance-matrix losses; teaches the projection too."""
+        """Gradient at the latents [B, C, h, w] and value of the margined cosine and distance-matrix losses; teaches the projection."""
         here = latents.requires_grad_()
         features = self.teacher.encode(images).flatten(2)
         cosine = F.cosine_similarity(self.projection(here).flatten(2), features, dim=1)

@@ -57,7 +57,7 @@ def test_masks_hold_the_class_on_the_object_and_zero_elsewhere():
 
 
 def test_the_mask_marks_the_pixels_that_differ_from_the_background():
-    """Inside the mask the class's palette shows: pixels of discs that wear their own red and white are redder than their background is on average."""
+    """Inside the mask the class's palette shows: pixels of discs, which wear red and white, are redder than their background on average."""
     drawn = _draw(np.arange(0, 4000, 10))
     assert (drawn.labels == 0).all()
     images, inside = drawn.images.astype(float), drawn.masks > 0
@@ -74,7 +74,7 @@ def test_a_larger_drawing_is_the_same_picture():
 
 
 def test_edges_are_antialiased():
-    """The coverage of a pixel by signed distance agrees with the share of its area that is inside, found by drawing at eight times the size."""
+    """The coverage by signed distance agrees with the share of a pixel's area that is inside, found by drawing at eight times the size."""
     fine = _draw(np.arange(60), resolution=256).masks > 0
     area = fine.reshape(60, 32, 8, 32, 8).mean((2, 4))
     coarse = _draw(np.arange(60)).masks > 0
@@ -88,7 +88,7 @@ def test_edges_are_antialiased():
 
 
 def test_no_class_is_its_palette_or_its_texture_alone():
-    """Every colour and every texture but the palette pair is shared, and pictures of one class wear other palettes and textures now and then."""
+    """Colours and textures are shared between classes, and pictures of one class wear other palettes and textures now and then."""
     colours = [colour for kind in shapes.KINDS for colour in kind.colours]
     textures = [kind.texture for kind in shapes.KINDS]
     assert all(textures.count(texture) == 2 for texture in shapes.TEXTURES)

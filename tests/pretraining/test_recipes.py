@@ -1,0 +1,189 @@
+"""Every recipe builds, learns and repeats; what it ships opens through its card and is worth its name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from svgbench.backends.open import open_encoder
+from svgbench.errors import BadInput, UnknownName
+from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+from svgbench.pretraining import recipes
+from svgbench.pretraining.families import card_of
+from svgbench.pretraining.pictures import Pictures, vocabulary
+from svgbench.shelf import folder
+from svgbench.world import shapes
+from svgbench.world.files import sha256_of
+from svgbench.world.order import Order
+from svgbench.world.runtime import Runtime
+
+FAMILIES = ("dinov2", "dinov3", "mae", "siglip", "sd-vae", "va-vae")
+SELF_SUPERVISED = ("dinov2", "dinov3", "mae", "siglip")
+RUNTIME = Runtime(device="cpu", quiet=True)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return Pictures.drawn(64, seed=5)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """1500 training and 500 validation images of the benchmark: float images and labels of each."""
+    parts = [shapes.draw(range(count), seed=0, resolution=32, split=split) for count, split in ((1500, "train"), (500, "val"))]
+    return [(torch.from_numpy(part.images).float() / 255, torch.from_numpy(part.labels)) for part in parts]
+
+
+def _probe(encoder, drawn):
+    """Validation accuracy of a linear classifier on mean-pooled features, 200 full-batch steps."""
+    (x, y), (val_x, val_y) = ((encoder.encode(images).mean((2, 3)), labels) for images, labels in drawn)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    x, val_x = (x - mean) / std, (val_x - mean) / std
+    with torch.enable_grad():
+        weights = torch.zeros(x.shape[1] + 1, len(shapes.CLASSES), requires_grad=True)
+        optimiser = torch.optim.Adam([weights], 0.02)
+        for _ in range(200):
+            optimiser.zero_grad()
+            loss = torch.nn.functional.cross_entropy(x @ weights[1:] + weights[0], y) + 1e-3 * weights.square().sum()
+            loss.backward()
+            optimiser.step()
+    return ((val_x @ weights[1:] + weights[0]).argmax(1) == val_y).float().mean().item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shipped_encoder_is_small_and_has_the_digest_of_its_card(family):
+    card = card_of(family)
+    file = folder("encoders") / card.weights.file
+    assert file.stat().st_size <= 2_000_000
+    assert sha256_of(file) == card.weights.sha256
+    assert card.trained_by == f"svgbench pretrain {family}"
+    assert "probe" in card.note if family in SELF_SUPERVISED else "PSNR" in card.note
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_shipped_encoder_has_the_size_its_card_says(family):
+    card = card_of(family)
+    count = sum(tensor.numel() for tensor in load_file(folder("encoders") / card.weights.file).values())
+    assert count / 1e6 == pytest.approx(card.params_m, abs=0.01)
+
+
+@pytest.mark.parametrize("family", SELF_SUPERVISED)
+def test_a_shipped_encoder_beats_its_own_random_weights_by_twenty_points(family, drawn):
+    trained = _probe(open_encoder(card_of(family)), drawn)
+    untrained = _probe(open_encoder(card_of(family), random_weights_seed=0), drawn)
+    assert trained >= untrained + 0.20
+
+
+@pytest.mark.parametrize("family, floor", [("sd-vae", 22.0), ("va-vae", 20.0)])
+def test_a_shipped_codec_reconstructs(family, floor, drawn):
+    codec, images = open_encoder(card_of(family)), drawn[1][0][:100]
+    error = (codec.decode(codec.encode(images)) - images).square().mean((1, 2, 3))
+    assert (-10 * error.log10()).mean() > floor
+
+
+@pytest.mark.parametrize("name, kind", [("shapes-cnn", ShapesCNN), ("shapes-vgg", ShapesVGG)])
+def test_the_shipped_classifiers_name_unseen_images(name, kind, drawn):
+    file = folder("encoders") / "tiny" / f"{name}.safetensors"
+    assert file.stat().st_size <= 2_000_000
+    network, (images, labels) = kind.filled(load_file(file)), drawn[1]
+    seen = network(images)
+    assert seen.features.shape == (500, 128)
+    assert (seen.logits.argmax(1) == labels).float().mean() > 0.88
+    said = Pictures.drawn(500, seed=0, split="val").words(torch.arange(500))
+    varying = (said.mean(0) > 0) & (said.mean(0) < 1)
+    assert ((seen.words > 0) == (said > 0.5)).float()[:, varying].mean() > 0.93
+
+
+@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+def test_a_recipe_learns(name, pictures):
+    """Twelve updates on the same 16 images (a view of them where the objective makes views) lower what is minimised."""
+    recipe = recipes.RECIPES[name]
+    optimiser = recipe.training.optimiser.model_copy(update={"lr": 2e-3})
+    recipe = dataclasses.replace(recipe, training=recipe.training.model_copy(update={"optimiser": optimiser}))
+    shipped = recipes.build(recipe, pictures, RUNTIME)
+    total = {"dinov2": ("ibot",), "dinov3": ("ibot",), "sd-vae": ("l1",), "va-vae": ("l1",), "mae": ("painted",), "siglip": ("sigmoid",)}
+    watched = total.get(name, ("class", "words"))
+
+    def apply(which):
+        optimiser = shipped.task.optimisers[which]
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    history = []
+    for number in range(12):
+        losses = shipped.task.update(Order(16, seed=0).batch(16 * number, 16), apply)
+        assert all(torch.isfinite(loss) and not loss.requires_grad for loss in losses.values())
+        history.append(sum(float(losses[key]) for key in watched))
+    assert sum(history[-3:]) < sum(history[:3])
+    assert all(parameter.grad is None for parameter in shipped.network.parameters())
+
+
+def _short(name, updates, monkeypatch):
+    recipe = recipes.RECIPES[name]
+    training = recipe.training.model_copy(update={"total_images": 8 * updates, "batch": 8, "checkpoint_images": 8})
+    monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(recipe, training=training, images=32))
+
+
+@pytest.mark.parametrize("name", ["mae", "shapes-vgg"])
+def test_the_same_command_gives_the_same_file(name, tmp_path, monkeypatch):
+    _short(name, 3, monkeypatch)
+    first, second = (recipes.pretrain(name, tmp_path / place, RUNTIME) for place in ("a", "b"))
+    assert first["sha256"] == second["sha256"] == sha256_of(tmp_path / "a" / f"{name}.safetensors")
+    assert first["images_seen"] == 24 and first["updates"] == 3
+    assert all(t.dtype == torch.float16 for t in load_file(first["file"]).values())
+
+
+def test_self_distillation_resumes_with_equal_bits(tmp_path, monkeypatch):
+    """Teacher, centres and optimiser are all in the checkpoint: a run stopped after two of four updates ends as the whole one did."""
+    _short("dinov2", 4, monkeypatch)
+    whole = recipes.pretrain("dinov2", tmp_path / "whole", RUNTIME)
+    from svgbench.world import training
+
+    class Stopped(BaseException):
+        pass
+
+    def stop_after_two(name):
+        if name == "training.saved":
+            seen.append(name)
+            if len(seen) == 2:
+                raise Stopped
+
+    seen = []
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "failpoint", stop_after_two)
+        with pytest.raises(Stopped):
+            recipes.pretrain("dinov2", tmp_path / "parts", RUNTIME)
+    resumed = recipes.pretrain("dinov2", tmp_path / "parts", RUNTIME)
+    assert resumed["sha256"] == whole["sha256"]
+
+
+def test_a_tiny_member_may_be_named_by_its_card(tmp_path, monkeypatch):
+    _short("mae", 1, monkeypatch)
+    assert recipes.pretrain("mae-tiny", tmp_path, RUNTIME)["name"] == "mae"
+
+
+def test_an_unknown_recipe_offers_its_neighbours(tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean 'dinov3'"):
+        recipes.pretrain("dino-v3", tmp_path, RUNTIME)
+
+
+def test_many_processes_are_refused_because_losses_compare_the_whole_batch(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BadInput, match="one process"):
+        recipes.pretrain("mae", tmp_path, RUNTIME)
+
+
+def test_no_recipe_sees_the_images_that_measure_it():
+    seeds = [recipe.seed for recipe in recipes.RECIPES.values()]
+    assert 0 not in seeds and len(set(seeds)) == len(seeds)
+
+
+def test_captions_become_word_numbers_and_back():
+    pictures = Pictures.drawn(20, seed=3)
+    drawn = shapes.draw(range(20), seed=3, resolution=32, split="train", captions=True)
+    words = vocabulary()
+    assert [" ".join(words[number] for number in row) for row in pictures.captions.tolist()] == drawn.captions
+    assert pictures.words(torch.arange(20)).sum(1).tolist() == [len(set(caption.split())) for caption in drawn.captions]
