@@ -104,3 +104,16 @@ def test_gradients_of_all_shapes_are_summed_whatever_the_size_of_the_pieces(tmp_
 def test_the_fixture_gives_every_rank_an_update_without_images():
     last = SETTINGS.total_images % SETTINGS.batch
     assert last == 2  # with three ranks the third has none in the last update
+
+
+def test_a_number_that_is_not_finite_on_one_rank_leaves_the_update_out_on_all(tmp_path):
+    def work():
+        import os
+
+        report, toy = run(tmp_path, poison=[36] if os.environ["RANK"] == "1" else [])
+        finite = all(torch.isfinite(tensor).all() for tensor in toy.modules["first"].state_dict().values())
+        toy.runtime.stop()
+        if report.skipped != 1 or not finite:
+            raise SvgbenchError("one rank went on alone")
+
+    assert in_ranks(2, work) == [0, 0]

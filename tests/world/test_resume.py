@@ -250,3 +250,9 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
 
 def test_settings_of_the_fixture_cross_epochs_and_end_on_a_small_batch():
     assert SETTINGS.total_images % SETTINGS.batch and SETTINGS.total_images > 3 * 37
+
+
+def test_updates_left_out_before_a_kill_stay_counted(tmp_path):
+    assert in_child(lambda: run(tmp_path, poison=[24]), failpoint="training.updated:7") == -signal.SIGKILL
+    report, toy = run(tmp_path, poison=[24])
+    assert toy.visited and report.skipped == 1
