@@ -11,12 +11,25 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "errors": 0, "shelf": 0.5, "config": 1, "nets": 2, "world": 3, "backends": 4, "metrics": 5, "pretraining": 6, "stages": 6, "lab": 7, "tables": 8, "cli": 9,
+    "errors": 0, "shelf": 0.5, "config": 1, "nets": 2, "world": 3, "backends": 4, "metrics": 5,
+    "pretraining": 6, "stages": 6, "lab": 7, "tables": 8, "cli": 9,
 }  # fmt: skip
 GRAPH_ONLY = {"lab"}
 """Floors that may know stages only by their table."""
 MODULES = sorted((ROOT / "svgbench").rglob("*.py"))
-NO_TORCH = ("errors", "shelf", "config", "stages.graph", "lab.plan", "lab.store", "lab.execute", "tables.report", "cli.main", "world.files", "world.folders")
+NO_TORCH = (
+    "errors",
+    "shelf",
+    "config",
+    "stages.graph",
+    "lab.plan",
+    "lab.store",
+    "lab.execute",
+    "tables.report",
+    "cli.main",
+    "world.files",
+    "world.folders",
+)
 
 
 def room(path: Path) -> str:
@@ -63,7 +76,9 @@ def test_nothing_is_unpickled_with_code(path):
             assert words.get("weights_only") == "True", f"{path}:{node.lineno}"
         if name in ("np.load", "numpy.load"):
             assert words.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"
-        assert name not in ("pickle.load", "pickle.loads", "yaml.load") and words.get("trust_remote_code") != "True", f"{path}:{node.lineno}"
+        assert name not in ("pickle.load", "pickle.loads", "yaml.load") and words.get("trust_remote_code") != "True", (
+            f"{path}:{node.lineno}"
+        )
 
 
 def test_shelves_hold_data_only():

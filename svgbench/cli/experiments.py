@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from svgbench.cli.reports import show
 from svgbench.config import cards
 from svgbench.config.grid import PRESETS, build, cells, load_experiment, run_name, settings_of
 from svgbench.config.parse import merge, nested, override
@@ -66,11 +68,10 @@ def run(
     config = resolve(build(settings, preset=preset, extra=shelf), shelf)
     name = name_of(config, shelf)
     plan_ = make_plan({name: config}, shelf)
-    with owned(out, plan_.runs[0]):
+    with owned(out, plan_.runs[0]) if _is_main() else contextlib.nullcontext():
         _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=False, shelf=shelf)
-    from svgbench.cli.reports import show
-
-    show(out, [name])
+    if _is_main():
+        show(out, [name])
 
 
 def ablate(
@@ -87,9 +88,8 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
     outcome = _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=True, shelf=shelf)
-    from svgbench.cli.reports import show
-
-    show(out, [r.name for r in plan_.runs])
+    if _is_main():
+        show(out, [r.name for r in plan_.runs])
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
@@ -109,16 +109,10 @@ def plan(
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
     done = plan_.finished(Store(out / "store"))
     users = {key: sum(key in r.nodes for r in plan_.runs) for key in plan_.nodes}
-    rows = [
-        [
-            n.stage,
-            " ".join(f"{p.rsplit('.', 1)[-1]}={v:g}" for p, v in n.cell.items()),
-            key[:12],
-            str(users[key]),
-            "exists" if key in done else "to run",
-        ]
-        for key, n in plan_.nodes.items()
-    ]
+    rows = []
+    for key, node in plan_.nodes.items():
+        cell = " ".join(f"{path.rsplit('.', 1)[-1]}={value:g}" for path, value in node.cell.items())
+        rows.append([node.stage, cell, key[:12], str(users[key]), "exists" if key in done else "to run"])
     note = f"{len(plan_.runs)} runs, {len(plan_.nodes)} nodes, {len(done)} exist, {len(plan_.nodes) - len(done)} to run."
     table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note]))
 
@@ -171,6 +165,7 @@ def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf:
     except KeyboardInterrupt:
         raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
     finally:
+        runtime.stop()
         if runtime.is_main:
             with contextlib.suppress(Interrupted):
                 for one in plan_.runs:
@@ -178,10 +173,18 @@ def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf:
     return outcome
 
 
+def _is_main() -> bool:
+    """Whether this is the process that owns directories and speaks, also under torchrun."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class _Idle:
     """The runtime of a plan that has nothing left to run; torch stays out."""
 
-    is_main = True
+    is_main, world = True, 1
+
+    def stop(self) -> None:
+        """Nothing was started."""
 
 
 def _runtime(device: str, threads: int | None, micro_batch: int | None, compile_: bool) -> Any:

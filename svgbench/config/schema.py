@@ -6,9 +6,12 @@ Progress is counted in images. ``docs`` of a field are the string under it; ``sv
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from svgbench.errors import closest
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -16,6 +19,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 Align = Literal["none", "batch", "frozen", "channel", "whiten"]
 SAMPLERS = Literal["euler", "heun"]
+SCHEDULES = ("constant", "linear", "late", "early-0.5", "interval-0.2-0.8")
 
 
 class Part(BaseModel):
@@ -195,6 +199,14 @@ class Sampling(Part):
     schedule: str = "constant"
     """constant; linear; late; early-R; interval-A-B (see nets.guidance)."""
     labels: Literal["balanced", "random"] = "balanced"
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, word: str) -> str:
+        time = r"(0?\.\d+|0|1|0\.0*|1\.0*)"
+        if not re.fullmatch(rf"constant|linear|late|early-{time}|interval-{time}-{time}", word):
+            raise ValueError(f"'{word}' is not a guidance schedule (times run from 0 to 1).{closest(word, SCHEDULES)}")
+        return word
 
 
 class Probe(Part):

@@ -62,6 +62,8 @@ def execute(plan: Plan, out: Path, runtime: Runtime, *, say: Callable[[str], Non
                     outcome.executed.append(key)
                 done.add(key)
             except Occupied as error:
+                if runtime.world > 1:
+                    raise  # the other processes of a torchrun cannot wait with this one
                 if not waiting_said:
                     say(f"waiting: {error}")
                 waiting_said = True
@@ -81,27 +83,43 @@ def execute(plan: Plan, out: Path, runtime: Runtime, *, say: Callable[[str], Non
 
 
 def run_node(node: Node, plan: Plan, store: Store, runtime: Runtime, say: Callable[[str], None]) -> bool:
-    """Makes sure that one node is finished; whether it was run here."""
-    if store.manifest(node.stage, node.key) is not None:
+    """Makes sure that one node is finished; whether it was run here. Under torchrun the main process decides and owns the directory, the
+    others help inside it where the stage says so, and all leave together."""
+    finished = store.manifest(node.stage, node.key) is not None if runtime.is_main else False
+    if runtime.world == 1 and finished:
         store.verify(node.stage, node.key)
         return False
-    stage = graph.by_name(node.stage)
     runtime.start()
+    if not runtime.all_agree(not (runtime.is_main and finished)):
+        if runtime.is_main:
+            store.verify(node.stage, node.key)
+        return False
+    stage = graph.by_name(node.stage)
+    error: BaseException | None = None
     if runtime.is_main:
         with store.claim(node.stage, node.key) as partial:
-            if store.manifest(node.stage, node.key) is not None:  # finished by another process meanwhile
+            if runtime.world == 1 and store.manifest(node.stage, node.key) is not None:  # finished by another process meanwhile
                 remove_tree(partial)
                 return False
-            say(f"{node.stage}{_cell_text(node)}")
             runtime.barrier()
-            _work(stage, node, plan, store, partial, runtime)
-            runtime.barrier()
+            try:
+                say(f"{node.stage}{_cell_text(node)}")
+                _work(stage, node, plan, store, partial, runtime)
+            except BaseException as caught:
+                error = caught
     else:
-        runtime.barrier()  # the main process owns the directory; the others help inside it
-        if stage.ranks == "all":
-            place = store.place(node.stage, node.key)
-            _call(stage, node, plan, store, place.with_name(place.name + ".partial"), runtime)
         runtime.barrier()
+        place = store.place(node.stage, node.key)
+        try:
+            if stage.ranks == "all":
+                _call(stage, node, plan, store, place.with_name(place.name + ".partial"), runtime)
+        except BaseException as caught:
+            error = caught
+    agreed = runtime.all_agree(error is None) if runtime.world > 1 and not isinstance(error, KeyboardInterrupt) else error is None
+    if error is not None:
+        raise error
+    if not agreed:
+        raise SvgbenchError(f"stage {node.stage} failed in another process.")
     return True
 
 
@@ -114,7 +132,8 @@ def _work(stage: graph.Stage, node: Node, plan: Plan, store: Store, partial: Pat
         seconds = time.perf_counter() - started
         digests, sizes = files_of(partial)
     manifest = Manifest(
-        stage=node.stage, version=stage.version, key=node.key, slice=node.identity, inputs=node.inputs, files=digests, sizes=sizes, seconds=seconds,
+        stage=node.stage, version=stage.version, key=node.key, slice=node.identity, inputs=node.inputs,
+        files=digests, sizes=sizes, seconds=seconds,
         cost={"peak_memory_bytes": peak_memory(runtime.torch_device), **(cost or {})}, host=runtime.describe(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip

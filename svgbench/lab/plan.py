@@ -16,6 +16,7 @@ from svgbench.lab.store import Store
 from svgbench.metrics import judges
 from svgbench.stages import graph
 from svgbench.world.files import sha256_of
+from svgbench.world.folders import identity as images_identity
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,7 @@ def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:
     """The configuration with identities filled in: the card's and its weights', the image folder's. Fails before anything is run."""
     card = cards.find(config.encoder.card, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
-    data = config.data
-    if data.source != "shapes":
-        from svgbench.world.folders import identity
-
-        data = data.model_copy(update={"identity": identity(data)})
+    data = config.data.model_copy(update={"identity": images_identity(config.data)})
     autoencoder = config.autoencoder
     if autoencoder.residual.channels == 0:  # without a residual there is nothing to align: equal work, equal key
         autoencoder = autoencoder.model_copy(update={"align": "none", "residual": type(autoencoder.residual)(channels=0)})

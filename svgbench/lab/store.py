@@ -22,7 +22,10 @@ from pydantic import ValidationError
 
 from svgbench.config.records import STORE_FORMAT, Manifest
 from svgbench.errors import BrokenArtifact, Occupied
-from svgbench.world.files import fsync, guarded, remove_tree, sha256_of, write_atomic
+from svgbench.world.files import TEMPORARY, fsync, guarded, remove_tree, sha256_of, write_atomic
+
+CHECKPOINTS = "checkpoints"
+"""Where a training keeps what it needs to go on; not part of the artifact."""
 
 DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
@@ -100,6 +103,7 @@ class Store:
                 remove_tree(place)
             partial.rename(place)
             fsync(place.parent)
+            remove_tree(place / CHECKPOINTS)  # last, so that a kill at any moment before costs no training
 
     def scores(self, stage: str, key: str) -> list[dict[str, Any]]:
         """The scores of a finished artifact."""
@@ -108,7 +112,8 @@ class Store:
 
 def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:
     """Digest and size of every file of an artifact about to be committed, by relative path."""
-    paths = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != "manifest.json")
+    paths = sorted(path for path in partial.rglob("*") if path.is_file() and path.name not in ("manifest.json", "error.txt"))
+    paths = [p for p in paths if not p.name.startswith(TEMPORARY) and p.relative_to(partial).parts[0] != CHECKPOINTS]
     names = [path.relative_to(partial).as_posix() for path in paths]
     return {n: sha256_of(p) for n, p in zip(names, paths, strict=True)}, {n: p.stat().st_size for n, p in zip(names, paths, strict=True)}
 

@@ -2,7 +2,7 @@
 
 m and s are scalars: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions. No gradient
 flows through them. ``batch`` takes them from the batch at hand, also at inference, as released, so an image's latent depends on its
-batch mates; ``frozen`` fixes their running average when training ends, so a latent is a function of its image; ``channel`` does so for
+batch mates; ``frozen`` fixes those of the training set when training ends, so a latent is a function of its image; ``channel`` does so for
 each residual channel on its own; ``whiten`` also removes the correlation between residual channels.
 """
 
@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 
 EPSILON = 1e-6
-DECAY = 0.99
-"""Of the running average of batch statistics that is fixed at the end: about the last hundred updates."""
 
 
 class Alignment(nn.Module):
@@ -24,10 +22,8 @@ class Alignment(nn.Module):
         if mode not in ("none", "batch", "frozen", "channel", "whiten"):
             raise ValueError(f"alignment mode '{mode}' is not one of none, batch, frozen, channel, whiten")
         self.mode, self.features, self.channels = mode, feature_channels, residual_channels
-        size = 1 + residual_channels + residual_channels**2 + 2 * feature_channels
-        self.register_buffer("running", torch.zeros(size, dtype=torch.float64))
-        self.register_buffer("weight", torch.eye(residual_channels))
-        self.register_buffer("bias", torch.zeros(residual_channels))
+        self.register_buffer("weight", torch.full((residual_channels, residual_channels), torch.nan))
+        self.register_buffer("bias", torch.full((residual_channels,), torch.nan))  # a map that nobody fixed cannot pass for one
 
     @property
     def needs_statistics(self) -> bool:
@@ -49,19 +45,17 @@ class Alignment(nn.Module):
         count = torch.tensor([r.shape[1]], dtype=torch.float64, device=r.device)
         return torch.cat([count, r.sum(1), (r @ r.T).flatten(), f.sum(1, dtype=torch.float64), squares])
 
-    @torch.no_grad()
-    def accumulate(self, statistics: Tensor) -> None:
-        """Takes one update's global statistics into the running average."""
-        first = self.running[0] == 0  # decided on the device: nothing in the training loop waits for it
-        self.running.lerp_(statistics, torch.where(first, 1.0, 1.0 - DECAY).double())
+    @property
+    def freezes(self) -> bool:
+        """Whether this mode needs ``freeze`` before inference."""
+        return self.mode in ("frozen", "channel", "whiten")
 
     @torch.no_grad()
-    def freeze(self) -> None:
-        """Fixes the map for inference from the running average; ``none`` and ``batch`` have nothing to fix."""
-        if self.mode in ("frozen", "channel", "whiten"):
-            weight, bias = self.affine(self.running)
-            self.weight.copy_(weight)
-            self.bias.copy_(bias)
+    def freeze(self, statistics: Tensor) -> None:
+        """Fixes the map for inference from the sums over (much of) the training set."""
+        weight, bias = self.affine(statistics)
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
 
     @torch.no_grad()
     def affine(self, statistics: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from svgbench.nets.ldm import LdmDecoder
 
+
 class Judge(Protocol):
     """The network whose activations the perceptual loss compares."""
 
@@ -99,7 +100,7 @@ class Objective:
         (reconstruction,) = torch.autograd.grad(total, leaf)
         adversarial = None
         if gan:
-            losses["generator"] = -self._discriminator(leaf).mean((1, 2, 3)).sum() / size
+            losses["generator"] = -self._discriminator(leaf.view_as(leaf)).mean((1, 2, 3)).sum() / size
             (adversarial,) = torch.autograd.grad(losses["generator"], leaf)
         return Gradients(reconstruction, adversarial, {name: value.detach() for name, value in losses.items()})
 
@@ -112,9 +113,8 @@ class Objective:
 def last_layer_gradients(decoder: LdmDecoder, hidden: Tensor, found: Gradients) -> Tensor:
     """[2, weights]: the gradients of L_rec and L_gan at the weight of the last convolution, whose input was ``hidden``."""
     weight = decoder.conv_out.weight
-    return torch.stack(
-        [torch.nn.grad.conv2d_weight(hidden.detach(), weight.shape, g, padding=1).flatten() for g in (found.reconstruction, found.adversarial)]
-    )
+    both = (found.reconstruction, found.adversarial)
+    return torch.stack([torch.nn.grad.conv2d_weight(hidden.detach(), weight.shape, g, padding=1).flatten() for g in both])
 
 
 def adaptive_weight(gradients: Tensor) -> Tensor:

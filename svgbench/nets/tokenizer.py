@@ -51,7 +51,8 @@ class Tokenizer(nn.Module):
             return torch.cat([features, alignment.to(images.device)(self.residual(images), features)], dim=1)
         if mode != self.alignment.mode:
             raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{self.alignment.mode}'")
-        aligned = in_chunks(lambda chunk: self.alignment(self.residual_encoder(chunk)), images, chunk_size(images.device, *images.shape[2:]))
+        size = chunk_size(images.device, *images.shape[2:])
+        aligned = in_chunks(lambda chunk: self.alignment(self.residual_encoder(chunk)), images, size)
         return torch.cat([features, aligned], dim=1)
 
     def decode(self, raw: Tensor, clamp: bool = True) -> Tensor:

@@ -13,16 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svgbench.config import schema
+from svgbench.metrics.samples import to_uint8
 from svgbench.nets import draws, flow
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.sampler import sample
 from svgbench.nets.sit import SiT
+from svgbench.stages.cost import cost_of
 from svgbench.stages.statistics import open_statistics
-from svgbench.stages.tokenizers import Cached, open_tokenizer
-from svgbench.world import checkpoints
+from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
 from svgbench.world.files import write_atomic
 from svgbench.world.images import open_images
-from svgbench.world.measure import count_flops, gemm_rate, utilisation
+from svgbench.world.measure import count_flops, gemm_rate
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
@@ -36,7 +37,9 @@ class FlowTask:
 
     averaged = "sit"
 
-    def __init__(self, model: SiT, latents: Cached, labels: Tensor, stats: LatentStats, part: schema.Diffusion, seed: int, runtime: Runtime):
+    def __init__(
+        self, model: SiT, latents: Cached, labels: Tensor, stats: LatentStats, part: schema.Diffusion, seed: int, runtime: Runtime
+    ):
         self.modules = {"sit": model}
         self.optimisers = {"sit": adam(model.parameters(), part.training.optimiser)}
         self._model, self._latents, self._labels, self._stats, self._part, self._runtime = model, latents, labels, stats, part, runtime
@@ -73,7 +76,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
-    latents = Cached(tokenizer.encode, images.train, runtime, label="latents of the training images", flips=part.flip)
+    latents = latents_of("train", tokenizer, images.train, inputs["statistics"], runtime, flips=part.flip)
 
     # the network, its initial weights a function of the seed
     channels, grid, _ = latents.shape
@@ -95,12 +98,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
         write_atomic(out / "sit.json", (json.dumps({"sizes": sizes, "classes": images.classes}, indent=1) + "\n").encode())
-        checkpoints.clear(out)
-    return {
-        "images_seen": report.images_seen, "images_per_second": report.images_per_second, "flops_per_image": flops, "losses": report.losses,
-        "utilisation": utilisation(report.images_per_second, flops, rate), "peak_memory_bytes": report.peak_memory_bytes,
-        "parameters": sum(p.numel() for p in model.parameters()), "skipped_updates": report.skipped,
-    }  # fmt: skip
+    return cost_of(report, flops, rate, model)
 
 
 def open_sit(place: Path, runtime: Runtime) -> tuple[SiT, list[str]]:
@@ -129,12 +127,14 @@ class Generator:
 
     @torch.no_grad()
     def images(self, indices: Tensor, labels: Tensor, *, steps: int, sampler: str, shift: float, guidance: float, schedule: str) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; computed in blocks of ``SAMPLE_BATCH``, the last one filled up."""
+        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; in blocks of ``SAMPLE_BATCH``, the last one filled up."""
         parts = []
         for start in range(0, len(indices), SAMPLE_BATCH):
             part = slice(start, start + SAMPLE_BATCH)
             own = len(indices[part])
-            filled, classes = (torch.cat([x[part], x[:1].expand(SAMPLE_BATCH - own)]).to(self._runtime.torch_device) for x in (indices, labels))
+            filled, classes = (
+                torch.cat([x[part], x[:1].expand(SAMPLE_BATCH - own)]).to(self._runtime.torch_device) for x in (indices, labels)
+            )
             noise = draws.normal(self._noise, filled, (self.model.channels, self.model.grid, self.model.grid))
             latents = sample(self.model, noise, classes, steps=steps, sampler=sampler, shift=shift, guidance=guidance, schedule=schedule)
             parts.append(self.tokenizer.decode(self.stats.restore(latents).float())[:own].cpu())
@@ -142,7 +142,7 @@ class Generator:
 
 
 def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Draws one cell's samples; writes ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Every rank fills its own indices."""
+    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Every rank fills its own indices."""
     part = slice_["sampling"]
     steps, guidance = part["steps"], part["guidance"]
     settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance]})
@@ -156,14 +156,11 @@ def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Ru
     runtime.barrier()
     store = np.lib.format.open_memmap(path, mode="r+")
     mine = torch.tensor(list(runtime.shard(settings.count)), dtype=torch.int64)
-    from svgbench.metrics.samples import to_uint8
-
+    how = {"steps": steps, "guidance": guidance, "sampler": settings.sampler, "shift": settings.shift, "schedule": settings.schedule}
     with runtime.progress(f"samples, {steps} steps, guidance {guidance:g}", settings.count) as bar:
         for start in range(0, len(mine), SAMPLE_BATCH):
             indices = mine[start : start + SAMPLE_BATCH]
-            images = generator.images(
-                indices, labels[indices], steps=steps, sampler=settings.sampler, shift=settings.shift, guidance=guidance, schedule=settings.schedule
-            )  # fmt: skip
+            images = generator.images(indices, labels[indices], **how)
             store[indices.numpy()] = to_uint8(images).numpy()
             bar.advance(len(indices) * runtime.world)
     store.flush()

@@ -66,9 +66,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="generation-scores", version=1, worker="svgbench.stages.scores:generation", scores=True,
           slice=(*EXTRACTOR, "scores.neighbours", "scores.resamples", "seed"), needs=("images", "references", "samples")),
     Stage(name="probe-scores", version=1, worker="svgbench.stages.scores:probe", scores=True,
-          slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "autoencoder")),
+          slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="segmentation-scores", version=1, worker="svgbench.stages.scores:segmentation", scores=True, when="masks",
-          slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder")),
+          slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="overview", version=1, worker="svgbench.stages.pictures:overview",
           slice=(), needs=("images", "reconstructions", "samples")),
 )  # fmt: skip

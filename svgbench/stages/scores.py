@@ -22,7 +22,7 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.metrics.segmentation import segmentation_scores
-from svgbench.stages.tokenizers import Cached, open_tokenizer
+from svgbench.stages.tokenizers import latents_of, open_tokenizer
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
@@ -54,7 +54,8 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     known = Features.load(inputs["references"] / "val.safetensors", runtime.torch_device)
     with runtime.progress("reconstruction scores", len(val)) as bar:
         scores = reconstruction_scores(
-            decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual, original_features=known,
+            decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
+            original_features=known,
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device, done=bar.advance,
         )  # fmt: skip
     return _write(out, scores)
@@ -68,7 +69,11 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
     made = json.loads((inputs["samples"] / "manifest.json").read_text())["slice"]["sampling"]
     check_samples(
-        drawn, np.load(inputs["samples"] / "labels.npy"), made["count"], size=train.batch(torch.arange(1)).shape[-1], classes=len(collection.classes)
+        drawn,
+        np.load(inputs["samples"] / "labels.npy"),
+        made["count"],
+        size=train.batch(torch.arange(1)).shape[-1],
+        classes=len(collection.classes),
     )
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     reference = Features.load(inputs["references"] / "train.safetensors", runtime.torch_device)
@@ -85,15 +90,15 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     """Linear probe and kNN of mean-pooled latents: features, residual, both."""
     part = slice_["scores"]
     settings = schema.Probe.model_validate(part["probe"])
-    collection, train, val = _latents(inputs, runtime, settings.train_images)
+    collection, train, val, parts = _latents(inputs, runtime, settings.train_images)
     labels = [torch.as_tensor(s.labels) for s in (collection.train, collection.val)]
     scores: list[Score] = []
-    for name, channels in _parts(inputs, runtime):
+    for name, channels in parts:
         x, y = pool(train[:, channels]).cpu(), pool(val[:, channels]).cpu()
+        groups = _groups(inputs, collection, len(x))
         scores += probe_scores(
             x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
-            train_images=group(inputs["images"], "train", collection.train, len(x)), val_images=group(inputs["images"], "val", collection.val),
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
+            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
         )  # fmt: skip
     return _write(out, scores)
 
@@ -102,14 +107,14 @@ def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, run
     """mIoU and mAcc of a linear head on frozen latents: features, residual, both."""
     part = slice_["scores"]
     settings = schema.Segmentation.model_validate(part["segmentation"])
-    collection, train, val = _latents(inputs, runtime, settings.train_images)
+    collection, train, val, parts = _latents(inputs, runtime, settings.train_images)
     masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
     scores: list[Score] = []
-    for name, channels in _parts(inputs, runtime):
+    for name, channels in parts:
+        sets = [(x[:, channels].cpu(), m) for x, m in zip((train, val), masks, strict=True)]
         scores += segmentation_scores(
-            (train[:, channels].cpu(), masks[0]), (val[:, channels].cpu(), masks[1]), classes=len(collection.classes) + 1, settings=settings,
-            latents=name, seed=slice_["seed"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
-            train_images=group(inputs["images"], "train", collection.train, len(train)), val_images=group(inputs["images"], "val", collection.val),
+            *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
+            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **_groups(inputs, collection, len(train)),
         )  # fmt: skip
     return _write(out, scores)
 
@@ -120,22 +125,22 @@ def group(place: Path, split: str, images: ImageSet, count: int | None = None) -
     return ImageGroup(name=split, count=count or len(images), digest=digest)
 
 
-def _latents(inputs: dict[str, Path], runtime: Runtime, limit: int | None) -> tuple[Images, Tensor, Tensor]:
-    """The images, and raw latents of (the first of) the training images and of the validation images."""
+def _groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
+    """What a probe was trained on and what it was tried on."""
+    place = inputs["images"]
+    return {"train_images": group(place, "train", collection.train, count), "val_images": group(place, "val", collection.val)}
+
+
+def _latents(inputs: dict[str, Path], runtime: Runtime, limit: int | None) -> tuple[Images, Tensor, Tensor, list[tuple[str, slice]]]:
+    """The images, raw latents of (the first of) the training images and of the validation images, and which channels are what."""
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    train = Cached(tokenizer.encode, collection.train, runtime, label="latents of the training images").all()
-    val = Cached(tokenizer.encode, collection.val, runtime, label="latents of the validation images").all()
-    return collection, train[:limit] if limit else train, val
-
-
-def _parts(inputs: dict[str, Path], runtime: Runtime) -> list[tuple[str, slice]]:
-    """Which channels of a raw latent are features, which residual."""
-    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    train, val = (latents_of(s, tokenizer, getattr(collection, s), inputs["statistics"], runtime).all() for s in ("train", "val"))
     features, channels = tokenizer.feature_channels, tokenizer.channels
-    if channels == features:
-        return [("features", slice(0, features))]
-    return [("features", slice(0, features)), ("residual", slice(features, channels)), ("both", slice(0, channels))]
+    parts = [("features", slice(0, features))]
+    if channels > features:
+        parts += [("residual", slice(features, channels)), ("both", slice(0, channels))]
+    return collection, train[:limit] if limit else train, val, parts
 
 
 def _write(out: Path, scores: Sequence[Score]) -> dict[str, Any]:

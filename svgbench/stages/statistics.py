@@ -1,47 +1,78 @@
-"""Per-channel mean and standard deviation of the training images' raw latents: what standardises them for SiT. float64, exact under any rank count."""
+"""Per-channel mean and standard deviation of the training images' raw latents: what standardises them for SiT. float64 sums, the same
+under any rank count. Latents that are small enough are kept beside them, so that the stages behind need not encode again."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from svgbench.errors import BrokenArtifact
 from svgbench.nets.latents import LatentMoments, LatentStats
+from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import open_tokenizer, to_floats
 from svgbench.world.files import write_atomic
-from svgbench.world.images import open_images
+from svgbench.world.images import Images, open_images
 from svgbench.world.runtime import Runtime
 
 BLOCK = 256
+KEPT_BYTES = 1 << 30
+"""Latents of all images up to this size are kept on disk; ImageNet's (250 to 500 GB) are encoded when read."""
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Writes ``statistics.safetensors`` (mean, std, each [C] float64) and ``statistics.json``."""
-    images = open_images(inputs["images"]).train
+    """Writes ``statistics.safetensors`` (mean, std, each [C] float64), ``statistics.json`` and, where they fit, the latents."""
+    collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     moments = LatentMoments(tokenizer.channels, device=runtime.torch_device)
-    starts = range(0, len(images), BLOCK)
-    with torch.no_grad(), runtime.progress("latent statistics", len(images)) as bar:
-        for number in runtime.shard(len(starts)):
-            indices = torch.arange(starts[number], min(starts[number] + BLOCK, len(images)))
-            moments.add(tokenizer.encode(to_floats(images.batch(indices), runtime.torch_device)))
-            bar.advance(len(indices) * runtime.world)
+    stores = _stores(out, collection, tokenizer, runtime)
+    for split, store in stores.items() if stores else [("train", None)]:
+        images = getattr(collection, split)
+        starts = range(0, len(images), BLOCK)
+        with torch.no_grad(), runtime.progress(f"latents, {split}", len(images)) as bar:
+            for number in runtime.shard(len(starts)):
+                indices = torch.arange(starts[number], min(starts[number] + BLOCK, len(images)))
+                latents = tokenizer.encode(to_floats(images.batch(indices), runtime.torch_device))
+                if split == "train":
+                    moments.add(latents)
+                if store is not None:
+                    store[indices.numpy()] = latents.cpu().numpy()
+                bar.advance(len(indices) * runtime.world)
+        if store is not None:
+            store.flush()
     for tensor in moments.tensors():
         runtime.all_reduce_(tensor)
     stats = moments.finish()
     if runtime.is_main:
         save_file({"mean": stats.mean.contiguous().cpu(), "std": stats.std.contiguous().cpu()}, out / "statistics.safetensors")
-        write_atomic(out / "statistics.json", json.dumps({"images": len(images), "channels": tokenizer.channels}).encode())
-    return {"images_seen": len(images)}
+        about = {"images": len(collection.train), "channels": tokenizer.channels}
+        write_atomic(out / "statistics.json", json.dumps(about).encode())
+    return {"images_seen": len(collection.train)}
+
+
+def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime: Runtime) -> dict[str, np.ndarray]:
+    """``latents.train.npy`` and ``latents.val.npy`` float32 [N, C, h, w], open to every rank; empty when too large to keep."""
+    side = collection.resolution // tokenizer.stride
+    shapes = {split: (len(getattr(collection, split)), tokenizer.channels, side, side) for split in ("train", "val")}
+    if sum(4 * math.prod(shape) for shape in shapes.values()) > KEPT_BYTES:
+        return {}
+    if runtime.is_main:
+        for split, shape in shapes.items():
+            np.lib.format.open_memmap(out / f"latents.{split}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+    runtime.barrier()
+    return {split: np.lib.format.open_memmap(out / f"latents.{split}.npy", mode="r+") for split in shapes}
 
 
 def open_statistics(place: Path, channels: int, runtime: Runtime) -> LatentStats:
     """The statistics of a finished artifact, checked against the tokenizer's channels."""
     tensors = load_file(place / "statistics.safetensors")
     if tensors["mean"].shape != (channels,):
-        raise BrokenArtifact(f"{place}: statistics of {len(tensors['mean'])} channels, the latents have {channels}; remove the directory and run again.")
+        raise BrokenArtifact(
+            f"{place}: statistics of {len(tensors['mean'])} channels, the latents have {channels}; remove the directory and run again."
+        )
     return LatentStats(**{name: tensor.to(runtime.torch_device) for name, tensor in tensors.items()})

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -50,7 +51,9 @@ def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.de
     if part.channels:
         residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=resolution)
         alignment = Alignment(settings.align, feature_channels=encoder.channels, residual_channels=part.channels)
-    decoder = LdmDecoder(**settings.decoder.model_dump(), z_channels=encoder.channels + part.channels, out_channels=3, resolution=resolution)
+    decoder = LdmDecoder(
+        **settings.decoder.model_dump(), z_channels=encoder.channels + part.channels, out_channels=3, resolution=resolution
+    )
     return Tokenizer(encoder, residual, alignment, decoder).to(device)
 
 
@@ -81,13 +84,25 @@ class Cached:
     fits, else computed when asked for. Encoding is a function of the image alone, so both ways give the same bits."""
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], images: ImageSet, runtime: Runtime, *, label: str, flips: bool = False
+        self,
+        function: Callable[[Tensor], Tensor],
+        images: ImageSet,
+        runtime: Runtime,
+        *,
+        label: str,
+        flips: bool = False,
+        known: Tensor | None = None,
     ) -> None:
+        """``known``: the values of the whole set, where an artifact already holds them."""
         self._function, self._images, self._runtime, self._label = function, images, runtime, label
         probe = self._compute(torch.zeros(1, dtype=torch.int64), None)
         self.shape = tuple(probe.shape[1:])
-        needed = probe.numel() * 4 * len(images) * (2 if flips else 1)
-        self._memory = [self._all(flipped) for flipped in ([False, True] if flips else [False])] if needed <= CACHE_BYTES else []
+        self.fits = probe.numel() * 4 * len(images) * (2 if flips else 1) <= CACHE_BYTES
+        self._memory: list[Tensor] = []
+        if known is not None and not flips:
+            self._memory = [known]
+        elif self.fits:
+            self._memory = [self._all(flipped) for flipped in ([False, True] if flips else [False])]
 
     def _all(self, flipped: bool) -> Tensor:
         parts = []
@@ -116,6 +131,16 @@ class Cached:
     def all(self) -> Tensor:
         """The values of the whole set [N, C, h, w], for probes."""
         return self._memory[0] if self._memory else self._all(False)
+
+
+def latents_of(
+    split: str, tokenizer: Tokenizer | Codec, images: ImageSet, statistics: Path, runtime: Runtime, *, flips: bool = False
+) -> Cached:
+    """Raw latents of a split: those the statistics stage left where they were small enough to keep, else encoded."""
+    path = statistics / f"latents.{split}.npy"
+    known = torch.from_numpy(np.load(path)).to(runtime.torch_device) if path.exists() and not flips else None
+    label = f"latents of the {'training' if split == 'train' else 'validation'} images"
+    return Cached(tokenizer.encode, images, runtime, label=label, flips=flips, known=known)
 
 
 def blocks(count: int, size: int = 256) -> Iterator[Tensor]:

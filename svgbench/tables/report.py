@@ -14,8 +14,8 @@ from typing import Any
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.table import Table
 
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "shapes_lpips": 3, "kid": 4, "precision": 3, "recall": 3}
-LOWER = {"gfid", "rfid", "lpips", "shapes_lpips", "kid"}
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "kid": 4, "precision": 3, "recall": 3}
+LOWER = {"gfid", "rfid", "lpips", "kid"}
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Two-sided 95 % Student t for n seeds."""
 
@@ -24,7 +24,7 @@ def report(records: list[RunRecord]) -> list[Table]:
     """The tables of these runs, empty ones left out."""
     rows = [row for record in records for row in record.scores]
     tables = [
-        score_table("Reconstruction", rows, ("rfid", "psnr", "ssim", "lpips", "shapes_lpips"), lambda r: r["metric"]),
+        score_table("Reconstruction", rows, ("rfid", "psnr", "ssim", "lpips"), lambda r: r["metric"]),
         score_table("Generation: gFID by steps and guidance", rows, ("gfid",), _cell),
         score_table(
             "Generation: at the most steps", _most_steps(rows), ("is", "kid", "precision", "recall"), lambda r: f"{r['metric']} {_cell(r)}"
@@ -130,10 +130,9 @@ def cost_table(records: list[RunRecord]) -> Table:
                 continue
             host = stage["host"]
             threads = f", {host['threads']} threads" if host.get("device") == "cpu" and "threads" in host else ""
-            table.rows.append([
-                record.name, stage["stage"], f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %",
-                f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}", f"{host.get('device', '?')}{threads}",
-            ])  # fmt: skip
+            rate = [f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %"]
+            size = [f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}"]
+            table.rows.append([record.name, stage["stage"], *rate, *size, f"{host.get('device', '?')}{threads}"])
     if table.rows:
         table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]
     return table

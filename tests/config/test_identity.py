@@ -32,7 +32,7 @@ def keys(*words: str) -> dict[str, str]:
 @pytest.mark.parametrize("path", leaves(RunConfig))
 def test_every_field_is_in_the_slice_of_some_stage(path):
     covered = [own for stage in graph.STAGES for own in (*stage.slice, *stage.each) if path == own or path.startswith(own + ".")]
-    assert covered or path in graph.LABELS, f"{path} is in no slice: name it in stages/graph.py where it is read, or in LABELS if it changes no result"
+    assert covered or path in graph.LABELS, f"{path} is in no slice: name it in stages/graph.py, or in LABELS if it changes no result"
 
 
 def test_the_stage_table_is_in_order_and_every_need_is_provided():
@@ -76,7 +76,8 @@ def test_a_codec_is_adopted_whatever_the_autoencoder_and_the_seed():
 def test_a_grid_shares_equal_nodes():
     one, two = config(), config("diffusion.shift=0.5")
     plan = make_plan({"a": one, "b": two})
-    assert len(plan.nodes) == len({*(n.key for n in nodes_of(one)), *(n.key for n in nodes_of(two))}) < len(nodes_of(one)) + len(nodes_of(two))
+    distinct = {node.key for config_ in (one, two) for node in nodes_of(config_)}
+    assert len(plan.nodes) == len(distinct) < len(nodes_of(one)) + len(nodes_of(two))
 
 
 def test_labels_of_a_run_are_in_no_key():

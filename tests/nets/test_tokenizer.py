@@ -35,8 +35,7 @@ def tokenizer(mode="frozen", channels=3):
     decoder = LdmDecoder(base=8, multipliers=(1, 1, 2, 2), blocks=1, attention=(4,), z_channels=5 + channels, resolution=32)
     net = Tokenizer(Frozen(), residual, alignment, decoder)
     if channels:
-        alignment.accumulate(alignment.statistics_of(net.residual(IMAGES), net.features(IMAGES)))
-        alignment.freeze()
+        alignment.freeze(alignment.statistics_of(net.residual(IMAGES), net.features(IMAGES)))
     return net.eval().requires_grad_(False)
 
 

@@ -1,0 +1,194 @@
+"""The whole tiny graph: it runs, a second run does nothing, a killed one goes on, a failing cell stops only what depends on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+FAST = ["--threads", "1", "--set", "scores.segmentation.epochs=1"]
+
+
+def svgbench(*words: str, **env: str) -> subprocess.CompletedProcess:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "svgbench", *words], capture_output=True, text=True, env={**os.environ, **env}, timeout=500
+    )
+
+
+def records(out: Path) -> list[dict]:
+    return json.loads(svgbench("report", "--out", str(out), "--format", "json").stdout)
+
+
+def keys(out: Path) -> set[str]:
+    return {f"{p.parent.parent.name}/{p.parent.name}" for p in out.glob("store/*/*/manifest.json")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "runs"
+    done = svgbench("ablate", "smoke", "--out", str(out), *FAST)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_the_whole_graph_gives_every_score_with_protocol_count_and_interval(finished):
+    rows = records(finished)
+    wanted = {
+        "gfid",
+        "rfid",
+        "psnr",
+        "ssim",
+        "lpips",
+        "is",
+        "kid",
+        "precision",
+        "recall",
+        "probe_top1",
+        "probe_top5",
+        "knn_top1",
+        "miou",
+        "macc",
+    }
+    assert {row["metric"] for row in rows} == wanted
+    assert {(r["steps"], r["guidance"]) for r in rows if r["metric"] == "gfid"} == {(2, 1.0), (2, 2.0), (3, 1.0), (3, 2.0)}
+    fields = {"run", "encoder", "family", "align", "residual_channels", "preset", "seed", "metric", "value", "low", "high", "count"}
+    fields |= {"steps", "guidance", "protocol", "key", "images_seen", "seconds"}
+    for row in rows:
+        assert fields <= row.keys() and np.isfinite(row["value"]) and row["low"] <= row["value"] <= row["high"]
+        assert row["protocol"] and row["count"] == 48 and row["images_seen"] == 192
+
+
+def test_the_second_time_runs_nothing_and_prints_the_same(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("store/*/*/*")}
+    again = svgbench("ablate", "smoke", "--out", str(finished), *FAST)
+    assert again.returncode == 0 and "images" not in again.stderr
+    assert {p: p.stat().st_mtime_ns for p in finished.glob("store/*/*/*")} == before
+    report = svgbench("report", "--out", str(finished)).stdout
+    assert report.strip() == again.stdout.strip()
+
+
+def test_a_run_directory_is_readable_without_this_program(finished):
+    place = next(finished.glob("*/run.json")).parent
+    assert {"config.yaml", "run.json", "scores.json", "overview.png"} <= {p.name for p in place.iterdir()}
+    with Image.open(place / "overview.png") as sheet:
+        assert sheet.width > 500 and np.asarray(sheet).std() > 10
+
+
+def test_samples_of_a_finished_run_can_be_drawn(finished, tmp_path):
+    run = next(finished.glob("*/run.json")).parent.name
+    done = svgbench(
+        "sample", run, "--out", str(finished), "--labels", "3,1", "--steps", "2", "--guidance", "2", "--to", str(tmp_path / "a.png")
+    )
+    assert done.returncode == 0, done.stderr
+    wrong = svgbench("sample", run, "--out", str(finished), "--labels", "77", "--to", str(tmp_path / "b.png"))
+    assert wrong.returncode == 2 and "class 77 does not exist" in wrong.stderr and not (tmp_path / "b.png").exists()
+
+
+def test_a_flipped_bit_in_an_artifact_is_said_and_not_used(finished, tmp_path):
+    import shutil
+
+    copy = tmp_path / "runs"
+    shutil.copytree(finished, copy)
+    path = next(copy.glob("store/diffusion/*/sit.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    done = svgbench("ablate", "smoke", "--out", str(copy), *FAST, "--set", "sampling.steps=[4]")
+    assert done.returncode in (2, 3) and "sit.safetensors" in done.stderr and "run again" in done.stderr
+
+
+def hashes(out: Path) -> dict[str, dict[str, str]]:
+    """Digests of what was trained, drawn and scored, without logs, which hold times."""
+    found = {}
+    for path in out.glob("store/*/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        found[f"{manifest['stage']} {manifest['key']}"] = {n: d for n, d in manifest["files"].items() if n != "log.jsonl"}
+    return found
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
+    out = tmp_path / "runs"
+    words = [sys.executable, "-m", "svgbench", "ablate", "smoke", "--out", str(out), *FAST]
+    for seconds in (9.0, 13.0, 18.0):
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = svgbench("ablate", "smoke", "--out", str(out), *FAST)
+    assert done.returncode == 0, done.stderr
+    assert hashes(out) == hashes(finished)
+
+
+def test_a_termination_signal_is_status_4_and_resumable(tmp_path):
+    out = tmp_path / "runs"
+    words = [
+        sys.executable,
+        "-m",
+        "svgbench",
+        "ablate",
+        "smoke",
+        "--out",
+        str(out),
+        *FAST,
+        "--set",
+        "diffusion.training.total_images=100000",
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 240
+    while time.time() < deadline and not list(out.glob("store/diffusion/*.partial/log.jsonl")):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 4, err
+    assert "the same command goes on" in err.splitlines()[-1]
+    assert list(out.glob("store/diffusion/*.partial/checkpoints/*"))
+
+
+def test_one_failing_cell_stops_only_what_depends_on_it(tmp_path):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("base: smoke\naxes:\n  extractor:\n    good: {scores.extractor: shapes-cnn}\n    bad: {scores.neighbours: 500}\n")
+    done = svgbench("ablate", str(grid), "--out", str(tmp_path / "runs"), *FAST)
+    assert done.returncode == 3, done.stderr
+    rows = records(tmp_path / "runs")
+    assert len({row["run"] for row in rows}) == 2  # the bad cell keeps its other scores
+    assert "neighbour" in svgbench("report", "--out", str(tmp_path / "runs")).stdout
+
+
+def test_a_folder_of_images_goes_through_the_same_graph(tmp_path):
+    random = np.random.default_rng(0)
+    for label in ("cats", "dogs", "owls"):
+        for i in range(24):
+            path = tmp_path / "data" / label / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(random.integers(0, 255, (44, 40, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "data" / "cats" / "empty.txt").write_text("not an image")
+    sets = ["data.train_images=", "data.val_images=", f"data.source={tmp_path / 'data'}", "data.val_share=0.3", "sampling.steps=[2]",
+            "sampling.guidance=[1.0]", "scores.neighbours=2"]  # fmt: skip
+    done = svgbench("ablate", "smoke", "--out", str(tmp_path / "runs"), *FAST, *(w for s in sets for w in ("--set", s)))
+    assert done.returncode == 0, done.stderr
+    metrics = {row["metric"] for row in records(tmp_path / "runs")}
+    assert {"gfid", "rfid", "psnr", "probe_top1"} <= metrics and "miou" not in metrics
+
+
+def test_two_processes_under_torchrun_make_the_run_of_one(finished, tmp_path):
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "svgbench", "ablate", "smoke"]
+    done = subprocess.run([sys.executable, *words, "--out", str(tmp_path / "runs"), *FAST], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        {(r["metric"], r["steps"], r["guidance"], r["detail"].get("latents")): r["value"] for r in records(o)}
+        for o in (finished, tmp_path / "runs")
+    )
+    assert one.keys() == two.keys()
+    for name in one:
+        if name[0] == "psnr":
+            assert two[name] == pytest.approx(one[name], rel=0.02)
