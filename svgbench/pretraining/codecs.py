@@ -25,7 +25,7 @@ from svgbench.world.training import adam
 
 KL_WEIGHT = 1e-6
 """Weight of an image's whole Kullback-Leibler divergence beside its mean absolute error."""
-PERCEPTUAL_WEIGHT = 0.5
+PERCEPTUAL_WEIGHT = 0.1
 COSINE_MARGIN, DISTANCE_MARGIN, ALIGNMENT_WEIGHT = 0.5, 0.25, 0.1
 """m1, m2 and w_hyper of VA-VAE, equations 5 to 8."""
 
