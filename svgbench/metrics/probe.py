@@ -1,6 +1,6 @@
 """What a linear classifier and a nearest-neighbour vote read from frozen latents.
 
-Protocol: each image's raw latents averaged over their positions (the name says which: features, residual or both), training labels for
+Protocol: each image's raw latents averaged over their positions (``detail`` says which: features, residual or both), training labels for
 fitting, accuracy on all validation images. Linear: inputs standardised by the training images' moments (a batch norm without affine,
 as MAE and DINO probes use), softmax regression by SGD (momentum 0.9, no decay, cosine to zero), one head for each learning rate side
 by side on nine tenths of the training images, the head that is best on the held-out tenth is the one reported; validation images
@@ -139,7 +139,7 @@ def probe_scores(
         percent = right.double() * 100
         low, high = resampling.of_mean(percent, floor=0.0, ceiling=100.0)
         used = settings.model_dump(mode="json", include=fields)
-        name = protocol(measure, images=val_images, reference=train_images, details=(latents,), settings=used)
+        name = protocol(measure, images=val_images, reference=train_images, settings=used)
         facts = {**(detail or {}), "latents": latents, **more, **resampling.stated("validation images")}
         return Score(metric=metric, value=percent.mean().item(), low=low, high=high, count=len(right), protocol=name, detail=facts)
 

@@ -1,6 +1,6 @@
 """What a linear head reads from frozen latents about where things are: mean intersection over union, mean accuracy.
 
-Protocol: raw latents [C, h, w] (the name says which: features, residual or both) through batch norm without affine and a 1x1
+Protocol: raw latents [C, h, w] (``detail`` says which: features, residual or both) through batch norm without affine and a 1x1
 convolution, logits enlarged bilinearly to the mask's size, cross-entropy at every pixel, AdamW with a cosine to zero; no augmentation.
 Validation: areas summed over all images, IoU = intersection / union and accuracy = intersection / truth per class, then the mean over
 classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored.
@@ -152,7 +152,7 @@ def segmentation_scores(
         raise BadData("no validation mask has a pixel that counts; mIoU needs masks with classes below 255.")
     values = [value.item() for value in means(found)]
     replicates = means(found, resampling.counts(len(found.truth), found.truth.device))
-    name = protocol("seg-linear", images=val_images, reference=train_images, details=(latents, f"{classes}classes"), settings=settings)
+    name = protocol("seg-linear", images=val_images, reference=train_images, details=(f"{classes}classes",), settings=settings)
     facts = {**(detail or {}), "latents": latents, **resampling.stated("validation images")}
     scores = []
     for metric, value, spread in zip(("miou", "macc"), values, replicates, strict=True):

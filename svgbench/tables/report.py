@@ -24,12 +24,10 @@ def report(records: list[RunRecord]) -> list[Table]:
     """The tables of these runs, empty ones left out."""
     rows = [row for record in records for row in record.scores]
     tables = [
-        score_table("Reconstruction", rows, ("rfid", "psnr", "ssim", "lpips"), lambda r: r["metric"]),
-        score_table("Generation: gFID by steps and guidance", rows, ("gfid",), _cell),
-        score_table(
-            "Generation: at the most steps", _most_steps(rows), ("is", "kid", "precision", "recall"), lambda r: f"{r['metric']} {_cell(r)}"
-        ),
-        score_table("Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "miou", "macc"), _latents),
+        score_table("Reconstruction", rows, ("rfid", "psnr", "ssim", "lpips")),
+        score_table("Generation: gFID by sampling steps and guidance", rows, ("gfid",), column=_cell),
+        score_table("Generation at the most steps", _most_steps(rows), ("is", "kid", "precision", "recall"), row=_guided),
+        score_table("Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "miou", "macc"), row=_latents),
         cost_table(records),
         failure_table(records),
     ]
@@ -41,41 +39,48 @@ def group_name(run: str) -> str:
     return re.sub(r"\.seed-\d+", "", run)
 
 
-def score_table(title: str, rows: list[dict[str, Any]], metrics: tuple[str, ...], column: Callable[[dict[str, Any]], str]) -> Table:
-    """Runs (seeds folded) against columns of one protocol each; best of a column in bold where there are two or more."""
-    rows = [row for row in rows if row["metric"] in metrics]
+def score_table(
+    title: str,
+    rows: list[dict[str, Any]],
+    metrics: tuple[str, ...],
+    *,
+    column: Callable[[dict[str, Any]], str] = lambda row: row["metric"],
+    row: Callable[[dict[str, Any]], str] = lambda row: group_name(row["run"]),
+) -> Table:
+    """Scores (seeds folded) under columns of one protocol each; the best of a column in bold where there are two or more."""
+    rows = [r for r in rows if r["metric"] in metrics]
     rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["guidance"] or 0))
-    protocols: dict[str, list[str]] = {}
-    for row in rows:
-        protocols.setdefault(column(row), [])
-        if row["protocol"] not in protocols[column(row)]:
-            protocols[column(row)].append(row["protocol"])
-    columns = [(name, protocol) for name, several in protocols.items() for protocol in several]
-    groups = list(dict.fromkeys(group_name(row["run"]) for row in rows))
-    cells: dict[tuple[str, tuple[str, str]], list[dict[str, Any]]] = {}
-    for row in rows:
-        cells.setdefault((group_name(row["run"]), (column(row), row["protocol"])), []).append(row)
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for r in rows:
+        cells.setdefault((row(r), column(r), r["protocol"]), []).append(r)
+    order = list(dict.fromkeys(column(r) for r in rows))  # the protocols of one column stand side by side
+    columns = sorted(dict.fromkeys((column(r), r["protocol"]) for r in rows), key=lambda c: order.index(c[0]))
+    names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: group_name(r["run"]))))
     marks = {p: i + 1 for i, p in enumerate(dict.fromkeys(p for _, p in columns))}
+    best = {c: _best([cells[(n, *c)] for n in names if (n, *c) in cells]) for c in columns}
     table = Table(title, ["run", *(f"{name} [{marks[protocol]}]" for name, protocol in columns)], [])
-    best = {c: _best([cells[g, c] for g in groups if (g, c) in cells]) for c in columns}
-    for group in groups:
+    for name in names:
         texts = []
         for c in columns:
-            own = cells.get((group, c))
+            own = cells.get((name, *c))
             text = _text(own) if own else "-"
             texts.append(f"**{text}**" if own and own is best[c] else text)
-        table.rows.append([group, *texts])
-    counts = {p: sorted({r["count"] for r in rows if r["protocol"] == p}) for p in marks}
-    table.notes = [f"[{i}] {p}; count {', '.join(map(str, counts[p]))}" for p, i in marks.items()]
-    seeds = {g: len({r["seed"] for r in rows if group_name(r["run"]) == g}) for g in groups}
-    if any(n > 1 for n in seeds.values()):
-        numbers = ", ".join(map(str, sorted(set(seeds.values()))))
-        table.notes.append(f"mean +- half of the 95 % t-interval over seeds ({numbers} seeds a row)")
-    if any(n == 1 for n in seeds.values()):
-        table.notes.append(
-            "one seed: value (low, high), the interval of the protocol's resampling; it does not hold the spread between seeds"
-        )
+        table.rows.append([name, *texts])
+    table.notes = _notes(rows, list(cells.values()), marks)
     return table
+
+
+def _notes(rows: list[dict[str, Any]], cells: list[list[dict[str, Any]]], marks: dict[str, int]) -> list[str]:
+    """What the columns' marks mean, and what stands around a number."""
+    counts = {p: sorted({r["count"] for r in rows if r["protocol"] == p}) for p in marks}
+    notes = [f"[{i}] {p}; count {', '.join(map(str, counts[p]))}" for p, i in marks.items()]
+    several = sorted({len(own) for own in cells if len(own) > 1})
+    if several:
+        notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
+    singles = [own[0] for own in cells if len(own) == 1 and own[0]["low"] is not None]
+    if singles:
+        notes.append(f"value (low, high): one seed, {singles[0]['detail']['interval']}; the spread between seeds is not in it")
+    return notes
 
 
 def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,9 +93,12 @@ def _cell(row: dict[str, Any]) -> str:
     return f"{row['steps']} steps" + ("" if guidance == 1 else f", guidance {guidance:g}")
 
 
+def _guided(row: dict[str, Any]) -> str:
+    return f"{group_name(row['run'])}, {_cell(row)}"
+
+
 def _latents(row: dict[str, Any]) -> str:
-    which = row["detail"].get("latents")
-    return f"{row['metric']} {which}" if which else row["metric"]
+    return f"{group_name(row['run'])}, {row['detail']['latents']}"
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

@@ -1,0 +1,86 @@
+"""Tables put only equal protocols in one column, fold seeds with an interval, and never turn a missing number into a zero."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import pytest
+
+from svgbench.errors import BadInput, BrokenArtifact, UnknownName
+from svgbench.tables.collect import collect
+from svgbench.tables.report import group_name, half_interval, report, score_table
+from svgbench.tables.table import Table
+
+
+def score(run="a", metric="rfid", value=1.0, protocol="p/v1", seed=0, **more):
+    name = run + (f".seed-{seed}" if seed else "")
+    row = {"run": name, "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5, "count": 10, "steps": None, "guidance": None}
+    return row | {"protocol": protocol, "seed": seed, "detail": {"interval": "a bootstrap", "latents": "both"}} | more
+
+
+def test_two_protocols_stand_in_two_columns_and_are_not_ranked_together():
+    table = score_table("t", [score("a", value=3.0), score("b", value=2.0), score("c", value=1.0, protocol="q/v1")], ("rfid",))
+    assert table.columns == ["run", "rfid [1]", "rfid [2]"]
+    assert [row[1] for row in table.rows] == ["3.00 (2.50, 3.50)", "**2.00 (1.50, 2.50)**", "-"]
+    assert table.rows[2][2] == "1.00 (0.50, 1.50)"  # alone in its column: nothing to be best of
+    assert any(note.startswith("[2] q/v1") for note in table.notes)
+
+
+def test_the_best_is_the_lowest_distance_and_the_highest_accuracy():
+    for metric, best in (("rfid", 0), ("psnr", 1)):
+        table = score_table("t", [score("a", metric, 1.0), score("b", metric, 2.0)], (metric,))
+        assert [row[1].startswith("**") for row in table.rows] == [i == best for i in range(2)]
+
+
+def test_seeds_become_a_mean_and_a_student_interval():
+    rows = [score(seed=s, value=v) for s, v in ((0, 1.0), (1, 2.0), (2, 3.0))]
+    table = score_table("t", rows, ("rfid",))
+    assert table.rows == [["a", "2.00 ± 2.48"]]  # 4.303 * 1 / sqrt(3)
+    assert half_interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / math.sqrt(3))
+    assert any("3 seeds" in note for note in table.notes)
+
+
+def test_a_run_s_name_without_its_seed():
+    assert group_name("dinov3-tiny.no-align.seed-2") == "dinov3-tiny.no-align"
+    assert group_name("x.seed-12.a1b2c3") == "x.a1b2c3"
+
+
+def test_a_missing_number_is_a_dash():
+    table = score_table("t", [score("a"), score("a", "psnr", 20.0), score("b")], ("rfid", "psnr"))
+    assert table.rows[1][2] == "-"
+
+
+def test_markdown_escapes_bars_and_csv_reads_back():
+    table = Table("t", ["run", "x|y"], [["a|b", "1"]], ["note"])
+    assert "a\\|b" in table.markdown() and table.markdown().startswith("### t\n")
+    assert list(csv.reader(io.StringIO(table.csv()))) == [["table", "run", "x|y"], ["t", "a|b", "1"]]
+
+
+def write(place, scores, failures=None):
+    place.mkdir(parents=True)
+    stage = {"stage": "diffusion", "key": "k", "cell": {}, "seconds": 3.0, "host": {"device": "cpu", "threads": 2}}
+    stage["cost"] = {"images_seen": 1000, "images_per_second": 50.0, "utilisation": 0.5, "flops_per_image": 1e9, "peak_memory_bytes": 2e9}
+    about = {"run": place.name, "encoder": "e", "family": "f", "kind": "features", "stages": [stage], "failures": failures or {}}
+    (place / "run.json").write_text(json.dumps(about))
+    (place / "scores.json").write_text(json.dumps(scores))
+
+
+def test_failed_stages_are_shown_with_their_reason(tmp_path):
+    write(tmp_path / "a", [score()], {"generation-scores": "too few samples."})
+    tables = {t.title: t for t in report(collect(tmp_path))}
+    assert tables["Failed"].rows == [["a", "generation-scores", "too few samples."]]
+    assert tables["Training cost"].rows[0][:5] == ["a", "diffusion", "1,000", "50", "50 %"]
+
+
+def test_a_directory_without_runs_and_a_broken_record_are_said(tmp_path):
+    with pytest.raises(BadInput, match="does not exist"):
+        collect(tmp_path / "absent")
+    write(tmp_path / "a", [])
+    with pytest.raises(UnknownName, match="no run named 'b'"):
+        collect(tmp_path, ["b"])
+    (tmp_path / "a" / "scores.json").write_text("{")
+    with pytest.raises(BrokenArtifact, match="cannot be read"):
+        collect(tmp_path)
