@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svgbench.backends.open import Encoder, open_encoder, open_network
+from svgbench.config.cards import EncoderCard
 from svgbench.config.schema import Training
 from svgbench.nets import draws
 from svgbench.nets.classifier import ShapesVGG
@@ -25,7 +26,9 @@ from svgbench.world.training import adam
 
 KL_WEIGHT = 1e-6
 """Weight of an image's whole Kullback-Leibler divergence beside its mean absolute error."""
-PERCEPTUAL_WEIGHT = 0.1
+PERCEPTUAL_WEIGHT = 0.05
+FIRST_LOG_VARIANCE = -6.0
+"""The posterior starts narrow, so that noise does not hide the first, small latents from the decoder."""
 COSINE_MARGIN, DISTANCE_MARGIN, ALIGNMENT_WEIGHT = 0.5, 0.25, 0.1
 """m1, m2 and w_hyper of VA-VAE, equations 5 to 8."""
 
@@ -110,6 +113,13 @@ class Autoencoding:
         return here.grad, loss.detach()
 
 
+def _opened(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Module:
+    """The library's autoencoder with random weights of a seed and a narrow posterior."""
+    model = open_network(card, seed=seed).model.train()
+    nn.init.constant_(model.quant_conv.bias[card.channels :].detach(), FIRST_LOG_VARIANCE)
+    return model.to(runtime.torch_device)
+
+
 def _critic(runtime: Runtime) -> ShapesVGG:
     """The shipped perceptual network."""
     return ShapesVGG.filled(load_file(folder("encoders") / "tiny" / "shapes-vgg.safetensors")).to(runtime.torch_device)
@@ -118,7 +128,7 @@ def _critic(runtime: Runtime) -> ShapesVGG:
 def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The tiny SD-VAE: diffusers' AutoencoderKL."""
     seed, card = draws.stream(0, "sd-vae"), card_of("sd-vae")
-    model = open_network(card, seed=seed).model.train().to(runtime.torch_device)
+    model = _opened(card, seed, runtime)
     task = Autoencoding(model, Pixels(card).to(runtime.torch_device), pictures, training, seed, _critic(runtime))
     return Shipped(task, model, averaged=True)
 
@@ -126,7 +136,7 @@ def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
 def va_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The tiny VA-VAE: LDM's autoencoder, its latent aligned to the tiny DINOv2."""
     seed, card = draws.stream(0, "va-vae"), card_of("va-vae")
-    model = open_network(card, seed=seed).model.train().to(runtime.torch_device)
+    model = _opened(card, seed, runtime)
     teacher = open_encoder(card_of("dinov2"), device=runtime.torch_device)
     pixels = Pixels(card).to(runtime.torch_device)
     task = Autoencoding(model, pixels, pictures, training, seed, _critic(runtime), teacher, latent_channels=card.channels)
