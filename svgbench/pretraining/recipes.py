@@ -50,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
         builder="classifiers:shapes_vgg", images=30_000, seed=1002, training=_training(1500, 128, 1e-3, ema=0.99, decay=0.02)
     ),
     "dinov2": Recipe(builder="distillation:dinov2", images=30_000, seed=2002, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
-    "dinov3": Recipe(builder="distillation:dinov3", images=30_000, seed=2003, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
+    "dinov3": Recipe(builder="distillation:dinov3", images=30_000, seed=2003, training=_training(600, 128, 1e-3, ema=0.0, decay=0.04)),
     "mae": Recipe(
         builder="masked:mae", images=30_000, seed=2004, training=_training(2000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95))
     ),
@@ -85,7 +85,7 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
         shipped.network.load_state_dict(report.averages)
     path = out / f"{name}.safetensors"
     write_atomic(path, save(halved(shipped.network.state_dict())))
-    checkpoints.clear(work / "checkpoints")
+    checkpoints.clear(work)
     return {
         "name": name, "file": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size, "images_seen": report.images_seen,
         "updates": report.updates, "seconds": round(report.seconds, 1), "losses": report.losses,
