@@ -19,7 +19,7 @@ def table_of(table: Table) -> None:
     console = Console()
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
     for i, column in enumerate(table.columns):
-        drawn.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
+        drawn.add_column(escape(column), justify="right" if table.is_numeric(i) else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(f"[bold]{escape(c[2:-2])}[/bold]" if c.startswith("**") else escape(c) for c in row))
     console.print(drawn)

@@ -31,7 +31,7 @@ def list_cards(shelf: Shelf = None) -> None:
         for c in sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
     ]
     notes = [
-        "any other model of a library: BACKEND:NAME, for example timm:vit_base_patch16_clip_224.openai",
+        "any other ViT of timm: timm:NAME, for example timm:vit_base_patch16_clip_224.openai",
         "one card whole: svgbench encoders show NAME",
     ]
     table_of(Table("Encoders", ["name", "family", "backend", "kind", "channels", "stride", "params M", "licence"], rows, notes))

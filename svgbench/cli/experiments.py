@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,14 +12,16 @@ import typer
 
 from svgbench.cli.reports import show
 from svgbench.config import cards
-from svgbench.config.grid import PRESETS, build, cells, load_experiment, run_name, settings_of
+from svgbench.config.grid import build, cells, load_experiment, preset_of, run_name, settings_of
 from svgbench.config.parse import merge, nested, override
-from svgbench.config.records import digest
 from svgbench.config.schema import RunConfig
-from svgbench.errors import BadConfig, CellsFailed, Interrupted, unknown
-from svgbench.lab.execute import Outcome, execute, owned, record
+from svgbench.errors import BadConfig, CellsFailed, Interrupted, SvgbenchError, UnknownName, unknown
+from svgbench.lab.check import check
+from svgbench.lab.execute import Outcome, execute
 from svgbench.lab.plan import Plan, make_plan, resolve
+from svgbench.lab.record import owned, record
 from svgbench.lab.store import Store
+from svgbench.shelf import entries
 
 Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
@@ -66,7 +67,7 @@ def run(
             settings = merge(settings, nested(path, value))
     settings = merge(settings, override(sets or []))
     config = resolve(build(settings, preset=preset, extra=shelf), shelf)
-    name = name_of(config, shelf)
+    name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
     with owned(out, plan_.runs[0]) if _is_main() else contextlib.nullcontext():
         _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=False, shelf=shelf)
@@ -92,6 +93,8 @@ def ablate(
         show(out, [r.name for r in plan_.runs])
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
+        if len(bad) == len(plan_.runs):
+            raise SvgbenchError(f"all {len(bad)} cells failed: {next(iter(outcome.failed.values()))}")
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
 
 
@@ -120,56 +123,42 @@ def plan(
 def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path | None) -> dict[str, RunConfig]:
     """Name -> resolved RunConfig for every cell of an experiment, or for one encoder."""
     over = override(sets or [])
-    from svgbench.shelf import entries
-
     is_file = Path(experiment).suffix in (".yaml", ".yml")
     if not is_file and experiment not in entries("ablations", shelf):
         try:
             cards.find(experiment, preset, shelf)
-        except Exception:
+        except UnknownName:
             raise unknown("experiment or encoder", experiment, [*entries("ablations", shelf), *cards.load_cards(shelf)]) from None
         config = resolve(build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf), shelf)
-        return {name_of(config, shelf): config}
+        return {run_name(config, shelf): config}
     loaded = load_experiment(experiment, shelf)
-    preset = next((p for p in PRESETS if loaded.name == f"preset-{p}"), preset)
+    preset = preset_of(loaded, shelf) or preset
     configs: dict[str, RunConfig] = {}
     for cell, settings in cells(loaded).items():
         whole = merge(merge(settings_of(loaded, shelf), settings), over)
         config = resolve(build(whole, preset=preset, where=f"{experiment}, cell '{cell}'" if cell else experiment, extra=shelf), shelf)
-        name = name_of(config, shelf)
+        name = run_name(config, shelf)
         if name in configs:
             sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
         configs[name] = config
     return configs
 
 
-def name_of(config: RunConfig, shelf: Path | None = None) -> str:
-    """The run's name; settings that the name does not tell are told apart by six digits of their digest."""
-    autoencoder = config.autoencoder
-    told: Mapping[str, Any] = {
-        "seed": config.seed, "encoder": {"card": config.encoder.card},
-        "autoencoder": {"align": autoencoder.align} | ({} if autoencoder.residual.channels else {"residual": {"channels": 0}}),
-    }  # fmt: skip
-    plain = resolve(build(told, preset=config.preset, extra=shelf), shelf) if config.encoder.weights is None else None
-    name = run_name(config)
-    return name if plain == config else f"{name}.{digest(config.model_dump(mode='json'))[:6]}"
-
-
 def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:
     """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
     missing = set(plan_.nodes) - plan_.finished(Store(out / "store"))
-    runtime = make_runtime() if missing else _Idle()
-    outcome = Outcome()
+    runtime, outcome = make_runtime() if missing else _Idle(), Outcome()
     try:
-        outcome = execute(plan_, out, runtime, say=lambda text: sys.stderr.write(text + "\n"), keep_going=keep_going)
+        if missing:
+            check(plan_, missing)
+        execute(plan_, out, runtime, outcome, say=runtime.say, keep_going=keep_going)
     except KeyboardInterrupt:
         raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
     finally:
-        runtime.stop()
-        if runtime.is_main:
-            with contextlib.suppress(Interrupted):
-                for one in plan_.runs:
-                    record(plan_, one, out, outcome, shelf)
+        if _is_main():
+            for one in plan_.runs:
+                record(plan_, one, out, outcome, shelf)
+    runtime.stop()
     return outcome
 
 
@@ -182,6 +171,10 @@ class _Idle:
     """The runtime of a plan that has nothing left to run; torch stays out."""
 
     is_main, world = True, 1
+
+    def say(self, sentence: str) -> None:
+        """A line to the user."""
+        sys.stderr.write(sentence + "\n")
 
     def stop(self) -> None:
         """Nothing was started."""

@@ -15,7 +15,7 @@ import typer
 from svgbench.cli.console import table_of
 from svgbench.config import cards
 from svgbench.config.cards import EncoderCard
-from svgbench.shelf import folder
+from svgbench.shelf import folder, read_yaml
 from svgbench.tables.table import Table
 
 PACKAGES = {
@@ -29,6 +29,10 @@ def doctor(out: Annotated[Path, typer.Option("--out", help="Where runs would be 
     table_of(Table("Machine", ["what", "found"], _machine(out)))
     table_of(Table("Packages", ["package", "version", "how to get it"], [_package(name, extra) for name, extra in PACKAGES.items()]))
     rows = [_weights(card) for card in sorted(cards.load_cards().values(), key=lambda c: (c.preset != "tiny", c.family, c.name))]
+    judges = read_yaml(folder("reports") / "extractors.yaml")
+    table_of(Table("Judging networks", ["name", "here", "licence", "file", "where it comes from"], [
+        [name, *_judge(facts)] for kind in judges.values() for name, facts in kind.items()
+    ], ["hand a file over: --set scores.extractor_weights=FILE (inception), --set scores.lpips_weights=FILE (lpips)"]))  # fmt: skip
     note = "a file you have already: --weights FILE; nothing is fetched before it is needed"
     table_of(Table("Encoder weights", ["card", "here", "licence", "where they come from"], rows, [note]))
 
@@ -56,6 +60,13 @@ def _package(name: str, extra: str) -> list[str]:
         return [name, importlib.metadata.version(name), ""]
     except importlib.metadata.PackageNotFoundError:
         return [name, "missing", f"pip install 'svgbench[{extra}]'" if extra else f"pip install {name}"]
+
+
+def _judge(facts: dict[str, str]) -> list[str]:
+    if "shelf" in facts:
+        here = (folder("encoders") / facts["shelf"]).is_file()
+        return ["yes" if here else "missing: reinstall svgbench", facts["licence"], facts["shelf"], "shipped"]
+    return ["no", facts["licence"], facts["file"], facts["source"]]
 
 
 def _weights(card: EncoderCard) -> list[str]:

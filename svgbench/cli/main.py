@@ -40,8 +40,7 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.", envvar="SVGBENCH_DEBUG")] = False,
 ) -> None:
-    if debug:
-        os.environ["SVGBENCH_DEBUG"] = "1"
+    """``--debug`` is read in ``main``, so that it may stand behind the verb too."""
 
 
 def _stopped(signum: int, frame: object) -> None:
@@ -50,10 +49,14 @@ def _stopped(signum: int, frame: object) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits with the contract's status; one sentence on standard error, a traceback only with ``--debug``."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if "--debug" in words:  # before or behind the verb
+        os.environ["SVGBENCH_DEBUG"] = "1"
+        words = [word for word in words if word != "--debug"]
     for name in ("SIGTERM", "SIGUSR1"):
         signal.signal(getattr(signal, name), _stopped)
     try:
-        status = app(arguments, standalone_mode=False) or 0
+        status = app(words, standalone_mode=False) or 0
     except SvgbenchError as error:
         status = _say(error, error.exit_status)
     except KeyboardInterrupt as error:
@@ -76,7 +79,7 @@ def _foreign(error: Exception) -> int:
 
 
 def _say(error: BaseException, status: int, sentence: str | None = None) -> int:
-    if os.environ.get("SVGBENCH_DEBUG") or "--debug" in sys.argv:
+    if os.environ.get("SVGBENCH_DEBUG"):
         import traceback
 
         sys.stderr.write("".join(traceback.format_exception(error)))

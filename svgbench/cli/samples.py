@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from svgbench.errors import BadInput
+from svgbench.lab.store import Store
 from svgbench.tables.collect import collect
 
 
@@ -38,6 +40,10 @@ def sample(
     missing = [name for name in ("statistics", "diffusion") if name not in places]
     if missing:
         raise BadInput(f"run '{run}' has no finished {missing[0]} stage; run its command again first.")
+    store = Store(out / "store")
+    for stage in record.about["stages"]:
+        if stage["stage"] in ("autoencoder", "adoption", "statistics", "diffusion"):
+            store.verify(stage["stage"], stage["key"])
     from svgbench.stages.pictures import sample_sheet
     from svgbench.world.runtime import Runtime
 
@@ -58,6 +64,9 @@ def pretrain(
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
 ) -> None:
     """Train the weights of a tiny encoder on the embedded images, by its family's own objective. Needs the extra [pretrain]."""
+    absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
+    if absent:
+        raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")
     from svgbench.pretraining import pretrain as train
     from svgbench.world.runtime import Runtime
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.parse import merge, nested, validate
-from svgbench.config.schema import Part, RunConfig, Transformer
+from svgbench.config.records import digest
+from svgbench.config.schema import Part, RunConfig
 from svgbench.errors import BadConfig, unknown
 from svgbench.shelf import entries, read_yaml
 
@@ -111,19 +113,29 @@ def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:
 
 def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: Path | None = None) -> RunConfig:
     """The RunConfig of a preset with settings on top: names resolved to a card, sizes to a transformer; identities still empty."""
-    merged = merge(preset_settings(preset, extra), settings)
-    draft = validate(RunConfig, {**merged, "preset": preset}, where=where)
+    base = preset_settings(preset, extra)
+    merged = {**merge(base, settings), "preset": preset}
+    draft = validate(RunConfig, {**merged, "diffusion": {**merged.get("diffusion", {}), "transformer": {}}}, where=where)
     card = cards.find(draft.encoder.card, preset, extra)
-    size = Transformer(**{"patch": card.patch, **SIZES[draft.diffusion.size]})
-    given = draft.diffusion.transformer.model_dump(exclude_unset=True) if draft.diffusion.transformer else {}
-    config = draft.model_copy(
-        update={
-            "encoder": draft.encoder.model_copy(update={"card": card.name}),
-            "diffusion": draft.diffusion.model_copy(update={"transformer": size.model_copy(update=given)}),
-        }
-    )
+    if draft.data.source != base.get("data", {}).get("source"):  # the preset's counts are of its own images
+        counts = {name: None for name in ("train_images", "val_images") if name not in settings.get("data", {})}
+        merged = merge(merged, {"data": counts})
+    given = {k: v for k, v in (merged.get("diffusion", {}).get("transformer") or {}).items() if v is not None}
+    levels = settings.get("autoencoder", {}).get("decoder", {}).get("multipliers") or _levels(draft, card)
+    fitted = {
+        "encoder": {"card": card.name},
+        "diffusion": {"transformer": {"patch": card.patch, **SIZES[draft.diffusion.size], **given}},
+        "autoencoder": {"decoder": {"multipliers": levels}},
+    }
+    config = validate(RunConfig, merge(merged, fitted), where=where)
     _check_fit(config, card, where)
     return config
+
+
+def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
+    """The preset's multipliers, with the coarsest repeated or the finest left out until they upsample by the card's stride."""
+    own, wanted = list(draft.autoencoder.decoder.multipliers), card.stride.bit_length()
+    return own[-wanted:] if len(own) >= wanted else own + own[-1:] * (wanted - len(own))
 
 
 def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
@@ -150,18 +162,48 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
 
 
-def run_name(config: RunConfig) -> str:
-    """A short name that says what is special: ``dinov3-tiny.no-align``; the seed is written where it is not 0."""
-    card = config.encoder.card.replace(":", "-").replace("/", "-")
-    parts = [card]
-    codec = cards.find(config.encoder.card, config.preset).kind == "codec"
-    if not codec:
-        if config.autoencoder.residual.channels == 0:
+def run_name(config: RunConfig, extra: Path | None = None) -> str:
+    """A short name that says what is special about a run: ``dinov3-tiny.no-align.shift-0.5.seed-1``; two or fewer settings beyond those
+    are named, more are told apart by six digits of their digest."""
+    autoencoder = config.autoencoder
+    parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
+    told: dict[str, Any] = {"seed": config.seed, "encoder": {"card": config.encoder.card}}
+    if cards.find(config.encoder.card, config.preset, extra).kind == "features":
+        told["autoencoder"] = {"align": autoencoder.align}
+        if autoencoder.residual.channels == 0:
             parts.append("no-residual")
-        elif config.autoencoder.align == "none":
+            told["autoencoder"]["residual"] = {"channels": 0}
+        elif autoencoder.align == "none":
             parts.append("no-align")
-        elif config.autoencoder.align != "frozen":
-            parts.append(f"align-{config.autoencoder.align}")
-    if config.seed:
-        parts.append(f"seed-{config.seed}")
-    return ".".join(parts)
+        elif autoencoder.align != "frozen":
+            parts.append(f"align-{autoencoder.align}")
+    if config.preset != "tiny":
+        parts.append(config.preset)
+    plain = build(told, preset=config.preset, extra=extra)
+    changed = differences(plain.model_dump(mode="json"), config.model_dump(mode="json"))
+    words = [f"{path.rsplit('.', 1)[-1]}-{value}".replace("_", "-") for path, value in changed.items()]
+    if changed and (len(words) > 2 or not all(re.fullmatch(r"[\w.-]{1,24}", word) for word in words)):
+        words = [digest(changed)[:6]]
+    parts += sorted(words)
+    return ".".join([*parts, *([f"seed-{config.seed}"] if config.seed else [])])
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any], start: str = "") -> dict[str, Any]:
+    """Dotted path -> the other's value, wherever two mappings differ; what is filled in when planned is left out."""
+    found: dict[str, Any] = {}
+    for name, value in other.items():
+        if isinstance(value, Mapping) and isinstance(one.get(name), Mapping):
+            found |= differences(one[name], value, f"{start}{name}.")
+        elif one.get(name) != value and name not in ("identity", "opened"):
+            found[start + name] = value
+    return found
+
+
+def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
+    """The preset an experiment stands on by itself, if it does."""
+    while True:
+        if experiment.name.removeprefix("preset-") in PRESETS:
+            return experiment.name.removeprefix("preset-")
+        if experiment.base is None:
+            return None
+        experiment = load_experiment(experiment.base, extra)

@@ -1,13 +1,13 @@
 """RunConfig and its parts: everything that changes a result, frozen, documented and bounded.
 
 What changes only speed (device, ranks, threads, workers, micro-batch, compile) is ``world.runtime.Runtime`` and is never hashed.
-Progress is counted in images. ``docs`` of a field are the string under it; ``svgbench plan --fields`` prints them.
+Progress is counted in images.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -56,6 +56,8 @@ class Encoder(Part):
     """A local file of an official release; the card's own weights when empty."""
     identity: str = ""
     """Digest of how the card opens and of its weights; filled in when a run is planned."""
+    opened: dict[str, Any] | None = None
+    """The whole card, so that a stage needs no shelf; filled in when a run is planned, in no key (``identity`` is)."""
 
 
 class Optimiser(Part):
@@ -145,7 +147,7 @@ class Autoencoder(Part):
     residual: Residual = Residual()
     align: Align = "frozen"
     """Residual statistics brought to the features': none; batch (as released, batch mates matter); frozen (batch statistics while
-    training, their accumulated moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
+    training, the training set's moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
     decoder: Decoder = Decoder()
     loss: ReconstructionLoss = ReconstructionLoss()
     training: Training = Training(total_images=25_600_000, batch=512, optimiser=Optimiser(lr=1e-4, betas=(0.5, 0.9)))
@@ -174,8 +176,8 @@ class Diffusion(Part):
 
     size: Literal["tiny", "S", "B", "L", "XL"] = "XL"
     """Names the transformer; ``transformer`` overrides single fields of it."""
-    transformer: Transformer | None = None
-    """Filled from ``size`` when empty."""
+    transformer: Transformer = Transformer()
+    """That of ``size``, with single fields overridden."""
     shift: Positive = 0.4
     """Training times are t <- s t / (1 + (s - 1) t), t uniform."""
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -189,9 +191,9 @@ class Sampling(Part):
     """Which samples are drawn from the trained SiT."""
 
     count: Count = 50_000
-    steps: tuple[Annotated[int, Field(ge=1, le=4000)], ...] = (25,)
+    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=4000)], ...], Field(min_length=1)] = (25,)
     """Intervals of the time grid; each entry is a cell."""
-    guidance: tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...] = (1.0, 4.0)
+    guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...], Field(min_length=1)] = (1.0, 4.0)
     """Guidance scales; 1 calls no unconditional branch. Each entry is a cell."""
     sampler: SAMPLERS = "euler"
     shift: Positive = 0.15
@@ -199,6 +201,13 @@ class Sampling(Part):
     schedule: str = "constant"
     """constant; linear; late; early-R; interval-A-B (see nets.guidance)."""
     labels: Literal["balanced", "random"] = "balanced"
+
+    @field_validator("steps", "guidance")
+    @classmethod
+    def _no_entry_twice(cls, entries: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(entries)) != len(entries):
+            raise ValueError(f"{list(entries)} names a cell twice")
+        return entries
 
     @field_validator("schedule")
     @classmethod

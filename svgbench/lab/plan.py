@@ -16,7 +16,6 @@ from svgbench.lab.store import Store
 from svgbench.metrics import judges
 from svgbench.stages import graph
 from svgbench.world.files import sha256_of
-from svgbench.world.folders import identity as images_identity
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,9 @@ def _node(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: 
             identity = merge(identity, nested(weights, found))
     if "data" in identity and identity["data"]["source"] != "shapes":
         identity = merge(identity, {"data": {"source": "folder"}})  # a folder is known by its files, not by where it lies
+    for path in graph.UNKEYED:
+        if _covers(stage, path):
+            identity = merge(identity, nested(path, None))
     keys = {name: node.key for name, node in inputs.items()}
     key = digest({"stage": stage.name, "version": stage.version, "slice": identity, "inputs": keys})
     whole = {name: value for node in inputs.values() for name, value in node.cell.items()} | cell
@@ -123,9 +125,12 @@ def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:
     """The configuration with identities filled in: the card's and its weights', the image folder's. Fails before anything is run."""
     card = cards.find(config.encoder.card, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
+    from svgbench.world.folders import identity as images_identity  # numpy
+
     data = config.data.model_copy(update={"identity": images_identity(config.data)})
     autoencoder = config.autoencoder
     if autoencoder.residual.channels == 0:  # without a residual there is nothing to align: equal work, equal key
         autoencoder = autoencoder.model_copy(update={"align": "none", "residual": type(autoencoder.residual)(channels=0)})
-    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights)})
+    opened = card.model_dump(mode="json")
+    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
     return config.model_copy(update={"data": data, "encoder": encoder, "autoencoder": autoencoder})

@@ -46,12 +46,15 @@ class Store:
         place = self.place(stage, key)
         path = place / "manifest.json"
         try:
-            content = json.loads(path.read_text())
+            with guarded(path):
+                content = json.loads(path.read_text())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise BrokenArtifact(f"{path}: cannot be read ({error}); remove the directory and run again.") from None
-        if content.get("format", 0) > STORE_FORMAT:
+        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+            raise BrokenArtifact(f"{path}: is not a manifest; remove the directory and run again.")
+        if content["format"] > STORE_FORMAT:
             raise BrokenArtifact(
                 f"{path}: written by a newer svgbench (store format {content['format']}, this one reads {STORE_FORMAT}); update svgbench."
             )
@@ -70,6 +73,10 @@ class Store:
                     f"{file}: has {file.stat().st_size} bytes, the manifest says {size}; remove the directory {place} and run again."
                 )
         return manifest
+
+    def sweep(self, stage: str, key: str) -> None:
+        """Removes the checkpoints that a process killed between its commit and this left in a finished artifact."""
+        remove_tree(self.place(stage, key) / CHECKPOINTS)
 
     def verify(self, stage: str, key: str) -> None:
         """Raises BrokenArtifact when a file's digest is not the manifest's."""

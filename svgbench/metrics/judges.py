@@ -26,8 +26,8 @@ def row(kind: str, name: str) -> dict[str, Any]:
     return known[name]
 
 
-def weights_file(kind: str, name: str, weights: str | Path | None = None) -> Path:
-    """The file to open: the one given, else the one on the shelf."""
+def weights_file(kind: str, name: str, weights: str | Path | None = None, *, setting: str | None = None) -> Path:
+    """The file to open: the one given, else the one on the shelf; ``setting`` names the field that would give one."""
     facts = row(kind, name)
     if weights is not None:
         path = Path(weights)
@@ -35,7 +35,7 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None) -> Pat
             raise BadWeights(f"{path} does not exist; give the weights file of '{name}'{_whence(facts)}.")
         return path
     if "shelf" not in facts:
-        setting = "scores.extractor_weights" if kind == "features" else "scores.lpips_weights"
+        setting = setting or ("scores.extractor_weights" if kind == "features" else "scores.lpips_weights")
         raise BadWeights(f"'{name}' needs its weights file{_whence(facts)}; fetch it where there is a network and set {setting} to it.")
     path = folder("encoders") / facts["shelf"]
     if not path.is_file():

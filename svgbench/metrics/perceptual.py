@@ -22,6 +22,7 @@ from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.features import full_precision
 from svgbench.metrics.judges import head_widths, identity, weights_file
 from svgbench.metrics.protocol import Judge
+from svgbench.nets.critic import perceptual_distance
 from svgbench.world.weights import fill, read
 
 VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
@@ -56,22 +57,6 @@ class Perceptual:
         with full_precision():
             pair = [self.activations(x.to(self.device).float() / 255) for x in (images, originals)]
         return perceptual_distance(*pair, self.weights)
-
-
-def perceptual_distance(first: list[Tensor], second: list[Tensor], weights: list[Tensor] | None = None) -> Tensor:
-    """[B] float64 from two lists of activations [B, C_l, h_l, w_l]."""
-    total = torch.zeros(len(first[0]), dtype=torch.float64, device=first[0].device)
-    for layer, (a, b) in enumerate(zip(first, second, strict=True)):
-        squared = (_directions(a) - _directions(b)) ** 2
-        if weights is not None:
-            squared = squared * weights[layer].view(1, -1, 1, 1)
-        total += squared.sum(1).flatten(1).double().mean(1)
-    return total
-
-
-def _directions(activations: Tensor) -> Tensor:
-    """Each position's channels at unit length."""
-    return activations / (activations.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 def load_perceptual(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Perceptual:

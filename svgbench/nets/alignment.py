@@ -30,11 +30,6 @@ class Alignment(nn.Module):
         """Whether training needs statistics of the global batch."""
         return self.mode != "none"
 
-    @property
-    def per_image(self) -> bool:
-        """Whether, after training, an image's latent depends on that image alone."""
-        return self.mode != "batch"
-
     @torch.no_grad()
     def statistics_of(self, residual: Tensor, features: Tensor) -> Tensor:
         """Sums [1 + c + c^2 + 2 C] float64 that add up over micro-batches and ranks: count, sum and outer products of residual channels,

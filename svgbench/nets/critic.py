@@ -52,18 +52,19 @@ class PatchDiscriminator(nn.Module):
 
 
 def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
-    """[B]: squared differences of channel-normalised activations, weighted per channel ([C_l], or 1), averaged over positions, summed over
-    layers (LPIPS, arXiv 1801.03924)."""
-    total = torch.zeros(len(first[0]), device=first[0].device)
+    """[B] float64: squared differences of channel-normalised activations, weighted per channel ([C_l], or 1), averaged over positions,
+    summed over layers (LPIPS, arXiv 1801.03924)."""
+    total = torch.zeros(len(first[0]), dtype=torch.float64, device=first[0].device)
     for layer, (a, b) in enumerate(zip(first, second, strict=True)):
         difference = (_unit(a.float()) - _unit(b.float())) ** 2
-        weighted = difference.sum(1) if weights is None else torch.einsum("bchw,c->bhw", difference, weights[layer])
-        total = total + weighted.mean((1, 2))
+        weighted = difference if weights is None else difference * weights[layer].view(1, -1, 1, 1)
+        total = total + weighted.sum(1).double().mean((1, 2))
     return total
 
 
 def _unit(x: Tensor) -> Tensor:
-    return x / (x.square().sum(1, keepdim=True) + 1e-10).sqrt()
+    """Each position's channels at unit length; the root is kept off zero, where it has no gradient."""
+    return x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt().add(1e-10)
 
 
 class Gradients(NamedTuple):

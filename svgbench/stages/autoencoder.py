@@ -166,13 +166,13 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``."""
     part, seed, device = schema.Autoencoder.model_validate(slice_["autoencoder"]), slice_["seed"], runtime.torch_device
     images = open_images(inputs["images"])
-    card, encoder = open_frozen(slice_["encoder"], device)
+    _, encoder = open_frozen(slice_["encoder"], device)
     features = Cached(encoder.encode, images.train, runtime, label="features of the training images")
     torch.manual_seed(draws.stream(seed, "autoencoder/weights") % 2**31)
     tokenizer = build(encoder, part, images.resolution, device)
     task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
 
-    # what one image costs with the GAN term on, and what the machine could do
+    # what one image costs, and what the machine could do
     flops = _flops(task, part)
     rate = gemm_rate(device, part.training.precision) * runtime.world
 
@@ -184,7 +184,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if runtime.is_main:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
-        write_atomic(out / "autoencoder.json", describe(slice_["encoder"], card, settings=settings, resolution=images.resolution))
+        write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, resolution=images.resolution))
     return cost_of(report, flops, rate, tokenizer)
 
 
@@ -204,13 +204,16 @@ def _moments(tokenizer: Tokenizer, features: Cached, images: ImageSet, runtime: 
 
 
 def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
-    """FLOPs of one image in one update, as most of the training makes them."""
-    late = part.loss.adversarial_start_images < part.training.total_images / 2
-    probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2, images_seen=part.loss.adversarial_start_images if late else 0)
-    flops = count_flops(lambda: task.update(probe, lambda name: None)) // 2
-    for module in task.modules.values():
-        module.zero_grad(set_to_none=True)
-    return flops
+    """FLOPs of one image in one update, the mean over the training: before and with the GAN term."""
+    start, total = part.loss.adversarial_start_images, part.training.total_images
+    share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
+    counted = []
+    for images_seen in (-1, start):
+        probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2, images_seen=images_seen)
+        counted.append(count_flops(lambda batch=probe: task.update(batch, lambda name: None)) / 2)
+        for module in task.modules.values():
+            module.zero_grad(set_to_none=True)
+    return round((1 - share) * counted[0] + share * counted[1])
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -14,6 +14,7 @@ def cost_of(report: TrainingReport, flops: int, rate: float, network: nn.Module)
     """``flops`` an image in one update; ``rate``: FLOP/s of large matrix products, all processes together, measured beside it."""
     return {
         "images_seen": report.images_seen,
+        "seconds": report.seconds,
         "images_per_second": report.images_per_second,
         "flops_per_image": flops,
         "utilisation": utilisation(report.images_per_second, flops, rate),

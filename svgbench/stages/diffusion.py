@@ -21,6 +21,7 @@ from svgbench.nets.sit import SiT
 from svgbench.stages.cost import cost_of
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
+from svgbench.world import arrays
 from svgbench.world.files import write_atomic
 from svgbench.world.images import open_images
 from svgbench.world.measure import count_flops, gemm_rate
@@ -109,9 +110,10 @@ def open_sit(place: Path, runtime: Runtime) -> tuple[SiT, list[str]]:
     return model.to(runtime.torch_device).eval().requires_grad_(False), about["classes"]
 
 
-def label_of(part: schema.Sampling | None, indices: Tensor, classes: int, seed: int) -> Tensor:
-    """Class of each sample [B]: in turn (balanced), or drawn by its index."""
-    if part is None or part.labels == "balanced":
+def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
+    """Class of each sample [N]: in turn (balanced), or drawn by its index."""
+    indices = torch.arange(part.count)
+    if part.labels == "balanced":
         return indices % classes
     return draws.integers(draws.stream(seed, "samples/label"), indices, classes)
 
@@ -149,12 +151,12 @@ def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Ru
     generator = Generator(inputs, runtime, slice_["seed"])
     side = generator.model.grid * generator.tokenizer.stride
     path = out / "samples.npy"
-    labels = label_of(settings, torch.arange(settings.count), len(generator.classes), slice_["seed"])
+    labels = labels_of(settings, len(generator.classes), slice_["seed"])
     if runtime.is_main:
-        np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(settings.count, 3, side, side)).flush()
+        arrays.create(path, np.uint8, (settings.count, 3, side, side))
         np.save(out / "labels.npy", labels.numpy())
     runtime.barrier()
-    store = np.lib.format.open_memmap(path, mode="r+")
+    store = arrays.open_rows(path)
     mine = torch.tensor(list(runtime.shard(settings.count)), dtype=torch.int64)
     how = {"steps": steps, "guidance": guidance, "sampler": settings.sampler, "shift": settings.shift, "schedule": settings.schedule}
     with runtime.progress(f"samples, {steps} steps, guidance {guidance:g}", settings.count) as bar:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from svgbench.config.schema import RunConfig
 
-ENCODER = ("encoder.card", "encoder.weights", "encoder.identity")
+ENCODER = ("encoder",)
 EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 
 
@@ -79,6 +79,9 @@ LABELS = frozenset({"preset"})
 
 PATHS = frozenset({"encoder.weights"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
+
+UNKEYED = frozenset({"encoder.opened", "encoder.card"})
+"""Fields that a worker needs and a key does not: the encoder's identity says which it is."""
 
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),

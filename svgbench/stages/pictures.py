@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from svgbench.config import schema
 from svgbench.errors import BadInput
 from svgbench.metrics.samples import to_uint8
 from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
-from svgbench.world.files import guarded
+from svgbench.world import arrays
+from svgbench.world.files import write_atomic
 from svgbench.world.images import open_images, pack
 from svgbench.world.runtime import Runtime
 
@@ -29,16 +31,16 @@ def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 
 def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Validation images through the tokenizer and back: ``reconstructions.npy`` uint8 [N, 3, H, W], in the order of the validation set."""
-    val = open_images(inputs["images"]).val
+    collection = open_images(inputs["images"])
+    val = collection.val
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    store: np.memmap | None = None
+    path, size = out / "reconstructions.npy", collection.resolution
+    arrays.create(path, np.uint8, (len(val), 3, size, size))
+    store = arrays.open_rows(path)
     with torch.no_grad(), runtime.progress("reconstructions", len(val)) as bar:
         for indices in blocks(len(val)):
             originals = to_floats(val.batch(indices), runtime.torch_device)
             decoded = to_uint8(tokenizer.decode(tokenizer.encode(originals))).cpu().numpy()
-            if store is None:
-                shape = (len(val), *decoded.shape[1:])
-                store = np.lib.format.open_memmap(out / "reconstructions.npy", mode="w+", dtype=np.uint8, shape=shape)
             store[indices.numpy()] = decoded
             bar.advance(len(indices))
     store.flush()
@@ -57,8 +59,7 @@ def overview(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime
     rows = [("originals", collection.val.batch(picked).numpy()), ("reconstructions", decoded)]
     for number in range(2):
         rows.append(("samples" if number == 0 else "", np.stack([_nth(drawn, drawn_labels, int(label), number) for label in labels])))
-    with guarded(out):
-        sheet(rows, [collection.classes[int(label)] for label in labels]).save(out / "overview.png")
+    sheet(rows, [collection.classes[int(label)] for label in labels]).save(out / "overview.png")
     return {}
 
 
@@ -102,6 +103,7 @@ def sample_sheet(slice_: dict[str, Any], inputs: dict[str, Path], to: Path, runt
         torch.arange(len(wanted)), torch.tensor(wanted), steps=part["steps"], sampler=part["sampler"], shift=part["shift"],
         guidance=part["guidance"], schedule=part["schedule"],
     )  # fmt: skip
-    with guarded(to):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        sheet([("", to_uint8(pictures).numpy())], [generator.classes[label] for label in wanted]).save(to)
+    image = sheet([("", to_uint8(pictures).numpy())], [generator.classes[label] for label in wanted])
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    write_atomic(to, buffer.getvalue())

@@ -22,7 +22,7 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.metrics.segmentation import segmentation_scores
-from svgbench.stages.tokenizers import latents_of, open_tokenizer
+from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
@@ -81,7 +81,7 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         samples = extract(extractor, drawn, done=bar.advance)
     scores = generation_scores(
         samples, reference, judge=extractor.judge, reference_images=group(inputs["images"], "train", train), labels=made["labels"],
-        neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
+        neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), detail=made,
     )  # fmt: skip
     return _write(out, scores)
 
@@ -90,11 +90,12 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     """Linear probe and kNN of mean-pooled latents: features, residual, both."""
     part = slice_["scores"]
     settings = schema.Probe.model_validate(part["probe"])
-    collection, train, val, parts = _latents(inputs, runtime, settings.train_images)
+    collection, train, val, parts = _latents(inputs, runtime)
     labels = [torch.as_tensor(s.labels) for s in (collection.train, collection.val)]
+    pooled = train.gather(lambda x: pool(x).cpu(), settings.train_images), val.gather(lambda x: pool(x).cpu())
     scores: list[Score] = []
     for name, channels in parts:
-        x, y = pool(train[:, channels]).cpu(), pool(val[:, channels]).cpu()
+        x, y = (vectors[:, channels] for vectors in pooled)
         groups = _groups(inputs, collection, len(x))
         scores += probe_scores(
             x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
@@ -107,11 +108,12 @@ def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, run
     """mIoU and mAcc of a linear head on frozen latents: features, residual, both."""
     part = slice_["scores"]
     settings = schema.Segmentation.model_validate(part["segmentation"])
-    collection, train, val, parts = _latents(inputs, runtime, settings.train_images)
+    collection, *cached, parts = _latents(inputs, runtime)
+    train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
     masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
     scores: list[Score] = []
     for name, channels in parts:
-        sets = [(x[:, channels].cpu(), m) for x, m in zip((train, val), masks, strict=True)]
+        sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
         scores += segmentation_scores(
             *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **_groups(inputs, collection, len(train)),
@@ -131,16 +133,16 @@ def _groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str
     return {"train_images": group(place, "train", collection.train, count), "val_images": group(place, "val", collection.val)}
 
 
-def _latents(inputs: dict[str, Path], runtime: Runtime, limit: int | None) -> tuple[Images, Tensor, Tensor, list[tuple[str, slice]]]:
-    """The images, raw latents of (the first of) the training images and of the validation images, and which channels are what."""
+def _latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Cached, Cached, list[tuple[str, slice]]]:
+    """The images, raw latents of the training and the validation images, and which channels are what."""
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    train, val = (latents_of(s, tokenizer, getattr(collection, s), inputs["statistics"], runtime).all() for s in ("train", "val"))
+    train, val = (latents_of(s, tokenizer, getattr(collection, s), inputs["statistics"], runtime) for s in ("train", "val"))
     features, channels = tokenizer.feature_channels, tokenizer.channels
     parts = [("features", slice(0, features))]
     if channels > features:
         parts += [("residual", slice(features, channels)), ("both", slice(0, channels))]
-    return collection, train[:limit] if limit else train, val, parts
+    return collection, train, val, parts
 
 
 def _write(out: Path, scores: Sequence[Score]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from svgbench.errors import BrokenArtifact
 from svgbench.nets.latents import LatentMoments, LatentStats
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import open_tokenizer, to_floats
+from svgbench.world import arrays
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, open_images
 from svgbench.world.runtime import Runtime
@@ -63,9 +64,9 @@ def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime
         return {}
     if runtime.is_main:
         for split, shape in shapes.items():
-            np.lib.format.open_memmap(out / f"latents.{split}.npy", mode="w+", dtype=np.float32, shape=shape).flush()
+            arrays.create(out / f"latents.{split}.npy", np.float32, shape)
     runtime.barrier()
-    return {split: np.lib.format.open_memmap(out / f"latents.{split}.npy", mode="r+") for split in shapes}
+    return {split: arrays.open_rows(out / f"latents.{split}.npy") for split in shapes}
 
 
 def open_statistics(place: Path, channels: int, runtime: Runtime) -> LatentStats:

@@ -33,7 +33,7 @@ CACHE_BYTES = 4 << 30
 
 def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.EncoderCard, Any]:
     """The card and the frozen encoder that an ``encoder`` slice (or an artifact's record of it) names."""
-    card = cards.EncoderCard.model_validate(part["opened"]) if "opened" in part else cards.find(part["card"], "any")
+    card = cards.EncoderCard.model_validate(part["opened"])
     weights = Path(part["weights"]) if part["weights"] else None
     found = cards.identity(card, weights)
     if found != part["identity"]:
@@ -59,7 +59,7 @@ def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.de
 
 def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> bytes:
     """``autoencoder.json``."""
-    content = {"encoder": {**part, "opened": card.model_dump(mode="json")}, "kind": card.kind, "patch": card.patch, **more}
+    content = {"encoder": dict(part), "kind": card.kind, **more}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
@@ -97,11 +97,10 @@ class Cached:
         self._function, self._images, self._runtime, self._label = function, images, runtime, label
         probe = self._compute(torch.zeros(1, dtype=torch.int64), None)
         self.shape = tuple(probe.shape[1:])
-        self.fits = probe.numel() * 4 * len(images) * (2 if flips else 1) <= CACHE_BYTES
         self._memory: list[Tensor] = []
         if known is not None and not flips:
             self._memory = [known]
-        elif self.fits:
+        elif probe.numel() * 4 * len(images) * (2 if flips else 1) <= CACHE_BYTES:
             self._memory = [self._all(flipped) for flipped in ([False, True] if flips else [False])]
 
     def _all(self, flipped: bool) -> Tensor:
@@ -117,7 +116,8 @@ class Cached:
         images = to_floats(self._images.batch(indices), self._runtime.torch_device)
         if flip is not None:
             images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
-        return self._function(images)
+        with torch.autocast(images.device.type, enabled=False):  # the same numbers as in memory, whatever the caller's precision
+            return self._function(images)
 
     def __call__(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
         """Values for data set indices [B]; ``flip`` [B] bool: of the mirrored images."""
@@ -128,9 +128,9 @@ class Cached:
             return self._memory[0][where]
         return torch.where(flip.to(where.device)[:, None, None, None], self._memory[1][where], self._memory[0][where])
 
-    def all(self) -> Tensor:
-        """The values of the whole set [N, C, h, w], for probes."""
-        return self._memory[0] if self._memory else self._all(False)
+    def gather(self, function: Callable[[Tensor], Tensor], limit: int | None = None) -> Tensor:
+        """``function`` of the values of (the first ``limit`` of) the set, block by block, so that only its results must fit."""
+        return torch.cat([function(self(indices)) for indices in blocks(min(limit or len(self._images), len(self._images)))])
 
 
 def latents_of(

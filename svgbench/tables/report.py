@@ -16,8 +16,10 @@ from svgbench.tables.table import Table
 
 DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "kid": 4, "precision": 3, "recall": 3}
 LOWER = {"gfid", "rfid", "lpips", "kid"}
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided 95 % Student t for n seeds."""
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
+)  # fmt: skip
+"""Two-sided 95 % Student t for 2, 3, ... seeds; the last for more."""
 
 
 def report(records: list[RunRecord]) -> list[Table]:
@@ -25,7 +27,7 @@ def report(records: list[RunRecord]) -> list[Table]:
     rows = [row for record in records for row in record.scores]
     tables = [
         score_table("Reconstruction", rows, ("rfid", "psnr", "ssim", "lpips")),
-        score_table("Generation: gFID by sampling steps and guidance", rows, ("gfid",), column=_cell),
+        score_table("Generation: gFID by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         score_table("Generation at the most steps", _most_steps(rows), ("is", "kid", "precision", "recall"), row=_guided),
         score_table("Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "miou", "macc"), row=_latents),
         cost_table(records),
@@ -77,9 +79,9 @@ def _notes(rows: list[dict[str, Any]], cells: list[list[dict[str, Any]]], marks:
     several = sorted({len(own) for own in cells if len(own) > 1})
     if several:
         notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
-    singles = [own[0] for own in cells if len(own) == 1 and own[0]["low"] is not None]
-    if singles:
-        notes.append(f"value (low, high): one seed, {singles[0]['detail']['interval']}; the spread between seeds is not in it")
+    stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
+    if stated:
+        notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; the spread between seeds is not in it")
     return notes
 
 
@@ -89,6 +91,8 @@ def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cell(row: dict[str, Any]) -> str:
+    if row["metric"] == "rfid":
+        return "floor: rFID"
     guidance = row["guidance"]
     return f"{row['steps']} steps" + ("" if guidance == 1 else f", guidance {guidance:g}")
 
@@ -115,7 +119,7 @@ def _text(rows: list[dict[str, Any]]) -> str:
 def half_interval(values: list[float]) -> float:
     """Half the 95 % Student t interval of a mean over seeds."""
     n = len(values)
-    return T_975.get(n, 1.96) * stdev(values) / math.sqrt(n)
+    return T_975[min(n, len(T_975) + 1) - 2] * stdev(values) / math.sqrt(n)
 
 
 def _best(cells: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:

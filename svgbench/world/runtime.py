@@ -112,6 +112,18 @@ class Runtime:
         torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MIN)
         return bool(answer.item())
 
+    def meet(self, fine: bool) -> bool:
+        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit."""
+        if self.world == 1:
+            return fine
+        import torch
+
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+        answer = torch.tensor([1 if fine else 0], dtype=torch.int64)
+        torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MIN, group=group)
+        torch.distributed.destroy_process_group(group)
+        return bool(answer.item())
+
     def all_reduce_(self, tensor: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         """The tensor, replaced by its sum (maximum, minimum) over all ranks."""
         if self.world > 1:

@@ -122,10 +122,10 @@ def _reachable(address: str) -> bool:
 def _origin(card: EncoderCard) -> str:
     """Which file, from where, under which licence, how to hand it over."""
     if card.weights.hub is None:
-        return f"see {card.origin} (licence {card.licence}) and hand a file over as weights (--set encoder.weights=FILE)"
+        return f"see {card.origin} (licence {card.licence}) and hand a file over: --weights FILE"
     name = card.weights.hub_file or "model.safetensors"
     place = f"https://huggingface.co/{card.weights.hub}"
-    return f"get {name} from {place} (licence {card.licence}) and hand it over as weights (--set encoder.weights=FILE)"
+    return f"get {name} from {place} (licence {card.licence}) and hand it over: --weights FILE"
 
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:

@@ -66,7 +66,7 @@ def test_absent_files_say_which_from_where_and_under_which_licence(tmp_path: Pat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with raises(BadWeights) as error:
         open_encoder(find("mae-b16", "paper"))
-    for part in ("model.safetensors", "huggingface.co/timm/vit_base_patch16_224.mae", "CC-BY-NC-4.0", "encoder.weights=FILE"):
+    for part in ("model.safetensors", "huggingface.co/timm/vit_base_patch16_224.mae", "CC-BY-NC-4.0", "--weights FILE"):
         assert part in str(error.value)
     with raises(BadWeights, match="is missing; reinstall svgbench"):
         open_encoder(shipped(tmp_path / "gone.safetensors"))

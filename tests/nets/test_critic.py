@@ -112,7 +112,7 @@ def test_perceptual_distance_is_lpips_in_plain_arithmetic():
             for x in range(3)
         ]
         expected.append(sum(cells) / 9)
-    torch.testing.assert_close(perceptual_distance([a], [b], [w]), torch.stack(expected))
+    torch.testing.assert_close(perceptual_distance([a], [b], [w]).float(), torch.stack(expected))
     assert not perceptual_distance([a], [a]).any()
 
 

@@ -17,7 +17,8 @@ from svgbench.tables.table import Table
 
 def score(run="a", metric="rfid", value=1.0, protocol="p/v1", seed=0, **more):
     name = run + (f".seed-{seed}" if seed else "")
-    row = {"run": name, "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5, "count": 10, "steps": None, "guidance": None}
+    row = {"run": name, "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5, "count": 10}
+    row |= {"steps": None, "guidance": None}
     return row | {"protocol": protocol, "seed": seed, "detail": {"interval": "a bootstrap", "latents": "both"}} | more
 
 

@@ -1,0 +1,78 @@
+"""A run's own directory: who owns it, and what is written there for people and for ``report``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from svgbench.config import cards
+from svgbench.config.records import Manifest
+from svgbench.lab.execute import Outcome
+from svgbench.lab.plan import Node, Plan, Run
+from svgbench.lab.store import Store, locked
+from svgbench.stages import graph
+from svgbench.world.files import guarded, write_atomic
+
+
+@contextmanager
+def owned(out: Path, run: Run) -> Iterator[Path]:
+    """The run's own directory, owned by this process; Occupied (exit 7) when another process works on the run."""
+    with guarded(out):
+        place = out / run.name
+        place.mkdir(parents=True, exist_ok=True)
+        with locked(place / "lock", what=f"run '{run.name}'"):
+            yield place
+
+
+def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None) -> None:
+    """Writes the run's directory: config.yaml, scores.json, run.json, overview.png; readable without this program."""
+    store = Store(out / "store")
+    place = out / run.name
+    with guarded(place):
+        place.mkdir(parents=True, exist_ok=True)
+    card = cards.find(run.config.encoder.card, run.config.preset, extra)
+    config = run.config.model_dump(mode="json")
+    rows: list[dict[str, Any]] = []
+    stages = []
+    failures = {}
+    for key in run.nodes:
+        node = plan.nodes[key]
+        if key in outcome.failed:
+            failures[node.stage] = str(outcome.failed[key])
+        manifest = store.manifest(node.stage, key)
+        if manifest is None:
+            continue
+        stages.append(
+            {"stage": node.stage, "key": key, "cell": node.cell, "seconds": manifest.seconds, "cost": manifest.cost, "host": manifest.host}
+        )
+        if graph.by_name(node.stage).scores:
+            for score in store.scores(node.stage, key):
+                rows.append(_row(run, card, node, manifest, score))
+        if node.stage == "overview":
+            write_atomic(place / "overview.png", (store.place(node.stage, key) / "overview.png").read_bytes())
+    trained = next((s["cost"].get("images_seen") for s in stages if s["stage"] == "diffusion"), None)
+    for row in rows:
+        row["images_seen"] = trained
+    with guarded(place):
+        write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        write_atomic(place / "scores.json", (json.dumps(rows, indent=1) + "\n").encode())
+        content = {"run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures}
+        write_atomic(place / "run.json", (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: dict[str, Any]) -> dict[str, Any]:
+    """One score as ``report --format json`` prints it."""
+    autoencoder = run.config.autoencoder
+    codec = card.kind == "codec"
+    return {
+        "run": run.name, "encoder": card.name, "family": card.family, "align": None if codec else autoencoder.align,
+        "residual_channels": 0 if codec else autoencoder.residual.channels, "preset": run.config.preset, "seed": run.config.seed,
+        "metric": score["metric"], "value": score["value"], "low": score["low"], "high": score["high"], "count": score["count"],
+        "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"), "protocol": score["protocol"],
+        "detail": score["detail"], "key": node.key, "images_seen": None, "seconds": manifest.seconds,
+    }  # fmt: skip
