@@ -57,7 +57,6 @@ def test_none_gives_the_residual_back():
 @pytest.mark.parametrize("mode", ["none", "frozen", "channel", "whiten"])
 def test_a_frozen_alignment_is_a_function_of_the_image_alone_bit_for_bit(mode):
     net = frozen(mode)
-    assert net.per_image
     whole = net(RESIDUAL, FEATURES)
     for mates in (RESIDUAL * 5, RESIDUAL.flip(0)):
         assert torch.equal(net(torch.cat([RESIDUAL[3:4], mates[1:]]), FEATURES)[:1], whole[3:4])
@@ -65,7 +64,6 @@ def test_a_frozen_alignment_is_a_function_of_the_image_alone_bit_for_bit(mode):
 
 def test_batch_alignment_depends_on_batch_mates_as_released():
     net = frozen("batch")
-    assert not net.per_image
     assert not torch.allclose(net(RESIDUAL[:2], FEATURES[:2]), net(RESIDUAL, FEATURES)[:2])
 
 

@@ -1,0 +1,75 @@
+"""What outside callers rely on: the verbs and options of the command line, exit statuses, names, the fields of a score, the Python calls."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import typer
+
+import svgbench
+from svgbench import errors
+from svgbench.cli.main import app
+from svgbench.config import cards
+
+OPTIONS = {
+    "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
+            "--device", "--threads", "--micro-batch", "--compile"},
+    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
+    "plan": {"--out", "--preset", "--set", "--shelf"},
+    "report": {"--out", "--format", "--preset"},
+    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
+    "pretrain": {"--out", "--device", "--threads"},
+    "doctor": {"--out"},
+}  # fmt: skip
+
+
+def commands():
+    return typer.main.get_command(app).commands
+
+
+@pytest.mark.parametrize("verb", OPTIONS)
+def test_a_verb_has_exactly_these_options(verb):
+    """A new knob goes into the configuration tree (``--set``), not here."""
+    found = {option for p in commands()[verb].params for option in p.opts if option.startswith("--")}
+    assert found - {"--help"} == OPTIONS[verb]
+
+
+def test_the_verbs_are_these():
+    assert set(commands()) == {*OPTIONS, "encoders"}
+    assert set(commands()["encoders"].commands) == {"list", "show"}
+
+
+def test_exit_statuses_are_those_of_the_contract():
+    wanted = {
+        "SvgbenchError": 1, "BadInput": 2, "UnknownName": 2, "BadConfig": 2, "BadData": 2, "BadWeights": 2, "CellsFailed": 3, "Interrupted": 4,
+        "StorageError": 5, "NumericalError": 6, "Occupied": 7,
+    }  # fmt: skip
+    assert {name: getattr(errors, name).exit_status for name in wanted} == wanted
+
+
+def test_families_and_cards_have_the_contract_s_names():
+    names = set(cards.load_cards())
+    assert cards.FAMILIES == ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
+    assert {f"{family}-tiny" for family in cards.FAMILIES} <= names
+    assert {"dinov3-s16", "dinov3-s16plus", "dinov3-b16", "dinov3-l16", "dinov2-s14", "dinov2-b14", "dinov2-l14", "dinov2reg-s14", "mae-b16",
+            "mae-l16", "siglip-b16", "siglip2-b16", "sd-vae-ema", "sd-vae-mse", "va-vae-f16d32"} <= names  # fmt: skip
+    for family in cards.FAMILIES:
+        assert cards.find(family, "tiny").name == f"{family}-tiny"
+        assert cards.find(family, "paper").preset == "paper"
+
+
+def test_the_python_calls_have_the_contract_s_signatures():
+    assert list(inspect.signature(svgbench.load_encoder).parameters) == ["name", "weights", "device"]
+    assert list(inspect.signature(svgbench.sample).parameters) == [
+        "model", "noise", "labels", "steps", "sampler", "shift", "guidance", "schedule",
+    ]  # fmt: skip
+
+
+def test_an_encoder_answers_as_the_contract_says():
+    import torch
+
+    encoder = svgbench.load_encoder("mae-tiny")
+    features = encoder.encode(torch.rand(2, 3, 32, 32))
+    assert features.shape == (2, encoder.channels, 32 // encoder.stride, 32 // encoder.stride) and not features.requires_grad
+    assert encoder.card.name == "mae-tiny"
