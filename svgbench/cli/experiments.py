@@ -10,18 +10,16 @@ from typing import Annotated, Any
 
 import typer
 
+from svgbench.cli.cells import configs_of
 from svgbench.cli.reports import show
-from svgbench.config import cards
-from svgbench.config.grid import build, cells, load_experiment, preset_of, run_name, settings_of
+from svgbench.config.grid import build, run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.config.schema import RunConfig
-from svgbench.errors import BadConfig, CellsFailed, Interrupted, SvgbenchError, UnknownName, unknown
+from svgbench.errors import BadConfig, CellsFailed, Interrupted, SvgbenchError
 from svgbench.lab.check import check
 from svgbench.lab.execute import Outcome, execute
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned, record
 from svgbench.lab.store import Store
-from svgbench.shelf import entries
 
 Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
@@ -118,30 +116,6 @@ def plan(
         rows.append([node.stage, cell, key[:12], str(users[key]), "exists" if key in done else "to run"])
     note = f"{len(plan_.runs)} runs, {len(plan_.nodes)} nodes, {len(done)} exist, {len(plan_.nodes) - len(done)} to run."
     table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note]))
-
-
-def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path | None) -> dict[str, RunConfig]:
-    """Name -> resolved RunConfig for every cell of an experiment, or for one encoder."""
-    over = override(sets or [])
-    is_file = Path(experiment).suffix in (".yaml", ".yml")
-    if not is_file and experiment not in entries("ablations", shelf):
-        try:
-            cards.find(experiment, preset, shelf)
-        except UnknownName:
-            raise unknown("experiment or encoder", experiment, [*entries("ablations", shelf), *cards.load_cards(shelf)]) from None
-        config = resolve(build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf), shelf)
-        return {run_name(config, shelf): config}
-    loaded = load_experiment(experiment, shelf)
-    preset = preset_of(loaded, shelf) or preset
-    configs: dict[str, RunConfig] = {}
-    for cell, settings in cells(loaded).items():
-        whole = merge(merge(settings_of(loaded, shelf), settings), over)
-        config = resolve(build(whole, preset=preset, where=f"{experiment}, cell '{cell}'" if cell else experiment, extra=shelf), shelf)
-        name = run_name(config, shelf)
-        if name in configs:
-            sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
-        configs[name] = config
-    return configs
 
 
 def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:

@@ -1,0 +1,38 @@
+"""From an experiment's or an encoder's name to named RunConfigs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from svgbench.config import cards
+from svgbench.config.grid import build, cells, load_experiment, preset_of, run_name, settings_of
+from svgbench.config.parse import merge, nested, override
+from svgbench.config.schema import RunConfig
+from svgbench.errors import UnknownName, unknown
+from svgbench.lab.plan import resolve
+from svgbench.shelf import entries
+
+
+def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path | None) -> dict[str, RunConfig]:
+    """Name -> resolved RunConfig for every cell of an experiment, or for one encoder."""
+    over = override(sets or [])
+    is_file = Path(experiment).suffix in (".yaml", ".yml")
+    if not is_file and experiment not in entries("ablations", shelf):
+        try:
+            cards.find(experiment, preset, shelf)
+        except UnknownName:
+            raise unknown("experiment or encoder", experiment, [*entries("ablations", shelf), *cards.load_cards(shelf)]) from None
+        config = resolve(build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf), shelf)
+        return {run_name(config, shelf): config}
+    loaded = load_experiment(experiment, shelf)
+    preset = preset_of(loaded, shelf) or preset
+    configs: dict[str, RunConfig] = {}
+    for cell, settings in cells(loaded).items():
+        whole = merge(merge(settings_of(loaded, shelf), settings), over)
+        config = resolve(build(whole, preset=preset, where=f"{experiment}, cell '{cell}'" if cell else experiment, extra=shelf), shelf)
+        name = run_name(config, shelf)
+        if name in configs:
+            sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
+        configs[name] = config
+    return configs
