@@ -19,7 +19,7 @@ from svgbench.shelf import folder, read_yaml
 from svgbench.tables.table import Table
 
 PACKAGES = {
-    "torch": "", "torchvision": "", "timm": "", "diffusers": "", "transformers": "", "torch-fidelity": "",
+    "torch": "", "torchvision": "", "timm": "", "diffusers": "", "torch-fidelity": "",
     "lightly": "pretrain", "open_clip_torch": "pretrain", "lpips": "lpips",
 }  # fmt: skip
 
