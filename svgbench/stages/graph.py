@@ -69,7 +69,7 @@ STAGES: tuple[Stage, ...] = (
           slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="segmentation-scores", version=1, worker="svgbench.stages.scores:segmentation", scores=True, when="masks",
           slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
-    Stage(name="overview", version=1, worker="svgbench.stages.pictures:overview",
+    Stage(name="overview", version=2, worker="svgbench.stages.pictures:overview",
           slice=(), needs=("images", "reconstructions", "samples")),
 )  # fmt: skip
 """Top to bottom in the order in which they can run."""

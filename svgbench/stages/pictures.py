@@ -48,11 +48,11 @@ def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, 
 
 
 def overview(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """``overview.png``: originals, their reconstructions, and samples of the same classes below each other."""
+    """``overview.png``: an original of each class (the first twelve), its reconstruction, and samples of the class below it."""
     collection = open_images(inputs["images"])
-    count = min(12, len(collection.val))
-    picked = torch.arange(count) * max(len(collection.val) // count, 1)
-    labels = torch.as_tensor(collection.val.labels)[picked]
+    known = torch.as_tensor(collection.val.labels)
+    labels = known.unique()[:12]
+    picked = torch.stack([(known == label).nonzero()[0, 0] for label in labels])
     decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")[picked.numpy()]
     drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
     drawn_labels = np.load(inputs["samples"] / "labels.npy")
