@@ -14,7 +14,7 @@ from svgbench.cli.cells import configs_of
 from svgbench.cli.reports import show
 from svgbench.config.grid import build, run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, CellsFailed, Interrupted, SvgbenchError
+from svgbench.errors import BadConfig, CellsFailed, Interrupted
 from svgbench.lab.check import check
 from svgbench.lab.execute import Outcome, execute
 from svgbench.lab.plan import Plan, make_plan, resolve
@@ -92,7 +92,7 @@ def ablate(
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):
-            raise SvgbenchError(f"all {len(bad)} cells failed: {next(iter(outcome.failed.values()))}")
+            raise next(iter(outcome.failed.values()))
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
 
 
