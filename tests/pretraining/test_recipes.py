@@ -70,7 +70,7 @@ def test_a_shipped_encoder_has_the_size_its_card_says(family):
     assert count / 1e6 == pytest.approx(card.params_m, abs=0.01)
 
 
-SHORT = pytest.mark.xfail(strict=True, reason="the tiny DINOv3 gains 17 points so far, not 20: 37.4 % against 19.9 %; it needs a longer training")
+SHORT = pytest.mark.xfail(strict=True, reason="the tiny DINOv3 gains 17 to 19 points so far (38.1 % against 18.8 %), short of 20")
 
 
 @pytest.mark.parametrize("family", [pytest.param(f, marks=SHORT) if f == "dinov3" else f for f in SELF_SUPERVISED])
