@@ -1,4 +1,4 @@
-"""What outside callers rely on: the verbs and options of the command line, exit statuses, names, the fields of a score, the Python calls."""
+"""What outside callers rely on: the verbs and options of the command line, exit statuses, names, the Python calls."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_the_verbs_are_these():
 
 def test_exit_statuses_are_those_of_the_contract():
     wanted = {
-        "SvgbenchError": 1, "BadInput": 2, "UnknownName": 2, "BadConfig": 2, "BadData": 2, "BadWeights": 2, "CellsFailed": 3, "Interrupted": 4,
-        "StorageError": 5, "NumericalError": 6, "Occupied": 7,
+        "SvgbenchError": 1, "BadInput": 2, "UnknownName": 2, "BadConfig": 2, "BadData": 2, "BadWeights": 2, "CellsFailed": 3,
+        "Interrupted": 4, "StorageError": 5, "NumericalError": 6, "Occupied": 7,
     }  # fmt: skip
     assert {name: getattr(errors, name).exit_status for name in wanted} == wanted
 
@@ -52,8 +52,8 @@ def test_families_and_cards_have_the_contract_s_names():
     names = set(cards.load_cards())
     assert cards.FAMILIES == ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
     assert {f"{family}-tiny" for family in cards.FAMILIES} <= names
-    assert {"dinov3-s16", "dinov3-s16plus", "dinov3-b16", "dinov3-l16", "dinov2-s14", "dinov2-b14", "dinov2-l14", "dinov2reg-s14", "mae-b16",
-            "mae-l16", "siglip-b16", "siglip2-b16", "sd-vae-ema", "sd-vae-mse", "va-vae-f16d32"} <= names  # fmt: skip
+    assert {"dinov3-s16", "dinov3-s16plus", "dinov3-b16", "dinov3-l16", "dinov2-s14", "dinov2-b14", "dinov2-l14", "dinov2reg-s14",
+            "mae-b16", "mae-l16", "siglip-b16", "siglip2-b16", "sd-vae-ema", "sd-vae-mse", "va-vae-f16d32"} <= names  # fmt: skip
     for family in cards.FAMILIES:
         assert cards.find(family, "tiny").name == f"{family}-tiny"
         assert cards.find(family, "paper").preset == "paper"
