@@ -58,7 +58,7 @@ RECIPES: dict[str, Recipe] = {
         builder="contrastive:siglip", images=30_000, seed=2005, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.02, betas=(0.9, 0.98))
     ),
     "sd-vae": Recipe(builder="codecs:sd_vae", images=30_000, seed=2006, training=_training(2000, 32, 2e-3, ema=0.99, decay=0.0)),
-    "va-vae": Recipe(builder="codecs:va_vae", images=30_000, seed=2007, training=_training(2000, 32, 2e-3, ema=0.99, decay=0.0)),
+    "va-vae": Recipe(builder="codecs:va_vae", images=30_000, seed=2007, training=_training(2500, 32, 3e-3, ema=0.99, decay=0.0)),
 }
 """Name -> recipe; a family's name trains its tiny member."""
 
