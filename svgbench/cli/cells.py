@@ -17,8 +17,7 @@ from svgbench.shelf import entries
 def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path | None) -> dict[str, RunConfig]:
     """Name -> resolved RunConfig for every cell of an experiment, or for one encoder."""
     over = override(sets or [])
-    is_file = Path(experiment).suffix in (".yaml", ".yml")
-    if not is_file and experiment not in entries("ablations", shelf):
+    if not is_experiment(experiment, shelf):
         try:
             cards.find(experiment, preset, shelf)
         except UnknownName:
@@ -36,3 +35,8 @@ def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path
             sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
         configs[name] = config
     return configs
+
+
+def is_experiment(name: str, shelf: Path | None = None) -> bool:
+    """Whether a name is an experiment's: a YAML file, or an entry of the shelf."""
+    return Path(name).suffix in (".yaml", ".yml") or name in entries("ablations", shelf)

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.reports import show
-from svgbench.config.grid import build, run_name
+from svgbench.config.grid import build, load_experiment, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, CellsFailed, Interrupted
 from svgbench.lab.check import check
@@ -114,8 +114,10 @@ def plan(
     for key, node in plan_.nodes.items():
         cell = " ".join(f"{path.rsplit('.', 1)[-1]}={value:g}" for path, value in node.cell.items())
         rows.append([node.stage, cell, key[:12], str(users[key]), "exists" if key in done else "to run"])
+    about = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
+    said = [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
     note = f"{len(plan_.runs)} runs, {len(plan_.nodes)} nodes, {len(done)} exist, {len(plan_.nodes) - len(done)} to run."
-    table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note]))
+    table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note, *said]))
 
 
 def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:

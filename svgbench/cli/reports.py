@@ -10,10 +10,9 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.console import table_of
 from svgbench.errors import BadInput
-from svgbench.shelf import entries
 from svgbench.tables.collect import collect
 from svgbench.tables.report import report as tables_of
 
@@ -39,7 +38,7 @@ def report(
         found = {p.parent.name for p in out.glob("*/run.json")}
         if name in found:
             names = [name]
-        elif name in entries("ablations") or Path(name).suffix in (".yaml", ".yml"):
+        elif is_experiment(name):
             names = [n for n in configs_of(name, preset, None, None) if n in found]
             if not names:
                 raise BadInput(f"{out} holds no run of the experiment '{name}'; run: svgbench ablate {name}.")
