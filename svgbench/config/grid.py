@@ -129,7 +129,10 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
     }
     config = validate(RunConfig, merge(merged, fitted), where=where)
     _check_fit(config, card, where)
-    return config
+    part = config.autoencoder
+    if part.residual.channels == 0:  # without a residual there is nothing to align: equal work, equal key
+        part = part.model_copy(update={"align": "none", "residual": type(part.residual)(channels=0)})
+    return config.model_copy(update={"autoencoder": part})
 
 
 def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:

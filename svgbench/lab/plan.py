@@ -128,9 +128,6 @@ def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:
     from svgbench.world.folders import identity as images_identity  # numpy
 
     data = config.data.model_copy(update={"identity": images_identity(config.data)})
-    autoencoder = config.autoencoder
-    if autoencoder.residual.channels == 0:  # without a residual there is nothing to align: equal work, equal key
-        autoencoder = autoencoder.model_copy(update={"align": "none", "residual": type(autoencoder.residual)(channels=0)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
-    return config.model_copy(update={"data": data, "encoder": encoder, "autoencoder": autoencoder})
+    return config.model_copy(update={"data": data, "encoder": encoder})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svgbench.config.grid import build
+from svgbench.config.grid import build, run_name
 from svgbench.config.parse import merge, override
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import Part, RunConfig
@@ -71,6 +71,21 @@ def test_a_codec_is_adopted_whatever_the_autoencoder_and_the_seed():
     first, second = keys("encoder.card=sd-vae"), keys("encoder.card=sd-vae", "autoencoder.align=none", "seed=1")
     assert first["adoption []"] == second["adoption []"]
     assert not any(name.startswith("autoencoder") for name in first)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ([], "dinov3-tiny"),
+        (["autoencoder.align=none"], "dinov3-tiny.no-align"),
+        (["autoencoder.residual.channels=0"], "dinov3-tiny.no-residual"),
+        (["autoencoder.align=whiten", "seed=2"], "dinov3-tiny.align-whiten.seed-2"),
+        (["diffusion.shift=0.5", "seed=1"], "dinov3-tiny.shift-0.5.seed-1"),
+        (["encoder.card=sd-vae", "seed=1"], "sd-vae-tiny.seed-1"),
+    ],
+)
+def test_a_run_s_name_says_what_is_special_and_only_the_seed_tells_seeds_apart(words, name):
+    assert run_name(config(*words)) == name
 
 
 def test_a_grid_shares_equal_nodes():
