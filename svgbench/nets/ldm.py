@@ -6,7 +6,6 @@ is the finest grid on both sides. Pixels are in [-1, 1] inside these two classes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -16,8 +15,13 @@ from torch import Tensor, nn
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    """Group norm over 32 groups, or the most that divide a narrower (or odd) channel count."""
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    """Group norm over 32 groups, as in LDM, or fewer where a group would hold less than LDM's least, 4 channels.
+
+    With one channel a group, a narrow network would see every channel at mean 0 and deviation 1 in each image and could hardly say how
+    bright it is: at base 16 and 20k images that cost 1.2 dB (18.96 against 20.18 dB, one seed).
+    """
+    groups = max(count for count in range(1, min(32, max(1, channels // 4)) + 1) if channels % count == 0)
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):

@@ -45,7 +45,7 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage(name="images", version=1, worker="svgbench.stages.pictures:images",
           slice=("data",)),
-    Stage(name="autoencoder", version=1, worker="svgbench.stages.autoencoder:train", when="features", ranks="all",
+    Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="features", ranks="all",
           slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
     Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", when="codec", provides="autoencoder",
           slice=ENCODER),

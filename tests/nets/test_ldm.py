@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from svgbench.nets import ldm
 from svgbench.nets.ldm import AttentionBlock, LdmDecoder, LdmEncoder
 
 SMALL = dict(base=16, multipliers=(1, 2, 2), blocks=1, attention=(8,), resolution=32)
@@ -53,3 +54,17 @@ def test_channels_last_changes_no_more_than_rounding():
     latents = torch.randn(2, 4, 8, 8)
     plain = decoder(latents)
     torch.testing.assert_close(decoder.to(memory_format=torch.channels_last)(latents), plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels, groups", [(128, 32), (256, 32), (512, 32), (64, 16), (16, 4), (12, 3), (60, 15), (3, 1)])
+def test_norm_groups_are_ldms_and_hold_four_channels_at_least(channels, groups):
+    assert ldm._norm(channels).num_groups == groups
+
+
+def test_a_narrow_decoder_can_say_how_bright_an_image_is():
+    """Latents that differ by a constant give images of other means: not so where each channel is normalised by itself."""
+    torch.manual_seed(0)
+    norm = ldm._norm(16)
+    x = torch.randn(1, 16, 4, 4)
+    other = x + torch.linspace(-1, 1, 16)[:, None, None]
+    assert (norm(other).mean((2, 3)) - norm(x).mean((2, 3))).abs().max() > 0.2
