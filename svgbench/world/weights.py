@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from svgbench.config.cards import EncoderCard, weights_file
 from svgbench.errors import BadWeights
 from svgbench.world.files import sha256_of
+from svgbench.world.kinds import looks_like
 
 WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module", "teacher")
 """Keys under which training codes keep the weights in their checkpoints."""
@@ -67,8 +68,10 @@ def read(path: Path) -> dict[str, Tensor]:
     return _tensors(content, path)
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Loads ``state`` into ``module``, every name and shape or nothing, in the module's own precision; ``where`` opens the error."""
+def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: Iterable[str] | None = None) -> None:
+    """Loads ``state`` into ``module``, every name and shape or nothing, in the module's own precision; ``where`` opens the error.
+
+    ``found``: the names as the file had them, where they were changed on the way, so that the error can say what the file looks like."""
     wanted = module.state_dict()
     missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
     shapes = [
@@ -79,7 +82,9 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
     faults = [_named("missing", missing), _named("surplus", surplus), _named("of another shape", shapes)]
     if any(faults):
         listed = "; ".join(fault for fault in faults if fault)
-        raise BadWeights(f"{where} does not fit, of {len(wanted)} tensors: {listed}; hand over the file of this architecture.")
+        kind = looks_like(state if found is None else found)
+        guess = f"it looks like {kind}, " if kind else ""
+        raise BadWeights(f"{where} does not fit, of {len(wanted)} tensors: {listed}; {guess}hand over the file of this architecture.")
     broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise BadWeights(f"{where} holds numbers that are not finite: {_named('tensors', broken)}; fetch it again.")
