@@ -1,7 +1,7 @@
 """Stage 1's loss: L1 + perceptual + adaptive hinge-GAN (Esser et al., arXiv 2012.09841), without the work the released loops throw away.
 
 The reconstruction is the one place where all losses meet, so each loss gives its gradient there once; the adaptive weight
-|dL_rec/dW| / (|dL_gan/dW| + 1e-4), W the decoder's last convolution, needs only those two gradients pushed through that one layer; the
+|dL_rec/dW| / (|dL_gan/dW| + 1e-4), W the decoder's last layer, needs only those two gradients pushed through that one layer; the
 decoder then runs backward once, on their sum. Losses are sums over images divided by the GLOBAL batch, so they add over micro-batches
 and ranks, and so do the two gradients at W from which the weight is taken.
 """
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.vit_decoder import ViTDecoder
 
 
 class Judge(Protocol):
@@ -111,11 +112,17 @@ class Objective:
         return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + fake).mean((1, 2, 3))).sum() / size
 
 
-def last_layer_gradients(decoder: LdmDecoder, hidden: Tensor, found: Gradients) -> Tensor:
-    """[2, weights]: the gradients of L_rec and L_gan at the weight of the last convolution, whose input was ``hidden``."""
-    weight = decoder.conv_out.weight
+def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, found: Gradients) -> Tensor:
+    """[2, weights]: the gradients of L_rec and L_gan at the weight of the last layer, whose input was ``hidden``."""
+    layer = decoder.conv_out
     both = (found.reconstruction, found.adversarial)
-    return torch.stack([torch.nn.grad.conv2d_weight(hidden.detach(), weight.shape, g, padding=1).flatten() for g in both])
+    if isinstance(layer, nn.Conv2d):
+        gradients = [torch.nn.grad.conv2d_weight(hidden.detach(), layer.weight.shape, g, padding=1) for g in both]
+    else:
+        with torch.enable_grad():  # the linear layer once more: a small part of the transformer in front of it
+            y = layer(hidden.detach())
+        gradients = [torch.autograd.grad(y, layer.weight, g, retain_graph=g is both[0])[0] for g in both]
+    return torch.stack([gradient.flatten() for gradient in gradients])
 
 
 def adaptive_weight(gradients: Tensor) -> Tensor:

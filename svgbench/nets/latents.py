@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData
+from svgbench.nets import draws
 
 
 @dataclass(frozen=True)
 class LatentStats:
-    """Mean and standard deviation of each channel, [C] each, float64."""
+    """Mean and standard deviation of each channel, [C] each, float64; those of RAE belong to each channel and position, [C, h, w]."""
 
     mean: Tensor
     std: Tensor
@@ -26,8 +27,19 @@ class LatentStats:
         return latents * self._like(self.std, latents) + self._like(self.mean, latents)
 
     @staticmethod
-    def _like(vector: Tensor, x: Tensor) -> Tensor:
-        return vector.to(x)[:, None, None]
+    def _like(values: Tensor, x: Tensor) -> Tensor:
+        return values.to(x) if values.ndim == 3 else values.to(x)[:, None, None]
+
+
+def noised(raw: Tensor, positions: Tensor, *, seed: int, tau: float) -> Tensor:
+    """Raw latents [B, C, h, w] plus noise of a strength of their own each, sigma = |N(0, tau^2)|, for training a decoder that will see
+    generated latents (RAE, arXiv 2510.11690, section on noise-augmented decoding; its code draws sigma uniformly from [0, tau]).
+    ``positions`` [B]: global sample counters, from which every draw follows."""
+    if not tau:
+        return raw
+    sigma = draws.normal(draws.stream(seed, "decoder/noise-strength"), positions).abs() * tau
+    noise = draws.normal(draws.stream(seed, "decoder/noise"), positions, tuple(raw.shape[1:]))
+    return raw + (sigma[:, None, None, None] * noise).to(raw.dtype)
 
 
 class LatentMoments:

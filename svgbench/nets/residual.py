@@ -28,20 +28,20 @@ class _Keys:
         return x * keep / (1 - self._probability)
 
 
-class _Block(nn.Module):
-    """Pre-norm transformer block, [B, N, C] -> [B, N, C]."""
+class PlainBlock(nn.Module):
+    """Pre-norm transformer block, [B, N, C] -> [B, N, C]; ``keys`` and ``place`` mean training with dropout."""
 
-    def __init__(self, width: int, heads: int, mlp: int) -> None:
+    def __init__(self, width: int, heads: int, mlp: int, *, eps: float = 1e-6) -> None:
         super().__init__()
         self.heads = heads
-        self.norm_1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm_1 = nn.LayerNorm(width, eps=eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.norm_2 = nn.LayerNorm(width, eps=1e-6)
+        self.norm_2 = nn.LayerNorm(width, eps=eps)
         self.up = nn.Linear(width, mlp)
         self.down = nn.Linear(mlp, width)
 
-    def forward(self, x: Tensor, keys: _Keys | None, place: int) -> Tensor:
+    def forward(self, x: Tensor, keys: _Keys | None = None, place: int = 0) -> Tensor:
         q_BHND, k_BHND, v_BHND = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         mixed = self.out(F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND).transpose(1, 2).flatten(2))
         x = x + (keys.drop(mixed, f"{place}/attention") if keys else mixed)
@@ -65,7 +65,7 @@ class ResidualEncoder(nn.Module):
         self.project = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, (resolution // patch) ** 2 + 1, width).normal_(std=0.02))
-        self.blocks = nn.ModuleList(_Block(width, heads, mlp) for _ in range(layers))
+        self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
         self.mask_token = nn.Parameter(torch.zeros(channels))

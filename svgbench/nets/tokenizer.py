@@ -11,6 +11,7 @@ from svgbench.nets.alignment import Alignment
 from svgbench.nets.chunks import chunk_size, in_chunks
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.vit_decoder import ViTDecoder
 
 
 class Tokenizer(nn.Module):
@@ -20,7 +21,9 @@ class Tokenizer(nn.Module):
     The frozen encoder is held outside the module's state: it is never trained, saved or moved with it.
     """
 
-    def __init__(self, encoder: Any, residual: ResidualEncoder | None, alignment: Alignment | None, decoder: LdmDecoder) -> None:
+    def __init__(
+        self, encoder: Any, residual: ResidualEncoder | None, alignment: Alignment | None, decoder: LdmDecoder | ViTDecoder
+    ) -> None:
         super().__init__()
         self._outside = (encoder,)
         self.residual_encoder, self.alignment, self.decoder = residual, alignment, decoder

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from svgbench.errors import BadData
-from svgbench.nets.latents import LatentMoments
+from svgbench.nets.latents import LatentMoments, LatentStats, noised
 
 RAW = torch.randn(50, 4, 3, 3) * torch.tensor([1.0, 2.0, 0.5, 10.0])[:, None, None] + torch.tensor([0.0, 5.0, -3.0, 1e3])[:, None, None]
 
@@ -43,3 +43,27 @@ def test_a_dead_channel_is_named(value):
     raw[:, 2] = value
     with pytest.raises(BadData, match="the first is 2"):
         moments_of(raw).finish()
+
+
+def test_statistics_of_each_position_standardise_each_position():
+    mean, std = RAW.mean(0).double(), RAW.std(0).double()
+    latents = LatentStats(mean, std).standardise(RAW)
+    assert latents.dtype == torch.float32
+    torch.testing.assert_close(latents, (RAW - RAW.mean(0)) / RAW.std(0))
+    torch.testing.assert_close(LatentStats(mean, std).restore(latents), RAW, rtol=1e-5, atol=1e-4)
+
+
+def test_noise_on_latents_belongs_to_the_images_position_and_the_seed():
+    positions = torch.arange(50)
+    whole = noised(RAW, positions, seed=3, tau=0.8)
+    assert torch.equal(noised(RAW[7:9], positions[7:9], seed=3, tau=0.8), whole[7:9])
+    assert not torch.equal(noised(RAW, positions, seed=4, tau=0.8), whole)
+    assert torch.equal(noised(RAW, positions, seed=3, tau=0.0), RAW)
+
+
+def test_noise_on_latents_is_as_strong_as_a_half_normal_draw_of_each_image():
+    """sigma = |N(0, tau^2)|: its mean is tau sqrt(2 / pi), its mean square tau^2."""
+    raw = torch.zeros(4000, 2, 4, 4)
+    sigma = noised(raw, torch.arange(4000), seed=0, tau=0.8).square().mean((1, 2, 3))
+    assert sigma.mean().item() == pytest.approx(0.64, rel=0.06)
+    assert sigma.sqrt().mean().item() == pytest.approx(0.8 * (2 / 3.14159) ** 0.5, rel=0.04)

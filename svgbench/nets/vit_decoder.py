@@ -1,0 +1,63 @@
+"""RAE's decoder (Zheng et al. 2025, arXiv 2510.11690): a plain ViT from latents to pixels, shaped as MAE's decoder (arXiv 2111.06377)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.nets.blocks import grid_positions
+from svgbench.nets.residual import PlainBlock
+
+# B batch, N tokens (class token first), C width
+
+EPSILON = 1e-12
+"""Of every layer norm, as in Hugging Face's ViT-MAE, on which the release stands."""
+
+
+class PatchPixels(nn.Linear):
+    """Tokens [B, C, h, w] -> pixels [B, 3, h * patch, w * patch], each token its own patch, whose outputs run over row, column, colour."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__(width, patch * patch * 3)
+        self.patch = patch
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Unpatchified pixels."""
+        patches = F.linear(tokens.permute(0, 2, 3, 1), self.weight, self.bias)
+        return patches.unflatten(3, (self.patch, self.patch, 3)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+class ViTDecoder(nn.Module):
+    """Latents [B, z_channels, h, w] -> pixels [B, 3, h * stride, w * stride], where h = w = resolution / stride.
+
+    Linear embedding, class token, fixed sin-cos positions, pre-norm blocks, norm, one linear layer to the pixels of each patch.
+    """
+
+    positions: Tensor
+
+    def __init__(self, *, z_channels: int, resolution: int, stride: int, width: int, layers: int, heads: int, mlp: int) -> None:
+        super().__init__()
+        if width % heads or width % 4:
+            raise ValueError(f"width {width} is not a multiple of 4 and of heads {heads}")
+        self.stride, self.grid = stride, resolution // stride
+        self.embed = nn.Linear(z_channels, width)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
+        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        self.conv_out = PatchPixels(width, stride)  # the name that LdmDecoder's last layer has: the adversarial weight is measured there
+        self.register_buffer("positions", grid_positions(width, self.grid), persistent=False)
+
+    def before_last(self, latents: Tensor) -> Tensor:
+        """What ``conv_out`` sees, [B, width, h, w]."""
+        if latents.shape[2:] != (self.grid, self.grid):
+            raise ValueError(f"a decoder of {self.grid}x{self.grid} latents was given {latents.shape[2]}x{latents.shape[3]}")
+        patches = self.embed(latents.flatten(2).transpose(1, 2)) + self.positions
+        x = torch.cat([self.class_token.expand(len(latents), -1, -1), patches], dim=1)  # the class token's position is zeros
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Pixels, unclamped: in [-1, 1] as trained here, normalised by the encoder's statistics as released."""
+        return self.conv_out(self.before_last(latents))
