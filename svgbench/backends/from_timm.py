@@ -1,8 +1,9 @@
-"""Vision transformers of timm: final-norm patch tokens as a map. timm's own converters read the official files of Meta and open_clip."""
+"""Vision transformers of timm. timm's own converters read the official files of Meta and open_clip."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -11,17 +12,20 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from svgbench.backends.network import Network
+from svgbench.backends.tokens import TokenNetwork
 from svgbench.config.cards import EncoderCard
+from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, unknown
 
 
-class TimmNetwork(Network):
+class TimmNetwork(TokenNetwork):
     """A timm ViT (VisionTransformer, Eva) without its head."""
 
-    def __init__(self, name: str, arguments: dict[str, Any]) -> None:
+    def __init__(self, name: str, arguments: dict[str, Any], features: Features) -> None:
         super().__init__()
         self.model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
-        self.channels = self.model.embed_dim
+        prefix = self.model.num_prefix_tokens
+        self.choose(features, width=self.model.embed_dim, depth=len(self.model.blocks), prefix=prefix, norm=self.model.norm)
         self.stride = self.model.patch_embed.patch_size[0]
         settings = get_pretrained_cfg(name)
         if settings is not None:
@@ -30,9 +34,12 @@ class TimmNetwork(Network):
         if hasattr(rope, "periods"):  # DINOv3 was trained and is released with periods rounded to bfloat16; timm computes them in float32
             self._set_periods(rope.periods.to(torch.bfloat16))
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Patch tokens after the final norm as [B, C, h, w]; class and register tokens are left out."""
-        return self.model.forward_intermediates(pixels, indices=1, norm=True, intermediates_only=True, output_fmt="NCHW")[0]
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs of blocks, prefix tokens in front."""
+        found = self.model.forward_intermediates(
+            pixels, indices=list(blocks), norm=False, intermediates_only=True, output_fmt="NLC", return_prefix_tokens=bool(self.prefix)
+        )
+        return [torch.cat([prefix, patches], dim=1) for patches, prefix in found] if self.prefix else found
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's names; position embeddings resampled to the network's grid."""
@@ -62,6 +69,6 @@ def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
     if state is not None and "storage_tokens" in state and "blocks.0.attn.qkv.bias" in state:
         arguments["qkv_bias"] = True  # Meta's own DINOv3 files carry query and value biases, which timm's converted ones leave out
     try:
-        return TimmNetwork(card.model, arguments)
+        return TimmNetwork(card.model, arguments, card.features)
     except (TypeError, AttributeError, ValueError, AssertionError) as error:
         raise BadConfig(f"timm cannot build '{card.model}' with {arguments} as a patch encoder ({error}); correct the card.") from None

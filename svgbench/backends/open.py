@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svgbench.backends.network import Network
+from svgbench.backends.tokens import TokenNetwork
 from svgbench.config.cards import EncoderCard
+from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
 from svgbench.world import weights as files
@@ -124,6 +126,8 @@ def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Ne
 def _completed(card: EncoderCard, network: Network) -> EncoderCard:
     """The card, held against what was built; one made from BACKEND:NAME gets the numbers that only the library knew."""
     stride = network.stride / Fraction(card.pixels.scale)
+    if card.features != Features() and not isinstance(network, TokenNetwork):
+        raise BadConfig(f"'{card.name}': the backend {card.backend} gives one kind of features only; leave the field features out.")
     if card.channels == 0:
         statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
         params_m = round(sum(p.numel() for p in network.model.parameters()) / 1e6, 1)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from svgbench.config.parse import validate
 from svgbench.config.records import digest
-from svgbench.config.schema import Count, Part, Positive
+from svgbench.config.schema import Count, Encoder, Features, Part, Positive
 from svgbench.errors import BadConfig, BadWeights, unknown
 from svgbench.shelf import entries, folder, read_yaml
 
@@ -61,6 +61,8 @@ class EncoderCard(Part):
     """Constructor arguments on top of the library's own."""
     kind: Literal["features", "codec"] = "features"
     """A codec also decodes and is adopted as the autoencoder."""
+    features: Features = Features()
+    """Of transformers: which blocks' tokens, brought together how, behind which norm."""
     channels: Annotated[int, Field(ge=0)]
     """Width of a latent; 0 only in what BACKEND:NAME makes, until it is opened."""
     stride: Count
@@ -112,10 +114,26 @@ def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
     raise unknown("encoder card", name, [*cards, *(family for family in FAMILIES if family not in cards)])
 
 
+def asked(encoder: Encoder, preset: str, extra: Path | None = None) -> EncoderCard:
+    """The card of a run's ``encoder``, with the features that the run asks for."""
+    card = find(encoder.card, preset, extra)
+    return card if encoder.features is None else with_features(card, encoder.features)
+
+
+def with_features(card: EncoderCard, features: Features) -> EncoderCard:
+    """The card with another choice of features; its channels follow."""
+    if card.kind == "codec" and features != Features():
+        raise BadConfig(f"encoder.features: '{card.name}' is a codec: its latent is the posterior's mean; choose a transformer.")
+    channels = card.channels // card.features.width * features.width
+    return card.model_copy(update={"features": features, "channels": channels})
+
+
 def identity(card: EncoderCard, weights: Path | None = None) -> str:
     """Digest of what decides an encoder's numbers: the card's opening fields and its weights, by their pinned digest or revision, or by
     the bytes of a file handed over. A hub repository without either is known by its name: pin it where it may change."""
     opening = card.model_dump(mode="json", include={"backend", "model", "arguments", "kind", "channels", "stride", "patch", "pixels"})
+    if card.features != Features():
+        opening["features"] = card.features.model_dump(mode="json")
     pins = card.weights
     if weights is not None:
         return digest({**opening, "weights": _sha256(weights, card)})

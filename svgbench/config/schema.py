@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from svgbench.errors import closest
 
@@ -47,17 +47,53 @@ class Data(Part):
     """Digest of the source's file list; filled in when a run is planned."""
 
 
+class Features(Part):
+    """Which tokens of a transformer are its features: of which blocks, brought together how, behind which norm. A class or register token
+    is never a feature."""
+
+    layers: Literal["last"] | Annotated[tuple[int, ...], Field(min_length=1)] = "last"
+    """The last block, or a list: 1 is the first block, -1 the last."""
+    combine: Literal["last", "sum", "concat"] = "last"
+    """Of several blocks: the last one named; their sum; all of them side by side, in the order in which they are named."""
+    norm: Literal["affine", "plain", "none"] = "affine"
+    """Each block's tokens behind the network's final norm; behind it without its learned scale and shift, as RAE has it; as they are."""
+
+    @model_validator(mode="after")
+    def _distinct_blocks(self) -> Features:
+        named = [] if self.layers == "last" else list(self.layers)
+        if 0 in named:
+            raise ValueError("there is no block 0: 1 is the first, -1 the last")
+        if len(set(named)) != len(named):
+            raise ValueError(f"{named} names a block twice")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Channels of the features over channels of a token."""
+        return 1 if self.layers == "last" or self.combine != "concat" else len(self.layers)
+
+
 class Encoder(Part):
     """The frozen encoder."""
 
     card: str = "dinov3-s16plus"
     """A card's name, or BACKEND:NAME."""
     weights: str | None = None
-    """A local file of an official release; the card's own weights when empty."""
+    """A local file (or directory) of an official release; the card's own weights when empty."""
+    features: Features | None = None
+    """Replaces the card's choice of features, whole; the card's own when empty."""
     identity: str = ""
     """Digest of how the card opens and of its weights; filled in when a run is planned."""
     opened: dict[str, Any] | None = None
     """The whole card, so that a stage needs no shelf; filled in when a run is planned, in no key (``identity`` is)."""
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_choice(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A choice that nobody made is in no file and in no key."""
+        fields = plain(self)
+        if self.features is None:
+            fields.pop("features", None)
+        return fields
 
 
 class Optimiser(Part):

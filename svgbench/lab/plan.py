@@ -123,7 +123,7 @@ def _covers(stage: graph.Stage, path: str) -> bool:
 
 def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:
     """The configuration with identities filled in: the card's and its weights', the image folder's. Fails before anything is run."""
-    card = cards.find(config.encoder.card, config.preset, extra)
+    card = cards.asked(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     from svgbench.world.folders import identity as images_identity  # numpy
 

@@ -1,0 +1,92 @@
+"""Vision transformers of any library: which blocks' patch tokens are the features, behind which norm, as a map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svgbench.backends.network import Network
+from svgbench.config.schema import Features
+from svgbench.errors import BadConfig
+
+
+class TokenNetwork(Network):
+    """A transformer whose patch tokens are features. A backend says how its blocks' outputs are had; the choice among them is made here."""
+
+    features: Features
+    depth: int
+    prefix: int
+    """Class and register tokens in front of the patch tokens."""
+    norm: nn.Module
+    """The final norm, a module of ``model``."""
+
+    def choose(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
+        """Fixes which features ``encode`` gives; a norm that a choice needs and the network lacks is refused here, before any weights."""
+        self.features, self.depth, self.prefix = features, depth, prefix
+        object.__setattr__(self, "norm", norm)  # registered in ``model`` already
+        self.channels = width * features.width
+        self.blocks = block_indices(features, depth)
+        if features.norm == "plain" and getattr(norm, "normalized_shape", None) is None:
+            raise BadConfig(f"features.norm: a {type(norm).__name__} has no form without scale and shift; use affine or none.")
+
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs [B, prefix + N, C] of the blocks with these indices (from 0, ascending), before the final norm."""
+        raise AttributeError(f"{type(self).__name__} gives no tokens")
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The chosen features as [B, C, h, w]; class and register tokens are left out."""
+        height, width = (side // self.stride for side in pixels.shape[2:])
+        wanted = sorted(set(self.blocks))
+        found = dict(zip(wanted, self.tokens(pixels, wanted), strict=True))
+        count = next(iter(found.values())).shape[1]
+        if count != self.prefix + height * width:
+            raise BadConfig(
+                f"{type(self.model).__name__} gave {count} tokens for {height} x {width} patches and {self.prefix} prefix tokens; "
+                "it is no patch encoder that svgbench knows."
+            )
+        chosen = [self._normed(found[index][:, self.prefix :]) for index in self.blocks]
+        if len(chosen) == 1:
+            features = chosen[0]
+        else:
+            features = torch.stack(chosen).sum(0) if self.features.combine == "sum" else torch.cat(chosen, dim=2)
+        return features.transpose(1, 2).unflatten(2, (height, width)).contiguous()
+
+    def _normed(self, tokens: Tensor) -> Tensor:
+        if self.features.norm == "none":
+            return tokens
+        if self.features.norm == "affine":
+            return self.norm(tokens)
+        if isinstance(self.norm, nn.LayerNorm):
+            return F.layer_norm(tokens, self.norm.normalized_shape, eps=self.norm.eps)
+        return F.rms_norm(tokens, self.norm.normalized_shape, eps=self.norm.eps)
+
+
+def block_indices(features: Features, depth: int) -> list[int]:
+    """Indices (from 0) of the blocks whose tokens are used, in the order in which they are named."""
+    named = [-1] if features.layers == "last" else list(features.layers)
+    outside = [layer for layer in named if not -depth <= layer <= depth]
+    if outside:
+        raise BadConfig(f"features.layers: there is no block {outside[0]} among {depth}; name blocks from 1 to {depth} or -{depth} to -1.")
+    indices = [layer - 1 if layer > 0 else depth + layer for layer in named]
+    if len(set(indices)) != len(indices):
+        raise BadConfig(f"features.layers: {named} names a block of {depth} twice.")
+    return indices[-1:] if features.combine == "last" else indices
+
+
+@contextmanager
+def tapped(blocks: nn.ModuleList, wanted: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Collects the outputs of some blocks while the network runs inside the ``with``."""
+    outputs: list[Tensor] = []
+    handles = [
+        blocks[index].register_forward_hook(lambda _module, _inputs, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+        for index in wanted
+    ]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
