@@ -1,8 +1,12 @@
-"""The parts of a SiT / DiT transformer (Peebles and Xie 2022, arXiv 2212.09748): attention, MLP, the adaLN-zero block, embeddings."""
+"""The parts of a SiT / DiT transformer (Peebles and Xie 2022, arXiv 2212.09748): attention, MLPs, the adaLN-zero block, embeddings.
+
+LightningDiT (arXiv 2501.01423) and RAE (arXiv 2510.11690) choose RMS norms, SwiGLU and rotary positions; RAE draws its time frequencies.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,31 +14,59 @@ from torch import Tensor, nn
 
 # B batch, N tokens, C width, H heads, D head width
 
+Norm = Literal["layer", "rms"]
+MlpKind = Literal["gelu", "swiglu"]
+
 QK_EPS = 1e-5
-"""Epsilon of the query and key norms: timm's and the SVG release's layer norm default."""
+"""Epsilon of the query and key layer norms: timm's and the SVG release's default."""
+RMS_EPS = 1e-6
+"""Epsilon of every RMS norm: LightningDiT's and RAE's."""
+ROTARY_PERIOD = 10000.0
+FREQUENCIES = 256
+"""Numbers of DiT's time embedding: half of them cosines; RAE draws as many frequencies, so twice as many numbers."""
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift for tokens [B, N, C] and per-sample shift, scale [B, C]."""
-    return torch.addcmul(shift.unsqueeze(1).to(x.dtype), x, 1 + scale.unsqueeze(1))
+    """x (1 + scale) + shift for tokens [B, N, C] and shift, scale [B, 1, C] of a sample or [B, N, C] of each token."""
+    return torch.addcmul(shift.to(x.dtype), x, 1 + scale)
+
+
+def token_norm(width: int, kind: Norm) -> nn.Module:
+    """The norm before a modulation: DiT's plain layer norm, or LightningDiT's RMS norm with a learned gain."""
+    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6) if kind == "layer" else nn.RMSNorm(width, eps=RMS_EPS)
+
+
+def head_norm(width: int, kind: Norm) -> nn.Module:
+    """The norm of each head's queries or keys [..., D]."""
+    return nn.LayerNorm(width, eps=QK_EPS) if kind == "layer" else nn.RMSNorm(width, eps=RMS_EPS)
+
+
+def rotate(x_BHND: Tensor, angles: Tensor) -> Tensor:
+    """Turns neighbouring pairs of each head's numbers by their place's angles, cosines and sines [2, N, D] (arXiv 2104.09864)."""
+    first, second = x_BHND.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((-second, first), dim=-1).flatten(-2)
+    return x_BHND * angles[0] + turned * angles[1]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention [B, N, C] -> [B, N, C]; ``qk_norm`` normalises each head's queries and keys by a layer norm."""
+    """Multi-head self-attention [B, N, C] -> [B, N, C]; ``qk_norm`` normalises each head's queries and keys."""
 
-    def __init__(self, width: int, heads: int, *, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, *, qk_norm: bool, norm: Norm = "layer") -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.q_norm = nn.LayerNorm(width // heads, eps=QK_EPS) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(width // heads, eps=QK_EPS) if qk_norm else nn.Identity()
+        self.q_norm = head_norm(width // heads, norm) if qk_norm else nn.Identity()
+        self.k_norm = head_norm(width // heads, norm) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
+        """``rotary``: cosines and sines [2, N, D] of the places, or none."""
         q_BHND, k_BHND, v_BHND = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        # under autocast the norms answer in fp32; attention wants one type for all three
-        q_BHND, k_BHND = self.q_norm(q_BHND).to(v_BHND.dtype), self.k_norm(k_BHND).to(v_BHND.dtype)
-        mixed_BHND = F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+        q_BHND, k_BHND = self.q_norm(q_BHND), self.k_norm(k_BHND)
+        if rotary is not None:
+            q_BHND, k_BHND = rotate(q_BHND, rotary), rotate(k_BHND, rotary)
+        # under autocast the norms and the rotation answer in fp32; attention wants one type for all three
+        mixed_BHND = F.scaled_dot_product_attention(q_BHND.to(v_BHND.dtype), k_BHND.to(v_BHND.dtype), v_BHND)
         return self.proj(mixed_BHND.transpose(1, 2).flatten(2))
 
 
@@ -50,30 +82,50 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
 
 
+class SwiGlu(nn.Module):
+    """Linear to two halves, SiLU of the first times the second, linear (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return self.fc2(F.silu(gate) * value)
+
+
+def hidden_width(width: int, mlp_ratio: float, kind: MlpKind) -> int:
+    """Hidden width of a block's MLP; SwiGLU's is two thirds, rounded down, so that it holds as many weights (LightningDiT, RAE)."""
+    return round(width * mlp_ratio) if kind == "gelu" else int(2 / 3 * int(width * mlp_ratio))
+
+
 class Block(nn.Module):
     """Attention and MLP, each on normalised tokens that the condition shifts and scales, each added through a gate (adaLN-zero).
 
-    The six vectors come from outside as one tensor [B, 6, C] (shift, scale, gate of attention, then of the MLP): the network makes
-    those of all blocks in one matrix product, and equal blocks compile once.
+    The six vectors come from outside as one tensor (shift, scale, gate of attention, then of the MLP), [B, 6, C] for a sample or
+    [B, N, 6, C] for each token: the network makes those of all blocks in one matrix product, and equal blocks compile once.
     """
 
-    def __init__(self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool) -> None:
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, norm: Norm = "layer", mlp: MlpKind = "gelu") -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, heads, qk_norm=qk_norm)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(width, round(width * mlp_ratio))
+        self.norm1 = token_norm(width, norm)
+        self.attn = Attention(width, heads, qk_norm=qk_norm, norm=norm)
+        self.norm2 = token_norm(width, norm)
+        self.mlp = (Mlp if mlp == "gelu" else SwiGlu)(width, hidden_width(width, mlp_ratio, mlp))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.unbind(1)
-        x = x + gate_1.unsqueeze(1) * self.attn(modulate(self.norm1(x), shift_1, scale_1))
-        return x + gate_2.unsqueeze(1) * self.mlp(modulate(self.norm2(x), shift_2, scale_2))
+    def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor | None = None) -> Tensor:
+        if modulation.ndim == 3:
+            modulation = modulation.unsqueeze(1)
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.unbind(2)
+        x = x + gate_1 * self.attn(modulate(self.norm1(x), shift_1, scale_1), rotary)
+        return x + gate_2 * self.mlp(modulate(self.norm2(x), shift_2, scale_2))
 
 
 class TimeEmbedding(nn.Module):
-    """Times [B] in [0, 1] -> [B, width]: 128 cosines and 128 sines of frequencies 1 to 1/10000, then linear, SiLU, linear."""
+    """Times [B] -> [B, width]: 128 cosines and 128 sines of frequencies 1 to 1/10000, then linear, SiLU, linear."""
 
-    def __init__(self, width: int, frequencies: int = 256) -> None:
+    def __init__(self, width: int, frequencies: int = FREQUENCIES) -> None:
         super().__init__()
         half = frequencies // 2
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
@@ -84,6 +136,19 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
+class FourierEmbedding(nn.Module):
+    """Times [B] -> [B, width]: sines and cosines of 256 frequencies drawn once from N(0, 1) and kept, then linear, SiLU, linear (RAE)."""
+
+    def __init__(self, width: int, frequencies: int = FREQUENCIES) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.register_buffer("frequencies", torch.randn(frequencies))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t.float()[:, None] * self.frequencies * 2 * math.pi
+        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+
+
 def grid_positions(width: int, side: int) -> Tensor:
     """Fixed sin-cos position embeddings [side * side, width] of MAE and DiT: half of the width for the column, half for the row."""
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
@@ -91,3 +156,13 @@ def grid_positions(width: int, side: int) -> Tensor:
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
     column = line[None].expand(side, side, -1)
     return torch.cat([column, column.transpose(0, 1)], dim=-1).reshape(side * side, -1).float()
+
+
+def rotary_angles(head_width: int, side: int) -> Tensor:
+    """Cosines and sines [2, side * side, D] of a grid's places: half of a head's pairs turn by the row, half by the column (EVA-02)."""
+    half = head_width // 2
+    omega = 1.0 / ROTARY_PERIOD ** (torch.arange(0, half, 2).float() / half)
+    line = (torch.arange(side)[:, None] * omega).repeat_interleave(2, dim=1)
+    row, column = line[:, None].expand(side, side, -1), line[None].expand(side, side, -1)
+    angles = torch.cat([row, column], dim=-1).reshape(side * side, -1)
+    return torch.stack([angles.cos(), angles.sin()])

@@ -1,15 +1,26 @@
-"""SiT: the velocity transformer on latents (Ma et al. 2024, arXiv 2401.08740; SVG section 3.4), with QK-norm as SVG and VA-VAE have it.
+"""SiT: the velocity transformer on latents (Ma et al. 2024, arXiv 2401.08740; SVG section 3.4), and the choices in which its kin differ.
 
-Parameters map onto the released SVG DiT and SiT by renaming and reshaping: patch and output orders are theirs, and ``modulation`` holds
-their ``adaLN_modulation.1`` of all blocks, one below the other. The released nets have 2C output channels; the first C are the velocity.
+Parameters map onto the released nets of SVG, SiT, DiT, REPA, LightningDiT and RAE by renaming and reshaping (``svgbench.releases``): patch
+and output orders are theirs, and ``modulation`` holds their ``adaLN_modulation.1`` of all blocks, one below the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
 from torch import Tensor, nn
 
 from svgbench.errors import BadConfig
-from svgbench.nets.blocks import Block, TimeEmbedding, grid_positions, modulate
+from svgbench.nets.blocks import Block, FourierEmbedding, MlpKind, Norm, TimeEmbedding, grid_positions, modulate, rotary_angles, token_norm
+from svgbench.nets.wide_head import WideHead
+
+
+class Tapped(NamedTuple):
+    """A velocity [B, C, h, w] and the tokens [B, N, width] after one of the blocks on its way (REPA aligns those)."""
+
+    velocity: Tensor
+    tokens: Tensor
 
 
 class SiT(nn.Module):
@@ -27,24 +38,40 @@ class SiT(nn.Module):
         mlp_ratio: float = 4.0,
         patch: int = 1,
         qk_norm: bool = True,
+        norm: Norm = "layer",
+        mlp: MlpKind = "gelu",
+        position: Literal["sincos", "rope", "both"] = "sincos",
+        time: Literal["cosine", "fourier"] = "cosine",
+        learned_sigma: bool = False,
+        wide: Mapping[str, Any] | None = None,
     ) -> None:
-        """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions."""
+        """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs,
+        a variance's (DiT); ``wide``: width, depth and heads of RAE's head, which then makes the outputs, all else as here."""
         super().__init__()
-        if grid % patch:
-            raise BadConfig(f"a latent grid of {grid} does not divide into tokens of {patch}; use a patch that divides it.")
-        if width % 4 or width % heads:
-            raise BadConfig(f"a transformer of width {width} with {heads} heads cannot be built; use a width that 4 and the heads divide.")
+        _check(grid, patch, width, heads, position, wide)
         self.channels, self.grid, self.classes, self.patch, self.depth, self.width = channels, grid, classes, patch, depth, width
-        self.patches = nn.Linear(channels * patch * patch, width)
-        self.time = TimeEmbedding(width)
+        rotary, side = position != "sincos", grid // patch
+        inputs, outputs = channels * patch * patch, (1 + learned_sigma) * channels * patch * patch
+        alike: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "norm": norm, "mlp": mlp}
+        self.patches = nn.Linear(inputs, width)
+        self.time = (TimeEmbedding if time == "cosine" else FourierEmbedding)(width)
         self.labels = nn.Embedding(classes + 1, width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, **alike) for _ in range(depth))
         self.modulation = nn.Linear(width, depth * 6 * width)
-        self.final_norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.final_modulation = nn.Linear(width, 2 * width)
-        self.final = nn.Linear(width, patch * patch * channels)
-        self.register_buffer("positions", grid_positions(width, grid // patch), persistent=False)
+        if wide is None:
+            self.final_norm = token_norm(width, norm)
+            self.final_modulation = nn.Linear(width, 2 * width)
+            self.final = nn.Linear(width, outputs)
+        else:
+            self.wide = WideHead(inputs=inputs, outputs=outputs, condition=width, side=side, rotary=rotary, **wide, **alike)
+        self.register_buffer("positions", grid_positions(width, side) if position != "rope" else None, persistent=False)
+        self.register_buffer("rotary", rotary_angles(width // heads, side) if rotary else None, persistent=False)
         self._initialise()
+
+    @property
+    def head(self) -> SiT | WideHead:
+        """The module whose ``final`` layer makes the outputs."""
+        return self.wide if hasattr(self, "wide") else self
 
     def _initialise(self) -> None:
         """DiT's start: Xavier for matrices, small normal embeddings, zero gates and output, so that each block begins as the identity."""
@@ -54,12 +81,12 @@ class SiT(nn.Module):
                 nn.init.zeros_(module.bias)
         for weight in (self.labels.weight, self.time.mlp[0].weight, self.time.mlp[2].weight):
             nn.init.normal_(weight, std=0.02)
-        for layer in (self.modulation, self.final_modulation, self.final):
+        for layer in {self.modulation, self.head.modulation, self.head.final_modulation, self.head.final}:
             nn.init.zeros_(layer.weight)
 
     def compile_blocks(self) -> None:
         """Compiles the block in place; all blocks are alike, so the first one's code serves the others."""
-        for block in self.blocks:
+        for block in [*self.blocks, *(self.head.blocks if self.head is not self else ())]:
             block.compile()
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -77,11 +104,49 @@ class SiT(nn.Module):
             return tokens.transpose(1, 2).reshape(b, -1, side, side)
         return tokens.reshape(b, side, side, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, side * p, side * p)
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        tokens = self.patches(self.tokens(x)) + self.positions
-        condition = nn.functional.silu(self.time(t) + self.labels(labels))
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
+        """``tap`` k: also the tokens after the first k blocks."""
+        outputs, tapped = self._run(x, t, labels, tap)
+        velocity = outputs[:, : self.channels]
+        return velocity if tapped is None else Tapped(velocity, tapped)
+
+    def outputs(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """All outputs: [B, C, h, w], or [B, 2C, h, w] with a learned variance's numbers last."""
+        return self._run(x, t, labels, None)[0]
+
+    def _run(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
+        """All outputs, and the tokens after block ``tap``."""
+        if tap is not None and not 1 <= tap <= self.depth:
+            raise BadConfig(f"a transformer of {self.depth} blocks has no tokens after block {tap}; use 1 to {self.depth}.")
+        patches, time = self.tokens(x), self.time(t)
+        tokens, tapped = self.patches(patches).to(x.dtype), None  # the residual stream keeps the latents' precision under autocast
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        condition = nn.functional.silu(time + self.labels(labels))
+        if self.head is not self:  # RAE's net passes its condition through the SiLU twice
+            condition = nn.functional.silu(condition)
         modulations = self.modulation(condition).unflatten(1, (self.depth, 6, self.width)).unbind(1)
-        for block, modulation in zip(self.blocks, modulations, strict=True):
-            tokens = block(tokens, modulation)
-        shift, scale = self.final_modulation(condition).chunk(2, dim=1)
-        return self.latents(self.final(modulate(self.final_norm(tokens), shift, scale)))
+        for count, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), start=1):
+            tokens = block(tokens, modulation, self.rotary)
+            tapped = tokens if count == tap else tapped
+        if self.head is not self:
+            return self.latents(self.wide(patches, nn.functional.silu(time.unsqueeze(1) + tokens))), tapped
+        shift, scale = self.final_modulation(condition).unsqueeze(1).chunk(2, dim=2)
+        return self.latents(self.final(modulate(self.final_norm(tokens), shift, scale))), tapped
+
+
+def _check(grid: int, patch: int, width: int, heads: int, position: str, wide: Mapping[str, Any] | None) -> None:
+    """Refuses sizes that do not fit each other."""
+    if grid % patch:
+        raise BadConfig(f"a latent grid of {grid} does not divide into tokens of {patch}; use a patch that divides it.")
+    if width % 4 or width % heads:
+        raise BadConfig(f"a transformer of width {width} with {heads} heads cannot be built; use a width that 4 and the heads divide.")
+    sizes = [(width, heads), *([(wide["width"], wide["heads"])] if wide else [])]
+    for wide_width, wide_heads in sizes:
+        if wide_width % wide_heads:
+            raise BadConfig(f"a wide head of width {wide_width} cannot have {wide_heads} heads; use a width that the heads divide.")
+        if position != "sincos" and wide_width // wide_heads % 4:
+            raise BadConfig(
+                f"rotary positions turn pairs by row and by column and need heads of a multiple of 4 numbers, "
+                f"not {wide_width // wide_heads}; use another count of heads or position: sincos."
+            )

@@ -1,0 +1,51 @@
+"""The wide head of RAE's transformer (arXiv 2510.11690 section 5; DDT, arXiv 2504.05741): few wide blocks, a condition per token."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from svgbench.nets.blocks import Block, MlpKind, Norm, modulate, rotary_angles, token_norm
+
+
+class WideHead(nn.Module):
+    """Outputs [B, N, out] of the noised patches [B, N, in], each block conditioned by the backbone's tokens of the same places [B, N, W].
+
+    A latent of many channels needs a network wider than the channels (RAE section 4); only these blocks pay for that width.
+    """
+
+    def __init__(
+        self,
+        *,
+        inputs: int,
+        outputs: int,
+        condition: int,
+        width: int,
+        depth: int,
+        heads: int,
+        side: int,
+        mlp_ratio: float,
+        qk_norm: bool,
+        norm: Norm,
+        mlp: MlpKind,
+        rotary: bool,
+    ) -> None:
+        """``condition``: the backbone's width; ``side``: tokens a side, for rotary positions (the head has no others)."""
+        super().__init__()
+        self.depth, self.width = depth, width
+        self.project = nn.Linear(condition, width) if condition != width else nn.Identity()
+        self.patches = nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, norm=norm, mlp=mlp) for _ in range(depth))
+        self.modulation = nn.Linear(width, depth * 6 * width)
+        self.final_norm = token_norm(width, norm)
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.final = nn.Linear(width, outputs)
+        self.register_buffer("rotary", rotary_angles(width // heads, side) if rotary else None, persistent=False)
+
+    def forward(self, patches: Tensor, condition: Tensor) -> Tensor:
+        condition = nn.functional.silu(self.project(condition))
+        tokens = self.patches(patches).to(patches.dtype)
+        modulations = self.modulation(condition).unflatten(2, (self.depth, 6, self.width)).unbind(2)
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            tokens = block(tokens, modulation, self.rotary)
+        shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
+        return self.final(modulate(self.final_norm(tokens), shift, scale))

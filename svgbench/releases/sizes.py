@@ -1,0 +1,173 @@
+"""Sizes of a released transformer: from its tensors' shapes, and from its constructor arguments where shapes do not tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from svgbench.errors import BadConfig, BadWeights, closest
+from svgbench.nets.blocks import MlpKind, hidden_width
+from svgbench.world.kinds import looks_like
+
+HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1536: 24, 1792: 28, 2048: 16}
+"""Heads of the named sizes S, B, L, XL, of LightningDiT's 1p0B and 1p6B and of RAE's wide head, by width."""
+VARIANTS = {"S": (384, 12), "B": (768, 12), "L": (1024, 24), "XL": (1152, 28), "1p0B": (1536, 24), "1p6B": (1792, 28)}
+"""Width and depth of the sizes that names like ``DiT-XL/2`` carry."""
+NEEDED = ("t_embedder.mlp.0.weight", "y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight", "final_layer.linear.weight")
+"""Tensors without which nothing can be told."""
+WIDE_DEPTH = 2
+"""Blocks of RAE's head, where it is as wide as its backbone and shapes do not tell."""
+COMPARED = {
+    "input_size": "grid", "patch_size": "patch", "in_channels": "channels", "hidden_size": "width", "depth": "depth", "num_heads": "heads",
+    "num_classes": "classes", "qk_norm": "qk_norm", "learn_sigma": "learned_sigma",
+}  # fmt: skip
+"""Constructor argument -> the size that it must agree with."""
+CHOICES = {"use_swiglu": ("mlp", "swiglu"), "use_rmsnorm": ("norm", "rms")}
+TRAINING_ONLY = (
+    "class_dropout_prob", "path_type", "use_cfg", "z_dims", "projector_dim", "encoder_depth", "decoder_hidden_size", "fused_attn",
+    "use_checkpoint", "use_gembed", "head_dim",
+)  # fmt: skip
+"""Arguments that change nothing here: of training, of REPA's projectors, of speed."""
+OTHERS = ("variant", "mlp_ratio", "wo_shift", "use_rope", "use_pos_embed", "noise_at")
+
+
+def arguments_of(config: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    """The constructor arguments in a release's config: as they are, or inside the YAML files of RAE and LightningDiT."""
+    if config is None:
+        return {}
+    if "stage_2" in config:
+        return {"noise_at": 1, **arguments_of(dict(config["stage_2"]).get("params", {}), where)}
+    if isinstance(config.get("model"), Mapping):
+        return arguments_of(config["model"], where)
+    renamed = {"use_qknorm": "qk_norm", "in_chans": "in_channels", "model": "variant", "model_type": "variant"}
+    arguments = {renamed.get(str(name), str(name)): value for name, value in config.items()}
+    known = {*COMPARED, *CHOICES, *TRAINING_ONLY, *OTHERS}
+    for name in arguments:
+        if name not in known:
+            raise BadConfig(f"{where}: config {name} is not an argument of any released transformer.{closest(name, known)}")
+    if "variant" in arguments:
+        name, _, patch = str(arguments.pop("variant")).rpartition("/")
+        size = name.rpartition("-")[2]
+        if size not in VARIANTS or not patch.isdigit():
+            raise BadConfig(f"{where}: config variant '{name}/{patch}' names no released size; write it like SiT-XL/2.")
+        width, depth = VARIANTS[size]
+        arguments = {"hidden_size": width, "depth": depth, "num_heads": HEADS[width], "patch_size": int(patch), **arguments}
+    return arguments
+
+
+def compare(arguments: Mapping[str, Any], sizes: Mapping[str, Any], where: str) -> None:
+    """Refuses arguments that the tensors contradict."""
+    wide = sizes["wide"] or {}
+    for name, field in COMPARED.items():
+        given, found = arguments.get(name), sizes[field]
+        if isinstance(given, list | tuple):
+            given, found = tuple(given), (found, wide.get(field, found))
+        if given is not None and given != found:
+            raise BadConfig(f"{where}: its tensors say {name} {_plain(found)}, the config {_plain(given)}; correct the config or drop it.")
+    for name, (field, word) in CHOICES.items():
+        if name in arguments and bool(arguments[name]) != (sizes[field] == word):
+            raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or drop it.")
+    positions = {"use_rope": ("rope", "both"), "use_pos_embed": ("sincos", "both")}
+    for name, words in positions.items():
+        if name in arguments and bool(arguments[name]) != (sizes["position"] in words):
+            raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or drop it.")
+    if arguments.get("noise_at", 0) not in (0, 1):
+        raise BadConfig(f"{where}: config noise_at is the time at which the release has noise, 0 or 1, not {arguments['noise_at']}.")
+
+
+def _plain(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def sizes_of(kind: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """SiT's constructor arguments, from shapes and, where they do not tell, from the release's arguments."""
+    embed = {"svg-dit": "ln1.weight", "ddt": "s_embedder.proj.weight"}.get(kind, "x_embedder.proj.weight")
+    needed = (embed, *NEEDED)
+    for name in needed:
+        if name not in state:
+            found = looks_like(state)
+            guess = f", it looks like {found}" if found else ""
+            raise BadWeights(f"{where} has no {name} and is not a '{kind}'{guess}; name its kind or hand over another file.")
+    if arguments.get("wo_shift") or state.get("blocks.0.adaLN_modulation.1.weight", state[embed]).shape[0] == 4 * len(state[NEEDED[0]]):
+        raise BadWeights(f"{where} modulates without shifts (wo_shift), which no network here does; use a release trained with them.")
+    width, channels = len(state["t_embedder.mlp.0.weight"]), state[embed].shape[1]
+    patch = state[embed].shape[2] if state[embed].ndim == 4 else 1
+    swiglu, side = "blocks.0.mlp.w12.weight" in state, _side(state, arguments, patch, where)
+    sincos, rotary = "pos_embed" in state, any(name.endswith("rope.freqs_cos") for name in state)
+    depth, wide = _depths(kind, state, width, arguments, where)
+    hidden = state["blocks.0.mlp.w12.weight"].shape[0] // 2 if swiglu else len(state.get("blocks.0.mlp.fc1.weight", ()))
+    mlp: MlpKind = "swiglu" if swiglu else "gelu"
+    return {
+        "channels": channels,
+        "grid": side * patch,
+        "patch": patch,
+        "width": width,
+        "depth": depth,
+        "heads": _heads(state, arguments, 0, 0, width, where),
+        "classes": len(state["y_embedder.embedding_table.weight"]) - 1,
+        "mlp_ratio": _ratio(width, hidden, mlp, arguments),
+        "qk_norm": "blocks.0.attn.q_norm.weight" in state,
+        "norm": "rms" if "blocks.0.norm1.weight" in state else "layer",
+        "mlp": mlp,
+        "position": ("both" if sincos else "rope") if rotary else "sincos",
+        "time": "fourier" if "t_embedder.W" in state else "cosine",
+        "learned_sigma": len(state["final_layer.linear.weight"]) == 2 * channels * patch**2,
+        "wide": wide and {"width": wide[0], "depth": wide[1], "heads": _heads(state, arguments, 1, depth, wide[0], where)},
+    }
+
+
+def _depths(
+    kind: str, state: Mapping[str, Tensor], width: int, arguments: Mapping[str, Any], where: str
+) -> tuple[int, tuple[int, int] | None]:
+    """Blocks of the backbone, and width and blocks of RAE's head."""
+    numbers = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
+    if numbers != set(range(len(numbers))):
+        gap = min(set(range(max(numbers))) - numbers)
+        raise BadWeights(f"{where} holds blocks up to {max(numbers)} but no block {gap}; fetch it again.")
+    if kind != "ddt":
+        return len(numbers), None
+    head = len(state["x_embedder.proj.weight"]) if "x_embedder.proj.weight" in state else width
+    given = arguments.get("depth")
+    if head == width:
+        depth = len(numbers) - (given[1] if isinstance(given, list | tuple) else WIDE_DEPTH)
+    else:
+        qkv = [state.get(f"blocks.{i}.attn.qkv.weight") for i in range(len(numbers))]
+        depth = sum(weight is not None and weight.shape[1] == width for weight in qkv)
+    return depth, (head, len(numbers) - depth)
+
+
+def _side(state: Mapping[str, Tensor], arguments: Mapping[str, Any], patch: int, where: str) -> int:
+    """Tokens a side: from a table of places, else from the arguments."""
+    tables = [state["pos_embed"].shape[1]] if "pos_embed" in state else []
+    tables += [len(value) for name, value in state.items() if name.endswith("rope.freqs_cos")]
+    if tables:
+        return math.isqrt(tables[0])
+    if "input_size" not in arguments:
+        raise BadWeights(f"{where} holds no table of places that tells the latent's size; say it: config input_size.")
+    return int(arguments["input_size"]) // patch
+
+
+def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int, block: int, width: int, where: str) -> int:
+    """Heads of the backbone (part 0) or of the wide head (part 1): from a head's norm or rotation, the arguments, the named sizes."""
+    rope = {0: ("feat_rope", "enc_feat_rope"), 1: ("dec_feat_rope",)}[part]
+    tables = (f"blocks.{block}.attn.q_norm.weight", *(f"{name}.freqs_cos" for name in rope))
+    found = next((state[name].shape[-1] for name in tables if name in state), None)
+    if found:
+        return width // found
+    given = arguments.get("num_heads")
+    if given is not None:
+        return int(given[part] if isinstance(given, list | tuple) else given)
+    if width not in HEADS:
+        raise BadWeights(f"{where} does not tell how many heads its width {width} is cut into; say it: config num_heads.")
+    return HEADS[width]
+
+
+def _ratio(width: int, hidden: int, mlp: MlpKind, arguments: Mapping[str, Any]) -> float:
+    """The MLP's ratio that gives this hidden width: the release's own, else the nearest simple one."""
+    for ratio in (arguments.get("mlp_ratio", 4.0), 4.0):
+        if hidden_width(width, ratio, mlp) == hidden:
+            return float(ratio)
+    return hidden / width if mlp == "gelu" else (1.5 * hidden + 1) / width

@@ -1,0 +1,145 @@
+"""The released diffusion transformers of SVG, SiT, DiT, REPA, LightningDiT and RAE as one SiT: names and conventions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svgbench.errors import BadWeights, unknown
+from svgbench.nets.ddpm import EpsilonModel
+from svgbench.nets.sit import SiT
+from svgbench.releases.sizes import arguments_of, compare, sizes_of
+from svgbench.world.kinds import looks_like
+from svgbench.world.weights import fill
+
+KINDS = ("svg-dit", "sit", "dit", "repa", "lightningdit", "ddt")
+NAMES = (
+    ("time.mlp.", "t_embedder.mlp."),
+    ("time.frequencies", "t_embedder.W"),
+    ("labels.", "y_embedder.embedding_table."),
+    ("final.", "final_layer.linear."),
+    ("final_norm.", "final_layer.norm_final."),
+    ("final_modulation.", "final_layer.adaLN_modulation.1."),
+    ("project.", "s_projector."),
+)
+"""Beginning of our name -> the releases'; patches and blocks are renamed in ``official_names``."""
+
+
+def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str) -> SiT | EpsilonModel:
+    """The network of a release's tensors, frozen: a velocity model (t=0 noise, t=1 data), for ``dit`` an epsilon model.
+
+    ``config``: the release's constructor arguments. One more, ``noise_at``, is the time at which the release has noise: where it is not
+    given 1 for REPA, else 0. RAE trains with noise at 1 (its ``stage2/transport/path.py``), which its whole YAML file tells and bare
+    arguments do not. ``where`` opens the error.
+    """
+    if kind not in KINDS:
+        raise unknown("released transformer", kind, KINDS)
+    arguments = arguments_of(config, where)
+    sizes = sizes_of(kind, state, arguments, where)
+    compare(arguments, sizes, where)
+    with torch.device("meta"):
+        shapes = SiT(**sizes).state_dict()
+    sources = official_names(kind, sizes, shapes)
+    _check_names(kind, state, sources, shapes, where)
+    own = {ours: torch.cat([state[name] for name in names]).reshape(shapes[ours].shape) for ours, names in sources.items()}
+    model = SiT(**sizes)
+    _check_tables(model, state, where)
+    if arguments.get("noise_at", 1 if kind == "repa" else 0) == 1:
+        own |= from_noise_at_one(model, own)
+    fill(model, own, where=where, found=state)
+    model.eval().requires_grad_(False)
+    return EpsilonModel(model) if kind == "dit" else model
+
+
+def official_names(kind: str, sizes: Mapping[str, Any], ours: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Each of our names -> the release's names of the tensors that are the same numbers, one below the other."""
+    depth, wide = sizes["depth"], (sizes["wide"] or {}).get("depth", 0)
+    blocks = {"": range(depth), "wide.": range(depth, depth + wide)}
+    patches = {"": {"svg-dit": "ln1", "ddt": "s_embedder.proj"}.get(kind, "x_embedder.proj"), "wide.": "x_embedder.proj"}
+    sources = {}
+    for name in ours:
+        part = "wide." if name.startswith("wide.") else ""
+        first, _, rest = name.removeprefix(part).partition(".")
+        if first == "modulation":
+            sources[name] = [f"blocks.{i}.adaLN_modulation.1.{rest}" for i in blocks[part]]
+        elif first == "patches":
+            sources[name] = [f"{patches[part]}.{rest}"]
+        elif first == "blocks":
+            number, _, inner = rest.partition(".")
+            if sizes["mlp"] == "swiglu":
+                inner = inner.replace("mlp.fc1.", "mlp.w12.").replace("mlp.fc2.", "mlp.w3.")
+            sources[name] = [f"blocks.{blocks[part][int(number)]}.{inner}"]
+        else:
+            short = name.removeprefix(part)
+            sources[name] = [next(theirs + short.removeprefix(own) for own, theirs in NAMES if short.startswith(own))]
+    return sources
+
+
+def from_noise_at_one(model: SiT, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that change when a net of s = 1 - t, velocity noise - data, becomes one of t, velocity data - noise; nothing is lost.
+
+    The net sees s only through cos(f s) and sin(f s): cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and sin(f (1 - t)) = sin f cos(f t)
+    - cos f sin(f t), so the first matrix of the time embedding is turned pair by pair. The velocity's sign goes into the last layer.
+    """
+    weight = own["time.mlp.0.weight"].double()
+    drawn = "time.frequencies" in own
+    f = own["time.frequencies"].double() * 2 * math.pi if drawn else model.time.frequencies.double()
+    first, second = weight.chunk(2, dim=1)
+    of_cos, of_sin = (second, first) if drawn else (first, second)  # drawn frequencies come as sines, then cosines
+    turned = (of_cos * f.cos() + of_sin * f.sin(), of_cos * f.sin() - of_sin * f.cos())
+    changed = {"time.mlp.0.weight": torch.cat(turned[::-1] if drawn else turned, dim=1).to(own["time.mlp.0.weight"].dtype)}
+    prefix = "" if model.head is model else "wide."
+    for name in (f"{prefix}final.weight", f"{prefix}final.bias"):
+        value = own[name].unflatten(0, (model.patch**2, -1)).clone()
+        value[:, : model.channels] *= -1  # a learned variance's numbers stay
+        changed[name] = value.flatten(0, 1)
+    return changed
+
+
+def _check_names(
+    kind: str, state: Mapping[str, Tensor], sources: Mapping[str, list[str]], shapes: Mapping[str, Tensor], where: str
+) -> None:
+    """Every official name and shape, or one sentence in the release's own names."""
+    wanted = [name for names in sources.values() for name in names]
+    allowed = [*wanted, *(name for name in state if _is_table(name) or (kind == "repa" and name.startswith("projectors.")))]
+    missing, surplus = sorted(set(wanted) - state.keys()), sorted(state.keys() - set(allowed))
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}"
+        for ours, names in sources.items()
+        for name in names
+        if name in state and state[name].flatten(1 if state[name].ndim > 1 else 0).shape != _part(shapes[ours], len(names))
+    ]
+    faults = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+              for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", wrong)) if names]  # fmt: skip
+    if faults:
+        found = looks_like(state)
+        guess = f"it looks like {found}, " if found else ""
+        raise BadWeights(f"{where} does not fit '{kind}', of {len(wanted)} tensors: {'; '.join(faults)}; {guess}hand over its own file.")
+
+
+def _part(whole: Tensor, parts: int) -> torch.Size:
+    """Shape of each of the equal parts that lie one below the other."""
+    return torch.Size((len(whole) // parts, *whole.shape[1:]))
+
+
+def _is_table(name: str) -> bool:
+    """Whether a tensor is a fixed table of places, which we compute."""
+    return name == "pos_embed" or name.endswith(("rope.freqs_cos", "rope.freqs_sin"))
+
+
+def _check_tables(model: SiT, state: Mapping[str, Tensor], where: str) -> None:
+    """Compares the release's tables of places with ours: a trained or resized table would change every answer."""
+    head = model.head
+    own = {"pos_embed": model.positions}
+    for prefix, rotary in (("feat_rope", model.rotary), ("enc_feat_rope", model.rotary), ("dec_feat_rope", head.rotary)):
+        if rotary is not None:
+            own |= {f"{prefix}.freqs_cos": rotary[0], f"{prefix}.freqs_sin": rotary[1]}
+    for name, value in state.items():
+        if _is_table(name):
+            table = own.get(name)
+            if table is None or table.numel() != value.numel() or not torch.allclose(table, value.float().reshape(table.shape), atol=1e-4):
+                raise BadWeights(f"{where}: {name} is not the fixed table of its places; only releases with fixed positions open here.")
