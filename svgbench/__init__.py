@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from svgbench.backends.open import Encoder
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_encoder", "sample"]
+__all__ = ["__version__", "load_encoder", "load_official", "sample"]
 
 
 def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
@@ -27,4 +27,8 @@ def __getattr__(name: str) -> Any:
         from svgbench.nets.sampler import sample
 
         return sample
+    if name == "load_official":
+        from svgbench.releases.open import load_official
+
+        return load_official
     raise AttributeError(f"module 'svgbench' has no attribute '{name}'")

@@ -1,0 +1,256 @@
+"""The autoencoders that stand on a frozen encoder, from their own files: SVG's (a Lightning checkpoint) and RAE's decoder."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from svgbench.backends.open import Encoder, open_network
+from svgbench.config import cards
+from svgbench.errors import BadConfig, BadWeights
+from svgbench.nets.alignment import Alignment
+from svgbench.nets.chunks import chunk_size, in_chunks
+from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.tokenizer import Tokenizer
+from svgbench.nets.vit_decoder import EPSILON, ViTDecoder
+from svgbench.releases.shapes import State, agree, agree_with_ldm, count, fill_from, ldm_sizes, parameters, part, require
+from svgbench.world import weights as files
+
+Config = Mapping[str, Any] | None
+
+DINOV3 = {(384, False): "dinov3-s16", (384, True): "dinov3-s16plus", (768, False): "dinov3-b16", (1024, False): "dinov3-l16"}
+"""Width and whether the MLP is gated -> the card of the encoder inside SVG's checkpoint."""
+SVG_HEADS = 8
+"""Of the residual encoder, whatever its width: SVG's code knows no other."""
+RESIDUAL_NAMES = (
+    (r"^project\.", "extra_vit.conv_proj."),
+    (r"^class_token$", "extra_vit.class_token"),
+    (r"^positions$", "extra_vit.encoder.pos_embedding"),
+    (r"^mask_token$", "mask_token"),
+    (r"^norm\.", "extra_vit.encoder.ln."),
+    (r"^head\.", "extra_vit.heads."),
+    (r"^blocks\.(\d+)\.", r"extra_vit.encoder.layers.encoder_layer_\1."),
+    (r"\.norm_(\d)\.", r".ln_\1."),
+    (r"\.qkv\.", ".self_attention.in_proj_"),
+    (r"\.out\.", ".self_attention.out_proj."),
+    (r"\.up\.", ".mlp.0."),
+    (r"\.down\.", ".mlp.3."),
+)
+"""``ResidualEncoder`` -> torchvision's ViT, as SVG keeps it."""
+RAE_NAMES = (
+    (r"^class_token$", "trainable_cls_token"),
+    (r"^(embed|norm)\.", r"decoder_\1."),
+    (r"^conv_out\.", "decoder_pred."),
+    (r"^blocks\.", "decoder_layers."),
+    (r"\.norm_1\.", ".layernorm_before."),
+    (r"\.norm_2\.", ".layernorm_after."),
+    (r"\.out\.", ".attention.output.dense."),
+    (r"\.up\.", ".intermediate.dense."),
+    (r"\.down\.", ".output.dense."),
+)
+"""``ViTDecoder`` -> Hugging Face's ViT-MAE decoder; its query, key and value are one matrix here."""
+RAE_HEADS = {768: 12, 1024: 16, 1152: 16}
+"""Width -> heads of the released decoders B, L and XL."""
+
+
+class Svg(NamedTuple):
+    """SVG's autoencoder and what a run needs to hold it."""
+
+    tokenizer: Tokenizer
+    settings: dict[str, Any]
+    """Fields of ``schema.Autoencoder`` that build the same networks."""
+    card: str
+    """The card of the frozen encoder."""
+    encoder_weights: dict[str, Tensor]
+    """Its weights as Meta publishes them, which the card opens."""
+    resolution: int
+
+
+class Rae(NamedTuple):
+    """RAE's decoder and what a run needs to hold it."""
+
+    decoder: ViTDecoder
+    settings: dict[str, Any]
+    """Fields of ``schema.Autoencoder`` that build the same networks."""
+    resolution: int
+
+
+class PixelDecoder(nn.Module):
+    """RAE's decoder as released: ``decode`` answers in the normalised pixel space of its encoder."""
+
+    def __init__(self, decoder: ViTDecoder, channels: int) -> None:
+        super().__init__()
+        self.decoder, self.channels, self.stride = decoder, channels, decoder.stride
+
+    @torch.no_grad()
+    def decode(self, features: Tensor) -> Tensor:
+        """Normalised pixels [B, 3, H, W], unclamped, of features [B, C, h, w]; times the encoder's std plus its mean they are in [0, 1]."""
+        return in_chunks(self.decoder, features, chunk_size(features.device, *(side * self.stride for side in features.shape[2:])))
+
+
+def svg_autoencoder(state: State, config: Config = None, where: str = "the file") -> Svg:
+    """SVG's autoencoder from its Lightning checkpoint; the encoder, its residual's widths and the decoder are read from the shapes.
+
+    ``config``: the release's YAML, its ``model.params`` or parts of it, where it differs from the released recipe (heads, alignment).
+    """
+    said = parameters(config)
+    kind = "svg-autoencoder"
+    require(state, {"encoder.patch_embed.proj.weight": 4, "encoder.norm.weight": 1, "decoder.conv_in.weight": 4}, kind=kind, where=where)
+    extra = part(said, "residual", "extra_vit_config")
+    sizes, residual, resolution = _residual(state, extra, where)
+    resolution = resolution or part(said, "decoder", "ddconfig").get("resolution") or 256
+    ldm = ldm_sizes(state, "decoder.", resolution=resolution, kind=kind, where=where)
+    agree_with_ldm(part(said, "decoder", "ddconfig"), ldm, where=where)
+
+    # the frozen encoder, by its card
+    card = _dinov3(state, said, where)
+    official = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    network = open_network(card, official)
+    files.fill(network.model, network.adapt(official), where=f"the encoder '{card.name}' in {where}", found=state)
+    if ldm["z_channels"] != card.channels + sizes["channels"]:
+        raise BadWeights(
+            f"{where} decodes {ldm['z_channels']} channels, but {card.name} gives {card.channels} and the residual {sizes['channels']}; "
+            "hand over the whole checkpoint of one training."
+        )
+
+    # what was trained around it
+    decoder = LdmDecoder(**ldm)
+    trained = nn.ModuleDict({"decoder": decoder} if residual is None else {"decoder": decoder, "residual_encoder": residual})
+    fill_from(trained, _modern(state, sizes), _svg_sources(trained), ignore=("encoder.", "loss.", "norm_vit."), where=where)
+    align = "none" if extra.get("use_outnorm", True) is False else "batch"
+    alignment = Alignment(align, feature_channels=card.channels, residual_channels=sizes["channels"]) if residual else None
+    tokenizer = Tokenizer(Encoder(card, network), residual, alignment, decoder).eval().requires_grad_(False)
+    layout = {name: ldm[name] for name in ("base", "multipliers", "blocks", "attention")}
+    settings = {"residual": sizes, "align": align, "decoder": {"kind": "ldm", **layout}}
+    return Svg(tokenizer, settings, card.name, official, resolution)
+
+
+def rae_decoder(state: State, config: Config = None, where: str = "the file") -> Rae:
+    """RAE's decoder; ``config`` (Hugging Face's ViT-MAE) tells the heads where the width is not that of B, L or XL."""
+    said = parameters(config)
+    if any(name.startswith("decoder.decoder_embed.") for name in state):  # the whole RAE of a stage-1 checkpoint, encoder included
+        state = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
+    shapes = {"decoder_embed.weight": 2, "decoder_pred.weight": 2, "decoder_pos_embed": 3, "decoder_layers.0.intermediate.dense.weight": 2}
+    require(state, shapes, kind="rae-decoder", where=where)
+    width, channels = state["decoder_embed.weight"].shape
+    stride = math.isqrt(state["decoder_pred.weight"].shape[0] // 3)
+    grid = math.isqrt(state["decoder_pos_embed"].shape[1] - 1)
+    layers, mlp = count(state, r"decoder_layers\.(\d+)\."), state["decoder_layers.0.intermediate.dense.weight"].shape[0]
+    told = {"decoder_hidden_size": width, "decoder_num_hidden_layers": layers, "decoder_intermediate_size": mlp}
+    agree(said, {**told, "hidden_act": "gelu", "layer_norm_eps": EPSILON}, where=where)
+    heads = said.get("decoder_num_attention_heads") or RAE_HEADS.get(width)
+    if not heads or width % heads or width % 4:
+        fact = f"{heads} heads do not divide" if heads else "no released decoder has"
+        raise BadConfig(f"{fact} the width {width} of {where}; give decoder_num_attention_heads in the config.")
+    vit = {"width": width, "layers": layers, "heads": heads, "mlp": mlp}
+    decoder = ViTDecoder(z_channels=channels, resolution=grid * stride, stride=stride, **vit)
+    _same_positions(state["decoder_pos_embed"], decoder, where)
+    fill_from(decoder, state, _rae_sources(decoder), ignore=("decoder_pos_embed",), where=where)
+    settings = {"residual": {"channels": 0}, "align": "none", "decoder": {"kind": "vit", "vit": vit}}
+    return Rae(decoder.eval().requires_grad_(False), settings, grid * stride)
+
+
+@torch.no_grad()
+def with_pixels(decoder: ViTDecoder, encoder: Encoder) -> ViTDecoder:
+    """The same decoder answering in [-1, 1] as those trained here do: 2 (x std + mean) - 1 of each colour, taken into its last layer."""
+    colours = len(decoder.conv_out.bias) // 3
+    std, mean = (values.flatten().to(decoder.conv_out.bias).repeat(colours) for values in (encoder.std, encoder.mean))
+    decoder.conv_out.weight.mul_(2 * std[:, None])
+    decoder.conv_out.bias.mul_(2 * std).add_(2 * mean - 1)
+    return decoder
+
+
+def rae_tokenizer(state: State, encoder: Encoder, config: Config = None, where: str = "the file") -> tuple[Tokenizer, Rae]:
+    """The encoder with RAE's decoder for it as a tokenizer without residual, and what a run needs to hold it."""
+    found = rae_decoder(state, config, where)
+    channels = found.decoder.embed.in_features
+    if (channels, found.decoder.stride) != (encoder.channels, encoder.stride):
+        raise BadConfig(
+            f"{where} decodes {channels} channels at stride {found.decoder.stride}, but '{encoder.card.name}' gives {encoder.channels} "
+            f"at stride {encoder.stride}; name the encoder that this decoder was trained with."
+        )
+    return Tokenizer(encoder, None, None, with_pixels(found.decoder, encoder)).eval().requires_grad_(False), found
+
+
+def _dinov3(state: State, said: Mapping[str, Any], where: str) -> cards.EncoderCard:
+    """The card of the encoder inside SVG's checkpoint, held against the one that the config names."""
+    width = state["encoder.norm.weight"].shape[0]
+    gated = "encoder.blocks.0.mlp.w1.weight" in state
+    if "encoder.storage_tokens" not in state or (width, gated) not in DINOV3:
+        known = ", ".join(DINOV3.values())
+        raise BadWeights(f"the encoder in {where} has width {width} and is none of {known}; hand over an autoencoder on one of those.")
+    card = cards.find(DINOV3[width, gated], "paper")
+    named = said.get("encoder") or part(said, "dinoconfig").get("model_name")
+    spelled = card.name.replace("dinov3-", "dinov3_vit")
+    if isinstance(named, str) and named not in (card.name, spelled):
+        raise BadConfig(f"the config says encoder {named}, {where} holds {spelled}; correct the config or leave the field out.")
+    return card
+
+
+def _residual(state: State, said: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ResidualEncoder | None, int | None]:
+    """The residual encoder's sizes as ``schema.Residual`` names them, the network with random weights, and the images' side in pixels."""
+    if not any(name.startswith("extra_vit.") for name in state):
+        return {"channels": 0}, None, None
+    shapes = {"extra_vit.conv_proj.weight": 4, "extra_vit.encoder.pos_embedding": 3, "extra_vit.heads.2.weight": 2}
+    require(state, shapes, kind="svg-autoencoder", where=where)
+    width, _, patch, _ = state["extra_vit.conv_proj.weight"].shape
+    layer = "extra_vit.encoder.layers.encoder_layer_"
+    up = state.get(f"{layer}0.mlp.0.bias", state.get(f"{layer}0.mlp.linear_1.bias"))
+    sizes = {
+        "channels": state["extra_vit.heads.2.weight"].shape[0],
+        "layers": count(state, r"extra_vit\.encoder\.layers\.encoder_layer_(\d+)\."),
+        "width": width,
+        "heads": said.get("num_heads") or SVG_HEADS,
+        "mlp": 4 * width if up is None else len(up),
+    }
+    told = {"output_dim": sizes["channels"], "num_layers": sizes["layers"], "hidden_dim": width, "mlp_dim": sizes["mlp"]}
+    agree(said, told, where=where)
+    if width % sizes["heads"]:
+        raise BadConfig(f"{sizes['heads']} heads do not divide the width {width} of the residual encoder in {where}; correct num_heads.")
+    resolution = math.isqrt(state["extra_vit.encoder.pos_embedding"].shape[1] - 1) * patch
+    return sizes, ResidualEncoder(**sizes, dropout=0.0, drop=0.0, patch=patch, resolution=resolution), resolution
+
+
+def _modern(state: State, sizes: Mapping[str, Any]) -> State:
+    """The checkpoint in the names of today's torchvision, with a mask token of zeros where training had none (mask_ratio 0)."""
+    state = {name.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): value for name, value in state.items()}
+    return state if "mask_token" in state or not sizes["channels"] else {**state, "mask_token": torch.zeros(1, sizes["channels"], 1)}
+
+
+def _svg_sources(trained: nn.ModuleDict) -> dict[str, list[str]]:
+    """Our names -> those of SVG's checkpoint; the decoder's are LDM's on both sides."""
+    sources = {}
+    for name in trained.state_dict():
+        room, _, rest = name.partition(".")
+        sources[name] = [name if room == "decoder" else _official(rest, RESIDUAL_NAMES)]
+    return sources
+
+
+def _rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
+    """Our names -> those of RAE's decoder."""
+    sources = {}
+    for name in decoder.state_dict():
+        block, found, kind = name.partition(".qkv.")
+        words = ("query", "key", "value") if found else ()
+        whole = [f"{_official(block, RAE_NAMES)}.attention.attention.{word}.{kind}" for word in words]
+        sources[name] = whole or [_official(name, RAE_NAMES)]
+    return sources
+
+
+def _same_positions(given: Tensor, decoder: ViTDecoder, where: str) -> None:
+    """Refuses positions that are not those we compute."""
+    ours = torch.cat([torch.zeros(1, decoder.positions.shape[1]), decoder.positions])
+    if given.shape[1:] != ours.shape or not bool((given[0] - ours).abs().max() < 1e-4):
+        raise BadWeights(f"{where} has positions that are not the fixed sines and cosines of RAE's decoders; hand over another file.")
+
+
+def _official(name: str, table: tuple[tuple[str, str], ...]) -> str:
+    for ours, theirs in table:
+        name = re.sub(ours, theirs, name)
+    return name

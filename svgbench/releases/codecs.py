@@ -1,0 +1,63 @@
+"""Official codecs from their own files: VA-VAE and its kin in LDM's names, SD-VAE in diffusers' or in LDM's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from svgbench.backends.open import Encoder, open_network
+from svgbench.config import cards
+from svgbench.nets.tokenizer import Codec
+from svgbench.releases.shapes import State, agree, agree_with_ldm, count, ldm_sizes, parameters, part, require
+from svgbench.world import weights as files
+
+Config = Mapping[str, Any] | None
+
+
+def vavae(state: State, config: Config = None, where: str = "the file") -> Codec:
+    """VA-VAE, or any other autoencoder in LDM's names that its shapes describe."""
+    said = parameters(config)
+    shapes = {"encoder.conv_in.weight": 4, "quant_conv.weight": 4, "post_quant_conv.weight": 4}
+    require(state, shapes, kind="vavae", where=where)
+    layout = {**said, **part(said, "ddconfig")}
+    sizes = ldm_sizes(state, "decoder.", resolution=layout.get("resolution") or 256, kind="vavae", where=where)
+    embed_dim = state["post_quant_conv.weight"].shape[1]
+    agree_with_ldm(layout, sizes, where=where)
+    agree(said, {"embed_dim": embed_dim}, where=where)
+    card = cards.find("va-vae-f16d32", "paper")
+    return _codec(card, {"embed_dim": embed_dim, **sizes}, embed_dim, 2 ** (len(sizes["multipliers"]) - 1), state, where)
+
+
+def sdvae(state: State, config: Config = None, where: str = "the file") -> Codec:
+    """SD-VAE, in the names of diffusers (of any age) or in LDM's; ``config``: diffusers' config.json or LDM's ``ddconfig``."""
+    said = parameters(config)
+    if "decoder.up.0.block.0.conv1.weight" in state:
+        layout = {**said, **part(said, "ddconfig")}
+        sizes = ldm_sizes(state, "decoder.", resolution=layout.get("resolution") or 256, kind="sdvae", where=where)
+        agree_with_ldm(layout, sizes, where=where)
+        widths, blocks = [sizes["base"] * m for m in sizes["multipliers"]], sizes["blocks"]
+        channels = sizes["z_channels"]
+    else:
+        shapes = {"encoder.conv_in.weight": 4, "decoder.conv_in.weight": 4, "encoder.down_blocks.0.resnets.0.conv1.weight": 4}
+        require(state, shapes, kind="sdvae", where=where)
+        levels = count(state, r"encoder\.down_blocks\.(\d+)\.resnets\.0\.conv1\.weight$")
+        widths = [state[f"encoder.down_blocks.{level}.resnets.0.conv1.weight"].shape[0] for level in range(levels)]
+        blocks = count(state, r"encoder\.down_blocks\.0\.resnets\.(\d+)\.conv1\.weight$")
+        channels = state["decoder.conv_in.weight"].shape[1]
+        agree(said, {"block_out_channels": widths, "layers_per_block": blocks, "latent_channels": channels}, where=where)
+    card = cards.find("sd-vae-ema", "paper")
+    convolutions = {f"use_{name}": f"{name}.weight" in state for name in ("quant_conv", "post_quant_conv")}  # later families have none
+    arguments = {
+        "block_out_channels": widths, "layers_per_block": blocks, "latent_channels": channels, **convolutions,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
+        "norm_num_groups": said.get("norm_num_groups") or 32, "sample_size": said.get("sample_size") or 256,
+    }  # fmt: skip
+    return _codec(card, arguments, channels, 2 ** (len(widths) - 1), state, where)
+
+
+def _codec(card: cards.EncoderCard, arguments: dict[str, Any], channels: int, stride: int, state: State, where: str) -> Codec:
+    """The codec of a card with other sizes, filled from an official file."""
+    card = card.model_copy(update={"arguments": arguments, "channels": channels, "stride": stride})
+    network = open_network(card, dict(state))
+    files.fill(network.model, network.adapt(dict(state)), where=where, found=state)
+    return Codec(Encoder(card, network)).eval()

@@ -1,0 +1,72 @@
+"""``load_official``: an official model by its kind, from its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from svgbench.errors import BadWeights, unknown
+from svgbench.releases import autoencoders, codecs
+from svgbench.releases.shapes import State
+from svgbench.world import weights as files
+
+Config = Mapping[str, Any] | None
+
+
+def _svg(state: State, config: Config, where: str) -> Any:
+    return autoencoders.svg_autoencoder(state, config, where).tokenizer
+
+
+def _rae(state: State, config: Config, where: str) -> Any:
+    decoder = autoencoders.rae_decoder(state, config, where).decoder
+    return autoencoders.PixelDecoder(decoder, decoder.embed.in_features)
+
+
+def _transformer(kind: str) -> Callable[[State, Config, str], Any]:
+    def opened(state: State, config: Config, where: str) -> Any:
+        from svgbench.releases.transformers import open_transformer
+
+        return open_transformer(kind, dict(state), config, where)
+
+    return opened
+
+
+AUTOENCODERS: Mapping[str, Callable[[State, Config, str], Any]] = {
+    "svg-autoencoder": _svg,
+    "vavae": codecs.vavae,
+    "sdvae": codecs.sdvae,
+    "rae-decoder": _rae,
+}
+TRANSFORMERS: Mapping[str, Callable[[State, Config, str], Any]] = {
+    kind: _transformer(kind) for kind in ("svg-dit", "sit", "dit", "repa", "lightningdit", "ddt")
+}
+KINDS = {**AUTOENCODERS, **TRANSFORMERS}
+"""Kind -> ``(state, config, where) -> model``, frozen and in evaluation."""
+
+
+def load_official(kind: str, path: str | Path, config: Config = None) -> Any:
+    """The official model in a ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors`` file; ``config``: the release's constructor arguments, by
+    name, where shapes do not tell.
+
+    ========================================= =====================================================================================
+    kind                                      what comes back
+    ========================================= =====================================================================================
+    svg-autoencoder                           ``features(images)``, ``residual(images)``, ``encode(images, align)``, ``decode(raw)``
+    vavae, sdvae                              ``encode(images)`` (the posterior's mean), ``decode(latents)``
+    rae-decoder                               ``decode(features)``: images in the encoder's normalised pixel space
+    svg-dit, sit, repa, lightningdit, ddt     a velocity model ``(x, t, labels)``, t = 0 noise, t = 1 data
+    dit                                       ``epsilon(x, timestep_index, labels)``
+    ========================================= =====================================================================================
+    """
+    if kind not in KINDS:
+        raise unknown("kind of official model", kind, KINDS)
+    return KINDS[kind](read(path), config, str(path))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Name -> tensor of an official file, never by code."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise BadWeights(f"the file {place} does not exist; give the path of an official checkpoint.")
+    return files.read(place)

@@ -1,0 +1,136 @@
+"""What the shapes in an official state dict say about its network, and whether the config handed over says the same."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svgbench.errors import BadConfig, BadWeights
+from svgbench.world import weights as files
+from svgbench.world.kinds import looks_like
+
+State = Mapping[str, Tensor]
+
+
+def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -> None:
+    """Refuses a file without the tensors by which a kind is known, each of so many dimensions, and says what the file looks like."""
+    absent = [name for name in shapes if name not in state]
+    if absent:
+        other = looks_like(state)
+        guess = f"it looks like {other}" if other else f"it begins with '{next(iter(state), '')}'"
+        named = f"{len(absent)} of {len(shapes)} telling tensors are missing, such as {absent[0]}"
+        raise BadWeights(f"{where} is no file of the kind '{kind}' ({named}); {guess}, hand over another file or name its kind.")
+    for name, count in shapes.items():
+        if state[name].ndim != count:
+            raise BadWeights(f"{where} has {name} of shape {tuple(state[name].shape)} instead of {count} dimensions; fetch it again.")
+
+
+def agree(config: Mapping[str, Any], found: Mapping[str, Any], *, where: str) -> None:
+    """Refuses a config whose fields contradict what the shapes told; fields that neither tells of are not compared."""
+    for name, value in found.items():
+        said = config.get(name)
+        if said is not None and _plain(said) != _plain(value):
+            raise BadConfig(f"the config says {name} {said}, {where} holds {value}; correct the config or leave the field out.")
+
+
+def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[str]], *, ignore: tuple[str, ...] = (), where: str) -> None:
+    """Fills ``module`` from official tensors: ``sources`` names, for each of its own, the official ones that lie one below the other in it.
+    Names that begin with a word of ``ignore`` are left out. One sentence names, in the file's words, what is missing, surplus or misshapen.
+    """
+    wanted = module.state_dict()
+    parts = {name: (own, len(names)) for own, names in sources.items() for name in names}
+    missing = sorted(parts.keys() - state.keys())
+    surplus = sorted(name for name in state if name not in parts and not name.startswith(ignore))
+    shapes = []
+    for name, (own, number) in parts.items():
+        shape = (len(wanted[own]) // number, *wanted[own].shape[1:])
+        if name in state and _essential(state[name].shape) != _essential(shape):
+            shapes.append(f"{name} is {tuple(state[name].shape)} instead of {shape}")
+    faults = [_named(what, names) for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", shapes)) if names]
+    if faults:
+        kind = looks_like(state)
+        guess = f"it looks like {kind}, " if kind else ""
+        raise BadWeights(f"{where} does not fit, of {len(parts)} tensors: {'; '.join(faults)}; {guess}hand over the whole release.")
+    own = {name: torch.cat([state[n] for n in names]).reshape(wanted[name].shape) for name, names in sources.items()}
+    files.fill(module, own, where=where, found=state)
+
+
+def count(state: State, pattern: str) -> int:
+    """How many numbers the group of ``pattern`` takes in names that begin with it: from 0 on, without gaps."""
+    numbers = {int(match[1]) for name in state if (match := re.match(pattern, name))}
+    return next(n for n in range(len(numbers) + 1) if n not in numbers)
+
+
+def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: str) -> dict[str, Any]:
+    """``LdmDecoder``'s sizes from a state dict in LDM's names: base, multipliers, blocks, attention, z_channels, resolution."""
+    telling = {f"{prefix}conv_in.weight": 4, f"{prefix}conv_out.weight": 4, f"{prefix}up.0.block.0.conv1.weight": 4}
+    require(state, telling, kind=kind, where=where)
+    escaped = re.escape(prefix)
+    levels = count(state, rf"{escaped}up\.(\d+)\.block\.0\.conv1\.weight$")
+    widths = [state[f"{prefix}up.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
+    if any(width % 32 for width in widths) or min(widths) < 128:
+        raise BadWeights(
+            f"{where} has levels of {widths} channels; official decoders normalise each in 32 groups, which svgbench builds from 128 "
+            "channels on, so hand over one of multiples of 32 from 128."
+        )
+    base = math.gcd(*widths)
+    return {
+        "base": base,
+        "multipliers": [width // base for width in widths],
+        "blocks": count(state, rf"{escaped}up\.0\.block\.(\d+)\.conv1\.weight$") - 1,
+        "attention": [resolution >> level for level in range(levels) if f"{prefix}up.{level}.attn.0.norm.weight" in state],
+        "z_channels": state[f"{prefix}conv_in.weight"].shape[1],
+        "resolution": resolution,
+    }
+
+
+def agree_with_ldm(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
+    """``agree`` for a config in LDM's words (``ddconfig``): ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, out_ch."""
+    base, multipliers = config.get("ch") or sizes["base"], config.get("ch_mult") or sizes["multipliers"]
+    widths = [base * m for m in multipliers]
+    found = [sizes["base"] * m for m in sizes["multipliers"]]
+    agree({"channels of the levels (ch x ch_mult)": widths}, {"channels of the levels (ch x ch_mult)": found}, where=where)
+    told = {"num_res_blocks": sizes["blocks"], "z_channels": sizes["z_channels"], "resolution": sizes["resolution"], "out_ch": 3}
+    agree(config, told, where=where)
+    if config.get("attn_resolutions") is not None:
+        agree({"attn_resolutions": sorted(config["attn_resolutions"])}, {"attn_resolutions": sorted(sizes["attention"])}, where=where)
+
+
+def parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The constructor's arguments out of a release's YAML (``model: params: ...``), or the mapping itself."""
+    inner: Any = config or {}
+    for key in ("model", "params"):
+        if isinstance(inner, Mapping) and isinstance(inner.get(key), Mapping):
+            inner = inner[key]
+    if not isinstance(inner, Mapping):
+        raise BadConfig(f"the config of a release is {type(inner).__name__}; give its constructor's arguments by name.")
+    return inner
+
+
+def part(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """The first of the named sections that is there; empty without one."""
+    for name in names:
+        section = config.get(name)
+        if section is not None:
+            if not isinstance(section, Mapping):
+                raise BadConfig(f"{name} in the config of a release is {type(section).__name__}; give its fields by name.")
+            return section
+    return {}
+
+
+def _essential(shape: Sequence[int]) -> list[int]:
+    """A shape without sides of 1, which releases add for broadcasting."""
+    return [side for side in shape if side != 1]
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
