@@ -1,0 +1,89 @@
+"""The means and deviations that releases standardise their latents by, from their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from svgbench.errors import BadWeights, unknown
+from svgbench.nets.latents import LatentStats
+from svgbench.world import weights as files
+
+RAE_EPSILON = 1e-5
+"""RAE divides by sqrt(var + this)."""
+
+
+class Layout(NamedTuple):
+    """How one release writes its statistics: names of mean and spread, and what makes [C] or [C, h, w] deviations of them."""
+
+    mean: str
+    spread: str
+    says: str
+    shaped: Callable[[Tensor], Tensor | None]
+    """Mean or spread as [C] or [C, h, w], None where the shape is another."""
+    deviation: Callable[[Tensor], Tensor] = lambda spread: spread
+
+
+def _tokens(x: Tensor) -> Tensor | None:
+    return x.flatten() if x.ndim == 3 and x.shape[:2] == (1, 1) else None
+
+
+def _map(x: Tensor) -> Tensor | None:
+    return x if x.ndim == 3 else None
+
+
+def _channels(x: Tensor) -> Tensor | None:
+    return x.flatten() if x.ndim == 4 and (x.shape[0], *x.shape[2:]) == (1, 1, 1) else None
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "svg": Layout("dinov3_sp_mean", "dinov3_sp_std", "dinov3_sp_mean and dinov3_sp_std [1, 1, C]", _tokens),
+    "rae": Layout("mean", "var", "mean and var [C, h, w]", _map, lambda variance: (variance + RAE_EPSILON).sqrt()),
+    "lightningdit": Layout("mean", "std", "mean and std [1, C, 1, 1]", _channels),
+}
+"""Release -> its layout; the names in a file tell which it is."""
+
+
+def read_statistics(path: str | Path, kind: str | None = None, channels: int | None = None) -> LatentStats:
+    """Mean and deviation, [C] each (RAE: [C, h, w]), float64, of a release's file; ``kind``: svg, rae or lightningdit, where it should be
+    that one; ``channels``: how many the latents have, of which SVG's file may hold more (its residual is left off when there is none)."""
+    if kind is not None and kind not in LAYOUTS:
+        raise unknown("layout of latent statistics", kind, LAYOUTS)
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise BadWeights(f"the statistics file {place} does not exist; give the path of a release's means and deviations.")
+    tensors = files.read(place)
+    layout = _layout(tensors, kind, place)
+    mean, spread = (layout.shaped(tensors[name].double()) for name in (layout.mean, layout.spread))
+    if mean is None or spread is None or mean.shape != spread.shape:
+        shapes = f"{layout.mean} {list(tensors[layout.mean].shape)} and {layout.spread} {list(tensors[layout.spread].shape)}"
+        raise BadWeights(f"{place} holds {shapes} instead of {layout.says}; hand over the file as it was released.")
+    if channels is not None and layout is LAYOUTS["svg"]:
+        mean, spread = mean[:channels], spread[:channels]
+    if channels is not None and len(mean) != channels:
+        raise BadWeights(
+            f"{place} holds statistics of {len(mean)} channels, the latents have {channels}; hand over the file that belongs to them."
+        )
+    std = layout.deviation(spread)
+    bad = ~(torch.isfinite(mean) & torch.isfinite(std) & (std > 0))
+    if bool(bad.any()):
+        raise BadWeights(f"{place}: {int(bad.sum())} of {bad.numel()} means and deviations are not finite or not above 0; fetch it again.")
+    return LatentStats(mean, std)
+
+
+def _layout(tensors: Mapping[str, Tensor], kind: str | None, place: Path) -> Layout:
+    """The asked layout, or the one whose names the file has; exactly one fits."""
+    fitting = [name for name, layout in LAYOUTS.items() if layout.mean in tensors and layout.spread in tensors]
+    if len(fitting) == 1 and kind in (None, fitting[0]):
+        return LAYOUTS[fitting[0]]
+    if kind in fitting:
+        return LAYOUTS[kind]
+    wanted = LAYOUTS[kind].says if kind else "; ".join(layout.says for layout in LAYOUTS.values())
+    held = ", ".join(list(tensors)[:4])
+    if len(fitting) > 1:
+        raise BadWeights(f"{place} fits {' and '.join(fitting)}; say which it is.")
+    raise BadWeights(f"{place} holds {held} instead of {wanted}; hand over a release's statistics.")
