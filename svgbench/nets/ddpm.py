@@ -1,20 +1,164 @@
-"""DDPM's noise prediction as DiT has it (Ho et al. 2020, arXiv 2006.11239; Peebles and Xie, arXiv 2212.09748)."""
+"""DDPM as DiT has it: noise prediction over 1000 steps of the linear schedule, a learned variance, DDIM and ancestral sampling.
+
+Ho et al. 2020 (arXiv 2006.11239); Nichol and Dhariwal 2021 (arXiv 2102.09672) for the variance; Song et al. 2020 (arXiv 2010.02502) for
+DDIM; Peebles and Xie 2022 (arXiv 2212.09748). Step k, 0 (nearly data) to 999 (nearly noise): x_k = sqrt(a_k) x + sqrt(1 - a_k) eps.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, nn
 
-from svgbench.nets.sit import SiT
+from svgbench.errors import BadConfig
+from svgbench.nets import draws
+from svgbench.nets.sit import SiT, Tapped
+
+STEPS = 1000
+FIRST_BETA, LAST_BETA = 1e-4, 0.02
+"""The linear schedule of Ho et al., section 4."""
+HALF_BIN = 1 / 255
+"""Half a bin of a likelihood over 8-bit values in [-1, 1]. DiT applies it to latents all the same."""
+
+Epsilon = Callable[[Tensor, int, int], Tensor]
+"""(x [B, C, h, w], k, count of steps before this one) -> [B, C, h, w] noise, or [B, 2C, h, w] with the variance's numbers last."""
+
+
+class Pair(NamedTuple):
+    """What the network sees and what it should say: x_k [B, C, h, w], k [B], the noise in it [B, C, h, w]."""
+
+    x_k: Tensor
+    index: Tensor
+    noise: Tensor
+
+
+class Chain(nn.Module):
+    """Constants of the steps that are kept of the 1000: float32 tables [steps], in the order of k."""
+
+    def __init__(self, steps: int = STEPS) -> None:
+        """``steps`` are spread evenly from 0 to 999, both ends among them (ADM's respacing)."""
+        super().__init__()
+        if not 1 <= steps <= STEPS:
+            raise BadConfig(f"a noise-predicting model of {STEPS} steps is sampled in 1 to {STEPS} of them, not {steps}.")
+        self.kept = [round(i * (STEPS - 1) / max(steps - 1, 1)) for i in range(steps)]
+        kept = torch.cumprod(1 - torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64), 0)[self.kept]
+        before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+        betas = 1 - kept / before
+        variance = betas * (1 - before) / (1 - kept)
+        clipped = torch.cat([variance[1:2], variance[1:]]) if steps > 1 else betas  # the first is 0 and has no logarithm
+        tables = {
+            "signal": kept.sqrt(),
+            "noise": (1 - kept).sqrt(),
+            "signal_before": before.sqrt(),
+            "noise_before": (1 - before).sqrt(),
+            "mean_of_data": betas * before.sqrt() / (1 - kept),
+            "mean_of_x": (1 - before) * (1 - betas).sqrt() / (1 - kept),
+            "log_variance": clipped.log(),  # of the posterior q(x_before | x_k, x): the least variance a model can say
+            "log_beta": betas.log(),  # the greatest
+        }
+        for name, table in tables.items():
+            self.register_buffer(name, table.float(), persistent=False)
+
+    def at(self, table: str, place: Tensor | int) -> Tensor:
+        """The table's numbers at places [B] of the chain as [B, 1, 1, 1], or at one place as [1, 1, 1, 1]."""
+        return getattr(self, table)[place].reshape(-1, 1, 1, 1)
+
+    def data(self, x: Tensor, noise: Tensor, place: Tensor | int) -> Tensor:
+        """The data that x [B, C, h, w] holds if its noise is ``noise``."""
+        return (x - self.at("noise", place) * noise) / self.at("signal", place)
+
+    def mean(self, data: Tensor, x: Tensor, place: Tensor | int) -> Tensor:
+        """Mean of q(x_before | x_k, data)."""
+        return self.at("mean_of_data", place) * data + self.at("mean_of_x", place) * x
+
+    def model_log_variance(self, numbers: Tensor | None, place: Tensor | int) -> Tensor:
+        """What a model's numbers (-1 least, 1 greatest) say of log variance; without numbers the greatest, DDPM's sigma^2 = beta."""
+        least, greatest = self.at("log_variance", place), self.at("log_beta", place)
+        if numbers is None:
+            return torch.where(torch.as_tensor(place, device=least.device).reshape(-1, 1, 1, 1) == 0, least, greatest)
+        share = (numbers + 1) / 2
+        return share * greatest + (1 - share) * least
 
 
 class EpsilonModel(nn.Module):
-    """A transformer that names the noise in x_k = sqrt(a_k) x + sqrt(1 - a_k) eps at step k of 1000 (0 nearly data, 999 nearly noise)."""
+    """A transformer that names the noise in x_k; its times are the steps' numbers 0 to 999."""
 
     def __init__(self, sit: SiT) -> None:
         super().__init__()
-        self.sit = sit
+        self.sit, self.chain = sit, Chain()
         self.channels, self.grid, self.classes = sit.channels, sit.grid, sit.classes
+
+    def forward(self, x: Tensor, timestep_index: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
+        """All that the network says, [B, C, h, w] or [B, 2C, h, w]; with ``tap`` k also the tokens after k blocks."""
+        return self.sit.outputs(x, timestep_index, labels, tap)
 
     def epsilon(self, x: Tensor, timestep_index: Tensor, labels: Tensor) -> Tensor:
         """The noise [B, C, h, w] in x [B, C, h, w] at steps [B] for labels [B]."""
         return self.sit(x, timestep_index, labels)
+
+
+def training_pair(chain: Chain, data: Tensor, positions: Tensor, *, noise: int, time: int) -> Pair:
+    """The training pair of latents [B, C, h, w] whose noise and step are drawn from two streams at global positions [B]."""
+    index = draws.integers(time, positions, STEPS)
+    eps = draws.normal(noise, positions, tuple(data.shape[1:]))
+    return Pair(chain.at("signal", index) * data + chain.at("noise", index) * eps, index, eps)
+
+
+def losses(chain: Chain, outputs: Tensor, data: Tensor, pair: Pair) -> Tensor:
+    """The loss of each sample [B] float32: mean squared error of the noise, plus the bound's term where a variance is said (DiT)."""
+    outputs, channels = outputs.float(), data.shape[1]
+    error = (outputs[:, :channels] - pair.noise).square().flatten(1).mean(1)
+    if outputs.shape[1] == channels:
+        return error
+    return error + bound(chain, outputs[:, :channels].detach(), outputs[:, channels:], data, pair)
+
+
+def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: Pair) -> Tensor:
+    """The variational bound's term of each sample's step [B], bits a number: it trains the variance, the noise comes detached.
+
+    The KL divergence of the model's Gaussian from q(x_before | x_k, x); at step 0 the negative log likelihood of the data.
+    """
+    k = pair.index
+    mean = chain.mean(chain.data(pair.x_k, noise, k), pair.x_k, k)
+    log_variance, true = chain.model_log_variance(numbers, k), chain.at("log_variance", k)
+    square = (chain.mean(data, pair.x_k, k) - mean).square()
+    divergence = 0.5 * (log_variance - true + (true - log_variance).exp() + square * (-log_variance).exp() - 1)
+    term = torch.where((k == 0).reshape(-1, 1, 1, 1), -log_likelihood(data, mean, 0.5 * log_variance), divergence)
+    return term.flatten(1).mean(1) / math.log(2)
+
+
+def log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log probability of each number's 8-bit bin under a Gaussian; the outermost bins reach to infinity. By DiT's tanh form of the CDF."""
+
+    def cdf(x: Tensor) -> Tensor:
+        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+    above = cdf((data - mean + HALF_BIN) * (-log_scale).exp())
+    below = cdf((data - mean - HALF_BIN) * (-log_scale).exp())
+    above, below = torch.where(data > 0.999, 1.0, above), torch.where(data < -0.999, 0.0, below)
+    return (above - below).clamp(min=1e-12).log()
+
+
+def ddim(epsilon: Epsilon, x: Tensor, chain: Chain) -> Tensor:
+    """Data [B, C, h, w] from noise [B, C, h, w] by DDIM with eta 0, from the chain's last step to its first."""
+    for place in reversed(range(len(chain.kept))):
+        noise = epsilon(x, chain.kept[place], len(chain.kept) - 1 - place)[:, : x.shape[1]]
+        x = chain.at("signal_before", place) * chain.data(x, noise, place) + chain.at("noise_before", place) * noise
+    return x
+
+
+def ddpm(epsilon: Epsilon, x: Tensor, chain: Chain, draw: Callable[[int], Tensor]) -> Tensor:
+    """Data [B, C, h, w] from noise by ancestral sampling; ``draw``: fresh noise [B, C, h, w] of a step, none at the last."""
+    channels = x.shape[1]
+    for place in reversed(range(len(chain.kept))):
+        step = len(chain.kept) - 1 - place
+        said = epsilon(x, chain.kept[place], step)
+        mean = chain.mean(chain.data(x, said[:, :channels], place), x, place)
+        if place:
+            numbers = said[:, channels:] if said.shape[1] > channels else None
+            mean = mean + (0.5 * chain.model_log_variance(numbers, place)).exp() * draw(step)
+        x = mean
+    return x

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+import math
+from typing import Literal, NamedTuple, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgbench.nets import draws
+from svgbench.nets.sit import SiT, Tapped
 
 Time = TypeVar("Time", Tensor, float)
+
+BASE_DIMENSION = 4096
+"""Numbers in a latent that needs no shift: RAE's n (arXiv 2510.11690 section 4.2), an SD-VAE latent of 256 px."""
+LEAST_REMAINDER = 0.05
+"""JiT's bound on 1 - t where a velocity comes from predicted data (arXiv 2511.13720)."""
 
 
 class Pair(NamedTuple):
@@ -24,14 +31,63 @@ def shift_time(t: Time, shift: float) -> Time:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def training_pair(data: Tensor, positions: Tensor, *, noise: int, time: int, shift: float) -> Pair:
-    """The training pair of latents x_1 [B, C, h, w] whose noise and time are drawn from two streams at global positions [B]."""
-    t = shift_time(draws.uniform(time, positions), shift)
+def dimension_shift(numbers: int, base: int = BASE_DIMENSION) -> float:
+    """RAE's shift for latents of ``numbers`` = channels x positions, in our convention: s = sqrt(base / numbers).
+
+    RAE counts time u = 1 - t from data to noise and shifts u <- a u / (1 + (a - 1) u) with a = sqrt(numbers / base); put u = 1 - t and
+    solve for t: t <- t / (a - (a - 1) t), which is ``shift_time`` with s = 1 / a.
+    """
+    return math.sqrt(base / numbers)
+
+
+def draw_times(stream: int, positions: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor:
+    """Unshifted training times [B] at global positions [B]: uniform, or the logistic of a standard normal (arXiv 2403.03206)."""
+    return draws.uniform(stream, positions) if kind == "uniform" else draws.normal(stream, positions).sigmoid()
+
+
+def velocity_of_data(data: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """(x_1 - x_t) / (1 - t) of data [B, C, h, w] at times [B]; 1 - t counts as 0.05 at least."""
+    return (data - x_t) / (1 - t).clamp(min=LEAST_REMAINDER)[:, None, None, None]
+
+
+def training_pair(
+    data: Tensor,
+    positions: Tensor,
+    *,
+    noise: int,
+    time: int,
+    shift: float,
+    times: Literal["uniform", "logit-normal"] = "uniform",
+    prediction: Literal["velocity", "data"] = "velocity",
+) -> Pair:
+    """The training pair of latents x_1 [B, C, h, w] whose noise and time are drawn from two streams at global positions [B].
+
+    ``prediction: data``: the target is the velocity of the true data as ``velocity_of_data`` says it, so that near t = 1, where the
+    remainder is bounded, the true data still has loss 0.
+    """
+    t = shift_time(draw_times(time, positions, times), shift)
     x_0 = draws.normal(noise, positions, tuple(data.shape[1:]))
     target = data - x_0
-    return Pair(x_0 + t[:, None, None, None] * target, t, target)
+    x_t = x_0 + t[:, None, None, None] * target
+    return Pair(x_t, t, target if prediction == "velocity" else velocity_of_data(data, x_t, t))
 
 
 def losses(velocity: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample's velocity: [B] float32."""
     return (velocity.float() - target).square().flatten(1).mean(1)
+
+
+class DataModel(nn.Module):
+    """The velocity model of a transformer that says the data x_1 itself (JiT, arXiv 2511.13720)."""
+
+    def __init__(self, sit: SiT) -> None:
+        super().__init__()
+        self.sit = sit
+        self.channels, self.grid, self.classes = sit.channels, sit.grid, sit.classes
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
+        """As ``SiT``."""
+        said = self.sit(x, t, labels, tap)
+        if isinstance(said, Tapped):
+            return Tapped(velocity_of_data(said.said, x, t), said.tokens)
+        return velocity_of_data(said, x, t)

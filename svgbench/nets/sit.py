@@ -17,9 +17,9 @@ from svgbench.nets.wide_head import WideHead
 
 
 class Tapped(NamedTuple):
-    """A velocity [B, C, h, w] and the tokens [B, N, width] after one of the blocks on its way (REPA aligns those)."""
+    """What a network says [B, C, h, w] and its tokens [B, N, width] after one of the blocks on the way (REPA aligns those)."""
 
-    velocity: Tensor
+    said: Tensor
     tokens: Tensor
 
 
@@ -106,13 +106,13 @@ class SiT(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
         """``tap`` k: also the tokens after the first k blocks."""
-        outputs, tapped = self._run(x, t, labels, tap)
-        velocity = outputs[:, : self.channels]
-        return velocity if tapped is None else Tapped(velocity, tapped)
+        said, tokens = self._run(x, t, labels, tap)
+        return said[:, : self.channels] if tokens is None else Tapped(said[:, : self.channels], tokens)
 
-    def outputs(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+    def outputs(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
         """All outputs: [B, C, h, w], or [B, 2C, h, w] with a learned variance's numbers last."""
-        return self._run(x, t, labels, None)[0]
+        said, tokens = self._run(x, t, labels, tap)
+        return said if tokens is None else Tapped(said, tokens)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
         """All outputs, and the tokens after block ``tap``."""
