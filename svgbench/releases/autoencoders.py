@@ -151,7 +151,7 @@ def rae_decoder(state: State, config: Config = None, where: str = "the file") ->
     vit = {"width": width, "layers": layers, "heads": heads, "mlp": mlp}
     decoder = ViTDecoder(z_channels=channels, resolution=grid * stride, stride=stride, **vit)
     _same_positions(state["decoder_pos_embed"], decoder, where)
-    fill_from(decoder, state, _rae_sources(decoder), ignore=("decoder_pos_embed",), where=where)
+    fill_from(decoder, state, rae_sources(decoder), ignore=("decoder_pos_embed",), where=where)
     settings = {"residual": {"channels": 0}, "align": "none", "decoder": {"kind": "vit", "vit": vit}}
     return Rae(decoder.eval().requires_grad_(False), settings, grid * stride)
 
@@ -232,7 +232,7 @@ def _svg_sources(trained: nn.ModuleDict) -> dict[str, list[str]]:
     return sources
 
 
-def _rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
+def rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
     """Our names -> those of RAE's decoder."""
     sources = {}
     for name in decoder.state_dict():

@@ -61,7 +61,7 @@ def load_official(kind: str, path: str | Path, config: Config = None) -> Any:
     """
     if kind not in KINDS:
         raise unknown("kind of official model", kind, KINDS)
-    return KINDS[kind](read(path), config, str(path))
+    return KINDS[kind](read(path), config, str(path)).eval().requires_grad_(False)
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""``load_official``: files of another kind, damaged, hostile, or against their config: one sentence each."""
+
+from __future__ import annotations
+
+import os
+
+import official
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import svgbench
+from svgbench.errors import BadConfig, BadInput, BadWeights, UnknownName
+from svgbench.releases.open import KINDS
+
+HEADS = {"decoder_num_attention_heads": 4}
+RAE = official.rae()
+LDM = official.ldm()
+
+
+def refused(path, kind, config=None):
+    """The one sentence that opening the file answers."""
+    with pytest.raises(BadInput) as error:
+        svgbench.load_official(kind, path, config)
+    assert str(error.value).count("\n") == 0 and str(error.value).endswith(".")
+    return str(error.value)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(content, name="release.pt"):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return save
+
+
+def test_the_kinds_are_those_of_the_papers():
+    assert set(KINDS) == {
+        "svg-autoencoder", "svg-dit", "sit", "dit", "repa", "lightningdit", "ddt", "vavae", "sdvae", "rae-decoder",
+    }  # fmt: skip
+
+
+def test_a_release_opens_from_any_of_the_usual_wrappers_frozen(saved, tmp_path):
+    save_file(RAE, tmp_path / "plain.safetensors")
+    paths = [tmp_path / "plain.safetensors", saved(RAE), saved({"ema": RAE, "step": 3}, "ema.pt"), saved({"state_dict": RAE}, "l.ckpt")]
+    features = torch.randn(3, 20, 4, 4)
+    models = [svgbench.load_official("rae-decoder", path, HEADS) for path in paths]
+    answers = [model.decode(features) for model in models]
+    assert answers[0].shape == (3, 3, 32, 32) and all(torch.equal(answer, answers[0]) for answer in answers)
+    assert torch.equal(models[0].decode(features[1:2]), answers[0][1:2])
+    assert not any(p.requires_grad for p in models[0].parameters()) and not models[0].training
+
+
+def test_an_unknown_kind_names_the_closest(saved):
+    with pytest.raises(UnknownName, match="no kind of official model named 'rae'"):
+        svgbench.load_official("rae", saved(RAE))
+    with pytest.raises(UnknownName, match="Did you mean 'lightningdit'"):
+        svgbench.load_official("lightning-dit", saved(RAE))
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"rae-decoder"}))
+def test_a_file_of_another_kind_is_refused_with_what_it_looks_like(saved, kind):
+    assert "looks like RAE's decoder (rae-decoder)" in refused(saved(RAE), kind)
+
+
+@pytest.mark.parametrize("kind", ["rae-decoder", "svg-autoencoder"])
+def test_an_autoencoder_where_another_is_asked_says_so(saved, kind):
+    assert "it looks like an autoencoder in LDM's layout (vavae, sdvae)" in refused(saved(LDM), kind)
+
+
+def test_missing_surplus_and_misshapen_tensors_are_counted_in_the_files_own_names(saved):
+    state = dict(RAE)
+    del state["decoder_norm.weight"], state["decoder_layers.1.attention.attention.key.bias"]
+    state["extra"] = torch.zeros(2)
+    state["trainable_cls_token"] = torch.zeros(1, 1, 7)
+    sentence = refused(saved(state), "rae-decoder", HEADS)
+    assert "2 missing (decoder_layers.1.attention.attention.key.bias, decoder_norm.weight)" in sentence
+    assert "1 surplus (extra)" in sentence and "trainable_cls_token is (1, 1, 7) instead of (1, 1, 32)" in sentence
+
+
+def test_numbers_that_are_not_finite_are_refused(saved):
+    state = {**RAE, "decoder_norm.bias": torch.full((32,), float("nan"))}
+    assert "not finite" in refused(saved(state), "rae-decoder", HEADS)
+
+
+@pytest.mark.parametrize(
+    "kind, state, config, words",
+    [
+        ("rae-decoder", RAE, {**HEADS, "decoder_hidden_size": 64}, "the config says decoder_hidden_size 64, .* holds 32; correct"),
+        ("rae-decoder", RAE, {"decoder_num_attention_heads": 5}, "5 heads do not divide the width 32"),
+        ("rae-decoder", RAE, None, "no released decoder has the width 32 .* give decoder_num_attention_heads"),
+        ("rae-decoder", RAE, {**HEADS, "hidden_act": "relu"}, "the config says hidden_act relu"),
+        ("vavae", LDM, {"embed_dim": 32}, "the config says embed_dim 32, .* holds 6"),
+        ("vavae", LDM, {"ch": 128, "ch_mult": [1, 1, 2]}, r"ch x ch_mult\) \[128, 128, 256\], .* holds \[128, 128, 128\]"),
+        ("vavae", LDM, {"ddconfig": {"attn_resolutions": [16], "resolution": 32}}, r"attn_resolutions \[16\], .* holds \[8\]"),
+        ("sdvae", LDM, {"z_channels": 4}, "the config says z_channels 4, .* holds 6"),
+        ("vavae", LDM, {"ddconfig": 3}, "ddconfig in the config of a release is int"),
+    ],
+)  # fmt: skip
+def test_a_config_against_the_shapes_is_refused(saved, kind, state, config, words):
+    with pytest.raises(BadConfig, match=words):
+        svgbench.load_official(kind, saved(state), config)
+
+
+def test_other_positions_than_the_fixed_ones_are_refused(saved):
+    state = {**RAE, "decoder_pos_embed": RAE["decoder_pos_embed"] + 0.1}
+    assert "positions that are not the fixed sines and cosines" in refused(saved(state), "rae-decoder", HEADS)
+
+
+def test_levels_that_we_would_normalise_in_other_groups_are_refused(saved):
+    state = {n: v[:64] if n == "decoder.up.0.block.0.conv1.weight" else v for n, v in LDM.items()}
+    assert "has levels of [64, 128, 128] channels" in refused(saved(state), "vavae")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kept", [0, 20, 3000])
+def test_truncated_files_are_refused(saved, kind, kept):
+    path = saved(RAE)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "truncated or not a weights file" in refused(path, kind)
+
+
+class Payload:
+    """An object whose unpickling creates a folder."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(saved, tmp_path, kind):
+    path = saved({"state_dict": {**RAE, "extra": Payload(tmp_path / "ran")}})
+    assert "could run code" in refused(path, kind)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_an_absent_file_and_one_without_tensors_are_refused(saved, tmp_path, kind):
+    assert "does not exist" in refused(tmp_path / "none.pt", kind)
+    assert "hand over a state dict" in refused(saved({"step": 3}), kind)
+    with pytest.raises(BadWeights):
+        svgbench.load_official(kind, saved({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}))
