@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from svgbench.errors import BadWeights, unknown
 from svgbench.nets.ddpm import EpsilonModel
@@ -29,6 +30,15 @@ NAMES = (
 """Beginning of our name -> the releases'; patches and blocks are renamed in ``official_names``."""
 
 
+class Undrawn(TorchFunctionMode):
+    """Inside it networks are built without drawing initial weights, which for XL takes longer than reading the file."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.uniform_, Tensor.normal_):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str) -> SiT | EpsilonModel:
     """The network of a release's tensors, frozen: a velocity model (t=0 noise, t=1 data), for ``dit`` an epsilon model.
 
@@ -46,7 +56,8 @@ def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str
     sources = official_names(kind, sizes, shapes)
     _check_names(kind, state, sources, shapes, where)
     own = {ours: torch.cat([state[name] for name in names]).reshape(shapes[ours].shape) for ours, names in sources.items()}
-    model = SiT(**sizes)
+    with Undrawn():
+        model = SiT(**sizes)
     _check_tables(model, state, where)
     if arguments.get("noise_at", 1 if kind == "repa" else 0) == 1:
         own |= from_noise_at_one(model, own)
