@@ -28,7 +28,14 @@ class LatentStats:
 
     @staticmethod
     def _like(values: Tensor, x: Tensor) -> Tensor:
-        return values.to(x) if values.ndim == 3 else values.to(x)[:, None, None]
+        if values.ndim == 1:
+            return values.to(x)[:, None, None]
+        if values.shape[1:] != x.shape[2:]:
+            grids = ["x".join(str(side) for side in shape) for shape in (values.shape[1:], x.shape[2:])]
+            raise BadData(
+                f"statistics of {grids[0]} positions do not fit latents of {grids[1]}; use images of the size they were measured at."
+            )
+        return values.to(x)
 
 
 def noised(raw: Tensor, positions: Tensor, *, seed: int, tau: float) -> Tensor:

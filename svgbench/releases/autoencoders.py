@@ -19,7 +19,7 @@ from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.nets.vit_decoder import EPSILON, ViTDecoder
-from svgbench.releases.shapes import State, agree, agree_with_ldm, count, fill_from, ldm_sizes, parameters, part, require
+from svgbench.releases.shapes import State, agree, agree_with_ldm, count, fill_from, ldm_sizes, parameters, part, require, whole
 from svgbench.world import weights as files
 
 Config = Mapping[str, Any] | None
@@ -104,7 +104,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     require(state, {"encoder.patch_embed.proj.weight": 4, "encoder.norm.weight": 1, "decoder.conv_in.weight": 4}, kind=kind, where=where)
     extra = part(said, "residual", "extra_vit_config")
     sizes, residual, resolution = _residual(state, extra, where)
-    resolution = resolution or part(said, "decoder", "ddconfig").get("resolution") or 256
+    resolution = resolution or whole(part(said, "decoder", "ddconfig"), "resolution", 256)
     ldm = ldm_sizes(state, "decoder.", resolution=resolution, kind=kind, where=where)
     agree_with_ldm(part(said, "decoder", "ddconfig"), ldm, where=where)
 
@@ -144,7 +144,7 @@ def rae_decoder(state: State, config: Config = None, where: str = "the file") ->
     layers, mlp = count(state, r"decoder_layers\.(\d+)\."), state["decoder_layers.0.intermediate.dense.weight"].shape[0]
     told = {"decoder_hidden_size": width, "decoder_num_hidden_layers": layers, "decoder_intermediate_size": mlp}
     agree(said, {**told, "hidden_act": "gelu", "layer_norm_eps": EPSILON}, where=where)
-    heads = said.get("decoder_num_attention_heads") or RAE_HEADS.get(width)
+    heads = whole(said, "decoder_num_attention_heads", RAE_HEADS.get(width))
     if not heads or width % heads or width % 4:
         fact = f"{heads} heads do not divide" if heads else "no released decoder has"
         raise BadConfig(f"{fact} the width {width} of {where}; give decoder_num_attention_heads in the config.")
@@ -206,7 +206,7 @@ def _residual(state: State, said: Mapping[str, Any], where: str) -> tuple[dict[s
         "channels": state["extra_vit.heads.2.weight"].shape[0],
         "layers": count(state, r"extra_vit\.encoder\.layers\.encoder_layer_(\d+)\."),
         "width": width,
-        "heads": said.get("num_heads") or SVG_HEADS,
+        "heads": whole(said, "num_heads", SVG_HEADS),
         "mlp": 4 * width if up is None else len(up),
     }
     told = {"output_dim": sizes["channels"], "num_layers": sizes["layers"], "hidden_dim": width, "mlp_dim": sizes["mlp"]}

@@ -91,14 +91,13 @@ def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: s
 
 def agree_with_ldm(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
     """``agree`` for a config in LDM's words (``ddconfig``): ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, out_ch."""
-    base, multipliers = config.get("ch") or sizes["base"], config.get("ch_mult") or sizes["multipliers"]
-    widths = [base * m for m in multipliers]
-    found = [sizes["base"] * m for m in sizes["multipliers"]]
-    agree({"channels of the levels (ch x ch_mult)": widths}, {"channels of the levels (ch x ch_mult)": found}, where=where)
+    words = "channels of the levels (ch x ch_mult)"
+    widths = [whole(config, "ch", sizes["base"]) * m for m in wholes(config, "ch_mult", sizes["multipliers"])]
+    agree({words: widths}, {words: [sizes["base"] * m for m in sizes["multipliers"]]}, where=where)
     told = {"num_res_blocks": sizes["blocks"], "z_channels": sizes["z_channels"], "resolution": sizes["resolution"], "out_ch": 3}
     agree(config, told, where=where)
-    if config.get("attn_resolutions") is not None:
-        agree({"attn_resolutions": sorted(config["attn_resolutions"])}, {"attn_resolutions": sorted(sizes["attention"])}, where=where)
+    attention = sorted(wholes(config, "attn_resolutions", sizes["attention"]))
+    agree({"attn_resolutions": attention}, {"attn_resolutions": sorted(sizes["attention"])}, where=where)
 
 
 def parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -121,6 +120,26 @@ def part(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
                 raise BadConfig(f"{name} in the config of a release is {type(section).__name__}; give its fields by name.")
             return section
     return {}
+
+
+def whole(config: Mapping[str, Any], name: str, default: int | None) -> Any:
+    """A whole number above 0 of the config, or the default where it has none."""
+    value = config.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise BadConfig(f"{name} in the config of a release is {value!r}; give a whole number above 0.")
+    return value
+
+
+def wholes(config: Mapping[str, Any], name: str, default: Sequence[int]) -> list[int]:
+    """A list of whole numbers of the config, or the default where it has none."""
+    values = config.get(name)
+    if values is None:
+        return list(default)
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(value, int) for value in values):
+        raise BadConfig(f"{name} in the config of a release is {values!r}; give a list of whole numbers.")
+    return list(values)
 
 
 def _essential(shape: Sequence[int]) -> list[int]:

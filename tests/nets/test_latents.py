@@ -53,6 +53,11 @@ def test_statistics_of_each_position_standardise_each_position():
     torch.testing.assert_close(LatentStats(mean, std).restore(latents), RAW, rtol=1e-5, atol=1e-4)
 
 
+def test_statistics_of_each_position_fit_their_own_grid_only():
+    with pytest.raises(BadData, match="statistics of 3x3 positions do not fit latents of 5x5"):
+        LatentStats(RAW.mean(0), RAW.std(0)).standardise(torch.randn(1, 4, 5, 5))
+
+
 def test_noise_on_latents_belongs_to_the_images_position_and_the_seed():
     positions = torch.arange(50)
     whole = noised(RAW, positions, seed=3, tau=0.8)

@@ -43,7 +43,9 @@ def test_the_kinds_are_those_of_the_papers():
 
 def test_a_release_opens_from_any_of_the_usual_wrappers_frozen(saved, tmp_path):
     save_file(RAE, tmp_path / "plain.safetensors")
-    paths = [tmp_path / "plain.safetensors", saved(RAE), saved({"ema": RAE, "step": 3}, "ema.pt"), saved({"state_dict": RAE}, "l.ckpt")]
+    moments = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-4}]}
+    lightning = {"epoch": 1, "state_dict": RAE, "optimizer_states": [moments], "callbacks": {"ModelCheckpoint": {"best": None}}}
+    paths = [tmp_path / "plain.safetensors", saved(RAE), saved({"ema": RAE, "step": 3}, "ema.pt"), saved(lightning, "l.ckpt")]
     features = torch.randn(3, 20, 4, 4)
     models = [svgbench.load_official("rae-decoder", path, HEADS) for path in paths]
     answers = [model.decode(features) for model in models]
@@ -95,6 +97,8 @@ def test_numbers_that_are_not_finite_are_refused(saved):
         ("vavae", LDM, {"ch": 128, "ch_mult": [1, 1, 2]}, r"ch x ch_mult\) \[128, 128, 256\], .* holds \[128, 128, 128\]"),
         ("vavae", LDM, {"ddconfig": {"attn_resolutions": [16], "resolution": 32}}, r"attn_resolutions \[16\], .* holds \[8\]"),
         ("sdvae", LDM, {"z_channels": 4}, "the config says z_channels 4, .* holds 6"),
+        ("vavae", LDM, {"attn_resolutions": 8}, "attn_resolutions in the config of a release is 8; give a list of whole numbers"),
+        ("sdvae", LDM, {"resolution": "256"}, "resolution in the config of a release is '256'; give a whole number"),
         ("vavae", LDM, {"ddconfig": 3}, "ddconfig in the config of a release is int"),
     ],
 )  # fmt: skip
