@@ -17,6 +17,8 @@ class Network(nn.Module):
     channels: int
     stride: int
     """Network pixels per latent position."""
+    side: int | None = None
+    """Side in pixels of the images it takes, where it takes no other."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     """Pixel statistics as the library states them, where it does."""

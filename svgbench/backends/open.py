@@ -16,12 +16,14 @@ from svgbench.backends.network import Network
 from svgbench.backends.tokens import TokenNetwork
 from svgbench.config.cards import EncoderCard
 from svgbench.config.schema import Features
-from svgbench.errors import BadConfig, BadInput, unknown
+from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
 from svgbench.world import weights as files
 
 BACKENDS = {
     "timm": "svgbench.backends.from_timm:open_network",
+    "open_clip": "svgbench.backends.from_open_clip:open_network",
+    "transformers": "svgbench.backends.from_transformers:open_network",
     "diffusers": "svgbench.backends.from_diffusers:open_network",
     "checkpoint": "svgbench.backends.from_checkpoint:open_network",
 }
@@ -78,6 +80,9 @@ class Encoder(nn.Module):
             below = side - side % self.stride
             use = f"{below} or {below + self.stride}" if below else f"{self.stride}"
             raise BadConfig(f"images of {side} px do not divide into {self.stride} px patches for '{self.card.name}'; use {use}.")
+        if self.network.side is not None and side * self.scale != self.network.side:
+            fitting = self.network.side / self.scale
+            raise BadConfig(f"'{self.card.name}' takes images of {fitting} px only, not {side}; resize them or take another backend.")
 
     def _encode(self, images: Tensor) -> Tensor:
         if self.scale != 1:
@@ -101,8 +106,22 @@ def open_encoder(
     state = files.read(path) if path else None
     network = open_network(card, state, seed=random_weights_seed or 0)
     if state is not None:
-        files.fill(network.model, network.adapt(state), where=f"{path} for '{card.name}'")
+        where = f"{path} for '{card.name}'"
+        files.fill(network.model, _adapted(network, state, where), where=where, found=state)
     return Encoder(_completed(card, network), network).to(device)
+
+
+def _adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The file's weights by the network's names; the libraries' own converters stumble over files that they were not written for."""
+    try:
+        return network.adapt(state)
+    except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        kind = files.looks_like(state)
+        guess = f"it looks like {kind}, " if kind else ""
+        raise BadWeights(
+            f"{where} does not fit, {type(network.model).__name__} cannot be made of it ({type(error).__name__}); "
+            f"{guess}hand over the file of this architecture."
+        ) from None
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None = None, *, seed: int = 0) -> Network:
@@ -116,7 +135,12 @@ def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Ne
     """The function that opens a backend's cards: from the table, else from an installed package's entry point."""
     if backend in BACKENDS:
         module, _, function = BACKENDS[backend].partition(":")
-        return getattr(importlib.import_module(module), function)
+        try:
+            return getattr(importlib.import_module(module), function)
+        except ModuleNotFoundError as error:
+            if (error.name or "svgbench").partition(".")[0] == "svgbench":
+                raise
+            raise BadInput(f"the backend {backend} needs the package {error.name}: pip install 'svgbench[encoders]'.") from None
     plugins = {point.name: point for point in entry_points(group="svgbench.backends")}
     if backend not in plugins:
         raise unknown("backend", backend, [*BACKENDS, *plugins])

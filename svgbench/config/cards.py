@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -54,9 +55,9 @@ class EncoderCard(Part):
     preset: Literal["tiny", "small", "paper", "any"] = "any"
     """``tiny`` marks the family's tiny member; ``paper`` the member that ``--encoder FAMILY`` means in the presets small and paper."""
     backend: str
-    """Opener: timm, diffusers, checkpoint."""
+    """Opener: timm, open_clip, transformers, diffusers, checkpoint, or one that an installed package adds."""
     model: str
-    """The library's name of the architecture (timm: ``architecture.tag``)."""
+    """The library's name of the architecture (timm: ``architecture.tag``; transformers, diffusers: the class)."""
     arguments: dict[str, Any] = {}
     """Constructor arguments on top of the library's own."""
     kind: Literal["features", "codec"] = "features"
@@ -136,11 +137,11 @@ def identity(card: EncoderCard, weights: Path | None = None) -> str:
         opening["features"] = card.features.model_dump(mode="json")
     pins = card.weights
     if weights is not None:
-        return digest({**opening, "weights": _sha256(weights, card)})
+        return digest({**opening, "weights": digest_of(weights, card.name)})
     if pins.sha256:
         return digest({**opening, "weights": pins.sha256})
     path = weights_file(card)
-    source = _sha256(path, card) if path else f"{pins.hub}/{pins.hub_file or 'model.safetensors'}@{pins.revision or 'main'}"
+    source = digest_of(path, card.name) if path else f"{pins.hub}/{pins.hub_file or 'model.safetensors'}@{pins.revision or 'main'}"
     return digest({**opening, "weights": source})
 
 
@@ -152,12 +153,46 @@ def weights_file(card: EncoderCard) -> Path | None:
     return own if own.is_absolute() else folder("encoders") / own
 
 
-def _sha256(path: Path, card: EncoderCard) -> str:
+WEIGHTS_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json", "diffusion_pytorch_model.bin",
+)  # fmt: skip
+"""What the weights are called in a directory of Hugging Face, diffusers or open_clip; the first that is there is taken."""
+
+
+def weights_files(path: Path) -> list[Path]:
+    """The files that a weights path means: itself; those of a directory (or of its ``vae``); every part that an index lists."""
+    path = path.expanduser()
+    if path.is_dir():
+        places = [folder / name for folder in (path, path / "vae") for name in WEIGHTS_FILES]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise BadWeights(f"the directory {path} holds none of {', '.join(WEIGHTS_FILES)}; hand over the weights file itself.")
+        path = found
+    if not path.name.endswith(".index.json"):
+        return [path]
     try:
-        with path.expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadWeights(f"{path} for '{card.name}' cannot be read ({error.strerror}); give the path of a weights file.") from None
+        parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+        if not parts or any(Path(part).name != part for part in parts):
+            raise ValueError
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise BadWeights(f"{path} is no index of weights files; fetch it again.") from None
+    missing = [part for part in parts if not (path.parent / part).is_file()]
+    if missing:
+        raise BadWeights(f"{path} lists {len(parts)} files, of which {len(missing)} are missing ({missing[0]}); fetch them too.")
+    return [path.parent / part for part in parts]
+
+
+def digest_of(path: Path, name: str) -> str:
+    """Digest of the bytes that a weights path means; ``name`` says in an error whose they are."""
+    digests = []
+    for part in weights_files(path):
+        try:
+            with part.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None
+    return digests[0] if len(digests) == 1 else digest(digests)
 
 
 def _ad_hoc(name: str) -> EncoderCard:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from svgbench.config.cards import EncoderCard, weights_file
+from svgbench.config.cards import EncoderCard, weights_file, weights_files
 from svgbench.errors import BadWeights
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
@@ -26,16 +26,18 @@ WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module", "teacher")
 
 
 def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
-    """The local file of a card's weights: the one handed over, else the shelf's, else the Hugging Face cache's, else a download."""
+    """The local file (or directory) of a card's weights: the one handed over, else the shelf's, else the Hugging Face cache's, else a
+    download."""
     if weights is not None:
         path = Path(weights).expanduser()
-        if not path.is_file():
+        if not path.exists():
             raise BadWeights(f"the weights file {path} for '{card.name}' does not exist; {_origin(card)}.")
+        weights_files(path)
         return path
     path = weights_file(card)
     if path is None:
         path = _from_hub(card)
-    elif not path.is_file():
+    elif not path.exists():
         made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""
         raise BadWeights(f"{path} of '{card.name}' is missing; reinstall svgbench{made}.")
     if card.weights.sha256:
@@ -54,7 +56,15 @@ def check_digest(path: Path, card: EncoderCard) -> None:
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a ``.safetensors`` file, or of a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` read with ``weights_only=True``."""
+    """Name -> tensor of a ``.safetensors`` file, of a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` read with ``weights_only=True``, or of all
+    parts of a directory."""
+    parts = weights_files(path)
+    if len(parts) == 1:
+        return _read_one(parts[0])
+    return {name: value for part in parts for name, value in _read_one(part).items()}
+
+
+def _read_one(path: Path) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

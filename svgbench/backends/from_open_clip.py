@@ -1,0 +1,90 @@
+"""Image towers of open_clip: its own vision transformer, and the timm trunks that its SigLIP models have. The text tower is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import _build_vision_tower
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from svgbench.backends.network import Network
+from svgbench.backends.tokens import TokenNetwork
+from svgbench.config.cards import EncoderCard
+from svgbench.config.schema import Features
+from svgbench.errors import BadConfig, unknown
+
+TOWER = "visual."
+"""Where open_clip's files keep the image tower."""
+
+
+class OpenClipNetwork(TokenNetwork):
+    """The image tower of a contrastive model, for images of one size."""
+
+    model: TimmModel | VisionTransformer
+
+    def __init__(self, tower: TimmModel | VisionTransformer, features: Features) -> None:
+        super().__init__()
+        self.model = tower
+        self.side = tower.image_size[0]
+        if isinstance(tower, TimmModel):
+            trunk = tower.trunk
+            self.choose(features, width=trunk.embed_dim, depth=len(trunk.blocks), prefix=trunk.num_prefix_tokens, norm=trunk.norm)
+            self.stride = trunk.patch_embed.patch_size[0]
+            self.mean, self.std = tuple(trunk.pretrained_cfg["mean"]), tuple(trunk.pretrained_cfg["std"])
+        else:
+            depth, width = len(tower.transformer.resblocks), tower.conv1.out_channels
+            self.choose(features, width=width, depth=depth, prefix=1, norm=tower.ln_post)
+            self.stride = tower.patch_size[0]
+            self.mean, self.std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs of blocks, the class token in front where there is one."""
+        found = self.model.forward_intermediates(
+            pixels, indices=list(blocks), normalize_intermediates=False, intermediates_only=True, output_fmt="NLC",
+            output_extra_tokens=bool(self.prefix),
+        )  # fmt: skip
+        patches = found["image_intermediates"]
+        if not self.prefix:
+            return patches
+        return [torch.cat([prefix, rest], dim=1) for prefix, rest in zip(found["image_intermediates_prefix"], patches, strict=True)]
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The image tower out of a whole model's file, position embeddings resampled to the tower's grid."""
+        if any(name.startswith(TOWER) for name in state):
+            state = {name.removeprefix(TOWER): value for name, value in state.items() if name.startswith(TOWER)}
+        grid = [self.side // self.stride] * 2
+        for name in ("trunk.pos_embed", "positional_embedding"):
+            if name in state:
+                value = state[name] if state[name].ndim == 3 else state[name][None]
+                value = resample_abs_pos_embed(value, grid, num_prefix_tokens=self.prefix)
+                state = {**state, name: value.reshape(*value.shape[-state[name].ndim :])}
+        return state
+
+
+def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
+    """The image tower of the model ``card.model``, ``card.arguments`` (``embed_dim``, ``vision_cfg``...) over its configuration; random
+    weights."""
+    config: dict[str, Any] = open_clip.get_model_config(card.model) or {}
+    if not config and "vision_cfg" not in card.arguments:
+        raise unknown("open_clip model", card.model, open_clip.list_models())
+    arguments = dict(card.arguments)
+    approximate = arguments.pop("gelu", None)  # ``tanh``: what SigLIP was trained with, while open_clip and timm build the exact one
+    config |= {name: value for name, value in arguments.items() if name != "vision_cfg"}
+    vision = {**config.get("vision_cfg", {}), **arguments.get("vision_cfg", {}), "timm_model_pretrained": False}
+    try:
+        tower = _build_vision_tower(config.get("embed_dim", 512), vision, quick_gelu=config.get("quick_gelu", False))
+    except (TypeError, AttributeError, ValueError, RuntimeError, KeyError) as error:
+        raise BadConfig(f"open_clip cannot build the image tower of '{card.model}' with {vision} ({error}); correct the card.") from None
+    for module in tower.modules():
+        if isinstance(module, nn.GELU) and approximate:
+            module.approximate = approximate
+    known = isinstance(tower, VisionTransformer) or (isinstance(tower, TimmModel) and hasattr(tower.trunk, "blocks"))
+    if not known:
+        raise BadConfig(f"the image tower of '{card.model}' is a {type(tower).__name__} without patch tokens; name a vision transformer.")
+    return OpenClipNetwork(tower, card.features)

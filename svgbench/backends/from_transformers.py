@@ -1,0 +1,131 @@
+"""Vision transformers of Hugging Face's transformers: DINOv3, DINOv2 with and without registers, SigLIP, CLIP, ViT, MAE."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import logging as progress
+
+from svgbench.backends.network import Network
+from svgbench.backends.tokens import TokenNetwork, tapped
+from svgbench.config.cards import EncoderCard
+from svgbench.config.schema import Features
+from svgbench.errors import BadConfig, unknown
+
+CLASSES = (
+    "DINOv3ViTModel", "Dinov2Model", "Dinov2WithRegistersModel", "SiglipVisionModel", "CLIPVisionModel", "ViTModel", "ViTMAEModel",
+)  # fmt: skip
+"""The architectures whose tokens are known: a class token, then registers, where they have them; then patches, row by row."""
+
+OTHER_PARTS = ("text_model.", "text_projection.", "visual_projection.", "logit_", "classifier.", "decoder.", "pooler.")
+"""Beginnings of names in files of whole models that belong to no image encoder."""
+
+
+class TransformersNetwork(TokenNetwork):
+    """An image encoder of transformers."""
+
+    model: PreTrainedModel
+
+    def __init__(self, kind: type[PreTrainedModel], arguments: dict[str, Any], features: Features) -> None:
+        super().__init__()
+        if kind.__name__ == "ViTMAEModel":
+            arguments = {**arguments, "mask_ratio": 0.0}
+        pooled = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+        self.model = kind(kind.config_class(**arguments), **pooled)
+        config, embeddings = self.model.config, _part(self.model, "embeddings")
+        self.cls = int(hasattr(embeddings, "cls_token") or hasattr(embeddings, "class_embedding"))
+        norm = next(part for name in ("norm", "layernorm", "post_layernorm") if (part := _part(self.model, name)) is not None)
+        prefix = self.cls + getattr(config, "num_register_tokens", 0)
+        self.choose(features, width=config.hidden_size, depth=config.num_hidden_layers, prefix=prefix, norm=norm)
+        self.stride = config.patch_size
+        half = (0.5, 0.5, 0.5)
+        clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+        imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.mean, self.std = {"SiglipVisionModel": (half, half), "ViTModel": (half, half), "CLIPVisionModel": clip}.get(
+            kind.__name__, imagenet
+        )
+        rope = getattr(self.model, "rope_embeddings", None)
+        if rope is not None:  # DINOv3 was trained and is released with periods rounded to bfloat16; transformers computes them in float32
+            rope.inv_freq.copy_(1 / (1 / rope.inv_freq).to(torch.bfloat16).to(rope.inv_freq.dtype))
+
+    def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Outputs of blocks, prefix tokens in front, patches in their own order."""
+        extra: dict[str, Any] = {}
+        known = inspect.signature(self.model.forward).parameters
+        if "interpolate_pos_encoding" in known and tuple(pixels.shape[2:]) != (self.model.config.image_size,) * 2:
+            extra["interpolate_pos_encoding"] = True
+        if "noise" in known:  # MAE shuffles its tokens by the order of this noise even when it masks none: in order, they stay in order
+            count = pixels.shape[2] // self.stride * (pixels.shape[3] // self.stride)
+            extra["noise"] = torch.arange(count, device=pixels.device, dtype=torch.float32).expand(len(pixels), count)
+        stack = next(part for part in self.model.modules() if isinstance(part, nn.ModuleList) and len(part) == self.depth)
+        with tapped(stack, blocks) as outputs:
+            self.model(pixel_values=pixels, **extra)
+        return outputs
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Today's names of the weights, which transformers itself makes of older files', position embeddings resampled to the grid."""
+        state = {name: self._resampled(name, value) for name, value in state.items()}
+        with _silent():
+            model, report = type(self.model).from_pretrained(
+                None,
+                config=self.model.config,
+                state_dict=state,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+        missing, shapes = set(report["missing_keys"]), {name: shape for name, shape, _ in report["mismatched_keys"]}
+        wanted = self.model.state_dict().keys()  # without a pooling head, which ``model`` may have
+        result = {name: value for name, value in model.state_dict().items() if name in wanted and name not in missing}
+        result |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+        for name in report["unexpected_keys"]:
+            plain = name.removeprefix("vision_model.").removeprefix("vit.")
+            if not plain.startswith(OTHER_PARTS) and not plain.endswith("position_ids"):
+                result[name] = state.get(name, torch.empty(0))
+        return result
+
+    def _resampled(self, name: str, value: Tensor) -> Tensor:
+        if not name.endswith(("position_embeddings", "position_embedding.weight")) or name.startswith(OTHER_PARTS):
+            return value
+        side = self.model.config.image_size // self.stride
+        grids = resample_abs_pos_embed(value if value.ndim == 3 else value[None], [side, side], num_prefix_tokens=self.cls)
+        return grids.reshape(*grids.shape[-value.ndim :])
+
+
+def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
+    """The class ``card.model`` with the configuration ``card.arguments``, random weights."""
+    if card.model not in CLASSES or not hasattr(transformers, card.model):
+        raise unknown("image encoder of transformers", card.model, CLASSES)
+    try:
+        return TransformersNetwork(getattr(transformers, card.model), dict(card.arguments), card.features)
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise BadConfig(f"transformers cannot build '{card.model}' with {card.arguments} ({error}); correct the card.") from None
+
+
+def _part(model: nn.Module, name: str) -> nn.Module | None:
+    """A part of the encoder, which older classes keep one level down."""
+    return getattr(model, name, None) or getattr(getattr(model, "vision_model", None), name, None)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the library's report of what it loaded (ours names what is wrong) and without its progress bar."""
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, progress.is_progress_bar_enabled()
+    logger.setLevel(logging.CRITICAL)
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            progress.enable_progress_bar()
