@@ -107,11 +107,11 @@ def open_encoder(
     network = open_network(card, state, seed=random_weights_seed or 0)
     if state is not None:
         where = f"{path} for '{card.name}'"
-        files.fill(network.model, _adapted(network, state, where), where=where, found=state)
+        files.fill(network.model, adapted(network, state, where), where=where, found=state)
     return Encoder(_completed(card, network), network).to(device)
 
 
-def _adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """The file's weights by the network's names; the libraries' own converters stumble over files that they were not written for."""
     try:
         return network.adapt(state)
@@ -153,7 +153,8 @@ def _completed(card: EncoderCard, network: Network) -> EncoderCard:
     if card.features != Features() and not isinstance(network, TokenNetwork):
         raise BadConfig(f"'{card.name}': the backend {card.backend} gives one kind of features only; leave the field features out.")
     if card.channels == 0:
-        statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
+        stated = card.pixels.std != (1.0, 1.0, 1.0)  # by the model's own configuration file
+        statistics = {} if stated else {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
         params_m = round(sum(p.numel() for p in network.model.parameters()) / 1e6, 1)
         card = card.model_copy(
             update={"channels": network.channels, "params_m": params_m, "pixels": card.pixels.model_copy(update=statistics)}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svgbench.backends.open import Encoder, open_network
+from svgbench.backends.open import Encoder, adapted, open_network
 from svgbench.config import cards
 from svgbench.errors import BadConfig, BadWeights
 from svgbench.nets.alignment import Alignment
@@ -112,7 +112,8 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     card = _dinov3(state, said, where)
     official = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     network = open_network(card, official)
-    files.fill(network.model, network.adapt(official), where=f"the encoder '{card.name}' in {where}", found=state)
+    inside = f"the encoder '{card.name}' in {where}"
+    files.fill(network.model, adapted(network, official, inside), where=inside, found=state)
     if ldm["z_channels"] != card.channels + sizes["channels"]:
         raise BadWeights(
             f"{where} decodes {ldm['z_channels']} channels, but {card.name} gives {card.channels} and the residual {sizes['channels']}; "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from svgbench.backends.open import Encoder, open_network
+from svgbench.backends.open import Encoder, adapted, open_network
 from svgbench.config import cards
 from svgbench.nets.tokenizer import Codec
 from svgbench.releases.shapes import State, agree, agree_with_ldm, count, ldm_sizes, parameters, part, require, whole
@@ -59,5 +59,5 @@ def _codec(card: cards.EncoderCard, arguments: dict[str, Any], channels: int, st
     """The codec of a card with other sizes, filled from an official file."""
     card = card.model_copy(update={"arguments": arguments, "channels": channels, "stride": stride})
     network = open_network(card, dict(state))
-    files.fill(network.model, network.adapt(dict(state)), where=where, found=state)
+    files.fill(network.model, adapted(network, dict(state), where), where=where, found=state)
     return Codec(Encoder(card, network)).eval()

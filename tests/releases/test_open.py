@@ -16,6 +16,8 @@ from svgbench.releases.open import KINDS
 HEADS = {"decoder_num_attention_heads": 4}
 RAE = official.rae()
 LDM = official.ldm()
+WHOLE = official.ldm(channels=388, levels=5, resolution=64, attention=(4,))
+DECODER = {name.removeprefix("decoder."): value for name, value in WHOLE.items() if name.startswith("decoder.")}
 
 
 def refused(path, kind, config=None):
@@ -79,6 +81,27 @@ def test_missing_surplus_and_misshapen_tensors_are_counted_in_the_files_own_name
     sentence = refused(saved(state), "rae-decoder", HEADS)
     assert "2 missing (decoder_layers.1.attention.attention.key.bias, decoder_norm.weight)" in sentence
     assert "1 surplus (extra)" in sentence and "trainable_cls_token is (1, 1, 7) instead of (1, 1, 32)" in sentence
+
+
+@pytest.mark.parametrize("lost", ["encoder.patch_embed.proj.bias", "encoder.rope_embed.periods", "encoder.blocks.11.mlp.fc1.weight"])
+def test_an_encoder_inside_svgs_checkpoint_that_lacks_a_tensor_is_one_sentence(saved, lost):
+    state = official.dinov3() | official.residual(channels=4) | {f"decoder.{n}": v for n, v in DECODER.items()}
+    del state[lost]
+    if lost == "encoder.rope_embed.periods":  # a table that the card's network computes
+        assert svgbench.load_official("svg-autoencoder", saved(state)).channels == 388
+    else:
+        assert "the encoder 'dinov3-s16' in" in refused(saved(state), "svg-autoencoder")
+
+
+def test_parts_of_two_svg_trainings_are_refused(saved):
+    state = official.dinov3() | official.residual(channels=8) | {f"decoder.{n}": v for n, v in DECODER.items()}
+    assert "decodes 388 channels, but dinov3-s16 gives 384 and the residual 8" in refused(saved(state), "svg-autoencoder")
+
+
+@pytest.mark.parametrize("changes", [{"encoder": "dinov3_vitb16"}, {"dinoconfig": {"model_name": "dinov3_vits16plus"}}])
+def test_a_config_that_names_another_encoder_is_refused(saved, changes):
+    state = official.dinov3() | official.residual(channels=4) | {f"decoder.{n}": v for n, v in DECODER.items()}
+    assert "holds dinov3_vits16; correct the config" in refused(saved(state), "svg-autoencoder", changes)
 
 
 def test_numbers_that_are_not_finite_are_refused(saved):
