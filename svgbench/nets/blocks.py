@@ -31,14 +31,24 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift.to(x.dtype), x, 1 + scale)
 
 
+class RmsNorm(nn.RMSNorm):
+    """x / sqrt(mean x^2 + 1e-6) times a learned gain, in the gain's precision: half-precision numbers are not squared (LightningDiT)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=RMS_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 def token_norm(width: int, kind: Norm) -> nn.Module:
     """The norm before a modulation: DiT's plain layer norm, or LightningDiT's RMS norm with a learned gain."""
-    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6) if kind == "layer" else nn.RMSNorm(width, eps=RMS_EPS)
+    return nn.LayerNorm(width, elementwise_affine=False, eps=1e-6) if kind == "layer" else RmsNorm(width)
 
 
 def head_norm(width: int, kind: Norm) -> nn.Module:
     """The norm of each head's queries or keys [..., D]."""
-    return nn.LayerNorm(width, eps=QK_EPS) if kind == "layer" else nn.RMSNorm(width, eps=RMS_EPS)
+    return nn.LayerNorm(width, eps=QK_EPS) if kind == "layer" else RmsNorm(width)
 
 
 def rotate(x_BHND: Tensor, angles: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from svgbench.errors import BadConfig
-from svgbench.nets.blocks import Attention, TimeEmbedding, grid_positions
+from svgbench.nets.blocks import Attention, Block, TimeEmbedding, grid_positions, hidden_width, rotary_angles, rotate
 from svgbench.nets.sit import SiT
 
 SMALL = dict(channels=6, grid=4, width=32, depth=2, heads=4, classes=5)
@@ -114,3 +114,147 @@ def test_sizes_that_do_not_fit_are_refused_in_one_sentence():
         SiT(**{**SMALL, "patch": 3})
     with pytest.raises(BadConfig, match="width 30"):
         SiT(**{**SMALL, "width": 30})
+
+
+# the choices in which the released networks differ
+
+CHOICES = [
+    {"norm": "rms"},
+    {"norm": "rms", "qk_norm": False},
+    {"mlp": "swiglu"},
+    {"position": "rope"},
+    {"position": "both"},
+    {"time": "fourier"},
+    {"learned_sigma": True},
+    {"patch": 2, "learned_sigma": True},
+    {"wide": {"width": 48, "depth": 2, "heads": 4}},
+    {"wide": {"width": 32, "depth": 1, "heads": 4}, "position": "rope", "norm": "rms", "mlp": "swiglu", "time": "fourier"},
+]
+
+
+def named(choice):
+    return ",".join(f"{name}={value if not isinstance(value, dict) else value['width']}" for name, value in choice.items())
+
+
+def test_the_default_network_keeps_its_names_first_weights_and_numbers():
+    torch.manual_seed(0)
+    model = SiT(**SMALL)
+    assert len(model.state_dict()) == 37 and {name.split(".")[0] for name in model.state_dict()} == {
+        "patches", "time", "labels", "blocks", "modulation", "final_modulation", "final",
+    }  # fmt: skip
+    weights = (model.patches.weight, model.labels.weight, model.blocks[1].mlp.fc2.weight)
+    assert [weight.abs().sum().item() for weight in weights] == pytest.approx([40.20598, 2.96322, 398.16077], rel=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+    x, t = torch.randn(3, 6, 4, 4, generator=generator), torch.rand(3, generator=generator)
+    velocity = model(x, t, torch.tensor([0, 1, 5]))
+    assert [velocity.sum().item(), velocity.std().item()] == pytest.approx([-146.09671, 1.8229449], rel=1e-4)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=named)
+def test_every_choice_starts_at_zero_velocity_and_keeps_batch_mates_apart(choice):
+    model = SiT(**{**SMALL, **choice})
+    x, t, labels = torch.randn(4, 6, 4, 4), torch.rand(4), torch.tensor([0, 1, 2, 5])
+    assert model(x, t, labels).shape == x.shape and not model(x, t, labels).any()
+    awake(model)
+    assert model(x, t, labels).abs().min() > 0
+    torch.testing.assert_close(model(x, t, labels)[2:3], model(x[2:3], t[2:3], labels[2:3]), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=named)
+def test_every_weight_of_every_choice_has_a_part_in_the_velocity(choice):
+    model = awake(SiT(**{**SMALL, **choice}))
+    model(torch.randn(2, 6, 4, 4), torch.rand(2), torch.tensor([0, 5])).square().sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=named)
+def test_every_choice_sees_time_label_and_place(choice):
+    model = awake(SiT(**{**SMALL, **choice}))
+    x, t, labels = torch.randn(1, 6, 4, 4), torch.tensor([0.3]), torch.tensor([1])
+    velocity = model(x, t, labels)
+    for other in (model(x, t + 0.2, labels), model(x, t, labels + 1), model(x.flip(-1), t, labels).flip(-1)):
+        assert not torch.allclose(velocity, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=named)
+def test_every_choice_computes_near_the_same_in_half_precision(choice):
+    model = awake(SiT(**{**SMALL, **choice}))
+    x, t, labels = torch.randn(2, 6, 4, 4), torch.rand(2), torch.tensor([0, 1])
+    full = model(x, t, labels)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(x, t, labels)
+    assert (half.float() - full).abs().max() < 0.1 * full.abs().max()
+
+
+def test_a_learned_variances_numbers_come_after_the_velocity():
+    model = awake(SiT(**{**SMALL, "learned_sigma": True, "patch": 2}))
+    x, t, labels = torch.randn(2, 6, 4, 4), torch.rand(2), torch.tensor([0, 1])
+    outputs = model.outputs(x, t, labels)
+    assert outputs.shape == (2, 12, 4, 4) and torch.equal(outputs[:, :6], model(x, t, labels))
+
+
+@pytest.mark.parametrize("choice", [{}, *CHOICES[-2:]], ids=named)
+def test_a_tap_gives_the_tokens_after_its_block_and_changes_no_velocity(choice):
+    model = awake(SiT(**{**SMALL, **choice}))
+    x, t, labels = torch.randn(2, 6, 4, 4), torch.rand(2), torch.tensor([0, 1])
+    seen = []
+    model.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    velocity, tokens = model(x, t, labels, tap=1)
+    assert torch.equal(velocity, model(x, t, labels)) and torch.equal(tokens, seen[0]) and tokens.shape == (2, 16, 32)
+    assert torch.equal(model.outputs(x, t, labels, tap=1).tokens, tokens)
+    with pytest.raises(BadConfig, match="after block 3"):
+        model(x, t, labels, tap=3)
+
+
+def test_rotary_attention_sees_only_how_far_apart_two_places_are():
+    angles, q, k = rotary_angles(8, 5), torch.randn(8), torch.randn(8)
+    turned_q, turned_k = (rotate(v.expand(25, 8), angles) for v in (q, k))
+    scores = turned_q @ turned_k.T
+    place = lambda row, column: 5 * row + column  # noqa: E731
+    torch.testing.assert_close(scores[place(0, 1), place(2, 2)], scores[place(1, 3), place(3, 4)])
+    assert not torch.isclose(scores[place(0, 1), place(2, 2)], scores[place(2, 2), place(0, 1)])
+    torch.testing.assert_close(turned_q.norm(dim=1), q.norm().expand(25))
+
+
+def test_swiglu_holds_as_many_weights_as_gelu_to_a_hundredth():
+    blocks = [Block(192, 3, mlp_ratio=4.0, qk_norm=False, mlp=kind) for kind in ("gelu", "swiglu")]
+    gelu, swiglu = (sum(p.numel() for p in block.parameters()) for block in blocks)
+    assert swiglu == pytest.approx(gelu, rel=0.01)
+    assert [hidden_width(width, 4.0, "swiglu") for width in (256, 192, 320, 1152)] == [682, 512, 853, 3072]
+
+
+def test_drawn_time_frequencies_are_kept_with_the_weights_and_never_trained():
+    model = SiT(**{**SMALL, "time": "fourier"})
+    assert "time.frequencies" in model.state_dict() and "time.frequencies" not in dict(model.named_parameters())
+    other = SiT(**{**SMALL, "time": "fourier"})
+    t = torch.rand(3)
+    assert not torch.equal(other.time(t), model.time(t))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.time(t), model.time(t))
+
+
+def test_raes_published_size_is_reached():
+    with torch.device("meta"):
+        wide = {"width": 2048, "depth": 2, "heads": 16}
+        more = {"norm": "rms", "mlp": "swiglu", "position": "both", "time": "fourier", "qk_norm": False}
+        model = SiT(channels=768, grid=16, width=1152, depth=28, heads=16, classes=1000, wide=wide, **more)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(839, rel=0.01)  # RAE, table 4: DiT-DH-XL
+
+
+def test_choices_that_do_not_fit_are_refused_in_one_sentence():
+    with pytest.raises(BadConfig, match="multiple of 4 numbers"):
+        SiT(**{**SMALL, "width": 24, "position": "rope"})
+    with pytest.raises(BadConfig, match="wide head of width 50"):
+        SiT(**{**SMALL, "wide": {"width": 50, "depth": 2, "heads": 4}})
+
+
+def test_compiling_the_blocks_compiles_the_wide_heads_too():
+    model = SiT(**{**SMALL, **CHOICES[-2]})
+    compiled = []
+    for block in [*model.blocks, *model.wide.blocks]:
+        block.compile = lambda block=block: compiled.append(block)
+    model.compile_blocks()
+    assert len(compiled) == 4
