@@ -6,7 +6,8 @@ import torch
 
 from svgbench.errors import BadConfig, UnknownName
 from svgbench.nets import draws, flow, guidance
-from svgbench.nets.sampler import euler, heun, sample, times
+from svgbench.nets.sampler import SAMPLERS, dopri5, euler, heun, midpoint, sample, sde_euler, stochastic_times, times
+from svgbench.nets.sit import SiT
 
 
 class Counting:
@@ -26,8 +27,8 @@ NOISE = torch.randn(2, 1, 2, 2)
 LABELS = torch.tensor([0, 1])
 
 
-def test_a_constant_velocity_is_integrated_exactly_by_both_samplers():
-    for solver in (euler, heun):
+def test_a_constant_velocity_is_integrated_exactly_by_every_solver():
+    for solver in (euler, heun, midpoint, dopri5):
         torch.testing.assert_close(solver(lambda x, t, step: torch.full_like(x, 2.0), NOISE, times(7, 0.15)), NOISE + 2)
 
 
@@ -37,7 +38,7 @@ def test_heun_integrates_a_velocity_linear_in_time_exactly_and_euler_from_the_le
     torch.testing.assert_close(euler(field, NOISE, times(5, 1.0)), NOISE + 1 - 1 / 5)
 
 
-@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2)])
+@pytest.mark.parametrize(("solver", "order"), [(euler, 1), (heun, 2), (midpoint, 2)])
 def test_errors_shrink_with_the_order_of_the_sampler(solver, order):
     errors = [(solver(lambda x, t, step: x, torch.ones(1, dtype=torch.float64), times(n, 1.0)) - math.e).abs().item() for n in (20, 40)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
@@ -125,3 +126,145 @@ def test_a_training_pair_does_not_depend_on_its_batch():
 def test_the_loss_is_each_samples_mean_squared_error():
     velocity, target = torch.zeros(2, 1, 2, 2), torch.stack([torch.ones(1, 2, 2), torch.full((1, 2, 2), 3.0)])
     assert flow.losses(velocity, target).tolist() == [1, 9]
+
+
+def test_the_midpoint_is_taken_in_the_middle_of_an_interval():
+    seen = []
+    midpoint(lambda x, t, step: seen.append((t, step)) or torch.ones_like(x), NOISE, [0.0, 0.2, 1.0])
+    assert seen == [(0.0, 0), (0.1, 0), (0.2, 1), (pytest.approx(0.6), 1)]
+
+
+def test_dopri5_follows_a_stiff_field_within_its_tolerance_and_passes_each_time_the_step_it_lies_in():
+    steps = set()
+
+    def field(x, t, step):
+        assert isinstance(t, float) and step == min(int(4 * t), 3)
+        steps.add(step)
+        return 30 * (math.cos(20 * t) - x)
+
+    got = dopri5(field, torch.zeros(1, dtype=torch.float64), times(4, 1.0))
+    exact = (900 * math.cos(20) + 600 * math.sin(20) - 900 * math.exp(-30)) / 1300  # of x' = 30 (cos 20 t - x), x(0) = 0
+    assert got.item() == pytest.approx(exact, abs=2e-3) and steps == {0, 1, 2, 3}
+
+
+def gaussian(mean, std):
+    """The velocity E[x_1 - x_0 | x_t] where data is N(mean, std^2): a known field whose flow and SDE both end in that Gaussian."""
+
+    def field(x, t, step=0):
+        variance = (1 - t) ** 2 + t**2 * std**2
+        return mean + (t * std**2 - (1 - t)) / variance * (x - t * mean)
+
+    return field
+
+
+def test_the_stochastic_sampler_ends_in_the_data_s_gaussian():
+    noise = torch.randn(20_000, generator=torch.Generator().manual_seed(1))
+    fresh = lambda step: torch.randn(20_000, generator=torch.Generator().manual_seed(100 + step))  # noqa: E731
+    got = sde_euler(gaussian(2.0, 0.5), noise, stochastic_times(200, 1.0), fresh)
+    assert got.mean().item() == pytest.approx(2.0, abs=0.02) and got.std().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.corrcoef(torch.stack([got, noise]))[0, 1].abs() < 0.5  # the flow keeps 1: the SDE forgets where it began
+    torch.testing.assert_close(euler(gaussian(2.0, 0.5), noise, times(400, 1.0)), 2 + 0.5 * noise, atol=0.02, rtol=0.02)
+
+
+def test_the_stochastic_grid_is_sits_and_its_last_step_has_no_noise():
+    assert stochastic_times(250, 1.0)[:2] == [0.0, pytest.approx(0.96 / 249)]
+    assert stochastic_times(250, 1.0)[-2:] == [pytest.approx(0.96), 1.0] and len(stochastic_times(250, 1.0)) == 251
+    assert stochastic_times(1, 1.0) == [0.0, 1.0] and stochastic_times(25, 0.15)[12] < stochastic_times(25, 1.0)[12]
+    drawn = []
+    sde_euler(lambda x, t, step: x, NOISE, stochastic_times(5, 1.0), lambda step: drawn.append(step) or NOISE)
+    assert drawn == [0, 1, 2, 3]
+
+
+class Gaussian:
+    """``gaussian`` as a model: the class moves the mean."""
+
+    classes = 3
+
+    def __call__(self, x, t, labels):
+        return torch.stack([gaussian(float(label), 0.5)(row, now.item()) for row, now, label in zip(x, t, labels, strict=True)])
+
+
+def test_a_stochastic_sample_depends_on_its_index_and_seed_and_on_no_batch_mate():
+    noise, labels, indices = torch.randn(4, 1, 2, 2), torch.tensor([0, 1, 2, 0]), torch.tensor([7, 8, 9, 10])
+    draw = lambda rows, **more: sample(  # noqa: E731
+        Gaussian(), noise[rows], labels[rows], steps=6, sampler="sde-euler", shift=1.0, indices=indices[rows], **more
+    )
+    whole = draw(slice(0, 4))
+    assert torch.equal(whole[2:3], draw(slice(2, 3)))
+    assert not torch.equal(whole, draw(slice(0, 4), seed=1))
+    assert not torch.equal(whole, sample(Gaussian(), noise, labels, steps=6, sampler="sde-euler", shift=1.0))
+
+
+def test_every_velocity_sampler_samples_and_names_of_the_other_kind_are_refused():
+    for sampler in SAMPLERS:
+        if sampler in ("ddim", "ddpm"):
+            with pytest.raises(BadConfig, match="does not fit a model that predicts velocities"):
+                sample(Gaussian(), NOISE, LABELS, sampler=sampler)
+        else:
+            got = sample(Gaussian(), NOISE, LABELS, steps=8, shift=1.0, guidance=2.0, sampler=sampler)
+            assert got.shape == NOISE.shape and got.isfinite().all()
+
+
+def test_autoguidance_leads_away_from_the_weak_model_and_never_calls_the_null_class():
+    model, weak = Counting(), Counting()
+    got = sample(model, NOISE, LABELS, steps=4, shift=1.0, guidance=3.0, weak=lambda x, t, labels: 0.5 * weak(x, t, labels))
+    assert [n for n, _ in model.calls] == [n for n, _ in weak.calls] == [2] * 4
+    torch.testing.assert_close(got - NOISE, (0.5 + 3 * 0.5) * LABELS.float()[:, None, None, None].expand_as(NOISE))
+    weak.calls.clear()
+    sample(model, NOISE, LABELS, steps=4, shift=1.0, guidance=3.0, schedule="late", weak=weak)
+    assert [t for _, t in weak.calls] == [0.5, 0.75]
+
+
+def test_a_weak_model_of_another_kind_is_refused():
+    weak = type("Weak", (), {"epsilon": None})()
+    with pytest.raises(BadConfig, match="autoguidance needs two of a kind"):
+        sample(Counting(), NOISE, LABELS, guidance=2.0, weak=weak)
+
+
+def test_logit_normal_times_are_most_often_in_the_middle_and_then_shifted():
+    positions = torch.arange(8192)
+    t = flow.draw_times(3, positions, "logit-normal")
+    assert t.logit().mean().item() == pytest.approx(0, abs=0.03) and t.logit().std().item() == pytest.approx(1, abs=0.03)
+    data = torch.zeros(8192, 1, 1, 1)
+    pair = flow.training_pair(data, positions, noise=1, time=3, shift=0.4, times="logit-normal")
+    torch.testing.assert_close(pair.t, flow.shift_time(t, 0.4))
+
+
+def test_the_shift_of_a_dimension_moves_times_as_raes_does():
+    numbers = 768 * 256
+    assert flow.dimension_shift(4096) == 1 and flow.dimension_shift(numbers) == pytest.approx(1 / math.sqrt(48))
+    a = math.sqrt(numbers / 4096)  # RAE: u <- a u / (1 + (a - 1) u) of its time u, 1 at the noise
+    for t in (0.0, 0.1, 0.5, 0.9, 1.0):
+        u = 1 - t
+        assert flow.shift_time(t, flow.dimension_shift(numbers)) == pytest.approx(1 - a * u / (1 + (a - 1) * u))
+
+
+def test_predicted_data_is_a_velocity_whose_flow_ends_in_it():
+    class Says(torch.nn.Module):
+        channels, grid, classes = 1, 2, 3
+
+        def forward(self, x, t, labels, tap=None):
+            return torch.full_like(x, 3.0)
+
+    model = flow.DataModel(Says())
+    torch.testing.assert_close(sample(model, NOISE, LABELS, steps=9, shift=1.0), torch.full_like(NOISE, 3.0))
+
+
+def test_the_true_data_and_only_it_has_no_loss_also_near_the_end_of_time():
+    data, positions = torch.randn(64, 2, 2, 2), torch.arange(64)
+    pair = flow.training_pair(data, positions, noise=1, time=2, shift=20.0, prediction="data")
+    assert (pair.t > 0.95).any() and (pair.t < 0.95).any()
+    said = flow.velocity_of_data(data, pair.x_t, pair.t)
+    assert torch.equal(said, pair.target) and said.isfinite().all()
+    plain = flow.training_pair(data, positions, noise=1, time=2, shift=20.0)
+    early = pair.t < 0.95
+    torch.testing.assert_close(pair.target[early], plain.target[early], rtol=1e-3, atol=1e-3)
+    assert (flow.losses(flow.velocity_of_data(data + 0.1, pair.x_t, pair.t), pair.target) > 0).all()
+
+
+def test_a_data_model_taps_as_its_transformer_does():
+    model = flow.DataModel(SiT(channels=2, grid=2, width=8, depth=2, heads=2, classes=3))
+    x, t = torch.randn(2, 2, 2, 2), torch.tensor([0.2, 0.99])
+    velocity, tokens = model(x, t, LABELS, tap=1)
+    torch.testing.assert_close(velocity, -x / torch.tensor([0.8, 0.05])[:, None, None, None])
+    assert tokens.shape == (2, 4, 8)
