@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svgbench.errors import BadConfig, BadInput
 from svgbench.nets.blocks import grid_positions
 from svgbench.nets.residual import PlainBlock
 
@@ -39,7 +40,7 @@ class ViTDecoder(nn.Module):
     def __init__(self, *, z_channels: int, resolution: int, stride: int, width: int, layers: int, heads: int, mlp: int) -> None:
         super().__init__()
         if width % heads or width % 4:
-            raise ValueError(f"width {width} is not a multiple of 4 and of heads {heads}")
+            raise BadConfig(f"a decoder of width {width} with {heads} heads cannot be built; use a width that 4 and the heads divide.")
         self.stride, self.grid = stride, resolution // stride
         self.embed = nn.Linear(z_channels, width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -50,8 +51,9 @@ class ViTDecoder(nn.Module):
 
     def before_last(self, latents: Tensor) -> Tensor:
         """What ``conv_out`` sees, [B, width, h, w]."""
-        if latents.shape[2:] != (self.grid, self.grid):
-            raise ValueError(f"a decoder of {self.grid}x{self.grid} latents was given {latents.shape[2]}x{latents.shape[3]}")
+        wanted = (self.embed.in_features, self.grid, self.grid)
+        if latents.shape[1:] != wanted:
+            raise BadInput(f"latents of {list(latents.shape[1:])} do not fit a decoder of {list(wanted)}; use what it was trained on.")
         patches = self.embed(latents.flatten(2).transpose(1, 2)) + self.positions
         x = torch.cat([self.class_token.expand(len(latents), -1, -1), patches], dim=1)  # the class token's position is zeros
         for block in self.blocks:

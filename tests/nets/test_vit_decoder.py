@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from svgbench.errors import BadConfig, BadInput
 from svgbench.nets.critic import Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.nets.vit_decoder import PatchPixels, ViTDecoder
@@ -44,9 +45,13 @@ def test_positions_are_fixed_and_not_in_the_state(decoder):
     assert all(p.requires_grad for p in decoder.parameters())
 
 
-def test_latents_of_another_grid_are_refused_in_words(decoder):
-    with pytest.raises(ValueError, match="a decoder of 4x4 latents was given 8x8"):
+def test_latents_of_another_grid_or_width_are_refused_in_words(decoder):
+    with pytest.raises(BadInput, match=r"latents of \[5, 8, 8\] do not fit a decoder of \[5, 4, 4\]"):
         decoder(torch.randn(1, 5, 8, 8))
+    with pytest.raises(BadInput, match=r"latents of \[6, 4, 4\]"):
+        decoder(torch.randn(1, 6, 4, 4))
+    with pytest.raises(BadConfig, match="width 18 with 3 heads"):
+        ViTDecoder(**{**SMALL, "width": 18, "heads": 3})
 
 
 @pytest.mark.parametrize("cuts", [[slice(0, 6)], [slice(0, 2), slice(2, 3), slice(3, 6)]])
