@@ -28,10 +28,10 @@ class OpenClipNetwork(TokenNetwork):
 
     model: TimmModel | VisionTransformer
 
-    def __init__(self, tower: TimmModel | VisionTransformer, features: Features) -> None:
+    def __init__(self, tower: TimmModel | VisionTransformer, side: int, features: Features) -> None:
         super().__init__()
         self.model = tower
-        self.side = tower.image_size[0]
+        self.side = side
         if isinstance(tower, TimmModel):
             trunk = tower.trunk
             self.choose(features, width=trunk.embed_dim, depth=len(trunk.blocks), prefix=trunk.num_prefix_tokens, norm=trunk.norm)
@@ -71,7 +71,7 @@ def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
     """The image tower of the model ``card.model``, ``card.arguments`` (``embed_dim``, ``vision_cfg``...) over its configuration; random
     weights."""
     config: dict[str, Any] = open_clip.get_model_config(card.model) or {}
-    if not config and "vision_cfg" not in card.arguments:
+    if not config and not {"timm_model_name", "layers"} & card.arguments.get("vision_cfg", {}).keys():
         raise unknown("open_clip model", card.model, open_clip.list_models())
     arguments = dict(card.arguments)
     approximate = arguments.pop("gelu", None)  # ``tanh``: what SigLIP was trained with, while open_clip and timm build the exact one
@@ -87,4 +87,7 @@ def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
     known = isinstance(tower, VisionTransformer) or (isinstance(tower, TimmModel) and hasattr(tower.trunk, "blocks"))
     if not known:
         raise BadConfig(f"the image tower of '{card.model}' is a {type(tower).__name__} without patch tokens; name a vision transformer.")
-    return OpenClipNetwork(tower, card.features)
+    side = tower.image_size[0]
+    if isinstance(tower, TimmModel) and tuple(tower.trunk.patch_embed.img_size) != (side, side):
+        tower.set_input_size(side)
+    return OpenClipNetwork(tower, side, card.features)

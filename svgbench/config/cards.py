@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from svgbench.config.foreign import describe
 from svgbench.config.parse import validate
 from svgbench.config.records import digest
 from svgbench.config.schema import Count, Encoder, Features, Part, Positive
@@ -106,7 +106,7 @@ def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
     if name in known:
         return load(known[name])
     if ":" in name:
-        return _ad_hoc(name)
+        return validate(EncoderCard, describe(name), where=name)
     wanted = "tiny" if preset == "tiny" else "paper"
     cards = load_cards(extra)
     for card in cards.values():
@@ -193,21 +193,3 @@ def digest_of(path: Path, name: str) -> str:
         except OSError as error:
             raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None
     return digests[0] if len(digests) == 1 else digest(digests)
-
-
-def _ad_hoc(name: str) -> EncoderCard:
-    """A card made of BACKEND:NAME; channels, parameters and pixel statistics are the library's and filled in on opening."""
-    backend, _, model = name.partition(":")
-    patch = re.search(r"patch(\d+)", model)
-    if backend not in ("timm",):
-        raise BadConfig(f"'{name}' cannot be opened by its name alone; write a card for it (--shelf DIR), only timm:NAME needs none.")
-    if patch is None:
-        raise BadConfig(f"'{name}' does not say its patch size (patch16) in its name; write a card for it (--shelf DIR).")
-    stride = int(patch[1])
-    scale, stride = (f"{stride}/16", 16) if stride == 14 else ("1/1", stride)
-    hub = {"hub": f"timm/{model}"} if "." in model else {}
-    return EncoderCard(
-        name=name, family="other", backend=backend, model=model, channels=0, stride=stride,
-        pixels=Pixels(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), size=256, scale=scale), weights=Weights(**hub), params_m=0,
-        licence="see origin", origin=f"https://huggingface.co/timm/{model}", paper="see origin",
-    )  # fmt: skip

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svgbench.config.cards import EncoderCard, weights_file, weights_files
+from svgbench.config.hub import hub_file
 from svgbench.errors import BadWeights
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
@@ -103,35 +100,11 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: I
 
 def _from_hub(card: EncoderCard) -> Path:
     """The card's file from the local Hugging Face cache, else from its server."""
-    from huggingface_hub import constants, hf_hub_download
-
     source = card.weights
     if source.hub is None:
         raise BadWeights(f"the card '{card.name}' names no weights; {_origin(card)}.")
-    wanted: dict[str, Any] = {"repo_id": source.hub, "filename": source.hub_file or "model.safetensors", "revision": source.revision}
-    try:
-        return Path(hf_hub_download(**wanted, local_files_only=True))
-    except Exception:  # not in the cache: each release of the hub's library has its own classes for this
-        if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "yes", "true"):
-            raise BadWeights(f"'{card.name}' is not in the cache and HF_HUB_OFFLINE forbids fetching it; {_origin(card)}.") from None
-    if not _reachable(constants.ENDPOINT):
-        raise BadWeights(f"'{card.name}' is not in the cache and {constants.ENDPOINT} cannot be reached; {_origin(card)}.")
-    try:
-        return Path(hf_hub_download(**wanted, etag_timeout=10))
-    except Exception as error:
-        raise BadWeights(f"the weights of '{card.name}' cannot be fetched ({type(error).__name__}); {_origin(card)}.") from None
-
-
-def _reachable(address: str) -> bool:
-    """Whether a server answers at all: the hub's own library would retry for half a minute. A proxy is trusted to."""
-    if getproxies():
-        return True
-    parts = urlsplit(address)
-    try:
-        with socket.create_connection((parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443)), timeout=10):
-            return True
-    except OSError:
-        return False
+    name = source.hub_file or "model.safetensors"
+    return hub_file(source.hub, name, source.revision, what=f"the weights file {name} of '{card.name}'", advice=_origin(card))
 
 
 def _origin(card: EncoderCard) -> str:

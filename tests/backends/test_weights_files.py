@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from small_cards import TINY
 
 from svgbench.backends.open import open_encoder, open_network
+from svgbench.config import hub
 from svgbench.config.cards import EncoderCard, find
 from svgbench.errors import BadWeights
 from svgbench.world import weights
@@ -81,11 +82,11 @@ def test_an_unreachable_server_is_one_sentence(tmp_path: Path, monkeypatch: Monk
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", answer)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(weights, "getproxies", dict)
-    with raises(BadWeights, match=r"'dinov2-b14' is not in the cache and http://127\.0\.0\.1:9 cannot be reached; get model"):
+    monkeypatch.setattr(hub, "getproxies", dict)
+    with raises(BadWeights, match=r"of 'dinov2-b14' is not in the cache and http://127\.0\.0\.1:9 cannot be reached; get model"):
         open_encoder(find("dinov2", "paper"))
-    monkeypatch.setattr(weights, "getproxies", lambda: {"https": "http://proxy"})
-    with raises(BadWeights, match=r"the weights of 'dinov2-b14' cannot be fetched \(ConnectionError\); get model.safetensors from https"):
+    monkeypatch.setattr(hub, "getproxies", lambda: {"https": "http://proxy"})
+    with raises(BadWeights, match=r"of 'dinov2-b14' cannot be fetched \(ConnectionError\); get model.safetensors from https"):
         open_encoder(find("dinov2", "paper"))
 
 

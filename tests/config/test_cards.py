@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
-from pytest import mark, raises
+from pytest import MonkeyPatch, mark, raises
 
 from svgbench.config import cards
 from svgbench.errors import BadConfig, BadWeights, UnknownName
@@ -65,8 +67,70 @@ def test_backend_and_name_make_a_card_where_the_name_says_enough() -> None:
     assert cards.find("timm:vit_base_patch32_224", "paper").stride == 32
     with raises(BadConfig, match="does not say its patch size"):
         cards.find("timm:resnet50", "paper")
-    with raises(BadConfig, match="write a card for it"):
-        cards.find("diffusers:someone/vae", "paper")
+    with raises(BadConfig, match=r"write a card for it \(--shelf DIR\) or use timm, open_clip"):
+        cards.find("jax:someone", "paper")
+    with raises(BadConfig, match="a file does not say how it is opened; hand it to a card"):
+        cards.find("checkpoint:vae.ckpt", "paper")
+    with raises(BadConfig, match="names no model"):
+        cards.find("timm:", "paper")
+
+
+def configured(folder: Path, content: Any, name: str = "config.json") -> Path:
+    """A directory with a configuration file."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_a_directory_of_transformers_makes_a_card(tmp_path: Path) -> None:
+    content = {"architectures": ["Dinov2Model"], "model_type": "dinov2", "hidden_size": 768, "dtype": "x", "image_size": 518}
+    card = cards.find(f"transformers:{configured(tmp_path, content)}", "paper")
+    assert (card.backend, card.model, card.stride, card.pixels.scale) == ("transformers", "Dinov2Model", 16, "14/16")
+    assert card.arguments == {"hidden_size": 768, "image_size": 224, "patch_size": 14} and card.weights.file == str(tmp_path)
+    vision = {"model_type": "siglip_vision_model", "image_size": 256}
+    whole = {"model_type": "siglip", "text_config": {"hidden_size": 3}, "vision_config": vision}
+    card = cards.find(f"transformers:{configured(tmp_path / 'siglip', whole)}", "paper")
+    assert (card.model, card.stride, card.arguments) == ("SiglipVisionModel", 16, {"patch_size": 16, "image_size": 256})
+
+
+def test_a_directory_of_diffusers_makes_a_codec_s_card(tmp_path: Path) -> None:
+    content = {"_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "latent_channels": 4}
+    for folder in (configured(tmp_path / "vae", content), configured(tmp_path / "whole", content, "vae/config.json")):
+        card = cards.find(f"diffusers:{folder}", "paper")
+        assert (card.kind, card.stride, card.patch, card.model) == ("codec", 8, 2, "AutoencoderKL")
+        assert "_class_name" not in card.arguments and card.arguments["latent_channels"] == 4
+
+
+def test_models_of_open_clip_make_cards_by_its_own_names_and_by_directories(tmp_path: Path) -> None:
+    card = cards.find("open_clip:ViT-B-16-SigLIP-256", "paper")
+    assert (card.stride, card.weights.hub, card.pixels.scale) == (16, "timm/ViT-B-16-SigLIP-256", "1/1")
+    card = cards.find("open_clip:ViT-L-14", "paper")
+    assert (card.stride, card.pixels.scale, card.arguments["vision_cfg"]) == (16, "14/16", {"image_size": 224})
+    with raises(UnknownName, match="Did you mean .*'ViT-L-14'"):
+        cards.find("open_clip:ViT-L-15", "paper")
+    config = {"embed_dim": 8, "vision_cfg": {"layers": 2, "patch_size": 32}}
+    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    card = cards.find(f"open_clip:{configured(tmp_path, content, 'open_clip_config.json')}", "paper")
+    assert card.stride == 32 and card.pixels.mean == (0.1, 0.1, 0.1) and card.arguments["vision_cfg"]["layers"] == 2
+
+
+def test_what_cannot_be_read_of_a_foreign_model_is_one_sentence(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with raises(BadWeights, match=r"config.json of 'transformers:someone/thing' is not in the cache and HF_HUB_OFFLINE forbids"):
+        cards.find("transformers:someone/thing", "paper")
+    with raises(BadConfig, match="neither a directory here nor a repository"):
+        cards.find("transformers:./nowhere", "paper")
+    with raises(BadConfig, match=r"holds no config\.json"):
+        cards.find(f"transformers:{tmp_path}", "paper")
+    with raises(BadConfig, match="is a 'bert' and svgbench knows these of transformers"):
+        cards.find(f"transformers:{configured(tmp_path / 'a', {'model_type': 'bert'})}", "paper")
+    with raises(BadConfig, match="no readable configuration"):
+        cards.find(f"transformers:{configured(tmp_path / 'b', '{')}", "paper")
+    with raises(BadConfig, match="holds list"):
+        cards.find(f"diffusers:{configured(tmp_path / 'c', [1])}", "paper")
+    with raises(BadConfig, match="is a 'VQModel' of diffusers"):
+        cards.find(f"diffusers:{configured(tmp_path / 'd', {'_class_name': 'VQModel'})}", "paper")
 
 
 def test_a_user_s_shelf_adds_cards_and_replaces_none(tmp_path: Path) -> None:
