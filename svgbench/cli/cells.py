@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, load_experiment, preset_of, run_name, settings_of
+from svgbench.config.grid import build, cells, load_experiment, preset_of, run_name, run_of, settings_of
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.schema import RunConfig
 from svgbench.errors import UnknownName, unknown
@@ -26,11 +26,12 @@ def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path
         return {run_name(config, shelf): config}
     loaded = load_experiment(experiment, shelf)
     preset = preset_of(loaded, shelf) or preset
+    base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
-    for cell, settings in cells(loaded).items():
+    for cell, settings in cells(loaded, shelf).items():
         whole = merge(merge(settings_of(loaded, shelf), settings), over)
         config = resolve(build(whole, preset=preset, where=f"{experiment}, cell '{cell}'" if cell else experiment, extra=shelf), shelf)
-        name = run_name(config, shelf)
+        name = ".".join(part for part in (base_run, cell) if part) if base_run else run_name(config, shelf)
         if name in configs:
             sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
         configs[name] = config

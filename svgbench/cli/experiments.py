@@ -67,9 +67,9 @@ def run(
     config = resolve(build(settings, preset=preset, extra=shelf), shelf)
     name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
-    with owned(out, plan_.runs[0]) if _is_main() else contextlib.nullcontext():
-        _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=False, shelf=shelf)
-    if _is_main():
+    with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
+        walk(plan_, out, lambda: runtime_of(device, threads, micro_batch, compile_), keep_going=False, shelf=shelf)
+    if is_main():
         show(out, [name])
 
 
@@ -86,8 +86,8 @@ def ablate(
 ) -> None:
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
-    outcome = _walk(plan_, out, lambda: _runtime(device, threads, micro_batch, compile_), keep_going=True, shelf=shelf)
-    if _is_main():
+    outcome = walk(plan_, out, lambda: runtime_of(device, threads, micro_batch, compile_), keep_going=True, shelf=shelf)
+    if is_main():
         show(out, [r.name for r in plan_.runs])
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
@@ -120,25 +120,26 @@ def plan(
     table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note, *said]))
 
 
-def _walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:
-    """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
-    missing = set(plan_.nodes) - plan_.finished(Store(out / "store"))
+def walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None, only: set[str] | None = None) -> Outcome:
+    """Executes what is missing (of the nodes ``only``, where given), then writes every run's directory, also after a failure or a stop."""
+    chosen = plan_ if only is None else Plan({key: node for key, node in plan_.nodes.items() if key in only}, plan_.runs)
+    missing = set(chosen.nodes) - chosen.finished(Store(out / "store"))
     runtime, outcome = make_runtime() if missing else _Idle(), Outcome()
     try:
         if missing:
-            check(plan_, missing)
-        execute(plan_, out, runtime, outcome, say=runtime.say, keep_going=keep_going)
+            check(chosen, missing)
+        execute(chosen, out, runtime, outcome, say=runtime.say, keep_going=keep_going)
     except KeyboardInterrupt:
         raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
     finally:
-        if _is_main():
+        if is_main():
             for one in plan_.runs:
                 record(plan_, one, out, outcome, shelf)
     runtime.stop()
     return outcome
 
 
-def _is_main() -> bool:
+def is_main() -> bool:
     """Whether this is the process that owns directories and speaks, also under torchrun."""
     return int(os.environ.get("RANK", "0")) == 0
 
@@ -156,7 +157,7 @@ class _Idle:
         """Nothing was started."""
 
 
-def _runtime(device: str, threads: int | None, micro_batch: int | None, compile_: bool) -> Any:
+def runtime_of(device: str, threads: int | None, micro_batch: int | None, compile_: bool) -> Any:
     from svgbench.world.runtime import Runtime
 
     return Runtime(device=device, threads=threads, micro_batch=micro_batch, compile=compile_)

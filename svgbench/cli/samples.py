@@ -12,7 +12,12 @@ import typer
 
 from svgbench.errors import BadInput
 from svgbench.lab.store import Store
+from svgbench.shelf import read_yaml
+from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
+
+NEEDED = ("autoencoder", "statistics", "diffusion")
+"""What samples are drawn from."""
 
 
 def sample(
@@ -21,9 +26,13 @@ def sample(
     labels: Annotated[str | None, typer.Option("--labels", help="Class numbers, comma separated; every class once when not given.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, max=4000)] = 25,
     guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=100.0)] = 1.0,
-    sampler: Annotated[str, typer.Option("--sampler", help="euler or heun.")] = "euler",
-    schedule: Annotated[str, typer.Option("--schedule", help="constant, linear, late, early-R or interval-A-B.")] = "constant",
-    shift: Annotated[float, typer.Option("--shift", min=0.001)] = 0.15,
+    sampler: Annotated[
+        str | None, typer.Option("--sampler", help="euler, heun, midpoint, dopri5, sde-euler; ddim, ddpm; the run's own when not given.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", help="constant, linear, late, early-R or interval-A-B; the run's own when not given.")
+    ] = None,
+    shift: Annotated[float | None, typer.Option("--shift", min=0.001, help="Of the time grid; the run's own when not given.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     device: Annotated[str, typer.Option("--device")] = "auto",
@@ -36,23 +45,22 @@ def sample(
     except ValueError:
         raise BadInput(f"--labels {labels}: write class numbers with commas between, for example 207,360.") from None
     record = collect(out, [run])[0]
-    places = {s["stage"]: out / "store" / s["stage"] / s["key"][:32] for s in record.about["stages"]}
-    missing = [name for name in ("statistics", "diffusion") if name not in places]
+    store, inputs = Store(out / "store"), {}
+    for stage in record.about["stages"]:
+        provided = by_name(stage["stage"]).provides or stage["stage"]
+        if provided in NEEDED:
+            store.verify(stage["stage"], stage["key"])
+            inputs[provided] = store.place(stage["stage"], stage["key"])
+    missing = [name for name in NEEDED if name not in inputs]
     if missing:
         raise BadInput(f"run '{run}' has no finished {missing[0]} stage; run its command again first.")
-    store = Store(out / "store")
-    for stage in record.about["stages"]:
-        if stage["stage"] in ("autoencoder", "adoption", "statistics", "diffusion"):
-            store.verify(stage["stage"], stage["key"])
     from svgbench.stages.pictures import sample_sheet
     from svgbench.world.runtime import Runtime
 
-    inputs = {
-        "autoencoder": places.get("autoencoder") or places["adoption"],
-        "statistics": places["statistics"],
-        "diffusion": places["diffusion"],
-    }
-    slice_ = {"sampling": {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}, "seed": seed}
+    own = read_yaml(record.place / "config.yaml")["sampling"]
+    asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
+    how = {name: own[name] if value is None else value for name, value in asked.items()}
+    slice_ = {"sampling": {**how, "against": own["against"]}, "seed": seed}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{to}\n")
 

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from svgbench.config.foreign import describe
 from svgbench.config.parse import validate
+from svgbench.config.part import Count, Part, Positive
 from svgbench.config.records import digest
-from svgbench.config.schema import Count, Encoder, Features, Part, Positive
+from svgbench.config.schema import Encoder, Features
 from svgbench.errors import BadConfig, BadWeights, unknown
 from svgbench.shelf import entries, folder, read_yaml
 
@@ -75,6 +76,8 @@ class EncoderCard(Part):
     params_m: Annotated[float, Field(ge=0)]
     """Millions of parameters; 0 as above."""
     licence: str
+    forbids: tuple[Literal["commercial"], ...] = ()
+    """Uses that the licence forbids: weights are not opened where SVGBENCH_USE declares such a use."""
     origin: str
     """Where the authors publish it."""
     paper: str

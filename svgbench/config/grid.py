@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.parse import merge, nested, validate
+from svgbench.config.part import Part
 from svgbench.config.records import digest
-from svgbench.config.schema import Part, RunConfig
+from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, RunConfig
 from svgbench.errors import BadConfig, unknown
 from svgbench.shelf import entries, read_yaml
 
@@ -24,13 +26,13 @@ SIZES: dict[str, dict[str, int]] = {
     "XL": {"width": 1152, "depth": 28, "heads": 16},
 }
 """SiT's sizes (arXiv 2401.08740, table 1)."""
+WIDE: dict[str, int] = {"width": 2048, "depth": 2, "heads": 16}
+WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
+"""The wide head RAE puts on every size (arXiv 2510.11690, section 5), and one in proportion to the size ``tiny``."""
 
-
-class Axis(Part):
-    """One axis of a grid: cells by name, each with the settings it changes."""
-
-    name: str
-    cells: dict[str, dict[str, Any]]
+DIMENSION = 4096
+"""Numbers in the latent for which RAE's shift is 1. RAE writes a = sqrt(numbers / 4096) for times that run to noise; times that run to
+data, as here, are shifted by 1 / a."""
 
 
 class Experiment(Part):
@@ -44,10 +46,12 @@ class Experiment(Part):
     costs: str = ""
     base: str | None = None
     """Another experiment, whose settings come first."""
+    run: str = ""
+    """Name of the run, and the first word of the names of those that stand on it; made from the settings when empty."""
     set: dict[str, Any] = {}
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
-    """``field.path: [values]`` or ``name: {cell: {settings}}``."""
+    """``field.path: [values]`` or ``name: {cell: {settings}}``; a cell's ``base: EXPERIMENT`` brings its settings first."""
 
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
@@ -84,14 +88,14 @@ def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def cells(experiment: Experiment) -> dict[str, dict[str, Any]]:
+def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[str, Any]]:
     """Name of each cell -> the settings it changes; one cell of an empty name where there are no axes."""
     axes: list[dict[str, dict[str, Any]]] = []
     for axis, values in experiment.axes.items():
         if not values:
             raise BadConfig(f"experiment '{experiment.name}': the axis '{axis}' is empty.")
         if isinstance(values, dict):
-            axes.append({cell: expand(settings) for cell, settings in values.items()})
+            axes.append({cell: _cell(settings, extra) for cell, settings in values.items()})
         else:
             short = axis.rsplit(".", 1)[-1]
             axes.append({(str(v) if short in ("encoder", "card") else f"{short}-{v}"): nested(axis, v) for v in values})
@@ -102,6 +106,12 @@ def cells(experiment: Experiment) -> dict[str, dict[str, Any]]:
             settings = merge(settings, part)
         result[".".join(name for name, _ in combination)] = settings
     return result
+
+
+def _cell(settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
+    own = dict(settings)
+    base = own.pop("base", None)
+    return merge(settings_of(load_experiment(base, extra), extra), expand(own)) if base else expand(own)
 
 
 def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:
@@ -121,6 +131,8 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
         counts = {name: None for name in ("train_images", "val_images") if name not in settings.get("data", {})}
         merged = merge(merged, {"data": counts})
     given = {k: v for k, v in (merged.get("diffusion", {}).get("transformer") or {}).items() if v is not None}
+    if given.get("wide") is not None:
+        given["wide"] = {**(WIDE_TINY if draft.diffusion.size == "tiny" else WIDE), **given["wide"]}
     levels = settings.get("autoencoder", {}).get("decoder", {}).get("multipliers") or _levels(draft, card)
     fitted = {
         "encoder": {"card": card.name},
@@ -129,10 +141,42 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
     }
     config = validate(RunConfig, merge(merged, fitted), where=where)
     _check_fit(config, card, where)
-    part = config.autoencoder
-    if part.residual.channels == 0:  # without a residual there is nothing to align: equal work, equal key
+    return _normal(config, extra)
+
+
+def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
+    """The same run with what it does not use at its defaults: equal work, equal key."""
+    part, diffusion, sampling = config.autoencoder, config.diffusion, config.sampling
+    if part.residual.channels == 0:  # nothing to align
         part = part.model_copy(update={"align": "none", "residual": type(part.residual)(channels=0)})
-    return config.model_copy(update={"autoencoder": part})
+    if part.decoder.kind == "ldm":
+        part = part.model_copy(update={"decoder": part.decoder.model_copy(update={"vit": Decoder().vit})})
+    else:
+        part = part.model_copy(update={"decoder": Decoder(kind="vit", vit=part.decoder.vit)})
+    if part.release:
+        part = Autoencoder(release=part.release)
+    if diffusion.release:
+        diffusion = Diffusion(release=diffusion.release, objective=diffusion.objective)
+    if diffusion.representation.weight:
+        teacher = diffusion.representation.encoder
+        named = teacher.model_copy(update={"card": cards.find(teacher.card, config.preset, extra).name})
+        block = diffusion.representation.block or min(8, max(1, diffusion.transformer.depth // 2))
+        diffusion = diffusion.model_copy(
+            update={"representation": diffusion.representation.model_copy(update={"encoder": named, "block": block})}
+        )
+    else:
+        diffusion = diffusion.model_copy(update={"representation": Representation()})
+    card = cards.find(config.encoder.card, config.preset, extra)
+    numbers = (card.channels + (part.residual.channels if card.kind == "features" else 0)) * (config.data.resolution // card.stride) ** 2
+    ours = round(math.sqrt(DIMENSION / numbers), 6) if numbers else 1.0
+    if diffusion.dimension_shift:
+        diffusion = diffusion.model_copy(update={"shift": ours, "dimension_shift": False})
+    if sampling.dimension_shift:
+        sampling = sampling.model_copy(update={"shift": ours, "dimension_shift": False})
+    if diffusion.objective == "ddpm":  # its times are the 1000 steps of its schedule
+        diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0})
+        sampling = sampling.model_copy(update={"shift": 1.0})
+    return config.model_copy(update={"autoencoder": part, "diffusion": diffusion, "sampling": sampling})
 
 
 def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
@@ -151,18 +195,37 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         raise BadConfig(
             f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}."
         )
-    if card.kind == "features" and 2 ** (levels - 1) != stride:
+    own = config.autoencoder
+    if card.kind == "features" and own.decoder.kind == "ldm" and not own.release and 2 ** (levels - 1) != stride:
         raise BadConfig(
             f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
             f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
         )
+    _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
-    if (side // stride) % patch:
+    if not config.diffusion.release and (side // stride) % patch:
         raise BadConfig(
             f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
         )
     if config.data.source == "shapes" and (config.data.train_images is None or config.data.val_images is None):
         raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
+
+
+def _check_diffusion(config: RunConfig, start: str) -> None:
+    """Whether objective, samplers and guidance belong together."""
+    diffusion, sampling = config.diffusion, config.sampling
+    if (sampling.sampler in NOISE_PREDICTORS) != (diffusion.objective == "ddpm"):
+        fitting = "ddim or ddpm" if diffusion.objective == "ddpm" else "euler, heun, midpoint, dopri5 or sde-euler"
+        fact = f"sampling.sampler {sampling.sampler} does not fit diffusion.objective {diffusion.objective}"
+        raise BadConfig(f"{start}{fact}; use {fitting}.")
+    if diffusion.objective == "ddpm" and sampling.against == "weak":
+        raise BadConfig(f"{start}sampling.against weak is for diffusion.objective flow; use against null.")
+    if sampling.against == "weak" and not diffusion.weak_images:
+        raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_images, such as a tenth of the training.")
+    if diffusion.weak_images > diffusion.training.total_images or (diffusion.weak_images and not diffusion.training.ema):
+        raise BadConfig(f"{start}diffusion.weak_images are averaged weights within the training; set training.ema and fewer images.")
+    if diffusion.transformer.learned_sigma and diffusion.objective != "ddpm":
+        raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective ddpm; leave it off.")
 
 
 def run_name(config: RunConfig, extra: Path | None = None) -> str:
@@ -210,3 +273,10 @@ def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
         if experiment.base is None:
             return None
         experiment = load_experiment(experiment.base, extra)
+
+
+def run_of(experiment: Experiment, extra: Path | None = None) -> str:
+    """The run an experiment, or one of its bases, names; empty where none does."""
+    while not experiment.run and experiment.base:
+        experiment = load_experiment(experiment.base, extra)
+    return experiment.run

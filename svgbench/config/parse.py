@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from svgbench.config.schema import Part
+from svgbench.config.part import Part
 from svgbench.errors import BadConfig, closest
 
 P = TypeVar("P", bound=Part)

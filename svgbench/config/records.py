@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from svgbench.config.schema import Part
+from svgbench.config.part import Part
 
 STORE_FORMAT = 1
 """Version of the store's layout; a store written by a newer one is refused."""

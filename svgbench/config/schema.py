@@ -9,23 +9,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from svgbench.config.part import Count, NotNegative, Part, Positive, Share
+from svgbench.config.scoring import Scores
 from svgbench.errors import closest
 
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-NotNegative = Annotated[float, Field(ge=0.0)]
 Align = Literal["none", "batch", "frozen", "channel", "whiten"]
-SAMPLERS = Literal["euler", "heun"]
+Sampler = Literal["euler", "heun", "midpoint", "dopri5", "sde-euler", "ddim", "ddpm"]
+NOISE_PREDICTORS = ("ddim", "ddpm")
+"""Samplers of the objective ``ddpm``; the others integrate a velocity."""
 SCHEDULES = ("constant", "linear", "late", "early-0.5", "interval-0.2-0.8")
-
-
-class Part(BaseModel):
-    """A frozen piece of configuration that refuses fields it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Part):
@@ -148,9 +142,38 @@ class Residual(Part):
         return self
 
 
-class Decoder(Part):
-    """The LDM convolutional decoder; its levels fix the upsampling, 2 ** (levels - 1), which must be the encoder's stride."""
+class Release(Part):
+    """A network of an official release in place of training one."""
 
+    kind: str
+    """What ``svgbench.load_official`` calls it: svg-autoencoder, svg-dit, sit, dit, repa, lightningdit, ddt, rae-decoder."""
+    file: str
+    config: dict[str, Any] | None = None
+    """The release's constructor arguments, where the file does not tell."""
+
+
+class VitDecoder(Part):
+    """RAE's decoder (arXiv 2510.11690): a ViT as in MAE's decoder, one token a latent position."""
+
+    width: Count = 1152
+    layers: Count = 28
+    heads: Count = 16
+    mlp: Count = 4096
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> VitDecoder:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4 and of heads {self.heads}")
+        return self
+
+
+class Decoder(Part):
+    """From raw latents to pixels. The LDM convolutional decoder's levels fix its upsampling, 2 ** (levels - 1), which must be the
+    encoder's stride; the ViT decoder fits any."""
+
+    kind: Literal["ldm", "vit"] = "ldm"
+    vit: VitDecoder = VitDecoder()
+    """The sizes of ``kind: vit``; those below are of ``kind: ldm``."""
     base: Count = 128
     multipliers: tuple[Count, ...] = (1, 1, 2, 2, 4)
     """Channel multipliers from the finest level to the coarsest."""
@@ -185,12 +208,45 @@ class Autoencoder(Part):
     """Residual statistics brought to the features': none; batch (as released, batch mates matter); frozen (batch statistics while
     training, the training set's moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
     decoder: Decoder = Decoder()
+    noise: NotNegative = 0.0
+    """The decoder is trained on latents + s n with s ~ |N(0, noise^2)| per image, n normal (RAE, arXiv 2510.11690: 0.8); 0 adds none."""
     loss: ReconstructionLoss = ReconstructionLoss()
     training: Training = Training(total_images=25_600_000, batch=512, optimiser=Optimiser(lr=1e-4, betas=(0.5, 0.9)))
+    release: Release | None = None
+    """A released autoencoder that is taken over instead of trained."""
+
+
+class Latents(Part):
+    """How raw latents are standardised."""
+
+    statistics: str | None = None
+    """A release's own file of means and deviations; measured on the training images when this and ``scale`` are empty."""
+    scale: Positive | None = None
+    """One factor for raw latents in place of statistics, as releases on SD-VAE have it (0.18215)."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Latents:
+        if self.statistics is not None and self.scale is not None:
+            raise ValueError("statistics and scale exclude each other; give one")
+        return self
+
+
+class Wide(Part):
+    """RAE's wide head (DDT): a shallow transformer on the noised latents, each token conditioned on the body's."""
+
+    width: Count = 2048
+    depth: Count = 2
+    heads: Count = 16
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Wide:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
 
 
 class Transformer(Part):
-    """SiT's size."""
+    """The diffusion transformer: its size, and the choices in which DiT, SiT, REPA, LightningDiT, RAE and SVG differ."""
 
     width: Count = 1152
     depth: Count = 28
@@ -199,6 +255,15 @@ class Transformer(Part):
     patch: Count | None = None
     """Latent positions per token side; the card's own when empty (1 for ViT latents, 2 for SD-VAE)."""
     qk_norm: bool = True
+    norm: Literal["layer", "rms"] = "layer"
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    position: Literal["sincos", "rope", "both"] = "sincos"
+    time: Literal["cosine", "fourier"] = "cosine"
+    """Embedding of t: DiT's cosines and sines of fixed frequencies, or RAE's of drawn ones."""
+    learned_sigma: bool = False
+    """Whether the network also says a variance for each number (DiT)."""
+    wide: Wide | None = None
+    """RAE's wide head; none when empty."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Transformer:
@@ -207,20 +272,46 @@ class Transformer(Part):
         return self
 
 
+class Representation(Part):
+    """REPA's loss (arXiv 2410.06940): tokens of an early block, through a small MLP, point where a frozen encoder's features point."""
+
+    weight: NotNegative = 0.0
+    """0 builds no projector."""
+    block: Annotated[int, Field(ge=0)] = 0
+    """Count of blocks before the tokens are taken; 0: 8, or half of a transformer that is shallower than 16."""
+    width: Count = 2048
+    """Hidden width of the projector."""
+    encoder: Encoder = Encoder(card="dinov2")
+
+
 class Diffusion(Part):
-    """Stage 2: SiT by flow matching on standardised latents."""
+    """Stage 2: the diffusion transformer on standardised latents, by flow matching or by DDPM's noise prediction."""
+
+    objective: Literal["flow", "ddpm"] = "flow"
+    """flow: straight paths and velocities (SiT); ddpm: noise prediction over 1000 steps of a linear schedule (DiT)."""
+    prediction: Literal["velocity", "data"] = "velocity"
+    """What the network of ``flow`` says: the velocity, or the data, from which the velocity follows (arXiv 2511.13720)."""
+    time: Literal["uniform", "logit-normal"] = "uniform"
+    """How training times of ``flow`` are drawn before the shift."""
 
     size: Literal["tiny", "S", "B", "L", "XL"] = "XL"
     """Names the transformer; ``transformer`` overrides single fields of it."""
     transformer: Transformer = Transformer()
     """That of ``size``, with single fields overridden."""
     shift: Positive = 0.4
-    """Training times are t <- s t / (1 + (s - 1) t), t uniform."""
+    """Training times of ``flow`` are t <- s t / (1 + (s - 1) t)."""
+    dimension_shift: bool = False
+    """RAE's shift, sqrt(4096 / numbers in a latent), takes the place of ``shift`` (arXiv 2510.11690, equation 6)."""
+    representation: Representation = Representation()
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Share of labels replaced by the null class, for guidance."""
     flip: bool = True
     """Half of the training images are seen mirrored."""
     training: Training = Training(total_images=102_400_000, batch=256, ema=0.9999, precision="bf16", optimiser=Optimiser(lr=1e-4))
+    weak_images: Annotated[int, Field(ge=0)] = 0
+    """Also keep the averaged weights as they were after this many images: the weak model of autoguidance; 0 keeps none."""
+    release: Release | None = None
+    """A released transformer that is taken over instead of trained."""
 
 
 class Sampling(Part):
@@ -231,9 +322,14 @@ class Sampling(Part):
     """Intervals of the time grid; each entry is a cell."""
     guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...], Field(min_length=1)] = (1.0, 4.0)
     """Guidance scales; 1 calls no unconditional branch. Each entry is a cell."""
-    sampler: SAMPLERS = "euler"
+    sampler: Sampler = "euler"
+    """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
     shift: Positive = 0.15
     """Shift of the uniform time grid (0.15: the release's)."""
+    dimension_shift: bool = False
+    """RAE's shift, as in training, takes the place of ``shift``."""
+    against: Literal["null", "weak"] = "null"
+    """What guidance leads away from: the null class, or the weak model (autoguidance, arXiv 2406.02507)."""
     schedule: str = "constant"
     """constant; linear; late; early-R; interval-A-B (see nets.guidance)."""
     labels: Literal["balanced", "random"] = "balanced"
@@ -254,45 +350,6 @@ class Sampling(Part):
         return word
 
 
-class Probe(Part):
-    """Linear probe and kNN on mean-pooled frozen latents."""
-
-    epochs: Count = 30
-    batch: Count = 256
-    learning_rates: tuple[Positive, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    """Trained side by side; the best on a held-out tenth of the training images is reported on the validation images."""
-    neighbours: Count = 20
-    train_images: Count | None = None
-
-
-class Segmentation(Part):
-    """Linear head (BN + 1x1) on frozen latents."""
-
-    enabled: bool = True
-    epochs: Count = 10
-    batch: Count = 32
-    lr: Positive = 1e-2
-    train_images: Count | None = None
-
-
-class Scores(Part):
-    """Metrics and their protocols."""
-
-    extractor: str = "inception"
-    """Features of FID, IS, KID, precision and recall: ``inception`` (needs its weights file) or ``shapes-cnn``."""
-    extractor_weights: str | None = None
-    perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
-    """Distance of reconstructions to originals: LPIPS (left out, with a dash, without its weights file) or that of the small network."""
-    lpips_weights: str | None = None
-    """VGG16 weights file of LPIPS."""
-    neighbours: Count = 3
-    """k of precision and recall."""
-    resamples: Annotated[int, Field(ge=0, le=10_000)] = 50
-    """Bootstrap resamples behind each interval."""
-    probe: Probe = Probe()
-    segmentation: Segmentation = Segmentation()
-
-
 class RunConfig(Part):
     """One run: everything its numbers depend on."""
 
@@ -303,6 +360,7 @@ class RunConfig(Part):
     data: Data = Data()
     encoder: Encoder = Encoder()
     autoencoder: Autoencoder = Autoencoder()
+    latents: Latents = Latents()
     diffusion: Diffusion = Diffusion()
     sampling: Sampling = Sampling()
     scores: Scores = Scores()

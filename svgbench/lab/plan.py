@@ -12,10 +12,10 @@ from svgbench.config import cards
 from svgbench.config.parse import merge, nested
 from svgbench.config.records import digest
 from svgbench.config.schema import RunConfig
+from svgbench.errors import BadConfig
 from svgbench.lab.store import Store
 from svgbench.metrics import judges
 from svgbench.stages import graph
-from svgbench.world.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None) -> Pl
 def nodes_of(config: RunConfig, extra: Path | None = None) -> list[Node]:
     """The nodes of one run, top to bottom of the stage table."""
     kind = cards.find(config.encoder.card, config.preset, extra).kind
-    masks = config.data.source == "shapes" and config.scores.segmentation.enabled
-    facts = {"always": True, "features": kind == "features", "codec": kind == "codec", "masks": masks}
+    facts = graph.facts(config, kind)
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:
         if not facts[stage.when]:
@@ -99,17 +98,18 @@ def _node(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: 
     for path in graph.PATHS:
         if _covers(stage, path):
             file = graph.field(config, path)
-            identity = merge(identity, nested(path, f"sha256:{sha256_of(Path(file))}" if file else None))
+            if file:
+                identity = merge(identity, nested(path, f"sha256:{cards.digest_of(Path(file), path)}"))
     for name, kind, weights in graph.JUDGES:
         if _covers(stage, name):
             file = graph.field(config, weights)
             unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
             found = None if unused else f"sha256:{judges.identity(kind, graph.field(config, name), file)}"
             identity = merge(identity, nested(weights, found))
-    if "data" in identity and identity["data"]["source"] != "shapes":
+    if identity.get("data", {}).get("source", "shapes") != "shapes":
         identity = merge(identity, {"data": {"source": "folder"}})  # a folder is known by its files, not by where it lies
     for path in graph.UNKEYED:
-        if _covers(stage, path):
+        if _covers(stage, path) and graph.field(config, path) is not None:
             identity = merge(identity, nested(path, None))
     keys = {name: node.key for name, node in inputs.items()}
     key = digest({"stage": stage.name, "version": stage.version, "slice": identity, "inputs": keys})
@@ -121,13 +121,29 @@ def _covers(stage: graph.Stage, path: str) -> bool:
     return any(path == own or path.startswith(own + ".") for own in stage.slice)
 
 
-def resolve(config: RunConfig, extra: Path | None = None) -> RunConfig:
-    """The configuration with identities filled in: the card's and its weights', the image folder's. Fails before anything is run."""
+def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True) -> RunConfig:
+    """The configuration with identities filled in: the card's and its weights', the image folder's (but for what needs no ``images``).
+    Fails before anything is run."""
     card = cards.asked(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
-    from svgbench.world.folders import identity as images_identity  # numpy
+    data = config.data
+    if images:
+        from svgbench.world.folders import identity as images_identity  # numpy
 
-    data = config.data.model_copy(update={"identity": images_identity(config.data)})
+        data = data.model_copy(update={"identity": images_identity(data)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
-    return config.model_copy(update={"data": data, "encoder": encoder})
+    config = config.model_copy(update={"data": data, "encoder": encoder})
+    return _with_teacher(config, extra) if config.diffusion.representation.weight else config
+
+
+def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:
+    """The configuration with the identity of the encoder that REPA's loss looks at."""
+    part = config.diffusion.representation
+    card = cards.asked(part.encoder, config.preset, extra)
+    if card.kind != "features":
+        raise BadConfig(f"diffusion.representation.encoder.card '{card.name}' gives no features; name an encoder such as dinov2.")
+    identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None)
+    encoder = part.encoder.model_copy(update={"identity": identity, "opened": card.model_dump(mode="json")})
+    part = part.model_copy(update={"encoder": encoder})
+    return config.model_copy(update={"diffusion": config.diffusion.model_copy(update={"representation": part})})

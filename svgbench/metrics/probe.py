@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from svgbench.config.records import Score
-from svgbench.config.schema import Probe
+from svgbench.config.scoring import Probe
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup, protocol
 from svgbench.metrics.resampling import Resampling

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from svgbench.config.part import Part
 from svgbench.config.records import digest as digest_of
-from svgbench.config.schema import Part
 from svgbench.errors import BadInput
 
 VERSION = "v1"

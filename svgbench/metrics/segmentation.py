@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svgbench.config.records import Score
-from svgbench.config.schema import Segmentation
+from svgbench.config.scoring import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup, protocol
 from svgbench.metrics.resampling import Resampling

@@ -50,7 +50,7 @@ RECIPES: dict[str, Recipe] = {
         builder="classifiers:shapes_vgg", images=30_000, seed=1002, training=_training(1500, 128, 1e-3, ema=0.99, decay=0.02)
     ),
     "dinov2": Recipe(builder="distillation:dinov2", images=30_000, seed=2002, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
-    "dinov3": Recipe(builder="distillation:dinov3", images=30_000, seed=2003, training=_training(600, 128, 1e-3, ema=0.0, decay=0.04)),
+    "dinov3": Recipe(builder="distillation:dinov3", images=30_000, seed=2003, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.04)),
     "mae": Recipe(
         builder="masked:mae", images=30_000, seed=2004, training=_training(2000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95))
     ),

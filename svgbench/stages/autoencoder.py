@@ -14,6 +14,7 @@ from svgbench.config import schema
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.nets import draws
 from svgbench.nets.critic import Gradients, Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients
+from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.cost import cost_of
 from svgbench.stages.tokenizers import Cached, blocks, build, describe, open_frozen, to_floats
@@ -108,6 +109,7 @@ class AutoencoderTask:
             aligned = self._tokenizer.alignment(residual, features, sums)
             positions = micro.positions.to(features.device)
             latents = torch.cat([features, self._tokenizer.residual_encoder.replace(aligned, positions, self._seed)], dim=1)
+        latents = noised(latents, micro.positions.to(features.device), seed=self._seed, tau=self._part.noise)
         hidden = self._tokenizer.decoder.before_last(latents)
         return hidden, self._tokenizer.decoder.conv_out(hidden)
 

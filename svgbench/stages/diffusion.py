@@ -1,4 +1,5 @@
-"""SiT by flow matching on standardised latents, and the samples drawn from it (SVG section 3.4; SiT, arXiv 2401.08740)."""
+"""The diffusion transformer on standardised latents: flow matching (SVG section 3.4; SiT, arXiv 2401.08740) or DDPM's noise prediction
+(DiT, arXiv 2212.09748), with REPA's loss where asked for."""
 
 from __future__ import annotations
 
@@ -7,57 +8,81 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgbench.config import schema
-from svgbench.metrics.samples import to_uint8
-from svgbench.nets import draws, flow
+from svgbench.nets import ddpm, draws, flow
 from svgbench.nets.latents import LatentStats
-from svgbench.nets.sampler import sample
+from svgbench.nets.representation import Projector, misalignment
 from svgbench.nets.sit import SiT
 from svgbench.stages.cost import cost_of
 from svgbench.stages.statistics import open_statistics
-from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
-from svgbench.world import arrays
+from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
 from svgbench.world.files import write_atomic
-from svgbench.world.images import open_images
+from svgbench.world.images import ImageSet, open_images
 from svgbench.world.measure import count_flops, gemm_rate
 from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch, adam
+from svgbench.world.training import Batch, Keep, adam
 from svgbench.world.training import train as run_training
 
-SAMPLE_BATCH = 200
-"""Samples drawn at once. A constant, so that the shapes of all products, and with them the bits of a sample, never depend on the layout."""
+WEAK = "weak.safetensors"
+"""The averaged weights of earlier in the training, where ``weak_images`` asks for them."""
 
 
-class FlowTask:
-    """SiT's update: standardised latents, keyed noise, times, class dropout and flips, mean squared error of the velocity."""
+class Teacher:
+    """The features that REPA's loss looks at, and the projector that is trained to reach them."""
+
+    def __init__(self, part: schema.Representation, images: ImageSet, width: int, runtime: Runtime, *, flips: bool) -> None:
+        _, encoder = open_frozen(part.encoder.model_dump(mode="json"), runtime.torch_device)
+        label = f"features of {encoder.card.name} on the training images"
+        self.features = Cached(encoder.encode, images, runtime, label=label, flips=flips)
+        self.projector = Projector(width, part.width, encoder.channels).to(runtime.torch_device)
+        self.weight, self.block = part.weight, part.block
+
+
+class DiffusionTask:
+    """One update: standardised latents, noise and time keyed by position, class dropout, the objective's loss, one backward."""
 
     averaged = "sit"
 
     def __init__(
-        self, model: SiT, latents: Cached, labels: Tensor, stats: LatentStats, part: schema.Diffusion, seed: int, runtime: Runtime
-    ):
-        self.modules = {"sit": model}
-        self.optimisers = {"sit": adam(model.parameters(), part.training.optimiser)}
-        self._model, self._latents, self._labels, self._stats, self._part, self._runtime = model, latents, labels, stats, part, runtime
+        self,
+        model: SiT,
+        latents: Cached,
+        labels: Tensor,
+        stats: LatentStats,
+        part: schema.Diffusion,
+        seed: int,
+        runtime: Runtime,
+        teacher: Teacher | None = None,
+    ) -> None:
+        self.modules: dict[str, nn.Module] = {"sit": model}
+        parameters = list(model.parameters())
+        if teacher is not None:
+            self.modules["projector"] = teacher.projector
+            parameters += teacher.projector.parameters()
+        self.optimisers = {"sit": adam(parameters, part.training.optimiser)}
+        self._model = speaking(model, part.objective, part.prediction)
+        self._latents, self._labels, self._stats, self._part, self._runtime = latents, labels, stats, part, runtime
+        self._teacher = teacher
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of SiT over the batch's images."""
-        total = torch.zeros((), device=self._runtime.torch_device)
+        """One update of the transformer over the batch's images."""
+        totals: dict[str, Tensor] = {}
         for micro in batch.micro_batches(self._runtime.micro_batch):
-            loss = self.losses(micro).sum() / batch.size
-            loss.backward()
-            total += loss.detach()
+            found = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
+            weights = {"representation": self._teacher.weight} if self._teacher else {}
+            sum(weights.get(name, 1.0) * loss for name, loss in found.items()).backward()
+            for name, loss in found.items():
+                totals[name] = totals.get(name, 0.0) + loss.detach()
         apply("sit")
-        return {"loss": total}
+        return totals or {"loss": torch.zeros((), device=self._runtime.torch_device)}
 
-    def losses(self, batch: Batch) -> Tensor:
-        """The loss of each image [B]."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of each image, [B] each."""
         device = self._runtime.torch_device
         positions = batch.positions.to(device)
         flip = draws.chance(self._streams["flip"], batch.positions, (), 0.5) if self._part.flip else None
@@ -65,14 +90,45 @@ class FlowTask:
         labels = self._labels[batch.indices].to(device)
         dropped = draws.chance(self._streams["class"], positions, (), self._part.class_dropout)
         labels = torch.where(dropped, self._model.classes, labels)
-        pair = flow.training_pair(data, positions, noise=self._streams["noise"], time=self._streams["time"], shift=self._part.shift)
+        tap = self._teacher.block if self._teacher else None
+        objective = self._noise_loss if self._part.objective == "ddpm" else self._flow_loss
+        loss, tokens = objective(data, labels, positions, tap)
+        if self._teacher is None:
+            return {"loss": loss}
         with self._runtime.autocast(self._part.training.precision):
-            velocity = self._model(pair.x_t, pair.t, labels)
-        return flow.losses(velocity, pair.target)
+            projected = self._teacher.projector(tokens)
+        return {"loss": loss, "representation": misalignment(projected, self._teacher.features(batch.indices, flip))}
+
+    def _flow_loss(self, data: Tensor, labels: Tensor, positions: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
+        part = self._part
+        pair = flow.training_pair(
+            data, positions, noise=self._streams["noise"], time=self._streams["time"], shift=part.shift, times=part.time,
+            prediction=part.prediction,
+        )  # fmt: skip
+        said, tokens = self._say(pair.x_t, pair.t, labels, tap)
+        return flow.losses(said, pair.target), tokens
+
+    def _noise_loss(self, data: Tensor, labels: Tensor, positions: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
+        chain = self._model.chain
+        pair = ddpm.training_pair(chain, data, positions, noise=self._streams["noise"], time=self._streams["time"])
+        said, tokens = self._say(pair.x_k, pair.index, labels, tap)
+        return ddpm.losses(chain, said, data, pair), tokens
+
+    def _say(self, x: Tensor, time: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
+        with self._runtime.autocast(self._part.training.precision):
+            said = self._model(x, time, labels, tap)
+        return (said, None) if tap is None else said
+
+
+def speaking(model: SiT, objective: str, prediction: str) -> nn.Module:
+    """The transformer under the surface of its objective: a velocity model, or one that names noise."""
+    if objective == "ddpm":
+        return ddpm.EpsilonModel(model).to(next(model.parameters()).device)
+    return flow.DataModel(model) if prediction == "data" else model
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains SiT; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``."""
+    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``."""
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -81,89 +137,45 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 
     # the network, its initial weights a function of the seed
     channels, grid, _ = latents.shape
-    sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump()}
+    sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump(mode="json")}
     torch.manual_seed(draws.stream(seed, "diffusion/weights") % 2**31)
     model = SiT(**sizes).to(runtime.torch_device)
+    teacher = None
+    if part.representation.weight:
+        torch.manual_seed(draws.stream(seed, "diffusion/projector") % 2**31)
+        teacher = Teacher(part.representation, images.train, model.width, runtime, flips=part.flip)
     if runtime.compile:
         model.compile_blocks()
 
     # what one image costs, and what the machine could do
-    task = FlowTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime)
+    task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher)
     probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2)
-    flops = count_flops(lambda: task.losses(probe).sum().backward()) // 2
-    model.zero_grad(set_to_none=True)
+    flops = count_flops(lambda: sum(loss.sum() for loss in task.losses(probe).values()).backward()) // 2
+    for module in task.modules.values():
+        module.zero_grad(set_to_none=True)
     rate = gemm_rate(runtime.torch_device, part.training.precision) * runtime.world
 
-    report = run_training(task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="SiT")
+    keep = Keep(part.weak_images, WEAK) if part.weak_images else None
+    report = run_training(
+        task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="SiT", keep=keep
+    )
     if runtime.is_main:
         weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
-        write_atomic(out / "sit.json", (json.dumps({"sizes": sizes, "classes": images.classes}, indent=1) + "\n").encode())
+        write_atomic(out / "sit.json", describe(sizes, images.classes, objective=part.objective, prediction=part.prediction))
     return cost_of(report, flops, rate, model)
 
 
-def open_sit(place: Path, runtime: Runtime) -> tuple[SiT, list[str]]:
-    """The trained transformer and the names of its classes."""
+def describe(sizes: dict[str, Any], classes: list[str], *, objective: str, prediction: str = "velocity") -> bytes:
+    """``sit.json``."""
+    content = {"sizes": sizes, "classes": classes, "objective": objective, "prediction": prediction}
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def open_sit(place: Path, runtime: Runtime, weights: str = "sit.safetensors") -> tuple[Any, list[str]]:
+    """The trained transformer under its objective's surface, and the names of its classes."""
     about = json.loads((place / "sit.json").read_text())
     model = SiT(**about["sizes"])
-    model.load_state_dict(load_file(place / "sit.safetensors"))
-    return model.to(runtime.torch_device).eval().requires_grad_(False), about["classes"]
-
-
-def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
-    """Class of each sample [N]: in turn (balanced), or drawn by its index."""
-    indices = torch.arange(part.count)
-    if part.labels == "balanced":
-        return indices % classes
-    return draws.integers(draws.stream(seed, "samples/label"), indices, classes)
-
-
-class Generator:
-    """Everything that turns noise into pictures: ``images(indices, labels, ...)`` is the same for a sample in any company."""
-
-    def __init__(self, inputs: dict[str, Path], runtime: Runtime, seed: int) -> None:
-        self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-        self.stats = open_statistics(inputs["statistics"], self.tokenizer.channels, runtime)
-        self.model, self.classes = open_sit(inputs["diffusion"], runtime)
-        self._runtime, self._noise = runtime, draws.stream(seed, "samples/noise")
-
-    @torch.no_grad()
-    def images(self, indices: Tensor, labels: Tensor, *, steps: int, sampler: str, shift: float, guidance: float, schedule: str) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; in blocks of ``SAMPLE_BATCH``, the last one filled up."""
-        parts = []
-        for start in range(0, len(indices), SAMPLE_BATCH):
-            part = slice(start, start + SAMPLE_BATCH)
-            own = len(indices[part])
-            filled, classes = (
-                torch.cat([x[part], x[:1].expand(SAMPLE_BATCH - own)]).to(self._runtime.torch_device) for x in (indices, labels)
-            )
-            noise = draws.normal(self._noise, filled, (self.model.channels, self.model.grid, self.model.grid))
-            latents = sample(self.model, noise, classes, steps=steps, sampler=sampler, shift=shift, guidance=guidance, schedule=schedule)
-            parts.append(self.tokenizer.decode(self.stats.restore(latents).float())[:own].cpu())
-        return torch.cat(parts)
-
-
-def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Every rank fills its own indices."""
-    part = slice_["sampling"]
-    steps, guidance = part["steps"], part["guidance"]
-    settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance]})
-    generator = Generator(inputs, runtime, slice_["seed"])
-    side = generator.model.grid * generator.tokenizer.stride
-    path = out / "samples.npy"
-    labels = labels_of(settings, len(generator.classes), slice_["seed"])
-    if runtime.is_main:
-        arrays.create(path, np.uint8, (settings.count, 3, side, side))
-        np.save(out / "labels.npy", labels.numpy())
-    runtime.barrier()
-    store = arrays.open_rows(path)
-    mine = torch.tensor(list(runtime.shard(settings.count)), dtype=torch.int64)
-    how = {"steps": steps, "guidance": guidance, "sampler": settings.sampler, "shift": settings.shift, "schedule": settings.schedule}
-    with runtime.progress(f"samples, {steps} steps, guidance {guidance:g}", settings.count) as bar:
-        for start in range(0, len(mine), SAMPLE_BATCH):
-            indices = mine[start : start + SAMPLE_BATCH]
-            images = generator.images(indices, labels[indices], **how)
-            store[indices.numpy()] = to_uint8(images).numpy()
-            bar.advance(len(indices) * runtime.world)
-    store.flush()
-    return {"images_seen": settings.count}
+    model.load_state_dict(load_file(place / weights))
+    model = model.to(runtime.torch_device).eval().requires_grad_(False)
+    return speaking(model, about["objective"], about["prediction"]), about["classes"]

@@ -34,8 +34,8 @@ class Stage:
     """List fields: one node for each combination of their entries, each entry a scalar in the slice."""
     provides: str | None = None
     """The name others need it by, where it is not the stage's own."""
-    when: Literal["always", "features", "codec", "masks"] = "always"
-    """features: the card only encodes; codec: it also decodes; masks: the images carry pixel masks."""
+    when: str = "always"
+    """The fact about a run (``facts``) under which this row is its own."""
     scores: bool = False
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
@@ -45,16 +45,23 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage(name="images", version=1, worker="svgbench.stages.pictures:images",
           slice=("data",)),
-    Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="features", ranks="all",
+    Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="trains-autoencoder", ranks="all",
           slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
-    Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", when="codec", provides="autoencoder",
+    Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", when="decodes", provides="autoencoder",
           slice=ENCODER),
-    Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", ranks="all",
+    Stage(name="imported-autoencoder", version=1, worker="svgbench.stages.imports:autoencoder", when="imports-autoencoder",
+          provides="autoencoder", slice=(*ENCODER, "autoencoder.release", "data.resolution")),
+    Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", when="measures-statistics", ranks="all",
           slice=(), needs=("images", "autoencoder")),
-    Stage(name="diffusion", version=1, worker="svgbench.stages.diffusion:train", ranks="all",
+    Stage(name="imported-statistics", version=1, worker="svgbench.stages.imports:statistics", when="imports-statistics",
+          provides="statistics", slice=("latents",), needs=("autoencoder",)),
+    Stage(name="diffusion", version=2, worker="svgbench.stages.diffusion:train", when="trains-diffusion", ranks="all",
           slice=("diffusion", "seed"), needs=("images", "autoencoder", "statistics")),
-    Stage(name="samples", version=1, worker="svgbench.stages.diffusion:draw", ranks="all",
-          slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "seed"),
+    Stage(name="imported-diffusion", version=1, worker="svgbench.stages.imports:diffusion", when="imports-diffusion",
+          provides="diffusion", slice=("diffusion.release",), needs=("autoencoder",)),
+    Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
+          slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
+                 "seed"),
           each=("sampling.steps", "sampling.guidance"), needs=("autoencoder", "statistics", "diffusion")),
     Stage(name="references", version=1, worker="svgbench.stages.scores:references",
           slice=EXTRACTOR, needs=("images",)),
@@ -74,13 +81,14 @@ STAGES: tuple[Stage, ...] = (
 )  # fmt: skip
 """Top to bottom in the order in which they can run."""
 
-LABELS = frozenset({"preset"})
-"""Fields that are words about a run and in no slice."""
+LABELS = frozenset({"preset", "sampling.dimension_shift"})
+"""Fields in no slice: words about a run, and what is turned into another field when a run is built."""
 
-PATHS = frozenset({"encoder.weights"})
+TEACHER = "diffusion.representation.encoder"
+PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 
-UNKEYED = frozenset({"encoder.opened", "encoder.card"})
+UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{TEACHER}.card"})
 """Fields that a worker needs and a key does not: the encoder's identity says which it is."""
 
 JUDGES = (
@@ -106,5 +114,22 @@ def field(config: RunConfig, path: str) -> Any:
     """The plain value (as in JSON) at a dotted path."""
     value: Any = config.model_dump(mode="json")
     for part in path.split("."):
-        value = value[part]
+        value = None if value is None else value[part]  # an optional part that is not there has no fields
     return value
+
+
+def facts(config: RunConfig, kind: str) -> dict[str, bool]:
+    """What is true of a run whose card is of a ``kind`` (features, codec); names that rows' ``when`` may use."""
+    released, codec = config.autoencoder.release is not None, kind == "codec"
+    given = config.latents.statistics is not None or config.latents.scale is not None
+    return {
+        "always": True,
+        "trains-autoencoder": not codec and not released,
+        "imports-autoencoder": not codec and released,
+        "decodes": codec,
+        "measures-statistics": not given,
+        "imports-statistics": given,
+        "trains-diffusion": config.diffusion.release is None,
+        "imports-diffusion": config.diffusion.release is not None,
+        "masks": config.data.source == "shapes" and config.scores.segmentation.enabled,
+    }

@@ -21,6 +21,9 @@ from svgbench.world.files import write_atomic
 from svgbench.world.images import open_images, pack
 from svgbench.world.runtime import Runtime
 
+SHOWN = 16
+"""Classes on a sample sheet that names none."""
+
 
 def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Packs the pre-cropped uint8 store of training and validation images."""
@@ -89,20 +92,17 @@ def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image
 
 
 def sample_sheet(slice_: dict[str, Any], inputs: dict[str, Path], to: Path, runtime: Runtime, *, labels: list[int] | None) -> None:
-    """Draws one sample for each label (each class once when None) into one PNG."""
-    from svgbench.stages.diffusion import Generator
+    """Draws one sample for each label (each of the first ``SHOWN`` classes once when None) into one PNG."""
+    from svgbench.stages.samples import Generator
 
     part = slice_["sampling"]
     generator = Generator(inputs, runtime, slice_["seed"])
     count = len(generator.classes)
-    wanted = list(range(count)) if labels is None else labels
+    wanted = list(range(min(count, SHOWN))) if labels is None else labels
     wrong = [label for label in wanted if not 0 <= label < count]
     if wrong:
         raise BadInput(f"class {wrong[0]} does not exist; this run has classes 0 to {count - 1} ({', '.join(generator.classes[:12])}).")
-    pictures: Tensor = generator.images(
-        torch.arange(len(wanted)), torch.tensor(wanted), steps=part["steps"], sampler=part["sampler"], shift=part["shift"],
-        guidance=part["guidance"], schedule=part["schedule"],
-    )  # fmt: skip
+    pictures: Tensor = generator.images(torch.arange(len(wanted)), torch.tensor(wanted), **part)
     image = sheet([("", to_uint8(pictures).numpy())], [generator.classes[label] for label in wanted])
     buffer = io.BytesIO()
     image.save(buffer, format="png")

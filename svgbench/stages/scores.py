@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svgbench.config import schema
+from svgbench.config import scoring
 from svgbench.config.records import Score
 from svgbench.metrics.features import Features, extract, load_extractor
 from svgbench.metrics.generation import generation_scores
@@ -89,7 +89,7 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
 def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Linear probe and kNN of mean-pooled latents: features, residual, both."""
     part = slice_["scores"]
-    settings = schema.Probe.model_validate(part["probe"])
+    settings = scoring.Probe.model_validate(part["probe"])
     collection, train, val, parts = _latents(inputs, runtime)
     labels = [torch.as_tensor(s.labels) for s in (collection.train, collection.val)]
     pooled = train.gather(lambda x: pool(x).cpu(), settings.train_images), val.gather(lambda x: pool(x).cpu())
@@ -107,7 +107,7 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """mIoU and mAcc of a linear head on frozen latents: features, residual, both."""
     part = slice_["scores"]
-    settings = schema.Segmentation.model_validate(part["segmentation"])
+    settings = scoring.Segmentation.model_validate(part["segmentation"])
     collection, *cached, parts = _latents(inputs, runtime)
     train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
     masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]

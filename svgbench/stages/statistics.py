@@ -50,10 +50,14 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
         runtime.all_reduce_(tensor)
     stats = moments.finish()
     if runtime.is_main:
-        save_file({"mean": stats.mean.contiguous().cpu(), "std": stats.std.contiguous().cpu()}, out / "statistics.safetensors")
-        about = {"images": len(collection.train), "channels": tokenizer.channels}
-        write_atomic(out / "statistics.json", json.dumps(about).encode())
+        write(stats, out, images=len(collection.train))
     return {"images_seen": len(collection.train)}
+
+
+def write(stats: LatentStats, out: Path, *, images: int) -> None:
+    """The artifact's files; ``images``: how many the statistics were measured on, 0 for those of a release."""
+    save_file({"mean": stats.mean.contiguous().cpu(), "std": stats.std.contiguous().cpu()}, out / "statistics.safetensors")
+    write_atomic(out / "statistics.json", json.dumps({"images": images, "channels": len(stats.mean)}).encode())
 
 
 def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime: Runtime) -> dict[str, np.ndarray]:
@@ -72,7 +76,7 @@ def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime
 def open_statistics(place: Path, channels: int, runtime: Runtime) -> LatentStats:
     """The statistics of a finished artifact, checked against the tokenizer's channels."""
     tensors = load_file(place / "statistics.safetensors")
-    if tensors["mean"].shape != (channels,):
+    if len(tensors["mean"]) != channels:
         raise BrokenArtifact(
             f"{place}: statistics of {len(tensors['mean'])} channels, the latents have {channels}; remove the directory and run again."
         )

@@ -24,6 +24,7 @@ from svgbench.nets.alignment import Alignment
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Codec, Tokenizer
+from svgbench.nets.vit_decoder import ViTDecoder
 from svgbench.world.images import ImageSet
 from svgbench.world.runtime import Runtime
 
@@ -51,10 +52,16 @@ def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.de
     if part.channels:
         residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=resolution)
         alignment = Alignment(settings.align, feature_channels=encoder.channels, residual_channels=part.channels)
-    decoder = LdmDecoder(
-        **settings.decoder.model_dump(), z_channels=encoder.channels + part.channels, out_channels=3, resolution=resolution
-    )
-    return Tokenizer(encoder, residual, alignment, decoder).to(device)
+    return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, resolution)).to(device)
+
+
+def _decoder(encoder: Any, settings: Autoencoder, resolution: int) -> LdmDecoder | ViTDecoder:
+    """The decoder of a kind, for features and residual together."""
+    part, channels = settings.decoder, encoder.channels + settings.residual.channels
+    if part.kind == "vit":
+        return ViTDecoder(z_channels=channels, resolution=resolution, stride=encoder.stride, **part.vit.model_dump())
+    sizes = part.model_dump(exclude={"kind", "vit"})
+    return LdmDecoder(**sizes, z_channels=channels, out_channels=3, resolution=resolution)
 
 
 def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> bytes:

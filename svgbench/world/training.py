@@ -17,10 +17,11 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
@@ -29,14 +30,14 @@ from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
 from svgbench.world import checkpoints
 from svgbench.world.averages import Averages
 from svgbench.world.checkpoints import Checkpoint
-from svgbench.world.files import failpoint, guarded, sweep
+from svgbench.world.files import failpoint, guarded, sweep, write_atomic
 from svgbench.world.measure import Stopwatch, peak_memory
 from svgbench.world.order import Batch, Order, stable_hash
 from svgbench.world.runtime import Runtime
 from svgbench.world.signals import Stop
 from svgbench.world.tally import Tally
 
-__all__ = ["Batch", "Task", "TrainingReport", "adam", "learning_rate", "train"]
+__all__ = ["Batch", "Keep", "Task", "TrainingReport", "adam", "learning_rate", "train"]
 
 
 class Task(Protocol):
@@ -72,15 +73,31 @@ class TrainingReport:
     """Moving average of the averaged module as a state dict, when one was kept."""
 
 
+class Keep(NamedTuple):
+    """The averages as they are when this many images have been seen, in a safetensors file of this name."""
+
+    images: int
+    file: str
+
+
 def train(
-    task: Task, *, settings: schema.Training, dataset_size: int, seed: int, out: Path, runtime: Runtime, label: str
+    task: Task,
+    *,
+    settings: schema.Training,
+    dataset_size: int,
+    seed: int,
+    out: Path,
+    runtime: Runtime,
+    label: str,
+    keep: Keep | None = None,
 ) -> TrainingReport:
-    """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one.
+    """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one; ``keep`` leaves an earlier
+    state of the averages in ``out``.
 
     Leaves ``out/checkpoints/`` (the caller removes it with ``checkpoints.clear`` once its result is written) and ``out/log.jsonl``.
     Interrupted after a signal, with the work saved; NumericalError past the skip budget; StorageError when the disk fails.
     """
-    loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label)
+    loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label, keep=keep)
     with runtime.together(label):
         loop.restore()
         if loop.images_seen < settings.total_images:
@@ -126,9 +143,19 @@ class _Loop:
     """State of one training: what a checkpoint holds, and the steps of ``train``."""
 
     def __init__(
-        self, task: Task, *, settings: schema.Training, dataset_size: int, seed: int, out: Path, runtime: Runtime, label: str
+        self,
+        task: Task,
+        *,
+        settings: schema.Training,
+        dataset_size: int,
+        seed: int,
+        out: Path,
+        runtime: Runtime,
+        label: str,
+        keep: Keep | None,
     ) -> None:
         self.task, self.settings, self.seed, self.out, self.runtime, self.label = task, settings, seed, out, runtime, label
+        self._keep = keep
         self.order = Order(dataset_size, seed=seed)
         self.images_seen = self.updates = self.skipped = 0
         self.tally = Tally(runtime.torch_device)
@@ -149,8 +176,11 @@ class _Loop:
         self._clock.go()
         losses = self.task.update(batch, lambda name: self.apply(name, self.images_seen + size))
         self.tally.add({name: loss.detach() for name, loss in losses.items()}, size)
-        self.images_seen += size
+        before, self.images_seen = self.images_seen, self.images_seen + size
         self.updates += 1
+        if self._keep and self.averages and before < self._keep.images <= self.images_seen:
+            content = save({name: tensor.contiguous().cpu() for name, tensor in self.averages.state.items()})
+            self._on_main(lambda: write_atomic(self.out / self._keep.file, content))
         if self.runtime.torch_device.type == "cpu" or self.at_log_point:
             self._check_numbers()
         return size

@@ -106,7 +106,7 @@ def test_models_of_open_clip_make_cards_by_its_own_names_and_by_directories(tmp_
     assert (card.stride, card.weights.hub, card.pixels.scale) == (16, "timm/ViT-B-16-SigLIP-256", "1/1")
     card = cards.find("open_clip:ViT-L-14", "paper")
     assert (card.stride, card.pixels.scale, card.arguments["vision_cfg"]) == (16, "14/16", {"image_size": 224})
-    with raises(UnknownName, match="Did you mean .*'ViT-L-14'"):
+    with raises(UnknownName, match=r"Did you mean .*'ViT-L-14'"):
         cards.find("open_clip:ViT-L-15", "paper")
     config = {"embed_dim": 8, "vision_cfg": {"layers": 2, "patch_size": 32}}
     content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}

@@ -6,8 +6,9 @@ import pytest
 
 from svgbench.config.grid import build, run_name
 from svgbench.config.parse import merge, override
+from svgbench.config.part import Part
 from svgbench.config.records import canonical, digest
-from svgbench.config.schema import Part, RunConfig
+from svgbench.config.schema import RunConfig
 from svgbench.lab.plan import make_plan, nodes_of, resolve
 from svgbench.stages import graph
 
@@ -113,27 +114,27 @@ def test_dotted_settings_and_nested_ones_are_the_same():
 
 GOLDEN = {
     "images []": "5e02a7bb4658",
-    "autoencoder []": "f5a48116914f",
-    "statistics []": "9d2622c1f6b1",
-    "diffusion []": "9120e5d69cd9",
-    "samples [1.0, 5]": "aad5ab5495c0",
-    "samples [2.0, 5]": "8ddfe0b1d087",
-    "samples [1.0, 10]": "250e9d1d002c",
-    "samples [2.0, 10]": "ed90a4668d19",
-    "samples [1.0, 25]": "991fd37e00c0",
-    "samples [2.0, 25]": "6f789c382828",
+    "autoencoder []": "d3dfe2bc7b2c",
+    "statistics []": "929a2b9e9cac",
+    "diffusion []": "e867b9bc078e",
+    "samples [1.0, 5]": "a98976f4c202",
+    "samples [2.0, 5]": "29f917bdc74f",
+    "samples [1.0, 10]": "d4a37dbed92e",
+    "samples [2.0, 10]": "a45fe06338c7",
+    "samples [1.0, 25]": "823455ac73a3",
+    "samples [2.0, 25]": "db9b4d8fda5e",
     "references []": "ad58f63e38f4",
-    "reconstructions []": "9c5f5959c5a3",
-    "reconstruction-scores []": "c5c7701216bb",
-    "generation-scores [1.0, 5]": "ec270a043328",
-    "generation-scores [2.0, 5]": "f519f9fcb561",
-    "generation-scores [1.0, 10]": "90d9a2fd079e",
-    "generation-scores [2.0, 10]": "50c53b287d8a",
-    "generation-scores [1.0, 25]": "2b441ae6f79e",
-    "generation-scores [2.0, 25]": "63105ee20f10",
-    "probe-scores []": "937676aae719",
-    "segmentation-scores []": "fee3e16b92db",
-    "overview [2.0, 25]": "e7c5d9738a6a",
+    "reconstructions []": "4c8918960dea",
+    "reconstruction-scores []": "546490d07429",
+    "generation-scores [1.0, 5]": "26d42616fe0d",
+    "generation-scores [2.0, 5]": "fefcaf8e763b",
+    "generation-scores [1.0, 10]": "b3e47fa89abf",
+    "generation-scores [2.0, 10]": "ddf2ed9a8898",
+    "generation-scores [1.0, 25]": "fa09028aa899",
+    "generation-scores [2.0, 25]": "10d556590625",
+    "probe-scores []": "c2c195aafa3f",
+    "segmentation-scores []": "f991239f9944",
+    "overview [2.0, 25]": "328682686a61",
 }
 """Of the tiny preset's mae run. These change with a stage's version, a default of the preset, the drawn images or shipped weights, each on
 purpose; when they change by accident, every finished artifact of every user is lost to reuse."""

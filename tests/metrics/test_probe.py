@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from svgbench.config.schema import Probe
+from svgbench.config.scoring import Probe
 from svgbench.errors import BadData
 from svgbench.metrics.probe import knn, linear_probe, pool, probe_scores
 from svgbench.metrics.protocol import ImageGroup

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from svgbench.config.schema import Probe
+from svgbench.config.scoring import Probe
 from svgbench.errors import BadData, BadInput, NumericalError
 from svgbench.metrics.protocol import ImageGroup, Judge, protocol
 from svgbench.metrics.resampling import Resampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from svgbench.config.schema import Segmentation
+from svgbench.config.scoring import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.segmentation import areas, areas_of, enlarger, fit_head, loss_gradient, means, segmentation_scores

@@ -70,10 +70,7 @@ def test_a_shipped_encoder_has_the_size_its_card_says(family):
     assert count / 1e6 == pytest.approx(card.params_m, abs=0.01)
 
 
-SHORT = pytest.mark.xfail(strict=True, reason="the tiny DINOv3 gains 17 to 19 points so far (38.1 % against 18.8 %), short of 20")
-
-
-@pytest.mark.parametrize("family", [pytest.param(f, marks=SHORT) if f == "dinov3" else f for f in SELF_SUPERVISED])
+@pytest.mark.parametrize("family", SELF_SUPERVISED)
 def test_a_shipped_encoder_beats_its_own_random_weights_by_twenty_points(family, drawn):
     trained = _probe(open_encoder(card_of(family)), drawn)
     untrained = _probe(open_encoder(card_of(family), random_weights_seed=0), drawn)

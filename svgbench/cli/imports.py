@@ -1,0 +1,116 @@
+"""``import``: a network of an official release becomes (part of) a run that every other command accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from svgbench.cli.console import table_of
+from svgbench.cli.experiments import Device, Out, Set, Shelf, runtime_of, walk
+from svgbench.config.grid import build, load_experiment
+from svgbench.config.parse import merge, nested, override
+from svgbench.errors import BadConfig, BadInput, unknown
+from svgbench.lab.plan import Plan, make_plan, resolve
+from svgbench.lab.record import owned
+from svgbench.shelf import read_yaml
+from svgbench.tables.table import Table
+from svgbench.world.files import guarded, write_atomic
+
+CODECS = {"vavae": "va-vae-f16d32", "sdvae": "sd-vae-ema"}
+"""Kinds that are encoders by themselves -> the card that opens them."""
+PARTS = {"svg-autoencoder": "autoencoder", "rae-decoder": "autoencoder"} | dict.fromkeys(
+    ("svg-dit", "sit", "dit", "repa", "lightningdit", "ddt"), "diffusion"
+)
+"""Kind -> the part of the configuration it takes the place of."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
+    "sit": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
+    "repa": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
+    "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm"}, "latents": {"scale": 0.18215}},
+    "lightningdit": {"sampling": {"shift": 1.0}},
+    "ddt": {"sampling": {"dimension_shift": True}},
+    "rae-decoder": {"encoder": {"features": {"norm": "plain"}}, "autoencoder": {"residual": {"channels": 0}}},
+}
+"""What a release's own sampling and latents are, as it documents them; --set says otherwise."""
+
+
+def import_(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join([*PARTS, *CODECS])}.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The release's file: .pt, .pth, .ckpt or .safetensors.")],
+    name: Annotated[str, typer.Option("--name", help="The run; a run imported before takes this part in beside the others.")],
+    encoder: Annotated[str | None, typer.Option("--encoder", help="The card of the frozen encoder or codec it belongs to.")] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="That encoder's weights, a file of an official release.")] = None,
+    statistics: Annotated[Path | None, typer.Option("--statistics", help="The release's file of latent means and deviations.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="The release's constructor arguments (YAML or JSON).")] = None,
+    preset: Annotated[str, typer.Option("--preset", help="Images, counts and judges of what is measured on the run.")] = "paper",
+    out: Out = Path("runs"),
+    sets: Set = None,
+    shelf: Shelf = None,
+    device: Device = "auto",
+) -> None:
+    """Take an official network over: an autoencoder, a codec, a transformer. Import several under one name to join them."""
+    if kind not in PARTS and kind not in CODECS:
+        raise unknown("kind of official model", kind, [*PARTS, *CODECS])
+    if not checkpoint.is_file():
+        raise BadInput(f"the file {checkpoint} does not exist; give the path of an official checkpoint.")
+    place = out / name / "experiment.yaml"
+    known = dict(load_experiment(str(place), shelf).set) if place.exists() else {}
+    settings = merge(merge(known, _settings(kind, checkpoint.resolve(), config)), SETTINGS.get(kind, {}))
+    words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),
+             "latents.statistics": statistics and str(statistics.resolve())}  # fmt: skip
+    for path, value in words.items():
+        if value is not None:
+            settings = merge(settings, nested(path, value))
+    if statistics is not None:
+        settings = merge(settings, nested("latents.scale", None))
+    if kind == "svg-autoencoder":
+        settings = merge(settings, _inside(checkpoint, config, out / name))
+    settings = merge(settings, override(sets or []))
+    if "card" not in settings.get("encoder", {}):
+        raise BadConfig(f"'{kind}' works on the latents of an encoder, which its file does not hold; name it: --encoder CARD.")
+    resolved = resolve(build(settings, preset=preset, extra=shelf), shelf, images=False)
+    whole = make_plan({name: resolved}, shelf)
+    with guarded(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
+        write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
+    taken = [node for node in whole.nodes.values() if _imported(node.key, whole)]
+    with owned(out, whole.runs[0]):
+        only = {node.key for node in taken}
+        walk(whole, out, lambda: runtime_of(device, None, None, False), keep_going=False, shelf=shelf, only=only)
+    rows = [[node.stage, node.key[:12]] for node in taken]
+    notes = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
+    table_of(Table(title=f"Imported into {name}", columns=["stage", "key"], rows=rows, notes=notes))
+
+
+def _settings(kind: str, checkpoint: Path, config: Path | None) -> dict[str, Any]:
+    """The part of the configuration that names the file."""
+    if kind in CODECS:
+        return {"encoder": {"card": CODECS[kind], "weights": str(checkpoint)}}
+    release = {"kind": kind, "file": str(checkpoint), "config": read_yaml(config) if config else None}
+    return {PARTS[kind]: {"release": release}}
+
+
+def _inside(checkpoint: Path, config: Path | None, place: Path) -> dict[str, Any]:
+    """SVG's checkpoint holds its frozen encoder: its card, and its weights in a file of their own beside the run."""
+    from safetensors.torch import save
+
+    from svgbench.releases.autoencoders import svg_autoencoder
+    from svgbench.releases.open import read
+
+    found = svg_autoencoder(read(checkpoint), read_yaml(config) if config else None, str(checkpoint))
+    file = place / "encoder.safetensors"
+    with guarded(file):
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomic(file, save({name: tensor.contiguous() for name, tensor in found.encoder_weights.items()}))
+    return {"encoder": {"card": found.card, "weights": str(file.resolve())}, "data": {"resolution": found.resolution}}
+
+
+def _imported(key: str, plan: Plan) -> bool:
+    """Whether a node is made of files alone: no image is needed for it or for what it stands on."""
+    node = plan.nodes[key]
+    own = node.stage == "adoption" or node.stage.startswith("imported-")
+    return own and all(_imported(needed, plan) for needed in node.inputs.values())

@@ -1,0 +1,48 @@
+"""The parts of a configuration that say how a run is judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from svgbench.config.part import Count, Part, Positive
+
+
+class Probe(Part):
+    """Linear probe and kNN on mean-pooled frozen latents."""
+
+    epochs: Count = 30
+    batch: Count = 256
+    learning_rates: tuple[Positive, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    """Trained side by side; the best on a held-out tenth of the training images is reported on the validation images."""
+    neighbours: Count = 20
+    train_images: Count | None = None
+
+
+class Segmentation(Part):
+    """Linear head (BN + 1x1) on frozen latents."""
+
+    enabled: bool = True
+    epochs: Count = 10
+    batch: Count = 32
+    lr: Positive = 1e-2
+    train_images: Count | None = None
+
+
+class Scores(Part):
+    """Metrics and their protocols."""
+
+    extractor: str = "inception"
+    """Features of FID, IS, KID, precision and recall: ``inception`` (needs its weights file) or ``shapes-cnn``."""
+    extractor_weights: str | None = None
+    perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
+    """Distance of reconstructions to originals: LPIPS (left out, with a dash, without its weights file) or that of the small network."""
+    lpips_weights: str | None = None
+    """VGG16 weights file of LPIPS."""
+    neighbours: Count = 3
+    """k of precision and recall."""
+    resamples: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Bootstrap resamples behind each interval."""
+    probe: Probe = Probe()
+    segmentation: Segmentation = Segmentation()

@@ -1,0 +1,93 @@
+"""Stages that take a network or statistics of an official release over in place of training or measuring them. Their artifacts are those of
+the stages they stand for, so nothing behind them knows the difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from svgbench.config import schema
+from svgbench.errors import BadConfig, BadInput
+from svgbench.nets.latents import LatentStats
+from svgbench.nets.sit import SiT
+from svgbench.releases import autoencoders
+from svgbench.releases.open import TRANSFORMERS, load_official, read
+from svgbench.releases.sizes import arguments_of, sizes_of
+from svgbench.releases.statistics import read_statistics
+from svgbench.stages.diffusion import describe as describe_transformer
+from svgbench.stages.statistics import write as write_statistics
+from svgbench.stages.tokenizers import build, describe, open_frozen, open_tokenizer
+from svgbench.world.files import write_atomic
+from svgbench.world.runtime import Runtime
+
+
+def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """SVG's trained autoencoder, or RAE's decoder around its encoder: ``autoencoder.safetensors`` and ``autoencoder.json``."""
+    release = schema.Release.model_validate(slice_["autoencoder"]["release"])
+    card, encoder = open_frozen(slice_["encoder"], torch.device("cpu"))
+    state = read(release.file)
+    if release.kind == "svg-autoencoder":
+        found: Any = autoencoders.svg_autoencoder(state, release.config, release.file)
+        tokenizer = found.tokenizer
+        if (found.tokenizer.feature_channels, found.tokenizer.stride) != (encoder.channels, encoder.stride):
+            raise BadConfig(f"{release.file} was trained on '{found.card}', this run has '{card.name}'; set encoder.card={found.card}.")
+    elif release.kind == "rae-decoder":
+        tokenizer, found = autoencoders.rae_tokenizer(state, encoder, release.config, release.file)
+    else:
+        raise BadConfig(
+            f"autoencoder.release.kind '{release.kind}' is not taken over as an autoencoder; use svg-autoencoder or rae-decoder."
+        )
+    side = slice_["data"]["resolution"]
+    if found.resolution != side:
+        raise BadConfig(
+            f"{release.file} was trained at {found.resolution} px, this run has {side}; set data.resolution={found.resolution}."
+        )
+    settings = schema.Autoencoder.model_validate(found.settings)
+    weights = {name: tensor.contiguous() for name, tensor in tokenizer.state_dict().items()}
+    build(encoder, settings, side, torch.device("cpu")).load_state_dict(weights)  # what will be opened later is what is written here
+    save_file(weights, out / "autoencoder.safetensors")
+    about = describe(slice_["encoder"], card, settings=settings.model_dump(mode="json"), resolution=side)
+    write_atomic(out / "autoencoder.json", about)
+    return {"parameters": sum(p.numel() for p in tokenizer.parameters())}
+
+
+def statistics(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """A release's means and deviations, or its one scale factor: ``statistics.safetensors``."""
+    part = schema.Latents.model_validate(slice_["latents"])
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    if part.scale is not None:
+        whole = torch.ones(tokenizer.channels, dtype=torch.float64)
+        stats = LatentStats(0 * whole, whole / part.scale)
+    else:
+        stats = read_statistics(part.statistics)
+    if len(stats.mean) != tokenizer.channels:
+        raise BadInput(
+            f"{part.statistics} holds statistics of {len(stats.mean)} channels, the latents have {tokenizer.channels}; "
+            "hand over the file that belongs to this autoencoder."
+        )
+    write_statistics(stats, out, images=0)
+    return {}
+
+
+def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """A released transformer: ``sit.safetensors`` and ``sit.json``."""
+    release = schema.Release.model_validate(slice_["diffusion"]["release"])
+    if release.kind not in TRANSFORMERS:
+        raise BadConfig(f"diffusion.release.kind '{release.kind}' is no transformer; use {', '.join(TRANSFORMERS)}.")
+    model = load_official(release.kind, release.file, release.config)
+    network = model if isinstance(model, SiT) else model.sit
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    if network.channels != tokenizer.channels:
+        raise BadConfig(
+            f"{release.file} generates latents of {network.channels} channels, the autoencoder gives {tokenizer.channels}; "
+            "import the autoencoder it was trained with, or name it by --encoder."
+        )
+    sizes = sizes_of(release.kind, read(release.file), arguments_of(release.config, release.file), release.file)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, out / "sit.safetensors")
+    objective = "ddpm" if release.kind == "dit" else "flow"
+    names = [str(number) for number in range(network.classes)]
+    write_atomic(out / "sit.json", describe_transformer(sizes, names, objective=objective))
+    return {"parameters": sum(p.numel() for p in network.parameters())}

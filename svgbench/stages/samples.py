@@ -1,0 +1,98 @@
+"""Samples of a trained transformer, decoded: a sample is a function of its index, whatever its company."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.config import schema
+from svgbench.metrics.samples import to_uint8
+from svgbench.nets import draws
+from svgbench.nets.sampler import sample
+from svgbench.stages.diffusion import WEAK, open_sit
+from svgbench.stages.statistics import open_statistics
+from svgbench.stages.tokenizers import open_tokenizer
+from svgbench.world import arrays
+from svgbench.world.runtime import Runtime
+
+SAMPLE_BATCH = 200
+"""Samples drawn at once. A constant, so that the shapes of all products, and with them the bits of a sample, never depend on the layout."""
+
+
+def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
+    """Class of each sample [N]: in turn (balanced), or drawn by its index."""
+    indices = torch.arange(part.count)
+    if part.labels == "balanced":
+        return indices % classes
+    return draws.integers(draws.stream(seed, "samples/label"), indices, classes)
+
+
+class Generator:
+    """Everything that turns noise into pictures: ``images(indices, labels, ...)`` is the same for a sample in any company."""
+
+    def __init__(self, inputs: dict[str, Path], runtime: Runtime, seed: int) -> None:
+        self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+        self.stats = open_statistics(inputs["statistics"], self.tokenizer.channels, runtime)
+        self.model, self.classes = open_sit(inputs["diffusion"], runtime)
+        self._place, self._weak = inputs["diffusion"], None
+        self._runtime, self._noise, self._inside = runtime, draws.stream(seed, "samples/noise"), draws.stream(seed, "samples/sampler")
+
+    @torch.no_grad()
+    def images(
+        self,
+        indices: Tensor,
+        labels: Tensor,
+        *,
+        steps: int,
+        sampler: str,
+        shift: float,
+        guidance: float,
+        schedule: str,
+        against: str = "null",
+    ) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; in blocks of ``SAMPLE_BATCH``, the last one filled up."""
+        parts = []
+        how: dict[str, Any] = {"steps": steps, "sampler": sampler, "shift": shift, "guidance": guidance, "schedule": schedule}
+        if against == "weak":
+            how["weak"] = self._weak = self._weak or open_sit(self._place, self._runtime, WEAK)[0]
+        for start in range(0, len(indices), SAMPLE_BATCH):
+            part = slice(start, start + SAMPLE_BATCH)
+            own = len(indices[part])
+            filled, classes = (
+                torch.cat([x[part], x[:1].expand(SAMPLE_BATCH - own)]).to(self._runtime.torch_device) for x in (indices, labels)
+            )
+            noise = draws.normal(self._noise, filled, (self.model.channels, self.model.grid, self.model.grid))
+            latents = sample(self.model, noise, classes, seed=self._inside, indices=filled, **how)
+            parts.append(self.tokenizer.decode(self.stats.restore(latents).float())[:own].cpu())
+        return torch.cat(parts)
+
+
+def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Every rank fills its own indices."""
+    part = slice_["sampling"]
+    steps, guidance = part["steps"], part["guidance"]
+    settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance]})
+    generator = Generator(inputs, runtime, slice_["seed"])
+    side = generator.model.grid * generator.tokenizer.stride
+    path = out / "samples.npy"
+    labels = labels_of(settings, len(generator.classes), slice_["seed"])
+    if runtime.is_main:
+        arrays.create(path, np.uint8, (settings.count, 3, side, side))
+        np.save(out / "labels.npy", labels.numpy())
+    runtime.barrier()
+    store = arrays.open_rows(path)
+    mine = torch.tensor(list(runtime.shard(settings.count)), dtype=torch.int64)
+    same = ("sampler", "shift", "schedule", "against")
+    how = {"steps": steps, "guidance": guidance, **{name: getattr(settings, name) for name in same}}
+    with runtime.progress(f"samples, {steps} steps, guidance {guidance:g}", settings.count) as bar:
+        for start in range(0, len(mine), SAMPLE_BATCH):
+            indices = mine[start : start + SAMPLE_BATCH]
+            images = generator.images(indices, labels[indices], **how)
+            store[indices.numpy()] = to_uint8(images).numpy()
+            bar.advance(len(indices) * runtime.world)
+    store.flush()
+    return {"images_seen": settings.count}
