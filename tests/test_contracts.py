@@ -19,6 +19,7 @@ OPTIONS = {
     "plan": {"--out", "--preset", "--set", "--shelf"},
     "report": {"--out", "--format", "--preset"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
+    "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads"},
     "doctor": {"--out"},
 }  # fmt: skip
@@ -37,7 +38,7 @@ def test_a_verb_has_exactly_these_options(verb):
 
 def test_the_verbs_are_these():
     assert set(commands()) == {*OPTIONS, "encoders"}
-    assert set(commands()["encoders"].commands) == {"list", "show"}
+    assert set(commands()["encoders"].commands) == {"list", "show", "check"}
 
 
 def test_exit_statuses_are_those_of_the_contract():
@@ -61,7 +62,8 @@ def test_families_and_cards_have_the_contract_s_names():
 
 def test_the_python_calls_have_the_contract_s_signatures():
     assert list(inspect.signature(svgbench.load_encoder).parameters) == ["name", "weights", "device"]
-    assert list(inspect.signature(svgbench.sample).parameters) == [
+    assert list(inspect.signature(svgbench.load_official).parameters) == ["kind", "path", "config"]
+    assert list(inspect.signature(svgbench.sample).parameters)[:8] == [
         "model", "noise", "labels", "steps", "sampler", "shift", "guidance", "schedule",
     ]  # fmt: skip
 
