@@ -18,6 +18,12 @@ VARIANTS = {"S": (384, 12), "B": (768, 12), "L": (1024, 24), "XL": (1152, 28), "
 """Width and depth of the sizes that names like ``DiT-XL/2`` carry."""
 NEEDED = ("t_embedder.mlp.0.weight", "y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight", "final_layer.linear.weight")
 """Tensors without which nothing can be told."""
+DIMENSIONS = {
+    "pos_embed": 3, "freqs_cos": 2, "q_norm.weight": 1, "embedder.proj.weight": 4, "ln1.weight": 2,
+    "t_embedder.mlp.0.weight": 2, "embedding_table.weight": 2, "attn.qkv.weight": 2, "adaLN_modulation.1.weight": 2,
+    "mlp.fc1.weight": 2, "mlp.w12.weight": 2, "linear.weight": 2,
+}  # fmt: skip
+"""End of a name -> how many dimensions its tensor has, where sizes are read from it."""
 WIDE_DEPTH = 2
 """Blocks of RAE's head, where it is as wide as its backbone and shapes do not tell."""
 COMPARED = {
@@ -91,6 +97,10 @@ def sizes_of(kind: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any
             found = looks_like(state)
             guess = f", it looks like {found}" if found else ""
             raise BadWeights(f"{where} has no {name} and is not a '{kind}'{guess}; name its kind or hand over another file.")
+    for name, value in state.items():
+        wanted = next((count for end, count in DIMENSIONS.items() if name.endswith(end)), value.ndim)
+        if value.ndim != wanted or 0 in value.shape:
+            raise BadWeights(f"{where}: {name} is {tuple(value.shape)}, which tells no size; fetch the file again.")
     if arguments.get("wo_shift") or state.get("blocks.0.adaLN_modulation.1.weight", state[embed]).shape[0] == 4 * len(state[NEEDED[0]]):
         raise BadWeights(f"{where} modulates without shifts (wo_shift), which no network here does; use a release trained with them.")
     width, channels = len(state["t_embedder.mlp.0.weight"]), state[embed].shape[1]
@@ -123,7 +133,7 @@ def _depths(
     kind: str, state: Mapping[str, Tensor], width: int, arguments: Mapping[str, Any], where: str
 ) -> tuple[int, tuple[int, int] | None]:
     """Blocks of the backbone, and width and blocks of RAE's head."""
-    numbers = {int(name.split(".")[1]) for name in state if name.startswith("blocks.")}
+    numbers = {int(number) for name in state if name.startswith("blocks.") and (number := name.split(".")[1]).isdecimal()}
     if numbers != set(range(len(numbers))):
         gap = min(set(range(max(numbers))) - numbers)
         raise BadWeights(f"{where} holds blocks up to {max(numbers)} but no block {gap}; fetch it again.")
@@ -136,6 +146,8 @@ def _depths(
     else:
         qkv = [state.get(f"blocks.{i}.attn.qkv.weight") for i in range(len(numbers))]
         depth = sum(weight is not None and weight.shape[1] == width for weight in qkv)
+    if not 0 < depth < len(numbers):
+        raise BadWeights(f"{where} has {depth} blocks of width {width} before its head and {len(numbers)} in all; fetch it again.")
     return depth, (head, len(numbers) - depth)
 
 
@@ -168,6 +180,6 @@ def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int,
 def _ratio(width: int, hidden: int, mlp: MlpKind, arguments: Mapping[str, Any]) -> float:
     """The MLP's ratio that gives this hidden width: the release's own, else the nearest simple one."""
     for ratio in (arguments.get("mlp_ratio", 4.0), 4.0):
-        if hidden_width(width, ratio, mlp) == hidden:
+        if hidden in (0, hidden_width(width, ratio, mlp)):  # 0: the tensor is missing, which is said with all others that are
             return float(ratio)
     return hidden / width if mlp == "gelu" else (1.5 * hidden + 1) / width

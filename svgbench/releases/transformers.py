@@ -31,10 +31,10 @@ NAMES = (
 
 
 class Undrawn(TorchFunctionMode):
-    """Inside it networks are built without drawing initial weights, which for XL takes longer than reading the file."""
+    """Inside it networks are built without initial weights, which for XL takes longer to draw than the file to read."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.uniform_, Tensor.normal_):
+        if func in (Tensor.uniform_, Tensor.normal_, Tensor.zero_):
             return args[0]
         return func(*args, **(kwargs or {}))
 
@@ -51,13 +51,12 @@ def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str
     arguments = arguments_of(config, where)
     sizes = sizes_of(kind, state, arguments, where)
     compare(arguments, sizes, where)
-    with torch.device("meta"):
-        shapes = SiT(**sizes).state_dict()
+    with Undrawn():
+        model = SiT(**sizes)
+    shapes = model.state_dict()
     sources = official_names(kind, sizes, shapes)
     _check_names(kind, state, sources, shapes, where)
     own = {ours: torch.cat([state[name] for name in names]).reshape(shapes[ours].shape) for ours, names in sources.items()}
-    with Undrawn():
-        model = SiT(**sizes)
     _check_tables(model, state, where)
     if arguments.get("noise_at", 1 if kind == "repa" else 0) == 1:
         own |= from_noise_at_one(model, own)

@@ -241,3 +241,14 @@ def test_the_sizes_of_an_opened_release_build_it_again():
     state = release("ddt", depth=2, width=384, channels=32, grid=4, wide=768)
     sizes = json.loads(json.dumps(sizes_of("ddt", state, {}, "it")))
     SiT(**sizes).load_state_dict(open_transformer("ddt", state, None, "it").state_dict())
+
+
+@pytest.mark.parametrize("other", [None, torch.zeros(()), torch.zeros(3, 5)], ids=["absent", "number", "matrix"])
+def test_a_file_with_any_one_tensor_absent_or_of_another_shape_is_refused_in_a_sentence(other):
+    state = release("ddt", width=64, wide=384, depth=1, channels=4, grid=2)
+    open_transformer("ddt", state, None, "it")
+    for name in state.keys() | {"blocks.one.attn.qkv.weight", "blocks.7"}:
+        table = name == "pos_embed" or "rope.freqs" in name
+        broken = {n: v for n, v in state.items() if n != name} | ({} if other is None else {name: other})
+        if other is not None or (name in state and not table):
+            refusal("ddt", broken, None, (BadWeights, BadConfig))
