@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, load_experiment, preset_of, run_name, run_of, settings_of
+from svgbench.config.grid import build, cells, changes, load_experiment, preset_of, run_name, run_of, settings_of
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.schema import RunConfig
 from svgbench.errors import UnknownName, unknown
@@ -25,13 +25,21 @@ def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path
         config = resolve(build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf), shelf)
         return {run_name(config, shelf): config}
     loaded = load_experiment(experiment, shelf)
-    preset = preset_of(loaded, shelf) or preset
+    fixed = preset_of(loaded, shelf)
+    preset = fixed or preset
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
     for cell, settings in cells(loaded, shelf).items():
-        whole = merge(merge(settings_of(loaded, shelf), settings), over)
-        config = resolve(build(whole, preset=preset, where=f"{experiment}, cell '{cell}'" if cell else experiment, extra=shelf), shelf)
-        name = ".".join(part for part in (base_run, cell) if part) if base_run else run_name(config, shelf)
+        own = merge(settings_of(loaded, shelf), settings)
+        where = f"{experiment}, cell '{cell}'" if cell else experiment
+        drafted = build(merge(own, over), preset=preset, where=where, extra=shelf)
+        config = resolve(drafted, shelf)
+        if base_run:  # named by the file, and by what --set has otherwise than the file
+            plain = build(own, preset=preset, where=where, extra=shelf) if over else drafted
+            place = [preset] if preset != "tiny" and not fixed else []
+            name = ".".join(part for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
+        else:
+            name = run_name(config, shelf)
         if name in configs:
             sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
         configs[name] = config

@@ -166,7 +166,9 @@ def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
         )
     else:
         diffusion = diffusion.model_copy(update={"representation": Representation()})
-    card = cards.find(config.encoder.card, config.preset, extra)
+    card = cards.asked(config.encoder, config.preset, extra)
+    if card.channels == 0 and (diffusion.dimension_shift or sampling.dimension_shift):
+        raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
     numbers = (card.channels + (part.residual.channels if card.kind == "features" else 0)) * (config.data.resolution // card.stride) ** 2
     ours = round(math.sqrt(DIMENSION / numbers), 6) if numbers else 1.0
     if diffusion.dimension_shift:
@@ -220,10 +222,10 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         raise BadConfig(f"{start}{fact}; use {fitting}.")
     if diffusion.objective == "ddpm" and sampling.against == "weak":
         raise BadConfig(f"{start}sampling.against weak is for diffusion.objective flow; use against null.")
-    if sampling.against == "weak" and not diffusion.weak_images:
-        raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_images, such as a tenth of the training.")
-    if diffusion.weak_images > diffusion.training.total_images or (diffusion.weak_images and not diffusion.training.ema):
-        raise BadConfig(f"{start}diffusion.weak_images are averaged weights within the training; set training.ema and fewer images.")
+    if sampling.against == "weak" and not diffusion.weak_share:
+        raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_share, such as 0.25.")
+    if diffusion.weak_share and not diffusion.training.ema:
+        raise BadConfig(f"{start}diffusion.weak_share keeps averaged weights; set diffusion.training.ema, such as 0.9999.")
     if diffusion.transformer.learned_sigma and diffusion.objective != "ddpm":
         raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective ddpm; leave it off.")
 
@@ -246,12 +248,16 @@ def run_name(config: RunConfig, extra: Path | None = None) -> str:
     if config.preset != "tiny":
         parts.append(config.preset)
     plain = build(told, preset=config.preset, extra=extra)
+    return ".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])])
+
+
+def changes(plain: RunConfig, config: RunConfig) -> list[str]:
+    """Words for what a run has otherwise than a plain one: two or fewer settings by name and value, more by six digits of their digest."""
     changed = differences(plain.model_dump(mode="json"), config.model_dump(mode="json"))
     words = [f"{path.rsplit('.', 1)[-1]}-{value}".replace("_", "-") for path, value in changed.items()]
     if changed and (len(words) > 2 or not all(re.fullmatch(r"[\w.-]{1,24}", word) for word in words)):
         words = [digest(changed)[:6]]
-    parts += sorted(words)
-    return ".".join([*parts, *([f"seed-{config.seed}"] if config.seed else [])])
+    return sorted(words)
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], start: str = "") -> dict[str, Any]:

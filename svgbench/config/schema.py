@@ -308,8 +308,8 @@ class Diffusion(Part):
     flip: bool = True
     """Half of the training images are seen mirrored."""
     training: Training = Training(total_images=102_400_000, batch=256, ema=0.9999, precision="bf16", optimiser=Optimiser(lr=1e-4))
-    weak_images: Annotated[int, Field(ge=0)] = 0
-    """Also keep the averaged weights as they were after this many images: the weak model of autoguidance; 0 keeps none."""
+    weak_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Also keep the averaged weights as they were after this share of the training: the weak model of autoguidance; 0 keeps none."""
     release: Release | None = None
     """A released transformer that is taken over instead of trained."""
 

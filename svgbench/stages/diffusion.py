@@ -28,7 +28,7 @@ from svgbench.world.training import Batch, Keep, adam
 from svgbench.world.training import train as run_training
 
 WEAK = "weak.safetensors"
-"""The averaged weights of earlier in the training, where ``weak_images`` asks for them."""
+"""The averaged weights of earlier in the training, where ``weak_share`` asks for them."""
 
 
 class Teacher:
@@ -155,7 +155,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         module.zero_grad(set_to_none=True)
     rate = gemm_rate(runtime.torch_device, part.training.precision) * runtime.world
 
-    keep = Keep(part.weak_images, WEAK) if part.weak_images else None
+    keep = Keep(round(part.weak_share * part.training.total_images), WEAK) if part.weak_share else None
     report = run_training(
         task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="SiT", keep=keep
     )
