@@ -121,11 +121,13 @@ def guided(
     steps: int,
     weak: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
     clock: Callable[[float], float] = float,
+    guided_channels: int | None = None,
 ) -> Velocity:
     """What a network ``say``s of labels [B], guided; class and null class go in one batch, and where the weight is 1 the class goes alone.
 
     ``weak``: a weaker network's word for the same labels in place of the null class (autoguidance, Karras et al., arXiv 2406.02507).
-    ``clock``: the time in [0, 1] that the schedule sees. Numbers past x's channels (a variance's) are the class's own.
+    ``clock``: the time in [0, 1] that the schedule sees. Channels from ``guided_channels`` on, and numbers past x's channels (a
+    variance's), are the class's own.
     """
     chosen = guiding.parse(schedule)
     both = torch.cat([labels, torch.full_like(labels, null)])
@@ -139,7 +141,7 @@ def guided(
             word, other = say(x, at, labels), weak(x, at, labels)
         else:
             word, other = say(torch.cat([x, x]), torch.cat([at, at]), both).chunk(2)
-        channels = x.shape[1]
+        channels = min(x.shape[1], guided_channels or x.shape[1])
         led = guiding.guide(word[:, :channels], other[:, :channels], weight)
         return led if word.shape[1] == channels else torch.cat([led, word[:, channels:]], dim=1)
 
@@ -160,6 +162,7 @@ def sample(
     weak: Any = None,
     seed: int = 0,
     indices: Tensor | None = None,
+    guided_channels: int | None = None,
 ) -> Tensor:
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a velocity or a noise-predicting model.
 
@@ -167,6 +170,7 @@ def sample(
     evaluates the null class, which is ``model.classes``, nor the ``weak`` model that replaces it. Stochastic samplers (sde-euler, ddpm)
     draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when empty). Row i depends on row i of noise, labels
     and indices alone (up to the rounding of differently shaped products: keep the batch constant where bits matter; dopri5 aside).
+    ``guided_channels``: guide the first so many channels alone, as the sampling code of DiT, SiT and LightningDiT does with 3.
     """
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
@@ -181,7 +185,9 @@ def sample(
     def draw(step: int) -> Tensor:
         return draws.normal(draws.stream(seed, f"sampler/{step}"), places, tuple(noise.shape[1:])).to(noise.dtype)
 
-    how: dict[str, Any] = {"null": model.classes, "scale": guidance, "schedule": schedule, "steps": steps, "weak": weak}
+    how: dict[str, Any] = {
+        "null": model.classes, "scale": guidance, "schedule": schedule, "steps": steps, "weak": weak, "guided_channels": guided_channels
+    }  # fmt: skip
     if says_noise:
         epsilon = guided(model, labels, clock=lambda k: 1 - k / (ddpm.STEPS - 1), **how)
         chain = ddpm.Chain(steps).to(noise.device)

@@ -215,6 +215,13 @@ def test_autoguidance_leads_away_from_the_weak_model_and_never_calls_the_null_cl
     assert [t for _, t in weak.calls] == [0.5, 0.75]
 
 
+def test_guidance_of_some_channels_leaves_the_others_to_the_class():
+    noise = torch.zeros(2, 4, 1, 1)
+    got = sample(Counting(), noise, LABELS, steps=3, guidance=4.0, guided_channels=3).flatten(1)
+    guided = 3 + 4 * (LABELS.float() - 3)
+    torch.testing.assert_close(got, torch.stack([guided, guided, guided, LABELS.float()], dim=1))
+
+
 def test_a_weak_model_of_another_kind_is_refused():
     weak = type("Weak", (), {"epsilon": None})()
     with pytest.raises(BadConfig, match="autoguidance needs two of a kind"):
