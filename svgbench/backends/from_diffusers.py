@@ -35,10 +35,14 @@ class DiffusersNetwork(Network):
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Names of today's diffusers, from its older files or from the release in LDM's names."""
+        inside = "first_stage_model."
+        if any(name.startswith(inside) for name in state):  # the codec of a whole Stable Diffusion checkpoint
+            state = {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
         if "encoder.down.0.block.0.conv1.weight" in state:
             from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-            state = convert_ldm_vae_checkpoint({k: v for k, v in state.items() if not k.startswith("loss.")}, self.model.config)
+            own = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
+            state = convert_ldm_vae_checkpoint(own, self.model.config)
         wanted = self.model.state_dict()
         result = {}
         for name, value in state.items():

@@ -49,6 +49,8 @@ class TimmNetwork(TokenNetwork):
         convert = getattr(module, "checkpoint_filter_fn", None)
         if convert is None:
             return state
+        if "decoder_pred.weight" in state:  # MAE's whole model
+            state = {name: value for name, value in state.items() if not name.startswith("decoder_") and name != "mask_token"}
         wanted = self.model.state_dict()
         # classification and contrastive heads are not part of an encoder, and files hold what the network computes by itself
         return {name: value for name, value in convert(dict(state), self.model).items() if name in wanted or not name.startswith("head.")}

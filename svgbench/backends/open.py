@@ -144,7 +144,10 @@ def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Ne
     plugins = {point.name: point for point in entry_points(group="svgbench.backends")}
     if backend not in plugins:
         raise unknown("backend", backend, [*BACKENDS, *plugins])
-    return plugins[backend].load()
+    try:
+        return plugins[backend].load()
+    except (ImportError, AttributeError) as error:
+        raise BadInput(f"the backend {backend}, which an installed package adds, cannot be loaded ({error}); reinstall it.") from None
 
 
 def _completed(card: EncoderCard, network: Network) -> EncoderCard:

@@ -1,4 +1,4 @@
-"""``encoders``: list the cards, show one."""
+"""``encoders``: list the cards, show one, check that one keeps what the benchmark relies on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import yaml
 
 from svgbench.cli.console import table_of
 from svgbench.config import cards
+from svgbench.errors import BadWeights, SvgbenchError
 from svgbench.tables.table import Table
 
-app = typer.Typer(invoke_without_command=True, help="The encoders: list, or show NAME.")
+app = typer.Typer(invoke_without_command=True, help="The encoders: list, show NAME, or check NAME.")
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards.")]
 
 
@@ -31,7 +32,7 @@ def list_cards(shelf: Shelf = None) -> None:
         for c in sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
     ]
     notes = [
-        "any other ViT of timm: timm:NAME, for example timm:vit_base_patch16_clip_224.openai",
+        "any other model: timm:NAME, open_clip:NAME, transformers:NAME, diffusers:NAME (the library's name, a repository or a directory)",
         "one card whole: svgbench encoders show NAME",
     ]
     table_of(Table("Encoders", ["name", "family", "backend", "kind", "channels", "stride", "params M", "licence"], rows, notes))
@@ -44,3 +45,34 @@ def show(
     """One card whole: how it opens, its pixels, its weights and its licence."""
     card = cards.find(name, preset, shelf)
     sys.stdout.write(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True))
+
+
+@app.command("check")
+def check(
+    name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")],
+    weights: Annotated[Path | None, typer.Option("--weights", help="A file or directory of an official release.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Check the architecture alone.")] = False,
+    preset: str = "tiny",
+    shelf: Shelf = None,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+) -> None:
+    """Opens one encoder and tries every promise: shape, stride, determinism, batch independence, pixels, no gradient, speed."""
+    card = cards.find(name, preset, shelf)
+    from svgbench.backends.conformance import examine
+    from svgbench.backends.open import open_encoder
+    from svgbench.world.runtime import Runtime
+
+    place = Runtime(device=device).torch_device
+    try:
+        encoder = open_encoder(card, weights, place, random_weights_seed=0 if random_weights else None)
+    except BadWeights as error:
+        raise BadWeights(f"{str(error).rstrip('.')}; or check the architecture alone: --random-weights.") from None
+    findings = examine(encoder)
+    rows = [[finding.name, "ok" if finding.ok else "FAIL", finding.figure] for finding in findings]
+    notes = [f"licence {card.licence}, which forbids {' and '.join(card.forbids)} use"] if card.forbids else [f"licence {card.licence}"]
+    notes += ["random weights: the architecture alone"] if random_weights else []
+    table_of(Table(f"Check of {card.name}", ["promise", "kept", "measured"], rows, notes))
+    broken = [finding.name for finding in findings if not finding.ok]
+    if broken:
+        listed = f"{len(broken)} of {len(findings)} promises ({', '.join(broken)})"
+        raise SvgbenchError(f"'{card.name}' breaks {listed}; correct its card or its backend.")

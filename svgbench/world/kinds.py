@@ -10,12 +10,13 @@ class Kind(NamedTuple):
     """A layout: names (or their beginnings) that must all be there, and names of which none may be."""
 
     says: str
-    """Words that follow "it looks like"; in brackets the word that ``load_official`` and ``import`` know it by."""
+    """Words that follow "it looks like"; in brackets what opens it: a kind of ``load_official``, or an encoder's name."""
     has: tuple[str, ...]
     lacks: tuple[str, ...] = ()
 
 
 ADALN = "blocks.0.adaLN_modulation."
+HF = "in Hugging Face's names (transformers:DIR)"
 KINDS = (
     # models of the papers
     Kind("SVG's autoencoder (svg-autoencoder)", ("extra_vit.", "decoder.conv_in.")),
@@ -39,27 +40,27 @@ KINDS = (
     # encoders
     Kind("DINOv3 as Meta publishes it", ("storage_tokens", "blocks.0.ls1.gamma")),
     Kind("DINOv3 in timm's names", ("reg_token", "blocks.0.gamma_1")),
-    Kind("DINOv3 in Hugging Face's names", ("embeddings.register_tokens", "layer.0.layer_scale1.")),
-    Kind("DINOv3 in Hugging Face's names", ("embeddings.register_tokens", "model.layer.0.layer_scale1.")),
-    Kind("DINOv3 in Hugging Face's names", ("model.embeddings.register_tokens", "model.layer.0.layer_scale1.")),
+    Kind(f"DINOv3 {HF}", ("embeddings.register_tokens", "layer.0.layer_scale1.")),
+    Kind(f"DINOv3 {HF}", ("embeddings.register_tokens", "model.layer.0.layer_scale1.")),
+    Kind(f"DINOv3 {HF}", ("model.embeddings.register_tokens", "model.layer.0.layer_scale1.")),
     Kind("DINOv2 with registers as Meta publishes it", ("register_tokens", "mask_token", "blocks.0.ls1.gamma")),
     Kind("DINOv2 as Meta publishes it", ("mask_token", "pos_embed", "blocks.0.ls1.gamma")),
     Kind("DINOv2 with registers in timm's names", ("reg_token", "pos_embed", "blocks.0.ls1.gamma")),
     Kind("DINOv2 in timm's names", ("pos_embed", "blocks.0.ls1.gamma")),
-    Kind("DINOv2 with registers in Hugging Face's names", ("embeddings.register_tokens", "encoder.layer.0.layer_scale1.")),
-    Kind("DINOv2 in Hugging Face's names", ("embeddings.position_embeddings", "encoder.layer.0.layer_scale1.")),
+    Kind(f"DINOv2 with registers {HF}", ("embeddings.register_tokens", "encoder.layer.0.layer_scale1.")),
+    Kind(f"DINOv2 {HF}", ("embeddings.position_embeddings", "encoder.layer.0.layer_scale1.")),
     Kind("SigLIP of open_clip, images and text", ("visual.trunk.", "text.")),
     Kind("an image tower of open_clip", ("visual.trunk.",)),
     Kind("CLIP of open_clip or OpenAI", ("visual.conv1.", "visual.transformer.")),
-    Kind("SigLIP in Hugging Face's names", ("vision_model.embeddings.patch_embedding.", "vision_model.head.probe")),
-    Kind("SigLIP in Hugging Face's names", ("embeddings.patch_embedding.", "head.probe")),
-    Kind("CLIP in Hugging Face's names", ("vision_model.embeddings.class_embedding", "vision_model.pre_layrnorm.")),
+    Kind(f"SigLIP {HF}", ("vision_model.embeddings.patch_embedding.", "vision_model.head.probe")),
+    Kind(f"SigLIP {HF}", ("embeddings.patch_embedding.", "head.probe")),
+    Kind(f"CLIP {HF}", ("vision_model.embeddings.class_embedding", "vision_model.pre_layrnorm.")),
     Kind("SigLIP in timm's names", ("pos_embed", "attn_pool.", "blocks.0.attn."), ("cls_token",)),
     Kind("MAE with its decoder, as Meta publishes it", ("decoder_blocks.0.", "decoder_embed.", "blocks.0.attn.")),
-    Kind("MAE in Hugging Face's names", ("vit.embeddings.", "decoder.decoder_embed.")),
+    Kind(f"MAE {HF}", ("vit.embeddings.", "decoder.decoder_embed.")),
     Kind("a plain vision transformer, as MAE or timm write it", ("cls_token", "pos_embed", "blocks.0.attn.qkv.")),
-    Kind("a plain vision transformer in Hugging Face's names", ("embeddings.cls_token", "embeddings.position_embeddings")),
-    Kind("a plain vision transformer in Hugging Face's names", ("vit.embeddings.cls_token", "vit.embeddings.position_embeddings")),
+    Kind(f"a plain vision transformer {HF}", ("embeddings.cls_token", "embeddings.position_embeddings")),
+    Kind(f"a plain vision transformer {HF}", ("vit.embeddings.cls_token", "vit.embeddings.position_embeddings")),
     # judges
     Kind("the Inception network of FID", ("Conv2d_1a_3x3.", "Mixed_7c.")),
     Kind("VGG16 of torchvision", ("features.0.", "classifier.6.")),

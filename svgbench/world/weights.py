@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from svgbench.config.cards import EncoderCard, weights_file, weights_files
 from svgbench.config.hub import hub_file
-from svgbench.errors import BadWeights
+from svgbench.errors import BadConfig, BadWeights, closest
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
 
@@ -25,6 +26,7 @@ WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module", "teacher")
 def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
     """The local file (or directory) of a card's weights: the one handed over, else the shelf's, else the Hugging Face cache's, else a
     download."""
+    check_licence(card)
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.exists():
@@ -40,6 +42,18 @@ def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
     if card.weights.sha256:
         check_digest(path, card)
     return path
+
+
+def check_licence(card: EncoderCard) -> None:
+    """Refuses weights whose licence forbids the use that the environment declares (``SVGBENCH_USE=commercial``; research else)."""
+    use = os.environ.get("SVGBENCH_USE", "research").strip().lower() or "research"
+    if use not in ("research", "commercial"):
+        raise BadConfig(f"SVGBENCH_USE is '{use}'; it must be research or commercial.{closest(use, ('research', 'commercial'))}")
+    if use in card.forbids:
+        raise BadWeights(
+            f"the weights of '{card.name}' are licensed {card.licence}, which forbids {use} use, and SVGBENCH_USE declares it; "
+            f"take an encoder whose licence allows it (`svgbench encoders`) or ask its authors ({card.origin})."
+        )
 
 
 def check_digest(path: Path, card: EncoderCard) -> None:

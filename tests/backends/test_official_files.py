@@ -7,13 +7,14 @@ from pathlib import Path
 import diffusers
 import timm
 import torch
-from pytest import mark
+from pytest import mark, raises
 from safetensors.torch import save_file
-from small_cards import CODEC, shallow
+from small_cards import CODEC, TINY, shallow
 
 from svgbench.backends.from_diffusers import OLD_ATTENTION
 from svgbench.backends.open import open_encoder, open_network
 from svgbench.config.cards import EncoderCard, find
+from svgbench.errors import BadWeights
 
 
 def saved(state: dict[str, torch.Tensor], path: Path) -> Path:
@@ -113,3 +114,69 @@ def test_an_ldm_checkpoint_gives_the_same_codec_through_diffusers_and_through_ou
     latents = first.encode(images)
     torch.testing.assert_close(second.encode(images), latents, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(second.decode(latents, clamp=False), first.decode(latents, clamp=False), rtol=1e-4, atol=1e-5)
+
+
+def test_mae_s_release_opens_with_and_without_its_decoder(tmp_path: Path) -> None:
+    card = shallow(find("mae-b16", "paper"))
+    state = timm.create_model(card.model, num_classes=0, depth=1).state_dict()
+    torch.save({"model": state}, tmp_path / "mae_pretrain_vit_base.pth")
+    decoder = {f"decoder_{name}.weight": torch.zeros(2) for name in ("embed", "blocks.0.norm1", "pred")}
+    torch.save({"model": {**state, **decoder, "mask_token": torch.zeros(1, 1, 2)}}, tmp_path / "mae_pretrain_vit_base_full.pth")
+    images = torch.rand(1, 3, 256, 256)
+    first, second = (open_encoder(card, weights=path).encode(images) for path in sorted(tmp_path.iterdir()))
+    assert torch.equal(first, second)
+
+
+def test_sd_vae_opens_from_directories_and_out_of_a_whole_model(tmp_path: Path) -> None:
+    arguments = {"embed_dim": 4, "z_channels": 4, "base": 128, "multipliers": [1, 1, 2], "blocks": 1, "attention": [], "resolution": 32}
+    ldm = CODEC.model_copy(update={"backend": "checkpoint", "model": "ldm-kl", "arguments": arguments})
+    state = open_network(ldm, seed=5).model.state_dict()
+    card = CODEC.model_copy(update={"arguments": {**CODEC.arguments, "block_out_channels": [128, 128, 256], "norm_num_groups": 32}})
+    whole = {f"first_stage_model.{name}": value for name, value in state.items()} | {"model.diffusion_model.out.0.weight": torch.zeros(2)}
+    torch.save({"state_dict": whole}, tmp_path / "sd-v1.ckpt")
+    averaged = {**state, "model_ema.decay": torch.zeros(()), "loss.logvar": torch.zeros(())}
+    torch.save({"state_dict": averaged}, tmp_path / "vae-ft-mse.ckpt")
+    codec = open_encoder(card, weights=tmp_path / "sd-v1.ckpt")
+    codec.network.model.save_pretrained(tmp_path / "pipeline" / "vae")
+    images = torch.rand(1, 3, 32, 32)
+    places = (tmp_path / "vae-ft-mse.ckpt", tmp_path / "pipeline", tmp_path / "pipeline" / "vae")
+    assert all(torch.equal(open_encoder(card, weights=place).encode(images), codec.encode(images)) for place in places)
+
+
+def test_va_vae_s_release_loses_its_teacher_only(tmp_path: Path) -> None:
+    card = find("va-vae-f16d32", "paper")
+    small = {"embed_dim": 32, "z_channels": 32, "base": 32, "multipliers": [1, 1, 1, 1, 2], "blocks": 1, "attention": [], "resolution": 64}
+    card = card.model_copy(update={"arguments": small})
+    state = open_network(card, seed=6).model.state_dict()
+    training = {"foundation_model.model.cls_token": torch.zeros(3), "linear_proj.weight": torch.zeros(3), "loss.logvar": torch.zeros(())}
+    torch.save({"state_dict": {**state, **training}}, tmp_path / "vavae.pt")
+    images = torch.rand(1, 3, 64, 64)
+    codec = open_encoder(card, weights=tmp_path / "vavae.pt")
+    assert torch.equal(codec.encode(images), open_encoder(card, random_weights_seed=6).encode(images))
+    assert codec.decode(codec.encode(images)).shape == images.shape
+
+
+@mark.parametrize("library", ["timm", "diffusers", "checkpoint", "transformers", "open_clip"])
+def test_a_file_of_another_kind_is_refused_with_what_it_looks_like_by_every_backend(tmp_path: Path, library: str) -> None:
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    ldm = {"embed_dim": 4, "z_channels": 4, "base": 32, "multipliers": [1, 2], "blocks": 1, "attention": [], "resolution": 32}
+    tower = {"vision_cfg": {"layers": 1, "width": 64, "image_size": 32, "patch_size": 8}}
+    card = {
+        "timm": TINY, "diffusers": CODEC,
+        "checkpoint": CODEC.model_copy(update={"backend": "checkpoint", "model": "ldm-kl", "arguments": ldm, "stride": 2}),
+        "transformers": TINY.model_copy(update={"backend": "transformers", "model": "Dinov2Model", "arguments": tiny, "channels": 32}),
+        "open_clip": TINY.model_copy(update={"backend": "open_clip", "model": "ViT-B-32", "arguments": tower, "channels": 64}),
+    }[library]  # fmt: skip
+    files = {
+        "SiT or DiT": ["x_embedder.proj.weight", "t_embedder.mlp.0.weight", "blocks.0.adaLN_modulation.1.weight"],
+        "DINOv3 as Meta publishes it": ["storage_tokens", "rope_embed.periods", "blocks.0.ls1.gamma", "mask_token"],
+        "DINOv2 with registers as Meta publishes it": ["register_tokens", "mask_token", "blocks.0.ls1.gamma"],
+        "an autoencoder in LDM's layout": ["encoder.down.0.block.0.x", "decoder.up.0.block.0.x", "post_quant_conv.bias"],
+    }
+    for words, names in files.items():
+        if library == "checkpoint" and "LDM" in words:
+            continue
+        torch.save({name: torch.zeros(1, 2) for name in names}, tmp_path / "other.pth")
+        with raises(BadWeights, match=f"it looks like {words}.*hand over the file of this architecture") as error:
+            open_encoder(card, weights=tmp_path / "other.pth")
+        assert "\n" not in str(error.value)

@@ -13,8 +13,8 @@ from small_cards import TINY
 
 from svgbench.backends.open import open_encoder, open_network
 from svgbench.config import hub
-from svgbench.config.cards import EncoderCard, find
-from svgbench.errors import BadWeights
+from svgbench.config.cards import EncoderCard, find, load_cards
+from svgbench.errors import BadConfig, BadWeights
 from svgbench.world import weights
 
 State = dict[str, torch.Tensor]
@@ -162,6 +162,35 @@ def test_files_that_would_run_code_are_refused_and_run_nothing(tmp_path: Path, s
     torch.save(content, tmp_path / "hostile.pt")
     assert "could run code and are not read" in refused(tmp_path / "hostile.pt")
     assert not marker.exists()
+
+
+def test_a_hostile_file_in_a_directory_runs_nothing_either(tmp_path: Path) -> None:
+    torch.save({"a": Payload(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    assert "could run code and are not read" in refused(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_directory_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert "holds none of model.safetensors, model.safetensors.index.json" in refused(tmp_path)
+
+
+def test_weights_whose_licence_forbids_the_declared_use_are_not_opened(tmp_path: Path, monkeypatch: MonkeyPatch, state: State) -> None:
+    save_file(state, tmp_path / "own.safetensors")
+    card = TINY.model_copy(update={"licence": "CC-BY-NC-4.0", "forbids": ("commercial",)})
+    open_encoder(card, weights=tmp_path / "own.safetensors")
+    monkeypatch.setenv("SVGBENCH_USE", "commercial")
+    with raises(BadWeights, match=r"'small' are licensed CC-BY-NC-4\.0, which forbids commercial use, and SVGBENCH_USE declares it"):
+        open_encoder(card, weights=tmp_path / "own.safetensors")
+    open_encoder(TINY, weights=tmp_path / "own.safetensors")
+    open_encoder(card, random_weights_seed=0)
+    monkeypatch.setenv("SVGBENCH_USE", "commerical")
+    with raises(BadConfig, match="must be research or commercial"):
+        open_encoder(TINY, weights=tmp_path / "own.safetensors")
+
+
+def test_the_cards_of_non_commercial_weights_say_so() -> None:
+    assert all(("NC" in card.licence) == ("commercial" in card.forbids) for card in load_cards().values())
 
 
 @mark.parametrize("content", [[torch.zeros(3)], {"step": 3}, torch.zeros(3), {"state_dict": {}}])

@@ -1,0 +1,147 @@
+"""What every encoder owes the benchmark, tried on one: the test that the author of a card or of a backend runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from svgbench.backends.open import Encoder
+from svgbench.errors import BadConfig, BadInput
+
+
+class Finding(NamedTuple):
+    """One promise and whether it was kept."""
+
+    name: str
+    ok: bool
+    figure: str
+    """What was measured."""
+
+
+@torch.no_grad()
+def examine(encoder: Encoder, seconds: float = 2.0) -> list[Finding]:
+    """Every promise in turn on drawn images of the card's size; about ``seconds`` are spent on the speed. One that raises is broken."""
+    device = next(encoder.buffers()).device
+    side = encoder.card.pixels.size
+    images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+    findings = []
+    for check in (_shape, _stride, _finite, _determinism, _batch, _pixels, _frozen, _gradient, _codec):
+        try:
+            findings += list(check(encoder, images))
+        except Exception as error:  # a backend of others may raise anything, and the table must still be printed
+            findings.append(Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {str(error)[:160]}"))
+    if all(finding.ok for finding in findings):
+        findings.append(_speed(encoder, images, seconds))
+    return findings
+
+
+def _shape(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    grid = images.shape[-1] // encoder.stride
+    wanted, got = (len(images), encoder.channels, grid, grid), tuple(encoder.encode(images).shape)
+    yield Finding("shape", got == wanted, f"{list(got)}" + ("" if got == wanted else f", the card says {list(wanted)}"))
+    got = tuple(encoder.encode(images[:0]).shape)
+    yield Finding("empty batch", got == (0, *wanted[1:]), f"{list(got)}")
+
+
+def _stride(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    side, stride = images.shape[-1], encoder.stride
+    step = stride * encoder.scale.denominator  # sides that both the stride and the scale divide
+    if encoder.network.side is None:
+        larger = torch.nn.functional.pad(images[:1], (0, step, 0, 0), mode="replicate")
+        got = tuple(encoder.encode(larger).shape[2:])
+        wanted = (side // stride, (side + step) // stride)
+        yield Finding("stride", got == wanted, f"{side} x {side + step} px give {got[0]} x {got[1]}")
+    if stride > 1:
+        try:
+            encoder.encode(torch.zeros(1, 3, side + 1, side + 1, device=images.device))
+        except (BadConfig, BadInput):
+            yield Finding("odd sizes", True, f"{side + 1} px are refused")
+        else:
+            yield Finding("odd sizes", False, f"{side + 1} px are taken, which {stride} px do not divide")
+
+
+def _finite(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    latents = encoder.encode(images)
+    kept = latents.dtype == torch.float32 and bool(latents.isfinite().all())
+    yield Finding("finite float32", kept, f"{latents.dtype}, mean {latents.mean():.3g}, std {latents.std():.3g}".removeprefix("torch."))
+
+
+def _determinism(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    yield _equal("determinism", encoder.encode(images), encoder.encode(images))
+
+
+def _batch(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    together = encoder.encode(images)
+    alone = torch.cat([encoder.encode(image[None]) for image in images])
+    reverse = encoder.encode(images.flip(0)).flip(0)
+    brighter = encoder.encode(torch.cat([images[:1], images[1:] * 0.1 + 0.9]))[:1]
+    differences = [(one - other).abs().max().item() for one, other in ((alone, together), (reverse, together), (brighter, together[:1]))]
+    yield Finding("batch independence", max(differences) == 0, f"largest difference alone, reversed, among others {max(differences):.1e}")
+
+
+def _pixels(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    levels = torch.stack([torch.full_like(images[0], value) for value in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    latents = encoder.encode(levels)
+    least = min((latents[i] - latents[i + 1]).abs().max().item() for i in range(len(levels) - 1))
+    told_apart = bool(latents.isfinite().all()) and least > 0
+    yield Finding("pixel range", told_apart, f"greys 0 to 1 differ by at least {least:.2g}")
+    mean, std = encoder.network.mean, encoder.network.std
+    if mean is not None and std is not None:
+        ours = (encoder.mean.flatten().tolist(), encoder.std.flatten().tolist())
+        same = all(abs(a - b) < 1e-4 for own, stated in zip(ours, (mean, std), strict=True) for a, b in zip(own, stated, strict=True))
+        yield Finding("pixel statistics", same, "those the library states" if same else f"the library states {mean} and {std}")
+    try:
+        encoder.encode((images * 255).to(torch.uint8))
+    except BadInput:
+        yield Finding("bytes", True, "uint8 images are refused")
+    else:
+        yield Finding("bytes", False, "uint8 images are taken for floats in [0, 1]")
+
+
+def _frozen(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    before = encoder.encode(images)
+    encoder.train()
+    free = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
+    modes = sum(module.training for module in encoder.modules())
+    yield Finding("frozen", free == 0 and modes == 0, f"{free} trainable numbers, {modes} modules in training")
+    yield _equal("train() changes nothing", encoder.encode(images), before)
+
+
+def _gradient(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    with torch.enable_grad():
+        latents = encoder.encode(images[:1].clone().requires_grad_(True))
+    carries = latents.requires_grad
+    yield Finding("no gradient", not carries, "latents carry a gradient" if carries else "latents carry none")
+
+
+def _codec(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+    if encoder.card.kind != "codec":
+        return
+    latents = encoder.encode(images)
+    decoded = encoder.decode(latents)
+    kept = decoded.shape == images.shape and decoded.min().item() >= 0 and decoded.max().item() <= 1
+    yield Finding("decoded images", kept, f"{list(decoded.shape)} in [{decoded.min():.2f}, {decoded.max():.2f}]")
+    yield _equal("decoding alone", encoder.decode(latents[:1]), decoded[:1])
+
+
+def _equal(name: str, one: Tensor, other: Tensor) -> Finding:
+    difference = (one - other).abs().max().item()
+    return Finding(name, torch.equal(one, other), f"largest difference {difference:.1e}")
+
+
+def _speed(encoder: Encoder, images: Tensor, seconds: float) -> Finding:
+    """Images a second, warm; a figure, not a promise."""
+    batch = images.repeat(8, 1, 1, 1) if images.device.type != "cpu" else images
+    encoder.encode(batch)
+    count, start = 0, time.perf_counter()
+    while count == 0 or time.perf_counter() - start < seconds:
+        encoder.encode(batch)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize()
+        count += len(batch)
+    rate = count / (time.perf_counter() - start)
+    return Finding("speed", True, f"{rate:.3g} images/s on {images.device.type}, {torch.get_num_threads()} threads")
