@@ -120,15 +120,14 @@ def plan(
     table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note, *said]))
 
 
-def walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None, only: set[str] | None = None) -> Outcome:
-    """Executes what is missing (of the nodes ``only``, where given), then writes every run's directory, also after a failure or a stop."""
-    chosen = plan_ if only is None else Plan({key: node for key, node in plan_.nodes.items() if key in only}, plan_.runs)
-    missing = set(chosen.nodes) - chosen.finished(Store(out / "store"))
+def walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:
+    """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
+    missing = set(plan_.nodes) - plan_.finished(Store(out / "store"))
     runtime, outcome = make_runtime() if missing else _Idle(), Outcome()
     try:
         if missing:
-            check(chosen, missing)
-        execute(chosen, out, runtime, outcome, say=runtime.say, keep_going=keep_going)
+            check(plan_, missing)
+        execute(plan_, out, runtime, outcome, say=runtime.say, keep_going=keep_going)
     except KeyboardInterrupt:
         raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
     finally:

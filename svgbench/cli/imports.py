@@ -13,7 +13,7 @@ from svgbench.cli.experiments import Device, Out, Set, Shelf, runtime_of, walk
 from svgbench.config.grid import build, load_experiment
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, unknown
-from svgbench.lab.plan import Plan, make_plan, resolve
+from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.shelf import read_yaml
 from svgbench.tables.table import Table
@@ -27,11 +27,11 @@ PARTS = {"svg-autoencoder": "autoencoder", "rae-decoder": "autoencoder"} | dict.
 """Kind -> the part of the configuration it takes the place of."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
-    "sit": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
+    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3}, "latents": {"scale": 0.18215}},
     "repa": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
-    "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm"}, "latents": {"scale": 0.18215}},
-    "lightningdit": {"sampling": {"shift": 1.0}},
-    "ddt": {"sampling": {"dimension_shift": True}},
+    "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3}, "latents": {"scale": 0.18215}},
+    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3}},
+    "ddt": {"sampling": {"dimension_shift": True}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
     "rae-decoder": {"encoder": {"features": {"norm": "plain"}}, "autoencoder": {"residual": {"channels": 0}}},
 }
 """What a release's own sampling and latents are, as it documents them; --set says otherwise."""
@@ -58,7 +58,7 @@ def import_(
         raise BadInput(f"the file {checkpoint} does not exist; give the path of an official checkpoint.")
     place = out / name / "experiment.yaml"
     known = dict(load_experiment(str(place), shelf).set) if place.exists() else {}
-    settings = merge(merge(known, _settings(kind, checkpoint.resolve(), config)), SETTINGS.get(kind, {}))
+    settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config))
     words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),
              "latents.statistics": statistics and str(statistics.resolve())}  # fmt: skip
     for path, value in words.items():
@@ -72,16 +72,14 @@ def import_(
     if "card" not in settings.get("encoder", {}):
         raise BadConfig(f"'{kind}' works on the latents of an encoder, which its file does not hold; name it: --encoder CARD.")
     resolved = resolve(build(settings, preset=preset, extra=shelf), shelf, images=False)
-    whole = make_plan({name: resolved}, shelf)
+    plan = make_plan({name: resolved}, shelf, taken_over=True)
     with guarded(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
-    taken = [node for node in whole.nodes.values() if _imported(node.key, whole)]
-    with owned(out, whole.runs[0]):
-        only = {node.key for node in taken}
-        walk(whole, out, lambda: runtime_of(device, None, None, False), keep_going=False, shelf=shelf, only=only)
-    rows = [[node.stage, node.key[:12]] for node in taken]
+    with owned(out, plan.runs[0]):
+        walk(plan, out, lambda: runtime_of(device, None, None, False), keep_going=False, shelf=shelf)
+    rows = [[node.stage, node.key[:12]] for node in plan.nodes.values()]
     notes = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
     table_of(Table(title=f"Imported into {name}", columns=["stage", "key"], rows=rows, notes=notes))
 
@@ -90,7 +88,9 @@ def _settings(kind: str, checkpoint: Path, config: Path | None) -> dict[str, Any
     """The part of the configuration that names the file."""
     if kind in CODECS:
         return {"encoder": {"card": CODECS[kind], "weights": str(checkpoint)}}
-    release = {"kind": kind, "file": str(checkpoint), "config": read_yaml(config) if config else None}
+    release: dict[str, Any] = {"kind": kind, "file": str(checkpoint)}
+    if config:
+        release["config"] = read_yaml(config)
     return {PARTS[kind]: {"release": release}}
 
 
@@ -107,10 +107,3 @@ def _inside(checkpoint: Path, config: Path | None, place: Path) -> dict[str, Any
         place.mkdir(parents=True, exist_ok=True)
         write_atomic(file, save({name: tensor.contiguous() for name, tensor in found.encoder_weights.items()}))
     return {"encoder": {"card": found.card, "weights": str(file.resolve())}, "data": {"resolution": found.resolution}}
-
-
-def _imported(key: str, plan: Plan) -> bool:
-    """Whether a node is made of files alone: no image is needed for it or for what it stands on."""
-    node = plan.nodes[key]
-    own = node.stage == "adoption" or node.stage.startswith("imported-")
-    return own and all(_imported(needed, plan) for needed in node.inputs.values())

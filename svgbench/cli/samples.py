@@ -60,7 +60,7 @@ def sample(
     own = read_yaml(record.place / "config.yaml")["sampling"]
     asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
     how = {name: own[name] if value is None else value for name, value in asked.items()}
-    slice_ = {"sampling": {**how, "against": own["against"]}, "seed": seed}
+    slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{to}\n")
 

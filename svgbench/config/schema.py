@@ -332,6 +332,8 @@ class Sampling(Part):
     """What guidance leads away from: the null class, or the weak model (autoguidance, arXiv 2406.02507)."""
     schedule: str = "constant"
     """constant; linear; late; early-R; interval-A-B (see nets.guidance)."""
+    guided_channels: Count | None = None
+    """Guide only so many of the first channels, as DiT, SiT and LightningDiT do (3); all when empty."""
     labels: Literal["balanced", "random"] = "balanced"
 
     @field_validator("steps", "guidance")

@@ -57,25 +57,26 @@ class Plan:
         return {key for key, node in self.nodes.items() if store.manifest(node.stage, key) is not None}
 
 
-def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None) -> Plan:
-    """The plan of named configurations whose identities are filled in (``resolve``)."""
+def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False) -> Plan:
+    """The plan of named configurations whose identities are filled in (``resolve``); ``taken_over``: only what is made from files of
+    others."""
     nodes: dict[str, Node] = {}
     runs = []
     for name, config in configs.items():
-        own = nodes_of(config, extra)
+        own = nodes_of(config, extra, taken_over=taken_over)
         for node in own:
             nodes.setdefault(node.key, node)
         runs.append(Run(name, config, tuple(node.key for node in own)))
     return Plan(nodes, tuple(runs))
 
 
-def nodes_of(config: RunConfig, extra: Path | None = None) -> list[Node]:
-    """The nodes of one run, top to bottom of the stage table."""
+def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool = False) -> list[Node]:
+    """The nodes of one run (those made from files of others alone, where asked), top to bottom of the stage table."""
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:
-        if not facts[stage.when]:
+        if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
             continue
         made = []
         choices = [provided[need] for need in stage.needs]

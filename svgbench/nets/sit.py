@@ -47,7 +47,9 @@ class SiT(nn.Module):
     ) -> None:
         """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs,
         a variance's (DiT); ``wide``: width, depth and heads of RAE's head, which then makes the outputs, all else as here."""
+        self_sizes = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        self.sizes: dict[str, Any] = self_sizes  # these arguments, which build the same network again
         _check(grid, patch, width, heads, position, wide)
         self.channels, self.grid, self.classes, self.patch, self.depth, self.width = channels, grid, classes, patch, depth, width
         rotary, side = position != "sincos", grid // patch

@@ -36,6 +36,8 @@ class Stage:
     """The name others need it by, where it is not the stage's own."""
     when: str = "always"
     """The fact about a run (``facts``) under which this row is its own."""
+    taken_over: bool = False
+    """Made from files of others alone: neither images nor training are needed."""
     scores: bool = False
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
@@ -47,20 +49,21 @@ STAGES: tuple[Stage, ...] = (
           slice=("data",)),
     Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="trains-autoencoder", ranks="all",
           slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
-    Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", when="decodes", provides="autoencoder",
+    Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", taken_over=True, when="decodes", provides="autoencoder",
           slice=ENCODER),
-    Stage(name="imported-autoencoder", version=1, worker="svgbench.stages.imports:autoencoder", when="imports-autoencoder",
+    Stage(name="imported-autoencoder", version=1, worker="svgbench.stages.imports:autoencoder", taken_over=True, when="imports-autoencoder",
           provides="autoencoder", slice=(*ENCODER, "autoencoder.release", "data.resolution")),
     Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", when="measures-statistics", ranks="all",
           slice=(), needs=("images", "autoencoder")),
-    Stage(name="imported-statistics", version=1, worker="svgbench.stages.imports:statistics", when="imports-statistics",
+    Stage(name="imported-statistics", version=1, worker="svgbench.stages.imports:statistics", taken_over=True, when="imports-statistics",
           provides="statistics", slice=("latents",), needs=("autoencoder",)),
     Stage(name="diffusion", version=2, worker="svgbench.stages.diffusion:train", when="trains-diffusion", ranks="all",
           slice=("diffusion", "seed"), needs=("images", "autoencoder", "statistics")),
-    Stage(name="imported-diffusion", version=1, worker="svgbench.stages.imports:diffusion", when="imports-diffusion",
+    Stage(name="imported-diffusion", version=1, worker="svgbench.stages.imports:diffusion", taken_over=True, when="imports-diffusion",
           provides="diffusion", slice=("diffusion.release",), needs=("autoencoder",)),
     Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
+                 "sampling.guided_channels",
                  "seed"),
           each=("sampling.steps", "sampling.guidance"), needs=("autoencoder", "statistics", "diffusion")),
     Stage(name="references", version=1, worker="svgbench.stages.scores:references",

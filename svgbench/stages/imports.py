@@ -15,7 +15,6 @@ from svgbench.nets.latents import LatentStats
 from svgbench.nets.sit import SiT
 from svgbench.releases import autoencoders
 from svgbench.releases.open import TRANSFORMERS, load_official, read
-from svgbench.releases.sizes import arguments_of, sizes_of
 from svgbench.releases.statistics import read_statistics
 from svgbench.stages.diffusion import describe as describe_transformer
 from svgbench.stages.statistics import write as write_statistics
@@ -85,9 +84,8 @@ def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
             f"{release.file} generates latents of {network.channels} channels, the autoencoder gives {tokenizer.channels}; "
             "import the autoencoder it was trained with, or name it by --encoder."
         )
-    sizes = sizes_of(release.kind, read(release.file), arguments_of(release.config, release.file), release.file)
     save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, out / "sit.safetensors")
     objective = "ddpm" if release.kind == "dit" else "flow"
     names = [str(number) for number in range(network.classes)]
-    write_atomic(out / "sit.json", describe_transformer(sizes, names, objective=objective))
+    write_atomic(out / "sit.json", describe_transformer(network.sizes, names, objective=objective))
     return {"parameters": sum(p.numel() for p in network.parameters())}

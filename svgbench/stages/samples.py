@@ -19,8 +19,16 @@ from svgbench.stages.tokenizers import open_tokenizer
 from svgbench.world import arrays
 from svgbench.world.runtime import Runtime
 
-SAMPLE_BATCH = 200
-"""Samples drawn at once. A constant, so that the shapes of all products, and with them the bits of a sample, never depend on the layout."""
+SMALL = 8192
+"""Numbers in a latent below which many samples are drawn at once, also on a CPU."""
+
+
+def batch_of(model: Any, device: torch.device) -> int:
+    """Samples drawn at once: a constant of the network and the kind of device, so that the shapes of all products, and with them the bits
+    of a sample, never depend on the layout."""
+    if device.type != "cpu":
+        return 256
+    return 200 if model.channels * model.grid**2 <= SMALL else 8
 
 
 def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
@@ -38,6 +46,7 @@ class Generator:
         self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
         self.stats = open_statistics(inputs["statistics"], self.tokenizer.channels, runtime)
         self.model, self.classes = open_sit(inputs["diffusion"], runtime)
+        self.batch = batch_of(self.model, runtime.torch_device)
         self._place, self._weak = inputs["diffusion"], None
         self._runtime, self._noise, self._inside = runtime, draws.stream(seed, "samples/noise"), draws.stream(seed, "samples/sampler")
 
@@ -53,21 +62,23 @@ class Generator:
         guidance: float,
         schedule: str,
         against: str = "null",
+        guided_channels: int | None = None,
     ) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; in blocks of ``SAMPLE_BATCH``, the last one filled up."""
+        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; in blocks of one size, the last one filled up."""
         parts = []
         how: dict[str, Any] = {"steps": steps, "sampler": sampler, "shift": shift, "guidance": guidance, "schedule": schedule}
+        how["guided_channels"] = guided_channels
         if against == "weak":
             how["weak"] = self._weak = self._weak or open_sit(self._place, self._runtime, WEAK)[0]
-        for start in range(0, len(indices), SAMPLE_BATCH):
-            part = slice(start, start + SAMPLE_BATCH)
+        for start in range(0, len(indices), self.batch):
+            part = slice(start, start + self.batch)
             own = len(indices[part])
             filled, classes = (
-                torch.cat([x[part], x[:1].expand(SAMPLE_BATCH - own)]).to(self._runtime.torch_device) for x in (indices, labels)
+                torch.cat([x[part], x[:1].expand(self.batch - own)]).to(self._runtime.torch_device) for x in (indices, labels)
             )
             noise = draws.normal(self._noise, filled, (self.model.channels, self.model.grid, self.model.grid))
             latents = sample(self.model, noise, classes, seed=self._inside, indices=filled, **how)
-            parts.append(self.tokenizer.decode(self.stats.restore(latents).float())[:own].cpu())
+            parts.append(self.tokenizer.decode(self.stats.restore(latents[:own]).float()).cpu())
         return torch.cat(parts)
 
 
@@ -86,11 +97,11 @@ def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Ru
     runtime.barrier()
     store = arrays.open_rows(path)
     mine = torch.tensor(list(runtime.shard(settings.count)), dtype=torch.int64)
-    same = ("sampler", "shift", "schedule", "against")
+    same = ("sampler", "shift", "schedule", "against", "guided_channels")
     how = {"steps": steps, "guidance": guidance, **{name: getattr(settings, name) for name in same}}
     with runtime.progress(f"samples, {steps} steps, guidance {guidance:g}", settings.count) as bar:
-        for start in range(0, len(mine), SAMPLE_BATCH):
-            indices = mine[start : start + SAMPLE_BATCH]
+        for start in range(0, len(mine), generator.batch):
+            indices = mine[start : start + generator.batch]
             images = generator.images(indices, labels[indices], **how)
             store[indices.numpy()] = to_uint8(images).numpy()
             bar.advance(len(indices) * runtime.world)
