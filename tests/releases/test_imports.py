@@ -1,0 +1,93 @@
+"""``svgbench import``: official files become runs that sample, and that every metric and grid accepts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from official import rae
+from plain_transformers import release
+from safetensors.torch import load_file, save_file
+
+SMALL = ("data.train_images=48", "data.val_images=24", "sampling.count=24", "sampling.steps=[2]", "sampling.guidance=[1.0, 2.0]",
+         "scores.resamples=3", "scores.probe.epochs=1", "scores.segmentation.enabled=false")  # fmt: skip
+
+
+def svgbench(*words, status=0):
+    """The command in a process of its own; its standard output and error."""
+    done = subprocess.run(
+        [sys.executable, "-m", "svgbench", *map(str, words)], capture_output=True, text=True, timeout=300, env={**os.environ}
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """A SiT of random weights on the tiny SD-VAE, and the files it came from."""
+    place = tmp_path_factory.mktemp("imported")
+    torch.manual_seed(0)
+    torch.save({"ema": release("sit", width=64, depth=2, channels=4, grid=8, patch=2)}, place / "sit.pt")
+    (place / "sit.yaml").write_text("num_heads: 4\n")
+    svgbench("import", "sit", place / "sit.pt", "--name", "mine", "--encoder", "sd-vae", "--config", place / "sit.yaml", "--preset", "tiny",
+             "--out", place / "runs")  # fmt: skip
+    return place
+
+
+def test_an_imported_run_draws_samples(imported):
+    sheet = imported / "sheet.png"
+    svgbench("sample", "mine", "--to", sheet, "--labels", "1,2", "--steps", "2", "--out", imported / "runs")
+    assert sheet.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_every_metric_and_a_grid_accept_an_imported_run(imported):
+    """The release's scale stands for statistics, nothing is trained, and cells of a grid on it differ where the grid says."""
+    grid = imported / "grid.yaml"
+    grid.write_text(yaml.safe_dump({"base": str(imported / "runs/mine/experiment.yaml"), "axes": {"sampling.shift": [1.0, 0.5]}}))
+    svgbench("ablate", grid, "--out", imported / "runs", "--threads", 1, *(word for s in SMALL for word in ("--set", s)))
+    rows = json.loads(svgbench("report", "--out", imported / "runs", "--format", "json").split("]\n")[0] + "]")
+    runs = {row["run"] for row in rows}
+    assert len(runs) == 2 and all(run.startswith("mine.shift-") for run in runs)
+    assert {"gfid", "rfid", "psnr", "probe_top1"} <= {row["metric"] for row in rows}
+    stages = {path.parent.name for path in (imported / "runs" / "store").glob("*/*") if path.is_dir()}
+    assert "imported-diffusion" in stages and not stages & {"diffusion", "autoencoder", "statistics"}
+    (stats,) = (imported / "runs/store/imported-statistics").glob("*/statistics.safetensors")
+    assert load_file(stats)["std"].tolist() == pytest.approx([1 / 0.18215] * 4)
+
+
+def test_a_decoder_of_rae_joins_the_encoder_it_is_for_and_statistics_join_the_run(imported, tmp_path):
+    save_file(rae(channels=96, width=32, grid=4, patch=8), tmp_path / "decoder.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"decoder_num_attention_heads": 4}))
+    where = ("--out", tmp_path / "runs", "--preset", "tiny")
+    svgbench("import", "rae-decoder", tmp_path / "decoder.safetensors", "--name", "rae", "--encoder", "dinov2",
+             "--config", tmp_path / "config.json", *where)  # fmt: skip
+    torch.save({"mean": torch.zeros(96, 4, 4), "var": torch.ones(96, 4, 4)}, tmp_path / "stats.pt")
+    torch.save(release("ddt", width=64, depth=4, channels=96, wide=384), tmp_path / "ddt.pt")
+    (tmp_path / "ddt.json").write_text(json.dumps({"num_heads": [4, 6]}))
+    svgbench("import", "ddt", tmp_path / "ddt.pt", "--name", "rae", "--statistics", tmp_path / "stats.pt", "--config", tmp_path / "ddt.json",
+             *where)  # fmt: skip
+    said = yaml.safe_load((tmp_path / "runs/rae/config.yaml").read_text())
+    assert said["diffusion"]["release"]["config"] == {"noise_at": 1, "num_heads": [4, 6]}
+    assert said["encoder"]["features"]["norm"] == "plain" and said["autoencoder"]["release"]["kind"] == "rae-decoder"
+    svgbench("sample", "rae", "--to", tmp_path / "s.png", "--labels", "1", "--steps", "2", "--out", tmp_path / "runs")
+
+
+def test_what_cannot_be_joined_is_refused_in_a_sentence(imported, tmp_path):
+    where = ("--out", tmp_path / "runs", "--preset", "tiny")
+    sit = imported / "sit.pt"
+    said = svgbench("import", "sit", sit, "--name", "x", *where, status=2)
+    assert "name it: --encoder CARD" in said
+    said = svgbench("import", "sot", sit, "--name", "x", *where, status=2)
+    assert "Did you mean 'sit'" in said
+    said = svgbench("import", "sit", tmp_path / "no.pt", "--name", "x", *where, status=2)
+    assert "does not exist" in said
+    said = svgbench("import", "sit", sit, "--name", "x", "--encoder", "va-vae", "--config", imported / "sit.yaml", *where, status=2)
+    assert "4 channels, the autoencoder gives 32" in said
+    said = svgbench("import", "svg-dit", sit, "--name", "x", "--encoder", "sd-vae", *where, status=2)
+    assert "looks like" in said and "Traceback" not in said
