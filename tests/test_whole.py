@@ -192,3 +192,25 @@ def test_two_processes_under_torchrun_make_the_run_of_one(finished, tmp_path):
     for name in one:
         if name[0] == "psnr":
             assert two[name] == pytest.approx(one[name], rel=0.02)
+
+
+def test_every_recipe_runs_to_its_gfid_and_shares_what_is_equal(tmp_path):
+    """The recipes at the size of ``smoke``: one names noise, one looks at a teacher, one has a ViT decoder, a wide head and a weak model."""
+    grid = tmp_path / "recipes.yaml"
+    grid.write_text(
+        "base: smoke\nrun: r\n"
+        "set:\n"
+        "  autoencoder.decoder.vit: {width: 32, layers: 1, heads: 2, mlp: 64}\n"
+        "  diffusion: {representation.width: 32, transformer: {heads: 4}}\n"
+        "  scores: {segmentation.enabled: false, probe.epochs: 1}\n"
+        "  sampling: {steps: [2], guidance: [2.0]}\n"
+        "axes:\n  recipe:\n    dit: {base: dit}\n    sit: {base: sit}\n    repa: {base: repa}\n    rae: {base: rae}\n"
+    )
+    done = svgbench("ablate", str(grid), "--out", str(tmp_path / "runs"), "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    found = {row["run"]: row["value"] for row in records(tmp_path / "runs") if row["metric"] == "gfid"}
+    assert set(found) == {"r.dit", "r.sit", "r.repa", "r.rae"} and len(set(found.values())) == 4
+    made = keys(tmp_path / "runs")
+    assert sum(key.startswith("diffusion/") for key in made) == 4  # the codec's latents and reconstructions are made once for three
+    assert sum(key.startswith("reconstructions/") for key in made) == 2
+    assert list((tmp_path / "runs/store/diffusion").glob("*/weak.safetensors"))

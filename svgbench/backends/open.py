@@ -87,7 +87,9 @@ class Encoder(nn.Module):
     def _encode(self, images: Tensor) -> Tensor:
         if self.scale != 1:
             size = [int(side * self.scale) for side in images.shape[2:]]
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            smooth = self.card.pixels.antialias
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=smooth, align_corners=False)
+            images = images.clamp(0, 1) if smooth else images
         return self.network.encode((images - self.mean) / self.std).float()
 
     def _decode(self, latents: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3}, "latents": {"scale": 0.18215}},
     "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3}},
     "ddt": {"sampling": {"dimension_shift": True}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
-    "rae-decoder": {"encoder": {"features": {"norm": "plain"}}, "autoencoder": {"residual": {"channels": 0}}},
+    "svg-autoencoder": {"autoencoder": {"align": "batch"}},
+    "rae-decoder": {"autoencoder": {"residual": {"channels": 0}}},
 }
 """What a release's own sampling and latents are, as it documents them; --set says otherwise."""
 

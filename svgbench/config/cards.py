@@ -31,6 +31,8 @@ class Pixels(Part):
     scale: Annotated[str, Field(pattern=r"^\d+/\d+$")] = "1/1"
     """The encoder sees images resized by this ratio (bicubic, antialiased): ``14/16`` gives DINOv2 224 of 256 px, so that
     patch 14 yields the same 16x16 grid; the card's ``stride`` is then that of the image, 16."""
+    antialias: bool = True
+    """False: that resize neither smooths nor clips to [0, 1], as RAE's code does it."""
 
 
 class Weights(Part):
@@ -136,6 +138,8 @@ def identity(card: EncoderCard, weights: Path | None = None) -> str:
     """Digest of what decides an encoder's numbers: the card's opening fields and its weights, by their pinned digest or revision, or by
     the bytes of a file handed over. A hub repository without either is known by its name: pin it where it may change."""
     opening = card.model_dump(mode="json", include={"backend", "model", "arguments", "kind", "channels", "stride", "patch", "pixels"})
+    if card.pixels.antialias:
+        opening["pixels"].pop("antialias")  # the rule: identities from before there was another stay
     if card.features != Features():
         opening["features"] = card.features.model_dump(mode="json")
     pins = card.weights

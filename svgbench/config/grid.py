@@ -13,7 +13,7 @@ from svgbench.config import cards
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
 from svgbench.config.records import digest
-from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, RunConfig
+from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
 from svgbench.errors import BadConfig, unknown
 from svgbench.shelf import entries, read_yaml
 
@@ -146,39 +146,45 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
 
 def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
     """The same run with what it does not use at its defaults: equal work, equal key."""
-    part, diffusion, sampling = config.autoencoder, config.diffusion, config.sampling
+    parts = {"autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
+    return _shifted(config.model_copy(update=parts), extra)
+
+
+def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
     if part.residual.channels == 0:  # nothing to align
-        part = part.model_copy(update={"align": "none", "residual": type(part.residual)(channels=0)})
-    if part.decoder.kind == "ldm":
-        part = part.model_copy(update={"decoder": part.decoder.model_copy(update={"vit": Decoder().vit})})
-    else:
-        part = part.model_copy(update={"decoder": Decoder(kind="vit", vit=part.decoder.vit)})
+        part = part.model_copy(update={"align": "none", "residual": Residual(channels=0)})
     if part.release:
-        part = Autoencoder(release=part.release)
-    if diffusion.release:
-        diffusion = Diffusion(release=diffusion.release, objective=diffusion.objective)
-    if diffusion.representation.weight:
-        teacher = diffusion.representation.encoder
-        named = teacher.model_copy(update={"card": cards.find(teacher.card, config.preset, extra).name})
-        block = diffusion.representation.block or min(8, max(1, diffusion.transformer.depth // 2))
-        diffusion = diffusion.model_copy(
-            update={"representation": diffusion.representation.model_copy(update={"encoder": named, "block": block})}
-        )
-    else:
-        diffusion = diffusion.model_copy(update={"representation": Representation()})
-    card = cards.asked(config.encoder, config.preset, extra)
-    if card.channels == 0 and (diffusion.dimension_shift or sampling.dimension_shift):
-        raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
-    numbers = (card.channels + (part.residual.channels if card.kind == "features" else 0)) * (config.data.resolution // card.stride) ** 2
-    ours = round(math.sqrt(DIMENSION / numbers), 6) if numbers else 1.0
-    if diffusion.dimension_shift:
-        diffusion = diffusion.model_copy(update={"shift": ours, "dimension_shift": False})
-    if sampling.dimension_shift:
-        sampling = sampling.model_copy(update={"shift": ours, "dimension_shift": False})
-    if diffusion.objective == "ddpm":  # its times are the 1000 steps of its schedule
-        diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0})
-        sampling = sampling.model_copy(update={"shift": 1.0})
-    return config.model_copy(update={"autoencoder": part, "diffusion": diffusion, "sampling": sampling})
+        return Autoencoder(release=part.release, residual=part.residual, align=part.align)
+    sizes = {"vit": Decoder().vit} if part.decoder.kind == "ldm" else Decoder(kind="vit", vit=part.decoder.vit).model_dump()
+    return part.model_copy(update={"decoder": Decoder(**{**part.decoder.model_dump(), **sizes})})
+
+
+def _plain_diffusion(config: RunConfig, extra: Path | None) -> Diffusion:
+    part, teacher = config.diffusion, config.diffusion.representation
+    if part.release:
+        return Diffusion(release=part.release, objective=part.objective)
+    if not teacher.weight:
+        return part.model_copy(update={"representation": Representation()})
+    encoder = teacher.encoder.model_copy(update={"card": cards.find(teacher.encoder.card, config.preset, extra).name})
+    block = teacher.block or min(8, max(1, part.transformer.depth // 2))
+    return part.model_copy(update={"representation": teacher.model_copy(update={"encoder": encoder, "block": block})})
+
+
+def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
+    """RAE's shift as the number it is for these latents; none for DDPM, whose times are the 1000 steps of its schedule."""
+    diffusion, sampling = config.diffusion, config.sampling
+    if diffusion.objective == "ddpm":
+        diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
+        sampling = sampling.model_copy(update={"shift": 1.0, "dimension_shift": False})
+    if diffusion.dimension_shift or sampling.dimension_shift:
+        card = cards.asked(config.encoder, config.preset, extra)
+        if card.channels == 0:
+            raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
+        channels = card.channels + (config.autoencoder.residual.channels if card.kind == "features" else 0)
+        by_size = {"shift": round(math.sqrt(DIMENSION / channels) / (config.data.resolution // card.stride), 6), "dimension_shift": False}
+        diffusion = diffusion.model_copy(update=by_size) if diffusion.dimension_shift else diffusion
+        sampling = sampling.model_copy(update=by_size) if sampling.dimension_shift else sampling
+    return config.model_copy(update={"diffusion": diffusion, "sampling": sampling})
 
 
 def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -12,8 +11,6 @@ from svgbench.nets.sit import SiT, Tapped
 
 Time = TypeVar("Time", Tensor, float)
 
-BASE_DIMENSION = 4096
-"""Numbers in a latent that needs no shift: RAE's n (arXiv 2510.11690 section 4.2), an SD-VAE latent of 256 px."""
 LEAST_REMAINDER = 0.05
 """JiT's bound on 1 - t where a velocity comes from predicted data (arXiv 2511.13720)."""
 
@@ -29,15 +26,6 @@ class Pair(NamedTuple):
 def shift_time(t: Time, shift: float) -> Time:
     """t <- s t / (1 + (s - 1) t): below 1, s moves times towards noise (t = 0); both ends stay where they are."""
     return shift * t / (1 + (shift - 1) * t)
-
-
-def dimension_shift(numbers: int, base: int = BASE_DIMENSION) -> float:
-    """RAE's shift for latents of ``numbers`` = channels x positions, in our convention: s = sqrt(base / numbers).
-
-    RAE counts time u = 1 - t from data to noise and shifts u <- a u / (1 + (a - 1) u) with a = sqrt(numbers / base); put u = 1 - t and
-    solve for t: t <- t / (a - (a - 1) t), which is ``shift_time`` with s = 1 / a.
-    """
-    return math.sqrt(base / numbers)
 
 
 def draw_times(stream: int, positions: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor:

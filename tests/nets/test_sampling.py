@@ -237,15 +237,6 @@ def test_logit_normal_times_are_most_often_in_the_middle_and_then_shifted():
     torch.testing.assert_close(pair.t, flow.shift_time(t, 0.4))
 
 
-def test_the_shift_of_a_dimension_moves_times_as_raes_does():
-    numbers = 768 * 256
-    assert flow.dimension_shift(4096) == 1 and flow.dimension_shift(numbers) == pytest.approx(1 / math.sqrt(48))
-    a = math.sqrt(numbers / 4096)  # RAE: u <- a u / (1 + (a - 1) u) of its time u, 1 at the noise
-    for t in (0.0, 0.1, 0.5, 0.9, 1.0):
-        u = 1 - t
-        assert flow.shift_time(t, flow.dimension_shift(numbers)) == pytest.approx(1 - a * u / (1 + (a - 1) * u))
-
-
 def test_predicted_data_is_a_velocity_whose_flow_ends_in_it():
     class Says(torch.nn.Module):
         channels, grid, classes = 1, 2, 3

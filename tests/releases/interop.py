@@ -41,6 +41,11 @@ def to_map(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The largest difference, relative to the largest number wanted."""
+    """The largest difference, relative to the largest number wanted; also a line in the file SVGBENCH_PARITY, for ``parity.py``."""
     assert got.shape == want.shape
-    return ((got - want).abs().max() / want.abs().max()).item()
+    found = ((got - want).abs().max() / want.abs().max()).item()
+    if path := os.environ.get("SVGBENCH_PARITY"):
+        test = os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].removesuffix(" (call)")
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"test": test, "error": found, "numbers": want.numel()}) + "\n")
+    return found

@@ -1,0 +1,66 @@
+"""The papers' recipes as experiments: what they set, and what makes two of them the same work."""
+
+import math
+
+import pytest
+
+from svgbench.config.grid import build, load_experiment, settings_of
+from svgbench.errors import BadConfig
+from svgbench.nets.flow import shift_time
+
+RECIPES = ("dit", "sit", "sit-va-vae", "repa", "rae", "svg")
+
+
+def _built(name, preset="tiny", **more):
+    return build({**settings_of(load_experiment(name)), **more}, preset=preset)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_stands_on_every_preset(name, preset):
+    config, about = _built(name, preset), load_experiment(name)
+    assert about.asks and about.compares and about.costs
+    assert config.diffusion.objective == ("ddpm" if name == "dit" else "flow")
+    assert config.encoder.card.endswith("-tiny") == (preset == "tiny")
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+def test_raes_shift_moves_times_as_its_formula_does(preset):
+    """RAE: u <- a u / (1 + (a - 1) u) for time u = 1 - t, which is 1 at the noise, with a = sqrt(numbers / 4096)."""
+    config = _built("rae", preset)
+    numbers = {"tiny": 96 * 4 * 4, "paper": 768 * 16 * 16}[preset]
+    a = math.sqrt(numbers / 4096)
+    assert config.diffusion.shift == config.sampling.shift
+    for t in (0.0, 0.1, 0.5, 0.9, 1.0):
+        u = 1 - t
+        assert shift_time(t, config.diffusion.shift) == pytest.approx(1 - a * u / (1 + (a - 1) * u), abs=1e-5)
+
+
+def test_repa_looks_at_block_eight_or_the_middle_of_a_shallow_transformer():
+    assert _built("repa", "paper").diffusion.representation.block == 8
+    assert _built("repa").diffusion.representation.block == 2
+    assert _built("repa").diffusion.representation.encoder.card == "dinov2-tiny"
+
+
+def test_what_a_run_does_not_use_is_not_in_it():
+    plain, other = _built("sit"), _built("sit", autoencoder={"decoder": {"vit": {"width": 64}}})
+    assert plain == other
+    other = build({**settings_of(load_experiment("sit")), "diffusion": {"shift": 1.0, "transformer": {"qk_norm": False},
+                   "representation": {"width": 7}}}, preset="tiny")  # fmt: skip
+    assert plain == other
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        ({"sampling": {"sampler": "ddim"}}, "does not fit diffusion.objective flow"),
+        ({"diffusion": {"objective": "ddpm"}}, "use ddim or ddpm"),
+        ({"sampling": {"against": "weak"}}, "set diffusion.weak_share"),
+        ({"diffusion": {"transformer": {"learned_sigma": True}}}, "learned_sigma is for diffusion.objective ddpm"),
+        ({"autoencoder": {"decoder": {"vit": {"width": 30, "heads": 4}}}}, "is not a multiple of"),
+        ({"latents": {"scale": 1.0, "statistics": "x.pt"}}, "exclude each other"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(settings, sentence):
+    with pytest.raises(BadConfig, match=sentence):
+        build({"encoder": {"card": "mae"}, **settings}, preset="tiny")
