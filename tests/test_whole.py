@@ -195,7 +195,7 @@ def test_two_processes_under_torchrun_make_the_run_of_one(finished, tmp_path):
 
 
 def test_every_recipe_runs_to_its_gfid_and_shares_what_is_equal(tmp_path):
-    """The recipes at the size of ``smoke``: one names noise, one looks at a teacher, one has a ViT decoder, a wide head and a weak model."""
+    """The recipes at the size of ``smoke``: one names noise, one has a teacher, one a ViT decoder, a wide head, a weak model."""
     grid = tmp_path / "recipes.yaml"
     grid.write_text(
         "base: smoke\nrun: r\n"

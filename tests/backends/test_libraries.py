@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 import transformers
+from interop import error
 from pytest import mark, skip
 from safetensors.torch import load_file, save_file
 from small_cards import TINY, shallow
@@ -81,7 +82,7 @@ def equal(first: Encoder, second: Encoder, side: int = 256) -> None:
     one, two = first.encode(images), second.encode(images)
     assert one.shape == two.shape
     assert two.std(dim=(2, 3)).mean() > 1e-2 * two.abs().max()  # patches differ: agreement on a constant would show nothing
-    assert (one - two).abs().max() <= 1e-4 * two.abs().max()
+    assert error(one, two) <= 1e-4
 
 
 def meta_dinov3(depth: int) -> State:
@@ -136,7 +137,7 @@ def test_both_cards_answer_what_meta_s_own_code_answered(tmp_path: Path, name: s
     if name.endswith("-hf"):  # its files hold no periods; the fixture's are not rounded to bfloat16 as the released ones are
         encoder.network.model.rope_embeddings.inv_freq.copy_(1 / state["rope_embed.periods"])
     features = encoder.encode((tensors["in.image"] + 1) / 2)
-    assert (features - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+    assert error(features, wanted) <= 1e-4
 
 
 def hf_dinov2(name: str, depth: int, **more: Any) -> EncoderCard:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 
 def table(lines: list[dict]) -> str:
-    """Markdown: each test as the sentence it is, its comparisons, the numbers compared, the largest relative error."""
+    """Markdown: each test as the sentence it is, its cases and comparisons, the numbers compared, the largest relative error."""
     rows: dict[str, list[dict]] = {}
     for line in lines:
-        rows.setdefault(line["test"].removeprefix("test_").replace("_", " "), []).append(line)
-    said = ["| what agrees | comparisons | numbers | largest relative error |", "|---|---:|---:|---:|"]
+        name, _, case = line["test"].removeprefix("test_").partition("[")
+        rows.setdefault(name.replace("_", " "), []).append({**line, "case": case})
+    said = ["| what agrees | cases | comparisons | numbers | largest relative error |", "|---|---:|---:|---:|---:|"]
     for name, found in rows.items():
-        said.append(f"| {name} | {len(found)} | {sum(x['numbers'] for x in found):,} | {max(x['error'] for x in found):.1e} |")
+        cases, numbers = len({line["case"] for line in found}), sum(line["numbers"] for line in found)
+        said.append(f"| {name} | {cases} | {len(found)} | {numbers:,} | {max(line['error'] for line in found):.1e} |")
     return "\n".join(said)
 
 
