@@ -71,15 +71,15 @@ class DiffusionTask:
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images."""
-        totals: dict[str, Tensor] = {}
+        weights = {"loss": 1.0} | ({"representation": self._teacher.weight} if self._teacher else {})
+        totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also where a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):
             found = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
-            weights = {"representation": self._teacher.weight} if self._teacher else {}
-            sum(weights.get(name, 1.0) * loss for name, loss in found.items()).backward()
+            sum(weights[name] * loss for name, loss in found.items()).backward()
             for name, loss in found.items():
-                totals[name] = totals.get(name, 0.0) + loss.detach()
+                totals[name] += loss.detach()
         apply("sit")
-        return totals or {"loss": torch.zeros((), device=self._runtime.torch_device)}
+        return totals
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The losses of each image, [B] each."""

@@ -1,0 +1,64 @@
+"""The diffusion stage's losses: one big batch equals its pieces, and a rank without images still reports every loss."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from svgbench.config import schema
+from svgbench.nets.latents import LatentStats
+from svgbench.nets.representation import Projector
+from svgbench.nets.sit import SiT
+from svgbench.stages.diffusion import DiffusionTask
+from svgbench.world.order import Batch
+from svgbench.world.runtime import Runtime
+
+SIZES = {"channels": 4, "grid": 4, "width": 32, "depth": 2, "heads": 2, "classes": 3}
+
+
+def _task(micro_batch=None, teacher=False, **settings):
+    torch.manual_seed(0)
+    model = SiT(**SIZES, learned_sigma=settings.get("objective") == "ddpm")
+    for layer in (model.final, model.modulation):
+        nn.init.normal_(layer.weight, std=0.1)
+    latents, features = torch.randn(6, 4, 4, 4), torch.randn(6, 8, 4, 4)
+    watched = SimpleNamespace(projector=Projector(32, 16, 8), weight=0.5, block=1, features=lambda i, flip: features[i]) if teacher else None
+    part = schema.Diffusion(flip=False, training={"total_images": 6, "batch": 6}, **settings)
+    stats = LatentStats(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
+    runtime = Runtime(device="cpu", threads=1, micro_batch=micro_batch, quiet=True)
+    return DiffusionTask(model, lambda i, flip: latents[i], torch.tensor([0, 1, 2, 0, 1, 2]), stats, part, 3, runtime, watched)
+
+
+def _gradients(task, batch):
+    losses = task.update(batch, lambda name: None)
+    return losses, {f"{m}.{n}": p.grad for m, module in task.modules.items() for n, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("settings", [{}, {"prediction": "data", "time": "logit-normal"}, {"objective": "ddpm"}, {"teacher": True}])
+def test_pieces_of_a_batch_add_up_to_it(settings):
+    batch = Batch(indices=torch.arange(6), positions=torch.arange(100, 106), size=6, images_seen=0)
+    whole, one = _gradients(_task(**settings), batch)
+    parts, many = _gradients(_task(micro_batch=4, **settings), batch)
+    assert whole.keys() == parts.keys() and all(torch.allclose(whole[n], parts[n], rtol=1e-5) for n in whole)
+    assert one.keys() == many.keys() and all(torch.allclose(one[n], many[n], rtol=1e-3, atol=1e-6) for n in one)
+
+
+def test_repas_loss_reaches_the_projector_and_the_blocks_before_its_tap_only_beside_the_flows_own():
+    batch = Batch(indices=torch.arange(6), positions=torch.arange(6), size=6, images_seen=0)
+    losses, gradients = _gradients(_task(teacher=True), batch)
+    assert set(losses) == {"loss", "representation"} and -1 <= losses["representation"] <= 1
+    alone, without = _gradients(_task(), batch)
+    assert torch.equal(losses["loss"], alone["loss"])
+    assert any(name.startswith("projector.") for name in gradients)
+    assert not torch.allclose(gradients["sit.blocks.0.attn.proj.weight"], without["sit.blocks.0.attn.proj.weight"])
+    assert torch.allclose(gradients["sit.blocks.1.attn.proj.weight"], without["sit.blocks.1.attn.proj.weight"])
+
+
+@pytest.mark.parametrize("teacher", [False, True])
+def test_a_rank_without_images_reports_the_same_losses(teacher):
+    nothing = torch.arange(0)
+    losses = _task(teacher=teacher).update(Batch(indices=nothing, positions=nothing, size=6, images_seen=0), lambda name: None)
+    assert set(losses) == ({"loss", "representation"} if teacher else {"loss"}) and not any(losses.values())
