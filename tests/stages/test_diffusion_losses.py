@@ -25,7 +25,9 @@ def _task(micro_batch=None, teacher=False, **settings):
     for layer in (model.final, model.modulation):
         nn.init.normal_(layer.weight, std=0.1)
     latents, features = torch.randn(6, 4, 4, 4), torch.randn(6, 8, 4, 4)
-    watched = SimpleNamespace(projector=Projector(32, 16, 8), weight=0.5, block=1, features=lambda i, flip: features[i]) if teacher else None
+    watched = None
+    if teacher:
+        watched = SimpleNamespace(projector=Projector(32, 16, 8), weight=0.5, block=1, features=lambda i, flip: features[i])
     part = schema.Diffusion(flip=False, training={"total_images": 6, "batch": 6}, **settings)
     stats = LatentStats(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
     runtime = Runtime(device="cpu", threads=1, micro_batch=micro_batch, quiet=True)
