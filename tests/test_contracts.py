@@ -19,6 +19,7 @@ OPTIONS = {
     "plan": {"--out", "--preset", "--set", "--shelf"},
     "report": {"--out", "--format", "--preset"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
+    "eval": {"--reference", "--extractor", "--extractor-weights", "--format", "--device"},
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads"},
     "doctor": {"--out"},

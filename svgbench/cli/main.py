@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli import encoders, experiments, imports, machine, reports, samples
+from svgbench.cli import encoders, evaluations, experiments, imports, machine, reports, samples
 from svgbench.errors import Interrupted, SvgbenchError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("ablate")(experiments.ablate)
 app.command("plan")(experiments.plan)
 app.command("report")(reports.report)
 app.command("sample")(samples.sample)
+app.command("eval")(evaluations.evaluate)
 app.command("import")(imports.import_)
 app.command("pretrain")(samples.pretrain)
 app.command("doctor")(machine.doctor)

@@ -32,12 +32,14 @@ class ImageGroup:
 
     name: str
     """``train``, ``val``, ``balanced`` or ``random`` (how the labels of samples were drawn)."""
-    count: int
+    count: int | None
+    """How many; None where only statistics were handed over and do not say."""
     digest: str = ""
     """sha256 of the images (their store's file, or their list); empty for generated images, which are what is measured."""
 
     def __str__(self) -> str:
-        return f"{self.name}-{self.count}" + (f"@{self.digest[:8]}" if self.digest else "")
+        counted = self.name if self.count is None else f"{self.name}-{self.count}"
+        return counted + (f"@{self.digest[:8]}" if self.digest else "")
 
 
 @dataclass(frozen=True, kw_only=True)
