@@ -194,6 +194,20 @@ def test_two_processes_under_torchrun_make_the_run_of_one(finished, tmp_path):
             assert two[name] == pytest.approx(one[name], rel=0.02)
 
 
+def test_the_samples_a_run_was_scored_by_are_exported_and_score_the_same_again(finished, tmp_path):
+    """The reference is another one here (given as images), so of the numbers only those without a reference must be equal."""
+    (run,) = {row["run"] for row in records(finished)}
+    done = svgbench("sample", run, "--to", str(tmp_path / "s.npz"), "--steps", "2", "--guidance", "1", "--out", str(finished))
+    assert done.returncode == 0, done.stderr
+    file = str(tmp_path / "s.npz")
+    again = svgbench("eval", file, "--reference", file, "--extractor", "shapes-cnn", "--format", "json")
+    found = {row["metric"]: row["value"] for row in json.loads(again.stdout)}
+    (score,) = (r["value"] for r in records(finished) if r["metric"] == "is" and r["steps"] == 2 and r["guidance"] == 1.0)
+    assert found["is"] == pytest.approx(score, rel=1e-6) and found["gfid"] == pytest.approx(0, abs=1e-6)
+    none = svgbench("sample", run, "--to", str(tmp_path / "s.npz"), "--steps", "7", "--out", str(finished))
+    assert none.returncode == 2 and "it has: --steps 2 --guidance 1" in none.stderr
+
+
 def test_every_recipe_runs_to_its_gfid_and_shares_what_is_equal(tmp_path):
     """The recipes at the size of ``smoke``: one names noise, one has a teacher, one a ViT decoder, a wide head, a weak model."""
     grid = tmp_path / "recipes.yaml"

@@ -15,6 +15,7 @@ from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
+from svgbench.world.files import guarded
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
@@ -22,7 +23,7 @@ NEEDED = ("autoencoder", "statistics", "diffusion")
 
 def sample(
     run: Annotated[str, typer.Argument(help="A run's name under --out.")],
-    to: Annotated[Path, typer.Option("--to", help="The PNG to write.")],
+    to: Annotated[Path, typer.Option("--to", help="The PNG to write; an .npz takes the run's stored samples of these steps and guidance.")],
     labels: Annotated[str | None, typer.Option("--labels", help="Class numbers, comma separated; every class once when not given.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, max=4000)] = 25,
     guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=100.0)] = 1.0,
@@ -37,9 +38,12 @@ def sample(
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     device: Annotated[str, typer.Option("--device")] = "auto",
 ) -> None:
-    """Draw samples of a finished run into one PNG, a row of images in the order of the labels."""
+    """Draw samples of a finished run into one PNG, a row of images in the order of the labels; or export those it was scored by."""
+    if to.suffix.lower() == ".npz":
+        _export(out, run, to, steps, guidance)
+        return
     if to.suffix.lower() != ".png":
-        raise BadInput(f"--to {to} must end in .png.")
+        raise BadInput(f"--to {to} must end in .png, or in .npz for the stored samples.")
     try:
         numbers = [int(word) for word in labels.split(",")] if labels else None
     except ValueError:
@@ -62,6 +66,26 @@ def sample(
     how = {name: own[name] if value is None else value for name, value in asked.items()}
     slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
+    sys.stdout.write(f"{to}\n")
+
+
+def _export(out: Path, run: str, to: Path, steps: int, guidance: float) -> None:
+    """The stored samples of one cell as the ``.npz`` that the ADM evaluator reads."""
+    stored = {}
+    for stage in collect(out, [run])[0].about["stages"]:
+        if stage["stage"] == "samples":
+            stored[stage["cell"]["sampling.steps"], stage["cell"]["sampling.guidance"]] = stage["key"]
+    if (steps, guidance) not in stored:
+        known = ", ".join(f"--steps {s} --guidance {g:g}" for s, g in stored) or "none"
+        raise BadInput(f"run '{run}' has no samples of {steps} steps at guidance {guidance:g}; it has: {known}.")
+    store, key = Store(out / "store"), stored[steps, guidance]
+    store.verify("samples", key)
+    import numpy as np
+
+    from svgbench.metrics.image_sets import save_npz
+
+    with guarded(to):
+        save_npz(to, np.load(store.place("samples", key) / "samples.npy", mmap_mode="r"))
     sys.stdout.write(f"{to}\n")
 
 
