@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from enum import StrEnum
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
 from svgbench.tables.table import Table
+
+
+class Format(StrEnum):
+    """How tables are written."""
+
+    auto = "auto"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+def tables_of(tables: Iterable[Table], format: Format) -> None:
+    """Prints tables: for people (auto), as markdown or as CSV; JSON is of records, not of tables."""
+    for table in tables:
+        if format is Format.csv:
+            sys.stdout.write(table.csv())
+        elif format is Format.markdown:
+            sys.stdout.write(table.markdown() + "\n")
+        else:
+            table_of(table)
 
 
 def table_of(table: Table) -> None:

@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.console import table_of
-from svgbench.cli.reports import Format
+from svgbench.cli.console import Format, tables_of
 from svgbench.tables.table import Table
 
 
@@ -48,9 +47,4 @@ def evaluate(
             "fewer images than features: the covariance is singular, and the distance stands for nothing beside one of more images"
         )
     table = Table(f"{images} against {reference}", ["metric", "value", "images", "protocol"], rows, notes)
-    if format is Format.csv:
-        sys.stdout.write(table.csv())
-    elif format is Format.markdown:
-        sys.stdout.write(table.markdown() + "\n")
-    else:
-        table_of(table)
+    tables_of([table], format)

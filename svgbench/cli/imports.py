@@ -58,14 +58,14 @@ def import_(
     if not checkpoint.is_file():
         raise BadInput(f"the file {checkpoint} does not exist; give the path of an official checkpoint.")
     place = out / name / "experiment.yaml"
-    known = dict(load_experiment(str(place), shelf).set) if place.exists() else {}
+    known = _kept(load_experiment(str(place), shelf).set, kind) if place.exists() else {}
     settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config))
     words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),
              "latents.statistics": statistics and str(statistics.resolve())}  # fmt: skip
     for path, value in words.items():
         if value is not None:
             settings = merge(settings, nested(path, value))
-    if statistics is not None:
+    if settings.get("latents", {}).get("statistics"):
         settings = merge(settings, nested("latents.scale", None))
     if kind == "svg-autoencoder":
         settings = merge(settings, _inside(checkpoint, config, out / name))
@@ -74,15 +74,23 @@ def import_(
         raise BadConfig(f"'{kind}' works on the latents of an encoder, which its file does not hold; name it: --encoder CARD.")
     resolved = resolve(build(settings, preset=preset, extra=shelf), shelf, images=False)
     plan = make_plan({name: resolved}, shelf, taken_over=True)
-    with guarded(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
-        write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
     with owned(out, plan.runs[0]):
         walk(plan, out, lambda: runtime_of(device, None, None, False), keep_going=False, shelf=shelf)
+    with guarded(place):  # last: what did not fit is not remembered
+        content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
+        write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
     rows = [[node.stage, node.key[:12]] for node in plan.nodes.values()]
     notes = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
     table_of(Table(title=f"Imported into {name}", columns=["stage", "key"], rows=rows, notes=notes))
+
+
+def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
+    """What an earlier import under this name leaves to this one: a transformer brings its own sampling and scale."""
+    if PARTS.get(kind) != "diffusion":
+        return dict(known)
+    kept = {name: part for name, part in known.items() if name not in ("diffusion", "sampling", "latents")}
+    statistics = known.get("latents", {}).get("statistics")
+    return {**kept, "latents": {"statistics": statistics}} if statistics else kept
 
 
 def _settings(kind: str, checkpoint: Path, config: Path | None) -> dict[str, Any]:

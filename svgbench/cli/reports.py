@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from svgbench.cli.cells import configs_of, is_experiment
-from svgbench.cli.console import table_of
+from svgbench.cli.console import Format, tables_of
 from svgbench.errors import BadInput
 from svgbench.tables.collect import collect
-from svgbench.tables.report import report as tables_of
-
-
-class Format(StrEnum):
-    """What ``report`` writes."""
-
-    auto = "auto"
-    markdown = "markdown"
-    csv = "csv"
-    json = "json"
+from svgbench.tables.report import report as report_of
 
 
 def report(
@@ -53,16 +43,10 @@ def show(out: Path, names: list[str] | None, format: Format = Format.auto) -> No
     if format is Format.json:
         sys.stdout.write(json.dumps([row for record in records for row in record.scores], indent=1) + "\n")
         return
-    tables = tables_of(records)
+    tables = report_of(records)
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
-    for table in tables:
-        if format is Format.csv:
-            sys.stdout.write(table.csv())
-        elif format is Format.markdown:
-            sys.stdout.write(table.markdown() + "\n")
-        else:
-            table_of(table)
+    tables_of(tables, format)
     if format is Format.auto:
         for record in records[:12]:
             if (record.place / "overview.png").exists():

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from svgbench.config import schema
-from svgbench.errors import BadConfig, BadInput
+from svgbench.errors import BadConfig
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.sit import SiT
 from svgbench.releases import autoencoders
@@ -61,12 +61,7 @@ def statistics(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         whole = torch.ones(tokenizer.channels, dtype=torch.float64)
         stats = LatentStats(0 * whole, whole / part.scale)
     else:
-        stats = read_statistics(part.statistics)
-    if len(stats.mean) != tokenizer.channels:
-        raise BadInput(
-            f"{part.statistics} holds statistics of {len(stats.mean)} channels, the latents have {tokenizer.channels}; "
-            "hand over the file that belongs to this autoencoder."
-        )
+        stats = read_statistics(part.statistics, channels=tokenizer.channels)
     write_statistics(stats, out, images=0)
     return {}
 

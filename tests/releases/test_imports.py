@@ -14,6 +14,9 @@ from official import rae
 from plain_transformers import release
 from safetensors.torch import load_file, save_file
 
+from svgbench.cli.imports import CODECS, PARTS, SETTINGS
+from svgbench.releases.open import KINDS
+
 SMALL = ("data.train_images=48", "data.val_images=24", "sampling.count=24", "sampling.steps=[2]", "sampling.guidance=[1.0, 2.0]",
          "scores.resamples=3", "scores.probe.epochs=1", "scores.segmentation.enabled=false")  # fmt: skip
 
@@ -76,6 +79,26 @@ def test_a_decoder_of_rae_joins_the_encoder_it_is_for_and_statistics_join_the_ru
     assert said["diffusion"]["release"]["config"] == {"noise_at": 1, "num_heads": [4, 6]}
     assert said["autoencoder"]["release"]["kind"] == "rae-decoder"
     svgbench("sample", "rae", "--to", tmp_path / "s.png", "--labels", "1", "--steps", "2", "--out", tmp_path / "runs")
+
+
+def test_what_did_not_fit_is_not_remembered_and_another_transformer_brings_its_own_sampling(imported, tmp_path):
+    where = ("--out", tmp_path / "runs", "--preset", "tiny", "--config", imported / "sit.yaml")
+    first = ("import", "sit", imported / "sit.pt", "--name", "x", "--encoder", "sd-vae", *where)
+    torch.save({"mean": torch.zeros(1, 7, 1, 1), "std": torch.ones(1, 7, 1, 1)}, tmp_path / "wrong.pt")
+    said = svgbench(*first, "--statistics", tmp_path / "wrong.pt", status=2)
+    assert "7 channels, the latents have 4" in said and not (tmp_path / "runs/x/experiment.yaml").exists()
+    svgbench(*first)
+    assert yaml.safe_load((tmp_path / "runs/x/experiment.yaml").read_text())["set"]["sampling"]["guided_channels"] == 3
+    torch.save(release("lightningdit", width=64, depth=2, channels=4, grid=8), tmp_path / "other.pt")
+    torch.save({"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(1, 4, 1, 1)}, tmp_path / "stats.pt")
+    svgbench("import", "lightningdit", tmp_path / "other.pt", "--name", "x", "--statistics", tmp_path / "stats.pt", *where)
+    said = yaml.safe_load((tmp_path / "runs/x/experiment.yaml").read_text())["set"]
+    assert said["diffusion"]["release"]["kind"] == "lightningdit" and said["sampling"]["schedule"] == "interval-0.11-1"
+    assert said["latents"] == {"statistics": str(tmp_path / "stats.pt"), "scale": None}
+
+
+def test_the_command_knows_every_kind_that_opens():
+    assert {*PARTS, *CODECS} == set(KINDS) and set(SETTINGS) <= set(PARTS)
 
 
 def test_what_cannot_be_joined_is_refused_in_a_sentence(imported, tmp_path):
