@@ -40,7 +40,7 @@ def evaluate(
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")
         return
-    rows = [[s.metric, f"{s.value:.4g} ({s.low:.4g}, {s.high:.4g})", str(s.count), s.protocol] for s in scores]
+    rows = [[s.metric, f"{s.value:.4g} ({s.low:.4g}, {s.high:.4g})", str(s.count), s.protocol.text] for s in scores]
     notes = [f"value (low, high): {scores[0].detail['interval']}"]
     if any(score.detail.get("singular") for score in scores):
         notes.append(

@@ -22,6 +22,113 @@ def digest(content: Any) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()
 
 
+class SamplingProtocol(Part):
+    """How samples were drawn: the part of a generation number's protocol that is not the judges'."""
+
+    sampler: str
+    steps: int
+    guidance: float
+    shift: float
+    schedule: str = "constant"
+    against: str = "null"
+    guided_channels: int | None = None
+
+    @property
+    def how(self) -> str:
+        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; what is at its usual value is not said."""
+        parts = [self.sampler, f"shift{self.shift:g}"]
+        parts += [self.schedule] if self.schedule != "constant" else []
+        parts += [f"against-{self.against}"] if self.against != "null" else []
+        parts += [f"first{self.guided_channels}channels"] if self.guided_channels else []
+        return "-".join(parts)
+
+    @property
+    def text(self) -> str:
+        """E.g. ``euler-shift0.15-25steps-guidance4``."""
+        return f"{self.how}-{self.steps}steps-guidance{self.guidance:g}"
+
+
+class Protocol(Part):
+    """How a number was made, field by field: two numbers may be ranked when all of it is equal."""
+
+    measure: str
+    """What is measured: fd, kd, psnr, linear, ..."""
+    judge: str | None = None
+    """The network that a number depends on."""
+    judge_digest: str | None = None
+    """sha256 of its weights."""
+    resize: str | None = None
+    """How the judge brings images to its own size."""
+    reference: str | None = None
+    """Which images are held against: train, val, images or statistics of others."""
+    reference_count: int | None = None
+    reference_digest: str | None = None
+    """sha256 of the images, or of the file of their statistics."""
+    images: str
+    """Which images are judged: ``samples``, ``reconstructed``, ``val``, ``given``."""
+    count: int | None = None
+    images_digest: str | None = None
+    balance: str | None = None
+    """How the labels of samples were drawn: balanced or random."""
+    rounding: str | None = None
+    details: tuple[str, ...] = ()
+    """What else changes the number, in words."""
+    settings: str | None = None
+    """Digest of the settings of what was trained to measure (probe, head)."""
+    sampling: SamplingProtocol | None = None
+    limit: int | None = None
+    """Made with ``--limit``: a trial, beside no full number."""
+    version: str
+    """Raised whenever a change of svgbench's own arithmetic changes a number."""
+
+    @property
+    def text(self) -> str:
+        """In one line, e.g. ``fd-shapes-cnn@1a2b3c4d/as-is/train-10000@9f8e7d6c/balanced-2000/uint8-round/v1``; digests by 8 digits."""
+        return self._line(self.sampling.text if self.sampling else None)
+
+    @property
+    def note(self) -> str:
+        """The text without steps and guidance, which a table's columns say."""
+        return self._line(self.sampling.how if self.sampling else None)
+
+    def _line(self, sampling: str | None) -> str:
+        judge = f"-{self.judge}@{(self.judge_digest or '')[:8]}" if self.judge else ""
+        parts = [self.measure + judge, self.resize]
+        parts += [_group(self.reference, self.reference_count, self.reference_digest)] if self.reference else []
+        parts += [_group(self.balance or self.images, self.count, self.images_digest), *self.details, self.rounding]
+        parts += [f"settings@{self.settings[:8]}" if self.settings else None, sampling]
+        parts += [f"limit-{self.limit}" if self.limit else None, self.version]
+        return "/".join(part for part in parts if part)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def differs(self, other: Protocol) -> list[str]:
+        """What keeps two numbers apart, as ``field (mine, other's)``; steps and guidance are left to the table's columns."""
+        mine, others = (_flat(protocol.model_dump(mode="json")) for protocol in (self, other))
+        names = [name for name in mine | others if name not in ("sampling.steps", "sampling.guidance")]
+        return [f"{n} ({_short(mine.get(n))}, {_short(others.get(n))})" for n in names if mine.get(n) != others.get(n)]
+
+
+def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return found
+
+
+def _short(value: Any) -> str:
+    """A field's value for people: digests by 8 digits."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "none" if value is None or not text else text[:8] if len(text) == 64 else text
+
+
+def _group(name: str, count: int | None, digest: str | None) -> str:
+    """A set of images in a protocol's text."""
+    return name + (f"-{count}" if count is not None else "") + (f"@{digest[:8]}" if digest else "")
+
+
 class Score(Part):
     """One number with what it needs to be read: interval, count and protocol."""
 
@@ -33,10 +140,9 @@ class Score(Part):
     """The interval; how it was made is the protocol's last part or ``detail['interval']``."""
     count: int
     """Images behind the number."""
-    protocol: str
-    """Two numbers may be compared when these texts are equal."""
+    protocol: Protocol
     detail: dict[str, Any] = {}
-    """What a reader may want beside it: steps, guidance, chosen learning rate, which latents."""
+    """What a reader may want beside it: how the interval was made, chosen learning rate, which latents."""
 
 
 class Manifest(Part):

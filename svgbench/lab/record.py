@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from svgbench.config import cards
-from svgbench.config.records import Manifest
+from svgbench.config.records import Manifest, Protocol
 from svgbench.lab.execute import Outcome
 from svgbench.lab.plan import Node, Plan, Run
 from svgbench.lab.store import Store, locked
@@ -73,6 +73,7 @@ def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, scor
         "run": run.name, "encoder": card.name, "family": card.family, "align": None if codec else autoencoder.align,
         "residual_channels": 0 if codec else autoencoder.residual.channels, "preset": run.config.preset, "seed": run.config.seed,
         "metric": score["metric"], "value": score["value"], "low": score["low"], "high": score["high"], "count": score["count"],
-        "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"), "protocol": score["protocol"],
+        "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"),
+        "protocol": Protocol.model_validate(score["protocol"]).text, "protocol_fields": score["protocol"],
         "detail": score["detail"], "key": node.key, "images_seen": None, "seconds": manifest.seconds,
     }  # fmt: skip

@@ -36,6 +36,8 @@ class Extractor:
     name: str
     digest: str
     """sha256 of the weights."""
+    resize: str
+    """How it brings images to its own size."""
     dim: int
     network: torch.nn.Module
     device: torch.device
@@ -43,7 +45,7 @@ class Extractor:
     @property
     def judge(self) -> Judge:
         """What protocols say of it."""
-        return Judge(name=self.name, digest=self.digest)
+        return Judge(name=self.name, digest=self.digest, resize=self.resize)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -88,7 +90,9 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
     network = _from_registry(facts["registry"], layers, path)
     device = torch.device(device)
     digest = identity("features", name, path)
-    return Extractor(name=name, digest=digest, dim=facts["dim"], network=network.to(device), device=device)
+    return Extractor(
+        name=name, digest=digest, resize=facts["resize"], dim=facts["dim"], network=network.to(device), device=device
+    )
 
 
 def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:

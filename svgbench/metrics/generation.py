@@ -13,14 +13,14 @@ ten of the embedded images: 0.4), and recall's interval leaves out the spread of
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from svgbench.config.records import Score
+from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.errors import BadData
 from svgbench.metrics.features import Features
 from svgbench.metrics.frechet import Gaussian, frechet_distance, frechet_replicates
@@ -99,24 +99,26 @@ def generation_scores(
     labels: str = "balanced",
     neighbours: int = 3,
     resampling: Resampling = Resampling(),
-    detail: Mapping[str, Any] | None = None,
+    sampling: SamplingProtocol | None = None,
 ) -> list[Score]:
     """gfid, is, kid, precision, recall; no is without logits, and only gfid and is against bare statistics (an ADM ``.npz``).
 
-    ``labels``: how the samples' labels were drawn, balanced or random; ``detail``: what every score carries (steps, guidance).
+    ``labels``: how the samples' labels were drawn, balanced or random (``given`` where nobody knows); ``sampling``: how they were drawn.
     """
     if len(samples.kept) != samples.count:
         raise BadData(f"only {len(samples.kept)} of {samples.count} samples kept their features; keep all of them.")
     images = ImageGroup(name=labels, count=samples.count)
     counts = resampling.counts(samples.count, samples.kept.device)
-    drawn = {**(detail or {}), **resampling.stated("samples")}
+    stated = resampling.stated("samples")
 
-    def score(metric: str, value: float, replicates: Tensor | None, name: str, limits: dict[str, float], **more: Any) -> Score:
+    def score(metric: str, value: float, replicates: Tensor | None, name: Protocol, limits: dict[str, float], **more: Any) -> Score:
         low, high = resampling.interval(value, replicates, **limits)
-        return Score(metric=metric, value=value, low=low, high=high, count=samples.count, protocol=name, detail={**drawn, **more})
+        return Score(metric=metric, value=value, low=low, high=high, count=samples.count, protocol=name, detail={**stated, **more})
 
-    def named(measure: str, *details: str, against: ImageGroup | None = reference_images) -> str:
-        return protocol(measure, judge=judge, reference=against, images=images, details=(*details, ROUNDING))
+    def named(measure: str, *details: str, against: ImageGroup | None = reference_images) -> Protocol:
+        return protocol(
+            measure, judge=judge, reference=against, images=images, rounding=ROUNDING, details=details, sampling=sampling
+        )
 
     gaussian = reference.moments.gaussian() if isinstance(reference, Features) else reference
     distance = frechet_distance(samples.moments.gaussian(), gaussian)
@@ -135,7 +137,7 @@ def generation_scores(
 
 
 def _precision_recall(
-    samples: Tensor, reference: Tensor, neighbours: int, resampling: Resampling, named: Callable[..., str], score: Callable[..., Score]
+    samples: Tensor, reference: Tensor, neighbours: int, resampling: Resampling, named: Callable[..., Protocol], score: Callable[..., Score]
 ) -> list[Score]:
     """Precision drawn again over samples, recall over reference images."""
     real = reference[chosen(len(samples), len(reference)).to(reference.device)]

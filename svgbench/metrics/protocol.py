@@ -1,9 +1,9 @@
-"""Names of protocols: two numbers may be compared when their protocol texts are equal, so one function writes all of them.
+"""How numbers were made: two numbers may be ranked when their protocols are equal, so one function makes all of them.
 
-A name tells, in this order: what is measured and by which judge (network and the first 8 hex digits of its weights' sha256), against
-which reference images (set, count, digest), on which images (set, count), and the rounding or settings that change the number. Each
-part is free of the separator ``/``, so no two sets of parts can run together into one name. What a name does not tell: who trained the
-model, at how many steps and which guidance it sampled; these are what is compared, and stand in the score's ``detail``.
+A protocol (``config.records.Protocol``) says what is measured and by which judge (network, sha256 of its weights, how it resizes), against
+which reference images (set, count, digest), on which images (set, count, how their labels were drawn), rounding, settings, and, of
+samples, how they were drawn. Its text names all of it in one line. Each part is free of the separator ``/``, so no two protocols can run
+together into one text. What it does not tell: who trained the model, which is what is compared.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svgbench.config.part import Part
+from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.config.records import digest as digest_of
 from svgbench.errors import BadInput
 
@@ -37,10 +38,6 @@ class ImageGroup:
     digest: str = ""
     """sha256 of the images (their store's file, or their list); empty for generated images, which are what is measured."""
 
-    def __str__(self) -> str:
-        counted = self.name if self.count is None else f"{self.name}-{self.count}"
-        return counted + (f"@{self.digest[:8]}" if self.digest else "")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
@@ -49,9 +46,8 @@ class Judge:
     name: str
     digest: str
     """sha256 of its weights."""
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.digest[:8]}"
+    resize: str = ""
+    """How it brings images to its own size; empty where it takes them as they are."""
 
 
 def protocol(
@@ -60,24 +56,28 @@ def protocol(
     images: ImageGroup,
     judge: Judge | None = None,
     reference: ImageGroup | None = None,
+    rounding: str | None = None,
     details: tuple[str, ...] = (),
     settings: Part | Mapping[str, Any] | None = None,
-) -> str:
-    """The one text that names how a number was made, e.g. ``fd-shapes-cnn@1a2b3c4d/train-10000@9f8e7d6c/balanced-2000/uint8-round/v1``.
-
-    ``details`` are further parts in words; ``settings`` enter by the digest of all their fields.
-    """
+    sampling: SamplingProtocol | None = None,
+) -> Protocol:
+    """The protocol of a number. ``images`` named ``balanced`` or ``random`` are samples whose labels were drawn so; ``details`` are further
+    parts in words; ``settings`` enter by the digest of all their fields."""
     if judge is not None and not judge.digest:
         raise BadInput(f"the judge '{judge.name}' has no digest, so its protocol has no name; open it from a weights file.")
     if reference is not None and not reference.digest:
         raise BadInput(f"the reference images '{reference.name}' have no digest, so the protocol has no name; give their sha256.")
-    parts = [f"{measure}-{judge}" if judge else measure]
-    parts += [str(reference)] if reference else []
-    parts += [str(images), *details]
+    fields: dict[str, Any] = {"measure": measure, "details": details, "rounding": rounding, "sampling": sampling, "version": VERSION}
+    if judge is not None:
+        fields |= {"judge": judge.name, "judge_digest": judge.digest, "resize": judge.resize or None}
+    if reference is not None:
+        fields |= {"reference": reference.name, "reference_count": reference.count, "reference_digest": reference.digest}
+    drawn = images.name in ("balanced", "random")
+    fields |= {"images": "samples" if drawn else images.name, "balance": images.name if drawn else None}
+    fields |= {"count": images.count, "images_digest": images.digest or None}
     if settings is not None:
-        fields = settings.model_dump(mode="json") if isinstance(settings, Part) else dict(settings)
-        parts.append(f"settings@{digest_of(fields)[:8]}")
-    for part in parts:
+        fields["settings"] = digest_of(settings.model_dump(mode="json") if isinstance(settings, Part) else dict(settings))
+    for part in (measure, *details, *(value for value in fields.values() if isinstance(value, str))):
         if not _PART.fullmatch(part):
             raise BadInput(f"'{part}' cannot be a part of a protocol's name; use letters, digits and . , : + _ = @ - only.")
-    return "/".join([*parts, VERSION])
+    return Protocol(**fields)

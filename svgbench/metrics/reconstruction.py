@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgbench.config.records import Score
+from svgbench.config.records import Protocol, Score
 from svgbench.errors import BadData
 from svgbench.metrics.features import Extractor, Features, batches, extract
 from svgbench.metrics.frechet import frechet_distance, paired_replicates
@@ -52,17 +52,17 @@ def reconstruction_scores(
     if extractor is not None:
         mine = extract(extractor, reconstructions, batch=batch, done=done)
         theirs = original_features or extract(extractor, originals, batch=batch, done=done)
-        name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, details=(ROUNDING,))
+        name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, rounding=ROUNDING)
         scores.append(_rfid(mine, theirs, resampling, name, facts))
     for metric, values in per_image(reconstructions, originals, measures, batch=batch, device=device).items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
-        name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, details=(ROUNDING,))
+        name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, rounding=ROUNDING)
         low, high = resampling.of_mean(values, floor=-1.0 if metric == "ssim" else 0.0, ceiling=1.0 if metric == "ssim" else float("inf"))
         scores.append(Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts))
     return scores
 
 
-def _rfid(mine: Features, theirs: Features, resampling: Resampling, name: str, facts: Mapping[str, Any]) -> Score:
+def _rfid(mine: Features, theirs: Features, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
     """The Frechet distance of reconstructions to their originals."""
     value = frechet_distance(mine.moments.gaussian(), theirs.moments.gaussian())
     replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(mine.count, mine.kept.device))

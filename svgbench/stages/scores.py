@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from svgbench.config import scoring
-from svgbench.config.records import Score
+from svgbench.config.records import SamplingProtocol, Score
 from svgbench.metrics.features import Features, extract, load_extractor
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.perceptual import load_perceptual
@@ -81,7 +81,8 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         samples = extract(extractor, drawn, done=bar.advance)
     scores = generation_scores(
         samples, reference, judge=extractor.judge, reference_images=group(inputs["images"], "train", train), labels=made["labels"],
-        neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), detail=made,
+        neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
+        sampling=SamplingProtocol(**{name: made[name] for name in SamplingProtocol.model_fields}),
     )  # fmt: skip
     return _write(out, scores)
 

@@ -37,5 +37,7 @@ def collect(out: Path, names: list[str] | None = None) -> list[RunRecord]:
             about, scores = (json.loads((place / f).read_text()) for f in ("run.json", "scores.json"))
         except (OSError, ValueError) as error:
             raise BrokenArtifact(f"{place}: its records cannot be read ({error}); run its command again to write them anew.") from None
+        if any("protocol_fields" not in row for row in scores):
+            raise BrokenArtifact(f"{place}: its scores were written by an earlier version; run its command again, networks are kept.")
         records.append(RunRecord(name, place, about, scores))
     return records

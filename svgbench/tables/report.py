@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from statistics import mean, stdev
 from typing import Any
 
+from svgbench.config.records import Protocol
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.table import Table
 
@@ -55,12 +56,13 @@ def score_table(
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for r in rows:
         cells.setdefault((row(r), column(r), r["protocol"]), []).append(r)
+    made = {r["protocol"]: Protocol.model_validate(r["protocol_fields"]) for r in rows}
     order = list(dict.fromkeys(column(r) for r in rows))  # the protocols of one column stand side by side
     columns = sorted(dict.fromkeys((column(r), r["protocol"]) for r in rows), key=lambda c: order.index(c[0]))
     names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: group_name(r["run"]))))
-    marks = {p: i + 1 for i, p in enumerate(dict.fromkeys(p for _, p in columns))}
+    marks = {note: i + 1 for i, note in enumerate(dict.fromkeys(made[p].note for _, p in columns))}
     best = {c: _best([cells[(n, *c)] for n in names if (n, *c) in cells]) for c in columns}
-    table = Table(title, ["run", *(f"{name} [{marks[protocol]}]" for name, protocol in columns)], [])
+    table = Table(title, ["run", *(f"{name} [{marks[made[protocol].note]}]" for name, protocol in columns)], [])
     for name in names:
         texts = []
         for c in columns:
@@ -68,14 +70,32 @@ def score_table(
             text = _text(own) if own else "-"
             texts.append(f"**{text}**" if own and own is best[c] else text)
         table.rows.append([name, *texts])
-    table.notes = _notes(rows, list(cells.values()), marks)
+    table.notes = [*_legend(rows, made, marks), *_apart(columns, made, marks), *_intervals(list(cells.values()))]
     return table
 
 
-def _notes(rows: list[dict[str, Any]], cells: list[list[dict[str, Any]]], marks: dict[str, int]) -> list[str]:
-    """What the columns' marks mean, and what stands around a number."""
-    counts = {p: sorted({r["count"] for r in rows if r["protocol"] == p}) for p in marks}
-    notes = [f"[{i}] {p}; count {', '.join(map(str, counts[p]))}" for p, i in marks.items()]
+def _legend(rows: list[dict[str, Any]], made: dict[str, Protocol], marks: dict[str, int]) -> list[str]:
+    """What the columns' marks mean."""
+    counts: dict[str, set[int]] = {}
+    for r in rows:
+        counts.setdefault(made[r["protocol"]].note, set()).add(r["count"])
+    return [f"[{mark}] {note}; count {', '.join(map(str, sorted(counts[note])))}" for note, mark in marks.items()]
+
+
+def _apart(columns: list[tuple[str, str]], made: dict[str, Protocol], marks: dict[str, int]) -> list[str]:
+    """Why columns of one name are two: which field of their protocols differs."""
+    notes = []
+    for number, (name, protocol) in enumerate(columns):
+        first = next(p for n, p in columns[: number + 1] if n == name)
+        if first != protocol:
+            one, other = (marks[made[p].note] for p in (first, protocol))
+            notes.append(f"[{one}] and [{other}] are not ranked together; they differ in {'; '.join(made[first].differs(made[protocol]))}")
+    return list(dict.fromkeys(notes))
+
+
+def _intervals(cells: list[list[dict[str, Any]]]) -> list[str]:
+    """What stands around a number."""
+    notes = []
     several = sorted({len(own) for own in cells if len(own) > 1})
     if several:
         notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")

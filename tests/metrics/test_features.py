@@ -114,7 +114,7 @@ def test_reconstruction_scores_of_copies_are_perfect_and_of_noise_are_worse(weig
     assert list(copies) == ["rfid", "psnr", "ssim", "lpips"]
     assert copies["rfid"].value < 1e-6 and copies["lpips"].value == 0 and copies["ssim"].value == pytest.approx(1)
     assert noisy["rfid"].value > copies["rfid"].value and noisy["lpips"].value > 0 and noisy["psnr"].value < 50
-    assert noisy["lpips"].protocol.startswith(f"distance-shapes-lpips@{perceptual.digest[:8]}/val-40@abababab/reconstructed-40")
+    assert noisy["lpips"].protocol.text.startswith(f"distance-shapes-lpips@{perceptual.digest[:8]}/val-40@abababab/reconstructed-40")
     assert noisy["rfid"].low <= noisy["rfid"].value <= noisy["rfid"].high
     known = extract(extractor, x)
     again = reconstruction_scores(x ^ 7, x, **settings, original_features=known)

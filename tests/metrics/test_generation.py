@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from svgbench.config.records import SamplingProtocol
 from svgbench.errors import BadData
 from svgbench.metrics.features import Features
 from svgbench.metrics.frechet import Moments
@@ -84,13 +85,15 @@ def test_a_choice_of_the_reference_holds_every_class_in_whatever_order_they_stan
 
 def test_scores_carry_interval_count_protocol_and_detail():
     samples, reference = features(drawn(200, shift=0.3), drawn(200, seed=5, width=7)), features(drawn(600, seed=1))
-    scores = score_all(samples, reference, detail={"steps": 25})
+    scores = score_all(samples, reference, sampling=SamplingProtocol(sampler="euler", steps=25, guidance=1.0, shift=0.15))
     assert list(scores) == ["gfid", "is", "kid", "precision", "recall"]
-    assert scores["gfid"].protocol == "fd-net@cdcdcdcd/train-600@abababab/balanced-200/uint8-round/v1"
-    assert len({s.protocol for s in scores.values()}) == 4
+    assert scores["gfid"].protocol.text == (
+        "fd-net@cdcdcdcd/train-600@abababab/balanced-200/uint8-round/euler-shift0.15-25steps-guidance1/v1"
+    )
+    assert len({s.protocol.text for s in scores.values()}) == 4
     for score in scores.values():
         assert score.low <= score.value <= score.high
-        assert score.count == 200 and score.detail["steps"] == 25 and "bootstrap" in score.detail["interval"]
+        assert score.count == 200 and score.protocol.sampling.steps == 25 and "bootstrap" in score.detail["interval"]
     assert "reference images" in scores["recall"].detail["interval"]
 
 

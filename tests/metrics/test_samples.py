@@ -84,6 +84,7 @@ def test_protocols_differ_when_anything_that_changes_the_number_differs():
         protocol("fd", judge=Judge(name="n", digest="b" * 64), **base, settings=Probe()),
         protocol("fd", judge=Judge(name="n", digest="b" * 64), **base, settings=Probe(epochs=2)),
     ]
+    names = [made.text for made in names]
     assert len(set(names)) == len(names)
     assert names[0] == "fd-n@bbbbbbbb/train-10@aaaaaaaa/balanced-2000/v1"
 

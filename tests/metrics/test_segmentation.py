@@ -88,7 +88,7 @@ def test_scores_carry_intervals_and_the_latents_name():
     assert [s.metric for s in found] == ["miou", "macc"]
     for score in found:
         assert 0 < score.low < score.value < score.high <= 100 and score.count == 40
-        assert score.protocol.startswith("seg-linear/train-60@abababab/val-40@efefefef/3classes/settings@")
+        assert score.protocol.text.startswith("seg-linear/train-60@abababab/val-40@efefefef/3classes/settings@")
 
 
 def test_masks_of_another_data_set_are_refused():

@@ -9,25 +9,41 @@ import math
 
 import pytest
 
+from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import BadInput, BrokenArtifact, UnknownName
 from svgbench.tables.collect import collect
 from svgbench.tables.report import group_name, half_interval, report, score_table
 from svgbench.tables.table import Table
 
 
-def score(run="a", metric="rfid", value=1.0, protocol="p/v1", seed=0, **more):
+def score(run="a", metric="rfid", value=1.0, seed=0, made=Protocol(measure="p", images="val", version="v1"), **more):
     name = run + (f".seed-{seed}" if seed else "")
     row = {"run": name, "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5, "count": 10}
     row |= {"steps": None, "guidance": None}
-    return row | {"protocol": protocol, "seed": seed, "detail": {"interval": "a bootstrap", "latents": "both"}} | more
+    row |= {"protocol": made.text, "protocol_fields": made.model_dump(mode="json")}
+    return row | {"seed": seed, "detail": {"interval": "a bootstrap", "latents": "both"}} | more
 
 
 def test_two_protocols_stand_in_two_columns_and_are_not_ranked_together():
-    table = score_table("t", [score("a", value=3.0), score("b", value=2.0), score("c", value=1.0, protocol="q/v1")], ("rfid",))
+    other = Protocol(measure="p", images="val", count=50, version="v1")
+    table = score_table("t", [score("a", value=3.0), score("b", value=2.0), score("c", value=1.0, made=other)], ("rfid",))
     assert table.columns == ["run", "rfid [1]", "rfid [2]"]
     assert [row[1] for row in table.rows] == ["3.00 (2.50, 3.50)", "**2.00 (1.50, 2.50)**", "-"]
     assert table.rows[2][2] == "1.00 (0.50, 1.50)"  # alone in its column: nothing to be best of
-    assert any(note.startswith("[2] q/v1") for note in table.notes)
+    assert any(note.startswith("[2] p/val-50/v1") for note in table.notes)
+    assert "[1] and [2] are not ranked together; they differ in count (none, 50)" in table.notes
+
+
+def test_samples_of_two_samplers_are_not_ranked_and_steps_and_guidance_are_columns():
+    euler = SamplingProtocol(sampler="euler", steps=5, guidance=1.0, shift=0.15)
+    ways = [euler, euler.model_copy(update={"steps": 10}), euler.model_copy(update={"sampler": "heun", "shift": 1.0})]
+    rows = [
+        score("a", "gfid", made=Protocol(measure="fd", images="samples", version="v1", sampling=way), steps=way.steps, guidance=1.0)
+        for way in ways
+    ]
+    table = score_table("t", rows, ("gfid",), column=lambda r: f"{r['steps']} steps")
+    assert table.columns == ["run", "5 steps [1]", "5 steps [2]", "10 steps [1]"]
+    assert "[1] and [2] are not ranked together; they differ in sampling.sampler (euler, heun); sampling.shift (0.15, 1.0)" in table.notes
 
 
 def test_the_best_is_the_lowest_distance_and_the_highest_accuracy():
@@ -84,4 +100,11 @@ def test_a_directory_without_runs_and_a_broken_record_are_said(tmp_path):
         collect(tmp_path, ["b"])
     (tmp_path / "a" / "scores.json").write_text("{")
     with pytest.raises(BrokenArtifact, match="cannot be read"):
+        collect(tmp_path)
+
+
+def test_scores_of_an_earlier_version_are_said(tmp_path):
+    old = {name: value for name, value in score().items() if name != "protocol_fields"}
+    write(tmp_path / "a", [old])
+    with pytest.raises(BrokenArtifact, match="earlier version"):
         collect(tmp_path)
