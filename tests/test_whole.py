@@ -228,3 +228,26 @@ def test_every_recipe_runs_to_its_gfid_and_shares_what_is_equal(tmp_path):
     assert sum(key.startswith("diffusion/") for key in made) == 4  # the codec's latents and reconstructions are made once for three
     assert sum(key.startswith("reconstructions/") for key in made) == 2
     assert list((tmp_path / "runs/store/diffusion").glob("*/weak.safetensors"))
+
+
+def test_a_snapshot_is_the_run_that_stopped_there(tmp_path):
+    """At a constant rate the averaged weights after half of 192 images are those of a training over 96, and so are their samples."""
+    grid = tmp_path / "along.yaml"
+    grid.write_text(
+        "base: smoke\nrun: r\n"
+        "set:\n"
+        "  encoder.card: sd-vae\n"
+        "  diffusion.training.optimiser.schedule: constant\n"
+        "  scores: {segmentation.enabled: false, probe.epochs: 1}\n"
+        "  sampling: {steps: [2], guidance: [1.0]}\n"
+        "axes:\n  length:\n"
+        "    whole: {diffusion.snapshots: [0.5], sampling.trained: [0.5, 1.0]}\n"
+        "    half: {diffusion.training.total_images: 96}\n"
+    )
+    done = svgbench("ablate", str(grid), "--out", str(tmp_path / "runs"), "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    found = {(row["run"], row["images_seen"]): row["value"] for row in records(tmp_path / "runs") if row["metric"] == "gfid"}
+    assert set(found) == {("r.whole", 96), ("r.whole", 192), ("r.half", 96)}
+    assert found["r.whole", 96] == found["r.half", 96] != found["r.whole", 192]
+    table = svgbench("report", "--out", str(tmp_path / "runs"), "--format", "markdown").stdout
+    assert "| 96 images [1]" in table.split("Generation along the training")[1]

@@ -230,8 +230,12 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         raise BadConfig(f"{start}sampling.against weak is for diffusion.objective flow; use against null.")
     if sampling.against == "weak" and not diffusion.weak_share:
         raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_share, such as 0.25.")
-    if diffusion.weak_share and not diffusion.training.ema:
-        raise BadConfig(f"{start}diffusion.weak_share keeps averaged weights; set diffusion.training.ema, such as 0.9999.")
+    if (diffusion.weak_share or diffusion.snapshots) and not diffusion.training.ema:
+        field = "weak_share" if diffusion.weak_share else "snapshots"
+        raise BadConfig(f"{start}diffusion.{field} keeps averaged weights; set diffusion.training.ema, such as 0.9999.")
+    absent = sorted(set(sampling.trained) - {1.0, *diffusion.snapshots})
+    if absent:
+        raise BadConfig(f"{start}sampling.trained names {absent[0]:g}, which diffusion.snapshots does not keep; name it there too.")
     if diffusion.transformer.learned_sigma and diffusion.objective != "ddpm":
         raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective ddpm; leave it off.")
 

@@ -310,8 +310,18 @@ class Diffusion(Part):
     training: Training = Training(total_images=102_400_000, batch=256, ema=0.9999, precision="bf16", optimiser=Optimiser(lr=1e-4))
     weak_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Also keep the averaged weights as they were after this share of the training: the weak model of autoguidance; 0 keeps none."""
+    snapshots: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = ()
+    """Also keep the averaged weights after these shares of the training, to sample from (``sampling.trained``)."""
     release: Release | None = None
     """A released transformer that is taken over instead of trained."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_snapshots(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What nobody asked for is in no key."""
+        fields = plain(self)
+        if not self.snapshots:
+            fields.pop("snapshots", None)
+        return fields
 
 
 class Sampling(Part):
@@ -322,6 +332,8 @@ class Sampling(Part):
     """Intervals of the time grid; each entry is a cell."""
     guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...], Field(min_length=1)] = (1.0, 4.0)
     """Guidance scales; 1 calls no unconditional branch. Each entry is a cell."""
+    trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
+    """After which shares of the training samples are drawn: 1, or a share named in ``diffusion.snapshots``. Each entry is a cell."""
     sampler: Sampler = "euler"
     """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
     shift: Positive = 0.15
@@ -336,7 +348,7 @@ class Sampling(Part):
     """Guide only so many of the first channels, as DiT, SiT and LightningDiT do (3); all when empty."""
     labels: Literal["balanced", "random"] = "balanced"
 
-    @field_validator("steps", "guidance")
+    @field_validator("steps", "guidance", "trained")
     @classmethod
     def _no_entry_twice(cls, entries: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(entries)) != len(entries):

@@ -57,7 +57,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
             write_atomic(place / "overview.png", (store.place(node.stage, key) / "overview.png").read_bytes())
     trained = next((s["cost"].get("images_seen") for s in stages if s["stage"] == "diffusion"), None)
     for row in rows:
-        row["images_seen"] = trained
+        row["images_seen"] = trained and round(trained * row.pop("trained"))
     with guarded(place):
         write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         write_atomic(place / "scores.json", (json.dumps(rows, indent=1) + "\n").encode())
@@ -75,5 +75,5 @@ def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, scor
         "metric": score["metric"], "value": score["value"], "low": score["low"], "high": score["high"], "count": score["count"],
         "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"),
         "protocol": Protocol.model_validate(score["protocol"]).text, "protocol_fields": score["protocol"],
-        "detail": score["detail"], "key": node.key, "images_seen": None, "seconds": manifest.seconds,
+        "detail": score["detail"], "key": node.key, "trained": node.cell.get("sampling.trained", 1.0), "seconds": manifest.seconds,
     }  # fmt: skip

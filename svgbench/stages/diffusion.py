@@ -24,11 +24,16 @@ from svgbench.world.files import write_atomic
 from svgbench.world.images import ImageSet, open_images
 from svgbench.world.measure import count_flops, gemm_rate
 from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch, Keep, adam
+from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
 
 WEAK = "weak.safetensors"
 """The averaged weights of earlier in the training, where ``weak_share`` asks for them."""
+
+
+def snapshot(share: float) -> str:
+    """File of the averaged weights after a share of the training."""
+    return "sit.safetensors" if share == 1 else f"sit-{share:g}.safetensors"
 
 
 class Teacher:
@@ -155,7 +160,8 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         module.zero_grad(set_to_none=True)
     rate = gemm_rate(runtime.torch_device, part.training.precision) * runtime.world
 
-    keep = Keep(round(part.weak_share * part.training.total_images), WEAK) if part.weak_share else None
+    shares = {snapshot(share): share for share in part.snapshots} | ({WEAK: part.weak_share} if part.weak_share else {})
+    keep = {file: round(share * part.training.total_images) for file, share in shares.items()}
     report = run_training(
         task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="SiT", keep=keep
     )

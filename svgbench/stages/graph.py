@@ -65,7 +65,7 @@ STAGES: tuple[Stage, ...] = (
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
                  "sampling.guided_channels",
                  "seed"),
-          each=("sampling.steps", "sampling.guidance"), needs=("autoencoder", "statistics", "diffusion")),
+          each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion")),
     Stage(name="references", version=1, worker="svgbench.stages.scores:references",
           slice=EXTRACTOR, needs=("images",)),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",

@@ -13,7 +13,7 @@ from svgbench.config import schema
 from svgbench.metrics.samples import to_uint8
 from svgbench.nets import draws
 from svgbench.nets.sampler import sample
-from svgbench.stages.diffusion import WEAK, open_sit
+from svgbench.stages.diffusion import WEAK, open_sit, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
 from svgbench.world import arrays
@@ -42,10 +42,11 @@ def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
 class Generator:
     """Everything that turns noise into pictures: ``images(indices, labels, ...)`` is the same for a sample in any company."""
 
-    def __init__(self, inputs: dict[str, Path], runtime: Runtime, seed: int) -> None:
+    def __init__(self, inputs: dict[str, Path], runtime: Runtime, seed: int, trained: float = 1.0) -> None:
+        """``trained``: the share of the training after which the transformer is taken."""
         self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
         self.stats = open_statistics(inputs["statistics"], self.tokenizer.channels, runtime)
-        self.model, self.classes = open_sit(inputs["diffusion"], runtime)
+        self.model, self.classes = open_sit(inputs["diffusion"], runtime, snapshot(trained))
         self.batch = batch_of(self.model, runtime.torch_device)
         self._place, self._weak = inputs["diffusion"], None
         self._runtime, self._noise, self._inside = runtime, draws.stream(seed, "samples/noise"), draws.stream(seed, "samples/sampler")
@@ -85,9 +86,9 @@ class Generator:
 def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Every rank fills its own indices."""
     part = slice_["sampling"]
-    steps, guidance = part["steps"], part["guidance"]
-    settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance]})
-    generator = Generator(inputs, runtime, slice_["seed"])
+    steps, guidance, trained = part["steps"], part["guidance"], part["trained"]
+    settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance], "trained": [trained]})
+    generator = Generator(inputs, runtime, slice_["seed"], trained)
     side = generator.model.grid * generator.tokenizer.stride
     path = out / "samples.npy"
     labels = labels_of(settings, len(generator.classes), slice_["seed"])

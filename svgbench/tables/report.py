@@ -25,10 +25,15 @@ T_975 = (
 
 def report(records: list[RunRecord]) -> list[Table]:
     """The tables of these runs, empty ones left out."""
-    rows = [row for record in records for row in record.scores]
+    whole = [row for record in records for row in record.scores]
+    ends = {record.name: max((row["images_seen"] or 0 for row in record.scores), default=0) for record in records}
+    rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # of networks at the end of their training
+    early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
+    along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = [
         score_table("Reconstruction", rows, ("rfid", "psnr", "ssim", "lpips")),
         score_table("Generation: gFID by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
+        score_table("Generation along the training: gFID by images seen", _most_steps(along), ("gfid",), column=_seen),
         score_table("Generation at the most steps", _most_steps(rows), ("is", "kid", "precision", "recall"), row=_guided),
         score_table("Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "miou", "macc"), row=_latents),
         cost_table(records),
@@ -52,7 +57,7 @@ def score_table(
 ) -> Table:
     """Scores (seeds folded) under columns of one protocol each; the best of a column in bold where there are two or more."""
     rows = [r for r in rows if r["metric"] in metrics]
-    rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["guidance"] or 0))
+    rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["images_seen"] or 0, r["guidance"] or 0))
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for r in rows:
         cells.setdefault((row(r), column(r), r["protocol"]), []).append(r)
@@ -115,6 +120,11 @@ def _cell(row: dict[str, Any]) -> str:
         return "floor: rFID"
     guidance = row["guidance"]
     return f"{row['steps']} steps" + ("" if guidance == 1 else f", guidance {guidance:g}")
+
+
+def _seen(row: dict[str, Any]) -> str:
+    guidance = row["guidance"]
+    return f"{row['images_seen']:,} images" + ("" if guidance == 1 else f", guidance {guidance:g}")
 
 
 def _guided(row: dict[str, Any]) -> str:

@@ -16,8 +16,9 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from svgbench.world.runtime import Runtime
 from svgbench.world.signals import Stop
 from svgbench.world.tally import Tally
 
-__all__ = ["Batch", "Keep", "Task", "TrainingReport", "adam", "learning_rate", "train"]
+__all__ = ["Batch", "Task", "TrainingReport", "adam", "learning_rate", "train"]
 
 
 class Task(Protocol):
@@ -73,13 +74,6 @@ class TrainingReport:
     """Moving average of the averaged module as a state dict, when one was kept."""
 
 
-class Keep(NamedTuple):
-    """The averages as they are when this many images have been seen, in a safetensors file of this name."""
-
-    images: int
-    file: str
-
-
 def train(
     task: Task,
     *,
@@ -89,10 +83,10 @@ def train(
     out: Path,
     runtime: Runtime,
     label: str,
-    keep: Keep | None = None,
+    keep: Mapping[str, int] | None = None,
 ) -> TrainingReport:
-    """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one; ``keep`` leaves an earlier
-    state of the averages in ``out``.
+    """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one; ``keep``: file in
+    ``out`` (safetensors) -> after how many images the averages are left there.
 
     Leaves ``out/checkpoints/`` (the caller removes it with ``checkpoints.clear`` once its result is written) and ``out/log.jsonl``.
     Interrupted after a signal, with the work saved; NumericalError past the skip budget; StorageError when the disk fails.
@@ -152,10 +146,10 @@ class _Loop:
         out: Path,
         runtime: Runtime,
         label: str,
-        keep: Keep | None,
+        keep: Mapping[str, int] | None,
     ) -> None:
         self.task, self.settings, self.seed, self.out, self.runtime, self.label = task, settings, seed, out, runtime, label
-        self._keep = keep
+        self._keep = keep or {}
         self.order = Order(dataset_size, seed=seed)
         self.images_seen = self.updates = self.skipped = 0
         self.tally = Tally(runtime.torch_device)
@@ -178,9 +172,11 @@ class _Loop:
         self.tally.add({name: loss.detach() for name, loss in losses.items()}, size)
         before, self.images_seen = self.images_seen, self.images_seen + size
         self.updates += 1
-        if self._keep and self.averages and before < self._keep.images <= self.images_seen:
+        due = [file for file, images in self._keep.items() if before < images <= self.images_seen]
+        if due and self.averages:
             content = save({name: tensor.contiguous().cpu() for name, tensor in self.averages.state.items()})
-            self._on_main(lambda: write_atomic(self.out / self._keep.file, content))
+            for file in due:
+                self._on_main(partial(write_atomic, self.out / file, content))
         if self.runtime.torch_device.type == "cpu" or self.at_log_point:
             self._check_numbers()
         return size

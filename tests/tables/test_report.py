@@ -19,7 +19,7 @@ from svgbench.tables.table import Table
 def score(run="a", metric="rfid", value=1.0, seed=0, made=Protocol(measure="p", images="val", version="v1"), **more):
     name = run + (f".seed-{seed}" if seed else "")
     row = {"run": name, "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5, "count": 10}
-    row |= {"steps": None, "guidance": None}
+    row |= {"steps": None, "guidance": None, "images_seen": 100}
     row |= {"protocol": made.text, "protocol_fields": made.model_dump(mode="json")}
     return row | {"seed": seed, "detail": {"interval": "a bootstrap", "latents": "both"}} | more
 
