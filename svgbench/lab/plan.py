@@ -84,12 +84,13 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
             choices = [options[-1:] for options in choices]
         for inputs in itertools.product(*choices):
             for entries in itertools.product(*(graph.field(config, path) for path in stage.each)):
-                made.append(_node(stage, config, dict(zip(stage.needs, inputs, strict=True)), dict(zip(stage.each, entries, strict=True))))
+                made.append(node_of(stage, config, dict(zip(stage.needs, inputs, strict=True)), dict(zip(stage.each, entries, strict=True))))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
 
 
-def _node(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
+def node_of(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
+    """The execution of a stage for a run, on its inputs, at one entry of each of its list fields."""
     part: dict[str, Any] = {}
     for path in stage.slice:
         part = merge(part, nested(path, graph.field(config, path)))

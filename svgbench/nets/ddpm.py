@@ -100,6 +100,24 @@ class EpsilonModel(nn.Module):
         return self.sit(x, timestep_index, labels)
 
 
+class FlowView(nn.Module):
+    """A noise-predicting model as the velocity model of the straight path: x_t = (1 - t) eps + t data is, up to a factor, x_k of the step
+    with the same ratio of signal to noise (the nearest of the 1000), and the velocity is the data it says less the noise it says."""
+
+    def __init__(self, model: EpsilonModel) -> None:
+        super().__init__()
+        self.model, self.channels, self.grid, self.classes = model, model.channels, model.grid, model.classes
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Velocity [B, C, h, w] of x [B, C, h, w] at times [B] (0 noise, 1 data) for labels [B]."""
+        chain = self.model.chain
+        length = (t.square() + (1 - t).square()).sqrt()
+        index = (chain.signal[None] - (t / length)[:, None]).abs().argmin(1)
+        x_k = x / length[:, None, None, None]
+        noise = self.model.epsilon(x_k, index, labels)
+        return chain.data(x_k, noise, index) - noise
+
+
 def training_pair(chain: Chain, data: Tensor, positions: Tensor, *, noise: int, time: int) -> Pair:
     """The training pair of latents [B, C, h, w] whose noise and step are drawn from two streams at global positions [B]."""
     index = draws.integers(time, positions, STEPS)

@@ -84,6 +84,23 @@ STAGES: tuple[Stage, ...] = (
 )  # fmt: skip
 """Top to bottom in the order in which they can run."""
 
+DIAGNOSES: tuple[Stage, ...] = (
+    Stage(name="embedding", version=1, worker="svgbench.stages.diagnosis:embedding",
+          slice=(), needs=("images", "autoencoder", "statistics")),
+    Stage(name="velocities", version=1, worker="svgbench.stages.diagnosis:velocities",
+          slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
+    Stage(name="residual-left-out", version=1, worker="svgbench.stages.edits:residual_left_out",
+          slice=(), needs=("images", "autoencoder")),
+    Stage(name="interpolation", version=1, worker="svgbench.stages.edits:interpolation",
+          slice=(), needs=("images", "autoencoder")),
+    Stage(name="editing", version=1, worker="svgbench.stages.edits:editing",
+          slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
+                 "sampling.guided_channels"),
+          needs=("images", "autoencoder", "statistics", "diffusion")),
+)  # fmt: skip
+"""What figures look at beyond the scores: planned when figures are asked for (``lab.diagnosis``), never by a run. They draw what is random
+from fixed streams, so they depend on a run's seed through its networks alone."""
+
 LABELS = frozenset({"preset", "sampling.dimension_shift"})
 """Fields in no slice: words about a run, and what is turned into another field when a run is built."""
 
@@ -104,7 +121,7 @@ JUDGES = (
 
 def by_name(name: str) -> Stage:
     """The row of a stage."""
-    return next(stage for stage in STAGES if stage.name == name)
+    return next(stage for stage in (*STAGES, *DIAGNOSES) if stage.name == name)
 
 
 def worker(stage: Stage) -> Callable[..., dict[str, Any]]:

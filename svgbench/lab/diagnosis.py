@@ -1,0 +1,54 @@
+"""The plan of what figures look at: diagnoses of finished runs, standing on the artifacts that the runs' own records name.
+
+Nothing here trains: a run that lacks what a diagnosis stands on is named, with the command that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from svgbench.config.schema import RunConfig
+from svgbench.errors import BadInput
+from svgbench.lab.plan import Node, Plan, Run, node_of
+from svgbench.lab.store import Store
+from svgbench.stages import graph
+
+
+def recorded(stages: list[dict[str, Any]]) -> dict[str, Node]:
+    """What a run's record (``run.json``) says it has, as nodes under the names that others need them by; of a stage with cells the last."""
+    known = {stage.name: stage for stage in graph.STAGES}
+    found = {}
+    for entry in stages:
+        if entry["stage"] in known:
+            found[known[entry["stage"]].provides or entry["stage"]] = Node(entry["stage"], entry["key"], {}, {}, {}, entry["cell"])
+    return found
+
+
+def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store) -> Plan:
+    """The diagnoses of runs, by name: configuration and recorded stages. The plan holds the finished nodes they stand on too."""
+    nodes: dict[str, Node] = {}
+    plan = []
+    for name, (config, stages) in runs.items():
+        provided, own = recorded(stages), []
+        for stage in graph.DIAGNOSES:
+            for need in stage.needs:
+                node = provided.get(need)
+                if node is None or store.manifest(node.stage, node.key) is None:
+                    raise BadInput(
+                        f"run '{name}' has no finished {need} stage, which figures need; run its command (run, or ablate of its experiment) "
+                        "again first."
+                    )
+            inputs = {need: provided[need] for need in stage.needs}
+            node = node_of(stage, config, inputs, {})
+            nodes |= {one.key: one for one in inputs.values()} | {node.key: node}
+            own.append(node.key)
+        plan.append(Run(name, config, tuple(own)))
+    return Plan(nodes, tuple(plan))
+
+
+def missing(plan: Plan, store: Store) -> Plan:
+    """The diagnoses that are not finished, with what they stand on."""
+    wanted = [key for run in plan.runs for key in run.nodes if store.manifest(plan.nodes[key].stage, key) is None]
+    keys = {key: None for one in wanted for key in (*plan.nodes[one].inputs.values(), one)}
+    return Plan({key: plan.nodes[key] for key in keys}, ())
