@@ -18,6 +18,7 @@ OPTIONS = {
     "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
     "plan": {"--out", "--preset", "--set", "--shelf"},
     "report": {"--out", "--format", "--preset"},
+    "figures": {"--out", "--to", "--preset", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
     "eval": {"--reference", "--extractor", "--extractor-weights", "--format", "--device"},
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},

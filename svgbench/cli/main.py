@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli import encoders, evaluations, experiments, imports, machine, reports, samples
+from svgbench.cli import encoders, evaluations, experiments, figures, imports, machine, reports, samples
 from svgbench.errors import Interrupted, SvgbenchError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app.command("run")(experiments.run)
 app.command("ablate")(experiments.ablate)
 app.command("plan")(experiments.plan)
 app.command("report")(reports.report)
+app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("import")(imports.import_)

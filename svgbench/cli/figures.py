@@ -1,0 +1,98 @@
+"""``figures``: what finished runs look like, drawn; what is not measured yet for a drawing is measured once and kept in the store."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svgbench.cli.cells import configs_of, is_experiment
+from svgbench.cli.console import table_of
+from svgbench.errors import BadInput
+from svgbench.lab.diagnosis import diagnosis_plan, lacking, missing
+from svgbench.lab.execute import Outcome, execute
+from svgbench.lab.store import Store
+from svgbench.tables.collect import collect
+from svgbench.tables.table import Table
+
+PICTURED = 12
+"""Tokenizers of which pictures are drawn; more rows than these no page holds."""
+
+
+def figures(
+    names: Annotated[list[str] | None, typer.Argument(help="Runs or experiments; all runs when not given.", metavar="[RUN_OR_GRID]...")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
+    to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
+    preset: Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")] = "tiny",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)] = None,
+) -> None:
+    """Draw finished runs: curves, reconstructions, samples, t-SNE, velocities, interpolation, editing; each as PNG, SVG and CSV."""
+    absent = [package for package, module in (("matplotlib",) * 2, ("scikit-learn", "sklearn")) if importlib.util.find_spec(module) is None]
+    if absent:
+        raise BadInput(f"figures need {' and '.join(absent)}; install them: pip install 'svgbench[figures]'.")
+    from svgbench.tables.figures import draw
+    from svgbench.tables.figures_sources import of_one_set, tokenizers
+
+    store = Store(out / "store")
+    runs, asked_for = _chosen(names or [], out, preset)
+    found = tokenizers(collect(out, runs), store)
+    if not found:
+        raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
+    whole = []
+    for one in found:
+        reason = lacking(one.first.name, one.first.about["stages"], store)
+        if reason and (one.first.name in asked_for or len(found) == 1):
+            raise BadInput(reason)
+        if reason:
+            _say(f"no pictures of it: {reason}")
+        else:
+            whole.append(one)
+    if len(whole) > PICTURED:
+        _say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
+    of_one_set(whole)
+    pictured = _diagnosed(whole[:PICTURED], store, device, threads)
+    to = to or out / "figures"
+    drawn, reasons = draw(found, pictured, to)
+    for reason in reasons:
+        _say(f"not drawn: {reason}")
+    rows = [[one.name, one.title, f"{to / one.name}.png"] for one in drawn]
+    table_of(Table("Figures", ["figure", "shows", "file"], rows, ["beside each: .svg, the table behind it as .csv, its caption as .json"]))
+
+
+def _chosen(names: list[str], out: Path, preset: str) -> tuple[list[str] | None, set[str]]:
+    """The runs that names stand for (None: all), and those that were named themselves."""
+    known = {place.parent.name for place in out.glob("*/run.json")}
+    runs: list[str] = []
+    for name in names:
+        if name not in known and is_experiment(name):
+            own = [run for run in configs_of(name, preset, None, None) if run in known]
+            if not own:
+                raise BadInput(f"{out} holds no run of the experiment '{name}'; run: svgbench ablate {name} --out {out}.")
+            runs += own
+        else:
+            runs.append(name)  # collect() answers an unknown one with the closest names
+    return list(dict.fromkeys(runs)) or None, known & set(names)
+
+
+def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:
+    """Tokenizers with their diagnoses, which are made where the store lacks them."""
+    from dataclasses import replace
+
+    plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in found}, store)
+    left = missing(plan, store)
+    if left.nodes:
+        from svgbench.world.runtime import Runtime
+
+        runtime = Runtime(device=device, threads=threads)
+        execute(left, store.root.parent, runtime, Outcome(), say=_say)
+        runtime.stop()
+    places = {run.name: {plan.nodes[key].stage: store.place(plan.nodes[key].stage, key) for key in run.nodes} for run in plan.runs}
+    return [replace(one, diagnoses=places[one.first.name]) for one in found]
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(sentence + "\n")

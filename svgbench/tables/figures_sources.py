@@ -1,0 +1,112 @@
+"""What figures are drawn from: finished runs, folded into tokenizers (runs that differ in their seed alone), and the artifacts of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svgbench.config.parse import validate
+from svgbench.config.records import digest
+from svgbench.config.schema import RunConfig
+from svgbench.errors import BadInput
+from svgbench.lab.diagnosis import recorded
+from svgbench.lab.store import Store
+from svgbench.shelf import read_yaml
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.report import group_name
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Runs that differ in their seed alone; pictures are of the first."""
+
+    name: str
+    config: RunConfig
+    """Of the first run."""
+    records: tuple[RunRecord, ...]
+    """By seed."""
+    store: Store
+    diagnoses: Mapping[str, Path] = field(default_factory=dict)
+    """Directory of each finished diagnosis of the first run."""
+
+    @property
+    def first(self) -> RunRecord:
+        """The run of the lowest seed."""
+        return self.records[0]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The scores of all seeds."""
+        return [row for record in self.records for row in record.scores]
+
+    def read(self, stage: str) -> tuple[np.ndarray, dict[str, Any]]:
+        """A diagnosis: its array, and what its JSON says."""
+        place = self.diagnoses[stage]
+        about = next(path for path in sorted(place.glob("*.json")) if path.name != "manifest.json")
+        return np.load(next(place.glob("*.npy")), mmap_mode="r"), json.loads(about.read_text())
+
+    def reconstructions(self) -> np.ndarray:
+        """uint8 [N, 3, H, W], in the order of the validation images."""
+        return np.load(self._place("reconstructions") / "reconstructions.npy", mmap_mode="r")
+
+    def cells(self) -> dict[tuple[int, float], str]:
+        """(steps, guidance) of the samples -> their key."""
+        entries = [entry for entry in self.first.about["stages"] if entry["stage"] == "samples"]
+        return {(entry["cell"]["sampling.steps"], entry["cell"]["sampling.guidance"]): entry["key"] for entry in entries}
+
+    def samples(self, steps: int, guidance: float) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [N, 3, H, W] and labels [N] of one cell."""
+        place = self.store.place("samples", self.cells()[steps, guidance])
+        return np.load(place / "samples.npy", mmap_mode="r"), np.load(place / "labels.npy")
+
+    def classes(self) -> list[str]:
+        """Names of the classes, by label."""
+        return json.loads((self._place("images") / "images.json").read_text())["classes"]
+
+    def images_key(self) -> str:
+        """Which images the run stands on."""
+        return recorded(self.first.about["stages"])["images"].key
+
+    def _place(self, name: str) -> Path:
+        node = recorded(self.first.about["stages"])[name]
+        return self.store.place(node.stage, node.key)
+
+
+def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:
+    """Runs folded by their configurations without the seed: the encoders in the order in which they come, of each first what has no
+    residual, then what is not aligned, as a paper's table builds them up."""
+    groups: dict[str, list[tuple[RunRecord, RunConfig]]] = {}
+    for record in records:
+        config = validate(RunConfig, read_yaml(record.place / "config.yaml"), where=str(record.place / "config.yaml"))
+        groups.setdefault(digest(config.model_dump(mode="json", exclude={"seed": True})), []).append((record, config))
+    found = []
+    for group in groups.values():
+        group.sort(key=lambda pair: pair[1].seed)
+        found.append(Tokenizer(group_name(group[0][0].name), group[0][1], tuple(record for record, _ in group), store))
+    cards = list(dict.fromkeys(one.config.encoder.card for one in found))
+
+    def built_up(one: Tokenizer) -> tuple[int, bool, bool]:
+        autoencoder = one.config.autoencoder
+        return cards.index(one.config.encoder.card), autoencoder.residual.channels > 0, autoencoder.align != "none"
+
+    return sorted(found, key=built_up)
+
+
+def of_one_set(found: list[Tokenizer]) -> None:
+    """BadInput unless all stand on the same images: pictures of different images do not compare."""
+    sets: dict[str, str] = {}
+    for one in found:
+        sets.setdefault(one.images_key(), one.name)
+    if len(sets) > 1:
+        first, second = list(sets.values())[:2]
+        raise BadInput(f"'{first}' and '{second}' stand on different images, so their pictures do not compare; name runs of one set.")
+
+
+def rmse(one: np.ndarray, other: np.ndarray) -> float:
+    """Root mean square difference of two uint8 images, of a range of 1."""
+    return float(np.sqrt(np.mean((one.astype(np.float64) - other) ** 2)) / 255)

@@ -1,0 +1,140 @@
+"""How every figure looks: one page width, one type size, colours that colour-blind readers tell apart, names beside what they name.
+
+Figures are laid out in inches from the upper left corner, so that nothing shifts with a label's length, and are saved as the same bytes
+every time: no dates, fixed identifiers, a font that comes with matplotlib.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+WIDTH = 7.0
+"""Inches: a text column of a page."""
+INK, SOFT, RULE = "#1b1b1b", "#6a6a6a", "#dcdcdc"
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1b1b1b")
+"""Okabe and Ito's colours without the yellow, which is too light for a line."""
+CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#7f7f7f")
+"""Paul Tol's muted colours, for ten classes."""
+MARKERS, DASHES = ("o", "s", "^"), ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
+"""Change when the colours of lines are used up."""
+DPI = 200
+SMALL_IMAGE = 96
+"""Images up to this side are shown by their pixels; larger ones are averaged down."""
+
+_SETTINGS = {
+    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "axes.titlepad": 5, "axes.linewidth": 0.6, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
+    "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "xtick.minor.size": 0,
+    "ytick.minor.size": 0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "grid.color": RULE,
+    "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 3.4, "svg.hashsalt": "svgbench", "svg.fonttype": "path",
+    "figure.dpi": DPI, "savefig.dpi": DPI, "path.simplify": False,
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Drawing and saving inside looks the same whatever the user's own settings of matplotlib are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+class Page:
+    """A figure that is drawn on in inches, x from the left edge, y from the upper edge."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), facecolor="white")
+        FigureCanvasAgg(self.figure)
+        self._sheet: Axes | None = None
+
+    def axes(self, x: float, y: float, width: float, height: float) -> Axes:
+        """Axes whose upper left corner is at (x, y)."""
+        whole = self.width, self.height
+        return self.figure.add_axes((x / whole[0], 1 - (y + height) / whole[1], width / whole[0], height / whole[1]))
+
+    def text(self, x: float, y: float, words: str, **how: object) -> None:
+        """Words at (x, y)."""
+        self.figure.text(x / self.width, 1 - y / self.height, words, **how)
+
+    def picture(self, x: float, y: float, side: float, pixels: np.ndarray) -> None:
+        """A uint8 image [3, H, W] as a square."""
+        if self._sheet is None:
+            self._sheet = self.figure.add_axes((0, 0, 1, 1), xlim=(0, self.width), ylim=(self.height, 0), zorder=-1)
+            self._sheet.set_axis_off()
+        how = "nearest" if pixels.shape[-1] <= SMALL_IMAGE else "antialiased"
+        self._sheet.imshow(np.moveaxis(pixels, 0, -1), extent=(x, x + side, y + side, y), interpolation=how, aspect="auto")
+        self._sheet.set(xlim=(0, self.width), ylim=(self.height, 0))
+
+    def saved(self, kind: str) -> bytes:
+        """The bytes of a ``png`` or ``svg``."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None, "Creator": None})
+        return buffer.getvalue()
+
+
+class Drawn(NamedTuple):
+    """A figure, what it shows, and the table behind it."""
+
+    name: str
+    title: str
+    caption: str
+    page: Page
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+def line_of(number: int) -> dict[str, object]:
+    """Colour, marker and dashes of the n-th line."""
+    turn = number // len(LINES) % len(MARKERS)
+    return {"color": LINES[number % len(LINES)], "marker": MARKERS[turn], "linestyle": DASHES[turn]}
+
+
+def in_lines(name: str) -> str:
+    """A run's name with a line for each of its words: ``dinov3-tiny.no-align.shift-0.5`` in three."""
+    return "\n".join(re.split(r"\.(?!\d)", name))
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Positions at least ``gap`` apart, in the order of the wanted ones and as near to them as that allows."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    groups: list[tuple[float, list[int]]] = []  # centre, members
+    for i in order:
+        groups.append((wanted[i], [i]))
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (len(groups[-1][1]) + len(groups[-2][1])) / 2:
+            members = groups[-2][1] + groups[-1][1]
+            groups[-2:] = [(sum(wanted[m] for m in members) / len(members), members)]
+    placed = [0.0] * len(wanted)
+    for centre, members in groups:
+        for place, member in enumerate(members):
+            placed[member] = centre + (place - (len(members) - 1) / 2) * gap
+    return placed
+
+
+def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float) -> None:
+    """Names at the right of axes ``height`` inches high: (x, y, name, colour) of each line's end; names never lie on one another."""
+    low, high = axes.transAxes.inverted().transform(axes.transData.transform([(x, y) for x, y, *_ in ends]))[:, 1], 0.135 / height
+    for (x, y, name, colour), place in zip(ends, spread(list(low), high), strict=True):
+        axes.annotate(
+            name, (x, y), (1.03, place), textcoords="axes fraction", color=colour, va="center", fontsize=7, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3, "alpha": 0.6},
+        )  # fmt: skip
+
+
+def name_classes(page: Page, x: float, y: float, names: Sequence[str]) -> None:
+    """The classes' colours and names, one below the other."""
+    for number, name in enumerate(names):
+        page.text(x, y + 0.15 * number, "●", color=CLASSES[number], va="center", fontsize=7)
+        page.text(x + 0.13, y + 0.15 * number, name if len(name) <= 18 else name[:17] + "…", va="center", fontsize=7)
