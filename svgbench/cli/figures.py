@@ -23,7 +23,9 @@ PICTURED = 12
 
 
 def figures(
-    names: Annotated[list[str] | None, typer.Argument(help="Runs or experiments; all runs when not given.", metavar="[RUN_OR_GRID]...")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Runs or experiments; all runs when not given.", metavar="[RUN_OR_GRID]...")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
     preset: Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")] = "tiny",

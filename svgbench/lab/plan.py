@@ -84,7 +84,8 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
             choices = [options[-1:] for options in choices]
         for inputs in itertools.product(*choices):
             for entries in itertools.product(*(graph.field(config, path) for path in stage.each)):
-                made.append(node_of(stage, config, dict(zip(stage.needs, inputs, strict=True)), dict(zip(stage.each, entries, strict=True))))
+                cell = dict(zip(stage.each, entries, strict=True))
+                made.append(node_of(stage, config, dict(zip(stage.needs, inputs, strict=True)), cell))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
 

@@ -59,15 +59,16 @@ def latents(images: ImageSet, places: Tensor, tokenizer: Tokenizer | Codec, runt
 
 
 def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """t-SNE (van der Maaten & Hinton 2008) of pooled, standardised latents: ``points.npy`` float32 [P, N, 2] for P parts (features, residual,
-    both) and ``embedding.json``: parts, labels, classes, and each part's class share in the space before t-SNE."""
+    """t-SNE (van der Maaten & Hinton 2008) of pooled, standardised latents: ``points.npy`` float32 [P, N, 2] for P parts (features,
+    residual, both) and ``embedding.json``: parts, labels, classes, and each part's class share in the space before t-SNE."""
     from sklearn.manifold import TSNE
 
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
     places, labels, chosen = balanced(collection.val, EMBEDDED)
-    vectors = torch.cat([pool(stats.standardise(latents(collection.val, places[b], tokenizer, runtime))).cpu() for b in blocks(len(places))])
+    raw = (latents(collection.val, places[block], tokenizer, runtime) for block in blocks(len(places)))
+    vectors = torch.cat([pool(stats.standardise(part)).cpu() for part in raw])
     features, channels = tokenizer.feature_channels, tokenizer.channels
     parts = {"features": slice(0, features)}
     if channels > features:
@@ -122,8 +123,8 @@ def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
                 velocity, labels, what=("velocity", "without-label", f"t{t:g}"), images=seen, resampling=RESAMPLING, detail={"t": t}
             )
             points[number] = (x_t.flatten(1) @ axes).cpu().numpy()
-            mean = {"positions": _means(x_t.flatten(1), labels) @ axes, "velocities": _means(velocity, labels) @ axes}
-            times.append({"t": t, **{name: value.cpu().tolist() for name, value in mean.items()}, "class_share": score.model_dump(mode="json")})
+            means = [(_means(vectors, labels) @ axes).cpu().tolist() for vectors in (x_t.flatten(1), velocity)]
+            times.append({"t": t, "positions": means[0], "velocities": means[1], "class_share": score.model_dump(mode="json")})
     np.save(out / "points.npy", points)
     content = {"labels": labels.tolist(), "images": places.tolist(), "classes": _names(collection, chosen),
                "centres": (centres @ axes).cpu().tolist(), "times": times}  # fmt: skip

@@ -102,7 +102,7 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
 
 
 def _picked(inputs: dict[str, Path], count: int) -> tuple[Images, Tensor, dict[str, Any]]:
-    """The store of images, ``count`` places in its validation set (of different classes while there are any), and their labels and names."""
+    """The store of images, ``count`` places in its validation set (of different classes while there are any), and what they show."""
     collection = open_images(inputs["images"])
     places = balanced(collection.val, len(collection.val))[0][:count]
     labels = torch.as_tensor(collection.val.labels)[places].tolist()

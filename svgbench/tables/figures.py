@@ -23,7 +23,8 @@ KINDS = ("png", "svg")
 
 
 def draw(curves: Sequence[Tokenizer], pictured: Sequence[Tokenizer], to: Path) -> tuple[list[Drawn], list[str]]:
-    """Draws curves of all tokenizers and pictures of those with diagnoses into a directory; gives the figures, and why others are not drawn."""
+    """Draws curves of all tokenizers and pictures of those with diagnoses into a directory; gives the figures, and why others are not
+    drawn."""
     drawn, reasons = [], []
     with styled():
         for make, found in [*((make, curves) for make in CURVES), *((make, pictured) for make in PICTURES)]:

@@ -11,11 +11,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svgbench.config.records import Protocol, digest
 from svgbench.tables.figures_sources import Tokenizer
-from svgbench.tables.figures_style import SOFT, WIDTH, Drawn, Page, line_of, name_lines
+from svgbench.tables.figures_style import SOFT, WIDTH, Drawn, Page, aside, line_of, name_lines
 from svgbench.tables.report import half_interval
 
-LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.42, 0.3
+LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.3, 0.3
 """Inches around panels."""
+INTERVAL: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.55, "zorder": 1.5}
 ABREAST = 3
 """Panels in a row."""
 LOG_FROM = 6.0
@@ -134,7 +135,7 @@ def _panels(points: list[Point], order: list[str], label: str, title: str) -> Pa
     width, height = (WIDTH - LEFT - RIGHT - (columns - 1) * GAP) / columns, max(2.1, 0.15 * len(lines))
     step = height + 0.85
     page = Page(WIDTH, TOP + len(rows) * step)
-    page.text(0.08, 0.16, title, fontsize=9, weight="bold", va="center")
+    page.title(title)
     for down, row in enumerate(rows):
         same = [point for point in points if point.panel[0] == row[0][0]]
         for across, panel in enumerate(row):
@@ -164,11 +165,11 @@ def _lines(axes: Axes, points: list[Point], lines: list[str]) -> list[tuple[floa
         own = [point for point in points if point.line == line]
         if not own:
             continue
-        how = line_of(number)
-        axes.plot([p.x for p in own], [p.value for p in own], **how)
+        how, beside = line_of(number), 1 + 0.09 * aside(number, len(lines))
+        axes.plot([p.x * beside for p in own], [p.value for p in own], **how)
         known = [p for p in own if p.low is not None]
-        axes.vlines([p.x for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], linewidth=0.9, alpha=0.55)
-        ends.append((own[-1].x, own[-1].value, line, str(how["color"])))
+        axes.vlines([p.x * beside for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], **INTERVAL)
+        ends.append((own[-1].x * beside, own[-1].value, line, str(how["color"])))
     return ends
 
 
@@ -206,29 +207,32 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
     rows: list[list[Any]] = []
     height = max(2.2, 0.24 * len(found))
     page = Page(WIDTH, TOP + height + 0.75)
-    page.text(0.08, 0.16, "How far classes are apart: share of the variance that the class explains", fontsize=9, weight="bold", va="center")
+    page.title("How far classes are apart: share of the variance that the class explains")
     left = page.axes(1.45, TOP + 0.22, 1.65, height)
     right = page.axes(3.75, TOP + 0.22, 1.7, height)
     markers = {"features": "o", "residual": "x", "both": "D"}
     ends = []
     for number, one in enumerate(found):
         colour = str(line_of(number)["color"])
-        for score in one.read("embedding")[1]["class_share"]:
+        scores = one.read("embedding")[1]["class_share"]
+        for score in scores:
             part = score["detail"]["latents"]
             how = {"markerfacecolor": "white"} if part == "both" else {}
-            left.plot(100 * score["value"], number, markers[part], color=colour, markersize=4, clip_on=False, **how)
-            left.hlines(number, 100 * score["low"], 100 * score["high"], color=colour, linewidth=0.9, alpha=0.55)
+            y = number + 0.44 * aside(list(markers).index(part), len(markers)) if len(scores) > 1 else number
+            left.plot(100 * score["value"], y, markers[part], color=colour, clip_on=False, **how)
+            left.hlines(y, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
             rows.append([one.name, f"latents: {part}", None, *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
         times = one.read("velocities")[1]["times"]
-        right.plot([at["t"] for at in times], [100 * at["class_share"]["value"] for at in times], **line_of(number))
+        beside = 0.05 * aside(number, len(found))
+        right.plot([at["t"] + beside for at in times], [100 * at["class_share"]["value"] for at in times], **line_of(number))
         for at in times:
             score = at["class_share"]
-            right.vlines(at["t"], 100 * score["low"], 100 * score["high"], color=colour, linewidth=0.9, alpha=0.55)
+            right.vlines(at["t"] + beside, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
             rows.append([one.name, "velocities", at["t"], *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
-        ends.append((times[-1]["t"], 100 * times[-1]["class_share"]["value"], one.name, colour))
+        ends.append((times[-1]["t"] + beside, 100 * times[-1]["class_share"]["value"], one.name, colour))
     left.set_yticks(range(len(found)), [one.name for one in found])
     left.set_ylim(len(found) - 0.4, -0.6)
-    left.set_xlabel("of pooled latents, %\n● features   × residual   ◇ both")
+    left.set_xlabel("of pooled latents, %\n• features   × residual   ◇ both")
     left.set_title("latents", loc="left")
     right.set_xlabel("t (0 noise, 1 data)")
     right.set_ylabel("of velocities, %")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,34 +14,40 @@ from svgbench.tables.figures_sources import Tokenizer
 from svgbench.tables.figures_style import CLASSES, RULE, SOFT, WIDTH, Drawn, Page, in_lines, name_classes
 
 LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
-PARTS = {"features": "features", "residual": "residual", "both": "features + residual"}
+ABREAST = 4
+"""Panels of t-SNE in a row."""
 
 
 def embedding(found: Sequence[Tokenizer]) -> Drawn:
-    """t-SNE of pooled latents by class: a row a tokenizer, a column for features, residual and both."""
-    read = [one.read("embedding") for one in found]
-    columns = [part for part in PARTS if any(part in about["parts"] for _, about in read)]
-    side = (WIDTH - LEFT - RIGHT) / 3 - 0.12
-    page = Page(WIDTH - (3 - len(columns)) * (side + 0.12), TOP + len(found) * (side + 0.3))
-    page.text(0.08, 0.16, "t-SNE of latents by class", fontsize=9, weight="bold", va="center")
+    """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
     rows: list[list[Any]] = []
-    for across, part in enumerate(columns):
-        page.text(LEFT + across * (side + 0.12), TOP - 0.14, PARTS[part], va="center")
-    for down, (one, (points, about)) in enumerate(zip(found, read, strict=True)):
-        y = TOP + down * (side + 0.3)
-        page.text(0.08, y + 0.08, in_lines(one.name), va="top")
-        labels = np.asarray(about["labels"])
+    panels: list[tuple[str, str, np.ndarray, list[int], dict[str, Any]]] = []
+    classes: list[str] = []
+    for one in found:
+        points, about = one.read("embedding")
+        labels, classes = about["labels"], about["classes"]
         for number, part in enumerate(about["parts"]):
-            axes = page.axes(LEFT + columns.index(part) * (side + 0.12), y, side, side)
-            _bare(axes)
             own = points[number]
-            axes.scatter(own[:, 0], own[:, 1], s=5, c=[CLASSES[label] for label in labels], linewidths=0, alpha=0.85)
-            score = about["class_share"][number]
-            said = f"class share {100 * score['value']:.1f} % ({100 * score['low']:.1f}, {100 * score['high']:.1f})"
-            axes.set_xlabel(said, fontsize=6, color=SOFT, labelpad=2)
-            for image, label, (x, height) in zip(about["images"], labels, own.tolist(), strict=True):
-                rows.append([one.name, part, image, about["classes"][label], x, height])
-    name_classes(page, page.width - RIGHT + 0.05, TOP + 0.1, read[0][1]["classes"])
+            for image, label, (x, y) in zip(about["images"], labels, own.tolist(), strict=True):
+                rows.append([one.name, part, image, classes[label], x, y])
+            name = one.config.encoder.card if part == "features" else one.name
+            said = "latents" if one.first.about["kind"] == "codec" else {"both": "features + residual"}.get(part, part)
+            if not any(name == known and np.array_equal(own, old) for known, _, old, *_ in panels):
+                panels.append((name, said, own, labels, about["class_share"][number]))
+    gap, below = 0.12, 0.66
+    side = (WIDTH - 0.08 - RIGHT - ABREAST * gap) / ABREAST
+    page = Page(WIDTH, 0.7 + math.ceil(len(panels) / ABREAST) * (side + below) - 0.35)
+    page.title("t-SNE of latents by class")
+    for number, (name, said, own, labels, score) in enumerate(panels):
+        x, y = 0.08 + number % ABREAST * (side + gap), 0.7 + number // ABREAST * (side + below)
+        page.text(x, y - 0.2, name, va="center", fontsize=6.5)
+        page.text(x, y - 0.08, said, va="center", fontsize=6.5, color=SOFT)
+        axes = page.axes(x, y, side, side)
+        _bare(axes)
+        axes.scatter(own[:, 0], own[:, 1], s=4.5, c=[CLASSES[label] for label in labels], linewidths=0, alpha=0.85, rasterized=True)
+        share = f"class share {_percent(score['value'])} ({100 * score['low']:.1f}, {100 * score['high']:.1f})"
+        axes.set_xlabel(share, fontsize=6, color=SOFT, labelpad=2)
+    name_classes(page, WIDTH - RIGHT + 0.05, 0.8, classes)
     caption = (
         "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them, one dot an image, one "
         "colour a class. Distances between clusters mean nothing; the class share is measured before t-SNE."
@@ -55,7 +62,7 @@ def velocities(found: Sequence[Tokenizer]) -> Drawn:
     gap = 0.07
     side = (WIDTH - LEFT - RIGHT) / len(times) - gap
     page = Page(WIDTH, TOP + len(found) * (side + 0.28) + 0.05)
-    page.text(0.08, 0.16, "Where velocities lead the mean of each class, the class untold", fontsize=9, weight="bold", va="center")
+    page.title("Where velocities lead the mean of each class, the class untold")
     rows: list[list[Any]] = []
     for across, t in enumerate(times):
         page.text(LEFT + across * (side + gap), TOP - 0.14, f"t = {t:g}", va="center")
@@ -63,14 +70,14 @@ def velocities(found: Sequence[Tokenizer]) -> Drawn:
         y = TOP + down * (side + 0.28)
         page.text(0.08, y + 0.08, in_lines(one.name), va="top")
         centres = np.asarray(about["centres"])
-        reach = max(1.25 * float(np.abs(centres).max()), 2.6)
+        reach = max(1.15 * float(np.abs(centres).max()), 2.4)
         for across, at in enumerate(about["times"]):
             axes = page.axes(LEFT + across * (side + gap), y, side, side)
             _bare(axes)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
             _field(axes, at, points[across], about["labels"], centres)
             share = at["class_share"]
-            said = f"class share {100 * share['value']:.1f} %" if across == 0 else f"{100 * share['value']:.1f} %"
+            said = ("class share " if across == 0 else "") + _percent(share["value"])
             axes.set_xlabel(said, fontsize=6, color=SOFT, labelpad=2)
             for name, place, velocity, centre in zip(about["classes"], at["positions"], at["velocities"], about["centres"], strict=True):
                 rows.append([one.name, at["t"], name, *place, *velocity, *centre])
@@ -78,8 +85,8 @@ def velocities(found: Sequence[Tokenizer]) -> Drawn:
     caption = (
         "Noised latents x_t = (1 - t) noise + t data of validation images (dots) on the plane in which the classes' means differ most. An "
         "arrow starts at a class's mean x_t and ends where the mean velocity that the transformer gives it, without being told the class, "
-        "would bring it at t = 1; rings are the classes' true means there. Arrows that reach their rings early: separated; arrows that stay "
-        "together: entangled. The grey circle holds the noise (two standard deviations); its size is the scale of each row."
+        "would bring it at t = 1; rings are the classes' true means there. Arrows that reach their rings early: separated; arrows that "
+        "stay together: entangled. The dashed circle holds the noise (two standard deviations) and is the scale of each row."
     )
     columns = ["tokenizer", "t", "class", "x", "y", "velocity_x", "velocity_y", "true_x", "true_y"]
     return Drawn("velocities", "Class means of velocities", caption, page, columns, rows)
@@ -87,14 +94,19 @@ def velocities(found: Sequence[Tokenizer]) -> Drawn:
 
 def _field(axes: Axes, at: dict[str, Any], points: np.ndarray, labels: list[int], centres: np.ndarray) -> None:
     """One time's dots, arrows and rings."""
-    axes.add_patch(Circle((0, 0), 2.0, facecolor="none", edgecolor=RULE, linewidth=0.8))
+    axes.add_patch(Circle((0, 0), 2.0, facecolor="none", edgecolor=SOFT, linewidth=0.6, linestyle=(0, (3, 2))))
     colours = [CLASSES[label] for label in labels]
-    axes.scatter(points[:, 0], points[:, 1], s=2, c=colours, linewidths=0, alpha=0.35)
+    axes.scatter(points[:, 0], points[:, 1], s=2, c=colours, linewidths=0, alpha=0.4, rasterized=True)
     for label, (place, velocity) in enumerate(zip(np.asarray(at["positions"]), np.asarray(at["velocities"]), strict=True)):
         tip = place + (1 - at["t"]) * velocity
         how = {"arrowstyle": "-|>,head_length=0.25,head_width=0.13", "color": CLASSES[label], "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", tip, place, arrowprops=how)
         axes.plot(*centres[label], "o", markersize=4, markerfacecolor="none", markeredgecolor=CLASSES[label], markeredgewidth=0.9)
+
+
+def _percent(share: float) -> str:
+    """A share in percent, without a sign before zero."""
+    return f"{round(100 * share, 1) + 0.0:.1f} %"
 
 
 def _bare(axes: Axes) -> None:

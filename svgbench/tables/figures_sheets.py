@@ -41,7 +41,7 @@ class Sheet:
         side = min(SIDE, spare / count)
         top = TOP if self.heads else TOP - 0.2
         page = Page(WIDTH, top + len(self.rows) * (side + 0.06) + 0.05)
-        page.text(0.08, 0.16, self.title, fontsize=9, weight="bold", va="center")
+        page.title(self.title)
         xs, x = [], LEFT
         for number, block in enumerate(self.blocks):
             if self.heads:
@@ -82,8 +82,8 @@ def reconstructions(found: Sequence[Tokenizer]) -> Drawn:
             add(one, "residual left out", "residual left out", left_out[1])
         add(one, "whole", _psnr(one), one.reconstructions()[places])
     caption = (
-        "Validation images, the first of each class, and their reconstructions (first seed). Residual left out: the same decoder with the mask "
-        "token of its training in the residual's place. PSNR: of all validation images."
+        "Validation images, the first of each class, and their reconstructions (first seed). Residual left out: the same decoder with the "
+        "mask token of its training in the residual's place. PSNR: of all validation images."
     )
     return Drawn("reconstructions", sheet.title, caption, sheet.page(), ["tokenizer", "decoded", "image", "class", "rmse"], rows)
 
@@ -124,22 +124,25 @@ def interpolation(found: Sequence[Tokenizer]) -> Drawn:
     names, shares = about["names"], about["shares"]
     pairs = [(names[i], names[i + 1]) for i in range(0, len(names) - 1, 2)]
     heads = [f"{one} to {other}" for one, other in pairs]
-    blocks = [["from", *(f"{share:.2g}" for share in shares), "to"] for _ in pairs]
-    sheet = Sheet("Interpolation between the latents of two images", blocks, heads)
+    sheet = Sheet("Interpolation between the latents of two images", [[f"{share:.2g}" for share in shares]] * len(pairs), heads)
+    originals: list[np.ndarray | None] = []
+    for own in found[0].read("interpolation")[0]:
+        originals += [own[0], *[None] * (len(shares) - 2), own[1]]
+    sheet.rows.append(("original", "", originals))
     rows: list[list[Any]] = []
     for one in found:
         pictures, _ = one.read("interpolation")
         shown: list[np.ndarray | None] = []
         for (start, end), own in zip(pairs, pictures, strict=True):
-            shown += [own[0], *own[2:], own[1]]
+            shown += list(own[2:])
             rows += [
                 [one.name, start, end, share, rmse(picture, own[0]), rmse(picture, own[1])]
                 for share, picture in zip(shares, own[2:], strict=True)
             ]
         sheet.rows.append((one.name, "", shown))
     caption = (
-        "Two validation images of different classes (first and last picture of a block) and what the decoder makes of the points between their "
-        "raw latents; 0 and 1 are the reconstructions of the two."
+        "Two validation images of different classes and what the decoder makes of the points between their raw latents; 0 and 1 are the "
+        "reconstructions of the two."
     )
     columns = ["tokenizer", "from", "to", "share", "rmse_to_from", "rmse_to_to"]
     return Drawn("interpolation", sheet.title, caption, sheet.page(), columns, rows)
@@ -150,20 +153,24 @@ def editing(found: Sequence[Tokenizer]) -> Drawn:
     about = found[0].read("editing")[1]
     starts = about["starts"]
     heads = [f"{name} to {target}" for name, target in zip(about["names"], about["target_names"], strict=True)]
-    sheet = Sheet("Editing: an image led to another class", [["image", "decoded", *(f"t = {t:g}" for t in starts)] for _ in heads], heads)
+    sheet = Sheet("Editing: an image led to another class", [["t = 1", *(f"{t:g}" for t in starts)]] * len(heads), heads)
+    originals: list[np.ndarray | None] = []
+    for own in found[0].read("editing")[0]:
+        originals += [own[0], *[None] * len(starts)]
+    sheet.rows.append(("original", "", originals))
     rows: list[list[Any]] = []
     for one in found:
         pictures, own = one.read("editing")
         small = f"{own['steps']} steps" + ("" if own["guidance"] == 1 else f", guidance {own['guidance']:g}")
-        sheet.rows.append((one.name, small, [picture for image in pictures for picture in image]))
+        sheet.rows.append((one.name, small, [picture for image in pictures for picture in image[1:]]))
         for image, name, target, strip in zip(own["images"], own["names"], own["target_names"], pictures, strict=True):
             rows += [
                 [one.name, image, name, target, t, own["steps"], own["guidance"], rmse(picture, strip[0])]
                 for t, picture in zip(starts, strip[2:], strict=True)
             ]
     caption = (
-        "A validation image, its reconstruction, and where the transformer leads it under another class when its latents are noised to time t "
-        "first (t = 1: data, t = 0: noise); a greater t keeps more of the image. Euler's method on the run's own time grid (first seed)."
+        "A validation image, its reconstruction (t = 1), and where the transformer leads it under another class when its latents are "
+        "noised to time t first (t = 0: noise); a greater t keeps more of the image. Euler's method on the run's own time grid (first seed)."
     )
     columns = ["tokenizer", "image", "class", "target", "t", "steps", "guidance", "rmse_to_image"]
     return Drawn("editing", sheet.title, caption, sheet.page(), columns, rows)

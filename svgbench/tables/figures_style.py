@@ -32,12 +32,12 @@ SMALL_IMAGE = 96
 """Images up to this side are shown by their pixels; larger ones are averaged down."""
 
 _SETTINGS = {
-    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7, "ytick.labelsize": 7,
-    "axes.titlepad": 5, "axes.linewidth": 0.6, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
+    "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7,
+    "ytick.labelsize": 7, "axes.titlepad": 5, "axes.linewidth": 0.6, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "xtick.major.size": 2.5, "ytick.major.size": 2.5, "xtick.minor.size": 0,
     "ytick.minor.size": 0, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "grid.color": RULE,
-    "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 3.4, "svg.hashsalt": "svgbench", "svg.fonttype": "path",
+    "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 4.2, "svg.hashsalt": "svgbench", "svg.fonttype": "path",
     "figure.dpi": DPI, "savefig.dpi": DPI, "path.simplify": False,
 }  # fmt: skip
 
@@ -64,6 +64,10 @@ class Page:
         """Axes whose upper left corner is at (x, y)."""
         whole = self.width, self.height
         return self.figure.add_axes((x / whole[0], 1 - (y + height) / whole[1], width / whole[0], height / whole[1]))
+
+    def title(self, words: str) -> None:
+        """The figure's title, in its upper left corner."""
+        self.text(0.08, 0.16, words, fontsize=9, weight="bold", va="center")
 
     def text(self, x: float, y: float, words: str, **how: object) -> None:
         """Words at (x, y)."""
@@ -99,7 +103,15 @@ class Drawn(NamedTuple):
 def line_of(number: int) -> dict[str, object]:
     """Colour, marker and dashes of the n-th line."""
     turn = number // len(LINES) % len(MARKERS)
-    return {"color": LINES[number % len(LINES)], "marker": MARKERS[turn], "linestyle": DASHES[turn]}
+    return {
+        "color": LINES[number % len(LINES)], "marker": MARKERS[turn], "linestyle": DASHES[turn], "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }  # fmt: skip
+
+
+def aside(number: int, count: int) -> float:
+    """Where the n-th of many stands beside their common place, -0.5 to 0.5, so that intervals do not hide one another."""
+    return (number - (count - 1) / 2) / max(count - 1, 1)
 
 
 def in_lines(name: str) -> str:
@@ -129,7 +141,7 @@ def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height
     for (x, y, name, colour), place in zip(ends, spread(list(low), high), strict=True):
         axes.annotate(
             name, (x, y), (1.03, place), textcoords="axes fraction", color=colour, va="center", fontsize=7, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3, "alpha": 0.6},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3, "alpha": 0.6, "relpos": (0, 0.5)},
         )  # fmt: skip
 
 
