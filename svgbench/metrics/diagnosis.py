@@ -42,8 +42,10 @@ def class_share_score(
 def _gram(values: Tensor, labels: Tensor) -> Tensor:
     """Inner products [N, N] float64 of the vectors: all that the sums of squares need."""
     if len(labels.unique()) < 2 or len(labels) <= len(labels.unique()):
-        raise BadData(f"{len(labels)} images of {len(labels.unique())} classes do not show whether classes are apart; give two classes "
-                      "or more, with several images each.")  # fmt: skip
+        raise BadData(
+            f"{len(labels)} images of {len(labels.unique())} classes do not show whether classes are apart; give two classes or more, with "
+            "several images each."
+        )
     flat = values.flatten(1).cpu().double()
     return flat @ flat.T
 
@@ -51,9 +53,9 @@ def _gram(values: Tensor, labels: Tensor) -> Tensor:
 def _shares(gram: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Omega squared [R] with each image counted ``weights`` [R, N] times."""
     total = weights.sum(1)
-    own = weights @ gram.diagonal()
-    around_mean = own - torch.einsum("rn,nm,rm->r", weights, gram, weights) / total
-    between, seen = -torch.einsum("rn,nm,rm->r", weights, gram, weights) / total, torch.zeros_like(total)
+    mean = torch.einsum("rn,nm,rm->r", weights, gram, weights) / total
+    around_mean = weights @ gram.diagonal() - mean
+    between, seen = -mean, torch.zeros_like(total)
     for label in labels.unique():
         mine = labels.cpu() == label
         part, count = weights[:, mine], weights[:, mine].sum(1)

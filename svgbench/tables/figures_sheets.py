@@ -170,7 +170,7 @@ def editing(found: Sequence[Tokenizer]) -> Drawn:
             ]
     caption = (
         "A validation image, its reconstruction (t = 1), and where the transformer leads it under another class when its latents are "
-        "noised to time t first (t = 0: noise); a greater t keeps more of the image. Euler's method on the run's own time grid (first seed)."
+        "noised to time t first (t = 0: noise); a greater t keeps more of it. Euler's method on the run's own time grid (first seed)."
     )
     columns = ["tokenizer", "image", "class", "target", "t", "steps", "guidance", "rmse_to_image"]
     return Drawn("editing", sheet.title, caption, sheet.page(), columns, rows)

@@ -183,3 +183,14 @@ def test_the_model_over_a_transformer_gives_noise_variance_and_tapped_tokens():
     assert model.state_dict().keys() == {f"sit.{name}" for name in sit.state_dict()}
     for sampler in ("ddim", "ddpm"):
         assert sample(model, x, labels, steps=3, sampler=sampler, guidance=1.5, weak=model).isfinite().all()
+
+
+def test_as_a_velocity_model_it_says_the_straight_path_s_velocity():
+    model = Exact()
+    model.channels = model.grid = 1
+    view = ddpm.FlowView(model)
+    x, t = torch.linspace(-2, 2, 7)[:, None, None, None], torch.tensor([0.05, 0.2, 0.4, 0.5, 0.7, 0.9, 0.95])
+    said = view(x, t, torch.zeros(7, dtype=torch.int64)).flatten()
+    off = (x.flatten() - t * MEAN) / (t**2 * STD**2 + (1 - t) ** 2)
+    true = (MEAN + t * STD**2 * off) - (1 - t) * off  # E[data - noise | x_t] of Gaussian data
+    assert torch.allclose(said, true, atol=0.05) and (view.channels, view.grid, view.classes) == (1, 1, 2)

@@ -1,0 +1,122 @@
+"""Figures are drawn from records and artifacts alone: seeds folded, protocols apart, every number of a picture in its table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svgbench.config.grid import build
+from svgbench.config.records import Protocol, SamplingProtocol
+from svgbench.config.schema import RunConfig
+from svgbench.errors import BadInput
+from svgbench.lab.store import Store
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.figures import draw
+from svgbench.tables.figures_curves import gfid_by_images, gfid_by_steps
+from svgbench.tables.figures_sheets import samples
+from svgbench.tables.figures_sources import Tokenizer, of_one_set, tokenizers
+from svgbench.tables.figures_style import in_lines, spread, styled
+
+
+def gfid(steps: int, value: float, seen: int = 1000, guidance: float = 1.0, judge: str = "cnn", sampler: str = "euler") -> dict:
+    how = SamplingProtocol(sampler=sampler, steps=steps, guidance=guidance, shift=0.15)
+    made = Protocol(measure="fd", judge=judge, judge_digest="ab" * 32, images="samples", version="v1", sampling=how)
+    row = {"metric": "gfid", "value": value, "low": value - 1, "high": value + 1, "count": 10, "steps": steps, "guidance": guidance}
+    return {**row, "images_seen": seen, "protocol": made.text, "protocol_fields": made.model_dump(mode="json"), "detail": {}}
+
+
+def run(name: str, rows: list[dict], key: str = "k", stages: list[dict] | None = None) -> RunRecord:
+    images = {"stage": "images", "key": key, "cell": {}}
+    return RunRecord(name, Path(name), {"run": name, "kind": "features", "stages": [images, *(stages or [])]}, rows)
+
+
+def tokenizer(name: str, *records: RunRecord, config: RunConfig | None = None) -> Tokenizer:
+    return Tokenizer(name, config or build({}, preset="tiny"), records, Store(Path("store")))
+
+
+def test_seeds_become_a_mean_and_an_interval_in_one_line():
+    seeds = [run(f"a.seed-{s}", [gfid(5, 10.0 + s), gfid(25, 5.0 + s)]) for s in range(3)]
+    with styled():
+        drawn = gfid_by_steps([tokenizer("a", *seeds)])
+    assert [(row[0], row[2], row[4], row[7]) for row in drawn.rows] == [("a", 5, 11.0, 3), ("a", 25, 6.0, 3)]
+    low, high = drawn.rows[0][5:7]
+    assert high - 11 == pytest.approx(4.303 / np.sqrt(3)) and 11 - low == pytest.approx(high - 11)
+    assert "3 seeds" in drawn.caption and "bootstrap" not in drawn.caption
+    (axes,) = drawn.page.figure.axes
+    assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "25"]
+
+
+def test_numbers_of_two_protocols_or_guidances_are_in_two_panels_and_of_two_samplers_on_two_lines():
+    one = tokenizer("a", run("a", [gfid(5, 10.0), gfid(25, 5.0), gfid(5, 4.0, guidance=2.0), gfid(25, 2.0, guidance=2.0)]))
+    two = tokenizer("b", run("b", [gfid(5, 1.0, judge="other"), gfid(25, 0.5, judge="other")]))
+    with styled():
+        assert len(gfid_by_steps([one]).page.figure.axes) == 2
+        assert len(gfid_by_steps([one, two]).page.figure.axes) == 3
+        mixed = gfid_by_steps([tokenizer("a", run("a", [gfid(s, 3.0, sampler=w) for w in ("euler", "heun") for s in (5, 25)]))])
+    assert len(mixed.page.figure.axes) == 1 and {row[0] for row in mixed.rows} == {"a, euler-shift0.15", "a, heun-shift0.15"}
+
+
+def test_images_seen_join_runs_that_differ_in_their_length_alone():
+    settings = [{"diffusion": {"training": {"total_images": n}}} for n in (64000, 128000)]
+    found = [
+        tokenizer(f"a.total-images-{n}" if n > 64000 else "a", run("a", [gfid(25, 9e6 / n, seen=n)]), config=build(s, preset="tiny"))
+        for n, s in zip((64000, 128000), settings, strict=True)
+    ]
+    other = tokenizer("b", run("b", [gfid(25, 50.0, seen=64000)]), config=build({"encoder": {"card": "mae"}}, preset="tiny"))
+    with styled():
+        drawn = gfid_by_images([*found, other])
+        assert "two training lengths" in gfid_by_images([found[0], other])
+        assert "two counts of steps" in gfid_by_steps([found[0]])
+    assert [(row[0], row[3]) for row in drawn.rows] == [("a", 64000), ("a", 128000), ("b", 64000)]
+
+
+def test_names_are_spread_as_little_as_needed():
+    assert spread([0.0, 1.0], 0.5) == [0.0, 1.0]
+    assert spread([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
+    placed = spread([3.0, 1.0, 1.1, 1.2, 0.4], 0.5)
+    order = np.argsort([3.0, 1.0, 1.1, 1.2, 0.4])
+    assert (np.diff(np.asarray(placed)[order]) >= 0.5 - 1e-9).all()
+    assert in_lines("dinov3-tiny.no-align.shift-0.5") == "dinov3-tiny\nno-align\nshift-0.5"
+
+
+def test_runs_fold_by_seed_and_stand_in_the_order_in_which_a_tokenizer_is_built_up(tmp_path):
+    records = []
+    for name, settings in {
+        "aligned": {}, "aligned.seed-1": {"seed": 1}, "plain": {"autoencoder": {"align": "none"}},
+        "features": {"autoencoder": {"residual": {"channels": 0}}}, "another": {"encoder": {"card": "mae"}},
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(json.dumps(build(settings, preset="tiny").model_dump(mode="json")))
+        records.append(RunRecord(name, tmp_path / name, {"stages": []}, []))
+    found = tokenizers(records[::-1], Store(tmp_path / "store"))
+    assert [one.name for one in found] == ["another", "features", "plain", "aligned"]
+    assert [record.name for record in found[-1].records] == ["aligned", "aligned.seed-1"]
+
+
+def test_runs_on_two_sets_of_images_have_no_pictures_in_common():
+    of_one_set([tokenizer("a", run("a", [])), tokenizer("b", run("b", []))])
+    with pytest.raises(BadInput, match="'a' and 'b' stand on different images"):
+        of_one_set([tokenizer("a", run("a", [])), tokenizer("b", run("b", [], key="other"))])
+
+
+def test_samples_without_a_cell_in_common_are_not_shown_side_by_side():
+    cells = [{"stage": "samples", "key": "s", "cell": {"sampling.steps": n, "sampling.guidance": 1.0}} for n in (5, 10)]
+    found = [tokenizer(name, run(name, [], stages=[cell])) for name, cell in zip("ab", cells, strict=True)]
+    assert "in common" in samples(found)
+
+
+def test_a_figure_is_four_files_of_the_same_bytes_every_time(tmp_path):
+    found = [tokenizer("a", run("a", [gfid(5, 10.0), gfid(25, 5.0)]))]
+    for place in ("one", "two"):
+        drawn, reasons = draw(found, [], tmp_path / place)
+        assert [figure.name for figure in drawn] == ["gfid-by-steps"] and len(reasons) == 1
+    files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert set(files) == {f"gfid-by-steps.{kind}" for kind in ("png", "svg", "csv", "json")}
+    assert files == {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    rows = list(csv.DictReader((tmp_path / "one" / "gfid-by-steps.csv").read_text().splitlines()))
+    assert [(row["steps"], row["gfid"], row["low"]) for row in rows] == [("5", "10", "9"), ("25", "5", "4")]
+    assert json.loads(files["gfid-by-steps.json"])["tokenizers"] == [{"name": "a", "runs": ["a"]}]
