@@ -94,6 +94,48 @@ def test_samples_of_a_finished_run_can_be_drawn(finished, tmp_path):
     assert wrong.returncode == 2 and "class 77 does not exist" in wrong.stderr and not (tmp_path / "b.png").exists()
 
 
+FIGURES = {"gfid-by-steps", "reconstructions", "samples", "embedding", "velocities", "class-share", "interpolation", "editing"}
+
+
+def test_figures_of_a_finished_run_are_drawn_and_measured_once(finished, tmp_path):
+    import shutil
+
+    out, run = tmp_path / "runs", next(finished.glob("*/run.json")).parent.name
+    shutil.copytree(finished, out)
+    first = svgbench("figures", run, "--out", str(out), "--threads", "1")
+    assert first.returncode == 0, first.stderr
+    made = {key.split("/")[0] for key in keys(out) - keys(finished)}
+    assert made == {"embedding", "velocities", "residual-left-out", "interpolation", "editing"}
+    files = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
+    assert set(files) == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv", "json")}
+    for name in FIGURES:
+        with Image.open(out / "figures" / f"{name}.png") as picture:
+            assert picture.width >= 1000 and np.asarray(picture.convert("L")).std() > 5
+        assert len(files[f"{name}.csv"].splitlines()) > 2 and json.loads(files[f"{name}.json"])["caption"]
+    again = svgbench("figures", "smoke", "--out", str(out), "--to", str(tmp_path / "again"), *FAST[:2])
+    assert again.returncode == 0 and not {line.split()[0] for line in again.stderr.splitlines()} & made
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
+
+
+def test_figures_of_a_codec_and_of_a_noise_predictor_have_no_residual_and_are_edited_all_the_same(tmp_path):
+    grid, out = tmp_path / "two.yaml", tmp_path / "runs"
+    grid.write_text(
+        "base: smoke\nrun: r\n"
+        "set:\n  scores: {segmentation.enabled: false, probe.epochs: 1}\n  sampling: {steps: [2], guidance: [2.0]}\n"
+        "  diffusion.transformer.heads: 4\naxes:\n  recipe:\n    dit: {base: dit}\n    svg: {autoencoder.residual.channels: 0}\n"
+    )
+    done = svgbench("ablate", str(grid), "--out", str(out), "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    done = svgbench("figures", "--out", str(out), "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    assert "two counts of steps" in done.stderr and not (out / "figures" / "gfid-by-steps.png").exists()
+    lines = (out / "figures" / "embedding.csv").read_text().splitlines()[1:]
+    assert {tuple(line.split(",")[:2]) for line in lines} == {("r.dit", "features"), ("r.svg", "features")}
+    assert not any("left out" in line for line in (out / "figures" / "reconstructions.csv").read_text().splitlines())
+    edits = np.load(next(out.glob("store/editing/*/pictures.npy")))
+    assert edits.shape == (2, 6, 3, 32, 32) and len({picture.tobytes() for picture in edits[0]}) == 6
+
+
 def test_a_flipped_bit_in_an_artifact_is_said_and_not_used(finished, tmp_path):
     import shutil
 
