@@ -50,15 +50,17 @@ def gfid_by_steps(found: Sequence[Tokenizer]) -> Drawn | str:
 
 
 def gfid_by_images(found: Sequence[Tokenizer]) -> Drawn | str:
-    """gFID at the most sampling steps against images seen in training, or why it is not drawn."""
+    """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where snapshots of it were
+    sampled, else over trainings that differ in their length alone."""
     groups: dict[str, list[Tokenizer]] = {}
     for one in found:
-        groups.setdefault(_without_length(one), []).append(one)
+        along = len({row["images_seen"] for row in _gfid(one)}) > 1
+        groups.setdefault(one.name if along else _without_length(one), []).append(one)
     rows = {min((one.name for one in own), key=len): [row for one in own for row in _gfid(one)] for own in groups.values()}
     most = max((row["steps"] for own in rows.values() for row in own), default=0)
     points = _points({name: [r for r in own if r["steps"] == most] for name, own in rows.items()}, lambda row: row["images_seen"])
     if not _has_lines(points):
-        return "gFID against images seen needs runs of two training lengths or more."
+        return "gFID against images seen needs snapshots along a training (see the experiment convergence), or two training lengths."
     title = f"gFID against images seen in training, {most} sampling steps"
     page = _panels(points, list(rows), "images seen", title)
     return _drawn("gfid-by-images", title, "images seen in training", page, points)

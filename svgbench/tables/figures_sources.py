@@ -55,9 +55,10 @@ class Tokenizer:
         return np.load(self._place("reconstructions") / "reconstructions.npy", mmap_mode="r")
 
     def cells(self) -> dict[tuple[int, float], str]:
-        """(steps, guidance) of the samples -> their key."""
+        """(steps, guidance) of the samples of the whole training -> their key."""
         entries = [entry for entry in self.first.about["stages"] if entry["stage"] == "samples"]
-        return {(entry["cell"]["sampling.steps"], entry["cell"]["sampling.guidance"]): entry["key"] for entry in entries}
+        whole = [entry for entry in entries if entry["cell"].get("sampling.trained", 1.0) == 1]
+        return {(entry["cell"]["sampling.steps"], entry["cell"]["sampling.guidance"]): entry["key"] for entry in whole}
 
     def samples(self, steps: int, guidance: float) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [N, 3, H, W] and labels [N] of one cell."""

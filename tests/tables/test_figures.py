@@ -69,9 +69,27 @@ def test_images_seen_join_runs_that_differ_in_their_length_alone():
     other = tokenizer("b", run("b", [gfid(25, 50.0, seen=64000)]), config=build({"encoder": {"card": "mae"}}, preset="tiny"))
     with styled():
         drawn = gfid_by_images([*found, other])
-        assert "two training lengths" in gfid_by_images([found[0], other])
+        assert "snapshots along a training" in gfid_by_images([found[0], other])
         assert "two counts of steps" in gfid_by_steps([found[0]])
     assert [(row[0], row[3]) for row in drawn.rows] == [("a", 64000), ("a", 128000), ("b", 64000)]
+
+
+def test_snapshots_of_a_long_training_are_not_mixed_with_a_short_one():
+    settings = [{"diffusion": {"training": {"total_images": n}}} for n in (64000, 128000)]
+    rows = [[gfid(25, 20.0, seen=64000)], [gfid(25, 30.0, seen=64000), gfid(25, 15.0, seen=128000)]]
+    found = [
+        tokenizer(name, run(name, own), config=build(s, preset="tiny")) for name, own, s in zip(("short", "long"), rows, settings, strict=True)
+    ]
+    with styled():
+        drawn = gfid_by_images(found)
+        assert "two counts of steps" in gfid_by_steps(found)
+    assert [(row[0], row[3], row[4]) for row in drawn.rows] == [("short", 64000, 20.0), ("long", 64000, 30.0), ("long", 128000, 15.0)]
+
+
+def test_only_samples_of_the_whole_training_are_shown():
+    cell = {"sampling.steps": 5, "sampling.guidance": 1.0}
+    stages = [{"stage": "samples", "key": f"{t}", "cell": {**cell, "sampling.trained": t}} for t in (1.0, 0.5)]
+    assert tokenizer("a", run("a", [], stages=stages)).cells() == {(5, 1.0): "1.0"}
 
 
 def test_names_are_spread_as_little_as_needed():
