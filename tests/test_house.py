@@ -25,6 +25,8 @@ NO_TORCH = (
     "lab.plan",
     "lab.store",
     "lab.execute",
+    "lab.diagnosis",
+    "cli.figures",
     "tables.report",
     "cli.main",
     "world.files",

@@ -50,8 +50,8 @@ def gfid_by_steps(found: Sequence[Tokenizer]) -> Drawn | str:
 
 
 def gfid_by_images(found: Sequence[Tokenizer]) -> Drawn | str:
-    """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where snapshots of it were
-    sampled, else over trainings that differ in their length alone."""
+    """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where its snapshots
+    were sampled, else over trainings that differ in their length alone."""
     groups: dict[str, list[Tokenizer]] = {}
     for one in found:
         along = len({row["images_seen"] for row in _gfid(one)}) > 1

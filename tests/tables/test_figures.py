@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -77,9 +79,8 @@ def test_images_seen_join_runs_that_differ_in_their_length_alone():
 def test_snapshots_of_a_long_training_are_not_mixed_with_a_short_one():
     settings = [{"diffusion": {"training": {"total_images": n}}} for n in (64000, 128000)]
     rows = [[gfid(25, 20.0, seen=64000)], [gfid(25, 30.0, seen=64000), gfid(25, 15.0, seen=128000)]]
-    found = [
-        tokenizer(name, run(name, own), config=build(s, preset="tiny")) for name, own, s in zip(("short", "long"), rows, settings, strict=True)
-    ]
+    configs = [build(s, preset="tiny") for s in settings]
+    found = [tokenizer(n, run(n, own), config=c) for n, own, c in zip(("short", "long"), rows, configs, strict=True)]
     with styled():
         drawn = gfid_by_images(found)
         assert "two counts of steps" in gfid_by_steps(found)
@@ -125,6 +126,11 @@ def test_samples_without_a_cell_in_common_are_not_shown_side_by_side():
     cells = [{"stage": "samples", "key": "s", "cell": {"sampling.steps": n, "sampling.guidance": 1.0}} for n in (5, 10)]
     found = [tokenizer(name, run(name, [], stages=[cell])) for name, cell in zip("ab", cells, strict=True)]
     assert "in common" in samples(found)
+
+
+def test_drawing_brings_no_torch():
+    code = "import sys, svgbench.tables.figures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_a_figure_is_four_files_of_the_same_bytes_every_time(tmp_path):
