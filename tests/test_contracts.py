@@ -20,7 +20,9 @@ OPTIONS = {
     "report": {"--out", "--format", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
-    "eval": {"--reference", "--extractor", "--extractor-weights", "--format", "--device"},
+    "eval": {
+        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--format", "--device"
+    },
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads"},
     "doctor": {"--out"},

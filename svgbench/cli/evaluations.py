@@ -17,34 +17,56 @@ from svgbench.tables.table import Table
 
 def evaluate(
     images: Annotated[Path, typer.Argument(help="A folder of images, or an .npz with uint8 arr_0 [N, H, W, 3].")],
-    reference: Annotated[Path, typer.Option("--reference", help="The same, or an ADM .npz with mu and sigma.")],
-    extractor: Annotated[str, typer.Option("--extractor", help="inception (needs its weights file) or shapes-cnn.")] = "inception",
+    reference: Annotated[
+        Path, typer.Option("--reference", help="The same, an ADM .npz with mu and sigma, or an images or references artifact of a store.")
+    ],
+    extractor: Annotated[
+        str, typer.Option("--extractor", help="inception, dinov2-vit-l-14 (both need a weights file) or shapes-cnn.")
+    ] = "inception",
     extractor_weights: Annotated[Path | None, typer.Option("--extractor-weights", help="The extractor's weights file.")] = None,
+    second_extractor: Annotated[
+        str | None, typer.Option("--second-extractor", help="Also the Frechet distance on this one's features (dinov2-vit-l-14).")
+    ] = None,
+    second_extractor_weights: Annotated[Path | None, typer.Option("--second-extractor-weights", help="Its weights file.")] = None,
     format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Score images made elsewhere: gFID, IS, KID, precision, recall, each with its protocol, count and interval."""
+    """Score images made elsewhere: gFID, sFID, IS, KID, precision, recall, each with its protocol, count and interval."""
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
     from svgbench.metrics.judges import weights_file
     from svgbench.world.runtime import Runtime
 
-    weights_file("features", extractor, extractor_weights, setting="--extractor-weights")
+    asked = [(extractor, extractor_weights, "--extractor-weights")]
+    asked += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
+    for name, file, setting in asked:
+        weights_file("features", name, file, setting=setting)
     runtime = Runtime(device=device).start()
+    networks = [load_extractor(name, file, runtime.torch_device) for name, file, _ in asked]
     with ExitStack() as bars:
 
         def progress(label: str, count: int) -> Callable[[int], None]:
             return bars.enter_context(runtime.progress(label, count)).advance
 
-        scores = elsewhere_scores(images, reference, load_extractor(extractor, extractor_weights, runtime.torch_device), progress=progress)
+        scores = elsewhere_scores(images, reference, networks[0], second=networks[1] if networks[1:] else None, progress=progress)
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")
         return
-    rows = [[s.metric, f"{s.value:.4g} ({s.low:.4g}, {s.high:.4g})", str(s.count), s.protocol.text] for s in scores]
-    notes = [f"value (low, high): {scores[0].detail['interval']}"]
-    if any(score.detail.get("singular") for score in scores):
+    rows = [[s.metric, _text(s.value, s.low, s.high), str(s.count), s.protocol.text] for s in scores]
+    intervals: dict[str, list[str]] = {}
+    for score in scores:
+        intervals.setdefault(score.detail["interval"], []).append(score.metric)
+    notes = [f"value (low, high) of {', '.join(metrics)}: {interval}" for interval, metrics in intervals.items()]
+    few = [score.metric for score in scores if score.detail.get("singular")]
+    if few:
         notes.append(
-            "fewer images than features: the covariance is singular, and the distance stands for nothing beside one of more images"
+            f"{', '.join(few)}: fewer images than features, so the covariance is singular, and the distance stands for nothing beside "
+            "one of more images"
         )
     table = Table(f"{images} against {reference}", ["metric", "value", "images", "protocol"], rows, notes)
     tables_of([table], format)
+
+
+def _text(value: float, low: float | None, high: float | None) -> str:
+    """A value with its interval, where it has one."""
+    return f"{value:.4g}" if low is None or high is None else f"{value:.4g} ({low:.4g}, {high:.4g})"

@@ -82,7 +82,7 @@ def _export(out: Path, run: str, to: Path, steps: int, guidance: float) -> None:
     store.verify("samples", key)
     import numpy as np
 
-    from svgbench.metrics.image_sets import save_npz
+    from svgbench.metrics.npz import save_npz
 
     with guarded(to):
         save_npz(to, np.load(store.place("samples", key) / "samples.npy", mmap_mode="r"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from svgbench.config.part import Count, Part, Positive
 
@@ -34,8 +34,14 @@ class Scores(Part):
     """Metrics and their protocols."""
 
     extractor: str = "inception"
-    """Features of FID, IS, KID, precision and recall: ``inception`` (needs its weights file) or ``shapes-cnn``."""
+    """Features of FID, sFID, IS, KID, precision and recall: ``inception`` (needs its weights file), ``shapes-cnn``, ``dinov2-vit-l-14``."""
     extractor_weights: str | None = None
+    second_extractor: str | None = None
+    """Another network whose Frechet distance of the samples is scored beside: ``dinov2-vit-l-14`` gives ``fd_dinov2``; none when empty."""
+    second_extractor_weights: str | None = None
+    reference: str | None = None
+    """What samples are held against in place of the training images: an ADM ``.npz`` of statistics, an ``.npz`` or a folder of images, an
+    ``images`` artifact of our store. Statistics are of the first extractor; the second then stays with the training images."""
     perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
     """Distance of reconstructions to originals: LPIPS (left out, with a dash, without its weights file) or that of the small network."""
     lpips_weights: str | None = None
@@ -46,3 +52,11 @@ class Scores(Part):
     """Bootstrap resamples behind each interval."""
     probe: Probe = Probe()
     segmentation: Segmentation = Segmentation()
+
+    @model_validator(mode="after")
+    def _two_extractors(self) -> Scores:
+        if self.second_extractor == self.extractor:
+            raise ValueError(f"second_extractor '{self.extractor}' is the first one; name another or leave it empty")
+        if self.second_extractor is None and self.second_extractor_weights is not None:
+            raise ValueError("second_extractor_weights needs second_extractor; name the network that the file is of")
+        return self

@@ -107,8 +107,12 @@ def node_of(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell
         if _covers(stage, name):
             file = graph.field(config, weights)
             unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
-            found = None if unused else f"sha256:{judges.identity(kind, graph.field(config, name), file)}"
+            found = None if unused else f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
             identity = merge(identity, nested(weights, found))
+    given = graph.field(config, graph.REFERENCE)
+    if given and _covers(stage, graph.REFERENCE):
+        first = config.scores.extractor if _covers(stage, "scores.extractor") else None
+        identity = merge(identity, nested(graph.REFERENCE, f"sha256:{judges.reference_identity(Path(given), first)}"))
     if identity.get("data", {}).get("source", "shapes") != "shapes":
         identity = merge(identity, {"data": {"source": "folder"}})  # a folder is known by its files, not by where it lies
     for path in graph.UNKEYED:

@@ -1,9 +1,10 @@
 """Features and class logits of images under an extractor: the first of three steps (features, moments, metric).
 
 Protocol: uint8 images as they are stored; the extractor resizes and normalises them itself (Inception: torch-fidelity's copy of the
-TensorFlow graph, bilinear to 299 px as TensorFlow 1 does it; shapes-cnn: no resize, made for the embedded images); float32 without
-TF32. Extractors come from torch-fidelity's registry, so another one needs a row in ``reports/extractors.yaml`` and nothing else. What
-features cannot tell: anything the extractor was not trained to see.
+TensorFlow graph, bilinear to 299 px as TensorFlow 1 does it; DINOv2: ``dinov2_extractor``; shapes-cnn: no resize, made for the embedded
+images); float32 without TF32. Every metric's sums are taken in one pass, in float64, each rank on its own batches, whose place in the set
+does not depend on the number of ranks. Extractors come from torch-fidelity's registry, so another one needs a row in
+``reports/extractors.yaml`` and nothing else. What features cannot tell: anything the extractor was not trained to see.
 """
 
 from __future__ import annotations
@@ -11,27 +12,58 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from svgbench.errors import BadData, BadWeights
+from svgbench.errors import BadData, BadWeights, NumericalError, SvgbenchError
 from svgbench.metrics.frechet import Moments
+from svgbench.metrics.inception_score import ClassSums
 from svgbench.metrics.judges import identity, row, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.metrics.resampling import chosen
+from svgbench.world.runtime import Runtime
 from svgbench.world.weights import read
+
+KEPT = 50_000
+"""Images of a set whose features are kept, for KID, precision, recall and bootstraps; sums are of all."""
+
+GROUPS = 10
+"""Disjoint random groups of samples whose spatial moments stand apart, for the jackknife behind sFID's interval."""
+
+
+class Seen(NamedTuple):
+    """What an extractor says of images."""
+
+    features: Tensor
+    """[B, D] float32"""
+    logits: Tensor | None
+    """[B, K] float32"""
+    spatial: Tensor | None
+    """[B, S] float32: part of an inner layer, positions first, channels last."""
+
+
+class Tap:
+    """Listens to an inner layer during a forward pass."""
+
+    def __init__(self, layer: torch.nn.Module, channels: int, dim: int) -> None:
+        self.dim = dim
+        self._found: list[Tensor] = []
+        layer.register_forward_hook(lambda module, inputs, output: self._found.append(output[:, :channels].movedim(1, -1).flatten(1)))
+
+    def take(self) -> Tensor:
+        """The layer's first channels in the last pass [B, dim], where dim is h * w * channels."""
+        return self._found.pop()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A frozen network: calling it on uint8 [B, 3, H, W] gives features [B, D] and class logits [B, K], float32."""
+    """A frozen network: calling it on uint8 [B, 3, H, W] gives features, and class logits and spatial features where it has them."""
 
     name: str
     digest: str
@@ -41,6 +73,10 @@ class Extractor:
     dim: int
     network: torch.nn.Module
     device: torch.device
+    tap: Tap | None = None
+    """Where sFID's features come from."""
+    frechet: str = "gfid"
+    """What the Frechet distance on these features is called."""
 
     @property
     def judge(self) -> Judge:
@@ -48,12 +84,12 @@ class Extractor:
         return Judge(name=self.name, digest=self.digest, resize=self.resize)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, images: Tensor) -> Seen:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise BadData(f"an extractor takes uint8 [B, 3, H, W], not {images.dtype} {list(images.shape)}; round the images first.")
         with full_precision():
             features, *logits = self.network(images.to(self.device))
-        return features, logits[0] if logits else None
+        return Seen(features, logits[0] if logits else None, self.tap.take() if self.tap else None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +101,12 @@ class Features:
     """Of all images."""
     kept: Tensor
     """[n, D] float32: of all images, or of n of them."""
-    logits: Tensor | None
+    logits: Tensor | None = None
     """[n, K] float32 of the same images."""
-
-    def save(self, path: Path) -> None:
-        """Writes a safetensors file that ``load`` reads, so that a reference is taken once and serves many scores."""
-        parts = {"mean": self.moments.mean, "scatter": self.moments.scatter, "kept": self.kept, "logits": self.logits}
-        stored = {name: part.cpu().contiguous() for name, part in parts.items() if part is not None}
-        save_file(stored, path, metadata={"count": str(self.count)})
-
-    @classmethod
-    def load(cls, path: Path, device: torch.device | str = "cpu") -> Features:
-        """What ``save`` wrote."""
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            parts, count = {name: file.get_tensor(name) for name in file.keys()}, int(file.metadata()["count"])  # noqa: SIM118
-        return cls(count=count, moments=Moments(count, parts["mean"], parts["scatter"]), kept=parts["kept"], logits=parts.get("logits"))
+    classes: ClassSums | None = None
+    """Of all images."""
+    spatial: tuple[Moments, ...] = ()
+    """Of all images, in one part or in disjoint random groups."""
 
 
 def load_extractor(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Extractor:
@@ -90,22 +117,27 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
     network = _from_registry(facts["registry"], layers, path)
     device = torch.device(device)
     digest = identity("features", name, path)
+    spatial = facts.get("spatial")
+    tap = Tap(network.get_submodule(spatial["layer"]), spatial["channels"], spatial["dim"]) if spatial else None
     return Extractor(
-        name=name, digest=digest, resize=facts["resize"], dim=facts["dim"], network=network.to(device), device=device
-    )
+        name=name, digest=digest, resize=facts["resize"], dim=facts["dim"], network=network.to(device), device=device, tap=tap,
+        frechet=facts["frechet"],
+    )  # fmt: skip
 
 
 def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
     """torch-fidelity's extractor with these weights. Foreign code would unpickle the file whole, so it gets our copy of its tensors."""
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
+    from svgbench.metrics.dinov2_extractor import MEMBERS, Dinov2Extractor
     from svgbench.metrics.shapes_extractor import NAME, ShapesExtractor
 
-    if NAME not in FEATURE_EXTRACTORS_REGISTRY:
-        register_feature_extractor(NAME, ShapesExtractor)
+    own = {NAME: ShapesExtractor, **dict.fromkeys(MEMBERS, Dinov2Extractor)}
+    for new in own.keys() - FEATURE_EXTRACTORS_REGISTRY.keys():
+        register_feature_extractor(new, own[new])
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
-    if kind is ShapesExtractor:
-        return ShapesExtractor(name, layers, path)
+    if name in own:
+        return kind(name, layers, feature_extractor_weights_path=path)
     copy = io.BytesIO()
     torch.save(read(path), copy)
     copy.seek(0)
@@ -120,42 +152,110 @@ def extract(
     images: Any,
     *,
     batch: int = 128,
-    keep: int | None = None,
+    keep: int = KEPT,
+    groups: int = 1,
+    runtime: Runtime | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> Features:
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
-    ``keep``: features of at most so many images (a fixed choice) stay in memory, moments are of all; ``done`` hears of each batch's images.
+    ``keep``: features of at most so many images (a fixed choice) stay in memory; ``groups``: parts of the spatial moments; ``runtime``: all
+    its ranks share the batches and each gets the whole result, this process works alone when None; ``done`` hears of each batch's images.
     """
-    count = len(images)
-    stays = torch.zeros(count, dtype=torch.bool)
-    stays[chosen(count if keep is None else keep, count)] = True
-    moments = Moments.empty(extractor.dim, extractor.device)
-    kept, logits = [], []
-    start = 0
-    for part in batches(images, batch):
-        found, classes = extractor(part)
-        moments.add(found)
-        mine = stays[start : start + len(part)].to(found.device)
-        kept.append(found[mine])
-        if classes is not None:
-            logits.append(classes[mine])
-        start += len(part)
-        done(len(part))
-    if not kept:
+    if not len(images):
         raise BadData("there are no images to take features of; give at least one.")
-    return Features(count=count, moments=moments, kept=torch.cat(kept), logits=torch.cat(logits) if logits else None)
+    if len(images) < groups:
+        groups = 1
+    walk = _Walk(extractor, len(images), keep, groups)
+    error: Exception | None = None
+    try:
+        for start, part in batches(images, batch, runtime):
+            walk.add(start, extractor(part))
+            done(len(part) * (runtime.world if runtime else 1))
+    except Exception as found:
+        error = found
+    if runtime is not None and not runtime.all_agree(error is None) and error is None:
+        error = SvgbenchError("features could not be taken in another process, which says why.")
+    if error is not None:
+        raise error
+    return walk.result(runtime)
 
 
-def batches(images: Any, size: int) -> Iterator[Tensor]:
-    """uint8 [<= size, 3, H, W] in order."""
-    for start in range(0, len(images), size):
+class _Walk:
+    """The sums and the kept rows of one rank on its way over its batches."""
+
+    def __init__(self, extractor: Extractor, count: int, keep: int, groups: int) -> None:
+        self._name, device = extractor.name, extractor.device
+        example = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # tells every rank the widths, also one without images
+        if example.features.shape[1] != extractor.dim:
+            raise BadWeights(f"'{extractor.name}' gives {example.features.shape[1]} features, extractors.yaml says {extractor.dim}.")
+        picked = chosen(keep, count)
+        self._row = torch.full((count,), -1, dtype=torch.int64)
+        self._row[picked] = torch.arange(len(picked))
+        self._group = torch.from_numpy(np.random.Generator(np.random.Philox(key=[count, groups])).permutation(count) % groups)
+        self._moments = Moments.empty(extractor.dim, device)
+        self._kept = torch.zeros(len(picked), extractor.dim, device=device)
+        self._logits, self._classes, self._spatial = None, None, []
+        if example.logits is not None:
+            width = example.logits.shape[1]
+            self._logits, self._classes = torch.zeros(len(picked), width, device=device), ClassSums.empty(count, width, device)
+        if extractor.tap is not None:
+            self._spatial = [Moments.empty(extractor.tap.dim, device) for _ in range(groups)]
+
+    def add(self, start: int, seen: Seen) -> None:
+        """Count in what was seen of the images from ``start`` on."""
+        device, places = seen.features.device, slice(start, start + len(seen.features))
+        self._moments.add(seen.features)
+        rows = self._row[places]
+        mine = (rows >= 0).nonzero()[:, 0]
+        rows, mine = rows[mine].to(device), mine.to(device)
+        self._kept[rows] = seen.features[mine]
+        if self._logits is not None and self._classes is not None:
+            self._logits[rows] = seen.logits[mine]
+            self._classes.add(seen.logits, start)
+        for number, moments in enumerate(self._spatial):
+            own = (self._group[places] == number).nonzero()[:, 0]
+            moments.add(seen.spatial[own.to(device)])
+
+    def result(self, runtime: Runtime | None) -> Features:
+        """What all ranks saw."""
+        if runtime is not None and runtime.world > 1:
+            self._moments = self._moments.over_ranks(runtime)
+            self._spatial = [moments.over_ranks(runtime) for moments in self._spatial]
+            runtime.all_reduce_(self._kept)  # every row was filled by one rank
+            if self._logits is not None and self._classes is not None:
+                runtime.all_reduce_(self._logits)
+                self._classes = self._classes.over_ranks(runtime)
+        sums = [moments.scatter.diagonal() for moments in (self._moments, *self._spatial)]
+        if not all(bool(found.isfinite().all()) for found in sums):
+            raise NumericalError(
+                f"features of '{self._name}' hold NaN or infinity: look at its weights file, images in uint8 are not the cause."
+            )
+        return Features(
+            count=self._moments.count, moments=self._moments, kept=self._kept, logits=self._logits, classes=self._classes,
+            spatial=tuple(self._spatial),
+        )  # fmt: skip
+
+
+def batches(images: Any, size: int, runtime: Runtime | None = None) -> Iterator[tuple[int, Tensor]]:
+    """Place of the first image and uint8 [<= size, 3, H, W], in order, one batch read ahead; each rank of a runtime gets its own."""
+
+    def at(start: int) -> Tensor:
         stop = min(start + size, len(images))
         if hasattr(images, "batch"):
-            yield images.batch(np.arange(start, stop))
-        else:
-            part = images[start:stop]
-            yield part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+            return images.batch(np.arange(start, stop))
+        part = images[start:stop]
+        return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+
+    starts = list(range(0, len(images), size))
+    if runtime is not None:
+        starts = [starts[number] for number in runtime.shard(len(starts))]
+    with ThreadPoolExecutor(1) as reader:
+        ahead = [reader.submit(at, start) for start in starts[:1]]
+        for number, start in enumerate(starts):
+            part = ahead.pop().result()
+            ahead = [reader.submit(at, following) for following in starts[number + 1 : number + 2]]
+            yield start, part
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@
 
 Protocol: features of an extractor that the name carries ("FID" means Inception's, on which published numbers rest; the distance on any
 other extractor's features is another measure and never stands beside them). gFID: all samples against all training images, as ADM
-evaluates; rFID: reconstructions of the validation images against those same images. Sums are float64; covariances are unbiased (N -
+evaluates, or against the statistics of a file; rFID: reconstructions of the validation images against those same images; sFID (arXiv
+2103.03841) as ADM takes it: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (behind its ReLU;
+``Mixed_6d.branch1x1`` in PyTorch's names), flattened with channels last, 2023 numbers. Sums are float64; covariances are unbiased (N -
 1); tr (S_1 S_2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric F' S_1 F with F F' = S_2, which needs no
 matrix square root. What it cannot tell: memorised samples, which images are bad, or anything the extractor does not see; it falls with
 the number of images (bias of order 1/N), so only equal counts compare.
@@ -12,15 +14,17 @@ the number of images (bias of order 1/N), so only equal counts compare.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, BadInput, NumericalError
+from svgbench.metrics.npz import SPATIAL, STATISTICS, statistics_in
+from svgbench.world.runtime import Runtime
 
 
 class Gaussian(NamedTuple):
@@ -67,6 +71,15 @@ class Moments:
         self.mean = self.mean + shift * (other.count / total)
         self.count = total
         return self
+
+    def over_ranks(self, runtime: Runtime) -> Moments:
+        """The moments of every rank's part together, with the same bits on each."""
+        if runtime.world == 1:
+            return self
+        total = int(runtime.all_reduce_(torch.tensor([self.count], dtype=torch.int64, device=self.mean.device)).item())
+        mean = runtime.all_reduce_(self.mean * self.count) / max(1, total)
+        shift = self.mean - mean
+        return Moments(total, mean, runtime.all_reduce_(self.scatter + torch.outer(shift, shift) * self.count))
 
     def gaussian(self) -> Gaussian:
         """Mean and unbiased covariance."""
@@ -116,17 +129,31 @@ def paired_replicates(features: Tensor, originals: Tensor, counts: Tensor) -> Te
     return torch.tensor([frechet_distance(resampled(rows, row), resampled(partners, row)) for row in counts], dtype=torch.float64)
 
 
-def read_statistics(path: Path) -> Gaussian:
-    """The Gaussian in an ADM evaluator's ``.npz`` (``mu`` [D], ``sigma`` [D, D])."""
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            mean, covariance = (np.asarray(content[name], dtype=np.float64) for name in ("mu", "sigma"))
-    except FileNotFoundError:
-        raise BadData(f"{path} does not exist.") from None
-    except KeyError as error:
-        raise BadData(f"{path}: has no array {error}; reference statistics need 'mu' and 'sigma'.") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise BadData(f"{path}: cannot be read as arrays without pickles ({str(error).splitlines()[0]}); fetch it again.") from None
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise BadData(f"{path}: mu {mean.shape} and sigma {covariance.shape} do not fit; they must be [D] and [D, D].")
-    return Gaussian(torch.from_numpy(mean), torch.from_numpy(covariance))
+def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
+    """Standard error of the distance of all G disjoint random groups together to a fixed reference, from leaving out one at a time.
+
+    se^2 = (G - 1) / G sum_g (d_(g) - mean d)^2 (Efron & Tibshirani 1993, section 11.5). Each d_(g) has the same bias of order 1/N, which
+    leaves the sum alone, and needs moments only, so that no image's features are kept.
+    """
+    root = factor(reference.covariance)
+    distances = []
+    for left_out in range(len(groups)):
+        rest = united([group for place, group in enumerate(groups) if place != left_out])
+        distances.append(frechet_distance(rest.gaussian(), reference, root))
+    found = torch.tensor(distances, dtype=torch.float64)
+    return float(((found - found.mean()) ** 2).sum() * (len(groups) - 1) / len(groups)) ** 0.5
+
+
+def united(groups: Sequence[Moments]) -> Moments:
+    """The moments of several parts together."""
+    whole = Moments.empty(len(groups[0].mean), groups[0].mean.device)
+    for group in groups:
+        whole.merge(group)
+    return whole
+
+
+def read_statistics(path: Path) -> tuple[Gaussian, Gaussian | None]:
+    """The Gaussian in an ADM evaluator's ``.npz`` (``mu`` [D], ``sigma`` [D, D]), and that of its spatial features where it has them."""
+    found = statistics_in(path)
+    pairs = [Gaussian(*(torch.from_numpy(found[name]) for name in pair)) for pair in (STATISTICS, SPATIAL) if set(pair) <= found.keys()]
+    return pairs[0], pairs[1] if len(pairs) > 1 else None

@@ -1,58 +1,37 @@
-"""Scores of generated images: Frechet distance, Inception score, kernel distance, precision and recall, from one pass over features.
+"""Scores of generated images: Frechet distances, Inception score, kernel distance, precision and recall, from one pass over features.
 
-Protocol: all samples, against the training images that the name carries. gFID: ``frechet``. IS (arXiv 1606.03498): exp of the mean
-KL(p(y|x) || p(y)) over ten shuffled tenths, as torch-fidelity cuts them; no reference. KID (arXiv 1801.01401): unbiased squared MMD
-under the kernel (x.y / D + 1)^3 over all features (at most 5,000 of each set, a fixed choice) instead of the usual mean over random
-subsets: the same expectation, no random number, less spread. Precision and recall (arXiv 1904.06991): share of samples inside the
-k-nearest-neighbour balls of the reference and the other way round, with as many reference images as samples (a fixed choice), because
-the balls shrink with their number. Intervals draw samples again and keep the reference, but recall's, which draws reference images.
+Protocol: all samples, against the reference that the name carries. gFID, sFID: ``frechet``. IS: ``inception_score``; no reference. KID
+(arXiv 1801.01401): unbiased squared MMD under the kernel (x.y / D + 1)^3 over all features (at most 5,000 of each set, a fixed choice)
+instead of the usual mean over random subsets: the same expectation, no random number, less spread. Precision and recall (arXiv
+1904.06991): share of samples inside the k-nearest-neighbour balls of the reference and the other way round, with as many reference images
+as samples (a fixed choice), because the balls shrink with their number. At most 50,000 images of a set keep their features. Intervals draw
+samples again and keep the reference, but recall's, which draws reference images; where fewer are kept than there are, the spread is that
+of the kept ones times sqrt(kept / all). sFID keeps no features: its interval is a jackknife over ten random tenths of the samples.
 What they cannot tell: none sees a memorised sample, IS sees no reference, a few outliers with wide balls buy much recall (one class of
-ten of the embedded images: 0.4), and recall's interval leaves out the spread of the samples.
+ten of the embedded images: 0.4), and recall's interval leaves out the spread of the samples. MIND (arXiv 2605.06797) is not here: it comes
+with a release of torch-fidelity after 0.4.0.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.errors import BadData
 from svgbench.metrics.features import Features
-from svgbench.metrics.frechet import Gaussian, frechet_distance, frechet_replicates
+from svgbench.metrics.frechet import frechet_distance, frechet_replicates, jackknife_error, united
+from svgbench.metrics.inception_score import SPLITS, inception_replicates
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, Judge, protocol
+from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling, chosen
 
-SPLITS = 10
 KERNEL_IMAGES = 5_000
-
-
-def inception_score(logits: Tensor, splits: int = SPLITS) -> float:
-    """exp of the mean KL divergence of class probabilities from their marginal, the mean over shuffled splits of logits [N, K]."""
-    if len(logits) < splits:
-        raise BadData(f"an Inception score over {splits} splits needs {splits} images or more, there are {len(logits)}.")
-    logits = logits.double().cpu()
-    order = np.random.RandomState(2020).permutation(len(logits))
-    bounds = [part * len(logits) // splits for part in range(splits + 1)]
-    parts = [logits[order[a:b]] for a, b in itertools.pairwise(bounds)]
-    return float(np.mean([_divergence(part, torch.ones(1, len(part), dtype=torch.float64)).exp().item() for part in parts]))
-
-
-def inception_replicates(logits: Tensor, counts: Tensor) -> Tensor:
-    """exp of the mean KL over all of logits [N, K] in each resample: [R] of counts [R, N]."""
-    return _divergence(logits.double(), counts.to(logits.device)).exp()
-
-
-def _divergence(logits: Tensor, counts: Tensor) -> Tensor:
-    """Mean KL(p(y|x) || p(y)) [R] where image i occurs counts[r, i] times."""
-    log_p = logits.log_softmax(1)
-    p = log_p.exp()
-    share = counts / counts.sum(1, keepdim=True)
-    return share @ (p * log_p).sum(1) - torch.special.xlogy(marginal := share @ p, marginal).sum(1)
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""97.5 % quantile of Student's t by the number of groups of a jackknife."""
 
 
 def kernel_distance(samples: Tensor, reference: Tensor, counts: Tensor | None = None, block: int = 256) -> tuple[float, Tensor]:
@@ -60,7 +39,7 @@ def kernel_distance(samples: Tensor, reference: Tensor, counts: Tensor | None = 
     x, y = samples.double(), reference.double()
     n, m, width = len(x), len(y), x.shape[1]
     if min(n, m) < 2:
-        raise BadData(f"a kernel distance needs two images of each set, there are {n} and {m}.")
+        raise BadData(f"a kernel distance needs two images of each set, there are {n} and {m}; give more.")
     weights = torch.ones(1, n, dtype=torch.float64, device=x.device)
     if counts is not None:
         weights = torch.cat([weights, counts.to(x.device)])
@@ -85,66 +64,160 @@ def _kernel_of(product: Tensor) -> Tensor:
 def inside(points: Tensor, centres: Tensor, neighbours: int, block: int = 2048) -> Tensor:
     """Whether each point [N, D] lies in the ball of some centre [M, D] that reaches to its k-th nearest other centre: bool [N]."""
     if len(centres) <= neighbours:
-        raise BadData(f"balls to the {neighbours}th neighbour need more than {neighbours} images, there are {len(centres)}.")
+        raise BadData(f"balls to the {neighbours}th neighbour need more than {neighbours} images, there are {len(centres)}; give more.")
     radii = torch.cat([torch.cdist(part, centres).kthvalue(neighbours + 1).values for part in centres.split(block)])
     return torch.cat([(torch.cdist(part, centres) <= radii).any(1) for part in points.split(block)])
 
 
+def check_counts(samples: int, *, neighbours: int, reference: int | None = None, classes: bool = True) -> None:
+    """Refuses sets that are smaller than a metric needs, before any feature is taken; ``classes``: whether there will be an IS."""
+    least = {"a Frechet distance": 2, f"precision and recall by neighbour {neighbours}": neighbours + 1}
+    needs = {**least, f"an Inception score over {SPLITS} parts": SPLITS} if classes else least
+    for what, count, wanted in (("samples", samples, needs), ("reference images", reference, least)):
+        metric = max(wanted, key=lambda name: wanted[name])
+        if count is not None and count < wanted[metric]:
+            raise BadData(f"there are {count} {what}, and {metric} needs {wanted[metric]} or more; give more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Samples, what they are held against, and what every score of them carries."""
+
+    samples: Features
+    reference: Reference
+    judge: Judge
+    labels: str
+    """How the samples' labels were drawn."""
+    resampling: Resampling
+    sampling: SamplingProtocol | None
+    """How the samples were drawn; None where nobody knows."""
+
+    def name(self, measure: str, *details: str, against: bool = True) -> Protocol:
+        """The protocol of a measure."""
+        images = ImageGroup(name=self.labels, count=self.samples.count)
+        reference = self.reference.group if against else None
+        return protocol(
+            measure, judge=self.judge, reference=reference, images=images, rounding=ROUNDING, details=details, sampling=self.sampling
+        )
+
+    def score(self, metric: str, value: float, bounds: tuple[float | None, float | None], name: Protocol, **detail: Any) -> Score:
+        """One number with its interval."""
+        low, high = bounds
+        facts = {**self.resampling.stated("samples"), **detail}
+        return Score(metric=metric, value=value, low=low, high=high, count=self.samples.count, protocol=name, detail=facts)
+
+    def drawn_again(self, value: float, replicates: Tensor, **limits: float) -> tuple[float | None, float | None]:
+        """The interval from resamples of the kept samples, brought to the size of all."""
+        return self.resampling.interval(value, replicates * (len(self.samples.kept) / self.samples.count) ** 0.5, **limits)
+
+    def partly(self) -> dict[str, str]:
+        """What an interval says of itself where not every sample kept its features."""
+        kept, count = len(self.samples.kept), self.samples.count
+        return {} if kept == count else self.resampling.stated(f"{kept} of {count} samples, scaled by the root of their share")
+
+
 def generation_scores(
     samples: Features,
-    reference: Features | Gaussian,
+    reference: Reference,
     *,
     judge: Judge,
-    reference_images: ImageGroup,
+    frechet: str = "gfid",
     labels: str = "balanced",
     neighbours: int = 3,
     resampling: Resampling = Resampling(),
     sampling: SamplingProtocol | None = None,
 ) -> list[Score]:
-    """gfid, is, kid, precision, recall; no is without logits, and only gfid and is against bare statistics (an ADM ``.npz``).
+    """gfid, sfid, is, kid, precision, recall; no is without logits, no sfid without spatial features, and neither kid nor precision and
+    recall against bare statistics (an ADM ``.npz``).
 
-    ``labels``: how the samples' labels were drawn, balanced or random (``given`` where nobody knows); ``sampling``: how they were drawn.
+    ``frechet``: the name of the distance on this judge's features; ``labels``: how the samples' labels were drawn, balanced, random or
+    given (nobody knows); ``sampling``: how they were drawn.
     """
-    if len(samples.kept) != samples.count:
-        raise BadData(f"only {len(samples.kept)} of {samples.count} samples kept their features; keep all of them.")
-    images = ImageGroup(name=labels, count=samples.count)
-    counts = resampling.counts(samples.count, samples.kept.device)
-    stated = resampling.stated("samples")
+    real = None if reference.kept is None else len(reference.kept)
+    check_counts(samples.count, neighbours=neighbours, reference=real, classes=samples.classes is not None)
+    found = Comparison(
+        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling
+    )  # fmt: skip
+    scores = _distances(found, frechet) + _inception(found)
+    return scores if reference.kept is None else scores + _kernel(found) + _precision_recall(found, neighbours)
 
-    def score(metric: str, value: float, replicates: Tensor | None, name: Protocol, limits: dict[str, float], **more: Any) -> Score:
-        low, high = resampling.interval(value, replicates, **limits)
-        return Score(metric=metric, value=value, low=low, high=high, count=samples.count, protocol=name, detail={**stated, **more})
 
-    def named(measure: str, *details: str, against: ImageGroup | None = reference_images) -> Protocol:
-        return protocol(
-            measure, judge=judge, reference=against, images=images, rounding=ROUNDING, details=details, sampling=sampling
-        )
+def distance_scores(
+    samples: Features,
+    reference: Reference,
+    *,
+    judge: Judge,
+    frechet: str,
+    labels: str = "balanced",
+    resampling: Resampling = Resampling(),
+    sampling: SamplingProtocol | None = None,
+) -> list[Score]:
+    """The Frechet distances alone: what is asked of a second extractor."""
+    check_counts(samples.count, neighbours=1, classes=False)
+    return _distances(
+        Comparison(samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling), frechet
+    )  # fmt: skip
 
-    gaussian = reference.moments.gaussian() if isinstance(reference, Features) else reference
-    distance = frechet_distance(samples.moments.gaussian(), gaussian)
-    singular = {"singular": True} if samples.count <= samples.kept.shape[1] else {}
-    scores = [score("gfid", distance, frechet_replicates(samples.kept, gaussian, counts), named("fd"), {"floor": 0.0}, **singular)]
-    if samples.logits is not None:
-        name, replicates = named("is", f"{SPLITS}splits", against=None), inception_replicates(samples.logits, counts)
-        scores.append(score("is", inception_score(samples.logits), replicates, name, {"floor": 1.0}))
-    if isinstance(reference, Features):
-        mine, theirs = (kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (samples.kept, reference.kept))
-        value, replicates = kernel_distance(mine, theirs, resampling.counts(len(mine), mine.device))
-        name = named("kd", f"poly3-{len(mine)}x{len(theirs)}")
-        scores.append(score("kid", value, replicates, name, {}))
-        scores += _precision_recall(samples.kept, reference.kept, neighbours, resampling, named, score)
+
+def _distances(found: Comparison, frechet: str) -> list[Score]:
+    """The Frechet distance on pooled features and, where both sides have them, on spatial ones."""
+    samples, reference = found.samples, found.reference
+    value = frechet_distance(samples.moments.gaussian(), reference.gaussian)
+    counts = found.resampling.counts(len(samples.kept), samples.kept.device)
+    bounds = found.drawn_again(value, frechet_replicates(samples.kept, reference.gaussian, counts), floor=0.0)
+    scores = [found.score(frechet, value, bounds, found.name("fd"), **found.partly(), **_singular(samples.count, samples.kept.shape[1]))]
+    if samples.spatial and reference.spatial is not None:
+        scores.append(_spatial(found))
     return scores
 
 
-def _precision_recall(
-    samples: Tensor, reference: Tensor, neighbours: int, resampling: Resampling, named: Callable[..., Protocol], score: Callable[..., Score]
-) -> list[Score]:
+def _spatial(found: Comparison) -> Score:
+    """sFID; its interval from the moments of disjoint groups of samples."""
+    groups, against, count = found.samples.spatial, found.reference.spatial, found.samples.count
+    value = frechet_distance(united(groups).gaussian(), against)
+    facts, bounds = {"interval": "none"}, (None, None)
+    if found.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
+        t = T_975[len(groups)]
+        half = t * jackknife_error(groups, against)
+        facts, bounds = {"interval": f"95 %, value +- {t} se of a jackknife over {len(groups)} random groups of samples"}, (
+            max(0.0, value - half),
+            value + half,
+        )
+    return found.score("sfid", value, bounds, found.name("fd-spatial"), **facts, **_singular(count, len(against.mean)))
+
+
+def _singular(count: int, width: int) -> dict[str, bool]:
+    """Says so where there are no more images than features."""
+    return {"singular": True} if count <= width else {}
+
+
+def _inception(found: Comparison) -> list[Score]:
+    """IS, where the extractor names classes."""
+    samples = found.samples
+    if samples.classes is None or samples.logits is None:
+        return []
+    value = samples.classes.score()
+    replicates = inception_replicates(samples.logits, found.resampling.counts(len(samples.logits), samples.logits.device))
+    bounds = found.drawn_again(value, replicates, floor=1.0)
+    return [found.score("is", value, bounds, found.name("is", f"{SPLITS}splits", against=False), **found.partly())]
+
+
+def _kernel(found: Comparison) -> list[Score]:
+    """KID of at most ``KERNEL_IMAGES`` of each set."""
+    mine, theirs = (kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (found.samples.kept, found.reference.kept))
+    value, replicates = kernel_distance(mine, theirs, found.resampling.counts(len(mine), mine.device))
+    bounds = found.resampling.interval(value, replicates)
+    return [found.score("kid", value, bounds, found.name("kd", f"poly3-{len(mine)}x{len(theirs)}"))]
+
+
+def _precision_recall(found: Comparison, neighbours: int) -> list[Score]:
     """Precision drawn again over samples, recall over reference images."""
+    samples, reference = found.samples.kept, found.reference.kept
     real = reference[chosen(len(samples), len(reference)).to(reference.device)]
-    name, unit = named("pr", f"k{neighbours}-{len(samples)}x{len(real)}"), {"floor": 0.0, "ceiling": 1.0}
-    found, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))
-    replicates = [resampling.counts(len(hits), hits.device) @ hits / len(hits) for hits in (found, covered)]
-    return [
-        score("precision", found.mean().item(), replicates[0], name, unit),
-        score("recall", covered.mean().item(), replicates[1], name, unit, **resampling.stated("reference images")),
-    ]
+    name = found.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}")
+    inner, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))
+    scores = []
+    for metric, hits, over in (("precision", inner, "samples"), ("recall", covered, "reference images")):
+        bounds = found.resampling.of_mean(hits, floor=0.0, ceiling=1.0)
+        scores.append(found.score(metric, hits.mean().item(), bounds, name, **found.resampling.stated(over)))
+    return scores

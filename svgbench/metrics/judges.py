@@ -7,10 +7,12 @@ are good. No torch: a plan asks for identities.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svgbench.errors import BadWeights, unknown
+from svgbench.config.records import digest
+from svgbench.errors import BadData, BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
 from svgbench.world.files import sha256_of
 
@@ -50,9 +52,31 @@ def _whence(facts: dict[str, Any]) -> str:
     return f" {facts['file']} (from {facts['source']}, licence {facts['licence']})" if "file" in facts else ""
 
 
-def identity(kind: str, name: str, weights: str | Path | None = None) -> str:
+def identity(kind: str, name: str, weights: str | Path | None = None, *, setting: str | None = None) -> str:
     """sha256 of the weights that would be opened: what a plan's key needs, without torch."""
-    return sha256_of(weights_file(kind, name, weights))
+    return sha256_of(weights_file(kind, name, weights, setting=setting))
+
+
+def reference_identity(path: Path, extractor: str | None) -> str:
+    """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; a store's own digests; paths and sizes of a
+    folder's files. Statistics that cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
+    from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy
+
+    if not path.exists():
+        raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")
+    if path.is_file():
+        if extractor is not None and holds_statistics(path):
+            found, wanted = len(statistics_in(path)["mu"]), row("features", extractor)["dim"]
+            if found != wanted:
+                raise BadData(
+                    f"{path}: statistics of {found} numbers, but '{extractor}' gives {wanted}; "
+                    "take the extractor that the statistics were made with."
+                )
+        return sha256_of(path)
+    if (path / "manifest.json").is_file():
+        return digest(json.loads((path / "manifest.json").read_text())["files"])
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return digest([[file.relative_to(path).as_posix(), file.stat().st_size] for file in files])
 
 
 def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:

@@ -20,7 +20,9 @@ from svgbench.metrics.frechet import frechet_distance, paired_replicates
 from svgbench.metrics.perceptual import Perceptual
 from svgbench.metrics.pixels import psnr, ssim
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, protocol
+from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
+from svgbench.world.runtime import Runtime
 
 
 def reconstruction_scores(
@@ -30,16 +32,18 @@ def reconstruction_scores(
     originals_group: ImageGroup,
     extractor: Extractor | None,
     perceptual: Perceptual | None,
-    original_features: Features | None = None,
+    original_features: Reference | None = None,
     resampling: Resampling = Resampling(),
     detail: Mapping[str, Any] | None = None,
     batch: int = 128,
     device: torch.device | str = "cpu",
+    runtime: Runtime | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> list[Score]:
     """rfid (with an extractor), psnr, ssim, lpips (with a perceptual net) of uint8 [N, 3, H, W] beside their originals in the same order.
 
-    ``original_features`` spares the originals' pass where another score already made it.
+    ``original_features`` spares the originals' pass where another score already made it; ``runtime``: all its ranks share the images and
+    each gets all scores.
     """
     if len(reconstructions) != len(originals):
         raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; make them again.")
@@ -50,11 +54,11 @@ def reconstruction_scores(
     facts = {**(detail or {}), **resampling.stated("image pairs")}
     scores = []
     if extractor is not None:
-        mine = extract(extractor, reconstructions, batch=batch, done=done)
-        theirs = original_features or extract(extractor, originals, batch=batch, done=done)
+        mine = extract(extractor, reconstructions, batch=batch, runtime=runtime, done=done)
+        theirs = original_features or Reference.of(extract(extractor, originals, batch=batch, runtime=runtime, done=done), originals_group)
         name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, rounding=ROUNDING)
-        scores.append(_rfid(mine, theirs, resampling, name, facts))
-    for metric, values in per_image(reconstructions, originals, measures, batch=batch, device=device).items():
+        scores.append(_rfid("rfid" if extractor.frechet == "gfid" else f"r{extractor.frechet}", mine, theirs, resampling, name, facts))
+    for metric, values in per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime).items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
         name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, rounding=ROUNDING)
         low, high = resampling.of_mean(values, floor=-1.0 if metric == "ssim" else 0.0, ceiling=1.0 if metric == "ssim" else float("inf"))
@@ -62,12 +66,15 @@ def reconstruction_scores(
     return scores
 
 
-def _rfid(mine: Features, theirs: Features, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
-    """The Frechet distance of reconstructions to their originals."""
-    value = frechet_distance(mine.moments.gaussian(), theirs.moments.gaussian())
-    replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(mine.count, mine.kept.device))
-    low, high = resampling.interval(value, replicates, floor=0.0)
-    return Score(metric="rfid", value=value, low=low, high=high, count=mine.count, protocol=name, detail=dict(facts))
+def _rfid(metric: str, mine: Features, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
+    """The Frechet distance of reconstructions to their originals; its spread is that of the kept pairs, brought to the size of all."""
+    if theirs.kept is None or len(theirs.kept) != len(mine.kept):
+        raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; take those again.")
+    kept, value = len(mine.kept), frechet_distance(mine.moments.gaussian(), theirs.gaussian)
+    replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(kept, mine.kept.device))
+    low, high = resampling.interval(value, replicates * (kept / mine.count) ** 0.5, floor=0.0)
+    stated = {} if kept == mine.count else resampling.stated(f"{kept} of {mine.count} image pairs, scaled by the root of their share")
+    return Score(metric=metric, value=value, low=low, high=high, count=mine.count, protocol=name, detail={**facts, **stated})
 
 
 def per_image(
@@ -77,11 +84,13 @@ def per_image(
     *,
     batch: int = 128,
     device: torch.device | str = "cpu",
+    runtime: Runtime | None = None,
 ) -> dict[str, Tensor]:
-    """Name of each measure -> its value for each pair [N] float64 on the CPU."""
-    found: dict[str, list[Tensor]] = {name: [] for name in measures}
-    for mine, theirs in zip(batches(images, batch), batches(originals, batch), strict=True):
+    """Name of each measure -> its value for each pair [N] float64 on the CPU; of a runtime's ranks each measures its own pairs and gets
+    all values."""
+    found = {name: torch.zeros(len(images), dtype=torch.float64) for name in measures}
+    for (start, mine), (_, theirs) in zip(batches(images, batch, runtime), batches(originals, batch, runtime), strict=True):
         mine, theirs = mine.to(device), theirs.to(device)
         for name, measure in measures.items():
-            found[name].append(measure(mine, theirs).cpu())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            found[name][start : start + len(mine)] = measure(mine, theirs).cpu()
+    return {name: values if runtime is None else runtime.all_reduce_(values) for name, values in found.items()}

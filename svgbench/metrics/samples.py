@@ -9,6 +9,7 @@ images come from the checkpoint that is claimed; the store's keys do that.
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
+from svgbench.world.runtime import Runtime
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -26,14 +28,23 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def check_samples(
-    images: Any, labels: Any, expected_count: int, *, size: int | None = None, classes: int | None = None, distinct: bool = True
+    images: Any,
+    labels: Any,
+    expected_count: int,
+    *,
+    size: int | None = None,
+    classes: int | None = None,
+    distinct: bool = True,
+    runtime: Runtime | None = None,
 ) -> None:
     """Refuses a set of images (numpy array, memmap or tensor) and labels [N] that would give a number without meaning.
 
     ``size``: side in pixels that the reference has; ``classes``: number of classes; ``distinct``: off for reconstructions, whose
-    originals may repeat.
+    originals may repeat; ``runtime``: all its ranks share the search for equal images and come to one answer.
     """
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
+    if kind.startswith("float") and not _finite(images):
+        raise NumericalError("the images hold NaN or infinity and cannot be scored; look at the model that made them.")
     if kind != "uint8":
         raise BadData(f"the images are {kind}; metrics take uint8 in 0..255, so round them first.")
     if len(shape) != 4 or shape[1] != 3:
@@ -46,7 +57,7 @@ def check_samples(
     if labels is not None:
         _check_labels(np.asarray(labels), expected_count, classes)
     if distinct:
-        _check_distinct(images)
+        _check_distinct(images, runtime)
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int | None) -> None:
@@ -57,17 +68,30 @@ def _check_labels(labels: np.ndarray, count: int, classes: int | None) -> None:
         raise BadData(f"labels run from {labels.min()} to {labels.max()}, outside 0..{classes - 1}; the samples are of another data set.")
 
 
-def _check_distinct(images: Any) -> None:
+def _finite(images: Any) -> bool:
+    """Whether no number is NaN or infinite, an image at a time."""
+    return all(bool(np.isfinite(np.asarray(images[index])).all()) for index in range(len(images)))
+
+
+def _check_distinct(images: Any, runtime: Runtime | None) -> None:
     """No two images that are not flat are equal in every byte."""
-    seen: dict[bytes, int] = {}
-    doubled: list[tuple[int, int]] = []
-    for index in range(len(images)):
+
+    def print_of(index: int) -> np.ndarray:
         image = np.ascontiguousarray(images[index].cpu() if isinstance(images, Tensor) else images[index])
         if (image == image[:, :1, :1]).all():
-            continue
-        first = seen.setdefault(hashlib.blake2b(image.data, digest_size=16).digest(), index)
-        if first != index:
-            doubled.append((first, index))
+            return np.zeros(2, dtype=np.int64)
+        return np.frombuffer(hashlib.blake2b(image.data, digest_size=16).digest(), dtype=np.int64)
+
+    prints = np.zeros((len(images), 2), dtype=np.int64)
+    mine = range(len(images)) if runtime is None else runtime.shard(len(images))
+    with ThreadPoolExecutor() as pool:
+        for index, found in zip(mine, pool.map(print_of, mine), strict=True):
+            prints[index] = found
+    if runtime is not None:
+        runtime.all_reduce_(torch.from_numpy(prints))  # in its place: every rank filled its own rows
+    seen: dict[bytes, int] = {}
+    firsts = [seen.setdefault(row.tobytes(), index) if row.any() else index for index, row in enumerate(prints)]
+    doubled = [(first, index) for index, first in enumerate(firsts) if first != index]
     if doubled:
         raise BadData(
             f"{len(doubled)} of {len(images)} images are doubled (first: {doubled[0][1]} equals {doubled[0][0]} in every byte); "

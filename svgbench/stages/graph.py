@@ -16,6 +16,9 @@ from svgbench.config.schema import RunConfig
 
 ENCODER = ("encoder",)
 EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
+SECOND = ("scores.second_extractor", "scores.second_extractor_weights")
+REFERENCE = "scores.reference"
+"""A field that names a file or a folder of reference images or statistics: the worker gets the path, the key what it holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,12 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage(name="images", version=1, worker="svgbench.stages.pictures:images",
           slice=("data",)),
+    Stage(name="references", version=1, worker="svgbench.stages.scores:references", ranks="all",
+          slice=(*EXTRACTOR, REFERENCE), needs=("images",)),
+    Stage(name="second-references", version=1, worker="svgbench.stages.scores:second_references", when="second-extractor", ranks="all",
+          slice=(*SECOND, REFERENCE), needs=("images",)),
+    Stage(name="originals", version=1, worker="svgbench.stages.scores:originals", ranks="all",
+          slice=EXTRACTOR, needs=("images",)),
     Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="trains-autoencoder", ranks="all",
           slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
     Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", taken_over=True, when="decodes", provides="autoencoder",
@@ -66,15 +75,16 @@ STAGES: tuple[Stage, ...] = (
                  "sampling.guided_channels",
                  "seed"),
           each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion")),
-    Stage(name="references", version=1, worker="svgbench.stages.scores:references",
-          slice=EXTRACTOR, needs=("images",)),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",
           slice=(), needs=("images", "autoencoder")),
-    Stage(name="reconstruction-scores", version=2, worker="svgbench.stages.scores:reconstruction", scores=True,
+    Stage(name="reconstruction-scores", version=2, worker="svgbench.stages.scores:reconstruction", scores=True, ranks="all",
           slice=(*EXTRACTOR, "scores.perceptual", "scores.lpips_weights", "scores.resamples", "seed"),
-          needs=("images", "references", "reconstructions")),
-    Stage(name="generation-scores", version=2, worker="svgbench.stages.scores:generation", scores=True,
+          needs=("images", "originals", "reconstructions")),
+    Stage(name="generation-scores", version=2, worker="svgbench.stages.scores:generation", scores=True, ranks="all",
           slice=(*EXTRACTOR, "scores.neighbours", "scores.resamples", "seed"), needs=("images", "references", "samples")),
+    Stage(name="second-generation-scores", version=1, worker="svgbench.stages.scores:second_generation", scores=True,
+          when="second-extractor", ranks="all",
+          slice=(*SECOND, "scores.resamples", "seed"), needs=("images", "second-references", "samples")),
     Stage(name="probe-scores", version=2, worker="svgbench.stages.scores:probe", scores=True,
           slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="segmentation-scores", version=2, worker="svgbench.stages.scores:segmentation", scores=True, when="masks",
@@ -113,6 +123,7 @@ UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{T
 
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),
+    ("scores.second_extractor", "features", "scores.second_extractor_weights"),
     ("scores.perceptual", "pairs", "scores.lpips_weights"),
     ("autoencoder.loss.network", "pairs", "autoencoder.loss.weights"),
 )
@@ -151,5 +162,6 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
         "imports-statistics": given,
         "trains-diffusion": config.diffusion.release is None,
         "imports-diffusion": config.diffusion.release is not None,
+        "second-extractor": config.scores.second_extractor is not None,
         "masks": config.data.source == "shapes" and config.scores.segmentation.enabled,
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from torch import Tensor
 
 from svgbench.config import scoring
 from svgbench.config.records import SamplingProtocol, Score
-from svgbench.metrics.features import Features, extract, load_extractor
-from svgbench.metrics.generation import generation_scores
+from svgbench.errors import BadInput
+from svgbench.metrics.features import GROUPS, Extractor, Features, extract, load_extractor
+from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
+from svgbench.metrics.judges import row
+from svgbench.metrics.npz import holds_statistics
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.metrics.probe import pool, probe_scores
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
+from svgbench.metrics.reference import Reference, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.metrics.segmentation import segmentation_scores
@@ -27,18 +32,56 @@ from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
 
-REFERENCE_IMAGES = 50_000
-"""Training images whose features are kept for KID, precision and recall; the moments are of all."""
-
 
 def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Features of the training and the validation images, taken once for all scores: ``train.safetensors``, ``val.safetensors``."""
-    collection = open_images(inputs["images"])
+    """What samples are held against: features of the training images, or the reference that the configuration names."""
+    part = slice_["scores"]
+    extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
+    return _take_reference(extractor, part["reference"], inputs, out, runtime)
+
+
+def second_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The same by the second extractor. Statistics are the first one's, so here the training images take their place."""
+    part = slice_["scores"]
+    extractor = load_extractor(part["second_extractor"], part["second_extractor_weights"], runtime.torch_device)
+    given = part["reference"]
+    return _take_reference(extractor, None if given and holds_statistics(Path(given)) else given, inputs, out, runtime)
+
+
+def originals(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Features of the validation images, which reconstructions are held against."""
     extractor = load_extractor(slice_["scores"]["extractor"], slice_["scores"]["extractor_weights"], runtime.torch_device)
-    with runtime.progress("features of the real images", len(collection.train) + len(collection.val)) as bar:
-        for name, images in (("train", collection.train), ("val", collection.val)):
-            keep = None if name == "val" else REFERENCE_IMAGES
-            extract(extractor, images, keep=keep, done=bar.advance).save(out / f"{name}.safetensors")
+    return _of_store("val", extractor, inputs, out, runtime)
+
+
+def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """A named reference, or the training images."""
+    if given is None:
+        return _of_store("train", extractor, inputs, out, runtime)
+    with ExitStack() as bars:
+
+        def progress(label: str, count: int) -> Callable[[int], None]:
+            return bars.enter_context(runtime.progress(label, count)).advance
+
+        reference = open_reference(Path(given), extractor, runtime=runtime, progress=progress)
+    side = open_images(inputs["images"]).resolution
+    if reference.side not in (None, side):
+        raise BadInput(f"{given}: images of {reference.side} px, the run's are of {side}; give a reference of that size.")
+    return _save(reference, extractor, out, runtime)
+
+
+def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """One split of the image store."""
+    collection = open_images(inputs["images"])
+    images = getattr(collection, split)
+    with runtime.progress(f"features of the {split} images", len(images)) as bar:
+        features = extract(extractor, images, runtime=runtime, done=bar.advance)
+    return _save(Reference.of(features, group(inputs["images"], split, images), collection.resolution), extractor, out, runtime)
+
+
+def _save(reference: Reference, extractor: Extractor, out: Path, runtime: Runtime) -> dict[str, Any]:
+    if runtime.is_main:
+        reference.save(out, extractor.judge)
     return {"dim": extractor.dim}
 
 
@@ -51,40 +94,59 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     left_out = part["perceptual"] == "lpips" and not part["lpips_weights"]
     perceptual = None if left_out else load_perceptual(part["perceptual"], part["lpips_weights"], device=runtime.torch_device)
-    known = Features.load(inputs["references"] / "val.safetensors", runtime.torch_device)
+    known = Reference.load(inputs["originals"], extractor.judge, runtime.torch_device)
     with runtime.progress("reconstruction scores", len(val)) as bar:
         scores = reconstruction_scores(
             decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
-            original_features=known,
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device, done=bar.advance,
+            original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
+            runtime=runtime, done=bar.advance,
         )  # fmt: skip
-    return _write(out, scores)
+    return _write(out, scores, runtime)
 
 
 def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """gFID, IS, KID, precision and recall of one cell's samples against the training images."""
+    """gFID, sFID, IS, KID, precision and recall of one cell's samples against the training images or the reference that was named."""
     part = slice_["scores"]
+    extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
+    drawn, how = _drawn(slice_, inputs, runtime)
+    reference = Reference.load(inputs["references"], extractor.judge, runtime.torch_device)
+    real = None if reference.kept is None else len(reference.kept)
+    check_counts(len(drawn), neighbours=part["neighbours"], reference=real, classes="logits" in row("features", part["extractor"]))
+    samples = _features(extractor, drawn, runtime)
+    if not runtime.is_main:
+        return {}
+    scores = generation_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **how)
+    return _write(out, scores, runtime)
+
+
+def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The Frechet distance of one cell's samples on the second extractor's features."""
+    part = slice_["scores"]
+    extractor = load_extractor(part["second_extractor"], part["second_extractor_weights"], runtime.torch_device)
+    drawn, how = _drawn(slice_, inputs, runtime)
+    reference = Reference.load(inputs["second-references"], extractor.judge, runtime.torch_device)
+    samples = _features(extractor, drawn, runtime)
+    if not runtime.is_main:
+        return {}
+    return _write(out, distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how), runtime)
+
+
+def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
+    """A cell's samples uint8 [N, 3, H, W], whole and distinct, and what their scores say of them."""
     collection = open_images(inputs["images"])
-    train = collection.train
     drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
     made = json.loads((inputs["samples"] / "manifest.json").read_text())["slice"]["sampling"]
-    check_samples(
-        drawn,
-        np.load(inputs["samples"] / "labels.npy"),
-        made["count"],
-        size=train.batch(torch.arange(1)).shape[-1],
-        classes=len(collection.classes),
-    )
-    extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
-    reference = Features.load(inputs["references"] / "train.safetensors", runtime.torch_device)
-    with runtime.progress("generation scores", len(drawn)) as bar:
-        samples = extract(extractor, drawn, done=bar.advance)
-    scores = generation_scores(
-        samples, reference, judge=extractor.judge, reference_images=group(inputs["images"], "train", train), labels=made["labels"],
-        neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
-        sampling=SamplingProtocol(**{name: made[name] for name in SamplingProtocol.model_fields}),
-    )  # fmt: skip
-    return _write(out, scores)
+    labels = np.load(inputs["samples"] / "labels.npy")
+    check_samples(drawn, labels, made["count"], size=collection.resolution, classes=len(collection.classes), runtime=runtime)
+    resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
+    sampling = SamplingProtocol(**{name: made[name] for name in SamplingProtocol.model_fields})
+    return drawn, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}
+
+
+def _features(extractor: Extractor, drawn: np.ndarray, runtime: Runtime) -> Features:
+    """Features of samples, by all ranks."""
+    with runtime.progress(f"features of the samples, {extractor.name}", len(drawn)) as bar:
+        return extract(extractor, drawn, groups=GROUPS, runtime=runtime, done=bar.advance)
 
 
 def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -102,7 +164,7 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
             x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
         )  # fmt: skip
-    return _write(out, scores)
+    return _write(out, scores, runtime)
 
 
 def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -119,7 +181,7 @@ def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, run
             *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **_groups(inputs, collection, len(train)),
         )  # fmt: skip
-    return _write(out, scores)
+    return _write(out, scores, runtime)
 
 
 def group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
@@ -146,6 +208,7 @@ def _latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Cached,
     return collection, train, val, parts
 
 
-def _write(out: Path, scores: Sequence[Score]) -> dict[str, Any]:
-    write_atomic(out / "scores.json", (json.dumps([s.model_dump(mode="json") for s in scores], indent=1) + "\n").encode())
+def _write(out: Path, scores: Sequence[Score], runtime: Runtime) -> dict[str, Any]:
+    if runtime.is_main:
+        write_atomic(out / "scores.json", (json.dumps([s.model_dump(mode="json") for s in scores], indent=1) + "\n").encode())
     return {}

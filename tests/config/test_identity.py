@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from svgbench.config.grid import build, run_name
@@ -9,6 +10,7 @@ from svgbench.config.parse import merge, override
 from svgbench.config.part import Part
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
+from svgbench.errors import BadConfig, BadData, BadWeights
 from svgbench.lab.plan import make_plan, nodes_of, resolve
 from svgbench.stages import graph
 
@@ -64,6 +66,40 @@ def test_a_change_reaches_only_what_depends_on_it():
     assert "images" not in changed("seed=1")
 
 
+def test_a_named_reference_reaches_the_scores_of_samples_alone_and_is_known_by_what_it_holds(tmp_path):
+    files = [tmp_path / name for name in ("one.npz", "copy.npz", "other.npz")]
+    for number, file in zip((0, 0, 1), files, strict=True):
+        np.savez(file, mu=np.full(128, float(number)), sigma=np.eye(128))
+    found = [keys(f"scores.reference={file}") for file in files]
+    assert changed(f"scores.reference={files[0]}") == {"references", "generation-scores"}
+    assert found[0] == found[1] != found[2]
+    (tmp_path / "images").mkdir()
+    folders = []
+    for content in ("a", "bb"):
+        (tmp_path / "images" / "a.png").write_text(content)
+        folders.append(keys(f"scores.reference={tmp_path / 'images'}")["references []"])
+    assert folders[0] != folders[1]
+
+
+def test_a_reference_that_cannot_be_meant_is_refused_when_a_run_is_planned(tmp_path):
+    np.savez(tmp_path / "adm.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(BadData, match="statistics of 2048 numbers, but 'shapes-cnn' gives 128"):
+        keys(f"scores.reference={tmp_path / 'adm.npz'}")
+    with pytest.raises(BadData, match=r"does not exist; set scores\.reference"):
+        keys(f"scores.reference={tmp_path / 'none.npz'}")
+
+
+def test_a_second_extractor_adds_its_own_stages_and_changes_no_other(tmp_path):
+    (tmp_path / "dinov2.pth").write_bytes(b"weights")
+    words = ["scores.second_extractor=dinov2-vit-l-14", f"scores.second_extractor_weights={tmp_path / 'dinov2.pth'}"]
+    assert changed(*words) == {"second-references", "second-generation-scores"}
+    with pytest.raises(BadWeights, match=r"dinov2_vitl14_pretrain.pth .*set scores.second_extractor_weights to it"):
+        keys(words[0])
+    for wrong, sentence in (("scores.second_extractor=shapes-cnn", "is the first one"), (words[1], "needs second_extractor")):
+        with pytest.raises(BadConfig, match=sentence):
+            config(wrong)
+
+
 def test_without_a_residual_the_alignment_changes_nothing():
     assert keys("autoencoder.residual.channels=0", "autoencoder.align=none") == keys("autoencoder.residual.channels=0")
 
@@ -114,6 +150,8 @@ def test_dotted_settings_and_nested_ones_are_the_same():
 
 GOLDEN = {
     "images []": "5e02a7bb4658",
+    "references []": "75fa33e73e7c",
+    "originals []": "c1f63791805d",
     "autoencoder []": "d3dfe2bc7b2c",
     "statistics []": "929a2b9e9cac",
     "diffusion []": "4cafd3789d2c",
@@ -123,15 +161,14 @@ GOLDEN = {
     "samples [1.0, 2.0, 10]": "400835e59465",
     "samples [1.0, 1.0, 25]": "c59f9ed34cd0",
     "samples [1.0, 2.0, 25]": "35f5c21f9fd8",
-    "references []": "ad58f63e38f4",
     "reconstructions []": "4c8918960dea",
-    "reconstruction-scores []": "fe3a1252e6c1",
-    "generation-scores [1.0, 1.0, 5]": "30d5a3449e58",
-    "generation-scores [1.0, 2.0, 5]": "40169e1ee79b",
-    "generation-scores [1.0, 1.0, 10]": "5093e75e8c5a",
-    "generation-scores [1.0, 2.0, 10]": "aec82eb69ff7",
-    "generation-scores [1.0, 1.0, 25]": "e68ead456d77",
-    "generation-scores [1.0, 2.0, 25]": "abe23a7ded26",
+    "reconstruction-scores []": "5ddcccc173e9",
+    "generation-scores [1.0, 1.0, 5]": "b989831cd2a2",
+    "generation-scores [1.0, 2.0, 5]": "f3348c91ec1e",
+    "generation-scores [1.0, 1.0, 10]": "5e71e58a3086",
+    "generation-scores [1.0, 2.0, 10]": "5688755ee069",
+    "generation-scores [1.0, 1.0, 25]": "3acd32b56ba7",
+    "generation-scores [1.0, 2.0, 25]": "85b6a168c2cf",
     "probe-scores []": "3c027b65c736",
     "segmentation-scores []": "cbb00c6914d5",
     "overview [1.0, 2.0, 25]": "e0ac7e1f3624",

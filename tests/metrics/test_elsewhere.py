@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from typer.testing import CliRunner
 
-from svgbench.errors import BadData, BadInput
+from svgbench.cli.main import app
+from svgbench.config.schema import Data
+from svgbench.errors import BadData, BadInput, BadWeights
 from svgbench.metrics.elsewhere import elsewhere_scores
-from svgbench.metrics.features import extract, load_extractor
-from svgbench.metrics.image_sets import ImageArray, open_set, save_npz
+from svgbench.metrics.features import Tap, extract, load_extractor
+from svgbench.metrics.frechet import united
+from svgbench.metrics.image_sets import ImageArray, open_set
+from svgbench.metrics.npz import save_npz
+from svgbench.metrics.protocol import ImageGroup
+from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.world import shapes
+from svgbench.world.images import open_images, pack
+from svgbench.world.runtime import Runtime
 
 QUICK = Resampling(resamples=3, seed=0)
 
@@ -87,6 +98,73 @@ def test_the_command_prints_scores_as_json(tmp_path, images):
     assert found["gfid"]["low"] <= found["gfid"]["value"] <= found["gfid"]["high"] and found["gfid"]["detail"]["singular"]
 
 
+def test_artifacts_of_our_store_are_references_too(tmp_path, extractor, images):
+    given, _ = images
+    store = tmp_path / "images"
+    data = Data(source="shapes", resolution=32, train_images=60, val_images=12)
+    pack(data, store, Runtime(device="cpu", quiet=True))
+    taken = Reference.of(extract(extractor, open_images(store).train), ImageGroup(name="train", count=60, digest="ab" * 32), 32)
+    (tmp_path / "taken").mkdir()
+    taken.save(tmp_path / "taken", extractor.judge)
+    found = [elsewhere_scores(npz(tmp_path / "a.npz", given), place, extractor, resampling=QUICK) for place in (store, tmp_path / "taken")]
+    assert values(found[0]) == pytest.approx(values(found[1]), rel=1e-9)
+    assert "/train-60@" in found[0][0].protocol.text
+
+
+def test_published_spatial_statistics_give_sfid_and_those_of_another_layer_are_refused(tmp_path, images):
+    given, real = images
+    extractor = _tapped()
+    found = extract(extractor, real, groups=10)
+    pooled, spatial = found.moments.gaussian(), united(found.spatial).gaussian()
+    arrays = {"mu": pooled.mean, "sigma": pooled.covariance, "mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    np.savez(tmp_path / "adm.npz", **{name: part.numpy() for name, part in arrays.items()})
+    bare, whole = (
+        elsewhere_scores(npz(tmp_path / "a.npz", given), reference, extractor, resampling=QUICK)
+        for reference in (tmp_path / "adm.npz", npz(tmp_path / "b.npz", real))
+    )
+    assert [s.metric for s in bare] == ["gfid", "sfid", "is"]
+    assert values(bare)["sfid"] == pytest.approx(values(whole)["sfid"], rel=1e-6) and values(bare)["sfid"] > 0.1
+    sfid = bare[1]
+    assert sfid.low <= sfid.value <= sfid.high and "jackknife over 10 random groups" in sfid.detail["interval"]
+    np.savez(tmp_path / "odd.npz", **{n: p.numpy() for n, p in {**arrays, "mu_s": pooled.mean, "sigma_s": pooled.covariance}.items()})
+    with pytest.raises(BadInput, match="spatial statistics of 128 numbers, but 'shapes-cnn' gives"):
+        elsewhere_scores(tmp_path / "a.npz", tmp_path / "odd.npz", extractor, resampling=QUICK)
+
+
+def _tapped():
+    """The small classifier with an inner layer listened to, as Inception's is for sFID."""
+    plain = load_extractor("shapes-cnn")
+    layer = next(module for module in plain.network.modules() if isinstance(module, torch.nn.Conv2d))
+    shape = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: shape.append(output.shape))
+    plain(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    handle.remove()
+    return replace(plain, tap=Tap(layer, 2, 2 * shape[0][2] * shape[0][3]))
+
+
+def test_a_second_extractor_adds_its_distance(tmp_path, extractor, images):
+    given, real = (npz(tmp_path / f"{name}.npz", part) for name, part in zip("ab", images, strict=True))
+    second = replace(extractor, name="other", frechet="fd_other")
+    scores = elsewhere_scores(given, real, extractor, second=second, resampling=QUICK)
+    assert [s.metric for s in scores][-1] == "fd_other" and values(scores)["fd_other"] == values(scores)["gfid"]
+    assert scores[-1].protocol.text.startswith("fd-other@") and len(scores) == 6
+
+
+def test_fewer_images_than_a_metric_needs_are_refused_before_any_is_looked_at(tmp_path, extractor, images):
+    given, real = images
+    with pytest.raises(BadData, match="there are 9 samples, and an Inception score over 10 parts needs 10 or more"):
+        elsewhere_scores(npz(tmp_path / "a.npz", given[:9]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
+    with pytest.raises(BadData, match="there are 3 reference images"):
+        elsewhere_scores(npz(tmp_path / "c.npz", given), npz(tmp_path / "d.npz", real[:3]), extractor, resampling=QUICK)
+
+
+def test_the_command_asks_for_the_second_extractors_file_before_anything_runs(tmp_path):
+    words = ["eval", "a", "--reference", "b", "--extractor", "shapes-cnn", "--second-extractor", "dinov2-vit-l-14"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, BadWeights) or done.exit_code == 2
+    assert "set --second-extractor-weights to it" in str(done.exception) + done.output
+
+
 def _sizes(place):
     folder(place / "f", shapes.draw(range(3), seed=0, resolution=32, split="val").images)
     Image.new("RGB", (16, 16)).save(place / "f" / "z.png")
@@ -143,7 +221,7 @@ def test_statistics_of_another_extractor_doubled_images_and_another_size_are_ref
     with pytest.raises(BadInput, match="statistics of 2048 numbers, but 'shapes-cnn' gives 128"):
         elsewhere_scores(npz(tmp_path / "a.npz", given), wrong, extractor, resampling=QUICK)
     with pytest.raises(BadData, match="doubled"):
-        elsewhere_scores(npz(tmp_path / "d.npz", given[[0, 1, 0]]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
+        elsewhere_scores(npz(tmp_path / "d.npz", given[[*range(12), 0]]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
     large = npz(tmp_path / "l.npz", given.repeat(2, 2).repeat(2, 3))
     with pytest.raises(BadData, match="64 x 64 px, the reference 32 x 32"):
         elsewhere_scores(large, tmp_path / "b.npz", extractor, resampling=QUICK)

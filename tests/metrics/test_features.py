@@ -8,17 +8,20 @@ import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from svgbench.errors import BadData, BadWeights, UnknownName
+from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
 from svgbench.metrics.features import Extractor, Features, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.judges import row
 from svgbench.metrics.perceptual import load_perceptual
-from svgbench.metrics.protocol import ImageGroup
+from svgbench.metrics.protocol import ImageGroup, Judge
 from svgbench.metrics.reconstruction import reconstruction_scores
+from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import chosen
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
 from svgbench.world.files import sha256_of
@@ -50,7 +53,7 @@ def test_scores_equal_torch_fidelitys_whole_pipeline(weights):
         feature_extractor="svgbench-shapes-cnn", feature_extractor_weights_path=str(weights / "cnn.safetensors"),
     )  # fmt: skip
     group = ImageGroup(name="train", count=90, digest="ab" * 32)
-    found = generation_scores(extract(extractor, x), extract(extractor, y), judge=extractor.judge, reference_images=group)
+    found = generation_scores(extract(extractor, x), Reference.of(extract(extractor, y), group), judge=extractor.judge)
     values = {score.metric: score.value for score in found}
     assert values["gfid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
     assert values["is"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
@@ -83,12 +86,27 @@ def test_kept_features_are_a_fixed_choice_and_moments_of_all(weights):
     assert some.moments.count == 40 and heard == [16, 16, 8] and len(some.logits) == 10
 
 
-def test_features_that_were_saved_come_back_the_same(weights):
-    found = extract(load_extractor("shapes-cnn", weights / "cnn.safetensors"), images(40), keep=10)
-    found.save(weights / "features.safetensors")
-    again = Features.load(weights / "features.safetensors")
-    assert again.count == 40 and again.kept.equal(found.kept) and again.logits.equal(found.logits)
-    assert again.moments.scatter.equal(found.moments.scatter) and again.moments.mean.equal(found.moments.mean)
+def test_a_reference_that_was_saved_comes_back_the_same_and_not_for_another_extractor(weights):
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    found = Reference.of(extract(extractor, images(40), keep=10), ImageGroup(name="train", count=40, digest="ab" * 32), 32)
+    found.save(weights, extractor.judge)
+    again = Reference.load(weights, extractor.judge)
+    assert again.group == found.group and again.side == 32 and again.kept.equal(found.kept) and again.spatial is None
+    assert again.gaussian.covariance.equal(found.gaussian.covariance) and again.gaussian.mean.equal(found.gaussian.mean)
+    with pytest.raises(BadInput, match=r"features of 'shapes-cnn@.*, but the images are judged by 'shapes-cnn@cdcdcdcd'"):
+        Reference.load(weights, Judge(name="shapes-cnn", digest="cd" * 32))
+    (weights / "reference.safetensors").write_bytes(b"cut")
+    with pytest.raises(BadData, match="no whole reference"):
+        Reference.load(weights, extractor.judge)
+
+
+def test_features_that_are_not_numbers_are_refused(weights):
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    extractor.network.network.logits.bias.data.fill_(float("nan"))
+    assert extract(extractor, images(12)).count == 12  # a bias of the logits is in no feature
+    next(extractor.network.network.parameters()).data.fill_(float("nan"))
+    with pytest.raises(NumericalError, match="features of 'shapes-cnn' hold NaN"):
+        extract(extractor, images(12))
 
 
 def test_channel_order_and_range_change_the_distance(weights):
@@ -116,7 +134,7 @@ def test_reconstruction_scores_of_copies_are_perfect_and_of_noise_are_worse(weig
     assert noisy["rfid"].value > copies["rfid"].value and noisy["lpips"].value > 0 and noisy["psnr"].value < 50
     assert noisy["lpips"].protocol.text.startswith(f"distance-shapes-lpips@{perceptual.digest[:8]}/val-40@abababab/reconstructed-40")
     assert noisy["rfid"].low <= noisy["rfid"].value <= noisy["rfid"].high
-    known = extract(extractor, x)
+    known = Reference.of(extract(extractor, x), group)
     again = reconstruction_scores(x ^ 7, x, **settings, original_features=known)
     assert again[0].value == pytest.approx(noisy["rfid"].value)
     with pytest.raises(BadData, match="do not pair"):
@@ -142,9 +160,15 @@ def test_inception_opens_a_given_file_and_takes_logits_without_bias(tmp_path):
     state = _random_inception(FeatureExtractorInceptionV3)
     torch.save(state, tmp_path / "inception.pth")
     extractor = load_extractor("inception", tmp_path / "inception.pth")
-    features, logits = extractor(torch.from_numpy(images(2)))
-    assert features.shape == (2, 2048) and logits.shape == (2, 1008) and extractor.dim == 2048
-    torch.testing.assert_close(logits, features @ state["fc.weight"].T, rtol=1e-3, atol=1e-4)
+    seen = extractor(torch.from_numpy(images(2)))
+    assert seen.features.shape == (2, 2048) and seen.logits.shape == (2, 1008) and extractor.dim == 2048
+    torch.testing.assert_close(seen.logits, seen.features @ state["fc.weight"].T, rtol=1e-3, atol=1e-4)
+    block = {}
+    extractor.network.Mixed_6d.register_forward_hook(lambda module, inputs, output: block.update(output=output))
+    again = extractor(torch.from_numpy(images(2)))
+    assert block["output"].shape == (2, 768, 17, 17) and again.spatial.shape == (2, 2023)
+    assert again.spatial.equal(block["output"].permute(0, 2, 3, 1)[..., :7].reshape(2, -1))  # TensorFlow's mixed_6/conv[..., :7]
+    assert again.spatial.min() == 0 and again.spatial.max() > 0  # behind the ReLU
 
 
 def _random_inception(kind: type) -> dict[str, torch.Tensor]:
@@ -153,6 +177,70 @@ def _random_inception(kind: type) -> dict[str, torch.Tensor]:
         patch.setattr(torch, "load", lambda *args, **kwargs: {})
         patch.setattr(kind, "load_state_dict", lambda self, state: None)
         return kind("inception-v3-compat", ["2048"], feature_extractor_weights_path="none").state_dict()
+
+
+def test_dinov2_takes_metas_file_and_is_torch_fidelitys_up_to_the_network(tmp_path):
+    state = _random_dinov2()
+    torch.save(state, tmp_path / "dinov2.pth")
+    extractor = load_extractor("dinov2-vit-s-14", tmp_path / "dinov2.pth")
+    x = torch.from_numpy(images(2))
+    seen = extractor(x)
+    assert seen.features.shape == (2, 384) and seen.logits is None and seen.spatial is None and extractor.frechet == "fd_dinov2"
+    pixels = interpolate_bilinear_2d_like_tensorflow1x(x.float(), size=(224, 224), align_corners=False) / 255
+    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, None, None]
+    torch.testing.assert_close(seen.features, _by_transformers(state, (pixels - mean) / deviation), rtol=1e-4, atol=1e-4)
+    torch.save({name: value for name, value in state.items() if "ls2" not in name}, tmp_path / "cut.pth")
+    with pytest.raises(BadWeights, match="12 missing"):
+        load_extractor("dinov2-vit-s-14", tmp_path / "cut.pth")
+
+
+def _random_dinov2() -> dict[str, torch.Tensor]:
+    """A random state with the names and shapes of Meta's file."""
+    with torch.device("meta"):
+        network = timm.create_model("vit_small_patch14_dinov2", img_size=518, num_classes=0)
+    generator = torch.Generator().manual_seed(0)
+    state = {name: torch.randn(value.shape, generator=generator) * 0.05 for name, value in network.state_dict().items()}
+    state |= {name: value + 1 for name, value in state.items() if name.endswith(("gamma", "norm1.weight", "norm2.weight", "norm.weight"))}
+    return {**state, "mask_token": torch.zeros(1, 384)}
+
+
+def _by_transformers(state: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+    """The class token by transformers' DINOv2, its positions brought to 16 x 16 by where Meta's scale puts each of them."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    model = Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, patch_size=14, image_size=224)).eval()
+    named = {"embeddings.cls_token": state["cls_token"], "embeddings.mask_token": state["mask_token"]}
+    grid = state["pos_embed"][:, 1:].reshape(37, 37, 384).permute(2, 0, 1)[None]
+    at = (torch.arange(16) + 0.5) / 16.1 * 2 - 1  # pixel centres of the output in the input's -1..1
+    places = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1)[None]
+    grid = torch.nn.functional.grid_sample(grid, places, mode="bicubic", padding_mode="border", align_corners=False)
+    named["embeddings.position_embeddings"] = torch.cat([state["pos_embed"][:, :1], grid.flatten(2).transpose(1, 2)], 1)
+    words = {"patch_embed.proj": "embeddings.patch_embeddings.projection", "norm": "layernorm"}
+    inner = {"attn.proj": "attention.o_proj", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1"}
+    for name, value in state.items():
+        stem, _, kind = name.rpartition(".")
+        if stem in words:
+            named[f"{words[stem]}.{kind}"] = value
+        elif name.startswith("blocks."):
+            _, number, rest = name.split(".", 2)
+            start = f"encoder.layer.{number}."
+            if rest.startswith("attn.qkv"):
+                parts = zip("qkv", value.chunk(3), strict=True)
+                named |= {f"{start}attention.{part}_proj.{kind}": v for part, v in parts}
+            else:
+                named[start + next((rest.replace(a, b) for a, b in inner.items() if rest.startswith(a)), rest)] = value
+    model.load_state_dict(named)
+    with torch.no_grad():
+        return model(pixel_values=pixels).last_hidden_state[:, 0]
+
+
+def test_the_large_dinov2_has_the_published_size():
+    from svgbench.metrics.dinov2_extractor import MEMBERS
+
+    with torch.device("meta"):
+        network = timm.create_model(MEMBERS[row("features", "dinov2-vit-l-14")["registry"]], img_size=224, num_classes=0)
+    assert network.embed_dim == row("features", "dinov2-vit-l-14")["dim"]
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(304.4e6, rel=0.005)
 
 
 def test_a_file_with_code_inside_is_refused_and_does_not_run(tmp_path):
@@ -225,4 +313,4 @@ def test_on_embedded_images_unseen_ones_are_near_blurred_ones_far_and_one_class_
 
 def _by_metric(extractor: Extractor, samples: Features, reference: Features) -> dict[str, float]:
     group = ImageGroup(name="train", count=reference.count, digest="ab" * 32)
-    return {s.metric: s.value for s in generation_scores(samples, reference, judge=extractor.judge, reference_images=group)}
+    return {s.metric: s.value for s in generation_scores(samples, Reference.of(reference, group), judge=extractor.judge)}

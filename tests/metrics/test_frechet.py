@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from svgbench.errors import BadData, BadInput, NumericalError
-from svgbench.metrics.frechet import Gaussian, Moments, frechet_distance, frechet_replicates, paired_replicates, read_statistics, resampled
+from svgbench.metrics.frechet import (
+    Gaussian,
+    Moments,
+    frechet_distance,
+    frechet_replicates,
+    jackknife_error,
+    paired_replicates,
+    read_statistics,
+    resampled,
+    united,
+)
 from svgbench.metrics.resampling import Resampling
 
 
@@ -70,6 +80,15 @@ def test_interval_has_the_width_of_true_sampling_and_errs_to_the_wide_side_near_
     assert low < torch.stack(spreads).mean().item() / truth.item() < high
 
 
+def test_a_jackknife_over_ten_groups_has_the_spread_of_true_sampling_and_needs_no_features():
+    reference = gaussian(drawn(4000, seed=99) + 1.0)
+    truth = torch.tensor([frechet_distance(gaussian(drawn(300, seed=s)), reference) for s in range(300)]).std()
+    sets = [[Moments.empty(12).add(part) for part in drawn(300, seed=s).split(30)] for s in range(1000, 1040)]
+    errors = torch.tensor([jackknife_error(groups, reference) for groups in sets])
+    assert 0.85 < errors.square().mean().sqrt().item() / truth.item() < 1.25
+    torch.testing.assert_close(united(sets[0]).scatter, Moments.empty(12).add(drawn(300, seed=1000)).scatter)
+
+
 def test_resampled_distances_are_biased_upwards_so_intervals_are_centred_on_the_value():
     reference, x = gaussian(drawn(4000, seed=99)), drawn(300)
     value = frechet_distance(gaussian(x), reference)
@@ -87,13 +106,21 @@ def test_pairs_of_equal_images_stay_at_distance_zero_in_every_resample():
 
 def test_statistics_in_an_adm_file_are_read_and_pickles_are_not(tmp_path):
     np.savez(tmp_path / "ref.npz", mu=np.zeros(3), sigma=np.eye(3), arr_0=np.zeros(2))
-    assert read_statistics(tmp_path / "ref.npz").covariance.dtype == torch.float64
+    gaussian, spatial = read_statistics(tmp_path / "ref.npz")
+    assert gaussian.covariance.dtype == torch.float64 and spatial is None
+    np.savez(tmp_path / "both.npz", mu=np.zeros(3), sigma=np.eye(3), mu_s=np.ones(2, dtype=np.float32), sigma_s=np.eye(2))
+    assert read_statistics(tmp_path / "both.npz")[1].mean.tolist() == [1.0, 1.0]
     np.savez(tmp_path / "bad.npz", mu=np.array([{}], dtype=object), sigma=np.eye(3))
-    with pytest.raises(BadData, match="without pickles"):
+    with pytest.raises(BadData, match="pickled objects"):
         read_statistics(tmp_path / "bad.npz")
     np.savez(tmp_path / "other.npz", mu=np.zeros(3))
     with pytest.raises(BadData, match="sigma"):
         read_statistics(tmp_path / "other.npz")
+    faults = (({"mu": np.full(3, np.nan)}, "NaN"), ({"sigma": np.eye(2)}, r"must be floats \[D\]"), ({"mu": np.arange(3)}, "int64"))
+    for broken, words in faults:
+        np.savez(tmp_path / "broken.npz", **{"mu": np.zeros(3), "sigma": np.eye(3), **broken})
+        with pytest.raises(BadData, match=words):
+            read_statistics(tmp_path / "broken.npz")
     (tmp_path / "text.npz").write_text("no")
     with pytest.raises(BadData):
         read_statistics(tmp_path / "text.npz")

@@ -8,9 +8,11 @@ import torch
 from svgbench.config.records import SamplingProtocol
 from svgbench.errors import BadData
 from svgbench.metrics.features import Features
-from svgbench.metrics.frechet import Moments
-from svgbench.metrics.generation import generation_scores, inception_replicates, inception_score, inside, kernel_distance
+from svgbench.metrics.frechet import Moments, frechet_distance
+from svgbench.metrics.generation import check_counts, distance_scores, generation_scores, inside, kernel_distance
+from svgbench.metrics.inception_score import ClassSums, inception_replicates
 from svgbench.metrics.protocol import ImageGroup, Judge
+from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling, chosen
 
 
@@ -18,23 +20,34 @@ def drawn(count: int, seed: int = 0, shift: float = 0.0, width: int = 16) -> tor
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def features(x: torch.Tensor, logits: torch.Tensor | None = None) -> Features:
-    return Features(count=len(x), moments=Moments.empty(x.shape[1]).add(x), kept=x, logits=logits)
+GROUP = ImageGroup(name="train", count=600, digest="ab" * 32)
+JUDGE = Judge(name="net", digest="cd" * 32)
 
 
-def score_all(samples: Features, reference, **more):
-    group = ImageGroup(name="train", count=600, digest="ab" * 32)
-    return {
-        s.metric: s
-        for s in generation_scores(samples, reference, judge=Judge(name="net", digest="cd" * 32), reference_images=group, **more)
-    }
+def features(x: torch.Tensor, logits=None, *, keep: int | None = None, spatial=None) -> Features:
+    """What a pass over images with these features and logits would leave; spatial features in ten groups."""
+    rows = chosen(len(x) if keep is None else keep, len(x))
+    classes = None if logits is None else ClassSums.empty(len(x), logits.shape[1]).add(logits, 0)
+    groups = () if spatial is None else tuple(Moments.empty(spatial.shape[1]).add(spatial[g::10]) for g in range(10))
+    kept_logits = None if logits is None else logits[rows]
+    return Features(
+        count=len(x), moments=Moments.empty(x.shape[1]).add(x), kept=x[rows], logits=kept_logits, classes=classes, spatial=groups
+    )  # fmt: skip
+
+
+def score_all(samples: Features, reference: Features | Reference, **more):
+    against = reference if isinstance(reference, Reference) else Reference.of(reference, GROUP)
+    return {s.metric: s for s in generation_scores(samples, against, judge=JUDGE, **more)}
 
 
 def test_inception_score_equals_torch_fidelitys():
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     logits = drawn(237, width=12) * 2
-    assert inception_score(logits) == pytest.approx(isc_features_to_metric(logits)["inception_score_mean"], rel=1e-9)
+    sums = ClassSums.empty(237, 12)
+    for start in (0, 100, 200):
+        sums.add(logits[start : start + 100], start)
+    assert sums.score() == pytest.approx(isc_features_to_metric(logits)["inception_score_mean"], rel=1e-9)
 
 
 def test_inception_score_of_certain_and_balanced_classes_is_their_number():
@@ -84,21 +97,24 @@ def test_a_choice_of_the_reference_holds_every_class_in_whatever_order_they_stan
 
 
 def test_scores_carry_interval_count_protocol_and_detail():
-    samples, reference = features(drawn(200, shift=0.3), drawn(200, seed=5, width=7)), features(drawn(600, seed=1))
-    scores = score_all(samples, reference, sampling=SamplingProtocol(sampler="euler", steps=25, guidance=1.0, shift=0.15))
-    assert list(scores) == ["gfid", "is", "kid", "precision", "recall"]
-    assert scores["gfid"].protocol.text == (
-        "fd-net@cdcdcdcd/train-600@abababab/balanced-200/uint8-round/euler-shift0.15-25steps-guidance1/v1"
-    )
-    assert len({s.protocol.text for s in scores.values()}) == 4
+    samples = features(drawn(200, shift=0.3), drawn(200, seed=5, width=7), spatial=drawn(200, seed=6))
+    how = SamplingProtocol(sampler="euler", steps=25, guidance=1.0, shift=0.15)
+    scores = score_all(samples, features(drawn(600, seed=1), spatial=drawn(600, seed=7)), sampling=how)
+    assert list(scores) == ["gfid", "sfid", "is", "kid", "precision", "recall"]
+    made = "fd-net@cdcdcdcd/train-600@abababab/balanced-200/uint8-round/euler-shift0.15-25steps-guidance1/v1"
+    assert scores["gfid"].protocol.text == made
+    assert len({s.protocol.text for s in scores.values()}) == 5
     for score in scores.values():
         assert score.low <= score.value <= score.high
-        assert score.count == 200 and score.protocol.sampling.steps == 25 and "bootstrap" in score.detail["interval"]
+        assert score.count == 200 and score.protocol.sampling.steps == 25
+        assert ("jackknife" if score.metric == "sfid" else "bootstrap") in score.detail["interval"]
     assert "reference images" in scores["recall"].detail["interval"]
 
 
 def test_scores_against_bare_statistics_are_those_that_need_no_more():
-    assert list(score_all(features(drawn(50)), features(drawn(60)).moments.gaussian())) == ["gfid"]
+    bare = Reference(group=GROUP, gaussian=features(drawn(60)).moments.gaussian())
+    assert list(score_all(features(drawn(50)), bare)) == ["gfid"]
+    assert list(score_all(features(drawn(50), drawn(50, width=5), spatial=drawn(50)), bare)) == ["gfid", "is"]
 
 
 def test_few_samples_are_marked_singular():
@@ -110,7 +126,49 @@ def test_without_resamples_there_is_no_interval():
     assert scores["gfid"].low is None and scores["gfid"].detail["interval"] == "none"
 
 
-def test_samples_that_lost_features_are_refused():
-    partly = Features(count=50, moments=Moments.empty(16).add(drawn(50)), kept=drawn(20), logits=None)
-    with pytest.raises(BadData, match="keep all"):
-        score_all(partly, features(drawn(60)))
+def test_an_interval_from_a_part_of_the_samples_is_as_wide_as_one_from_all():
+    x, logits, reference = drawn(2000, shift=0.5), drawn(2000, seed=5, width=7), features(drawn(3000, seed=1))
+    how = {"resampling": Resampling(resamples=200)}
+    whole, part = score_all(features(x, logits), reference, **how), score_all(features(x, logits, keep=500), reference, **how)
+    for metric in ("gfid", "is"):
+        assert part[metric].value == whole[metric].value and part[metric].protocol == whole[metric].protocol
+        width = [scores[metric].high - scores[metric].low for scores in (whole, part)]
+        assert width[1] / width[0] == pytest.approx(1, abs=0.3)
+        assert "500 of 2000 samples" in part[metric].detail["interval"]
+    assert "k3-500x500" in part["precision"].protocol.text and part["precision"].count == 2000
+
+
+def test_a_second_extractor_is_asked_for_its_distance_alone_and_by_its_own_name():
+    found = distance_scores(features(drawn(50)), Reference.of(features(drawn(60)), GROUP), judge=JUDGE, frechet="fd_dinov2")
+    assert [score.metric for score in found] == ["fd_dinov2"]
+    assert found[0].value == frechet_distance(features(drawn(50)).moments.gaussian(), features(drawn(60)).moments.gaussian())
+
+
+def test_the_spatial_distance_is_that_of_all_groups_together():
+    samples, reference = features(drawn(90), spatial=drawn(90, shift=1)), features(drawn(80), spatial=drawn(80, seed=1))
+    whole = Moments.empty(16).add(drawn(90, shift=1)).gaussian()
+    expected = frechet_distance(whole, Moments.empty(16).add(drawn(80, seed=1)).gaussian())
+    found = score_all(samples, reference)["sfid"]
+    assert found.value == pytest.approx(expected, rel=1e-12) and found.protocol.text.startswith("fd-spatial-net@")
+    assert score_all(samples, reference, resampling=Resampling(resamples=0))["sfid"].low is None
+
+
+@pytest.mark.parametrize(
+    "counts, words",
+    [
+        ({"samples": 9, "neighbours": 3}, "there are 9 samples, and an Inception score over 10 parts needs 10 or more"),
+        ({"samples": 3, "neighbours": 3, "classes": False}, "there are 3 samples, and precision and recall by neighbour 3 needs 4"),
+        ({"samples": 1, "neighbours": 1, "classes": False}, "there are 1 samples, and a Frechet distance needs 2"),
+        ({"samples": 20, "reference": 3, "neighbours": 3}, "there are 3 reference images"),
+    ],
+)
+def test_fewer_images_than_a_metric_needs_are_refused(counts, words):
+    with pytest.raises(BadData, match=words):
+        check_counts(**counts)
+
+
+def test_scores_refuse_too_few_samples_too():
+    with pytest.raises(BadData, match="Inception score"):
+        score_all(features(drawn(8), drawn(8, width=3)), features(drawn(60)))
+    with pytest.raises(BadData, match="needs 10 images"):
+        ClassSums.empty(8, 3).add(drawn(8, width=3), 0).score()

@@ -1,0 +1,78 @@
+"""DINOv2 as a torch-fidelity extractor with a local file: Meta's own weights, the class token behind the final norm.
+
+Protocol: what torch-fidelity's ``dinov2-vit-*-14`` computes, which fetches code and weights from GitHub and takes no file: uint8, bilinear
+to 224 px as TensorFlow 1 does it, ImageNet's mean and deviation, positions resampled from the file's 37 x 37 grid as Meta's code does it
+(bicubic, without antialias, scale (16 + 0.1) / 37), float32. The network is timm's. Where the paper that proposed the distance (arXiv
+2306.04675) resizes by PIL's bicubic, numbers differ. What it cannot tell: details below a 14 px patch of the 224 px image.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+from svgbench.world.weights import fill, read
+
+MEMBERS = {"svgbench-dinov2-vit-s-14": "vit_small_patch14_dinov2", "svgbench-dinov2-vit-l-14": "vit_large_patch14_dinov2"}
+"""Our names in torch-fidelity's registry -> timm's architectures."""
+
+SIDE, GRID = 224, 16
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Dinov2Extractor(FeatureExtractorBase):
+    """Features [B, D] of uint8 images [B, 3, H, W]."""
+
+    def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
+        super().__init__(name, features_list)
+        path = Path(feature_extractor_weights_path)
+        state = {key: value for key, value in read(path).items() if key != "mask_token"}
+        if "pos_embed" in state:
+            state["pos_embed"] = resampled_positions(state["pos_embed"])
+        with torch.device("meta"):
+            network = timm.create_model(MEMBERS[name], img_size=SIDE, num_classes=0)
+        self.network = network.to_empty(device="cpu")
+        fill(self.network, state, where=str(path))
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1) * 255, persistent=False)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """The class token, as the one requested layer."""
+        resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(SIDE, SIDE), align_corners=False)
+        return (self.network((resized - self.mean) / self.deviation),)
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        """Names of the layers."""
+        return ("dinov2",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        """The layer torch-fidelity takes for a metric."""
+        return "dinov2"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        """A plain transformer."""
+        return True
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        """Two black images."""
+        return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+
+
+def resampled_positions(positions: Tensor) -> Tensor:
+    """Position embeddings [1, 1 + n * n, D] on a 16 x 16 grid, as Meta's code brings them there."""
+    side = round((positions.shape[1] - 1) ** 0.5)
+    if side == GRID or side * side != positions.shape[1] - 1:
+        return positions
+    grid = positions[:, 1:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = torch.nn.functional.interpolate(grid, scale_factor=(GRID + 0.1) / side, mode="bicubic", antialias=False)
+    return torch.cat([positions[:, :1].float(), grid.permute(0, 2, 3, 1).flatten(1, 2)], 1)

@@ -1,0 +1,68 @@
+"""Inception score (arXiv 1606.03498): exp of the mean KL(p(y|x) || p(y)) of an extractor's class probabilities.
+
+Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity cuts them; float64 sums in one pass, so that no logits are
+kept for the value. What it cannot tell: it sees no reference, and ten copies of ten perfect images have the highest score.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.errors import BadData
+from svgbench.world.runtime import Runtime
+
+SPLITS = 10
+
+
+@dataclass
+class ClassSums:
+    """For each shuffled tenth of N images: their count, the sum of p log p and the sum of p, float64 [10, 2 + K]."""
+
+    parts: Tensor
+    """Which tenth each image is in: int64 [N]."""
+    sums: Tensor
+
+    @classmethod
+    def empty(cls, images: int, classes: int, device: torch.device | str = "cpu") -> ClassSums:
+        """Sums of none of so many images."""
+        order = np.random.RandomState(2020).permutation(images)
+        parts = np.empty(images, dtype=np.int64)
+        for part, (a, b) in enumerate(itertools.pairwise(number * images // SPLITS for number in range(SPLITS + 1))):
+            parts[order[a:b]] = part
+        return cls(torch.from_numpy(parts), torch.zeros(SPLITS, 2 + classes, dtype=torch.float64, device=device))
+
+    def add(self, logits: Tensor, start: int) -> ClassSums:
+        """Count in logits [B, K] of the images from ``start`` on; gives itself."""
+        log_p = logits.to(self.sums.device, torch.float64).log_softmax(1)
+        p = log_p.exp()
+        rows = torch.cat([torch.ones_like(p[:, :1]), (p * log_p).sum(1, keepdim=True), p], 1)
+        own = torch.nn.functional.one_hot(self.parts[start : start + len(p)], SPLITS).to(rows.device, torch.float64)
+        self.sums += own.T @ rows
+        return self
+
+    def over_ranks(self, runtime: Runtime) -> ClassSums:
+        """The sums of every rank's images together."""
+        return ClassSums(self.parts, runtime.all_reduce_(self.sums))
+
+    def score(self) -> float:
+        """The mean over the tenths."""
+        if not bool((self.sums[:, 0] > 0).all()):
+            raise BadData(f"an Inception score over {SPLITS} parts needs {SPLITS} images or more, there are {len(self.parts)}; give more.")
+        means = self.sums[:, 1:] / self.sums[:, :1]
+        marginal = means[:, 1:]
+        gains = means[:, 0] - torch.special.xlogy(marginal, marginal).sum(1)
+        return gains.clamp_min(0).exp().mean().item()
+
+
+def inception_replicates(logits: Tensor, counts: Tensor) -> Tensor:
+    """exp of the mean KL over all of logits [N, K] in each resample: [R] of counts [R, N]."""
+    log_p = logits.double().log_softmax(1)
+    p = log_p.exp()
+    share = (counts / counts.sum(1, keepdim=True)).to(logits.device)
+    marginal = share @ p
+    return (share @ (p * log_p).sum(1) - torch.special.xlogy(marginal, marginal).sum(1)).exp()

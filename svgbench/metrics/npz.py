@@ -1,0 +1,91 @@
+"""The ``.npz`` files of the field: images as the ADM evaluator reads them, and reference statistics as it publishes them. No torch.
+
+Protocol: uint8 images [N, H, W, 3] under ``arr_0``; ``mu`` [D] and ``sigma`` [D, D] of pooled features, ``mu_s`` and ``sigma_s`` of spatial
+ones. A file with ``mu`` and ``sigma`` is a reference by those; the images beside them (10,000 in ADM's files) are not what the statistics
+are of. What a file cannot tell: which extractor its statistics are of; only their width.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from svgbench.errors import BadData
+
+IMAGES = "arr_0"
+STATISTICS = ("mu", "sigma")
+SPATIAL = ("mu_s", "sigma_s")
+
+
+def holds_statistics(path: Path) -> bool:
+    """Whether an ``.npz`` is a reference by its statistics."""
+    return path.is_file() and set(STATISTICS) <= set(members(path))
+
+
+def statistics_in(path: Path) -> dict[str, np.ndarray]:
+    """``mu`` [D], ``sigma`` [D, D] and, where they are there, ``mu_s`` and ``sigma_s`` of an ``.npz``: float64, whole and finite."""
+    found: dict[str, np.ndarray] = {}
+    for pair in (STATISTICS, SPATIAL):
+        if pair is SPATIAL and not set(pair) <= set(members(path)):
+            continue
+        mean, covariance = (np.array(stored(path, name)) for name in pair)
+        floats = {mean.dtype.kind, covariance.dtype.kind} == {"f"}
+        if not floats or mean.ndim != 1 or not mean.size or covariance.shape != (len(mean), len(mean)):
+            raise BadData(
+                f"{path}: {pair[0]} is {mean.dtype} {list(mean.shape)} and {pair[1]} {covariance.dtype} {list(covariance.shape)}; "
+                "they must be floats [D] and [D, D], so take the file as its authors publish it."
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+            raise BadData(f"{path}: {pair[0]} or {pair[1]} holds NaN or infinity; take the statistics again.")
+        found |= dict(zip(pair, (mean.astype(np.float64), covariance.astype(np.float64)), strict=True))
+    return found
+
+
+def stored(path: Path, name: str) -> np.ndarray:
+    """One array of an ``.npz``, mapped from the disk where it lies there uncompressed; never by pickle."""
+    if name not in members(path):
+        raise BadData(f"{path}: has no array '{name}', but {', '.join(members(path)) or 'none'}; give an .npz of images or statistics.")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+            form = np.lib.format
+            read_header = form.read_array_header_1_0 if form.read_magic(member) == (1, 0) else form.read_array_header_2_0
+            shape, fortran, kind = read_header(member)
+            header = member.tell()
+            entry = archive.getinfo(f"{name}.npy")
+        if kind.hasobject:
+            raise BadData(f"{path}: '{name}' holds pickled objects, which could run code and are not read; save its numbers alone.")
+        if entry.compress_type != zipfile.ZIP_STORED or fortran:
+            with np.load(path, allow_pickle=False) as content:
+                return content[name]
+        with path.open("rb") as file:  # a member's local header repeats its name and may have extra fields of its own
+            file.seek(entry.header_offset + 26)
+            lengths = np.frombuffer(file.read(4), dtype="<u2")
+        start = entry.header_offset + 30 + int(lengths.sum()) + header
+        return np.memmap(path, dtype=kind, mode="r", offset=start, shape=shape)
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+        raise BadData(f"{path}: cannot be read as arrays ({first_line(error)}); fetch it again.") from None
+
+
+def save_npz(path: Path, images: np.ndarray) -> None:
+    """Writes uint8 images [N, 3, H, W] as the ``.npz`` that the ADM evaluator reads, an image at a time, so that memory does not grow."""
+    shape = (len(images), *images.shape[2:], 3)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for image in images:
+            member.write(np.ascontiguousarray(np.moveaxis(np.asarray(image), 0, -1)).tobytes())
+
+
+def members(path: Path) -> list[str]:
+    """Names of the arrays inside."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise BadData(f"{path}: is neither a folder nor an .npz ({first_line(error)}); give a folder of images or an .npz.") from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

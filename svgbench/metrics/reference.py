@@ -1,0 +1,120 @@
+"""What images are held against: real images' features, taken once for many scores, or the statistics that somebody published.
+
+Protocol: a reference is known by what it is of (``train``, ``images``, ``statistics``), the count and the digest of that; features and
+statistics of one extractor never stand for another's. What it cannot tell: which crop and resize published statistics were taken behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from svgbench.errors import BadData, BadInput
+from svgbench.metrics.features import Extractor, Features, extract
+from svgbench.metrics.frechet import Gaussian, read_statistics, united
+from svgbench.metrics.image_sets import open_set
+from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
+from svgbench.metrics.protocol import ImageGroup, Judge
+from svgbench.world.files import sha256_of
+from svgbench.world.images import open_images
+from svgbench.world.runtime import Runtime
+
+TENSORS, ABOUT = "reference.safetensors", "reference.json"
+Progress = Callable[[str, int], Callable[[int], None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What distances to real images need."""
+
+    group: ImageGroup
+    """Its name in a protocol."""
+    gaussian: Gaussian
+    """Of the extractor's features [D]."""
+    spatial: Gaussian | None = None
+    """Of its spatial features."""
+    kept: Tensor | None = None
+    """Features [n, D] float32 of all its images, or of n of them; None where there are statistics only."""
+    side: int | None = None
+    """Pixels along a side of its images, where it knows them and they are square."""
+
+    @classmethod
+    def of(cls, features: Features, group: ImageGroup, side: int | None = None) -> Reference:
+        """Images whose features were taken."""
+        spatial = united(features.spatial).gaussian() if features.spatial else None
+        return cls(group=group, gaussian=features.moments.gaussian(), spatial=spatial, kept=features.kept, side=side)
+
+    def save(self, folder: Path, judge: Judge) -> None:
+        """Writes ``reference.safetensors`` and ``reference.json``, which says what it is of and by which extractor."""
+        parts = {"mu": self.gaussian.mean, "sigma": self.gaussian.covariance, "kept": self.kept}
+        parts |= dict(zip(SPATIAL, self.spatial, strict=True)) if self.spatial else {}
+        save_file({name: part.cpu().contiguous() for name, part in parts.items() if part is not None}, folder / TENSORS)
+        group = {"name": self.group.name, "count": self.group.count, "digest": self.group.digest}
+        about = {"group": group, "side": self.side, "extractor": {"name": judge.name, "digest": judge.digest}}
+        (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, judge: Judge, device: torch.device | str = "cpu") -> Reference:
+        """What ``save`` wrote, refused when another extractor's."""
+        try:
+            about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+            parts = load_file(folder / TENSORS, device=str(device))
+            made_by, group = (about["extractor"]["name"], about["extractor"]["digest"]), ImageGroup(**about["group"])
+            pairs = [Gaussian(*(parts[name] for name in pair)) if set(pair) <= parts.keys() else None for pair in (STATISTICS, SPATIAL)]
+            if pairs[0] is None:
+                raise KeyError("mu")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise BadData(f"{folder}: is no whole reference ({error}); take it again.") from None
+        if made_by != (judge.name, judge.digest):
+            raise BadInput(
+                f"{folder}: features of '{made_by[0]}@{made_by[1][:8]}', but the images are judged by '{judge.name}@{judge.digest[:8]}'; "
+                "take the extractor and the weights file that the reference was made with."
+            )
+        return cls(group=group, gaussian=pairs[0], spatial=pairs[1], kept=parts.get("kept"), side=about["side"])
+
+
+def open_reference(path: Path, extractor: Extractor, *, runtime: Runtime | None = None, progress: Progress) -> Reference:
+    """A reference from an ADM ``.npz`` of statistics, an ``.npz`` or a folder of images, or an artifact of our store (``images``: its
+    training images; ``references``)."""
+    if holds_statistics(path):
+        return _published(path, extractor)
+    if (path / TENSORS).is_file():
+        return Reference.load(path, extractor.judge, extractor.device)
+    if (path / "images.json").is_file():
+        store = open_images(path)
+        group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(path / "train.images.npy"))
+        images: Any = store.train
+        side: int | None = store.resolution
+    else:
+        images = open_set(path)
+        height, width = images.shape[2:]
+        group, side = ImageGroup(name="images", count=len(images), digest=images.digest()), height if height == width else None
+    features = extract(extractor, images, runtime=runtime, done=progress("features of the reference", len(images)))
+    return Reference.of(features, group, side)
+
+
+def _published(path: Path, extractor: Extractor) -> Reference:
+    """The statistics in an ``.npz``, refused when they cannot be this extractor's."""
+    gaussian, spatial = (_on(pair, extractor) for pair in read_statistics(path))
+    expected = [(gaussian, extractor.dim, "")] + ([(spatial, extractor.tap.dim, "spatial ")] if extractor.tap else [])
+    for found, dim, kind in expected:
+        if found is not None and len(found.mean) != dim:
+            raise BadInput(
+                f"{path}: {kind}statistics of {len(found.mean)} numbers, but '{extractor.name}' gives {dim}; "
+                "take the extractor that the statistics were made with."
+            )
+    group = ImageGroup(name="statistics", count=None, digest=sha256_of(path))
+    return Reference(group=group, gaussian=gaussian, spatial=spatial if extractor.tap else None)
+
+
+def _on(pair: Gaussian | None, extractor: Extractor) -> Gaussian | None:
+    """A Gaussian where the extractor computes."""
+    return None if pair is None else Gaussian(*(part.to(extractor.device) for part in pair))
