@@ -9,7 +9,8 @@ import torch
 
 from svgbench.config.scoring import Probe
 from svgbench.errors import BadData
-from svgbench.metrics.probe import knn, linear_probe, pool, probe_scores
+from svgbench.metrics.neighbours import knn
+from svgbench.metrics.probe import linear_probe, pool, probe_scores
 from svgbench.metrics.protocol import ImageGroup
 
 SETTINGS = Probe(epochs=10, batch=64)
