@@ -108,7 +108,7 @@ def _best(heads: Heads, x: Tensor, y: Tensor, held: Tensor, standard: Standard) 
 def _fit(
     x: Tensor, y: Tensor, fitted: Tensor, standard: Standard, classes: int, settings: Probe, generator: torch.Generator
 ) -> Heads:
-    """Heads for every learning rate, trained on the same batches of the rows ``fitted``; the gradient of softmax regression is written out."""
+    """Heads for every learning rate, trained on the same batches of the rows ``fitted``; softmax regression's gradient is written out."""
     device, count = y.device, len(fitted)
     rates = torch.tensor(settings.learning_rates, device=device).view(-1, 1, 1)
     weight = torch.zeros(len(rates), x.shape[1], classes, device=device)

@@ -16,7 +16,6 @@ from svgbench.config.records import SamplingProtocol, Score
 from svgbench.metrics.features import Features, extract, load_extractor
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.perceptual import load_perceptual
-from svgbench.metrics.probe import pool, probe_scores
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.resampling import Resampling
@@ -84,24 +83,6 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         neighbours=part["neighbours"], resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]),
         sampling=SamplingProtocol(**{name: made[name] for name in SamplingProtocol.model_fields}),
     )  # fmt: skip
-    return _write(out, scores)
-
-
-def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Linear probe and kNN of mean-pooled latents: features, residual, both."""
-    part = slice_["scores"]
-    settings = scoring.Probe.model_validate(part["probe"])
-    collection, train, val, parts = _latents(inputs, runtime)
-    labels = [torch.as_tensor(s.labels) for s in (collection.train, collection.val)]
-    pooled = train.gather(lambda x: pool(x).cpu(), settings.train_images), val.gather(lambda x: pool(x).cpu())
-    scores: list[Score] = []
-    for name, channels in parts:
-        x, y = (vectors[:, channels] for vectors in pooled)
-        groups = _groups(inputs, collection, len(x))
-        scores += probe_scores(
-            x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
-        )  # fmt: skip
     return _write(out, scores)
 
 
