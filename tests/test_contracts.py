@@ -21,7 +21,7 @@ OPTIONS = {
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
     "eval": {"--reference", "--extractor", "--extractor-weights", "--format", "--device"},
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
-    "pretrain": {"--out", "--device", "--threads"},
+    "pretrain": {"--out", "--device", "--threads", "--check"},
     "doctor": {"--out"},
 }  # fmt: skip
 
