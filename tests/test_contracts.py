@@ -24,7 +24,7 @@ OPTIONS = {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--format", "--device"
     },
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
-    "pretrain": {"--out", "--device", "--threads"},
+    "pretrain": {"--out", "--device", "--threads", "--check"},
     "doctor": {"--out"},
 }  # fmt: skip
 

@@ -56,6 +56,7 @@ def test_the_whole_graph_gives_every_score_with_protocol_count_and_interval(fini
         "probe_top1",
         "probe_top5",
         "knn_top1",
+        "logreg_top1",
         "miou",
         "macc",
     }

@@ -94,13 +94,20 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", help="Where the weights and the log are written.")] = Path("pretrained"),
     device: Annotated[str, typer.Option("--device")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights, as their card's note says.")] = False,
 ) -> None:
-    """Train the weights of a tiny encoder on the embedded images, by its family's own objective. Needs the extra [pretrain]."""
+    """Train the weights of a tiny encoder on the embedded images, by its family's own objective, and measure them. Needs the extra
+    [pretrain]; --check does not."""
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
-    if absent:
+    if absent and not check:
         raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")
     from svgbench.pretraining import pretrain as train
+    from svgbench.pretraining.figures import figures
+    from svgbench.pretraining.recipes import known
     from svgbench.world.runtime import Runtime
 
-    result = train(name, out, Runtime(device=device, threads=threads).start())
+    runtime, name = Runtime(device=device, threads=threads).start(), known(name)
+    result = {"name": name} if check else train(name, out, runtime)
+    measured = figures(name, runtime, weights=None if check else Path(result["file"]))
+    result["figures"] = {what: round(value, 2) for what, value in measured.items()}
     sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")

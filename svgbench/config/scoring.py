@@ -10,14 +10,21 @@ from svgbench.config.part import Count, Part, Positive
 
 
 class Probe(Part):
-    """Linear probe and kNN on mean-pooled frozen latents."""
+    """Linear probe, kNN and logistic regression on mean-pooled frozen latents."""
 
     epochs: Count = 30
     batch: Count = 256
-    learning_rates: tuple[Positive, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0)
     """Trained side by side; the best on a held-out tenth of the training images is reported on the validation images."""
     neighbours: Count = 20
     train_images: Count | None = None
+    """The first so many training images; all when empty."""
+    logreg_c: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1, 1.0)
+    """Strengths of logistic regression as scikit-learn counts them (larger fits closer); the best on the held-out tenth is fitted again."""
+    logreg_iterations: Count = 1000
+    """Most iterations of L-BFGS for each C."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which pooled latents are stored; sums and moments are float64 in both."""
 
 
 class Segmentation(Part):

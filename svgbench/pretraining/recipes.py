@@ -69,9 +69,7 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     Interrupted and called again with the same ``out``, it goes on from its last checkpoint. Losses that compare the images of a batch with
     each other cannot be cut into micro-batches or ranks, so one process holds the whole batch.
     """
-    name = name.removesuffix("-tiny")
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
+    name = known(name)
     if runtime.world > 1:
         raise BadInput(f"pretrain {name} runs in one process, not in {runtime.world}; call it without torchrun.")
     recipe, work = RECIPES[name], out / f"{name}.partial"
@@ -90,6 +88,14 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
         "name": name, "file": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size, "images_seen": report.images_seen,
         "updates": report.updates, "seconds": round(report.seconds, 1), "losses": report.losses,
     }
+
+
+def known(name: str) -> str:
+    """The recipe's name for a name that may be a tiny card's."""
+    name = name.removesuffix("-tiny")
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    return name
 
 
 def build(recipe: Recipe, pictures: Pictures, runtime: Runtime) -> Shipped:

@@ -137,7 +137,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
+    stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     latents = latents_of("train", tokenizer, images.train, inputs["statistics"], runtime, flips=part.flip)
 
     # the network, its initial weights a function of the seed

@@ -62,7 +62,7 @@ def statistics(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         stats = LatentStats(0 * whole, whole / part.scale)
     else:
         stats = read_statistics(part.statistics, channels=tokenizer.channels)
-    write_statistics(stats, out, images=0)
+    write_statistics(stats, out, autoencoder=inputs["autoencoder"], images=0)
     return {}
 
 

@@ -45,7 +45,7 @@ class Generator:
     def __init__(self, inputs: dict[str, Path], runtime: Runtime, seed: int, trained: float = 1.0) -> None:
         """``trained``: the share of the training after which the transformer is taken."""
         self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-        self.stats = open_statistics(inputs["statistics"], self.tokenizer.channels, runtime)
+        self.stats = open_statistics(inputs["statistics"], inputs["autoencoder"], self.tokenizer.channels, runtime)
         self.model, self.classes = open_sit(inputs["diffusion"], runtime, snapshot(trained))
         self.batch = batch_of(self.model, runtime.torch_device)
         self._place, self._weak = inputs["diffusion"], None

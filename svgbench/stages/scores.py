@@ -20,7 +20,6 @@ from svgbench.metrics.generation import check_counts, distance_scores, generatio
 from svgbench.metrics.judges import row
 from svgbench.metrics.npz import holds_statistics
 from svgbench.metrics.perceptual import load_perceptual
-from svgbench.metrics.probe import pool, probe_scores
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.reference import Reference, open_reference
@@ -147,24 +146,6 @@ def _features(extractor: Extractor, drawn: np.ndarray, runtime: Runtime) -> Feat
     """Features of samples, by all ranks."""
     with runtime.progress(f"features of the samples, {extractor.name}", len(drawn)) as bar:
         return extract(extractor, drawn, groups=GROUPS, runtime=runtime, done=bar.advance)
-
-
-def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Linear probe and kNN of mean-pooled latents: features, residual, both."""
-    part = slice_["scores"]
-    settings = scoring.Probe.model_validate(part["probe"])
-    collection, train, val, parts = _latents(inputs, runtime)
-    labels = [torch.as_tensor(s.labels) for s in (collection.train, collection.val)]
-    pooled = train.gather(lambda x: pool(x).cpu(), settings.train_images), val.gather(lambda x: pool(x).cpu())
-    scores: list[Score] = []
-    for name, channels in parts:
-        x, y = (vectors[:, channels] for vectors in pooled)
-        groups = _groups(inputs, collection, len(x))
-        scores += probe_scores(
-            x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
-        )  # fmt: skip
-    return _write(out, scores, runtime)
 
 
 def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

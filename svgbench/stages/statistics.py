@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from svgbench.errors import BrokenArtifact
 from svgbench.nets.latents import LatentMoments, LatentStats
 from svgbench.nets.tokenizer import Codec, Tokenizer
-from svgbench.stages.tokenizers import open_tokenizer, to_floats
+from svgbench.stages.tokenizers import encoder_of, open_tokenizer, to_floats
 from svgbench.world import arrays
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, open_images
@@ -50,14 +50,17 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
         runtime.all_reduce_(tensor)
     stats = moments.finish()
     if runtime.is_main:
-        write(stats, out, images=len(collection.train))
+        write(stats, out, autoencoder=inputs["autoencoder"], images=len(collection.train))
     return {"images_seen": len(collection.train)}
 
 
-def write(stats: LatentStats, out: Path, *, images: int) -> None:
-    """The artifact's files; ``images``: how many the statistics were measured on, 0 for those of a release."""
+def write(stats: LatentStats, out: Path, *, autoencoder: Path, images: int) -> None:
+    """The artifact's files; ``autoencoder``: the artifact whose latents these are the statistics of; ``images``: how many they were
+    measured on, 0 for those of a release."""
     save_file({"mean": stats.mean.contiguous().cpu(), "std": stats.std.contiguous().cpu()}, out / "statistics.safetensors")
-    write_atomic(out / "statistics.json", json.dumps({"images": images, "channels": len(stats.mean)}).encode())
+    name, identity = encoder_of(autoencoder)
+    about = {"images": images, "channels": len(stats.mean), "encoder": name, "autoencoder": identity}
+    write_atomic(out / "statistics.json", (json.dumps(about, indent=1) + "\n").encode())
 
 
 def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime: Runtime) -> dict[str, np.ndarray]:
@@ -73,8 +76,16 @@ def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime
     return {split: arrays.open_rows(out / f"latents.{split}.npy") for split in shapes}
 
 
-def open_statistics(place: Path, channels: int, runtime: Runtime) -> LatentStats:
-    """The statistics of a finished artifact, checked against the tokenizer's channels."""
+def open_statistics(place: Path, autoencoder: Path, channels: int, runtime: Runtime) -> LatentStats:
+    """The statistics of a finished artifact, checked against the autoencoder artifact whose latents (of so many channels) they will
+    standardise. Statistics from before they named their autoencoder are known by their key and their channels."""
+    about = json.loads((place / "statistics.json").read_bytes())
+    name, identity = encoder_of(autoencoder)
+    if about.get("autoencoder", identity) != identity:
+        whose = f"of '{about['encoder']}'" if about["encoder"] != name else f"of '{name}' with other weights"
+        raise BrokenArtifact(
+            f"{place}: statistics {whose}, the latents are of '{name}' as in {autoencoder}; remove the directory and run again."
+        )
     tensors = load_file(place / "statistics.safetensors")
     if len(tensors["mean"]) != channels:
         raise BrokenArtifact(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from svgbench.backends.open import open_encoder
 from svgbench.config import cards
+from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadWeights
 from svgbench.nets.alignment import Alignment
@@ -25,6 +26,7 @@ from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
+from svgbench.world.files import sha256_of
 from svgbench.world.images import ImageSet
 from svgbench.world.runtime import Runtime
 
@@ -79,6 +81,14 @@ def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:
     tokenizer = build(encoder, Autoencoder.model_validate(about["settings"]), about["resolution"], runtime.torch_device)
     tokenizer.load_state_dict(load_file(place / "autoencoder.safetensors", device=str(runtime.torch_device)))
     return tokenizer.eval().requires_grad_(False)
+
+
+def encoder_of(place: Path) -> tuple[str, str]:
+    """The card's name of an autoencoder artifact, and a digest of all that its latents depend on: the frozen encoder's identity and the
+    trained weights."""
+    part = json.loads((place / "autoencoder.json").read_text())["encoder"]
+    weights = place / "autoencoder.safetensors"
+    return part["opened"]["name"], digest([part["identity"], sha256_of(weights) if weights.exists() else None])
 
 
 def to_floats(images: Tensor, device: torch.device) -> Tensor:

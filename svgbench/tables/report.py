@@ -37,7 +37,9 @@ def report(records: list[RunRecord]) -> list[Table]:
         score_table("Generation: gFID by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         score_table("Generation along the training: gFID by images seen", _most_steps(along), ("gfid",), column=_seen),
         score_table("Generation at the most steps", _most_steps(rows), SAMPLES, row=_guided),
-        score_table("Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "miou", "macc"), row=_latents),
+        score_table(
+            "Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "logreg_top1", "miou", "macc"), row=_latents
+        ),
         cost_table(records),
         failure_table(records),
     ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from svgbench.world.files import guarded, need_space
 
@@ -23,3 +26,13 @@ def create(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
 def open_rows(path: Path) -> np.ndarray:
     """The array of ``create``, to be filled in place."""
     return np.lib.format.open_memmap(path, mode="r+")
+
+
+def open_mapped(path: Path, shape: tuple[int, ...], kind: type) -> Tensor:
+    """A read-only mapped array as a tensor, of which nothing is read yet; ValueError when it is not of this shape and type."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.shape != shape or array.dtype != kind:
+        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes into it
+        return torch.from_numpy(array)

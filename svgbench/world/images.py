@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from svgbench.config.schema import Data
 from svgbench.errors import BadConfig, BadData, BrokenArtifact
-from svgbench.world import folders, shapes
+from svgbench.world import arrays, folders, shapes
 from svgbench.world.files import failpoint, guarded, need_space, write_atomic
 from svgbench.world.runtime import Runtime
 
@@ -101,9 +100,9 @@ def open_images(directory: Path) -> Images:
         for split in SPLITS:
             count = int(counts[split])
             sets[split] = ImageSet(
-                _mapped(directory / f"{split}.images.npy", (count, 3, side, side), np.uint8),
-                _mapped(directory / f"{split}.labels.npy", (count,), np.int64),
-                _mapped(directory / f"{split}.masks.npy", (count, side, side), np.uint8) if about["masks"] else None,
+                arrays.open_mapped(directory / f"{split}.images.npy", (count, 3, side, side), np.uint8),
+                arrays.open_mapped(directory / f"{split}.labels.npy", (count,), np.int64),
+                arrays.open_mapped(directory / f"{split}.masks.npy", (count, side, side), np.uint8) if about["masks"] else None,
             )
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise BrokenArtifact(f"{directory}: is not a whole store of images ({error}); remove the directory and run again.") from None
@@ -225,13 +224,3 @@ class _Rows(contextlib.AbstractContextManager["_Rows"]):
     def _header(self) -> None:
         content = {"descr": np.lib.format.dtype_to_descr(self._kind), "fortran_order": False, "shape": (self.count, *self._shape)}
         np.lib.format.write_array_header_1_0(self._file, content)
-
-
-def _mapped(path: Path, shape: tuple[int, ...], kind: type) -> Tensor:
-    """A read-only memory-mapped array as a tensor; ValueError when it is not of this shape and type."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.shape != shape or array.dtype != kind:
-        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes; the type of the class says so
-        return torch.from_numpy(array)

@@ -59,6 +59,7 @@ def changed(*words: str) -> set[str]:
 
 def test_a_change_reaches_only_what_depends_on_it():
     assert changed("scores.probe.epochs=21") == {"probe-scores"}
+    assert changed("scores.probe.precision=bf16") == {"pooled-latents", "probe-scores"}
     assert changed("scores.neighbours=4") == {"generation-scores"}
     assert changed("sampling.steps=[5, 10]") == {"samples", "generation-scores", "overview"}
     assert "autoencoder" not in changed("diffusion.shift=0.5")
@@ -169,7 +170,8 @@ GOLDEN = {
     "generation-scores [1.0, 2.0, 10]": "5688755ee069",
     "generation-scores [1.0, 1.0, 25]": "3acd32b56ba7",
     "generation-scores [1.0, 2.0, 25]": "85b6a168c2cf",
-    "probe-scores []": "3c027b65c736",
+    "pooled-latents []": "d2cc55f33823",
+    "probe-scores []": "8c591224a4e6",
     "segmentation-scores []": "cbb00c6914d5",
     "overview [1.0, 2.0, 25]": "e0ac7e1f3624",
 }

@@ -64,3 +64,11 @@ def test_what_a_run_does_not_use_is_not_in_it():
 def test_parts_that_do_not_belong_together_are_refused(settings, sentence):
     with pytest.raises(BadConfig, match=sentence):
         build({"encoder": {"card": "mae"}, **settings}, preset="tiny")
+
+
+def test_the_paper_presets_probe_has_dinos_thirteen_rates_scaled_by_its_batch():
+    """facebookresearch/dinov2 and dinov3, eval/linear.py: base rates at 256 images, 10 epochs of 1250 updates, 8 processes of 128."""
+    probe = build({}, preset="paper").scores.probe
+    base = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+    assert probe.batch == 8 * 128 and probe.epochs == 10 and probe.neighbours == 20
+    assert probe.learning_rates == pytest.approx([rate * probe.batch / 256 for rate in base])

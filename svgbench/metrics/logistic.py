@@ -1,0 +1,148 @@
+"""What L2-regularised logistic regression reads from frozen latents.
+
+Protocol (after facebookresearch/dinov2 and dinov3, eval/log_regression.py): softmax regression on pooled latents, standardised by the
+training images' moments, with scikit-learn's objective C * sum of cross-entropies + |W|^2 / 2 (the intercept is free), minimised in
+float64 by L-BFGS. For each C of a sweep nine tenths of the training images are fitted, each from the one before; the C that is best on
+the held-out tenth is fitted again on all training images and scored on the validation images, which choose nothing. Unlike DINO's the
+inputs are standardised, so that C means the same for features and residual, and the sweep has one C a decade where DINO's has four.
+With two classes the penalty is that of softmax, half as strong as scikit-learn's binomial one at equal C. What it cannot tell: as the
+linear probe, nothing of positions. Unlike the probe by SGD it has one answer, whatever the seed of the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from svgbench.errors import NumericalError
+from svgbench.metrics import vectors
+from svgbench.metrics.vectors import Standard
+
+HELD = 1 << 24
+"""Class scores held at once; inputs of up to as many numbers are standardised once and kept."""
+GRADIENT = 1e-6
+"""The minimum is reached when no entry of the gradient (of the objective a training image) is larger."""
+
+
+class Regression(NamedTuple):
+    """A fitted model: class scores [B, K] = standardised vectors @ weight + bias, of the classes that the fitted images hold."""
+
+    weight: Tensor
+    """[D, K] float64"""
+    bias: Tensor
+    """[K] float64"""
+    present: Tensor
+    """[K] int64: the class of each column"""
+    standard: Standard
+    iterations: int
+    gradient: float
+    """The largest entry that was left."""
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Classes [N] on the CPU of vectors [N, D]."""
+        parts = vectors.blocks(x, self.weight.device, _block(len(self.bias)))
+        return torch.cat([self.present[(self.standard(part).double() @ self.weight + self.bias).argmax(1)].cpu() for part in parts])
+
+
+class LogisticResult(NamedTuple):
+    """Per validation image, whether it was right; the chosen C; how the last fit ended."""
+
+    top1: Tensor
+    """[N] bool"""
+    c: float
+    iterations: int
+    gradient: float
+
+
+@torch.no_grad()
+def logistic_regression(
+    train_x: Tensor,
+    train_y: Tensor,
+    val_x: Tensor,
+    val_y: Tensor,
+    sweep: Sequence[float],
+    *,
+    iterations: int = 1000,
+    seed: int = 0,
+    classes: int | None = None,
+    device: torch.device | None = None,
+) -> LogisticResult:
+    """C chosen from ``sweep`` on a held-out tenth of vectors [N, D] with labels [N]; scored on [M, D] and [M]."""
+    device = device or train_x.device
+    vectors.check(train_x, train_y, val_x, val_y, classes, device)
+    fitted, held = vectors.split(len(train_x), torch.Generator().manual_seed(seed))
+    standard = vectors.moments(train_x, fitted, device)
+    held_x, held_y = train_x[held.to(train_x.device)], train_y[held.to(train_y.device)].cpu()
+    model, best, chosen, most = None, None, 0.0, -1
+    for c in sorted(sweep):
+        model = fit(train_x, train_y, fitted, c, standard=standard, iterations=iterations, device=device, start=model)
+        right = int((model.predict(held_x) == held_y).sum())
+        if right > most:
+            best, chosen, most = model, c, right
+    everything = torch.arange(len(train_x))
+    standard = vectors.moments(train_x, everything, device)
+    final = fit(train_x, train_y, everything, chosen, standard=standard, iterations=iterations, device=device, start=best)
+    return LogisticResult(final.predict(val_x) == val_y.cpu(), chosen, final.iterations, final.gradient)
+
+
+@torch.no_grad()
+def fit(
+    x: Tensor,
+    y: Tensor,
+    chosen: Tensor,
+    c: float,
+    *,
+    standard: Standard,
+    iterations: int = 1000,
+    device: torch.device | None = None,
+    start: Regression | None = None,
+) -> Regression:
+    """The regression of the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: a model near by, which only shortens the way."""
+    device = device or x.device
+    chosen = chosen.sort().values
+    present, columns = y.to(device)[chosen.to(device)].unique(return_inverse=True)
+    count, size = len(chosen), _block(len(present))
+    weight = torch.zeros(x.shape[1], len(present), dtype=torch.float64, device=device)
+    bias = torch.zeros(len(present), dtype=torch.float64, device=device)
+    if start is not None and start.present.equal(present):
+        weight.copy_(start.weight)
+        bias.copy_(start.bias)
+
+    def inputs(part: Tensor) -> Tensor:
+        return standard(vectors.rows(x, part, device)).double()
+
+    parts = chosen.split(size)
+    kept = [inputs(part) for part in parts] if count * x.shape[1] <= HELD else None
+
+    @torch.no_grad()
+    def objective() -> Tensor:
+        """The objective over C and count; leaves its gradient, written out, at weight and bias."""
+        loss = weight.square().sum() / (2 * c * count)
+        weight.grad, bias.grad = weight / (c * count), torch.zeros_like(bias)
+        for block, column in zip(kept or map(inputs, parts), columns.split(size), strict=True):
+            likelihood = (block @ weight + bias).log_softmax(1)
+            loss -= likelihood.gather(1, column[:, None]).sum() / count
+            error = likelihood.exp_().div_(count)
+            error[torch.arange(len(block), device=device), column] -= 1 / count
+            weight.grad += block.T @ error
+            bias.grad += error.sum(0)
+        return loss
+
+    optimiser = torch.optim.LBFGS(
+        [weight, bias], max_iter=iterations, max_eval=2 * iterations, history_size=10,
+        tolerance_grad=GRADIENT, tolerance_change=1e-14, line_search_fn="strong_wolfe",
+    )  # fmt: skip
+    optimiser.step(objective)
+    loss = objective()
+    if not bool(loss.isfinite()):
+        raise NumericalError(f"the logistic regression with C {c:g} ended at an infinite loss; leave that C out of scores.probe.logreg_c.")
+    left = max(weight.grad.abs().max().item(), bias.grad.abs().max().item())
+    return Regression(weight, bias, present, standard, optimiser.state[weight]["n_iter"], left)
+
+
+def _block(classes: int) -> int:
+    """Images whose class scores fit into HELD."""
+    return max(1, min(vectors.BLOCK, HELD // classes))

@@ -1,0 +1,66 @@
+"""What a vote of the nearest training images says of frozen latents.
+
+Protocol (DINO, arXiv 2104.14294, and facebookresearch/dinov3 eval/knn.py): cosine similarity of pooled latents, the k nearest training
+images (20) each vote for their class with weight exp(similarity / 0.07), the heaviest class wins. Nothing is trained and nothing chosen.
+All pairs are compared block by block, so memory does not grow with the number of images. What it cannot tell: what a trained head finds
+in directions of small variance, which a cosine does not weigh up.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from svgbench.errors import BadData
+from svgbench.metrics import vectors
+
+TEMPERATURE = 0.07
+
+
+@torch.no_grad()
+def knn(
+    train_x: Tensor,
+    train_y: Tensor,
+    val_x: Tensor,
+    val_y: Tensor,
+    neighbours: int = 20,
+    *,
+    classes: int | None = None,
+    device: torch.device | None = None,
+    block: int = 1024,
+    train_block: int = vectors.BLOCK,
+) -> Tensor:
+    """Whether the weighted vote of the nearest training vectors names each validation image's class: [M] bool on the CPU.
+
+    ``block`` validation and ``train_block`` training images are compared at once; ``device``: where, by default that of ``train_x``.
+    """
+    device = device or train_x.device
+    classes = vectors.check(train_x, train_y, val_x, val_y, classes, device)
+    if neighbours > len(train_x):
+        raise BadData(f"{neighbours} neighbours cannot be found among {len(train_x)} training images; lower scores.probe.neighbours.")
+    near: list[tuple[Tensor, Tensor]] = []
+    start = 0
+    for train in vectors.blocks(train_x, device, train_block):
+        unit = F.normalize(train, dim=1).T
+        for number, x in enumerate(vectors.blocks(val_x, device, block)):
+            found, index = (F.normalize(x, dim=1) @ unit).topk(min(neighbours, len(train)), 1)
+            index += start
+            if start == 0:
+                near.append((found, index))
+            else:
+                near[number] = _nearest(near[number], (found, index), neighbours)
+        start += len(train)
+    labels, truth = train_y.to(device), val_y.to(device)
+    right = []
+    for (similarity, index), y in zip(near, truth.split(block), strict=True):
+        votes = torch.zeros(len(y), classes, device=device).scatter_add_(1, labels[index], ((similarity - 1) / TEMPERATURE).exp())
+        right.append(votes.argmax(1) == y)
+    return torch.cat(right).cpu()
+
+
+def _nearest(known: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor], neighbours: int) -> tuple[Tensor, Tensor]:
+    """The best of two sets of (similarities, indices), each [B, up to k]."""
+    similarity, index = (torch.cat(pair, 1) for pair in zip(known, more, strict=True))
+    best, place = similarity.topk(min(neighbours, similarity.shape[1]), 1)
+    return best, index.gather(1, place)

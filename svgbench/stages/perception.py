@@ -1,0 +1,139 @@
+"""What pooled latents say of their classes: pooled once by all ranks into files mapped from disk, then probed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.config import scoring
+from svgbench.config.records import Score
+from svgbench.errors import BrokenArtifact
+from svgbench.metrics.probe import pool, probe_scores
+from svgbench.metrics.resampling import Resampling
+from svgbench.metrics.vectors import check_finite
+from svgbench.stages.scores import _groups, _write
+from svgbench.stages.tokenizers import open_tokenizer, to_floats
+from svgbench.world import arrays
+from svgbench.world.files import write_atomic
+from svgbench.world.images import ImageSet, open_images
+from svgbench.world.runtime import Runtime
+
+BLOCK = 256
+"""Images encoded at once."""
+KINDS = {"fp32": np.float32, "bf16": np.uint16}
+"""How a precision lies in a file; numpy has no bfloat16, so its bits are stored."""
+
+
+class Pooled(NamedTuple):
+    """A finished artifact of ``pooled``, mapped from disk."""
+
+    vectors: dict[str, Tensor]
+    """train, val -> [N, C], float32 or bfloat16"""
+    labels: dict[str, Tensor]
+    """train, val -> int64 [N]"""
+    features: int
+    """The first so many channels are the frozen encoder's, the rest is residual."""
+
+
+def pooled(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Writes ``train.npy`` and ``val.npy`` ([N, C] float32, or uint16: bfloat16's bits), ``*.labels.npy`` int64 and ``pooled.json``.
+
+    Every rank pools blocks of its own and writes their rows. Raw latents that the statistics stage kept are read, others are encoded.
+    """
+    part = slice_["scores"]["probe"]
+    collection = open_images(inputs["images"])
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    counts = {"train": min(part["train_images"] or len(collection.train), len(collection.train)), "val": len(collection.val)}
+    kind = KINDS[part["precision"]]
+    if runtime.is_main:
+        for split, count in counts.items():
+            arrays.create(out / f"{split}.npy", kind, (count, tokenizer.channels))
+            arrays.create(out / f"{split}.labels.npy", np.int64, (count,))
+            labels = arrays.open_rows(out / f"{split}.labels.npy")
+            labels[:] = getattr(collection, split).labels[:count].numpy()
+            labels.flush()
+    runtime.barrier()
+    for split, count in counts.items():
+        latents = _latents(split, getattr(collection, split), tokenizer.encode, inputs["statistics"], runtime)
+        _fill(out / f"{split}.npy", split, count, latents, runtime)
+    if runtime.is_main:
+        about = {
+            "precision": part["precision"], "stored": f"{np.dtype(kind).name}{' (the bits of bfloat16)' if kind is np.uint16 else ''}",
+            "channels": tokenizer.channels, "features": tokenizer.feature_channels, **counts,
+        }  # fmt: skip
+        write_atomic(out / "pooled.json", (json.dumps(about, indent=1) + "\n").encode())
+    return {"images_seen": sum(counts.values())}
+
+
+def _latents(
+    split: str, images: ImageSet, encode: Callable[[Tensor], Tensor], statistics: Path, runtime: Runtime
+) -> Callable[[Tensor], Tensor]:
+    """Raw latents [B, C, h, w] on the device of indices [B]: mapped from the statistics' artifact where it kept them, else encoded."""
+    path = statistics / f"latents.{split}.npy"
+    if path.exists():
+        kept = np.load(path, mmap_mode="r")
+        return lambda indices: torch.from_numpy(kept[indices.numpy()]).to(runtime.torch_device)
+    return lambda indices: encode(to_floats(images.batch(indices), runtime.torch_device))
+
+
+@torch.no_grad()
+def _fill(path: Path, split: str, count: int, latents: Callable[[Tensor], Tensor], runtime: Runtime) -> None:
+    """This rank's rows of a file."""
+    rows = arrays.open_rows(path)
+    starts = range(0, count, BLOCK)
+    with runtime.progress(f"pooled latents, {split}", count) as bar:
+        for number in runtime.shard(len(starts)):
+            indices = torch.arange(starts[number], min(starts[number] + BLOCK, count))
+            vectors = pool(latents(indices))
+            check_finite(vectors, f"{split} image", vectors.device, first=starts[number])
+            rows[indices.numpy()] = stored(vectors, rows.dtype)
+            bar.advance(len(indices) * runtime.world)
+    rows.flush()
+
+
+def stored(vectors: Tensor, kind: np.dtype) -> np.ndarray:
+    """Float32 vectors as a file of this type holds them: themselves, or the bits of the nearest bfloat16."""
+    return (vectors.cpu() if kind == np.float32 else vectors.bfloat16().cpu().view(torch.uint16)).numpy()
+
+
+def open_pooled(place: Path) -> Pooled:
+    """The vectors and labels of a finished artifact, nothing of them read yet; BrokenArtifact when a file is not what it should be."""
+    try:
+        about = json.loads((place / "pooled.json").read_bytes())
+        kind, vectors, labels = KINDS[about["precision"]], {}, {}
+        for split in ("train", "val"):
+            count = about[split]
+            vectors[split] = arrays.open_mapped(place / f"{split}.npy", (count, about["channels"]), kind)
+            labels[split] = arrays.open_mapped(place / f"{split}.labels.npy", (count,), np.int64)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise BrokenArtifact(f"{place}: holds no whole pooled latents ({error}); remove the directory and run again.") from None
+    if kind is np.uint16:
+        vectors = {split: bits.view(torch.bfloat16) for split, bits in vectors.items()}
+    return Pooled(vectors, labels, about["features"])
+
+
+def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Linear probe, kNN and logistic regression of mean-pooled latents: features, residual, both."""
+    part = slice_["scores"]
+    settings = scoring.Probe.model_validate(part["probe"])
+    collection, (vectors, labels, features) = open_images(inputs["images"]), open_pooled(inputs["pooled-latents"])
+    channels = vectors["train"].shape[1]
+    parts = {"features": slice(0, features)}
+    if channels > features:
+        parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
+    groups = _groups(inputs, collection, len(labels["train"]))
+    scores: list[Score] = []
+    with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
+        for name, own in parts.items():
+            scores += probe_scores(
+                vectors["train"][:, own], labels["train"], vectors["val"][:, own], labels["val"], settings=settings, latents=name,
+                classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
+                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
+            )  # fmt: skip
+    return _write(out, scores, runtime)
