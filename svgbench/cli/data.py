@@ -35,6 +35,9 @@ def pack(
         raise BadData("'shapes' are drawn when a run needs them; give a folder of images to pack.")
     if packed.holds(root_of(source)):
         raise BadData(f"{source} is packed already; give it to a run with --data {source}.")
+    root = root_of(source).resolve()
+    if root in to.resolve().parents:
+        raise BadData(f"{to}: lies inside the images that are packed; give --to a directory elsewhere.")
     data = Data(source=str(Path(source).expanduser().absolute()), resolution=resolution, train_images=train_images, val_images=val_images)
     data = data.model_copy(update={"identity": sources.identity(data)})
     with guarded(to):
@@ -70,12 +73,16 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
     from svgbench.world.images import open_images, reading_speed
 
     speed = reading_speed(open_images(directory).train)
-    _show(directory, about, ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s in random batches of 256, one thread"])
+    found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s in random batches of 256, one thread"]
+    _show(directory, about, found)
 
 
 def _show(directory: Path, about: dict[str, Any], notes: list[str]) -> None:
     facts = [f"{about['resolution']} px", f"{len(about['classes'])} classes", f"listing {about['listing'][:12]}"]
     skipped = [f"left out: {entry['path']} ({entry['reason']})" for entry in about["skipped"]]
     more = [f"... and {len(skipped) - 20} more in {directory / 'images.json'}"] if len(skipped) > 20 else []
-    rows = [[name, str(about["counts"][name.split(".")[0]]), f"{f['bytes'] / 1e6:,.1f}", f["sha256"][:16]] for name, f in about["files"].items()]
-    table_of(Table(f"Images packed in {directory}", ["file", "images", "MB", "sha256"], rows, [", ".join(facts), *skipped[:20], *more, *notes]))
+    rows = []
+    for name, file in about["files"].items():
+        rows.append([name, str(about["counts"][name.split(".")[0]]), f"{file['bytes'] / 1e6:,.1f}", file["sha256"][:16]])
+    notes = [", ".join(facts), *skipped[:20], *more, *notes]
+    table_of(Table(f"Images packed in {directory}", ["file", "images", "MB", "sha256"], rows, notes))

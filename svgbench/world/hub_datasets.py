@@ -1,6 +1,6 @@
 """Hugging Face datasets as a source of images: what ``save_to_disk`` wrote, or a folder of the hub's parquet files. No torch.
 
-Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files into a cache first. The image
+Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files to a cache first. The image
 column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; the label column the first
 ``ClassLabel`` (else ``label``), numbers or strings. Splits are ``train`` and ``validation`` (``val``, ``valid``; others are left out);
 without the latter a share of each class is held out.
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from svgbench.errors import BadData
-from svgbench.world.files import TEMPORARY, guarded, need_space
-from svgbench.world.listing import VALIDATION, Collection, Entry, Read, check_classes, digest_of_files, numbered
+from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space
+from svgbench.world.listing import VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
 
 PARQUET_FOLDERS = ("", "data", "train")
 """Where the hub's parquet files lie below a dataset's folder."""
@@ -39,35 +39,35 @@ def holds(root: Path) -> bool:
 
 def identity(root: Path) -> str:
     """Digest of the names and sizes of its data files."""
-    train, val = _split(root)
-    return digest_of_files(root, [*train, *(val or [])])
+    files = _split(root)
+    return digest_of_files(root, [*files.train, *files.val])
 
 
 def collect(root: Path) -> Collection:
     """The images of a dataset, by its label column and its images' names; no image is read."""
-    train_files, val_files = _split(root)
-    files = [*train_files, *(val_files or [])]
+    split = _split(root)
+    files, count = [*split.train, *split.val], len(split.train)
     arrow = files[0].suffix == ".arrow"
     parts = [_open_arrow(file) if arrow else _open_parquet(file) for file in files]
     names = parts[0].names
     labels = [part.labels for part in parts]
-    known = sorted({str(value) for rows in labels[: len(train_files)] for value in rows}) if _texts(labels) else None
+    known = sorted({str(value) for rows in labels[:count] for value in rows}) if _texts(labels) else None
     numbers = [_numbers(part, known or names) for part in parts]
-    train_numbers = [number for rows in numbers[: len(train_files)] for number in rows]
+    train_numbers = [number for rows in numbers[:count] for number in rows]
     if not train_numbers:
         raise BadData(f"{root}: its training split holds no rows; give a dataset with images.")
     classes = tuple(known or names or numbered(root, train_numbers))
 
-    def entries(split: str, places: range) -> list[Entry]:
-        start = [split] if val_files else []
+    def entries(name: str, places: range) -> list[Entry]:
+        start = [name] if split.named else []
         return [
             Entry("/".join([*start, classes[label] if label < len(classes) else str(label), parts[place].name(row)]), label, 0, place, row)
             for place in places
             for row, label in enumerate(numbers[place])
         ]
 
-    train = entries("train", range(len(train_files)))
-    val = entries("val", range(len(train_files), len(files))) if val_files else None
+    train = entries("train", range(count))
+    val = entries("val", range(count, len(files))) if split.val else None
     check_classes(root, classes, train, val)
     relative = tuple(file.relative_to(root).as_posix() for file in files)
     return Collection(root, classes, train, val, lambda wanted, scratch: _reader(files, parts, wanted, scratch), relative)
@@ -109,24 +109,24 @@ def _parquet(root: Path) -> list[Path]:
     return []
 
 
-def _split(root: Path) -> tuple[list[Path], list[Path] | None]:
-    """Data files for training and, where there are any, for validation."""
+def _split(root: Path) -> Files:
+    """Data files for training and for validation."""
     if (root / "dataset_dict.json").is_file():
         names = _json(root / "dataset_dict.json").get("splits", [])
         if "train" not in names:
             raise BadData(f"{root}: has the splits {', '.join(names) or 'none'}; a split 'train' is needed.")
         own = next((name for name in VALIDATION if name in names), None)
-        return _saved(root / "train"), _saved(root / own) if own else None
+        return Files(_saved(root / "train"), _saved(root / own) if own else [], True)
     if (root / "state.json").is_file():
-        return _saved(root), None
+        return Files(_saved(root), [], False)
     files = _parquet(root)
     by_split: defaultdict[str, list[Path]] = defaultdict(list)
     for file in files:
         folder = file.parent.name if file.parent.name in ("train", *VALIDATION) else ""
         by_split[folder or re.split(r"[-._]", file.name)[0].lower()].append(file)
     if "train" not in by_split:
-        return files, None
-    return by_split["train"], next((by_split[name] for name in VALIDATION if name in by_split), None)
+        return Files(files, [], False)
+    return Files(by_split["train"], next((by_split[name] for name in VALIDATION if name in by_split), []), True)
 
 
 def _saved(directory: Path) -> list[Path]:
@@ -303,3 +303,4 @@ def _lay_out_one(part: _Part, rows: set[int], flat: Path, ends: Path) -> None:
         with temporary.open("wb") as file:
             np.save(file, np.cumsum(lengths))
         temporary.replace(ends)
+    failpoint("images.laid")

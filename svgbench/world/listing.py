@@ -36,6 +36,16 @@ class Entry(NamedTuple):
     """Offset in bytes, or row, in that file."""
 
 
+class Files(NamedTuple):
+    """The files of a source that hold many images each."""
+
+    train: list[Path]
+    val: list[Path]
+    """Empty where the source has no validation images of its own."""
+    named: bool
+    """Whether the source says which are for training; then its images' paths begin with the split's name."""
+
+
 Read = Callable[[Entry], bytes]
 """The bytes of an image; OSError when they cannot be read. Called from several threads."""
 Reader = Callable[[Sequence[Entry], Path], Read]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from svgbench.errors import BadData
-from svgbench.world.listing import SUFFIXES, VALIDATION, Collection, Entry, Read, check_classes, digest_of_files, numbered
+from svgbench.world.listing import SUFFIXES, VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
 
 LABEL_BYTES = 1 << 20
 """A longer label file is no label."""
@@ -43,29 +43,28 @@ def holds(root: Path) -> bool:
 
 def identity(root: Path) -> str:
     """Digest of the names and sizes of the shards and the names of the classes."""
-    train, val = _split(root)
-    names = root / "classes.txt"
-    return digest_of_files(root, [*train, *(val or []), *([names] if names.is_file() else [])])
+    files, names = _split(root), root / "classes.txt"
+    return digest_of_files(root, [*files.train, *files.val, *([names] if names.is_file() else [])])
 
 
 def collect(root: Path) -> Collection:
     """The images of all shards, indexed by one pass over the tar headers (some 10,000 images a second)."""
-    train_shards, val_shards = _split(root)
-    shards = [*train_shards, *(val_shards or [])]
+    split = _split(root)
+    shards, count = [*split.train, *split.val], len(split.train)
     labelled = [[(key, *image, _label(shard, key, labels)) for key, image, labels in _members(shard)] for shard in shards]
-    classes = _classes(root, [row for rows in labelled[: len(train_shards)] for row in rows])
-    own = val_shards is not None
+    classes = _classes(root, [row for rows in labelled[:count] for row in rows])
 
-    def entries(split: str, numbers: range) -> list[Entry]:
+    def entries(name_of_split: str, numbers: range) -> list[Entry]:
         found = []
         for number in numbers:
             for _, name, size, offset, label in labelled[number]:
                 kind = classes[label] if label < len(classes) else str(label)
-                found.append(Entry("/".join([*([split] if own else []), kind, name]), label, size, number, offset))
+                path = f"{kind}/{name}"
+                found.append(Entry(f"{name_of_split}/{path}" if split.named else path, label, size, number, offset))
         return found
 
-    train = entries("train", range(len(train_shards)))
-    val = entries("val", range(len(train_shards), len(shards))) if own else None
+    train = entries("train", range(count))
+    val = entries("val", range(count, len(shards))) if split.val else None
     check_classes(root, classes, train, val)
     files = tuple(shard.relative_to(root).as_posix() for shard in shards)
     return Collection(root, classes, train, val, lambda entries, scratch: _reader(shards), files)
@@ -84,16 +83,16 @@ def _tars(directory: Path) -> list[Path]:
     return sorted(p for p in directory.glob("*.tar") if p.is_file() and not p.name.startswith("."))
 
 
-def _split(root: Path) -> tuple[list[Path], list[Path] | None]:
-    """Shards for training and, where there are any, for validation."""
+def _split(root: Path) -> Files:
+    """Shards for training and for validation."""
     if _tars(root / "train"):
-        return _tars(root / "train"), next((tars for name in VALIDATION if (tars := _tars(root / name))), None)
+        return Files(_tars(root / "train"), next((tars for name in VALIDATION if (tars := _tars(root / name))), []), True)
     shards = _tars(root)
     train = [shard for shard in shards if "train" in shard.name.lower()]
     val = [shard for shard in shards if "val" in shard.name.lower() and shard not in train]
     if val and not train:
         raise BadData(f"{root}: holds validation shards ({val[0].name}) and none with 'train' in its name; name the training shards so.")
-    return (train, val or None) if train else (shards, None)
+    return Files(train, val, True) if train else Files(shards, [], False)
 
 
 def _members(shard: Path) -> list[tuple[str, tuple[str, int, int], dict[str, bytes]]]:
