@@ -73,7 +73,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
     from svgbench.world.images import open_images, reading_speed
 
     speed = reading_speed(open_images(directory).train)
-    found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s in random batches of 256, one thread"]
+    found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
     _show(directory, about, found)
 
 
