@@ -68,8 +68,8 @@ def open_images(directory: Path) -> Images:
 
 
 def reading_speed(images: ImageSet, *, seconds: float = 2.0) -> float:
-    """Images that one core reads a second: random batches of 256 of the first 4096 images, copied out of the map once they are in memory, by
-    one thread and in its own processor time, so that a busy machine gives the same figure."""
+    """Images that one core reads a second: random batches of 256 of the first 4096 images, copied out of the map once they are in memory,
+    by one thread and in its own processor time, so that a busy machine gives the same figure."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     known = min(len(images), WARM)
