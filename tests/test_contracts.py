@@ -41,8 +41,9 @@ def test_a_verb_has_exactly_these_options(verb):
 
 
 def test_the_verbs_are_these():
-    assert set(commands()) == {*OPTIONS, "encoders"}
+    assert set(commands()) == {*OPTIONS, "encoders", "data"}
     assert set(commands()["encoders"].commands) == {"list", "show", "check"}
+    assert set(commands()["data"].commands) == {"pack", "verify"}
 
 
 def test_exit_statuses_are_those_of_the_contract():

@@ -30,7 +30,8 @@ NO_TORCH = (
     "tables.report",
     "cli.main",
     "world.files",
-    "world.folders",
+    "world.sources",
+    "world.packing",
 )
 
 

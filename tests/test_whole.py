@@ -207,19 +207,25 @@ def test_one_failing_cell_stops_only_what_depends_on_it(tmp_path):
     assert "neighbour" in svgbench("report", "--out", str(tmp_path / "runs")).stdout
 
 
-def test_a_folder_of_images_goes_through_the_same_graph(tmp_path):
+def test_a_folder_of_images_goes_through_the_same_graph_and_packed_it_gives_the_same_numbers(tmp_path):
     random = np.random.default_rng(0)
     for label in ("cats", "dogs", "owls"):
         for i in range(24):
-            path = tmp_path / "data" / label / f"{i}.png"
+            path = tmp_path / "data" / ("val" if i < 7 else "train") / label / f"{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(random.integers(0, 255, (44, 40, 3), dtype=np.uint8)).save(path)
-    (tmp_path / "data" / "cats" / "empty.txt").write_text("not an image")
-    sets = ["data.train_images=", "data.val_images=", f"data.source={tmp_path / 'data'}", "data.val_share=0.3", "sampling.steps=[2]",
-            "sampling.guidance=[1.0]", "scores.neighbours=2"]  # fmt: skip
-    done = svgbench("ablate", "smoke", "--out", str(tmp_path / "runs"), *FAST, *(w for s in sets for w in ("--set", s)))
-    assert done.returncode == 0, done.stderr
-    metrics = {row["metric"] for row in records(tmp_path / "runs")}
+    (tmp_path / "data" / "train" / "cats" / "empty.txt").write_text("not an image")
+    packed = svgbench("data", "pack", str(tmp_path / "data"), "--to", str(tmp_path / "packed"), "--resolution", "32")
+    assert packed.returncode == 0, packed.stderr
+    sets = ["data.train_images=", "data.val_images=", "sampling.steps=[2]", "sampling.guidance=[1.0]", "scores.neighbours=2"]
+    found = {}
+    for source in ("data", "packed"):
+        chosen = [w for s in (*sets, f"data.source={tmp_path / source}") for w in ("--set", s)]
+        done = svgbench("ablate", "smoke", "--out", str(tmp_path / f"{source}.runs"), *FAST, *chosen)
+        assert done.returncode == 0, done.stderr
+        found[source] = [(row["metric"], row["value"], row["protocol"]) for row in records(tmp_path / f"{source}.runs")]
+    assert found["packed"] == found["data"]
+    metrics = {metric for metric, *_ in found["data"]}
     assert {"gfid", "rfid", "psnr", "probe_top1"} <= metrics and "miou" not in metrics
 
 

@@ -41,7 +41,7 @@ def run(
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
     preset: Preset = "tiny",
-    data: Annotated[str | None, typer.Option("--data", help="A folder of class folders, or 'shapes'.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="A folder, shards, a Hugging Face or a packed set, or 'shapes'.")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="The encoder's weights, a file of an official release.")] = None,
     out: Out = Path("runs"),
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,

@@ -20,7 +20,7 @@ from svgbench.tables.table import Table
 
 PACKAGES = {
     "torch": "", "torchvision": "", "timm": "", "diffusers": "", "torch-fidelity": "",
-    "transformers": "encoders", "open_clip_torch": "encoders", "lightly": "pretrain", "lpips": "lpips",
+    "transformers": "encoders", "open_clip_torch": "encoders", "lightly": "pretrain", "lpips": "lpips", "pyarrow": "data",
 }  # fmt: skip
 
 

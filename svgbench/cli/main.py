@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli import encoders, evaluations, experiments, figures, imports, machine, reports, samples
+from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, reports, samples
 from svgbench.errors import Interrupted, SvgbenchError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("import")(imports.import_)
 app.command("pretrain")(samples.pretrain)
 app.command("doctor")(machine.doctor)
 app.add_typer(encoders.app, name="encoders")
+app.add_typer(data.app, name="data")
 
 
 def _version(value: bool) -> None:

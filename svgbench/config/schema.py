@@ -26,7 +26,8 @@ class Data(Part):
     """Which images, at which size, and how many."""
 
     source: str = "shapes"
-    """``shapes`` (drawn from a seed, with labels and pixel masks) or a folder of class folders (``DIR`` or ``DIR/train`` + ``DIR/val``)."""
+    """``shapes`` (drawn from a seed, with labels and pixel masks) or a folder: class folders (``DIR`` or ``DIR/train`` +
+    ``DIR/val``), webdataset shards, a Hugging Face dataset, or what ``svgbench data pack`` made."""
     resolution: Annotated[int, Field(ge=16, le=1024)] = 256
     """Side of the square images in pixels after the ADM centre crop."""
     train_images: Count | None = None

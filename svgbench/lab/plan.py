@@ -129,13 +129,13 @@ def _covers(stage: graph.Stage, path: str) -> bool:
 
 
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True) -> RunConfig:
-    """The configuration with identities filled in: the card's and its weights', the image folder's (but for what needs no ``images``).
+    """The configuration with identities filled in: the card's and its weights', the images' (but for what needs no ``images``).
     Fails before anything is run."""
     card = cards.asked(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
     if images:
-        from svgbench.world.folders import identity as images_identity  # numpy
+        from svgbench.world.sources import identity as images_identity  # numpy
 
         data = data.model_copy(update={"identity": images_identity(data)})
     opened = card.model_dump(mode="json")

@@ -19,7 +19,7 @@ from torch import Tensor
 from svgbench.errors import BadData
 from svgbench.metrics.npz import IMAGES, first_line, stored
 from svgbench.world.files import sha256_of
-from svgbench.world.folders import SUFFIXES
+from svgbench.world.listing import SUFFIXES
 
 
 class ImageFiles:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ from svgbench.config import schema
 from svgbench.errors import BadInput
 from svgbench.metrics.samples import to_uint8
 from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
-from svgbench.world import arrays
+from svgbench.world import arrays, packed
 from svgbench.world.files import write_atomic
-from svgbench.world.images import open_images, pack
+from svgbench.world.images import open_images
+from svgbench.world.packing import pack
 from svgbench.world.runtime import Runtime
 
 SHOWN = 16
@@ -26,10 +26,14 @@ SHOWN = 16
 
 
 def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Packs the pre-cropped uint8 store of training and validation images."""
-    pack(schema.Data.model_validate(slice_["data"]), out, runtime)
-    about = json.loads((out / "images.json").read_text())
-    return {"counts": about["counts"], "skipped": len(about.get("skipped", []))}
+    """Packs the pre-cropped uint8 store of training and validation images, or stands on one that is packed."""
+    data = schema.Data.model_validate(slice_["data"])
+    if data.source != "shapes" and packed.holds(Path(data.source).expanduser()):
+        packed.adopt(data, out)
+    else:
+        pack(data, out, runtime)
+    about = packed.read(out)
+    return {"counts": about["counts"], "skipped": len(about["skipped"])}
 
 
 def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.metrics.segmentation import segmentation_scores
 from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
+from svgbench.world import packed
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
@@ -167,7 +168,8 @@ def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, run
 
 def group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
     """A split of an image store in a protocol's words, known by the digest of its pixels."""
-    digest = json.loads((place / "manifest.json").read_text())["files"][f"{split}.images.npy"]
+    name = f"{split}.images.npy"
+    digest = packed.digests(place).get(name) or json.loads((place / "manifest.json").read_text())["files"][name]  # before format 2
     return ImageGroup(name=split, count=count or len(images), digest=digest)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svgbench.world import packed
 from svgbench.world.files import guarded, need_space
 
 
@@ -29,10 +30,7 @@ def open_rows(path: Path) -> np.ndarray:
 
 
 def open_mapped(path: Path, shape: tuple[int, ...], kind: type) -> Tensor:
-    """A read-only mapped array as a tensor, of which nothing is read yet; ValueError when it is not of this shape and type."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.shape != shape or array.dtype != kind:
-        raise ValueError(f"{path.name} holds {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}")
+    """A read-only mapped array as a tensor, of which nothing is read yet; BrokenArtifact when it is not of this shape and type."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes into it
-        return torch.from_numpy(array)
+        return torch.from_numpy(packed.mapped(path, shape, kind))

@@ -35,8 +35,8 @@ class Runtime:
     """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = None
     """CPU threads of torch; torch's own choice when empty. Another number may change the last bits of a result."""
-    workers: int = 0
-    """Background processes that read and crop images; 0 works in this one."""
+    workers: int | None = None
+    """Threads that read and crop images while a store is packed; one for each processor this process may use when empty."""
     micro_batch: int | None = None
     """Images of one forward and backward pass on one rank; the whole share of the rank when empty."""
     compile: bool = False
@@ -75,6 +75,12 @@ class Runtime:
             return torch.device(name)
         except RuntimeError:
             raise BadInput(f"'{self.device}' is not a device; use auto, cpu, cuda or cuda:N.") from None
+
+    @property
+    def cropping_threads(self) -> int:
+        """``workers``, or as many as there are processors for this process."""
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return max(self.workers or ours or 1, 1)
 
     def start(self) -> Runtime:
         """Sets threads and device and, under torchrun, joins the other processes (gloo on CPU, NCCL on GPUs)."""

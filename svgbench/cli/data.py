@@ -1,0 +1,88 @@
+"""``data``: pack a source of images into the pre-cropped store once, and verify what was packed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svgbench.cli.console import table_of
+from svgbench.config.schema import Data
+from svgbench.errors import BadData
+from svgbench.tables.table import Table
+
+app = typer.Typer(no_args_is_help=True, help="Images: pack SOURCE --to DIR, or verify DIR.")
+
+
+@app.command("pack")
+def pack(
+    source: Annotated[str, typer.Argument(help="Class folders, webdataset shards (*.tar), or a Hugging Face dataset (arrow or parquet).")],
+    to: Annotated[Path, typer.Option("--to", help="Where the store is made; --data takes it then.")],
+    resolution: Annotated[int, typer.Option("--resolution", min=16, max=1024, help="Side in pixels after the ADM centre crop.")] = 256,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads; as many as processors when left out.")] = None,
+    train_images: Annotated[int | None, typer.Option("--train-images", min=1, help="Only this many, evenly over the classes.")] = None,
+    val_images: Annotated[int | None, typer.Option("--val-images", min=1, help="Only this many, evenly over the classes.")] = None,
+) -> None:
+    """Crops every image once into uint8 arrays that any encoder reads; the same command goes on after a kill."""
+    from svgbench.lab.store import locked
+    from svgbench.world import packed, packing, sources
+    from svgbench.world.files import guarded
+    from svgbench.world.listing import root_of
+    from svgbench.world.runtime import Runtime
+
+    if source == "shapes":
+        raise BadData("'shapes' are drawn when a run needs them; give a folder of images to pack.")
+    if packed.holds(root_of(source)):
+        raise BadData(f"{source} is packed already; give it to a run with --data {source}.")
+    root = root_of(source).resolve()
+    if root in to.resolve().parents:
+        raise BadData(f"{to}: lies inside the images that are packed; give --to a directory elsewhere.")
+    data = Data(source=str(Path(source).expanduser().absolute()), resolution=resolution, train_images=train_images, val_images=val_images)
+    data = data.model_copy(update={"identity": sources.identity(data)})
+    with guarded(to):
+        to.mkdir(parents=True, exist_ok=True)
+        if foreign := [p.name for p in to.iterdir() if not packing.is_own(p.name)]:
+            raise BadData(f"{to}: holds other files ('{min(foreign)}'); give --to an empty or a new directory.")
+    with guarded(to), locked(to / packing.LOCK, what=f"packing into {to}"):
+        if packed.holds(to):
+            about = packed.read(to)
+            if not packing.is_of(about, data):
+                raise BadData(f"{to}: holds a store of other images or settings; give another --to, or remove the directory.")
+        else:
+            about = packing.pack(data, to, Runtime(device="cpu", workers=workers))
+        (to / packing.LOCK).unlink()
+    _show(to, about, [f"use it: svgbench run --data {to} --set data.resolution={resolution}"])
+
+
+@app.command("verify")
+def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack'.")]) -> None:
+    """Reads every file of a packed store and holds it against its digest, shape and labels; names the first that is damaged."""
+    from svgbench.world import packed, packing
+    from svgbench.world.listing import root_of
+
+    root_of(str(directory))
+    if not packed.holds(directory):
+        begun = (directory / packing.JOURNAL).is_file()
+        raise BadData(f"{directory}: {'is not finished; run svgbench data pack again' if begun else 'is no packed store of images'}.")
+    place, about, _ = packed.resolved(directory)
+    if "files" not in about:
+        raise BadData(f"{directory}: was made before stores kept digests; pack the images again.")
+    for _ in packed.damages(place, about):
+        pass
+    from svgbench.world.images import open_images, reading_speed
+
+    speed = reading_speed(open_images(directory).train)
+    found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
+    _show(directory, about, found)
+
+
+def _show(directory: Path, about: dict[str, Any], notes: list[str]) -> None:
+    facts = [f"{about['resolution']} px", f"{len(about['classes'])} classes", f"listing {about['listing'][:12]}"]
+    skipped = [f"left out: {entry['path']} ({entry['reason']})" for entry in about["skipped"]]
+    more = [f"... and {len(skipped) - 20} more in {directory / 'images.json'}"] if len(skipped) > 20 else []
+    rows = []
+    for name, file in about["files"].items():
+        rows.append([name, str(about["counts"][name.split(".")[0]]), f"{file['bytes'] / 1e6:,.1f}", file["sha256"][:16]])
+    notes = [", ".join(facts), *skipped[:20], *more, *notes]
+    table_of(Table(f"Images packed in {directory}", ["file", "images", "MB", "sha256"], rows, notes))

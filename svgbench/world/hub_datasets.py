@@ -1,0 +1,306 @@
+"""Hugging Face datasets as a source of images: what ``save_to_disk`` wrote, or a folder of the hub's parquet files. No torch.
+
+Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files to a cache first. The image
+column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; the label column the first
+``ClassLabel`` (else ``label``), numbers or strings. Splits are ``train`` and ``validation`` (``val``, ``valid``; others are left out);
+without the latter a share of each class is held out.
+
+Arrow files are memory-mapped and read at any row. Parquet is compressed in groups of rows, so the wanted images are laid out once in source
+order, a flat file beside each parquet file's rows, while a store is packed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svgbench.errors import BadData
+from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space
+from svgbench.world.listing import VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
+
+PARQUET_FOLDERS = ("", "data", "train")
+"""Where the hub's parquet files lie below a dataset's folder."""
+ROWS = 64
+"""Parquet rows in memory at a time."""
+
+
+def holds(root: Path) -> bool:
+    """Whether a directory is such a dataset."""
+    return any((root / name).is_file() for name in ("dataset_dict.json", "state.json")) or bool(_parquet(root))
+
+
+def identity(root: Path) -> str:
+    """Digest of the names and sizes of its data files."""
+    files = _split(root)
+    return digest_of_files(root, [*files.train, *files.val])
+
+
+def collect(root: Path) -> Collection:
+    """The images of a dataset, by its label column and its images' names; no image is read."""
+    split = _split(root)
+    files, count = [*split.train, *split.val], len(split.train)
+    arrow = files[0].suffix == ".arrow"
+    parts = [_open_arrow(file) if arrow else _open_parquet(file) for file in files]
+    names = parts[0].names
+    labels = [part.labels for part in parts]
+    known = sorted({str(value) for rows in labels[:count] for value in rows}) if _texts(labels) else None
+    numbers = [_numbers(part, known or names) for part in parts]
+    train_numbers = [number for rows in numbers[:count] for number in rows]
+    if not train_numbers:
+        raise BadData(f"{root}: its training split holds no rows; give a dataset with images.")
+    classes = tuple(known or names or numbered(root, train_numbers))
+
+    def entries(name: str, places: range) -> list[Entry]:
+        start = [name] if split.named else []
+        return [
+            Entry("/".join([*start, classes[label] if label < len(classes) else str(label), parts[place].name(row)]), label, 0, place, row)
+            for place in places
+            for row, label in enumerate(numbers[place])
+        ]
+
+    train = entries("train", range(count))
+    val = entries("val", range(count, len(files))) if split.val else None
+    check_classes(root, classes, train, val)
+    relative = tuple(file.relative_to(root).as_posix() for file in files)
+    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(files, parts, wanted, scratch), relative)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One data file: its labels and names of images, and for arrow its mapped column of images."""
+
+    file: Path
+    image: str
+    label: str
+    names: tuple[str, ...] | None
+    """Names of the classes, where the file's features have them."""
+    labels: list[Any]
+    paths: list[str | None]
+    images: Any = None
+
+    def name(self, row: int) -> str:
+        """An image's file name, or its row where it has none."""
+        path = self.paths[row]
+        return path.replace("\\", "/").rsplit("/", 1)[-1] if path else f"{self.file.stem}-{row:08d}"
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise BadData("a Hugging Face dataset needs pyarrow: pip install 'svgbench[data]', or give class folders or shards.") from None
+    return pyarrow
+
+
+def _parquet(root: Path) -> list[Path]:
+    """The parquet files of a dataset's folder and of its split folders."""
+    for inner in PARQUET_FOLDERS:
+        if found := sorted((root / inner).glob("*.parquet")):
+            return found if inner != "train" else sorted(file for file in root.glob("*/*.parquet"))
+    return []
+
+
+def _split(root: Path) -> Files:
+    """Data files for training and for validation."""
+    if (root / "dataset_dict.json").is_file():
+        names = _json(root / "dataset_dict.json").get("splits", [])
+        if "train" not in names:
+            raise BadData(f"{root}: has the splits {', '.join(names) or 'none'}; a split 'train' is needed.")
+        own = next((name for name in VALIDATION if name in names), None)
+        return Files(_saved(root / "train"), _saved(root / own) if own else [], True)
+    if (root / "state.json").is_file():
+        return Files(_saved(root), [], False)
+    files = _parquet(root)
+    by_split: defaultdict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        folder = file.parent.name if file.parent.name in ("train", *VALIDATION) else ""
+        by_split[folder or re.split(r"[-._]", file.name)[0].lower()].append(file)
+    if "train" not in by_split:
+        return Files(files, [], False)
+    return Files(by_split["train"], next((by_split[name] for name in VALIDATION if name in by_split), []), True)
+
+
+def _saved(directory: Path) -> list[Path]:
+    """The arrow files that ``save_to_disk`` lists for one split."""
+    state = _json(directory / "state.json")
+    if any(value for key, value in state.items() if key.startswith("_indices")):
+        raise BadData(f"{directory}: holds a selection of rows that was not flattened; call flatten_indices() before save_to_disk().")
+    try:
+        files = [directory / Path(entry["filename"]).name for entry in state["_data_files"]]
+    except (KeyError, TypeError):
+        files = []
+    absent = [file for file in files if not file.is_file()]
+    if absent or not files:
+        raise BadData(f"{absent[0] if absent else directory / 'state.json'}: is missing or lists no data; save the dataset again.")
+    return files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadData(f"{path}: cannot be read ({error}); save the dataset again.") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _open_arrow(file: Path) -> _Part:
+    pa = _pyarrow()
+    try:
+        table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+    image, label, names = _columns(file, table.schema)
+    column = table.column(image)
+    paths = [p for chunk in column.chunks for p in chunk.field("path").to_pylist()] if _has(column.type, "path") else [None] * len(column)
+    return _Part(file, image, label, names, table.column(label).to_pylist(), paths, column)
+
+
+def _open_parquet(file: Path) -> _Part:
+    pa = _pyarrow()
+    try:
+        with pa.parquet.ParquetFile(file) as opened:
+            image, label, names = _columns(file, opened.schema_arrow)
+            named = _has(opened.schema_arrow.field(image).type, "path")
+            table = opened.read(columns=[label, *([f"{image}.path"] if named else [])])
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from None
+    paths = [p for chunk in table.column(image).chunks for p in chunk.field("path").to_pylist()] if named else [None] * table.num_rows
+    return _Part(file, image, label, names, table.column(label).to_pylist(), paths)
+
+
+def _unreadable(file: Path, error: Exception) -> BadData:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return BadData(f"{file}: cannot be read ({said}); fetch or save the dataset again.")
+
+
+def _has(kind: Any, name: str) -> bool:
+    """Whether an arrow type is a struct with a field."""
+    return hasattr(kind, "fields") and name in [field.name for field in kind.fields]
+
+
+def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]:
+    """The image and the label column, and the names of the classes where the features say them."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        features = {}
+    kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+    chosen = []
+    for kind, plain in (("Image", "image"), ("ClassLabel", "label")):
+        name = next((name for name, found in kinds.items() if found == kind and name in schema.names), plain)
+        if name not in schema.names:
+            raise BadData(f"{file}: has no column '{plain}' among {', '.join(schema.names)}; give a dataset of images with labels.")
+        chosen.append(name)
+    names = features.get(chosen[1], {}).get("names") if kinds.get(chosen[1]) == "ClassLabel" else None
+    return chosen[0], chosen[1], tuple(names) if names else None
+
+
+def _texts(labels: Sequence[Sequence[Any]]) -> bool:
+    """Whether labels are strings."""
+    return any(isinstance(rows[0], str) for rows in labels if rows)
+
+
+def _numbers(part: _Part, names: Sequence[str] | None) -> list[int]:
+    """Labels as numbers; BadData at the first that is absent or that no class has."""
+    known = {name: number for number, name in enumerate(names or ())}
+    found = []
+    for row, value in enumerate(part.labels):
+        number = known.get(value, -1) if isinstance(value, str) else value
+        if number is None or number == -1:
+            raise BadData(f"{part.file}: row {row} has no label, or one that no training image has ({value!r}); remove or mend it.")
+        if not isinstance(number, int) or number < 0 or (names and number >= len(names)):
+            raise BadData(f"{part.file}: row {row} has label {value!r}; labels are whole numbers from 0 below the number of classes.")
+        found.append(number)
+    return found
+
+
+def _reader(files: Sequence[Path], parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> Read:
+    if files[0].suffix == ".arrow":
+        columns = [_Column(part.images) for part in parts]
+        return lambda entry: columns[entry.file].content(entry.at)
+    laid = _lay_out(parts, wanted, scratch)
+
+    def read(entry: Entry) -> bytes:
+        file, ends = laid[entry.file]
+        begin, end = ends[entry.at], ends[entry.at + 1]
+        with file.open("rb") as opened:
+            opened.seek(begin)
+            return opened.read(end - begin)
+
+    return read
+
+
+class _Column:
+    """A memory-mapped column of images, read by row."""
+
+    def __init__(self, column: Any) -> None:
+        self._chunks = column.chunks
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)]).tolist()
+        self._bytes = [chunk.field("bytes") if _has(chunk.type, "bytes") else chunk for chunk in self._chunks]
+        self._paths = [chunk.field("path") if _has(chunk.type, "path") else None for chunk in self._chunks]
+
+    def content(self, row: int) -> bytes:
+        """The bytes of one image."""
+        number = bisect_right(self._starts, row) - 1
+        place = row - self._starts[number]
+        paths = self._paths[number]
+        return _content(self._bytes[number][place].as_py(), paths[place].as_py() if paths is not None else None)
+
+
+def _content(content: bytes | None, path: str | None) -> bytes:
+    """An image's bytes, those of the file it names where it has none; nothing where that is absent too."""
+    if content is None and path and Path(path).is_file():
+        return Path(path).read_bytes()
+    return content or b""
+
+
+def _lay_out(parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
+    """The wanted images of each parquet file in one flat file, with the ends of all rows; what is laid out already is used again."""
+    rows: defaultdict[int, set[int]] = defaultdict(set)
+    for entry in wanted:
+        rows[entry.file].add(entry.at)
+    laid = {}
+    for number in sorted(rows):
+        flat, ends = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.ends.npy"
+        if not ends.is_file():
+            _lay_out_one(parts[number], rows[number], flat, ends)
+        laid[number] = (flat, np.load(ends, allow_pickle=False))
+    return laid
+
+
+def _lay_out_one(part: _Part, rows: set[int], flat: Path, ends: Path) -> None:
+    """``flat``: the bytes of some rows one after the other; ``ends`` int64 [rows + 1], written last: where each row's bytes end."""
+    pa = _pyarrow()
+    with guarded(flat):
+        flat.parent.mkdir(parents=True, exist_ok=True)
+        need_space(flat.parent, part.file.stat().st_size * len(rows) // max(len(part.labels), 1))
+    lengths = np.zeros(len(part.labels) + 1, np.int64)
+    row = 0
+    with guarded(flat), flat.open("wb") as file:
+        try:
+            with pa.parquet.ParquetFile(part.file) as opened:
+                for batch in opened.iter_batches(batch_size=ROWS, columns=[part.image]):
+                    for value in batch.column(0):
+                        if row in rows:
+                            content = value.as_py()
+                            image = _content(content.get("bytes"), content.get("path")) if isinstance(content, dict) else content or b""
+                            file.write(image)
+                            lengths[row + 1] = len(image)
+                        row += 1
+        except pa.ArrowException as error:
+            raise _unreadable(part.file, error) from None
+    temporary = ends.with_name(f"{TEMPORARY}{ends.name}")
+    with guarded(ends):
+        with temporary.open("wb") as file:
+            np.save(file, np.cumsum(lengths))
+        temporary.replace(ends)
+    failpoint("images.laid")

@@ -1,0 +1,157 @@
+"""A packed store of images: what ``images.json`` says of the files beside it, held against them; and such a store as a source. No torch.
+
+A run on ``--data DIR`` where DIR is packed copies nothing: its own ``images.json`` names DIR, the digest of DIR's ``images.json`` and how
+many images of each split it takes from the front, which is the same choice as packing that many would have made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svgbench.config.records import digest
+from svgbench.config.schema import Data
+from svgbench.errors import BadData, BrokenArtifact
+from svgbench.world.files import sha256_of, write_atomic
+
+FORMAT = 2
+"""Of ``images.json``; 1 had no digests."""
+NAME = "images.json"
+NEEDED = ("counts", "resolution", "classes", "masks", "skipped")
+"""Fields without which a store cannot be opened."""
+SPLITS = ("train", "val")
+QUICK_BYTES = 1 << 30
+"""Files up to this size are read whole when a run takes a packed store over; ``data verify`` reads all."""
+
+
+def holds(root: Path) -> bool:
+    """Whether a directory is a packed store."""
+    return (root / NAME).is_file()
+
+
+def write(directory: Path, about: dict[str, Any]) -> None:
+    """``images.json`` with its own digest; written last, it makes a directory a store."""
+    content = {"format": FORMAT, **about}
+    write_atomic(directory / NAME, (json.dumps({**content, "digest": digest(content)}, indent=1) + "\n").encode())
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """What ``images.json`` says; BrokenArtifact when it is absent, cut, changed or of a newer format."""
+    try:
+        about = json.loads((directory / NAME).read_bytes())
+        version, _ = int(about["format"]), [about[name] for name in NEEDED]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenArtifact(f"{directory}: is not a whole store of images ({error}); remove the directory and run again.") from None
+    if version > FORMAT:
+        raise BrokenArtifact(f"{directory}: was packed by a newer svgbench (format {version}, this one reads {FORMAT}); update svgbench.")
+    if version > 1 and about.get("digest") != digest({k: v for k, v in about.items() if k != "digest"}):
+        raise BrokenArtifact(f"{directory / NAME}: was changed after it was written; remove the directory and run again.")
+    return about
+
+
+def rows(about: Mapping[str, Any], split: str) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shape and type of a split's files, by name."""
+    count, side = int(about["counts"][split]), int(about["resolution"])
+    arrays: dict[str, tuple[tuple[int, ...], type]] = {
+        f"{split}.images.npy": ((count, 3, side, side), np.uint8),
+        f"{split}.labels.npy": ((count,), np.int64),
+    }
+    return arrays | ({f"{split}.masks.npy": ((count, side, side), np.uint8)} if about["masks"] else {})
+
+
+def resolved(directory: Path) -> tuple[Path, dict[str, Any], dict[str, int]]:
+    """Where a store's files lie, what their ``images.json`` says, and how many images of each split are meant: of the directory itself,
+    or of the packed store that it names."""
+    about = read(directory)
+    if "packed" not in about:
+        return directory, about, about["counts"]
+    place = Path(about["packed"]["place"])
+    if not holds(place):
+        raise BrokenArtifact(
+            f"{directory}: stands on the packed images in {place}, which are gone; put them back, or remove this directory and run again."
+        )
+    whole = read(place)
+    if whole.get("digest") != about["packed"]["digest"]:
+        raise BrokenArtifact(f"{place}: was packed again since {directory} was made of it; remove {directory} and run again.")
+    return place, whole, about["counts"]
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """Digests of a store's files by name; empty for a store of format 1."""
+    return {name: facts["sha256"] for name, facts in resolved(directory)[1].get("files", {}).items()}
+
+
+def identity(root: Path, data: Data) -> str:
+    """Digest of what a packed store holds, wherever it lies and whatever it was packed from; BadData when a run cannot use it."""
+    about = _usable(root, data)
+    facts = {name: about[name] for name in ("classes", "resolution", "counts", "masks")}
+    return digest({**facts, "files": {name: file["sha256"] for name, file in about["files"].items()}})
+
+
+def adopt(data: Data, out: Path) -> None:
+    """An ``images.json`` in ``out`` that stands on the packed store ``data.source``; its files up to a size are read whole first."""
+    place = Path(data.source).expanduser().resolve()
+    about = _usable(place, data)
+    if data.identity and identity(place, data) != data.identity:
+        raise BadData(f"{place}: was packed again after this run was planned; run the same command again.")
+    for _ in damages(place, about, most=QUICK_BYTES):
+        pass
+    counts = {split: _wanted(data, split) or about["counts"][split] for split in SPLITS}
+    kept = {name: about[name] for name in ("source", "identity", "resolution", "classes", "masks", "skipped")}
+    write(out, {**kept, "counts": counts, "packed": {"place": str(place), "digest": about["digest"]}})
+
+
+def damages(directory: Path, about: Mapping[str, Any], most: int | None = None) -> Iterator[tuple[str, int]]:
+    """Name and bytes of one file after the other as it is found whole; BrokenArtifact at the first that is not: absent, of another size,
+    shape or type, of another digest (files over ``most`` bytes by size alone), or with a label that no class has."""
+    for split in SPLITS:
+        for name, (shape, kind) in rows(about, split).items():
+            path, facts = directory / name, about["files"].get(name, {})
+            if not path.is_file():
+                raise BrokenArtifact(f"{path}: is missing; pack the images again.")
+            if path.stat().st_size != facts.get("bytes"):
+                raise BrokenArtifact(f"{path}: has {path.stat().st_size} bytes, not {facts.get('bytes')} as listed; pack them again.")
+            array = mapped(path, shape, kind)
+            if (most is None or facts["bytes"] <= most) and sha256_of(path) != facts["sha256"]:
+                raise BrokenArtifact(f"{path}: its bytes are not those that were packed; pack the images again.")
+            if name.endswith("labels.npy") and len(array) and not 0 <= array.min() <= array.max() < len(about["classes"]):
+                raise BrokenArtifact(f"{path}: holds a label outside 0 to {len(about['classes']) - 1}; pack the images again.")
+            yield name, facts["bytes"]
+
+
+def mapped(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """A read-only memory-mapped array; BrokenArtifact when it is not of this shape and type."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BrokenArtifact(f"{path}: is not a whole array ({error}); remove the directory and run again.") from None
+    if array.shape != shape or array.dtype != kind:
+        raise BrokenArtifact(
+            f"{path}: holds {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}; remove the directory and run again."
+        )
+    return array
+
+
+def _wanted(data: Data, split: str) -> int | None:
+    return data.train_images if split == "train" else data.val_images
+
+
+def _usable(root: Path, data: Data) -> dict[str, Any]:
+    """What ``images.json`` says, when a run of ``data`` can use the store; BadData when not."""
+    about = read(root)
+    if "packed" in about or "files" not in about:
+        raise BadData(f"{root}: is the images stage of a run, not a packed directory; give what 'svgbench data pack' made.")
+    if about["resolution"] != data.resolution:
+        raise BadData(
+            f"{root}: is packed at {about['resolution']} px and the run asks for {data.resolution}; "
+            f"give --set data.resolution={about['resolution']}, or pack the images again at {data.resolution}."
+        )
+    for split in SPLITS:
+        most, has = _wanted(data, split), about["counts"][split]
+        if most is not None and most > has:
+            raise BadData(f"{root}: has {has} images for data.{split}_images, which asks for {most}; lower it or leave it empty.")
+    return about
