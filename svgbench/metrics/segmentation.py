@@ -5,7 +5,7 @@ convolution, logits enlarged bilinearly to the mask's size, cross-entropy at eve
 Validation: areas summed over all images, IoU = intersection / union and accuracy = intersection / truth per class, then the mean over
 classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored.
 Intervals draw validation images again. What it cannot tell: boundaries finer than the grid, or what a deeper head would find; the
-batch norm's moments are of the training latents.
+batch norm's moments are of the training latents. Of a folder with masks (ADE20K): see ``stages.segmentation.folder``.
 """
 
 from __future__ import annotations
@@ -147,13 +147,17 @@ def segmentation_scores(
 ) -> list[Score]:
     """miou and macc in percent from (latents [N, C, h, w], masks [N, H, W]) of both sets; ``classes`` counts the background."""
     head = fit_head(*train, classes, settings, seed=seed)
-    found = areas(head, *val, classes)
+    name = protocol("seg-linear", images=val_images, reference=train_images, details=(f"{classes}classes",), settings=settings)
+    return area_scores(areas(head, *val, classes), name, {**(detail or {}), "latents": latents}, resampling)
+
+
+def area_scores(found: Areas, name: str, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+    """miou and macc of areas under a protocol's name; intervals draw the images of the areas again."""
     if not found.truth.any():
         raise BadData("no validation mask has a pixel that counts; mIoU needs masks with classes below 255.")
     values = [value.item() for value in means(found)]
     replicates = means(found, resampling.counts(len(found.truth), found.truth.device))
-    name = protocol("seg-linear", images=val_images, reference=train_images, details=(f"{classes}classes",), settings=settings)
-    facts = {**(detail or {}), "latents": latents, **resampling.stated("validation images")}
+    facts = {**facts, **resampling.stated("validation images")}
     scores = []
     for metric, value, spread in zip(("miou", "macc"), values, replicates, strict=True):
         low, high = resampling.interval(value, spread, floor=0.0, ceiling=100.0)

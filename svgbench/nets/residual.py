@@ -80,7 +80,8 @@ class ResidualEncoder(nn.Module):
         """``positions`` [B] (global sample counters) mean training: dropout keyed by them and by ``seed``."""
         keys = None if positions is None else _Keys(seed, positions, self.dropout)
         grid = self.project((images - self.pixel_mean) / self.pixel_std)
-        x = torch.cat([self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)], dim=1) + self._positions(*grid.shape[2:])
+        tokens = [self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)]
+        x = torch.cat(tokens, dim=1) + self._positions(*grid.shape[2:])
         x = keys.drop(x, "embedding") if keys else x
         for place, block in enumerate(self.blocks):
             x = block(x, keys, place)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from svgbench.config import scoring
 from svgbench.config.records import SamplingProtocol, Score
@@ -21,7 +20,6 @@ from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
-from svgbench.metrics.segmentation import segmentation_scores
 from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
@@ -101,23 +99,6 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         scores += probe_scores(
             x, labels[0][: len(x)], y, labels[1], settings=settings, latents=name, classes=len(collection.classes), seed=slice_["seed"],
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
-        )  # fmt: skip
-    return _write(out, scores)
-
-
-def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc of a linear head on frozen latents: features, residual, both."""
-    part = slice_["scores"]
-    settings = scoring.Segmentation.model_validate(part["segmentation"])
-    collection, *cached, parts = _latents(inputs, runtime)
-    train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
-    masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
-    scores: list[Score] = []
-    for name, channels in parts:
-        sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
-        scores += segmentation_scores(
-            *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **_groups(inputs, collection, len(train)),
         )  # fmt: skip
     return _write(out, scores)
 

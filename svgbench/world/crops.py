@@ -54,7 +54,7 @@ def drawn(seed: int, position: int) -> np.ndarray:
 
 
 def labelled_crop(sample: Sample, numbers: np.ndarray, *, side: int, scales: tuple[float, float]) -> Crop:
-    """Short side scaled to ``side`` times a random scale, a random ``side`` x ``side`` window with more than one class, perhaps mirrored."""
+    """Short side scaled to ``side`` times a random scale, a random window of ``side`` with more than one class, perhaps mirrored."""
     short = int(side * (scales[0] + (scales[1] - scales[0]) * float(numbers[0])))
     size = scaled(sample.image.size, max(short, 1))
     image = np.asarray(sample.image.resize(size, Image.Resampling.BILINEAR))
@@ -119,7 +119,7 @@ def distorted(image: Tensor, numbers: np.ndarray) -> Tensor:
 
 
 def tinted(image: Tensor, numbers: np.ndarray) -> Tensor:
-    """BTS's colours of an image [3, h, w] in [0, 1], half of the time: gamma 0.9 to 1.1, brightness 0.75 to 1.25, each channel 0.9 to 1.1."""
+    """BTS's colours of an image [3, h, w] in [0, 1], half of the time: gamma and each channel 0.9 to 1.1, brightness 0.75 to 1.25."""
     if numbers[0] >= 0.5:
         return image
     channels = 0.9 + 0.2 * torch.from_numpy(numbers[3:6].copy()).to(image.device)

@@ -68,8 +68,8 @@ class DenseSet:
         return hashlib.sha256("".join(self.digest(split) for split in SPLITS).encode()).hexdigest()
 
 
-def open_set(kind: Kind, source: str) -> DenseSet:
-    """The pairs of a folder; BadData names what is missing."""
+def open_set(kind: Kind, source: str, identity: str = "") -> DenseSet:
+    """The pairs of a folder; BadData names what is missing, or says that it is no longer the one of an ``identity``."""
     root = Path(source).expanduser()
     field = f"scores.{kind}.source"
     if not root.is_dir():
@@ -78,7 +78,10 @@ def open_set(kind: Kind, source: str) -> DenseSet:
         splits = {split: _listed(root, root / LISTS[split]) for split in SPLITS}
     else:
         splits = {split: _paired(root, split, TARGETS[kind]) for split in SPLITS}
-    return DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()})
+    found = DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()})
+    if identity and found.identity != identity:
+        raise BadData(f"{root}: its files changed after this run was planned; run the same command again.")
+    return found
 
 
 def _paired(root: Path, split: str, targets: str) -> list[Pair]:
@@ -161,8 +164,9 @@ def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
         path = root / pair.target
         with Image.open(path) as opened:
             target = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:  # PIL's, on bad bytes
-        raise BadData(f"{path}: cannot be read ({str(error).splitlines()[0][:120]}); mend it or remove the pair.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:  # PIL's own
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise BadData(f"{path}: cannot be read ({reason}); mend it or remove the pair.") from None
     if target.ndim != 2:
         raise BadData(f"{path}: has {target.shape[2]} channels; a {word} has one.")
     if target.shape != (image.height, image.width):
@@ -179,4 +183,4 @@ def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, workers: int
             total += count
             advance(1)
     if not total:
-        raise BadData(f"no pixel of the {word} counts: all are unlabelled, unknown or out of range; give masks or depths that hold something.")
+        raise BadData(f"no pixel of the {word} counts: all are unlabelled, unknown or out of range; give {word} that hold something.")
