@@ -70,7 +70,7 @@ class DenseHead(nn.Module):
 
 def dropped(latents: Tensor, positions: Tensor, share: float, seed: int) -> Tensor:
     """Latents [B, C, h, w] with a ``share`` of each image's channels left out whole and the rest scaled up, keyed by positions [B]."""
-    if not share:
+    if not share or not len(latents):  # a rank may have no image
         return latents
     keep = draws.chance(draws.stream(seed, "dense/dropout"), positions, (latents.shape[1], 1, 1), 1 - share)
     return latents * keep.to(latents.device) / (1 - share)

@@ -24,8 +24,8 @@ from svgbench.world.dense_sets import DenseSet, Pair, check, open_set, read_dept
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch
 
-PLAIN_UPDATES = 100
-"""First updates whose loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""
+PLAIN_SHARE = 100 / 38_400
+"""Of the training, at its beginning: the loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targ
             g = log_errors(rows).double()
             sums += torch.stack([torch.full_like(sums[0], g.numel()), g.sum(), g.square().sum()])
     runtime.all_reduce_(sums)
-    loss, slope, offset = measures.silog(measures.SilogSums(*sums), variance=batch.images_seen >= PLAIN_UPDATES * head.batch)
+    loss, slope, offset = measures.silog(measures.SilogSums(*sums), variance=batch.images_seen >= PLAIN_SHARE * head.total_images)
     for rows in pieces(len(targets), runtime):
         g = log_errors(rows)
         g.backward((slope * g.detach() + offset).to(g.dtype))

@@ -135,9 +135,9 @@ def stacked(
     targets = torch.full((len(crops), *size), blank, dtype=kind, device=device)
     for row, crop in enumerate(crops):
         height, width = crop.target.shape
-        pixels = torch.from_numpy(np.ascontiguousarray(crop.image)).to(device).permute(2, 0, 1).float() / 255
+        pixels = torch.tensor(np.ascontiguousarray(crop.image), device=device).permute(2, 0, 1).float() / 255
         images[row, :, :height, :width] = coloured(pixels, crop.draws)
-        targets[row, :height, :width] = torch.from_numpy(np.ascontiguousarray(crop.target)).to(device)
+        targets[row, :height, :width] = torch.tensor(np.ascontiguousarray(crop.target), device=device)
     return images, targets
 
 

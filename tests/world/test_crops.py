@@ -44,7 +44,10 @@ def test_crops_differ_between_positions_and_repeat_at_one():
     assert len(shapes) > 3  # the scale moves
 
 
-@pytest.mark.parametrize(("size", "short", "wanted"), [((683, 512), 256, (342, 256)), ((300, 400), 512, (512, 683)), ((64, 64), 32, (32, 32))])
+SIZES = [((683, 512), 256, (342, 256)), ((300, 400), 512, (512, 683)), ((64, 64), 32, (32, 32))]
+
+
+@pytest.mark.parametrize(("size", "short", "wanted"), SIZES)
 def test_the_short_side_is_what_is_asked_for(size, short, wanted):
     assert crops.scaled(size, short) == wanted
 
@@ -77,10 +80,9 @@ def test_colours_change_within_bounds_by_their_draws_alone(change):
     image = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = [crops.drawn(0, position)[-crops.COLOUR_DRAWS :] for position in range(12)]
     made = [change(image, row) for row in rows]
-    assert all(0 <= x.min() and x.max() <= 1 for x in made)
+    assert all(x.min() >= 0 and x.max() <= 1 for x in made)
     assert torch.equal(made[0], change(image, rows[0]))
-    untouched = sum(torch.equal(x, image) for x in made)
-    assert 0 <= untouched < 12
+    assert len({x.sum().item() for x in made}) > 4  # most are changed, each otherwise
     assert torch.equal(change(image, np.full(crops.COLOUR_DRAWS, 0.9, np.float32)), image)
 
 
@@ -89,7 +91,8 @@ def test_crops_read_ahead_by_threads_are_those_read_one_by_one(tmp_path, workers
     found = open_set("segmentation", str(ade20k(tmp_path)))
 
     def read(index, position):
-        return crops.labelled_crop(read_labelled(found.root, found.training[index], 4), crops.drawn(0, position), side=24, scales=(0.5, 2.0))
+        sample = read_labelled(found.root, found.training[index], 4)
+        return crops.labelled_crop(sample, crops.drawn(0, position), side=24, scales=(0.5, 2.0))
 
     order, results = Order(len(found.training), seed=3), []
     for threads in (0, workers):
