@@ -133,7 +133,7 @@ class Score(Part):
     """One number with what it needs to be read: interval, count and protocol."""
 
     metric: str
-    """gfid, rfid, psnr, ssim, lpips, is, kid, precision, recall, probe_top1, probe_top5, knn_top1, miou, macc."""
+    """gfid, rfid, psnr, ssim, lpips, is, kid, precision, recall, probe_top1, probe_top5, knn_top1, miou, macc, depth_rmse, depth_arel."""
     value: float
     low: float | None = None
     high: float | None = None

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svgbench.config.records import Score
+from svgbench.config.records import Protocol, Score
 from svgbench.errors import BadData
 from svgbench.metrics.resampling import Resampling
 
@@ -89,8 +89,8 @@ def errors(depth: Tensor, truth: Tensor, mask: Tensor) -> tuple[float, float]:
     return (depth - truth).square().mean().sqrt().item(), ((depth - truth).abs() / truth).mean().item()
 
 
-def depth_scores(found: Tensor, name: str, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
-    """depth_rmse (m) and depth_arel from errors per image [N, 2] (NaN where an image has no pixel that counts) under a protocol's name."""
+def depth_scores(found: Tensor, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+    """depth_rmse (m) and depth_arel from errors per image [N, 2] (NaN where an image has no pixel that counts) under a protocol."""
     found = found[found.isfinite().all(1)]
     if not len(found):
         raise BadData("no validation image has a depth that counts; they must lie within scores.depth.head.nearest and farthest.")

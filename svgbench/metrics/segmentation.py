@@ -10,6 +10,8 @@ batch norm's moments are of the training latents. Of a folder with masks (ADE20K
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svgbench.config.records import Score
+from svgbench.config.records import Protocol, Score
 from svgbench.config.scoring import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup, protocol
@@ -132,6 +134,31 @@ def means(areas: Areas, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return 100 * iou, 100 * accuracy
 
 
+def class_figures(found: Areas, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Class by class: number from 1, name where known, IoU and accuracy in percent (None without pixels), labelled pixels."""
+    inter, predicted, truth = (part.sum(0).tolist() for part in found)
+    return [
+        {
+            "class": k + 1,
+            "name": names[k] if names else None,
+            "iou": 100 * inter[k] / union if (union := predicted[k] + truth[k] - inter[k]) else None,
+            "accuracy": 100 * inter[k] / truth[k] if truth[k] else None,
+            "pixels": int(truth[k]),
+        }
+        for k in range(len(truth))
+    ]
+
+
+def ade20k_names() -> tuple[str, ...] | None:
+    """Names of ADE20K's 150 classes as mmsegmentation has them; None where it is not installed (extra ``seg``)."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints when imported
+            from mmseg.datasets import ADE20KDataset
+    except ImportError:
+        return None
+    return ADE20KDataset.METAINFO["classes"]
+
+
 def segmentation_scores(
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
@@ -151,8 +178,8 @@ def segmentation_scores(
     return area_scores(areas(head, *val, classes), name, {**(detail or {}), "latents": latents}, resampling)
 
 
-def area_scores(found: Areas, name: str, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
-    """miou and macc of areas under a protocol's name; intervals draw the images of the areas again."""
+def area_scores(found: Areas, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+    """miou and macc of areas under a protocol; intervals draw the images of the areas again."""
     if not found.truth.any():
         raise BadData("no validation mask has a pixel that counts; mIoU needs masks with classes below 255.")
     values = [value.item() for value in means(found)]

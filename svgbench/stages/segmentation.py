@@ -12,6 +12,7 @@ steps. What it cannot tell: boundaries finer than the grid. With ``align: batch`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,13 +28,14 @@ from svgbench.config import scoring
 from svgbench.config.records import Score
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
-from svgbench.metrics.segmentation import Areas, area_scores, areas_of, segmentation_scores
+from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
 from svgbench.stages.scores import _groups, _latents, _write
 from svgbench.world import checkpoints, crops
 from svgbench.world.crops import Crop
 from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, check, open_set, read_labelled
+from svgbench.world.files import write_atomic
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch
 
@@ -72,6 +74,9 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         name = protocol("seg-linear-slide", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
         _write(out, [score for kind, area in areas.items() for score in area_scores(area, name, {"latents": kind}, resampling)])
+        names = ade20k_names() if head.classes == 150 else None  # other folders' classes have numbers
+        figures = {kind: class_figures(area, names) for kind, area in areas.items()}
+        write_atomic(out / "classes.json", (json.dumps(figures, indent=1) + "\n").encode())
         checkpoints.clear(out)
     return {"images_seen": head.total_images, "losses": losses}
 

@@ -9,6 +9,7 @@ import torch
 
 from svgbench.errors import BadData
 from svgbench.metrics.depth import SilogSums, counted, depth_of, depth_scores, eigen_crop, errors, log_error, silog
+from svgbench.metrics.protocol import ImageGroup, protocol
 from svgbench.metrics.resampling import Resampling
 
 
@@ -62,9 +63,10 @@ def test_errors_by_hand():
 
 def test_scores_are_means_over_images_and_leave_out_images_without_depth():
     found = torch.tensor([[1.0, 0.1], [3.0, 0.3], [math.nan, math.nan]]).double()
-    rmse, relative = depth_scores(found, "p", {"latents": "features"}, Resampling(resamples=50))
+    name = protocol("depth-linear", images=ImageGroup(name="validation", count=3))
+    rmse, relative = depth_scores(found, name, {"latents": "features"}, Resampling(resamples=50))
     assert (rmse.metric, rmse.value, rmse.count) == ("depth_rmse", 2.0, 2)
     assert (relative.metric, relative.value) == ("depth_arel", pytest.approx(0.2))
     assert 0 <= rmse.low < 2 < rmse.high
     with pytest.raises(BadData, match="no validation image has a depth that counts"):
-        depth_scores(found[2:], "p", {}, Resampling())
+        depth_scores(found[2:], name, {}, Resampling())

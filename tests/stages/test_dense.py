@@ -87,8 +87,11 @@ def test_heads_learn_the_classes_of_a_folder(tokenizers, labelled, tmp_path):
     assert value(learned, "miou") > 60 > 35 > value(idle, "miou")
     row = learned[0]
     assert row["count"] == 4 and row["low"] < row["value"] < row["high"]
-    assert row["protocol"].startswith("seg-linear-slide/training-6@") and "4classes" in row["protocol"]
-    assert sorted(path.name for path in (tmp_path / "long").iterdir()) == ["heads.safetensors", "log.jsonl", "scores.json"]
+    told = row["protocol"]
+    assert (told["measure"], told["reference_count"], told["count"], told["details"]) == ("seg-linear-slide", 6, 4, ["4classes"])
+    assert sorted(path.name for path in (tmp_path / "long").iterdir()) == ["classes.json", "heads.safetensors", "log.jsonl", "scores.json"]
+    figures = json.loads((tmp_path / "long" / "classes.json").read_text())["features"]
+    assert sum(figure["iou"] for figure in figures) / 4 == pytest.approx(value(learned, "miou"))
 
 
 def test_features_residual_and_both_are_read_at_another_size_than_the_residual_was_trained_at(tokenizers, labelled, tmp_path):
@@ -104,7 +107,8 @@ def test_heads_learn_depth(tokenizers, distances, tmp_path):
     idle = measure(distances, tokenizers["sd-vae"], tmp_path / "short", lr=1e-9, total_images=16)
     assert value(learned, "depth_rmse") < 0.6 * value(idle, "depth_rmse")
     assert value(learned, "depth_arel") < 0.6 * value(idle, "depth_arel")
-    assert learned[0]["protocol"].startswith("depth-linear/training-6@") and "eigen-crop" in learned[0]["protocol"]
+    told = learned[0]["protocol"]
+    assert (told["measure"], told["reference_count"], told["details"]) == ("depth-linear", 6, ["eigen-crop", "to10m"])
     assert learned[0]["count"] == 4 and learned[0]["low"] < learned[0]["value"] < learned[0]["high"]
 
 
