@@ -145,7 +145,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
 
 def _with_folders(scores: Scores) -> Scores:
     """The scores with the identities of the data sets that dense prediction is trained on."""
-    sources = {name: getattr(scores, name).source for name in ("segmentation", "depth")}
+    sources = {"segmentation": scores.segmentation.source if scores.segmentation.enabled else None, "depth": scores.depth.source}
     asked = {name: source for name, source in sources.items() if source is not None}
     if not asked:
         return scores

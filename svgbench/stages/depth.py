@@ -59,7 +59,7 @@ def _check_depths(found: DenseSet, head: scoring.DepthHead, runtime: Runtime) ->
 
     for split in (found.training, found.validation):
         with runtime.progress("depth maps", len(split)) as bar:
-            check(split, in_range, workers=runtime.workers, word="depth maps", advance=bar.advance)
+            check(split, in_range, threads=crops.readers(runtime), word="depth maps", advance=bar.advance)
 
 
 def _crop(found: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:

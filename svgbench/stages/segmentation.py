@@ -89,7 +89,7 @@ def _check_masks(found: DenseSet, classes: int, runtime: Runtime) -> None:
 
     for split in (found.training, found.validation):
         with runtime.progress("masks", len(split)) as bar:
-            check(split, labelled, workers=runtime.workers, word="masks", advance=bar.advance)
+            check(split, labelled, threads=crops.readers(runtime), word="masks", advance=bar.advance)
 
 
 def _crop(found: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:

@@ -6,6 +6,7 @@ Facts of DINOv3's pipelines (facebookresearch/dinov3, eval/segmentation/transfor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -146,18 +147,22 @@ def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return image if tuple(image.shape[2:]) == tuple(size) else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
+def readers(runtime: Runtime) -> int:
+    """Threads that read pairs: ``workers``, or as many as there are processors for this process."""
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return runtime.workers or ours or 1
+
+
 class Ahead(AbstractContextManager["Ahead"]):
     """The crops of a batch, ``read(image, position)`` each; those of the next update are read meanwhile."""
 
     def __init__(self, read: Callable[[int, int], Crop], count: int, *, seed: int, runtime: Runtime) -> None:
         self._read, self._order, self._runtime = read, Order(count, seed=seed), runtime
-        self._pool = ThreadPoolExecutor(max_workers=runtime.workers) if runtime.workers else None
+        self._pool = ThreadPoolExecutor(max_workers=readers(runtime))
         self._waiting: dict[int, Future[Crop]] = {}
 
     def __call__(self, batch: Batch) -> list[Crop]:
         """The crops of this rank's share of an update, in its order."""
-        if self._pool is None:
-            return [self._read(int(index), int(position)) for index, position in zip(batch.indices, batch.positions, strict=True)]
         here = self._asked(batch)
         following = self._order.batch(
             batch.images_seen + batch.size, batch.size, rank=self._runtime.rank, world=self._runtime.world
@@ -170,5 +175,4 @@ class Ahead(AbstractContextManager["Ahead"]):
         return {position: self._waiting.pop(position, None) or self._pool.submit(self._read, index, position) for index, position in pairs}
 
     def __exit__(self, *_: Any) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)

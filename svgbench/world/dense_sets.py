@@ -175,10 +175,10 @@ def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
     return image, target
 
 
-def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, workers: int, word: str, advance: Callable[[int], None]) -> None:
+def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]) -> None:
     """Reads every pair before anything is trained on it; BadData when one cannot be used or when nothing in all of them counts."""
     total = 0
-    with ThreadPoolExecutor(max_workers=max(workers, 1)) as pool:
+    with ThreadPoolExecutor(max_workers=threads) as pool:
         for count in pool.map(counted, pairs):
             total += count
             advance(1)

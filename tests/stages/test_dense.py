@@ -131,7 +131,7 @@ def test_killed_and_resumed_heads_are_those_of_the_uninterrupted_run(tokenizers,
 
 def test_threads_change_nothing_and_micro_batches_and_ranks_only_rounding(tokenizers, truth, tmp_path):
     stage, source, place, _ = truth
-    stage(source, tokenizers["sd-vae"], tmp_path / "threads", runtime=Runtime(device="cpu", threads=1, workers=2, quiet=True))
+    stage(source, tokenizers["sd-vae"], tmp_path / "threads", runtime=Runtime(device="cpu", threads=1, workers=3, quiet=True))
     stage(source, tokenizers["sd-vae"], tmp_path / "micro", runtime=Runtime(device="cpu", threads=1, micro_batch=7, quiet=True))
 
     def ranked():

@@ -129,13 +129,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
         read_labelled(root, pair, 4)
 
 
-@pytest.mark.parametrize("workers", [0, 3])
-def test_a_set_without_a_pixel_that_counts_is_refused(workers):
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_set_without_a_pixel_that_counts_is_refused(threads):
     pairs, seen = [Pair("a", "b")] * 5, []
-    check(pairs, lambda pair: 1, workers=workers, word="masks", advance=seen.append)
+    check(pairs, lambda pair: 1, threads=threads, word="masks", advance=seen.append)
     assert sum(seen) == 5
     with pytest.raises(BadData, match="no pixel of the masks counts"):
-        check(pairs, lambda pair: 0, workers=workers, word="masks", advance=seen.append)
+        check(pairs, lambda pair: 0, threads=threads, word="masks", advance=seen.append)
 
 
 def test_every_pair_is_read_before_training(tmp_path):
@@ -144,4 +144,4 @@ def test_every_pair_is_read_before_training(tmp_path):
     found = open_set("segmentation", str(root))
     counted = partial(read_labelled, root, classes=4)
     with pytest.raises(BadData, match="holds label 200"):
-        check(found.training, lambda p: counted(p).target.size, workers=2, word="masks", advance=lambda n: None)
+        check(found.training, lambda p: counted(p).target.size, threads=2, word="masks", advance=lambda n: None)
