@@ -134,7 +134,7 @@ class Score(Part):
 
     metric: str
     """gfid, sfid, fd_dinov2, is, kid, precision, recall, rfid, rfd_dinov2, psnr, ssim, lpips, probe_top1, probe_top5, knn_top1,
-    logreg_top1, miou, macc."""
+    logreg_top1, miou, macc, depth_rmse, depth_arel."""
     value: float
     low: float | None = None
     high: float | None = None

@@ -12,6 +12,7 @@ from svgbench.config import cards
 from svgbench.config.parse import merge, nested
 from svgbench.config.records import digest
 from svgbench.config.schema import RunConfig
+from svgbench.config.scoring import Scores
 from svgbench.errors import BadConfig
 from svgbench.lab.store import Store
 from svgbench.metrics import judges
@@ -113,8 +114,9 @@ def node_of(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell
     if given and _covers(stage, graph.REFERENCE):
         first = config.scores.extractor if _covers(stage, "scores.extractor") else None
         identity = merge(identity, nested(graph.REFERENCE, f"sha256:{judges.reference_identity(Path(given), first)}"))
-    if identity.get("data", {}).get("source", "shapes") != "shapes":
-        identity = merge(identity, {"data": {"source": "folder"}})  # a folder is known by its files, not by where it lies
+    for path in graph.FOLDERS:
+        if _covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
+            identity = merge(identity, nested(f"{path}.source", "folder"))
     for path in graph.UNKEYED:
         if _covers(stage, path) and graph.field(config, path) is not None:
             identity = merge(identity, nested(path, None))
@@ -138,10 +140,23 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         from svgbench.world.sources import identity as images_identity  # numpy
 
         data = data.model_copy(update={"identity": images_identity(data)})
+        config = config.model_copy(update={"scores": _with_folders(config.scores)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
     config = config.model_copy(update={"data": data, "encoder": encoder})
     return _with_teacher(config, extra) if config.diffusion.representation.weight else config
+
+
+def _with_folders(scores: Scores) -> Scores:
+    """The scores with the identities of the data sets that dense prediction is trained on."""
+    sources = {"segmentation": scores.segmentation.source if scores.segmentation.enabled else None, "depth": scores.depth.source}
+    asked = {name: source for name, source in sources.items() if source is not None}
+    if not asked:
+        return scores
+    from svgbench.world import dense_sets  # numpy
+
+    found = {name: dense_sets.open_set(name, source).identity for name, source in asked.items()}
+    return scores.model_copy(update={name: getattr(scores, name).model_copy(update={"identity": found[name]}) for name in found})
 
 
 def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:

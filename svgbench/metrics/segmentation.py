@@ -5,11 +5,13 @@ convolution, logits enlarged bilinearly to the mask's size, cross-entropy at eve
 Validation: areas summed over all images, IoU = intersection / union and accuracy = intersection / truth per class, then the mean over
 classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored.
 Intervals draw validation images again. What it cannot tell: boundaries finer than the grid, or what a deeper head would find; the
-batch norm's moments are of the training latents.
+batch norm's moments are of the training latents. Of a folder with masks (ADE20K): see ``stages.segmentation.folder``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from svgbench.config.records import Score
+from svgbench.config.records import Protocol, Score
 from svgbench.config.scoring import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup, protocol
@@ -132,6 +134,31 @@ def means(areas: Areas, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return 100 * iou, 100 * accuracy
 
 
+def class_figures(found: Areas, names: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Class by class: number from 1, name where known, IoU and accuracy in percent (None without pixels), labelled pixels."""
+    inter, predicted, truth = (part.sum(0).tolist() for part in found)
+    return [
+        {
+            "class": k + 1,
+            "name": names[k] if names else None,
+            "iou": 100 * inter[k] / union if (union := predicted[k] + truth[k] - inter[k]) else None,
+            "accuracy": 100 * inter[k] / truth[k] if truth[k] else None,
+            "pixels": int(truth[k]),
+        }
+        for k in range(len(truth))
+    ]
+
+
+def ade20k_names() -> tuple[str, ...] | None:
+    """Names of ADE20K's 150 classes as mmsegmentation has them; None where it is not installed (extra ``seg``)."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # it prints when imported
+            from mmseg.datasets import ADE20KDataset
+    except ImportError:
+        return None
+    return ADE20KDataset.METAINFO["classes"]
+
+
 def segmentation_scores(
     train: tuple[Tensor, Tensor],
     val: tuple[Tensor, Tensor],
@@ -147,13 +174,17 @@ def segmentation_scores(
 ) -> list[Score]:
     """miou and macc in percent from (latents [N, C, h, w], masks [N, H, W]) of both sets; ``classes`` counts the background."""
     head = fit_head(*train, classes, settings, seed=seed)
-    found = areas(head, *val, classes)
+    name = protocol("seg-linear", images=val_images, reference=train_images, details=(f"{classes}classes",), settings=settings)
+    return area_scores(areas(head, *val, classes), name, {**(detail or {}), "latents": latents}, resampling)
+
+
+def area_scores(found: Areas, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+    """miou and macc of areas under a protocol; intervals draw the images of the areas again."""
     if not found.truth.any():
         raise BadData("no validation mask has a pixel that counts; mIoU needs masks with classes below 255.")
     values = [value.item() for value in means(found)]
     replicates = means(found, resampling.counts(len(found.truth), found.truth.device))
-    name = protocol("seg-linear", images=val_images, reference=train_images, details=(f"{classes}classes",), settings=settings)
-    facts = {**(detail or {}), "latents": latents, **resampling.stated("validation images")}
+    facts = {**facts, **resampling.stated("validation images")}
     scores = []
     for metric, value, spread in zip(("miou", "macc"), values, replicates, strict=True):
         low, high = resampling.interval(value, spread, floor=0.0, ceiling=100.0)

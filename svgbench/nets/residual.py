@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,7 +56,9 @@ class ResidualEncoder(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment.
 
     ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``drop`` is the
-    probability that a learned mask token replaces an image's whole residual (``replace``).
+    probability that a learned mask token replaces an image's whole residual (``replace``). Images of another size than that of its
+    training get its positions resampled to their grid, bicubically, as DINOv2 does with its own; what the release would do there is
+    nowhere said.
     """
 
     def __init__(
@@ -76,11 +80,21 @@ class ResidualEncoder(nn.Module):
         """``positions`` [B] (global sample counters) mean training: dropout keyed by them and by ``seed``."""
         keys = None if positions is None else _Keys(seed, positions, self.dropout)
         grid = self.project((images - self.pixel_mean) / self.pixel_std)
-        x = torch.cat([self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)], dim=1) + self.positions
+        tokens = [self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)]
+        x = torch.cat(tokens, dim=1) + self._positions(*grid.shape[2:])
         x = keys.drop(x, "embedding") if keys else x
         for place, block in enumerate(self.blocks):
             x = block(x, keys, place)
         return self.head(self.norm(x)[:, 1:]).transpose(1, 2).unflatten(2, grid.shape[2:])
+
+    def _positions(self, height: int, width: int) -> Tensor:
+        """[1, 1 + height * width, C]: the class token's and those of a grid."""
+        side = math.isqrt(self.positions.shape[1] - 1)
+        if (height, width) == (side, side):
+            return self.positions
+        first, rest = self.positions[:, :1], self.positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        rest = F.interpolate(rest, size=(height, width), mode="bicubic", align_corners=False)
+        return torch.cat([first, rest.flatten(2).transpose(1, 2)], dim=1)
 
     def replace(self, aligned: Tensor, positions: Tensor, seed: int) -> Tensor:
         """Aligned residuals [B, c, h, w], with probability ``drop`` each replaced whole by the mask token. The token stands behind the

@@ -30,6 +30,10 @@ class Tokenizer(nn.Module):
         self.feature_channels, self.stride = encoder.channels, encoder.stride
         self.channels = encoder.channels + (alignment.channels if alignment else 0)
 
+    def check_side(self, side: int) -> None:
+        """Refuses a side of images in pixels that the encoder cannot take."""
+        self._outside[0].check_side(side)
+
     def features(self, images: Tensor) -> Tensor:
         """Frozen features [B, C, h, w] of images [B, 3, H, W] in [0, 1]."""
         return self._outside[0].encode(images)
@@ -73,6 +77,10 @@ class Codec(nn.Module):
         self._outside = (encoder,)
         self.channels = self.feature_channels = encoder.channels
         self.stride = encoder.stride
+
+    def check_side(self, side: int) -> None:
+        """Refuses a side of images in pixels that the encoder cannot take."""
+        self._outside[0].check_side(side)
 
     def features(self, images: Tensor) -> Tensor:
         """The latents themselves."""

@@ -89,8 +89,12 @@ STAGES: tuple[Stage, ...] = (
           slice=("scores.probe.train_images", "scores.probe.precision"), needs=("images", "autoencoder", "statistics")),
     Stage(name="probe-scores", version=2, worker="svgbench.stages.perception:probe", scores=True,
           slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "pooled-latents")),
-    Stage(name="segmentation-scores", version=2, worker="svgbench.stages.scores:segmentation", scores=True, when="masks",
+    Stage(name="segmentation-scores", version=2, worker="svgbench.stages.segmentation:own_masks", scores=True, when="masks",
           slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
+    Stage(name="dense-segmentation-scores", version=1, worker="svgbench.stages.segmentation:folder", scores=True, ranks="all",
+          when="labelled-folder", slice=("scores.segmentation", "scores.resamples", "seed"), needs=("autoencoder",)),
+    Stage(name="depth-scores", version=1, worker="svgbench.stages.depth:folder", scores=True, ranks="all", when="depth-folder",
+          slice=("scores.depth", "scores.resamples", "seed"), needs=("autoencoder",)),
     Stage(name="overview", version=2, worker="svgbench.stages.pictures:overview",
           slice=(), needs=("images", "reconstructions", "samples")),
 )  # fmt: skip
@@ -119,6 +123,9 @@ LABELS = frozenset({"preset", "sampling.dimension_shift"})
 TEACHER = "diffusion.representation.encoder"
 PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
+
+FOLDERS = ("data", "scores.segmentation", "scores.depth")
+"""Parts whose ``source`` is a folder: a key knows it by its files (``identity``), not by where it lies."""
 
 UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{TEACHER}.card"})
 """Fields that a worker needs and a key does not: the encoder's identity says which it is."""
@@ -155,6 +162,7 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
     """What is true of a run whose card is of a ``kind`` (features, codec); names that rows' ``when`` may use."""
     released, codec = config.autoencoder.release is not None, kind == "codec"
     given = config.latents.statistics is not None or config.latents.scale is not None
+    segmentation = config.scores.segmentation
     return {
         "always": True,
         "trains-autoencoder": not codec and not released,
@@ -165,5 +173,7 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
         "trains-diffusion": config.diffusion.release is None,
         "imports-diffusion": config.diffusion.release is not None,
         "second-extractor": config.scores.second_extractor is not None,
-        "masks": config.data.source == "shapes" and config.scores.segmentation.enabled,
+        "masks": config.data.source == "shapes" and segmentation.enabled and segmentation.source is None,
+        "labelled-folder": segmentation.enabled and segmentation.source is not None,
+        "depth-folder": config.scores.depth.source is not None,
     }

@@ -17,7 +17,7 @@ from svgbench.errors import BrokenArtifact
 from svgbench.metrics.probe import pool, probe_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.vectors import check_finite
-from svgbench.stages.scores import _groups, _write
+from svgbench.stages.scores import image_groups, write_scores
 from svgbench.stages.tokenizers import open_tokenizer, to_floats
 from svgbench.world import arrays
 from svgbench.world.files import write_atomic
@@ -127,7 +127,7 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     parts = {"features": slice(0, features)}
     if channels > features:
         parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
-    groups = _groups(inputs, collection, len(labels["train"]))
+    groups = image_groups(inputs, collection, len(labels["train"]))
     scores: list[Score] = []
     with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
         for name, own in parts.items():
@@ -136,4 +136,4 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
                 classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
                 resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
             )  # fmt: skip
-    return _write(out, scores, runtime)
+    return write_scores(out, scores)

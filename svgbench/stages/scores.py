@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from svgbench.config import scoring
 from svgbench.config.records import SamplingProtocol, Score
 from svgbench.errors import BadInput
 from svgbench.metrics.features import GROUPS, Extractor, Features, extract, load_extractor
@@ -25,7 +23,6 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.reference import Reference, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
-from svgbench.metrics.segmentation import segmentation_scores
 from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
 from svgbench.world import packed
 from svgbench.world.files import write_atomic
@@ -101,7 +98,7 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
             original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
             runtime=runtime, done=bar.advance,
         )  # fmt: skip
-    return _write(out, scores, runtime)
+    return write_scores(out, scores)
 
 
 def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -116,7 +113,7 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     if not runtime.is_main:
         return {}
     scores = generation_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **how)
-    return _write(out, scores, runtime)
+    return write_scores(out, scores)
 
 
 def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -128,7 +125,7 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     samples = _features(extractor, drawn, runtime)
     if not runtime.is_main:
         return {}
-    return _write(out, distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how), runtime)
+    return write_scores(out, distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how))
 
 
 def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
@@ -149,23 +146,6 @@ def _features(extractor: Extractor, drawn: np.ndarray, runtime: Runtime) -> Feat
         return extract(extractor, drawn, groups=GROUPS, runtime=runtime, done=bar.advance)
 
 
-def segmentation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc of a linear head on frozen latents: features, residual, both."""
-    part = slice_["scores"]
-    settings = scoring.Segmentation.model_validate(part["segmentation"])
-    collection, *cached, parts = _latents(inputs, runtime)
-    train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
-    masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
-    scores: list[Score] = []
-    for name, channels in parts:
-        sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
-        scores += segmentation_scores(
-            *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **_groups(inputs, collection, len(train)),
-        )  # fmt: skip
-    return _write(out, scores, runtime)
-
-
 def group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
     """A split of an image store in a protocol's words, known by the digest of its pixels."""
     name = f"{split}.images.npy"
@@ -173,13 +153,13 @@ def group(place: Path, split: str, images: ImageSet, count: int | None = None) -
     return ImageGroup(name=split, count=count or len(images), digest=digest)
 
 
-def _groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
+def imageimage_groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
     """What a probe was trained on and what it was tried on."""
     place = inputs["images"]
     return {"train_images": group(place, "train", collection.train, count), "val_images": group(place, "val", collection.val)}
 
 
-def _latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Cached, Cached, list[tuple[str, slice]]]:
+def split_latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Cached, Cached, list[tuple[str, slice]]]:
     """The images, raw latents of the training and the validation images, and which channels are what."""
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -191,7 +171,7 @@ def _latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Cached,
     return collection, train, val, parts
 
 
-def _write(out: Path, scores: Sequence[Score], runtime: Runtime) -> dict[str, Any]:
-    if runtime.is_main:
-        write_atomic(out / "scores.json", (json.dumps([s.model_dump(mode="json") for s in scores], indent=1) + "\n").encode())
+def write_scores(out: Path, scores: Sequence[Score]) -> dict[str, Any]:
+    """``scores.json``, by the main rank; a stage that only scores has no cost of its own to tell."""
+    write_atomic(out / "scores.json", (json.dumps([s.model_dump(mode="json") for s in scores], indent=1) + "\n").encode())
     return {}

@@ -15,10 +15,11 @@ from svgbench.config.records import Protocol
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.table import Table
 
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "kid": 4, "precision": 3, "recall": 3}
+DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "kid": 4, "precision": 3, "recall": 3, "depth_rmse": 3, "depth_arel": 3}
 SAMPLES = ("sfid", "fd_dinov2", "is", "kid", "precision", "recall")
 """Scores of samples beside gFID."""
-LOWER = {"gfid", "sfid", "fd_dinov2", "rfid", "rfd_dinov2", "lpips", "kid"}
+PERCEPTION = ("probe_top1", "probe_top5", "knn_top1", "logreg_top1", "miou", "macc", "depth_rmse", "depth_arel")
+LOWER = {"gfid", "sfid", "fd_dinov2", "rfid", "rfd_dinov2", "lpips", "kid", "depth_rmse", "depth_arel"}
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
 )  # fmt: skip
@@ -37,9 +38,7 @@ def report(records: list[RunRecord]) -> list[Table]:
         score_table("Generation: gFID by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         score_table("Generation along the training: gFID by images seen", _most_steps(along), ("gfid",), column=_seen),
         score_table("Generation at the most steps", _most_steps(rows), SAMPLES, row=_guided),
-        score_table(
-            "Perception of frozen latents", rows, ("probe_top1", "probe_top5", "knn_top1", "logreg_top1", "miou", "macc"), row=_latents
-        ),
+        score_table("Perception of frozen latents", rows, PERCEPTION, row=_latents),
         cost_table(records),
         failure_table(records),
     ]

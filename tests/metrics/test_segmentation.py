@@ -8,7 +8,7 @@ import torch
 from svgbench.config.scoring import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup
-from svgbench.metrics.segmentation import areas, areas_of, enlarger, fit_head, loss_gradient, means, segmentation_scores
+from svgbench.metrics.segmentation import areas, areas_of, class_figures, enlarger, fit_head, loss_gradient, means, segmentation_scores
 
 
 def scene(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +49,14 @@ def test_counting_an_image_twice_equals_having_it_twice():
     found = areas_of(predicted, truth.byte(), 5)
     doubled = areas_of(predicted[[0, 0, 2]], truth[[0, 0, 2]].byte(), 5)
     assert means(found, torch.tensor([[2.0, 0.0, 1.0]]).double())[0].item() == pytest.approx(means(doubled)[0].item())
+
+
+def test_class_figures_by_hand():
+    truth = torch.tensor([[[0, 0, 1, 1]], [[2, 2, 2, 255]]], dtype=torch.uint8)
+    found = class_figures(areas_of(torch.tensor([[[0, 1, 1, 1]], [[2, 0, 2, 1]]]), truth, 4), ["a", "b", "c", "d"])
+    assert [(f["class"], f["name"], f["pixels"]) for f in found] == [(1, "a", 2), (2, "b", 2), (3, "c", 3), (4, "d", 0)]
+    assert [f["iou"] for f in found[:3]] == pytest.approx([100 / 3, 200 / 3, 200 / 3]) and found[3]["iou"] is None
+    assert found[0]["accuracy"] == 50.0 and found[3]["accuracy"] is None
 
 
 def test_the_written_out_gradient_is_autograds():

@@ -63,3 +63,16 @@ def test_dropout_keeps_the_mean():
     assert kept.mean().item() == pytest.approx(1.0, abs=0.01)
     assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert net.dropout == 0.25
+
+
+def test_another_grid_gets_positions_resampled_and_the_trained_one_its_own():
+    net = encoder().eval()
+    assert net._positions(4, 4) is net.positions
+    assert net(torch.rand(2, 3, 64, 48)).shape == (2, 4, 8, 6)
+    with torch.no_grad():
+        net.positions[:, 1:] = torch.arange(4.0).repeat_interleave(4)[None, :, None]  # the row's number
+        found = net._positions(8, 4)
+    assert torch.equal(found[:, :1], net.positions[:, :1])
+    rows = found[0, 1:, 0].view(8, 4)
+    assert (rows[1:] > rows[:-1]).all() and torch.allclose(rows, rows[:, :1].expand(8, 4), atol=1e-5)
+    torch.testing.assert_close(rows[2:6:2, 0].diff() / 2, torch.tensor([0.5]), rtol=0.1, atol=0)

@@ -1,0 +1,104 @@
+"""Depth that a linear head reads from frozen latents: RMSE in metres and mean relative error.
+
+Protocol (``scores.depth``; DINOv3's linear one, facebookresearch/dinov3, eval/depth/configs/config-nyu.yaml): batch norm and 1x1
+convolution on raw latents to 256 numbers a position; a position's depth is the mean of 256 depths evenly between 0.001 and 10 m with
+weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, uniform bins, as DINOv2's linear depth), enlarged bilinearly to the map's size. Training:
+the scale-invariant log loss over the batch, 38,400 updates of 16 crops of 416 x 544 with NYU's white border cut off, mirrored, tilted by
+up to 2.5 degrees, tinted, AdamW (3e-4, betas 0.9 and 0.99, decay 1e-4, 12,800 updates of warm-up, cosine to zero, gradient norm 35).
+Validation: the whole image and its mirror image, averaged; per image the errors of pixels with depth in (0.001, 10) m inside Eigen's
+crop (NYUv2: rows 45 to 470, columns 41 to 600 of 480 x 640, taken as shares of the sides); the mean over images. Images whose sides the
+encoder's stride does not divide are read at the nearest sides that it does. Unlike DINOv3, the cosine begins after the warm-up and
+AdamW's first beta stays at 0.9.
+What it cannot tell: edges finer than the grid, or what a deeper head (DPT) would find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from svgbench.config.records import Protocol, Score
+from svgbench.errors import BadData
+from svgbench.metrics.resampling import Resampling
+
+LEAST = 0.1
+"""Added to each bin's weight, so that a depth exists where every output is negative."""
+LOG_FLOOR = 1e-3
+"""Metres added before the logarithm."""
+MEAN_WEIGHT = 0.15
+"""Of the squared mean in the scale-invariant loss."""
+EIGEN = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
+"""Top, bottom, left and right of Eigen's crop as shares of the sides (Eigen et al. 2014, arXiv 1406.2283)."""
+
+
+def depth_of(outputs: Tensor, nearest: float, farthest: float) -> Tensor:
+    """Depths [B, h, w] in metres of a head's outputs [B, bins, h, w]."""
+    weights = outputs.relu() + LEAST
+    bins = torch.linspace(nearest, farthest, outputs.shape[1], device=outputs.device)
+    return torch.einsum("bkhw,k->bhw", weights / weights.sum(1, keepdim=True), bins)
+
+
+def log_error(depth: Tensor, truth: Tensor) -> Tensor:
+    """log(depth) - log(truth), each a millimetre further away."""
+    return (depth + LOG_FLOOR).log() - (truth + LOG_FLOOR).log()
+
+
+class SilogSums(NamedTuple):
+    """Of log errors over pixels that count; they add up over micro-batches and ranks. float64 scalars."""
+
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+
+
+def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss sqrt(var g + 0.15 mean(g)^2) of log errors g, and a and b of its derivative by each g: a g + b.
+
+    ``variance`` false leaves the first term out. With V over n - 1: dL/dg = ((2 g - 2 m) / (n - 1) + 0.3 m / n) / 2 L.
+    """
+    n = sums.count.clamp_min(1)
+    mean, rest = sums.total / n, (n - 1).clamp_min(1)
+    spread = ((sums.squares - n * mean.square()) / rest).clamp_min(0) if variance else torch.zeros_like(mean)
+    loss = (spread + MEAN_WEIGHT * mean.square()).sqrt()
+    slope = (2 / rest if variance else torch.zeros_like(rest)) / (2 * loss).clamp_min(1e-12)
+    return loss, slope, 2 * MEAN_WEIGHT * mean / n / (2 * loss).clamp_min(1e-12) - slope * mean
+
+
+def eigen_crop(height: int, width: int) -> tuple[slice, slice]:
+    """Rows and columns of Eigen's crop."""
+    top, bottom, left, right = (round(share * side) for share, side in zip(EIGEN, (height, height, width, width), strict=True))
+    return slice(top, bottom), slice(left, right)
+
+
+def counted(truth: Tensor, nearest: float, farthest: float, *, eigen: bool) -> Tensor:
+    """Which pixels of depths [..., H, W] count: bool, of the same shape; ``eigen``: those inside Eigen's crop alone."""
+    inside = (truth > nearest) & (truth < farthest)
+    if eigen:
+        frame = torch.zeros_like(inside)
+        frame[(..., *eigen_crop(*truth.shape[-2:]))] = True
+        inside &= frame
+    return inside
+
+
+def errors(depth: Tensor, truth: Tensor, mask: Tensor) -> tuple[float, float]:
+    """(RMSE in metres, mean of |error| / truth) over the masked pixels of [H, W]; NaN where none is masked."""
+    depth, truth = depth[mask].double(), truth[mask].double()
+    return (depth - truth).square().mean().sqrt().item(), ((depth - truth).abs() / truth).mean().item()
+
+
+def depth_scores(found: Tensor, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+    """depth_rmse (m) and depth_arel from errors per image [N, 2] (NaN where an image has no pixel that counts) under a protocol."""
+    found = found[found.isfinite().all(1)]
+    if not len(found):
+        raise BadData("no validation image has a depth that counts; they must lie within scores.depth.head.nearest and farthest.")
+    facts = {**facts, **resampling.stated("validation images")}
+    scores = []
+    for metric, values in zip(("depth_rmse", "depth_arel"), found.T, strict=True):
+        low, high = resampling.of_mean(values, floor=0.0)
+        scores.append(
+            Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts)
+        )
+    return scores

@@ -1,0 +1,155 @@
+"""Linear heads trained side by side on frozen latents of crops: features, residual and both in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from svgbench.config.schema import Optimiser, Training
+from svgbench.config.scoring import HeadTraining
+from svgbench.metrics.protocol import ImageGroup
+from svgbench.nets.linear_head import DenseHead, Moments, dropped
+from svgbench.nets.tokenizer import Codec, Tokenizer
+from svgbench.stages.tokenizers import open_tokenizer
+from svgbench.world.crops import Ahead, Crop
+from svgbench.world.dense_sets import DenseSet
+from svgbench.world.files import write_atomic
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import Batch, adam
+from svgbench.world.training import train as run_training
+
+
+class Reading(NamedTuple):
+    """Some channels of the latents and the head that reads them."""
+
+    channels: slice
+    head: DenseHead
+
+
+class Objective(Protocol):
+    """A loss of outputs against targets, over the pixels of the whole batch on all ranks."""
+
+    def __call__(self, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
+        """Brings gradients to the parameters behind ``outputs(rows)`` [b, K, h, w]; gives this rank's share of the loss."""
+
+
+class HeadsTask:
+    """One update: crops, their latents without gradient, then for each head the batch's moments, its loss and its own optimiser."""
+
+    averaged = None
+
+    def __init__(
+        self,
+        readings: dict[str, Reading],
+        encode: Callable[[Tensor], Tensor],
+        crops: Ahead,
+        fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
+        objective: Objective,
+        *,
+        optimiser: Optimiser,
+        dropout: float,
+        seed: int,
+        runtime: Runtime,
+    ) -> None:
+        """``fill``: crops -> images [B, 3, H, W] in [0, 1] and targets [B, H, W]."""
+        self._readings, self._encode, self._crops, self._fill, self._objective = readings, encode, crops, fill, objective
+        self._dropout, self._seed, self._runtime = dropout, seed, runtime
+        self.modules = {name: reading.head for name, reading in readings.items()}
+        self.optimisers = {name: adam(reading.head.parameters(), optimiser) for name, reading in readings.items()}
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One update of every head over the batch's crops."""
+        images, targets = self._fill(self._crops(batch))
+        with torch.no_grad():
+            latents = self._encode(images)
+        losses = {}
+        for name, (channels, head) in self._readings.items():
+            seen = dropped(latents[:, channels], batch.positions, self._dropout, self._seed)
+            moments = head.moments(self._runtime.all_reduce_(head.sums(seen)))
+            losses[name] = self._objective(_outputs(head, seen, moments), targets, batch, self._runtime)
+            head.follow(moments)
+            apply(name)
+        return losses
+
+
+def _outputs(head: DenseHead, latents: Tensor, moments: Moments) -> Callable[[slice], Tensor]:
+    return lambda rows: head(latents[rows], moments)
+
+
+def pieces(count: int, runtime: Runtime) -> list[slice]:
+    """Rows of a rank's crops in micro-batches."""
+    size = runtime.micro_batch or max(count, 1)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def open_readings(tokenizer: Tokenizer | Codec, outputs: int, *, seed: int, device: torch.device) -> dict[str, Reading]:
+    """An untrained head for features, residual and both, where there is a residual."""
+    features, channels = tokenizer.feature_channels, tokenizer.channels
+    cuts = {"features": slice(0, features)}
+    if channels > features:
+        cuts |= {"residual": slice(features, channels), "both": slice(0, channels)}
+    return {name: Reading(cut, DenseHead(cut.stop - cut.start, outputs, seed=seed).to(device)) for name, cut in cuts.items()}
+
+
+def settings_of(head: HeadTraining) -> Training:
+    """The training loop's settings."""
+    return Training(
+        total_images=head.total_images, batch=head.batch, checkpoint_images=head.checkpoint_images,
+        optimiser=Optimiser(
+            lr=head.lr, betas=(0.9, head.beta2), weight_decay=head.weight_decay, lr_warmup_images=head.lr_warmup_images, schedule="cosine",
+            max_gradient_norm=head.max_gradient_norm,
+        ),
+    )  # fmt: skip
+
+
+class DenseRun(NamedTuple):
+    """What both kinds of dense prediction are made of."""
+
+    found: DenseSet
+    tokenizer: Tokenizer | Codec
+    readings: dict[str, Reading]
+    training_images: ImageGroup
+    validation_images: ImageGroup
+
+
+def open_run(found: DenseSet, autoencoder: Path, outputs: int, *, sides: tuple[int, ...], seed: int, runtime: Runtime) -> DenseRun:
+    """The tokenizer of a finished autoencoder with heads for it; refuses crop sides that its encoder cannot take."""
+    tokenizer = open_tokenizer(autoencoder, runtime)
+    for side in sides:
+        tokenizer.check_side(side)
+    groups = [ImageGroup(name=s, count=len(getattr(found, s)), digest=found.digest(s)) for s in ("training", "validation")]
+    return DenseRun(found, tokenizer, open_readings(tokenizer, outputs, seed=seed, device=runtime.torch_device), *groups)
+
+
+def train_heads(
+    run: DenseRun,
+    read: Callable[[int, int], Crop],
+    fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
+    objective: Objective,
+    head: HeadTraining,
+    *,
+    dropout: float,
+    seed: int,
+    out: Path,
+    runtime: Runtime,
+    label: str,
+) -> dict[str, float]:
+    """Trains the heads (from where a stopped training was), leaves them in ``out/heads.safetensors`` and gives the last mean losses.
+    ``read``: the crop of a training image at a position of the run."""
+    settings, count = settings_of(head), len(run.found.training)
+    with Ahead(read, count, seed=seed, runtime=runtime) as crops:
+        task = HeadsTask(
+            run.readings, run.tokenizer.encode, crops, fill, objective,
+            optimiser=settings.optimiser, dropout=dropout, seed=seed, runtime=runtime,
+        )  # fmt: skip
+        report = run_training(task, settings=settings, dataset_size=count, seed=seed, out=out, runtime=runtime, label=label)
+    if runtime.is_main:
+        states = {name: reading.head.state_dict() for name, reading in run.readings.items()}
+        tensors = {f"{name}.{key}": tensor.cpu().contiguous() for name, state in states.items() for key, tensor in state.items()}
+        write_atomic(out / "heads.safetensors", save(tensors))
+    return {name: value for name, value in report.losses.items() if name in run.readings}

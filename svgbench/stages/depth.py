@@ -1,0 +1,125 @@
+"""Depth from linear heads on frozen latents, on a folder such as NYUv2; the protocol is in ``metrics.depth``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from svgbench.config import scoring
+from svgbench.metrics import depth as measures
+from svgbench.metrics.protocol import protocol
+from svgbench.metrics.resampling import Resampling
+from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
+from svgbench.stages.scores import write_scores
+from svgbench.world import checkpoints, crops
+from svgbench.world.crops import Crop
+from svgbench.world.dense_sets import DenseSet, Pair, check, open_set, read_depth
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import Batch
+
+PLAIN_SHARE = 100 / 38_400
+"""Of the training, at its beginning: the loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""
+
+
+def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
+    part, seed = slice_["scores"], slice_["seed"]
+    settings = scoring.Depth.model_validate(part["depth"])
+    head, found = settings.head, open_set("depth", settings.source, settings.identity)
+    run = open_run(found, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
+    _check_depths(found, head, runtime)
+    losses = train_heads(
+        run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
+        dropout=0.0, seed=seed, out=out, runtime=runtime, label="linear head, depth",
+    )  # fmt: skip
+    found_errors = _evaluated(run, head, runtime)
+    if runtime.is_main:
+        used = head.model_dump(mode="json", exclude={"checkpoint_images"})
+        details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
+        name = protocol("depth-linear", images=run.validation_images, reference=run.training_images, details=details, settings=used)
+        resampling = Resampling(resamples=part["resamples"], seed=seed)
+        write_scores(out, [s for kind, each in found_errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)])
+        checkpoints.clear(out)
+    return {"images_seen": head.total_images, "losses": losses}
+
+
+def _check_depths(found: DenseSet, head: scoring.DepthHead, runtime: Runtime) -> None:
+    """Reads every pair once, so that a depth map that cannot be used is named before hours of training."""
+
+    def in_range(pair: Pair) -> int:
+        depth = read_depth(found.root, pair).target
+        return int(((depth > head.nearest) & (depth < head.farthest)).sum())
+
+    for split in (found.training, found.validation):
+        with runtime.progress("depth maps", len(split)) as bar:
+            check(split, in_range, threads=crops.readers(runtime), word="depth maps", advance=bar.advance)
+
+
+def _crop(found: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:
+    sample = read_depth(found.root, found.training[index])
+    return crops.depth_crop(sample, crops.drawn(seed, position), size=head.crop, border=head.border == "nyu")
+
+
+def _stacked(head: scoring.DepthHead, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
+    return crops.stacked(made, head.crop, 0.0, crops.tinted, runtime.torch_device)
+
+
+def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
+    """The scale-invariant log loss over the counted pixels of the global batch: its sums first, then the gradient piece by piece."""
+    inside = measures.counted(targets, head.nearest, head.farthest, eigen=False)
+
+    def log_errors(rows: slice) -> Tensor:
+        depth = crops.resized(measures.depth_of(outputs(rows), head.nearest, head.farthest)[:, None], targets.shape[1:])[:, 0]
+        return measures.log_error(depth[inside[rows]], targets[rows][inside[rows]])
+
+    sums = torch.zeros(3, dtype=torch.float64, device=targets.device)
+    with torch.no_grad():
+        for rows in pieces(len(targets), runtime):
+            g = log_errors(rows).double()
+            sums += torch.stack([torch.full_like(sums[0], g.numel()), g.sum(), g.square().sum()])
+    runtime.all_reduce_(sums)
+    loss, slope, offset = measures.silog(measures.SilogSums(*sums), variance=batch.images_seen >= PLAIN_SHARE * head.total_images)
+    for rows in pieces(len(targets), runtime):
+        g = log_errors(rows)
+        g.backward((slope * g.detach() + offset).to(g.dtype))
+    return (loss / runtime.world).float()
+
+
+@torch.no_grad()
+def _evaluated(run: DenseRun, head: scoring.DepthHead, runtime: Runtime) -> dict[str, Tensor]:
+    """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images."""
+    pairs, device = run.found.validation, runtime.torch_device
+    table = torch.zeros(len(run.readings), len(pairs), 2, dtype=torch.float64, device=device)
+    with runtime.progress("depth", len(pairs)) as bar:
+        for index in runtime.shard(len(pairs)):
+            sample = read_depth(run.found.root, pairs[index])
+            truth = torch.from_numpy(sample.target).to(device)
+            mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")
+            for row, depth in enumerate(depths_of(run, sample.image, head, tuple(truth.shape), device)):
+                table[row, index] = torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64)
+            bar.advance(runtime.world)
+    runtime.all_reduce_(table)
+    return {name: table[row].cpu() for row, name in enumerate(run.readings)}
+
+
+@torch.no_grad()
+def depths_of(run: DenseRun, image: Image.Image, head: scoring.DepthHead, size: tuple[int, int], device: torch.device) -> list[Tensor]:
+    """Depth [H, W] of a whole image under each head, averaged with that of its mirror image."""
+    stride = run.tokenizer.stride
+    width, height = (max(round(side / stride), 1) * stride for side in image.size)
+    pixels = np.asarray(image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR))
+    whole = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
+    latents = run.tokenizer.encode(torch.stack([whole, whole.flip(-1)]))
+    found = []
+    for reading in run.readings.values():
+        depth = measures.depth_of(reading.head(latents[:, reading.channels]), head.nearest, head.farthest)
+        straight, mirrored = crops.resized(depth[:, None], size)[:, 0]
+        found.append(((straight + mirrored.flip(-1)) / 2).clamp(head.nearest, head.farthest))
+    return found

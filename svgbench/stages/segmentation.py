@@ -1,0 +1,142 @@
+"""mIoU of linear heads on frozen latents: on the run's own images with masks, or on a folder such as ADE20K.
+
+Protocol of a folder (``scores.segmentation.source``; DINOv3's linear one, facebookresearch/dinov3,
+eval/segmentation/configs/config-ade20k-linear-training.yaml): batch norm and 1x1 convolution on raw latents of 512 px crops (short side
+512 times 0.5 to 2, mirrored half of the time, photometric distortion, no class on over 3/4 of a crop where ten tries avoid it), a tenth of
+the channels dropped, cross-entropy over the labelled pixels of the batch of 16 at the crop's size, 40,000 updates of AdamW (1e-3, decay
+1e-3, 1,500 updates of warm-up, cosine to zero). Validation: short side 512, windows of 512 every 341 px, their logits averaged, enlarged
+bilinearly to the mask's own size; areas over all images, then mIoU and mAcc over classes (mmsegmentation's IoUMetric, unrounded). Label 0
+is unlabelled and counts nowhere. Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour
+steps. What it cannot tell: boundaries finer than the grid. With ``align: batch`` an image's windows are the batch of each other.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from svgbench.config import scoring
+from svgbench.config.records import Score
+from svgbench.metrics.protocol import protocol
+from svgbench.metrics.resampling import Resampling
+from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
+from svgbench.metrics.sliding import averaged, cut, windows
+from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
+from svgbench.stages.scores import image_groups, split_latents, write_scores
+from svgbench.world import checkpoints, crops
+from svgbench.world.crops import Crop
+from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, check, open_set, read_labelled
+from svgbench.world.files import write_atomic
+from svgbench.world.runtime import Runtime
+from svgbench.world.training import Batch
+
+
+def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """mIoU and mAcc of a linear head on frozen latents of the run's own images: features, residual, both."""
+    part = slice_["scores"]
+    settings = scoring.Segmentation.model_validate(part["segmentation"])
+    collection, *cached, parts = split_latents(inputs, runtime)
+    train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
+    masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
+    scores: list[Score] = []
+    for name, channels in parts:
+        sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
+        scores += segmentation_scores(
+            *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
+            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **image_groups(inputs, collection, len(train)),
+        )  # fmt: skip
+    return write_scores(out, scores)
+
+
+def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
+    part, seed = slice_["scores"], slice_["seed"]
+    settings = scoring.Segmentation.model_validate(part["segmentation"])
+    head, found = settings.head, open_set("segmentation", settings.source, settings.identity)
+    run = open_run(found, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
+    _check_masks(found, head.classes, runtime)
+    losses = train_heads(
+        run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
+        dropout=head.dropout, seed=seed, out=out, runtime=runtime, label="linear head, segmentation",
+    )  # fmt: skip
+    areas = _evaluated(run, head, runtime)
+    if runtime.is_main:
+        used, details = head.model_dump(mode="json", exclude={"checkpoint_images"}), (f"{head.classes}classes",)
+        name = protocol("seg-linear-slide", images=run.validation_images, reference=run.training_images, details=details, settings=used)
+        resampling = Resampling(resamples=part["resamples"], seed=seed)
+        write_scores(out, [score for kind, area in areas.items() for score in area_scores(area, name, {"latents": kind}, resampling)])
+        names = ade20k_names() if head.classes == 150 else None  # other folders' classes have numbers
+        figures = {kind: class_figures(area, names) for kind, area in areas.items()}
+        write_atomic(out / "classes.json", (json.dumps(figures, indent=1) + "\n").encode())
+        checkpoints.clear(out)
+    return {"images_seen": head.total_images, "losses": losses}
+
+
+def _check_masks(found: DenseSet, classes: int, runtime: Runtime) -> None:
+    """Reads every pair once, so that a mask that cannot be used is named before hours of training."""
+
+    def labelled(pair: Pair) -> int:
+        return int((read_labelled(found.root, pair, classes).target != IGNORED).sum())
+
+    for split in (found.training, found.validation):
+        with runtime.progress("masks", len(split)) as bar:
+            check(split, labelled, threads=crops.readers(runtime), word="masks", advance=bar.advance)
+
+
+def _crop(found: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:
+    sample = read_labelled(found.root, found.training[index], head.classes)
+    return crops.labelled_crop(sample, crops.drawn(seed, position), side=head.crop, scales=head.scales)
+
+
+def _stacked(head: scoring.SegmentationHead, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
+    return crops.stacked(made, (head.crop, head.crop), IGNORED, crops.distorted, runtime.torch_device)
+
+
+def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
+    """Cross-entropy of logits, enlarged to the targets' size, averaged over the labelled pixels of the global batch."""
+    counted = runtime.all_reduce_((targets != IGNORED).sum()).clamp_min(1)
+    total = torch.zeros((), device=targets.device)
+    for rows in pieces(len(targets), runtime):
+        logits = crops.resized(outputs(rows), targets.shape[1:])
+        loss = F.cross_entropy(logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum") / counted
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+@torch.no_grad()
+def _evaluated(run: DenseRun, head: scoring.SegmentationHead, runtime: Runtime) -> dict[str, Areas]:
+    """Areas [N, K] of the validation images under each head; ranks share the images."""
+    pairs, device = run.found.validation, runtime.torch_device
+    table = torch.zeros(len(run.readings), 3, len(pairs), head.classes, dtype=torch.float64, device=device)
+    with runtime.progress("mIoU", len(pairs)) as bar:
+        for index in runtime.shard(len(pairs)):
+            sample = read_labelled(run.found.root, pairs[index], head.classes)
+            target = torch.from_numpy(sample.target).to(device)[None]
+            for row, logits in enumerate(logits_of(run, sample, head, device)):
+                prediction = crops.resized(logits[None], sample.target.shape).argmax(1)
+                for column, area in enumerate(areas_of(prediction, target, head.classes)):
+                    table[row, column, index] = area[0]
+            bar.advance(runtime.world)
+    runtime.all_reduce_(table)
+    return {name: Areas(*table[row]) for row, name in enumerate(run.readings)}
+
+
+@torch.no_grad()
+def logits_of(run: DenseRun, sample: Sample, head: scoring.SegmentationHead, device: torch.device) -> list[Tensor]:
+    """Averaged logits [K, H, W] of each head on the image with its short side at ``head.crop``."""
+    pixels = np.asarray(sample.image.resize(crops.scaled(sample.image.size, head.crop), Image.Resampling.BILINEAR))
+    image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
+    places = windows(*image.shape[1:], head.crop, head.stride)
+    latents = run.tokenizer.encode(cut(image, places))
+    outputs = (crops.resized(reading.head(latents[:, reading.channels]), (head.crop, head.crop)) for reading in run.readings.values())
+    return [averaged(list(each), places, *image.shape[1:]) for each in outputs]

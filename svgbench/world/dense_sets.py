@@ -1,0 +1,186 @@
+"""Folders of images with a mask or a depth map each: listed, identified and read pair by pair. No torch.
+
+    segmentation   images/{training,validation}/**/NAME.jpg, annotations/{training,validation}/**/NAME.png: uint8, 0 unlabelled,
+                   1 to 150 the classes (ADE20K as its archive unpacks)
+    depth          images/{training,validation}/**/NAME.jpg, depth/{training,validation}/**/NAME.png: 16 bits, millimetres, 0 unknown;
+                   or nyu_train.txt and nyu_test.txt, each line an image and a depth map below the folder (BTS, DINOv2)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from svgbench.errors import BadData
+from svgbench.world.folders import SUFFIXES
+
+SPLITS = ("training", "validation")
+TARGETS = {"segmentation": "annotations", "depth": "depth"}
+LISTS = {"training": "nyu_train.txt", "validation": "nyu_test.txt"}
+IGNORED = 255
+"""What an unlabelled pixel becomes."""
+MILLIMETRES = 1000.0
+
+Kind = Literal["segmentation", "depth"]
+
+
+class Pair(NamedTuple):
+    """An image and its target: paths below the folder with forward slashes."""
+
+    image: str
+    target: str
+
+
+class Sample(NamedTuple):
+    """A pair as read."""
+
+    image: Image.Image
+    """RGB."""
+    target: np.ndarray
+    """[H, W]: uint8 classes from 0 with 255 for ignored, or float32 metres with 0 for unknown."""
+
+
+@dataclass(frozen=True)
+class DenseSet:
+    """The pairs of both splits, in the order of their paths."""
+
+    root: Path
+    training: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+
+    def digest(self, split: str) -> str:
+        """sha256 of a split's relative paths and file sizes."""
+        files = (file for pair in getattr(self, split) for file in pair)
+        lines = "".join(f"{file}\0{os.stat(self.root / file).st_size}\n" for file in files)
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+    @property
+    def identity(self) -> str:
+        """sha256 of both splits."""
+        return hashlib.sha256("".join(self.digest(split) for split in SPLITS).encode()).hexdigest()
+
+
+def open_set(kind: Kind, source: str, identity: str = "") -> DenseSet:
+    """The pairs of a folder; BadData names what is missing, or says that it is no longer the one of an ``identity``."""
+    root = Path(source).expanduser()
+    field = f"scores.{kind}.source"
+    if not root.is_dir():
+        raise BadData(f"{root} is no folder; give {field} one with images/ and {TARGETS[kind]}/, or leave it empty.")
+    if kind == "depth" and (root / LISTS["training"]).is_file():
+        splits = {split: _listed(root, root / LISTS[split]) for split in SPLITS}
+    else:
+        splits = {split: _paired(root, split, TARGETS[kind]) for split in SPLITS}
+    found = DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()})
+    if identity and found.identity != identity:
+        raise BadData(f"{root}: its files changed after this run was planned; run the same command again.")
+    return found
+
+
+def _paired(root: Path, split: str, targets: str) -> list[Pair]:
+    """Pairs by name: images/SPLIT/NAME.* with TARGETS/SPLIT/NAME.png."""
+    images = {path.rpartition(".")[0]: path for path in _files(root / "images" / split, SUFFIXES)}
+    maps = {path.rpartition(".")[0]: path for path in _files(root / targets / split, (".png",))}
+    if not images:
+        raise BadData(f"{root / 'images' / split}: holds no images; give a folder with images/{split}/ and {targets}/{split}/.")
+    for one, other, words in (
+        (images, maps, (f"images/{split}", f"{targets}/{split}", ".png")),
+        (maps, images, (f"{targets}/{split}", f"images/{split}", ".jpg")),
+    ):
+        alone = sorted(one.keys() - other.keys())
+        if alone:
+            lacking = f"{words[1]}/{alone[0]}{words[2]}"
+            raise BadData(f"{root}: {words[0]}/{one[alone[0]]} has no {lacking} ({len(alone)} like it); add the files or remove these.")
+    return [Pair(f"images/{split}/{images[name]}", f"{targets}/{split}/{maps[name]}") for name in sorted(images)]
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
+    """Paths below a folder, hidden ones left out."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if file.lower().endswith(suffixes) and not file.startswith("."):
+                yield (Path(place) / file).relative_to(folder).as_posix()
+
+
+def _listed(root: Path, path: Path) -> list[Pair]:
+    """Pairs of a split list: image, depth map, and what else a line holds (BTS: the focal length)."""
+    if not path.is_file():
+        raise BadData(f"{path} does not exist; a folder with {LISTS['training']} needs {LISTS['validation']} too.")
+    pairs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        if len(words) < 2:
+            raise BadData(f"{path}, line {number}: names one file; write an image and its depth map, with a space between.")
+        pair = Pair(*(word.lstrip("/") for word in words[:2]))
+        missing = [file for file in pair if not (root / file).is_file()]
+        if missing:
+            raise BadData(f"{path}, line {number}: {root / missing[0]} does not exist; unpack it there or remove the line.")
+        pairs.append(pair)
+    if not pairs:
+        raise BadData(f"{path}: names no files; write an image and its depth map on each line.")
+    return sorted(pairs)
+
+
+def read_labelled(root: Path, pair: Pair, classes: int) -> Sample:
+    """An image and its classes 0 to ``classes`` - 1, with 255 where the mask holds 0."""
+    image, mask = _read(root, pair, "mask")
+    if mask.dtype != np.uint8:
+        raise BadData(f"{root / pair.target}: holds {mask.dtype} numbers; a mask is uint8, 0 unlabelled and 1 to {classes} the classes.")
+    most = int(mask.max())
+    if most > classes:
+        raise BadData(
+            f"{root / pair.target}: holds label {most}, and the classes are 1 to {classes} with 0 for unlabelled; "
+            "correct the mask or set scores.segmentation.head.classes."
+        )
+    return Sample(image, mask - np.uint8(1))  # 0 wraps round to 255
+
+
+def read_depth(root: Path, pair: Pair) -> Sample:
+    """An image and its depths in metres, 0 where unknown."""
+    image, depth = _read(root, pair, "depth map")
+    if depth.dtype == np.uint8:
+        raise BadData(f"{root / pair.target}: has 8 bits a pixel; a depth map is a PNG of 16 bits, in millimetres.")
+    if not depth.any():
+        raise BadData(f"{root / pair.target}: every depth is zero, which means unknown; remove the pair or mend the depth map.")
+    return Sample(image, depth.astype(np.float32) / np.float32(MILLIMETRES))
+
+
+def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
+    """The image in RGB and the numbers of its target, of one size."""
+    try:
+        path = root / pair.image
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        path = root / pair.target
+        with Image.open(path) as opened:
+            target = np.asarray(opened)
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:  # PIL's own
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise BadData(f"{path}: cannot be read ({reason}); mend it or remove the pair.") from None
+    if target.ndim != 2:
+        raise BadData(f"{path}: has {target.shape[2]} channels; a {word} has one.")
+    if target.shape != (image.height, image.width):
+        sizes = f"{target.shape[1]} x {target.shape[0]} px, its image {image.width} x {image.height}"
+        raise BadData(f"{path}: the {word} is {sizes}; both must be of one size.")
+    return image, target
+
+
+def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]) -> None:
+    """Reads every pair before anything is trained on it; BadData when one cannot be used or when nothing in all of them counts."""
+    total = 0
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        for count in pool.map(counted, pairs):
+            total += count
+            advance(1)
+    if not total:
+        raise BadData(f"no pixel of the {word} counts: all are unlabelled, unknown or out of range; give {word} that hold something.")

@@ -1,0 +1,199 @@
+"""Dense prediction on folders: heads learn what latents show, and a head is the same after a kill, on two ranks and with threads."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scenes import ade20k, nyu
+from toys import in_child, in_ranks
+
+from svgbench.config.grid import build
+from svgbench.config.parse import override
+from svgbench.config.scoring import Depth, DepthHead, Segmentation, SegmentationHead
+from svgbench.errors import BadConfig, BadData
+from svgbench.lab.plan import nodes_of, resolve
+from svgbench.stages import depth, segmentation
+from svgbench.stages.autoencoder import adopt
+from svgbench.stages.tokenizers import build as build_tokenizer
+from svgbench.stages.tokenizers import describe, open_frozen, open_tokenizer
+from svgbench.world import checkpoints
+from svgbench.world.runtime import Runtime
+
+RUNTIME = Runtime(device="cpu", threads=1, quiet=True)
+TRAINING = {"total_images": 80, "batch": 16, "lr": 0.05, "lr_warmup_images": 16, "checkpoint_images": 32}
+SEGMENTATION = {"classes": 4, "crop": 32, "stride": 21, **TRAINING}
+DEPTH = {"bins": 16, "crop": (32, 48), **TRAINING}
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory) -> dict[str, Path]:
+    """Autoencoder artifacts: a codec, and features with an untrained residual, both of the shipped tiny weights."""
+    places = {}
+    for name in ("sd-vae", "dinov2"):
+        config = resolve(build(override([f"encoder.card={name}", "autoencoder.align=none"]), preset="tiny"), images=False)
+        encoder, place = config.encoder.model_dump(mode="json"), tmp_path_factory.mktemp(name)
+        if name == "sd-vae":
+            adopt({"encoder": encoder}, {}, place, RUNTIME)
+        else:
+            card, frozen = open_frozen(encoder, torch.device("cpu"))
+            torch.manual_seed(0)
+            made = build_tokenizer(frozen, config.autoencoder, 32, torch.device("cpu"))
+            save_file(made.state_dict(), place / "autoencoder.safetensors")
+            settings = config.autoencoder.model_dump(mode="json")
+            (place / "autoencoder.json").write_bytes(describe(encoder, card, settings=settings, resolution=32))
+        places[name] = place
+    return places
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    return ade20k(tmp_path_factory.mktemp("ade"))
+
+
+@pytest.fixture(scope="module")
+def distances(tmp_path_factory) -> Path:
+    return nyu(tmp_path_factory.mktemp("nyu"))
+
+
+def segment(source: Path, autoencoder: Path, out: Path, *, runtime: Runtime = RUNTIME, **over) -> list[dict]:
+    """Scores of the segmentation stage."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = Segmentation(source=str(source), head=SegmentationHead(**{**SEGMENTATION, **over})).model_dump(mode="json")
+    segmentation.folder({"scores": {"segmentation": part, "resamples": 10}, "seed": 0}, {"autoencoder": autoencoder}, out, runtime)
+    return json.loads((out / "scores.json").read_text()) if runtime.is_main else []
+
+
+def measure(source: Path, autoencoder: Path, out: Path, *, runtime: Runtime = RUNTIME, **over) -> list[dict]:
+    """Scores of the depth stage."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = Depth(source=str(source), head=DepthHead(**{**DEPTH, **over})).model_dump(mode="json")
+    depth.folder({"scores": {"depth": part, "resamples": 10}, "seed": 0}, {"autoencoder": autoencoder}, out, runtime)
+    return json.loads((out / "scores.json").read_text()) if runtime.is_main else []
+
+
+def value(rows: list[dict], metric: str, latents: str = "features") -> float:
+    return next(row["value"] for row in rows if row["metric"] == metric and row["detail"]["latents"] == latents)
+
+
+def test_heads_learn_the_classes_of_a_folder(tokenizers, labelled, tmp_path):
+    learned = segment(labelled, tokenizers["sd-vae"], tmp_path / "long", total_images=320)
+    idle = segment(labelled, tokenizers["sd-vae"], tmp_path / "short", lr=1e-9, total_images=16)
+    assert value(learned, "miou") > 60 > 35 > value(idle, "miou")
+    row = learned[0]
+    assert row["count"] == 4 and row["low"] < row["value"] < row["high"]
+    told = row["protocol"]
+    assert (told["measure"], told["reference_count"], told["count"], told["details"]) == ("seg-linear-slide", 6, 4, ["4classes"])
+    assert sorted(path.name for path in (tmp_path / "long").iterdir()) == ["classes.json", "heads.safetensors", "log.jsonl", "scores.json"]
+    figures = json.loads((tmp_path / "long" / "classes.json").read_text())["features"]
+    assert sum(figure["iou"] for figure in figures) / 4 == pytest.approx(value(learned, "miou"))
+
+
+def test_features_residual_and_both_are_read_at_another_size_than_the_residual_was_trained_at(tokenizers, labelled, tmp_path):
+    rows = segment(labelled, tokenizers["dinov2"], tmp_path, crop=64, stride=40, total_images=8)
+    assert [(row["metric"], row["detail"]["latents"]) for row in rows] == [
+        (metric, latents) for latents in ("features", "residual", "both") for metric in ("miou", "macc")
+    ]
+    assert all(0 <= row["low"] <= row["high"] <= 100 for row in rows)
+
+
+def test_heads_learn_depth(tokenizers, distances, tmp_path):
+    learned = measure(distances, tokenizers["sd-vae"], tmp_path / "long", total_images=320, lr=0.2)
+    idle = measure(distances, tokenizers["sd-vae"], tmp_path / "short", lr=1e-9, total_images=16)
+    assert value(learned, "depth_rmse") < 0.6 * value(idle, "depth_rmse")
+    assert value(learned, "depth_arel") < 0.6 * value(idle, "depth_arel")
+    told = learned[0]["protocol"]
+    assert (told["measure"], told["reference_count"], told["details"]) == ("depth-linear", 6, ["eigen-crop", "to10m"])
+    assert learned[0]["count"] == 4 and learned[0]["low"] < learned[0]["value"] < learned[0]["high"]
+
+
+@pytest.fixture(scope="module", params=[segment, measure], ids=["segmentation", "depth"])
+def truth(request, tokenizers, labelled, distances, tmp_path_factory):
+    """A stage, its folder, where its uninterrupted run is, and the scores of that."""
+    source, place = labelled if request.param is segment else distances, tmp_path_factory.mktemp("quiet")
+    return request.param, source, place, request.param(source, tokenizers["sd-vae"], place)
+
+
+@pytest.mark.parametrize("point", ["training.updated:4", "file.before_rename:2"])
+def test_killed_and_resumed_heads_are_those_of_the_uninterrupted_run(tokenizers, truth, tmp_path, point):
+    stage, source, place, quiet = truth
+    assert in_child(lambda: stage(source, tokenizers["sd-vae"], tmp_path / "rough"), failpoint=point) == -signal.SIGKILL
+    assert checkpoints.found(tmp_path / "rough" / "checkpoints") and not (tmp_path / "rough" / "scores.json").exists()
+    assert stage(source, tokenizers["sd-vae"], tmp_path / "rough") == quiet
+    one, other = (load_file(folder / "heads.safetensors") for folder in (place, tmp_path / "rough"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_threads_change_nothing_and_micro_batches_and_ranks_only_rounding(tokenizers, truth, tmp_path):
+    stage, source, place, _ = truth
+    stage(source, tokenizers["sd-vae"], tmp_path / "threads", runtime=Runtime(device="cpu", threads=1, workers=3, quiet=True))
+    stage(source, tokenizers["sd-vae"], tmp_path / "micro", runtime=Runtime(device="cpu", threads=1, micro_batch=7, quiet=True))
+
+    def ranked():
+        stage(source, tokenizers["sd-vae"], tmp_path / "ranks", runtime=RUNTIME.start())
+
+    assert in_ranks(2, ranked) == [0, 0]
+    wanted = load_file(place / "heads.safetensors")
+    for name, tolerance in (("threads", 0.0), ("micro", 2e-3), ("ranks", 2e-3)):
+        found = load_file(tmp_path / name / "heads.safetensors")
+        for key, tensor in wanted.items():
+            assert (found[key] - tensor).abs().max() <= tolerance, f"{name}: {key}"
+
+
+def test_the_last_image_alone_being_another_s_is_no_failure_of_ranks(tokenizers, labelled, tmp_path):
+    def ranked():
+        segment(labelled, tokenizers["sd-vae"], tmp_path, runtime=RUNTIME.start(), batch=1, total_images=3)
+
+    assert in_ranks(2, ranked) == [0, 0]
+    assert len(json.loads((tmp_path / "scores.json").read_text())) == 2
+
+
+def test_a_crop_that_the_encoder_cannot_take_is_refused_before_training(tokenizers, labelled, tmp_path):
+    with pytest.raises(BadConfig, match="images of 30 px do not divide"):
+        segment(labelled, tokenizers["sd-vae"], tmp_path, crop=30, stride=20)
+
+
+def test_a_folder_without_labels_is_refused(tokenizers, tmp_path):
+    from PIL import Image
+
+    root = ade20k(tmp_path / "ade")
+    for path in (root / "annotations" / "validation").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+    with pytest.raises(BadData, match="no pixel of the masks counts"):
+        segment(root, tokenizers["sd-vae"], tmp_path / "out")
+
+
+def nodes(*words: str) -> dict[str, str]:
+    return {node.stage: node.key for node in nodes_of(resolve(build(override(list(words)), preset="tiny")))}
+
+
+def test_a_source_replaces_the_run_s_own_masks_and_is_known_by_its_files(labelled, distances):
+    plain = nodes()
+    given = nodes(f"scores.segmentation.source={labelled}", f"scores.depth.source={distances}")
+    assert given.keys() - plain.keys() == {"dense-segmentation-scores", "depth-scores"}
+    assert plain.keys() - given.keys() == {"segmentation-scores"}
+    assert all(given[stage] == plain[stage] for stage in plain.keys() & given.keys())
+    assert nodes(f"scores.segmentation.source={labelled}/.")["dense-segmentation-scores"] == given["dense-segmentation-scores"]
+    other = nodes(f"scores.segmentation.source={labelled}", "scores.segmentation.head.classes=5", "scores.segmentation.epochs=9")
+    assert other["dense-segmentation-scores"] != given["dense-segmentation-scores"]
+    same = nodes(f"scores.segmentation.source={labelled}", "scores.segmentation.epochs=9")  # a word of the other source
+    assert same["dense-segmentation-scores"] == given["dense-segmentation-scores"]
+
+
+def test_a_source_that_is_no_folder_stops_at_the_plan():
+    with pytest.raises(BadData, match=r"is no folder; give scores\.segmentation.source one"):
+        nodes("scores.segmentation.source=/nowhere/ADE20K")
+    with pytest.raises(BadData, match=r"is no folder; give scores\.depth.source one"):
+        nodes("scores.depth.source=/nowhere/nyu")
+
+
+def test_an_open_tokenizer_says_which_sides_it_takes(tokenizers):
+    tokenizer = open_tokenizer(tokenizers["dinov2"], RUNTIME)
+    tokenizer.check_side(64)
+    with pytest.raises(BadConfig, match="do not divide"):
+        tokenizer.check_side(65)
