@@ -45,7 +45,8 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
         name = protocol("depth-linear", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
-        write_scores(out, [s for kind, each in found_errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)])
+        scores = [s for kind, each in found_errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
+        write_scores(out, scores)
         checkpoints.clear(out)
     return {"images_seen": head.total_images, "losses": losses}
 

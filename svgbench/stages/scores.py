@@ -98,7 +98,7 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
             original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
             runtime=runtime, done=bar.advance,
         )  # fmt: skip
-    return write_scores(out, scores)
+    return write_scores(out, scores) if runtime.is_main else {}
 
 
 def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -125,7 +125,8 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     samples = _features(extractor, drawn, runtime)
     if not runtime.is_main:
         return {}
-    return write_scores(out, distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how))
+    scores = distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how)
+    return write_scores(out, scores)
 
 
 def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
