@@ -12,7 +12,8 @@ import pytest
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import BadInput, BrokenArtifact, UnknownName
 from svgbench.tables.collect import collect
-from svgbench.tables.report import group_name, half_interval, report, score_table
+from svgbench.tables.report import group_name, report, score_table
+from svgbench.tables.seeds import half_interval
 from svgbench.tables.table import Table
 
 
