@@ -1,4 +1,4 @@
-"""Measured runs in a paper's table: a layout's columns, a row for each tokenizer or recipe, beside its name what the layout shows of it."""
+"""Measured runs in a paper's table: a layout's columns, a row for each tokenizer or recipe, beside its name what the layout shows."""
 
 from __future__ import annotations
 

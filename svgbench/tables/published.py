@@ -113,10 +113,9 @@ def _row(path: Path, line: int, cells: list[str]) -> Published:
     return Published(
         line=line, system=cell["system"], tokenizer=cell["tokenizer_or_encoder"], dataset=cell["dataset"],
         resolution=_count(where, "resolution", cell["resolution"]), model=cell["model"],
-        params_m=_count(where, "params_m", cell["params_m"]),
-        epochs=_count(where, "epochs", cell["epochs"]), sampler=cell["sampler"], steps=_count(where, "steps", cell["steps"]),
-        guidance=cell["guidance"], metric=OURS.get(metric, metric), value=_number(where, number), bound=bound, text=cell["value"],
-        source=cell["source"],
+        params_m=_count(where, "params_m", cell["params_m"]), epochs=_count(where, "epochs", cell["epochs"]), sampler=cell["sampler"],
+        steps=_count(where, "steps", cell["steps"]), guidance=cell["guidance"], metric=OURS.get(metric, metric),
+        value=_number(where, number), bound=bound, text=cell["value"], source=cell["source"],
     )  # fmt: skip
 
 

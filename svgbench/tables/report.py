@@ -86,19 +86,18 @@ def _latents(row: dict[str, Any]) -> str:
 
 def cost_table(records: list[RunRecord]) -> Table:
     """What each training stage cost: rate, model-FLOP utilisation, peak memory."""
-    table = Table(
-        "Training cost", ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"], []
-    )
+    columns = ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"]
+    table = Table("Training cost", columns, [], kind="cost")
     for record in records:
         for stage in record.about["stages"]:
             cost = stage["cost"]
             if stage["stage"] not in ("autoencoder", "diffusion") or "images_per_second" not in cost:
                 continue
             host = stage["host"]
-            threads = f", {host['threads']} threads" if host.get("device") == "cpu" and "threads" in host else ""
+            threads = host.get("threads") if host.get("device") == "cpu" else None
             rate = [f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %"]
             size = [f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}"]
-            table.rows.append([record.name, stage["stage"], *rate, *size, f"{host.get('device', '?')}{threads}"])
+            table.rows.append([record.name, stage["stage"], *rate, *size, host.get("device", "?") + (f", {threads} threads" if threads else "")])
     if table.rows:
         table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]
     return table

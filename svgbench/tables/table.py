@@ -8,6 +8,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal
 
+NUMBER = re.compile(r"[-*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
+INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
+"""What may stand in a number's place."""
+
 
 class Cell(str):
     """The text of a cell with what a rendering may add to it."""
@@ -39,14 +43,14 @@ class Table:
     rows: list[list[str]]
     """Plain strings or cells."""
     notes: list[str] = field(default_factory=list)
-    kind: Literal["measured", "published", "ratios"] = "measured"
-    """Where its numbers come from: what was measured here, what others printed, what was computed from measured curves."""
+    kind: Literal["measured", "published", "ratios", "cost"] = "measured"
+    """Where its numbers come from: scores measured here, what others printed, what was computed from measured curves, what runs cost."""
 
     def is_numeric(self, column: int) -> bool:
         """Whether a column's cells are numbers (or dashes, or what stands in a number's place), which stand to the right."""
-        texts = [row[column] for row in self.rows if row[column]]
-        dashes = [text for text in texts if re.match(r"(-|failed)( \[|$)", text)]
-        return bool(texts) and all(text in dashes or re.match(r"[-*≤≥>< ]*\d", text) for text in texts)
+        texts = [row[column] for row in self.rows]
+        numbers = [text for text in texts if NUMBER.match(text)]
+        return bool(texts) and all(text in numbers or INSTEAD.match(text) for text in texts) and (bool(numbers) or "" not in texts)
 
     def markdown(self) -> str:
         """A GitHub table, padded so that it reads in a terminal too; the best of a column in bold, the second best in italics."""
