@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from svgbench.config.parse import validate
+from svgbench.config.parse import first_problem, validate
 from svgbench.config.part import Part
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import closest, unknown
@@ -159,7 +159,7 @@ def _load(kind: Any, path: Path, content: dict[str, Any]) -> Any:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        where = f"{path}:{_line(path, error.errors()[0]['loc'])}"
+        where = f"{path}:{_line(path, first_problem(error)['loc'])}"
     return validate(kind, content, where=where)
 
 

@@ -124,7 +124,7 @@ def _folded(values: list[float], *, sign: str = "", unit: str = "") -> Cell:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _drawn(curve: Curve) -> str:

@@ -97,7 +97,8 @@ def cost_table(records: list[RunRecord]) -> Table:
             threads = host.get("threads") if host.get("device") == "cpu" else None
             rate = [f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %"]
             size = [f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}"]
-            table.rows.append([record.name, stage["stage"], *rate, *size, host.get("device", "?") + (f", {threads} threads" if threads else "")])
+            device = host.get("device", "?") + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
+            table.rows.append([record.name, stage["stage"], *rate, *size, device])
     if table.rows:
         table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]
     return table
