@@ -57,7 +57,11 @@ for (const place of all(document, "[data-hint]")) {
   place.addEventListener("blur", hide);
 }
 addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-addEventListener("scroll", hide, { passive: true, capture: true });
+addEventListener("scroll", () => {
+  const place = document.querySelector("[aria-describedby=hint]");
+  if (place && place === document.activeElement) show(place); // the arrows may have scrolled it into view
+  else hide();
+}, { passive: true, capture: true });
 
 // One stop of the tab key for each table or chart; the arrows go on from there.
 for (const group of all(document, "[data-roving]")) {

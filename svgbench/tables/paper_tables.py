@@ -145,6 +145,8 @@ def _absent(column: Column, row: Row, marks: Footnotes) -> str:
 
 def _failures(column: Column, records: list[RunRecord]) -> str:
     """Why the runs of a row have no such score, empty where nothing that it stands on failed."""
+    if not any(record.about["failures"] for record in records):
+        return ""
     behind = upstream(MEASURES[column.metric].stage)
     several = len(records) > 1
     return "; ".join(

@@ -138,11 +138,12 @@ def _count(where: str, name: str, text: str) -> int | None:
 def disagreements(row: Published, rows: Iterable[Published]) -> list[Published]:
     """Other rows that print another value for the same thing: the same system, tokenizer, network, epochs, metric and kind of guidance, and
     the same steps, or steps that one of two rows of stated epochs does not say. Rounding and values read off plots contradict nothing."""
-    return [other for other in rows if _same_thing(row, other) and not _same_value(row, other)]
+    near = (other for other in rows if (other.metric, other.system) == (row.metric, row.system))
+    return [other for other in near if _same_thing(row, other) and not _same_value(row, other)]
 
 
 def _same_thing(one: Published, other: Published) -> bool:
-    things = [(r.system, r.tokenizer, r.dataset, r.resolution, r.network, r.epochs, r.metric, r.guided) for r in (one, other)]
+    things = [(r.tokenizer, r.dataset, r.resolution, r.network, r.epochs, r.guided) for r in (one, other)]
     steps, kinds = {one.steps, other.steps}, {r.guidance.split(" ")[0] for r in (one, other)}
     alike = len(steps) == 1 or (None in steps and one.epochs is not None)
     return things[0] == things[1] and alike and (not one.guided or len(kinds - {"guided"}) < 2)

@@ -146,7 +146,8 @@ sorts[1].click(); said.up = rows(table); said.state = sorts[1].closest("th").get
 sorts[1].click(); said.down = rows(table);
 said.last = table.tBodies[0].rows[2].cells[1].textContent;
 const cell = table.querySelector("[data-hint]:not(button)");
-cell.focus(); said.hint = document.getElementById("hint").textContent; said.hidden = document.getElementById("hint").hidden;
+cell.focus(); cell.dispatchEvent(new FocusEvent("focus")); // a window that is behind others hears of no focus
+said.hint = document.getElementById("hint").textContent; said.hidden = document.getElementById("hint").hidden;
 cell.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true}));
 said.moved = document.activeElement !== cell && document.activeElement.tagName === "TD";
 document.dispatchEvent(new KeyboardEvent("keydown", {key: "Escape", bubbles: true})); said.closed = document.getElementById("hint").hidden;
