@@ -33,7 +33,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     """The first problem in one sentence."""
     problem = first_problem(error)
     path = [str(part) for part in problem["loc"]]
-    name = ".".join(path)
+    name = ".".join(part if part.isprintable() else repr(part) for part in path)
     more = f" ({error.error_count() - 1} more problems behind it.)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         owner = _part_at(kind, path[:-1])

@@ -65,12 +65,15 @@ def _same_run(record: RunRecord, over: Over) -> str:
 
 
 def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Sequence[str]) -> Curve | None:
-    scores = [s for record in group for s in record.scores if s["metric"] == "gfid" and s[over] is not None]
+    scores = [s for record in group for s in record.scores if s["metric"] == "gfid" and s[over]]
     scales = {s["guidance"] for s in scores}
     wanted = 1.0 if guidance == "none" else max(scales, default=1.0)
     if guidance == "most" and wanted == 1.0:
         return None
     scores = [s for s in scores if s["guidance"] == wanted]
+    if over == "steps":  # of networks at the end of their training
+        last = max((s["images_seen"] or 0 for s in scores), default=0)
+        scores = [s for s in scores if (s["images_seen"] or 0) == last]
     steps = max((s["steps"] for s in scores), default=0) if over == "images_seen" else None
     scores = [s for s in scores if steps in (None, s["steps"])]
     protocols = {canonical(_kept(s["protocol_fields"], by_design)) for s in scores}

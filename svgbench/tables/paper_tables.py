@@ -93,7 +93,7 @@ def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
         if len(seen) < 2:
             rows[name] = Row(own, scores)
         for images in seen if len(seen) > 1 else []:
-            rows[f"{name}, {images:,} images"] = Row(own, [s for s in scores if s["images_seen"] == images])
+            rows[f"{name}, {images:,} images"] = Row(own, [s for s in scores if s["steps"] is None or s["images_seen"] == images])
     return rows
 
 

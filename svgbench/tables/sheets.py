@@ -58,10 +58,12 @@ def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
 
 
 def _sheet(stage: dict, out: Path) -> tuple[Sheet, int] | None:
-    """One sheet and its samples' side; None where the samples were removed."""
+    """One sheet and its samples' side; None where there is nothing to show."""
     import numpy as np
     from PIL import Image
 
+    if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # along the training: the page shows its end
+        return None
     place = Store(out / "store").place("samples", stage["key"])
     if not (place / "samples.npy").is_file():
         return None

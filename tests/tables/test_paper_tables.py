@@ -112,9 +112,10 @@ def test_facts_of_a_run_stand_beside_its_name(tmp_path):
 
 
 def test_a_run_scored_along_its_training_has_a_row_for_each_point(tmp_path):
-    found = runs(tmp_path, a=[gfid("a", 3.0, images_seen=1000), gfid("a", 2.0, images_seen=2000)])
-    table = measured_table(layout({"metric": "gfid"}), found)
+    scores = [score("a", images_seen=2000), gfid("a", 3.0, images_seen=1000), gfid("a", 2.0, images_seen=2000)]
+    table = measured_table(layout({"metric": "rfid"}, {"metric": "gfid"}), runs(tmp_path, a=scores))
     assert [row[0] for row in table.rows] == ["a, 1,000 images", "a, 2,000 images"]
+    assert [row[1] for row in table.rows] == ["1.00 (0.50, 1.50)"] * 2 and [row[2][:4] for row in table.rows] == ["3.00", "2.00"]
 
 
 def test_perception_is_of_the_part_that_the_column_names(tmp_path):

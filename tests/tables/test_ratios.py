@@ -112,6 +112,12 @@ def test_one_run_scored_along_its_training_is_a_curve_too(tmp_path):
     assert curve.points() == [(1000, 30.0, None), (2000, 20.0, None), (4000, 10.0, None)]
 
 
+def test_a_curve_over_steps_is_of_the_end_of_the_training(tmp_path):
+    write(tmp_path / "a", [gfid("a", v, steps=s, images_seen=i) for v, s, i in ((9, 5, 500), (8, 25, 500), (5, 5, 1000), (4, 25, 1000))])
+    (curve,) = curves(collect(tmp_path), "steps")
+    assert curve.points() == [(5, 5, None), (25, 4, None)]
+
+
 def test_a_single_point_is_no_curve(tmp_path):
     write(tmp_path / "a", [gfid("a", 30.0)])
     assert curves(collect(tmp_path), "steps") == [] and ratio_table([], baseline="sd-vae") is None

@@ -55,7 +55,8 @@ def test_the_second_best_is_marked_where_three_are_ranked_and_ties_share_a_place
 
 def test_guidance_is_a_column_and_never_shares_a_ranking():
     rows = [score(r, "is", v, made=sampled(25, g)) for r, v, g in (("a", 3.0, 1.0), ("b", 2.0, 1.0), ("a", 5.0, 2.0), ("b", 4.0, 2.0))]
-    (table,) = [t for t in report([RunRecord("x", Path(), {"stages": [], "failures": {}}, rows)]) if t.title.endswith("most steps")]
+    records = [RunRecord(n, Path(), {"stages": [], "failures": {}}, [row for row in rows if row["run"] == n]) for n in ("a", "b")]
+    (table,) = [t for t in report(records) if t.title.endswith("most steps")]
     assert table.columns == ["run", "is [1]", "is, guidance 2 [1]"]
     assert [[place_of(c) for c in row[1:]] for row in table.rows] == [[1, 1], [0, 0]]
 
