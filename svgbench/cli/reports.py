@@ -66,7 +66,7 @@ def show(
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
     if format is Format.html:
-        deliver(report_page(tables, records, out, title=f"svgbench: {grid or ', '.join((names or [])[:3]) or out}"), to)
+        deliver(report_page(tables, records, out, title=f"svgbench: {grid or ', '.join((names or [])[:3]) or out.name}"), to)
     elif to is not None:
         deliver(text_of(tables, format), to)
     else:

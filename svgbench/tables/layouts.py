@@ -14,13 +14,14 @@ from svgbench.config.part import Part
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import closest, unknown
 from svgbench.shelf import entries, read_yaml
+from svgbench.tables import facts
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.published import Published
 
 PREFIX = "table-"
-FACTS = ("encoder", "align", "residual_channels", "images_seen", "parameters", "gpu_hours")
+FACTS = (*facts.TITLES, *facts.FIELDS)
 """What a row may say of its run beside its name."""
-FIELDS = (*Protocol.model_fields, *(f"sampling.{name}" for name in SamplingProtocol.model_fields))
+PROTOCOL = (*Protocol.model_fields, *(f"sampling.{name}" for name in SamplingProtocol.model_fields))
 
 
 class Rows(Part):
@@ -93,7 +94,7 @@ class Layout(Part):
     grids: tuple[str, ...] = ()
     """The experiments that are shown in it."""
     rows: tuple[str, ...] = ()
-    """Facts of a run that stand beside its name."""
+    """Facts of a run that stand beside its name, also fields of its configuration such as ``diffusion.shift``."""
     shows: tuple[str, ...] = ()
     """Fields of the protocol in which rows may differ by design: they stand in the row, and rows are ranked across them."""
     columns: tuple[Column, ...] = Field(min_length=1)
@@ -104,7 +105,7 @@ class Layout(Part):
 
     @model_validator(mode="after")
     def _known(self) -> Layout:
-        for what, given, known in (("fact of a run", self.rows, FACTS), ("field of a protocol", self.shows, FIELDS)):
+        for what, given, known in (("fact of a run", self.rows, FACTS), ("field of a protocol", self.shows, PROTOCOL)):
             for name in given:
                 if name not in known:
                     raise ValueError(f"no {what} named '{name}'.{closest(name, known)[:-1]}")

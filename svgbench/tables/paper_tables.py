@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from svgbench.config.records import canonical
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import curves
+from svgbench.tables.facts import Row, fact, title_of
 from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.layouts import Column, Contested, Layout
 from svgbench.tables.measures import MEASURES, upstream
@@ -17,9 +18,6 @@ from svgbench.tables.ratios import ratio_table
 from svgbench.tables.report import group_name
 from svgbench.tables.standings import Entry, flat, standings
 from svgbench.tables.table import Cell, Table
-
-TITLES = {"align": "alignment", "residual_channels": "residual", "images_seen": "images seen", "gpu_hours": "device-hours"}
-"""Titles of the facts whose names do not say it."""
 
 
 def paper_tables(
@@ -55,20 +53,14 @@ def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
 
     table = standings(layout.title, entries, rows=list(rows), columns=list(titles), by_design=differing, absent=absent)
     _say_missing_seeds(table, rows, titles, marks)
-    lead = [(TITLES.get(name, name.removeprefix("sampling.").replace("_", " ")), name) for name in (*layout.rows, *differing)]
+    lead = [(title_of(name), name) for name in layout.rows]
+    lead += [(name.removeprefix("sampling.").replace("_", " "), name) for name in differing]
     table.columns[1:1] = [title for title, _ in lead]
     for texts, (name, row) in zip(table.rows, rows.items(), strict=True):
         own = [score for _, r, _, score in chosen if r == name]
-        texts[1:1] = [_shown(field, own) if field in differing else _fact(field, row) for _, field in lead]
+        texts[1:1] = [_shown(field, own) if field in differing else fact(field, row) for _, field in lead]
     table.notes += [*marks.notes(), *layout.notes]
     return table
-
-
-class Row(NamedTuple):
-    """The runs (seeds) of a row and their scores."""
-
-    records: list[RunRecord]
-    scores: list[dict[str, Any]]
 
 
 def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]) -> list[str]:
@@ -133,9 +125,9 @@ def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
 
 def _absent(column: Column, row: Row, marks: Footnotes) -> str:
     """What stands where a row has no number: ``failed`` with the reason, or a dash with why."""
-    failures = _failures(column, row.records)
-    if failures:
-        return f"failed {marks.mark(failures)}"
+    failed = [record for record in row.records if _failures(column, [record])]
+    if failed and len(failed) == len(row.records):  # a seed that did not fail would have the number if it had been asked for
+        return f"failed {marks.mark(_failures(column, row.records))}"
     if column.latents in ("residual", "both") and row.scores and all(s["residual_channels"] == 0 for s in row.scores):
         return f"- {marks.mark('has no residual')}"
     if any(s["metric"] == column.metric for s in row.scores):
@@ -173,33 +165,3 @@ def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(own.get(name) for own in fields if own.get(part) is not None))
     return ", ".join("-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "-"
-
-
-def _fact(name: str, row: Row) -> str:
-    """A fact of the runs of a row."""
-    records, scores = row
-    diffusion = [stage for record in records if (stage := record.stage("diffusion")) is not None]
-    if name == "parameters":
-        counts = {stage["cost"].get("parameters") for stage in diffusion} - {None}
-        return " / ".join(_millions(count) for count in sorted(counts)) or "-"
-    if name == "gpu_hours":
-        return _hours(records)
-    if name == "encoder":
-        return " / ".join(dict.fromkeys(record.about["encoder"] for record in records))
-    values = dict.fromkeys(s[name] for s in scores if s[name] is not None)
-    return " / ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values) or "-"
-
-
-def _millions(count: int) -> str:
-    millions = count / 1e6
-    return f"{millions:.{2 if millions < 10 else 1 if millions < 100 else 0}f}M"
-
-
-def _hours(records: list[RunRecord]) -> str:
-    """Device-hours of training a seed (autoencoder and diffusion), and the kind of device."""
-    hours, devices = [], {}
-    for record in records:
-        stages = [stage for name in ("autoencoder", "diffusion") if (stage := record.stage(name)) is not None]
-        hours += [sum(s["seconds"] * s["host"].get("ranks", 1) for s in stages) / 3600] if stages else []
-        devices |= {s["host"].get("device", "?"): None for s in stages}
-    return f"{sum(hours) / len(hours):.3g} ({', '.join(devices)})" if hours else "-"

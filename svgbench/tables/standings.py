@@ -71,12 +71,15 @@ def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
-    """Best and second best of a column of two rows or more; the second only of three or more. Equal numbers share a place."""
+    """Best and second best of a column of two rows or more; the second only of three or more. Equal numbers share a place; where all are
+    equal there is none."""
     if len(cells) < 2:
         return {}
     measure = MEASURES[next(iter(cells.values()))[0]["metric"]]
     values = {row: value_of(scores) for row, scores in cells.items()}
     order = sorted(set(values.values()), reverse=measure.better == "higher")[: 2 if len(cells) > 2 else 1]
+    if len(set(values.values())) == 1:  # nothing to be better than
+        return {}
     return {row: order.index(value) + 1 for row, value in values.items() if value in order}
 
 

@@ -161,3 +161,22 @@ def test_every_layout_takes_any_runs(tmp_path, name):
     found = runs(tmp_path, a=[score("a"), gfid("a", 2.0, steps=5), gfid("a", 1.0), score("a", "is", 3.0, made=sampled(25, 2.0))])
     for table in paper_tables(load_layout(name), found, published(), contested()):
         assert table.rows and all(len(row) == len(table.columns) for row in table.rows) and table.markdown()
+
+
+def test_a_field_of_the_configuration_is_a_fact_too(tmp_path):
+    write(tmp_path / "a", [gfid("a", 1.0)], config={"diffusion": {"shift": 0.15, "size": "B"}})
+    write(tmp_path / "b", [gfid("b", 2.0)])
+    table = measured_table(layout({"metric": "gfid"}, rows=["diffusion.shift", "diffusion.size"]), collect(tmp_path))
+    assert table.columns[1:3] == ["diffusion shift", "diffusion size"] and [row[1:3] for row in table.rows] == [["0.15", "B"], ["-", "-"]]
+
+
+def test_what_nobody_asked_for_is_not_called_failed(tmp_path):
+    write(tmp_path / "a", [gfid("a", 1.0)])
+    write(tmp_path / "a.seed-1", [], {"diffusion": "NaN."})
+    table = measured_table(layout({"metric": "gfid"}, {"metric": "gfid", "guidance": "most"}), collect(tmp_path))
+    assert table.rows[0][2] == "- [a]" and table.rows[0][1].endswith(" [b]")
+
+
+def test_where_all_rows_are_equal_none_is_best(tmp_path):
+    found = runs(tmp_path, a=[score("a")], b=[score("b")], c=[score("c")])
+    assert not any(place_of(row[1]) for row in measured_table(layout({"metric": "rfid"}), found).rows)
