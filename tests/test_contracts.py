@@ -17,7 +17,7 @@ OPTIONS = {
             "--device", "--threads", "--micro-batch", "--compile"},
     "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
     "plan": {"--out", "--preset", "--set", "--shelf"},
-    "report": {"--out", "--format", "--preset"},
+    "report": {"--out", "--format", "--layout", "--to", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
     "eval": {

@@ -14,8 +14,10 @@ from svgbench.lab.plan import resolve
 from svgbench.shelf import entries
 
 
-def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path | None) -> dict[str, RunConfig]:
-    """Name -> resolved RunConfig for every cell of an experiment, or for one encoder."""
+def configs_of(
+    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, resolved: bool = True
+) -> dict[str, RunConfig]:
+    """Name -> RunConfig for every cell of an experiment, or for one encoder; with identities where they are to be ``resolved``."""
     over = override(sets or [])
     if not is_experiment(experiment, shelf):
         try:
@@ -33,7 +35,7 @@ def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path
         own = merge(settings_of(loaded, shelf), settings)
         where = f"{experiment}, cell '{cell}'" if cell else experiment
         drafted = build(merge(own, over), preset=preset, where=where, extra=shelf)
-        config = resolve(drafted, shelf)
+        config = resolve(drafted, shelf) if resolved else drafted
         if base_run:  # named by the file, and by what --set has otherwise than the file
             plain = build(own, preset=preset, where=where, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []

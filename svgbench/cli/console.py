@@ -1,16 +1,20 @@
-"""Standard output carries the result: a rich table on a terminal, markdown where it is piped."""
+"""Standard output carries the result: a rich table on a terminal, markdown where it is piped; ``--to`` writes a file instead."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from svgbench.tables.table import Table
+from svgbench.tables.latex import latex
+from svgbench.tables.page import page
+from svgbench.tables.table import Table, place_of
+from svgbench.world.files import guarded, write_atomic
 
 
 class Format(StrEnum):
@@ -20,30 +24,55 @@ class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
     json = "json"
+    latex = "latex"
+    html = "html"
 
 
 def tables_of(tables: Iterable[Table], format: Format) -> None:
-    """Prints tables: for people (auto), as markdown or as CSV; JSON is of records, not of tables."""
-    for table in tables:
-        if format is Format.csv:
-            sys.stdout.write(table.csv())
-        elif format is Format.markdown:
-            sys.stdout.write(table.markdown() + "\n")
-        else:
-            table_of(table)
+    """Prints tables: for people (auto), or as text of a format; JSON is of records, not of tables."""
+    tables = list(tables)
+    if format is Format.auto and sys.stdout.isatty():
+        for table in tables:
+            _draw(table)
+    else:
+        sys.stdout.write(text_of(tables, format))
 
 
 def table_of(table: Table) -> None:
     """Prints one table."""
-    if not sys.stdout.isatty():
-        sys.stdout.write(table.markdown() + "\n")
+    tables_of([table], Format.auto)
+
+
+def text_of(tables: list[Table], format: Format) -> str:
+    """Tables as text: markdown where nothing else is asked for."""
+    if format is Format.csv:
+        return "".join(table.csv() for table in tables)
+    if format is Format.latex:
+        return latex(tables)
+    if format is Format.html:
+        return page(tables, title=tables[0].title if tables else "svgbench")
+    return "".join(table.markdown() + "\n" for table in tables)
+
+
+def deliver(text: str, to: Path | None) -> None:
+    """Writes a result to a file, whole or not at all, or to standard output."""
+    if to is None:
+        sys.stdout.write(text)
         return
+    with guarded(to):
+        write_atomic(to, text.encode())
+    sys.stderr.write(f"written: {to}\n")
+
+
+def _draw(table: Table) -> None:
+    """A table on a terminal."""
     console = Console()
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
     for i, column in enumerate(table.columns):
         drawn.add_column(escape(column), justify="right" if table.is_numeric(i) else "left", overflow="fold")
+    styles = {1: "bold", 2: "underline"}
     for row in table.rows:
-        drawn.add_row(*(f"[bold]{escape(c[2:-2])}[/bold]" if c.startswith("**") else escape(c) for c in row))
+        drawn.add_row(*(f"[{styles[place_of(c)]}]{escape(c)}[/]" if place_of(c) else escape(c) for c in row))
     console.print(drawn)
     for note in table.notes:
         console.print(escape(note), style="dim", highlight=False)

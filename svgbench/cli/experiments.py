@@ -88,7 +88,7 @@ def ablate(
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
     outcome = walk(plan_, out, lambda: runtime_of(device, threads, micro_batch, compile_), keep_going=True, shelf=shelf)
     if is_main():
-        show(out, [r.name for r in plan_.runs])
+        show(out, [r.name for r in plan_.runs], grid=experiment)
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):

@@ -10,44 +10,76 @@ from typing import Annotated
 import typer
 
 from svgbench.cli.cells import configs_of, is_experiment
-from svgbench.cli.console import Format, tables_of
+from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.errors import BadInput
-from svgbench.tables.collect import collect
+from svgbench.tables.collect import RunRecord, collect
+from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
+from svgbench.tables.page import report_page
+from svgbench.tables.paper_tables import paper_tables
+from svgbench.tables.published import published
+from svgbench.tables.report import closing
 from svgbench.tables.report import report as report_of
+from svgbench.tables.table import Table
 
 
 def report(
     name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
+    layout: Annotated[
+        str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
     preset: Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")] = "tiny",
 ) -> None:
-    """Print the tables of finished runs: every number with its protocol, count and interval."""
-    names = None
+    """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
+    names, grid = None, None
     if name is not None:
-        found = {p.parent.name for p in out.glob("*/run.json")}
-        if name in found:
-            names = [name]
-        elif is_experiment(name):
-            names = [n for n in configs_of(name, preset, None, None) if n in found]
+        found = {p.parent.name: p.parent for p in out.glob("*/run.json")}
+        if name not in found and is_experiment(name):
+            wanted, grid = list(configs_of(name, preset, None, None, resolved=False)), name
+            names = [n for n in wanted if n in found]
             if not names:
                 raise BadInput(f"{out} holds no run of the experiment '{name}'; run: svgbench ablate {name}.")
+            if len(names) < len(wanted):
+                sys.stderr.write(f"{len(names)} of the {len(wanted)} runs of '{name}' are in {out}; the rest: svgbench ablate {name}\n")
         else:
             names = [name]  # collect() answers with the closest names
-    show(out, names, format)
+    show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, to=to)
 
 
-def show(out: Path, names: list[str] | None, format: Format = Format.auto) -> None:
-    """Prints the tables of runs and the paths of their pictures."""
+def show(
+    out: Path,
+    names: list[str] | None,
+    format: Format = Format.auto,
+    *,
+    grid: str | None = None,
+    layouts: list[Layout] | None = None,
+    to: Path | None = None,
+) -> None:
+    """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures."""
     records = collect(out, names)
     if format is Format.json:
-        sys.stdout.write(json.dumps([row for record in records for row in record.scores], indent=1) + "\n")
+        deliver(json.dumps([row for record in records for row in record.scores], indent=1) + "\n", to)
         return
-    tables = report_of(records)
+    tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [])
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
-    tables_of(tables, format)
-    if format is Format.auto:
+    if format is Format.html:
+        deliver(report_page(tables, records, out, title=f"svgbench: {grid or ', '.join((names or [])[:3]) or out.name}"), to)
+    elif to is not None:
+        deliver(text_of(tables, format), to)
+    else:
+        tables_of(tables, format)
+    if format is Format.auto and to is None:
         for record in records[:12]:
             if (record.place / "overview.png").exists():
                 sys.stdout.write(f"picture: {record.place / 'overview.png'}\n")
+
+
+def tables_for(records: list[RunRecord], layouts: list[Layout]) -> list[Table]:
+    """The tables of these runs: in their layouts, or those of any runs where there is none."""
+    if not layouts:
+        return report_of(records)
+    rows, facts = published(), contested()
+    return [*(table for layout in layouts for table in paper_tables(layout, records, rows, facts)), *closing(records)]

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from svgbench.config.part import Part
 from svgbench.errors import BadConfig, closest
@@ -22,11 +23,17 @@ def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P
         raise BadConfig((f"{where}: " if where else "") + _sentence(kind, error)) from None
 
 
+def first_problem(error: ValidationError) -> ErrorDetails:
+    """The problem to be told first: an unknown field before the one that is missing because of it."""
+    problems = error.errors()
+    return next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+
+
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     """The first problem in one sentence."""
-    problem = error.errors()[0]
+    problem = first_problem(error)
     path = [str(part) for part in problem["loc"]]
-    name = ".".join(path)
+    name = ".".join(part if part.isprintable() else repr(part) for part in path)
     more = f" ({error.error_count() - 1} more problems behind it.)" if error.error_count() > 1 else ""
     if problem["type"] == "extra_forbidden":
         owner = _part_at(kind, path[:-1])
@@ -46,6 +53,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
 def _part_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
     """The model class that owns the fields at a path, through optional parts."""
     for name in path:
+        if name.isdigit():  # an entry of a list
+            continue
         field = kind.model_fields.get(name)
         if field is None:
             return None

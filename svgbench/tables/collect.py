@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from svgbench.errors import BadInput, BrokenArtifact, unknown
 
@@ -19,6 +22,25 @@ class RunRecord:
     about: dict[str, Any]
     """``run.json``: encoder, stages with their cost, failures."""
     scores: list[dict[str, Any]]
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, as its name says it: 0 is not said."""
+        found = re.search(r"(?:^|\.)seed-(\d+)", self.name)
+        return int(found[1]) if found else 0
+
+    def stage(self, name: str) -> dict[str, Any] | None:
+        """What ``run.json`` says of a finished stage, the first of its name."""
+        return next((stage for stage in self.about["stages"] if stage["stage"] == name), None)
+
+    def config(self) -> dict[str, Any]:
+        """The run's ``config.yaml``, empty where there is none."""
+        path = self.place / "config.yaml"
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same mapping, eight times as fast
+        try:
+            return loader(path.read_bytes()).get_single_data() if path.is_file() else {}
+        except yaml.YAMLError as error:
+            raise BrokenArtifact(f"{path}: cannot be read ({error}); run its command again to write it anew.") from None
 
 
 def collect(out: Path, names: list[str] | None = None) -> list[RunRecord]:

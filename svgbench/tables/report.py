@@ -1,29 +1,18 @@
-"""The tables of a set of runs: reconstruction, generation, perception, cost; seeds folded into mean and interval.
-
-Numbers stand in one column only when their protocols are equal; otherwise each protocol gets a column of its own.
-"""
+"""The tables of any set of runs: reconstruction, generation, perception, cost; seeds folded into mean and interval."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterable
-from statistics import mean, stdev
+from collections.abc import Callable
 from typing import Any
 
-from svgbench.config.records import Protocol
 from svgbench.tables.collect import RunRecord
+from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
 
-DIGITS = {"psnr": 2, "ssim": 3, "lpips": 3, "kid": 4, "precision": 3, "recall": 3, "depth_rmse": 3, "depth_arel": 3}
-SAMPLES = ("sfid", "fd_dinov2", "is", "kid", "precision", "recall")
-"""Scores of samples beside gFID."""
+RECONSTRUCTION = ("rfid", "rfd_dinov2", "psnr", "ssim", "lpips")
+GENERATION = ("sfid", "fd_dinov2", "is", "kid", "precision", "recall")
 PERCEPTION = ("probe_top1", "probe_top5", "knn_top1", "logreg_top1", "miou", "macc", "depth_rmse", "depth_arel")
-LOWER = {"gfid", "sfid", "fd_dinov2", "rfid", "rfd_dinov2", "lpips", "kid", "depth_rmse", "depth_arel"}
-T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
-)  # fmt: skip
-"""Two-sided 95 % Student t for 2, 3, ... seeds; the last for more."""
 
 
 def report(records: list[RunRecord]) -> list[Table]:
@@ -34,20 +23,24 @@ def report(records: list[RunRecord]) -> list[Table]:
     early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
     along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = [
-        score_table("Reconstruction", rows, ("rfid", "rfd_dinov2", "psnr", "ssim", "lpips")),
+        score_table("Reconstruction", rows, RECONSTRUCTION),
         score_table("Generation: gFID by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         score_table("Generation along the training: gFID by images seen", _most_steps(along), ("gfid",), column=_seen),
-        score_table("Generation at the most steps", _most_steps(rows), SAMPLES, row=_guided),
+        score_table("Generation at the most steps", _most_steps(rows), GENERATION, column=_guided),
         score_table("Perception of frozen latents", rows, PERCEPTION, row=_latents),
-        cost_table(records),
-        failure_table(records),
+        *closing(records),
     ]
     return [table for table in tables if table.rows]
 
 
+def closing(records: list[RunRecord]) -> list[Table]:
+    """What stands behind every report: what the training cost, and what failed."""
+    return [table for table in (cost_table(records), failure_table(records)) if table.rows]
+
+
 def group_name(run: str) -> str:
     """A run's name without its seed."""
-    return re.sub(r"\.seed-\d+", "", run)
+    return re.sub(r"(^|\.)seed-\d+", "", run).strip(".")
 
 
 def score_table(
@@ -58,59 +51,12 @@ def score_table(
     column: Callable[[dict[str, Any]], str] = lambda row: row["metric"],
     row: Callable[[dict[str, Any]], str] = lambda row: group_name(row["run"]),
 ) -> Table:
-    """Scores (seeds folded) under columns of one protocol each; the best of a column in bold where there are two or more."""
+    """Scores of these metrics under columns of one protocol each, rows by name."""
     rows = [r for r in rows if r["metric"] in metrics]
-    rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["images_seen"] or 0, r["guidance"] or 0))
-    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for r in rows:
-        cells.setdefault((row(r), column(r), r["protocol"]), []).append(r)
-    made = {r["protocol"]: Protocol.model_validate(r["protocol_fields"]) for r in rows}
-    order = list(dict.fromkeys(column(r) for r in rows))  # the protocols of one column stand side by side
-    columns = sorted(dict.fromkeys((column(r), r["protocol"]) for r in rows), key=lambda c: order.index(c[0]))
     names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: group_name(r["run"]))))
-    marks = {note: i + 1 for i, note in enumerate(dict.fromkeys(made[p].note for _, p in columns))}
-    best = {c: _best([cells[(n, *c)] for n in names if (n, *c) in cells]) for c in columns}
-    table = Table(title, ["run", *(f"{name} [{marks[made[protocol].note]}]" for name, protocol in columns)], [])
-    for name in names:
-        texts = []
-        for c in columns:
-            own = cells.get((name, *c))
-            text = _text(own) if own else "-"
-            texts.append(f"**{text}**" if own and own is best[c] else text)
-        table.rows.append([name, *texts])
-    table.notes = [*_legend(rows, made, marks), *_apart(columns, made, marks), *_intervals(list(cells.values()))]
-    return table
-
-
-def _legend(rows: list[dict[str, Any]], made: dict[str, Protocol], marks: dict[str, int]) -> list[str]:
-    """What the columns' marks mean."""
-    counts: dict[str, set[int]] = {}
-    for r in rows:
-        counts.setdefault(made[r["protocol"]].note, set()).add(r["count"])
-    return [f"[{mark}] {note}; count {', '.join(map(str, sorted(counts[note])))}" for note, mark in marks.items()]
-
-
-def _apart(columns: list[tuple[str, str]], made: dict[str, Protocol], marks: dict[str, int]) -> list[str]:
-    """Why columns of one name are two: which field of their protocols differs."""
-    notes = []
-    for number, (name, protocol) in enumerate(columns):
-        first = next(p for n, p in columns[: number + 1] if n == name)
-        if first != protocol:
-            one, other = (marks[made[p].note] for p in (first, protocol))
-            notes.append(f"[{one}] and [{other}] are not ranked together; they differ in {'; '.join(made[first].differs(made[protocol]))}")
-    return list(dict.fromkeys(notes))
-
-
-def _intervals(cells: list[list[dict[str, Any]]]) -> list[str]:
-    """What stands around a number."""
-    notes = []
-    several = sorted({len(own) for own in cells if len(own) > 1})
-    if several:
-        notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
-    stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
-    if stated:
-        notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; the spread between seeds is not in it")
-    return notes
+    rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["images_seen"] or 0, r["guidance"] or 0))
+    entries = [Entry(row(r), column(r), r) for r in rows]
+    return standings(title, entries, rows=names, columns=list(dict.fromkeys(e.column for e in entries)))
 
 
 def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -119,65 +65,40 @@ def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    if row["metric"] == "rfid":
-        return "floor: rFID"
-    guidance = row["guidance"]
-    return f"{row['steps']} steps" + ("" if guidance == 1 else f", guidance {guidance:g}")
+    return "floor: rFID" if row["metric"] == "rfid" else _said(f"{row['steps']} steps", row["guidance"])
 
 
 def _seen(row: dict[str, Any]) -> str:
-    guidance = row["guidance"]
-    return f"{row['images_seen']:,} images" + ("" if guidance == 1 else f", guidance {guidance:g}")
+    return _said(f"{row['images_seen']:,} images", row["guidance"])
 
 
 def _guided(row: dict[str, Any]) -> str:
-    return f"{group_name(row['run'])}, {_cell(row)}"
+    return _said(row["metric"], row["guidance"])
+
+
+def _said(what: str, guidance: float) -> str:
+    return what if guidance == 1 else f"{what}, guidance {guidance:g}"
 
 
 def _latents(row: dict[str, Any]) -> str:
     return f"{group_name(row['run'])}, {row['detail']['latents']}"
 
 
-def _text(rows: list[dict[str, Any]]) -> str:
-    digits = DIGITS.get(rows[0]["metric"], 2)
-    values = [r["value"] for r in rows]
-    if len(values) > 1:
-        return f"{mean(values):.{digits}f} ± {half_interval(values):.{digits}f}"
-    row = rows[0]
-    if row["low"] is None:
-        return f"{row['value']:.{digits}f}"
-    return f"{row['value']:.{digits}f} ({row['low']:.{digits}f}, {row['high']:.{digits}f})"
-
-
-def half_interval(values: list[float]) -> float:
-    """Half the 95 % Student t interval of a mean over seeds."""
-    n = len(values)
-    return T_975[min(n, len(T_975) + 1) - 2] * stdev(values) / math.sqrt(n)
-
-
-def _best(cells: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]] | None:
-    cells = list(cells)
-    if len(cells) < 2:
-        return None
-    sign = 1 if cells[0][0]["metric"] in LOWER else -1
-    return min(cells, key=lambda rows: sign * mean(r["value"] for r in rows))
-
-
 def cost_table(records: list[RunRecord]) -> Table:
     """What each training stage cost: rate, model-FLOP utilisation, peak memory."""
-    table = Table(
-        "Training cost", ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"], []
-    )
+    columns = ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"]
+    table = Table("Training cost", columns, [], kind="cost")
     for record in records:
         for stage in record.about["stages"]:
             cost = stage["cost"]
             if stage["stage"] not in ("autoencoder", "diffusion") or "images_per_second" not in cost:
                 continue
             host = stage["host"]
-            threads = f", {host['threads']} threads" if host.get("device") == "cpu" and "threads" in host else ""
+            threads = host.get("threads") if host.get("device") == "cpu" else None
             rate = [f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %"]
             size = [f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}"]
-            table.rows.append([record.name, stage["stage"], *rate, *size, f"{host.get('device', '?')}{threads}"])
+            device = host.get("device", "?") + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
+            table.rows.append([record.name, stage["stage"], *rate, *size, device])
     if table.rows:
         table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]
     return table

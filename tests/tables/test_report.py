@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
+from pathlib import Path
 
 import pytest
+from fake_runs import sampled, score, write
 
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import BadInput, BrokenArtifact, UnknownName
-from svgbench.tables.collect import collect
-from svgbench.tables.report import group_name, half_interval, report, score_table
-from svgbench.tables.table import Table
-
-
-def score(run="a", metric="rfid", value=1.0, seed=0, made=Protocol(measure="p", images="val", version="v1"), **more):
-    name = run + (f".seed-{seed}" if seed else "")
-    row = {"run": name, "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5, "count": 10}
-    row |= {"steps": None, "guidance": None, "images_seen": 100}
-    row |= {"protocol": made.text, "protocol_fields": made.model_dump(mode="json")}
-    return row | {"seed": seed, "detail": {"interval": "a bootstrap", "latents": "both"}} | more
+from svgbench.tables.collect import RunRecord, collect
+from svgbench.tables.report import group_name, report, score_table
+from svgbench.tables.seeds import half_interval
+from svgbench.tables.table import Cell, Table, place_of
 
 
 def test_two_protocols_stand_in_two_columns_and_are_not_ranked_together():
     other = Protocol(measure="p", images="val", count=50, version="v1")
     table = score_table("t", [score("a", value=3.0), score("b", value=2.0), score("c", value=1.0, made=other)], ("rfid",))
     assert table.columns == ["run", "rfid [1]", "rfid [2]"]
-    assert [row[1] for row in table.rows] == ["3.00 (2.50, 3.50)", "**2.00 (1.50, 2.50)**", "-"]
+    assert [row[1] for row in table.rows] == ["3.00 (2.50, 3.50)", "2.00 (1.50, 2.50)", "-"]
+    assert [place_of(row[1]) for row in table.rows] == [0, 1, 0]
     assert table.rows[2][2] == "1.00 (0.50, 1.50)"  # alone in its column: nothing to be best of
     assert any(note.startswith("[2] p/val-50/v1") for note in table.notes)
     assert "[1] and [2] are not ranked together; they differ in count (none, 50)" in table.notes
@@ -49,7 +44,41 @@ def test_samples_of_two_samplers_are_not_ranked_and_steps_and_guidance_are_colum
 def test_the_best_is_the_lowest_distance_and_the_highest_accuracy():
     for metric, best in (("rfid", 0), ("psnr", 1)):
         table = score_table("t", [score("a", metric, 1.0), score("b", metric, 2.0)], (metric,))
-        assert [row[1].startswith("**") for row in table.rows] == [i == best for i in range(2)]
+        assert [place_of(row[1]) == 1 for row in table.rows] == [i == best for i in range(2)]
+
+
+def test_the_second_best_is_marked_where_three_are_ranked_and_ties_share_a_place():
+    table = score_table("t", [score(r, value=v) for r, v in (("a", 3.0), ("b", 1.0), ("c", 2.0), ("d", 1.0))], ("rfid",))
+    assert [place_of(row[1]) for row in table.rows] == [0, 1, 2, 1]
+    assert "| **1.00 (0.50, 1.50)** |" in table.markdown() and "| *2.00 (1.50, 2.50)*   |" in table.markdown()
+
+
+def test_guidance_is_a_column_and_never_shares_a_ranking():
+    rows = [score(r, "is", v, made=sampled(25, g)) for r, v, g in (("a", 3.0, 1.0), ("b", 2.0, 1.0), ("a", 5.0, 2.0), ("b", 4.0, 2.0))]
+    records = [RunRecord(n, Path(), {"stages": [], "failures": {}}, [row for row in rows if row["run"] == n]) for n in ("a", "b")]
+    (table,) = [t for t in report(records) if t.title.endswith("most steps")]
+    assert table.columns == ["run", "is [1]", "is, guidance 2 [1]"]
+    assert [[place_of(c) for c in row[1:]] for row in table.rows] == [[1, 1], [0, 0]]
+
+
+def test_a_number_made_with_a_limit_stands_apart_from_full_ones():
+    trial = Protocol(measure="p", images="val", version="v1", limit=100)
+    table = score_table("t", [score("a", value=2.0), score("b", value=1.0, made=trial)], ("rfid",))
+    assert "[1] and [2] are not ranked together; they differ in limit (none, 100)" in table.notes
+    assert not any(place_of(cell) for row in table.rows for cell in row)
+
+
+def test_a_column_of_numbers_knows_what_may_stand_in_their_place():
+    for texts, numeric in (
+        (["1.0 ± 0.1", "-"], True), (["12 (11, 13)", "failed [a]"], True), (["1.30M", "not reached"], True), (["-", "-"], True),
+        (["euler", "1"], False), (["5: 40.1, 10: 30.2", "-"], False), (["", "5"], True), (["≥ 3.1 ×", "1 ×"], True),
+    ):  # fmt: skip
+        assert Table("t", ["x"], [[text] for text in texts]).is_numeric(0) is numeric, texts
+
+
+def test_a_cell_is_its_text_and_knows_its_number():
+    cell = Cell("1.00", place=1, value=0.9999, hint="p")
+    assert cell == "1.00" and (cell.place, cell.value, cell.hint) == (1, 0.9999, "p") and place_of("1.00") == 0
 
 
 def test_seeds_become_a_mean_and_a_student_interval():
@@ -74,15 +103,6 @@ def test_markdown_escapes_bars_and_csv_reads_back():
     table = Table("t", ["run", "x|y"], [["a|b", "1"]], ["note"])
     assert "a\\|b" in table.markdown() and table.markdown().startswith("### t\n")
     assert list(csv.reader(io.StringIO(table.csv()))) == [["table", "run", "x|y"], ["t", "a|b", "1"]]
-
-
-def write(place, scores, failures=None):
-    place.mkdir(parents=True)
-    stage = {"stage": "diffusion", "key": "k", "cell": {}, "seconds": 3.0, "host": {"device": "cpu", "threads": 2}}
-    stage["cost"] = {"images_seen": 1000, "images_per_second": 50.0, "utilisation": 0.5, "flops_per_image": 1e9, "peak_memory_bytes": 2e9}
-    about = {"run": place.name, "encoder": "e", "family": "f", "kind": "features", "stages": [stage], "failures": failures or {}}
-    (place / "run.json").write_text(json.dumps(about))
-    (place / "scores.json").write_text(json.dumps(scores))
 
 
 def test_failed_stages_are_shown_with_their_reason(tmp_path):

@@ -1,0 +1,96 @@
+"""Curves of gFID: against sampling steps, and against the images seen in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, Literal
+
+from svgbench.config.records import canonical
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.report import group_name
+from svgbench.tables.seeds import half_interval
+from svgbench.tables.standings import TITLED, flat
+
+Over = Literal["steps", "images_seen"]
+Guidance = Literal["none", "most"]
+LENGTH = ("seed", "diffusion.training.total_images", "diffusion.training.checkpoint_images")
+"""Fields of a configuration in which the runs of one curve of training may differ."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """gFID of one row of a table, seeds apart."""
+
+    name: str
+    over: Over
+    guidance: float
+    steps: int | None
+    """Of a curve over images seen: the steps it was sampled with."""
+    protocol: str
+    """What two curves must share to be held against each other."""
+    seeds: dict[int, tuple[tuple[float, float], ...]]
+    """Seed -> (steps or images seen, gFID), left to right."""
+    records: tuple[RunRecord, ...]
+
+    def points(self) -> list[tuple[float, float, float | None]]:
+        """(steps or images seen, mean gFID, half of the 95 % t-interval where there are two seeds or more), left to right."""
+        values: dict[float, list[float]] = {}
+        for points in self.seeds.values():
+            for x, y in points:
+                values.setdefault(x, []).append(y)
+        return [(x, mean(ys), half_interval(ys) if len(ys) > 1 else None) for x, ys in sorted(values.items())]
+
+    def is_of(self, word: str) -> bool:
+        """Whether the curve is of this family, encoder or name."""
+        abouts = [record.about for record in self.records]
+        return word == self.name or any(word in (about["family"], about["encoder"]) for about in abouts)
+
+
+def curves(records: Sequence[RunRecord], over: Over, guidance: Guidance = "none", by_design: Sequence[str] = ()) -> list[Curve]:
+    """Every curve of two points or more that these runs hold, in their order; ``most``: at each run's largest scale of guidance."""
+    groups: dict[str, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(_same_run(record, over), []).append(record)
+    found = [_curve(group, over, guidance, by_design) for group in groups.values()]
+    return [curve for curve in found if curve is not None]
+
+
+def _same_run(record: RunRecord, over: Over) -> str:
+    if over == "steps":
+        return group_name(record.name)
+    kept = {name: value for name, value in flat(record.config()).items() if name not in LENGTH}
+    return canonical(kept) if kept else group_name(record.name)
+
+
+def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Sequence[str]) -> Curve | None:
+    scores = [s for record in group for s in record.scores if s["metric"] == "gfid" and s[over]]
+    scales = {s["guidance"] for s in scores}
+    wanted = 1.0 if guidance == "none" else max(scales, default=1.0)
+    if guidance == "most" and wanted == 1.0:
+        return None
+    scores = [s for s in scores if s["guidance"] == wanted]
+    if over == "steps":  # of networks at the end of their training
+        last = max((s["images_seen"] or 0 for s in scores), default=0)
+        scores = [s for s in scores if (s["images_seen"] or 0) == last]
+    steps = max((s["steps"] for s in scores), default=0) if over == "images_seen" else None
+    scores = [s for s in scores if steps in (None, s["steps"])]
+    protocols = {canonical(_kept(s["protocol_fields"], by_design)) for s in scores}
+    points: dict[int, dict[float, float]] = {}
+    for s in scores:
+        points.setdefault(s["seed"], {})[s[over]] = s["value"]
+    if len(protocols) != 1 or len({x for own in points.values() for x in own}) < 2:
+        return None
+    seeds = {seed: tuple(sorted(own.items())) for seed, own in sorted(points.items())}
+    return Curve(_shared_name(group), over, wanted, steps, protocols.pop(), seeds, tuple(group))
+
+
+def _kept(fields: Mapping[str, Any], by_design: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in flat(dict(fields)).items() if name not in (*TITLED, *by_design)}
+
+
+def _shared_name(group: Sequence[RunRecord]) -> str:
+    """The words that the names of all runs of a curve share."""
+    names = [group_name(record.name).split(".") for record in group]
+    return ".".join(word for word in names[0] if all(word in name for name in names)) or group_name(group[0].name)

@@ -1,0 +1,77 @@
+"""Facts of the runs of a table's row that may stand beside its name: what was trained, for how long, and any field of its configuration."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from svgbench.config.schema import RunConfig
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.standings import flat
+
+TITLES = {
+    "encoder": "encoder", "align": "alignment", "residual_channels": "residual", "images_seen": "images seen", "parameters": "parameters",
+    "gpu_hours": "device-hours",
+}  # fmt: skip
+"""The facts that are no fields of the configuration, and their titles."""
+FIELDS = tuple(flat(RunConfig().model_dump(mode="json")))
+
+
+class Row(NamedTuple):
+    """The runs (seeds) of a row and their scores."""
+
+    records: list[RunRecord]
+    scores: list[dict[str, Any]]
+
+    @property
+    def images_seen(self) -> list[int]:
+        """Of the networks that were sampled; of all scores where none was."""
+        seen = {s["images_seen"] for s in self.scores if s["steps"] is not None} or {s["images_seen"] for s in self.scores}
+        return sorted(seen - {None})
+
+
+def title_of(name: str) -> str:
+    """The title of a fact's column: of a field its last two words."""
+    return TITLES.get(name) or " ".join(name.split(".")[-2:]).replace("_", " ")
+
+
+def fact(name: str, row: Row) -> str:
+    """A fact of a row, a dash where its runs do not say it; seeds that differ are all named."""
+    if name == "gpu_hours":
+        return _hours(row)
+    if name == "parameters":
+        stages = [stage for record in row.records if (stage := record.stage("diffusion")) is not None]
+        values = [_millions(count) for stage in stages if (count := stage["cost"].get("parameters")) is not None]
+    elif name == "encoder":
+        values = [record.about["encoder"] for record in row.records]
+    elif name == "images_seen":
+        values = [f"{count:,}" for count in row.images_seen]
+    elif name in TITLES:
+        values = [str(s[name]) for s in row.scores if s[name] is not None]
+    else:
+        values = [_plain(flat(record.config()).get(name)) for record in row.records]
+    return " / ".join(dict.fromkeys(values)) or "-"
+
+
+def _plain(value: Any) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _millions(count: int) -> str:
+    millions = count / 1e6
+    return f"{millions:.{2 if millions < 10 else 1 if millions < 100 else 0}f}M"
+
+
+def _hours(row: Row) -> str:
+    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen), and the kind of device."""
+    hours, devices = [], {}
+    for record in row.records:
+        stages = [stage for name in ("autoencoder", "diffusion") if (stage := record.stage(name)) is not None]
+        hours += [sum(s["seconds"] * s["host"].get("ranks", 1) * _share(s, row) for s in stages) / 3600] if stages else []
+        devices |= {s["host"].get("device", "?"): None for s in stages}
+    return f"{sum(hours) / len(hours):.3g} ({', '.join(devices)})" if hours else "-"
+
+
+def _share(stage: dict[str, Any], row: Row) -> float:
+    """The share of a stage's training that the row's samples stand on."""
+    total = stage["cost"].get("images_seen")
+    return min(1.0, row.images_seen[-1] / total) if stage["stage"] == "diffusion" and total and row.images_seen else 1.0

@@ -1,0 +1,28 @@
+"""Lettered footnotes of a table: one letter for each text, in the order in which they are first needed."""
+
+from __future__ import annotations
+
+import string
+
+
+class Footnotes:
+    """Letters for texts."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def mark(self, text: str) -> str:
+        """The mark of a footnote, such as ``[a]``."""
+        if text not in self._texts:
+            self._texts.append(text)
+        return f"[{_letters(self._texts.index(text))}]"
+
+    def notes(self) -> list[str]:
+        """The footnotes, each behind its mark."""
+        return [f"[{_letters(i)}] {text}" for i, text in enumerate(self._texts)]
+
+
+def _letters(number: int) -> str:
+    """a to z, then aa, ab, ..."""
+    high, low = divmod(number, 26)
+    return (_letters(high - 1) if high else "") + string.ascii_lowercase[low]

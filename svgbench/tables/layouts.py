@@ -1,0 +1,180 @@
+"""Table layouts as data: ``reports/table-NAME.yaml`` says which scores stand in which column of a paper's table, and what stands beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from svgbench.config.parse import first_problem, validate
+from svgbench.config.part import Part
+from svgbench.config.records import Protocol, SamplingProtocol
+from svgbench.errors import closest, unknown
+from svgbench.shelf import entries, read_yaml
+from svgbench.tables import facts
+from svgbench.tables.measures import MEASURES
+from svgbench.tables.published import Published
+
+PREFIX = "table-"
+FACTS = (*facts.TITLES, *facts.FIELDS)
+"""What a row may say of its run beside its name."""
+PROTOCOL = (*Protocol.model_fields, *(f"sampling.{name}" for name in SamplingProtocol.model_fields))
+
+
+class Rows(Part):
+    """Which rows of ``published.csv``: all that is given must be equal; a list offers several values; ``source`` needs a part of it."""
+
+    system: str | tuple[str, ...] = ()
+    tokenizer: str | tuple[str, ...] = ()
+    model: str | tuple[str, ...] = ()
+    """The network's name without patch size."""
+    resolution: int | tuple[int, ...] = ()
+    epochs: int | tuple[int | None, ...] | None = ()
+    """null: not stated."""
+    steps: int | tuple[int | None, ...] | None = ()
+    guided: bool | tuple[bool | None, ...] = ()
+    metric: str | tuple[str, ...] = ()
+    value: float | tuple[float, ...] = ()
+    source: str = ""
+
+    def holds(self, row: Published) -> bool:
+        """Whether a row is one of these."""
+        wanted = {name: getattr(self, name) for name in type(self).model_fields if name != "source"}
+        mine = {"model": row.network}
+        fits = [mine.get(n, getattr(row, n, None)) in (w if isinstance(w, tuple) else (w,)) for n, w in wanted.items() if w != ()]
+        return all(fits) and self.source in row.source
+
+
+class Column(Part):
+    """One metric, or one for each number of steps or scale of guidance."""
+
+    metric: str
+    title: str = ""
+    """The metric's own name when empty."""
+    steps: int | Literal["most", "all"] = "most"
+    """Of samples: this many, each row's most, or a column for each."""
+    guidance: float | Literal["none", "most", "all"] = "none"
+    """Of samples: this scale, scale 1, each row's largest, or a column for each."""
+    latents: Literal["whole", "features", "residual", "both"] = "whole"
+    """Of perception: whole is all that a run has."""
+    published: bool = True
+    """Whether published numbers stand in it: they do not say of which latents they are."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Column:
+        if self.metric not in MEASURES:
+            raise ValueError(f"no metric named '{self.metric}'.{closest(self.metric, MEASURES)[:-1]}")
+        return self
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the metric is of samples, which have steps and guidance."""
+        return MEASURES[self.metric].stage == "generation-scores"
+
+
+class Ratios(Part):
+    """Headline ratios against a baseline, from the curves of gFID."""
+
+    over: Literal["steps", "images_seen"]
+    baseline: str = "sd-vae"
+    """The family, the encoder or the name of the rows all others are held against; the first row where there is none."""
+    guidance: tuple[Literal["none", "most"], ...] = ("none",)
+    targets: tuple[float, ...] = ()
+    """gFIDs to reach beside the best of the baseline."""
+
+
+class Layout(Part):
+    """One file: one table, and what belongs to it."""
+
+    name: str
+    title: str
+    grids: tuple[str, ...] = ()
+    """The experiments that are shown in it."""
+    rows: tuple[str, ...] = ()
+    """Facts of a run that stand beside its name, also fields of its configuration such as ``diffusion.shift``."""
+    shows: tuple[str, ...] = ()
+    """Fields of the protocol in which rows may differ by design: they stand in the row, and rows are ranked across them."""
+    columns: tuple[Column, ...] = Field(min_length=1)
+    published: tuple[Rows, ...] = ()
+    """Published rows that stand under the measured ones."""
+    ratios: Ratios | None = None
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _known(self) -> Layout:
+        for what, given, known in (("fact of a run", self.rows, FACTS), ("field of a protocol", self.shows, PROTOCOL)):
+            for name in given:
+                if name not in known:
+                    raise ValueError(f"no {what} named '{name}'.{closest(name, known)[:-1]}")
+        return self
+
+
+class Contested(Part):
+    """A fact about published numbers that a reader must know where they are printed."""
+
+    says: str
+    where: tuple[Rows, ...] = ()
+    """The published rows it is a footnote of."""
+    ratios: bool = False
+    """Whether it stands under headline ratios too."""
+
+
+class ContestedFacts(Part):
+    """``reports/contested.yaml``."""
+
+    facts: tuple[Contested, ...]
+
+
+def load_layout(name: str) -> Layout:
+    """A layout by its name on the shelf (without ``table-``) or by its file."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        known = layouts()
+        if name not in known:
+            raise unknown("table layout", name, known)
+        path = known[name]
+    return _load(Layout, path, {"name": path.stem.removeprefix(PREFIX), **read_yaml(path)})
+
+
+def layouts() -> dict[str, Path]:
+    """Every layout of the shelf by name."""
+    return {name.removeprefix(PREFIX): path for name, path in entries("reports").items() if name.startswith(PREFIX)}
+
+
+def layouts_of(grid: str) -> list[Layout]:
+    """The layouts that an experiment is shown in, by name; none for one that no layout knows."""
+    return [layout for layout in map(load_layout, layouts()) if grid in layout.grids]
+
+
+def contested() -> tuple[Contested, ...]:
+    """The contested facts of the shelf."""
+    path = entries("reports")["contested"]
+    return _load(ContestedFacts, path, read_yaml(path)).facts
+
+
+def _load(kind: Any, path: Path, content: dict[str, Any]) -> Any:
+    """``content`` of a file as a ``kind``; what is off is said with file, line, field and the closest name."""
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        where = f"{path}:{_line(path, first_problem(error)['loc'])}"
+    return validate(kind, content, where=where)
+
+
+def _line(path: Path, place: Sequence[str | int]) -> int:
+    """The line of the field at a place of a YAML file, or of the nearest part around it."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = node.start_mark.line
+    for step in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(step)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+            node = node.value[step]
+            line = node.start_mark.line
+    return line + 1

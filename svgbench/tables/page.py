@@ -1,0 +1,173 @@
+"""One self-contained HTML page: sortable tables, curves, sample sheets. Reads without script, network or colour vision."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from svgbench.tables.charts import chart
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.curves import curves
+from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
+from svgbench.tables.table import Cell, Table, place_of
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+"""The browser itself refuses whatever the page would load from elsewhere."""
+KINDS = {"measured": "", "published": "published elsewhere, not ranked", "ratios": "computed from the curves above", "cost": ""}
+HERE = Path(__file__).parent
+
+
+def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str) -> str:
+    """The page of a report: its tables, the curves and samples of its runs, and the PNG figures that lie in ``out/figures``."""
+    drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") if len(found := curves(records, over, way)) > 0]
+    figures = sorted((out / "figures").glob("*.png"))
+    seeds = sorted({record.seed for record in records})
+    about = f"{len(records)} runs, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    charts = [chart(found, i) for i, found in enumerate(drawn)]
+    return page(tables, title=title, about=about, charts=charts, sheets=run_sheets(records, out), figures=figures)
+
+
+def page(
+    tables: Sequence[Table],
+    *,
+    title: str,
+    about: str = "",
+    charts: Sequence[str] = (),
+    sheets: Sequence[RunSheets] = (),
+    figures: Sequence[Path] = (),
+) -> str:
+    """Tables, and what is drawn of them, as one HTML document."""
+    sections = [(f"table-{i}", table.title, _section(table, i)) for i, table in enumerate(tables)]
+    costs = {f"table-{i}" for i, table in enumerate(tables) if table.kind == "cost"}  # last: long, and of interest to few
+    if charts:
+        body = f'<section id="curves"><h2>Curves</h2><div class="charts">{"".join(charts)}</div></section>'
+        first = next((i for i, table in enumerate(tables) if table.kind == "ratios"), min(1, len(sections)))
+        sections.insert(first, ("curves", "Curves", body))
+    if sheets:
+        sections.append(("samples", "Samples", _samples(sheets)))
+    if figures:
+        sections.append(("figures", "Figures", f'<section id="figures"><h2>Figures</h2>{"".join(map(_figure, figures))}</section>'))
+    sections.sort(key=lambda section: section[0] in costs)
+    beside = {table.title for table in tables if table.kind == "published"}  # they follow their own table
+    links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in sections if heading not in beside)
+    style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<meta name="color-scheme" content="light dark">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f'<a class="skip" href="#main">Skip to the tables</a>\n<header><h1>{escape(title)}</h1>'
+        f'<p class="about">{escape(about)}</p><nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main id="main">\n'
+        + "\n".join(section for _, _, section in sections)
+        + '\n</main>\n<div id="hint" role="tooltip" hidden></div>\n<div id="said" class="unseen" aria-live="polite"></div>\n'
+        f"<script>\n{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def _section(table: Table, number: int) -> str:
+    """One table with its notes."""
+    name, kind = f"table-{number}", KINDS[table.kind]
+    tag = f'<p class="tag">{kind}</p>' if kind else ""
+    head = "".join(_header(table, i) for i in range(len(table.columns)))
+    body = "".join(f"<tr>{''.join(_cell(table, i, text) for i, text in enumerate(row))}</tr>" for row in table.rows)
+    notes = "".join(f"<li>{_noted(note)}</li>" for note in table.notes)
+    folded = "" if len(table.notes) > 6 else " open"
+    return (
+        f'<section id="{name}" class="{table.kind}"><h2>{escape(table.title)}</h2>{tag}'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
+        f'<table class="sortable" data-roving><caption class="unseen">{escape(table.title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        + (f'<details class="notes"{folded}><summary>Protocols and notes</summary><ul>{notes}</ul></details>' if notes else "")
+        + "</section>"
+    )
+
+
+def _header(table: Table, column: int) -> str:
+    """A column's head: a button that sorts, and on hover or focus the protocol its mark stands for."""
+    text = table.columns[column]
+    mark = re.search(r" (\[\d+\])$", text)
+    hint = next((note for note in table.notes if mark and note.startswith(mark[1])), "")
+    said = f' title="{escape(hint)}"' if hint else ""
+    first = "descending" if "↑" in text else "ascending"
+    side = ' class="num"' if table.is_numeric(column) else ""
+    return f'<th scope="col"{side}><button type="button" class="sort" data-first="{first}"{said}>{_headed(text)}</button></th>'
+
+
+def _cell(table: Table, column: int, text: str) -> str:
+    """A cell: the first of a row is its head; a number sorts by what its text rounds."""
+    value = text.value if isinstance(text, Cell) else _leading(text) if table.is_numeric(column) else None
+    data = "" if value is None else f' data-value="{value!r}"'
+    if column == 0:
+        return f'<th scope="row">{_marked(text)}</th>'
+    classes = [*(["num"] if table.is_numeric(column) else []), *([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
+    kind = f' class="{" ".join(classes)}"' if classes else ""
+    place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")
+    hint = f' title="{escape(text.hint)}" tabindex="-1"' if isinstance(text, Cell) and text.hint else ""
+    return f"<td{kind}{data}{hint}>{place}{_marked(text)}</td>"
+
+
+def _leading(text: str) -> float | None:
+    found = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)
+    return float(found[1].replace(",", "")) if found else None
+
+
+def _marked(text: str) -> str:
+    """Text with its footnote marks raised and its interval in the background."""
+    shown = re.sub(r" ?\[([a-z]{1,2}|\d+)\]", r"&nbsp;<sup>\1</sup>", escape(str(text)))
+    return re.sub(r"( ± [\d.,]+|(?<=\d) \([^()]*\))", r'<span class="around">\1</span>', shown)
+
+
+def _headed(text: str) -> str:
+    """A column's title: what is measured, and on a line of its own how."""
+    what, comma, how = text.partition(", ")
+    return _marked(what) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if comma else "")
+
+
+def _noted(note: str) -> str:
+    """A note, its mark in front, breakable at the separators of a protocol."""
+    return re.sub(r"^\[(\w+)\]", r'<b class="mark">\1</b>', escape(note).replace("/", "/<wbr>"))
+
+
+def _samples(runs: Sequence[RunSheets]) -> str:
+    """The sheets of all runs behind one slider of steps and one choice of guidance."""
+    steps = sorted({sheet.steps for run in runs for sheet in run.sheets})
+    scales = sorted({sheet.guidance for run in runs for sheet in run.sheets})
+    choices = "".join(
+        f'<label><input type="radio" name="guidance" value="{g:g}"{" checked" if g == scales[0] else ""}> {g:g}</label>' for g in scales
+    )
+    last = len(steps) - 1
+    slider = f'<input type="range" id="steps" min="0" max="{last}" step="1" value="{last}" aria-valuetext="{steps[-1]} steps">'
+    return (
+        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not chosen by hand: equal classes, and in '
+        f'latents of one shape equal noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
+        f'<label for="steps">Sampling steps</label>{slider}<output for="steps">{steps[-1]}</output>'
+        f"<fieldset><legend>Guidance</legend>{choices}</fieldset></form>"
+        f'<div class="sheets">{"".join(_sheets(run, steps[-1], scales[0]) for run in runs)}</div></section>'
+    )
+
+
+def _sheets(run: RunSheets, steps: int, guidance: float) -> str:
+    """The sheets of a run, of which one is shown."""
+    images = ""
+    for sheet in run.sheets:
+        hidden = "" if (sheet.steps, sheet.guidance) == (steps, guidance) else " hidden"
+        size = f'width="{run.side * len(sheet.labels)}" height="{run.side}"'
+        which = f'data-steps="{sheet.steps}" data-guidance="{sheet.guidance:g}"'
+        images += f'<img src="{sheet.data}" {which} alt="{_alt(run.name, sheet)}" {size}{hidden}>'
+    return f'<figure><figcaption>{escape(run.name)}</figcaption>{images}<p class="none" hidden>not sampled so</p></figure>'
+
+
+def _alt(name: str, sheet: Sheet) -> str:
+    classes = ", ".join(map(str, sheet.labels))
+    return escape(f"Samples of {name} with {sheet.steps} steps and guidance {sheet.guidance:g}, of classes {classes}")
+
+
+def _figure(path: Path) -> str:
+    """A PNG figure with the title and the caption of the JSON file beside it, else with its name."""
+    beside = path.with_suffix(".json")
+    said = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    title, caption = escape(said.get("title", path.stem.replace("-", " "))), escape(said.get("caption", ""))
+    return f'<figure class="drawn"><h3>{title}</h3><img src="{embedded(path)}" alt="{title}"><figcaption>{caption}</figcaption></figure>'

@@ -1,0 +1,155 @@
+"""Published figures: ``reports/published.csv`` (and any file of its shape) as typed rows, each with its source.
+
+A published number says neither its reference statistics nor its rounding and often not its sampler, so it has no protocol here: it stands
+beside measured numbers, never in a ranking with them, and rows of other papers that print another number for the same thing are found by
+``disagreements``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from svgbench.errors import BadInput, closest
+from svgbench.shelf import folder
+
+COLUMNS = (
+    "system", "tokenizer_or_encoder", "dataset", "resolution", "model", "params_m", "epochs", "sampler", "steps", "guidance", "metric",
+    "value", "source",
+)  # fmt: skip
+
+OURS = {
+    "gFID": "gfid", "rFID": "rfid", "PSNR": "psnr", "SSIM": "ssim", "LPIPS": "lpips", "IS": "is", "precision": "precision",
+    "recall": "recall", "linear_probe_top1": "probe_top1", "linear_probe_top5": "probe_top5", "mIoU": "miou", "mIoU_linear": "miou",
+    "mAcc": "macc", "RMSE": "depth_rmse", "AbsRel": "depth_arel",
+}  # fmt: skip
+"""The papers' names of metrics that svgbench measures too."""
+
+OTHERS = (
+    "FDr_inception", "FDr_convnext", "FDr_dinov2", "FDr_mae", "FDr_siglip", "FDr_clip", "FDr6", "epochs_to_gFID_le_2", "decoder_gflops",
+    "gflops", "params_m", "IN_ReaL", "GenEval", "GenEval_ft", "DPG", "DPG_ft", "claim_speedup_train_x", "claim_speedup_infer_x",
+)  # fmt: skip
+"""What papers print and svgbench does not measure; kept under its own name."""
+
+UNGUIDED, UNSTATED = ("none",), ("", "unstated", "n/a", "guided?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One published number."""
+
+    line: int
+    """Where it stands in its file."""
+    system: str
+    tokenizer: str
+    dataset: str
+    resolution: int | None
+    model: str
+    params_m: int | None
+    """Millions of parameters."""
+    epochs: int | None
+    sampler: str
+    steps: int | None
+    guidance: str
+    """As printed: none, cfg, autoguidance, unstated, ..."""
+    metric: str
+    """Our name of it where we measure it."""
+    value: float
+    bound: str
+    """``>`` where only a bound was printed, else empty."""
+    text: str
+    """The value as printed."""
+    source: str
+
+    @property
+    def digitised(self) -> bool:
+        """Whether the value was read off a plot."""
+        return "digitised" in self.source
+
+    @property
+    def guided(self) -> bool | None:
+        """Whether guidance was used; None where the source does not say."""
+        return None if self.guidance in UNSTATED else self.guidance not in UNGUIDED
+
+    @property
+    def network(self) -> str:
+        """The model's name without its patch size and remarks: papers write SiT-XL and SiT-XL/2 for one network."""
+        return re.sub(r"/\d+$", "", re.sub(r" \(.*\)$", "", self.model))
+
+
+def published(path: Path | None = None) -> list[Published]:
+    """The rows of ``reports/published.csv`` or of a file of its shape."""
+    path = path or folder("reports") / "published.csv"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: byte {error.start} is not UTF-8.") from None
+    lines = csv.reader(text.splitlines())
+    head = next(lines, [])
+    if tuple(head) != COLUMNS:
+        raise BadInput(f"{path}:1: the columns are {', '.join(head) or 'missing'}; they must be {', '.join(COLUMNS)}.")
+    return [_row(path, lines.line_num, cells) for cells in lines if cells]
+
+
+def _row(path: Path, line: int, cells: list[str]) -> Published:
+    """One row; what is off is said with file and line."""
+    where = f"{path}:{line}"
+    if len(cells) != len(COLUMNS):
+        raise BadInput(f"{where}: has {len(cells)} cells, the file has {len(COLUMNS)} columns; quote what holds a comma.")
+    cell = dict(zip(COLUMNS, (c.strip() for c in cells), strict=True))
+    if not cell["source"]:
+        raise BadInput(f"{where}: has no source; a published number is kept with where it was read, or not at all.")
+    metric = cell["metric"]
+    if metric not in OURS and metric not in OTHERS:
+        raise BadInput(f"{where}: no metric named '{metric}'.{closest(metric, [*OURS, *OTHERS])}")
+    bound, number = (">", cell["value"][1:]) if cell["value"].startswith(">") else ("", cell["value"])
+
+    return Published(
+        line=line, system=cell["system"], tokenizer=cell["tokenizer_or_encoder"], dataset=cell["dataset"],
+        resolution=_count(where, "resolution", cell["resolution"]), model=cell["model"],
+        params_m=_count(where, "params_m", cell["params_m"]), epochs=_count(where, "epochs", cell["epochs"]), sampler=cell["sampler"],
+        steps=_count(where, "steps", cell["steps"]), guidance=cell["guidance"], metric=OURS.get(metric, metric),
+        value=_number(where, number), bound=bound, text=cell["value"], source=cell["source"],
+    )  # fmt: skip
+
+
+def _number(where: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise BadInput(f"{where}: value must be a number, or a bound such as >800, got '{text}'.")
+    return value
+
+
+def _count(where: str, name: str, text: str) -> int | None:
+    if text and not (text.isascii() and text.isdigit()):
+        raise BadInput(f"{where}: {name} must be a whole number or empty, got '{text}'.")
+    return int(text) if text else None
+
+
+def disagreements(row: Published, rows: Iterable[Published]) -> list[Published]:
+    """Other rows that print another value for the same thing: the same system, tokenizer, network, epochs, metric and kind of guidance, and
+    the same steps, or steps that one of two rows of stated epochs does not say. Rounding and values read off plots contradict nothing."""
+    near = (other for other in rows if (other.metric, other.system) == (row.metric, row.system))
+    return [other for other in near if _same_thing(row, other) and not _same_value(row, other)]
+
+
+def _same_thing(one: Published, other: Published) -> bool:
+    things = [(r.tokenizer, r.dataset, r.resolution, r.network, r.epochs, r.guided) for r in (one, other)]
+    steps, kinds = {one.steps, other.steps}, {r.guidance.split(" ")[0] for r in (one, other)}
+    alike = len(steps) == 1 or (None in steps and one.epochs is not None)
+    return things[0] == things[1] and alike and (not one.guided or len(kinds - {"guided"}) < 2)
+
+
+def _same_value(one: Published, other: Published) -> bool:
+    digits = min(len(r.text.partition(".")[2]) for r in (one, other))
+    read = one.digitised or other.digitised
+    return read or (one.bound == other.bound and math.isclose(one.value, other.value, abs_tol=0.51 * 10**-digits))

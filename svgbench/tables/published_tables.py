@@ -1,0 +1,92 @@
+"""Published rows in a layout's columns: a table of their own under the measured one, with sources, never ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from svgbench.tables.footnotes import Footnotes
+from svgbench.tables.layouts import Column, Contested, Layout
+from svgbench.tables.measures import MEASURES
+from svgbench.tables.published import Published, disagreements
+from svgbench.tables.table import Cell, Table
+
+APART = "published by others, each under the protocol of its source; not ranked, with the measured rows or among themselves"
+DIGITISED = "read off a plot, ± 0.3"
+UNSTATED = "the source does not say whether guidance was used"
+
+
+def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[Contested]) -> Table:
+    """The published rows that a layout names, in its columns."""
+    chosen = [row for row in rows if any(wanted.holds(row) for wanted in layout.published)]
+    columns = [(column, steps) for column in layout.columns for steps in _steps(column, chosen)]
+    columns = [(c, s) for c, s in columns if any(_fits(row, c, s) for row in chosen)]
+    said = any(row.steps is not None for row in chosen) and all(column.steps == "most" for column in layout.columns)
+    groups: dict[tuple[str, ...], list[Published]] = {}
+    for row in chosen:
+        if any(_fits(row, column, steps) for column, steps in columns):
+            groups.setdefault(_label(row, said), []).append(row)
+    marks, sources = Footnotes(), list(dict.fromkeys(row.source for own in groups.values() for row in own))
+    head = ["system", "tokenizer", "network", "epochs", *(["steps"] if said else [])]
+    table = Table(f"{layout.title} (published)", [*head, *(_title(c, s) for c, s in columns), "source"], [], kind="published")
+    for label, own in groups.items():
+        fitting = [[row for row in own if _fits(row, column, steps)] for column, steps in columns]
+        numbers = [_cell(found, rows, facts, marks) for found in fitting]
+        cited = sorted({sources.index(row.source) + 1 for found in fitting for row in found})
+        table.rows.append([*(text or "-" for text in label), *numbers, " ".join(f"[{n}]" for n in cited)])
+    table.notes = [APART, *marks.notes(), *(f"[{i + 1}] {source}" for i, source in enumerate(sources))]
+    return table
+
+
+def _label(row: Published, steps: bool) -> tuple[str, ...]:
+    said = ["" if row.steps is None or MEASURES[row.metric].stage != "generation-scores" else str(row.steps)] if steps else []
+    return (row.system, row.tokenizer, row.network, "" if row.epochs is None else str(row.epochs), *said)
+
+
+def _steps(column: Column, rows: Sequence[Published]) -> list[int | None]:
+    """The steps of a column's published columns: one for each printed, the layout's own, or None where rows say it."""
+    if column.steps == "all":
+        return sorted({row.steps for row in rows if row.steps is not None and row.metric == column.metric})
+    return [column.steps if isinstance(column.steps, int) else None]
+
+
+def _fits(row: Published, column: Column, steps: int | None) -> bool:
+    """Whether a published number belongs into a column; guidance that is not stated counts as guidance and is marked."""
+    if row.metric != column.metric or not column.published or (steps is not None and row.steps != steps):
+        return False
+    return not column.sampled or column.guidance == "all" or (row.guided is False) == (column.guidance == "none")
+
+
+def _title(column: Column, steps: int | None) -> str:
+    measure = MEASURES[column.metric]
+    guided = ", guided" if column.sampled and column.guidance not in ("none", "all") else ""
+    return f"{column.title or measure.title} {measure.arrow}" + (f", {steps} steps" if steps is not None else "") + guided
+
+
+def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> str:
+    """The printed values of one thing, with what is contested about them."""
+    if not found:
+        return "-"
+    texts: dict[str, list[str]] = {}
+    several = len({(row.text, row.guidance) for row in found if row.guided}) > 1
+    for row in found:
+        text = ("≈ " if row.digitised else "") + row.text + (f" ({row.guidance})" if several else "")
+        texts.setdefault(text, []).extend(_remarks(row, rows, facts, marks))
+    cells = [" ".join([text, *dict.fromkeys(remarks)]) for text, remarks in texts.items()]
+    return Cell(" / ".join(cells), value=found[0].value, hint="; ".join(dict.fromkeys(row.source for row in found)))
+
+
+def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:
+    """Marks of what a reader must know of one published number."""
+    said = [DIGITISED] if row.digitised else []
+    if row.guided is None and MEASURES[row.metric].stage == "generation-scores":
+        said.append(UNSTATED)
+    said += [fact.says for fact in facts if any(wanted.holds(row) for wanted in fact.where)]
+    others = list(dict.fromkeys(f"{other.text} ({_short(other.source)})" for other in disagreements(row, rows)))
+    if others:
+        said.append(f"{row.text} is elsewhere printed as {', '.join(others)}")
+    return [marks.mark(text) for text in said]
+
+
+def _short(source: str) -> str:
+    """A source's first words."""
+    return " ".join(source.split()[:2])

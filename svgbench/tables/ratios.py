@@ -1,0 +1,159 @@
+"""Headline ratios, computed from measured curves: how many steps or images a baseline needs for a gFID, over how many a run needs.
+
+Between two measured points gFID is taken as linear in the logarithm of steps or of images seen; a curve reaches a gFID where it first comes
+down to it. Beyond its measured points a curve says nothing: what is not reached is said so, what is reached before the first point is a
+bound. With several seeds, crossings and ratios are taken seed by seed; shown are the geometric mean and its 95 % t-interval.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from svgbench.tables.curves import Curve
+from svgbench.tables.seeds import half_interval
+from svgbench.tables.table import Cell, Table
+
+NAMES = {"steps": "sampling steps", "images_seen": "images seen"}
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where a curve reaches a gFID."""
+
+    x: float
+    """Steps or images seen; infinite where it is not reached."""
+    before: bool = False
+    """Whether it was already reached at the first measured point, so that ``x`` is an upper bound."""
+
+    @property
+    def reached(self) -> bool:
+        """Whether the curve comes down to the gFID at all."""
+        return math.isfinite(self.x)
+
+
+def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
+    """Where (x, gFID) points, left to right, first come down to ``target``."""
+    if points[0][1] <= target:
+        return Crossing(points[0][0], before=True)
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if y1 <= target:
+            share = (y0 - target) / (y0 - y1)
+            return Crossing(math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0))))
+    return Crossing(math.inf)
+
+
+def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
+    """Each curve held against the baseline's, at the best gFID of the baseline and at every target; None without curves.
+
+    The best of the baseline is taken seed by seed too: each seed of a run is held against the same seed of the baseline."""
+    if not found:
+        return None
+    base = next((curve for curve in found if curve.is_of(baseline)), found[0])
+    what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
+    hours = base.over == "images_seen"
+    columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]
+    table = Table(f"Headline ratios: {what} to reach a gFID{guided}", columns, [], kind="ratios")
+    bests = {seed: min(y for _, y in points) for seed, points in base.seeds.items()}
+    wanted = [(f"{mean(bests.values()):.2f} (best of {base.name})", bests), *((f"{t:g}", dict.fromkeys(bests, t)) for t in targets)]
+    for text, goals in wanted:
+        for curve in found:
+            table.rows.append([curve.name, text, *_cells(curve, base, goals, hours), _drawn(curve)])
+    steps = f"; sampled with {base.steps} steps" if hours else ""
+    table.notes = [
+        f"computed from the curves in the last column ({what}: gFID), linear in log {what} between measured points{steps}",
+        "× is the baseline's number over the run's, at the same gFID and seed: above 1 the run needs fewer",
+        *_spread(found),
+        *(["hours: those of the diffusion stage per image seen, times the images; " + _devices(found)] if hours else []),
+        *notes,
+    ]
+    return table
+
+
+def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> list[str]:
+    """Number, ratio, and the same in hours."""
+    width = 4 if hours else 2
+    if curve.protocol != base.protocol:
+        return ["other protocol", *["-"] * (width - 1)]
+    seeds = [seed for seed in curve.seeds if seed in goals]
+    if not seeds:
+        return ["no seed of the baseline", *["-"] * (width - 1)]
+    mine = [crossing(curve.seeds[seed], goals[seed]) for seed in seeds]
+    theirs = [crossing(base.seeds[seed], goals[seed]) for seed in seeds]
+    missed = sum(not c.reached for c in mine)
+    if missed:
+        return ["not reached" if missed == len(mine) else f"not reached by {missed} of {len(mine)} seeds", *["-"] * (width - 1)]
+    sign = "≤ " if any(c.before for c in mine) else ""
+    cells = [_folded([c.x for c in mine], sign=sign), _ratio(curve is base, mine, theirs, [1.0] * len(mine))]
+    if not hours:
+        return cells
+    own, others = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
+    if None in own:
+        return [*cells, "-", "-"]
+    cells.append(_folded([c.x * rate for c, rate in zip(mine, own, strict=True) if rate], sign=sign))
+    same = None not in others and _device(curve) == _device(base)
+    rates = [b / a for a, b in zip(own, others, strict=True) if a and b] if same else []
+    return [*cells, _ratio(curve is base, mine, theirs, rates) if len(rates) == len(mine) else "-"]
+
+
+def _ratio(is_base: bool, mine: list[Crossing], theirs: list[Crossing], rates: list[float]) -> str:
+    """The baseline's numbers over the run's, each times its rate."""
+    if is_base:
+        return Cell("1 ×", value=1.0)
+    if not all(c.reached for c in theirs):
+        return "baseline: not reached"
+    bounds = {"≥ " for c in mine if c.before} | {"≤ " for c in theirs if c.before}
+    if len(bounds) > 1:
+        return "undetermined"
+    values = [b.x / a.x * rate for a, b, rate in zip(mine, theirs, rates, strict=True)]
+    return _folded(values, sign=bounds.pop() if bounds else "", unit=" ×")
+
+
+def _folded(values: list[float], *, sign: str = "", unit: str = "") -> Cell:
+    """The geometric mean over seeds with its interval; a bound has none."""
+    logs = [math.log(v) for v in values]
+    centre = math.exp(mean(logs))
+    text = f"{sign}{_number(centre)}"
+    if len(logs) > 1 and not sign and len(set(values)) > 1:
+        half = half_interval(logs)
+        text += f" ({_number(math.exp(mean(logs) - half))}, {_number(math.exp(mean(logs) + half))})"
+    return Cell(text + unit, value=centre)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
+def _drawn(curve: Curve) -> str:
+    return ", ".join(f"{x:,.0f}: {y:.2f}" for x, y, _ in curve.points())
+
+
+def _spread(found: Sequence[Curve]) -> list[str]:
+    counts = sorted({len(curve.seeds) for curve in found})
+    if counts[-1] == 1:
+        return ["one seed: no interval, and the spread between seeds is not in it"]
+    return [f"geometric mean over {' or '.join(map(str, counts))} seeds (95 % t-interval of the logarithms)"]
+
+
+def _hours_per_image(curve: Curve, seed: int) -> float | None:
+    """Device-hours of training an image, of the longest run of a seed."""
+    rates = []
+    for record in curve.records:
+        stage = record.stage("diffusion")
+        if stage is not None and record.seed == seed and stage["cost"].get("images_seen"):
+            seen = stage["cost"]["images_seen"]
+            rates.append((seen, stage["seconds"] * stage["host"].get("ranks", 1) / 3600 / seen))
+    return max(rates)[1] if rates else None
+
+
+def _device(curve: Curve) -> str:
+    hosts = [stage["host"] for record in curve.records if (stage := record.stage("diffusion")) is not None]
+    return ", ".join(sorted({f"{host.get('device_name', host.get('device', '?'))}, {host.get('threads', '?')} threads" for host in hosts}))
+
+
+def _devices(found: Sequence[Curve]) -> str:
+    names = list(dict.fromkeys(name for name in map(_device, found) if name))
+    return f"on {'; '.join(names) or 'no recorded device'}" + (" (hours of different devices are not compared)" if len(names) > 1 else "")

@@ -1,0 +1,33 @@
+"""Several seeds as one number: their mean and the 95 % Student t interval around it."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean, stdev
+from typing import Any
+
+T_975 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
+)  # fmt: skip
+"""Two-sided 95 % Student t for 2, 3, ... seeds; the last for more."""
+
+
+def half_interval(values: list[float]) -> float:
+    """Half the 95 % Student t interval of a mean over seeds."""
+    n = len(values)
+    return T_975[min(n, len(T_975) + 1) - 2] * stdev(values) / math.sqrt(n)
+
+
+def value_of(scores: list[dict[str, Any]]) -> float:
+    """The mean over seeds."""
+    return mean(score["value"] for score in scores)
+
+
+def text_of(scores: list[dict[str, Any]], digits: int) -> str:
+    """``mean ± half interval`` of several seeds; ``value (low, high)`` of one."""
+    if len(scores) > 1:
+        return f"{value_of(scores):.{digits}f} ± {half_interval([s['value'] for s in scores]):.{digits}f}"
+    (score,) = scores
+    if score["low"] is None:
+        return f"{score['value']:.{digits}f}"
+    return f"{score['value']:.{digits}f} ({score['low']:.{digits}f}, {score['high']:.{digits}f})"

@@ -1,0 +1,90 @@
+"""Sample sheets of finished runs as PNG in the page itself: the same few samples of each run, for each number of steps and guidance."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from svgbench.lab.store import Store
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.report import group_name
+
+SHOWN = 8
+"""Samples of a sheet."""
+SIDE = 96
+"""Pixels of a sample's side at most: larger samples are brought down to it."""
+RUNS, SHEETS = 16, 120
+"""Runs, and sheets in all, that a page holds at most."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The first samples of a run, drawn in one way."""
+
+    steps: int
+    guidance: float
+    data: str
+    """A ``data:`` address of the PNG: samples side by side."""
+    labels: tuple[int, ...]
+    """Their classes."""
+
+
+@dataclass(frozen=True)
+class RunSheets:
+    """The sheets of one run."""
+
+    name: str
+    side: int
+    """Pixels of a sample's side."""
+    sheets: tuple[Sheet, ...]
+
+
+def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
+    """The sheets of the first seed of each row, as far as their samples are still in the store."""
+    firsts: dict[str, RunRecord] = {}
+    for record in records:
+        firsts.setdefault(group_name(record.name), record)
+    found, left = [], SHEETS
+    for name, record in list(firsts.items())[:RUNS]:
+        drawn = [sheet for stage in record.about["stages"] if stage["stage"] == "samples" and (sheet := _sheet(stage, out))]
+        drawn = sorted(drawn, key=lambda pair: (pair[0].guidance, pair[0].steps))[:left]
+        left -= len(drawn)
+        if drawn:
+            found.append(RunSheets(name, drawn[0][1], tuple(sheet for sheet, _ in drawn)))
+    return found
+
+
+def _sheet(stage: dict, out: Path) -> tuple[Sheet, int] | None:
+    """One sheet and its samples' side; None where there is nothing to show."""
+    import numpy as np
+    from PIL import Image
+
+    if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # along the training: the page shows its end
+        return None
+    place = Store(out / "store").place("samples", stage["key"])
+    if not (place / "samples.npy").is_file():
+        return None
+    images = np.load(place / "samples.npy", mmap_mode="r")[:SHOWN]
+    labels = np.load(place / "labels.npy", mmap_mode="r")[:SHOWN]
+    tiles = [Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, -1))) for image in images]
+    side = min(SIDE, tiles[0].width)
+    canvas = Image.new("RGB", (side * len(tiles), side))
+    for i, tile in enumerate(tiles):
+        canvas.paste(tile if tile.width == side else tile.resize((side, side), Image.Resampling.LANCZOS), (i * side, 0))
+    cell = stage["cell"]
+    data = _png(canvas)
+    return Sheet(int(cell["sampling.steps"]), float(cell["sampling.guidance"]), data, tuple(int(label) for label in labels)), side
+
+
+def _png(image) -> str:  # type: ignore[no-untyped-def]
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def embedded(path: Path) -> str:
+    """A PNG file as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,157 @@
+"""Scores under columns of one protocol each: what may be ranked is ranked, what may not stands apart and says why.
+
+Numbers share a column only when their protocols are equal in every field but steps and guidance, which the column's title says, and those
+in which a table's rows differ by design, which are shown in each row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from svgbench.config.records import Protocol, canonical
+from svgbench.tables.measures import MEASURES
+from svgbench.tables.seeds import text_of, value_of
+from svgbench.tables.table import Cell, Table
+
+TITLED = ("sampling.steps", "sampling.guidance")
+"""Fields of a protocol that a column's title says."""
+
+
+class Entry(NamedTuple):
+    """One score and where it stands."""
+
+    row: str
+    column: str
+    score: dict[str, Any]
+
+
+def standings(
+    title: str,
+    entries: Sequence[Entry],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    by_design: Sequence[str] = (),
+    absent: Callable[[str, str], str] = lambda row, column: "-",
+) -> Table:
+    """The entries (seeds folded) as a table in the given order of rows and titles of columns; a title with several protocols becomes
+    several columns, one without entries stays, and ``absent`` says what stands where there is no number."""
+    protocols = {id(e.score): _same(e.score, by_design) for e in entries}
+    cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for entry in entries:
+        cells.setdefault((entry.row, entry.column, protocols[id(entry.score)]), []).append(entry.score)
+    found = list(dict.fromkeys((column, protocol) for _, column, protocol in cells))
+    ordered = [own for name in columns for own in ([c for c in found if c[0] == name] or [(name, "")])]
+    notes = _Notes(cells, ordered, by_design)
+    table = Table(title, ["run", *(notes.titled(*column) for column in ordered)], [])
+    places = {column: _places({row: cells[(row, *column)] for row in rows if (row, *column) in cells}) for column in ordered}
+    for row in rows:
+        texts = []
+        for name, protocol in ordered:
+            own = cells.get((row, name, protocol))
+            elsewhere = not own and any((row, name, other) in cells for title_, other in ordered if title_ == name)
+            texts.append(_cell(own, places[name, protocol].get(row, 0)) if own else "-" if elsewhere else absent(row, name))
+        table.rows.append([row, *texts])
+    table.notes = notes.all()
+    return table
+
+
+def _same(score: dict[str, Any], by_design: Sequence[str]) -> str:
+    """What two scores must share to stand in one column."""
+    return canonical({k: v for k, v in flat(score["protocol_fields"]).items() if k not in (*TITLED, *by_design)})
+
+
+def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return found
+
+
+def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+    """Best and second best of a column of two rows or more; the second only of three or more. Equal numbers share a place; where all are
+    equal there is none."""
+    if len(cells) < 2:
+        return {}
+    measure = MEASURES[next(iter(cells.values()))[0]["metric"]]
+    values = {row: value_of(scores) for row, scores in cells.items()}
+    order = sorted(set(values.values()), reverse=measure.better == "higher")[: 2 if len(cells) > 2 else 1]
+    if len(set(values.values())) == 1:  # nothing to be better than
+        return {}
+    return {row: order.index(value) + 1 for row, value in values.items() if value in order}
+
+
+def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
+    """The text of folded scores, with the protocol behind it."""
+    text = text_of(scores, MEASURES[scores[0]["metric"]].digits)
+    seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
+    detail = scores[0]["detail"]
+    rate = f"; {detail['interval']}" if len(scores) == 1 and detail.get("interval") else ""
+    return Cell(text, place=place, value=value_of(scores), hint=f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}")
+
+
+class _Notes:
+    """The lines under a table: what its columns' marks mean, why two of one title are apart, what stands around a number."""
+
+    def __init__(
+        self, cells: dict[tuple[str, str, str], list[dict[str, Any]]], columns: list[tuple[str, str]], by_design: Sequence[str]
+    ) -> None:
+        self._cells, self._columns, self._by_design = cells, columns, by_design
+        self._of: dict[str, list[dict[str, Any]]] = {}
+        for (_, _, protocol), scores in cells.items():
+            self._of.setdefault(protocol, []).extend(scores)
+        texts = [self._text(protocol) for _, protocol in columns if protocol]
+        self._marks = {text: i + 1 for i, text in enumerate(dict.fromkeys(texts))}
+
+    def titled(self, name: str, protocol: str) -> str:
+        """A column's title with its mark; a column nobody has a number for has none."""
+        return f"{name} [{self._marks[self._text(protocol)]}]" if protocol else name
+
+    def all(self) -> list[str]:
+        """Every note."""
+        return [*self._legend(), *self._apart(), *self._design(), *self._intervals()]
+
+    def _made(self, protocol: str) -> Protocol:
+        return Protocol.model_validate(self._of[protocol][0]["protocol_fields"])
+
+    def _text(self, protocol: str) -> str:
+        """A protocol's note; without the way of sampling where rows differ in a part of it."""
+        made = self._made(protocol)
+        if made.sampling is None or not any(name.startswith("sampling.") for name in self._by_design):
+            return made.note
+        kept = {n: v for n, v in made.sampling.model_dump().items() if v is not None and f"sampling.{n}" not in (*TITLED, *self._by_design)}
+        return "; ".join([made.model_copy(update={"sampling": None}).text, *(f"{name} {value}" for name, value in kept.items())])
+
+    def _legend(self) -> list[str]:
+        counts: dict[str, set[int]] = {}
+        for protocol, scores in self._of.items():
+            counts.setdefault(self._text(protocol), set()).update(s["count"] for s in scores)
+        return [f"[{mark}] {text}; count {', '.join(map(str, sorted(counts[text])))}" for text, mark in self._marks.items()]
+
+    def _apart(self) -> list[str]:
+        notes = []
+        for number, (name, protocol) in enumerate(self._columns):
+            first = next(p for n, p in self._columns[: number + 1] if n == name)
+            if first != protocol:
+                one, other = (self._marks[self._text(p)] for p in (first, protocol))
+                differences = [d for d in self._made(first).differs(self._made(protocol)) if d.split(" (")[0] not in self._by_design]
+                notes.append(f"[{one}] and [{other}] are not ranked together; they differ in {'; '.join(differences)}")
+        return list(dict.fromkeys(notes))
+
+    def _design(self) -> list[str]:
+        if not self._by_design or not self._of:
+            return []
+        return [f"by design rows may differ in {', '.join(self._by_design)}, which stand in the row; they are ranked together"]
+
+    def _intervals(self) -> list[str]:
+        cells = list(self._cells.values())
+        notes = []
+        several = sorted({len(own) for own in cells if len(own) > 1})
+        if several:
+            notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
+        stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
+        if stated:
+            notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; the spread between seeds is not in it")
+        return notes

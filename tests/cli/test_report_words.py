@@ -1,0 +1,61 @@
+"""``report`` as it is typed: an experiment's own layout, every format, a file in place of standard output."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_runs import gfid, score, write
+
+from svgbench.cli.main import main
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for name, family in (("dinov3-tiny", "dinov3"), ("sd-vae-tiny", "sd-vae")):
+        write(tmp_path / "runs" / name, [score(name), gfid(name, 2.0, steps=5), gfid(name, 1.0)], family=family)
+    return tmp_path / "runs"
+
+
+def call(capsys, *words):
+    with pytest.raises(SystemExit) as exit_:
+        main(["report", *map(str, words)])
+    captured = capsys.readouterr()
+    return exit_.value.code, captured.out, captured.err
+
+
+def test_an_experiment_is_shown_in_its_papers_tables_and_other_runs_in_those_of_any(runs, capsys):
+    status, out, err = call(capsys, "tiny", "--out", runs)
+    assert status == 0 and "### Ablation" in out and "### Few steps" in out and "### Headline ratios" in out
+    assert "2 of the 24 runs of 'tiny'" in err
+    status, out, _ = call(capsys, "--out", runs)
+    assert status == 0 and "### Reconstruction" in out and "### Ablation" not in out
+    status, out, _ = call(capsys, "--out", runs, "--layout", "scaling")
+    assert status == 0 and out.startswith("### Scaling")
+
+
+def test_every_format_is_written_to_standard_output_or_to_a_file(runs, tmp_path, capsys):
+    for format, start in (("markdown", "### "), ("csv", "table,"), ("latex", "% needs"), ("html", "<!doctype html>"), ("json", "[")):
+        status, out, _ = call(capsys, "tiny", "--out", runs, "--format", format)
+        assert status == 0 and out.startswith(start)
+        to = tmp_path / "made" / f"report.{format}"
+        status, nothing, err = call(capsys, "tiny", "--out", runs, "--format", format, "--to", to)
+        assert status == 0 and nothing == "" and to.read_text() == out and f"written: {to}" in err
+
+
+def test_json_stays_a_list_of_records_of_scores(runs, capsys):
+    _, out, _ = call(capsys, "tiny", "--out", runs, "--format", "json")
+    assert {row["metric"] for row in json.loads(out)} == {"rfid", "gfid"} and len(json.loads(out)) == 6
+
+
+def test_a_layout_that_is_off_or_a_place_that_cannot_be_written_is_one_sentence(runs, tmp_path, capsys):
+    status, _, err = call(capsys, "--out", runs, "--layout", "ablaton")
+    assert status == 2 and "Did you mean 'ablation'" in err
+    (tmp_path / "file").write_text("")
+    status, _, err = call(capsys, "--out", runs, "--to", tmp_path / "file" / "report.md")
+    assert status == 5 and "a part of that path is a file" in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_report_is_the_same_every_time(runs, capsys):
+    first, second = (call(capsys, "tiny", "--out", runs, "--format", "html")[1] for _ in range(2))
+    assert first == second

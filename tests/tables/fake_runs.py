@@ -1,0 +1,62 @@
+"""Records of runs that never ran: the only fakes of these tests. Numbers are given by the test, all else is what a tiny run would say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import yaml
+
+from svgbench.config.records import Protocol, SamplingProtocol
+
+PLAIN = Protocol(measure="p", images="val", version="v1")
+
+
+def sampled(steps=25, guidance=1.0, **more):
+    """The protocol of a number of samples."""
+    way = SamplingProtocol(**{"sampler": "euler", "steps": steps, "guidance": guidance, "shift": 0.15, **more})
+    return Protocol(measure="fd", images="samples", version="v1", count=10, sampling=way)
+
+
+def score(run="a", metric="rfid", value=1.0, seed=0, made=PLAIN, **more):
+    """One row of ``scores.json``."""
+    way = made.sampling
+    row = {"run": run + (f".seed-{seed}" if seed else ""), "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5}
+    row |= {"encoder": "dinov3-tiny", "family": "dinov3", "align": "frozen", "residual_channels": 8, "preset": "tiny", "seed": seed}
+    row |= {"count": 10, "steps": way and way.steps, "guidance": way and way.guidance, "images_seen": 1000, "seconds": 3.0, "key": "k"}
+    row |= {"protocol": made.text, "protocol_fields": made.model_dump(mode="json"), "detail": {"interval": "a bootstrap"}}
+    return row | more
+
+
+def gfid(run, value, *, steps=25, guidance=1.0, seed=0, images_seen=1000, **way):
+    """A gFID with its way of sampling."""
+    return score(run, "gfid", value, seed, sampled(steps, guidance, **way), images_seen=images_seen)
+
+
+def write(place, scores, failures=None, *, family="dinov3", seconds=3.0, device="cpu", config=None):
+    """The directory of a run."""
+    place.mkdir(parents=True)
+    host = {"device": device, "device_name": "a device", "threads": 2, "ranks": 1}
+    seen = scores[0]["images_seen"] if scores else 1000
+    cost = {"images_seen": seen, "images_per_second": 50.0, "utilisation": 0.5, "flops_per_image": 1e9, "peak_memory_bytes": 2e9}
+    stage = {"stage": "diffusion", "key": "k" * 64, "cell": {}, "seconds": seconds, "cost": cost | {"parameters": 1_300_000}, "host": host}
+    about = {"run": place.name, "encoder": f"{family}-tiny", "family": family, "kind": "features"}
+    about |= {"stages": [stage], "failures": failures or {}}
+    (place / "run.json").write_text(json.dumps(about))
+    (place / "scores.json").write_text(json.dumps(scores))
+    if config is not None:
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def write_samples(out, run, steps, guidance, *, side=8, count=10):
+    """Samples of a run in the store, and the stage that says so."""
+    key = f"{run}-{steps}-{guidance:g}".encode().hex().ljust(64, "0")
+    place = out / "store" / "samples" / key[:32]
+    place.mkdir(parents=True)
+    rng = np.random.default_rng(steps)
+    np.save(place / "samples.npy", rng.integers(0, 255, (count, 3, side, side), np.uint8))
+    np.save(place / "labels.npy", np.arange(count) % 3)
+    about = json.loads((out / run / "run.json").read_text())
+    cell = {"sampling.steps": steps, "sampling.guidance": guidance}
+    about["stages"].append({"stage": "samples", "key": key, "cell": cell, "seconds": 1.0, "cost": {}, "host": {}})
+    (out / run / "run.json").write_text(json.dumps(about))
