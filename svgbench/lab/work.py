@@ -89,8 +89,9 @@ def decoder(part: Decoder, *, channels: int, stride: int, resolution: int, train
 def vit_decoder(part: VitDecoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True) -> Work:
     """RAE's ViT decoder."""
     tokens = (resolution // stride) ** 2
-    ends = linear(tokens, channels, part.width, first=not trained_latents) + linear(tokens, part.width, 3 * stride**2)
-    return ends + plain_block(tokens + 1, part.width, part.mlp) * part.layers + held(3 * part.width)
+    ends = linear(tokens, channels, part.width, first=not trained_latents)
+    blocks = plain_block(tokens + 1, part.width, part.mlp) * part.layers
+    return ends + blocks + linear(tokens, part.width, 3 * stride**2) + held(3 * part.width)
 
 
 def ldm_decoder(part: Decoder, *, channels: int, resolution: int, trained_latents: bool = True) -> Work:
@@ -106,11 +107,13 @@ def ldm_decoder(part: Decoder, *, channels: int, resolution: int, trained_latent
             total += residual_block(side, width if number else inputs, width)
             total += grid_attention(side, width) if side in part.attention else Work()
         total += convolution(2 * side, width, width, 3) if level else Work()
-    return total + last_convolution(part, resolution=resolution) + held(2 * widths[0])
+    return total + last_layer(part, stride=2**last, resolution=resolution) + held(2 * widths[0])
 
 
-def last_convolution(part: Decoder, *, resolution: int) -> Work:
-    """The convolution to pixels, across which the adversarial term's weight is measured."""
+def last_layer(part: Decoder, *, stride: int, resolution: int) -> Work:
+    """The layer to pixels, across which the adversarial term's weight is measured."""
+    if part.kind == "vit":
+        return linear((resolution // stride) ** 2, part.vit.width, 3 * stride**2)
     return convolution(resolution, part.base * part.multipliers[0], 3, 3)
 
 
