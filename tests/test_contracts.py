@@ -16,13 +16,13 @@ OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
             "--device", "--threads", "--micro-batch", "--compile"},
     "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
-    "plan": {"--out", "--preset", "--set", "--shelf"},
+    "plan": {"--out", "--preset", "--set", "--shelf", "--gpus"},
     "report": {"--out", "--format", "--preset"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
     "eval": {"--reference", "--extractor", "--extractor-weights", "--format", "--device"},
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads"},
-    "doctor": {"--out"},
+    "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus"},
 }  # fmt: skip
 
 
