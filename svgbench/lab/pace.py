@@ -15,7 +15,8 @@ from svgbench.lab.estimate import Estimate
 from svgbench.stages import graph
 
 H200 = {"bf16": 790e12, "fp32": 60e12}
-"""FLOP/s of large matrix products on one H200: bfloat16 as measured, float32 without TF32 below the datasheet's 67."""
+"""FLOP/s of large matrix products on one H200: bfloat16 as measured; float32 without TF32, below the datasheet's 67, so
+what runs in TF32 all the same (convolutions, by torch's default) is planned too slow."""
 SHARE = 0.4
 """Of that rate, what a whole training or sampling is taken to reach."""
 CORE = {"bf16": 10e9, "fp32": 50e9}

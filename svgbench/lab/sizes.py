@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from svgbench.config import cards
@@ -60,25 +61,25 @@ class Sizes:
         """Those of them that the residual encoder adds."""
         return self.config.autoencoder.residual.channels if self.card.kind == "features" else 0
 
-    @property
+    @cached_property
     def residual(self) -> work.Work:
         """The residual encoder on one image."""
         if not self.residual_channels:
             return work.Work()
         return work.residual_encoder(self.config.autoencoder.residual, patch=self.card.stride, resolution=self.side)
 
-    @property
+    @cached_property
     def decoder(self) -> work.Work:
         """The trained decoder on one latent."""
         part, trained = self.config.autoencoder.decoder, bool(self.residual_channels)
         return work.decoder(part, channels=self.channels, stride=self.card.stride, resolution=self.side, trained_latents=trained)
 
-    @property
+    @cached_property
     def transformer(self) -> work.Work:
         """The diffusion transformer on one latent."""
         return work.transformer(self.config.diffusion.transformer, channels=self.channels, grid=self.grid, classes=self.counts.classes)
 
-    @property
+    @cached_property
     def features(self) -> float:
         """Operations of the frozen encoder on one image."""
         return work.encoding(self.card, self.side) or 0.0
@@ -88,19 +89,19 @@ class Sizes:
         """Operations from one image to its raw latent."""
         return self.features + self.residual.forward
 
-    @property
+    @cached_property
     def decoding(self) -> float:
         """Operations from one raw latent to its image."""
         if self.card.kind == "codec":
             return work.encoding(self.card, self.side, decode=True) or 0.0
         return self.decoder.forward
 
-    @property
+    @cached_property
     def extractor(self) -> float:
         """Operations of the judging network on one image."""
         return 1e9 * judges.row("features", self.config.scores.extractor).get("gflops", 0.0)
 
-    @property
+    @cached_property
     def teaching(self) -> float:
         """Operations on one image of the encoder that REPA's loss looks at."""
         return (work.encoding(self.teacher, self.side) or 0.0) if self.teacher else 0.0

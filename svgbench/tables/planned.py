@@ -12,7 +12,8 @@ from svgbench.lab.plan import Plan
 from svgbench.stages import graph
 from svgbench.tables.table import Table
 
-LEFT_OUT = "left out: linear heads, bootstrap, eigenvalues, reading, start-up, compilation; a node that exists shows what it took and holds"
+LEFT_OUT = "left out: linear heads, bootstrap, eigenvalues, reading, start-up, compilation."
+MEASURED = "a node that exists shows the time it took and the disk it holds."
 
 
 def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> Table:
@@ -28,6 +29,7 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Esti
     open_ = {key: estimate for key, estimate in found.nodes.items() if key not in made}
     shared = [key for key, count in users.items() if count > 1]
     notes = [f"{len(plan.runs)} runs, {len(plan.nodes)} nodes, {len(made)} exist, {len(open_)} to run."]
+    notes += [MEASURED] if made else []
     if shared:
         notes.append(f"{len(shared)} nodes serve several runs: {sum(users.values())} uses of {len(plan.nodes)} nodes.")
     if open_:
@@ -55,7 +57,7 @@ def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
         f"planned: {duration(seconds)} one after the other, {device:,.3g} {pace.unit}, {size(kept)} of disk, "
         f"{size(passing)} more while a training keeps checkpoints.",
         f"pace {pace.said}.",
-        LEFT_OUT + ".",
+        LEFT_OUT,
     ]
 
 
