@@ -16,7 +16,7 @@ OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
             "--device", "--threads", "--micro-batch", "--compile"},
     "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
-    "plan": {"--out", "--preset", "--set", "--shelf"},
+    "plan": {"--out", "--preset", "--set", "--shelf", "--gpus"},
     "report": {"--out", "--format", "--layout", "--to", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
@@ -25,7 +25,7 @@ OPTIONS = {
     },
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads", "--check"},
-    "doctor": {"--out"},
+    "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus"},
 }  # fmt: skip
 
 

@@ -28,6 +28,9 @@ Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your ow
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile of the transformer's block.")]
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", help="H200s to plan hours for, 0 for this machine's processor; the preset's own when empty.", min=0)
+]
 MicroBatch = Annotated[
     int | None, typer.Option("--micro-batch", help="Images a process holds at once; gradients add up to the same batch.", min=1)
 ]
@@ -102,22 +105,22 @@ def plan(
     preset: Preset = "tiny",
     sets: Set = None,
     shelf: Shelf = None,
+    gpus: Gpus = None,
 ) -> None:
-    """Show what would run, what exists and what is shared. Touches nothing."""
+    """Show what would run, what exists, what is shared, and what it will cost in time and disk. Touches nothing."""
     from svgbench.cli.console import table_of
-    from svgbench.tables.table import Table
+    from svgbench.lab.estimate import estimates
+    from svgbench.lab.pace import GPUS, pace_of
+    from svgbench.tables.planned import plan_table
 
-    plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
-    done = plan_.finished(Store(out / "store"))
-    users = {key: sum(key in r.nodes for r in plan_.runs) for key in plan_.nodes}
-    rows = []
-    for key, node in plan_.nodes.items():
-        cell = " ".join(f"{path.rsplit('.', 1)[-1]}={value:g}" for path, value in node.cell.items())
-        rows.append([node.stage, cell, key[:12], str(users[key]), "exists" if key in done else "to run"])
+    plan_, store = make_plan(configs_of(experiment, preset, sets, shelf), shelf), Store(out / "store")
+    made = {key: manifest for key, node in plan_.nodes.items() if (manifest := store.manifest(node.stage, key))}
+    places = {GPUS.get(one.config.preset, 0) for one in plan_.runs}
+    pace = pace_of(max(places) if gpus is None else gpus, store.root)
+    table = plan_table(f"Plan of {experiment}", plan_, made, estimates(plan_, shelf), pace)
     about = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
-    said = [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
-    note = f"{len(plan_.runs)} runs, {len(plan_.nodes)} nodes, {len(done)} exist, {len(plan_.nodes) - len(done)} to run."
-    table_of(Table(title=f"Plan of {experiment}", columns=["stage", "cell", "key", "runs", "state"], rows=rows, notes=[note, *said]))
+    table.notes += [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
+    table_of(table)
 
 
 def walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:

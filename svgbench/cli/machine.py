@@ -1,80 +1,112 @@
-"""``doctor``: what this machine has, what is missing, and how to get it."""
+"""``doctor``: what this machine has, what is missing, how to get it, and what a preset would cost. No torch."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from svgbench.cli.console import table_of
+from svgbench.cli.experiments import Gpus, Set, Shelf
 from svgbench.config import cards
-from svgbench.config.cards import EncoderCard
+from svgbench.config.grid import build
+from svgbench.config.parse import merge, nested, override
+from svgbench.lab.estimate import assumptions, estimate, outline
+from svgbench.lab.needs import EXTRAS, Need, gpus, judge_of, needs_of, package, weights_of
+from svgbench.lab.pace import GPUS, pace_of
+from svgbench.lab.sizes import Sizes, counts_of, sizes_of
 from svgbench.shelf import folder, read_yaml
+from svgbench.tables.planned import size, stage_table
 from svgbench.tables.table import Table
 
-PACKAGES = {
-    "torch": "", "torchvision": "", "timm": "", "diffusers": "", "torch-fidelity": "",
-    "transformers": "encoders", "open_clip_torch": "encoders", "lightly": "pretrain", "lpips": "lpips", "pyarrow": "data",
-}  # fmt: skip
 
-
-def doctor(out: Annotated[Path, typer.Option("--out", help="Where runs would be kept.")] = Path("runs")) -> None:
-    """What this machine has: processors, GPU, disk, packages, weights; for what is missing, where it comes from and under which licence."""
+def doctor(
+    out: Annotated[Path, typer.Option("--out", help="Where runs would be kept.")] = Path("runs"),
+    preset: Annotated[str | None, typer.Option("--preset", help="Say what a run of tiny, small or paper needs and would cost.")] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", help="Its encoder, as in run.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Its images, as in run.")] = None,
+    sets: Set = None,
+    shelf: Shelf = None,
+    gpus: Gpus = None,
+) -> None:
+    """What this machine has: processors, GPUs, disk, packages, weights; for what is missing, where it comes from and under which licence.
+    With --preset: what one run needs, how much of it is here, and the hours and the disk it would take."""
     table_of(Table("Machine", ["what", "found"], _machine(out)))
-    table_of(Table("Packages", ["package", "version", "how to get it"], [_package(name, extra) for name, extra in PACKAGES.items()]))
-    rows = [_weights(card) for card in sorted(cards.load_cards().values(), key=lambda c: (c.preset != "tiny", c.family, c.name))]
-    judges = read_yaml(folder("reports") / "extractors.yaml")
-    table_of(Table("Judging networks", ["name", "here", "licence", "file", "where it comes from"], [
-        [name, *_judge(facts)] for kind in judges.values() for name, facts in kind.items()
-    ], ["hand a file over: --set scores.extractor_weights=FILE (inception), --set scores.lpips_weights=FILE (lpips)"]))  # fmt: skip
+    if preset or encoder or data or sets:
+        _one_run(out, preset or "tiny", encoder, data, sets, shelf, gpus)
+        return
+    table_of(Table("Packages", ["package", "here", "version, or how to get it"], [_row(package(name)) for name in EXTRAS]))
+    networks = [
+        judge_of(kind, name, None, setting)
+        for kind, setting in (("features", "scores.extractor_weights"), ("pairs", "scores.lpips_weights"))
+        for name in read_yaml(folder("reports") / "extractors.yaml")[kind]
+    ]
+    table_of(Table("Judging networks", ["weights", "here", "licence", "where they are, or come from"], [_licensed(n) for n in networks]))
+    known = sorted(cards.load_cards(shelf).values(), key=lambda card: (card.preset != "tiny", card.family, card.name))
     note = "a file you have already: --weights FILE; nothing is fetched before it is needed"
-    table_of(Table("Encoder weights", ["card", "here", "licence", "where they come from"], rows, [note]))
+    rows = [_licensed(weights_of(card)) for card in known]
+    table_of(Table("Encoder weights", ["weights", "here", "licence", "where they are, or come from"], rows, [note]))
+    facts = read_yaml(folder("reports") / "datasets.yaml").values()
+    sources = [[f["title"], size(f["bytes"]), f["licence"], f"{f['source']}; {f['setting']} ({f['layout']})"] for f in facts]
+    table_of(Table("Images", ["data set", "size", "licence", "where it comes from, and how to hand it over"], sources))
+
+
+def _one_run(
+    out: Path, preset: str, encoder: str | None, data: str | None, sets: list[str] | None, shelf: Path | None, gpus: int | None
+) -> None:
+    """What a run of these words needs and would cost; nothing of it need be here."""
+    words: dict[str, Any] = {}
+    for path, value in (("encoder.card", encoder), ("data.source", data)):
+        words = merge(words, nested(path, value)) if value is not None else words
+    config = build(merge(words, override(sets or [])), preset=preset, extra=shelf)
+    sizes = sizes_of(config, counts_of(config), shelf)
+    needs = needs_of(sizes)
+    missing = [need.what for need in needs if not need.here and not need.optional]
+    note = f"missing: {', '.join(missing)}" if missing else "everything that this run must have is here"
+    title = f"What a {preset} run of {config.encoder.card} needs"
+    table_of(Table(title, ["what", "here", "licence", "where it is, or comes from"], [_licensed(need) for need in needs], [note]))
+    table_of(_costs(out, sizes, preset, GPUS[preset] if gpus is None else gpus))
+
+
+def _costs(out: Path, sizes: Sizes, preset: str, gpus: int) -> Table:
+    nodes = [(stage, cell, estimate(stage.name, cell, sizes)) for stage, cell in outline(sizes.config, sizes.card.kind)]
+    pace = pace_of(gpus, out / "store")
+    said = assumptions(sizes, [found for _, _, found in nodes])
+    wanted = sum(found.kept for _, _, found in nodes) + max(found.passing for _, _, found in nodes)
+    place = _place(out)
+    free = shutil.disk_usage(place).free
+    verdict = "enough" if free > wanted else "too little: give another --out"
+    said.append(f"disk: at most {size(wanted)} at once, {size(free)} are free at {place}: {verdict}.")
+    return stage_table(f"What a {preset} run of {sizes.card.name} would cost", nodes, said, pace)
 
 
 def _machine(out: Path) -> list[list[str]]:
-    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
-    disk = shutil.disk_usage(place)
+    place = _place(out)
     rows = [
         ["python", platform.python_version()],
         ["processors", f"{os.cpu_count()}"],
-        ["disk free", f"{disk.free / 1e9:.0f} GB at {place}"],
+        ["disk free", f"{size(shutil.disk_usage(place).free)} at {place}"],
     ]
     if not os.access(place, os.W_OK):
         rows.append(["--out", f"{place} cannot be written; give another --out"])
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        rows.append(["GPU", ", ".join(gpus) or "none: the tiny preset runs on the CPU, small and paper need one"])
+    named = gpus()
+    counted = ", ".join(f"{named.count(name)} x {name}" for name in dict.fromkeys(named))
+    rows.append(["GPU", counted or "none that NVIDIA's driver shows: the tiny preset runs on the CPU, small and paper need one"])
     return rows
 
 
-def _package(name: str, extra: str) -> list[str]:
-    try:
-        return [name, importlib.metadata.version(name), ""]
-    except importlib.metadata.PackageNotFoundError:
-        return [name, "missing", f"pip install 'svgbench[{extra}]'" if extra else f"pip install {name}"]
+def _place(out: Path) -> Path:
+    """The nearest directory above ``--out`` that exists."""
+    return next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
 
 
-def _judge(facts: dict[str, str]) -> list[str]:
-    if "shelf" in facts:
-        here = (folder("encoders") / facts["shelf"]).is_file()
-        return ["yes" if here else "missing: reinstall svgbench", facts["licence"], facts["shelf"], "shipped"]
-    return ["no", facts["licence"], facts["file"], facts["source"]]
+def _row(need: Need) -> list[str]:
+    return [need.what, need.state, need.found]
 
 
-def _weights(card: EncoderCard) -> list[str]:
-    weights = card.weights
-    if weights.file:
-        here = "yes" if (folder("encoders") / weights.file).is_file() else "missing: reinstall svgbench"
-        return [card.name, here, card.licence, "shipped"]
-    cached = (
-        Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface")) / "hub" / f"models--{(weights.hub or '').replace('/', '--')}"
-    )
-    return [card.name, "in the cache" if weights.hub and cached.is_dir() else "no", card.licence, weights.hub or card.origin]
+def _licensed(need: Need) -> list[str]:
+    return [need.what, need.state, need.licence or "-", need.found]

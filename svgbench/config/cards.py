@@ -77,6 +77,10 @@ class EncoderCard(Part):
     weights: Weights = Weights()
     params_m: Annotated[float, Field(ge=0)]
     """Millions of parameters; 0 as above."""
+    gflops: Annotated[float, Field(ge=0)] = 0
+    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 where nobody counted. A plan's hours need it."""
+    decode_gflops: Annotated[float, Field(ge=0)] = 0
+    """The same to decode its latent; codecs only."""
     licence: str
     forbids: tuple[Literal["commercial"], ...] = ()
     """Uses that the licence forbids: weights are not opened where SVGBENCH_USE declares such a use."""

@@ -72,7 +72,7 @@ class Column(Part):
     @property
     def sampled(self) -> bool:
         """Whether the metric is of samples, which have steps and guidance."""
-        return MEASURES[self.metric].stage == "generation-scores"
+        return MEASURES[self.metric].of_samples
 
 
 class Ratios(Part):

@@ -139,7 +139,7 @@ def _failures(column: Column, records: list[RunRecord]) -> str:
     """Why the runs of a row have no such score, empty where nothing that it stands on failed."""
     if not any(record.about["failures"] for record in records):
         return ""
-    behind = upstream(MEASURES[column.metric].stage)
+    behind = upstream(MEASURES[column.metric].stages)
     several = len(records) > 1
     return "; ".join(
         (f"seed {record.seed}, " if several else "") + f"{stage}: {reason.rstrip('.')}"

@@ -38,7 +38,7 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
 
 
 def _label(row: Published, steps: bool) -> tuple[str, ...]:
-    said = ["" if row.steps is None or MEASURES[row.metric].stage != "generation-scores" else str(row.steps)] if steps else []
+    said = ["" if row.steps is None or not MEASURES[row.metric].of_samples else str(row.steps)] if steps else []
     return (row.system, row.tokenizer, row.network, "" if row.epochs is None else str(row.epochs), *said)
 
 
@@ -78,7 +78,7 @@ def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence
 def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:
     """Marks of what a reader must know of one published number."""
     said = [DIGITISED] if row.digitised else []
-    if row.guided is None and MEASURES[row.metric].stage == "generation-scores":
+    if row.guided is None and MEASURES[row.metric].of_samples:
         said.append(UNSTATED)
     said += [fact.says for fact in facts if any(wanted.holds(row) for wanted in fact.where)]
     others = list(dict.fromkeys(f"{other.text} ({_short(other.source)})" for other in disagreements(row, rows)))

@@ -96,7 +96,8 @@ def test_a_grid_file_with_an_unknown_field_names_the_file_and_the_closest_name(t
     assert status == 2 and "mine.yaml" in err and "Did you mean 'channels'" in err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"], ["encoders"], ["plan", "dinov3"], ["plan", "tiny"]])
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"], ["encoders"], ["plan", "dinov3"], ["plan", "tiny"],
+                                   ["doctor"], ["doctor", "--preset", "paper"]])  # fmt: skip
 def test_quick_commands_answer_without_torch(words):
     code = f"import sys; from svgbench.cli.main import main\ntry: main({words!r})\nfinally: assert 'torch' not in sys.modules"
     start = time.perf_counter()

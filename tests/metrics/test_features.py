@@ -1,4 +1,4 @@
-"""Extractors: whose weights, what they refuse, and that torch-fidelity's own pipeline gives our numbers."""
+"""Extractors: whose weights, what they refuse, what features depend on; ``tests/agreement`` holds their scores to torch-fidelity's."""
 
 from __future__ import annotations
 
@@ -39,35 +39,6 @@ def weights(tmp_path):
 def images(count: int, seed: int = 0) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 3, 8, 8), dtype=np.uint8)
     return coarse.repeat(4, 2).repeat(4, 3)
-
-
-def test_scores_equal_torch_fidelitys_whole_pipeline(weights):
-    import torch_fidelity
-
-    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
-    x, y = images(120), images(90, seed=1)
-    sets = [torch.utils.data.TensorDataset(torch.from_numpy(z)) for z in (x, y)]
-    sets = [[item[0] for item in part] for part in sets]
-    expected = torch_fidelity.calculate_metrics(
-        input1=_Listed(sets[0]), input2=_Listed(sets[1]), fid=True, isc=True, cuda=False, cache=False, verbose=False, batch_size=32,
-        feature_extractor="svgbench-shapes-cnn", feature_extractor_weights_path=str(weights / "cnn.safetensors"),
-    )  # fmt: skip
-    group = ImageGroup(name="train", count=90, digest="ab" * 32)
-    found = generation_scores(extract(extractor, x), Reference.of(extract(extractor, y), group), judge=extractor.judge)
-    values = {score.metric: score.value for score in found}
-    assert values["gfid"] == pytest.approx(expected["frechet_inception_distance"], rel=1e-4)
-    assert values["is"] == pytest.approx(expected["inception_score_mean"], rel=1e-5)
-
-
-class _Listed(torch.utils.data.Dataset):
-    def __init__(self, items: list[torch.Tensor]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.items[index]
 
 
 def test_features_do_not_depend_on_the_batch_or_on_what_holds_the_images(weights):

@@ -1,4 +1,4 @@
-"""PSNR and SSIM against torchmetrics, LPIPS against the package lpips."""
+"""PSNR, SSIM and LPIPS: closed forms, ceilings, what is refused. ``tests/agreement`` holds them to other implementations."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ def pair(count: int = 4, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple((x.clamp(0, 1) * 255).round().byte() for x in (noisy, original))
 
 
-def test_psnr_equals_torchmetrics_and_the_closed_form():
-    from torchmetrics.functional.image import peak_signal_noise_ratio
-
-    images, originals = pair()
-    expected = peak_signal_noise_ratio(images / 255, originals / 255, data_range=1.0, dim=(1, 2, 3), reduction="none")
-    torch.testing.assert_close(psnr(images, originals).float(), expected, rtol=1e-5, atol=1e-5)
+def test_psnr_of_a_known_difference_is_the_closed_form():
     grey = torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
     assert psnr(grey, grey + 5).item() == pytest.approx(20 * math.log10(255 / 5))
 
@@ -34,15 +29,6 @@ def test_an_exact_copy_has_the_stated_ceiling():
     images, _ = pair()
     assert psnr(images, images).tolist() == [COPY_DB] * 4
     assert ssim(images, images).tolist() == pytest.approx([1.0] * 4)
-
-
-@pytest.mark.parametrize("size", [16, 32])
-def test_ssim_equals_torchmetrics(size):
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    images, originals = pair(size=size)
-    expected = structural_similarity_index_measure(images / 255, originals / 255, data_range=1.0, reduction="none")
-    torch.testing.assert_close(ssim(images, originals).float(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_swap_of_colours_is_noticed():
@@ -59,22 +45,6 @@ def test_images_that_do_not_pair_are_refused():
         psnr(images / 255, originals / 255)
     with pytest.raises(BadData, match="window"):
         ssim(images[..., :5, :5], originals[..., :5, :5])
-
-
-def test_lpips_equals_the_package_on_the_same_weights(tmp_path):
-    lpips = pytest.importorskip("lpips")
-    torch.manual_seed(0)
-    oracle = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
-    trunk = {}
-    for name, value in oracle.net.state_dict().items():
-        trunk[f"features.{name.split('.', 1)[1]}"] = value
-    trunk["classifier.0.weight"] = torch.zeros(2, 2)
-    torch.save(trunk, tmp_path / "vgg.pth")
-    images, originals = pair(count=2)
-    with torch.no_grad():
-        expected = oracle(images / 127.5 - 1, originals / 127.5 - 1).flatten()
-    found = load_perceptual("lpips", tmp_path / "vgg.pth")(images, originals)
-    torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-7)
 
 
 def test_lpips_without_its_file_says_which_and_from_where():

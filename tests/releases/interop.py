@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from measured import note
 from safetensors.torch import load_file
 
 FOLDER = Path(os.environ.get("SVGBENCH_INTEROP", Path(__file__).parents[3] / "shared" / "interop"))
@@ -41,11 +42,8 @@ def to_map(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
-    """The largest difference, relative to the largest number wanted; also a line in the file SVGBENCH_PARITY, for ``parity.py``."""
+    """The largest difference, relative to the largest number wanted; also a line in the file SVGBENCH_PARITY, for ``measured.py``."""
     assert got.shape == want.shape
     found = ((got - want).abs().max() / want.abs().max()).item()
-    if path := os.environ.get("SVGBENCH_PARITY"):
-        test = os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].removesuffix(" (call)")
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"test": test, "error": found, "numbers": want.numel()}) + "\n")
+    note("SVGBENCH_PARITY", error=found, numbers=want.numel())
     return found

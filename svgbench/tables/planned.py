@@ -1,0 +1,94 @@
+"""Tables of what is planned: a plan's nodes with who shares them, and a preset's stages, each with work, time and disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from svgbench.config.records import Manifest
+from svgbench.lab.estimate import Estimate, Estimates
+from svgbench.lab.pace import Pace
+from svgbench.lab.plan import Plan
+from svgbench.stages import graph
+from svgbench.tables.table import Table
+
+LEFT_OUT = "left out: linear heads, bootstrap, eigenvalues, reading, start-up, compilation."
+MEASURED = "a node that exists shows the time it took and the disk it holds."
+
+
+def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> Table:
+    """One row a node; ``made``: the manifests of those that exist, by key."""
+    users = {key: sum(key in run.nodes for run in plan.runs) for key in plan.nodes}
+    rows = []
+    for key, node in plan.nodes.items():
+        estimate, manifest = found.nodes[key], made.get(key)
+        seconds = manifest.seconds if manifest else pace.seconds(estimate, node.stage)
+        kept = sum(manifest.sizes.values()) if manifest else estimate.kept
+        state = "exists" if manifest else "to run"
+        rows.append([node.stage, cell_text(node.cell), key[:12], str(users[key]), state, *_figures(estimate.flops, seconds, kept)])
+    open_ = {key: estimate for key, estimate in found.nodes.items() if key not in made}
+    shared = [key for key, count in users.items() if count > 1]
+    notes = [f"{len(plan.runs)} runs, {len(plan.nodes)} nodes, {len(made)} exist, {len(open_)} to run."]
+    notes += [MEASURED] if made else []
+    if shared:
+        notes.append(f"{len(shared)} nodes serve several runs: {sum(users.values())} uses of {len(plan.nodes)} nodes.")
+    if open_:
+        notes += totals([(plan.nodes[key].stage, estimate) for key, estimate in open_.items()], pace)
+    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.said])
+
+
+def stage_table(title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], said: Iterable[str], pace: Pace) -> Table:
+    """One row a stage and cell of one run, of which nothing need exist."""
+    nodes = list(nodes)
+    rows = [
+        [stage.name, cell_text(cell), *_figures(estimate.flops, pace.seconds(estimate, stage.name), estimate.kept)]
+        for stage, cell, estimate in nodes
+    ]
+    notes = totals([(stage.name, estimate) for stage, _, estimate in nodes], pace)
+    return Table(title, ["stage", "cell", "work", "time", "disk"], rows, [*notes, *said])
+
+
+def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
+    """Sentences about all nodes together."""
+    seconds = sum(pace.seconds(estimate, stage) for stage, estimate in nodes)
+    device = sum(pace.device_seconds(estimate) for _, estimate in nodes) / 3600
+    kept, passing = sum(estimate.kept for _, estimate in nodes), max(estimate.passing for _, estimate in nodes)
+    return [
+        f"planned: {duration(seconds)} one after the other, {device:,.3g} {pace.unit}, {size(kept)} of disk, "
+        f"{size(passing)} more while a training keeps checkpoints.",
+        f"pace {pace.said}.",
+        LEFT_OUT,
+    ]
+
+
+def cell_text(cell: Mapping[str, Any]) -> str:
+    """``steps=25 guidance=4``."""
+    return " ".join(f"{path.rsplit('.', 1)[-1]}={value:g}" for path, value in cell.items())
+
+
+def _figures(flops: float, seconds: float, kept: int) -> list[str]:
+    return [operations(flops) if flops else "-", duration(seconds) if seconds else "-", size(kept) if kept else "-"]
+
+
+def duration(seconds: float) -> str:
+    """Time in words: seconds, minutes or hours, three digits at most."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes in words, in powers of 1000."""
+    return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
+
+
+def operations(count: float) -> str:
+    """Floating-point operations in words."""
+    return _scaled(count / 1e9, ("GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"))
+
+
+def _scaled(number: float, units: tuple[str, ...]) -> str:
+    unit = 0
+    while number >= 999.5 and unit < len(units) - 1:
+        number, unit = number / 1000, unit + 1
+    return f"{number:.3g} {units[unit]}"

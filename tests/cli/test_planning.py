@@ -1,0 +1,55 @@
+"""``plan`` and ``doctor`` through the command line: they say what is shared, missing and planned, and touch nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from svgbench.cli.main import main
+
+
+def said(capsys, *words: str) -> str:
+    """Standard output of a command that ends well."""
+    with pytest.raises(SystemExit) as exit_:
+        main(list(words))
+    assert exit_.value.code == 0
+    return capsys.readouterr().out
+
+
+def row(text: str, *beginning: str) -> list[str]:
+    """The cells of the first table row that begins so."""
+    rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|"))
+    return next(cells for cells in rows if cells[: len(beginning)] == list(beginning))
+
+
+def test_a_plan_prints_work_time_disk_and_who_shares_a_node(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("base: smoke\naxes:\n  diffusion.shift: [0.5, 1.0]\n")
+    text = said(capsys, "plan", str(grid), "--out", str(tmp_path / "runs"))
+    assert row(text, "autoencoder")[3:5] == ["2", "to run"] and row(text, "diffusion")[3] == "1"
+    assert "FLOP" in row(text, "diffusion")[5] and row(text, "samples")[7] == "148 kB"  # 48 of 3 * 32 * 32 bytes and a label
+    assert "nodes serve several runs" in text and "planned: " in text and "assumed: this processor" in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_more_gpus_shorten_the_trainings_and_leave_gpu_hours(capsys, tmp_path):
+    one, eight = (said(capsys, "doctor", "--preset", "paper", "--gpus", n, "--out", str(tmp_path)) for n in ("1", "8"))
+    hours = [float(row(text, "diffusion")[3].removesuffix(" h").replace(",", "")) for text in (one, eight)]
+    assert hours[0] / hours[1] == pytest.approx(8, rel=0.01)
+    shares = [next(line for line in text.splitlines() if "GPU-hours" in line).split(",")[-3] for text in (one, eight)]
+    assert "GPU-hours" in shares[0] and shares[0] == shares[1]
+
+
+def test_doctor_says_of_a_preset_what_is_missing_whence_and_what_it_would_cost(capsys, tmp_path):
+    text = said(capsys, "doctor", "--preset", "paper", "--encoder", "mae", "--out", str(tmp_path))
+    assert row(text, "weights of mae-b16")[2] == "CC-BY-NC-4.0"
+    for word in ("image-net.org", "weights-inception-2015-12-05-6726825d.pth", "vgg16-397923af.pth", "are free at", "8 x H200"):
+        assert word in text
+    assert row(text, "images: ImageNet-1k (ILSVRC 2012)")[1] == "missing"
+    assert float(row(text, "images", "")[4].removesuffix(" GB")) == pytest.approx(262, abs=1)
+
+
+def test_doctor_alone_lists_packages_weights_and_data_sets(capsys, tmp_path):
+    text = said(capsys, "doctor", "--out", str(tmp_path / "runs"))
+    assert row(text, "torch")[1] == "yes" and row(text, "weights of dinov3-tiny")[1] == "yes"
+    assert row(text, "weights of inception (scores)")[1] == "missing" and "ImageNet-1k" in text
+    assert not (tmp_path / "runs").exists()

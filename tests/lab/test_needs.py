@@ -1,0 +1,76 @@
+"""What a run needs: what is here, what is missing, whence and under which licence."""
+
+from __future__ import annotations
+
+import pytest
+
+from svgbench.config import cards
+from svgbench.config.grid import build
+from svgbench.errors import BadData
+from svgbench.lab import needs
+from svgbench.lab.sizes import Counts, sizes_of
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def found(preset="paper", **settings):
+    return {need.what: need for need in needs.needs_of(sizes_of(build(settings, preset=preset), Counts(10, 10, 10)))}
+
+
+def test_a_paper_run_on_a_bare_machine_misses_images_encoder_inception_and_vgg():
+    all_ = found()
+    missing = {what for what, need in all_.items() if need.state == "missing"}
+    assert missing == {"images: ImageNet-1k (ILSVRC 2012)", "weights of dinov3-s16plus", "weights of inception (scores)",
+                       "weights of lpips (autoencoder.loss)"}  # fmt: skip
+    assert all_["weights of lpips (scores)"].state == "not given"
+    for what in missing:
+        assert all_[what].licence and "https://" in all_[what].found
+    assert all_["weights of dinov3-s16plus"].licence == "dinov3-license"
+    assert {what for what in all_ if what.startswith("package")} >= {"package timm", "package lpips", "package torch-fidelity"}
+
+
+def test_a_tiny_run_needs_nothing_from_elsewhere():
+    assert all(need.here for need in found("tiny").values())
+
+
+def test_what_is_handed_over_is_looked_for(tmp_path):
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"x")
+    (tmp_path / "images").mkdir()
+    given = {"encoder": {"weights": str(file)}, "scores": {"extractor_weights": str(file), "lpips_weights": str(tmp_path / "no")},
+             "data": {"source": str(tmp_path / "images")}, "autoencoder": {"loss": {"weights": str(file)}}}  # fmt: skip
+    all_ = found(**given)
+    assert {what for what, need in all_.items() if not need.here} == {"weights of lpips (scores)"}
+    assert all_[f"images: {tmp_path / 'images'}"].here
+    with pytest.raises(BadData, match="does not exist; give --data"):
+        found(data={"source": str(tmp_path / "nowhere")})
+
+
+def test_the_hub_s_cache_counts_at_the_pinned_revision_alone(empty_cache):
+    card = cards.find("dinov3-s16plus", "paper")
+    place = empty_cache / "hub" / f"models--{card.weights.hub.replace('/', '--')}" / "snapshots"
+    for revision, here in (("0" * 40, False), (card.weights.revision, True)):
+        (place / revision).mkdir(parents=True)
+        (place / revision / "model.safetensors").write_bytes(b"x")
+        assert needs.weights_of(card).here is here
+
+
+def test_the_teacher_and_the_codec_of_a_run_are_among_its_needs():
+    assert "weights of dinov2-b14" in found(diffusion={"representation": {"weight": 0.5}})
+    codec = found(encoder={"card": "sd-vae"})
+    assert "weights of lpips (autoencoder.loss)" not in codec and "package diffusers" in codec
+
+
+def test_gpus_are_named_by_the_driver(monkeypatch, tmp_path):
+    for number in range(2):
+        (tmp_path / f"0000:{number}").mkdir()
+        (tmp_path / f"0000:{number}" / "information").write_text("Model: \t\t NVIDIA H200\nIRQ: 1\nBus Location: 0000:01\n")
+    monkeypatch.setattr(needs, "DRIVER", tmp_path)
+    assert needs.gpus() == ["NVIDIA H200", "NVIDIA H200"]
+    monkeypatch.setattr(needs, "DRIVER", tmp_path / "absent")
+    assert needs.gpus() == []
