@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 
 from svgbench.tables.curves import Curve
@@ -17,6 +18,8 @@ HUES = 8
 
 def chart(curves: Sequence[Curve], number: int) -> str:
     """A figure with one line a curve, gFID against the logarithm of steps or images seen, its legend and its numbers as a table."""
+    if len({curve.sampled for curve in curves}) > 1:
+        curves = [replace(curve, name=f"{curve.name} ({curve.sampled})") for curve in curves]
     points = [point for curve in curves for point in curve.points()]
     xs = sorted({x for x, _, _ in points})
     low, high = min(y - (half or 0) for _, y, half in points), max(y + (half or 0) for _, y, half in points)

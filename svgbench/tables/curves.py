@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any, Literal
 
-from svgbench.config.records import canonical
+from svgbench.config.records import Protocol, SamplingProtocol, canonical
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.report import group_name
 from svgbench.tables.seeds import half_interval
@@ -15,6 +15,7 @@ from svgbench.tables.standings import TITLED, flat
 
 Over = Literal["steps", "images_seen"]
 Guidance = Literal["none", "most"]
+SAMPLING = tuple(f"sampling.{name}" for name in SamplingProtocol.model_fields)
 LENGTH = ("seed", "diffusion.training.total_images", "diffusion.training.checkpoint_images")
 """Fields of a configuration in which the runs of one curve of training may differ."""
 
@@ -30,6 +31,8 @@ class Curve:
     """Of a curve over images seen: the steps it was sampled with."""
     protocol: str
     """What two curves must share to be held against each other."""
+    sampled: str
+    """How its samples were drawn, but for steps and guidance: ``euler-shift0.15``."""
     seeds: dict[int, tuple[tuple[float, float], ...]]
     """Seed -> (steps or images seen, gFID), left to right."""
     records: tuple[RunRecord, ...]
@@ -55,6 +58,14 @@ def curves(records: Sequence[RunRecord], over: Over, guidance: Guidance = "none"
         groups.setdefault(_same_run(record, over), []).append(record)
     found = [_curve(group, over, guidance, by_design) for group in groups.values()]
     return [curve for curve in found if curve is not None]
+
+
+def panels(records: Sequence[RunRecord], over: Over, guidance: Guidance) -> list[list[Curve]]:
+    """The curves that may be drawn over one axis: under one judge and one reference, each sampled in its own way."""
+    found: dict[tuple[str, float, int | None], list[Curve]] = {}
+    for curve in curves(records, over, guidance, SAMPLING):
+        found.setdefault((curve.protocol, curve.guidance, curve.steps), []).append(curve)
+    return list(found.values())
 
 
 def _same_run(record: RunRecord, over: Over) -> str:
@@ -83,7 +94,8 @@ def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Se
     if len(protocols) != 1 or len({x for own in points.values() for x in own}) < 2:
         return None
     seeds = {seed: tuple(sorted(own.items())) for seed, own in sorted(points.items())}
-    return Curve(_shared_name(group), over, wanted, steps, protocols.pop(), seeds, tuple(group))
+    how = Protocol.model_validate(scores[0]["protocol_fields"]).sampling
+    return Curve(_shared_name(group), over, wanted, steps, protocols.pop(), how.how if how else "", seeds, tuple(group))
 
 
 def _kept(fields: Mapping[str, Any], by_design: Sequence[str]) -> dict[str, Any]:

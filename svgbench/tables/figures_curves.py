@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from svgbench.config.records import Protocol, digest
 from svgbench.tables.figures_sources import Tokenizer
 from svgbench.tables.figures_style import SOFT, WIDTH, Drawn, Page, aside, line_of, name_lines
-from svgbench.tables.report import half_interval
+from svgbench.tables.seeds import half_interval
 
 LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.3, 0.3
 """Inches around panels."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from svgbench.tables.charts import chart
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.curves import curves
+from svgbench.tables.curves import panels
 from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
 from svgbench.tables.table import Cell, Table, place_of
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str) -> str:
     """The page of a report: its tables, the curves and samples of its runs, and the PNG figures that lie in ``out/figures``."""
-    drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") if len(found := curves(records, over, way)) > 0]
+    drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") for found in panels(records, over, way)]
     figures = sorted((out / "figures").glob("*.png"))
     seeds = sorted({record.seed for record in records})
     about = f"{len(records)} runs, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -76,7 +76,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
 def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> list[str]:
     """Number, ratio, and the same in hours."""
     width = 4 if hours else 2
-    if curve.protocol != base.protocol:
+    if (curve.protocol, curve.guidance, curve.steps) != (base.protocol, base.guidance, base.steps):
         return ["other protocol", *["-"] * (width - 1)]
     seeds = [seed for seed in curve.seeds if seed in goals]
     if not seeds:

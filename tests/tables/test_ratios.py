@@ -7,8 +7,9 @@ import math
 import pytest
 from fake_runs import gfid, write
 
+from svgbench.tables.charts import chart
 from svgbench.tables.collect import collect
-from svgbench.tables.curves import curves
+from svgbench.tables.curves import curves, panels
 from svgbench.tables.ratios import crossing, ratio_table
 from svgbench.tables.seeds import half_interval
 
@@ -82,6 +83,13 @@ def test_curves_of_another_protocol_are_not_held_against_each_other(tmp_path):
     assert {row[0]: row[2:4] for row in table.rows}["a"] == ["other protocol", "-"]
 
 
+def test_two_scales_of_guidance_are_not_held_against_each_other(tmp_path):
+    for name, family, scale in (("base", "sd-vae", 2.0), ("a", "dinov3", 4.0)):
+        write(tmp_path / name, [gfid(name, v, steps=s, guidance=scale) for s, v in ((5, 40.0), (10, 20.0))], family=family)
+    table = ratio_table(curves(collect(tmp_path), "steps", "most"), baseline="sd-vae")
+    assert {row[0]: row[2:4] for row in table.rows}["a"] == ["other protocol", "-"]
+
+
 def test_a_baseline_that_does_not_reach_a_target_gives_no_ratio(tmp_path):
     table = table_of(grid(tmp_path, base=[[40.0, 20.0]], a=[[30.0, 10.0]]), targets=[12.0])
     assert {row[0]: row[2:4] for row in table.rows if row[1] == "12"}["a"][1] == "baseline: not reached"
@@ -116,6 +124,19 @@ def test_a_curve_over_steps_is_of_the_end_of_the_training(tmp_path):
     write(tmp_path / "a", [gfid("a", v, steps=s, images_seen=i) for v, s, i in ((9, 5, 500), (8, 25, 500), (5, 5, 1000), (4, 25, 1000))])
     (curve,) = curves(collect(tmp_path), "steps")
     assert curve.points() == [(5, 5, None), (25, 4, None)]
+
+
+def test_curves_share_an_axis_under_one_judge_alone_whatever_their_sampler(tmp_path):
+    for name, more, judge in (("a", {}, None), ("b", {"sampler": "heun"}, None), ("c", {}, "another")):
+        scores = [gfid(name, v, steps=s, **more) for v, s in ((9, 5), (8, 25))]
+        for row in scores:
+            row["protocol_fields"]["judge"] = judge
+        write(tmp_path / name, scores)
+    drawn = panels(collect(tmp_path), "steps", "none")
+    assert [[(curve.name, curve.sampled) for curve in panel] for panel in drawn] == [
+        [("a", "euler-shift0.15"), ("b", "heun-shift0.15")], [("c", "euler-shift0.15")],
+    ]  # fmt: skip
+    assert "b (heun-shift0.15)" in chart(drawn[0], 0) and "c (" not in chart(drawn[1], 1)
 
 
 def test_a_single_point_is_no_curve(tmp_path):
