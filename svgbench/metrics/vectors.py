@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svgbench.errors import BadData
 
-BLOCK = 1 << 16
+BLOCK = 1 << 14
 """Rows read at once by passes in order."""
 
 
