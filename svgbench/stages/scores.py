@@ -154,7 +154,7 @@ def group(place: Path, split: str, images: ImageSet, count: int | None = None) -
     return ImageGroup(name=split, count=count or len(images), digest=digest)
 
 
-def imageimage_groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
+def image_groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
     """What a probe was trained on and what it was tried on."""
     place = inputs["images"]
     return {"train_images": group(place, "train", collection.train, count), "val_images": group(place, "val", collection.val)}

@@ -25,7 +25,8 @@ from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.world import shapes
-from svgbench.world.images import open_images, pack
+from svgbench.world.images import open_images
+from svgbench.world.packing import pack
 from svgbench.world.runtime import Runtime
 
 QUICK = Resampling(resamples=3, seed=0)

@@ -21,7 +21,7 @@ from svgbench.metrics.samples import check_samples
 from svgbench.stages import scores
 from svgbench.world import shapes
 from svgbench.world.files import sha256_of
-from svgbench.world.images import pack
+from svgbench.world.packing import pack
 from svgbench.world.runtime import Runtime
 
 QUIET = Runtime(device="cpu", threads=1, quiet=True)
