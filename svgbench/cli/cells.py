@@ -29,11 +29,12 @@ def configs_of(experiment: str, preset: str, sets: list[str] | None, shelf: Path
     preset = fixed or preset
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
+    seen: dict[str, str] = {}
     for cell, settings in cells(loaded, shelf).items():
         own = merge(settings_of(loaded, shelf), settings)
         where = f"{experiment}, cell '{cell}'" if cell else experiment
         drafted = build(merge(own, over), preset=preset, where=where, extra=shelf)
-        config = resolve(drafted, shelf)
+        config = resolve(drafted, shelf, seen=seen)
         if base_run:  # named by the file, and by what --set has otherwise than the file
             plain = build(own, preset=preset, where=where, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "--debug" in words:  # before or behind the verb
         os.environ["SVGBENCH_DEBUG"] = "1"
         words = [word for word in words if word != "--debug"]
-    for name in ("SIGTERM", "SIGUSR1"):
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), _stopped)
     try:
         status = app(words, standalone_mode=False) or 0

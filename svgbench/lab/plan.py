@@ -74,6 +74,7 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
     """The nodes of one run (those made from files of others alone, where asked), top to bottom of the stage table."""
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
+    plain = config.model_dump(mode="json")
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:
         if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
@@ -83,13 +84,13 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
         if stage.name == "overview":  # one picture a run: the last entry of each list
             choices = [options[-1:] for options in choices]
         for inputs in itertools.product(*choices):
-            for entries in itertools.product(*(graph.field(config, path) for path in stage.each)):
-                made.append(_node(stage, config, dict(zip(stage.needs, inputs, strict=True)), dict(zip(stage.each, entries, strict=True))))
+            for entries in itertools.product(*(graph.field(plain, path) for path in stage.each)):
+                made.append(_node(stage, plain, dict(zip(stage.needs, inputs, strict=True)), dict(zip(stage.each, entries, strict=True))))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
 
 
-def _node(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
+def _node(stage: graph.Stage, config: dict[str, Any], inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
     part: dict[str, Any] = {}
     for path in stage.slice:
         part = merge(part, nested(path, graph.field(config, path)))
@@ -122,16 +123,19 @@ def _covers(stage: graph.Stage, path: str) -> bool:
     return any(path == own or path.startswith(own + ".") for own in stage.slice)
 
 
-def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True) -> RunConfig:
+def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
     """The configuration with identities filled in: the card's and its weights', the image folder's (but for what needs no ``images``).
-    Fails before anything is run."""
+    Fails before anything is run. ``seen``: source -> identity of the images that other cells of a grid stand on."""
     card = cards.asked(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
     if images:
         from svgbench.world.folders import identity as images_identity  # numpy
 
-        data = data.model_copy(update={"identity": images_identity(data)})
+        seen = {} if seen is None else seen
+        if data.source not in seen:
+            seen[data.source] = images_identity(data)
+        data = data.model_copy(update={"identity": seen[data.source]})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
     config = config.model_copy(update={"data": data, "encoder": encoder})

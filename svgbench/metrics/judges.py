@@ -10,9 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svgbench.config.cards import file_digest
 from svgbench.errors import BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
-from svgbench.world.files import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
     path = folder("encoders") / facts["shelf"]
     if not path.is_file():
         raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it again by 'svgbench pretrain {name}'.")
-    found = sha256_of(path)
+    found = file_digest(path)
     if facts.get("sha256", found) != found:
         raise BadWeights(f"{path} has digest {found[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
     return path
@@ -52,7 +52,7 @@ def _whence(facts: dict[str, Any]) -> str:
 
 def identity(kind: str, name: str, weights: str | Path | None = None) -> str:
     """sha256 of the weights that would be opened: what a plan's key needs, without torch."""
-    return sha256_of(weights_file(kind, name, weights))
+    return file_digest(weights_file(kind, name, weights))
 
 
 def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,18 @@ class _UniqueKeys(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read safely; errors name the file, the line and the column."""
     try:
-        with path.open(encoding="utf-8") as file:
-            content = _UniqueKeys(file).get_single_data()
+        state = path.stat()
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist.") from None
+    return copy.deepcopy(_parsed(path, state.st_mtime_ns, state.st_size))
+
+
+@cache
+def _parsed(path: Path, _changed: int, _size: int) -> dict[str, Any]:
+    """The same, once for every state of the file: the cells of a grid stand on the same few files."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = _UniqueKeys(file).get_single_data()
     except UnicodeDecodeError as error:
         raise BadConfig(f"{path}: byte {error.start} is not UTF-8.") from None
     except yaml.YAMLError as error:

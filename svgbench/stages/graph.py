@@ -113,9 +113,9 @@ def worker(stage: Stage) -> Callable[..., dict[str, Any]]:
     return getattr(importlib.import_module(module), function)
 
 
-def field(config: RunConfig, path: str) -> Any:
-    """The plain value (as in JSON) at a dotted path."""
-    value: Any = config.model_dump(mode="json")
+def field(config: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path of a configuration as in JSON."""
+    value: Any = config
     for part in path.split("."):
         value = None if value is None else value[part]  # an optional part that is not there has no fields
     return value
