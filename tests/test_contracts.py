@@ -15,7 +15,8 @@ from svgbench.config import cards
 OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
             "--device", "--threads", "--micro-batch", "--compile"},
-    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
+    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine", "--slots", "--ranks",
+               "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--set", "--shelf"},
     "report": {"--out", "--format", "--preset"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
@@ -38,7 +39,7 @@ def test_a_verb_has_exactly_these_options(verb):
 
 
 def test_the_verbs_are_these():
-    assert set(commands()) == {*OPTIONS, "encoders"}
+    assert set(commands()) == {*OPTIONS, "encoders", "node"} and commands()["node"].hidden
     assert set(commands()["encoders"].commands) == {"list", "show", "check"}
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli import encoders, evaluations, experiments, imports, machine, reports, samples
+from svgbench.cli import encoders, evaluations, experiments, imports, machine, nodes, reports, samples
 from svgbench.errors import Interrupted, SvgbenchError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command("eval")(evaluations.evaluate)
 app.command("import")(imports.import_)
 app.command("pretrain")(samples.pretrain)
 app.command("doctor")(machine.doctor)
+app.command("node", hidden=True)(nodes.node)
 app.add_typer(encoders.app, name="encoders")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.parse import merge, nested
-from svgbench.config.records import digest
+from svgbench.config.records import Manifest, digest
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig
 from svgbench.lab.store import Store
@@ -54,7 +54,30 @@ class Plan:
 
     def finished(self, store: Store) -> set[str]:
         """Keys of the nodes whose artifacts exist."""
-        return {key for key, node in self.nodes.items() if store.manifest(node.stage, key) is not None}
+        return Finished(self, store).keys()
+
+
+class Finished:
+    """The manifests of a plan's finished nodes, each read once."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._read: dict[str, Manifest] = {}
+        for key in plan.nodes:
+            self.manifest(key)
+
+    def keys(self) -> set[str]:
+        """Keys of the nodes found so far."""
+        return set(self._read)
+
+    def manifest(self, key: str) -> Manifest | None:
+        """The manifest of a node, None as long as it is not finished."""
+        if key not in self._read:
+            found = self._store.manifest(self._plan.nodes[key].stage, key)
+            if found is None:
+                return None
+            self._read[key] = found
+        return self._read[key]
 
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False) -> Plan:
