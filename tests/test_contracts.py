@@ -15,8 +15,8 @@ from svgbench.config import cards
 OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
             "--device", "--threads", "--micro-batch", "--compile"},
-    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine", "--slots", "--ranks",
-               "--sbatch", "--leave"},
+    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine", "--slots",
+               "--ranks", "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--set", "--shelf"},
     "report": {"--out", "--format", "--preset"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 class Executor:
     """Executes nodes in this process. An input's digests are checked before its first use here, those made here excepted."""
 
-    def __init__(self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, say: Callable[[str], None], *, noted: bool = False) -> None:
+    def __init__(
+        self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, say: Callable[[str], None], *, noted: bool = False
+    ) -> None:
         """``noted``: progress goes to a file beside the artifact, for another process to show."""
         self._nodes, self._store, self._runtime, self._say, self._noted = nodes, store, runtime, say, noted
         self._trusted: set[str] = set()
