@@ -12,8 +12,8 @@ from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import LOST_TRIES, Outcome, Report, Walk, Watch
 
 STANDS_ON = {
-    "images": [], "ae-1": ["images"], "ae-2": ["images"], "sit-1": ["ae-1"], "sit-2": ["ae-2"], "samples-1": ["sit-1"], "samples-2": ["sit-2"],
-    "fid-1": ["samples-1", "images"], "fid-2": ["samples-2", "images"],
+    "images": [], "ae-1": ["images"], "ae-2": ["images"], "sit-1": ["ae-1"], "sit-2": ["ae-2"],
+    "samples-1": ["sit-1"], "samples-2": ["sit-2"], "fid-1": ["samples-1", "images"], "fid-2": ["samples-2", "images"],
 }  # fmt: skip
 PLAN = Plan({k: Node(k.partition("-")[0], k, {}, {}, {n: n for n in needs}) for k, needs in STANDS_ON.items()}, ())
 
