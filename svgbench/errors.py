@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class SvgbenchError(Exception):
@@ -16,6 +17,13 @@ class BadInput(SvgbenchError):
     """The user's words or files are off."""
 
     exit_status = 2
+    field = ""
+    """Dotted path of the configuration's field it is about, where it is about one."""
+
+    def about(self, field: str) -> Self:
+        """The same error, with its field."""
+        self.field = field
+        return self
 
 
 class UnknownName(BadInput):

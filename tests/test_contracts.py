@@ -15,7 +15,8 @@ from svgbench.config import cards
 OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
             "--device", "--threads", "--micro-batch", "--compile"},
-    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
+    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine", "--slots",
+               "--ranks", "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--set", "--shelf", "--gpus"},
     "report": {"--out", "--format", "--layout", "--to", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
@@ -41,7 +42,7 @@ def test_a_verb_has_exactly_these_options(verb):
 
 
 def test_the_verbs_are_these():
-    assert set(commands()) == {*OPTIONS, "encoders", "data"}
+    assert set(commands()) == {*OPTIONS, "encoders", "data", "node"} and commands()["node"].hidden
     assert set(commands()["encoders"].commands) == {"list", "show", "check"}
     assert set(commands()["data"].commands) == {"pack", "verify"}
 

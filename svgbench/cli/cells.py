@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, changes, load_experiment, preset_of, run_name, run_of, settings_of
+from svgbench.config.grid import build, cells, changes, load_experiment, place_of, preset_of, run_name, run_of, settings_of
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.schema import RunConfig
-from svgbench.errors import UnknownName, unknown
+from svgbench.errors import BadInput, UnknownName, unknown
 from svgbench.lab.plan import resolve
 from svgbench.shelf import entries
 
@@ -31,13 +32,16 @@ def configs_of(
     preset = fixed or preset
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
+    seen: dict[str, str] = {}
     for cell, settings in cells(loaded, shelf).items():
         own = merge(settings_of(loaded, shelf), settings)
-        where = f"{experiment}, cell '{cell}'" if cell else experiment
-        drafted = build(merge(own, over), preset=preset, where=where, extra=shelf)
-        config = resolve(drafted, shelf) if resolved else drafted
+        try:
+            drafted = build(merge(own, over), preset=preset, extra=shelf)
+            config = resolve(drafted, shelf, seen=seen) if resolved else drafted
+        except BadInput as error:
+            raise _placed(error, experiment, cell, over, shelf) from None
         if base_run:  # named by the file, and by what --set has otherwise than the file
-            plain = build(own, preset=preset, where=where, extra=shelf) if over else drafted
+            plain = build(own, preset=preset, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []
             name = ".".join(part for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:
@@ -46,6 +50,16 @@ def configs_of(
             sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
         configs[name] = config
     return configs
+
+
+def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:
+    """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field."""
+    field = error.field or str(error).partition(" ")[0].strip("':,")
+    part: Any = over
+    for name in field.split("."):
+        part = part.get(name) if isinstance(part, dict) else None
+    where = "--set" if part is not None else place_of(experiment, cell, field, shelf)
+    return type(error)(f"{where}: {error}")
 
 
 def is_experiment(name: str, shelf: Path | None = None) -> bool:

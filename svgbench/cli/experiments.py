@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +11,14 @@ import typer
 
 from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.reports import show
+from svgbench.cli.walk import is_main, walk
 from svgbench.config.grid import build, load_experiment, run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, CellsFailed, Interrupted
-from svgbench.lab.check import check
-from svgbench.lab.execute import Outcome, execute
-from svgbench.lab.plan import Plan, make_plan, resolve
-from svgbench.lab.record import owned, record
+from svgbench.errors import BadConfig, BadInput, CellsFailed
+from svgbench.lab.engines import Choice
+from svgbench.lab.plan import make_plan, resolve
+from svgbench.lab.record import owned
+from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 
 Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
@@ -70,8 +70,9 @@ def run(
     config = resolve(build(settings, preset=preset, extra=shelf), shelf)
     name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
+    bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
-        walk(plan_, out, lambda: runtime_of(device, threads, micro_batch, compile_), keep_going=False, shelf=shelf)
+        walk(plan_, out, bench, keep_going=False, shelf=shelf)
     if is_main():
         show(out, [name])
 
@@ -86,12 +87,27 @@ def ablate(
     threads: Threads = None,
     micro_batch: MicroBatch = None,
     compile_: Compile = False,
+    engine: Annotated[str, typer.Option("--engine", help="Where nodes run: local, ray or slurm.")] = "local",
+    slots: Annotated[
+        int | None, typer.Option("--slots", help="Nodes side by side; one for every visible GPU when not given.", min=1)
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", help="Processes (GPUs) that share one node, by torchrun.", min=1)] = 1,
+    sbatch: Annotated[
+        list[str] | None, typer.Option("--sbatch", help="What sbatch is asked for: partition=gpu. Repeatable.", metavar="NAME=VALUE")
+    ] = None,
+    leave: Annotated[bool, typer.Option("--leave", help="With slurm: submit and end; the same command later shows and reports.")] = False,
 ) -> None:
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
+    choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
+    choice.check(ranks)
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
-    outcome = walk(plan_, out, lambda: runtime_of(device, threads, micro_batch, compile_), keep_going=True, shelf=shelf)
+    bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
+    outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
+    if outcome.left:
+        sys.stderr.write(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.\n")
     if is_main():
-        show(out, [r.name for r in plan_.runs], grid=experiment)
+        with contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
+            show(out, [r.name for r in plan_.runs], grid=experiment)
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):
@@ -123,43 +139,12 @@ def plan(
     table_of(table)
 
 
-def walk(plan_: Plan, out: Path, make_runtime: Any, *, keep_going: bool, shelf: Path | None) -> Outcome:
-    """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
-    missing = set(plan_.nodes) - plan_.finished(Store(out / "store"))
-    runtime, outcome = make_runtime() if missing else _Idle(), Outcome()
-    try:
-        if missing:
-            check(plan_, missing)
-        execute(plan_, out, runtime, outcome, say=runtime.say, keep_going=keep_going)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
-    finally:
-        if is_main():
-            for one in plan_.runs:
-                record(plan_, one, out, outcome, shelf)
-    runtime.stop()
-    return outcome
-
-
-def is_main() -> bool:
-    """Whether this is the process that owns directories and speaks, also under torchrun."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-class _Idle:
-    """The runtime of a plan that has nothing left to run; torch stays out."""
-
-    is_main, world = True, 1
-
-    def say(self, sentence: str) -> None:
-        """A line to the user."""
-        sys.stderr.write(sentence + "\n")
-
-    def stop(self) -> None:
-        """Nothing was started."""
-
-
-def runtime_of(device: str, threads: int | None, micro_batch: int | None, compile_: bool) -> Any:
-    from svgbench.world.runtime import Runtime
-
-    return Runtime(device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
+def _sbatch(words: list[str]) -> dict[str, str]:
+    """``--sbatch NAME=VALUE`` words."""
+    found = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name.strip("-"):
+            raise BadInput(f"--sbatch {word}: write it as NAME=VALUE, such as partition=gpu.")
+        found[name.lstrip("-")] = value
+    return found

@@ -11,9 +11,12 @@ import typer
 
 from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.console import table_of
+from svgbench.cli.walk import work_here
 from svgbench.errors import BadInput
-from svgbench.lab.diagnosis import diagnosis_plan, lacking, missing
-from svgbench.lab.execute import Outcome, execute
+from svgbench.lab.diagnosis import diagnosis_plan, lacking
+from svgbench.lab.plan import Finished
+from svgbench.lab.schedule import Outcome
+from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 from svgbench.tables.collect import collect
 from svgbench.tables.table import Table
@@ -85,13 +88,10 @@ def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None)
     from dataclasses import replace
 
     plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in found}, store)
-    left = missing(plan, store)
-    if left.nodes:
-        from svgbench.world.runtime import Runtime
-
-        runtime = Runtime(device=device, threads=threads)
-        execute(left, store.root.parent, runtime, Outcome(), say=_say)
-        runtime.stop()
+    left = set(plan.nodes) - Finished(plan, store).keys()
+    if left:
+        out = store.root.parent
+        work_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome())
     places = {run.name: {plan.nodes[key].stage: store.place(plan.nodes[key].stage, key) for key in run.nodes} for run in plan.runs}
     return [replace(one, diagnoses=places[one.first.name]) for one in found]
 

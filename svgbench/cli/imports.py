@@ -9,12 +9,14 @@ import typer
 import yaml
 
 from svgbench.cli.console import table_of
-from svgbench.cli.experiments import Device, Out, Set, Shelf, runtime_of, walk
+from svgbench.cli.experiments import Device, Out, Set, Shelf
+from svgbench.cli.walk import walk
 from svgbench.config.grid import build, load_experiment
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, unknown
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
+from svgbench.lab.serve import Bench
 from svgbench.shelf import read_yaml
 from svgbench.tables.table import Table
 from svgbench.world.files import guarded, write_atomic
@@ -75,7 +77,7 @@ def import_(
     resolved = resolve(build(settings, preset=preset, extra=shelf), shelf, images=False)
     plan = make_plan({name: resolved}, shelf, taken_over=True)
     with owned(out, plan.runs[0]):
-        walk(plan, out, lambda: runtime_of(device, None, None, False), keep_going=False, shelf=shelf)
+        walk(plan, out, Bench(out=str(out), device=device), keep_going=False, shelf=shelf)
     with guarded(place):  # last: what did not fit is not remembered
         content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())

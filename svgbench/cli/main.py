@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, reports, samples
+from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, nodes, reports, samples
 from svgbench.errors import Interrupted, SvgbenchError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("eval")(evaluations.evaluate)
 app.command("import")(imports.import_)
 app.command("pretrain")(samples.pretrain)
 app.command("doctor")(machine.doctor)
+app.command("node", hidden=True)(nodes.node)
 app.add_typer(encoders.app, name="encoders")
 app.add_typer(data.app, name="data")
 
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "--debug" in words:  # before or behind the verb
         os.environ["SVGBENCH_DEBUG"] = "1"
         words = [word for word in words if word != "--debug"]
-    for name in ("SIGTERM", "SIGUSR1"):
+    for name in ("SIGTERM", "SIGUSR1", "SIGUSR2"):
         signal.signal(getattr(signal, name), _stopped)
     try:
         status = app(words, standalone_mode=False) or 0

@@ -199,8 +199,19 @@ def digest_of(path: Path, name: str) -> str:
     digests = []
     for part in weights_files(path):
         try:
-            with part.open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            digests.append(file_digest(part))
         except OSError as error:
             raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None
     return digests[0] if len(digests) == 1 else digest(digests)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file that a configuration names; read once a process while its size and its time of change stay."""
+    state = path.stat()
+    return _file_digest(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _file_digest(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

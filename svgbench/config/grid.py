@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.lines import line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
 from svgbench.config.records import digest
 from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
-from svgbench.errors import BadConfig, unknown
+from svgbench.errors import BadConfig, UnknownName, unknown
 from svgbench.shelf import entries, read_yaml
 
 PRESETS = ("tiny", "small", "paper")
@@ -56,13 +57,36 @@ class Experiment(Part):
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
     """An experiment by its name on the shelf or by its file."""
+    path = experiment_file(name, extra)
+    content = {"name": path.stem, **read_yaml(path)}
+    try:
+        return validate(Experiment, content)
+    except BadConfig as error:
+        line = line_of(path, error.field)
+        raise BadConfig(f"{path}{f':{line}' if line else ''}: {error}") from None
+
+
+def experiment_file(name: str, extra: Path | None = None) -> Path:
+    """The file of an experiment."""
     path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        known = entries("ablations", extra)
-        if name not in known:
-            raise unknown("experiment", name, known)
-        path = known[name]
-    return validate(Experiment, {"name": path.stem, **read_yaml(path)}, where=str(path))
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    known = entries("ablations", extra)
+    if name not in known:
+        raise unknown("experiment", name, known)
+    return known[name]
+
+
+def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str:
+    """``FILE:LINE, cell 'NAME'`` of what sets a field of a cell: in the experiment's own file, else in one that it stands on."""
+    own, at = experiment_file(name, extra), name
+    found = None
+    while at and field and found is None:
+        path = experiment_file(at, extra)
+        line = line_of(path, field, cell)
+        found = f"{path}:{line}" if line else None
+        at = load_experiment(at, extra).base or ""
+    return (found or str(own)) + (f", cell '{cell}'" if cell else "")
 
 
 def settings_of(experiment: Experiment, extra: Path | None = None) -> dict[str, Any]:
@@ -93,7 +117,7 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
     axes: list[dict[str, dict[str, Any]]] = []
     for axis, values in experiment.axes.items():
         if not values:
-            raise BadConfig(f"experiment '{experiment.name}': the axis '{axis}' is empty.")
+            raise BadConfig(f"experiment '{experiment.name}': the axis '{axis}' is empty; give it values, or leave it out.")
         if isinstance(values, dict):
             axes.append({cell: _cell(settings, extra) for cell, settings in values.items()})
         else:
@@ -126,7 +150,10 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
     base = preset_settings(preset, extra)
     merged = {**merge(base, settings), "preset": preset}
     draft = validate(RunConfig, {**merged, "diffusion": {**merged.get("diffusion", {}), "transformer": {}}}, where=where)
-    card = cards.find(draft.encoder.card, preset, extra)
+    try:
+        card = cards.find(draft.encoder.card, preset, extra)
+    except UnknownName as error:
+        raise error.about("encoder.card") from None
     if draft.data.source != base.get("data", {}).get("source"):  # the preset's counts are of its own images
         counts = {name: None for name in ("train_images", "val_images") if name not in settings.get("data", {})}
         merged = merge(merged, {"data": counts})
@@ -202,7 +229,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         below = side - side % stride
         raise BadConfig(
             f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}."
-        )
+        ).about("data.resolution")
     own = config.autoencoder
     if card.kind == "features" and own.decoder.kind == "ldm" and not own.release and 2 ** (levels - 1) != stride:
         raise BadConfig(

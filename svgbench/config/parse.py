@@ -20,7 +20,8 @@ def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P
     try:
         return kind.model_validate(dict(content))
     except ValidationError as error:
-        raise BadConfig((f"{where}: " if where else "") + _sentence(kind, error)) from None
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise BadConfig((f"{where}: " if where else "") + _sentence(kind, error)).about(field) from None
 
 
 def first_problem(error: ValidationError) -> ErrorDetails:

@@ -51,15 +51,8 @@ def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], s
         provided, own = recorded(stages), []
         for stage in graph.DIAGNOSES:
             inputs = {need: provided[need] for need in stage.needs}
-            node = node_of(stage, config, inputs, {})
+            node = node_of(stage, config.model_dump(mode="json"), inputs, {})
             nodes |= {one.key: one for one in inputs.values()} | {node.key: node}
             own.append(node.key)
         plan.append(Run(name, config, tuple(own)))
     return Plan(nodes, tuple(plan))
-
-
-def missing(plan: Plan, store: Store) -> Plan:
-    """The diagnoses that are not finished, with what they stand on."""
-    wanted = [key for run in plan.runs for key in run.nodes if store.manifest(plan.nodes[key].stage, key) is None]
-    keys = {key: None for one in wanted for key in (*plan.nodes[one].inputs.values(), one)}
-    return Plan({key: plan.nodes[key] for key in keys}, ())

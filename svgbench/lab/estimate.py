@@ -89,14 +89,14 @@ def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
 
 def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, Any]]]:
     """Stage and cell of every node that a run of a card of this ``kind`` has, without keys: weights and images need not be here."""
-    facts = graph.facts(config, kind)
+    facts, plain = graph.facts(config, kind), config.model_dump(mode="json")
     provided: dict[str, list[dict[str, Any]]] = {}
     rows = []
     for stage in graph.STAGES:
         if not facts[stage.when]:
             continue
         choices = [provided[need][-1:] if stage.name == "overview" else provided[need] for need in stage.needs]
-        entries = [[{path: entry} for entry in graph.field(config, path)] for path in stage.each]
+        entries = [[{path: entry} for entry in graph.field(plain, path)] for path in stage.each]
         cells = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*choices, *entries)]
         provided[stage.provides or stage.name] = cells
         rows += [(stage, cell) for cell in cells]

@@ -1,18 +1,19 @@
-"""Walks a plan: reuse what is finished, run what is not. Several processes may walk one plan; under torchrun all ranks walk together."""
+"""Executes one node: reuse what is finished, run what is not. Under torchrun all ranks work on it together."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
-from svgbench.errors import Interrupted, Occupied, StorageError, SvgbenchError
-from svgbench.lab.plan import Node, Plan
+from svgbench.errors import SvgbenchError
+from svgbench.lab.plan import Node
 from svgbench.lab.store import Store, files_of
 from svgbench.stages import graph
 from svgbench.world.files import guarded, remove_tree, write_atomic
@@ -21,111 +22,131 @@ if TYPE_CHECKING:
     from svgbench.world.runtime import Runtime
 
 
-@dataclass
-class Outcome:
-    """What an execution did."""
+class Executor:
+    """Executes nodes in this process. An input's digests are checked before its first use here, those made here excepted."""
 
-    executed: list[str] = field(default_factory=list)
-    """Keys of the nodes run here."""
-    failed: dict[str, SvgbenchError] = field(default_factory=dict)
-    """Keys of the nodes that failed -> why."""
-    skipped: set[str] = field(default_factory=set)
-    """Keys of the nodes behind a failed one."""
+    def __init__(
+        self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, say: Callable[[str], None], *, noted: bool = False
+    ) -> None:
+        """``noted``: progress goes to a file beside the artifact, for another process to show."""
+        self._nodes, self._store, self._runtime, self._say, self._noted = nodes, store, runtime, say, noted
+        self._trusted: set[str] = set()
 
+    @property
+    def world(self) -> int:
+        """How many processes walk together."""
+        return self._runtime.world
 
-def execute(plan: Plan, out: Path, runtime: Runtime, outcome: Outcome, *, say: Callable[[str], None], keep_going: bool = False) -> None:
-    """Runs what the plan lacks and notes it in ``outcome``. With ``keep_going`` a failed node stops only what depends on it; a signal or a
-    disk that cannot be written stops everything."""
-    store = Store(out / "store")
-    done: set[str] = set()
-    open_nodes = dict(plan.nodes)
-    waiting_said = False
-    while open_nodes:
-        progressed = False
-        for key, node in list(open_nodes.items()):
-            if any(k in outcome.failed or k in outcome.skipped for k in node.inputs.values()):
-                outcome.skipped.add(key)
-            elif not all(k in done for k in node.inputs.values()):
-                continue
-            else:
-                try:
-                    if run_node(node, plan, store, runtime, say):
-                        outcome.executed.append(key)
-                    done.add(key)
-                except Occupied as error:
-                    if runtime.world > 1:
-                        raise  # the other processes of a torchrun cannot wait with this one
-                    if not waiting_said:
-                        say(f"waiting: {error}")
-                    waiting_said = True
-                    continue
-                except SvgbenchError as error:
-                    if isinstance(error, Interrupted):
-                        raise
-                    outcome.failed[key] = error
-                    if not keep_going or isinstance(error, StorageError):
-                        raise
-                    say(f"failed: {node.stage} {key[:12]}: {error}")
-            del open_nodes[key]
-            progressed = True
-        if not progressed:
-            time.sleep(0.5)
+    def unready(self, key: str) -> list[str]:
+        """Keys of the node's inputs that are not finished."""
+        inputs = self._nodes[key].inputs.values()
+        return [k for k in inputs if k not in self._trusted and self._store.manifest(self._nodes[k].stage, k) is None]
 
-
-def run_node(node: Node, plan: Plan, store: Store, runtime: Runtime, say: Callable[[str], None]) -> bool:
-    """Makes sure that one node is finished; whether it was run here."""
-    stage = graph.by_name(node.stage)
-    finished = runtime.is_main and store.manifest(node.stage, node.key) is not None
-    if runtime.world > 1:
-        return _run_together(stage, node, plan, store, runtime, say, finished)
-    if finished:
-        store.verify(node.stage, node.key)
-        store.sweep(node.stage, node.key)
-        return False
-    runtime.start()
-    with store.claim(node.stage, node.key) as partial:
-        if store.manifest(node.stage, node.key) is not None:  # finished by another process meanwhile
-            remove_tree(partial)
+    def run(self, key: str) -> bool:
+        """Makes sure that one node is finished; whether it was run here."""
+        node = self._nodes[key]
+        finished = self._runtime.is_main and self._store.manifest(node.stage, key) is not None
+        if self._runtime.world > 1:
+            return self._run_together(node, finished)
+        if finished:
+            self._store.sweep(node.stage, key)
             return False
-        say(f"{node.stage}{_cell_text(node)}")
-        _finish(node, stage, store, partial, runtime, *_work(stage, node, plan, store, partial, runtime))
-    return True
+        self._check_inputs(node)
+        self._runtime.start()
+        with self._store.claim(node.stage, key) as partial:
+            if self._store.manifest(node.stage, key) is not None:  # finished by another process meanwhile
+                remove_tree(partial)
+                return False
+            self._say(text_of(node))
+            self._finish(node, partial, *self._work(node, partial))
+        return True
 
+    def _check_inputs(self, node: Node) -> None:
+        for key in node.inputs.values():
+            if key not in self._trusted:
+                self._store.verify(self._nodes[key].stage, key)
+                self._trusted.add(key)
 
-def _run_together(
-    stage: graph.Stage, node: Node, plan: Plan, store: Store, runtime: Runtime, say: Callable[[str], None], finished: bool
-) -> bool:
-    """The same under torchrun: the main process decides and owns the directory, the others help inside it where the stage says so, and
-    nothing is committed before all have done their part."""
-    runtime.start()
-    with runtime.together(node.stage):
-        if not runtime.meet(not finished):
-            if runtime.is_main:
-                store.verify(node.stage, node.key)
-            return False
-        if not runtime.is_main:
-            runtime.meet(True)
-            place = store.place(node.stage, node.key)
-            error = None
-            if stage.ranks == "all":
-                error = _caught(lambda: _call(stage, node, plan, store, place.with_name(place.name + ".partial"), runtime))[1]
-            agreed = runtime.meet(error is None)
-        else:
-            with store.claim(node.stage, node.key) as partial:
+    def _run_together(self, node: Node, finished: bool) -> bool:
+        """The same under torchrun: the main process decides and owns the directory, the others help inside it where the stage says so, and
+        nothing is committed before all have done their part."""
+        runtime = self._runtime.start()
+        with runtime.together(node.stage):
+            if not runtime.meet(not finished):
+                return False
+            _, error = _caught(lambda: self._check_inputs(node)) if runtime.is_main else (None, None)
+            if not runtime.meet(error is None):
+                raise error or SvgbenchError(f"stage {node.stage} lacks an input; the main process says which.")
+            if not runtime.is_main:
                 runtime.meet(True)
-                say(f"{node.stage}{_cell_text(node)}")
-                found, error = _caught(lambda: _work(stage, node, plan, store, partial, runtime))
+                place = self._store.place(node.stage, node.key)
+                if graph.by_name(node.stage).ranks == "all":
+                    error = _caught(lambda: self._call(node, place.with_name(place.name + ".partial")))[1]
                 agreed = runtime.meet(error is None)
-                if agreed:
-                    _, error = _caught(lambda: _finish(node, stage, store, partial, runtime, *found))
-        if error is None and not agreed:
-            error = SvgbenchError(f"stage {node.stage} failed in another process, which says why.")
-        committed = runtime.meet(error is None)
-        if error is not None:
-            raise error
-        if not committed:
-            raise SvgbenchError(f"stage {node.stage} was not committed by the main process, which says why.")
-    return True
+            else:
+                with self._store.claim(node.stage, node.key) as partial:
+                    runtime.meet(True)
+                    self._say(text_of(node))
+                    found, error = _caught(lambda: self._work(node, partial))
+                    agreed = runtime.meet(error is None)
+                    if agreed:
+                        _, error = _caught(lambda: self._finish(node, partial, *found))
+            if error is None and not agreed:
+                error = SvgbenchError(f"stage {node.stage} failed in another process, which says why.")
+            committed = runtime.meet(error is None)
+            if error is not None:
+                raise error
+            if not committed:
+                raise SvgbenchError(f"stage {node.stage} was not committed by the main process, which says why.")
+        return True
+
+    def _work(self, node: Node, partial: Path) -> tuple[dict[str, Any], float]:
+        """The stage's own cost, with its peak memory, and its seconds."""
+        from svgbench.world.measure import peak_memory, reset_peak
+
+        device = self._runtime.torch_device
+        reset_peak(device)
+        started = time.perf_counter()
+        cost = self._call(node, partial) or {}
+        return {"peak_memory_bytes": peak_memory(device), **cost}, time.perf_counter() - started
+
+    def _finish(self, node: Node, partial: Path, cost: dict[str, Any], seconds: float) -> None:
+        """Digests, manifest, commit."""
+        with guarded(partial):
+            digests, sizes = files_of(partial)
+        manifest = Manifest(
+            stage=node.stage, version=graph.by_name(node.stage).version, key=node.key, slice=node.identity, inputs=node.inputs,
+            files=digests, sizes=sizes, seconds=cost.pop("seconds", seconds), cost=cost, host=self._runtime.describe(),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )  # fmt: skip
+        self._store.commit(manifest, partial)
+        self._trusted.add(node.key)
+
+    def _call(self, node: Node, partial: Path) -> dict[str, Any] | None:
+        """The stage's function; what it raises becomes one sentence, its trace a file in the unfinished artifact."""
+        stage = graph.by_name(node.stage)
+        inputs = {name: self._store.place(self._nodes[key].stage, key) for name, key in node.inputs.items()}
+        note = self._store.note(node.stage, node.key) if self._noted else None
+        try:
+            with guarded(partial):
+                return graph.worker(stage)(node.slice, inputs, partial, replace(self._runtime, note=note))
+        except (SvgbenchError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if self._runtime.is_main:
+                write_atomic(partial / "error.txt", "".join(traceback.format_exception(error)).encode())
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            where = partial / "error.txt"
+            raise SvgbenchError(f"stage {stage.name} failed: {type(error).__name__}: {first}; the trace is in {where}.") from error
+        finally:
+            if note is not None and self._runtime.is_main:
+                with contextlib.suppress(OSError):
+                    note.unlink(missing_ok=True)
+
+
+def text_of(node: Node) -> str:
+    """A node for people: its stage and the entries it stands for, such as ``samples steps 25 guidance 4``."""
+    return " ".join([node.stage, *(f"{path.rsplit('.', 1)[-1]} {value:g}" for path, value in node.cell.items())])
 
 
 def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -134,45 +155,3 @@ def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return function(), None
     except BaseException as error:
         return None, error
-
-
-def _work(stage: graph.Stage, node: Node, plan: Plan, store: Store, partial: Path, runtime: Runtime) -> tuple[dict[str, Any], float]:
-    """The stage's own cost, with its peak memory, and its seconds."""
-    from svgbench.world.measure import peak_memory, reset_peak
-
-    reset_peak(runtime.torch_device)
-    started = time.perf_counter()
-    cost = _call(stage, node, plan, store, partial, runtime) or {}
-    return {"peak_memory_bytes": peak_memory(runtime.torch_device), **cost}, time.perf_counter() - started
-
-
-def _finish(node: Node, stage: graph.Stage, store: Store, partial: Path, runtime: Runtime, cost: dict[str, Any], seconds: float) -> None:
-    """Digests, manifest, commit."""
-    with guarded(partial):
-        digests, sizes = files_of(partial)
-    manifest = Manifest(
-        stage=node.stage, version=stage.version, key=node.key, slice=node.identity, inputs=node.inputs,
-        files=digests, sizes=sizes, seconds=cost.pop("seconds", seconds), cost=cost, host=runtime.describe(),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-    )  # fmt: skip
-    store.commit(manifest, partial)
-
-
-def _call(stage: graph.Stage, node: Node, plan: Plan, store: Store, partial: Path, runtime: Runtime) -> dict[str, Any] | None:
-    """The stage's function; what it raises becomes one sentence, its trace a file in the unfinished artifact."""
-    inputs = {name: store.place(plan.nodes[key].stage, key) for name, key in node.inputs.items()}
-    try:
-        with guarded(partial):
-            return graph.worker(stage)(node.slice, inputs, partial, runtime)
-    except (SvgbenchError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        if runtime.is_main:
-            write_atomic(partial / "error.txt", "".join(traceback.format_exception(error)).encode())
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        where = partial / "error.txt"
-        raise SvgbenchError(f"stage {stage.name} failed: {type(error).__name__}: {first}; the trace is in {where}.") from error
-
-
-def _cell_text(node: Node) -> str:
-    return " " + " ".join(f"{path.rsplit('.', 1)[-1]} {value:g}" for path, value in node.cell.items()) if node.cell else ""

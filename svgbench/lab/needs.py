@@ -127,10 +127,11 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
 
 def _datasets(config: RunConfig) -> Iterator[Need]:
     """Data sets of single scores, handed over by a field of the configuration."""
+    plain = config.model_dump(mode="json")
     for facts in read_yaml(folder("reports") / "datasets.yaml").values():
         if facts["setting"].startswith("--"):
             continue
-        given = graph.field(config, facts["setting"])
+        given = graph.field(plain, facts["setting"])
         advice = f"{facts['source']}; --set {facts['setting']}=DIR ({facts['layout']})"
         here = bool(given) and Path(given).expanduser().exists()
         yield Need(f"images: {facts['title']}", here, given if here else advice, facts["licence"], optional=not given)

@@ -10,7 +10,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.parse import merge, nested
-from svgbench.config.records import digest
+from svgbench.config.records import Manifest, digest
 from svgbench.config.schema import RunConfig
 from svgbench.config.scoring import Scores
 from svgbench.errors import BadConfig
@@ -55,7 +55,30 @@ class Plan:
 
     def finished(self, store: Store) -> set[str]:
         """Keys of the nodes whose artifacts exist."""
-        return {key for key, node in self.nodes.items() if store.manifest(node.stage, key) is not None}
+        return Finished(self, store).keys()
+
+
+class Finished:
+    """The manifests of a plan's finished nodes, each read once."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self._plan, self._store = plan, store
+        self._read: dict[str, Manifest] = {}
+        for key in plan.nodes:
+            self.manifest(key)
+
+    def keys(self) -> set[str]:
+        """Keys of the nodes found so far."""
+        return set(self._read)
+
+    def manifest(self, key: str) -> Manifest | None:
+        """The manifest of a node, None as long as it is not finished."""
+        if key not in self._read:
+            found = self._store.manifest(self._plan.nodes[key].stage, key)
+            if found is None:
+                return None
+            self._read[key] = found
+        return self._read[key]
 
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False) -> Plan:
@@ -75,6 +98,7 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
     """The nodes of one run (those made from files of others alone, where asked), top to bottom of the stage table."""
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
+    plain = config.model_dump(mode="json")
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:
         if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
@@ -84,15 +108,15 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
         if stage.name == "overview":  # one picture a run: the last entry of each list
             choices = [options[-1:] for options in choices]
         for inputs in itertools.product(*choices):
-            for entries in itertools.product(*(graph.field(config, path) for path in stage.each)):
+            for entries in itertools.product(*(graph.field(plain, path) for path in stage.each)):
                 cell = dict(zip(stage.each, entries, strict=True))
-                made.append(node_of(stage, config, dict(zip(stage.needs, inputs, strict=True)), cell))
+                made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)), cell))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
 
 
-def node_of(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
-    """The execution of a stage for a run, on its inputs, at one entry of each of its list fields."""
+def node_of(stage: graph.Stage, config: dict[str, Any], inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
+    """The execution of a stage for a run (its configuration as in JSON), on its inputs, at one entry of each of its list fields."""
     part: dict[str, Any] = {}
     for path in stage.slice:
         part = merge(part, nested(path, graph.field(config, path)))
@@ -112,7 +136,7 @@ def node_of(stage: graph.Stage, config: RunConfig, inputs: dict[str, Node], cell
             identity = merge(identity, nested(weights, found))
     given = graph.field(config, graph.REFERENCE)
     if given and _covers(stage, graph.REFERENCE):
-        first = config.scores.extractor if _covers(stage, "scores.extractor") else None
+        first = graph.field(config, "scores.extractor") if _covers(stage, "scores.extractor") else None
         identity = merge(identity, nested(graph.REFERENCE, f"sha256:{judges.reference_identity(Path(given), first)}"))
     for path in graph.FOLDERS:
         if _covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
@@ -130,16 +154,20 @@ def _covers(stage: graph.Stage, path: str) -> bool:
     return any(path == own or path.startswith(own + ".") for own in stage.slice)
 
 
-def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True) -> RunConfig:
+def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
     """The configuration with identities filled in: the card's and its weights', the images' (but for what needs no ``images``).
-    Fails before anything is run."""
+    Fails before anything is run. ``seen``: data -> identity of the images that other cells of a grid stand on."""
     card = cards.asked(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
     if images:
         from svgbench.world.sources import identity as images_identity  # numpy
 
-        data = data.model_copy(update={"identity": images_identity(data)})
+        seen = {} if seen is None else seen
+        asked = data.model_dump_json()
+        if asked not in seen:
+            seen[asked] = images_identity(data)
+        data = data.model_copy(update={"identity": seen[asked]})
         config = config.model_copy(update={"scores": _with_folders(config.scores)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from typing import Any
 import yaml
 
 from svgbench.config import cards
-from svgbench.config.records import Manifest, Protocol
-from svgbench.lab.execute import Outcome
-from svgbench.lab.plan import Node, Plan, Run
+from svgbench.config.records import Manifest, Protocol, digest
+from svgbench.lab.execute import text_of
+from svgbench.lab.plan import Finished, Node, Plan, Run
+from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store, locked
 from svgbench.stages import graph
 from svgbench.world.files import guarded, write_atomic
@@ -29,40 +31,61 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
             yield place
 
 
-def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None) -> None:
-    """Writes the run's directory: config.yaml, scores.json, run.json, overview.png; readable without this program."""
+def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:
+    """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. What says the same
+    already is left as it is."""
     store = Store(out / "store")
+    finished = finished or Finished(plan, store)
     place = out / run.name
-    with guarded(place):
-        place.mkdir(parents=True, exist_ok=True)
     card = cards.find(run.config.encoder.card, run.config.preset, extra)
+    rows, stages, failures, picture = _found(plan, run, store, outcome, finished, card)
     config = run.config.model_dump(mode="json")
+    scores = (json.dumps(rows, indent=1) + "\n").encode()
+    content = {
+        "run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures,
+        "config": digest(config), "scores": hashlib.sha256(scores).hexdigest(),
+    }  # fmt: skip
+    about = (json.dumps(content, indent=1) + "\n").encode()
+    names = ["config.yaml", "scores.json", "run.json", *(["overview.png"] if picture else [])]
+    with guarded(place):
+        if all((place / name).is_file() for name in names) and (place / "run.json").read_bytes() == about:
+            return
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "run.json").unlink(missing_ok=True)  # what follows is of another state until it is written again
+        write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        write_atomic(place / "scores.json", scores)
+        if picture:
+            write_atomic(place / "overview.png", picture.read_bytes())
+        write_atomic(place / "run.json", about)
+
+
+def _found(
+    plan: Plan, run: Run, store: Store, outcome: Outcome, finished: Finished, card: cards.EncoderCard
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str], Path | None]:
+    """What a run has: rows of scores, finished stages with their cost, failed stages with their reason, the file of its picture."""
     rows: list[dict[str, Any]] = []
     stages = []
     failures = {}
+    picture = None
     for key in run.nodes:
         node = plan.nodes[key]
         if key in outcome.failed:
-            failures[node.stage] = str(outcome.failed[key])
-        manifest = store.manifest(node.stage, key)
+            failures[text_of(node)] = str(outcome.failed[key])
+        manifest = finished.manifest(key)
         if manifest is None:
             continue
         stages.append(
             {"stage": node.stage, "key": key, "cell": node.cell, "seconds": manifest.seconds, "cost": manifest.cost, "host": manifest.host}
         )
         if graph.by_name(node.stage).scores:
-            for score in store.scores(node.stage, key):
+            for score in store.scores(node.stage, key, manifest):
                 rows.append(_row(run, card, node, manifest, score))
         if node.stage == "overview":
-            write_atomic(place / "overview.png", (store.place(node.stage, key) / "overview.png").read_bytes())
+            picture = store.place(node.stage, key) / "overview.png"
     trained = next((s["cost"].get("images_seen") for s in stages if s["stage"] == "diffusion"), None)
     for row in rows:
         row["images_seen"] = trained and round(trained * row.pop("trained"))
-    with guarded(place):
-        write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        write_atomic(place / "scores.json", (json.dumps(rows, indent=1) + "\n").encode())
-        content = {"run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures}
-        write_atomic(place / "run.json", (json.dumps(content, indent=1) + "\n").encode())
+    return rows, stages, failures, picture
 
 
 def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -40,6 +41,11 @@ class Store:
     def place(self, stage: str, key: str) -> Path:
         """The directory of an artifact, finished or not; 32 hex digits of the key are its name."""
         return self.root / stage / key[:32]
+
+    def note(self, stage: str, key: str) -> Path:
+        """The file that says how far the making of an artifact is."""
+        place = self.place(stage, key)
+        return place.with_name(place.name + ".progress")
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest of a finished artifact, else None. Presence and sizes of its files are checked."""
@@ -112,9 +118,13 @@ class Store:
             fsync(place.parent)
             remove_tree(place / CHECKPOINTS)  # last, so that a kill at any moment before costs no training
 
-    def scores(self, stage: str, key: str) -> list[dict[str, Any]]:
-        """The scores of a finished artifact."""
-        return json.loads((self.place(stage, key) / "scores.json").read_text())
+    def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[dict[str, Any]]:
+        """The scores of a finished artifact; with its manifest, only if they are those that were committed."""
+        path = self.place(stage, key) / "scores.json"
+        content = path.read_bytes()
+        if manifest is not None and hashlib.sha256(content).hexdigest() != manifest.files["scores.json"]:
+            raise BrokenArtifact(f"{path}: its bytes are not those the manifest lists; remove the directory {path.parent} and run again.")
+        return json.loads(content)
 
 
 def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:

@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from svgbench.config.cards import file_digest
 from svgbench.config.records import digest
 from svgbench.errors import BadData, BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
-from svgbench.world.files import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
     path = folder("encoders") / facts["shelf"]
     if not path.is_file():
         raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it again by 'svgbench pretrain {name}'.")
-    found = sha256_of(path)
+    found = file_digest(path)
     if facts.get("sha256", found) != found:
         raise BadWeights(f"{path} has digest {found[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
     return path
@@ -54,7 +54,7 @@ def _whence(facts: dict[str, Any]) -> str:
 
 def identity(kind: str, name: str, weights: str | Path | None = None, *, setting: str | None = None) -> str:
     """sha256 of the weights that would be opened: what a plan's key needs, without torch."""
-    return sha256_of(weights_file(kind, name, weights, setting=setting))
+    return file_digest(weights_file(kind, name, weights, setting=setting))
 
 
 def reference_identity(path: Path, extractor: str | None) -> str:
@@ -72,7 +72,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
                     f"{path}: statistics of {found} numbers, but '{extractor}' gives {wanted}; "
                     "take the extractor that the statistics were made with."
                 )
-        return sha256_of(path)
+        return file_digest(path)
     if (path / "manifest.json").is_file():
         return digest(json.loads((path / "manifest.json").read_text())["files"])
     files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +64,20 @@ class _UniqueKeys(yaml.SafeLoader):
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, read safely; errors name the file, the line and the column."""
     try:
-        text = path.read_text(encoding="utf-8")
+        state = path.stat()
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist.") from None
+    return copy.deepcopy(_parsed(path, state.st_mtime_ns, state.st_size))
+
+
+@cache
+def _parsed(path: Path, _changed: int, _size: int) -> dict[str, Any]:
+    """The same, once for every state of the file: the cells of a grid stand on the same few files."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = _UniqueKeys(file).get_single_data()
     except UnicodeDecodeError as error:
         raise BadConfig(f"{path}: byte {error.start} is not UTF-8.") from None
-    return copy.deepcopy(_mapping(path, text))
-
-
-@lru_cache(maxsize=64)
-def _mapping(path: Path, text: str) -> dict[str, Any]:
-    """The mapping in a text; the cells of a grid stand on one preset, which need not be parsed for each."""
-    try:
-        content = _UniqueKeys(text).get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""

@@ -45,11 +45,13 @@ class Stage:
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
     """Whether all processes of a torchrun work on it."""
+    networks: bool = True
+    """Whether it computes with networks, so that a GPU is asked for where an engine has some."""
 
 
 STAGES: tuple[Stage, ...] = (
     Stage(name="images", version=1, worker="svgbench.stages.pictures:images",
-          slice=("data",)),
+          networks=False, slice=("data",)),
     Stage(name="references", version=1, worker="svgbench.stages.scores:references", ranks="all",
           slice=(*EXTRACTOR, REFERENCE), needs=("images",)),
     Stage(name="second-references", version=1, worker="svgbench.stages.scores:second_references", when="second-extractor", ranks="all",
@@ -59,17 +61,17 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="trains-autoencoder", ranks="all",
           slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
     Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", taken_over=True, when="decodes", provides="autoencoder",
-          slice=ENCODER),
+          networks=False, slice=ENCODER),
     Stage(name="imported-autoencoder", version=1, worker="svgbench.stages.imports:autoencoder", taken_over=True, when="imports-autoencoder",
-          provides="autoencoder", slice=(*ENCODER, "autoencoder.release", "data.resolution")),
+          provides="autoencoder", networks=False, slice=(*ENCODER, "autoencoder.release", "data.resolution")),
     Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", when="measures-statistics", ranks="all",
           slice=(), needs=("images", "autoencoder")),
     Stage(name="imported-statistics", version=1, worker="svgbench.stages.imports:statistics", taken_over=True, when="imports-statistics",
-          provides="statistics", slice=("latents",), needs=("autoencoder",)),
+          provides="statistics", networks=False, slice=("latents",), needs=("autoencoder",)),
     Stage(name="diffusion", version=2, worker="svgbench.stages.diffusion:train", when="trains-diffusion", ranks="all",
           slice=("diffusion", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="imported-diffusion", version=1, worker="svgbench.stages.imports:diffusion", taken_over=True, when="imports-diffusion",
-          provides="diffusion", slice=("diffusion.release",), needs=("autoencoder",)),
+          provides="diffusion", networks=False, slice=("diffusion.release",), needs=("autoencoder",)),
     Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
                  "sampling.guided_channels",
@@ -150,9 +152,9 @@ def worker(stage: Stage) -> Callable[..., dict[str, Any]]:
     return getattr(importlib.import_module(module), function)
 
 
-def field(config: RunConfig, path: str) -> Any:
-    """The plain value (as in JSON) at a dotted path."""
-    value: Any = config.model_dump(mode="json")
+def field(config: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path of a configuration as in JSON."""
+    value: Any = config
     for part in path.split("."):
         value = None if value is None else value[part]  # an optional part that is not there has no fields
     return value

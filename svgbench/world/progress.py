@@ -1,15 +1,22 @@
-"""Progress of a long step on standard error: a rich bar on a terminal, a plain line every ten seconds elsewhere. No torch."""
+"""Progress of a long step: a rich bar on a terminal, a plain line every ten seconds elsewhere, or a note in a file that another process
+shows. No torch."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 PLAIN_SECONDS = 10.0
 """Time between two plain lines."""
+NOTE_SECONDS = 1.0
+"""Time between two states of a note."""
 
 
 class Bar:
@@ -91,12 +98,49 @@ class RichBar(Bar):
         self._progress.stop()
 
 
+class NoteBar(Bar):
+    """Keeps its state in a small file, whole at every moment, for the process that started this one."""
+
+    def __init__(self, label: str, total: int, *, unit: str, done: int, note: Path) -> None:
+        super().__init__(label, total, unit=unit, done=done)
+        self._note = note
+        self._last = self._start
+        self._write()
+
+    def show(self) -> None:
+        if time.monotonic() - self._last >= NOTE_SECONDS:
+            self._write()
+
+    def close(self) -> None:
+        self._write()
+
+    def _write(self) -> None:
+        self._last = time.monotonic()
+        state = {"label": self.label, "done": self.done, "total": self.total, "unit": self.unit, "rate": self.rate, "figures": self.figures}
+        temporary = self._note.with_name(f"{self._note.name}.{os.getpid()}")
+        with contextlib.suppress(OSError):  # a note that cannot be written never stops a training
+            temporary.write_text(json.dumps({**state, "host": socket.gethostname()}))
+            temporary.replace(self._note)
+
+
+def read_note(note: Path) -> dict[str, Any] | None:
+    """What a ``NoteBar`` wrote last: label, done, total, unit, rate, figures, host; None where there is none."""
+    try:
+        return json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+
+
 @contextlib.contextmanager
-def open_bar(label: str, total: int, *, unit: str, done: int = 0, silent: bool = False, stream: TextIO | None = None) -> Iterator[Bar]:
-    """The bar that fits the stream (standard error)."""
+def open_bar(
+    label: str, total: int, *, unit: str, done: int = 0, silent: bool = False, stream: TextIO | None = None, note: Path | None = None
+) -> Iterator[Bar]:
+    """The bar that fits the stream (standard error), or one that writes a ``note``."""
     stream = stream if stream is not None else sys.stderr
     bar: Bar
-    if silent:
+    if note is not None:
+        bar = NoteBar(label, total, unit=unit, done=done, note=note)
+    elif silent:
         bar = Bar(label, total, unit=unit, done=done)
     elif stream.isatty():
         bar = RichBar(label, total, unit=unit, done=done, stream=stream)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from svgbench.errors import BadInput, SvgbenchError
@@ -43,6 +44,8 @@ class Runtime:
     """Whether networks compile their blocks."""
     quiet: bool = False
     """Shows no progress."""
+    note: Path | None = None
+    """File in which progress is noted for another process to show, in place of a bar."""
 
     @property
     def rank(self) -> int:
@@ -193,7 +196,8 @@ class Runtime:
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Bar]:
         """A bar on standard error with rate and time left; silent when quiet and on other ranks. ``done``: what an earlier run did."""
-        with open_bar(label, total, unit=unit, done=done, silent=self.quiet or not self.is_main) as bar:
+        note = self.note if self.is_main else None
+        with open_bar(label, total, unit=unit, done=done, silent=self.quiet or not self.is_main, note=note) as bar:
             yield bar
 
     def say(self, sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""A request to stop (Ctrl-C, SIGTERM, SIGUSR1) that waits until the work in hand is saved. No torch."""
+"""A request to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) that waits until the work in hand is saved. No torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
     Outside the main thread it does nothing.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self) -> None:
         self.received: int = 0

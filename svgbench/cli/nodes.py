@@ -1,0 +1,28 @@
+"""``node``: what the engines start; works on nodes of a plan that ``ablate`` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svgbench.lab.serve import Bench, serve
+
+
+def node(
+    plan: Annotated[Path, typer.Argument(help="A plan file.")],
+    keys: Annotated[list[str] | None, typer.Argument(help="Nodes; read from standard input when not given.")] = None,
+    out: Annotated[Path, typer.Option("--out")] = Path("runs"),
+    device: Annotated[str, typer.Option("--device")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
+    micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1)] = None,
+    compile_: Annotated[bool, typer.Option("--compile")] = False,
+    ranks: Annotated[int, typer.Option("--ranks", min=1)] = 1,
+    patience: Annotated[float, typer.Option("--patience", min=0)] = 0.0,
+) -> int:
+    """Work on nodes of a plan and report each beside it (the engines of ``ablate`` call this)."""
+    bench = Bench(
+        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks, patience=patience
+    )  # fmt: skip
+    return serve(plan, bench, keys or [])

@@ -1,0 +1,152 @@
+"""A walk as people see it: on a terminal a table of what runs where, how fast and for how long; elsewhere a line for every node."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from svgbench.lab.execute import text_of
+from svgbench.lab.plan import Node, Plan
+from svgbench.lab.schedule import Report, Watch
+from svgbench.lab.store import Store
+from svgbench.stages import graph
+from svgbench.world.progress import duration, read_note
+
+PLAIN_SECONDS = 30.0
+"""Time between two accounts of what is under way where there is no terminal."""
+SHOWN = 20
+"""Rows of the terminal's table."""
+LAST_SCORES = 5
+
+
+class View(Watch):
+    """Counts what a walk did; tells it line by line."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.where: Callable[[str], str] = lambda key: ""
+        self._total = self._done = self._failed = 0
+        self._open: dict[str, Node] = {}
+        self._away: dict[str, tuple[Node, float]] = {}
+        self._seconds: dict[str, list[float]] = {}
+        self._scores: deque[str] = deque(maxlen=LAST_SCORES)
+        self._last = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        """A line to the user on standard error."""
+        sys.stderr.write(sentence + "\n")
+        sys.stderr.flush()
+
+    def begin(self, plan: Plan, finished: set[str]) -> None:
+        self._total, self._done = len(plan.nodes), len(finished)
+        self._open = {key: node for key, node in plan.nodes.items() if key not in finished}
+        self.say(f"{self._total} nodes, {self._done} exist, {len(self._open)} to run")
+
+    def submitted(self, nodes: list[Node]) -> None:
+        self._away |= {node.key: (node, time.monotonic()) for node in nodes}
+
+    def ended(self, node: Node, report: Report) -> None:
+        _, since = self._away.pop(node.key)
+        if report.state not in ("ran", "found"):
+            self._failed += report.state == "failed"
+            return
+        seconds = time.monotonic() - since
+        self._done += 1
+        self._open.pop(node.key, None)
+        self._seconds.setdefault(node.stage, []).append(seconds)
+        if graph.by_name(node.stage).scores:
+            found = [f"{row['metric']} {row['value']:.4g}" for row in self._store.scores(node.stage, node.key)]
+            self._scores.append(f"{text_of(node)}: {', '.join(found)}")
+            self.say(f"{self._done} of {self._total}: {self._scores[-1]} ({duration(seconds)})")
+        else:
+            self.say(f"{self._done} of {self._total}: {text_of(node)} ({duration(seconds)})")
+
+    def tick(self) -> None:
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            for row in self.rows():
+                self.say("  " + ", ".join(word for word in row if word))
+            self.say(self.summary())
+
+    def rows(self) -> list[tuple[str, str, str, str, str]]:
+        """What is under way: node, where, progress, rate, time left."""
+        found = []
+        for key, (node, since) in list(self._away.items()):
+            note = read_note(self._store.note(node.stage, key))
+            where = self.where(key)
+            if note is None:
+                found.append((text_of(node), where, f"for {duration(time.monotonic() - since)}", "", ""))
+                continue
+            done, total, rate = note["done"], note["total"], note["rate"]
+            left = f"{duration((total - done) / rate)} left" if rate > 0 else ""
+            place = f"{where} on {note['host']}" if where else note["host"]
+            found.append((text_of(node), place, f"{done:,} of {total:,} {note['unit']}", f"{rate:,.1f}/s", left))
+        return found
+
+    def summary(self) -> str:
+        """Counts, and the time left as far as finished nodes of the same stages tell."""
+        words = [f"{self._done} of {self._total} nodes", f"{len(self._away)} under way"]
+        words += [f"{self._failed} failed"] if self._failed else []
+        left = self._left()
+        return ", ".join(words + ([f"about {duration(left)} left"] if left else []))
+
+    def _left(self) -> float | None:
+        if not self._seconds or not self._away:
+            return None
+        means = {stage: sum(times) / len(times) for stage, times in self._seconds.items()}
+        usual = sum(means.values()) / len(means)
+        spent = sum(time.monotonic() - since for _, since in self._away.values())
+        work = sum(means.get(node.stage, usual) for node in self._open.values())
+        return max(0.0, work - spent) / len(self._away)
+
+
+class LiveView(View):
+    """The same, drawn in place on a terminal; what is said stands above it."""
+
+    def __init__(self, store: Store, console: Console) -> None:
+        super().__init__(store)
+        self._live = Live(console=console, refresh_per_second=2, transient=True, get_renderable=self._drawn)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, sentence: str) -> None:
+        self._live.console.print(escape(sentence), highlight=False, soft_wrap=True)
+
+    def tick(self) -> None:
+        """It draws itself."""
+
+    def _drawn(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name, side in (("under way", "left"), ("where", "left"), ("progress", "right"), ("rate", "right"), ("time left", "right")):
+            table.add_column(name, justify=side, no_wrap=name != "under way")
+        rows = self.rows()
+        for row in rows[:SHOWN]:
+            table.add_row(*map(escape, row))
+        if len(rows) > SHOWN:
+            table.add_row(f"and {len(rows) - SHOWN} more")
+        scores = [Text(line, style="dim") for line in self._scores]
+        return Group(table, Text(self.summary(), style="bold"), *scores)
+
+
+@contextlib.contextmanager
+def view(store: Store) -> Iterator[View]:
+    """The view that fits standard error."""
+    if sys.stderr.isatty():
+        with LiveView(store, Console(stderr=True)) as shown:
+            yield shown
+    else:
+        yield View(store)

@@ -1,0 +1,54 @@
+"""Where in the YAML file of an experiment a setting stands, so that an error about it can say the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+
+def line_of(path: Path, field: str, cell: str = "") -> int | None:
+    """The line (from 1) that sets a dotted field, or what is above or below it; of an axis, the entry that the cell's name holds."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    if not isinstance(root, yaml.MappingNode):
+        return None
+    best: tuple[int, int] | None = None
+    for place, line in _settings(root, cell.split(".") if cell else []):
+        fits = place == field or field.startswith(place + ".") or place.startswith(field + ".")
+        shared = min(len(place), len(field)) - (place != field)
+        if fits and (best is None or shared > best[0]):
+            best = (shared, line)
+    return best[1] if best else None
+
+
+def _settings(root: yaml.MappingNode, cell: list[str]) -> Iterator[tuple[str, int]]:
+    """Dotted field and line of everything that the cell is set by; also the file's own words, such as ``axes``."""
+    for key, value in root.value:
+        yield key.value, _line(key)
+        if key.value == "set":
+            yield from _below(value, "")
+        if key.value == "axes" and isinstance(value, yaml.MappingNode):
+            for axis, entries in value.value:
+                if isinstance(entries, yaml.SequenceNode):
+                    short = axis.value.rsplit(".", 1)[-1]
+                    named = [e for e in entries.value if f"{short}-{getattr(e, 'value', '')}" in ".".join(cell) or e.value in cell]
+                    yield axis.value, _line((named or [axis])[0])
+                elif isinstance(entries, yaml.MappingNode):
+                    for name, settings in entries.value:
+                        if not cell or name.value in ".".join(cell):
+                            yield from _below(settings, "")
+
+
+def _below(node: yaml.Node, start: str) -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield f"{start}{key.value}", _line(key)
+            yield from _below(value, f"{start}{key.value}.")
+
+
+def _line(node: yaml.Node) -> int:
+    return node.start_mark.line + 1

@@ -1,0 +1,118 @@
+"""The engines by name, and the simplest of them: this process. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, unknown
+from svgbench.lab.execute import Executor
+from svgbench.lab.orders import write_plan
+from svgbench.lab.plan import Node, Plan
+from svgbench.lab.schedule import Engine, Report
+from svgbench.lab.serve import Bench
+from svgbench.world.files import remove_tree
+
+ENGINES = {"local": None, "ray": "ray", "slurm": "submitit"}
+"""Name -> the package it needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Where the nodes of a plan are executed."""
+
+    engine: str = "local"
+    slots: int | None = None
+    """Nodes at once; one for every visible GPU of this machine, what the cluster gives, when empty."""
+    leave: bool = False
+    """Submit and end; SLURM goes on."""
+    sbatch: dict[str, str] = field(default_factory=dict)
+
+    def check(self, ranks: int) -> None:
+        """Raises BadInput for an engine that does not exist, whose package is not installed, or whose options do not fit."""
+        if self.engine not in ENGINES:
+            raise unknown("engine", self.engine, ENGINES)
+        package = ENGINES[self.engine]
+        if package is not None and importlib.util.find_spec(package) is None:
+            install = f"pip install 'svgbench[{self.engine}]'"
+            raise BadInput(f"--engine {self.engine} needs the package {package}, which is not installed; install it: {install}.")
+        if self.engine != "slurm" and (self.sbatch or self.leave):
+            raise BadInput(f"--{'sbatch' if self.sbatch else 'leave'} is for --engine slurm; leave it out, or choose that engine.")
+        if self.engine == "slurm" and self.slots is not None:
+            raise BadInput("--slots is not for --engine slurm, whose queue decides; use --sbatch array_parallelism=N.")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (self.engine != "local" or (self.slots or 1) > 1 or ranks > 1):
+            raise BadInput("under torchrun all processes work on one node at a time; leave out --engine, --slots and --ranks.")
+
+
+@contextlib.contextmanager
+def opened(choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench: Bench, *, say: Callable[[str], None]) -> Iterator[Engine]:
+    """The engine that works outside this process on what is missing; its plan file goes with it, unless SLURM's jobs still need it."""
+    shared = out / ("slurm/plans" if choice.engine == "slurm" else "plans")
+    file = write_plan(plan.nodes, missing, shared)
+    try:
+        engine = _start(choice, file, out, bench, say)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    finally:
+        if choice.engine != "slurm":
+            remove_tree(file.parent)
+
+
+def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[str], None]) -> Engine:
+    if choice.engine == "ray":
+        from svgbench.lab.ray_tasks import RayTasks
+
+        return RayTasks(file, bench, choice.slots, say=say)
+    if choice.engine == "slurm":
+        from svgbench.lab.slurm import SlurmJobs
+
+        return SlurmJobs(file, bench, out, say=say, sbatch=choice.sbatch)
+    from svgbench.lab.processes import Processes, slots_here
+
+    return Processes(file, bench, choice.slots or slots_here(bench), say=say)
+
+
+class Inline:
+    """Executes nodes in this process, one after the other; under torchrun together with the other ranks, which walk alike."""
+
+    slots, ahead = 1, False
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._given: deque[Node] = deque()
+
+    def submit(self, nodes: list[Node]) -> None:
+        self._given.extend(nodes)
+
+    def poll(self, seconds: float) -> list[Report]:
+        if not self._given:
+            time.sleep(seconds)
+            return []
+        node = self._given.popleft()
+        try:
+            return [Report(node.key, "ran" if self._executor.run(node.key) else "found")]
+        except Interrupted:
+            raise
+        except Occupied as error:
+            if self._executor.world > 1:
+                raise  # the other processes of a torchrun cannot wait with this one
+            return [Report(node.key, "occupied", error)]
+        except SvgbenchError as error:
+            return [Report(node.key, "failed", error)]
+
+    def where(self, key: str) -> str:
+        return "here"
+
+    def stop(self) -> None:
+        self._given.clear()
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,155 @@
+"""The local engine: processes of this machine, one a slot, each with its share of the GPUs or of the processor's threads. No torch.
+
+A worker lives as long as the walk, so that its libraries are loaded once. It leads a session of its own: Ctrl-C reaches this process
+alone, which passes it on. When this process is killed, its workers finish the node in hand and end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from svgbench.errors import SvgbenchError
+from svgbench.lab.orders import clear_report, read_report
+from svgbench.lab.plan import Node
+from svgbench.lab.schedule import Report
+from svgbench.lab.serve import Bench
+from svgbench.world.signals import Stop
+
+LOOK_SECONDS = 0.05
+
+
+def visible_gpus() -> list[str]:
+    """Names of the CUDA devices that a process started here would see, without torch."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name.strip() and name.strip() != "-1"]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    return [str(i) for i, _ in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+
+
+def slots_here(bench: Bench) -> int:
+    """One for every visible GPU, or for every group of so many as a node's ranks take; one on a machine without."""
+    gpus = [] if bench.device == "cpu" or bench.device.startswith("cuda:") else visible_gpus()
+    return max(1, len(gpus) // bench.ranks)
+
+
+@dataclass
+class _Slot:
+    number: int
+    env: dict[str, str]
+    process: subprocess.Popen | None = None
+    key: str | None = None
+    read: int = 0
+    """Bytes of its log that were said."""
+    last: list[str] = field(default_factory=list)
+
+
+class Processes:
+    """Worker processes of this machine."""
+
+    ahead = False
+
+    def __init__(self, plan: Path, bench: Bench, slots: int, *, say: Callable[[str], None]) -> None:
+        self.slots = slots
+        cpus = len(os.sched_getaffinity(0))
+        self._plan, self._say = plan, say
+        self._bench = replace(bench, threads=bench.threads or max(1, cpus // (slots * bench.ranks)))
+        gpus = [] if bench.device not in ("auto", "cuda") else visible_gpus()
+        self._slots = [_Slot(i, _environment(gpus, i, bench.ranks)) for i in range(slots)]
+
+    def submit(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            slot = next(slot for slot in self._slots if slot.key is None)
+            clear_report(self._plan, node.key)
+            slot.key = node.key
+            if slot.process is None or slot.process.poll() is not None:
+                self._start(slot)
+            with contextlib.suppress(BrokenPipeError):  # poll finds it dead
+                slot.process.stdin.write(node.key + "\n")
+                slot.process.stdin.flush()
+
+    def poll(self, seconds: float) -> list[Report]:
+        end = time.monotonic() + seconds
+        while True:
+            found = [report for slot in self._slots if (report := self._look(slot)) is not None]
+            if found or time.monotonic() >= end:
+                return found
+            time.sleep(LOOK_SECONDS)
+
+    def where(self, key: str) -> str:
+        """Which slot has a node."""
+        return next((f"slot {slot.number}" for slot in self._slots if slot.key == key), "")
+
+    def stop(self) -> None:
+        """SIGTERM to every worker: what they train is saved first. A second signal to this process kills them."""
+        alive = [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]
+        for process in alive:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        with Stop() as again:
+            while any(process.poll() is None for process in alive) and not again.received:
+                time.sleep(LOOK_SECONDS)
+        for process in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def close(self) -> None:
+        """Workers end when there is nothing more to read."""
+        for slot in self._slots:
+            if slot.process is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    slot.process.stdin.close()
+                slot.process.wait()
+
+    def _start(self, slot: _Slot) -> None:
+        log = self._log(slot).open("ab")
+        slot.process = subprocess.Popen(
+            self._bench.command(self._plan), env=slot.env, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
+        )
+        log.close()
+
+    def _look(self, slot: _Slot) -> Report | None:
+        if slot.key is None:
+            return None
+        gone = slot.process.poll()  # asked before the report is looked for: a worker may report and end
+        self._hear(slot)
+        report = read_report(self._plan, slot.key)
+        if report is None and gone is not None:
+            how = f"signal {signal.Signals(-gone).name}" if gone < 0 else f"status {gone}"
+            words = f", its last words: {slot.last[-1]}" if slot.last else ""
+            report = Report(slot.key, "lost", SvgbenchError(f"its worker in slot {slot.number} ended with {how}{words}"))
+        if report is not None:
+            slot.key = None
+        return report
+
+    def _hear(self, slot: _Slot) -> None:
+        """Says what a worker wrote since the last look."""
+        with contextlib.suppress(FileNotFoundError), self._log(slot).open("rb") as log:
+            log.seek(slot.read)
+            whole, sign, _ = log.read().rpartition(b"\n")
+            slot.read += len(whole) + len(sign)
+            for line in whole.decode(errors="replace").splitlines():
+                slot.last = [*slot.last[-9:], line]
+                self._say(f"slot {slot.number}: {line}")
+
+    def _log(self, slot: _Slot) -> Path:
+        return self._plan.parent / f"slot-{slot.number}.log"
+
+
+def _environment(gpus: list[str], number: int, ranks: int) -> dict[str, str]:
+    """A slot's environment: its own GPUs, in turn where there are fewer than all slots ask for."""
+    if not gpus:
+        return dict(os.environ)
+    own = list(dict.fromkeys(gpus[(number * ranks + i) % len(gpus)] for i in range(ranks)))
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(own)}

@@ -1,0 +1,105 @@
+"""The engine of Ray: every node is a task with its processors and GPUs, on any machine of the cluster that sees the output directory.
+
+A task whose machine goes is given to another by Ray; it resumes from what lies in the store, or waits until the store's lock is free.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from svgbench.errors import BadInput, Interrupted, SvgbenchError
+from svgbench.lab.orders import clear_report, read_report
+from svgbench.lab.plan import Node
+from svgbench.lab.schedule import Report
+from svgbench.lab.serve import Bench, Worker
+from svgbench.stages import graph
+from svgbench.world.signals import Stop
+
+RETRIES = 3
+"""How often Ray gives a task out again whose worker or machine is gone."""
+STOP_SECONDS = 600.0
+
+
+def work(plan: str, key: str, bench: dict[str, Any]) -> str:
+    """A node, inside a worker of Ray; the report lies beside the plan."""
+    if not Path(plan).is_file():
+        raise FileNotFoundError(f"{plan} cannot be seen from {os.uname().nodename}; --out must be on a disk that every machine shares")
+    return Worker(Path(plan), Bench(**bench)).work(key).state
+
+
+class RayTasks:
+    """Tasks in the cluster at RAY_ADDRESS, or in a Ray started on this machine."""
+
+    ahead = False
+
+    def __init__(self, plan: Path, bench: Bench, slots: int | None, *, say: Callable[[str], None]) -> None:
+        self.slots = slots
+        self._plan, self._bench, self._say = plan, bench, say
+        self._own = not ray.is_initialized()
+        if self._own:
+            ray.init(log_to_driver=False, logging_level="warning", configure_logging=True, include_dashboard=False)
+        have = ray.cluster_resources()
+        self._gpus = bench.ranks if have.get("GPU") and bench.device != "cpu" else 0
+        self._cpus = (bench.threads or 1) * bench.ranks
+        if bench.device.startswith("cuda") and not have.get("GPU"):
+            raise BadInput(f"--device {bench.device} was asked for and no machine of the Ray cluster has a GPU; use --device cpu.")
+        self._task = ray.remote(work)
+        self._refs: dict[Any, Node] = {}
+        say(f"ray: {len([n for n in ray.nodes() if n['Alive']])} machines, {have.get('CPU', 0):g} processors, {have.get('GPU', 0):g} GPUs")
+
+    def submit(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            clear_report(self._plan, node.key)
+            gpus = self._gpus if graph.by_name(node.stage).networks else 0
+            task = self._task.options(
+                num_cpus=self._cpus, num_gpus=gpus, max_retries=RETRIES, name=f"{node.stage} {node.key[:12]}", scheduling_strategy="SPREAD"
+            )
+            self._refs[task.remote(str(self._plan), node.key, asdict(self._bench))] = node
+
+    def poll(self, seconds: float) -> list[Report]:
+        if not self._refs:
+            time.sleep(seconds)
+            return []
+        ended, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
+        if not ended:
+            ended, _ = ray.wait(list(self._refs), num_returns=1, timeout=seconds)
+        return [self._report(self._refs.pop(ref), ref) for ref in ended]
+
+    def _report(self, node: Node, ref: Any) -> Report:
+        try:
+            ray.get(ref)
+        except Exception as error:
+            cause = getattr(error, "cause", None)
+            said = str(cause or error).strip().splitlines() or [type(error).__name__]
+            if isinstance(cause, SvgbenchError) and not isinstance(cause, Interrupted):
+                return Report(node.key, "failed", cause)
+            return Report(node.key, "lost", SvgbenchError(f"its task in Ray ended: {said[0]}"))
+        report = read_report(self._plan, node.key)
+        return report or Report(node.key, "lost", SvgbenchError("its task in Ray ended without a report"))
+
+    def where(self, key: str) -> str:
+        """Ray chooses; a node's note says which machine it is."""
+        return "ray"
+
+    def stop(self) -> None:
+        """Interrupts every task, which saves what it trains; a second signal to this process kills them."""
+        for ref in self._refs:
+            ray.cancel(ref, force=False)
+        end = time.monotonic() + STOP_SECONDS
+        with Stop() as again:
+            left = list(self._refs)
+            while left and not again.received and time.monotonic() < end:
+                _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
+        for ref in left:
+            ray.cancel(ref, force=True)
+
+    def close(self) -> None:
+        if self._own:
+            ray.shutdown()

@@ -1,0 +1,144 @@
+"""The side of an engine that works: one node, one report. No torch until a node runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from svgbench.errors import Interrupted, Occupied, SvgbenchError
+from svgbench.lab.execute import Executor
+from svgbench.lab.orders import clear_report, read_plan, read_report, write_report
+from svgbench.lab.schedule import Report
+from svgbench.lab.store import Store
+from svgbench.stages import graph
+
+OCCUPIED_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """How a process works on the nodes of a plan: words of ``svgbench node``."""
+
+    out: str
+    device: str = "auto"
+    threads: int | None = None
+    micro_batch: int | None = None
+    compile: bool = False
+    ranks: int = 1
+    """Processes of a torchrun for the stages that know how to share their work."""
+    patience: float = 0.0
+    """Seconds to wait for a node that another process works on before it is reported as occupied."""
+
+    def words(self) -> list[str]:
+        """The options of ``svgbench node``."""
+        words = ["--out", str(Path(self.out).absolute()), "--device", self.device]
+        words += ["--ranks", str(self.ranks), "--patience", f"{self.patience:g}"]
+        for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch)):
+            words += [name, str(value)] if value is not None else []
+        return words + (["--compile"] if self.compile else [])
+
+    def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
+        """A command that works on nodes; on those it reads from standard input where none are named."""
+        return [sys.executable, "-m", "svgbench", "node", str(plan), *keys, *self.words()]
+
+
+class Worker:
+    """Works on nodes of one plan file and reports each beside it."""
+
+    def __init__(self, plan: Path, bench: Bench) -> None:
+        from svgbench.world.runtime import Runtime
+
+        self._plan, self._bench = plan, bench
+        self._nodes = read_plan(plan)
+        runtime = Runtime(
+            device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, quiet=True
+        )  # fmt: skip
+        self._main = runtime.is_main
+        self._alone = runtime.world == 1
+        self._executor = Executor(self._nodes, Store(Path(bench.out) / "store"), runtime, _silent, noted=True)
+
+    def work(self, key: str) -> Report:
+        """One node, reported; raises Interrupted after a signal, when its work is saved and nothing is reported."""
+        if key not in self._nodes:
+            raise SvgbenchError(f"{self._plan} has no node {key[:12]}; run 'svgbench ablate' again.")
+        report = self._unready(key) if self._alone else None
+        if report is None:
+            shared = self._alone and self._bench.ranks > 1 and graph.by_name(self._nodes[key].stage).ranks == "all"
+            report = self._apart(key) if shared else self._here(key)
+        if self._main:
+            write_report(self._plan, report)
+        return report
+
+    def _unready(self, key: str) -> Report | None:
+        try:
+            lacking = self._executor.unready(key)
+        except SvgbenchError as error:
+            return Report(key, "failed", error)
+        if not lacking:
+            return None
+        names = ", ".join(f"{self._nodes[k].stage} {k[:12]}" for k in lacking)
+        return Report(key, "unready", SvgbenchError(f"it stands on {names}, which is not finished."))
+
+    def _here(self, key: str) -> Report:
+        end = time.monotonic() + self._bench.patience
+        while True:
+            try:
+                return Report(key, "ran" if self._executor.run(key) else "found")
+            except Interrupted:
+                raise
+            except Occupied as error:
+                if time.monotonic() >= end or not self._alone:
+                    return Report(key, "occupied", error)
+                time.sleep(OCCUPIED_SECONDS)
+            except SvgbenchError as error:
+                return Report(key, "failed", error)
+            except Exception as error:
+                traceback.print_exc()
+                fault = f"{type(error).__name__}: {error}. This is a fault of svgbench; please report it."
+                return Report(key, "failed", SvgbenchError(fault))
+
+    def _apart(self, key: str) -> Report:
+        """The node under torchrun; a signal to this process goes on to its ranks, whose work is saved before it ends."""
+        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self._bench.ranks)]
+        command = replace(self._bench, ranks=1).command(self._plan, [key])
+        clear_report(self._plan, key)
+        with tempfile.TemporaryFile() as said:
+            process = subprocess.Popen([command[0], *start, *command[1:]], stderr=said, stdout=said)
+            try:
+                status = process.wait()
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+            said.seek(0)
+            words = said.read().decode(errors="replace").strip()
+        sys.stderr.write(words + "\n" if words else "")
+        report = read_report(self._plan, key)
+        if report is None:
+            lines = words.splitlines() or ["without a word"]
+            return Report(key, "failed", SvgbenchError(f"torchrun of {self._bench.ranks} ranks ended with status {status}: {lines[-1]}"))
+        return report
+
+
+def _silent(sentence: str) -> None:
+    """A worker's stages are told by the process that gave them out."""
+
+
+def serve(plan: Path, bench: Bench, keys: Sequence[str]) -> int:
+    """Works on the named nodes, or on those that standard input names line by line; the exit status of the first that failed."""
+    worker = Worker(plan, bench)
+    status = 0
+    for key in keys or (line.strip() for line in sys.stdin):
+        report = worker.work(key)
+        if report.state == "unready":
+            status = status or SvgbenchError.exit_status
+        elif report.error is not None:
+            status = status or report.error.exit_status
+    return status if keys else os.EX_OK

@@ -1,0 +1,237 @@
+"""The engine of SLURM, through submitit: nodes of equal depth are an array job, which waits for the arrays its inputs are in.
+
+Everything is submitted at once and goes on without this process: the same command later finds its jobs, shows them while they are queued,
+reports when they ended, and submits again only what is still missing after that. Jobs run ``svgbench node``; what submitit keeps on disk
+is a list of words. A job at its time limit, or preempted, saves its work and is queued again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import Checkpointable, DelayedSubmission
+
+from svgbench.errors import BadInput, SvgbenchError
+from svgbench.lab.orders import read_report
+from svgbench.lab.plan import Node
+from svgbench.lab.schedule import Report
+from svgbench.lab.serve import Bench
+from svgbench.stages import graph
+from svgbench.world.files import guarded, remove_tree, write_atomic
+
+ARRAY = 1000
+"""Jobs of one array: SLURM's own MaxArraySize is 1001."""
+LOOK_SECONDS = 5.0
+"""Time between two questions to the queue."""
+GRACE_SECONDS = 20.0
+"""How long a shared disk may take to show the report of a job that left the queue."""
+PATIENCE_SECONDS = 900.0
+"""How long a job waits for a node that another process works on: a lock may outlive a lost machine on a shared disk."""
+MINUTES = 720
+"""A job's time limit when none is asked for; a training that needs longer is queued again and goes on."""
+OLD_SECONDS = 3600.0
+"""A plan nobody needs may be one whose jobs are just being submitted."""
+SIGNAL_SECONDS = 120
+"""Time before the limit in which work is saved."""
+
+
+class Command(Checkpointable):
+    """A command line as submitit runs it; a job that must leave its machine ends the command first, which saves its work."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words = words
+        self._process: subprocess.Popen | None = None
+
+    def __call__(self) -> int:
+        self._process = subprocess.Popen(self.words)
+        self._until_it_ends()
+        return self._process.wait()
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called by submitit inside the handler of a signal."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            self._until_it_ends()
+        return DelayedSubmission(Command(self.words))
+
+    def _until_it_ends(self) -> None:
+        """Without taking its status, so that a handler may wait inside another wait."""
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+
+
+class SlurmJobs:
+    """Array jobs in the queue of this machine's cluster; ``cluster="local"`` is submitit's executor of this machine, for tests."""
+
+    slots = None
+
+    def __init__(
+        self, plan: Path, bench: Bench, out: Path, *,
+        say: Callable[[str], None], sbatch: Mapping[str, Any] | None = None, cluster: str = "slurm",
+    ) -> None:  # fmt: skip
+        if cluster == "slurm" and shutil.which("sbatch") is None:
+            raise BadInput("--engine slurm needs sbatch, which is not on this machine; run the command on a machine that submits to SLURM.")
+        self.ahead = cluster == "slurm"
+        self._plan, self._out, self._say, self._cluster = plan, out.absolute() / "slurm", say, cluster
+        self._bench = replace(bench, patience=PATIENCE_SECONDS)
+        self._sbatch = dict(sbatch or {})
+        self._held: dict[str, dict[str, Any]] = {}
+        self._local: dict[str, Any] = {}
+        self._queue: dict[str, str] = {}
+        self._asked = 0.0
+        self._missed: dict[str, float] = {}
+        with guarded(self._out):
+            self._out.mkdir(parents=True, exist_ok=True)
+
+    def submit(self, nodes: list[Node]) -> None:
+        new = []
+        for node in nodes:
+            entry = self._remembered(node)
+            if entry is None:
+                new.append(node)
+            else:
+                self._held[node.key] = entry
+        for networks in (True, False):
+            kind = [node for node in new if graph.by_name(node.stage).networks == networks]
+            for start in range(0, len(kind), ARRAY):
+                self._array(kind[start : start + ARRAY], networks)
+
+    def poll(self, seconds: float) -> list[Report]:
+        end = time.monotonic() + seconds
+        while True:
+            self._look()
+            found = [report for key in list(self._held) if (report := self._report(key)) is not None]
+            if found or time.monotonic() >= end:
+                return found
+            time.sleep(min(0.2, max(0.0, end - time.monotonic())))
+
+    def where(self, key: str) -> str:
+        """A node's job and what the queue says of it."""
+        job = self._held.get(key, {}).get("job", "")
+        return f"job {job} {self._queue.get(job, '').lower()}".strip()
+
+    def stop(self) -> None:
+        """Jobs of a cluster go on without this process; those of this machine are ended, their work is saved."""
+        for job in self._local.values():
+            job.cancel()
+        if self._held and self._cluster == "slurm":
+            self._say(f"{self.queued}; the same command shows them, 'scancel {' '.join(self._arrays(self._held))}' ends them")
+
+    def close(self) -> None:
+        """Removes old plans that no job needs."""
+        needed = {Path(json.loads(path.read_text())["plan"]).parent for path in self._out.glob("*.json")}
+        for folder in self._plan.parents[1].iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if folder not in needed and time.time() - folder.stat().st_mtime > OLD_SECONDS:
+                    remove_tree(folder)
+
+    @property
+    def queued(self) -> str:
+        """What SLURM goes on with, in words."""
+        return f"{len(self._held)} jobs are SLURM's ({', '.join(self._arrays(self._held))})"
+
+    def _array(self, nodes: list[Node], networks: bool) -> None:
+        if not nodes:
+            return
+        executor = submitit.AutoExecutor(folder=self._out / "logs", cluster=self._cluster, slurm_max_num_timeout=1000)
+        executor.update_parameters(**self._parameters(nodes, networks))
+        commands = [Command(self._bench.command(self._plan, [node.key])) for node in nodes]
+        try:
+            with executor.batch():
+                jobs = [executor.submit(command) for command in commands]
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = str(error).strip().splitlines() or ["without a word"]
+            raise BadInput(f"sbatch refused {len(nodes)} jobs: {said[-1]}; correct --sbatch and run the same command again.") from None
+        for node, job in zip(nodes, jobs, strict=True):
+            entry = {"job": job.job_id, "plan": str(self._plan), "log": str(job.paths.stderr)}
+            write_atomic(self._out / f"{node.key[:32]}.json", json.dumps(entry).encode())
+            self._held[node.key] = entry
+            self._local |= {node.key: job} if self._cluster == "local" else {}
+        self._queue |= {job.job_id: "PENDING" for job in jobs}
+        self._say(f"{len(nodes)} of {', '.join(sorted({node.stage for node in nodes}))}: job {jobs[0].job_id.partition('_')[0]}")
+
+    def _parameters(self, nodes: list[Node], networks: bool) -> dict[str, Any]:
+        """What sbatch is asked for: GPUs where networks compute, and the arrays of the inputs before."""
+        ranks = self._bench.ranks
+        wanted: dict[str, Any] = {"timeout_min": MINUTES, "name": f"svgbench-{nodes[0].stage}"}
+        if networks and self._bench.device != "cpu":
+            wanted["gpus_per_node"] = ranks
+        if self._bench.threads is not None:
+            wanted["cpus_per_task"] = self._bench.threads * ranks
+        if self._cluster == "local":
+            return {k: v for k, v in wanted.items() if k != "name"}
+        known = submitit.SlurmExecutor._valid_parameters()
+        more: dict[str, Any] = {"requeue": True}
+        wanted["slurm_signal_delay_s"] = SIGNAL_SECONDS
+        for name, value in self._sbatch.items():
+            plain = name.replace("-", "_")
+            if plain in ("time", "gpus_per_node", "cpus_per_task"):
+                wanted.pop({"time": "timeout_min"}.get(plain, plain), None)
+            if plain in known:
+                wanted[f"slurm_{plain}"] = value
+            else:
+                more[name] = value
+        before = self._arrays(k for node in nodes for k in node.inputs.values())
+        if before:
+            more["dependency"] = "afterany:" + ":".join(before)
+        return {**wanted, "slurm_additional_parameters": more}
+
+    def _arrays(self, keys: Iterable[str]) -> list[str]:
+        """Numbers of the array jobs that work on nodes."""
+        return sorted({self._held[key]["job"].partition("_")[0] for key in keys if key in self._held})
+
+    def _remembered(self, node: Node) -> dict[str, Any] | None:
+        """The job an earlier command submitted for a node, as long as it is queued or has something to report."""
+        path = self._out / f"{node.key[:32]}.json"
+        if not path.exists():
+            return None
+        entry = json.loads(path.read_text())
+        report = read_report(Path(entry["plan"]), node.key)
+        if report is not None:
+            return entry if report.state in ("failed", "ran", "found") else None
+        self._look(now=True)
+        return entry if entry["job"] in self._queue else None
+
+    def _report(self, key: str) -> Report | None:
+        entry = self._held[key]
+        report = read_report(Path(entry["plan"]), key)
+        if report is None and entry["job"] not in self._queue:
+            since = self._missed.setdefault(key, time.monotonic())
+            if time.monotonic() - since >= (GRACE_SECONDS if self._cluster == "slurm" else 0):
+                report = Report(key, "lost", SvgbenchError(f"job {entry['job']} left the queue without a report, see {entry['log']}"))
+        elif report is None:
+            self._missed.pop(key, None)
+        if report is None:
+            return None
+        del self._held[key]
+        (self._out / f"{key[:32]}.json").unlink(missing_ok=True)
+        return report
+
+    def _look(self, *, now: bool = False) -> None:
+        """Asks the queue which of this user's jobs it has; keeps the last answer when it has none."""
+        if self._cluster == "local":
+            self._queue = {job.job_id: job.state for job in self._local.values() if not job.done()}
+            return
+        if not now and time.monotonic() - self._asked < LOOK_SECONDS:
+            return
+        if now and self._asked and time.monotonic() - self._asked < 1.0:
+            return
+        self._asked = time.monotonic()
+        words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T"]
+        asked = subprocess.run(words, capture_output=True, text=True)
+        if asked.returncode != 0:
+            sys.stderr.write(f"squeue does not answer: {asked.stderr.strip()}\n")
+            return
+        self._queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)

@@ -1,0 +1,97 @@
+"""An error in a grid's file says the line, the cell and the closest name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from svgbench.cli.cells import configs_of
+from svgbench.config.grid import load_experiment
+from svgbench.config.lines import line_of
+from svgbench.errors import BadConfig, BadInput
+
+GRID = """asks: x
+base: smoke
+set:
+  data: {train_images: 64}
+  sampling:
+    sampler: euler
+axes:
+  autoencoder.residual.channels: [0, 8]
+  tokenizer:
+    plain: {encoder.card: dinov3}
+    other:
+      encoder.card: mae
+      diffusion: {shift: 0.5}
+"""
+
+
+@pytest.mark.parametrize(
+    ("field", "cell", "line"),
+    [
+        ("data.train_images", "", 4),
+        ("sampling.sampler", "", 6),
+        ("sampling.steps", "", 5),
+        ("autoencoder.residual.channels", "channels-8.plain", 8),
+        ("encoder.card", "channels-8.plain", 10),
+        ("encoder.card", "channels-8.other", 12),
+        ("diffusion.shift", "channels-0.other", 13),
+        ("axes", "", 7),
+        ("scores.resamples", "", None),
+    ],
+)
+def test_the_line_that_sets_a_field_of_a_cell(tmp_path, field, cell, line):
+    path = tmp_path / "g.yaml"
+    path.write_text(GRID)
+    assert line_of(path, field, cell) == line
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("base: smoke\nset:\n  sampling: {stepz: [2]}\n", r"g\.yaml:3: sampling\.stepz is not a field\. Did you mean 'steps'"),
+        ("base: smoke\naxes:\n  seed: [0]\n  autoencoder.align:\n    - none\n    - frosen\n",
+         r"g\.yaml:6, cell 'seed-0.align-frosen'.*'frozen'"),
+        ("base: smoke\naxes:\n  encoder.card:\n    - dinov3\n    - dinov4\n",
+         r"g\.yaml:5, cell 'dinov4': no encoder card.*Did you mean 'dinov"),
+        (
+            "base: smoke\naxes:\n  who:\n    a: {seed: 0}\n    b: {diffusion.shfit: 0.1}\n",
+            r"g\.yaml:5, cell 'b': diffusion\.shfit.*'shift'",
+        ),
+        ("base: smoke\nset:\n  sampling.sampler: ddim\n", r"g\.yaml:3: sampling\.sampler ddim does not fit"),
+        ("base: smoke\naxis:\n  seed: [0]\n", r"g\.yaml:2: axis is not a field. Did you mean 'axes'"),
+        ("base: smoke\naxes:\n  seed: []\n", r"axis 'seed' is empty"),
+        ("base: smoek\n", r"no experiment named 'smoek'. Did you mean 'smoke'"),
+        ("base: smoke\naxes:\n  seed: [0\n", r"g\.yaml:4:1: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_grid_says_file_line_cell_and_the_closest_name(tmp_path, text, sentence):
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        configs_of(str(path), "tiny", None, None)
+    assert re.search(sentence, str(caught.value)), caught.value
+
+
+def test_what_set_got_wrong_is_not_the_file_s_fault(tmp_path):
+    path = tmp_path / "g.yaml"
+    path.write_text("base: smoke\naxes:\n  seed: [0, 1]\n")
+    with pytest.raises(BadConfig, match=r"^--set: sampling\.stepz"):
+        configs_of(str(path), "tiny", ["sampling.stepz=[2]"], None)
+
+
+def test_an_error_in_a_base_is_said_of_the_base(tmp_path):
+    (tmp_path / "below.yaml").write_text("base: smoke\nset:\n  data.resolution: 36\n")
+    path = tmp_path / "g.yaml"
+    path.write_text(f"base: {tmp_path / 'below.yaml'}\naxes:\n  diffusion.shift: [0.1]\n")
+    assert load_experiment(str(path)).base
+    with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'shift-0.1': images of 36 px do not divide"):
+        configs_of(str(path), "tiny", None, None)
+
+
+def test_an_axis_that_changes_nothing_is_said_and_runs_once(tmp_path, capsys):
+    path = tmp_path / "g.yaml"
+    path.write_text("base: smoke\nset: {autoencoder.residual.channels: 0}\naxes:\n  autoencoder.align: [none, frozen]\n")
+    assert len(configs_of(str(path), "tiny", None, None)) == 1
+    assert "cell 'align-frozen' is the same run as another cell" in capsys.readouterr().err
