@@ -27,5 +27,7 @@ def test_rae_s_resize_neither_smooths_nor_clips():
 
 
 def test_the_others_do_both():
-    _, seen = _seen(True)
+    image, seen = _seen(True)
+    smooth = F.interpolate(image, size=(32, 32), mode="bicubic", antialias=True, align_corners=False)
+    assert torch.allclose(seen, smooth.clamp(0, 1), atol=1e-6)
     assert seen.min() >= -1e-6 and seen.max() <= 1 + 1e-6

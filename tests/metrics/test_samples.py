@@ -64,6 +64,7 @@ def test_rounding_takes_the_nearest_level_and_refuses_nan():
     assert to_uint8(x).tolist() == [0, 0, 0, 1, 255, 255, 255]
     levels = torch.arange(256, dtype=torch.uint8)
     assert to_uint8(levels.float() / 255).equal(levels)
+    assert to_uint8(torch.tensor([0.5, 1.5, 2.5, 126.5]) / 255).tolist() == [0, 2, 2, 126]  # 127.5 x + 128, cut off, says 1, 2, 3, 127
     with pytest.raises(NumericalError):
         to_uint8(torch.tensor([float("nan")]))
 
