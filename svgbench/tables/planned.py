@@ -62,8 +62,9 @@ def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
-    """``steps=25 guidance=4``."""
-    return " ".join(f"{path.rsplit('.', 1)[-1]}={value:g}" for path, value in cell.items())
+    """``steps=25 guidance=4``; the end of the training goes without saying."""
+    said = {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
+    return " ".join(f"{name}={value:g}" for name, value in said.items())
 
 
 def _figures(flops: float, seconds: float, kept: int) -> list[str]:
