@@ -13,16 +13,17 @@ from svgbench.cli.main import app
 from svgbench.config import cards
 
 OPTIONS = {
-    "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--shelf",
-            "--device", "--threads", "--micro-batch", "--compile"},
-    "ablate": {"--out", "--preset", "--set", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine", "--slots",
-               "--ranks", "--sbatch", "--leave"},
-    "plan": {"--out", "--preset", "--set", "--shelf", "--gpus"},
+    "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--limit",
+            "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
+    "ablate": {"--out", "--preset", "--set", "--limit", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine",
+               "--slots", "--ranks", "--sbatch", "--leave"},
+    "plan": {"--out", "--preset", "--set", "--limit", "--shelf", "--gpus"},
     "report": {"--out", "--format", "--layout", "--to", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
     "eval": {
-        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--format", "--device"
+        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit", "--format",
+        "--device",
     },
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads", "--check"},

@@ -28,6 +28,7 @@ def evaluate(
         str | None, typer.Option("--second-extractor", help="Also the Frechet distance on this one's features (dinov2-vit-l-14).")
     ] = None,
     second_extractor_weights: Annotated[Path | None, typer.Option("--second-extractor-weights", help="Its weights file.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", help="A trial on the first so many images; its numbers say so.", min=1)] = None,
     format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
@@ -48,7 +49,9 @@ def evaluate(
         def progress(label: str, count: int) -> Callable[[int], None]:
             return bars.enter_context(runtime.progress(label, count)).advance
 
-        scores = elsewhere_scores(images, reference, networks[0], second=networks[1] if networks[1:] else None, progress=progress)
+        scores = elsewhere_scores(
+            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, progress=progress
+        )
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")
         return

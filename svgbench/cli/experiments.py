@@ -25,6 +25,9 @@ Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", help="A trial: so many images of each split and samples at most; its numbers say so.", min=1)
+]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
 Compile = Annotated[bool, typer.Option("--compile", help="torch.compile of the transformer's block.")]
@@ -49,6 +52,7 @@ def run(
     out: Out = Path("runs"),
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     sets: Set = None,
+    limit: Limit = None,
     shelf: Shelf = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -66,7 +70,7 @@ def run(
     for path, value in words.items():
         if value is not None:
             settings = merge(settings, nested(path, value))
-    settings = merge(settings, override(sets or []))
+    settings = merge(settings, override(_limited(sets, limit)))
     config = resolve(build(settings, preset=preset, extra=shelf), shelf)
     name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
@@ -82,6 +86,7 @@ def ablate(
     out: Out = Path("runs"),
     preset: Preset = "tiny",
     sets: Set = None,
+    limit: Limit = None,
     shelf: Shelf = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -100,7 +105,7 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = make_plan(configs_of(experiment, preset, sets, shelf), shelf)
+    plan_ = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf), shelf)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
     if outcome.left:
@@ -120,6 +125,7 @@ def plan(
     out: Out = Path("runs"),
     preset: Preset = "tiny",
     sets: Set = None,
+    limit: Limit = None,
     shelf: Shelf = None,
     gpus: Gpus = None,
 ) -> None:
@@ -129,7 +135,7 @@ def plan(
     from svgbench.lab.pace import GPUS, pace_of
     from svgbench.tables.planned import plan_table
 
-    plan_, store = make_plan(configs_of(experiment, preset, sets, shelf), shelf), Store(out / "store")
+    plan_, store = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf), shelf), Store(out / "store")
     made = {key: manifest for key, node in plan_.nodes.items() if (manifest := store.manifest(node.stage, key))}
     places = {GPUS.get(one.config.preset, 0) for one in plan_.runs}
     pace = pace_of(max(places) if gpus is None else gpus, store.root)
@@ -148,3 +154,8 @@ def _sbatch(words: list[str]) -> dict[str, str]:
             raise BadInput(f"--sbatch {word}: write it as NAME=VALUE, such as partition=gpu.")
         found[name.lstrip("-")] = value
     return found
+
+
+def _limited(sets: list[str] | None, limit: int | None) -> list[str]:
+    """``--set`` with ``--limit`` among it."""
+    return [*(sets or []), *([f"data.limit={limit}"] if limit else [])]

@@ -173,7 +173,8 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
 
 def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
     """The same run with what it does not use at its defaults: equal work, equal key."""
-    parts = {"autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
+    sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, config.data.limit or config.sampling.count)})
+    parts = {"sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
     return _shifted(config.model_copy(update=parts), extra)
 
 
@@ -272,7 +273,7 @@ def run_name(config: RunConfig, extra: Path | None = None) -> str:
     are named, more are told apart by six digits of their digest."""
     autoencoder = config.autoencoder
     parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
-    told: dict[str, Any] = {"seed": config.seed, "encoder": {"card": config.encoder.card}}
+    told: dict[str, Any] = {"seed": config.seed, "encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
     if cards.find(config.encoder.card, config.preset, extra).kind == "features":
         told["autoencoder"] = {"align": autoencoder.align}
         if autoencoder.residual.channels == 0:
@@ -285,6 +286,8 @@ def run_name(config: RunConfig, extra: Path | None = None) -> str:
     if config.preset != "tiny":
         parts.append(config.preset)
     plain = build(told, preset=config.preset, extra=extra)
+    if config.data.limit:
+        parts.append(f"limit-{config.data.limit}")
     return ".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])])
 
 

@@ -145,6 +145,10 @@ class Score(Part):
     detail: dict[str, Any] = {}
     """What a reader may want beside it: how the interval was made, chosen learning rate, which latents."""
 
+    def marked(self, limit: int | None) -> Score:
+        """The same number with a trial's limit in its protocol."""
+        return self.model_copy(update={"protocol": self.protocol.model_copy(update={"limit": limit})})
+
 
 class Manifest(Part):
     """``manifest.json``: written last, so its existence means that the artifact is finished."""

@@ -38,8 +38,24 @@ class Data(Part):
     """Share of each class held out for validation when the folder has no ``val`` of its own."""
     seed: int = 0
     """Seed of drawn images and of the held-out share; not the run's seed, so that runs of all seeds see the same images."""
+    limit: Count | None = None
+    """A trial on this many images of each split at most, of all data sets, and on this many samples; what is scored so says it in its
+    protocol."""
     identity: str = ""
     """Digest of the source's file list; filled in when a run is planned."""
+
+    @model_serializer(mode="wrap")
+    def _without_an_empty_limit(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run that is no trial says nothing of it, in no file and in no key."""
+        fields = plain(self)
+        if self.limit is None:
+            fields.pop("limit", None)
+        return fields
+
+    def at_most(self, split: str, count: int) -> int:
+        """How many of a split's ``count`` images are meant, at most."""
+        asked = self.train_images if split == "train" else self.val_images
+        return min(n for n in (asked, self.limit, count) if n is not None)
 
 
 class Features(Part):

@@ -23,7 +23,7 @@ from svgbench.stages import graph
 MOMENT_IMAGES = 50_000
 """Images whose residuals fix the alignment (``stages.autoencoder``)."""
 REFERENCE_IMAGES = 50_000
-"""Training images whose features are kept (``stages.scores``)."""
+"""Images whose features are kept (``metrics.features.KEPT``)."""
 CHECKPOINTS = 3
 """Checkpoints on disk while one is written: the two that are kept, and the new one."""
 JPEGS_PER_SECOND = 100.0
@@ -178,15 +178,11 @@ def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     return Estimate(fp32=operations, kept=part.count * (3 * sizes.side**2 + 8), left_out=left_out)
 
 
-def _references(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
-    width = judges.row("features", sizes.config.scores.extractor)["dim"]
-    kept = FLOAT * width * min(sizes.counts.train, REFERENCE_IMAGES) + 8 * width * (width + 1)
-    return Estimate(fp32=sizes.counts.train * sizes.extractor, kept=kept)
-
-
-def _originals(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
-    width = judges.row("features", sizes.config.scores.extractor)["dim"]
-    return Estimate(fp32=sizes.counts.val * sizes.extractor, kept=FLOAT * width * sizes.counts.val + 8 * width * (width + 1))
+def _judged(judge: str, count: int) -> Estimate:
+    """Features of so many images and their moments."""
+    row = judges.row("features", judge)
+    width = row["dim"]
+    return Estimate(fp32=count * 1e9 * row.get("gflops", 0.0), kept=FLOAT * width * min(count, REFERENCE_IMAGES) + 8 * width * (width + 1))
 
 
 def _reconstructions(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -201,8 +197,8 @@ def _reconstruction_scores(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     return Estimate(fp32=sizes.counts.val * (sizes.extractor + pair))
 
 
-def _generation_scores(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
-    return Estimate(fp32=sizes.config.sampling.count * sizes.extractor)
+def _generation_scores(judge: str, sizes: Sizes) -> Estimate:
+    return Estimate(fp32=_judged(judge, sizes.config.sampling.count).fp32)
 
 
 def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:
@@ -277,11 +273,13 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "diffusion": _diffusion,
     "imported-diffusion": _adopted,
     "samples": _samples,
-    "references": _references,
-    "originals": _originals,
+    "references": lambda sizes, cell: _judged(sizes.config.scores.extractor, sizes.counts.train),
+    "second-references": lambda sizes, cell: _judged(sizes.second_extractor, sizes.counts.train),
+    "originals": lambda sizes, cell: _judged(sizes.config.scores.extractor, sizes.counts.val),
     "reconstructions": _reconstructions,
     "reconstruction-scores": _reconstruction_scores,
-    "generation-scores": _generation_scores,
+    "generation-scores": lambda sizes, cell: _generation_scores(sizes.config.scores.extractor, sizes),
+    "second-generation-scores": lambda sizes, cell: _generation_scores(sizes.second_extractor, sizes),
     "pooled-latents": _pooled,
     "probe-scores": _adopted,
     "segmentation-scores": lambda sizes, cell: _encoded(sizes, sizes.config.scores.segmentation.train_images),

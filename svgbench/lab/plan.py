@@ -118,7 +118,8 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
 def node_of(stage: graph.Stage, config: dict[str, Any], inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
     """The execution of a stage for a run (its configuration as in JSON), on its inputs, at one entry of each of its list fields."""
     part: dict[str, Any] = {}
-    for path in stage.slice:
+    limited = (graph.LIMIT,) if stage.scores and "limit" in config["data"] else ()
+    for path in (*stage.slice, *limited):
         part = merge(part, nested(path, graph.field(config, path)))
     for path, value in cell.items():
         part = merge(part, nested(path, value))

@@ -101,6 +101,11 @@ class Sizes:
         """Operations of the judging network on one image."""
         return 1e9 * judges.row("features", self.config.scores.extractor).get("gflops", 0.0)
 
+    @property
+    def second_extractor(self) -> str:
+        """The second judging network; the first one where none was named, which plans no second stage."""
+        return self.config.scores.second_extractor or self.config.scores.extractor
+
     @cached_property
     def teaching(self) -> float:
         """Operations on one image of the encoder that REPA's loss looks at."""
@@ -135,16 +140,17 @@ def counts_of(config: RunConfig) -> Counts:
     if data.source == "shapes":
         from svgbench.world import shapes
 
-        return Counts(int(data.train_images or 0), int(data.val_images or 0), len(shapes.CLASSES))
+        drawn = (data.at_most("train", int(data.train_images or 0)), data.at_most("val", int(data.val_images or 0)))
+        return Counts(*drawn, len(shapes.CLASSES))
     known = read_yaml(folder("reports") / "datasets.yaml")
     if data.source in known and not Path(data.source).exists():
         facts = known[data.source]
-        train, val = min(data.train_images or facts["train"], facts["train"]), min(data.val_images or facts["val"], facts["val"])
+        train, val = (data.at_most(split, facts[split]) for split in ("train", "val"))
         return Counts(train, val, facts["classes"], assumed=facts["title"])
-    from svgbench.world.folders import list_folder
+    from svgbench.world.sources import counted
 
-    listing = list_folder(data)
-    return Counts(len(listing.train), len(listing.val), len(listing.classes))
+    train, val, classes = counted(data)
+    return Counts(train, val, classes)
 
 
 def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:

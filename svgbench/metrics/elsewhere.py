@@ -23,16 +23,17 @@ def elsewhere_scores(
     extractor: Extractor,
     *,
     second: Extractor | None = None,
+    limit: int | None = None,
     neighbours: int = 3,
     resampling: Resampling = Resampling(),
     progress: Progress = lambda label, count: lambda done: None,
 ) -> list[Score]:
     """gfid, sfid, is, kid, precision and recall of a folder or ``.npz`` of images; only gfid, sfid and is against bare statistics. With a
-    second extractor also the distance on its features.
+    second extractor also the distance on its features. ``limit``: of the first so many images alone, said in the protocol.
 
     ``progress``: called with a label and a count of images, gives what hears of each batch.
     """
-    given = open_set(images)
+    given = open_set(images, limit)
     check_counts(len(given), neighbours=neighbours)
     against = [open_reference(reference, judge, progress=progress) for judge in (extractor, second) if judge]
     check_samples(given, None, len(given), size=against[0].side)
@@ -41,4 +42,4 @@ def elsewhere_scores(
         samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))
         how = {"judge": judge.judge, "frechet": judge.frechet, "labels": "given", "resampling": resampling}
         scores += distance_scores(samples, real, **how) if scores else generation_scores(samples, real, neighbours=neighbours, **how)
-    return scores
+    return [score.marked(limit) for score in scores]

@@ -23,10 +23,10 @@ from svgbench.world.listing import SUFFIXES
 
 
 class ImageFiles:
-    """The image files below a folder in the order of their paths, all of one size."""
+    """The image files below a folder in the order of their paths (the first ``most``), all of one size."""
 
-    def __init__(self, folder: Path) -> None:
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    def __init__(self, folder: Path, most: int | None = None) -> None:
+        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())[:most]
         if not self.paths:
             raise BadData(f"{folder}: holds no images ({', '.join(SUFFIXES)}); give a folder of image files or an .npz.")
         first: dict[tuple[int, int], Path] = {}
@@ -74,11 +74,12 @@ class ImageFiles:
 
 
 class ImageArray:
-    """The images ``arr_0`` of an ``.npz``, read where they lie when the file stores them as they are (numpy's ``savez`` does)."""
+    """The images ``arr_0`` (the first ``most``) of an ``.npz``, read where they lie when the file stores them as they are, as numpy's
+    ``savez`` does."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, most: int | None = None) -> None:
         self.path = path
-        self._images = stored(path, IMAGES)
+        self._images = stored(path, IMAGES)[:most]
         shape, kind = self._images.shape, self._images.dtype
         if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
             raise BadData(f"{path}: {IMAGES} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by those who made them.")
@@ -100,10 +101,10 @@ class ImageArray:
         return sha256_of(self.path)
 
 
-def open_set(path: Path) -> ImageFiles | ImageArray:
-    """The images of a folder or of an ``.npz``."""
+def open_set(path: Path, most: int | None = None) -> ImageFiles | ImageArray:
+    """The images of a folder or of an ``.npz``, or the first ``most`` of them."""
     if path.is_dir():
-        return ImageFiles(path)
+        return ImageFiles(path, most)
     if not path.exists():
         raise BadData(f"{path} does not exist; give a folder of images or an .npz.")
-    return ImageArray(path)
+    return ImageArray(path, most)

@@ -17,7 +17,7 @@ from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
-from svgbench.stages.scores import write_scores
+from svgbench.stages.scores import limit_of, write_scores
 from svgbench.world import checkpoints, crops
 from svgbench.world.crops import Crop
 from svgbench.world.dense_sets import DenseSet, Pair, check, open_set, read_depth
@@ -32,7 +32,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Depth.model_validate(part["depth"])
-    head, found = settings.head, open_set("depth", settings.source, settings.identity)
+    head, found = settings.head, open_set("depth", settings.source, settings.identity).limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
     _check_depths(found, head, runtime)
     losses = train_heads(
@@ -46,7 +46,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         name = protocol("depth-linear", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
         scores = [s for kind, each in found_errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
-        write_scores(out, scores)
+        write_scores(out, scores, slice_)
         checkpoints.clear(out)
     return {"images_seen": head.total_images, "losses": losses}
 

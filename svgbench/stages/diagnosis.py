@@ -65,7 +65,7 @@ def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
+    stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     places, labels, chosen = balanced(collection.val, EMBEDDED)
     raw = (latents(collection.val, places[block], tokenizer, runtime) for block in blocks(len(places)))
     vectors = torch.cat([pool(stats.standardise(part)).cpu() for part in raw])
@@ -101,7 +101,7 @@ def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
+    stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     model = open_velocity(inputs["diffusion"], runtime)
     places, labels, chosen = balanced(collection.val, MOVED)
     data = stats.standardise(latents(collection.val, places, tokenizer, runtime))

@@ -175,7 +175,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 def describe(sizes: dict[str, Any], classes: list[str], *, objective: str, prediction: str = "velocity") -> bytes:
     """``sit.json``."""
     content = {"sizes": sizes, "classes": classes, "objective": objective, "prediction": prediction}
-    return (json.dumps(content, indent=1) + "\n").encode()
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 def open_sit(place: Path, runtime: Runtime, weights: str = "sit.safetensors") -> tuple[Any, list[str]]:

@@ -77,7 +77,7 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     """
     collection, places, about = _picked(inputs, EDITED)
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    stats = open_statistics(inputs["statistics"], tokenizer.channels, runtime)
+    stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     part = slice_["sampling"]
     steps, guidance = max(part["steps"]), max(part["guidance"])
     model = open_velocity(inputs["diffusion"], runtime)

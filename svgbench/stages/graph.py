@@ -126,6 +126,9 @@ TEACHER = "diffusion.representation.encoder"
 PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 
+LIMIT = "data.limit"
+"""In the slice of every stage that scores, where a run is a trial: its numbers say so."""
+
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
 """Parts whose ``source`` is a folder: a key knows it by its files (``identity``), not by where it lies."""
 

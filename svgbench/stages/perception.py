@@ -136,4 +136,4 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
                 classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
                 resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
             )  # fmt: skip
-    return write_scores(out, scores)
+    return write_scores(out, scores, slice_)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
             original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
             runtime=runtime, done=bar.advance,
         )  # fmt: skip
-    return write_scores(out, scores) if runtime.is_main else {}
+    return write_scores(out, scores, slice_) if runtime.is_main else {}
 
 
 def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     if not runtime.is_main:
         return {}
     scores = generation_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **how)
-    return write_scores(out, scores)
+    return write_scores(out, scores, slice_)
 
 
 def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     if not runtime.is_main:
         return {}
     scores = distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how)
-    return write_scores(out, scores)
+    return write_scores(out, scores, slice_)
 
 
 def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
@@ -172,7 +172,13 @@ def split_latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Ca
     return collection, train, val, parts
 
 
-def write_scores(out: Path, scores: Sequence[Score]) -> dict[str, Any]:
-    """``scores.json``, by the main rank; a stage that only scores has no cost of its own to tell."""
-    write_atomic(out / "scores.json", (json.dumps([s.model_dump(mode="json") for s in scores], indent=1) + "\n").encode())
+def limit_of(slice_: Mapping[str, Any]) -> int | None:
+    """The limit of a run that is a trial (``data.limit``)."""
+    return slice_.get("data", {}).get("limit")
+
+
+def write_scores(out: Path, scores: Sequence[Score], slice_: Mapping[str, Any]) -> dict[str, Any]:
+    """``scores.json``, by the main rank, marked where the run is a trial; a stage that only scores has no cost of its own to tell."""
+    marked = [score.marked(limit_of(slice_)).model_dump(mode="json") for score in scores]
+    write_atomic(out / "scores.json", (json.dumps(marked, indent=1) + "\n").encode())
     return {}

@@ -31,7 +31,7 @@ from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
-from svgbench.stages.scores import image_groups, split_latents, write_scores
+from svgbench.stages.scores import image_groups, limit_of, split_latents, write_scores
 from svgbench.world import checkpoints, crops
 from svgbench.world.crops import Crop
 from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, check, open_set, read_labelled
@@ -54,14 +54,14 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
             *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
             resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **image_groups(inputs, collection, len(train)),
         )  # fmt: skip
-    return write_scores(out, scores)
+    return write_scores(out, scores, slice_)
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
-    head, found = settings.head, open_set("segmentation", settings.source, settings.identity)
+    head, found = settings.head, open_set("segmentation", settings.source, settings.identity).limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
     _check_masks(found, head.classes, runtime)
     losses = train_heads(
@@ -73,7 +73,8 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         used, details = head.model_dump(mode="json", exclude={"checkpoint_images"}), (f"{head.classes}classes",)
         name = protocol("seg-linear-slide", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
-        write_scores(out, [score for kind, area in areas.items() for score in area_scores(area, name, {"latents": kind}, resampling)])
+        scores = [score for kind, area in areas.items() for score in area_scores(area, name, {"latents": kind}, resampling)]
+        write_scores(out, scores, slice_)
         names = ade20k_names() if head.classes == 150 else None  # other folders' classes have numbers
         figures = {kind: class_figures(area, names) for kind, area in areas.items()}
         write_atomic(out / "classes.json", (json.dumps(figures, indent=1) + "\n").encode())

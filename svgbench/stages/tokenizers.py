@@ -69,7 +69,7 @@ def _decoder(encoder: Any, settings: Autoencoder, resolution: int) -> LdmDecoder
 def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> bytes:
     """``autoencoder.json``."""
     content = {"encoder": dict(part), "kind": card.kind, **more}
-    return (json.dumps(content, indent=1) + "\n").encode()
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
 def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:

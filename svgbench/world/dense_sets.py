@@ -56,6 +56,10 @@ class DenseSet:
     training: tuple[Pair, ...]
     validation: tuple[Pair, ...]
 
+    def limited(self, most: int | None) -> DenseSet:
+        """The first ``most`` pairs of each split; all when None."""
+        return DenseSet(self.root, self.training[:most], self.validation[:most])
+
     def digest(self, split: str) -> str:
         """sha256 of a split's relative paths and file sizes."""
         files = (file for pair in getattr(self, split) for file in pair)

@@ -99,8 +99,8 @@ def choose(found: Collection, data: Data) -> Listing:
     return Listing(
         root,
         found.classes,
-        _limited(train, data.train_images, seed=data.seed, field="data.train_images", root=root),
-        _limited(val, data.val_images, seed=data.seed, field="data.val_images", root=root),
+        _limited(train, data.train_images, seed=data.seed, field="data.train_images", root=root)[: data.limit],
+        _limited(val, data.val_images, seed=data.seed, field="data.val_images", root=root)[: data.limit],
         found.reader,
         found.files,
     )

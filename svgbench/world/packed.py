@@ -92,6 +92,11 @@ def identity(root: Path, data: Data) -> str:
     return digest({**facts, "files": {name: file["sha256"] for name, file in about["files"].items()}})
 
 
+def counts(root: Path, data: Data) -> dict[str, int]:
+    """How many images of each split a run takes from the front of a packed store; BadData when it cannot be used."""
+    return {split: data.at_most(split, count) for split, count in _usable(root, data)["counts"].items()}
+
+
 def adopt(data: Data, out: Path) -> None:
     """An ``images.json`` in ``out`` that stands on the packed store ``data.source``; its files up to a size are read whole first."""
     place = Path(data.source).expanduser().resolve()
@@ -100,9 +105,8 @@ def adopt(data: Data, out: Path) -> None:
         raise BadData(f"{place}: was packed again after this run was planned; run the same command again.")
     for _ in damages(place, about, most=QUICK_BYTES):
         pass
-    counts = {split: _wanted(data, split) or about["counts"][split] for split in SPLITS}
     kept = {name: about[name] for name in ("source", "identity", "resolution", "classes", "masks", "skipped")}
-    write(out, {**kept, "counts": counts, "packed": {"place": str(place), "digest": about["digest"]}})
+    write(out, {**kept, "counts": counts(place, data), "packed": {"place": str(place), "digest": about["digest"]}})
 
 
 def damages(directory: Path, about: Mapping[str, Any], most: int | None = None) -> Iterator[tuple[str, int]]:

@@ -143,7 +143,7 @@ def _shapes(data: Data) -> _Source:
     for field in ("train_images", "val_images"):
         if getattr(data, field) is None:
             raise BadConfig(f"data.{field} is empty and 'shapes' can be drawn without end; give a number.")
-    counts = {"train": int(data.train_images or 0), "val": int(data.val_images or 0)}
+    counts = {"train": data.at_most("train", int(data.train_images or 0)), "val": data.at_most("val", int(data.val_images or 0))}
 
     def pieces(split: str, begin: int) -> Generator[Piece, None, None]:
         for start in range(begin, counts[split], CHUNK):

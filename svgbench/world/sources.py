@@ -30,6 +30,16 @@ def list_images(data: Data) -> Listing:
     return choose(_kind(root).collect(root), data)
 
 
+def counted(data: Data) -> tuple[int, int, int]:
+    """Training images, validation images and classes that ``data`` asks for, its files unread; BadData when it cannot be used."""
+    root = root_of(data.source)
+    if packed.holds(root):
+        counts = packed.counts(root, data)
+        return counts["train"], counts["val"], len(packed.read(root)["classes"])
+    listing = list_images(data)
+    return len(listing.train), len(listing.val), len(listing.classes)
+
+
 def _kind(root: Path) -> ModuleType:
     return next((kind for kind in (shards, hub_datasets) if kind.holds(root)), folders)
 

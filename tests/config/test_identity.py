@@ -67,6 +67,16 @@ def test_a_change_reaches_only_what_depends_on_it():
     assert "images" not in changed("seed=1")
 
 
+def test_a_limit_is_a_trial_that_shares_no_image_score_or_name_with_the_whole_run():
+    whole, trial = config(), config("data.limit=200")
+    assert (trial.sampling.count, config("data.limit=200", "sampling.count=50").sampling.count) == (200, 50)
+    scoring = {stage.name for stage in graph.STAGES if stage.scores}
+    marked = {node.stage for node in nodes_of(trial) if node.slice.get("data", {}).get("limit") and node.stage != "images"}
+    assert marked == scoring & {node.stage for node in nodes_of(trial)}
+    assert not {node.key for node in nodes_of(whole)} & {node.key for node in nodes_of(trial)}
+    assert "limit" not in whole.model_dump()["data"] and run_name(trial) == "dinov3-tiny.limit-200"
+
+
 def test_a_named_reference_reaches_the_scores_of_samples_alone_and_is_known_by_what_it_holds(tmp_path):
     files = [tmp_path / name for name in ("one.npz", "copy.npz", "other.npz")]
     for number, file in zip((0, 0, 1), files, strict=True):

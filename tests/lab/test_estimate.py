@@ -14,10 +14,11 @@ from svgbench.lab import sizes as own
 from svgbench.lab.estimate import MOMENT_IMAGES, REFERENCE_IMAGES, assumptions, estimate, estimates, evaluations, outline, update_flops
 from svgbench.lab.plan import make_plan
 from svgbench.lab.sizes import Counts, counts_of, sizes_of
+from svgbench.metrics import features
 from svgbench.metrics.perceptual import VggTaps
 from svgbench.nets.classifier import ShapesVGG
 from svgbench.nets.sampler import sample
-from svgbench.stages import autoencoder, graph, scores, statistics, tokenizers
+from svgbench.stages import autoencoder, graph, statistics, tokenizers
 from svgbench.world import checkpoints
 from svgbench.world.measure import count_flops
 from svgbench.world.runtime import Runtime
@@ -91,14 +92,14 @@ def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
 
 def test_the_limits_are_those_of_the_stages():
     assert (own.CACHE_BYTES, own.KEPT_BYTES) == (tokenizers.CACHE_BYTES, statistics.KEPT_BYTES)
-    assert (MOMENT_IMAGES, REFERENCE_IMAGES, checkpoints.KEPT) == (autoencoder.MOMENT_IMAGES, scores.REFERENCE_IMAGES, 2)
+    assert (MOMENT_IMAGES, REFERENCE_IMAGES, checkpoints.KEPT) == (autoencoder.MOMENT_IMAGES, features.KEPT, 2)
 
 
 def test_every_stage_is_estimated():
     sizes = sized()
     for stage in graph.STAGES:
         cell = {"sampling.steps": 5, "sampling.guidance": 2.0} if stage.name == "samples" else {}
-        assert not estimate(stage.name, cell, sizes).left_out, f"{stage.name} has no row in lab/estimate.py"
+        assert f"the stage {stage.name}" not in estimate(stage.name, cell, sizes).left_out, f"{stage.name} has no row in lab/estimate.py"
     assert estimate("a-new-one", {}, sizes).left_out == ("the stage a-new-one",)
 
 
@@ -147,8 +148,8 @@ def test_what_is_in_memory_is_encoded_once_and_what_is_not_each_time_it_is_seen(
 
 def test_kept_latents_spare_the_scores_their_encoding():
     kept, not_kept = sized(counts=Counts(1_000, 100, 10)), sized(counts=Counts(10_000_000, 100, 10))
-    assert by_stage(kept)["probe-scores"].flops == 0 and by_stage(kept)["statistics"].kept == 1100 * kept.latent_bytes
-    assert by_stage(not_kept)["probe-scores"].flops == 10_000_100 * not_kept.encoding and by_stage(not_kept)["statistics"].kept == 0
+    assert by_stage(kept)["pooled-latents"].flops == 0 and by_stage(kept)["statistics"].kept == 1100 * kept.latent_bytes
+    assert by_stage(not_kept)["pooled-latents"].flops == 10_000_100 * not_kept.encoding and by_stage(not_kept)["statistics"].kept == 0
 
 
 def test_a_codec_trains_no_autoencoder_and_a_teacher_is_part_of_repa():

@@ -90,6 +90,16 @@ def test_what_is_exported_is_read_back_where_it_lies(tmp_path, images):
     assert np.array_equal(ImageArray(tmp_path / "small.npz").batch(range(40)).numpy(), images[0])
 
 
+def test_a_trial_scores_the_first_images_alone_and_says_so(tmp_path, extractor, images):
+    given, real = images
+    against = npz(tmp_path / "real.npz", real)
+    trial = elsewhere_scores(npz(tmp_path / "all.npz", given), against, extractor, limit=30, resampling=QUICK)
+    few = elsewhere_scores(npz(tmp_path / "few.npz", given[:30]), against, extractor, resampling=QUICK)
+    assert [(s.metric, s.value, s.count) for s in trial] == [(s.metric, s.value, s.count) for s in few]
+    assert all(s.protocol.limit == 30 and "/limit-30/" in s.protocol.text for s in trial)
+    assert all(one.protocol.differs(other.protocol) == ["limit (30, none)"] for one, other in zip(trial, few, strict=True))
+
+
 def test_the_command_prints_scores_as_json(tmp_path, images):
     words = ["eval", npz(tmp_path / "a.npz", images[0]), "--reference", npz(tmp_path / "b.npz", images[1]), "--extractor", "shapes-cnn"]
     command = [sys.executable, "-m", "svgbench", *map(str, words), "--format", "json"]

@@ -145,9 +145,9 @@ def levels_of_256(right):
 
 
 def last_batch_filled_up(right):
-    def batches(images, size):
-        for part in right(images, size):
-            yield part if len(part) == size else torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])])
+    def batches(images, size, runtime=None):
+        for start, part in right(images, size, runtime):
+            yield start, part if len(part) == size else torch.cat([part, part[:1].expand(size - len(part), *part.shape[1:])])
 
     return batches
 
@@ -163,7 +163,7 @@ def share_filled_up(right):
 
 
 def doubled_images_pass(right):
-    return lambda images: None
+    return lambda images, runtime: None
 
 
 def covariance_over_n(right):
@@ -174,7 +174,7 @@ FRECHET = "svgbench.metrics.frechet:Moments.gaussian"
 ROUNDING, ROUNDED = "svgbench.metrics.samples:to_uint8", "metrics/test_samples.py:test_rounding_takes_the_nearest_level_and_refuses_nan"
 MUTANTS = {
     "BGR out of a file": Mutant(
-        "svgbench.world.folders:read_image", files_as_bgr,
+        "svgbench.world.crop:read_image", files_as_bgr,
         "world/test_images.py:test_exif_rotation_is_not_applied_and_of_an_animation_the_first_picture_is_taken", own_place),
     "BGR into the judging network": Mutant(
         "svgbench.metrics.features:Extractor.__call__", judged_as_bgr,
@@ -183,7 +183,7 @@ MUTANTS = {
         "svgbench.metrics.pixels:ssim", scored_as_bgr, "agreement/test_distances.py:test_psnr_and_ssim_are_torchmetrics",
         lambda place: {"size": 32}),
     "no antialias in the crop": Mutant(
-        "svgbench.world.folders:centre_crop", crop_without_antialias,
+        "svgbench.world.crop:centre_crop", crop_without_antialias,
         "world/test_images.py:test_the_crop_of_a_picture_between_sizes_has_the_golden_values"),
     "no antialias before the encoder": Mutant(
         "svgbench.backends.open:F", resize_without_antialias, "backends/test_resize.py:test_the_others_do_both"),
@@ -227,7 +227,7 @@ def test_a_mistake_is_noticed_by_a_test_that_passes_without_it(name, tmp_path):
     run(getattr(guards, test), mutant.given(tmp_path / "1"))
     with pytest.MonkeyPatch.context() as patch:
         mutate(mutant, guards, patch)
-        with pytest.raises((AssertionError, IndexError, pytest.fail.Exception)):
+        with pytest.raises((AssertionError, IndexError, RuntimeError, pytest.fail.Exception)):
             run(getattr(guards, test), mutant.given(tmp_path / "2"))
 
 

@@ -95,7 +95,7 @@ def test_latents_that_are_not_finite_are_named_by_their_image(small, again, monk
 def test_a_file_of_another_size_is_a_broken_artifact(small, again):
     small.make("pooled-latents")
     np.save(again / "val.npy", np.zeros((3, 104), np.float32))
-    with pytest.raises(BrokenArtifact, match=r"val\.npy holds"):
+    with pytest.raises(BrokenArtifact, match=r"val\.npy: holds"):
         open_pooled(again)
 
 

@@ -19,7 +19,7 @@ from svgbench.world.crop import centre_crop, read_image
 from svgbench.world.images import open_images
 from svgbench.world.packing import pack
 from svgbench.world.runtime import Runtime
-from svgbench.world.sources import identity, list_images
+from svgbench.world.sources import counted, identity, list_images
 
 QUIET = Runtime(device="cpu", quiet=True)
 
@@ -174,6 +174,15 @@ def test_a_small_class_runs_out_and_the_others_fill_the_number(tmp_path):
         (tmp_path / "ant" / f"{place:03d}.png").unlink()
     listing = list_images(asked(tmp_path, train_images=9))
     assert [sum(e.label == c for e in listing.train) for c in range(3)] == [1, 4, 4]
+
+
+def test_a_limit_takes_the_beginning_of_each_split_of_every_source(tmp_path):
+    data = asked(folder(tmp_path / "data"), val_share=0.5, limit=4)
+    whole, trial = list_images(data.model_copy(update={"limit": None})), list_images(data)
+    assert (trial.train, trial.val) == (whole.train[:4], whole.val[:4])
+    assert counted(data) == (4, 4, 3) and counted(data.model_copy(update={"train_images": 2})) == (2, 4, 3)
+    drawn = Data(source="shapes", resolution=32, train_images=30, val_images=2, limit=4)
+    assert pack(drawn, tmp_path / "shapes", QUIET)["counts"] == {"train": 4, "val": 2}
 
 
 def test_train_and_val_folders_are_used_as_they_are(tmp_path):
