@@ -78,6 +78,19 @@ def test_the_second_time_runs_nothing_and_prints_the_same(finished):
     assert report.strip() == again.stdout.strip()
 
 
+def test_a_trial_stands_beside_the_whole_run_and_is_never_ranked_with_it(finished, tmp_path):
+    import shutil
+
+    out = tmp_path / "runs"
+    shutil.copytree(finished, out)
+    done = svgbench("ablate", "smoke", "--out", str(out), "--limit", "40", *FAST)
+    assert done.returncode == 0, done.stderr
+    limits = {(row["metric"], row["protocol_fields"]["limit"]) for row in records(out)}
+    assert limits == {(metric, limit) for metric, _ in limits for limit in (None, 40)}
+    table = svgbench("report", "--out", str(out)).stdout
+    assert "limit (none, 40)" in table.replace("limit (40, none)", "limit (none, 40)") and "not ranked together" in table
+
+
 def test_a_run_directory_is_readable_without_this_program(finished):
     place = next(finished.glob("*/run.json")).parent
     assert {"config.yaml", "run.json", "scores.json", "overview.png"} <= {p.name for p in place.iterdir()}

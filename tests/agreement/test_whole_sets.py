@@ -16,6 +16,7 @@ import pytest
 import torch
 from measured import agrees
 from PIL import Image
+from random_inception import write_inception
 
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import load_extractor
@@ -90,24 +91,7 @@ def test_a_folder_on_the_shipped_network_has_torchmetrics_frechet_distance(folde
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory, folders) -> Path:
-    """A file of Inception's shape with random weights; its constructor insists on a file, so it is stopped before it loads one. Its batch
-    norms are set by a pass over the images, else every image's features are zero."""
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "load", lambda *args, **kwargs: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path="none")
-    norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    with torch.no_grad():
-        network(open_set(folders[1]).batch(range(4)))
-    network.fc.weight.data *= 5
-    path = tmp_path_factory.mktemp("weights") / "inception.pth"
-    torch.save(network.state_dict(), path)
-    return path
+    return write_inception(tmp_path_factory.mktemp("weights") / "inception.pth", open_set(folders[1]).batch(range(4)))
 
 
 def test_a_folder_on_inception_of_random_weights_scores_as_by_torch_fidelity(folders, inception, tmp_path):
