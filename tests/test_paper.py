@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from commands import svgbench
 from PIL import Image
 from random_inception import write_inception
 from safetensors.torch import save_file
@@ -44,10 +43,6 @@ def imagenet(root: Path) -> Path:
                 picture = Image.fromarray(rows.astype(np.uint8))
                 (picture.convert("L") if i == 1 else picture).save(folder / f"{name}_{i}.JPEG", quality=90)
     return root
-
-
-def svgbench(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "svgbench", *words], capture_output=True, text=True, timeout=560)
 
 
 @pytest.fixture(scope="module")

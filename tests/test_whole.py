@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,17 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import alone, svgbench
 from PIL import Image
 
 pytestmark = pytest.mark.slow
 FAST = ["--threads", "1", "--set", "scores.segmentation.epochs=1"]
-
-
-def svgbench(*words: str, **env: str) -> subprocess.CompletedProcess:
-    """The command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "svgbench", *words], capture_output=True, text=True, env={**os.environ, **env}, timeout=500
-    )
 
 
 def records(out: Path) -> list[dict]:
@@ -36,7 +29,7 @@ def keys(out: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "runs"
-    done = svgbench("ablate", "smoke", "--out", str(out), *FAST)
+    done = alone("ablate", "smoke", "--out", str(out), *FAST)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -71,7 +64,7 @@ def test_the_whole_graph_gives_every_score_with_protocol_count_and_interval(fini
 
 def test_the_second_time_runs_nothing_and_prints_the_same(finished):
     before = {p: p.stat().st_mtime_ns for p in finished.glob("store/*/*/*")}
-    again = svgbench("ablate", "smoke", "--out", str(finished), *FAST)
+    again = alone("ablate", "smoke", "--out", str(finished), *FAST)
     assert again.returncode == 0 and "images" not in again.stderr
     assert {p: p.stat().st_mtime_ns for p in finished.glob("store/*/*/*")} == before
     report = svgbench("report", "--out", str(finished)).stdout
@@ -180,7 +173,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(finished, tmp_path):
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = svgbench("ablate", "smoke", "--out", str(out), *FAST)
+    done = alone("ablate", "smoke", "--out", str(out), *FAST)
     assert done.returncode == 0, done.stderr
     assert hashes(out) == hashes(finished)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from commands import svgbench
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -102,8 +101,7 @@ def test_a_trial_scores_the_first_images_alone_and_says_so(tmp_path, extractor, 
 
 def test_the_command_prints_scores_as_json(tmp_path, images):
     words = ["eval", npz(tmp_path / "a.npz", images[0]), "--reference", npz(tmp_path / "b.npz", images[1]), "--extractor", "shapes-cnn"]
-    command = [sys.executable, "-m", "svgbench", *map(str, words), "--format", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = svgbench(*words, "--format", "json")
     assert done.returncode == 0, done.stderr
     found = {row["metric"]: row for row in json.loads(done.stdout)}
     assert found["gfid"]["low"] <= found["gfid"]["value"] <= found["gfid"]["high"] and found["gfid"]["detail"]["singular"]

@@ -1,0 +1,49 @@
+"""The command line as a test types it: in this process, where torch is open already, or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from svgbench.cli.main import main
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def svgbench(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command with its status and what it said. Importing torch and timm costs a process more than a small stage does, so tests that
+    look at what a command makes, and not at how its process starts or ends, call it here."""
+    told, said = io.StringIO(), io.StringIO()
+    with _as_it_was(), contextlib.redirect_stdout(told), contextlib.redirect_stderr(said):
+        try:
+            main([str(word) for word in words])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    return subprocess.CompletedProcess(words, status, told.getvalue(), said.getvalue())
+
+
+def alone(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "svgbench", *map(str, words)], capture_output=True, text=True, env={**os.environ, **env}, timeout=500
+    )
+
+
+@contextlib.contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Gives back what a command sets for its process: handlers of signals, threads, the random state."""
+    handlers, threads = {number: signal.getsignal(number) for number in SIGNALS}, torch.get_num_threads()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
