@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svgbench.config.records import Protocol, digest
 from svgbench.tables.figures_sources import Tokenizer
-from svgbench.tables.figures_style import SOFT, WIDTH, Drawn, Page, aside, line_of, name_lines
+from svgbench.tables.figures_style import SOFT, WIDTH, Drawn, Page, aside, in_lines, line_of, name_lines
 from svgbench.tables.seeds import half_interval
 
 LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.3, 0.3
@@ -232,7 +232,7 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
             right.vlines(at["t"] + beside, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
             rows.append([one.name, "velocities", at["t"], *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
         ends.append((times[-1]["t"] + beside, 100 * times[-1]["class_share"]["value"], one.name, colour))
-    left.set_yticks(range(len(found)), [one.name for one in found])
+    left.set_yticks(range(len(found)), [in_lines(one.name) for one in found])
     left.set_ylim(len(found) - 0.4, -0.6)
     left.set_xlabel("of pooled latents, %\n• features   × residual   ◇ both")
     left.set_title("latents", loc="left")

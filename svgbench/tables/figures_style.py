@@ -136,11 +136,13 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float) -> None:
-    """Names at the right of axes ``height`` inches high: (x, y, name, colour) of each line's end; names never lie on one another."""
+    """Names at the right of axes ``height`` inches high: (x, y, name, colour) of each line's end; names never lie on one another, and long
+    ones are set smaller."""
     low, high = axes.transAxes.inverted().transform(axes.transData.transform([(x, y) for x, y, *_ in ends]))[:, 1], 0.135 / height
     for (x, y, name, colour), place in zip(ends, spread(list(low), high), strict=True):
         axes.annotate(
-            name, (x, y), (1.03, place), textcoords="axes fraction", color=colour, va="center", fontsize=7, annotation_clip=False,
+            name, (x, y), (1.03, place), textcoords="axes fraction", color=colour, va="center", annotation_clip=False,
+            fontsize=7 * min(1, 27 / len(name)),
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3, "alpha": 0.6, "relpos": (0, 0.5)},
         )  # fmt: skip
 
