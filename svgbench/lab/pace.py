@@ -21,6 +21,8 @@ SHARE = 0.4
 """Of that rate, what a whole training or sampling is taken to reach."""
 CORE = {"bf16": 10e9, "fp32": 50e9}
 """FLOP/s of one processor core over whole runs: the tiny preset reaches this; bfloat16 is emulated there."""
+LONG = 20.0
+"""Seconds from which on a training tells a pace; what is shorter was mostly starting up."""
 GPUS = {"tiny": 0, "small": 1, "paper": 8}
 """What a preset is made for; 0 is the processor."""
 
@@ -61,7 +63,7 @@ def pace_of(gpus: int, store: Path | None = None) -> Pace:
     words = []
     if measured:
         tried = ", ".join(f"{len(found)} in {name}" for name, found in sorted(measured.items()))
-        words.append(f"the median of the finished trainings in {store} ({tried})")
+        words.append(f"the median of the longer finished trainings in {store} ({tried})")
     if missing := [name for name in ("bf16", "fp32") if name not in measured]:
         words.append(_assumption(gpus, cores, missing))
     return Pace(gpus, rates, "; ".join(words))
@@ -84,7 +86,7 @@ def _measured(store: Path, device: str) -> dict[str, list[float]]:
         except (OSError, ValidationError):
             continue  # a broken artifact is the store's to judge, when it is used
         cost = manifest.cost
-        if manifest.host.get("device") == device and cost.get("flops_per_image") and cost.get("images_per_second"):
+        if manifest.seconds >= LONG and manifest.host.get("device") == device and cost.get("flops_per_image") and cost.get("images_per_second"):
             rate = cost["flops_per_image"] * cost["images_per_second"] / max(1, int(manifest.host.get("ranks", 1)))
             found.setdefault(_precision(manifest.slice), []).append(rate)
     return found
