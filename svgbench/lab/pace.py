@@ -85,8 +85,8 @@ def _measured(store: Path, device: str) -> dict[str, list[float]]:
             manifest = Manifest.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             continue  # a broken artifact is the store's to judge, when it is used
-        cost = manifest.cost
-        if manifest.seconds >= LONG and manifest.host.get("device") == device and cost.get("flops_per_image") and cost.get("images_per_second"):
+        cost, alike = manifest.cost, manifest.seconds >= LONG and manifest.host.get("device") == device
+        if alike and cost.get("flops_per_image") and cost.get("images_per_second"):
             rate = cost["flops_per_image"] * cost["images_per_second"] / max(1, int(manifest.host.get("ranks", 1)))
             found.setdefault(_precision(manifest.slice), []).append(rate)
     return found

@@ -28,7 +28,8 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Esti
         rows.append([node.stage, cell_text(node.cell), key[:12], str(users[key]), state, *_figures(estimate.flops, seconds, kept)])
     open_ = {key: estimate for key, estimate in found.nodes.items() if key not in made}
     shared = [key for key, count in users.items() if count > 1]
-    notes = [f"{len(plan.runs)} runs, {len(plan.nodes)} nodes, {len(made)} exist, {len(open_)} to run."]
+    runs = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
+    notes = [f"{runs}, {len(plan.nodes)} nodes, {len(made)} exist, {len(open_)} to run."]
     notes += [MEASURED] if made else []
     if shared:
         notes.append(f"{len(shared)} nodes serve several runs: {sum(users.values())} uses of {len(plan.nodes)} nodes.")
