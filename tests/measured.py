@@ -1,7 +1,7 @@
 """Figures that tests measure, gathered line by line in a file and made into the tables of ``reports/measured``:
 
     SVGBENCH_PARITY=parity.jsonl pytest tests/releases tests/backends && python tests/measured.py parity.jsonl
-    SVGBENCH_AGREEMENT=agreement.jsonl pytest tests/agreement && python tests/measured.py agreement.jsonl
+    SVGBENCH_AGREEMENT=agreement.jsonl pytest tests/agreement tests/test_mmseg.py && python tests/measured.py agreement.jsonl
 """
 
 from __future__ import annotations

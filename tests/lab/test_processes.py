@@ -2,67 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from grids import ablate, digests, grid_file, numbers
 
 from svgbench.cli.cells import configs_of
 from svgbench.lab.plan import make_plan
 from svgbench.lab.processes import Processes, slots_here, visible_gpus
 from svgbench.lab.serve import Bench
-
-GRID = """base: smoke
-run: g
-set:
-  scores: {segmentation.enabled: false, probe.epochs: 1}
-  sampling: {steps: [2], guidance: [1.0]}
-axes:
-  cell:
-    good: {diffusion.shift: 0.3}
-    other: {diffusion.shift: 0.5}
-    bad: {diffusion.shift: 0.5, scores.neighbours: 500}
-"""
-"""Three cells with one autoencoder and two trainings; the last one's generation scores need more samples than there are."""
-
-
-def grid_file(folder: Path) -> Path:
-    path = folder / "grid.yaml"
-    path.write_text(GRID)
-    return path
-
-
-def words(grid: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "svgbench", "ablate", str(grid), "--out", str(out), "--threads", "1", *more]
-
-
-def numbers(out: Path) -> dict[str, list]:
-    """Every run's scores, without what times tell."""
-    found = {}
-    for path in sorted(out.glob("*/scores.json")):
-        rows = json.loads(path.read_text())
-        found[path.parent.name] = [(r["metric"], r["value"], r["low"], r["high"], r["key"], r["protocol"]) for r in rows]
-    return found
-
-
-def digests(out: Path) -> dict[str, dict[str, str]]:
-    """Key -> digests of the artifact's files, without logs, which hold times."""
-    manifests = [json.loads(path.read_text()) for path in out.glob("store/*/*/manifest.json")]
-    return {m["key"]: {name: d for name, d in m["files"].items() if name != "log.jsonl"} for m in manifests}
-
-
-@pytest.fixture(scope="session")
-def alone(tmp_path_factory) -> Path:
-    """The grid by one process."""
-    folder = tmp_path_factory.mktemp("alone")
-    done = subprocess.run(words(grid_file(folder), folder / "runs"), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 3, done.stderr
-    return folder / "runs"
 
 
 def test_a_slot_is_a_gpu_or_a_group_of_as_many_as_a_node_has_ranks(monkeypatch):
@@ -87,7 +38,7 @@ def test_slots_share_the_gpus_out(monkeypatch, tmp_path, slots, ranks, seen):
 @pytest.mark.slow
 def test_two_slots_with_a_worker_killed_and_a_failing_cell_end_with_the_table_of_one_process(alone, tmp_path):
     grid, out = grid_file(tmp_path), tmp_path / "runs"
-    process = subprocess.Popen(words(grid, out, "--slots", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(ablate(grid, out, "--slots", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not list(out.glob("store/autoencoder/*.partial/checkpoints/*")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -105,7 +56,7 @@ def test_two_slots_with_a_worker_killed_and_a_failing_cell_end_with_the_table_of
     assert not list(out.glob("plans/*")) and not list(out.rglob("*.progress*"))
 
     before = {p: p.stat().st_mtime_ns for p in out.glob("store/*/*/manifest.json")}
-    again = subprocess.run(words(grid, out, "--slots", "2"), capture_output=True, text=True, timeout=300)
+    again = subprocess.run(ablate(grid, out, "--slots", "2"), capture_output=True, text=True, timeout=300)
     assert again.returncode == 3 and f"{len(plan.nodes) - 1} exist, 1 to run" in again.stderr
     assert {p: p.stat().st_mtime_ns for p in out.glob("store/*/*/manifest.json")} == before
 
@@ -114,7 +65,7 @@ def test_two_slots_with_a_worker_killed_and_a_failing_cell_end_with_the_table_of
 def test_a_signal_reaches_the_workers_their_work_is_kept_and_the_status_is_4(tmp_path):
     grid, out = grid_file(tmp_path), tmp_path / "runs"
     long = ["--slots", "2", "--set", "autoencoder.training.total_images=100000"]
-    process = subprocess.Popen(words(grid, out, *long), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(ablate(grid, out, *long), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not list(out.glob("store/autoencoder/*.partial/log.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)
