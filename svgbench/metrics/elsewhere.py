@@ -12,6 +12,7 @@ from svgbench.config.records import Score
 from svgbench.metrics.features import GROUPS, Extractor, extract
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
 from svgbench.metrics.image_sets import open_set
+from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
@@ -33,10 +34,14 @@ def elsewhere_scores(
 
     ``progress``: called with a label and a count of images, gives what hears of each batch.
     """
-    given = open_set(images, limit)
-    check_counts(len(given), neighbours=neighbours)
-    against = [open_reference(reference, judge, progress=progress) for judge in (extractor, second) if judge]
-    check_samples(given, None, len(given), size=against[0].side)
+    given = open_set(images)
+    limit = limit if limit and limit < len(given) else None  # else it is no trial
+    given = open_set(images, limit) if limit else given
+    check_counts(len(given), neighbours=neighbours, classes="logits" in row("features", extractor.name))
+    check_samples(given, None, len(given))
+    judges = [judge for judge in (extractor, second) if judge]
+    against = [open_reference(reference, one, expected=given.shape[2:], least=neighbours + 1, progress=progress) for one in judges]
+    check_samples(given, None, len(given), size=against[0].size, distinct=False)
     scores: list[Score] = []
     for judge, real in zip((extractor, second), against, strict=False):
         samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from svgbench.errors import BadData
-from svgbench.metrics.npz import IMAGES, first_line, stored
+from svgbench.errors import BadData, NumericalError
+from svgbench.metrics.npz import IMAGES, stored
+from svgbench.world.crop import UNREADABLE, reason, to_rgb
 from svgbench.world.files import sha256_of
 from svgbench.world.listing import SUFFIXES
 
@@ -46,8 +47,8 @@ class ImageFiles:
         try:
             with Image.open(path) as image:
                 return image.size
-        except (UnidentifiedImageError, OSError) as error:
-            raise BadData(f"{path}: cannot be read as an image ({first_line(error)}); remove it or make it again.") from None
+        except UNREADABLE as error:
+            raise BadData(f"{path}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -56,9 +57,9 @@ class ImageFiles:
         """One image, uint8 [3, H, W]."""
         try:
             with Image.open(self.paths[index]) as image:
-                return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-        except OSError as error:
-            raise BadData(f"{self.paths[index]}: cannot be read as an image ({first_line(error)}); remove it or make it again.") from None
+                return np.ascontiguousarray(np.asarray(to_rgb(image)).transpose(2, 0, 1))
+        except UNREADABLE as error:
+            raise BadData(f"{self.paths[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
 
     def batch(self, indices: Iterable[int]) -> Tensor:
         """uint8 [B, 3, H, W]; files are decoded side by side."""
@@ -79,11 +80,14 @@ class ImageArray:
 
     def __init__(self, path: Path, most: int | None = None) -> None:
         self.path = path
-        self._images = stored(path, IMAGES)[:most]
-        shape, kind = self._images.shape, self._images.dtype
+        found = stored(path, IMAGES)
+        shape, kind = found.shape, found.dtype
+        if kind.kind == "f" and not all(np.isfinite(part).all() for part in np.atleast_1d(found)):
+            raise NumericalError(f"{path}: {IMAGES} holds NaN or infinity; look at the model that made the images.")
         if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
             raise BadData(f"{path}: {IMAGES} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by those who made them.")
-        self.shape, self.dtype = (shape[0], 3, shape[1], shape[2]), kind
+        self._images = found[:most]
+        self.shape, self.dtype = (len(self._images), 3, shape[1], shape[2]), kind
 
     def __len__(self) -> int:
         return len(self._images)

@@ -8,7 +8,9 @@ are of. What a file cannot tell: which extractor its statistics are of; only the
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -17,6 +19,8 @@ from svgbench.errors import BadData
 IMAGES = "arr_0"
 STATISTICS = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
+UNREADABLE = (zipfile.BadZipFile, zlib.error, TokenError, NotImplementedError, RuntimeError, ValueError, OSError, EOFError, SyntaxError)
+"""What damaged archives and headers raise: bad sizes and sums, unknown compression, encryption, a header that is no Python."""
 
 
 def holds_statistics(path: Path) -> bool:
@@ -39,8 +43,22 @@ def statistics_in(path: Path) -> dict[str, np.ndarray]:
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise BadData(f"{path}: {pair[0]} or {pair[1]} holds NaN or infinity; take the statistics again.")
+        if not _is_covariance(covariance.astype(np.float64)):
+            raise BadData(f"{path}: {pair[1]} is no covariance (symmetric, without negative eigenvalues); take the statistics again.")
         found |= dict(zip(pair, (mean.astype(np.float64), covariance.astype(np.float64)), strict=True))
     return found
+
+
+def _is_covariance(matrix: np.ndarray) -> bool:
+    """Whether a matrix is symmetric and, but for the rounding of float32, positive semidefinite."""
+    trace = float(np.trace(matrix))
+    if trace <= 0 or not np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * trace):
+        return False
+    try:
+        np.linalg.cholesky((matrix + matrix.T) / 2 + 1e-6 * trace * np.eye(len(matrix)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
 
 
 def stored(path: Path, name: str) -> np.ndarray:
@@ -64,7 +82,7 @@ def stored(path: Path, name: str) -> np.ndarray:
             lengths = np.frombuffer(file.read(4), dtype="<u2")
         start = entry.header_offset + 30 + int(lengths.sum()) + header
         return np.memmap(path, dtype=kind, mode="r", offset=start, shape=shape)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise BadData(f"{path}: cannot be read as arrays ({first_line(error)}); fetch it again.") from None
 
 
@@ -82,7 +100,7 @@ def members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except UNREADABLE as error:
         raise BadData(f"{path}: is neither a folder nor an .npz ({first_line(error)}); give a folder of images or an .npz.") from None
 
 

@@ -43,14 +43,14 @@ class Reference:
     """Of its spatial features."""
     kept: Tensor | None = None
     """Features [n, D] float32 of all its images, or of n of them; None where there are statistics only."""
-    side: int | None = None
-    """Pixels along a side of its images, where it knows them and they are square."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels of its images; None where there are statistics only."""
 
     @classmethod
-    def of(cls, features: Features, group: ImageGroup, side: int | None = None) -> Reference:
+    def of(cls, features: Features, group: ImageGroup, size: tuple[int, int] | None = None) -> Reference:
         """Images whose features were taken."""
         spatial = united(features.spatial).gaussian() if features.spatial else None
-        return cls(group=group, gaussian=features.moments.gaussian(), spatial=spatial, kept=features.kept, side=side)
+        return cls(group=group, gaussian=features.moments.gaussian(), spatial=spatial, kept=features.kept, size=size)
 
     def save(self, folder: Path, judge: Judge) -> None:
         """Writes ``reference.safetensors`` and ``reference.json``, which says what it is of and by which extractor."""
@@ -58,7 +58,7 @@ class Reference:
         parts |= dict(zip(SPATIAL, self.spatial, strict=True)) if self.spatial else {}
         save_file({name: part.cpu().contiguous() for name, part in parts.items() if part is not None}, folder / TENSORS)
         group = {"name": self.group.name, "count": self.group.count, "digest": self.group.digest}
-        about = {"group": group, "side": self.side, "extractor": {"name": judge.name, "digest": judge.digest}}
+        about = {"group": group, "side": self.size, "extractor": {"name": judge.name, "digest": judge.digest}}
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod
@@ -68,6 +68,8 @@ class Reference:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))
             made_by, group = (about["extractor"]["name"], about["extractor"]["digest"]), ImageGroup(**about["group"])
+            side = about["side"]  # a number where an earlier version wrote it
+            size = (side, side) if isinstance(side, int) else tuple(side) if side else None
             pairs = [Gaussian(*(parts[name] for name in pair)) if set(pair) <= parts.keys() else None for pair in (STATISTICS, SPATIAL)]
             if pairs[0] is None:
                 raise KeyError("mu")
@@ -78,12 +80,16 @@ class Reference:
                 f"{folder}: features of '{made_by[0]}@{made_by[1][:8]}', but the images are judged by '{judge.name}@{judge.digest[:8]}'; "
                 "take the extractor and the weights file that the reference was made with."
             )
-        return cls(group=group, gaussian=pairs[0], spatial=pairs[1], kept=parts.get("kept"), side=about["side"])
+        return cls(group=group, gaussian=pairs[0], spatial=pairs[1], kept=parts.get("kept"), size=size)
 
 
-def open_reference(path: Path, extractor: Extractor, *, runtime: Runtime | None = None, progress: Progress) -> Reference:
+def open_reference(
+    path: Path, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2, runtime: Runtime | None = None,
+    progress: Progress,
+) -> Reference:  # fmt: skip
     """A reference from an ADM ``.npz`` of statistics, an ``.npz`` or a folder of images, or an artifact of our store (``images``: its
-    training images; ``references``)."""
+    training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is looked
+    at."""
     if holds_statistics(path):
         return _published(path, extractor)
     if (path / TENSORS).is_file():
@@ -92,13 +98,17 @@ def open_reference(path: Path, extractor: Extractor, *, runtime: Runtime | None 
         store = open_images(path)
         group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(path / "train.images.npy"))
         images: Any = store.train
-        side: int | None = store.resolution
+        size = (store.resolution, store.resolution)
     else:
         images = open_set(path)
-        height, width = images.shape[2:]
-        group, side = ImageGroup(name="images", count=len(images), digest=images.digest()), height if height == width else None
+        group, size = ImageGroup(name="images", count=len(images), digest=images.digest()), images.shape[2:]
+    if expected not in (None, size):
+        found, wanted = (f"{height} x {width}" for height, width in (size, expected))
+        raise BadInput(f"{path}: images of {found} px, those to be judged are {wanted}; bring them to one size.")
+    if len(images) < least:
+        raise BadData(f"{path}: holds {len(images)} images, and what is asked of a reference needs {least} or more; give more.")
     features = extract(extractor, images, runtime=runtime, done=progress("features of the reference", len(images)))
-    return Reference.of(features, group, side)
+    return Reference.of(features, group, size)
 
 
 def _published(path: Path, extractor: Extractor) -> Reference:

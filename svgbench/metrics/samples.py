@@ -32,15 +32,15 @@ def check_samples(
     labels: Any,
     expected_count: int,
     *,
-    size: int | None = None,
+    size: tuple[int, int] | None = None,
     classes: int | None = None,
     distinct: bool = True,
     runtime: Runtime | None = None,
 ) -> None:
     """Refuses a set of images (numpy array, memmap or tensor) and labels [N] that would give a number without meaning.
 
-    ``size``: side in pixels that the reference has; ``classes``: number of classes; ``distinct``: off for reconstructions, whose
-    originals may repeat; ``runtime``: all its ranks share the search for equal images and come to one answer.
+    ``size``: height and width in pixels that the reference has; ``classes``: number of classes; ``distinct``: off for
+    reconstructions, whose originals may repeat; ``runtime``: all its ranks share the search for equal images and come to one answer.
     """
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
     if kind.startswith("float") and not _finite(images):
@@ -52,8 +52,8 @@ def check_samples(
     if len(images) != expected_count:
         word = "missing" if len(images) < expected_count else "too many"
         raise BadData(f"{abs(expected_count - len(images))} of {expected_count} images are {word}; draw the samples again.")
-    if size is not None and shape[2:] != (size, size):
-        raise BadData(f"the images are {shape[2]} x {shape[3]} px, the reference {size} x {size}; bring them to that size.")
+    if size is not None and shape[2:] != size:
+        raise BadData(f"the images are {shape[2]} x {shape[3]} px, the reference {size[0]} x {size[1]}; bring them to that size.")
     if labels is not None:
         _check_labels(np.asarray(labels), expected_count, classes)
     if distinct:

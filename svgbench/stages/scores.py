@@ -60,10 +60,10 @@ def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, P
         def progress(label: str, count: int) -> Callable[[int], None]:
             return bars.enter_context(runtime.progress(label, count)).advance
 
-        reference = open_reference(Path(given), extractor, runtime=runtime, progress=progress)
-    side = open_images(inputs["images"]).resolution
-    if reference.side not in (None, side):
-        raise BadInput(f"{given}: images of {reference.side} px, the run's are of {side}; give a reference of that size.")
+        side = open_images(inputs["images"]).resolution
+        reference = open_reference(Path(given), extractor, expected=(side, side), runtime=runtime, progress=progress)
+    if reference.size not in (None, (side, side)):
+        raise BadInput(f"{given}: its images are not {side} x {side} px as the run's are; give a reference of that size.")
     return _save(reference, extractor, out, runtime)
 
 
@@ -73,7 +73,7 @@ def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Pa
     images = getattr(collection, split)
     with runtime.progress(f"features of the {split} images", len(images)) as bar:
         features = extract(extractor, images, runtime=runtime, done=bar.advance)
-    return _save(Reference.of(features, group(inputs["images"], split, images), collection.resolution), extractor, out, runtime)
+    return _save(Reference.of(features, group(inputs["images"], split, images), (collection.resolution,) * 2), extractor, out, runtime)
 
 
 def _save(reference: Reference, extractor: Extractor, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     part = slice_["scores"]
     val = open_images(inputs["images"]).val
     decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")
-    check_samples(decoded, None, len(val), size=val.batch(torch.arange(1)).shape[-1], distinct=False)
+    check_samples(decoded, None, len(val), size=tuple(val.batch(torch.arange(1)).shape[-2:]), distinct=False)
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     left_out = part["perceptual"] == "lpips" and not part["lpips_weights"]
     perceptual = None if left_out else load_perceptual(part["perceptual"], part["lpips_weights"], device=runtime.torch_device)
@@ -135,7 +135,7 @@ def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) ->
     drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
     made = json.loads((inputs["samples"] / "manifest.json").read_text())["slice"]["sampling"]
     labels = np.load(inputs["samples"] / "labels.npy")
-    check_samples(drawn, labels, made["count"], size=collection.resolution, classes=len(collection.classes), runtime=runtime)
+    check_samples(drawn, labels, made["count"], size=(collection.resolution,) * 2, classes=len(collection.classes), runtime=runtime)
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
     sampling = SamplingProtocol(**{name: made[name] for name in SamplingProtocol.model_fields})
     return drawn, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}

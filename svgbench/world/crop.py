@@ -8,6 +8,11 @@ import re
 import numpy as np
 from PIL import Image
 
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError, Image.DecompressionBombError
+)  # fmt: skip
+"""What PIL raises on bad bytes."""
+
 
 def centre_crop(image: Image.Image, resolution: int) -> np.ndarray:
     """ADM's crop, uint8 [H, W, 3]: halve by boxes while the short side is twice too long, bicubic to ``resolution``, cut the middle.
@@ -29,19 +34,22 @@ def read_image(content: bytes, resolution: int) -> np.ndarray | str:
         return "is empty"
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it to white
-                grey = np.asarray(image).astype(np.int64)
-                image_rgb = Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8)).convert("RGB")
-            else:
-                image_rgb = image.convert("RGB")
-        return np.ascontiguousarray(centre_crop(image_rgb, resolution).transpose(2, 0, 1))
-    except Image.DecompressionBombError:
-        return "has more pixels than any photograph"
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError) as error:  # PIL raises them on bad bytes
+            return np.ascontiguousarray(centre_crop(to_rgb(image), resolution).transpose(2, 0, 1))
+    except UNREADABLE as error:
         return reason(error)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Three channels of 8 bits; 16-bit grey by its upper byte, where PIL's own conversion would clip it to white."""
+    if not image.mode.startswith("I"):
+        return image.convert("RGB")
+    grey = np.asarray(image).astype(np.int64)
+    return Image.fromarray((grey >> 8 if grey.max() > 255 else grey).clip(0, 255).astype(np.uint8)).convert("RGB")
 
 
 def reason(error: Exception) -> str:
     """An error's first line without the places in memory that PIL puts into it; its kind where it says nothing."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "has more pixels than any photograph"
     said = re.sub(r" <_io\.BytesIO object at 0x[0-9a-f]+>", "", str(error)).strip()
     return said.splitlines()[0][:120] if said else type(error).__name__

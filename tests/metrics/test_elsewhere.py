@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from svgbench.cli.main import app
 from svgbench.config.schema import Data
-from svgbench.errors import BadData, BadInput, BadWeights
+from svgbench.errors import BadData, BadInput, BadWeights, NumericalError
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import Tap, extract, load_extractor
 from svgbench.metrics.frechet import united
-from svgbench.metrics.image_sets import ImageArray, open_set
-from svgbench.metrics.npz import save_npz
+from svgbench.metrics.image_sets import ImageArray, ImageFiles, open_set
+from svgbench.metrics.npz import save_npz, statistics_in
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
@@ -112,7 +112,7 @@ def test_artifacts_of_our_store_are_references_too(tmp_path, extractor, images):
     store = tmp_path / "images"
     data = Data(source="shapes", resolution=32, train_images=60, val_images=12)
     pack(data, store, Runtime(device="cpu", quiet=True))
-    taken = Reference.of(extract(extractor, open_images(store).train), ImageGroup(name="train", count=60, digest="ab" * 32), 32)
+    taken = Reference.of(extract(extractor, open_images(store).train), ImageGroup(name="train", count=60, digest="ab" * 32), (32, 32))
     (tmp_path / "taken").mkdir()
     taken.save(tmp_path / "taken", extractor.judge)
     found = [elsewhere_scores(npz(tmp_path / "a.npz", given), place, extractor, resampling=QUICK) for place in (store, tmp_path / "taken")]
@@ -163,7 +163,7 @@ def test_fewer_images_than_a_metric_needs_are_refused_before_any_is_looked_at(tm
     given, real = images
     with pytest.raises(BadData, match="there are 9 samples, and an Inception score over 10 parts needs 10 or more"):
         elsewhere_scores(npz(tmp_path / "a.npz", given[:9]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
-    with pytest.raises(BadData, match="there are 3 reference images"):
+    with pytest.raises(BadData, match="holds 3 images, and what is asked of a reference needs 4 or more"):
         elsewhere_scores(npz(tmp_path / "c.npz", given), npz(tmp_path / "d.npz", real[:3]), extractor, resampling=QUICK)
 
 
@@ -196,6 +196,16 @@ def _floats(place):
     return place / "x.npz"
 
 
+def _nan(place):
+    np.savez(place / "n.npz", arr_0=np.full((2, 8, 8, 3), np.nan))
+    return place / "n.npz"
+
+
+def _scalar(place):
+    np.savez(place / "0.npz", arr_0=np.uint8(3))
+    return place / "0.npz"
+
+
 def _other(place):
     np.savez(place / "o.npz", images=np.zeros(3))
     return place / "o.npz"
@@ -214,13 +224,19 @@ def _empty(place):
 
 @pytest.mark.parametrize(
     "make, sentence",
-    [(_sizes, "images of 2 sizes"), (_pickled, "pickled objects"), (_truncated, "neither a folder nor an .npz"), (_floats, "uint8"),
-     (_other, "has no array 'arr_0', but images"), (_broken, "cannot be read as an image"), (_empty, "holds no images"),
+    [(_sizes, "images of 2 sizes"), (_pickled, "pickled objects"), (_truncated, "neither a folder nor an .npz"),
+     (_floats, "uint8"), (_scalar, "arr_0 is uint8"), (_other, "has no array 'arr_0', but images"),
+     (_broken, "cannot be read as an image"), (_empty, "holds no images"),
      (lambda place: place / "no", "does not exist")],
 )  # fmt: skip
 def test_what_is_no_set_of_images_is_refused_in_a_sentence(tmp_path, make, sentence):
     with pytest.raises(BadData, match=sentence):
         open_set(make(tmp_path))
+
+
+def test_nan_in_images_is_said_as_such(tmp_path):
+    with pytest.raises(NumericalError, match="holds NaN or infinity"):
+        open_set(_nan(tmp_path))
 
 
 def test_statistics_of_another_extractor_doubled_images_and_another_size_are_refused(tmp_path, extractor, images):
@@ -232,5 +248,44 @@ def test_statistics_of_another_extractor_doubled_images_and_another_size_are_ref
     with pytest.raises(BadData, match="doubled"):
         elsewhere_scores(npz(tmp_path / "d.npz", given[[*range(12), 0]]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
     large = npz(tmp_path / "l.npz", given.repeat(2, 2).repeat(2, 3))
-    with pytest.raises(BadData, match="64 x 64 px, the reference 32 x 32"):
+    with pytest.raises(BadInput, match="images of 32 x 32 px, those to be judged are 64 x 64"):
         elsewhere_scores(large, tmp_path / "b.npz", extractor, resampling=QUICK)
+    wide = npz(tmp_path / "wide.npz", np.concatenate([real, real[..., :8]], axis=3))
+    with pytest.raises(BadInput, match="images of 32 x 40 px, those to be judged are 32 x 32"):
+        elsewhere_scores(tmp_path / "a.npz", wide, extractor, resampling=QUICK)
+
+
+@pytest.mark.parametrize("sigma", [-np.eye(3), np.diag([1.0, 1.0, -0.1]), np.eye(3) + np.eye(3, k=1), np.zeros((3, 3))])
+def test_statistics_that_no_images_have_are_refused(tmp_path, sigma):
+    np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=sigma)
+    with pytest.raises(BadData, match="sigma is no covariance"):
+        statistics_in(tmp_path / "s.npz")
+
+
+def test_a_covariance_of_few_images_in_single_precision_is_one(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(40, 64)) * np.logspace(0, 3, 64)
+    np.savez(tmp_path / "s.npz", mu=rows.mean(0).astype(np.float32), sigma=np.cov(rows.T).astype(np.float32))
+    assert statistics_in(tmp_path / "s.npz")["sigma"].dtype == np.float64
+
+
+def test_sixteen_bit_grey_is_read_by_its_upper_byte(tmp_path):
+    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "g.png")
+    assert (ImageFiles(tmp_path)[0] == 0x80).all()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_whatever_is_damaged_in_an_npz_is_one_sentence(tmp_path, images, compressed):
+    save = np.savez_compressed if compressed else np.savez
+    save(tmp_path / "whole.npz", arr_0=np.moveaxis(images[0][:3], 1, -1))
+    whole = (tmp_path / "whole.npz").read_bytes()
+    generator = np.random.default_rng(0)
+    places = [*range(0, 160), *generator.integers(0, len(whole), 60), *range(len(whole) - 120, len(whole))]
+    for place in places:
+        damaged = bytearray(whole)
+        damaged[place] ^= int(generator.integers(1, 256))
+        (tmp_path / "d.npz").write_bytes(bytes(damaged))
+        try:
+            found = open_set(tmp_path / "d.npz")
+            found.batch(range(len(found)))
+        except BadInput as error:
+            assert "d.npz" in str(error)

@@ -59,10 +59,10 @@ def test_kept_features_are_a_fixed_choice_and_moments_of_all(weights):
 
 def test_a_reference_that_was_saved_comes_back_the_same_and_not_for_another_extractor(weights):
     extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
-    found = Reference.of(extract(extractor, images(40), keep=10), ImageGroup(name="train", count=40, digest="ab" * 32), 32)
+    found = Reference.of(extract(extractor, images(40), keep=10), ImageGroup(name="train", count=40, digest="ab" * 32), (32, 32))
     found.save(weights, extractor.judge)
     again = Reference.load(weights, extractor.judge)
-    assert again.group == found.group and again.side == 32 and again.kept.equal(found.kept) and again.spatial is None
+    assert again.group == found.group and again.size == (32, 32) and again.kept.equal(found.kept) and again.spatial is None
     assert again.gaussian.covariance.equal(found.gaussian.covariance) and again.gaussian.mean.equal(found.gaussian.mean)
     with pytest.raises(BadInput, match=r"features of 'shapes-cnn@.*, but the images are judged by 'shapes-cnn@cdcdcdcd'"):
         Reference.load(weights, Judge(name="shapes-cnn", digest="cd" * 32))

@@ -20,8 +20,8 @@ def good(count: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_whole_set_passes_as_array_and_as_tensor():
     images, labels = good()
-    check_samples(images, labels, 12, size=16, classes=4)
-    check_samples(torch.from_numpy(images), torch.from_numpy(labels), 12, size=16, classes=4)
+    check_samples(images, labels, 12, size=(16, 16), classes=4)
+    check_samples(torch.from_numpy(images), torch.from_numpy(labels), 12, size=(16, 16), classes=4)
 
 
 @pytest.mark.parametrize("count, words", [(13, "1 of 13 images are missing"), (11, "1 of 11 images are too many")])
@@ -56,7 +56,7 @@ def test_a_wrong_type_shape_size_or_label_is_refused():
         ((images, labels.astype(float)), "whole numbers"),
     ):
         with pytest.raises(BadData, match=words):
-            check_samples(*broken, 12, size=16, classes=4)
+            check_samples(*broken, 12, size=(16, 16), classes=4)
 
 
 def test_rounding_takes_the_nearest_level_and_refuses_nan():
