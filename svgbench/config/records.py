@@ -75,6 +75,8 @@ class Protocol(Part):
     """What else changes the number, in words."""
     settings: str | None = None
     """Digest of the settings of what was trained to measure (probe, head)."""
+    chosen: dict[str, Any] | None = None
+    """Those settings, field by field."""
     sampling: SamplingProtocol | None = None
     limit: int | None = None
     """Made with ``--limit``: a trial, beside no full number."""
@@ -106,7 +108,8 @@ class Protocol(Part):
     def differs(self, other: Protocol) -> list[str]:
         """What keeps two numbers apart, as ``field (mine, other's)``; steps and guidance are left to the table's columns."""
         mine, others = (_flat(protocol.model_dump(mode="json")) for protocol in (self, other))
-        names = [name for name in mine | others if name not in ("sampling.steps", "sampling.guidance")]
+        told = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
+        names = [name for name in mine | others if name not in told]
         return [f"{n} ({_short(mine.get(n))}, {_short(others.get(n))})" for n in names if mine.get(n) != others.get(n)]
 
 

@@ -265,6 +265,8 @@ def _guides(schedule: str, t: float, step: int, steps: int) -> bool:
 
 _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "images": _images,
+    "masks": _adopted,
+    "depth-maps": _adopted,
     "autoencoder": _autoencoder,
     "adoption": _adopted,
     "imported-autoencoder": _adopted,

@@ -76,7 +76,8 @@ def protocol(
     fields |= {"images": "samples" if drawn else images.name, "balance": images.name if drawn else None}
     fields |= {"count": images.count, "images_digest": images.digest or None}
     if settings is not None:
-        fields["settings"] = digest_of(settings.model_dump(mode="json") if isinstance(settings, Part) else dict(settings))
+        fields["chosen"] = settings.model_dump(mode="json") if isinstance(settings, Part) else dict(settings)
+        fields["settings"] = digest_of(fields["chosen"])
     for part in (measure, *details, *(value for value in fields.values() if isinstance(value, str))):
         if not _PART.fullmatch(part):
             raise BadInput(f"'{part}' cannot be a part of a protocol's name; use letters, digits and . , : + _ = @ - only.")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors.torch import save
@@ -16,12 +17,24 @@ from svgbench.metrics.protocol import ImageGroup
 from svgbench.nets.linear_head import DenseHead, Moments, dropped
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import open_tokenizer
-from svgbench.world.crops import Ahead, Crop
-from svgbench.world.dense_sets import DenseSet
+from svgbench.world.crops import Ahead, Crop, readers
+from svgbench.world.dense_sets import SPLITS, DenseSet, Pair, check
 from svgbench.world.files import write_atomic
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
+
+
+def check_pairs(found: DenseSet, counted: Callable[[Pair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Reads every pair; writes ``pairs.json``: how many there are and how many of their pixels count."""
+    about = {}
+    for split in SPLITS:
+        pairs = getattr(found, split)
+        with runtime.progress(f"{word}, {split}", len(pairs)) as bar:
+            pixels = check(pairs, counted, threads=readers(runtime), word=word, advance=bar.advance)
+        about[split] = {"pairs": len(pairs), "pixels": pixels}
+    write_atomic(out / "pairs.json", (json.dumps(about, indent=1) + "\n").encode())
+    return {}
 
 
 class Reading(NamedTuple):

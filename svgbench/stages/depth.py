@@ -16,11 +16,11 @@ from svgbench.config import scoring
 from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
-from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
+from svgbench.stages.dense import DenseRun, check_pairs, open_run, pieces, train_heads
 from svgbench.stages.scores import limit_of, write_scores
 from svgbench.world import checkpoints, crops
 from svgbench.world.crops import Crop
-from svgbench.world.dense_sets import DenseSet, Pair, check, open_set, read_depth
+from svgbench.world.dense_sets import DenseSet, Pair, open_set, read_depth
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch
 
@@ -34,7 +34,6 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     settings = scoring.Depth.model_validate(part["depth"])
     head, found = settings.head, open_set("depth", settings.source, settings.identity).limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
-    _check_depths(found, head, runtime)
     losses = train_heads(
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
         dropout=0.0, seed=seed, out=out, runtime=runtime, label="linear head, depth",
@@ -51,16 +50,16 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     return {"images_seen": head.total_images, "losses": losses}
 
 
-def _check_depths(found: DenseSet, head: scoring.DepthHead, runtime: Runtime) -> None:
-    """Reads every pair once, so that a depth map that cannot be used is named before hours of training."""
+def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Reads every pair of a folder once, so that a depth map that cannot be used is named before hours of training."""
+    settings = scoring.Depth.model_validate(slice_["scores"]["depth"])
+    head, found = settings.head, open_set("depth", settings.source, settings.identity)
 
     def in_range(pair: Pair) -> int:
         depth = read_depth(found.root, pair).target
         return int(((depth > head.nearest) & (depth < head.farthest)).sum())
 
-    for split in (found.training, found.validation):
-        with runtime.progress("depth maps", len(split)) as bar:
-            check(split, in_range, threads=crops.readers(runtime), word="depth maps", advance=bar.advance)
+    return check_pairs(found, in_range, "depth maps", out, runtime)
 
 
 def _crop(found: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:

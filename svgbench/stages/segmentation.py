@@ -30,11 +30,11 @@ from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
-from svgbench.stages.dense import DenseRun, open_run, pieces, train_heads
+from svgbench.stages.dense import DenseRun, check_pairs, open_run, pieces, train_heads
 from svgbench.stages.scores import image_groups, limit_of, split_latents, write_scores
 from svgbench.world import checkpoints, crops
 from svgbench.world.crops import Crop
-from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, check, open_set, read_labelled
+from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, open_set, read_labelled
 from svgbench.world.files import write_atomic
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch
@@ -63,7 +63,6 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     settings = scoring.Segmentation.model_validate(part["segmentation"])
     head, found = settings.head, open_set("segmentation", settings.source, settings.identity).limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
-    _check_masks(found, head.classes, runtime)
     losses = train_heads(
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
         dropout=head.dropout, seed=seed, out=out, runtime=runtime, label="linear head, segmentation",
@@ -82,15 +81,15 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     return {"images_seen": head.total_images, "losses": losses}
 
 
-def _check_masks(found: DenseSet, classes: int, runtime: Runtime) -> None:
-    """Reads every pair once, so that a mask that cannot be used is named before hours of training."""
+def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
+    settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
+    found = open_set("segmentation", settings.source, settings.identity)
 
     def labelled(pair: Pair) -> int:
-        return int((read_labelled(found.root, pair, classes).target != IGNORED).sum())
+        return int((read_labelled(found.root, pair, settings.head.classes).target != IGNORED).sum())
 
-    for split in (found.training, found.validation):
-        with runtime.progress("masks", len(split)) as bar:
-            check(split, labelled, threads=crops.readers(runtime), word="masks", advance=bar.advance)
+    return check_pairs(found, labelled, "masks", out, runtime)
 
 
 def _crop(found: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:

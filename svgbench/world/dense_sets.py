@@ -179,8 +179,9 @@ def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
     return image, target
 
 
-def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]) -> None:
-    """Reads every pair before anything is trained on it; BadData when one cannot be used or when nothing in all of them counts."""
+def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]) -> int:
+    """Reads every pair before anything is trained on it and gives the sum of what counts; BadData when one cannot be used or when
+    nothing in all of them counts."""
     total = 0
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for count in pool.map(counted, pairs):
@@ -188,3 +189,4 @@ def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, threads: int
             advance(1)
     if not total:
         raise BadData(f"no pixel of the {word} counts: all are unlabelled, unknown or out of range; give {word} that hold something.")
+    return total

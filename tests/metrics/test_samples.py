@@ -71,7 +71,7 @@ def test_rounding_takes_the_nearest_level_and_refuses_nan():
 
 def test_protocols_differ_when_anything_that_changes_the_number_differs():
     base = {"images": ImageGroup(name="balanced", count=2000), "reference": ImageGroup(name="train", count=10, digest="a" * 64)}
-    names = [
+    made = [
         protocol("fd", judge=Judge(name="n", digest="b" * 64), **base),
         protocol("kd", judge=Judge(name="n", digest="b" * 64), **base),
         protocol("fd", judge=Judge(name="n", digest="c" * 64), **base),
@@ -85,8 +85,9 @@ def test_protocols_differ_when_anything_that_changes_the_number_differs():
         protocol("fd", judge=Judge(name="n", digest="b" * 64), **base, settings=Probe()),
         protocol("fd", judge=Judge(name="n", digest="b" * 64), **base, settings=Probe(epochs=2)),
     ]
-    names = [made.text for made in names]
+    names = [one.text for one in made]
     assert len(set(names)) == len(names)
+    assert made[-2].differs(made[-1]) == ["chosen.epochs (30, 2)"]
     assert names[0] == "fd-n@bbbbbbbb/train-10@aaaaaaaa/balanced-2000/v1"
 
 

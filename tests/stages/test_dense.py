@@ -158,14 +158,27 @@ def test_a_crop_that_the_encoder_cannot_take_is_refused_before_training(tokenize
         segment(labelled, tokenizers["sd-vae"], tmp_path, crop=30, stride=20)
 
 
-def test_a_folder_without_labels_is_refused(tokenizers, tmp_path):
+def test_masks_that_cannot_be_used_are_named_before_anything_is_trained(tmp_path):
     from PIL import Image
 
     root = ade20k(tmp_path / "ade")
     for path in (root / "annotations" / "validation").iterdir():
         Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
-    with pytest.raises(BadData, match="no pixel of the masks counts"):
-        segment(root, tokenizers["sd-vae"], tmp_path / "out")
+    part = {"scores": {"segmentation": Segmentation(source=str(root), head=SegmentationHead(classes=4)).model_dump()}}
+    with pytest.raises(BadData, match="no pixel of"):
+        segmentation.check_masks(part, {}, tmp_path, RUNTIME)
+    stages = list(nodes(f"scores.segmentation.source={root}"))
+    assert stages.index("masks") < stages.index("autoencoder")
+
+
+def test_what_was_checked_says_how_much_counts(labelled, distances, tmp_path):
+    part = {"scores": {"segmentation": Segmentation(source=str(labelled), head=SegmentationHead(classes=4)).model_dump()}}
+    segmentation.check_masks(part, {}, tmp_path, RUNTIME)
+    masks = json.loads((tmp_path / "pairs.json").read_text())
+    depth.check_depth_maps({"scores": {"depth": Depth(source=str(distances)).model_dump()}}, {}, tmp_path, RUNTIME)
+    maps = json.loads((tmp_path / "pairs.json").read_text())
+    for about in (masks, maps):
+        assert about["training"]["pairs"] >= about["validation"]["pairs"] > 0 and about["validation"]["pixels"] > 0
 
 
 def nodes(*words: str) -> dict[str, str]:
@@ -175,7 +188,7 @@ def nodes(*words: str) -> dict[str, str]:
 def test_a_source_replaces_the_run_s_own_masks_and_is_known_by_its_files(labelled, distances):
     plain = nodes()
     given = nodes(f"scores.segmentation.source={labelled}", f"scores.depth.source={distances}")
-    assert given.keys() - plain.keys() == {"dense-segmentation-scores", "depth-scores"}
+    assert given.keys() - plain.keys() == {"dense-segmentation-scores", "depth-scores", "masks", "depth-maps"}
     assert plain.keys() - given.keys() == {"segmentation-scores"}
     assert all(given[stage] == plain[stage] for stage in plain.keys() & given.keys())
     assert nodes(f"scores.segmentation.source={labelled}/.")["dense-segmentation-scores"] == given["dense-segmentation-scores"]
