@@ -26,7 +26,7 @@ Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minute
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
 Limit = Annotated[
-    int | None, typer.Option("--limit", help="A trial: so many images of each split and samples at most; its numbers say so.", min=1)
+    int | None, typer.Option("--limit", help="A trial: at most so many images of each split, and samples; trainings stay as long.", min=1)
 ]
 Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]

@@ -169,11 +169,27 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         if asked not in seen:
             seen[asked] = images_identity(data)
         data = data.model_copy(update={"identity": seen[asked]})
+        if data.limit:
+            _check_limit(config)
         config = config.model_copy(update={"scores": _with_folders(config.scores)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
     config = config.model_copy(update={"data": data, "encoder": encoder})
     return _with_teacher(config, extra) if config.diffusion.representation.weight else config
+
+
+def _check_limit(config: RunConfig) -> None:
+    """Whether so many images feed every score, before anything is trained."""
+    from svgbench.world.sources import counted  # numpy
+
+    *_, classes = counted(config.data)
+    needs = {
+        f"{classes} classes": classes, f"{config.scores.probe.neighbours} neighbours": config.scores.probe.neighbours,
+        f"precision and recall by neighbour {config.scores.neighbours}": config.scores.neighbours + 1,
+    }  # fmt: skip
+    most = max(needs, key=lambda name: needs[name])
+    if config.data.limit < needs[most]:
+        raise BadConfig(f"data.limit {config.data.limit} is too few for {most}; give {needs[most]} or more.").about("data.limit")
 
 
 def _with_folders(scores: Scores) -> Scores:

@@ -137,11 +137,6 @@ class Sizes:
 def counts_of(config: RunConfig) -> Counts:
     """Images and classes of the configured source: counted where it is here, the published numbers of a data set that is not."""
     data = config.data
-    if data.source == "shapes":
-        from svgbench.world import shapes
-
-        drawn = (data.at_most("train", int(data.train_images or 0)), data.at_most("val", int(data.val_images or 0)))
-        return Counts(*drawn, len(shapes.CLASSES))
     known = read_yaml(folder("reports") / "datasets.yaml")
     if data.source in known and not Path(data.source).exists():
         facts = known[data.source]

@@ -74,6 +74,10 @@ def test_a_limit_is_a_trial_that_shares_no_image_score_or_name_with_the_whole_ru
     marked = {node.stage for node in nodes_of(trial) if node.slice.get("data", {}).get("limit") and node.stage != "images"}
     assert marked == scoring & {node.stage for node in nodes_of(trial)}
     assert not {node.key for node in nodes_of(whole)} & {node.key for node in nodes_of(trial)}
+    with pytest.raises(BadConfig, match=r"data\.limit 15 is too few for 20 neighbours; give 20 or more"):
+        config("data.limit=15")
+    with pytest.raises(BadConfig, match=r"data\.limit 9 is too few for 10 classes"):
+        config("data.limit=9", "scores.probe.neighbours=5")
     assert "limit" not in whole.model_dump()["data"] and run_name(trial) == "dinov3-tiny.limit-200"
 
 
