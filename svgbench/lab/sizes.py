@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.schema import RunConfig
@@ -142,15 +143,20 @@ def counts_of(config: RunConfig) -> Counts:
 
         drawn = (data.at_most("train", int(data.train_images or 0)), data.at_most("val", int(data.val_images or 0)))
         return Counts(*drawn, len(shapes.CLASSES))
-    known = read_yaml(folder("reports") / "datasets.yaml")
-    if data.source in known and not Path(data.source).exists():
-        facts = known[data.source]
+    facts = published(data.source)
+    if facts is not None:
         train, val = (data.at_most(split, facts[split]) for split in ("train", "val"))
         return Counts(train, val, facts["classes"], assumed=facts["title"])
     from svgbench.world.sources import counted
 
     train, val, classes = counted(data)
     return Counts(train, val, classes)
+
+
+def published(source: str) -> dict[str, Any] | None:
+    """The facts of a set of class images that ``data.source`` asks for by name and that is not here; those of single scores are none."""
+    facts = read_yaml(folder("reports") / "datasets.yaml").get(source)
+    return facts if facts and facts["setting"].startswith("--data") and not Path(source).exists() else None
 
 
 def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:

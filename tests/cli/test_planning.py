@@ -52,4 +52,20 @@ def test_doctor_alone_lists_packages_weights_and_data_sets(capsys, tmp_path):
     text = said(capsys, "doctor", "--out", str(tmp_path / "runs"))
     assert row(text, "torch")[1] == "yes" and row(text, "weights of dinov3-tiny")[1] == "yes"
     assert row(text, "weights of inception (scores)")[1] == "missing" and "ImageNet-1k" in text
+    assert row(text, "ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "20,210 + 2,000"
+    nyu = row(text, "NYU Depth v2 (split of BTS)")
+    assert nyu[1] == "24,231 + 654" and "not stated" in nyu[2] and "--set scores.depth.source=DIR" in nyu[3]
     assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_says_which_scores_want_a_setting_and_looks_for_what_was_set(capsys, tmp_path):
+    text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path))
+    (note,) = [line for line in text.splitlines() if "want of a setting" in line]
+    sets = {"scores.segmentation.source": str(tmp_path), "scores.depth.source": "nowhere", "scores.reference": "none.npz",
+            "scores.second_extractor": "dinov2-vit-l-14"}  # fmt: skip
+    assert all(f"({field})" in note for field in sets)
+    words = [word for field, value in sets.items() for word in ("--set", f"{field}={value}")]
+    text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path), *words)
+    assert "want of a setting" not in text and row(text, "images: ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "yes"
+    for what in ("images: NYU Depth v2 (split of BTS)", "reference of the samples", "weights of dinov2-vit-l-14 (scores)"):
+        assert row(text, what)[1] == "missing" and row(text, what)[2] != "-"
