@@ -117,7 +117,8 @@ class Sizes:
         """Networks whose operations nobody stated, which count as none."""
         named = [self.card, *([self.teacher] if self.teacher else [])]
         found = [f"the encoder {card.name}" for card in named if work.encoding(card, self.side) is None]
-        return found + ([] if self.extractor else [f"the extractor {self.config.scores.extractor}"])
+        judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))
+        return found + [f"the extractor {name}" for name in judging if not judges.row("features", name).get("gflops")]
 
     @property
     def latent_bytes(self) -> int:
