@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli.console import Format, tables_of
+from svgbench.tables.standings import SINGULAR
 from svgbench.tables.table import Table
 
 
@@ -62,10 +63,7 @@ def evaluate(
     notes = [f"value (low, high) of {', '.join(metrics)}: {interval}" for interval, metrics in intervals.items()]
     few = [score.metric for score in scores if score.detail.get("singular")]
     if few:
-        notes.append(
-            f"{', '.join(few)}: fewer images than features, so the covariance is singular, and the distance stands for nothing beside "
-            "one of more images"
-        )
+        notes.append(f"{', '.join(few)}: {SINGULAR}")
     table = Table(f"{images} against {reference}", ["metric", "value", "images", "protocol"], rows, notes)
     tables_of([table], format)
 
