@@ -73,8 +73,9 @@ def test_split_lists_name_the_same_pairs_as_folders(tmp_path):
 def test_what_a_folder_lacks_is_named(tmp_path, change, words):
     root, pair = first(ade20k(tmp_path / "set"))
     change(root, pair)
-    with pytest.raises(BadData, match=words):
+    with pytest.raises(BadData, match=words) as error:
         open_set("segmentation", str(root))
+    assert error.value.field == "scores.segmentation.source"
 
 
 def test_what_a_split_list_lacks_is_named(tmp_path):
@@ -86,8 +87,9 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
     with pytest.raises(BadData, match=r"line 1: .*none.png does not exist"):
         open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/0000.png\n")
-    with pytest.raises(BadData, match=r"nyu_test\.txt does not exist"):
+    with pytest.raises(BadData, match=r"nyu_test\.txt does not exist") as error:
         open_set("depth", str(root))
+    assert error.value.field == "scores.depth.source"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +136,10 @@ def test_a_set_without_a_pixel_that_counts_is_refused(threads):
     pairs, seen = [Pair("a", "b")] * 5, []
     check(pairs, lambda pair: 1, threads=threads, word="masks", advance=seen.append)
     assert sum(seen) == 5
-    with pytest.raises(BadData, match="no pixel of the masks counts"):
+    with pytest.raises(BadData, match=r"no pixel of the masks counts \(b and 4 more\): all are 0, which means unlabelled; give masks"):
         check(pairs, lambda pair: 0, threads=threads, word="masks", advance=seen.append)
+    with pytest.raises(BadData, match=r"no pixel of the depth maps counts \(b\): .* out of the head's range"):
+        check(pairs[:1], lambda pair: 0, threads=threads, word="depth maps", advance=seen.append)
 
 
 def test_every_pair_is_read_before_training(tmp_path):
