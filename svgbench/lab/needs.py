@@ -64,9 +64,9 @@ def left_out(config: RunConfig) -> list[str]:
     """Scores that a run of these images could have and has not, each with the setting that it wants."""
     if config.data.source == "shapes":  # has masks of its own, and is compared with nobody's numbers
         return []
-    wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores()]
-    wanted += [("FD on DINOv2's features", "scores.second_extractor"), ("samples against ADM's statistics", "scores.reference")]
     plain = config.model_dump(mode="json")
+    wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
+    wanted += [("FD on DINOv2's features", "scores.second_extractor"), ("samples against ADM's statistics", "scores.reference")]
     return [f"{score} ({setting})" for score, setting in wanted if _given(plain, setting) is None]
 
 
@@ -139,9 +139,10 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
     yield judge_of("pairs", scores.perceptual, scores.lpips_weights, "scores.lpips_weights", optional=True)
 
 
-def _of_scores() -> list[dict[str, Any]]:
-    """The known data sets of single scores, handed over by a field of the configuration."""
-    return [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
+def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
+    """The known data sets of single scores, handed over by a field of the configuration, but for scores that are switched off."""
+    known = [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
+    return [facts for facts in known if graph.field(plain, facts["setting"].rpartition(".")[0]).get("enabled", True)]
 
 
 def _given(plain: dict[str, Any], setting: str) -> str | None:
@@ -153,7 +154,7 @@ def _given(plain: dict[str, Any], setting: str) -> str | None:
 def _datasets(config: RunConfig) -> Iterator[Need]:
     """Data sets of single scores that were handed over."""
     plain = config.model_dump(mode="json")
-    for facts in _of_scores():
+    for facts in _of_scores(plain):
         given = _given(plain, facts["setting"])
         if given is not None:
             here = Path(given).expanduser().is_dir()

@@ -93,6 +93,8 @@ def test_scores_left_out_are_named_with_their_settings():
     settings = ("scores.segmentation.source", "scores.depth.source", "scores.second_extractor", "scores.reference")
     words = needs.left_out(build({}, preset="paper"))
     assert [any(f"({setting})" in word for word in words) for setting in settings] == [True] * 4 and len(words) == 4
+    off = build({"scores": {"segmentation": {"enabled": False}}}, preset="paper")
+    assert not [word for word in needs.left_out(off) if "mIoU" in word]
     given = {"scores": {"segmentation": {"source": "x"}, "depth": {"source": "x"}, "reference": "x", "second_extractor": "dinov2-vit-l-14"}}
     assert needs.left_out(build(given, preset="paper")) == [] == needs.left_out(build({}, preset="tiny"))
 
