@@ -20,7 +20,8 @@ OPTIONS = {
     "plan": {"--out", "--preset", "--set", "--limit", "--shelf", "--gpus"},
     "report": {"--out", "--format", "--layout", "--to", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
-    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--out", "--device"},
+    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
+               "--device"},
     "eval": {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit", "--format",
         "--device",

@@ -33,10 +33,10 @@ def pack(
 
     if source == "shapes":
         raise BadData("'shapes' are drawn when a run needs them; give a folder of images to pack.")
-    if packed.holds(root_of(source)):
+    root = root_of(source, advice="give a folder of class folders, of shards (*.tar) or of a Hugging Face dataset")
+    if packed.holds(root):
         raise BadData(f"{source} is packed already; give it to a run with --data {source}.")
-    root = root_of(source).resolve()
-    if root in to.resolve().parents:
+    if root.resolve() in to.resolve().parents:
         raise BadData(f"{to}: lies inside the images that are packed; give --to a directory elsewhere.")
     data = Data(source=str(Path(source).expanduser().absolute()), resolution=resolution, train_images=train_images, val_images=val_images)
     data = data.model_copy(update={"identity": sources.identity(data)})
@@ -61,7 +61,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
     from svgbench.world import packed, packing
     from svgbench.world.listing import root_of
 
-    root_of(str(directory))
+    root_of(str(directory), advice="give a directory made by 'svgbench data pack'")
     if not packed.holds(directory):
         begun = (directory / packing.JOURNAL).is_file()
         raise BadData(f"{directory}: {'is not finished; run svgbench data pack again' if begun else 'is no packed store of images'}.")

@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from svgbench.cli.console import Format, tables_of
+from svgbench.errors import BadInput
+from svgbench.tables.standings import SINGULAR
 from svgbench.tables.table import Table
 
 
@@ -38,6 +40,10 @@ def evaluate(
     from svgbench.metrics.judges import weights_file
     from svgbench.world.runtime import Runtime
 
+    if second_extractor == extractor:
+        raise BadInput(f"--second-extractor {extractor} is the first one; name another or leave it out.")
+    if second_extractor is None and second_extractor_weights is not None:
+        raise BadInput("--second-extractor-weights needs --second-extractor; name the network that the file is of.")
     asked = [(extractor, extractor_weights, "--extractor-weights")]
     asked += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
     for name, file, setting in asked:
@@ -47,6 +53,7 @@ def evaluate(
     with ExitStack() as bars:
 
         def progress(label: str, count: int) -> Callable[[int], None]:
+            bars.close()  # the one before has ended
             return bars.enter_context(runtime.progress(label, count)).advance
 
         scores = elsewhere_scores(
@@ -62,10 +69,7 @@ def evaluate(
     notes = [f"value (low, high) of {', '.join(metrics)}: {interval}" for interval, metrics in intervals.items()]
     few = [score.metric for score in scores if score.detail.get("singular")]
     if few:
-        notes.append(
-            f"{', '.join(few)}: fewer images than features, so the covariance is singular, and the distance stands for nothing beside "
-            "one of more images"
-        )
+        notes.append(f"{', '.join(few)}: {SINGULAR}")
     table = Table(f"{images} against {reference}", ["metric", "value", "images", "protocol"], rows, notes)
     tables_of([table], format)
 

@@ -12,9 +12,9 @@ import typer
 from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.reports import show
 from svgbench.cli.walk import is_main, walk
-from svgbench.config.grid import build, load_experiment, run_name
+from svgbench.config.grid import build, load_experiment, preset_of, run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, BadInput, CellsFailed
+from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
@@ -135,12 +135,19 @@ def plan(
     from svgbench.lab.pace import GPUS, pace_of
     from svgbench.tables.planned import plan_table
 
-    plan_, store = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf), shelf), Store(out / "store")
+    store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
+    try:
+        plan_ = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf), shelf)
+    except (BadData, BadWeights) as error:
+        stood_on = (preset_of(about, shelf) if about else None) or preset
+        if stood_on == "tiny":
+            raise
+        hint = f"'svgbench doctor --preset {stood_on}' shows work, hours and disk without it"
+        raise type(error)(f"{str(error).removesuffix('.')}; {hint}.") from None
     made = {key: manifest for key, node in plan_.nodes.items() if (manifest := store.manifest(node.stage, key))}
     places = {GPUS.get(one.config.preset, 0) for one in plan_.runs}
     pace = pace_of(max(places) if gpus is None else gpus, store.root)
     table = plan_table(f"Plan of {experiment}", plan_, made, estimates(plan_, shelf), pace)
-    about = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     table.notes += [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
     table_of(table)
 

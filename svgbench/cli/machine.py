@@ -16,7 +16,7 @@ from svgbench.config import cards
 from svgbench.config.grid import build
 from svgbench.config.parse import merge, nested, override
 from svgbench.lab.estimate import assumptions, estimate, outline
-from svgbench.lab.needs import EXTRAS, Need, gpus, judge_of, needs_of, package, weights_of
+from svgbench.lab.needs import EXTRAS, Need, gpus, judge_of, left_out, needs_of, package, weights_of
 from svgbench.lab.pace import GPUS, pace_of
 from svgbench.lab.sizes import Sizes, counts_of, sizes_of
 from svgbench.shelf import folder, read_yaml
@@ -51,8 +51,8 @@ def doctor(
     rows = [_licensed(weights_of(card)) for card in known]
     table_of(Table("Encoder weights", ["weights", "here", "licence", "where they are, or come from"], rows, [note]))
     facts = read_yaml(folder("reports") / "datasets.yaml").values()
-    sources = [[f["title"], size(f["bytes"]), f["licence"], f"{f['source']}; {f['setting']} ({f['layout']})"] for f in facts]
-    table_of(Table("Images", ["data set", "size", "licence", "where it comes from, and how to hand it over"], sources))
+    sources = [[f["title"], _counted(f), f["licence"], f"{f['source']}; {_handed(f['setting'])} ({f['layout']})"] for f in facts]
+    table_of(Table("Images", ["data set", "training + validation", "licence", "where it comes from, and how to hand it over"], sources))
 
 
 def _one_run(
@@ -66,9 +66,11 @@ def _one_run(
     sizes = sizes_of(config, counts_of(config), shelf)
     needs = needs_of(sizes)
     missing = [need.what for need in needs if not need.here and not need.optional]
-    note = f"missing: {', '.join(missing)}" if missing else "everything that this run must have is here"
+    notes = [f"missing: {', '.join(missing)}" if missing else "everything that this run must have is here"]
+    if without := left_out(config):
+        notes.append(f"scores left out for want of a setting (--set): {', '.join(without)}")
     title = f"What a {preset} run of {config.encoder.card} needs"
-    table_of(Table(title, ["what", "here", "licence", "where it is, or comes from"], [_licensed(need) for need in needs], [note]))
+    table_of(Table(title, ["what", "here", "licence", "where it is, or comes from"], [_licensed(need) for need in needs], notes))
     table_of(_costs(out, sizes, preset, GPUS[preset] if gpus is None else gpus))
 
 
@@ -102,6 +104,17 @@ def _machine(out: Path) -> list[list[str]]:
 def _place(out: Path) -> Path:
     """The nearest directory above ``--out`` that exists."""
     return next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+
+
+def _counted(facts: dict[str, Any]) -> str:
+    """Images of a data set, and its bytes where they are known."""
+    counts = f"{facts['train']:,} + {facts['val']:,}"
+    return f"{counts}, {size(facts['bytes'])}" if "bytes" in facts else counts
+
+
+def _handed(setting: str) -> str:
+    """How a data set's option or field is typed."""
+    return setting if setting.startswith("--") else f"--set {setting}=DIR"
 
 
 def _row(need: Need) -> list[str]:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -19,6 +19,21 @@ from svgbench.world.files import guarded
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
+
+
+class Drawn(NamedTuple):
+    """Which of a run's stored samples."""
+
+    steps: int
+    guidance: float
+    trained: float
+    """The share of the training after which they were drawn."""
+
+    @property
+    def words(self) -> str:
+        """As they are asked for; the end of the training goes without saying."""
+        share = "" if self.trained == 1 else f" --trained {self.trained:g}"
+        return f"--steps {self.steps} --guidance {self.guidance:g}{share}"
 
 
 def sample(
@@ -34,16 +49,24 @@ def sample(
         str | None, typer.Option("--schedule", help="constant, linear, late, early-R or interval-A-B; the run's own when not given.")
     ] = None,
     shift: Annotated[float | None, typer.Option("--shift", min=0.001, help="Of the time grid; the run's own when not given.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the noise; 0 when not given.")] = None,
+    trained: Annotated[
+        float | None, typer.Option("--trained", help="Of an .npz: after which share of the training its samples were drawn; 1 is the end.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     device: Annotated[str, typer.Option("--device")] = "auto",
 ) -> None:
     """Draw samples of a finished run into one PNG, a row of images in the order of the labels; or export those it was scored by."""
     if to.suffix.lower() == ".npz":
-        _export(out, run, to, steps, guidance)
+        given = {"--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift}
+        if unused := [option for option, value in given.items() if value is not None]:
+            raise BadInput(f"an .npz holds the samples that the run was scored by; leave out {', '.join(unused)}, or draw to a .png.")
+        _export(out, run, to, Drawn(steps, guidance, 1.0 if trained is None else trained))
         return
     if to.suffix.lower() != ".png":
         raise BadInput(f"--to {to} must end in .png, or in .npz for the stored samples.")
+    if trained is not None:
+        raise BadInput("--trained chooses among stored samples; give it with an .npz, a .png is drawn from the end of the training.")
     try:
         numbers = [int(word) for word in labels.split(",")] if labels else None
     except ValueError:
@@ -64,21 +87,22 @@ def sample(
     own = read_yaml(record.place / "config.yaml")["sampling"]
     asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
     how = {name: own[name] if value is None else value for name, value in asked.items()}
-    slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed}
+    slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{to}\n")
 
 
-def _export(out: Path, run: str, to: Path, steps: int, guidance: float) -> None:
+def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
     """The stored samples of one cell as the ``.npz`` that the ADM evaluator reads."""
     stored = {}
     for stage in collect(out, [run])[0].about["stages"]:
         if stage["stage"] == "samples":
-            stored[stage["cell"]["sampling.steps"], stage["cell"]["sampling.guidance"]] = stage["key"]
-    if (steps, guidance) not in stored:
-        known = ", ".join(f"--steps {s} --guidance {g:g}" for s, g in stored) or "none"
-        raise BadInput(f"run '{run}' has no samples of {steps} steps at guidance {guidance:g}; it has: {known}.")
-    store, key = Store(out / "store"), stored[steps, guidance]
+            cell = stage["cell"]
+            stored[Drawn(cell["sampling.steps"], cell["sampling.guidance"], cell.get("sampling.trained", 1.0))] = stage["key"]
+    if asked not in stored:
+        known = ", ".join(drawn.words for drawn in stored) or "none"
+        raise BadInput(f"run '{run}' has no samples of {asked.words}; it has: {known}.")
+    store, key = Store(out / "store"), stored[asked]
     store.verify("samples", key)
     import numpy as np
 

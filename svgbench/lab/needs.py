@@ -10,11 +10,12 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadData
-from svgbench.lab.sizes import Sizes
+from svgbench.lab.sizes import Sizes, published
 from svgbench.metrics import judges
 from svgbench.shelf import folder, read_yaml
 from svgbench.stages import graph
@@ -27,6 +28,8 @@ EXTRAS = {
 """Packages that do the work -> the extra that brings them; empty for svgbench's own."""
 DRIVER = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver lists its GPUs (Linux)."""
+REFERENCES = "ADM's statistics: https://github.com/openai/guided-diffusion/tree/main/evaluations; --set scores.reference=FILE.npz"
+"""Where the usual reference statistics come from."""
 BACKENDS = {"timm": "timm", "open_clip": "open_clip_torch", "transformers": "transformers", "diffusers": "diffusers"}
 
 
@@ -54,7 +57,17 @@ def needs_of(sizes: Sizes) -> list[Need]:
     found = [_images(config), weights_of(sizes.card, config.encoder.weights)]
     if sizes.teacher:
         found.append(weights_of(sizes.teacher, config.diffusion.representation.encoder.weights))
-    return [*found, *_judges(sizes), *_datasets(config), *_packages(sizes)]
+    return [*found, *_judges(sizes), *_datasets(config), *_reference(config), *_packages(sizes)]
+
+
+def left_out(config: RunConfig) -> list[str]:
+    """Scores that a run of these images could have and has not, each with the setting that it wants."""
+    if config.data.source == "shapes":  # has masks of its own, and is compared with nobody's numbers
+        return []
+    plain = config.model_dump(mode="json")
+    wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
+    wanted += [("FD on DINOv2's features", "scores.second_extractor"), ("samples against ADM's statistics", "scores.reference")]
+    return [f"{score} ({setting})" for score, setting in wanted if _given(plain, setting) is None]
 
 
 def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
@@ -107,9 +120,8 @@ def _images(config: RunConfig) -> Need:
     source = config.data.source
     if source == "shapes":
         return Need("images: shapes", True, "drawn from a seed", "Apache-2.0")
-    known = read_yaml(folder("reports") / "datasets.yaml")
-    if source in known and not Path(source).exists():
-        facts = known[source]
+    facts = published(source)
+    if facts is not None:
         return Need(f"images: {facts['title']}", False, f"{facts['source']}; {facts['setting']} ({facts['layout']})", facts["licence"])
     if not Path(source).expanduser().exists():
         raise BadData(f"{source} does not exist; give --data a folder of images, or 'shapes'.")
@@ -120,21 +132,42 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
     """Networks of losses and scores."""
     scores, loss = sizes.config.scores, sizes.config.autoencoder.loss
     yield judge_of("features", scores.extractor, scores.extractor_weights, "scores.extractor_weights")
+    if scores.second_extractor:
+        yield judge_of("features", scores.second_extractor, scores.second_extractor_weights, "scores.second_extractor_weights")
     if graph.facts(sizes.config, sizes.card.kind)["trains-autoencoder"] and loss.perceptual:
         yield judge_of("pairs", loss.network, loss.weights, "autoencoder.loss.weights")
     yield judge_of("pairs", scores.perceptual, scores.lpips_weights, "scores.lpips_weights", optional=True)
 
 
+def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
+    """The known data sets of single scores, handed over by a field of the configuration, but for scores that are switched off."""
+    known = [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
+    return [facts for facts in known if graph.field(plain, facts["setting"].rpartition(".")[0]).get("enabled", True)]
+
+
+def _given(plain: dict[str, Any], setting: str) -> str | None:
+    """What a field of a configuration as in JSON says; a field that is not in it says nothing."""
+    part, _, name = setting.rpartition(".")
+    return graph.field(plain, part).get(name)
+
+
 def _datasets(config: RunConfig) -> Iterator[Need]:
-    """Data sets of single scores, handed over by a field of the configuration."""
+    """Data sets of single scores that were handed over."""
     plain = config.model_dump(mode="json")
-    for facts in read_yaml(folder("reports") / "datasets.yaml").values():
-        if facts["setting"].startswith("--"):
-            continue
-        given = graph.field(plain, facts["setting"])
-        advice = f"{facts['source']}; --set {facts['setting']}=DIR ({facts['layout']})"
-        here = bool(given) and Path(given).expanduser().exists()
-        yield Need(f"images: {facts['title']}", here, given if here else advice, facts["licence"], optional=not given)
+    for facts in _of_scores(plain):
+        given = _given(plain, facts["setting"])
+        if given is not None:
+            here = Path(given).expanduser().is_dir()
+            advice = f"{given} is no folder; {facts['source']}; --set {facts['setting']}=DIR ({facts['layout']})"
+            yield Need(f"images: {facts['title']}", here, given if here else advice, facts["licence"])
+
+
+def _reference(config: RunConfig) -> Iterator[Need]:
+    """What samples are held against, where it was handed over."""
+    given = config.scores.reference
+    if given is not None:
+        here = Path(given).exists()
+        yield Need("reference of the samples", here, given if here else f"{given} does not exist; {REFERENCES}", "that of its images")
 
 
 def _packages(sizes: Sizes) -> Iterator[Need]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.schema import RunConfig
@@ -116,7 +117,8 @@ class Sizes:
         """Networks whose operations nobody stated, which count as none."""
         named = [self.card, *([self.teacher] if self.teacher else [])]
         found = [f"the encoder {card.name}" for card in named if work.encoding(card, self.side) is None]
-        return found + ([] if self.extractor else [f"the extractor {self.config.scores.extractor}"])
+        judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))
+        return found + [f"the extractor {name}" for name in judging if not judges.row("features", name).get("gflops")]
 
     @property
     def latent_bytes(self) -> int:
@@ -137,15 +139,20 @@ class Sizes:
 def counts_of(config: RunConfig) -> Counts:
     """Images and classes of the configured source: counted where it is here, the published numbers of a data set that is not."""
     data = config.data
-    known = read_yaml(folder("reports") / "datasets.yaml")
-    if data.source in known and not Path(data.source).exists():
-        facts = known[data.source]
+    facts = published(data.source)
+    if facts is not None:
         train, val = (data.at_most(split, facts[split]) for split in ("train", "val"))
         return Counts(train, val, facts["classes"], assumed=facts["title"])
     from svgbench.world.sources import counted
 
     train, val, classes = counted(data)
     return Counts(train, val, classes)
+
+
+def published(source: str) -> dict[str, Any] | None:
+    """The facts of a set of class images that ``data.source`` asks for by name and that is not here; those of single scores are none."""
+    facts = read_yaml(folder("reports") / "datasets.yaml").get(source)
+    return facts if facts and facts["setting"].startswith("--data") and not Path(source).exists() else None
 
 
 def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:

@@ -71,12 +71,12 @@ def inside(points: Tensor, centres: Tensor, neighbours: int, block: int = 2048) 
 
 def check_counts(samples: int, *, neighbours: int, reference: int | None = None, classes: bool = True) -> None:
     """Refuses sets that are smaller than a metric needs, before any feature is taken; ``classes``: whether there will be an IS."""
-    least = {"a Frechet distance": 2, f"precision and recall by neighbour {neighbours}": neighbours + 1}
-    needs = {**least, f"an Inception score over {SPLITS} parts": SPLITS} if classes else least
+    least = {"a Frechet distance needs": 2, f"precision and recall by neighbour {neighbours} need": neighbours + 1}
+    needs = {**least, f"an Inception score over {SPLITS} parts needs": SPLITS} if classes else least
     for what, count, wanted in (("samples", samples, needs), ("reference images", reference, least)):
         metric = max(wanted, key=lambda name: wanted[name])
         if count is not None and count < wanted[metric]:
-            raise BadData(f"there are {count} {what}, and {metric} needs {wanted[metric]} or more; give more.")
+            raise BadData(f"there are {count} {what}, and {metric} {wanted[metric]} or more; give more.")
 
 
 @dataclass(frozen=True, kw_only=True)

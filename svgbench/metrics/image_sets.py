@@ -24,10 +24,11 @@ from svgbench.world.listing import SUFFIXES
 
 
 class ImageFiles:
-    """The image files below a folder in the order of their paths (the first ``most``), all of one size."""
+    """The image files below a folder in the order of their paths (the first ``most``), all of one size; hidden ones are left out."""
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
-        self.paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())[:most]
+        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        self.paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))[:most]
         if not self.paths:
             raise BadData(f"{folder}: holds no images ({', '.join(SUFFIXES)}); give a folder of image files or an .npz.")
         first: dict[tuple[int, int], Path] = {}

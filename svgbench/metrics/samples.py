@@ -95,5 +95,5 @@ def _check_distinct(images: Any, runtime: Runtime | None) -> None:
     if doubled:
         raise BadData(
             f"{len(doubled)} of {len(images)} images are doubled (first: {doubled[0][1]} equals {doubled[0][0]} in every byte); "
-            "each sample has its own noise, so draw them again."
+            "each sample has noise of its own, so a file or a part was written twice: draw the set again, or leave the copies out."
         )

@@ -31,7 +31,7 @@ def check_pairs(found: DenseSet, counted: Callable[[Pair], int], word: str, out:
     for split in SPLITS:
         pairs = getattr(found, split)
         with runtime.progress(f"{word}, {split}", len(pairs)) as bar:
-            pixels = check(pairs, counted, threads=readers(runtime), word=word, advance=bar.advance)
+            pixels = check(found.root, pairs, counted, threads=readers(runtime), word=word, advance=bar.advance)
         about[split] = {"pairs": len(pairs), "pixels": pixels}
     write_atomic(out / "pairs.json", (json.dumps(about, indent=1) + "\n").encode())
     return {}

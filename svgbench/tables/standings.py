@@ -17,6 +17,9 @@ from svgbench.tables.table import Cell, Table
 TITLED = ("sampling.steps", "sampling.guidance")
 """Fields of a protocol that a column's title says."""
 
+SINGULAR = "no more images than features, so the covariance is singular, and the distance stands for nothing beside one of more images"
+"""What is said of scores whose ``detail`` is marked ``singular``."""
+
 
 class Entry(NamedTuple):
     """One score and where it stands."""
@@ -111,7 +114,7 @@ class _Notes:
 
     def all(self) -> list[str]:
         """Every note."""
-        return [*self._legend(), *self._apart(), *self._design(), *self._intervals()]
+        return [*self._legend(), *self._apart(), *self._design(), *self._singular(), *self._intervals()]
 
     def _made(self, protocol: str) -> Protocol:
         return Protocol.model_validate(self._of[protocol][0]["protocol_fields"])
@@ -144,6 +147,10 @@ class _Notes:
         if not self._by_design or not self._of:
             return []
         return [f"by design rows may differ in {', '.join(self._by_design)}, which stand in the row; they are ranked together"]
+
+    def _singular(self) -> list[str]:
+        few = [s["metric"] for own in self._of.values() for s in own if s["detail"].get("singular")]
+        return [f"{', '.join(dict.fromkeys(few))}: {SINGULAR}"] if few else []
 
     def _intervals(self) -> list[str]:
         cells = list(self._cells.values())

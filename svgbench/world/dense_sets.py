@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,11 @@ LISTS = {"training": "nyu_train.txt", "validation": "nyu_test.txt"}
 IGNORED = 255
 """What an unlabelled pixel becomes."""
 MILLIMETRES = 1000.0
+NOTHING = {
+    "masks": "all are 0, which means unlabelled; give masks that hold labels",
+    "depth maps": "all are 0, which means unknown, or out of the head's range; give depth maps in millimetres or correct scores.depth.head",
+}
+"""What targets are called -> why none of their pixels counts, and what to do."""
 
 Kind = Literal["segmentation", "depth"]
 
@@ -74,8 +79,15 @@ class DenseSet:
 
 def open_set(kind: Kind, source: str, identity: str = "") -> DenseSet:
     """The pairs of a folder; BadData names what is missing, or says that it is no longer the one of an ``identity``."""
-    root = Path(source).expanduser()
     field = f"scores.{kind}.source"
+    try:
+        return _opened(kind, Path(source).expanduser(), field, identity)
+    except BadData as error:
+        raise error.about(field) from None
+
+
+def _opened(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
+    """The pairs of a folder that a ``field`` of the configuration names."""
     if not root.is_dir():
         raise BadData(f"{root} is no folder; give {field} one with images/ and {TARGETS[kind]}/, or leave it empty.")
     if kind == "depth" and (root / LISTS["training"]).is_file():
@@ -179,14 +191,17 @@ def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
     return image, target
 
 
-def check(pairs: Iterable[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]) -> int:
-    """Reads every pair before anything is trained on it and gives the sum of what counts; BadData when one cannot be used or when
-    nothing in all of them counts."""
+def check(
+    root: Path, pairs: Sequence[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]
+) -> int:
+    """Reads every pair of a split before anything is trained on it and gives the sum of what counts; BadData when one cannot be used or
+    when nothing in all of them counts. ``word``: what the targets are called, a key of ``NOTHING``."""
     total = 0
     with ThreadPoolExecutor(max_workers=threads) as pool:
         for count in pool.map(counted, pairs):
             total += count
             advance(1)
     if not total:
-        raise BadData(f"no pixel of the {word} counts: all are unlabelled, unknown or out of range; give {word} that hold something.")
+        most = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        raise BadData(f"{root}: no pixel of the {word} counts ({pairs[0].target}{most}): {NOTHING[word]}.")
     return total

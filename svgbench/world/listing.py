@@ -132,17 +132,17 @@ def numbered(root: Path, labels: Sequence[int]) -> tuple[str, ...]:
     return tuple(str(number) for number in range(max(labels) + 1))
 
 
-def root_of(source: str) -> Path:
-    """The directory a source names; BadData when it is none or cannot be read."""
+def root_of(source: str, *, advice: str = "give --data (or --set data.source=) a folder of class folders, or 'shapes'") -> Path:
+    """The directory a source names; BadData when it is none or cannot be read, with ``advice`` that fits the command."""
     root = Path(source).expanduser()
     if not root.exists():
-        raise BadData(f"{root} does not exist; give --data a folder of class folders, or 'shapes'.")
+        raise BadData(f"{root} does not exist; {advice}.")
     if not root.is_dir():
-        raise BadData(f"{root} is a file; give --data a folder of class folders, or 'shapes'.")
+        raise BadData(f"{root} is a file; {advice}.")
     try:
         os.scandir(root).close()
     except OSError as error:
-        raise BadData(f"{root} cannot be read ({error.strerror}); give --data another folder.") from None
+        raise BadData(f"{root} cannot be read ({error.strerror}); {advice}.") from None
     return root
 
 

@@ -62,12 +62,13 @@ def test_wrong_words_are_one_sentence_and_status_2(folder, tmp_path, capsys):
     (tmp_path / "begun" / "packing.jsonl").write_text("{}\n")
     for words, sentence in (
         (["pack", "shapes", "--to", str(tmp_path / "a")], "'shapes' are drawn when a run needs them"),
-        (["pack", str(tmp_path / "no"), "--to", str(tmp_path / "a")], "does not exist"),
+        (["pack", str(tmp_path / "no"), "--to", str(tmp_path / "a")], "does not exist; give a folder of class folders, of shards"),
         (["pack", str(folder), "--to", str(tmp_path / "full")], "holds other files ('thesis.tex')"),
         (["pack", str(folder), "--to", str(folder / "packed")], "lies inside the images that are packed"),
         (["pack", str(tmp_path / "packed"), "--to", str(tmp_path / "a")], "is packed already"),
         (["pack", str(folder), "--to", str(tmp_path / "a"), "--resolution", "4"], "greater than or equal to 16"),
         (["pack", str(folder), "--to", str(tmp_path / "b"), "--train-images", "99"], "which asks for 99"),
+        (["verify", str(tmp_path / "no")], "does not exist; give a directory made by 'svgbench data pack'."),
         (["verify", str(tmp_path / "begun")], "is not finished; run svgbench data pack again"),
         (["verify", str(folder)], "is no packed store of images"),
     ):

@@ -52,4 +52,38 @@ def test_doctor_alone_lists_packages_weights_and_data_sets(capsys, tmp_path):
     text = said(capsys, "doctor", "--out", str(tmp_path / "runs"))
     assert row(text, "torch")[1] == "yes" and row(text, "weights of dinov3-tiny")[1] == "yes"
     assert row(text, "weights of inception (scores)")[1] == "missing" and "ImageNet-1k" in text
+    assert row(text, "ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "20,210 + 2,000"
+    nyu = row(text, "NYU Depth v2 (split of BTS)")
+    assert nyu[1] == "24,231 + 654" and "not stated" in nyu[2] and "--set scores.depth.source=DIR" in nyu[3]
     assert not (tmp_path / "runs").exists()
+
+
+def test_doctor_says_which_scores_want_a_setting_and_looks_for_what_was_set(capsys, tmp_path):
+    text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path))
+    (note,) = [line for line in text.splitlines() if "want of a setting" in line]
+    sets = {"scores.segmentation.source": str(tmp_path), "scores.depth.source": "nowhere", "scores.reference": "none.npz",
+            "scores.second_extractor": "dinov2-vit-l-14"}  # fmt: skip
+    assert all(f"({field})" in note for field in sets)
+    words = [word for field, value in sets.items() for word in ("--set", f"{field}={value}")]
+    text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path), *words)
+    assert "want of a setting" not in text and row(text, "images: ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "yes"
+    for what in ("images: NYU Depth v2 (split of BTS)", "reference of the samples", "weights of dinov2-vit-l-14 (scores)"):
+        assert row(text, what)[1] == "missing" and row(text, what)[2] != "-"
+
+
+def test_a_plan_without_its_images_points_to_doctor(capsys, tmp_path):
+    elsewhere = ["smoke", "--set", f"data.source={tmp_path / 'no'}"]
+    for words, hint in ((["dinov3", "--preset", "paper"], True), (["preset-paper"], True), (elsewhere, False)):
+        with pytest.raises(SystemExit) as exit_:
+            main(["plan", *words, "--out", str(tmp_path)])
+        err = capsys.readouterr().err
+        assert exit_.value.code == 2 and "does not exist" in err and len(err.strip().splitlines()) == 1
+        assert ("; 'svgbench doctor --preset paper' shows work, hours and disk without it." in err) is hint
+
+
+def test_a_data_set_of_a_score_that_is_not_there_is_placed_at_set(capsys, tmp_path):
+    for part in ("segmentation", "depth"):
+        with pytest.raises(SystemExit) as exit_:
+            main(["plan", "smoke", "--set", f"scores.{part}.source={tmp_path / 'no'}", "--out", str(tmp_path)])
+        err = capsys.readouterr().err
+        assert exit_.value.code == 2 and err.startswith("BadData: --set: ") and f"give scores.{part}.source one" in err

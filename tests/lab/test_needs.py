@@ -8,7 +8,7 @@ from svgbench.config import cards
 from svgbench.config.grid import build
 from svgbench.errors import BadData
 from svgbench.lab import needs
-from svgbench.lab.sizes import Counts, sizes_of
+from svgbench.lab.sizes import Counts, counts_of, published, sizes_of
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +74,35 @@ def test_gpus_are_named_by_the_driver(monkeypatch, tmp_path):
     assert needs.gpus() == ["NVIDIA H200", "NVIDIA H200"]
     monkeypatch.setattr(needs, "DRIVER", tmp_path / "absent")
     assert needs.gpus() == []
+
+
+def test_what_single_scores_are_given_is_looked_for_and_has_a_licence(tmp_path):
+    (tmp_path / "ade").mkdir()
+    given = {"segmentation": {"source": str(tmp_path / "ade")}, "depth": {"source": str(tmp_path / "no")},
+             "reference": str(tmp_path / "r.npz"), "second_extractor": "dinov2-vit-l-14"}  # fmt: skip
+    all_ = found(scores=given)
+    ade, depth = (next(need for what, need in all_.items() if word in what) for word in ("ADE20K", "NYU"))
+    assert ade.state == "yes" and ade.found == str(tmp_path / "ade") and "BSD-3-Clause" in ade.licence
+    assert depth.state == "missing" and "cs.nyu.edu" in depth.found and "not stated" in depth.licence
+    assert all_["reference of the samples"].state == "missing" and "guided-diffusion" in all_["reference of the samples"].found
+    second = all_["weights of dinov2-vit-l-14 (scores)"]
+    assert second.state == "missing" and "scores.second_extractor_weights=FILE" in second.found and second.licence == "Apache-2.0"
+
+
+def test_scores_left_out_are_named_with_their_settings():
+    settings = ("scores.segmentation.source", "scores.depth.source", "scores.second_extractor", "scores.reference")
+    words = needs.left_out(build({}, preset="paper"))
+    assert [any(f"({setting})" in word for word in words) for setting in settings] == [True] * 4 and len(words) == 4
+    off = build({"scores": {"segmentation": {"enabled": False}}}, preset="paper")
+    assert not [word for word in needs.left_out(off) if "mIoU" in word]
+    given = {"scores": {"segmentation": {"source": "x"}, "depth": {"source": "x"}, "reference": "x", "second_extractor": "dinov2-vit-l-14"}}
+    assert needs.left_out(build(given, preset="paper")) == [] == needs.left_out(build({}, preset="tiny"))
+
+
+@pytest.mark.parametrize("name", ["ade20k", "nyu-depth-v2"])
+def test_a_data_set_of_a_score_is_no_source_of_class_images(name):
+    assert published("imagenet") and published(name) is None
+    with pytest.raises(BadData, match="does not exist"):
+        found(data={"source": name})
+    with pytest.raises(BadData, match="does not exist"):
+        counts_of(build({"data": {"source": name}}, preset="paper"))

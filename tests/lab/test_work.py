@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from svgbench.backends.open import open_network
 from svgbench.config import cards, schema
-from svgbench.config.grid import SIZES, WIDE
+from svgbench.config.grid import SIZES, WIDE, build
 from svgbench.lab import work
+from svgbench.lab.sizes import Counts, sizes_of
+from svgbench.metrics.dinov2_extractor import MEMBERS, SIDE
 from svgbench.metrics.judges import row
 from svgbench.metrics.perceptual import VggTaps
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
@@ -162,3 +165,21 @@ def test_extractors_state_the_work_of_one_image():
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path="none")
     found = count_flops(lambda: network(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))) / 1e9
     assert row("features", "inception")["gflops"] == pytest.approx(found, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dinov2-vit-l-14", "dinov2-vit-s-14"])
+def test_dinov2_states_the_work_of_one_image(name):
+    network = timm.create_model(MEMBERS[f"svgbench-{name}"], img_size=SIDE, num_classes=0).eval()
+    with torch.no_grad():
+        found = count_flops(lambda: network(torch.zeros(1, 3, SIDE, SIDE))) / 1e9
+    assert row("features", name)["gflops"] == pytest.approx(found, rel=1e-3)
+
+
+@pytest.mark.parametrize("second", ["inception", "dinov2-vit-l-14"])
+def test_both_extractors_are_asked_for_their_work(second, monkeypatch):
+    config = build({"scores": {"extractor": "shapes-cnn", "second_extractor": second}}, preset="tiny")
+    found = sizes_of(config, Counts(10, 10, 10))
+    assert found.unknown == []
+    silent = {name: {k: v for k, v in row("features", name).items() if k != "gflops"} for name in ("shapes-cnn", second)}
+    monkeypatch.setattr("svgbench.lab.sizes.judges.row", lambda kind, name: silent[name])
+    assert found.unknown == ["the extractor shapes-cnn", f"the extractor {second}"]

@@ -157,7 +157,7 @@ def test_the_spatial_distance_is_that_of_all_groups_together():
     "counts, words",
     [
         ({"samples": 9, "neighbours": 3}, "there are 9 samples, and an Inception score over 10 parts needs 10 or more"),
-        ({"samples": 3, "neighbours": 3, "classes": False}, "there are 3 samples, and precision and recall by neighbour 3 needs 4"),
+        ({"samples": 3, "neighbours": 3, "classes": False}, "there are 3 samples, and precision and recall by neighbour 3 need 4"),
         ({"samples": 1, "neighbours": 1, "classes": False}, "there are 1 samples, and a Frechet distance needs 2"),
         ({"samples": 20, "reference": 3, "neighbours": 3}, "there are 3 reference images"),
     ],

@@ -48,15 +48,16 @@ def write(place, scores, failures=None, *, family="dinov3", seconds=3.0, device=
         (place / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def write_samples(out, run, steps, guidance, *, side=8, count=10):
+def write_samples(out, run, steps, guidance, *, side=8, count=10, trained=None):
     """Samples of a run in the store, and the stage that says so."""
-    key = f"{run}-{steps}-{guidance:g}".encode().hex().ljust(64, "0")
+    name = f"{run}-{steps}-{guidance:g}" + (f"-{trained:g}" if trained else "")
+    key = name.encode().hex().ljust(64, "0")
     place = out / "store" / "samples" / key[:32]
     place.mkdir(parents=True)
-    rng = np.random.default_rng(steps)
+    rng = np.random.default_rng(steps if trained is None else round(1000 * trained))
     np.save(place / "samples.npy", rng.integers(0, 255, (count, 3, side, side), np.uint8))
     np.save(place / "labels.npy", np.arange(count) % 3)
     about = json.loads((out / run / "run.json").read_text())
-    cell = {"sampling.steps": steps, "sampling.guidance": guidance}
+    cell = {"sampling.steps": steps, "sampling.guidance": guidance} | ({"sampling.trained": trained} if trained else {})
     about["stages"].append({"stage": "samples", "key": key, "cell": cell, "seconds": 1.0, "cost": {}, "host": {}})
     (out / run / "run.json").write_text(json.dumps(about))

@@ -15,6 +15,7 @@ from svgbench.errors import BadInput, BrokenArtifact, UnknownName
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.report import group_name, report, score_table
 from svgbench.tables.seeds import half_interval
+from svgbench.tables.standings import SINGULAR
 from svgbench.tables.table import Cell, Table, place_of
 
 
@@ -39,6 +40,14 @@ def test_samples_of_two_samplers_are_not_ranked_and_steps_and_guidance_are_colum
     table = score_table("t", rows, ("gfid",), column=lambda r: f"{r['steps']} steps")
     assert table.columns == ["run", "5 steps [1]", "5 steps [2]", "10 steps [1]"]
     assert "[1] and [2] are not ranked together; they differ in sampling.sampler (euler, heun); sampling.shift (0.15, 1.0)" in table.notes
+
+
+def test_distances_of_too_few_images_share_one_footnote():
+    few = {"detail": {"interval": "a bootstrap", "singular": True}}
+    rows = [score(run, metric, 1.0, made=sampled(), **few) for run in ("a", "b") for metric in ("gfid", "sfid")]
+    table = score_table("t", [*rows, score("a", "is", 3.0, made=sampled())], ("gfid", "sfid", "is"))
+    assert [note for note in table.notes if "singular" in note] == [f"gfid, sfid: {SINGULAR}"]
+    assert not [note for note in score_table("t", [score("a")], ("rfid",)).notes if "singular" in note]
 
 
 def test_the_best_is_the_lowest_distance_and_the_highest_accuracy():

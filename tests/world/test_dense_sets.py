@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,8 +74,9 @@ def test_split_lists_name_the_same_pairs_as_folders(tmp_path):
 def test_what_a_folder_lacks_is_named(tmp_path, change, words):
     root, pair = first(ade20k(tmp_path / "set"))
     change(root, pair)
-    with pytest.raises(BadData, match=words):
+    with pytest.raises(BadData, match=words) as error:
         open_set("segmentation", str(root))
+    assert error.value.field == "scores.segmentation.source"
 
 
 def test_what_a_split_list_lacks_is_named(tmp_path):
@@ -86,8 +88,9 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
     with pytest.raises(BadData, match=r"line 1: .*none.png does not exist"):
         open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/0000.png\n")
-    with pytest.raises(BadData, match=r"nyu_test\.txt does not exist"):
+    with pytest.raises(BadData, match=r"nyu_test\.txt does not exist") as error:
         open_set("depth", str(root))
+    assert error.value.field == "scores.depth.source"
 
 
 @pytest.mark.parametrize(
@@ -132,10 +135,12 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_set_without_a_pixel_that_counts_is_refused(threads):
     pairs, seen = [Pair("a", "b")] * 5, []
-    check(pairs, lambda pair: 1, threads=threads, word="masks", advance=seen.append)
+    check(Path("a"), pairs, lambda pair: 1, threads=threads, word="masks", advance=seen.append)
     assert sum(seen) == 5
-    with pytest.raises(BadData, match="no pixel of the masks counts"):
-        check(pairs, lambda pair: 0, threads=threads, word="masks", advance=seen.append)
+    with pytest.raises(BadData, match=r"no pixel of the masks counts \(b and 4 more\): all are 0, which means unlabelled; give masks"):
+        check(Path("a"), pairs, lambda pair: 0, threads=threads, word="masks", advance=seen.append)
+    with pytest.raises(BadData, match=r"no pixel of the depth maps counts \(b\): .* out of the head's range"):
+        check(Path("a"), pairs[:1], lambda pair: 0, threads=threads, word="depth maps", advance=seen.append)
 
 
 def test_every_pair_is_read_before_training(tmp_path):
@@ -144,4 +149,4 @@ def test_every_pair_is_read_before_training(tmp_path):
     found = open_set("segmentation", str(root))
     counted = partial(read_labelled, root, classes=4)
     with pytest.raises(BadData, match="holds label 200"):
-        check(found.training, lambda p: counted(p).target.size, threads=2, word="masks", advance=lambda n: None)
+        check(found.root, found.training, lambda p: counted(p).target.size, threads=2, word="masks", advance=lambda n: None)
