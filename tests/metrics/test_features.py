@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
-from svgbench.metrics.features import Extractor, Features, extract, load_extractor
+from svgbench.metrics.features import Extractor, Features, _Walk, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.judges import row
@@ -285,3 +285,15 @@ def test_on_embedded_images_unseen_ones_are_near_blurred_ones_far_and_one_class_
 def _by_metric(extractor: Extractor, samples: Features, reference: Features) -> dict[str, float]:
     group = ImageGroup(name="train", count=reference.count, digest="ab" * 32)
     return {s.metric: s.value for s in generation_scores(samples, Reference.of(reference, group), judge=extractor.judge)}
+
+
+def test_what_is_held_of_images_does_not_grow_with_their_features(weights):
+    """Beside a fixed number of kept features, 24 bytes an image at most: its row, its group, its class."""
+    extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
+    held = []
+    for count in (400, 40_400):
+        walk = _Walk(extractor, count, 100, 4)
+        parts = (walk, walk._classes, walk._moments, *walk._spatial)
+        owned = [value for part in parts for value in vars(part).values()]
+        held.append(sum(value.nbytes for value in owned if isinstance(value, torch.Tensor)))
+    assert 0 < held[1] - held[0] <= 24 * 40_000 < 4 * extractor.dim * 40_000

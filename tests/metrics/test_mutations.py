@@ -116,6 +116,16 @@ def masks_one_too_high(right):
     return lambda predictions, masks, classes: right(predictions, torch.where(masks == 255, masks, (masks + 1) % classes), classes)
 
 
+def masks_as_on_disk(right):
+    """Without ADE20K's zero for unlabelled taken off."""
+
+    def read(root, pair, classes):
+        sample = right(root, pair, classes)
+        return sample._replace(target=sample.target + np.uint8(1))
+
+    return read
+
+
 def drawn_masks_one_too_high(right):
     def draw(*words, **more):
         drawn = right(*words, **more)
@@ -192,6 +202,9 @@ MUTANTS = {
     "masks off by one in the drawing": Mutant(
         "svgbench.world.shapes:draw", drawn_masks_one_too_high,
         "world/test_shapes.py:test_masks_hold_the_class_on_the_object_and_zero_elsewhere"),
+    "masks off by one in the reader": Mutant(
+        "svgbench.world.dense_sets:read_labelled", masks_as_on_disk,
+        "world/test_dense_sets.py:test_label_zero_is_ignored_and_class_k_is_k_minus_one", own_place),
     "pixels normalised twice": Mutant(
         "svgbench.backends.open:Encoder._encode", pixels_normalised_twice,
         "backends/test_encoders.py:test_encoder_normalises_its_own_pixels_and_leaves_out_prefix_tokens", small_images),
