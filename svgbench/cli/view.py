@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -64,11 +65,13 @@ class View(Watch):
         self._open.pop(node.key, None)
         self._seconds.setdefault(node.stage, []).append(seconds)
         if graph.by_name(node.stage).scores:
-            found = [f"{row['metric']} {row['value']:.4g}" for row in self._store.scores(node.stage, node.key)]
-            self._scores.append(f"{text_of(node)}: {', '.join(found)}")
-            self.say(f"{self._done} of {self._total}: {self._scores[-1]} ({duration(seconds)})")
-        else:
-            self.say(f"{self._done} of {self._total}: {text_of(node)} ({duration(seconds)})")
+            self._scores.append(f"{text_of(node)}: {scores_text(self._store.scores(node.stage, node.key))}")
+        self._tell(node, seconds)
+
+    def _tell(self, node: Node, seconds: float) -> None:
+        """A line about a node that is there now."""
+        what = self._scores[-1] if graph.by_name(node.stage).scores else text_of(node)
+        self.say(f"{self._done} of {self._total}: {what} ({duration(seconds)})")
 
     def tick(self) -> None:
         if time.monotonic() - self._last >= PLAIN_SECONDS:
@@ -100,13 +103,29 @@ class View(Watch):
         return ", ".join(words + ([f"about {duration(left)} left"] if left else []))
 
     def _left(self) -> float | None:
-        if not self._seconds or not self._away:
+        if not self._seconds or not self._open:
             return None
         means = {stage: sum(times) / len(times) for stage, times in self._seconds.items()}
         usual = sum(means.values()) / len(means)
         spent = sum(time.monotonic() - since for _, since in self._away.values())
         work = sum(means.get(node.stage, usual) for node in self._open.values())
-        return max(0.0, work - spent) / len(self._away)
+        return max(0.0, work - spent) / max(1, len(self._away))
+
+
+class InPlace(View):
+    """Of a walk in this process, whose stages draw bars of their own: only scores, with what is left."""
+
+    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
+        super().__init__(store)
+        self.say = say  # above the bars
+
+    def _tell(self, node: Node, seconds: float) -> None:
+        if graph.by_name(node.stage).scores:
+            left = self._left()
+            self.say(f"{self._done} of {self._total}{f', about {duration(left)} left' if left else ''}: {self._scores[-1]}")
+
+    def tick(self) -> None:
+        """The bars tell what is under way."""
 
 
 class LiveView(View):
@@ -140,6 +159,14 @@ class LiveView(View):
             table.add_row(f"and {len(rows) - SHOWN} more")
         scores = [Text(line, style="dim") for line in self._scores]
         return Group(table, Text(self.summary(), style="bold"), *scores)
+
+
+def scores_text(rows: list[dict[str, Any]]) -> str:
+    """Scores in a line, e.g. ``gfid 43.6, kid 1.02`` or ``features: probe_top1 56.5; residual: probe_top1 23.8``."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        groups.setdefault((row.get("detail") or {}).get("latents", ""), []).append(f"{row['metric']} {row['value']:.4g}")
+    return "; ".join(f"{name}: {', '.join(found)}" if name else ", ".join(found) for name, found in groups.items())
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from svgbench.cli.view import view
+from svgbench.cli.view import InPlace, view
 from svgbench.errors import Interrupted
 from svgbench.lab.check import check
 from svgbench.lab.engines import Choice, Inline, opened
@@ -13,7 +13,7 @@ from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Finished, Plan
 from svgbench.lab.processes import slots_here
 from svgbench.lab.record import record
-from svgbench.lab.schedule import Outcome, Walk, Watch
+from svgbench.lab.schedule import Outcome, Walk
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 
@@ -46,9 +46,10 @@ def work_here(plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: O
     from svgbench.world.runtime import Runtime
 
     runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
-    engine = Inline(Executor(plan.nodes, Store(out / "store"), runtime, runtime.say))
+    store = Store(out / "store")
+    engine = Inline(Executor(plan.nodes, store, runtime, runtime.say))
     done = set(plan.nodes) - missing if world() == 1 else set()  # the ranks of a torchrun agree on each node, so they are asked about all
-    Walk(plan, engine, outcome, finished=done, say=runtime.say, keep_going=keep_going, watch=Watch()).go()
+    Walk(plan, engine, outcome, finished=done, say=runtime.say, keep_going=keep_going, watch=InPlace(store, runtime.say)).go()
     runtime.stop()
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
 from svgbench.errors import SvgbenchError
-from svgbench.lab.plan import Node
+from svgbench.lab.plan import Node, told
 from svgbench.lab.store import Store, files_of
 from svgbench.stages import graph
 from svgbench.world.files import guarded, remove_tree, write_atomic
@@ -146,7 +146,7 @@ class Executor:
 
 def text_of(node: Node) -> str:
     """A node for people: its stage and the entries it stands for, such as ``samples steps 25 guidance 4``."""
-    return " ".join([node.stage, *(f"{path.rsplit('.', 1)[-1]} {value:g}" for path, value in node.cell.items())])
+    return " ".join([node.stage, *(f"{name} {value:g}" for name, value in told(node.cell).items())])
 
 
 def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:

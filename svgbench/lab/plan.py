@@ -58,6 +58,11 @@ class Plan:
         return Finished(self, store).keys()
 
 
+def told(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What people are told of a cell: last words of its fields; the end of the training goes without saying."""
+    return {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
+
+
 class Finished:
     """The manifests of a plan's finished nodes, each read once."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from svgbench.config.records import Manifest
 from svgbench.lab.estimate import Estimate, Estimates
 from svgbench.lab.pace import Pace
-from svgbench.lab.plan import Plan
+from svgbench.lab.plan import Plan, told
 from svgbench.stages import graph
 from svgbench.tables.table import Table
 
@@ -63,9 +63,8 @@ def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:
-    """``steps=25 guidance=4``; the end of the training goes without saying."""
-    said = {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
-    return " ".join(f"{name}={value:g}" for name, value in said.items())
+    """``steps=25 guidance=4``."""
+    return " ".join(f"{name}={value:g}" for name, value in told(cell).items())
 
 
 def _figures(flops: float, seconds: float, kept: int) -> list[str]:
