@@ -34,7 +34,7 @@ def configs_of(
     configs: dict[str, RunConfig] = {}
     seen: dict[str, str] = {}
     for cell, settings in cells(loaded, shelf).items():
-        own = merge(settings_of(loaded, shelf), settings)
+        own = merge(settings_of(loaded, shelf, with_preset=False), settings)
         try:
             drafted = build(merge(own, over), preset=preset, extra=shelf)
             config = resolve(drafted, shelf, seen=seen) if resolved else drafted
