@@ -53,3 +53,12 @@ def test_doctor_alone_lists_packages_weights_and_data_sets(capsys, tmp_path):
     assert row(text, "torch")[1] == "yes" and row(text, "weights of dinov3-tiny")[1] == "yes"
     assert row(text, "weights of inception (scores)")[1] == "missing" and "ImageNet-1k" in text
     assert not (tmp_path / "runs").exists()
+
+
+def test_another_preset_than_the_experiment_s_own_is_refused(capsys, tmp_path):
+    for words in (["plan", "smoke"], ["ablate", "tiny"]):
+        with pytest.raises(SystemExit) as exit_:
+            main([*words, "--preset", "small", "--out", str(tmp_path / "runs")])
+        assert exit_.value.code == 2 and "--preset small: " in (err := capsys.readouterr().err) and "stands on the preset tiny;" in err
+    assert not (tmp_path / "runs").exists()
+    said(capsys, "plan", "preset-small", "--preset", "small", "--out", str(tmp_path / "runs"))
