@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, changes, load_experiment, place_of, preset_of, run_name, run_of, settings_of
+from svgbench.config.grid import build, cells, changes, load_experiment, place_of, preset_of, repeated, run_name, run_of, settings_of
 from svgbench.config.parse import merge, nested, override
-from svgbench.config.schema import RunConfig
+from svgbench.config.records import digest
+from svgbench.config.schema import Autoencoder, RunConfig
 from svgbench.errors import BadInput, UnknownName, unknown
 from svgbench.lab.plan import resolve
 from svgbench.shelf import entries
@@ -33,6 +35,9 @@ def configs_of(
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
     seen: dict[str, str] = {}
+    cell_of: dict[str, str] = {}
+    for axis, value in repeated(loaded):
+        sys.stderr.write(f"the axis '{axis}' names {value} twice; it runs once.\n")
     for cell, settings in cells(loaded, shelf).items():
         own = merge(settings_of(loaded, shelf, with_preset=False), settings)
         try:
@@ -40,16 +45,32 @@ def configs_of(
             config = resolve(drafted, shelf, seen=seen) if resolved else drafted
         except BadInput as error:
             raise _placed(error, experiment, cell, over, shelf) from None
+        same = cell_of.setdefault(_work(drafted, shelf), cell)
+        if same != cell:
+            sys.stderr.write(f"cell '{cell}' is the same run as '{same}'; it runs once.\n")
+            continue
         if base_run:  # named by the file, and by what --set has otherwise than the file
             plain = build(own, preset=preset, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []
-            name = ".".join(part for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
+            name = ".".join(_file_name(part) for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:
             name = run_name(config, shelf)
-        if name in configs:
-            sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
+        if name in configs:  # the same letters once they fit a file's name
+            name += f".{digest(cell)[:6]}"
         configs[name] = config
     return configs
+
+
+def _work(config: RunConfig, shelf: Path | None) -> str:
+    """What a run does, as text: its configuration without the autoencoder that a card which decodes never trains."""
+    codec = cards.find(config.encoder.card, config.preset, shelf).kind == "codec"
+    return config.model_copy(update={"autoencoder": Autoencoder()} if codec else {}).model_dump_json()
+
+
+def _file_name(word: str) -> str:
+    """A word as a part of a directory's name: no slash, and never only dots."""
+    word = re.sub(r"[^\w.-]+", "-", word)
+    return word if word.strip(".") else "-"
 
 
 def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:

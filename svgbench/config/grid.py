@@ -164,6 +164,12 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
     return result
 
 
+def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
+    """Axis and value of every value that stands twice on its axis."""
+    lists = {axis: [str(value) for value in values] for axis, values in experiment.axes.items() if isinstance(values, list)}
+    return [(axis, value) for axis, values in lists.items() for value in dict.fromkeys(values) if values.count(value) > 1]
+
+
 def _cell(settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
     own = dict(settings)
     base = own.pop("base", None)

@@ -40,3 +40,41 @@ def test_a_user_s_file_is_no_preset_whatever_its_name(tmp_path, name):
 )
 def test_the_shelf_s_experiments_stand_on_their_presets(name, preset):
     assert preset_of(load_experiment(name)) == preset
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "said"),
+    [
+        (
+            "base: smoke\nrun: mine\nset: {autoencoder.residual.channels: 0}\naxes:\n  autoencoder.align: [none, frozen, whiten]\n",
+            {"mine.align-none"},
+            ["cell 'align-frozen' is the same run as 'align-none'; it runs once.", "cell 'align-whiten' is the same run as 'align-none'"],
+        ),
+        (
+            "base: smoke\naxes:\n  encoder.card: [sd-vae]\n  autoencoder.align: [frozen, none]\n",
+            {"sd-vae-tiny"},
+            ["cell 'sd-vae.align-none' is the same run as 'sd-vae.align-frozen'; it runs once."],
+        ),
+        ("base: smoke\nrun: m\naxes: {seed: [0, 1, 0]}\n", {"m.seed-0", "m.seed-1"}, ["the axis 'seed' names 0 twice; it runs once."]),
+    ],
+)
+@pytest.mark.parametrize("resolved", [True, False])
+def test_cells_that_are_the_same_work_are_said_and_are_one_run(tmp_path, capsys, text, names, said, resolved):
+    found = configs_of(written(tmp_path, "g.yaml", text), "tiny", None, None, resolved=resolved)
+    err = capsys.readouterr().err
+    assert len(found) == len(names) and all(sentence in err for sentence in said) and len(err.splitlines()) == len(said)
+    assert {name if name.startswith("m") else name.split(".")[0] for name in found} == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("base: smoke\nrun: pa\naxes: {data.source: [./im, shapes]}\n", ["pa.source-.-im", "pa.source-shapes"]),
+        ("base: smoke\nrun: ..\naxes: {sampling.steps: [[2], [3]]}\n", ["-.steps--2-", "-.steps--3-"]),
+        ("base: smoke\nrun: ../../up\n", ["..-..-up"]),
+        ("base: smoke\nrun: a\naxes:\n  who:\n    ..: {seed: 1}\n    /: {seed: 2}\n", ["a.-", "a.-.df7e94"]),
+    ],
+)
+def test_a_run_s_name_is_one_directory_below_out(tmp_path, text, names):
+    found = configs_of(written(tmp_path, "g.yaml", text), "tiny", None, None, resolved=False)
+    assert list(found) == names and all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in found)

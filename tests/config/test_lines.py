@@ -94,4 +94,4 @@ def test_an_axis_that_changes_nothing_is_said_and_runs_once(tmp_path, capsys):
     path = tmp_path / "g.yaml"
     path.write_text("base: smoke\nset: {autoencoder.residual.channels: 0}\naxes:\n  autoencoder.align: [none, frozen]\n")
     assert len(configs_of(str(path), "tiny", None, None)) == 1
-    assert "cell 'align-frozen' is the same run as another cell" in capsys.readouterr().err
+    assert "cell 'align-frozen' is the same run as 'align-none'; it runs once" in capsys.readouterr().err
