@@ -14,7 +14,9 @@ from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
 from svgbench.errors import BadInput, UnknownName, unknown
 from svgbench.lab.plan import resolve
+from svgbench.metrics import judges
 from svgbench.shelf import entries
+from svgbench.stages.graph import JUDGES, field
 
 
 def configs_of(
@@ -42,6 +44,7 @@ def configs_of(
         own = merge(settings_of(loaded, shelf, with_preset=False), settings)
         try:
             drafted = build(merge(own, over), preset=preset, extra=shelf)
+            _check_judges(drafted)
             config = resolve(drafted, shelf, seen=seen) if resolved else drafted
         except BadInput as error:
             raise _placed(error, experiment, cell, over, shelf) from None
@@ -61,6 +64,18 @@ def configs_of(
     return configs
 
 
+def _check_judges(config: RunConfig) -> None:
+    """Refuses a judging network that is unknown, with its field."""
+    plain = config.model_dump(mode="json")
+    for path, kind, _ in JUDGES:
+        name = field(plain, path)
+        if name is not None:
+            try:
+                judges.row(kind, name)
+            except UnknownName as error:
+                raise error.about(path) from None
+
+
 def _work(config: RunConfig, shelf: Path | None) -> str:
     """What a run does, as text: its configuration without the autoencoder that a card which decodes never trains."""
     codec = cards.find(config.encoder.card, config.preset, shelf).kind == "codec"
@@ -75,11 +90,11 @@ def _file_name(word: str) -> str:
 
 def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:
     """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field."""
-    field = error.field or str(error).partition(" ")[0].strip("':,")
+    about = error.field or str(error).partition(" ")[0].strip("':,")
     part: Any = over
-    for name in field.split("."):
+    for name in about.split("."):
         part = part.get(name) if isinstance(part, dict) else None
-    where = "--set" if part is not None else place_of(experiment, cell, field, shelf)
+    where = "--set" if part is not None else place_of(experiment, cell, about, shelf)
     return type(error)(f"{where}: {error}")
 
 

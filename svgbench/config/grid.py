@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from svgbench.config import cards
-from svgbench.config.lines import line_at, line_of
+from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
 from svgbench.config.records import digest
@@ -77,12 +77,17 @@ class Experiment(Part):
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
     """An experiment by its name on the shelf or by its file."""
     path = experiment_file(name, extra)
+    empty = f"{path}: names no cells; give axes, cells' settings under set, or a base."
+    if is_blank(path):
+        raise BadConfig(empty)
     content = {"name": path.stem, **read_yaml(path)}
     try:
         experiment = validate(Experiment, content)
     except BadConfig as error:
-        line = line_of(path, error.field)
+        line = line_at(path, error.field)
         raise BadConfig(f"{path}{f':{line}' if line else ''}: {error}") from None
+    if not (experiment.axes or experiment.set or experiment.base or experiment.run):
+        raise BadConfig(empty)
     experiment._file = path
     return experiment
 
@@ -129,11 +134,22 @@ def _chain(experiment: Experiment, extra: Path | None) -> list[Experiment]:
     """The experiment, its base, the base of that, and so on."""
     chain = [experiment]
     while chain[-1].base:
-        parent = load_experiment(chain[-1].base, extra)
+        parent = _base(chain[-1], chain[-1].base, "base", extra)
         if any(parent.file.resolve() == below.file.resolve() for below in chain):
             raise BadConfig(f"{chain[-1].at('base')}: the bases of '{experiment.name}' come back to '{parent.name}'; name another base.")
         chain.append(parent)
     return chain
+
+
+def _base(experiment: Experiment, name: str, place: str, extra: Path | None) -> Experiment:
+    """The experiment that a place of another one's file names."""
+    try:
+        path = experiment_file(name, extra)
+    except UnknownName as error:
+        raise UnknownName(f"{experiment.at(place)}: {error}") from None
+    if not path.is_file():
+        raise BadConfig(f"{experiment.at(place)}: the base {path} does not exist.")
+    return load_experiment(name, extra)
 
 
 def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,9 +165,9 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
     axes: list[dict[str, dict[str, Any]]] = []
     for axis, values in experiment.axes.items():
         if not values:
-            raise BadConfig(f"experiment '{experiment.name}': the axis '{axis}' is empty; give it values, or leave it out.")
+            raise BadConfig(f"{experiment.at(f'axes.{axis}')}: the axis '{axis}' is empty; give it values, or leave it out.")
         if isinstance(values, dict):
-            axes.append({cell: _cell(settings, extra) for cell, settings in values.items()})
+            axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra) for cell, settings in values.items()})
         else:
             short = axis.rsplit(".", 1)[-1]
             axes.append({(str(v) if short in ("encoder", "card") else f"{short}-{v}"): nested(axis, v) for v in values})
@@ -170,10 +186,12 @@ def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
     return [(axis, value) for axis, values in lists.items() for value in dict.fromkeys(values) if values.count(value) > 1]
 
 
-def _cell(settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
+def _cell(experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
     own = dict(settings)
-    base = own.pop("base", None)
-    return merge(settings_of(load_experiment(base, extra), extra), expand(own)) if base else expand(own)
+    if "base" not in own:
+        return expand(own)
+    base = _base(experiment, str(own.pop("base")), f"{place}.base", extra)
+    return merge(settings_of(base, extra), expand(own))
 
 
 def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:
