@@ -20,10 +20,11 @@ from svgbench.stages.graph import JUDGES, field
 
 
 def configs_of(
-    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, resolved: bool = True
+    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
 ) -> dict[str, RunConfig]:
-    """Name -> RunConfig for every cell of an experiment, or for one encoder; with identities where they are to be ``resolved``."""
-    over = override(sets or [])
+    """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (the configuration's own when
+    None), with ``sets`` on top; with identities where they are to be ``resolved``."""
+    over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
             cards.find(experiment, preset, shelf)
@@ -89,13 +90,22 @@ def _file_name(word: str) -> str:
 
 
 def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:
-    """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field."""
+    """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field; alone where it names the
+    images that the command line gave."""
     about = error.field or str(error).partition(" ")[0].strip("':,")
-    part: Any = over
-    for name in about.split("."):
-        part = part.get(name) if isinstance(part, dict) else None
-    where = "--set" if part is not None else place_of(experiment, cell, about, shelf)
+    source = _given(over, "data.source")
+    if source is not None and Path(about) == Path(str(source)):
+        return error
+    where = "--set" if _given(over, about) is not None else place_of(experiment, cell, about, shelf)
     return type(error)(f"{where}: {error}")
+
+
+def _given(over: dict[str, Any], path: str) -> Any:
+    """What the command line sets a dotted field to; None where it does not."""
+    part: Any = over
+    for name in path.split("."):
+        part = part.get(name) if isinstance(part, dict) else None
+    return part
 
 
 def is_experiment(name: str, shelf: Path | None = None) -> bool:

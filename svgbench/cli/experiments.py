@@ -29,6 +29,7 @@ Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+Data = Annotated[str | None, typer.Option("--data", help="A folder, shards, a Hugging Face or a packed set, or 'shapes'.")]
 Limit = Annotated[
     int | None, typer.Option("--limit", help="A trial: so many images of each split and samples at most; its numbers say so.", min=1)
 ]
@@ -51,7 +52,7 @@ def run(
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
     preset: Preset = DEFAULT,
-    data: Annotated[str | None, typer.Option("--data", help="A folder, shards, a Hugging Face or a packed set, or 'shapes'.")] = None,
+    data: Data = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="The encoder's weights, a file of an official release.")] = None,
     out: Out = Path("runs"),
     seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
@@ -89,6 +90,7 @@ def ablate(
     experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, or a YAML file.")],
     out: Out = Path("runs"),
     preset: Preset = DEFAULT,
+    data: Data = None,
     sets: Set = None,
     limit: Limit = None,
     shelf: Shelf = None,
@@ -109,7 +111,7 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = make_plan(_configs(experiment, preset, _limited(sets, limit), shelf), shelf)
+    plan_ = make_plan(_configs(experiment, preset, _limited(sets, limit), shelf, data), shelf)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
     if outcome.left:
@@ -128,6 +130,7 @@ def plan(
     experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, a YAML file, or an encoder (as in run --encoder).")],
     out: Out = Path("runs"),
     preset: Preset = DEFAULT,
+    data: Data = None,
     sets: Set = None,
     limit: Limit = None,
     shelf: Shelf = None,
@@ -139,7 +142,7 @@ def plan(
     from svgbench.lab.pace import GPUS, pace_of
     from svgbench.tables.planned import plan_table
 
-    plan_, store = make_plan(_configs(experiment, preset, _limited(sets, limit), shelf), shelf), Store(out / "store")
+    plan_, store = make_plan(_configs(experiment, preset, _limited(sets, limit), shelf, data), shelf), Store(out / "store")
     made = {key: manifest for key, node in plan_.nodes.items() if (manifest := store.manifest(node.stage, key))}
     places = {GPUS.get(one.config.preset, 0) for one in plan_.runs}
     pace = pace_of(max(places) if gpus is None else gpus, store.root)
@@ -149,12 +152,12 @@ def plan(
     table_of(table)
 
 
-def _configs(experiment: str, preset: str, sets: list[str], shelf: Path | None) -> dict[str, RunConfig]:
+def _configs(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> dict[str, RunConfig]:
     """The runs of an experiment; refuses another preset than the one that it stands on."""
     fixed = preset_of(load_experiment(experiment, shelf), shelf) if is_experiment(experiment, shelf) else None
     if fixed and preset not in (fixed, DEFAULT):
         raise BadConfig(f"--preset {preset}: '{experiment}' stands on the preset {fixed}; leave --preset out, or give another experiment.")
-    return configs_of(experiment, preset, sets, shelf)
+    return configs_of(experiment, preset, sets, shelf, data=data)
 
 
 def _sbatch(words: list[str]) -> dict[str, str]:
