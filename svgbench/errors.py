@@ -83,8 +83,8 @@ def closest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else "")
-    return f"{offer} Known: {listed}."
+    listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else ".")
+    return f"{offer} Known: {listed}"
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:

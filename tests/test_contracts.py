@@ -15,9 +15,9 @@ from svgbench.config import cards
 OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--limit",
             "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
-    "ablate": {"--out", "--preset", "--set", "--limit", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--engine",
-               "--slots", "--ranks", "--sbatch", "--leave"},
-    "plan": {"--out", "--preset", "--set", "--limit", "--shelf", "--gpus"},
+    "ablate": {"--out", "--preset", "--data", "--set", "--limit", "--shelf", "--device", "--threads", "--micro-batch", "--compile",
+               "--engine", "--slots", "--ranks", "--sbatch", "--leave"},
+    "plan": {"--out", "--preset", "--data", "--set", "--limit", "--shelf", "--gpus"},
     "report": {"--out", "--format", "--layout", "--to", "--preset"},
     "figures": {"--out", "--to", "--preset", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",

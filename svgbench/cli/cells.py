@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, changes, load_experiment, place_of, preset_of, run_name, run_of, settings_of
+from svgbench.config.grid import build, cells, changes, load_experiment, place_of, preset_of, repeated, run_name, run_of, settings_of
 from svgbench.config.parse import merge, nested, override
-from svgbench.config.schema import RunConfig
+from svgbench.config.records import digest
+from svgbench.config.schema import Autoencoder, RunConfig
 from svgbench.errors import BadInput, UnknownName, unknown
 from svgbench.lab.plan import resolve
+from svgbench.metrics import judges
 from svgbench.shelf import entries
+from svgbench.stages.graph import JUDGES, field
 
 
 def configs_of(
-    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, resolved: bool = True
+    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
 ) -> dict[str, RunConfig]:
-    """Name -> RunConfig for every cell of an experiment, or for one encoder; with identities where they are to be ``resolved``."""
-    over = override(sets or [])
+    """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (the configuration's own when
+    None), with ``sets`` on top; with identities where they are to be ``resolved``."""
+    over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
             cards.find(experiment, preset, shelf)
@@ -33,33 +38,74 @@ def configs_of(
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
     seen: dict[str, str] = {}
+    cell_of: dict[str, str] = {}
+    for axis, value in repeated(loaded):
+        sys.stderr.write(f"the axis '{axis}' names {value} twice; it runs once.\n")
     for cell, settings in cells(loaded, shelf).items():
-        own = merge(settings_of(loaded, shelf), settings)
+        own = merge(settings_of(loaded, shelf, with_preset=False), settings)
         try:
             drafted = build(merge(own, over), preset=preset, extra=shelf)
+            _check_judges(drafted)
             config = resolve(drafted, shelf, seen=seen) if resolved else drafted
         except BadInput as error:
             raise _placed(error, experiment, cell, over, shelf) from None
+        same = cell_of.setdefault(_work(drafted, shelf), cell)
+        if same != cell:
+            sys.stderr.write(f"cell '{cell}' is the same run as '{same}'; it runs once.\n")
+            continue
         if base_run:  # named by the file, and by what --set has otherwise than the file
             plain = build(own, preset=preset, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []
-            name = ".".join(part for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
+            name = ".".join(_file_name(part) for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:
             name = run_name(config, shelf)
-        if name in configs:
-            sys.stderr.write(f"cell '{cell}' is the same run as another cell ({name}); it runs once.\n")
+        if name in configs:  # the same letters once they fit a file's name
+            name += f".{digest(cell)[:6]}"
         configs[name] = config
     return configs
 
 
+def _check_judges(config: RunConfig) -> None:
+    """Refuses a judging network that is unknown, with its field."""
+    plain = config.model_dump(mode="json")
+    for path, kind, _ in JUDGES:
+        name = field(plain, path)
+        if name is not None:
+            try:
+                judges.row(kind, name)
+            except UnknownName as error:
+                raise error.about(path) from None
+
+
+def _work(config: RunConfig, shelf: Path | None) -> str:
+    """What a run does, as text: its configuration without the autoencoder that a card which decodes never trains."""
+    codec = cards.find(config.encoder.card, config.preset, shelf).kind == "codec"
+    return config.model_copy(update={"autoencoder": Autoencoder()} if codec else {}).model_dump_json()
+
+
+def _file_name(word: str) -> str:
+    """A word as a part of a directory's name: no slash, and never only dots."""
+    word = re.sub(r"[^\w.-]+", "-", word)
+    return word if word.strip(".") else "-"
+
+
 def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:
-    """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field."""
-    field = error.field or str(error).partition(" ")[0].strip("':,")
-    part: Any = over
-    for name in field.split("."):
-        part = part.get(name) if isinstance(part, dict) else None
-    where = "--set" if part is not None else place_of(experiment, cell, field, shelf)
+    """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field; alone where it names the
+    images that the command line gave."""
+    about = error.field or str(error).partition(" ")[0].strip("':,")
+    source = _given(over, "data.source")
+    if source is not None and Path(about) == Path(str(source)):
+        return error
+    where = "--set" if _given(over, about) is not None else place_of(experiment, cell, about, shelf)
     return type(error)(f"{where}: {error}")
+
+
+def _given(over: dict[str, Any], path: str) -> Any:
+    """What the command line sets a dotted field to; None where it does not."""
+    part: Any = over
+    for name in path.split("."):
+        part = part.get(name) if isinstance(part, dict) else None
+    return part
 
 
 def is_experiment(name: str, shelf: Path | None = None) -> bool:

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import PrivateAttr
+
 from svgbench.config import cards
-from svgbench.config.lines import line_of
+from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
 from svgbench.config.records import digest
 from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
 from svgbench.errors import BadConfig, UnknownName, unknown
-from svgbench.shelf import entries, read_yaml
+from svgbench.shelf import entries, folder, read_yaml
 
 PRESETS = ("tiny", "small", "paper")
 SIZES: dict[str, dict[str, int]] = {
@@ -53,17 +55,41 @@ class Experiment(Part):
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
     """``field.path: [values]`` or ``name: {cell: {settings}}``; a cell's ``base: EXPERIMENT`` brings its settings first."""
+    _file: Path = PrivateAttr(default=Path())
+
+    @property
+    def file(self) -> Path:
+        """Where it was read."""
+        return self._file
+
+    @property
+    def preset(self) -> str | None:
+        """The preset that it is: the shelf's own ``preset-NAME``, and no other file of such a name."""
+        name = self.file.stem.removeprefix("preset-")
+        return name if name in PRESETS and self.file.resolve() == (folder("ablations") / f"preset-{name}.yaml").resolve() else None
+
+    def at(self, place: str) -> str:
+        """``FILE:LINE`` of a dotted path through its file."""
+        line = line_at(self.file, place)
+        return f"{self.file}:{line}" if line else str(self.file)
 
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
     """An experiment by its name on the shelf or by its file."""
     path = experiment_file(name, extra)
+    empty = f"{path}: names no cells; give axes, cells' settings under set, or a base."
+    if is_blank(path):
+        raise BadConfig(empty)
     content = {"name": path.stem, **read_yaml(path)}
     try:
-        return validate(Experiment, content)
+        experiment = validate(Experiment, content)
     except BadConfig as error:
-        line = line_of(path, error.field)
+        line = line_at(path, error.field)
         raise BadConfig(f"{path}{f':{line}' if line else ''}: {error}") from None
+    if not (experiment.axes or experiment.set or experiment.base or experiment.run):
+        raise BadConfig(empty)
+    experiment._file = path
+    return experiment
 
 
 def experiment_file(name: str, extra: Path | None = None) -> Path:
@@ -79,29 +105,51 @@ def experiment_file(name: str, extra: Path | None = None) -> Path:
 
 def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str:
     """``FILE:LINE, cell 'NAME'`` of what sets a field of a cell: in the experiment's own file, else in one that it stands on."""
-    own, at = experiment_file(name, extra), name
-    found = None
-    while at and field and found is None:
-        path = experiment_file(at, extra)
-        line = line_of(path, field, cell)
-        found = f"{path}:{line}" if line else None
-        at = load_experiment(at, extra).base or ""
-    return (found or str(own)) + (f", cell '{cell}'" if cell else "")
+    chain = _chain(load_experiment(name, extra), extra)
+    lines = ((part.file, line_of(part.file, field, cell)) for part in chain if field)
+    found = next((f"{file}:{line}" for file, line in lines if line), str(chain[0].file))
+    return found + (f", cell '{cell}'" if cell else "")
 
 
-def settings_of(experiment: Experiment, extra: Path | None = None) -> dict[str, Any]:
-    """The settings of every cell: the base's, then the experiment's own."""
-    chain, seen = [experiment], {experiment.name}
-    while chain[-1].base:
-        parent = load_experiment(chain[-1].base, extra)
-        if parent.name in seen:
-            raise BadConfig(f"experiment '{experiment.name}': its bases come back to '{parent.name}'.")
-        seen.add(parent.name)
-        chain.append(parent)
+def settings_of(experiment: Experiment, extra: Path | None = None, *, with_preset: bool = True) -> dict[str, Any]:
+    """The settings of every cell: the base's, then the experiment's own; a preset's are left out where ``build`` brings them."""
     settings: dict[str, Any] = {}
-    for part in reversed(chain):
-        settings = merge(settings, expand(part.set))
+    for part in reversed(_chain(experiment, extra)):
+        if with_preset or part.preset is None:
+            settings = merge(settings, expand(part.set))
     return settings
+
+
+def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
+    """The preset an experiment stands on by itself, if it does."""
+    return next((part.preset for part in _chain(experiment, extra) if part.preset), None)
+
+
+def run_of(experiment: Experiment, extra: Path | None = None) -> str:
+    """The run an experiment, or one of its bases, names; empty where none does."""
+    return next((part.run for part in _chain(experiment, extra) if part.run), "")
+
+
+def _chain(experiment: Experiment, extra: Path | None) -> list[Experiment]:
+    """The experiment, its base, the base of that, and so on."""
+    chain = [experiment]
+    while chain[-1].base:
+        parent = _base(chain[-1], chain[-1].base, "base", extra)
+        if any(parent.file.resolve() == below.file.resolve() for below in chain):
+            raise BadConfig(f"{chain[-1].at('base')}: the bases of '{experiment.name}' come back to '{parent.name}'; name another base.")
+        chain.append(parent)
+    return chain
+
+
+def _base(experiment: Experiment, name: str, place: str, extra: Path | None) -> Experiment:
+    """The experiment that a place of another one's file names."""
+    try:
+        path = experiment_file(name, extra)
+    except UnknownName as error:
+        raise UnknownName(f"{experiment.at(place)}: {error}") from None
+    if not path.is_file():
+        raise BadConfig(f"{experiment.at(place)}: the base {path} does not exist.")
+    return load_experiment(name, extra)
 
 
 def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +165,9 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
     axes: list[dict[str, dict[str, Any]]] = []
     for axis, values in experiment.axes.items():
         if not values:
-            raise BadConfig(f"experiment '{experiment.name}': the axis '{axis}' is empty; give it values, or leave it out.")
+            raise BadConfig(f"{experiment.at(f'axes.{axis}')}: the axis '{axis}' is empty; give it values, or leave it out.")
         if isinstance(values, dict):
-            axes.append({cell: _cell(settings, extra) for cell, settings in values.items()})
+            axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra) for cell, settings in values.items()})
         else:
             short = axis.rsplit(".", 1)[-1]
             axes.append({(str(v) if short in ("encoder", "card") else f"{short}-{v}"): nested(axis, v) for v in values})
@@ -132,10 +180,18 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
     return result
 
 
-def _cell(settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
+def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
+    """Axis and value of every value that stands twice on its axis."""
+    lists = {axis: [str(value) for value in values] for axis, values in experiment.axes.items() if isinstance(values, list)}
+    return [(axis, value) for axis, values in lists.items() for value in dict.fromkeys(values) if values.count(value) > 1]
+
+
+def _cell(experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
     own = dict(settings)
-    base = own.pop("base", None)
-    return merge(settings_of(load_experiment(base, extra), extra), expand(own)) if base else expand(own)
+    if "base" not in own:
+        return expand(own)
+    base = _base(experiment, str(own.pop("base")), f"{place}.base", extra)
+    return merge(settings_of(base, extra), expand(own))
 
 
 def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:
@@ -309,20 +365,3 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], start: str = "
         elif one.get(name) != value and name not in ("identity", "opened"):
             found[start + name] = value
     return found
-
-
-def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
-    """The preset an experiment stands on by itself, if it does."""
-    while True:
-        if experiment.name.removeprefix("preset-") in PRESETS:
-            return experiment.name.removeprefix("preset-")
-        if experiment.base is None:
-            return None
-        experiment = load_experiment(experiment.base, extra)
-
-
-def run_of(experiment: Experiment, extra: Path | None = None) -> str:
-    """The run an experiment, or one of its bases, names; empty where none does."""
-    while not experiment.run and experiment.base:
-        experiment = load_experiment(experiment.base, extra)
-    return experiment.run

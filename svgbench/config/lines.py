@@ -10,10 +10,7 @@ import yaml
 
 def line_of(path: Path, field: str, cell: str = "") -> int | None:
     """The line (from 1) that sets a dotted field, or what is above or below it; of an axis, the entry that the cell's name holds."""
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
+    root = _root(path)
     if not isinstance(root, yaml.MappingNode):
         return None
     best: tuple[int, int] | None = None
@@ -23,6 +20,33 @@ def line_of(path: Path, field: str, cell: str = "") -> int | None:
         if fits and (best is None or shared > best[0]):
             best = (shared, line)
     return best[1] if best else None
+
+
+def line_at(path: Path, place: str) -> int | None:
+    """The line (from 1) of the deepest key on a dotted path through the file as it is written; keys may hold dots themselves."""
+    node, line = _root(path), None
+    while isinstance(node, yaml.MappingNode):
+        on_it = [(key, value) for key, value in node.value if f"{place}.".startswith(f"{key.value}.")]
+        if not on_it:
+            break
+        key, node = max(on_it, key=lambda pair: len(pair[0].value))
+        line, place = _line(key), place[len(key.value) + 1 :]
+    return line
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file can be read and says nothing, but for comments."""
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) is None
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+
+
+def _root(path: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def _settings(root: yaml.MappingNode, cell: list[str]) -> Iterator[tuple[str, int]]:

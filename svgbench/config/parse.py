@@ -14,41 +14,69 @@ from svgbench.errors import BadConfig, closest
 
 P = TypeVar("P", bound=Part)
 
+KINDS = ("list", "dict", "tuple", "literal")
+WORDS = {
+    "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
+    "int_parsing": "a valid integer", "float_type": "a valid number", "float_parsing": "a valid number",
+}  # fmt: skip
+"""Pydantic's types of error -> what the value has to be."""
+
 
 def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P:
     """``content`` as a ``kind``; ``where`` (a file, ``--set``) opens the error's sentence."""
     try:
         return kind.model_validate(dict(content))
     except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        field = ".".join(_place(first_problem(error)))
         raise BadConfig((f"{where}: " if where else "") + _sentence(kind, error)).about(field) from None
 
 
 def first_problem(error: ValidationError) -> ErrorDetails:
-    """The problem to be told first: an unknown field before the one that is missing because of it."""
+    """The problem to be told first: an unknown field before the one that is missing because of it; of a field that may be of several
+    kinds, what is wrong farthest inside it."""
     problems = error.errors()
-    return next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    field = _place(first)
+    inside = [problem for problem in problems if _place(problem)[: len(field)] == field]
+    return max(inside, key=lambda problem: len(_place(problem)))
+
+
+def _place(problem: ErrorDetails) -> list[str]:
+    """The field a problem is about, as a path without pydantic's words for the kinds that a field may be of, such as ``list[any]``."""
+    return [str(part) for part in problem["loc"] if not (isinstance(part, str) and part.endswith("]") and part.split("[")[0] in KINDS)]
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     """The first problem in one sentence."""
     problem = first_problem(error)
-    path = [str(part) for part in problem["loc"]]
+    path = _place(problem)
     name = ".".join(part if part.isprintable() else repr(part) for part in path)
-    more = f" ({error.error_count() - 1} more problems behind it.)" if error.error_count() > 1 else ""
+    behind = len({tuple(_place(other)) for other in error.errors() if _place(other) != path[: len(_place(other))]})
+    more = f" ({behind} more problem{'s' if behind > 1 else ''} behind it.)" if behind else ""
     if problem["type"] == "extra_forbidden":
         owner = _part_at(kind, path[:-1])
         return f"{name} is not a field.{closest(path[-1], owner.model_fields if owner else [])}{more}"
     if problem["type"] == "missing":
         return f"{name} is missing.{more}"
-    need = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    shown = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
     if problem["type"] == "value_error":
-        return f"{name or kind.__name__}: {need}.{more}"
+        said = _need(problem).rstrip(".")
+        end = "..." if said.endswith(", ") else "."  # a list that is cut short keeps its ellipsis
+        return f"{name or kind.__name__}: {said}{end}{more}"
+    shown = "" if isinstance(problem["input"], dict) else f", got {'nothing' if problem['input'] is None else repr(problem['input'])}"
+    need = " or ".join(dict.fromkeys(_need(other) for other in error.errors() if _place(other) == path))
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-        choices = [word.strip("'") for word in need.replace(" or ", ", ").split(", ")]
+        choices = [word.strip("'") for word in _need(problem).replace(" or ", ", ").split(", ")]
         return f"{name} must be {need}{shown}.{closest(problem['input'], choices)}{more}"
     return f"{name} must be {need}{shown}.{more}"
+
+
+def _need(problem: ErrorDetails) -> str:
+    """What a value has to be, in the words of a YAML file."""
+    if problem["type"] in ("too_short", "too_long"):
+        least = problem["type"] == "too_short"
+        count = problem["ctx"]["min_length" if least else "max_length"]
+        return f"a list of at {'least' if least else 'most'} {count} {'entry' if count == 1 else 'entries'}"
+    return WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
 
 
 def _part_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:

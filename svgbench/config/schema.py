@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from svgbench.config.part import Count, NotNegative, Part, Positive, Share
+from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share, heads_divide
 from svgbench.config.scoring import Scores
 from svgbench.errors import closest
 
@@ -36,7 +36,7 @@ class Data(Part):
     """Use only this many validation images; all when empty."""
     val_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
     """Share of each class held out for validation when the folder has no ``val`` of its own."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of drawn images and of the held-out share; not the run's seed, so that runs of all seeds see the same images."""
     limit: Count | None = None
     """A trial on this many images of each split at most, of all data sets, and on this many samples; what is scored so says it in its
@@ -152,11 +152,7 @@ class Residual(Part):
     drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Probability, per training image, that a learned mask token replaces the whole residual."""
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Residual:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+    _heads_divide = model_validator(mode="after")(heads_divide)
 
 
 class Release(Part):
@@ -255,11 +251,7 @@ class Wide(Part):
     depth: Count = 2
     heads: Count = 16
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Wide:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+    _heads_divide = model_validator(mode="after")(heads_divide)
 
 
 class Transformer(Part):
@@ -282,11 +274,7 @@ class Transformer(Part):
     wide: Wide | None = None
     """RAE's wide head; none when empty."""
 
-    @model_validator(mode="after")
-    def _heads_divide(self) -> Transformer:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        return self
+    _heads_divide = model_validator(mode="after")(heads_divide)
 
 
 class Representation(Part):
@@ -360,7 +348,7 @@ class Sampling(Part):
     against: Literal["null", "weak"] = "null"
     """What guidance leads away from: the null class, or the weak model (autoguidance, arXiv 2406.02507)."""
     schedule: str = "constant"
-    """constant; linear; late; early-R; interval-A-B (see nets.guidance)."""
+    """constant; linear; late; early-R; interval-A-B with A below B (see nets.guidance)."""
     guided_channels: Count | None = None
     """Guide only so many of the first channels, as DiT, SiT and LightningDiT do (3); all when empty."""
     labels: Literal["balanced", "random"] = "balanced"
@@ -378,6 +366,9 @@ class Sampling(Part):
         time = r"(0?\.\d+|0|1|0\.0*|1\.0*)"
         if not re.fullmatch(rf"constant|linear|late|early-{time}|interval-{time}-{time}", word):
             raise ValueError(f"'{word}' is not a guidance schedule (times run from 0 to 1).{closest(word, SCHEDULES)}")
+        kind, *times = word.split("-")
+        if kind == "interval" and float(times[0]) >= float(times[1]):
+            raise ValueError(f"'{word}' must begin before it ends, but {times[0]} is not below {times[1]}; give the earlier time first")
         return word
 
 
@@ -386,7 +377,7 @@ class RunConfig(Part):
 
     preset: str = "paper"
     """Where the defaults came from; a label, in no key."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initial weights, data order, noise and probes."""
     data: Data = Data()
     encoder: Encoder = Encoder()

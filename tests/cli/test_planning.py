@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from svgbench.cli.main import main
 
@@ -87,3 +89,28 @@ def test_a_data_set_of_a_score_that_is_not_there_is_placed_at_set(capsys, tmp_pa
             main(["plan", "smoke", "--set", f"scores.{part}.source={tmp_path / 'no'}", "--out", str(tmp_path)])
         err = capsys.readouterr().err
         assert exit_.value.code == 2 and err.startswith("BadData: --set: ") and f"give scores.{part}.source one" in err
+
+
+def test_another_preset_than_the_experiment_s_own_is_refused(capsys, tmp_path):
+    for words in (["plan", "smoke"], ["ablate", "tiny"]):
+        with pytest.raises(SystemExit) as exit_:
+            main([*words, "--preset", "small", "--out", str(tmp_path / "runs")])
+        assert exit_.value.code == 2 and "--preset small: " in (err := capsys.readouterr().err) and "stands on the preset tiny;" in err
+    assert not (tmp_path / "runs").exists()
+    said(capsys, "plan", "preset-small", "--preset", "small", "--out", str(tmp_path / "runs"))
+
+
+def test_plan_and_ablate_take_the_images_that_data_names(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i in range(8):
+        (tmp_path / "2024" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 40, 3), i, np.uint8)).save(tmp_path / "2024" / f"class{i % 2}" / f"{i}.png")
+    own, given, replaced = (
+        row(said(capsys, "plan", "svg", "--out", "runs", *words), "images")[2]
+        for words in ([], ["--data", "2024"], ["--data", "2024", "--set", "data.source=shapes"])
+    )
+    assert own == replaced != given
+    for verb in ("plan", "ablate"):
+        with pytest.raises(SystemExit) as exit_:
+            main([verb, "smoke", "--data", "./no-such-folder", "--out", "runs"])
+        assert exit_.value.code == 2 and capsys.readouterr().err.startswith("BadData: no-such-folder does not exist")

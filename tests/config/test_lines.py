@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+from pydantic import field_validator
 
 from svgbench.cli.cells import configs_of
 from svgbench.config.grid import load_experiment
 from svgbench.config.lines import line_of
-from svgbench.errors import BadConfig, BadInput
+from svgbench.config.parse import validate
+from svgbench.config.part import Part
+from svgbench.errors import BadConfig, BadInput, closest
 
 GRID = """asks: x
 base: smoke
@@ -61,8 +64,23 @@ def test_the_line_that_sets_a_field_of_a_cell(tmp_path, field, cell, line):
         ),
         ("base: smoke\nset:\n  sampling.sampler: ddim\n", r"g\.yaml:3: sampling\.sampler ddim does not fit"),
         ("base: smoke\naxis:\n  seed: [0]\n", r"g\.yaml:2: axis is not a field. Did you mean 'axes'"),
-        ("base: smoke\naxes:\n  seed: []\n", r"axis 'seed' is empty"),
-        ("base: smoek\n", r"no experiment named 'smoek'. Did you mean 'smoke'"),
+        ("asks: x\naxes:\n  seed: []\n", r"g\.yaml:3: the axis 'seed' is empty; give it values, or leave it out\.$"),
+        ("asks: x\nbase: smoek\n", r"g\.yaml:2: no experiment named 'smoek'. Did you mean 'smoke'"),
+        ("asks: x\nbase: none.yaml\n", r"g\.yaml:2: the base none\.yaml does not exist\.$"),
+        ("base: smoke\naxes:\n  who:\n    a: {seed: 1}\n    b:\n      base: smoek\n", r"g\.yaml:6: no experiment named 'smoek'"),
+        ("base: smoke\naxes:\n  who:\n    a: {seed: 1}\n    b:\n", r"g\.yaml:5: axes\.who\.b must be a mapping, got nothing\.$"),
+        ("base: smoke\naxes:\n  x: [1]\n  seed: 3\n", r"g\.yaml:4: axes\.seed must be a list or a mapping, got 3\.$"),
+        ("base: smoke\nset:\n  scores:\n    extractor: incepton\n", r"g\.yaml:4: no extractor named 'incepton'. Did you mean 'inception'"),
+        ("base: smoke\nset: {sampling.steps: []}\n", r"g\.yaml:2: sampling\.steps must be a list of at least 1 entry, got \[\]\.$"),
+        ("base: smoke\nset: {sampling.steps: 3}\n", r"sampling\.steps must be a list, got 3\.$"),
+        ("base: smoke\nset: {sampling.schedule: linerly}\n", r"late, linear\.$"),
+        ("base: smoke\nset: {encoder.features.layers: []}\n", r"layers must be 'last' or a list of at least 1 entry, got \[\]\.$"),
+        ("base: smoke\nset: {encoder.features.layers: [a]}\n", r"layers\.0 must be a valid integer, got 'a'\.$"),
+        ("", r"g\.yaml: names no cells; give axes, cells' settings under set, or a base\.$"),
+        ("# seed: 1\n", r"g\.yaml: names no cells"),
+        ("{}\n", r"g\.yaml: names no cells"),
+        ("asks: x\n", r"g\.yaml: names no cells"),
+        ("axes: {}\n", r"g\.yaml: names no cells"),
         ("base: smoke\naxes:\n  seed: [0\n", r"g\.yaml:4:1: "),
     ],
 )  # fmt: skip
@@ -94,4 +112,27 @@ def test_an_axis_that_changes_nothing_is_said_and_runs_once(tmp_path, capsys):
     path = tmp_path / "g.yaml"
     path.write_text("base: smoke\nset: {autoencoder.residual.channels: 0}\naxes:\n  autoencoder.align: [none, frozen]\n")
     assert len(configs_of(str(path), "tiny", None, None)) == 1
-    assert "cell 'align-frozen' is the same run as another cell" in capsys.readouterr().err
+    assert "cell 'align-frozen' is the same run as 'align-none'; it runs once" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["base: smoke\n", "set: {seed: 1}\n", "run: mine\n"])
+def test_a_file_without_axes_is_one_run(tmp_path, text):
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    assert len(configs_of(str(path), "tiny", None, None)) == 1
+
+
+def test_a_list_of_names_that_is_cut_short_ends_in_one_ellipsis():
+    names = [f"name{i}" for i in range(30)]
+    assert closest("x", names).endswith(", ...") and closest("x", names[:2]) == " Known: name0, name1."
+
+    class Named(Part):
+        name: str
+
+        @field_validator("name")
+        @classmethod
+        def _known(cls, word: str) -> str:
+            raise ValueError(f"no such name.{closest(word, names)}")
+
+    with pytest.raises(BadConfig, match=r"[^.], \.\.\.$"):
+        validate(Named, {"name": "x"})

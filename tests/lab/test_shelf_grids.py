@@ -31,7 +31,7 @@ def sets(tmp_path_factory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_experiment_is_planned_at_a_preset(name, preset, sets, capsys):
     about = load_experiment(name)
-    assert about.asks and about.costs and (about.compares or preset_of(about))
+    assert about.asks and about.costs and about.compares
     if preset_of(about) not in (None, preset):
         pytest.skip(f"{name} stands on the preset {preset_of(about)} by itself")
     configs = configs_of(name, preset, sets[preset], None)
@@ -43,3 +43,15 @@ def test_an_experiment_is_planned_at_a_preset(name, preset, sets, capsys):
         assert part <= set(plan.nodes) and all(part != other for other in parts[:i]), "two cells with one plan are one experiment"
     order = {key: i for i, key in enumerate(plan.nodes)}
     assert all(order[needed] < order[key] for key, node in plan.nodes.items() for needed in node.inputs.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "runs", "samples"), [("scaling", 24, None), ("guidance", 15, 90), ("few-step", 9, 189), ("tiny", 24, None)]
+)
+def test_what_an_experiment_says_it_costs_is_of_as_many_runs_and_samples(name, runs, samples):
+    plan = make_plan(configs_of(name, "tiny", None, None))
+    assert len(plan.runs) == runs
+    if samples is not None:
+        assert sum(node.stage == "samples" for node in plan.nodes.values()) == samples and f"{samples} sets" in load_experiment(name).costs
+    else:
+        assert f"{runs} runs" in load_experiment(name).costs

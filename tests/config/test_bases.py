@@ -1,0 +1,80 @@
+"""What an experiment stands on: bases end, presets are the shelf's own files, and what a file names is one set of runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from svgbench.cli.cells import configs_of
+from svgbench.config.grid import load_experiment, place_of, preset_of, run_of, settings_of
+from svgbench.errors import BadConfig
+
+
+def written(folder, name: str, text: str) -> str:
+    """The path of a grid of that text."""
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("ask", [settings_of, preset_of, run_of, lambda e: place_of(str(e.file), "", "seed")])
+@pytest.mark.parametrize("bases", [("a",), ("b", "a"), ("b", "c", "b")])
+def test_bases_that_come_back_are_refused_with_their_place(tmp_path, ask, bases):
+    for name, base in zip("abc", bases, strict=False):
+        written(tmp_path, f"{name}.yaml", f"asks: x\nbase: {tmp_path / base}.yaml\n")
+    with pytest.raises(BadConfig, match=r"[abc]\.yaml:2: the bases of 'a' come back to '[ab]'; name another base\."):
+        ask(load_experiment(str(tmp_path / "a.yaml")))
+
+
+def test_a_file_may_stand_on_an_experiment_of_its_own_name(tmp_path):
+    assert preset_of(load_experiment(written(tmp_path, "smoke.yaml", "base: smoke\nset: {seed: 3}\n"))) == "tiny"
+
+
+@pytest.mark.parametrize("name", ["paper", "small", "preset-paper"])
+def test_a_user_s_file_is_no_preset_whatever_its_name(tmp_path, name):
+    grid = written(tmp_path, f"{name}.yaml", f"name: preset-{name}\naxes: {{seed: [0, 1]}}\n")
+    assert preset_of(load_experiment(grid)) is None
+    assert {config.preset for config in configs_of(grid, "tiny", None, None).values()} == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [("tiny", "tiny"), ("plateau", "tiny"), ("smoke", "tiny"), ("preset-small", "small"), ("svg", None)]
+)
+def test_the_shelf_s_experiments_stand_on_their_presets(name, preset):
+    assert preset_of(load_experiment(name)) == preset
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "said"),
+    [
+        (
+            "base: smoke\nrun: mine\nset: {autoencoder.residual.channels: 0}\naxes:\n  autoencoder.align: [none, frozen, whiten]\n",
+            {"mine.align-none"},
+            ["cell 'align-frozen' is the same run as 'align-none'; it runs once.", "cell 'align-whiten' is the same run as 'align-none'"],
+        ),
+        (
+            "base: smoke\naxes:\n  encoder.card: [sd-vae]\n  autoencoder.align: [frozen, none]\n",
+            {"sd-vae-tiny"},
+            ["cell 'sd-vae.align-none' is the same run as 'sd-vae.align-frozen'; it runs once."],
+        ),
+        ("base: smoke\nrun: m\naxes: {seed: [0, 1, 0]}\n", {"m.seed-0", "m.seed-1"}, ["the axis 'seed' names 0 twice; it runs once."]),
+    ],
+)
+@pytest.mark.parametrize("resolved", [True, False])
+def test_cells_that_are_the_same_work_are_said_and_are_one_run(tmp_path, capsys, text, names, said, resolved):
+    found = configs_of(written(tmp_path, "g.yaml", text), "tiny", None, None, resolved=resolved)
+    err = capsys.readouterr().err
+    assert len(found) == len(names) and all(sentence in err for sentence in said) and len(err.splitlines()) == len(said)
+    assert {name if name.startswith("m") else name.split(".")[0] for name in found} == names
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("base: smoke\nrun: pa\naxes: {data.source: [./im, shapes]}\n", ["pa.source-.-im", "pa.source-shapes"]),
+        ("base: smoke\nrun: ..\naxes: {sampling.steps: [[2], [3]]}\n", ["-.steps--2-", "-.steps--3-"]),
+        ("base: smoke\nrun: ../../up\n", ["..-..-up"]),
+        ("base: smoke\nrun: a\naxes:\n  who:\n    ..: {seed: 1}\n    /: {seed: 2}\n", ["a.-", "a.-.df7e94"]),
+    ],
+)
+def test_a_run_s_name_is_one_directory_below_out(tmp_path, text, names):
+    found = configs_of(written(tmp_path, "g.yaml", text), "tiny", None, None, resolved=False)
+    assert list(found) == names and all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in found)
