@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from svgbench.config.part import Part
 from svgbench.config.records import digest
 from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
 from svgbench.errors import BadConfig, UnknownName, unknown
-from svgbench.shelf import entries, read_yaml
+from svgbench.shelf import entries, read_yaml, state_of
 
 PRESETS = ("tiny", "small", "paper")
 SIZES: dict[str, dict[str, int]] = {
@@ -54,10 +55,21 @@ class Experiment(Part):
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
     """``field.path: [values]`` or ``name: {cell: {settings}}``; a cell's ``base: EXPERIMENT`` brings its settings first."""
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """``set`` as a nested mapping."""
+        return expand(self.set)
+
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
     """An experiment by its name on the shelf or by its file."""
     path = experiment_file(name, extra)
+    return _loaded(path, *state_of(path))
+
+
+@cache
+def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
+    """The same, once for every state of the file."""
     content = {"name": path.stem, **read_yaml(path)}
     try:
         return validate(Experiment, content)
@@ -100,7 +112,7 @@ def settings_of(experiment: Experiment, extra: Path | None = None) -> dict[str, 
         chain.append(parent)
     settings: dict[str, Any] = {}
     for part in reversed(chain):
-        settings = merge(settings, expand(part.set))
+        settings = merge(settings, part.settings)
     return settings
 
 
