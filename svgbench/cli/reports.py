@@ -25,7 +25,12 @@ from svgbench.tables.table import Table
 def report(
     name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
-    format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="auto is a table on a terminal, markdown in a pipe; csv: a line for each number, its protocol and source."
+        ),
+    ] = Format.auto,
     layout: Annotated[
         str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
     ] = None,

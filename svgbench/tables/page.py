@@ -12,7 +12,7 @@ from svgbench.tables.charts import chart
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import panels
 from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
-from svgbench.tables.table import Cell, Table, place_of
+from svgbench.tables.table import Cell, Table, leading, place_of
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever the page would load from elsewhere."""
@@ -98,7 +98,7 @@ def _header(table: Table, column: int) -> str:
 
 def _cell(table: Table, column: int, text: str) -> str:
     """A cell: the first of a row is its head; a number sorts by what its text rounds."""
-    value = text.value if isinstance(text, Cell) else _leading(text) if table.is_numeric(column) else None
+    value = text.value if isinstance(text, Cell) else leading(text) if table.is_numeric(column) else None
     data = "" if value is None else f' data-value="{value!r}"'
     if column == 0:
         return f'<th scope="row">{_marked(text)}</th>'
@@ -107,11 +107,6 @@ def _cell(table: Table, column: int, text: str) -> str:
     place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")
     hint = f' title="{escape(text.hint)}" tabindex="-1"' if isinstance(text, Cell) and text.hint else ""
     return f"<td{kind}{data}{hint}>{place}{_marked(text)}</td>"
-
-
-def _leading(text: str) -> float | None:
-    found = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)
-    return float(found[1].replace(",", "")) if found else None
 
 
 def _marked(text: str) -> str:

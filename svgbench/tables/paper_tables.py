@@ -199,7 +199,7 @@ def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Ti
                 have = len({run for own, column, run in there if (own, column) == (name, title)})
                 said = f"{'mean over ' if have > 1 else ''}{have} of {len(row.records)} seeds; " if lost else "without "
                 mark = marks.mark(said + _reasons(titled, row, lost or failed))
-                texts[i] = Cell(f"{text} {mark}", place=text.place, value=text.value, hint=text.hint)
+                texts[i] = text.marked(mark)
 
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:

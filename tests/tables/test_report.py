@@ -102,7 +102,24 @@ def test_a_missing_number_is_a_dash():
 def test_markdown_escapes_bars_and_csv_reads_back():
     table = Table("t", ["run", "x|y"], [["a|b", "1"]], ["note"])
     assert "a\\|b" in table.markdown() and table.markdown().startswith("### t\n")
-    assert list(csv.reader(io.StringIO(table.csv()))) == [["table", "run", "x|y"], ["t", "a|b", "1"]]
+    line, _ = csv.DictReader(io.StringIO(table.csv()))
+    assert {name: said for name, said in line.items() if said} == {
+        "table": "t", "row": "1", "run": "a|b", "column": "x|y", "text": "1", "value": "1.0",
+    }  # fmt: skip
+
+
+def test_csv_has_a_line_for_each_number_with_its_protocol_source_and_footnotes():
+    cells = [Cell("1.50 ± 0.10 [a]", value=1.5, low=1.4, high=1.6, count=10, protocol="fd/v1"), Cell("≈ 9.35", value=9.35, source="A, B")]
+    notes = ["[1] fd/v1; count 10", "[a] mean over 2 of 3 seeds", "never ranked"]
+    table = Table("t", ["run", "gFID ↓ [1]", "rFID ↓", "source", "psnr [1]"], [["a", *cells, "[2]", "3.0 (2.5, 3.5)"]], notes)
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    told = [(e["column"], e["text"], e["value"], e["low"], e["high"], e["protocol"], e["source"], e["note"]) for e in lines]
+    assert told == [
+        ("gFID ↓", "1.50 ± 0.10", "1.5", "1.4", "1.6", "fd/v1", "", "mean over 2 of 3 seeds"),
+        ("rFID ↓", "≈ 9.35", "9.35", "", "", "", "A, B", ""), ("source", "", "", "", "", "", "", "[2]"),
+        ("psnr", "3.0 (2.5, 3.5)", "3.0", "2.5", "3.5", "", "", "fd/v1; count 10"), ("", "", "", "", "", "", "", "never ranked"),
+    ]  # fmt: skip
+    assert table.csv(head=False) == table.csv().partition("\n")[2]
 
 
 def test_failed_stages_are_shown_with_their_reason(tmp_path):
