@@ -23,6 +23,8 @@ from svgbench.tables.table import Cell, Table
 def paper_tables(layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested]) -> list[Table]:
     """The layout's table of these runs, the published rows under it, and its headline ratios."""
     tables = [measured_table(layout, records)]
+    absent = [wanted.text() for wanted in layout.published if not any(wanted.holds(row) for row in published)]
+    tables[0].notes += [f"no published row is of {words}, which the layout '{layout.name}' asks for" for words in absent]
     if layout.published:
         tables.append(published_table(layout, published, facts))
     if layout.ratios is not None:

@@ -73,7 +73,7 @@ def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence
         texts.setdefault(text, []).extend(_remarks(row, rows, facts, marks))
     cells = [" ".join([text, *dict.fromkeys(remarks)]) for text, remarks in texts.items()]
     source = "; ".join(dict.fromkeys(row.source for row in found))
-    return Cell(" / ".join(cells), value=found[0].value, hint=source, source=source)
+    return Cell(" / ".join(cells), value=found[0].value, hint=source, metric=found[0].metric, source=source)
 
 
 def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:

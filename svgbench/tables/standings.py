@@ -91,7 +91,7 @@ def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
     rate = f"; {detail['interval']}" if len(scores) == 1 and detail.get("interval") else ""
     hint = f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}"
     low, high = interval_of(scores)
-    facts = {"low": low, "high": high, "count": scores[0]["count"], "protocol": scores[0]["protocol"]}
+    facts = {"metric": scores[0]["metric"], "low": low, "high": high, "count": scores[0]["count"], "protocol": scores[0]["protocol"]}
     return Cell(text, place=place, value=value_of(scores), hint=hint, **facts)
 
 

@@ -15,9 +15,9 @@ MARK = re.compile(r"\[(?:[a-z]{1,2}|\d+)\]")
 """The mark of a footnote."""
 AROUND = re.compile(r"\((-?[\d.]+(?:e[+-]?\d+)?), (-?[\d.]+(?:e[+-]?\d+)?)\)")
 """An interval behind its number."""
-FACTS = ("low", "high", "count", "protocol", "source")
-LINES = ("table", "row", "run", "column", "text", "value", *FACTS, "note")
-"""The columns of CSV: one number a line."""
+FACTS = ("metric", "low", "high", "count", "protocol", "source")
+LINES = ("table", "row", "run", "column", "metric", "text", "value", *FACTS[1:], "note")
+"""The columns of CSV: one number a line; ``metric`` is its name in JSON too."""
 
 
 class Cell(str):

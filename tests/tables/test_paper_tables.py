@@ -207,3 +207,12 @@ def test_what_nobody_asked_for_is_not_called_failed(tmp_path):
 def test_where_all_rows_are_equal_none_is_best(tmp_path):
     found = runs(tmp_path, a=[score("a")], b=[score("b")], c=[score("c")])
     assert not any(place_of(row[1]) for row in measured_table(layout({"metric": "rfid"}), found).rows)
+
+
+def test_a_layout_that_asks_for_published_rows_nobody_printed_says_so(tmp_path):
+    found = runs(tmp_path, a=[score("a")])
+    mine = layout({"metric": "rfid"}, published=[{"system": "SVG"}, {"system": "SGV", "epochs": [80, None]}])
+    table = paper_tables(mine, found, published(), contested())[0]
+    assert [note for note in table.notes if "asks for" in note] == [
+        "no published row is of system SGV, epochs [80, None], which the layout 'mine' asks for"
+    ]
