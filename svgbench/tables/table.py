@@ -69,13 +69,13 @@ class Table:
         """A GitHub table, padded so that it reads in a terminal too; the best of a column in bold, the second best in italics."""
         marks = {0: "", 1: "**", 2: "*"}
         cells = [self.columns, *([f"{marks[place_of(c)]}{c}{marks[place_of(c)]}" for c in row] for row in self.rows)]
-        cells = [[c.replace("|", "\\|") for c in row] for row in cells]
+        cells = [[_in_a_row(c) for c in row] for row in cells]
         widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.columns))]
         line = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
         rule = "|" + "|".join("-" * (w + 1) + (":" if self.is_numeric(i) else "-") for i, w in enumerate(widths)) + "|"
         text = [f"### {self.title}", "", line[0], rule, *line[1:]]
         if self.notes:
-            text += ["", *(f"- {note}" for note in self.notes)]
+            text += ["", *(f"- {' '.join(note.splitlines())}" for note in self.notes)]
         return "\n".join(text) + "\n"
 
     def csv(self, *, head: bool = True) -> str:
@@ -102,6 +102,11 @@ class Table:
         marks = [*MARK.findall(text), *([] if "protocol" in facts else MARK.findall(title))]
         note = "; ".join(notes.get(mark, mark) for mark in marks)
         return {"column": MARK.sub("", title).strip(), "text": plain, "value": value, **said, **facts, "note": note}
+
+
+def _in_a_row(text: str) -> str:
+    """A cell's text in a row of markdown: on one line, without what would end the cell or open a tag."""
+    return re.sub(r"<(?=[\w/!?])", r"\\<", " ".join(text.splitlines()).replace("|", "\\|"))
 
 
 def leading(text: str) -> float | None:

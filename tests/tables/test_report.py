@@ -108,6 +108,11 @@ def test_markdown_escapes_bars_and_csv_reads_back():
     }  # fmt: skip
 
 
+def test_a_cell_of_several_lines_or_with_a_tag_stays_in_its_row_of_markdown():
+    text = Table("t", ["run", "x"], [["a\nb", "<img src=x>"], ["c", "5 < 6 > 4"]], ["one\ntwo"]).markdown()
+    assert text.splitlines()[4:6] == ["| a b | \\<img src=x> |", "| c   | 5 < 6 > 4    |"] and text.endswith("- one two\n")
+
+
 def test_csv_has_a_line_for_each_number_with_its_protocol_source_and_footnotes():
     measured = Cell("1.50 ± 0.10 [a]", value=1.5, low=1.4, high=1.6, count=10, protocol="fd/v1")
     cells = [measured, Cell("≈ 9.35", value=9.35, metric="rfid", source="A, B")]
