@@ -46,7 +46,7 @@ def table_of(table: Table) -> None:
 def text_of(tables: list[Table], format: Format) -> str:
     """Tables as text: markdown where nothing else is asked for."""
     if format is Format.csv:
-        return "".join(table.csv() for table in tables)
+        return "".join(table.csv(head=i == 0) for i, table in enumerate(tables))
     if format is Format.latex:
         return latex(tables)
     if format is Format.html:

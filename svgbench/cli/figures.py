@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.console import table_of
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
 from svgbench.cli.walk import work_here
 from svgbench.errors import BadInput
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
@@ -31,7 +31,10 @@ def figures(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
-    preset: Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")] = "tiny",
+    preset: Preset = "tiny",
+    sets: Set = None,
+    limit: Limit = None,
+    shelf: Shelf = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)] = None,
 ) -> None:
@@ -43,7 +46,7 @@ def figures(
     from svgbench.tables.figures_sources import of_one_set, tokenizers
 
     store = Store(out / "store")
-    runs, asked_for = _chosen(names or [], out, preset)
+    runs, asked_for = _chosen(names or [], Named(out, preset, sets, limit, shelf))
     found = tokenizers(collect(out, runs), store)
     if not found:
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
@@ -68,19 +71,12 @@ def figures(
     table_of(Table("Figures", ["figure", "shows", "file"], rows, ["beside each: .svg, the table behind it as .csv, its caption as .json"]))
 
 
-def _chosen(names: list[str], out: Path, preset: str) -> tuple[list[str] | None, set[str]]:
+def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]:
     """The runs that names stand for (None: all), and those that were named themselves."""
-    known = {place.parent.name for place in out.glob("*/run.json")}
     runs: list[str] = []
     for name in names:
-        if name not in known and is_experiment(name):
-            own = [run for run in configs_of(name, preset, None, None) if run in known]
-            if not own:
-                raise BadInput(f"{out} holds no run of the experiment '{name}'; run: svgbench ablate {name} --out {out}.")
-            runs += own
-        else:
-            runs.append(name)  # collect() answers an unknown one with the closest names
-    return list(dict.fromkeys(runs)) or None, known & set(names)
+        runs += named.runs(name)[0] if named.is_experiment(name) else [name]  # collect() answers an unknown one with the closest names
+    return list(dict.fromkeys(runs)) or None, named.known() & set(names)
 
 
 def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:

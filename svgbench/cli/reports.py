@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.cells import configs_of, is_experiment
 from svgbench.cli.console import Format, deliver, tables_of, text_of
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
 from svgbench.errors import BadInput
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -25,24 +25,29 @@ from svgbench.tables.table import Table
 def report(
     name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
-    format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format", help="auto is a table on a terminal, markdown in a pipe; csv: a line for each number, its protocol and source."
+        ),
+    ] = Format.auto,
     layout: Annotated[
         str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
-    preset: Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")] = "tiny",
+    preset: Preset = "tiny",
+    sets: Set = None,
+    limit: Limit = None,
+    shelf: Shelf = None,
 ) -> None:
     """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
     names, grid = None, None
     if name is not None:
-        found = {p.parent.name: p.parent for p in out.glob("*/run.json")}
-        if name not in found and is_experiment(name):
-            wanted, grid = list(configs_of(name, preset, None, None, resolved=False)), name
-            names = [n for n in wanted if n in found]
-            if not names:
-                raise BadInput(f"{out} holds no run of the experiment '{name}'; run: svgbench ablate {name}.")
-            if len(names) < len(wanted):
-                sys.stderr.write(f"{len(names)} of the {len(wanted)} runs of '{name}' are in {out}; the rest: svgbench ablate {name}\n")
+        named = Named(out, preset, sets, limit, shelf)
+        if named.is_experiment(name):
+            (names, wanted), grid = named.runs(name), name
+            if len(names) < wanted:
+                sys.stderr.write(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}\n")
         else:
             names = [name]  # collect() answers with the closest names
     show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, to=to)

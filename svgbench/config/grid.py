@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from svgbench.config.part import Part
 from svgbench.config.records import digest
 from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
 from svgbench.errors import BadConfig, UnknownName, unknown
-from svgbench.shelf import entries, folder, read_yaml
+from svgbench.shelf import entries, folder, read_yaml, state_of
 
 PRESETS = ("tiny", "small", "paper")
 SIZES: dict[str, dict[str, int]] = {
@@ -73,10 +74,21 @@ class Experiment(Part):
         line = line_at(self.file, place)
         return f"{self.file}:{line}" if line else str(self.file)
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """``set`` as a nested mapping."""
+        return expand(self.set)
+
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
     """An experiment by its name on the shelf or by its file."""
     path = experiment_file(name, extra)
+    return _loaded(path, *state_of(path))
+
+
+@cache
+def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
+    """The same, once for every state of the file."""
     empty = f"{path}: names no cells; give axes, cells' settings under set, or a base."
     if is_blank(path):
         raise BadConfig(empty)
@@ -116,7 +128,7 @@ def settings_of(experiment: Experiment, extra: Path | None = None, *, with_prese
     settings: dict[str, Any] = {}
     for part in reversed(_chain(experiment, extra)):
         if with_preset or part.preset is None:
-            settings = merge(settings, expand(part.set))
+            settings = merge(settings, part.settings)
     return settings
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,16 +92,21 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, ta
     others."""
     nodes: dict[str, Node] = {}
     runs = []
+    judged: dict[tuple[str, ...], str] = {}
     for name, config in configs.items():
-        own = nodes_of(config, extra, taken_over=taken_over)
+        own = nodes_of(config, extra, taken_over=taken_over, judged=judged)
         for node in own:
             nodes.setdefault(node.key, node)
         runs.append(Run(name, config, tuple(node.key for node in own)))
     return Plan(nodes, tuple(runs))
 
 
-def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool = False) -> list[Node]:
-    """The nodes of one run (those made from files of others alone, where asked), top to bottom of the stage table."""
+def nodes_of(
+    config: RunConfig, extra: Path | None = None, *, taken_over: bool = False, judged: dict[tuple[str, ...], str] | None = None
+) -> list[Node]:
+    """The nodes of one run (those made from files of others alone, where asked), top to bottom of the stage table; ``judged``: judges'
+    identities that other runs of a plan have asked for."""
+    judged = {} if judged is None else judged
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     plain = config.model_dump(mode="json")
@@ -115,13 +121,20 @@ def nodes_of(config: RunConfig, extra: Path | None = None, *, taken_over: bool =
         for inputs in itertools.product(*choices):
             for entries in itertools.product(*(graph.field(plain, path) for path in stage.each)):
                 cell = dict(zip(stage.each, entries, strict=True))
-                made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)), cell))
+                made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)), cell, judged))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
 
 
-def node_of(stage: graph.Stage, config: dict[str, Any], inputs: dict[str, Node], cell: dict[str, Any]) -> Node:
+def node_of(
+    stage: graph.Stage,
+    config: dict[str, Any],
+    inputs: dict[str, Node],
+    cell: dict[str, Any],
+    judged: dict[tuple[str, ...], str] | None = None,
+) -> Node:
     """The execution of a stage for a run (its configuration as in JSON), on its inputs, at one entry of each of its list fields."""
+    judged = {} if judged is None else judged
     part: dict[str, Any] = {}
     limited = (graph.LIMIT,) if stage.scores and "limit" in config["data"] else ()
     for path in (*stage.slice, *limited):
@@ -138,8 +151,10 @@ def node_of(stage: graph.Stage, config: dict[str, Any], inputs: dict[str, Node],
         if _covers(stage, name):
             file = graph.field(config, weights)
             unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
-            found = None if unused else f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
-            identity = merge(identity, nested(weights, found))
+            asked = (kind, graph.field(config, name), str(file), weights)
+            if not unused and asked not in judged:
+                judged[asked] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
+            identity = merge(identity, nested(weights, None if unused else judged[asked]))
     given = graph.field(config, graph.REFERENCE)
     if given and _covers(stage, graph.REFERENCE):
         first = graph.field(config, "scores.extractor") if _covers(stage, "scores.extractor") else None
@@ -157,7 +172,12 @@ def node_of(stage: graph.Stage, config: dict[str, Any], inputs: dict[str, Node],
 
 
 def _covers(stage: graph.Stage, path: str) -> bool:
-    return any(path == own or path.startswith(own + ".") for own in stage.slice)
+    return _among(stage.slice, path)
+
+
+@cache
+def _among(fields: tuple[str, ...], path: str) -> bool:
+    return any(path == own or path.startswith(own + ".") for own in fields)
 
 
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,23 +39,34 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
     card = cards.find(run.config.encoder.card, run.config.preset, extra)
     rows, stages, failures, picture = _found(plan, run, store, outcome, finished, card)
     config = run.config.model_dump(mode="json")
-    scores = (json.dumps(rows, indent=1) + "\n").encode()
     content = {
         "run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures,
-        "config": digest(config), "scores": hashlib.sha256(scores).hexdigest(),
+        "config": digest(config), "scores": digest(rows),
     }  # fmt: skip
-    about = (json.dumps(content, indent=1) + "\n").encode()
     names = ["config.yaml", "scores.json", "run.json", *(["overview.png"] if picture else [])]
     with guarded(place):
-        if all((place / name).is_file() for name in names) and (place / "run.json").read_bytes() == about:
+        if all((place / name).is_file() for name in names) and _says(place / "run.json", content):
             return
         place.mkdir(parents=True, exist_ok=True)
         (place / "run.json").unlink(missing_ok=True)  # what follows is of another state until it is written again
         write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        write_atomic(place / "scores.json", scores)
+        write_atomic(place / "scores.json", _indented(rows))
         if picture:
             write_atomic(place / "overview.png", picture.read_bytes())
-        write_atomic(place / "run.json", about)
+        write_atomic(place / "run.json", _indented(content))
+
+
+def _says(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a JSON file says this already."""
+    try:
+        return json.dumps(json.loads(path.read_bytes())) == json.dumps(content)
+    except ValueError:
+        return False
+
+
+def _indented(content: Any) -> bytes:
+    """JSON for people; json's encoder in Python, which is slow: of what is written, not of what is compared."""
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _found(

@@ -21,6 +21,8 @@ class Row(NamedTuple):
 
     records: list[RunRecord]
     scores: list[dict[str, Any]]
+    point: int | None = None
+    """The images seen that the row shows, where its runs have a row for each point of their training."""
 
     @property
     def images_seen(self) -> list[int]:

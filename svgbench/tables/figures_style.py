@@ -115,8 +115,10 @@ def aside(number: int, count: int) -> float:
 
 
 def in_lines(name: str) -> str:
-    """A run's name with a line for each of its words: ``dinov3-tiny.no-align.shift-0.5`` in three."""
-    return "\n".join(re.split(r"\.(?!\d)", name))
+    """A run's name with a line for each of its words: ``dinov3-tiny.no-align.shift-0.5`` in three. A point before a digit is a number's,
+    unless six hex digits follow, a digest's: with a letter among them, or behind a letter."""
+    digest = r"[0-9a-f]{6}(?:\.|$)"
+    return "\n".join(re.split(rf"\.(?!\d)|\.(?=\d*[a-f])(?={digest})|(?<!\d)\.(?={digest})", name))
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

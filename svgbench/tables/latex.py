@@ -6,15 +6,18 @@ from collections.abc import Iterable
 
 from svgbench.tables.table import Table, place_of
 
-HEAD = "% needs \\usepackage{booktabs} and \\usepackage{graphicx}"
-WIDE = 6
-"""Columns from which a table is brought to the width of the text."""
+HEAD = "% needs \\usepackage{booktabs}, \\usepackage{graphicx} and \\usepackage{rotating}"
+WIDE, SIDEWAYS = 66, 132
+"""Letters of a row, the gaps between its columns among them, that a page of 10 pt holds; beyond the first a table is brought to the width
+of the text, beyond the second, where that would halve its letters, to its height."""
+GAP = 2
+"""Letters as wide as the gap between two columns."""
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
-    "×": r"$\times$", "[": "{[}", "]": "{]}", "'": "'",
+    "×": r"$\times$", "[": "{[}", "]": "{]}", "'": "'", "\n": " ",
 }  # fmt: skip
 """Brackets are wrapped because one behind a line's end would be read as its argument."""
 
@@ -32,17 +35,18 @@ def escape(text: str) -> str:
 def _float(table: Table) -> str:
     """One table: caption, rules, and the notes below."""
     spec = "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns)))
-    wide = len(table.columns) >= WIDE
+    letters = sum(max(map(len, column)) + GAP for column in zip(table.columns, *table.rows, strict=True))
+    wide, kind = letters > WIDE, "sidewaystable" if letters > SIDEWAYS else "table"
     rows = [" & ".join(_cell(cell) for cell in row) + r" \\" for row in table.rows]
-    lines = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{escape(table.title)}}}"]
-    lines += [r"\resizebox{\textwidth}{!}{%"] if wide else []
+    lines = [rf"\begin{{{kind}}}" + ("[htbp]" if kind == "table" else ""), r"\centering", rf"\caption{{{escape(table.title)}}}"]
+    lines += [r"\resizebox{\linewidth}{!}{%"] if wide else []
     lines += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", " & ".join(map(escape, table.columns)) + r" \\", r"\midrule", *rows]
     lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
     if table.notes:
-        lines += [r"\par\smallskip\begin{minipage}{\textwidth}\footnotesize\raggedright"]
+        lines += [r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize\raggedright"]
         lines += [escape(note).replace("/", r"/\allowbreak{}") + r"\par" for note in table.notes]
         lines += [r"\end{minipage}"]
-    return "\n".join([*lines, r"\end{table}", ""])
+    return "\n".join([*lines, rf"\end{{{kind}}}", ""])
 
 
 def _cell(text: str) -> str:

@@ -47,6 +47,10 @@ class Rows(Part):
         fits = [mine.get(n, getattr(row, n, None)) in (w if isinstance(w, tuple) else (w,)) for n, w in wanted.items() if w != ()]
         return all(fits) and self.source in row.source
 
+    def text(self) -> str:
+        """What is given, for people: ``system RAE, epochs 80``."""
+        return ", ".join(f"{name} {value}" for name, value in self.model_dump(mode="json", exclude_defaults=True).items())
+
 
 class Column(Part):
     """One metric, or one for each number of steps or scale of guidance."""
@@ -145,8 +149,9 @@ def layouts() -> dict[str, Path]:
 
 
 def layouts_of(grid: str) -> list[Layout]:
-    """The layouts that an experiment is shown in, by name; none for one that no layout knows."""
-    return [layout for layout in map(load_layout, layouts()) if grid in layout.grids]
+    """The layouts that an experiment (its name, or its file) is shown in, by name; none for one that no layout knows."""
+    name = Path(grid).stem if Path(grid).suffix in (".yaml", ".yml") else grid
+    return [layout for layout in map(load_layout, layouts()) if name in layout.grids]
 
 
 def contested() -> tuple[Contested, ...]:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from svgbench.tables.charts import chart
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import panels
 from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
-from svgbench.tables.table import Cell, Table, place_of
+from svgbench.tables.table import Cell, Table, leading, place_of
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever the page would load from elsewhere."""
@@ -20,10 +21,18 @@ KINDS = {"measured": "", "published": "published elsewhere, not ranked", "ratios
 HERE = Path(__file__).parent
 
 
+class _Figure(NamedTuple):
+    """A PNG figure."""
+
+    path: Path
+    title: str
+    caption: str
+
+
 def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str) -> str:
-    """The page of a report: its tables, the curves and samples of its runs, and the PNG figures that lie in ``out/figures``."""
+    """The page of a report: its tables, the curves and samples of its runs, and the PNG figures in ``out/figures`` of them alone."""
     drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") for found in panels(records, over, way)]
-    figures = sorted((out / "figures").glob("*.png"))
+    figures = [found for path in sorted((out / "figures").glob("*.png")) if (found := _drawn_of(path, {r.name for r in records}))]
     seeds = sorted({record.seed for record in records})
     about = f"{len(records)} runs, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     charts = [chart(found, i) for i, found in enumerate(drawn)]
@@ -37,7 +46,7 @@ def page(
     about: str = "",
     charts: Sequence[str] = (),
     sheets: Sequence[RunSheets] = (),
-    figures: Sequence[Path] = (),
+    figures: Sequence[_Figure] = (),
 ) -> str:
     """Tables, and what is drawn of them, as one HTML document."""
     sections = [(f"table-{i}", table.title, _section(table, i)) for i, table in enumerate(tables)]
@@ -98,7 +107,7 @@ def _header(table: Table, column: int) -> str:
 
 def _cell(table: Table, column: int, text: str) -> str:
     """A cell: the first of a row is its head; a number sorts by what its text rounds."""
-    value = text.value if isinstance(text, Cell) else _leading(text) if table.is_numeric(column) else None
+    value = text.value if isinstance(text, Cell) else leading(text) if table.is_numeric(column) else None
     data = "" if value is None else f' data-value="{value!r}"'
     if column == 0:
         return f'<th scope="row">{_marked(text)}</th>'
@@ -107,11 +116,6 @@ def _cell(table: Table, column: int, text: str) -> str:
     place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")
     hint = f' title="{escape(text.hint)}" tabindex="-1"' if isinstance(text, Cell) and text.hint else ""
     return f"<td{kind}{data}{hint}>{place}{_marked(text)}</td>"
-
-
-def _leading(text: str) -> float | None:
-    found = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)
-    return float(found[1].replace(",", "")) if found else None
 
 
 def _marked(text: str) -> str:
@@ -165,9 +169,18 @@ def _alt(name: str, sheet: Sheet) -> str:
     return escape(f"Samples of {name} with {sheet.steps} steps and guidance {sheet.guidance:g}, of classes {classes}")
 
 
-def _figure(path: Path) -> str:
-    """A PNG figure with the title and the caption of the JSON file beside it, else with its name."""
-    beside = path.with_suffix(".json")
-    said = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    title, caption = escape(said.get("title", path.stem.replace("-", " "))), escape(said.get("caption", ""))
-    return f'<figure class="drawn"><h3>{title}</h3><img src="{embedded(path)}" alt="{title}"><figcaption>{caption}</figcaption></figure>'
+def _drawn_of(path: Path, runs: set[str]) -> _Figure | None:
+    """A PNG figure with what the JSON file beside it says, None where that names other runs than these, or none."""
+    try:
+        said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        shown = {run for one in said["tokenizers"] for run in one["runs"]}
+        return _Figure(path, said["title"], said["caption"]) if shown and shown <= runs else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _figure(figure: _Figure) -> str:
+    """A figure; its title is in the picture, and here for those who do not see it."""
+    title, caption = escape(figure.title), escape(figure.caption)
+    image = f'<img src="{embedded(figure.path)}" alt="{caption}">'
+    return f'<figure class="drawn"><h3 class="unseen">{title}</h3>{image}<figcaption>{caption}</figcaption></figure>'

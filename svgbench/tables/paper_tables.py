@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from svgbench.config.records import canonical
 from svgbench.tables.collect import RunRecord
@@ -20,11 +20,11 @@ from svgbench.tables.standings import Entry, flat, standings
 from svgbench.tables.table import Cell, Table
 
 
-def paper_tables(
-    layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested]
-) -> list[Table]:
+def paper_tables(layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested]) -> list[Table]:
     """The layout's table of these runs, the published rows under it, and its headline ratios."""
     tables = [measured_table(layout, records)]
+    absent = [wanted.text() for wanted in layout.published if not any(wanted.holds(row) for row in published)]
+    tables[0].notes += [f"no published row is of {words}, which the layout '{layout.name}' asks for" for words in absent]
     if layout.published:
         tables.append(published_table(layout, published, facts))
     if layout.ratios is not None:
@@ -40,11 +40,11 @@ def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
     rows = _rows(records)
     chosen = [(column, row, key, score) for column in layout.columns for row in rows for key, score in _chosen(column, rows[row].scores)]
     differing = _differing(layout.shows, [(column, score) for column, _, _, score in chosen])
-    titles: dict[str, Column] = {}
+    titles: dict[str, _Titled] = {}
     for column in layout.columns:
         keys = dict.fromkeys(key for own, _, key, _ in chosen if own is column)
         for key in sorted(keys, key=lambda k: (k[0] or 0, k[1] or 0)) or [(None, None)]:
-            titles[_title(column, key, differing)] = column
+            titles.setdefault(_title(column, key, differing), _Titled(column, [])).keys.append(key)
     entries = [Entry(row, _title(column, key, differing), score) for column, row, key, score in chosen]
     marks = Footnotes()
 
@@ -52,7 +52,7 @@ def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
         return _absent(titles[title], rows[row], marks)
 
     table = standings(layout.title, entries, rows=list(rows), columns=list(titles), by_design=differing, absent=absent)
-    _say_missing_seeds(table, rows, titles, marks)
+    _say_missing_seeds(table, rows, titles, entries, marks)
     lead = [(title_of(name), name) for name in layout.rows]
     lead += [(name.removeprefix("sampling.").replace("_", " "), name) for name in differing]
     table.columns[1:1] = [title for title, _ in lead]
@@ -85,12 +85,19 @@ def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
         if len(seen) < 2:
             rows[name] = Row(own, scores)
         for images in seen if len(seen) > 1 else []:
-            rows[f"{name}, {images:,} images"] = Row(own, [s for s in scores if s["steps"] is None or s["images_seen"] == images])
+            rows[f"{name}, {images:,} images"] = Row(own, [s for s in scores if s["steps"] is None or s["images_seen"] == images], images)
     return rows
 
 
 Key = tuple[int | None, float | None]
 """Steps and guidance that a column's title has to say."""
+
+
+class _Titled(NamedTuple):
+    """What stands under a title: a layout's column, and the steps and guidance of its numbers."""
+
+    column: Column
+    keys: list[Key]
 
 
 def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dict[str, Any]]]:
@@ -123,11 +130,12 @@ def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
     return title
 
 
-def _absent(column: Column, row: Row, marks: Footnotes) -> str:
+def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
     """What stands where a row has no number: ``failed`` with the reason, or a dash with why."""
-    failed = [record for record in row.records if _failures(column, [record])]
+    column = titled.column
+    failed = [record for record in row.records if _failures(titled, row, record)]
     if failed and len(failed) == len(row.records):  # a seed that did not fail would have the number if it had been asked for
-        return f"failed {marks.mark(_failures(column, row.records))}"
+        return f"failed {marks.mark(_reasons(titled, row, failed))}"
     if column.latents in ("residual", "both") and row.scores and all(s["residual_channels"] == 0 for s in row.scores):
         return f"- {marks.mark('has no residual')}"
     if any(s["metric"] == column.metric for s in row.scores):
@@ -135,28 +143,65 @@ def _absent(column: Column, row: Row, marks: Footnotes) -> str:
     return f"- {marks.mark('not scored in this run')}"
 
 
-def _failures(column: Column, records: list[RunRecord]) -> str:
-    """Why the runs of a row have no such score, empty where nothing that it stands on failed."""
-    if not any(record.about["failures"] for record in records):
-        return ""
+def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
+    """Why a run has no such score, empty where nothing that it stands on failed. ``run.json`` names a failed node by its stage and its
+    cell, such as ``samples steps 25 guidance 4 trained 0.5``; at the end of the training that goes without saying."""
+    if not record.about["failures"]:
+        return []
+    column = titled.column
     behind = upstream(MEASURES[column.metric].stages)
-    several = len(records) > 1
-    return "; ".join(
-        (f"seed {record.seed}, " if several else "") + f"{stage}: {reason.rstrip('.')}"
-        for record in records
-        for stage, reason in record.about["failures"].items()
-        if stage in behind
-    )
+    keys = [*titled.keys, *([] if _chosen(column, row.scores) else [(None, None)])]  # a row without any number may have asked for others
+    found = []
+    for node, reason in record.about["failures"].items():
+        stage, *words = node.split(" ")
+        cell = dict(zip(words[::2], map(float, words[1::2]), strict=True))
+        if stage in behind and any(_fits(column, key, cell) for key in keys) and _of_row(row, record, cell):
+            found.append(f"{node}: {reason.rstrip('.')}")
+    return found
 
 
-def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, Column], marks: Footnotes) -> None:
+def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
+    """Whether a failed node's cell is of a column's steps and guidance; (None, None) is all that the column may show."""
+    steps, guidance = key
+    if key == (None, None):
+        steps = column.steps if isinstance(column.steps, int) else None
+        guidance = {"none": 1.0, "most": None, "all": None}.get(column.guidance, column.guidance)  # type: ignore[call-overload]
+        if column.guidance == "most" and cell.get("guidance") == 1:
+            return False
+    return all(wanted in (None, cell.get(name, wanted)) for name, wanted in (("steps", steps), ("guidance", guidance)))
+
+
+def _of_row(row: Row, record: RunRecord, cell: dict[str, float]) -> bool:
+    """Whether a failed node is of the point of the training that a row shows, where a run has a row for each."""
+    stage = record.stage("diffusion")
+    total = stage["cost"].get("images_seen") if stage else None
+    if row.point is None or not total or not cell:  # what has no cell stands behind all of them
+        return True
+    return round(total * cell.get("trained", 1.0)) == row.point
+
+
+def _reasons(titled: _Titled, row: Row, failed: list[RunRecord]) -> str:
+    """The failures of some runs of a row in words; which seed where the row has several."""
+    several = len(row.records) > 1
+    return "; ".join((f"seed {record.seed} failed: " if several else "") + ", ".join(_failures(titled, row, record)) for record in failed)
+
+
+def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Titled], entries: Sequence[Entry], marks: Footnotes) -> None:
     """Marks the numbers that failed seeds are missing from."""
-    for texts, row in zip(table.rows, rows.values(), strict=True):
+    there = {(entry.row, entry.column, entry.score["run"]) for entry in entries}
+    for texts, (name, row) in zip(table.rows, rows.items(), strict=True):
         for i, text in enumerate(texts):
-            column = titles.get(table.columns[i].rsplit(" [", 1)[0])
-            failures = _failures(column, row.records) if column is not None and isinstance(text, Cell) else ""
-            if failures and isinstance(text, Cell):
-                texts[i] = Cell(f"{text} {marks.mark(f'without {failures}')}", place=text.place, value=text.value, hint=text.hint)
+            title = table.columns[i].rsplit(" [", 1)[0]
+            if title not in titles or not isinstance(text, Cell):
+                continue
+            titled = titles[title]
+            failed = [record for record in row.records if _failures(titled, row, record)]
+            lost = [record for record in failed if (name, title, record.name) not in there]
+            if failed:
+                have = len({run for own, column, run in there if (own, column) == (name, title)})
+                said = f"{'mean over ' if have > 1 else ''}{have} of {len(row.records)} seeds; " if lost else "without "
+                mark = marks.mark(said + _reasons(titled, row, lost or failed))
+                texts[i] = text.marked(mark)
 
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:

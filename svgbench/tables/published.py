@@ -137,16 +137,30 @@ def _count(where: str, name: str, text: str) -> int | None:
 
 def disagreements(row: Published, rows: Iterable[Published]) -> list[Published]:
     """Other rows that print another value for the same thing: the same system, tokenizer, network, epochs, metric and kind of guidance, and
-    the same steps, or steps that one of two rows of stated epochs does not say. Rounding and values read off plots contradict nothing."""
-    near = (other for other in rows if (other.metric, other.system) == (row.metric, row.system))
-    return [other for other in near if _same_thing(row, other) and not _same_value(row, other)]
+    the same steps, or steps that one of two rows of stated epochs does not say, unless a third says that the value is of other steps.
+    Rounding and values read off plots contradict nothing."""
+    near = [other for other in rows if (other.metric, other.system) == (row.metric, row.system) and _same_thing(row, other)]
+    others = [other for other in near if _steps_meet(row, other) and not _same_value(row, other)]
+    return [other for other in others if not _of_other_steps(row, other, near) and not _of_other_steps(other, row, near)]
 
 
 def _same_thing(one: Published, other: Published) -> bool:
+    """Whether two rows are of one thing, their steps aside."""
     things = [(r.tokenizer, r.dataset, r.resolution, r.network, r.epochs, r.guided) for r in (one, other)]
-    steps, kinds = {one.steps, other.steps}, {r.guidance.split(" ")[0] for r in (one, other)}
-    alike = len(steps) == 1 or (None in steps and one.epochs is not None)
-    return things[0] == things[1] and alike and (not one.guided or len(kinds - {"guided"}) < 2)
+    kinds = {r.guidance.split(" ")[0] for r in (one, other)}
+    return things[0] == things[1] and (not one.guided or len(kinds - {"guided"}) < 2)
+
+
+def _steps_meet(one: Published, other: Published) -> bool:
+    return one.steps == other.steps or (None in (one.steps, other.steps) and one.epochs is not None)
+
+
+def _of_other_steps(stated: Published, unstated: Published, near: Iterable[Published]) -> bool:
+    """Whether a row without steps prints what another row prints at other steps than the stated ones."""
+    if stated.steps is None or unstated.steps is not None:
+        return False
+    printed = [third for third in near if third.steps not in (None, stated.steps) and not third.digitised]
+    return any(_same_value(third, unstated) for third in printed)
 
 
 def _same_value(one: Published, other: Published) -> bool:

@@ -72,7 +72,8 @@ def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence
         text = ("≈ " if row.digitised else "") + row.text + (f" ({row.guidance})" if several else "")
         texts.setdefault(text, []).extend(_remarks(row, rows, facts, marks))
     cells = [" ".join([text, *dict.fromkeys(remarks)]) for text, remarks in texts.items()]
-    return Cell(" / ".join(cells), value=found[0].value, hint="; ".join(dict.fromkeys(row.source for row in found)))
+    source = "; ".join(dict.fromkeys(row.source for row in found))
+    return Cell(" / ".join(cells), value=found[0].value, hint=source, metric=found[0].metric, source=source)
 
 
 def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from svgbench.tables.collect import RunRecord
+from svgbench.tables.measures import MEASURES
 from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
 
@@ -24,8 +25,8 @@ def report(records: list[RunRecord]) -> list[Table]:
     along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = [
         score_table("Reconstruction", rows, RECONSTRUCTION),
-        score_table("Generation: gFID by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
-        score_table("Generation along the training: gFID by images seen", _most_steps(along), ("gfid",), column=_seen),
+        score_table(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
+        score_table(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
         score_table("Generation at the most steps", _most_steps(rows), GENERATION, column=_guided),
         score_table("Perception of frozen latents", rows, PERCEPTION, row=_latents),
         *closing(records),
@@ -48,7 +49,7 @@ def score_table(
     rows: list[dict[str, Any]],
     metrics: tuple[str, ...],
     *,
-    column: Callable[[dict[str, Any]], str] = lambda row: row["metric"],
+    column: Callable[[dict[str, Any]], str] = lambda row: _title(row["metric"]),
     row: Callable[[dict[str, Any]], str] = lambda row: group_name(row["run"]),
 ) -> Table:
     """Scores of these metrics under columns of one protocol each, rows by name."""
@@ -64,8 +65,13 @@ def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in rows if r["steps"] == most]
 
 
+def _title(metric: str) -> str:
+    """A metric's title and which way is better."""
+    return f"{MEASURES[metric].title} {MEASURES[metric].arrow}"
+
+
 def _cell(row: dict[str, Any]) -> str:
-    return "floor: rFID" if row["metric"] == "rfid" else _said(f"{row['steps']} steps", row["guidance"])
+    return f"floor: {_title('rfid')}" if row["metric"] == "rfid" else _said(f"{row['steps']} steps", row["guidance"])
 
 
 def _seen(row: dict[str, Any]) -> str:
@@ -73,7 +79,7 @@ def _seen(row: dict[str, Any]) -> str:
 
 
 def _guided(row: dict[str, Any]) -> str:
-    return _said(row["metric"], row["guidance"])
+    return _said(_title(row["metric"]), row["guidance"])
 
 
 def _said(what: str, guidance: float) -> str:

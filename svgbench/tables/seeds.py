@@ -23,6 +23,14 @@ def value_of(scores: list[dict[str, Any]]) -> float:
     return mean(score["value"] for score in scores)
 
 
+def interval_of(scores: list[dict[str, Any]]) -> tuple[float | None, float | None]:
+    """Low and high end: of the mean over several seeds, or those of the one score."""
+    if len(scores) == 1:
+        return scores[0]["low"], scores[0]["high"]
+    centre, half = value_of(scores), half_interval([score["value"] for score in scores])
+    return centre - half, centre + half
+
+
 def text_of(scores: list[dict[str, Any]], digits: int) -> str:
     """``mean ± half interval`` of several seeds; ``value (low, high)`` of one."""
     if len(scores) > 1:

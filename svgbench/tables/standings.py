@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from svgbench.config.records import Protocol, canonical
 from svgbench.tables.measures import MEASURES
-from svgbench.tables.seeds import text_of, value_of
+from svgbench.tables.seeds import interval_of, text_of, value_of
 from svgbench.tables.table import Cell, Table
 
 TITLED = ("sampling.steps", "sampling.guidance")
@@ -92,7 +92,10 @@ def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
     seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
     detail = scores[0]["detail"]
     rate = f"; {detail['interval']}" if len(scores) == 1 and detail.get("interval") else ""
-    return Cell(text, place=place, value=value_of(scores), hint=f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}")
+    hint = f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}"
+    low, high = interval_of(scores)
+    facts = {"metric": scores[0]["metric"], "low": low, "high": high, "count": scores[0]["count"], "protocol": scores[0]["protocol"]}
+    return Cell(text, place=place, value=value_of(scores), hint=hint, **facts)
 
 
 class _Notes:

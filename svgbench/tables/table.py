@@ -6,11 +6,18 @@ import csv
 import io
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 NUMBER = re.compile(r"[-*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
 INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
 """What may stand in a number's place."""
+MARK = re.compile(r"\[(?:[a-z]{1,2}|\d+)\]")
+"""The mark of a footnote."""
+AROUND = re.compile(r"\((-?[\d.]+(?:e[+-]?\d+)?), (-?[\d.]+(?:e[+-]?\d+)?)\)")
+"""An interval behind its number."""
+FACTS = ("metric", "low", "high", "count", "protocol", "source")
+LINES = ("table", "row", "run", "column", "metric", "text", "value", *FACTS[1:], "note")
+"""The columns of CSV: one number a line; ``metric`` is its name in JSON too."""
 
 
 class Cell(str):
@@ -22,11 +29,17 @@ class Cell(str):
     """What the text rounds: the number to sort by."""
     hint: str
     """What a reader may want to know of this one number: its protocol, its count."""
+    facts: dict[str, Any]
+    """Of ``FACTS``, those that CSV says of it in columns of their own."""
 
-    def __new__(cls, text: str, *, place: int = 0, value: float | None = None, hint: str = "") -> Cell:
+    def __new__(cls, text: str, *, place: int = 0, value: float | None = None, hint: str = "", **facts: Any) -> Cell:
         cell = super().__new__(cls, text)
-        cell.place, cell.value, cell.hint = place, value, hint
+        cell.place, cell.value, cell.hint, cell.facts = place, value, hint, facts
         return cell
+
+    def marked(self, mark: str) -> Cell:
+        """The same cell with a footnote's mark behind its text."""
+        return Cell(f"{self} {mark}", place=self.place, value=self.value, hint=self.hint, **self.facts)
 
 
 def place_of(text: str) -> int:
@@ -56,19 +69,47 @@ class Table:
         """A GitHub table, padded so that it reads in a terminal too; the best of a column in bold, the second best in italics."""
         marks = {0: "", 1: "**", 2: "*"}
         cells = [self.columns, *([f"{marks[place_of(c)]}{c}{marks[place_of(c)]}" for c in row] for row in self.rows)]
-        cells = [[c.replace("|", "\\|") for c in row] for row in cells]
+        cells = [[_in_a_row(c) for c in row] for row in cells]
         widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.columns))]
         line = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
         rule = "|" + "|".join("-" * (w + 1) + (":" if self.is_numeric(i) else "-") for i, w in enumerate(widths)) + "|"
         text = [f"### {self.title}", "", line[0], rule, *line[1:]]
         if self.notes:
-            text += ["", *(f"- {note}" for note in self.notes)]
+            text += ["", *(f"- {' '.join(note.splitlines())}" for note in self.notes)]
         return "\n".join(text) + "\n"
 
-    def csv(self) -> str:
-        """The rows as CSV, without notes."""
+    def csv(self, *, head: bool = True) -> str:
+        """A line for each cell behind a row's first, with what is known of it, then one for each note of the whole table."""
         stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["table", *self.columns])
-        writer.writerows([self.title, *row] for row in self.rows)
+        writer = csv.DictWriter(stream, LINES, lineterminator="\n", restval="")
+        if head:
+            writer.writeheader()
+        notes = {found[0]: note.removeprefix(found[0]).strip() for note in self.notes if (found := MARK.match(note))}
+        for number, row in enumerate(self.rows, 1):
+            for column in range(1, len(row)):
+                said = {"table": self.title, "row": number, "run": MARK.sub("", row[0]).strip()}
+                writer.writerow(said | self._line(row[column], column, notes))
+        writer.writerows({"table": self.title, "note": note} for note in self.notes if not MARK.match(note))
         return stream.getvalue()
+
+    def _line(self, text: str, column: int, notes: dict[str, str]) -> dict[str, Any]:
+        """What CSV says of a cell; the marks of its text and of its column's title as the notes they stand for."""
+        title, plain = self.columns[column], MARK.sub("", text).strip()
+        facts = text.facts if isinstance(text, Cell) else {}
+        value = text.value if isinstance(text, Cell) else leading(plain) if self.is_numeric(column) else None
+        around = AROUND.search(plain)
+        said = {"low": around[1], "high": around[2]} if around and value is not None else {}
+        marks = [*MARK.findall(text), *([] if "protocol" in facts else MARK.findall(title))]
+        note = "; ".join(notes.get(mark, mark) for mark in marks)
+        return {"column": MARK.sub("", title).strip(), "text": plain, "value": value, **said, **facts, "note": note}
+
+
+def _in_a_row(text: str) -> str:
+    """A cell's text in a row of markdown: on one line, without what would end the cell or open a tag."""
+    return re.sub(r"<(?=[\w/!?])", r"\\<", " ".join(text.splitlines()).replace("|", "\\|"))
+
+
+def leading(text: str) -> float | None:
+    """The number that a text starts with."""
+    found = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)
+    return float(found[1].replace(",", "")) if found else None

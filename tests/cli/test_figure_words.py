@@ -70,3 +70,9 @@ def test_an_empty_place_says_what_to_run(tmp_path, capsys):
 def test_a_record_s_stages_are_known_by_the_name_that_others_need_them_by():
     found = recorded([{"stage": "adoption", "key": "a", "cell": {}}, {"stage": "gone", "key": "b", "cell": {}}])
     assert set(found) == {"autoencoder"} and found["autoencoder"].stage == "adoption"
+
+
+def test_an_experiment_s_runs_are_found_where_its_images_are_not(out, capsys, tmp_path):
+    (tmp_path / "grid.yaml").write_text(f"set:\n  data.source: {tmp_path / 'nowhere'}\n")
+    status, err = call(capsys, str(tmp_path / "grid.yaml"), "--out", str(out), "--limit", "8")
+    assert status == 2 and f"holds no run of the experiment '{tmp_path / 'grid.yaml'}'" in err and "--limit 8" in err

@@ -59,3 +59,17 @@ def test_a_layout_that_is_off_or_a_place_that_cannot_be_written_is_one_sentence(
 def test_a_report_is_the_same_every_time(runs, capsys):
     first, second = (call(capsys, "tiny", "--out", runs, "--format", "html")[1] for _ in range(2))
     assert first == second
+
+
+def test_runs_of_other_settings_and_of_an_own_folder_are_found(tmp_path, capsys):
+    shelf, out = tmp_path / "shelf", tmp_path / "runs"
+    (shelf / "ablations").mkdir(parents=True)
+    (shelf / "ablations" / "mine.yaml").write_text("axes:\n  diffusion.shift: [0.2, 0.3]\n")
+    for name in ("dinov3-tiny.limit-8.shift-0.2", "dinov3-tiny.limit-8.shift-0.3"):
+        write(out / name, [score(name)])
+    words = ["mine", "--out", out, "--shelf", shelf]
+    status, table, err = call(capsys, *words, "--limit", 8)
+    assert status == 0 and "dinov3-tiny.limit-8.shift-0.3" in table and err == ""
+    assert call(capsys, *words, "--set", "data.limit=8")[0] == 0
+    status, _, err = call(capsys, *words, "--preset", "small", "--set", "seed=1")
+    assert status == 2 and f"run: svgbench ablate mine --preset small --set seed=1 --shelf {shelf} --out {out}." in err

@@ -100,6 +100,9 @@ def test_names_are_spread_as_little_as_needed():
     order = np.argsort([3.0, 1.0, 1.1, 1.2, 0.4])
     assert (np.diff(np.asarray(placed)[order]) >= 0.5 - 1e-9).all()
     assert in_lines("dinov3-tiny.no-align.shift-0.5") == "dinov3-tiny\nno-align\nshift-0.5"
+    for digest in ("bf2a89", "5edb4c", "034512"):
+        assert in_lines(f"dinov3-tiny.{digest}") == f"dinov3-tiny\n{digest}"
+    assert in_lines("mae-tiny.shift-0.123456.5edb4c.seed-1") == "mae-tiny\nshift-0.123456\n5edb4c\nseed-1"
 
 
 def test_runs_fold_by_seed_and_stand_in_the_order_in_which_a_tokenizer_is_built_up(tmp_path):

@@ -36,6 +36,7 @@ def test_contested_facts_are_about_rows_that_exist():
 def test_an_experiment_finds_its_layouts():
     assert [layout.name for layout in layouts_of("tiny")] == ["ablation", "few-step"]
     assert layouts_of("smoke") == []
+    assert layouts_of("ablations/tiny.yaml") == layouts_of("tiny")
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,11 @@ def text(tmp_path_factory):
         for steps in (5, 25):
             write_samples(out, name, steps, 1.0)
     (out / "figures").mkdir()
-    Image.new("RGB", (40, 20), "red").save(out / "figures" / "gfid-by-steps.png")
-    (out / "figures" / "gfid-by-steps.json").write_text(json.dumps({"title": "gFID by steps", "caption": "one line a tokenizer"}))
+    Image.new("RGB", (40, 20), "blue").save(out / "figures" / "nobody-s.png")
+    for name, runs in (("gfid-by-steps", ["base", "quick"]), ("samples", ["base", "another"])):
+        Image.new("RGB", (40, 20), "red").save(out / "figures" / f"{name}.png")
+        said = {"title": f"{name} drawn", "caption": f"{name}: one line a tokenizer", "tokenizers": [{"name": "t", "runs": runs}]}
+        (out / "figures" / f"{name}.json").write_text(json.dumps(said))
     records = collect(out)
     return report_page(tables_for(records, [load_layout("few-step"), load_layout("ablation")]), records, out, title="svgbench: few-step")
 
@@ -86,7 +89,21 @@ def test_tables_say_what_they_are_to_those_who_do_not_see_them(text):
 
 def test_what_runs_say_is_text_and_never_markup(text):
     assert "<b>NaN</b>" not in text and "&lt;b&gt;NaN&lt;/b&gt; &amp; more" in text
-    assert "<script>alert" not in page([Table("<script>alert(1)</script>", ["<i>"], [["<u>", ][:1]], ["<s>"])], title="<x>")
+    assert "<script>alert" not in page(
+        [
+            Table(
+                "<script>alert(1)</script>",
+                ["<i>"],
+                [
+                    [
+                        "<u>",
+                    ][:1]
+                ],
+                ["<s>"],
+            )
+        ],
+        title="<x>",
+    )
 
 
 def test_a_number_carries_its_protocol_and_sorts_by_what_it_rounds():
@@ -106,7 +123,12 @@ def test_curves_read_without_script_and_have_a_table_behind_them(text):
 def test_samples_and_figures_are_in_the_page(text):
     images = Reader(text).all("img")
     assert len([i for i in images if "data-steps" in i]) == 6 and len([i for i in images if "hidden" in i]) == 3
-    assert "gFID by steps" in text and "one line a tokenizer" in text
+
+
+def test_figures_of_these_runs_alone_are_in_the_page_with_what_they_show_as_their_alternative(text):
+    (image,) = [i for i in Reader(text).all("img") if "data-steps" not in i]
+    assert image["alt"] == "gfid-by-steps: one line a tokenizer" and "samples drawn" not in text
+    assert text.count("gfid-by-steps drawn") == 1 and '<h3 class="unseen">gfid-by-steps drawn</h3>' in text  # it is in the picture
 
 
 def colours(name):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_runs import gfid, sampled, score, write
 
 from svgbench.config.records import Protocol
+from svgbench.lab.execute import text_of
+from svgbench.lab.plan import Node
 from svgbench.tables.collect import collect
 from svgbench.tables.layouts import Layout, contested, load_layout
 from svgbench.tables.paper_tables import measured_table, paper_tables
@@ -78,7 +82,30 @@ def test_a_seed_that_failed_is_said_beside_the_mean_of_the_others(tmp_path):
     write(tmp_path / "a.seed-2", [], {"diffusion": "NaN past the skip budget."})
     table = measured_table(layout({"metric": "gfid"}), collect(tmp_path))
     assert table.rows == [["a", "1.50 ± 6.35 [a]"]] and isinstance(table.rows[0][1], Cell)
-    assert "[a] without seed 2, diffusion: NaN past the skip budget" in table.notes
+    assert "[a] mean over 2 of 3 seeds; seed 2 failed: diffusion: NaN past the skip budget" in table.notes
+
+
+def test_a_failed_cell_is_said_where_its_steps_and_guidance_stand(tmp_path):
+    node = Node("generation-scores", "k", {}, {}, {}, {"sampling.steps": 25, "sampling.guidance": 4.0, "sampling.trained": 1.0})
+    failures = {text_of(node): "BadData: no.", text_of(replace(node, stage="samples")).replace("25", "5"): "out of memory."}
+    write(tmp_path / "a", [gfid("a", 2.0), gfid("a", 4.0, steps=5)], failures)
+    write(tmp_path / "b", [gfid("b", s * g, steps=s, guidance=g) for s in (5, 25) for g in (1.0, 4.0)])
+    found = collect(tmp_path)
+    table = measured_table(layout({"metric": "gfid", "steps": "all", "guidance": "all"}), found)
+    assert table.rows[0][1:] == ["4.00 (3.50, 4.50)", "failed [a]", "2.00 (1.50, 2.50)", "failed [b]"]
+    said = {"[a] samples steps 5 guidance 4: out of memory", "[b] generation-scores steps 25 guidance 4: BadData: no"}
+    assert said <= set(table.notes)
+    alone = measured_table(layout({"metric": "gfid", "guidance": "most"}), found[:1])  # nobody has a number
+    assert alone.rows[0][1].startswith("failed [a]") and len([note for note in alone.notes if note.startswith("[a]")]) == 1
+
+
+def test_a_cell_that_failed_for_one_seed_of_several_is_said_beside_the_mean(tmp_path):
+    write(tmp_path / "a", [gfid("a", 1.0)])
+    write(tmp_path / "a.seed-1", [gfid("a", 4.0, steps=5, seed=1)], {"generation-scores steps 25 guidance 1 trained 1": "singular."})
+    write(tmp_path / "a.seed-2", [gfid("a", 2.0, seed=2)])
+    table = measured_table(layout({"metric": "gfid", "steps": 25}), collect(tmp_path))
+    assert table.rows == [["a", "1.50 ± 6.35 [a]"]]
+    assert "[a] mean over 2 of 3 seeds; seed 1 failed: generation-scores steps 25 guidance 1 trained 1: singular" in table.notes
 
 
 def test_rows_that_differ_by_design_show_it_and_are_ranked_others_stand_apart(tmp_path):
@@ -180,3 +207,12 @@ def test_what_nobody_asked_for_is_not_called_failed(tmp_path):
 def test_where_all_rows_are_equal_none_is_best(tmp_path):
     found = runs(tmp_path, a=[score("a")], b=[score("b")], c=[score("c")])
     assert not any(place_of(row[1]) for row in measured_table(layout({"metric": "rfid"}), found).rows)
+
+
+def test_a_layout_that_asks_for_published_rows_nobody_printed_says_so(tmp_path):
+    found = runs(tmp_path, a=[score("a")])
+    mine = layout({"metric": "rfid"}, published=[{"system": "SVG"}, {"system": "SGV", "epochs": [80, None]}])
+    table = paper_tables(mine, found, published(), contested())[0]
+    assert [note for note in table.notes if "asks for" in note] == [
+        "no published row is of system SGV, epochs [80, None], which the layout 'mine' asks for"
+    ]

@@ -90,3 +90,12 @@ def test_the_baseline_s_many_numbers_are_found_on_the_shelf():
     rows = published()
     (one,) = [r for r in rows if r.system == "SiT" and r.epochs == 1400 and r.value == 9.35 and r.source.startswith("svg-project-page")]
     assert {other.text for other in disagreements(one, rows)} == {"8.61", "8.3"}
+
+
+def test_a_value_without_steps_that_another_row_prints_at_other_steps_contradicts_nothing(tmp_path):
+    start = "SiT,SD-VAE,ImageNet-1K,256,SiT-XL,,80,,"
+    rows = rows_of(tmp_path, *(start + end for end in ("250,none,gFID,17.2,a", ",none,gFID,22.58,b", "25,none,gFID,22.58,c")))
+    assert not any(disagreements(row, rows) for row in rows)
+    assert [row.source for row in disagreements(rows[0], rows[:2])] == ["b"]  # nobody says of which steps it is
+    (one,) = [row for row in published() if row.value == 17.2 and row.steps == 250]
+    assert "22.58" not in {other.text for other in disagreements(one, published())}

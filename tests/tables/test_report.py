@@ -22,7 +22,7 @@ from svgbench.tables.table import Cell, Table, place_of
 def test_two_protocols_stand_in_two_columns_and_are_not_ranked_together():
     other = Protocol(measure="p", images="val", count=50, version="v1")
     table = score_table("t", [score("a", value=3.0), score("b", value=2.0), score("c", value=1.0, made=other)], ("rfid",))
-    assert table.columns == ["run", "rfid [1]", "rfid [2]"]
+    assert table.columns == ["run", "rFID ↓ [1]", "rFID ↓ [2]"]
     assert [row[1] for row in table.rows] == ["3.00 (2.50, 3.50)", "2.00 (1.50, 2.50)", "-"]
     assert [place_of(row[1]) for row in table.rows] == [0, 1, 0]
     assert table.rows[2][2] == "1.00 (0.50, 1.50)"  # alone in its column: nothing to be best of
@@ -66,7 +66,7 @@ def test_guidance_is_a_column_and_never_shares_a_ranking():
     rows = [score(r, "is", v, made=sampled(25, g)) for r, v, g in (("a", 3.0, 1.0), ("b", 2.0, 1.0), ("a", 5.0, 2.0), ("b", 4.0, 2.0))]
     records = [RunRecord(n, Path(), {"stages": [], "failures": {}}, [row for row in rows if row["run"] == n]) for n in ("a", "b")]
     (table,) = [t for t in report(records) if t.title.endswith("most steps")]
-    assert table.columns == ["run", "is [1]", "is, guidance 2 [1]"]
+    assert table.columns == ["run", "IS ↑ [1]", "IS ↑, guidance 2 [1]"]
     assert [[place_of(c) for c in row[1:]] for row in table.rows] == [[1, 1], [0, 0]]
 
 
@@ -111,7 +111,31 @@ def test_a_missing_number_is_a_dash():
 def test_markdown_escapes_bars_and_csv_reads_back():
     table = Table("t", ["run", "x|y"], [["a|b", "1"]], ["note"])
     assert "a\\|b" in table.markdown() and table.markdown().startswith("### t\n")
-    assert list(csv.reader(io.StringIO(table.csv()))) == [["table", "run", "x|y"], ["t", "a|b", "1"]]
+    line, _ = csv.DictReader(io.StringIO(table.csv()))
+    assert {name: said for name, said in line.items() if said} == {
+        "table": "t", "row": "1", "run": "a|b", "column": "x|y", "text": "1", "value": "1.0",
+    }  # fmt: skip
+
+
+def test_a_cell_of_several_lines_or_with_a_tag_stays_in_its_row_of_markdown():
+    text = Table("t", ["run", "x"], [["a\nb", "<img src=x>"], ["c", "5 < 6 > 4"]], ["one\ntwo"]).markdown()
+    assert text.splitlines()[4:6] == ["| a b | \\<img src=x> |", "| c   | 5 < 6 > 4    |"] and text.endswith("- one two\n")
+
+
+def test_csv_has_a_line_for_each_number_with_its_protocol_source_and_footnotes():
+    measured = Cell("1.50 ± 0.10 [a]", value=1.5, low=1.4, high=1.6, count=10, protocol="fd/v1")
+    cells = [measured, Cell("≈ 9.35", value=9.35, metric="rfid", source="A, B")]
+    notes = ["[1] fd/v1; count 10", "[a] mean over 2 of 3 seeds", "never ranked"]
+    table = Table("t", ["run", "gFID ↓ [1]", "rFID ↓", "source", "psnr [1]"], [["a", *cells, "[2]", "3.0 (2.5, 3.5)"]], notes)
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    assert [line["metric"] for line in lines][1] == "rfid"
+    told = [(e["column"], e["text"], e["value"], e["low"], e["high"], e["protocol"], e["source"], e["note"]) for e in lines]
+    assert told == [
+        ("gFID ↓", "1.50 ± 0.10", "1.5", "1.4", "1.6", "fd/v1", "", "mean over 2 of 3 seeds"),
+        ("rFID ↓", "≈ 9.35", "9.35", "", "", "", "A, B", ""), ("source", "", "", "", "", "", "", "[2]"),
+        ("psnr", "3.0 (2.5, 3.5)", "3.0", "2.5", "3.5", "", "", "fd/v1; count 10"), ("", "", "", "", "", "", "", "never ranked"),
+    ]  # fmt: skip
+    assert table.csv(head=False) == table.csv().partition("\n")[2]
 
 
 def test_failed_stages_are_shown_with_their_reason(tmp_path):

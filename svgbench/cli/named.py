@@ -1,0 +1,57 @@
+"""The runs that a word of ``report`` and ``figures`` stands for: a run's own name, or an experiment's and how it was run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svgbench.cli.cells import configs_of, is_experiment
+from svgbench.errors import BadInput
+
+Preset = Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="The fields it was run with: a.b=c. Repeatable.", metavar="A.B=C")]
+Limit = Annotated[int | None, typer.Option("--limit", help="The --limit it was run with.", min=1)]
+Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+
+
+@dataclass(frozen=True)
+class Named:
+    """How an experiment was run, and where its runs are."""
+
+    out: Path
+    preset: str = "tiny"
+    sets: list[str] | None = None
+    limit: int | None = None
+    shelf: Path | None = None
+
+    def known(self) -> set[str]:
+        """Names of the runs that are there."""
+        return {place.parent.name for place in self.out.glob("*/run.json")}
+
+    def is_experiment(self, name: str) -> bool:
+        """Whether a name is an experiment's, and not that of a run that is there."""
+        return name not in self.known() and is_experiment(name, self.shelf)
+
+    def runs(self, experiment: str) -> tuple[list[str], int]:
+        """Those runs of an experiment that are there, and how many it has; its images need not be on this machine. BadInput where there is
+        none."""
+        sets = [*(self.sets or []), *([f"data.limit={self.limit}"] if self.limit else [])]
+        wanted, known = configs_of(experiment, self.preset, sets, self.shelf, resolved=False), self.known()
+        found = [run for run in wanted if run in known]
+        if not found:
+            raise BadInput(f"{self.out} holds no run of the experiment '{experiment}'; run: {self.command(experiment)}.")
+        return found, len(wanted)
+
+    def command(self, experiment: str) -> str:
+        """What makes the runs of an experiment."""
+        words = ["svgbench", "ablate", experiment]
+        words += ["--preset", self.preset] if self.preset != "tiny" else []
+        words += [word for one in self.sets or [] for word in ("--set", one)]
+        words += ["--limit", str(self.limit)] if self.limit else []
+        words += ["--shelf", str(self.shelf)] if self.shelf else []
+        words += ["--out", str(self.out)] if self.out != Path("runs") else []
+        return shlex.join(words)
