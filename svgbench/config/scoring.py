@@ -152,6 +152,7 @@ class Scores(Part):
     """Bootstrap resamples behind each interval."""
     probe: Probe = Probe()
     segmentation: Segmentation = Segmentation()
+    depth: Depth = Depth()
 
     @model_validator(mode="after")
     def _two_extractors(self) -> Scores:
@@ -160,4 +161,3 @@ class Scores(Part):
         if self.second_extractor is None and self.second_extractor_weights is not None:
             raise ValueError("second_extractor_weights needs second_extractor; name the network that the file is of")
         return self
-    depth: Depth = Depth()
