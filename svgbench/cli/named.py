@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Annotated
 import typer
 
 from svgbench.cli.cells import configs_of, is_experiment
+from svgbench.config.grid import cells, load_experiment
+from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
+from svgbench.tables.report import group_name
+
+DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
+"""What stands in a run's name for settings that are too many to name."""
 
 Preset = Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="The fields it was run with: a.b=c. Repeatable.", metavar="A.B=C")]
@@ -37,14 +44,26 @@ class Named:
         return name not in self.known() and is_experiment(name, self.shelf)
 
     def runs(self, experiment: str) -> tuple[list[str], int]:
-        """Those runs of an experiment that are there, and how many it has; its images need not be on this machine. BadInput where there is
-        none."""
-        sets = [*(self.sets or []), *([f"data.limit={self.limit}"] if self.limit else [])]
-        wanted, known = configs_of(experiment, self.preset, sets, self.shelf, resolved=False), self.known()
+        """Those runs of an experiment that are there, and how many it has; BadInput where there is none."""
+        wanted, known = self._configs(experiment), self.known()
         found = [run for run in wanted if run in known]
         if not found:
             raise BadInput(f"{self.out} holds no run of the experiment '{experiment}'; run: {self.command(experiment)}.")
         return found, len(wanted)
+
+    def cells(self, experiment: str) -> dict[str, str]:
+        """Row of a table -> the name its cell has in the experiment's file, for runs named by a digest; none where cells are one run."""
+        runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
+        found: dict[str, str] = {}
+        for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
+            if DIGEST.search(run) and cell:
+                found |= {run: cell, group_name(run): group_name(cell)}
+        return found
+
+    def _configs(self, experiment: str) -> dict[str, RunConfig]:
+        """The experiment's runs; its images need not be on this machine."""
+        sets = [*(self.sets or []), *([f"data.limit={self.limit}"] if self.limit else [])]
+        return configs_of(experiment, self.preset, sets, self.shelf, resolved=False)
 
     def command(self, experiment: str) -> str:
         """What makes the runs of an experiment."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -41,16 +42,16 @@ def report(
     shelf: Shelf = None,
 ) -> None:
     """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
-    names, grid = None, None
+    names, grid, cells = None, None, None
     if name is not None:
         named = Named(out, preset, sets, limit, shelf)
         if named.is_experiment(name):
-            (names, wanted), grid = named.runs(name), name
+            (names, wanted), grid, cells = named.runs(name), name, named.cells(name)
             if len(names) < wanted:
                 sys.stderr.write(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}\n")
         else:
             names = [name]  # collect() answers with the closest names
-    show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, to=to)
+    show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, to=to, cells=cells)
 
 
 def show(
@@ -61,8 +62,10 @@ def show(
     grid: str | None = None,
     layouts: list[Layout] | None = None,
     to: Path | None = None,
+    cells: Mapping[str, str] | None = None,
 ) -> None:
-    """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures."""
+    """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
+    ``cells``: what stands for people behind the names of rows."""
     records = collect(out, names)
     if format is Format.json:
         deliver(json.dumps([row for record in records for row in record.scores], indent=1) + "\n", to)
@@ -70,6 +73,8 @@ def show(
     tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [])
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
+    if format is not Format.csv:
+        _name_cells(tables, cells or {})
     if format is Format.html:
         deliver(report_page(tables, records, out, title=f"svgbench: {grid or ', '.join((names or [])[:3]) or out.name}"), to)
     elif to is not None:
@@ -80,6 +85,14 @@ def show(
         for record in records[:12]:
             if (record.place / "overview.png").exists():
                 sys.stdout.write(f"picture: {record.place / 'overview.png'}\n")
+
+
+def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
+    """Writes the cells' names behind those of rows, also of rows that say more than a run's name."""
+    for table in tables:
+        for row in table.rows:
+            name, comma, more = row[0].partition(", ")
+            row[0] = f"{name} ({cells[name]}){comma}{more}" if name in cells else row[0]
 
 
 def tables_for(records: list[RunRecord], layouts: list[Layout]) -> list[Table]:

@@ -19,6 +19,9 @@ from svgbench.lab.store import Store, locked
 from svgbench.stages import graph
 from svgbench.world.files import guarded, write_atomic
 
+ROWS = 1
+"""Version of a row of a run's ``scores.json``; raise it when rows say more or otherwise, so that finished runs are written anew."""
+
 
 @contextmanager
 def owned(out: Path, run: Run) -> Iterator[Path]:
@@ -32,21 +35,23 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
 
 def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:
     """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. What says the same
-    already is left as it is."""
+    already, by the digests in manifests, is left as it is, its scores unread."""
     store = Store(out / "store")
     finished = finished or Finished(plan, store)
     place = out / run.name
     card = cards.find(run.config.encoder.card, run.config.preset, extra)
-    rows, stages, failures, picture = _found(plan, run, store, outcome, finished, card)
+    scored, stages, failures, picture = _found(plan, run, store, outcome, finished)
     config = run.config.model_dump(mode="json")
+    behind = [[node.key, node.cell, manifest.files["scores.json"]] for node, manifest in scored]
     content = {
         "run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures,
-        "config": digest(config), "scores": digest(rows),
+        "config": digest(config), "scores": digest([ROWS, behind]),
     }  # fmt: skip
     names = ["config.yaml", "scores.json", "run.json", *(["overview.png"] if picture else [])]
     with guarded(place):
         if all((place / name).is_file() for name in names) and _says(place / "run.json", content):
             return
+        rows = _rows(run, card, store, scored, stages)
         place.mkdir(parents=True, exist_ok=True)
         (place / "run.json").unlink(missing_ok=True)  # what follows is of another state until it is written again
         write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
@@ -70,10 +75,10 @@ def _indented(content: Any) -> bytes:
 
 
 def _found(
-    plan: Plan, run: Run, store: Store, outcome: Outcome, finished: Finished, card: cards.EncoderCard
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str], Path | None]:
-    """What a run has: rows of scores, finished stages with their cost, failed stages with their reason, the file of its picture."""
-    rows: list[dict[str, Any]] = []
+    plan: Plan, run: Run, store: Store, outcome: Outcome, finished: Finished
+) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], dict[str, str], Path | None]:
+    """What a run has: nodes with scores, finished stages with their cost, failed stages with their reason, the file of its picture."""
+    scored: list[tuple[Node, Manifest]] = []
     stages = []
     failures = {}
     picture = None
@@ -88,14 +93,21 @@ def _found(
             {"stage": node.stage, "key": key, "cell": node.cell, "seconds": manifest.seconds, "cost": manifest.cost, "host": manifest.host}
         )
         if graph.by_name(node.stage).scores:
-            for score in store.scores(node.stage, key, manifest):
-                rows.append(_row(run, card, node, manifest, score))
+            scored.append((node, manifest))
         if node.stage == "overview":
             picture = store.place(node.stage, key) / "overview.png"
+    return scored, stages, failures, picture
+
+
+def _rows(
+    run: Run, card: cards.EncoderCard, store: Store, scored: list[tuple[Node, Manifest]], stages: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The scores of a run, read from its artifacts."""
+    rows = [_row(run, card, node, own, score) for node, own in scored for score in store.scores(node.stage, node.key, own)]
     trained = next((s["cost"].get("images_seen") for s in stages if s["stage"] == "diffusion"), None)
     for row in rows:
         row["images_seen"] = trained and round(trained * row.pop("trained"))
-    return rows, stages, failures, picture
+    return rows
 
 
 def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: dict[str, Any]) -> dict[str, Any]:

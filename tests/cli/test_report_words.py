@@ -7,6 +7,7 @@ import json
 import pytest
 from fake_runs import gfid, score, write
 
+from svgbench.cli.cells import configs_of
 from svgbench.cli.main import main
 
 
@@ -73,3 +74,17 @@ def test_runs_of_other_settings_and_of_an_own_folder_are_found(tmp_path, capsys)
     assert call(capsys, *words, "--set", "data.limit=8")[0] == 0
     status, _, err = call(capsys, *words, "--preset", "small", "--set", "seed=1")
     assert status == 2 and f"run: svgbench ablate mine --preset small --set seed=1 --shelf {shelf} --out {out}." in err
+
+
+def test_a_run_that_is_named_by_a_digest_is_shown_with_its_cell_s_name(tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(
+        "axes:\n  way:\n    slow: {diffusion.shift: 0.2, sampling.steps: [2, 3]}\n    quick: {diffusion.shift: 0.3}\n  seed: [0, 1]\n"
+    )
+    names = [name for name in configs_of(str(tmp_path / "mine.yaml"), "tiny", None, None, resolved=False) if "shift" not in name]
+    assert len(names) == 2
+    for seed, name in enumerate(names):
+        write(tmp_path / "runs" / name, [score(name.removesuffix(".seed-1"), seed=seed)])
+    words = [tmp_path / "mine.yaml", "--out", tmp_path / "runs"]
+    _, table, _ = call(capsys, *words)
+    assert f"| {names[0]} (slow) " in table and f"| {names[1]} (slow.seed-1) " in table
+    assert "slow" not in call(capsys, *words, "--format", "csv")[1]
