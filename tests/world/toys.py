@@ -9,7 +9,9 @@ import hashlib
 import os
 import signal
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,7 @@ def digest(report: TrainingReport, toy: Toy) -> str:
 
 def in_child(function: Callable[[], Any], *, failpoint: str | None = None, kill_after: float | None = None, **environ: str) -> int:
     """Exit status of ``function`` in a forked child: an error's own, 99 for any other, -9 when killed (at a failpoint or after seconds)."""
+    listening, told = os.pipe()
     child = os.fork()
     if child == 0:
         status = 99
@@ -115,12 +118,19 @@ def in_child(function: Callable[[], Any], *, failpoint: str | None = None, kill_
             status = 0
         except SvgbenchError as error:
             status = error.exit_status
+        except BaseException:  # the parent says what it was: pytest shows a failed test's standard error
+            os.write(told, traceback.format_exc().encode()[-4000:])
         finally:
             os._exit(status)
+    os.close(told)
     if kill_after is not None:
         time.sleep(kill_after)
         os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.set_blocking(listening, False)  # a process that the child left behind may hold the other end
+    with os.fdopen(listening, "rb") as pipe:
+        sys.stderr.write((pipe.read() or b"").decode())
+    return status
 
 
 def in_ranks(world: int, function: Callable[[], Any], *, failpoints: dict[int, str] | None = None) -> list[int]:
