@@ -38,11 +38,13 @@ def configs_of(
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
     seen: dict[str, str] = {}
+    plains: dict[str, RunConfig] = {}
+    shared = settings_of(loaded, shelf, with_preset=False)
     cell_of: dict[str, str] = {}
     for axis, value in repeated(loaded):
         sys.stderr.write(f"the axis '{axis}' names {value} twice; it runs once.\n")
     for cell, settings in cells(loaded, shelf).items():
-        own = merge(settings_of(loaded, shelf, with_preset=False), settings)
+        own = merge(shared, settings)
         try:
             drafted = build(merge(own, over), preset=preset, extra=shelf)
             _check_judges(drafted)
@@ -58,7 +60,7 @@ def configs_of(
             place = [preset] if preset != "tiny" and not fixed else []
             name = ".".join(_file_name(part) for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:
-            name = run_name(config, shelf)
+            name = run_name(config, shelf, plains)
         if name in configs:  # the same letters once they fit a file's name
             name += f".{digest(cell)[:6]}"
         configs[name] = config

@@ -16,7 +16,7 @@ from svgbench.config import cards
 from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
-from svgbench.config.records import digest
+from svgbench.config.records import canonical, digest
 from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
 from svgbench.errors import BadConfig, UnknownName, unknown
 from svgbench.shelf import entries, folder, read_yaml, state_of
@@ -336,12 +336,12 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective ddpm; leave it off.")
 
 
-def run_name(config: RunConfig, extra: Path | None = None) -> str:
+def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, RunConfig] | None = None) -> str:
     """A short name that says what is special about a run: ``dinov3-tiny.no-align.shift-0.5.seed-1``; two or fewer settings beyond those
-    are named, more are told apart by six digits of their digest."""
+    are named, more are told apart by six digits of their digest. ``plains``: plain runs that other cells were held against."""
     autoencoder = config.autoencoder
     parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
-    told: dict[str, Any] = {"seed": config.seed, "encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
+    told: dict[str, Any] = {"encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
     if cards.find(config.encoder.card, config.preset, extra).kind == "features":
         told["autoencoder"] = {"align": autoencoder.align}
         if autoencoder.residual.channels == 0:
@@ -353,7 +353,10 @@ def run_name(config: RunConfig, extra: Path | None = None) -> str:
             parts.append(f"align-{autoencoder.align}")
     if config.preset != "tiny":
         parts.append(config.preset)
-    plain = build(told, preset=config.preset, extra=extra)
+    plains, asked = {} if plains is None else plains, canonical([config.preset, told])
+    if asked not in plains:
+        plains[asked] = build(told, preset=config.preset, extra=extra)
+    plain = plains[asked].model_copy(update={"seed": config.seed})
     if config.data.limit:
         parts.append(f"limit-{config.data.limit}")
     return ".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])])

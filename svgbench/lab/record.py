@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import from_json
 
 from svgbench.config import cards
 from svgbench.config.records import Manifest, Protocol, digest
@@ -64,7 +65,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
 def _says(path: Path, content: dict[str, Any]) -> bool:
     """Whether a JSON file says this already."""
     try:
-        return json.dumps(json.loads(path.read_bytes())) == json.dumps(content)
+        return json.dumps(from_json(path.read_bytes())) == json.dumps(content)
     except ValueError:
         return False
 

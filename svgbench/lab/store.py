@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from svgbench.config.records import STORE_FORMAT, Manifest
 from svgbench.errors import BrokenArtifact, Occupied
@@ -53,7 +54,7 @@ class Store:
         path = place / "manifest.json"
         try:
             with guarded(path):
-                content = json.loads(path.read_text())
+                content = from_json(path.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:

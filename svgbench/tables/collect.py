@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic_core import from_json
 
 from svgbench.errors import BadInput, BrokenArtifact, unknown
 
@@ -56,7 +56,7 @@ def collect(out: Path, names: list[str] | None = None) -> list[RunRecord]:
             raise unknown("run", name, found)
         place = found[name]
         try:
-            about, scores = (json.loads((place / f).read_text()) for f in ("run.json", "scores.json"))
+            about, scores = (from_json((place / f).read_bytes()) for f in ("run.json", "scores.json"))
         except (OSError, ValueError) as error:
             raise BrokenArtifact(f"{place}: its records cannot be read ({error}); run its command again to write them anew.") from None
         if any("protocol_fields" not in row for row in scores):

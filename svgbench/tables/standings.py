@@ -6,7 +6,9 @@ in which a table's rows differ by design, which are shown in each row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from svgbench.config.records import Protocol, canonical
@@ -62,7 +64,13 @@ def standings(
 
 def _same(score: dict[str, Any], by_design: Sequence[str]) -> str:
     """What two scores must share to stand in one column."""
-    return canonical({k: v for k, v in flat(score["protocol_fields"]).items() if k not in (*TITLED, *by_design)})
+    return _shared(canonical(score["protocol_fields"]), tuple(by_design))
+
+
+@lru_cache(maxsize=10_000)
+def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
+    """The fields of a protocol (canonical JSON) that a column's scores share: thousands of scores have few protocols."""
+    return canonical({k: v for k, v in flat(json.loads(protocol)).items() if k not in (*TITLED, *by_design)})
 
 
 def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
