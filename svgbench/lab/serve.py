@@ -20,6 +20,8 @@ from svgbench.lab.store import Store
 from svgbench.stages import graph
 
 OCCUPIED_SECONDS = 2.0
+PORTS = 20_000
+"""A job's machines meet at this port or one of as many above it, by the job's number: two jobs may share a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,9 @@ class Bench:
     micro_batch: int | None = None
     compile: bool = False
     ranks: int = 1
-    """Processes of a torchrun for the stages that know how to share their work."""
+    """Processes of a torchrun for the stages that know how to share their work, on each machine."""
+    machines: int = 1
+    """Machines of a SLURM job over which that torchrun goes; this process is started on each of them."""
     patience: float = 0.0
     """Seconds to wait for a node that another process works on before it is reported as occupied."""
 
@@ -40,7 +44,8 @@ class Bench:
         """The options of ``svgbench node``."""
         words = ["--out", str(Path(self.out).absolute()), "--device", self.device]
         words += ["--ranks", str(self.ranks), "--patience", f"{self.patience:g}"]
-        for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch)):
+        machines = self.machines if self.machines > 1 else None
+        for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch), ("--machines", machines)):
             words += [name, str(value)] if value is not None else []
         return words + (["--compile"] if self.compile else [])
 
@@ -62,6 +67,8 @@ class Worker:
         )  # fmt: skip
         self._main = runtime.is_main
         self._alone = runtime.world == 1
+        self._spread = bench.machines > 1 and self._alone
+        self._machine = int(os.environ["SLURM_NODEID"]) if self._spread else 0
         self._executor = Executor(self._nodes, Store(Path(bench.out) / "store"), runtime, _silent, noted=True)
 
     def work(self, key: str) -> Report:
@@ -70,9 +77,12 @@ class Worker:
             raise SvgbenchError(f"{self._plan} has no node {key[:12]}; run 'svgbench ablate' again.")
         report = self._unready(key) if self._alone else None
         if report is None:
-            shared = self._alone and self._bench.ranks > 1 and graph.by_name(self._nodes[key].stage).ranks == "all"
-            report = self._apart(key) if shared else self._here(key)
-        if self._main:
+            several = self._bench.ranks * self._bench.machines > 1
+            if self._alone and several and graph.by_name(self._nodes[key].stage).ranks == "all":
+                report = self._apart(key)
+            else:  # of several machines the first works, and the others are not needed
+                report = self._here(key) if self._machine == 0 else Report(key, "found")
+        if self._main and self._machine == 0:
             write_report(self._plan, report)
         return report
 
@@ -105,10 +115,14 @@ class Worker:
                 return Report(key, "failed", SvgbenchError(fault))
 
     def _apart(self, key: str) -> Report:
-        """The node under torchrun; a signal to this process goes on to its ranks, whose work is saved before it ends."""
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(self._bench.ranks)]
-        command = replace(self._bench, ranks=1).command(self._plan, [key])
-        clear_report(self._plan, key)
+        """The node under torchrun; a signal to this process goes on to its ranks, whose work is saved before it ends. Of several machines
+        each starts its own ranks, and the first, which has the main one, reports."""
+        bench = self._bench
+        place = _meeting(bench, self._machine) if self._spread else ["--standalone"]
+        start = ["-m", "torch.distributed.run", "--nproc-per-node", str(bench.ranks), *place]
+        command = replace(bench, ranks=1, machines=1).command(self._plan, [key])
+        if self._machine == 0:
+            clear_report(self._plan, key)
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen([command[0], *start, *command[1:]], stderr=said, stdout=said)
             try:
@@ -120,11 +134,21 @@ class Worker:
             said.seek(0)
             words = said.read().decode(errors="replace").strip()
         sys.stderr.write(words + "\n" if words else "")
-        report = read_report(self._plan, key)
+        report = read_report(self._plan, key) if self._machine == 0 else Report(key, "found") if status == 0 else None
         if report is None:
             lines = words.splitlines() or ["without a word"]
-            return Report(key, "failed", SvgbenchError(f"torchrun of {self._bench.ranks} ranks ended with status {status}: {lines[-1]}"))
+            ranks = bench.ranks * bench.machines
+            return Report(key, "failed", SvgbenchError(f"torchrun of {ranks} ranks ended with status {status}: {lines[-1]}"))
         return report
+
+
+def _meeting(bench: Bench, machine: int) -> list[str]:
+    """Words of torchrun: how the machines of a SLURM job find each other, at the first of them."""
+    from submitit.slurm.slurm import SlurmJobEnvironment
+
+    port = PORTS + int(os.environ["SLURM_JOB_ID"]) % PORTS
+    place = ["--master-addr", SlurmJobEnvironment().hostnames[0], "--master-port", str(port)]
+    return ["--nnodes", str(bench.machines), "--node-rank", str(machine), *place]
 
 
 def _silent(sentence: str) -> None:

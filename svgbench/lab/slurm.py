@@ -8,6 +8,7 @@ is a list of words. A job at its time limit, or preempted, saves its work and is
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -72,6 +73,13 @@ class Command(Checkpointable):
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
+def _machines(asked: Any) -> int:
+    """How many machines ``--sbatch nodes=N`` asks for."""
+    if not str(asked).isdecimal() or int(asked) < 1:
+        raise BadInput(f"--sbatch nodes={asked}: give how many machines share a training, such as nodes=2.")
+    return int(asked)
+
+
 class SlurmJobs:
     """Array jobs in the queue of this machine's cluster; ``cluster="local"`` is submitit's executor of this machine, for tests."""
 
@@ -85,8 +93,8 @@ class SlurmJobs:
             raise BadInput("--engine slurm needs sbatch, which is not on this machine; run the command on a machine that submits to SLURM.")
         self.ahead = cluster == "slurm"
         self._plan, self._out, self._say, self._cluster = plan, out.absolute() / "slurm", say, cluster
-        self._bench = replace(bench, patience=PATIENCE_SECONDS)
         self._sbatch = dict(sbatch or {})
+        self._bench = replace(bench, patience=PATIENCE_SECONDS, machines=_machines(self._sbatch.pop("nodes", 1)))
         self._held: dict[str, dict[str, Any]] = {}
         self._local: dict[str, Any] = {}
         self._queue: dict[str, str] = {}
@@ -103,10 +111,10 @@ class SlurmJobs:
                 new.append(node)
             else:
                 self._held[node.key] = entry
-        for networks in (True, False):
-            kind = [node for node in new if graph.by_name(node.stage).networks == networks]
+        for networks, ranks in itertools.product((True, False), ("all", "one")):
+            kind = [node for node in new if (graph.by_name(node.stage).networks, graph.by_name(node.stage).ranks) == (networks, ranks)]
             for start in range(0, len(kind), ARRAY):
-                self._array(kind[start : start + ARRAY], networks)
+                self._array(kind[start : start + ARRAY], networks, shared=ranks == "all")
 
     def poll(self, seconds: float) -> list[Report]:
         end = time.monotonic() + seconds
@@ -142,12 +150,11 @@ class SlurmJobs:
         """What SLURM goes on with, in words."""
         return f"{len(self._held)} jobs are SLURM's ({', '.join(self._arrays(self._held))})"
 
-    def _array(self, nodes: list[Node], networks: bool) -> None:
-        if not nodes:
-            return
+    def _array(self, nodes: list[Node], networks: bool, *, shared: bool) -> None:
         executor = submitit.AutoExecutor(folder=self._out / "logs", cluster=self._cluster, slurm_max_num_timeout=1000)
-        executor.update_parameters(**self._parameters(nodes, networks))
-        commands = [Command(self._bench.command(self._plan, [node.key])) for node in nodes]
+        executor.update_parameters(**self._parameters(nodes, networks, shared=shared))
+        bench = self._bench if shared else replace(self._bench, machines=1)
+        commands = [Command(bench.command(self._plan, [node.key])) for node in nodes]
         try:
             with executor.batch():
                 jobs = [executor.submit(command) for command in commands]
@@ -162,8 +169,8 @@ class SlurmJobs:
         self._queue |= {job.job_id: "PENDING" for job in jobs}
         self._say(f"{len(nodes)} of {', '.join(sorted({node.stage for node in nodes}))}: job {jobs[0].job_id.partition('_')[0]}")
 
-    def _parameters(self, nodes: list[Node], networks: bool) -> dict[str, Any]:
-        """What sbatch is asked for: GPUs where networks compute, and the arrays of the inputs before."""
+    def _parameters(self, nodes: list[Node], networks: bool, *, shared: bool) -> dict[str, Any]:
+        """What sbatch is asked for: GPUs where networks compute, machines that share a node, and the arrays of the inputs before."""
         ranks = self._bench.ranks
         wanted: dict[str, Any] = {"timeout_min": MINUTES, "name": f"svgbench-{nodes[0].stage}"}
         if networks and self._bench.device != "cpu":
@@ -175,6 +182,8 @@ class SlurmJobs:
         known = submitit.SlurmExecutor._valid_parameters()
         more: dict[str, Any] = {"requeue": True}
         wanted["slurm_signal_delay_s"] = SIGNAL_SECONDS
+        if shared and self._bench.machines > 1:
+            wanted |= {"slurm_nodes": self._bench.machines, "slurm_ntasks_per_node": 1}
         for name, value in self._sbatch.items():
             plain = name.replace("-", "_")
             if plain in ("time", "gpus_per_node", "cpus_per_task"):

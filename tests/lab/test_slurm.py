@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +15,7 @@ from grids import digests, grid_file, numbers
 
 from svgbench.cli.cells import configs_of
 from svgbench.errors import BadInput
-from svgbench.lab.orders import report_file, write_plan, write_report
+from svgbench.lab.orders import read_report, report_file, write_plan, write_report
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Report, Walk, Watch
@@ -44,10 +45,40 @@ def test_sbatch_is_asked_for_gpus_where_networks_compute_and_to_wait_for_the_inp
     engine = jobs(tmp_path, sbatch={"partition": "gpu", "time": "90", "reservation": "mine"})
     engine._held["a" * 64] = {"job": "12_3", "plan": str(engine._plan), "log": ""}
     node = Node("autoencoder", "b" * 64, {}, {}, {"images": "a" * 64})
-    asked = engine._parameters([node], networks=True)
+    asked = engine._parameters([node], networks=True, shared=True)
     assert asked["gpus_per_node"] == 2 and asked["cpus_per_task"] == 8 and asked["slurm_partition"] == "gpu" and asked["slurm_time"] == "90"
     assert asked["slurm_additional_parameters"] == {"requeue": True, "reservation": "mine", "dependency": "afterany:12"}
-    assert "gpus_per_node" not in engine._parameters([node], networks=False)
+    assert "gpus_per_node" not in engine._parameters([node], networks=False, shared=False) and "slurm_nodes" not in asked
+
+
+def test_several_machines_are_asked_for_where_they_share_a_node(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    engine = jobs(tmp_path, sbatch={"nodes": "3"})
+    node = Node("autoencoder", "b" * 64, {}, {}, {})
+    asked = engine._parameters([node], networks=True, shared=True)
+    assert (asked["slurm_nodes"], asked["slurm_ntasks_per_node"], asked["gpus_per_node"]) == (3, 1, 2)
+    assert "slurm_nodes" not in engine._parameters([node], networks=True, shared=False)
+    assert engine._bench.words()[-2:] == ["--machines", "3"]
+    with pytest.raises(BadInput, match="nodes=2-4: give how many machines"):
+        jobs(tmp_path, sbatch={"nodes": "2-4"})
+
+
+@pytest.mark.slow
+def test_two_machines_of_a_job_share_a_node_and_the_first_reports(tmp_path):
+    """Two processes of this machine stand for them: what tells them apart is what SLURM leaves in their environment."""
+    config = configs_of(str(grid_file(tmp_path)), "tiny", None, None)
+    plan, out = make_plan(dict([next(iter(config.items()))])), tmp_path / "runs"
+    wanted = {node.stage: key for key, node in plan.nodes.items() if node.stage in ("images", "originals")}
+    file = write_plan(plan.nodes, wanted.values(), out / "slurm" / "plans")
+    bench = Bench(out=str(out), device="cpu", threads=1, machines=2)
+    for key in wanted.values():
+        job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost"}
+        places = [{**os.environ, **job, "SLURM_NODEID": str(number)} for number in range(2)]
+        assert [process.wait(120) for process in [subprocess.Popen(bench.command(file, [key]), env=env) for env in places]] == [0, 0]
+        assert read_report(file, key).state == "ran"
+    store = Store(out / "store")
+    assert store.manifest("images", wanted["images"]).host["ranks"] == 1  # a stage that is one process's work
+    assert store.manifest("originals", wanted["originals"]).host["ranks"] == 2
 
 
 def test_a_job_of_an_earlier_command_is_found_again_and_reported_once(tmp_path, monkeypatch):
