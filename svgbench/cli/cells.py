@@ -12,11 +12,14 @@ from svgbench.config.grid import build, cells, changes, load_experiment, place_o
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
-from svgbench.errors import BadInput, UnknownName, unknown
+from svgbench.errors import BadConfig, BadInput, UnknownName, unknown
 from svgbench.lab.plan import resolve
 from svgbench.metrics import judges
 from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
+
+DEFAULT_PRESET = "tiny"
+"""Where none is given."""
 
 
 def configs_of(
@@ -34,6 +37,8 @@ def configs_of(
         return {run_name(config, shelf): config}
     loaded = load_experiment(experiment, shelf)
     fixed = preset_of(loaded, shelf)
+    if fixed and preset not in (fixed, DEFAULT_PRESET):
+        raise BadConfig(f"--preset {preset}: '{experiment}' stands on the preset {fixed}; leave --preset out, or give another experiment.")
     preset = fixed or preset
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}

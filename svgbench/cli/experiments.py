@@ -9,21 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.cells import configs_of, is_experiment
+from svgbench.cli.cells import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.cli.reports import show
 from svgbench.cli.walk import is_main, walk
 from svgbench.config.grid import build, load_experiment, preset_of, run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
-
-DEFAULT = "tiny"
-"""The preset where none is given."""
 
 Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
@@ -51,7 +47,7 @@ def run(
     align: Annotated[str | None, typer.Option("--align", help="none, batch, frozen, channel or whiten.")] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
-    preset: Preset = DEFAULT,
+    preset: Preset = DEFAULT_PRESET,
     data: Data = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="The encoder's weights, a file of an official release.")] = None,
     out: Out = Path("runs"),
@@ -89,7 +85,7 @@ def run(
 def ablate(
     experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, or a YAML file.")],
     out: Out = Path("runs"),
-    preset: Preset = DEFAULT,
+    preset: Preset = DEFAULT_PRESET,
     data: Data = None,
     sets: Set = None,
     limit: Limit = None,
@@ -111,7 +107,7 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = make_plan(_configs(experiment, preset, _limited(sets, limit), shelf, data), shelf)
+    plan_ = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf, data=data), shelf)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
     if outcome.left:
@@ -129,7 +125,7 @@ def ablate(
 def plan(
     experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, a YAML file, or an encoder (as in run --encoder).")],
     out: Out = Path("runs"),
-    preset: Preset = DEFAULT,
+    preset: Preset = DEFAULT_PRESET,
     data: Data = None,
     sets: Set = None,
     limit: Limit = None,
@@ -144,7 +140,7 @@ def plan(
 
     store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     try:
-        plan_ = make_plan(_configs(experiment, preset, _limited(sets, limit), shelf, data), shelf)
+        plan_ = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf, data=data), shelf)
     except (BadData, BadWeights) as error:
         stood_on = (preset_of(about, shelf) if about else None) or preset
         if stood_on == "tiny":
@@ -157,14 +153,6 @@ def plan(
     table = plan_table(f"Plan of {experiment}", plan_, made, estimates(plan_, shelf), pace)
     table.notes += [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
     table_of(table)
-
-
-def _configs(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> dict[str, RunConfig]:
-    """The runs of an experiment; refuses another preset than the one that it stands on."""
-    fixed = preset_of(load_experiment(experiment, shelf), shelf) if is_experiment(experiment, shelf) else None
-    if fixed and preset not in (fixed, DEFAULT):
-        raise BadConfig(f"--preset {preset}: '{experiment}' stands on the preset {fixed}; leave --preset out, or give another experiment.")
-    return configs_of(experiment, preset, sets, shelf, data=data)
 
 
 def _sbatch(words: list[str]) -> dict[str, str]:

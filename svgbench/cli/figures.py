@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import table_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
 from svgbench.cli.walk import work_here
@@ -31,7 +32,7 @@ def figures(
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
     to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
-    preset: Preset = "tiny",
+    preset: Preset = DEFAULT_PRESET,
     sets: Set = None,
     limit: Limit = None,
     shelf: Shelf = None,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.cells import configs_of, is_experiment
+from svgbench.cli.cells import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.config.grid import cells, load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
@@ -30,7 +30,7 @@ class Named:
     """How an experiment was run, and where its runs are."""
 
     out: Path
-    preset: str = "tiny"
+    preset: str = DEFAULT_PRESET
     sets: list[str] | None = None
     limit: int | None = None
     shelf: Path | None = None
@@ -68,7 +68,7 @@ class Named:
     def command(self, experiment: str) -> str:
         """What makes the runs of an experiment."""
         words = ["svgbench", "ablate", experiment]
-        words += ["--preset", self.preset] if self.preset != "tiny" else []
+        words += ["--preset", self.preset] if self.preset != DEFAULT_PRESET else []
         words += [word for one in self.sets or [] for word in ("--set", one)]
         words += ["--limit", str(self.limit)] if self.limit else []
         words += ["--shelf", str(self.shelf)] if self.shelf else []

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
 from svgbench.errors import BadInput
@@ -36,7 +37,7 @@ def report(
         str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
-    preset: Preset = "tiny",
+    preset: Preset = DEFAULT_PRESET,
     sets: Set = None,
     limit: Limit = None,
     shelf: Shelf = None,

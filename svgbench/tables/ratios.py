@@ -53,6 +53,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     if not found:
         return None
     base = next((curve for curve in found if curve.is_of(baseline)), found[0])
+    absent = [] if base.is_of(baseline) else [f"no run here is of '{baseline}', the baseline asked for; {base.name} stands in its place"]
     what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
     hours = base.over == "images_seen"
     columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]
@@ -66,6 +67,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     table.notes = [
         f"computed from the curves in the last column ({what}: gFID), linear in log {what} between measured points{steps}",
         "× is the baseline's number over the run's, at the same gFID and seed: above 1 the run needs fewer",
+        *absent,
         *_spread(found),
         *(["hours: those of the diffusion stage per image seen, times the images; " + _devices(found)] if hours else []),
         *notes,

@@ -92,7 +92,7 @@ def test_a_data_set_of_a_score_that_is_not_there_is_placed_at_set(capsys, tmp_pa
 
 
 def test_another_preset_than_the_experiment_s_own_is_refused(capsys, tmp_path):
-    for words in (["plan", "smoke"], ["ablate", "tiny"]):
+    for words in (["plan", "smoke"], ["ablate", "tiny"], ["report", "smoke"], ["figures", "smoke"]):
         with pytest.raises(SystemExit) as exit_:
             main([*words, "--preset", "small", "--out", str(tmp_path / "runs")])
         assert exit_.value.code == 2 and "--preset small: " in (err := capsys.readouterr().err) and "stands on the preset tiny;" in err

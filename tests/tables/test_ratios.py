@@ -90,6 +90,13 @@ def test_two_scales_of_guidance_are_not_held_against_each_other(tmp_path):
     assert {row[0]: row[2:4] for row in table.rows}["a"] == ["other protocol", "-"]
 
 
+def test_a_baseline_that_is_not_there_is_said_with_what_stands_in_its_place(tmp_path):
+    found = curves(grid(tmp_path, base=[[40.0, 30.0, 20.0]], quick=[[30.0, 20.0, 10.0]]), "steps")
+    notes = {word: ratio_table(found, baseline=word).notes for word in ("va-vae", "sd-vae")}
+    assert "no run here is of 'va-vae', the baseline asked for; base stands in its place" in notes["va-vae"]
+    assert not any("asked for" in note for note in notes["sd-vae"])
+
+
 def test_a_baseline_that_does_not_reach_a_target_gives_no_ratio(tmp_path):
     table = table_of(grid(tmp_path, base=[[40.0, 20.0]], a=[[30.0, 10.0]]), targets=[12.0])
     assert {row[0]: row[2:4] for row in table.rows if row[1] == "12"}["a"][1] == "baseline: not reached"
