@@ -110,7 +110,8 @@ def _cell(table: Table, column: int, text: str) -> str:
     value = text.value if isinstance(text, Cell) else leading(text) if table.is_numeric(column) else None
     data = "" if value is None else f' data-value="{value!r}"'
     if column == 0:
-        return f'<th scope="row">{_marked(text)}</th>'
+        name = re.sub(r"(?<=\w)([.-])(?=[A-Za-z])", r"\1<wbr>", _marked(text))  # a run's name breaks between its words
+        return f'<th scope="row">{name}</th>'
     classes = [*(["num"] if table.is_numeric(column) else []), *([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")
