@@ -89,7 +89,7 @@ class EpsilonModel(nn.Module):
     def __init__(self, sit: SiT) -> None:
         super().__init__()
         self.sit, self.chain = sit, Chain()
-        self.channels, self.grid, self.classes = sit.channels, sit.grid, sit.classes
+        self.channels, self.grid, self.patch, self.classes = sit.channels, sit.grid, sit.patch, sit.classes
 
     def forward(self, x: Tensor, timestep_index: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
         """All that the network says, [B, C, h, w] or [B, 2C, h, w]; with ``tap`` k also the tokens after k blocks."""

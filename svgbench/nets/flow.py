@@ -71,7 +71,7 @@ class DataModel(nn.Module):
     def __init__(self, sit: SiT) -> None:
         super().__init__()
         self.sit = sit
-        self.channels, self.grid, self.classes = sit.channels, sit.grid, sit.classes
+        self.channels, self.grid, self.patch, self.classes = sit.channels, sit.grid, sit.patch, sit.classes
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
         """As ``SiT``."""

@@ -17,22 +17,26 @@ MEASURED = "a node that exists shows the time it took and the disk it holds."
 
 
 def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> Table:
-    """One row a node; ``made``: the manifests of those that exist, by key."""
-    users = {key: sum(key in run.nodes for run in plan.runs) for key in plan.nodes}
+    """One row a node, with the run it is for, or how many; ``made``: the manifests of those that exist, by key."""
+    users: dict[str, list[str]] = {key: [] for key in plan.nodes}
+    for run in plan.runs:
+        for key in run.nodes:
+            users[key].append(run.name)
     rows = []
     for key, node in plan.nodes.items():
         estimate, manifest = found.nodes[key], made.get(key)
         seconds = manifest.seconds if manifest else pace.seconds(estimate, node.stage)
         kept = sum(manifest.sizes.values()) if manifest else estimate.kept
         state = "exists" if manifest else "to run"
-        rows.append([node.stage, cell_text(node.cell), key[:12], str(users[key]), state, *_figures(estimate.flops, seconds, kept)])
+        used = users[key][0] if len(users[key]) == 1 < len(plan.runs) else str(len(users[key]))
+        rows.append([node.stage, cell_text(node.cell), key[:12], used, state, *_figures(estimate.flops, seconds, kept)])
     open_ = {key: estimate for key, estimate in found.nodes.items() if key not in made}
-    shared = [key for key, count in users.items() if count > 1]
+    shared = [key for key, names in users.items() if len(names) > 1]
     runs = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
     notes = [f"{runs}, {len(plan.nodes)} nodes, {len(made)} exist, {len(open_)} to run."]
     notes += [MEASURED] if made else []
     if shared:
-        notes.append(f"{len(shared)} nodes serve several runs: {sum(users.values())} uses of {len(plan.nodes)} nodes.")
+        notes.append(f"{len(shared)} nodes serve several runs: {sum(map(len, users.values()))} uses of {len(plan.nodes)} nodes.")
     if open_:
         notes += totals([(plan.nodes[key].stage, estimate) for key, estimate in open_.items()], pace)
     return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.said])

@@ -27,7 +27,7 @@ def test_a_plan_prints_work_time_disk_and_who_shares_a_node(tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text("base: smoke\naxes:\n  diffusion.shift: [0.5, 1.0]\n")
     text = said(capsys, "plan", str(grid), "--out", str(tmp_path / "runs"))
-    assert row(text, "autoencoder")[3:5] == ["2", "to run"] and row(text, "diffusion")[3] == "1"
+    assert row(text, "autoencoder")[3:5] == ["2", "to run"] and row(text, "diffusion")[3].startswith("dinov3-tiny.")
     assert "FLOP" in row(text, "diffusion")[5] and row(text, "samples")[7] == "148 kB"  # 48 of 3 * 32 * 32 bytes and a label
     assert "nodes serve several runs" in text and "planned: " in text and "assumed: this processor" in text
     assert not (tmp_path / "runs").exists()

@@ -239,7 +239,7 @@ def test_logit_normal_times_are_most_often_in_the_middle_and_then_shifted():
 
 def test_predicted_data_is_a_velocity_whose_flow_ends_in_it():
     class Says(torch.nn.Module):
-        channels, grid, classes = 1, 2, 3
+        channels, grid, classes, patch = 1, 2, 3, 1
 
         def forward(self, x, t, labels, tap=None):
             return torch.full_like(x, 3.0)
