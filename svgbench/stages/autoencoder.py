@@ -16,11 +16,11 @@ from svgbench.nets import draws
 from svgbench.nets.critic import Gradients, Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients
 from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
-from svgbench.stages.cost import cost_of
+from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.tokenizers import Cached, blocks, build, describe, open_frozen, to_floats
 from svgbench.world.files import write_atomic
 from svgbench.world.images import ImageSet, open_images
-from svgbench.world.measure import count_flops, gemm_rate
+from svgbench.world.measure import count_flops
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
@@ -176,7 +176,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 
     # what one image costs, and what the machine could do
     flops = _flops(task, part)
-    rate = gemm_rate(device, part.training.precision) * runtime.world
+    rate = product_rate(runtime, part.training.precision)
 
     report = run_training(
         task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="autoencoder"
@@ -187,7 +187,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
         write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, resolution=images.resolution))
-    return cost_of(report, flops, rate, tokenizer)
+    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer)
 
 
 @torch.no_grad()

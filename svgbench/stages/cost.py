@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from svgbench.world.measure import utilisation
+from svgbench.world.measure import gemm_rate, utilisation
+from svgbench.world.runtime import Runtime
 from svgbench.world.training import TrainingReport
+
+
+def product_rate(runtime: Runtime, precision: Literal["fp32", "bf16"]) -> float:
+    """FLOP/s of large matrix products, all processes together. Measured before and after a training: a neighbour on the machine may have
+    been busy at one end, and the better of both is what the machine could do."""
+    return gemm_rate(runtime.torch_device, precision) * runtime.world
 
 
 def cost_of(report: TrainingReport, flops: int, rate: float, network: nn.Module) -> dict[str, Any]:

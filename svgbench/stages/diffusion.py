@@ -17,12 +17,12 @@ from svgbench.nets import ddpm, draws, flow
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.representation import Projector, misalignment
 from svgbench.nets.sit import SiT
-from svgbench.stages.cost import cost_of
+from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
 from svgbench.world.files import write_atomic
 from svgbench.world.images import ImageSet, open_images
-from svgbench.world.measure import count_flops, gemm_rate
+from svgbench.world.measure import count_flops
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
@@ -158,7 +158,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     flops = count_flops(lambda: sum(loss.sum() for loss in task.losses(probe).values()).backward()) // 2
     for module in task.modules.values():
         module.zero_grad(set_to_none=True)
-    rate = gemm_rate(runtime.torch_device, part.training.precision) * runtime.world
+    rate = product_rate(runtime, part.training.precision)
 
     shares = {snapshot(share): share for share in part.snapshots} | ({WEAK: part.weak_share} if part.weak_share else {})
     keep = {file: round(share * part.training.total_images) for file, share in shares.items()}
@@ -169,7 +169,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
         write_atomic(out / "sit.json", describe(sizes, images.classes, objective=part.objective, prediction=part.prediction))
-    return cost_of(report, flops, rate, model)
+    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), model)
 
 
 def describe(sizes: dict[str, Any], classes: list[str], *, objective: str, prediction: str = "velocity") -> bytes:
