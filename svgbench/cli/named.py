@@ -52,11 +52,12 @@ class Named:
         return found, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
-        """Row of a table -> the name its cell has in the experiment's file, for runs named by a digest; none where cells are one run."""
+        """Row of a table -> the name its cell has in the experiment's file, for runs whose own name does not say it; none where cells are
+        one run."""
         runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
         found: dict[str, str] = {}
         for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
-            if DIGEST.search(run) and cell:
+            if cell and (DIGEST.search(run) or group_name(cell) not in group_name(run)):
                 found |= {run: cell, group_name(run): group_name(cell)}
         return found
 

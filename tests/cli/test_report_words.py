@@ -76,15 +76,19 @@ def test_runs_of_other_settings_and_of_an_own_folder_are_found(tmp_path, capsys)
     assert status == 2 and f"run: svgbench ablate mine --preset small --set seed=1 --shelf {shelf} --out {out}." in err
 
 
-def test_a_run_that_is_named_by_a_digest_is_shown_with_its_cell_s_name(tmp_path, capsys):
+def test_a_run_whose_name_does_not_say_its_cell_is_shown_with_it(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(
-        "axes:\n  way:\n    slow: {diffusion.shift: 0.2, sampling.steps: [2, 3]}\n    quick: {diffusion.shift: 0.3}\n  seed: [0, 1]\n"
+        "axes:\n  way:\n    slow: {diffusion.shift: 0.2, sampling.steps: [2, 3]}\n    quick: {diffusion.shift: 0.3}\n"
+        "    no-align: {autoencoder.align: none}\n"
+        "  seed: [0, 1]\n"
     )
-    names = [name for name in configs_of(str(tmp_path / "mine.yaml"), "tiny", None, None, resolved=False) if "shift" not in name]
-    assert len(names) == 2
-    for seed, name in enumerate(names):
-        write(tmp_path / "runs" / name, [score(name.removesuffix(".seed-1"), seed=seed)])
+    runs = list(configs_of(str(tmp_path / "mine.yaml"), "tiny", None, None, resolved=False))
+    names = runs[:2]
+    for number, name in enumerate(runs):
+        write(tmp_path / "runs" / name, [score(name.removesuffix(".seed-1"), seed=number % 2)])
     words = [tmp_path / "mine.yaml", "--out", tmp_path / "runs"]
     _, table, _ = call(capsys, *words)
     assert f"| {names[0]} (slow) " in table and f"| {names[1]} (slow.seed-1) " in table
+    assert f"| {runs[2]} (quick) " in table and runs[2] == "dinov3-tiny.shift-0.3"
+    assert runs[4] == "dinov3-tiny.no-align" and f"| {runs[4]}  " in table  # it says so itself
     assert "slow" not in call(capsys, *words, "--format", "csv")[1]
