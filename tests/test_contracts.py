@@ -18,7 +18,7 @@ OPTIONS = {
     "ablate": {"--out", "--preset", "--data", "--set", "--limit", "--shelf", "--device", "--threads", "--micro-batch", "--compile",
                "--engine", "--slots", "--ranks", "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--data", "--set", "--limit", "--shelf", "--gpus"},
-    "report": {"--out", "--format", "--layout", "--to", "--preset", "--set", "--limit", "--shelf"},
+    "report": {"--out", "--format", "--layout", "--against", "--to", "--preset", "--set", "--limit", "--shelf"},
     "figures": {"--out", "--to", "--preset", "--set", "--limit", "--shelf", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
                "--device"},

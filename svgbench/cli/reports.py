@@ -13,13 +13,13 @@ import typer
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, unknown
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.published import published
-from svgbench.tables.report import closing
+from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
 
@@ -35,6 +35,9 @@ def report(
     ] = Format.auto,
     layout: Annotated[
         str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="A row: the others' differences from it, paired by seed, stand under each table.")
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
     preset: Preset = DEFAULT_PRESET,
@@ -52,7 +55,7 @@ def report(
                 sys.stderr.write(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}\n")
         else:
             names = [name]  # collect() answers with the closest names
-    show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, to=to, cells=cells)
+    show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, against=against, to=to, cells=cells)
 
 
 def show(
@@ -62,16 +65,18 @@ def show(
     *,
     grid: str | None = None,
     layouts: list[Layout] | None = None,
+    against: str | None = None,
     to: Path | None = None,
     cells: Mapping[str, str] | None = None,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
-    ``cells``: what stands for people behind the names of rows."""
+    ``cells``: what stands for people behind the names of rows; ``against``: the row, by its name or its cell's, that others are held to."""
     records = collect(out, names)
+    against = against and _row(against, records, cells or {})
     if format is Format.json:
         deliver(json.dumps([row for record in records for row in record.scores], indent=1) + "\n", to)
         return
-    tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [])
+    tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [], against)
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
     if format is not Format.csv:
@@ -88,6 +93,15 @@ def show(
                 sys.stdout.write(f"picture: {record.place / 'overview.png'}\n")
 
 
+def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:
+    """The row that is called so, or whose cell is; unknown ones are answered with the closest."""
+    rows = dict.fromkeys(group_name(record.name) for record in records)
+    known = {**{cells[row]: row for row in rows if row in cells}, **{row: row for row in rows}}
+    if name not in known:
+        raise unknown("row", name, known)
+    return known[name]
+
+
 def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
     """Writes the cells' names behind those of rows, also of rows that say more than a run's name."""
     for table in tables:
@@ -96,9 +110,9 @@ def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
             row[0] = f"{name} ({cells[name]}){comma}{more}" if name in cells else row[0]
 
 
-def tables_for(records: list[RunRecord], layouts: list[Layout]) -> list[Table]:
-    """The tables of these runs: in their layouts, or those of any runs where there is none."""
+def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None) -> list[Table]:
+    """The tables of these runs: in their layouts, or those of any runs where there is none; with differences from a row."""
     if not layouts:
-        return report_of(records)
+        return report_of(records, against=against)
     rows, facts = published(), contested()
-    return [*(table for layout in layouts for table in paper_tables(layout, records, rows, facts)), *closing(records)]
+    return [*(table for layout in layouts for table in paper_tables(layout, records, rows, facts, against=against)), *closing(records)]

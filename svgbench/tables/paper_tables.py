@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from svgbench.config.records import canonical
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import curves
+from svgbench.tables.differences import difference_table
 from svgbench.tables.facts import Row, fact, title_of
 from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.layouts import Column, Contested, Layout
@@ -20,9 +21,18 @@ from svgbench.tables.standings import Entry, flat, standings
 from svgbench.tables.table import Cell, Table
 
 
-def paper_tables(layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested]) -> list[Table]:
-    """The layout's table of these runs, the published rows under it, and its headline ratios."""
-    tables = [measured_table(layout, records)]
+def paper_tables(
+    layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested], *, against: str | None = None
+) -> list[Table]:
+    """The layout's table of these runs, their differences from the row ``against`` which they are to be held, the published rows under
+    it, and its headline ratios."""
+    laid = _laid_out(layout, records)
+    tables = [_measured(layout, laid)]
+    if against is not None:
+        rows, columns = list(laid.rows), list(laid.titles)
+        tables.append(
+            difference_table(layout.title, laid.entries, rows=rows, columns=columns, baseline=against, by_design=laid.differing)
+        )  # fmt: skip
     absent = [wanted.text() for wanted in layout.published if not any(wanted.holds(row) for row in published)]
     tables[0].notes += [f"no published row is of {words}, which the layout '{layout.name}' asks for" for words in absent]
     if layout.published:
@@ -35,8 +45,18 @@ def paper_tables(layout: Layout, records: Sequence[RunRecord], published: Sequen
     return [table for table in tables if table is not None and table.rows]
 
 
-def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
-    """The measured rows of a layout; what a run does not have is a dash, what failed is said, both with a footnote."""
+class _Laid(NamedTuple):
+    """Scores where a layout puts them."""
+
+    rows: dict[str, Row]
+    titles: dict[str, _Titled]
+    entries: list[Entry]
+    differing: list[str]
+    """Fields of the protocol that stand in the row."""
+    chosen: list[tuple[Column, str, Key, dict[str, Any]]]
+
+
+def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
     rows = _rows(records)
     chosen = [(column, row, key, score) for column in layout.columns for row in rows for key, score in _chosen(column, rows[row].scores)]
     differing = _differing(layout.shows, [(column, score) for column, _, _, score in chosen])
@@ -46,6 +66,16 @@ def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
         for key in sorted(keys, key=lambda k: (k[0] or 0, k[1] or 0)) or [(None, None)]:
             titles.setdefault(_title(column, key, differing), _Titled(column, [])).keys.append(key)
     entries = [Entry(row, _title(column, key, differing), score) for column, row, key, score in chosen]
+    return _Laid(rows, titles, entries, differing, chosen)
+
+
+def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
+    """The measured rows of a layout; what a run does not have is a dash, what failed is said, both with a footnote."""
+    return _measured(layout, _laid_out(layout, records))
+
+
+def _measured(layout: Layout, laid: _Laid) -> Table:
+    rows, titles, entries, differing, chosen = laid
     marks = Footnotes()
 
     def absent(row: str, title: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from svgbench.tables.collect import RunRecord
+from svgbench.tables.differences import difference_table
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
@@ -16,22 +18,23 @@ GENERATION = ("sfid", "fd_dinov2", "is", "kid", "precision", "recall")
 PERCEPTION = ("probe_top1", "probe_top5", "knn_top1", "logreg_top1", "miou", "macc", "depth_rmse", "depth_arel")
 
 
-def report(records: list[RunRecord]) -> list[Table]:
-    """The tables of these runs, empty ones left out."""
+def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
+    """The tables of these runs, empty ones left out; under each the differences from the row ``against`` which they are to be held."""
     whole = [row for record in records for row in record.scores]
     ends = {record.name: max((row["images_seen"] or 0 for row in record.scores), default=0) for record in records}
     rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # of networks at the end of their training
     early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
     along = [row for row in whole if row["run"] in early and row["steps"]]
-    tables = [
-        score_table("Reconstruction", rows, RECONSTRUCTION),
-        score_table(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
-        score_table(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
-        score_table("Generation at the most steps", _most_steps(rows), GENERATION, column=_guided),
-        score_table("Perception of frozen latents", rows, PERCEPTION, row=_latents),
+    tables = partial(score_tables, against=against)
+    found = [
+        *tables("Reconstruction", rows, RECONSTRUCTION),
+        *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
+        *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
+        *tables("Generation at the most steps", _most_steps(rows), GENERATION, column=_guided),
+        *tables("Perception of frozen latents", rows, PERCEPTION, row=_latents),
         *closing(records),
     ]
-    return [table for table in tables if table.rows]
+    return [table for table in found if table.rows]
 
 
 def closing(records: list[RunRecord]) -> list[Table]:
@@ -44,20 +47,23 @@ def group_name(run: str) -> str:
     return re.sub(r"(^|\.)seed-\d+", "", run).strip(".")
 
 
-def score_table(
+def score_tables(
     title: str,
     rows: list[dict[str, Any]],
     metrics: tuple[str, ...],
     *,
     column: Callable[[dict[str, Any]], str] = lambda row: _title(row["metric"]),
     row: Callable[[dict[str, Any]], str] = lambda row: group_name(row["run"]),
-) -> Table:
-    """Scores of these metrics under columns of one protocol each, rows by name."""
+    against: str | None = None,
+) -> list[Table]:
+    """Scores of these metrics under columns of one protocol each, rows by name; then their differences from one of them."""
     rows = [r for r in rows if r["metric"] in metrics]
     names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: group_name(r["run"]))))
     rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["images_seen"] or 0, r["guidance"] or 0))
     entries = [Entry(row(r), column(r), r) for r in rows]
-    return standings(title, entries, rows=names, columns=list(dict.fromkeys(e.column for e in entries)))
+    columns = list(dict.fromkeys(e.column for e in entries))
+    differences = [] if against is None else [difference_table(title, entries, rows=names, columns=columns, baseline=against)]
+    return [standings(title, entries, rows=names, columns=columns), *differences]
 
 
 def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

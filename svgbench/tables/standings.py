@@ -42,7 +42,7 @@ def standings(
 ) -> Table:
     """The entries (seeds folded) as a table in the given order of rows and titles of columns; a title with several protocols becomes
     several columns, one without entries stays, and ``absent`` says what stands where there is no number."""
-    protocols = {id(e.score): _same(e.score, by_design) for e in entries}
+    protocols = {id(e.score): shared_protocol(e.score, by_design) for e in entries}
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         cells.setdefault((entry.row, entry.column, protocols[id(entry.score)]), []).append(entry.score)
@@ -62,7 +62,7 @@ def standings(
     return table
 
 
-def _same(score: dict[str, Any], by_design: Sequence[str]) -> str:
+def shared_protocol(score: dict[str, Any], by_design: Sequence[str]) -> str:
     """What two scores must share to stand in one column."""
     return _shared(canonical(score["protocol_fields"]), tuple(by_design))
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-NUMBER = re.compile(r"[-*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
+NUMBER = re.compile(r"[-+*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
 INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
 """What may stand in a number's place."""
 MARK = re.compile(r"\[(?:[a-z]{1,2}|\d+)\]")
@@ -56,8 +56,9 @@ class Table:
     rows: list[list[str]]
     """Plain strings or cells."""
     notes: list[str] = field(default_factory=list)
-    kind: Literal["measured", "published", "ratios", "cost"] = "measured"
-    """Where its numbers come from: scores measured here, what others printed, what was computed from measured curves, what runs cost."""
+    kind: Literal["measured", "differences", "published", "ratios", "cost"] = "measured"
+    """Where its numbers come from: scores measured here, their differences, what others printed, what was computed from measured curves,
+    what runs cost."""
 
     def is_numeric(self, column: int) -> bool:
         """Whether a column's cells are numbers (or dashes, or what stands in a number's place), which stand to the right."""

@@ -1,0 +1,68 @@
+"""Rows of a table held against one of them, seed by seed.
+
+Cells of a grid that share a seed share its images, order and noise, so what a seed does to both falls out of their difference: the interval
+of paired differences is what a claim about two rows stands on, and not whether the intervals of the rows themselves touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from svgbench.tables.measures import MEASURES
+from svgbench.tables.seeds import half_interval
+from svgbench.tables.standings import Entry, shared_protocol
+from svgbench.tables.table import Cell, Table
+
+Values = dict[tuple[str, str, str], dict[int, Entry]]
+"""Row, column and protocol -> the score of each seed."""
+
+
+def difference_table(
+    title: str, entries: Sequence[Entry], *, rows: Sequence[str], columns: Sequence[str], baseline: str, by_design: Sequence[str] = ()
+) -> Table:
+    """Each row minus the baseline's at equal seed and protocol, in the columns of the table the entries are of; ``by_design``: fields of
+    the protocol in which rows may differ. A row that says more than a run's name is held against the baseline's row that says the same."""
+    values: Values = {}
+    for entry in entries:
+        place = (entry.row, entry.column, shared_protocol(entry.score, by_design))
+        values.setdefault(place, {})[entry.score["seed"]] = entry
+    pairs: set[int] = set()
+    held = [(row, other) for row in rows if (other := beside(row, baseline)) in rows and row != other]
+    cells = {column: [_cell(values, row, other, column, pairs) for row, other in held] for column in columns}
+    cells = {column: own for column, own in cells.items() if set(own) != {"-"}}
+    found = [[row, *(own[i] for own in cells.values())] for i, (row, _) in enumerate(held) if cells]
+    table = Table(f"{title}: differences from {baseline}", ["run", *cells], found, kind="differences")
+    told = " or ".join(map(str, sorted(pairs)))
+    spread = [f"mean ± half of the 95 % t-interval over {told} pairs"] if pairs - {1} else []
+    spread += ["one seed is a number without an interval"] if 1 in pairs else []
+    table.notes = [f"each row minus {baseline} at the same seed, under the protocols of the table above", *spread]
+    return table
+
+
+def beside(row: str, baseline: str) -> str:
+    """The baseline's row that says what a row says behind its name, such as which latents."""
+    _, comma, more = row.partition(", ")
+    return baseline + comma + more
+
+
+def _cell(values: Values, row: str, baseline: str, column: str, pairs: set[int]) -> str:
+    """The mean difference and its interval; a dash where there is nothing to hold against something."""
+    mine = {protocol: seeds for (r, c, protocol), seeds in values.items() if (r, c) == (row, column)}
+    theirs = {protocol: seeds for (r, c, protocol), seeds in values.items() if (r, c) == (baseline, column)}
+    if not mine or not theirs:
+        return "-"
+    protocol = next((p for p in mine if p in theirs), None)
+    if protocol is None:
+        return "other protocol"
+    seeds = sorted(mine[protocol].keys() & theirs[protocol].keys())
+    if not seeds:
+        return "no seed of the baseline"
+    score, found = mine[protocol][seeds[0]].score, [mine[protocol][s].score["value"] - theirs[protocol][s].score["value"] for s in seeds]
+    pairs.add(len(found))
+    digits, centre = MEASURES[score["metric"]].digits, mean(found)
+    half = half_interval(found) if len(found) > 1 else None
+    text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
+    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in zip(seeds, found, strict=True))
+    ends = {} if half is None else {"low": centre - half, "high": centre + half}
+    return Cell(text, value=centre, hint=hint, metric=score["metric"], count=score["count"], protocol=score["protocol"], **ends)
