@@ -57,13 +57,15 @@ def page(
     if charts:
         body = f'<section id="curves"><h2>Curves</h2><div class="charts">{"".join(charts)}</div></section>'
         first = next((i for i, table in enumerate(tables) if table.kind == "ratios"), min(1, len(sections)))
+        while first < len(tables) and tables[first].kind == "differences":
+            first += 1
         sections.insert(first, ("curves", "Curves", body))
     if sheets:
         sections.append(("samples", "Samples", _samples(sheets)))
     if figures:
         sections.append(("figures", "Figures", f'<section id="figures"><h2>Figures</h2>{"".join(map(_figure, figures))}</section>'))
     sections.sort(key=lambda section: section[0] in costs)
-    beside = {table.title for table in tables if table.kind == "published"}  # they follow their own table
+    beside = {table.title for table in tables if table.kind in ("published", "differences")}  # they follow their own table
     links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in sections if heading not in beside)
     style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
