@@ -94,9 +94,10 @@ def show(
 
 
 def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:
-    """The row that is called so, or whose cell is; unknown ones are answered with the closest."""
-    rows = dict.fromkeys(group_name(record.name) for record in records)
-    known = {**{cells[row]: row for row in rows if row in cells}, **{row: row for row in rows}}
+    """The row that is called so, or whose cell is, or the only one of a family; unknown ones are answered with the closest."""
+    rows = {group_name(record.name): record.about["family"] for record in records}
+    families = {family: row for row, family in rows.items() if list(rows.values()).count(family) == 1}
+    known = {**families, **{cells[row]: row for row in rows if row in cells}, **{row: row for row in rows}}
     if name not in known:
         raise unknown("row", name, known)
     return known[name]

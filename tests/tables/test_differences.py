@@ -65,9 +65,10 @@ def test_report_prints_them_under_each_table_by_the_row_s_or_the_cell_s_name(tmp
     )
     for name, value in (("dinov3-tiny.no-align", 40.0), ("dinov3-tiny.shift-0.3", 42.0)):
         for seed in (0, 1):
-            write(tmp_path / "runs" / (name + ".seed-1" * seed), [gfid(name, value + seed * (1 + value), seed=seed)])
+            scores = [gfid(name, value + seed * (1 + value), seed=seed)]
+            write(tmp_path / "runs" / (name + ".seed-1" * seed), scores, family="mae" if "shift" in name else "dinov3")
     words = ["report", str(tmp_path / "mine.yaml"), "--out", str(tmp_path / "runs"), "--format", "markdown", "--against"]
-    for row in ("slow", "dinov3-tiny.no-align"):
+    for row in ("slow", "dinov3-tiny.no-align", "dinov3"):
         with pytest.raises(SystemExit) as ended:
             main([*words, row])
         said = capsys.readouterr().out
