@@ -151,7 +151,7 @@ def layouts() -> dict[str, Path]:
 def layouts_of(grid: str) -> list[Layout]:
     """The layouts that an experiment (its name, or its file) is shown in, by name; none for one that no layout knows."""
     name = Path(grid).stem if Path(grid).suffix in (".yaml", ".yml") else grid
-    return [layout for layout in map(load_layout, layouts()) if name in layout.grids]
+    return [layout for layout in map(load_layout, sorted(layouts())) if name in layout.grids]
 
 
 def contested() -> tuple[Contested, ...]:
