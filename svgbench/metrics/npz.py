@@ -19,8 +19,9 @@ from svgbench.errors import BadData
 IMAGES = "arr_0"
 STATISTICS = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
-UNREADABLE = (zipfile.BadZipFile, zlib.error, TokenError, NotImplementedError, RuntimeError, ValueError, OSError, EOFError, SyntaxError)
-"""What damaged archives and headers raise: bad sizes and sums, unknown compression, encryption, a header that is no Python."""
+UNREADABLE = (zipfile.BadZipFile, zlib.error, TokenError, RuntimeError, ValueError, OSError, EOFError, SyntaxError)
+"""What damaged archives and headers raise: bad sizes and sums, unknown compression, encryption (both RuntimeErrors), a header that is no
+Python."""
 
 
 def holds_statistics(path: Path) -> bool:
