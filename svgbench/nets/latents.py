@@ -50,34 +50,24 @@ def noised(raw: Tensor, positions: Tensor, *, seed: int, tau: float) -> Tensor:
 
 
 class LatentMoments:
-    """Running count, sum and sum of squares of raw latents over images and positions; sums of several ranks or parts add up."""
+    """Running count, sum and sum of squares of raw latents over images and positions; those of several parts add up."""
 
     def __init__(self, channels: int, *, device: torch.device | str = "cpu") -> None:
-        self.count = torch.zeros((), dtype=torch.float64, device=device)
-        self.sum = torch.zeros(channels, dtype=torch.float64, device=device)
-        self.squares = torch.zeros(channels, dtype=torch.float64, device=device)
-
-    def tensors(self) -> list[Tensor]:
-        """The three accumulators, for an all-reduce in place."""
-        return [self.count, self.sum, self.squares]
+        self.sums = torch.zeros(1 + 2 * channels, dtype=torch.float64, device=device)
+        """Count, sums [C] and sums of squares [C] in one."""
 
     @torch.no_grad()
     def add(self, raw: Tensor) -> None:
         """Counts raw latents [B, C, h, w] in."""
         exact = raw.double()
-        self.count += raw.numel() // raw.shape[1]
-        self.sum += exact.sum((0, 2, 3))
-        self.squares += exact.square().sum((0, 2, 3))
-
-    def merge(self, other: LatentMoments) -> None:
-        """Counts another part in."""
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            mine += theirs.to(mine.device)
+        count = torch.full((1,), raw.numel() // raw.shape[1], dtype=torch.float64, device=raw.device)
+        self.sums += torch.cat([count, exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3))])
 
     def finish(self) -> LatentStats:
         """Mean and deviation (over the population); BadData names a channel that never changes or is not finite."""
-        mean = self.sum / self.count
-        std = (self.squares / self.count - mean.square()).clamp(min=0).sqrt()
+        count, (total, squares) = self.sums[0], self.sums[1:].chunk(2)
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0).sqrt()
         bad = ~(torch.isfinite(std) & (std > 1e-9 * (1 + mean.abs())))
         if bool(bad.any()):
             channel = int(bad.nonzero()[0])

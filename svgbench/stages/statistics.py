@@ -1,5 +1,6 @@
-"""Per-channel mean and standard deviation of the training images' raw latents: what standardises them for SiT. float64 sums, the same
-under any rank count. Latents that are small enough are kept beside them, so that the stages behind need not encode again."""
+"""Per-channel mean and standard deviation of the training images' raw latents: what standardises them for SiT. float64 sums of blocks of
+images, added in the images' order whichever rank made them: the same bits under any rank count. Latents that are small enough are kept
+beside them, so that the stages behind need not encode again."""
 
 from __future__ import annotations
 
@@ -31,6 +32,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     moments = LatentMoments(tokenizer.channels, device=runtime.torch_device)
+    sums = moments.sums.repeat(math.ceil(len(collection.train) / BLOCK), 1)  # a row for each block
     stores = _stores(out, collection, tokenizer, runtime)
     for split, store in stores.items() if stores else [("train", None)]:
         images = getattr(collection, split)
@@ -40,14 +42,16 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
                 indices = torch.arange(starts[number], min(starts[number] + BLOCK, len(images)))
                 latents = tokenizer.encode(to_floats(images.batch(indices), runtime.torch_device))
                 if split == "train":
-                    moments.add(latents)
+                    block = LatentMoments(tokenizer.channels, device=runtime.torch_device)
+                    block.add(latents)
+                    sums[number] = block.sums
                 if store is not None:
                     store[indices.numpy()] = latents.cpu().numpy()
                 bar.advance(len(indices) * runtime.world)
         if store is not None:
             store.flush()
-    for tensor in moments.tensors():
-        runtime.all_reduce_(tensor)
+    for row in runtime.all_reduce_(sums):  # each is one rank's, zero on all others
+        moments.sums += row
     stats = moments.finish()
     if runtime.is_main:
         write(stats, out, autoencoder=inputs["autoencoder"], images=len(collection.train))
