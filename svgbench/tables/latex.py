@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from svgbench.tables.table import Table, place_of
@@ -16,10 +17,12 @@ GAP = 2
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
+    "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
     "×": r"$\times$", "[": "{[}", "]": "{]}", "'": "'", "\n": " ",
 }  # fmt: skip
 """Brackets are wrapped because one behind a line's end would be read as its argument."""
+OPENING = re.compile(r'(?<![^\s(\[{])"')
+"""A straight quotation mark that opens: a default document's fonts have no straight ones."""
 
 
 def latex(tables: Iterable[Table]) -> str:
@@ -29,6 +32,7 @@ def latex(tables: Iterable[Table]) -> str:
 
 def escape(text: str) -> str:
     """Text that TeX prints as it stands."""
+    text = OPENING.sub("``", text).replace('"', "''")
     return "".join(SPECIAL.get(letter, letter) for letter in text)
 
 

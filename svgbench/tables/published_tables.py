@@ -20,6 +20,8 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
     chosen = [row for row in rows if any(wanted.holds(row) for wanted in layout.published)]
     columns = [(column, steps) for column in layout.columns for steps in _steps(column, chosen)]
     columns = [(c, s) for c, s in columns if any(_fits(row, c, s) for row in chosen)]
+    shown = {column.metric for column in layout.columns if column.published}
+    left = [row for row in chosen if row.metric in shown and not any(_fits(row, c, s) for c, s in columns)]
     said = any(row.steps is not None for row in chosen) and all(column.steps == "most" for column in layout.columns)
     groups: dict[tuple[str, ...], list[Published]] = {}
     for row in chosen:
@@ -33,8 +35,17 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
         numbers = [_cell(found, rows, facts, marks) for found in fitting]
         cited = sorted({sources.index(row.source) + 1 for found in fitting for row in found})
         table.rows.append([*(text or "-" for text in label), *numbers, " ".join(f"[{n}]" for n in cited)])
-    table.notes = [APART, *marks.notes(), *(f"[{i + 1}] {source}" for i, source in enumerate(sources))]
+    without = ["without a column here: " + "; ".join(map(_whole, left))] if left else []
+    table.notes = [APART, *without, *marks.notes(), *(f"[{i + 1}] {source}" for i, source in enumerate(sources))]
     return table
+
+
+def _whole(row: Published) -> str:
+    """A published number in one breath: ``RAE DINOv2-B DiT-DH-XL, recall 0.59, not guided``."""
+    who = " ".join(text for text in (row.system, row.tokenizer, row.network) if text)
+    guided = {True: ", guided", False: ", not guided"}.get(row.guided, "") if MEASURES[row.metric].of_samples else ""
+    steps = f", {row.steps} steps" if row.steps is not None else ""
+    return f"{who}{f', {row.epochs} epochs' if row.epochs is not None else ''}, {MEASURES[row.metric].title} {row.text}{steps}{guided}"
 
 
 def _label(row: Published, steps: bool) -> tuple[str, ...]:
@@ -43,15 +54,16 @@ def _label(row: Published, steps: bool) -> tuple[str, ...]:
 
 
 def _steps(column: Column, rows: Sequence[Published]) -> list[int | None]:
-    """The steps of a column's published columns: one for each printed, the layout's own, or None where rows say it."""
+    """The steps of a column's published columns: one for each printed (None: those that print none), the layout's own, or None where
+    rows say it."""
     if column.steps == "all":
-        return sorted({row.steps for row in rows if row.steps is not None and row.metric == column.metric})
+        return sorted({row.steps for row in rows if row.metric == column.metric}, key=lambda steps: (steps is None, steps))
     return [column.steps if isinstance(column.steps, int) else None]
 
 
 def _fits(row: Published, column: Column, steps: int | None) -> bool:
     """Whether a published number belongs into a column; guidance that is not stated counts as guidance and is marked."""
-    if row.metric != column.metric or not column.published or (steps is not None and row.steps != steps):
+    if row.metric != column.metric or not column.published or (row.steps != steps and (steps is not None or column.steps == "all")):
         return False
     return not column.sampled or column.guidance == "all" or (row.guided is False) == (column.guidance == "none")
 
@@ -59,7 +71,8 @@ def _fits(row: Published, column: Column, steps: int | None) -> bool:
 def _title(column: Column, steps: int | None) -> str:
     measure = MEASURES[column.metric]
     guided = ", guided" if column.sampled and column.guidance not in ("none", "all") else ""
-    return f"{column.title or measure.title} {measure.arrow}" + (f", {steps} steps" if steps is not None else "") + guided
+    said = f", {steps} steps" if steps is not None else ", steps not stated" if column.steps == "all" and column.sampled else ""
+    return f"{column.title or measure.title} {measure.arrow}{said}{guided}"
 
 
 def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> str:

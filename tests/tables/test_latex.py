@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 
@@ -9,7 +10,7 @@ import pytest
 from fake_runs import gfid, score, write
 
 from svgbench.tables.collect import collect
-from svgbench.tables.latex import escape, latex
+from svgbench.tables.latex import HEAD, escape, latex
 from svgbench.tables.layouts import contested, load_layout
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.published import published
@@ -20,6 +21,7 @@ HARD = r'a_b & 50 % of #1 {x} $y$ ~z^2 \w "q" <v|w> [n] ± ↓ ↑ ≤ ≥ ≈ �
 
 def test_what_tex_would_take_for_a_command_is_escaped():
     assert escape("a_b & 5 % ↓") == r"a\_b \& 5 \% $\downarrow$" and escape("\\") == r"\textbackslash{}"
+    assert escape('"62x" ("a" b)') == "``62x'' (``a'' b)"
 
 
 def test_the_best_is_bold_and_the_second_best_underlined():
@@ -46,9 +48,7 @@ def test_a_tex_sets_every_table(tmp_path):
     for name in ("ablation", "few-step"):
         tables += paper_tables(load_layout(name), found, published(), contested())
     body = latex(tables)
-    start = (
-        r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs}\usepackage{graphicx}\usepackage{rotating}\begin{document}"
-    )
+    start = r"\documentclass{article}" + "".join(re.findall(r"\\usepackage{\w+}", HEAD)) + r"\begin{document}"  # nothing that HEAD keeps silent
     (tmp_path / "t.tex").write_text(start + "\n" + body + r"\end{document}")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-1500:]

@@ -9,6 +9,7 @@ import pytest
 from svgbench.errors import BadConfig, UnknownName
 from svgbench.tables.layouts import contested, layouts, layouts_of, load_layout
 from svgbench.tables.published import published
+from svgbench.tables.published_tables import published_table
 
 NAMES = sorted(layouts())
 
@@ -23,6 +24,16 @@ def test_a_layout_of_the_shelf_names_published_rows_that_exist(name):
     assert layout.title and layout.grids
     for wanted in layout.published:
         assert any(wanted.holds(row) for row in rows), wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entry_of_a_layouts_published_rows_is_printed_and_what_has_no_column_is_said(name):
+    layout, rows = load_layout(name), published()
+    for wanted in layout.published:
+        assert published_table(layout.model_copy(update={"published": (wanted,)}), rows, contested()).rows, wanted
+    notes = published_table(layout, rows, contested()).notes
+    left = [note for note in notes if note.startswith("without a column here: ")]
+    assert len(left) == (name == "main") and all("RAE DINOv2-B DiT-DH-XL, 80 epochs, recall 0.59, not guided" in note for note in left)
 
 
 def test_contested_facts_are_about_rows_that_exist():
