@@ -25,7 +25,9 @@ class RunRecord:
 
     @property
     def seed(self) -> int:
-        """The run's seed, as its name says it: 0 is not said."""
+        """The run's seed: its scores say it; of a run without any its name does, where 0 is not said."""
+        if self.scores:
+            return int(self.scores[0]["seed"])
         found = re.search(r"(?:^|\.)seed-(\d+)", self.name)
         return int(found[1]) if found else 0
 

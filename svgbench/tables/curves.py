@@ -45,6 +45,11 @@ class Curve:
                 values.setdefault(x, []).append(y)
         return [(x, mean(ys), half_interval(ys) if len(ys) > 1 else None) for x, ys in sorted(values.items())]
 
+    def whole(self) -> dict[int, tuple[tuple[float, float], ...]]:
+        """Those seeds that have every point of the curve: what failed or was not run yet is no gFID that was not reached."""
+        every = {x for points in self.seeds.values() for x, _ in points}
+        return {seed: points for seed, points in self.seeds.items() if {x for x, _ in points} == every}
+
     def is_of(self, word: str) -> bool:
         """Whether the curve is of this family, encoder or name."""
         abouts = [record.about for record in self.records]

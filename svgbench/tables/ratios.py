@@ -49,16 +49,21 @@ def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
 def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
     """Each curve held against the baseline's, at the best gFID of the baseline and at every target; None without curves.
 
-    The best of the baseline is taken seed by seed too: each seed of a run is held against the same seed of the baseline."""
+    The best of the baseline is taken seed by seed too: each seed of a run is held against the same seed of the baseline. A seed that
+    lacks a point which others of its curve have is left out, and said."""
+    partial = _partial(found)
+    found = [curve for curve in found if curve.whole()]
     if not found:
         return None
     base = next((curve for curve in found if curve.is_of(baseline)), found[0])
-    absent = [] if base.is_of(baseline) else [f"no run here is of '{baseline}', the baseline asked for; {base.name} stands in its place"]
+    absent = (
+        [f"no curve here is of '{baseline}', the baseline asked for; {base.name} stands in its place"] if not base.is_of(baseline) else []
+    )
     what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
     hours = base.over == "images_seen"
     columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]
     table = Table(f"Headline ratios: {what} to reach a gFID{guided}", columns, [], kind="ratios")
-    bests = {seed: min(y for _, y in points) for seed, points in base.seeds.items()}
+    bests = {seed: min(y for _, y in points) for seed, points in base.whole().items()}
     wanted = [(f"{mean(bests.values()):.2f} (best of {base.name})", bests), *((f"{t:g}", dict.fromkeys(bests, t)) for t in targets)]
     for text, goals in wanted:
         for curve in found:
@@ -68,6 +73,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
         f"computed from the curves in the last column ({what}: gFID), linear in log {what} between measured points{steps}",
         "× is the baseline's number over the run's, at the same gFID and seed: above 1 the run needs fewer",
         *absent,
+        *partial,
         *_spread(found),
         *(["hours: those of the diffusion stage per image seen, times the images; " + _devices(found)] if hours else []),
         *notes,
@@ -80,11 +86,12 @@ def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> l
     width = 4 if hours else 2
     if (curve.protocol, curve.guidance, curve.steps) != (base.protocol, base.guidance, base.steps):
         return ["other protocol", *["-"] * (width - 1)]
-    seeds = [seed for seed in curve.seeds if seed in goals]
+    own, others = curve.whole(), base.whole()
+    seeds = [seed for seed in own if seed in goals]
     if not seeds:
         return ["no seed of the baseline", *["-"] * (width - 1)]
-    mine = [crossing(curve.seeds[seed], goals[seed]) for seed in seeds]
-    theirs = [crossing(base.seeds[seed], goals[seed]) for seed in seeds]
+    mine = [crossing(own[seed], goals[seed]) for seed in seeds]
+    theirs = [crossing(others[seed], goals[seed]) for seed in seeds]
     missed = sum(not c.reached for c in mine)
     if missed:
         return ["not reached" if missed == len(mine) else f"not reached by {missed} of {len(mine)} seeds", *["-"] * (width - 1)]
@@ -92,12 +99,12 @@ def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> l
     cells = [_folded([c.x for c in mine], sign=sign), _ratio(curve is base, mine, theirs, [1.0] * len(mine))]
     if not hours:
         return cells
-    own, others = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
-    if None in own:
+    paces, theirs_too = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
+    if None in paces:
         return [*cells, "-", "-"]
-    cells.append(_folded([c.x * rate for c, rate in zip(mine, own, strict=True) if rate], sign=sign))
-    same = None not in others and _device(curve) == _device(base)
-    rates = [b / a for a, b in zip(own, others, strict=True) if a and b] if same else []
+    cells.append(_folded([c.x * pace for c, pace in zip(mine, paces, strict=True) if pace], sign=sign))
+    same = None not in theirs_too and _device(curve) == _device(base)
+    rates = [b / a for a, b in zip(paces, theirs_too, strict=True) if a and b] if same else []
     return [*cells, _ratio(curve is base, mine, theirs, rates) if len(rates) == len(mine) else "-"]
 
 
@@ -105,8 +112,9 @@ def _ratio(is_base: bool, mine: list[Crossing], theirs: list[Crossing], rates: l
     """The baseline's numbers over the run's, each times its rate."""
     if is_base:
         return Cell("1 ×", value=1.0)
-    if not all(c.reached for c in theirs):
-        return "baseline: not reached"
+    missed = sum(not c.reached for c in theirs)
+    if missed:
+        return "baseline: not reached" + (f" by {missed} of {len(theirs)} seeds" if missed < len(theirs) else "")
     bounds = {"≥ " for c in mine if c.before} | {"≤ " for c in theirs if c.before}
     if len(bounds) > 1:
         return "undetermined"
@@ -118,11 +126,12 @@ def _folded(values: list[float], *, sign: str = "", unit: str = "") -> Cell:
     """The geometric mean over seeds with its interval; a bound has none."""
     logs = [math.log(v) for v in values]
     centre = math.exp(mean(logs))
-    text = f"{sign}{_number(centre)}"
+    text, ends = f"{sign}{_number(centre)}", {}
     if len(logs) > 1 and not sign and len(set(values)) > 1:
         half = half_interval(logs)
-        text += f" ({_number(math.exp(mean(logs) - half))}, {_number(math.exp(mean(logs) + half))})"
-    return Cell(text + unit, value=centre)
+        ends = {"low": math.exp(mean(logs) - half), "high": math.exp(mean(logs) + half)}
+        text += f" ({_number(ends['low'])}, {_number(ends['high'])})"
+    return Cell(text + unit, value=centre, **ends)
 
 
 def _number(value: float) -> str:
@@ -133,8 +142,19 @@ def _drawn(curve: Curve) -> str:
     return ", ".join(f"{x:,.0f}: {y:.2f}" for x, y, _ in curve.points())
 
 
+def _partial(found: Sequence[Curve]) -> list[str]:
+    """Seeds without a point that others of their curve have."""
+    notes = []
+    for curve in found:
+        every = {x for x, _, _ in curve.points()}
+        for seed in (seed for seed in curve.seeds if seed not in curve.whole()):
+            lacking = ", ".join(f"{x:,.0f}" for x in sorted(every - {x for x, _ in curve.seeds[seed]}))
+            notes.append(f"{curve.name}: seed {seed} has no gFID at {lacking} {NAMES[curve.over]} (failed, or not run yet) and is left out")
+    return notes
+
+
 def _spread(found: Sequence[Curve]) -> list[str]:
-    counts = sorted({len(curve.seeds) for curve in found})
+    counts = sorted({len(curve.whole()) for curve in found})
     if counts[-1] == 1:
         return ["one seed: no interval, and the spread between seeds is not in it"]
     return [f"geometric mean over {' or '.join(map(str, counts))} seeds (95 % t-interval of the logarithms)"]

@@ -48,7 +48,9 @@ def test_a_tex_sets_every_table(tmp_path):
     for name in ("ablation", "few-step"):
         tables += paper_tables(load_layout(name), found, published(), contested())
     body = latex(tables)
-    start = r"\documentclass{article}" + "".join(re.findall(r"\\usepackage{\w+}", HEAD)) + r"\begin{document}"  # nothing that HEAD keeps silent
+    start = (
+        r"\documentclass{article}" + "".join(re.findall(r"\\usepackage{\w+}", HEAD)) + r"\begin{document}"
+    )  # nothing that HEAD keeps silent
     (tmp_path / "t.tex").write_text(start + "\n" + body + r"\end{document}")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-1500:]

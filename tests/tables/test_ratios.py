@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 
 import pytest
@@ -76,6 +78,49 @@ def test_seeds_that_do_not_reach_it_are_counted(tmp_path):
     assert {row[0]: row[2:4] for row in table.rows}["a"] == ["not reached by 1 of 2 seeds", "-"]
 
 
+def test_a_seed_that_lacks_a_point_is_left_out_and_said(tmp_path):
+    records = grid(tmp_path, base=[[40.0, 20.0]] * 2, a=[[30.0, 10.0], [30.0]], b=[[30.0], [30.0, 25.0]])
+    table = table_of(records, targets=[15.0])
+    rows = {(row[0], row[1]): row[2:4] for row in table.rows}
+    assert rows["a", "15"] == ["8.41", "baseline: not reached"] and rows["b", "15"] == ["not reached", "-"]
+    assert [note for note in table.notes if "left out" in note] == [
+        "a: seed 1 has no gFID at 10 sampling steps (failed, or not run yet) and is left out",
+        "b: seed 0 has no gFID at 10 sampling steps (failed, or not run yet) and is left out",
+    ]
+
+
+def test_a_curve_of_which_no_seed_has_every_point_has_no_ratio(tmp_path):
+    grid(tmp_path, base=[[40.0, 20.0]] * 2)
+    for seed, steps in ((0, 5), (1, 10)):
+        write(tmp_path / f"a.seed-{seed}", [gfid("a", 30.0, steps=steps, seed=seed)])
+    table = table_of(collect(tmp_path))
+    assert {row[0] for row in table.rows} == {"base"} and sum("left out" in note for note in table.notes) == 2
+
+
+def test_a_baseline_that_some_seeds_do_not_reach_is_counted(tmp_path):
+    table = table_of(grid(tmp_path, base=[[40.0, 20.0], [40.0, 30.0]], a=[[30.0, 10.0]] * 2), targets=[25.0])
+    assert {row[0]: row[3] for row in table.rows if row[1] == "25"}["a"] == "baseline: not reached by 1 of 2 seeds"
+    assert table.is_numeric(3)
+
+
+def test_csv_has_the_ends_of_an_interval_of_thousands(tmp_path):
+    for name, family, seeds in (("base", "sd-vae", ((40, 30, 20), (42, 30, 21))), ("quick", "dinov3", ((30, 19, 10), (33, 20, 12)))):
+        for seed, values in enumerate(seeds):
+            run = name + f".seed-{seed}" * (seed > 0)
+            write(tmp_path / run, [gfid(name, v, seed=seed, images_seen=16000 * 2**i) for i, v in enumerate(values)], family=family)
+    table = ratio_table(curves(collect(tmp_path), "images_seen"), baseline="sd-vae")
+    lines = list(csv.DictReader(io.StringIO(table.csv())))
+    (line,) = [line for line in lines if (line["run"], line["column"]) == ("quick", "images seen")]
+    assert float(line["low"]) < float(line["value"]) < float(line["high"]) and float(line["low"]) > 1000
+
+
+def test_the_seed_of_a_run_is_what_its_scores_say(tmp_path):
+    for name, family in (("base", "sd-vae"), ("quick", "dinov3")):
+        write(tmp_path / name, [{**gfid(name, v, images_seen=1000 * 2**i), "seed": 3} for i, v in enumerate((30.0, 20.0))], family=family)
+    table = ratio_table(curves(collect(tmp_path), "images_seen"), baseline="sd-vae")
+    assert all("-" not in row[4:6] for row in table.rows)
+
+
 def test_curves_of_another_protocol_are_not_held_against_each_other(tmp_path):
     write(tmp_path / "base", [gfid("base", v, steps=s) for s, v in ((5, 40.0), (10, 20.0))], family="sd-vae")
     write(tmp_path / "a", [gfid("a", v, steps=s, shift=1.0) for s, v in ((5, 30.0), (10, 10.0))])
@@ -93,7 +138,7 @@ def test_two_scales_of_guidance_are_not_held_against_each_other(tmp_path):
 def test_a_baseline_that_is_not_there_is_said_with_what_stands_in_its_place(tmp_path):
     found = curves(grid(tmp_path, base=[[40.0, 30.0, 20.0]], quick=[[30.0, 20.0, 10.0]]), "steps")
     notes = {word: ratio_table(found, baseline=word).notes for word in ("va-vae", "sd-vae")}
-    assert "no run here is of 'va-vae', the baseline asked for; base stands in its place" in notes["va-vae"]
+    assert "no curve here is of 'va-vae', the baseline asked for; base stands in its place" in notes["va-vae"]
     assert not any("asked for" in note for note in notes["sd-vae"])
 
 
