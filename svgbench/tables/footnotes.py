@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import string
 
+LETTERS = string.ascii_lowercase.replace("x", "")
+"""Without x: ``- [x]`` is a ticked box on a code host."""
+
 
 class Footnotes:
     """Letters for texts."""
@@ -24,5 +27,5 @@ class Footnotes:
 
 def _letters(number: int) -> str:
     """a to z, then aa, ab, ..."""
-    high, low = divmod(number, 26)
-    return (_letters(high - 1) if high else "") + string.ascii_lowercase[low]
+    high, low = divmod(number, len(LETTERS))
+    return (_letters(high - 1) if high else "") + LETTERS[low]

@@ -172,4 +172,13 @@ class _Notes:
         stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
         if stated:
             notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; the spread between seeds is not in it")
-        return notes
+        return [*notes, *self._fewer()]
+
+    def _fewer(self) -> list[str]:
+        """Rows of fewer seeds than others, whose place says less."""
+        counts: dict[str, int] = {}
+        for (row, _, _), own in self._cells.items():
+            counts[row] = max(counts.get(row, 0), len(own))
+        most = max(counts.values(), default=0)
+        fewer = [f"{row} {count}" for row, count in counts.items() if count < most]
+        return [f"fewer than {most} seeds: {', '.join(fewer)}; places are by the seeds there are"] if fewer else []

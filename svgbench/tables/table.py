@@ -74,9 +74,9 @@ class Table:
         widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.columns))]
         line = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
         rule = "|" + "|".join("-" * (w + 1) + (":" if self.is_numeric(i) else "-") for i, w in enumerate(widths)) + "|"
-        text = [f"### {self.title}", "", line[0], rule, *line[1:]]
+        text = [f"### {_plain(self.title)}", "", line[0], rule, *line[1:]]
         if self.notes:
-            text += ["", *(f"- {' '.join(note.splitlines())}" for note in self.notes)]
+            text += ["", *(f"- {_plain(note)}" for note in self.notes)]
         return "\n".join(text) + "\n"
 
     def csv(self, *, head: bool = True) -> str:
@@ -107,7 +107,12 @@ class Table:
 
 def _in_a_row(text: str) -> str:
     """A cell's text in a row of markdown: on one line, without what would end the cell or open a tag."""
-    return re.sub(r"<(?=[\w/!?])", r"\\<", " ".join(text.splitlines()).replace("|", "\\|"))
+    return _plain(text).replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    """Text of markdown on one line, without what would open a tag."""
+    return re.sub(r"<(?=[\w/!?])", r"\\<", " ".join(text.splitlines()))
 
 
 def leading(text: str) -> float | None:

@@ -13,6 +13,7 @@ from fake_runs import sampled, score, write
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import BadInput, BrokenArtifact, UnknownName
 from svgbench.tables.collect import RunRecord, collect
+from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.report import group_name, report, score_tables
 from svgbench.tables.seeds import half_interval
 from svgbench.tables.standings import SINGULAR
@@ -102,6 +103,20 @@ def test_seeds_become_a_mean_and_a_student_interval():
     assert any("3 seeds" in note for note in table.notes)
 
 
+def test_rows_of_fewer_seeds_than_others_are_said():
+    scores = [score("a", "rfid", 1.0, seed) for seed in range(3)] + [score("b", "rfid", 2.0, seed) for seed in range(2)] + [score("c")]
+    (table,) = score_tables("t", scores, ("rfid",))
+    assert "fewer than 3 seeds: b 2, c 1; places are by the seeds there are" in table.notes
+    (even,) = score_tables("t", scores[:3], ("rfid",))
+    assert not any("fewer" in note for note in even.notes)
+
+
+def test_footnotes_have_letters_that_a_code_host_takes_for_nothing_else():
+    marks = Footnotes()
+    named = [marks.mark(str(i)) for i in range(60)]
+    assert len(set(named)) == 60 and named[0] == "[a]" and named[24] == "[z]" and named[25] == "[aa]" and "[x]" not in named
+
+
 def test_a_run_s_name_without_its_seed():
     assert group_name("dinov3-tiny.no-align.seed-2") == "dinov3-tiny.no-align"
     assert group_name("x.seed-12.a1b2c3") == "x.a1b2c3"
@@ -122,8 +137,8 @@ def test_markdown_escapes_bars_and_csv_reads_back():
 
 
 def test_a_cell_of_several_lines_or_with_a_tag_stays_in_its_row_of_markdown():
-    text = Table("t", ["run", "x"], [["a\nb", "<img src=x>"], ["c", "5 < 6 > 4"]], ["one\ntwo"]).markdown()
-    assert text.splitlines()[4:6] == ["| a b | \\<img src=x> |", "| c   | 5 < 6 > 4    |"] and text.endswith("- one two\n")
+    text = Table("t", ["run", "x"], [["a\nb", "<img src=x>"], ["c", "5 < 6 > 4"]], ["one\ntwo <b>"]).markdown()
+    assert text.splitlines()[4:6] == ["| a b | \\<img src=x> |", "| c   | 5 < 6 > 4    |"] and text.endswith("- one two \\<b>\n")
 
 
 def test_csv_has_a_line_for_each_number_with_its_protocol_source_and_footnotes():
