@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,6 @@ from svgbench.config.grid import cells, load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 from svgbench.tables.report import group_name
-
-DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
-"""What stands in a run's name for settings that are too many to name."""
 
 Preset = Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="The fields it was run with: a.b=c. Repeatable.", metavar="A.B=C")]
@@ -52,13 +48,11 @@ class Named:
         return found, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
-        """Row of a table -> the name its cell has in the experiment's file, for runs whose own name does not say it; none where cells are
-        one run."""
+        """Row of a table -> the name its cell has in the experiment's file; none where two cells are one run."""
         runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
         found: dict[str, str] = {}
         for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
-            if cell and (DIGEST.search(run) or group_name(cell) not in group_name(run)):
-                found |= {run: cell, group_name(run): group_name(cell)}
+            found |= {run: cell, group_name(run): group_name(cell)} if cell else {}
         return found
 
     def _configs(self, experiment: str) -> dict[str, RunConfig]:

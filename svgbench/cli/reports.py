@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ from svgbench.tables.published import published
 from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
+
+DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
+"""What stands in a run's name for settings that are too many to name."""
 
 
 def report(
@@ -70,7 +74,8 @@ def show(
     cells: Mapping[str, str] | None = None,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
-    ``cells``: what stands for people behind the names of rows; ``against``: the row, by its name or its cell's, that others are held to."""
+    ``cells``: the cells' names, for people behind those of rows that do not say them; ``against``: the row, by its name or its cell's, that
+    others are held to."""
     records = collect(out, names)
     against = against and _row(against, records, cells or {})
     if format is Format.json:
@@ -104,11 +109,12 @@ def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:
 
 
 def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
-    """Writes the cells' names behind those of rows, also of rows that say more than a run's name."""
+    """Writes the cells' names behind those of rows that do not say them, also of rows that say more than a run's name."""
+    silent = {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}
     for table in tables:
         for row in table.rows:
             name, comma, more = row[0].partition(", ")
-            row[0] = f"{name} ({cells[name]}){comma}{more}" if name in cells else row[0]
+            row[0] = f"{name} ({silent[name]}){comma}{more}" if name in silent else row[0]
 
 
 def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None) -> list[Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from statistics import stdev
 
 import pytest
@@ -74,6 +75,13 @@ def test_report_prints_them_under_each_table_by_the_row_s_or_the_cell_s_name(tmp
         said = capsys.readouterr().out
         assert ended.value.code == 0 and "gFID ↓ by sampling steps and guidance: differences from dinov3-tiny.no-align" in said
         assert "| dinov3-tiny.shift-0.3 (quick) | +3.00 ± 12.71 |" in said
+    named = tmp_path / "named.yaml"
+    named.write_text("run: tried\naxes:\n  way:\n    slow: {autoencoder.align: none}\n    quick: {diffusion.shift: 0.3}\n")
+    for name, value in (("slow", 40.0), ("quick", 42.0)):  # the runs' own names say their cells
+        write(tmp_path / "runs" / f"tried.{name}", [gfid(f"tried.{name}", value)])
+    with pytest.raises(SystemExit) as ended:
+        main([words[0], str(named), *words[2:], "slow"])
+    assert ended.value.code == 0 and re.search(r"\| tried.quick *\| \+2.00 *\|", capsys.readouterr().out)
     with pytest.raises(SystemExit) as ended:
         main([*words, "slw"])
     assert ended.value.code == 2 and "no row named 'slw'. Did you mean 'slow'?" in capsys.readouterr().err
