@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, changes, load_experiment, place_of, preset_of, repeated, run_name, run_of, settings_of
+from svgbench.config.grid import build, cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
+from svgbench.config.names import changes, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig

@@ -12,7 +12,8 @@ import typer
 from svgbench.cli.cells import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.cli.reports import show
 from svgbench.cli.walk import is_main, walk
-from svgbench.config.grid import build, load_experiment, preset_of, run_name
+from svgbench.config.grid import build, load_experiment, preset_of
+from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed
 from svgbench.lab.engines import Choice

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from svgbench.config import cards
+from svgbench.config.fields import word_of
 from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
-from svgbench.config.records import canonical, digest
 from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
 from svgbench.errors import BadConfig, UnknownName, unknown
 from svgbench.shelf import entries, folder, read_yaml, state_of
@@ -181,8 +180,8 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
         if isinstance(values, dict):
             axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra) for cell, settings in values.items()})
         else:
-            short = axis.rsplit(".", 1)[-1]
-            axes.append({(str(v) if short in ("encoder", "card") else f"{short}-{v}"): nested(axis, v) for v in values})
+            plain = axis.rsplit(".", 1)[-1] in ("encoder", "card")
+            axes.append({(str(v) if plain else f"{word_of(axis)}-{v}"): nested(axis, v) for v in values})
     result = {}
     for combination in itertools.product(*(axis.items() for axis in axes)):
         settings: dict[str, Any] = {}
@@ -334,49 +333,3 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         raise BadConfig(f"{start}sampling.trained names {absent[0]:g}, which diffusion.snapshots does not keep; name it there too.")
     if diffusion.transformer.learned_sigma and diffusion.objective != "ddpm":
         raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective ddpm; leave it off.")
-
-
-def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, RunConfig] | None = None) -> str:
-    """A short name that says what is special about a run: ``dinov3-tiny.no-align.shift-0.5.seed-1``; two or fewer settings beyond those
-    are named, more are told apart by six digits of their digest. ``plains``: plain runs that other cells were held against."""
-    autoencoder = config.autoencoder
-    parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
-    told: dict[str, Any] = {"encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
-    if cards.find(config.encoder.card, config.preset, extra).kind == "features":
-        told["autoencoder"] = {"align": autoencoder.align}
-        if autoencoder.residual.channels == 0:
-            parts.append("no-residual")
-            told["autoencoder"]["residual"] = {"channels": 0}
-        elif autoencoder.align == "none":
-            parts.append("no-align")
-        elif autoencoder.align != "frozen":
-            parts.append(f"align-{autoencoder.align}")
-    if config.preset != "tiny":
-        parts.append(config.preset)
-    plains, asked = {} if plains is None else plains, canonical([config.preset, told])
-    if asked not in plains:
-        plains[asked] = build(told, preset=config.preset, extra=extra)
-    plain = plains[asked].model_copy(update={"seed": config.seed})
-    if config.data.limit:
-        parts.append(f"limit-{config.data.limit}")
-    return ".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])])
-
-
-def changes(plain: RunConfig, config: RunConfig) -> list[str]:
-    """Words for what a run has otherwise than a plain one: two or fewer settings by name and value, more by six digits of their digest."""
-    changed = differences(plain.model_dump(mode="json"), config.model_dump(mode="json"))
-    words = [f"{path.rsplit('.', 1)[-1]}-{value}".replace("_", "-") for path, value in changed.items()]
-    if changed and (len(words) > 2 or not all(re.fullmatch(r"[\w.-]{1,24}", word) for word in words)):
-        words = [digest(changed)[:6]]
-    return sorted(words)
-
-
-def differences(one: Mapping[str, Any], other: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    """Dotted path -> the other's value, wherever two mappings differ; what is filled in when planned is left out."""
-    found: dict[str, Any] = {}
-    for name, value in other.items():
-        if isinstance(value, Mapping) and isinstance(one.get(name), Mapping):
-            found |= differences(one[name], value, f"{start}{name}.")
-        elif one.get(name) != value and name not in ("identity", "opened"):
-            found[start + name] = value
-    return found

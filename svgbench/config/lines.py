@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from svgbench.config.fields import word_of
+
 
 def line_of(path: Path, field: str, cell: str = "") -> int | None:
     """The line (from 1) that sets a dotted field, or what is above or below it; of an axis, the entry that the cell's name holds."""
@@ -58,8 +60,8 @@ def _settings(root: yaml.MappingNode, cell: list[str]) -> Iterator[tuple[str, in
         if key.value == "axes" and isinstance(value, yaml.MappingNode):
             for axis, entries in value.value:
                 if isinstance(entries, yaml.SequenceNode):
-                    short = axis.value.rsplit(".", 1)[-1]
-                    named = [e for e in entries.value if f"{short}-{getattr(e, 'value', '')}" in ".".join(cell) or e.value in cell]
+                    word = word_of(axis.value)
+                    named = [e for e in entries.value if f"{word}-{getattr(e, 'value', '')}" in ".".join(cell) or e.value in cell]
                     yield axis.value, _line((named or [axis])[0])
                 elif isinstance(entries, yaml.MappingNode):
                     for name, settings in entries.value:

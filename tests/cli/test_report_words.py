@@ -66,11 +66,11 @@ def test_runs_of_other_settings_and_of_an_own_folder_are_found(tmp_path, capsys)
     shelf, out = tmp_path / "shelf", tmp_path / "runs"
     (shelf / "ablations").mkdir(parents=True)
     (shelf / "ablations" / "mine.yaml").write_text("axes:\n  diffusion.shift: [0.2, 0.3]\n")
-    for name in ("dinov3-tiny.limit-8.shift-0.2", "dinov3-tiny.limit-8.shift-0.3"):
+    for name in ("dinov3-tiny.limit-8.diffusion-shift-0.2", "dinov3-tiny.limit-8.diffusion-shift-0.3"):
         write(out / name, [score(name)])
     words = ["mine", "--out", out, "--shelf", shelf]
     status, table, err = call(capsys, *words, "--limit", 8)
-    assert status == 0 and "dinov3-tiny.limit-8.shift-0.3" in table and err == ""
+    assert status == 0 and "dinov3-tiny.limit-8.diffusion-shift-0.3" in table and err == ""
     assert call(capsys, *words, "--set", "data.limit=8")[0] == 0
     status, _, err = call(capsys, *words, "--preset", "small", "--set", "seed=1")
     assert status == 2 and f"run: svgbench ablate mine --preset small --set seed=1 --shelf {shelf} --out {out}." in err
@@ -89,6 +89,6 @@ def test_a_run_whose_name_does_not_say_its_cell_is_shown_with_it(tmp_path, capsy
     words = [tmp_path / "mine.yaml", "--out", tmp_path / "runs"]
     _, table, _ = call(capsys, *words)
     assert f"| {names[0]} (slow) " in table and f"| {names[1]} (slow.seed-1) " in table
-    assert f"| {runs[2]} (quick) " in table and runs[2] == "dinov3-tiny.shift-0.3"
+    assert f"| {runs[2]} (quick) " in table and runs[2] == "dinov3-tiny.diffusion-shift-0.3"
     assert runs[4] == "dinov3-tiny.no-align" and f"| {runs[4]}  " in table  # it says so itself
     assert "slow" not in call(capsys, *words, "--format", "csv")[1]

@@ -69,7 +69,7 @@ def test_cells_that_are_the_same_work_are_said_and_are_one_run(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("base: smoke\nrun: pa\naxes: {data.source: [./im, shapes]}\n", ["pa.source-.-im", "pa.source-shapes"]),
+        ("base: smoke\nrun: pa\naxes: {data.source: [./im, shapes]}\n", ["pa.data-source-.-im", "pa.data-source-shapes"]),
         ("base: smoke\nrun: ..\naxes: {sampling.steps: [[2], [3]]}\n", ["-.steps--2-", "-.steps--3-"]),
         ("base: smoke\nrun: ../../up\n", ["..-..-up"]),
         ("base: smoke\nrun: a\naxes:\n  who:\n    ..: {seed: 1}\n    /: {seed: 2}\n", ["a.-", "a.-.df7e94"]),

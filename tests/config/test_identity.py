@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svgbench.config.grid import build, run_name
+from svgbench.config.fields import fields_of, word_of
+from svgbench.config.grid import build
+from svgbench.config.names import run_name
 from svgbench.config.parse import merge, override
 from svgbench.config.part import Part
 from svgbench.config.records import canonical, digest
@@ -132,12 +134,22 @@ def test_a_codec_is_adopted_whatever_the_autoencoder_and_the_seed():
         (["autoencoder.align=none"], "dinov3-tiny.no-align"),
         (["autoencoder.residual.channels=0"], "dinov3-tiny.no-residual"),
         (["autoencoder.align=whiten", "seed=2"], "dinov3-tiny.align-whiten.seed-2"),
-        (["diffusion.shift=0.5", "seed=1"], "dinov3-tiny.shift-0.5.seed-1"),
+        (["diffusion.weak_share=0.5", "seed=1"], "dinov3-tiny.weak-share-0.5.seed-1"),
+        (["diffusion.shift=0.5"], "dinov3-tiny.diffusion-shift-0.5"),
+        (["sampling.shift=0.5"], "dinov3-tiny.sampling-shift-0.5"),
+        (["data.seed=1"], "dinov3-tiny.data-seed-1"),
+        (["diffusion.training.total_images=640000"], "dinov3-tiny.diffusion-training-total-images-640000"),
+        (["scores.probe.epochs=3"], "dinov3-tiny.probe-epochs-3"),
         (["encoder.card=sd-vae", "seed=1"], "sd-vae-tiny.seed-1"),
     ],
 )
 def test_a_run_s_name_says_what_is_special_and_only_the_seed_tells_seeds_apart(words, name):
     assert run_name(config(*words)) == name
+
+
+def test_no_two_fields_are_called_the_same_in_names():
+    every = list(fields_of(RunConfig))
+    assert len({word_of(path) for path in every}) == len(every) > 150 and word_of("sampling.guidance") == "guidance"
 
 
 def test_a_grid_shares_equal_nodes():

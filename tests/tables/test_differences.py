@@ -64,7 +64,7 @@ def test_report_prints_them_under_each_table_by_the_row_s_or_the_cell_s_name(tmp
     (tmp_path / "mine.yaml").write_text(
         "axes:\n  way:\n    slow: {autoencoder.align: none}\n    quick: {diffusion.shift: 0.3}\n  seed: [0, 1]\n"
     )
-    for name, value in (("dinov3-tiny.no-align", 40.0), ("dinov3-tiny.shift-0.3", 42.0)):
+    for name, value in (("dinov3-tiny.no-align", 40.0), ("dinov3-tiny.diffusion-shift-0.3", 42.0)):
         for seed in (0, 1):
             scores = [gfid(name, value + seed * (1 + value), seed=seed)]
             write(tmp_path / "runs" / (name + ".seed-1" * seed), scores, family="mae" if "shift" in name else "dinov3")
@@ -74,7 +74,7 @@ def test_report_prints_them_under_each_table_by_the_row_s_or_the_cell_s_name(tmp
             main([*words, row])
         said = capsys.readouterr().out
         assert ended.value.code == 0 and "gFID ↓ by sampling steps and guidance: differences from dinov3-tiny.no-align" in said
-        assert "| dinov3-tiny.shift-0.3 (quick) | +3.00 ± 12.71 |" in said
+        assert "| dinov3-tiny.diffusion-shift-0.3 (quick) | +3.00 ± 12.71 |" in said
     named = tmp_path / "named.yaml"
     named.write_text("run: tried\naxes:\n  way:\n    slow: {autoencoder.align: none}\n    quick: {diffusion.shift: 0.3}\n")
     for name, value in (("slow", 40.0), ("quick", 42.0)):  # the runs' own names say their cells
