@@ -17,7 +17,7 @@ from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed
 from svgbench.lab.engines import Choice
-from svgbench.lab.plan import make_plan, resolve
+from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
@@ -108,7 +108,7 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf, data=data), shelf)
+    plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
     if outcome.left:
@@ -141,7 +141,7 @@ def plan(
 
     store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     try:
-        plan_ = make_plan(configs_of(experiment, preset, _limited(sets, limit), shelf, data=data), shelf)
+        plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
     except (BadData, BadWeights) as error:
         stood_on = (preset_of(about, shelf) if about else None) or preset
         if stood_on == "tiny":
@@ -154,6 +154,14 @@ def plan(
     table = plan_table(f"Plan of {experiment}", plan_, made, estimates(plan_, shelf), pace)
     table.notes += [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
     table_of(table)
+
+
+def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
+    """The plan of an experiment; cells that come to the same work are said."""
+    plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
+    for name, other in plan_.repeated().items():
+        sys.stderr.write(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.\n")
+    return plan_
 
 
 def _sbatch(words: list[str]) -> dict[str, str]:

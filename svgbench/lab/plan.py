@@ -54,6 +54,12 @@ class Plan:
     """By key, in an order in which they can be executed."""
     runs: tuple[Run, ...]
 
+    def repeated(self) -> dict[str, str]:
+        """Run -> the first run that stands on the same nodes: two configurations that differ in nothing that is used."""
+        first: dict[frozenset[str], str] = {}
+        firsts = {run.name: first.setdefault(frozenset(run.nodes), run.name) for run in self.runs}
+        return {name: other for name, other in firsts.items() if name != other}
+
     def finished(self, store: Store) -> set[str]:
         """Keys of the nodes whose artifacts exist."""
         return Finished(self, store).keys()
@@ -141,6 +147,9 @@ def node_of(
         part = merge(part, nested(path, graph.field(config, path)))
     for path, value in cell.items():
         part = merge(part, nested(path, value))
+    if cell.get("sampling.guidance") == 1:
+        for path, value in graph.UNGUIDED.items():
+            part = merge(part, nested(path, value))
     identity = part
     for path in graph.PATHS:
         if _covers(stage, path):

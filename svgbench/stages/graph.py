@@ -139,6 +139,9 @@ FOLDERS = ("data", "scores.segmentation", "scores.depth")
 UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{TEACHER}.card"})
 """Fields that a worker needs and a key does not: the encoder's identity says which it is."""
 
+UNGUIDED = {"sampling.schedule": "constant", "sampling.against": "null", "sampling.guided_channels": None}
+"""Fields that samples of guidance 1 do not see: there the class's word is taken alone. At these values they are one work."""
+
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),
     ("scores.second_extractor", "features", "scores.second_extractor_weights"),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from svgbench.config.records import canonical
+from svgbench.stages.graph import UNGUIDED
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import curves
 from svgbench.tables.differences import difference_table
@@ -236,7 +237,8 @@ def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Ti
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     """The values of a protocol's field in a row, of samples where it is a way of sampling."""
-    fields = [flat(s["protocol_fields"]) for s in scores]
+    guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in UNGUIDED else []
+    fields = [flat(s["protocol_fields"]) for s in guided or scores]  # without guidance nobody asks how it was led
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(own.get(name) for own in fields if own.get(part) is not None))
     return ", ".join("-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "-"

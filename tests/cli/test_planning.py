@@ -33,6 +33,19 @@ def test_a_plan_prints_work_time_disk_and_who_shares_a_node(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
+def test_cells_that_differ_in_nothing_that_is_used_are_said(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("base: smoke\nset: {sampling.guidance: [1.0]}\naxes:\n  sampling.schedule: [constant, linear]\n")
+    with pytest.raises(SystemExit):
+        main(["plan", str(grid), "--out", str(tmp_path / "runs")])
+    out, err = capsys.readouterr()
+    assert "2 runs, 16 nodes" in out and err.count("their work is done once and their rows are equal") == 1
+    grid.write_text("base: smoke\nset: {sampling.guidance: [2.0]}\naxes:\n  sampling.schedule: [constant, linear]\n")
+    with pytest.raises(SystemExit):
+        main(["plan", str(grid), "--out", str(tmp_path / "runs")])
+    assert capsys.readouterr().err == ""
+
+
 def test_more_gpus_shorten_the_trainings_and_leave_gpu_hours(capsys, tmp_path):
     one, eight = (said(capsys, "doctor", "--preset", "paper", "--gpus", n, "--out", str(tmp_path)) for n in ("1", "8"))
     hours = [float(row(text, "diffusion")[3].removesuffix(" h").replace(",", "")) for text in (one, eight)]

@@ -9,21 +9,11 @@ from svgbench.config.fields import fields_of, word_of
 from svgbench.config.grid import build
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, override
-from svgbench.config.part import Part
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadData, BadWeights
 from svgbench.lab.plan import make_plan, nodes_of, resolve
 from svgbench.stages import graph
-
-
-def leaves(kind: type[Part], start: str = "") -> list[str]:
-    """Dotted paths of all fields, parts opened."""
-    paths = []
-    for name, field in kind.model_fields.items():
-        inner = [a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, Part)]
-        paths += leaves(inner[0], f"{start}{name}.") if inner else [start + name]
-    return paths
 
 
 def config(*words: str, preset: str = "tiny") -> RunConfig:
@@ -34,7 +24,7 @@ def keys(*words: str) -> dict[str, str]:
     return {f"{n.stage} {sorted(n.cell.values())}": n.key for n in nodes_of(config(*words))}
 
 
-@pytest.mark.parametrize("path", leaves(RunConfig))
+@pytest.mark.parametrize("path", fields_of(RunConfig))
 def test_every_field_is_in_the_slice_of_some_stage(path):
     covered = [own for stage in graph.STAGES for own in (*stage.slice, *stage.each) if path == own or path.startswith(own + ".")]
     assert covered or path in graph.LABELS, f"{path} is in no slice: name it in stages/graph.py, or in LABELS if it changes no result"
@@ -150,6 +140,17 @@ def test_a_run_s_name_says_what_is_special_and_only_the_seed_tells_seeds_apart(w
 def test_no_two_fields_are_called_the_same_in_names():
     every = list(fields_of(RunConfig))
     assert len({word_of(path) for path in every}) == len(every) > 150 and word_of("sampling.guidance") == "guidance"
+
+
+@pytest.mark.parametrize(
+    "words", [["sampling.schedule=linear"], ["sampling.guided_channels=3"], ["sampling.against=weak", "diffusion.weak_share=0.25"]]
+)
+def test_samples_without_guidance_are_one_work_however_others_are_guided(words):
+    base = [word for word in words if word.startswith("diffusion")]
+    one, two = (keys("sampling.guidance=[1.0,2.0]", *own) for own in (base, words))
+    same = {name for name in one if one[name] == two[name]}
+    assert {"samples [1.0, 1.0, 25]", "generation-scores [1.0, 1.0, 25]"} <= same
+    assert one.keys() == two.keys() and not any("2.0" in name for name in same)
 
 
 def test_a_grid_shares_equal_nodes():

@@ -58,10 +58,15 @@ def test_the_time_grid_runs_from_noise_to_data_and_bends_towards_noise():
     assert times(4, 1.0) == [0, 0.25, 0.5, 0.75, 1]
 
 
-def test_guidance_one_never_calls_the_null_class():
+@pytest.mark.parametrize(
+    "led", [{}, {"schedule": "linear"}, {"schedule": "late"}, {"schedule": "interval-0.2-0.8"}, {"guided_channels": 1}, {"weak": Counting()}]
+)
+def test_guidance_one_never_calls_the_null_class_and_is_one_work_however_it_would_be_led(led):
     model = Counting()
-    sample(model, NOISE, LABELS, steps=5, shift=1.0, guidance=1.0)
+    got = sample(model, NOISE, LABELS, steps=5, shift=1.0, guidance=1.0, **led)
     assert [n for n, _ in model.calls] == [2] * 5
+    assert "weak" not in led or led["weak"].calls == []
+    assert torch.equal(got, sample(Counting(), NOISE, LABELS, steps=5, shift=1.0, guidance=1.0))
 
 
 def test_guidance_moves_from_the_null_velocity_past_the_class_velocity():

@@ -131,6 +131,13 @@ def test_steps_that_differ_by_design_stand_in_the_row(tmp_path):
     assert table.columns == ["run", "steps", "gFID ↓ [1]"] and [row[1] for row in table.rows] == ["250", "25"]
 
 
+def test_how_a_row_is_guided_is_said_of_its_guided_samples(tmp_path):
+    guided = {"guidance": 2.0}
+    found = runs(tmp_path, a=[gfid("a", 2.0), gfid("a", 1.0, **guided)], b=[gfid("b", 2.0), gfid("b", 1.5, schedule="linear", **guided)])
+    table = measured_table(layout({"metric": "gfid", "guidance": "all"}, shows=["sampling.schedule"]), found)
+    assert table.columns[1] == "schedule" and [row[1] for row in table.rows] == ["constant", "linear"]
+
+
 def test_facts_of_a_run_stand_beside_its_name(tmp_path):
     write(tmp_path / "a", [gfid("a", 1.0, images_seen=64000)], seconds=7200.0, device="cuda")
     facts = ["encoder", "align", "residual_channels", "images_seen", "parameters", "gpu_hours"]
