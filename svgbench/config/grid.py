@@ -116,10 +116,18 @@ def experiment_file(name: str, extra: Path | None = None) -> Path:
 
 def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str:
     """``FILE:LINE, cell 'NAME'`` of what sets a field of a cell: in the experiment's own file, else in one that it stands on."""
-    chain = _chain(load_experiment(name, extra), extra)
-    lines = ((part.file, line_of(part.file, field, cell)) for part in chain if field)
-    found = next((f"{file}:{line}" for file, line in lines if line), str(chain[0].file))
+    experiment = load_experiment(name, extra)
+    own = [(part.file, cell) for part in _chain(experiment, extra)]
+    below = [(part.file, "") for base in _bases_of(experiment, cell) for part in _chain(load_experiment(base, extra), extra)]
+    lines = ((file, line_of(file, field, named)) for file, named in [*own, *below] if field)
+    found = next((f"{file}:{line}" for file, line in lines if line), str(experiment.file))
     return found + (f", cell '{cell}'" if cell else "")
+
+
+def _bases_of(experiment: Experiment, cell: str) -> list[str]:
+    """The experiments that the entries of a cell stand on."""
+    entries = [pair for values in experiment.axes.values() if isinstance(values, dict) for pair in values.items()]
+    return [str(own["base"]) for name, own in entries if "base" in own and f".{name}." in f".{cell}."]
 
 
 def settings_of(experiment: Experiment, extra: Path | None = None, *, with_preset: bool = True) -> dict[str, Any]:

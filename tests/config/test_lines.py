@@ -108,6 +108,22 @@ def test_an_error_in_a_base_is_said_of_the_base(tmp_path):
         configs_of(str(path), "tiny", None, None)
 
 
+def test_an_error_in_the_base_of_a_cell_is_said_of_that_base(tmp_path):
+    (tmp_path / "below.yaml").write_text("base: smoke\nset:\n  autoencoder.algin: none\n")
+    path = tmp_path / "g.yaml"
+    path.write_text(f"axes:\n  recipe:\n    a: {{base: smoke}}\n    b: {{base: {tmp_path / 'below.yaml'}}}\n")
+    with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'b': autoencoder\.algin is not a field\. Did you mean 'align'"):
+        configs_of(str(path), "tiny", None, None)
+
+
+@pytest.mark.parametrize("word", ["on", "no", "1"])
+def test_a_cell_s_name_that_yaml_takes_for_something_else_is_asked_for_in_quotes(tmp_path, word):
+    path = tmp_path / "g.yaml"
+    path.write_text(f"axes:\n  way:\n    {word}: {{seed: 1}}\n")
+    with pytest.raises(BadConfig, match=r"g\.yaml:\d: axes\.way: a name here must be text, got \w+; put it in quotes\."):
+        configs_of(str(path), "tiny", None, None)
+
+
 def test_an_axis_that_changes_nothing_is_said_and_runs_once(tmp_path, capsys):
     path = tmp_path / "g.yaml"
     path.write_text("base: smoke\nset: {autoencoder.residual.channels: 0}\naxes:\n  autoencoder.align: [none, frozen]\n")

@@ -59,7 +59,7 @@ def test_the_time_grid_runs_from_noise_to_data_and_bends_towards_noise():
 
 
 @pytest.mark.parametrize(
-    "led", [{}, {"schedule": "linear"}, {"schedule": "late"}, {"schedule": "interval-0.2-0.8"}, {"guided_channels": 1}, {"weak": Counting()}]
+    "led", [{}, {"schedule": "linear"}, {"schedule": "late"}, {"schedule": "interval-0-1"}, {"guided_channels": 1}, {"weak": Counting()}]
 )
 def test_guidance_one_never_calls_the_null_class_and_is_one_work_however_it_would_be_led(led):
     model = Counting()
