@@ -60,9 +60,12 @@ class View(Watch):
         if report.state not in ("ran", "found"):
             self._failed += report.state == "failed"
             return
-        seconds = time.monotonic() - since
+        now = time.monotonic()
+        seconds = now - since
         self._done += 1
         self._open.pop(node.key, None)
+        behind = {key: other for key, (other, _) in self._away.items() if node.key in other.inputs.values()}
+        self._away |= {key: (other, now) for key, other in behind.items()}  # until now they waited
         self._seconds.setdefault(node.stage, []).append(seconds)
         if graph.by_name(node.stage).scores:
             self._scores.append(f"{text_of(node)}: {scores_text(self._store.scores(node.stage, node.key))}")
@@ -81,9 +84,9 @@ class View(Watch):
             self.say(self.summary())
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """What is under way: node, where, progress, rate, time left."""
+        """What is under way: node, where, progress, rate, time left; not what an engine keeps behind other nodes."""
         found = []
-        for key, (node, since) in list(self._away.items()):
+        for key, (node, since) in self._under_way().items():
             note = read_note(self._store.note(node.stage, key))
             where = self.where(key)
             if note is None:
@@ -95,9 +98,15 @@ class View(Watch):
             found.append((text_of(node), place, f"{done:,} of {total:,} {note['unit']}", f"{rate:,.1f}/s", left))
         return found
 
+    def _under_way(self) -> dict[str, tuple[Node, float]]:
+        """The nodes an engine has whose inputs are there, and since when."""
+        return {key: own for key, own in self._away.items() if not self._open.keys() & own[0].inputs.values()}
+
     def summary(self) -> str:
         """Counts, and the time left as far as finished nodes of the same stages tell."""
-        words = [f"{self._done} of {self._total} nodes", f"{len(self._away)} under way"]
+        now = len(self._under_way())
+        words = [f"{self._done} of {self._total} nodes", f"{now} under way"]
+        words += [f"{len(self._away) - now} behind them"] if len(self._away) > now else []
         words += [f"{self._failed} failed"] if self._failed else []
         left = self._left()
         return ", ".join(words + ([f"about {duration(left)} left"] if left else []))
@@ -107,9 +116,10 @@ class View(Watch):
             return None
         means = {stage: sum(times) / len(times) for stage, times in self._seconds.items()}
         usual = sum(means.values()) / len(means)
-        spent = sum(time.monotonic() - since for _, since in self._away.values())
+        now = self._under_way()
+        spent = sum(time.monotonic() - since for _, since in now.values())
         work = sum(means.get(node.stage, usual) for node in self._open.values())
-        return max(0.0, work - spent) / max(1, len(self._away))
+        return max(0.0, work - spent) / max(1, len(now))
 
 
 class InPlace(View):

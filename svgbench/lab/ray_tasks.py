@@ -1,4 +1,5 @@
-"""The engine of Ray: every node is a task with its processors and GPUs, on any machine of the cluster that sees the output directory.
+"""The engine of Ray: every node is a task with its processors and GPUs, behind the tasks of its inputs, on any machine of the cluster that
+sees the output directory.
 
 A task whose machine goes is given to another by Ray; it resumes from what lies in the store, or waits until the store's lock is free.
 """
@@ -27,8 +28,8 @@ RETRIES = 3
 STOP_SECONDS = 600.0
 
 
-def work(plan: str, key: str, bench: dict[str, Any]) -> str:
-    """A node, inside a worker of Ray; the report lies beside the plan."""
+def work(plan: str, key: str, bench: dict[str, Any], *inputs: str) -> str:
+    """A node, inside a worker of Ray; the report lies beside the plan. ``inputs``: what the tasks it waited for gave back."""
     if not Path(plan).is_file():
         raise FileNotFoundError(f"{plan} cannot be seen from {os.uname().nodename}; --out must be on a disk that every machine shares")
     return Worker(Path(plan), Bench(**bench)).work(key).state
@@ -37,10 +38,8 @@ def work(plan: str, key: str, bench: dict[str, Any]) -> str:
 class RayTasks:
     """Tasks in the cluster at RAY_ADDRESS, or in a Ray started on this machine."""
 
-    ahead = False
-
     def __init__(self, plan: Path, bench: Bench, slots: int | None, *, say: Callable[[str], None]) -> None:
-        self.slots = slots
+        self.slots, self.ahead = slots, slots is None
         self._plan, self._bench, self._say = plan, bench, say
         self._own = not ray.is_initialized()
         if self._own:
@@ -52,6 +51,8 @@ class RayTasks:
             raise BadInput(f"--device {bench.device} was asked for and no machine of the Ray cluster has a GPU; use --device cpu.")
         self._task = ray.remote(work)
         self._refs: dict[Any, Node] = {}
+        self._tasks: dict[str, Any] = {}
+        self._gone: set[str] = set()
         say(f"ray: {len([n for n in ray.nodes() if n['Alive']])} machines, {have.get('CPU', 0):g} processors, {have.get('GPU', 0):g} GPUs")
 
     def submit(self, nodes: list[Node]) -> None:
@@ -61,7 +62,11 @@ class RayTasks:
             task = self._task.options(
                 num_cpus=self._cpus, num_gpus=gpus, max_retries=RETRIES, name=f"{node.stage} {node.key[:12]}", scheduling_strategy="SPREAD"
             )
-            self._refs[task.remote(str(self._plan), node.key, asdict(self._bench))] = node
+            before = [self._tasks[key] for key in dict.fromkeys(node.inputs.values()) if key in self._tasks]
+            ref = task.remote(str(self._plan), node.key, asdict(self._bench), *before)
+            self._refs[ref] = node
+            self._tasks[node.key] = ref
+            self._gone.discard(node.key)
 
     def poll(self, seconds: float) -> list[Report]:
         if not self._refs:
@@ -70,12 +75,18 @@ class RayTasks:
         ended, _ = ray.wait(list(self._refs), num_returns=len(self._refs), timeout=0)
         if not ended:
             ended, _ = ray.wait(list(self._refs), num_returns=1, timeout=seconds)
-        return [self._report(self._refs.pop(ref), ref) for ref in ended]
+        come = set(ended)
+        return [self._report(self._refs.pop(ref), ref) for ref in list(self._refs) if ref in come]  # inputs before what stands on them
 
     def _report(self, node: Node, ref: Any) -> Report:
+        self._tasks.pop(node.key)
         try:
             ray.get(ref)
         except Exception as error:
+            if any(key in self._gone for key in node.inputs.values()):  # the error is of the task it waited for
+                self._gone.add(node.key)
+                return Report(node.key, "unready")
+            self._gone.add(node.key)
             cause = getattr(error, "cause", None)
             said = str(cause or error).strip().splitlines() or [type(error).__name__]
             if isinstance(cause, SvgbenchError) and not isinstance(cause, Interrupted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_a_failed_node_is_counted_as_such(store):
     view.submitted([DRAWN])
     view.ended(DRAWN, Report(DRAWN.key, "failed"))
     assert view.summary() == "0 of 2 nodes, 0 under way, 1 failed"
+
+
+def test_what_an_engine_keeps_behind_other_nodes_is_not_under_way(store, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    behind = replace(SCORED, inputs={"samples": DRAWN.key})
+    view = View(store)
+    view.begin(Plan({node.key: node for node in (DRAWN, behind)}, ()), set())
+    view.submitted([DRAWN])
+    view.submitted([behind])
+    assert [row[0] for row in view.rows()] == ["samples steps 5"] and view.summary() == "0 of 2 nodes, 1 under way, 1 behind them"
+    clock[0] = 60.0
+    view.ended(DRAWN, Report(DRAWN.key, "ran"))
+    clock[0] = 62.0
+    assert view.rows() == [("generation-scores steps 5", "", "for 2 s", "", "")]  # it waited until then
 
 
 def test_a_terminal_shows_rows_summary_and_last_scores(store):

@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 from grids import ablate, digests, grid_file, numbers, workers
 
+from svgbench.lab.orders import write_report
+from svgbench.lab.plan import Node
+from svgbench.lab.schedule import Report
+from svgbench.lab.serve import Bench
+
 pytestmark = pytest.mark.slow
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install 'svgbench[ray]'")
 
@@ -20,6 +25,41 @@ def parent(process: int) -> int:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
+
+
+def node(name: str, **inputs: str) -> Node:
+    return Node("images", name * 64, {}, {}, {other: key * 64 for other, key in inputs.items()})
+
+
+def test_tasks_wait_for_those_of_their_inputs_and_an_error_is_of_the_first_alone(tmp_path, monkeypatch):
+    import ray
+
+    from svgbench.lab.ray_tasks import RayTasks
+
+    def work(plan, key, bench, *inputs):
+        assert all(state == "ran" for state in inputs)
+        if key.startswith("b"):
+            raise MemoryError("killed")
+        write_report(Path(plan), Report(key, "ran"))
+        return "ran"
+
+    monkeypatch.setattr("svgbench.lab.ray_tasks.work", work)
+    monkeypatch.setattr("svgbench.lab.ray_tasks.RETRIES", 0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        tasks = RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path), device="cpu", threads=1), None, say=lambda line: None)
+        assert tasks.ahead and not RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, say=lambda line: None).ahead
+        for depth in ([node("a"), node("b")], [node("c", one="a"), node("d", one="a", two="b")], [node("e", one="d")]):
+            tasks.submit(depth)
+        found = {}
+        while len(found) < 5:
+            found |= {report.key[0]: report for report in tasks.poll(5.0)}
+        assert {key: report.state for key, report in found.items()} == {"a": "ran", "b": "lost", "c": "ran", "d": "unready", "e": "unready"}
+        assert "killed" in str(found["b"].error)
+    finally:
+        ray.shutdown()
 
 
 def test_a_machine_that_goes_in_the_middle_costs_no_number(alone, tmp_path):
