@@ -52,7 +52,7 @@ def test_every_metric_and_a_grid_accept_an_imported_run(imported):
     svgbench("ablate", grid, "--out", imported / "runs", "--threads", 1, *(word for s in SMALL for word in ("--set", s)))
     rows = json.loads(svgbench("report", "--out", imported / "runs", "--format", "json").split("]\n")[0] + "]")
     runs = {row["run"] for row in rows}
-    assert len(runs) == 2 and all(run.startswith("mine.shift-") for run in runs)
+    assert len(runs) == 2 and all(run.startswith("mine.sampling-shift-") for run in runs)
     assert {"gfid", "rfid", "psnr", "probe_top1"} <= {row["metric"] for row in rows}
     stages = {path.parent.name for path in (imported / "runs" / "store").glob("*/*") if path.is_dir()}
     assert "imported-diffusion" in stages and not stages & {"diffusion", "autoencoder", "statistics"}
