@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
 from svgbench.config.records import Protocol, SamplingProtocol, canonical
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.report import group_name
 from svgbench.tables.seeds import half_interval
-from svgbench.tables.standings import TITLED, flat
+from svgbench.tables.standings import flat, shared_protocol
 
 Over = Literal["steps", "images_seen"]
 Guidance = Literal["none", "most"]
@@ -92,7 +92,7 @@ def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Se
         scores = [s for s in scores if (s["images_seen"] or 0) == last]
     steps = max((s["steps"] for s in scores), default=0) if over == "images_seen" else None
     scores = [s for s in scores if steps in (None, s["steps"])]
-    protocols = {canonical(_kept(s["protocol_fields"], by_design)) for s in scores}
+    protocols = {shared_protocol(s, by_design) for s in scores}
     points: dict[int, dict[float, float]] = {}
     for s in scores:
         points.setdefault(s["seed"], {})[s[over]] = s["value"]
@@ -101,10 +101,6 @@ def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Se
     seeds = {seed: tuple(sorted(own.items())) for seed, own in sorted(points.items())}
     how = Protocol.model_validate(scores[0]["protocol_fields"]).sampling
     return Curve(_shared_name(group), over, wanted, steps, protocols.pop(), how.how if how else "", seeds, tuple(group))
-
-
-def _kept(fields: Mapping[str, Any], by_design: Sequence[str]) -> dict[str, Any]:
-    return {name: value for name, value in flat(dict(fields)).items() if name not in (*TITLED, *by_design)}
 
 
 def _shared_name(group: Sequence[RunRecord]) -> str:

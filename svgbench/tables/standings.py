@@ -6,7 +6,6 @@ in which a table's rows differ by design, which are shown in each row.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -69,8 +68,10 @@ def shared_protocol(score: dict[str, Any], by_design: Sequence[str]) -> str:
 
 @lru_cache(maxsize=10_000)
 def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
-    """The fields of a protocol (canonical JSON) that a column's scores share: thousands of scores have few protocols."""
-    return canonical({k: v for k, v in flat(json.loads(protocol)).items() if k not in (*TITLED, *by_design)})
+    """The fields of a protocol (canonical JSON) that a column's scores share: thousands of scores have few protocols. What an earlier
+    version did not write yet stands at its default."""
+    fields = flat(Protocol.model_validate_json(protocol).model_dump(mode="json"))
+    return canonical({k: v for k, v in fields.items() if k not in (*TITLED, *by_design)})
 
 
 def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -35,6 +35,13 @@ def test_two_protocols_stand_in_two_columns_and_are_not_ranked_together():
     assert "[1] and [2] are not ranked together; they differ in count (none, 50)" in table.notes
 
 
+def test_a_protocol_that_an_earlier_version_wrote_without_a_later_field_is_the_same_protocol():
+    one, other = score("a"), score("b", value=2.0)
+    other["protocol_fields"] = {name: value for name, value in other["protocol_fields"].items() if name not in ("chosen", "limit")}
+    table = score_table("t", [one, other], ("rfid",))
+    assert len(table.columns) == 2 and [place_of(row[1]) for row in table.rows] == [1, 0]
+
+
 def test_samples_of_two_samplers_are_not_ranked_and_steps_and_guidance_are_columns():
     euler = SamplingProtocol(sampler="euler", steps=5, guidance=1.0, shift=0.15)
     ways = [euler, euler.model_copy(update={"steps": 10}), euler.model_copy(update={"sampler": "heun", "shift": 1.0})]
