@@ -131,9 +131,9 @@ def _marked(text: str) -> str:
 
 
 def _headed(text: str) -> str:
-    """A column's title: what is measured, and on a line of its own how."""
+    """A column's title: what is measured with its arrow, and on a line of its own how."""
     what, comma, how = text.partition(", ")
-    return _marked(what) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if comma else "")
+    return re.sub(r" (?=[↓↑])", "&nbsp;", _marked(what)) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if comma else "")
 
 
 def _noted(note: str) -> str:
