@@ -52,7 +52,7 @@ class Named:
         runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
         found: dict[str, str] = {}
         for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
-            found |= {run: cell, group_name(run): group_name(cell)} if cell else {}
+            found |= {run: cell, group_name(run): group_name(cell)} if group_name(cell) else {}
         return found
 
     def _configs(self, experiment: str) -> dict[str, RunConfig]:

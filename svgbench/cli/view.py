@@ -100,7 +100,8 @@ class View(Watch):
 
     def _under_way(self) -> dict[str, tuple[Node, float]]:
         """The nodes an engine has whose inputs are there, and since when."""
-        return {key: own for key, own in self._away.items() if not self._open.keys() & own[0].inputs.values()}
+        away = list(self._away.items())  # a terminal is drawn by a thread of its own
+        return {key: own for key, own in away if not any(needed in self._open for needed in own[0].inputs.values())}
 
     def summary(self) -> str:
         """Counts, and the time left as far as finished nodes of the same stages tell."""
@@ -118,7 +119,7 @@ class View(Watch):
         usual = sum(means.values()) / len(means)
         now = self._under_way()
         spent = sum(time.monotonic() - since for _, since in now.values())
-        work = sum(means.get(node.stage, usual) for node in self._open.values())
+        work = sum(means.get(node.stage, usual) for node in list(self._open.values()))
         return max(0.0, work - spent) / max(1, len(now))
 
 

@@ -92,6 +92,7 @@ def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
     if is_blank(path):
         raise BadConfig(empty)
     content = {"name": path.stem, **read_yaml(path)}
+    _check_names(path, content)
     try:
         experiment = validate(Experiment, content)
     except BadConfig as error:
@@ -101,6 +102,17 @@ def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
         raise BadConfig(empty)
     experiment._file = path
     return experiment
+
+
+def _check_names(path: Path, content: Mapping[Any, Any], place: str = "") -> None:
+    """Refuses names that YAML reads as no text, such as on, no and 1."""
+    for name, inside in content.items():
+        if not isinstance(name, str):
+            line = line_at(path, place)
+            where = f"{path}:{line}: {place}" if line else f"{path}"
+            raise BadConfig(f"{where}: a name here must be text, got {name!r}; put it in quotes.")
+        if isinstance(inside, Mapping):
+            _check_names(path, inside, f"{place}.{name}" if place else name)
 
 
 def experiment_file(name: str, extra: Path | None = None) -> Path:
@@ -117,9 +129,10 @@ def experiment_file(name: str, extra: Path | None = None) -> Path:
 def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str:
     """``FILE:LINE, cell 'NAME'`` of what sets a field of a cell: in the experiment's own file, else in one that it stands on."""
     experiment = load_experiment(name, extra)
-    own = [(part.file, cell) for part in _chain(experiment, extra)]
-    below = [(part.file, "") for base in _bases_of(experiment, cell) for part in _chain(load_experiment(base, extra), extra)]
-    lines = ((file, line_of(file, field, named)) for file, named in [*own, *below] if field)
+    bases = [part.file for base in _bases_of(experiment, cell) for part in _chain(load_experiment(base, extra), extra)]
+    shared = [part.file for part in _chain(experiment, extra)]
+    places = [(experiment.file, "axes"), *((file, "set") for file in (*bases, *shared))]  # what comes first has the last word
+    lines = ((file, line_of(file, field, cell, part=part, loose=loose)) for loose in (False, True) for file, part in places if field)
     found = next((f"{file}:{line}" for file, line in lines if line), str(experiment.file))
     return found + (f", cell '{cell}'" if cell else "")
 

@@ -10,14 +10,15 @@ import yaml
 from svgbench.config.fields import word_of
 
 
-def line_of(path: Path, field: str, cell: str = "") -> int | None:
-    """The line (from 1) that sets a dotted field, or what is above or below it; of an axis, the entry that the cell's name holds."""
+def line_of(path: Path, field: str, cell: str = "", *, part: str, loose: bool = False) -> int | None:
+    """The line (from 1) of a file's ``part`` (set or axes) that sets a dotted field, or something below it, or the value that it is in;
+    ``loose``: or that sets other fields of a mapping it is in. Of an axis, the entry that the cell's name holds."""
     root = _root(path)
     if not isinstance(root, yaml.MappingNode):
         return None
     best: tuple[int, int] | None = None
-    for place, line in _settings(root, cell.split(".") if cell else []):
-        fits = place == field or field.startswith(place + ".") or place.startswith(field + ".")
+    for place, line, whole in _settings(root, cell.split(".") if cell else [], part):
+        fits = place == field or place.startswith(field + ".") or (field.startswith(place + ".") and (loose or whole))
         shared = min(len(place), len(field)) - (place != field)
         if fits and (best is None or shared > best[0]):
             best = (shared, line)
@@ -51,28 +52,27 @@ def _root(path: Path) -> yaml.Node | None:
         return None
 
 
-def _settings(root: yaml.MappingNode, cell: list[str]) -> Iterator[tuple[str, int]]:
-    """Dotted field and line of everything that the cell is set by; also the file's own words, such as ``axes``."""
+def _settings(root: yaml.MappingNode, cell: list[str], part: str) -> Iterator[tuple[str, int, bool]]:
+    """Dotted field, line, and whether its value stands there whole, of everything in a part of the file that the cell is set by."""
     for key, value in root.value:
-        yield key.value, _line(key)
-        if key.value == "set":
+        if key.value == part == "set":
             yield from _below(value, "")
-        if key.value == "axes" and isinstance(value, yaml.MappingNode):
+        if key.value == part == "axes" and isinstance(value, yaml.MappingNode):
             for axis, entries in value.value:
                 if isinstance(entries, yaml.SequenceNode):
                     word = word_of(axis.value)
                     named = [e for e in entries.value if f"{word}-{getattr(e, 'value', '')}" in ".".join(cell) or e.value in cell]
-                    yield axis.value, _line((named or [axis])[0])
+                    yield axis.value, _line((named or [axis])[0]), True
                 elif isinstance(entries, yaml.MappingNode):
                     for name, settings in entries.value:
                         if not cell or name.value in ".".join(cell):
                             yield from _below(settings, "")
 
 
-def _below(node: yaml.Node, start: str) -> Iterator[tuple[str, int]]:
+def _below(node: yaml.Node, start: str) -> Iterator[tuple[str, int, bool]]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield f"{start}{key.value}", _line(key)
+            yield f"{start}{key.value}", _line(key), not isinstance(value, yaml.MappingNode)
             yield from _below(value, f"{start}{key.value}.")
 
 

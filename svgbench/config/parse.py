@@ -53,8 +53,6 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     name = ".".join(part if part.isprintable() else repr(part) for part in path)
     behind = len({tuple(_place(other)) for other in error.errors() if _place(other) != path[: len(_place(other))]})
     more = f" ({behind} more problem{'s' if behind > 1 else ''} behind it.)" if behind else ""
-    if path[-1:] == ["[key]"]:  # YAML reads on, off, yes, no and numbers as no text
-        return f"{'.'.join(path[:-2])}: a name here must be text, got {problem['input']!r}; put it in quotes.{more}"
     if problem["type"] == "extra_forbidden":
         owner = _part_at(kind, path[:-1])
         return f"{name} is not a field.{closest(path[-1], owner.model_fields if owner else [])}{more}"

@@ -50,9 +50,9 @@ class RayTasks:
         if bench.device.startswith("cuda") and not have.get("GPU"):
             raise BadInput(f"--device {bench.device} was asked for and no machine of the Ray cluster has a GPU; use --device cpu.")
         self._task = ray.remote(work)
-        self._refs: dict[Any, Node] = {}
+        self._refs: dict[Any, tuple[Node, list[Any]]] = {}
         self._tasks: dict[str, Any] = {}
-        self._gone: set[str] = set()
+        self._gone: set[Any] = set()
         say(f"ray: {len([n for n in ray.nodes() if n['Alive']])} machines, {have.get('CPU', 0):g} processors, {have.get('GPU', 0):g} GPUs")
 
     def submit(self, nodes: list[Node]) -> None:
@@ -64,9 +64,8 @@ class RayTasks:
             )
             before = [self._tasks[key] for key in dict.fromkeys(node.inputs.values()) if key in self._tasks]
             ref = task.remote(str(self._plan), node.key, asdict(self._bench), *before)
-            self._refs[ref] = node
+            self._refs[ref] = (node, before)
             self._tasks[node.key] = ref
-            self._gone.discard(node.key)
 
     def poll(self, seconds: float) -> list[Report]:
         if not self._refs:
@@ -76,17 +75,17 @@ class RayTasks:
         if not ended:
             ended, _ = ray.wait(list(self._refs), num_returns=1, timeout=seconds)
         come = set(ended)
-        return [self._report(self._refs.pop(ref), ref) for ref in list(self._refs) if ref in come]  # inputs before what stands on them
+        return [self._report(ref) for ref in list(self._refs) if ref in come]  # inputs before what stands on them
 
-    def _report(self, node: Node, ref: Any) -> Report:
-        self._tasks.pop(node.key)
+    def _report(self, ref: Any) -> Report:
+        node, before = self._refs.pop(ref)
+        del self._tasks[node.key]
         try:
             ray.get(ref)
         except Exception as error:
-            if any(key in self._gone for key in node.inputs.values()):  # the error is of the task it waited for
-                self._gone.add(node.key)
+            self._gone.add(ref)
+            if self._gone & set(before):  # the error is of a task it waited for; it never ran
                 return Report(node.key, "unready")
-            self._gone.add(node.key)
             cause = getattr(error, "cause", None)
             said = str(cause or error).strip().splitlines() or [type(error).__name__]
             if isinstance(cause, SvgbenchError) and not isinstance(cause, Interrupted):

@@ -105,6 +105,7 @@ class Walk:
         self._keys = list(self._nodes)
         self._open = set(self._nodes)
         self._away: set[str] = set()
+        self._elsewhere: set[str] = set()
         self._waiting: list[tuple[float, str]] = []
         self._lost: dict[str, int] = {}
         self._engine, self._outcome, self._say, self._keep_going, self._watch = engine, outcome, say, keep_going, watch
@@ -142,7 +143,7 @@ class Walk:
             self._watch.submitted(nodes)
             self._engine.submit(nodes)
             free = (key for key in self._keys if key in self._open and key not in self._away) if self._engine.ahead else ()
-            batch = [key for key in free if self._lacks[key] <= self._away]
+            batch = [key for key in free if self._lacks[key] <= self._away - self._elsewhere]
 
     def _take(self, report: Report) -> None:
         key, node = report.key, self._nodes[report.key]
@@ -153,6 +154,7 @@ class Walk:
         elif report.state == "occupied":
             if not self._waiting:
                 self._say(f"waiting: {report.error}")
+            self._elsewhere.add(key)  # nothing is given out behind it until it is there
             self._waiting.append((time.monotonic(), key))
         elif report.state == "unready":
             if key in self._open and not self._lacks[key]:  # its inputs came later than its turn

@@ -115,7 +115,7 @@ def aside(number: int, count: int) -> float:
 
 
 def in_lines(name: str) -> str:
-    """A run's name with a line for each of its words: ``dinov3-tiny.no-align.shift-0.5`` in three. A point before a digit is a number's,
+    """A run's name with a line for each of its words: ``mae-tiny.no-align.weak-share-0.5`` in three. A point before a digit is a number's,
     unless six hex digits follow, a digest's: with a letter among them, or behind a letter."""
     digest = r"[0-9a-f]{6}(?:\.|$)"
     return "\n".join(re.split(rf"\.(?!\d)|\.(?=\d*[a-f])(?={digest})|(?<!\d)\.(?={digest})", name))

@@ -18,7 +18,7 @@ from svgbench.tables.published import Published
 from svgbench.tables.published_tables import published_table
 from svgbench.tables.ratios import ratio_table
 from svgbench.tables.report import group_name
-from svgbench.tables.standings import Entry, flat, standings
+from svgbench.tables.standings import Entry, fields_of, standings
 from svgbench.tables.table import Cell, Table
 
 
@@ -98,8 +98,8 @@ def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]
     """Those fields of the protocol in which the numbers of some column really differ."""
     values: dict[tuple[str, int], set[str]] = {}
     for column, score in chosen:
-        fields = flat(score["protocol_fields"])
-        for name in shows:
+        fields = fields_of(score)
+        for name in shows if score["guidance"] != 1 else [name for name in shows if name not in UNGUIDED]:
             values.setdefault((name, id(column)), set()).add(canonical(fields.get(name)))
     return [name for name in shows if any(len(found) > 1 for (field, _), found in values.items() if field == name)]
 
@@ -238,7 +238,7 @@ def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Ti
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     """The values of a protocol's field in a row, of samples where it is a way of sampling."""
     guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in UNGUIDED else []
-    fields = [flat(s["protocol_fields"]) for s in guided or scores]  # without guidance nobody asks how it was led
+    fields = [fields_of(s) for s in guided or scores]  # without guidance nobody asks how it was led
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(own.get(name) for own in fields if own.get(part) is not None))
     return ", ".join("-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "-"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from svgbench.tables.curves import Curve
@@ -52,7 +52,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     The best of the baseline is taken seed by seed too: each seed of a run is held against the same seed of the baseline. A seed that
     lacks a point which others of its curve have is left out, and said."""
     partial = _partial(found)
-    found = [curve for curve in found if curve.whole()]
+    found = [replace(curve, seeds=curve.whole()) for curve in found if curve.whole()]
     if not found:
         return None
     base = next((curve for curve in found if curve.is_of(baseline)), found[0])
@@ -63,7 +63,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     hours = base.over == "images_seen"
     columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]
     table = Table(f"Headline ratios: {what} to reach a gFID{guided}", columns, [], kind="ratios")
-    bests = {seed: min(y for _, y in points) for seed, points in base.whole().items()}
+    bests = {seed: min(y for _, y in points) for seed, points in base.seeds.items()}
     wanted = [(f"{mean(bests.values()):.2f} (best of {base.name})", bests), *((f"{t:g}", dict.fromkeys(bests, t)) for t in targets)]
     for text, goals in wanted:
         for curve in found:
@@ -86,12 +86,11 @@ def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> l
     width = 4 if hours else 2
     if (curve.protocol, curve.guidance, curve.steps) != (base.protocol, base.guidance, base.steps):
         return ["other protocol", *["-"] * (width - 1)]
-    own, others = curve.whole(), base.whole()
-    seeds = [seed for seed in own if seed in goals]
+    seeds = [seed for seed in curve.seeds if seed in goals]
     if not seeds:
         return ["no seed of the baseline", *["-"] * (width - 1)]
-    mine = [crossing(own[seed], goals[seed]) for seed in seeds]
-    theirs = [crossing(others[seed], goals[seed]) for seed in seeds]
+    mine = [crossing(curve.seeds[seed], goals[seed]) for seed in seeds]
+    theirs = [crossing(base.seeds[seed], goals[seed]) for seed in seeds]
     missed = sum(not c.reached for c in mine)
     if missed:
         return ["not reached" if missed == len(mine) else f"not reached by {missed} of {len(mine)} seeds", *["-"] * (width - 1)]
@@ -99,12 +98,12 @@ def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> l
     cells = [_folded([c.x for c in mine], sign=sign), _ratio(curve is base, mine, theirs, [1.0] * len(mine))]
     if not hours:
         return cells
-    paces, theirs_too = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
-    if None in paces:
+    own, others = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
+    if None in own:
         return [*cells, "-", "-"]
-    cells.append(_folded([c.x * pace for c, pace in zip(mine, paces, strict=True) if pace], sign=sign))
-    same = None not in theirs_too and _device(curve) == _device(base)
-    rates = [b / a for a, b in zip(paces, theirs_too, strict=True) if a and b] if same else []
+    cells.append(_folded([c.x * rate for c, rate in zip(mine, own, strict=True) if rate], sign=sign))
+    same = None not in others and _device(curve) == _device(base)
+    rates = [b / a for a, b in zip(own, others, strict=True) if a and b] if same else []
     return [*cells, _ratio(curve is base, mine, theirs, rates) if len(rates) == len(mine) else "-"]
 
 
@@ -154,7 +153,7 @@ def _partial(found: Sequence[Curve]) -> list[str]:
 
 
 def _spread(found: Sequence[Curve]) -> list[str]:
-    counts = sorted({len(curve.whole()) for curve in found})
+    counts = sorted({len(curve.seeds) for curve in found})
     if counts[-1] == 1:
         return ["one seed: no interval, and the spread between seeds is not in it"]
     return [f"geometric mean over {' or '.join(map(str, counts))} seeds (95 % t-interval of the logarithms)"]

@@ -66,12 +66,21 @@ def shared_protocol(score: dict[str, Any], by_design: Sequence[str]) -> str:
     return _shared(canonical(score["protocol_fields"]), tuple(by_design))
 
 
+def fields_of(score: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a score's protocol under dotted names; what an earlier version did not write yet stands at its default."""
+    return _fields(canonical(score["protocol_fields"]))
+
+
+@lru_cache(maxsize=10_000)
+def _fields(protocol: str) -> dict[str, Any]:
+    """The same of a protocol in canonical JSON: thousands of scores have few protocols."""
+    return flat(Protocol.model_validate_json(protocol).model_dump(mode="json"))
+
+
 @lru_cache(maxsize=10_000)
 def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
-    """The fields of a protocol (canonical JSON) that a column's scores share: thousands of scores have few protocols. What an earlier
-    version did not write yet stands at its default."""
-    fields = flat(Protocol.model_validate_json(protocol).model_dump(mode="json"))
-    return canonical({k: v for k, v in fields.items() if k not in (*TITLED, *by_design)})
+    """The fields of a protocol (canonical JSON) that a column's scores share."""
+    return canonical({k: v for k, v in _fields(protocol).items() if k not in (*TITLED, *by_design)})
 
 
 def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
@@ -176,10 +185,18 @@ class _Notes:
         return [*notes, *self._fewer()]
 
     def _fewer(self) -> list[str]:
-        """Rows of fewer seeds than others, whose place says less."""
-        counts: dict[str, int] = {}
-        for (row, _, _), own in self._cells.items():
-            counts[row] = max(counts.get(row, 0), len(own))
-        most = max(counts.values(), default=0)
-        fewer = [f"{row} {count}" for row, count in counts.items() if count < most]
-        return [f"fewer than {most} seeds: {', '.join(fewer)}; places are by the seeds there are"] if fewer else []
+        """Rows of fewer seeds than others of a column, whose place there says less."""
+        most: dict[tuple[str, str], int] = {}
+        for (_, *column), own in self._cells.items():
+            most[tuple(column)] = max(most.get(tuple(column), 0), len(own))
+        fewer: dict[str, dict[str, list[str]]] = {}
+        for (row, name, protocol), own in self._cells.items():
+            if len(own) < most[name, protocol]:
+                fewer.setdefault(row, {}).setdefault(f"{len(own)} of {most[name, protocol]}", []).append(name)
+        told = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in own.items())})" for row, own in fewer.items()]
+        return [f"fewer seeds than others have: {', '.join(told)}; places are by the seeds there are"] if told else []
+
+
+def _listed(names: list[str]) -> str:
+    """Columns by name where they are few."""
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} columns"

@@ -31,23 +31,25 @@ axes:
 
 
 @pytest.mark.parametrize(
-    ("field", "cell", "line"),
+    ("part", "field", "cell", "line", "near"),
     [
-        ("data.train_images", "", 4),
-        ("sampling.sampler", "", 6),
-        ("sampling.steps", "", 5),
-        ("autoencoder.residual.channels", "channels-8.plain", 8),
-        ("encoder.card", "channels-8.plain", 10),
-        ("encoder.card", "channels-8.other", 12),
-        ("diffusion.shift", "channels-0.other", 13),
-        ("axes", "", 7),
-        ("scores.resamples", "", None),
+        ("set", "data.train_images", "", 4, 4),
+        ("set", "sampling.sampler", "", 6, 6),
+        ("set", "sampling.steps", "", None, 5),
+        ("set", "sampling", "", 5, 5),
+        ("axes", "autoencoder.residual.channels", "channels-8.plain", 8, 8),
+        ("axes", "encoder.card", "channels-8.plain", 10, 10),
+        ("axes", "encoder.card", "channels-8.other", 12, 12),
+        ("axes", "diffusion.shift", "channels-0.other", 13, 13),
+        ("axes", "diffusion.size", "channels-0.other", None, 13),
+        ("set", "diffusion.shift", "channels-0.other", None, None),
+        ("axes", "scores.resamples", "", None, None),
     ],
 )
-def test_the_line_that_sets_a_field_of_a_cell(tmp_path, field, cell, line):
+def test_the_line_that_sets_a_field_of_a_cell(tmp_path, part, field, cell, line, near):
     path = tmp_path / "g.yaml"
     path.write_text(GRID)
-    assert line_of(path, field, cell) == line
+    assert line_of(path, field, cell, part=part) == line and line_of(path, field, cell, part=part, loose=True) == near
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,27 @@ def test_an_error_in_the_base_of_a_cell_is_said_of_that_base(tmp_path):
     path = tmp_path / "g.yaml"
     path.write_text(f"axes:\n  recipe:\n    a: {{base: smoke}}\n    b: {{base: {tmp_path / 'below.yaml'}}}\n")
     with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'b': autoencoder\.algin is not a field\. Did you mean 'align'"):
+        configs_of(str(path), "tiny", None, None)
+
+
+def test_what_a_cell_s_base_sets_is_not_laid_at_the_door_of_what_it_overrides(tmp_path):
+    (tmp_path / "below.yaml").write_text("base: smoke\nset:\n  diffusion.shift: -1\n")
+    path = tmp_path / "g.yaml"
+    for own in ("diffusion.shift: 0.5", "diffusion: {size: tiny}"):
+        path.write_text(f"set: {{{own}}}\naxes:\n  recipe:\n    b: {{base: {tmp_path / 'below.yaml'}}}\n")
+        with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'b': diffusion\.shift must be .*, got -1"):
+            configs_of(str(path), "tiny", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [("set: {data: {on: 1}}\n", "1: set.data"), ("axes: {who: {x: {data: {on: 1}}}}\n", "1: axes.who.x.data"), ("on: 1\n", "")],
+)
+def test_a_name_that_is_no_text_is_asked_for_in_quotes_at_any_depth(tmp_path, text, place):
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    said = f"g.yaml{':' * bool(place)}{place}: a name here must be text, got True; put it in quotes."
+    with pytest.raises(BadConfig, match=re.escape(said)):
         configs_of(str(path), "tiny", None, None)
 
 

@@ -58,6 +58,10 @@ def test_tasks_wait_for_those_of_their_inputs_and_an_error_is_of_the_first_alone
             found |= {report.key[0]: report for report in tasks.poll(5.0)}
         assert {key: report.state for key, report in found.items()} == {"a": "ran", "b": "lost", "c": "ran", "d": "unready", "e": "unready"}
         assert "killed" in str(found["b"].error)
+        tasks.submit([node("b")])  # given out again before what stood on it is heard of
+        tasks.submit([node("d", one="a", two="b")])
+        found = {report.key[0]: report for _ in range(2) for report in tasks.poll(5.0)}
+        assert {key: report.state for key, report in found.items()} == {"b": "lost", "d": "unready"}
     finally:
         ray.shutdown()
 

@@ -67,6 +67,14 @@ class Fake:
         pass
 
 
+def test_nothing_is_given_out_again_and_again_behind_a_node_of_another_process(monkeypatch):
+    monkeypatch.setattr(schedule, "OCCUPIED_SECONDS", 0.0)
+    engine = Fake(None, ahead=True, says={"ae-1": [Occupied("another works on it")] * 50})
+    outcome, _ = walked(engine)
+    assert set(outcome.executed) == set(PLAN.nodes) and engine.given.count("ae-1") == 51
+    assert all(engine.given.count(key) <= 2 for key in ("sit-1", "samples-1", "fid-1"))
+
+
 def walked(engine: Fake, *, finished: set[str] = frozenset(), keep_going: bool = True, leave: bool = False) -> tuple[Outcome, list[str]]:
     said: list[str] = []
     outcome = Outcome()

@@ -138,6 +138,14 @@ def test_how_a_row_is_guided_is_said_of_its_guided_samples(tmp_path):
     assert table.columns[1] == "schedule" and [row[1] for row in table.rows] == ["constant", "linear"]
 
 
+def test_rows_that_are_all_guided_alike_do_not_differ_in_how(tmp_path):
+    scores = {n: [gfid(n, 2.0), gfid(n, 1.0, guidance=2.0, schedule="linear")] for n in ("a", "b")}
+    scores["b"][1]["protocol_fields"]["sampling"].pop("against")  # as an earlier version wrote it
+    shown = layout({"metric": "gfid", "guidance": "all"}, shows=["sampling.schedule", "sampling.against"])
+    table = measured_table(shown, runs(tmp_path, **scores))
+    assert len(table.columns) == 3 and not any("by design" in note for note in table.notes)
+
+
 def test_facts_of_a_run_stand_beside_its_name(tmp_path):
     write(tmp_path / "a", [gfid("a", 1.0, images_seen=64000)], seconds=7200.0, device="cuda")
     facts = ["encoder", "align", "residual_channels", "images_seen", "parameters", "gpu_hours"]

@@ -83,6 +83,7 @@ def test_a_seed_that_lacks_a_point_is_left_out_and_said(tmp_path):
     table = table_of(records, targets=[15.0])
     rows = {(row[0], row[1]): row[2:4] for row in table.rows}
     assert rows["a", "15"] == ["8.41", "baseline: not reached"] and rows["b", "15"] == ["not reached", "-"]
+    assert {row[0]: row[-1] for row in table.rows}["b"] == "5: 30.00, 10: 25.00"  # of the seeds that the ratio stands on
     assert [note for note in table.notes if "left out" in note] == [
         "a: seed 1 has no gFID at 10 sampling steps (failed, or not run yet) and is left out",
         "b: seed 0 has no gFID at 10 sampling steps (failed, or not run yet) and is left out",

@@ -113,7 +113,10 @@ def test_seeds_become_a_mean_and_a_student_interval():
 def test_rows_of_fewer_seeds_than_others_are_said():
     scores = [score("a", "rfid", 1.0, seed) for seed in range(3)] + [score("b", "rfid", 2.0, seed) for seed in range(2)] + [score("c")]
     (table,) = score_tables("t", scores, ("rfid",))
-    assert "fewer than 3 seeds: b 2, c 1; places are by the seeds there are" in table.notes
+    said = "fewer seeds than others have: b (2 of 3 in rFID ↓), c (1 of 3 in rFID ↓); places are by the seeds there are"
+    assert said in table.notes
+    (mixed,) = score_tables("t", [*scores[:4], *(score(run, "psnr", 20.0, seed) for run in "ab" for seed in range(3))], ("rfid", "psnr"))
+    assert any(note.startswith("fewer seeds than others have: b (1 of 3 in rFID ↓);") for note in mixed.notes)
     (even,) = score_tables("t", scores[:3], ("rfid",))
     assert not any("fewer" in note for note in even.notes)
 
