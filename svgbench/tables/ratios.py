@@ -47,7 +47,8 @@ def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
 
 
 def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
-    """Each curve held against the baseline's, at the best gFID of the baseline and at every target; None without curves.
+    """Each curve held against the baseline's, at the best gFID of the baseline, at the lowest that all reach, and at every target; None
+    without curves.
 
     The best of the baseline is taken seed by seed too: each seed of a run is held against the same seed of the baseline. A seed that
     lacks a point which others of its curve have is left out, and said."""
@@ -64,7 +65,10 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]
     table = Table(f"Headline ratios: {what} to reach a gFID{guided}", columns, [], kind="ratios")
     bests = {seed: min(y for _, y in points) for seed, points in base.seeds.items()}
-    wanted = [(f"{mean(bests.values()):.2f} (best of {base.name})", bests), *((f"{t:g}", dict.fromkeys(bests, t)) for t in targets)]
+    wanted = [(f"{mean(bests.values()):.2f} (best of {base.name})", bests)]
+    common = _common([curve for curve in found if _alike(curve, base)], bests)
+    wanted += [(f"{mean(common.values()):.2f} (the lowest that all reach)", common)] if common != bests else []
+    wanted += [(f"{t:g}", dict.fromkeys(bests, t)) for t in targets]
     for text, goals in wanted:
         for curve in found:
             table.rows.append([curve.name, text, *_cells(curve, base, goals, hours), _drawn(curve)])
@@ -81,10 +85,21 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     return table
 
 
+def _alike(one: Curve, other: Curve) -> bool:
+    """Whether two curves may be held against each other."""
+    return (one.protocol, one.guidance, one.steps) == (other.protocol, other.guidance, other.steps)
+
+
+def _common(found: Sequence[Curve], bests: dict[int, float]) -> dict[int, float]:
+    """The lowest gFID that every curve comes down to, for each seed of the baseline (its best there: ``bests``)."""
+    reached = {seed: [min(y for _, y in curve.seeds[seed]) for curve in found if seed in curve.seeds] for seed in bests}
+    return {seed: max(own) for seed, own in reached.items()}
+
+
 def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> list[str]:
     """Number, ratio, and the same in hours."""
     width = 4 if hours else 2
-    if (curve.protocol, curve.guidance, curve.steps) != (base.protocol, base.guidance, base.steps):
+    if not _alike(curve, base):
         return ["other protocol", *["-"] * (width - 1)]
     seeds = [seed for seed in curve.seeds if seed in goals]
     if not seeds:
