@@ -200,7 +200,7 @@ def _scales(axes: Axes, points: list[Point]) -> None:
 
 def _count(x: int) -> str:
     """A count in few letters: 25, 64k, 1.2M."""
-    return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 10_000 else f"{x:g}"
+    return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
 
 
 def class_shares(found: Sequence[Tokenizer]) -> Drawn:
