@@ -11,7 +11,7 @@ import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import table_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.cli.walk import work_here
 from svgbench.errors import BadInput
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
@@ -47,8 +47,9 @@ def figures(
     from svgbench.tables.figures_sources import of_one_set, tokenizers
 
     store = Store(out / "store")
-    runs, asked_for = _chosen(names or [], Named(out, preset, sets, limit, shelf))
-    found = tokenizers(collect(out, runs), store)
+    named = Named(out, preset, sets, limit, shelf)
+    runs, asked_for = _chosen(names or [], named)
+    found = _named(tokenizers(collect(out, runs), store), names or [], named)
     if not found:
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
     whole = []
@@ -78,6 +79,15 @@ def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]
     for name in names:
         runs += named.runs(name)[0] if named.is_experiment(name) else [name]  # collect() answers an unknown one with the closest names
     return list(dict.fromkeys(runs)) or None, named.known() & set(names)
+
+
+def _named(found: list[Any], names: list[str], named: Named) -> list[Any]:
+    """Tokenizers called by their cells where an experiment's runs do not say them and no two are called so."""
+    from dataclasses import replace
+
+    cells = {row: cell for name in names if named.is_experiment(name) for row, cell in unsaid(named.cells(name)).items()}
+    called = [cells.get(one.name, one.name) for one in found]
+    return [replace(one, name=name) for one, name in zip(found, called, strict=True)] if len(set(called)) == len(called) else found
 
 
 def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +17,18 @@ from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 from svgbench.tables.report import group_name
 
+DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
+"""What stands in a run's name for settings that are too many to name."""
+
 Preset = Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="The fields it was run with: a.b=c. Repeatable.", metavar="A.B=C")]
 Limit = Annotated[int | None, typer.Option("--limit", help="The --limit it was run with.", min=1)]
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+
+
+def unsaid(cells: Mapping[str, str]) -> dict[str, str]:
+    """Row -> cell, of the rows whose names do not say their cell."""
+    return {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}
 
 
 @dataclass(frozen=True)

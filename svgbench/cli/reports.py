@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.errors import BadInput, unknown
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -23,9 +22,6 @@ from svgbench.tables.published import published
 from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
-
-DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
-"""What stands in a run's name for settings that are too many to name."""
 
 
 def report(
@@ -110,7 +106,7 @@ def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:
 
 def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
     """Writes the cells' names behind those of rows that do not say them, also of rows that say more than a run's name."""
-    silent = {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}
+    silent = unsaid(cells)
     for table in tables:
         for row in table.rows:
             name, comma, more = row[0].partition(", ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -40,6 +41,8 @@ _SETTINGS = {
     "grid.linewidth": 0.5, "lines.linewidth": 1.3, "lines.markersize": 4.2, "svg.hashsalt": "svgbench", "svg.fonttype": "path",
     "figure.dpi": DPI, "savefig.dpi": DPI, "path.simplify": False,
 }  # fmt: skip
+LONGEST = 18
+"""Letters of a line of a name that the margin beside pictures holds."""
 
 
 @contextmanager
@@ -116,9 +119,10 @@ def aside(number: int, count: int) -> float:
 
 def in_lines(name: str) -> str:
     """A run's name with a line for each of its words: ``mae-tiny.no-align.weak-share-0.5`` in three. A point before a digit is a number's,
-    unless six hex digits follow, a digest's: with a letter among them, or behind a letter."""
+    unless six hex digits follow, a digest's: with a letter among them, or behind a letter. Long words break at their dashes."""
     digest = r"[0-9a-f]{6}(?:\.|$)"
-    return "\n".join(re.split(rf"\.(?!\d)|\.(?=\d*[a-f])(?={digest})|(?<!\d)\.(?={digest})", name))
+    words = re.split(rf"\.(?!\d)|\.(?=\d*[a-f])(?={digest})|(?<!\d)\.(?={digest})", name)
+    return "\n".join(line for word in words for line in textwrap.wrap(word, LONGEST, break_long_words=False) or [word])
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:

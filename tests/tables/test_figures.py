@@ -102,6 +102,7 @@ def test_names_are_spread_as_little_as_needed():
     assert in_lines("dinov3-tiny.no-align.shift-0.5") == "dinov3-tiny\nno-align\nshift-0.5"
     for digest in ("bf2a89", "5edb4c", "034512"):
         assert in_lines(f"dinov3-tiny.{digest}") == f"dinov3-tiny\n{digest}"
+    assert in_lines("sampling-schedule-interval-0.1-0.5") == "sampling-schedule-\ninterval-0.1-0.5"
     assert in_lines("mae-tiny.shift-0.123456.5edb4c.seed-1") == "mae-tiny\nshift-0.123456\n5edb4c\nseed-1"
 
 
