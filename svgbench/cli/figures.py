@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,8 +84,6 @@ def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]
 
 def _named(found: list[Any], names: list[str], named: Named) -> list[Any]:
     """Tokenizers called by their cells where an experiment's runs do not say them and no two are called so."""
-    from dataclasses import replace
-
     cells = {row: cell for name in names if named.is_experiment(name) for row, cell in unsaid(named.cells(name)).items()}
     called = [cells.get(one.name, one.name) for one in found]
     return [replace(one, name=name) for one, name in zip(found, called, strict=True)] if len(set(called)) == len(called) else found
@@ -92,8 +91,6 @@ def _named(found: list[Any], names: list[str], named: Named) -> list[Any]:
 
 def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:
     """Tokenizers with their diagnoses, which are made where the store lacks them."""
-    from dataclasses import replace
-
     plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in found}, store)
     left = set(plan.nodes) - Finished(plan, store).keys()
     if left:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from typing import get_args
 
-from svgbench.config.part import Part
+from pydantic import BaseModel
+
+from svgbench.config.part import part_in
 from svgbench.config.schema import RunConfig
 
 
@@ -27,9 +28,8 @@ def _endings() -> Counter[str]:
     return Counter(".".join(words[start:]) for words in every for start in range(len(words)))
 
 
-def fields_of(kind: type[Part], start: str = "") -> Iterator[str]:
+def fields_of(kind: type[BaseModel], start: str = "") -> Iterator[str]:
     """Dotted paths of all fields of a piece of configuration, through the pieces it holds, optional ones too."""
     for name, field in kind.model_fields.items():
-        options = [field.annotation, *get_args(field.annotation)]
-        parts = [option for option in options if isinstance(option, type) and issubclass(option, Part)]
-        yield from fields_of(parts[0], f"{start}{name}.") if parts else [start + name]
+        inside = part_in(field.annotation)
+        yield from fields_of(inside, f"{start}{name}.") if inside else [start + name]

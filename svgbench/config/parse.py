@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from svgbench.config.part import Part
+from svgbench.config.part import Part, part_in
 from svgbench.errors import BadConfig, closest
 
 P = TypeVar("P", bound=Part)
@@ -87,11 +87,10 @@ def _part_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | No
         field = kind.model_fields.get(name)
         if field is None:
             return None
-        options = [field.annotation, *get_args(field.annotation)]
-        found = [o for o in options if isinstance(o, type) and get_origin(o) is None and issubclass(o, BaseModel)]
-        if not found:
+        inside = part_in(field.annotation)
+        if inside is None:
             return None
-        kind = found[0]
+        kind = inside
     return kind
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,12 @@ class Part(BaseModel):
     """A frozen piece of configuration that refuses fields it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def part_in(annotation: Any) -> type[BaseModel] | None:
+    """The piece of configuration that a field of this annotation holds, optional or not; None where it holds none."""
+    options = [option for option in (annotation, *get_args(annotation)) if isinstance(option, type) and get_origin(option) is None]
+    return next((option for option in options if issubclass(option, BaseModel)), None)
 
 
 P = TypeVar("P", bound=Part)

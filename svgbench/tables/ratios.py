@@ -57,9 +57,8 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     if not found:
         return None
     base = next((curve for curve in found if curve.is_of(baseline)), found[0])
-    absent = (
-        [f"no curve here is of '{baseline}', the baseline asked for; {base.name} stands in its place"] if not base.is_of(baseline) else []
-    )
+    said = f"no curve here is of '{baseline}', the baseline asked for; {base.name} stands in its place"
+    absent = [] if base.is_of(baseline) else [said]
     what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
     hours = base.over == "images_seen"
     columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]

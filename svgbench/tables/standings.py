@@ -187,8 +187,8 @@ class _Notes:
     def _fewer(self) -> list[str]:
         """Rows of fewer seeds than others of a column, whose place there says less."""
         most: dict[tuple[str, str], int] = {}
-        for (_, *column), own in self._cells.items():
-            most[tuple(column)] = max(most.get(tuple(column), 0), len(own))
+        for (_, name, protocol), own in self._cells.items():
+            most[name, protocol] = max(most.get((name, protocol), 0), len(own))
         fewer: dict[str, dict[str, list[str]]] = {}
         for (row, name, protocol), own in self._cells.items():
             if len(own) < most[name, protocol]:
