@@ -21,14 +21,19 @@ from svgbench.metrics.npz import IMAGES, stored
 from svgbench.world.crop import UNREADABLE, reason, to_rgb
 from svgbench.world.files import sha256_of
 from svgbench.world.listing import SUFFIXES
+from svgbench.world.progress import tell_once
+from svgbench.world.walk import Passed, walk
 
 
 class ImageFiles:
-    """The image files below a folder in the order of their paths (the first ``most``), all of one size; hidden ones are left out."""
+    """The image files below a folder in the order of their paths (the first ``most``), all of one size; linked folders are followed, and
+    what is passed over is said."""
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
-        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self.paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))[:most]
+        passed = Passed()
+        self.paths = sorted(folder / file.path for file in walk(folder, "", SUFFIXES, passed))[:most]
+        if sentence := passed.sentence(folder):
+            tell_once(sentence)
         if not self.paths:
             raise BadData(f"{folder}: holds no images ({', '.join(SUFFIXES)}); give a folder of image files or an .npz.")
         first: dict[tuple[int, int], Path] = {}

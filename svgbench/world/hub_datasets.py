@@ -2,8 +2,9 @@
 
 Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files to a cache first. The image
 column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; the label column the first
-``ClassLabel`` (else ``label``), numbers or strings. Splits are ``train`` and ``validation`` (``val``, ``valid``; others are left out);
-without the latter a share of each class is held out.
+``ClassLabel`` (else ``label``), numbers or strings. Each file's labels are understood by its own class names, so splits and files that
+number the classes differently are brought together. Splits are found by the words of their names; without a validation or test split a
+share of each class is held out.
 
 Arrow files are memory-mapped and read at any row. Parquet is compressed in groups of rows, so the wanted images are laid out once in source
 order, a flat file beside each parquet file's rows, while a store is packed.
@@ -12,7 +13,6 @@ order, a flat file beside each parquet file's rows, while a store is packed.
 from __future__ import annotations
 
 import json
-import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,40 +23,46 @@ from typing import Any
 import numpy as np
 
 from svgbench.errors import BadData
+from svgbench.world import walk
 from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space
-from svgbench.world.listing import VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
+from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
+from svgbench.world.progress import tell_once
+from svgbench.world.splits import choose_splits, split_of
+from svgbench.world.walk import Found, Passed
 
-PARQUET_FOLDERS = ("", "data", "train")
-"""Where the hub's parquet files lie below a dataset's folder."""
+PARQUET = (".parquet",)
+ABOUT = ("dataset_dict.json", "state.json")
+"""What ``save_to_disk`` writes beside the splits, or beside the data of one."""
 ROWS = 64
 """Parquet rows in memory at a time."""
 
 
 def holds(root: Path) -> bool:
     """Whether a directory is such a dataset."""
-    return any((root / name).is_file() for name in ("dataset_dict.json", "state.json")) or bool(_parquet(root))
+    return any((root / name).is_file() for name in ABOUT) or bool(_parquet(root))
 
 
-def identity(root: Path) -> str:
-    """Digest of the names and sizes of its data files."""
-    files = _split(root)
-    return digest_of_files(root, [*files.train, *files.val])
+def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
+    """The folder that paths count from, the data files and those that say which they are."""
+    split = _split(root, passed)
+    data = [*split.train, *split.val]
+    about = {f"{folder}/{name}".lstrip("/") for folder in ("", *(f.path.rpartition("/")[0] for f in data)) for name in ABOUT}
+    return root, [*data, *(walk.stamped(root, name) for name in sorted(about) if (root / name).is_file())]
 
 
 def collect(root: Path) -> Collection:
     """The images of a dataset, by its label column and its images' names; no image is read."""
-    split = _split(root)
-    files, count = [*split.train, *split.val], len(split.train)
-    arrow = files[0].suffix == ".arrow"
-    parts = [_open_arrow(file) if arrow else _open_parquet(file) for file in files]
-    names = parts[0].names
-    labels = [part.labels for part in parts]
-    known = sorted({str(value) for rows in labels[:count] for value in rows}) if _texts(labels) else None
-    numbers = [_numbers(part, known or names) for part in parts]
+    split = _split(root, Passed())
+    relative = tuple(file.path for file in (*split.train, *split.val))
+    paths, count = [root / path for path in relative], len(split.train)
+    parts = [_open_arrow(path) if path.suffix == ".arrow" else _open_parquet(path) for path in paths]
+    names = _names(parts[:count])
+    declared = any(part.names for part in parts[:count])
+    numbers = [_numbers(part, names, root, declared=declared) for part in parts]
     train_numbers = [number for rows in numbers[:count] for number in rows]
     if not train_numbers:
         raise BadData(f"{root}: its training split holds no rows; give a dataset with images.")
-    classes = tuple(known or names or numbered(root, train_numbers))
+    classes = names or numbered(root, train_numbers)
 
     def entries(name: str, places: range) -> list[Entry]:
         start = [name] if split.named else []
@@ -67,10 +73,9 @@ def collect(root: Path) -> Collection:
         ]
 
     train = entries("train", range(count))
-    val = entries("val", range(count, len(files))) if split.val else None
+    val = entries("val", range(count, len(paths))) if split.val else None
     check_classes(root, classes, train, val)
-    relative = tuple(file.relative_to(root).as_posix() for file in files)
-    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(files, parts, wanted, scratch), relative)
+    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(paths, parts, wanted, scratch), relative)
 
 
 @dataclass(frozen=True)
@@ -101,47 +106,58 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _parquet(root: Path) -> list[Path]:
-    """The parquet files of a dataset's folder and of its split folders."""
-    for inner in PARQUET_FOLDERS:
-        if found := sorted((root / inner).glob("*.parquet")):
-            return found if inner != "train" else sorted(file for file in root.glob("*/*.parquet"))
+def _parquet(root: Path) -> list[str]:
+    """Where parquet files are below a dataset's folder: the files in it, or in ``data``, or the folders of its splits, in either."""
+    for inner in (root, root / "data"):
+        if inner.is_dir():
+            under = "" if inner == root else "data/"
+            if found := sorted(p.name for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and p.is_file() and p.name[0] != "."):
+                return [under + name for name in found]
+            folders = [name for name in walk.folders(inner) if split_of(name)]
+            folders = [name for name in folders if walk.first(inner / name, PARQUET + SUFFIXES).lower().endswith(PARQUET)]
+            if folders:
+                return [f"{under}{name}/" for name in folders]
     return []
 
 
-def _split(root: Path) -> Files:
+def _split(root: Path, passed: Passed) -> Files:
     """Data files for training and for validation."""
-    if (root / "dataset_dict.json").is_file():
-        names = _json(root / "dataset_dict.json").get("splits", [])
-        if "train" not in names:
+    if (root / ABOUT[0]).is_file():
+        names = _json(root / ABOUT[0]).get("splits", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise BadData(f"{root / ABOUT[0]}: lists no splits; save the dataset again.")
+        if not any(split_of(name) == "train" for name in names):
             raise BadData(f"{root}: has the splits {', '.join(names) or 'none'}; a split 'train' is needed.")
-        own = next((name for name in VALIDATION if name in names), None)
-        return Files(_saved(root / "train"), _saved(root / own) if own else [], True)
-    if (root / "state.json").is_file():
-        return Files(_saved(root), [], False)
-    files = _parquet(root)
-    by_split: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        folder = file.parent.name if file.parent.name in ("train", *VALIDATION) else ""
-        by_split[folder or re.split(r"[-._]", file.name)[0].lower()].append(file)
-    if "train" not in by_split:
-        return Files(files, [], False)
-    return Files(by_split["train"], next((by_split[name] for name in VALIDATION if name in by_split), []), True)
+        chosen = choose_splits(root, names, passed, single=True)
+        return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
+    if (root / ABOUT[1]).is_file():
+        return Files(_saved(root, ""), [], False)
+    found = _parquet(root)
+    of = {name.rstrip("/").rpartition("/")[2]: name for name in found}
+    whole = found[0].endswith("/")
+    chosen = choose_splits(root, of, passed, single=whole)
+    if chosen is None:
+        return Files([walk.stamped(root, name) for name in found], [], False)
+    if whole:
+        parts = [[file for name in part for file in walk.walk(root, of[name].rstrip("/"), PARQUET, passed)] for part in chosen]
+        return Files(*(sorted(files, key=lambda file: file.path) for files in parts), True)
+    return Files(*([walk.stamped(root, of[name]) for name in part] for part in chosen), True)
 
 
-def _saved(directory: Path) -> list[Path]:
+def _saved(root: Path, split: str) -> list[Found]:
     """The arrow files that ``save_to_disk`` lists for one split."""
-    state = _json(directory / "state.json")
+    directory = root / split
+    state = _json(directory / ABOUT[1])
     if any(value for key, value in state.items() if key.startswith("_indices")):
         raise BadData(f"{directory}: holds a selection of rows that was not flattened; call flatten_indices() before save_to_disk().")
     try:
-        files = [directory / Path(entry["filename"]).name for entry in state["_data_files"]]
+        names = [Path(entry["filename"]).name for entry in state["_data_files"]]
     except (KeyError, TypeError):
-        files = []
-    absent = [file for file in files if not file.is_file()]
-    if absent or not files:
-        raise BadData(f"{absent[0] if absent else directory / 'state.json'}: is missing or lists no data; save the dataset again.")
-    return files
+        names = []
+    absent = [directory / name for name in names if not (directory / name).is_file()]
+    if absent or not names:
+        raise BadData(f"{absent[0] if absent else directory / ABOUT[1]}: is missing or lists no data; save the dataset again.")
+    return [walk.stamped(root, f"{split}/{name}" if split else name) for name in names]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -204,22 +220,46 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
     return chosen[0], chosen[1], tuple(names) if names else None
 
 
-def _texts(labels: Sequence[Sequence[Any]]) -> bool:
-    """Whether labels are strings."""
-    return any(isinstance(rows[0], str) for rows in labels if rows)
+def _names(parts: Sequence[_Part]) -> tuple[str, ...]:
+    """The names of the training classes: in the order of the first file that has them, then those that only others have; strings that are
+    labels themselves by the alphabet. Empty where labels are numbers without names."""
+    texts = sorted({value for part in parts for value in part.labels if isinstance(value, str)})
+    declared = list(dict.fromkeys(part.names for part in parts if part.names))
+    if len(declared) == 1 and not texts:
+        return declared[0]
+    return tuple(dict.fromkeys([*(name for names in declared for name in names), *texts]))
 
 
-def _numbers(part: _Part, names: Sequence[str] | None) -> list[int]:
-    """Labels as numbers; BadData at the first that is absent or that no class has."""
-    known = {name: number for number, name in enumerate(names or ())}
+def _numbers(part: _Part, classes: Sequence[str], root: Path, *, declared: bool) -> list[int]:
+    """Labels as numbers of the training classes, by name where the file has names; BadData at the first that is absent, out of range, or of
+    a class that training does not have. ``declared``: the numbers of the training classes are the data set's own."""
+    own = part.names or ()
+    direct = own == classes if own else declared or not classes
+    known = {name: number for number, name in enumerate(classes)}
+    if not direct and (len(known) < len(classes) or len(set(own)) < len(own)):
+        raise BadData(f"{part.file}: two classes have one name, so labels cannot be compared by name; give each class its own name.")
+    if declared and not own and any(isinstance(value, int) for value in part.labels):
+        tell_once(f"data: {part.file}: has no class names, so its labels are taken for the numbers that the training images use.")
+    most = len(own or classes) or None
+
+    def name_of(value: Any) -> str:
+        return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else str(value)
+
     found = []
     for row, value in enumerate(part.labels):
-        number = known.get(value, -1) if isinstance(value, str) else value
-        if number is None or number == -1:
-            raise BadData(f"{part.file}: row {row} has no label, or one that no training image has ({value!r}); remove or mend it.")
-        if not isinstance(number, int) or number < 0 or (names and number >= len(names)):
+        if value is None or value == -1:
+            raise BadData(f"{part.file}: row {row} has no label ({value!r}); remove or mend it.")
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise BadData(f"{part.file}: row {row} has label {value!r}; labels are names, or whole numbers from 0.")
+        if isinstance(value, int) and (value < 0 or (most and (own or direct) and value >= most)):
             raise BadData(f"{part.file}: row {row} has label {value!r}; labels are whole numbers from 0 below the number of classes.")
-        found.append(number)
+        if isinstance(value, int) and direct:
+            found.append(value)
+        elif (name := name_of(value)) in known:
+            found.append(known[name])
+        else:
+            strange = {name_of(one) for one in part.labels} - known.keys()
+            raise unknown_classes(str(part.file.relative_to(root)), strange, classes or ["numbers without names"])
     return found
 
 

@@ -88,6 +88,9 @@ def pack(data: Data, out: Path, runtime: Runtime) -> dict[str, Any]:
     with Stop() as stop, runtime.progress("images", total, done=journal.seen.total()) as bar:
         for split in SPLITS:
             _write_split(split, source, out, data.resolution, journal, bar.advance, stop)
+    if data.source != "shapes" and sources.identity(data.model_copy(update={"identity": source.identity})) != source.identity:
+        (out / JOURNAL).unlink()  # nothing that was packed can be trusted
+        raise BadData(f"{data.source}: its files changed while they were packed; run the same command again.")
     about: dict[str, Any] = {"source": data.source, "identity": source.identity, "listing": source.listing, "asked": asked}
     about |= {"resolution": data.resolution, "classes": list(source.classes), "masks": source.masks}
     about |= {"counts": {split: journal.rows[split] for split in SPLITS}, "skipped": journal.skipped}
