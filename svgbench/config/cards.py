@@ -206,12 +206,12 @@ def digest_of(path: Path, name: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that a configuration names; read once a process while its size, times and inode stay."""
+    """sha256 of a file that a configuration names; read once a process while its size and its time of change stay."""
     state = path.stat()
-    return _file_digest(path, (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+    return _file_digest(path, state.st_size, state.st_mtime_ns)
 
 
 @cache
-def _file_digest(path: Path, _state: tuple[int, ...]) -> str:
+def _file_digest(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
