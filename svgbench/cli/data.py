@@ -91,7 +91,8 @@ def _verify_source(directory: Path) -> None:
     reading = dense_sets.verify(kind, directory) if kind else sources.files_of(directory, whole=True)
     unreadable = [path for path, found in reading.digests.items() if found == catalogue.UNREADABLE]
     if unreadable:
-        raise BadData(f"{directory}: {len(unreadable):,} files cannot be read ({named(unreadable)}); mend or remove them.")
+        count = f"{len(unreadable):,} of {len(reading.digests):,} files"
+        raise BadData(f"{directory}: {count} cannot be read ({named(unreadable)}); mend or remove them.")
     parts = {"changed": reading.changed, "added": reading.added, "removed": reading.removed}
     rows = [["read", f"{len(reading.digests):,}", ""], *([word, f"{len(names):,}", named(names)] for word, names in parts.items())]
     table_of(Table(f"Files of {directory}", ["", "files", "such as"], rows, [f"identity {reading.identity[:16]}"]))

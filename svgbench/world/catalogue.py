@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from svgbench.errors import StorageError
+from svgbench.errors import StorageError, SvgbenchError
 from svgbench.world.files import failpoint, write_atomic
 from svgbench.world.progress import open_bar, speaks, tell
 from svgbench.world.walk import Found, named, stamp_of
@@ -238,7 +238,7 @@ def _save(place: Path, root: Path, table: Mapping[str, str], *, complete: bool) 
             raise StorageError(f"{place}: there is no home directory")
         write_atomic(place, body + hashlib.sha256(body).hexdigest().encode())
         _unsaved().pop(place, None)
-    except (OSError, StorageError) as error:
+    except (OSError, SvgbenchError) as error:
         _unsaved()[place] = complete, dict(table)
         _warn(str(cache_folder()), str(error).split(";")[0])
 

@@ -43,11 +43,12 @@ def holds(root: Path) -> bool:
 
 
 def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
-    """The folder that paths count from, the data files and those that say which they are."""
+    """The folder that paths count from, the data files, those that say which they are, and image files, which rows may name."""
     split = _split(root, passed)
     data = [*split.train, *split.val]
     about = {f"{folder}/{name}".lstrip("/") for folder in ("", *(f.path.rpartition("/")[0] for f in data)) for name in ABOUT}
-    return root, [*data, *(walk.stamped(root, name) for name in sorted(about) if (root / name).is_file())]
+    about_files = [walk.stamped(root, name) for name in sorted(about) if (root / name).is_file()]
+    return root, [*data, *about_files, *walk.walk(root, "", SUFFIXES, Passed())]
 
 
 def collect(root: Path) -> Collection:

@@ -71,8 +71,11 @@ def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: 
 
 def _words(name: str) -> list[str]:
     """The words of a name that mean a split."""
-    parts = re.findall(r"[^\W\d_]+", re.sub(r"([^\W\d_A-Z])([A-Z])", r"\1 \2", name))
-    return [word for part in parts if (word := part.lower()) in WORDS]
+    found = []
+    for part in re.findall(r"[^\W\d_]+", name):
+        parts = [part] if part.lower() in WORDS else re.sub(r"([^A-Z])([A-Z])", r"\1 \2", part).split()
+        found += [word for one in parts if (word := one.lower()) in WORDS]
+    return found
 
 
 def _two(group: list[str]) -> tuple[str, str]:
