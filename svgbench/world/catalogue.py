@@ -193,8 +193,9 @@ def _read_one(path: Path, stop: threading.Event, count: Callable[[int], None]) -
 
 
 def _line(stamp: str, found: str, started: int, ended: int) -> str:
-    size, changed, status, _ = (int(part) for part in stamp.split())
-    sure = (ended if size > LARGE_BYTES else started) - max(changed, status) > RACY_NS
+    size, *times, _ = (int(part) for part in stamp.split())
+    now = ended if size > LARGE_BYTES else started
+    sure = all(abs(now - time_) > RACY_NS for time_ in times)  # archives may hold times of the future
     return f"{stamp} {SURE if sure else RACY} {found}"
 
 

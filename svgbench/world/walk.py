@@ -51,7 +51,7 @@ class Passed:
     twins: list[str] = field(default_factory=list)
     """Files whose name differs from another's in its suffix alone, where one file a name is taken."""
     others: list[str] = field(default_factory=list)
-    """Folders or files of other splits."""
+    """Folders or files that are neither for training nor for validation."""
     notes: list[str] = field(default_factory=list)
     """Choices worth a word, such as that the test split is used for validation."""
 
@@ -70,7 +70,7 @@ class Passed:
             (self.loops, "link to a folder that is listed already", "links to folders that are listed already"),
             (self.dangling, "link that leads nowhere", "links that lead nowhere"),
             (self.special, "pipe or device", "pipes or devices"),
-            (self.others, "folder or file that is in no split", "folders or files that are in no split"),
+            (self.others, "folder or file of neither split", "folders or files of neither split"),
         ):
             if names:
                 parts.append(f"{len(names):,} {one if len(names) == 1 else many} ({named(sorted(names))})")

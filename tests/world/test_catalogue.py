@@ -69,6 +69,14 @@ def test_a_file_changed_shortly_before_it_was_read_is_read_again(root):
     assert catalogue.read(root, files(root), "images").read == 3
 
 
+def test_times_of_the_future_are_no_reason_to_read_a_file_again(root, monkeypatch):
+    settle(monkeypatch)
+    for file in files(root):
+        os.utime(root / file.path, ns=(2**62, 2**62))
+    catalogue.read(root, files(root), "images")
+    assert catalogue.read(root, files(root), "images").read == 0
+
+
 def swapped(root):
     a, c = root / "b" / "c.bin", root / "b" / "d.bin"
     a.rename(root / "x")

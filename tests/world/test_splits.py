@@ -88,7 +88,7 @@ def test_what_is_left_out_beside_the_splits_is_said_once(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "2 files with other suffixes (1 .txt, 1 .gif)" in said or "2 files with other suffixes (1 .gif, 1 .txt)" in said
     assert "1 hidden" in said and "1 image outside class folders" in said
-    assert "2 folders or files that are in no split (test, unsorted)" in said
+    assert "2 folders or files of neither split (test, unsorted)" in said
     assert len(said.splitlines()) == 1
     assert listed(root) == (WHOLE, CLASSES)
 
@@ -130,7 +130,7 @@ def test_shards_are_split_by_words_and_the_rest_is_said(tmp_path, capsys):
     for name, rows in (("A-TRAIN-0", images()["train"]), ("a-Validation-0", images()["val"]), ("portrait-0", images()["val"])):
         write_shard(tmp_path / f"{name}.tar", members_of(rows))
     sources.identity(asked(tmp_path))
-    assert "1 folder or file that is in no split (portrait-0.tar)" in capsys.readouterr().err
+    assert "1 folder or file of neither split (portrait-0.tar)" in capsys.readouterr().err
     assert listed(tmp_path)[0] == WHOLE
 
 
