@@ -10,6 +10,7 @@ A catalogue is a text file in ``$SVGBENCH_CACHE``, ``$XDG_CACHE_HOME/svgbench`` 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import threading
@@ -82,20 +83,58 @@ def read(
     no catalogue knows yet. ``say``: tells the user what changed.
     """
     place, stamps = _place(root, purpose), {file.path: file.stamp for file in files}
-    complete, old = _load(place)
+    with contextlib.ExitStack() as stack:
+        complete, old = _load(place)
+        table, due = _known(stamps, old, whole=whole, given=given or {})
+        if _bytes(due, stamps) > LARGE_BYTES and _turn(place, stack):  # another process may have read it all meanwhile
+            complete, old = _load(place)
+            table, due = _known(stamps, old, whole=whole, given=given or {})
+        reading = _finished(root, place, stamps, complete, old, table, due)
+    if say and (sentence := reading.sentence(root)):
+        tell(sentence)
+    return reading
+
+
+def _known(
+    stamps: Mapping[str, str], old: Mapping[str, str], *, whole: bool, given: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """The lines of files that need not be read, and the paths of those that must be."""
     table: dict[str, str] = {}
-    due, later = [], []
+    due = []
     for path, stamp in stamps.items():
         before = old.get(path)
-        if before is None and given and path in given and not whole:
+        if before is None and path in given and not whole:
             table[path] = f"{stamp} {SURE} {given[path]}"
         elif before is not None and not whole and stamp and before.startswith(f"{stamp} {SURE} "):
             table[path] = before
         else:
             due.append(path)
+    return table, sorted(due)
+
+
+def _bytes(paths: Iterable[str], stamps: Mapping[str, str]) -> int:
+    return sum(int(stamps[path].partition(" ")[0] or 0) for path in paths)
+
+
+def _turn(place: Path, stack: contextlib.ExitStack) -> bool:
+    """Waits until no other process (another rank, another command) reads the same files; whether that could be arranged."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(place.with_suffix(".lock").open("a"))
+        fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
+
+
+def _finished(
+    root: Path, place: Path, stamps: Mapping[str, str], complete: bool, old: dict[str, str], table: dict[str, str], due: list[str]
+) -> Reading:
+    """Reads what is due, and writes the catalogue down."""
+    later: list[tuple[str, str]] = []
     last = time.monotonic()
     try:
-        for path, line in _read_all(root, sorted(due), stamps):
+        for path, line in _read_all(root, due, stamps):
             before = old.get(path)
             if before is not None and complete and _digest_in(before) != _digest_in(line):
                 later.append((path, line))  # written down at the end, so that it is still said when this is killed
@@ -112,12 +151,9 @@ def read(
     digests = {path: _digest_in(table[path]) for path in stamps}
     added = tuple(sorted(stamps.keys() - old.keys())) if complete else ()
     removed = tuple(sorted(old.keys() - stamps.keys())) if complete else ()
-    reading = Reading(digests, tuple(sorted(path for path, _ in later)), added, removed, len(due))
-    if say and (sentence := reading.sentence(root)):
-        tell(sentence)
     if not complete or table != old:
         _save(place, root, table, complete=True)
-    return reading
+    return Reading(digests, tuple(sorted(path for path, _ in later)), added, removed, len(due))
 
 
 def record(root: Path, digests: Mapping[str, str], files: Iterable[Found], purpose: str) -> None:
@@ -145,8 +181,7 @@ def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str]) -> Iterat
     """Path and line of each file as it is read, by several threads; a bar is shown when that takes long."""
     stop, started = threading.Event(), time.monotonic()
     threads = min(4 * (os.cpu_count() or 1), 32, max(len(paths), 1))
-    total = sum(int(stamps[path].partition(" ")[0] or 0) for path in paths)
-    done = 0
+    total, done = _bytes(paths, stamps), 0
     ahead: dict[Future[str], str] = {}
     waiting = iter(paths)
     with contextlib.ExitStack() as stack:

@@ -114,11 +114,15 @@ def _parquet(root: Path) -> list[str]:
             under = "" if inner == root else "data/"
             if found := sorted(p.name for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and p.is_file() and p.name[0] != "."):
                 return [under + name for name in found]
-            folders = [name for name in walk.folders(inner) if split_of(name)]
-            folders = [name for name in folders if walk.first(inner / name, PARQUET + SUFFIXES).lower().endswith(PARQUET)]
+            folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
             if folders:
                 return [f"{under}{name}/" for name in folders]
     return []
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """Whether the first data file below a folder is a parquet file and not an image."""
+    return walk.first(folder, PARQUET + SUFFIXES).lower().endswith(PARQUET)
 
 
 def _split(root: Path, passed: Passed) -> Files:
@@ -140,6 +144,9 @@ def _split(root: Path, passed: Passed) -> Files:
     if chosen is None:
         return Files([walk.stamped(root, name) for name in found], [], False)
     if whole:
+        place = found[0].rstrip("/").rpartition("/")[0]
+        others = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
+        passed.others += [f"{place}/{name}".lstrip("/") for name in others]
         parts = [[file for name in part for file in walk.walk(root, of[name].rstrip("/"), PARQUET, passed)] for part in chosen]
         return Files(*(sorted(files, key=lambda file: file.path) for files in parts), True)
     return Files(*([walk.stamped(root, of[name]) for name in part] for part in chosen), True)

@@ -252,3 +252,26 @@ def test_an_image_that_changes_while_it_is_packed_is_refused(tmp_path, monkeypat
     with pytest.raises(BadData, match="its files changed while they were packed; run the same command again"):
         packing.pack(asked(root), tmp_path / "out", Runtime(device="cpu", quiet=True))
     assert not (tmp_path / "out" / "images.json").exists() and not (tmp_path / "out" / packing.JOURNAL).exists()
+
+
+def test_two_processes_read_large_files_once(root, monkeypatch, tmp_path):
+    """The second waits for the first, as ranks of one run do, and finds its catalogue."""
+    settle(monkeypatch)
+    monkeypatch.setattr(catalogue, "LARGE_BYTES", 10)
+    real = catalogue._read_one
+
+    def slowly(path, *rest):
+        with (tmp_path / "read").open("a") as file:
+            file.write(f"{path.name}\n")
+        time.sleep(0.2)
+        return real(path, *rest)
+
+    monkeypatch.setattr(catalogue, "_read_one", slowly)
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if len(catalogue.read(root, files(root), "images").digests) == 3 else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    assert sorted((tmp_path / "read").read_text().split()) == ["a.bin", "c.bin", "d.bin"]
