@@ -61,7 +61,8 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
-    head, found = settings.head, open_set("segmentation", settings.source, settings.identity).limited(limit_of(slice_))
+    head, whole = settings.head, open_set("segmentation", settings.source, settings.identity)
+    found = whole.limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
     losses = train_heads(
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
@@ -69,6 +70,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     areas = _evaluated(run, head, runtime)
     if runtime.is_main:
+        open_set("segmentation", settings.source, whole.identity)  # refused when a file changed while it was trained on
         used, details = head.model_dump(mode="json", exclude={"checkpoint_images"}), (f"{head.classes}classes",)
         name = protocol("seg-linear-slide", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)

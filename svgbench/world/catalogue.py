@@ -134,7 +134,7 @@ def _finished(
     later: list[tuple[str, str]] = []
     last = time.monotonic()
     try:
-        for path, line in _read_all(root, due, stamps):
+        for path, line in _read_all(root, due, stamps, f"reading the files of {root}{'' if complete else ' for the first time'}"):
             before = old.get(path)
             if before is not None and complete and _digest_in(before) != _digest_in(line):
                 later.append((path, line))  # written down at the end, so that it is still said when this is killed
@@ -177,8 +177,8 @@ def _place(root: Path, purpose: str) -> Path:
 # --- reading ---
 
 
-def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Path and line of each file as it is read, by several threads; a bar is shown when that takes long."""
+def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: str) -> Iterator[tuple[str, str]]:
+    """Path and line of each file as it is read, by several threads; a bar with the label is shown when that takes long."""
     stop, started = threading.Event(), time.monotonic()
     threads = min(4 * (os.cpu_count() or 1), 32, max(len(paths), 1))
     total, done = _bytes(paths, stamps), 0
@@ -203,7 +203,7 @@ def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str]) -> Iterat
             for future in finished:
                 yield ahead.pop(future), future.result()
             if bar is None and speaks() and time.monotonic() - started > QUIET_SECONDS:
-                bar = stack.enter_context(open_bar(f"reading the files of {root}", total >> 20, unit="MB"))
+                bar = stack.enter_context(open_bar(label, total >> 20, unit="MB"))
             if bar is not None and (counter[0] >> 20) > done:
                 bar.advance((counter[0] >> 20) - done)
                 done = counter[0] >> 20
@@ -276,7 +276,7 @@ def _save(place: Path, root: Path, table: Mapping[str, str], *, complete: bool) 
         _unsaved().pop(place, None)
     except (OSError, SvgbenchError) as error:
         _unsaved()[place] = complete, dict(table)
-        _warn(str(cache_folder()), str(error).split(";")[0])
+        _warn(str(cache_folder()), (error.strerror if isinstance(error, OSError) else "") or str(error).split(";")[0])
 
 
 @cache
