@@ -39,7 +39,8 @@ ROWS = 64
 
 def holds(root: Path) -> bool:
     """Whether a directory is such a dataset."""
-    return any((root / name).is_file() for name in ABOUT) or bool(_parquet(root))
+    apart = any(split_of(name) == "train" for name in _saved_apart(root))
+    return apart or any((root / name).is_file() for name in ABOUT) or bool(_parquet(root))
 
 
 def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
@@ -107,16 +108,20 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
+def _saved_apart(root: Path) -> list[str]:
+    """Folders whose names mean a split and in which ``save_to_disk`` left one."""
+    return [name for name in walk.folders(root) if split_of(name) and (root / name / ABOUT[1]).is_file()]
+
+
 def _parquet(root: Path) -> list[str]:
-    """Where parquet files are below a dataset's folder: the files in it, or in ``data``, or the folders of its splits, in either."""
-    for inner in (root, root / "data"):
+    """Parquet files, and folders of them whose names mean a split (with a slash behind): of a dataset's folder, else of its ``data``."""
+    for under in ("", "data/"):
+        inner = root / under
         if inner.is_dir():
-            under = "" if inner == root else "data/"
-            if found := sorted(p.name for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and p.is_file() and p.name[0] != "."):
-                return [under + name for name in found]
+            files = sorted(p.name for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and p.is_file() and p.name[0] != ".")
             folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
-            if folders:
-                return [f"{under}{name}/" for name in folders]
+            if files or any(split_of(name) == "train" for name in folders):
+                return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]
     return []
 
 
@@ -133,23 +138,26 @@ def _split(root: Path, passed: Passed) -> Files:
             raise BadData(f"{root / ABOUT[0]}: lists no splits; save the dataset again.")
         if not any(split_of(name) == "train" for name in names):
             raise BadData(f"{root}: has the splits {', '.join(names) or 'none'}; a split 'train' is needed.")
+    elif (root / ABOUT[1]).is_file():
+        return Files(_saved(root, ""), [], False)
+    else:
+        names = _saved_apart(root)
+    if names:
         chosen = choose_splits(root, names, passed, single=True)
         return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
-    if (root / ABOUT[1]).is_file():
-        return Files(_saved(root, ""), [], False)
-    found = _parquet(root)
-    of = {name.rstrip("/").rpartition("/")[2]: name for name in found}
-    whole = found[0].endswith("/")
-    chosen = choose_splits(root, of, passed, single=whole)
+    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root)}
+    place = next(iter(of.values())).rstrip("/").rpartition("/")[0]
+    beside = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
+    chosen = choose_splits(root, [*of, *beside], passed, single=all(name.endswith("/") for name in of.values() if split_of(name)))
     if chosen is None:
-        return Files([walk.stamped(root, name) for name in found], [], False)
-    if whole:
-        place = found[0].rstrip("/").rpartition("/")[0]
-        others = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
-        passed.others += [f"{place}/{name}".lstrip("/") for name in others]
-        parts = [[file for name in part for file in walk.walk(root, of[name].rstrip("/"), PARQUET, passed)] for part in chosen]
-        return Files(*(sorted(files, key=lambda file: file.path) for files in parts), True)
-    return Files(*([walk.stamped(root, of[name]) for name in part] for part in chosen), True)
+        passed.others += beside
+        return Files([walk.stamped(root, name) for name in of.values()], [], False)
+
+    def found(name: str) -> list[Found]:
+        path = of[name]
+        return sorted(walk.walk(root, path.rstrip("/"), PARQUET, passed)) if path.endswith("/") else [walk.stamped(root, path)]
+
+    return Files(*([file for name in part for file in found(name)] for part in chosen), True)
 
 
 def _saved(root: Path, split: str) -> list[Found]:

@@ -42,7 +42,7 @@ class _Member:
 
 def holds(root: Path) -> bool:
     """Whether a directory holds shards; beside folders of images (ImageNet unpacked where its archives lie) a tar file is not one."""
-    if _split_folders(root):
+    if any(split_of(name) == "train" and walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR) for name in walk.folders(root)):
         return True
     return bool(_tars(root)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
 
@@ -94,24 +94,24 @@ def _tars(root: Path) -> list[str]:
     return sorted(p.name for p in root.glob("*") if p.name.lower().endswith(TAR) and p.is_file() and not p.name.startswith("."))
 
 
-def _split_folders(root: Path) -> list[str]:
-    """Folders whose names mean a split and that hold shards, where there is one for training."""
-    found = [name for name in walk.folders(root) if split_of(name) and walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR)]
-    return found if any(split_of(name) == "train" for name in found) else []
+def _folders(root: Path) -> list[str]:
+    """Folders that hold shards."""
+    return [name for name in walk.folders(root) if walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR)]
 
 
 def _split(root: Path, passed: Passed) -> Files:
-    """Shards for training and for validation."""
-    if folders := _split_folders(root):
-        chosen = choose_splits(root, folders, passed, single=True)
-        passed.others += _tars(root)
-        found = [[file for name in part for file in walk.walk(root, name, TAR, passed)] for part in chosen or ()]
-        return Files(*(sorted(files, key=lambda file: file.path) for files in found), True)
-    names = _tars(root)
-    chosen = choose_splits(root, names, passed)
+    """Shards for training and for validation: those whose own name means a split, and those in folders whose names do."""
+    folders, shards = _folders(root), _tars(root)
+    single = any(split_of(name) for name in folders) and not any(split_of(name) for name in shards)
+    chosen = choose_splits(root, [*folders, *shards], passed, single=single)
     if chosen is None:
-        return Files([walk.stamped(root, name) for name in names], [], False)
-    return Files(*([walk.stamped(root, name) for name in part] for part in chosen), True)
+        passed.others += folders
+        return Files([walk.stamped(root, name) for name in shards], [], False)
+
+    def found(name: str) -> list[Found]:
+        return sorted(walk.walk(root, name, TAR, passed)) if name in folders else [walk.stamped(root, name)]
+
+    return Files(*([file for name in part for file in found(name)] for part in chosen), True)
 
 
 def _names_files(root: Path, shards: Sequence[Found]) -> list[str]:

@@ -12,7 +12,7 @@ from sets import CLASSES, as_folders, as_parquet, as_saved, as_shards, content, 
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
 from svgbench.metrics.image_sets import ImageFiles
-from svgbench.world import dense_sets, sources
+from svgbench.world import dense_sets, hub_datasets, shards, sources
 from svgbench.world.listing import SUFFIXES
 from svgbench.world.splits import split_of
 from svgbench.world.walk import Passed, walk
@@ -139,6 +139,9 @@ def test_shards_whose_names_only_look_like_splits_are_all_taken(tmp_path):
         write_shard(tmp_path / f"{name}.tar", members_of([(f"{number}{n}", c, d) for n, c, d in images()["train"][number::3]]))
     counts, _ = listed(tmp_path)
     assert sum(counts.values()) == 18
+    write_shard(tmp_path / "more" / "0.tar", members_of(images()["val"]))
+    passed = Passed()
+    assert len(shards.files(tmp_path, passed)[1]) == 3 and passed.others == ["more"]
 
 
 def test_shards_in_split_folders_of_any_name_and_behind_links(tmp_path):
@@ -177,6 +180,32 @@ def test_saved_datasets_with_other_names_of_splits(tmp_path):
     (root / "validation").rename(root / "test")
     (root / "dataset_dict.json").write_text(json.dumps({"splits": ["training", "test"]}))
     assert listed(root)[0] == WHOLE
+
+
+def test_splits_that_were_saved_apart_are_one_dataset(tmp_path):
+    root = as_saved(tmp_path, images())
+    (root / "dataset_dict.json").unlink()
+    (root / "train").rename(root / "Train")
+    assert listed(root) == (WHOLE, CLASSES)
+
+
+def test_training_files_beside_a_folder_of_validation_files_are_splits(tmp_path):
+    write_shard(tmp_path / "tar" / "set-train-0.tar", members_of(images()["train"]))
+    write_shard(tmp_path / "tar" / "val" / "0.tar", members_of(images()["val"]))
+    root = as_parquet(tmp_path / "parquet", images())
+    (root / "data" / "Validation").mkdir()
+    (root / "data" / "other").mkdir()
+    for file in sorted((root / "data").glob("val*.parquet")):
+        shutil.copy(file, root / "data" / "other")
+        file.rename(root / "data" / "Validation" / "0000.parquet")
+    for place in ("tar", "parquet"):
+        assert listed(tmp_path / place)[0] == WHOLE
+    passed = Passed()
+    hub_datasets.files(root, passed)
+    assert passed.others == ["other"]
+    (tmp_path / "tar" / "set-train-0.tar").rename(tmp_path / "tar" / "set-0.tar")
+    with pytest.raises(BadData, match=r"holds validation or test images \(val\) and none with 'train' in its name"):
+        sources.list_images(asked(tmp_path / "tar"))
 
 
 # --- links ---
