@@ -183,8 +183,9 @@ def _listed(root: Path, path: Path) -> list[Pair]:
         if len(words) < 2:
             raise BadData(f"{path}, line {number}: names one file; write an image and its depth map, with a space between.")
         pair = Pair(*(word.lstrip("/") for word in words[:2]))
-        if any(".." in Path(file).parts for file in pair):
-            raise BadData(f"{path}, line {number}: names a file outside {root}; name files inside it.")
+        outside = [file for file in pair if ".." in Path(file).parts]
+        if outside:
+            raise BadData(f"{path}, line {number}: {outside[0]} leads out of {root}; name files in that folder.")
         missing = [file for file in pair if not (root / file).is_file()]
         if missing:
             raise BadData(f"{path}, line {number}: {root / missing[0]} does not exist; unpack it there or remove the line.")

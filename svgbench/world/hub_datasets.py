@@ -49,7 +49,7 @@ def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
     data = [*split.train, *split.val]
     about = {f"{folder}/{name}".lstrip("/") for folder in ("", *(f.path.rpartition("/")[0] for f in data)) for name in ABOUT}
     about_files = [walk.stamped(root, name) for name in sorted(about) if (root / name).is_file()]
-    return root, [*data, *about_files, *walk.walk(root, "", SUFFIXES, Passed())]
+    return root, [*data, *about_files, *walk.walk(root, "", SUFFIXES, Passed(), links=False)]
 
 
 def collect(root: Path) -> Collection:

@@ -100,14 +100,14 @@ def stamped(root: Path, path: str) -> Found:
         return Found(path, "")
 
 
-def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed) -> Iterator[Found]:
+def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed, *, links: bool = True) -> Iterator[Found]:
     """Regular files with one of the suffixes (in lower case) below ``root/start``, real folders before linked ones; BadData when a folder
     cannot be read. Links are followed, but never to a folder above them or one that was listed in this walk. A dangling link with a
-    suffix is given with an empty stamp: its reader says that it has vanished."""
+    suffix is given with an empty stamp: its reader says that it has vanished. Without ``links`` all links are left out."""
     known = _above(root / start)
-    places, links = [start], []
-    while places or links:
-        place = places.pop() if places else links.pop(0)
+    places, later = [start], []
+    while places or later:
+        place = places.pop() if places else later.pop(0)
         folder = root / place
         try:
             state = os.stat(folder)
@@ -128,6 +128,8 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed) -> I
             wanted = entry.name.lower().endswith(suffixes)
             try:
                 linked = entry.is_symlink()
+                if linked and not links:
+                    continue
                 if not linked and entry.is_dir():
                     folders.append(path)
                     continue
@@ -138,7 +140,7 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed) -> I
                     yield Found(path, "")
                 continue
             if state is not None and stat.S_ISDIR(state.st_mode):
-                links.append(path)
+                later.append(path)
             elif not wanted:
                 passed.suffixes[os.path.splitext(entry.name)[1].lower()] += 1
             elif state is not None and not stat.S_ISREG(state.st_mode):

@@ -296,15 +296,6 @@ def test_dense_splits_that_do_not_fit_are_one_sentence(tmp_path):
         dense_sets.open_set("segmentation", str(root))
 
 
-def test_a_list_of_pairs_names_files_inside_its_folder_only(tmp_path):
-    root = nyu(tmp_path / "in")
-    shutil.copy(root / "images" / "training" / "0000.png", tmp_path / "x.png")
-    (root / "nyu_train.txt").write_text("../x.png ../x.png\n")
-    (root / "nyu_test.txt").write_text("../x.png ../x.png\n")
-    with pytest.raises(BadData, match=r"nyu_train\.txt, line 1: names a file outside"):
-        dense_sets.open_set("depth", str(root))
-
-
 def test_eval_lists_linked_folders_and_says_what_it_passes_over(tmp_path, capsys):
     from PIL import Image
 
