@@ -140,9 +140,10 @@ def _folders(root: Path, name: str, passed: Passed) -> dict[str, str]:
     inside = walk.folders(root)
     part = name if name in inside else next((folder for folder in inside if folder.lower() == name), name)
     own = Passed()
-    chosen = choose_splits(root / part, walk.folders(root / part), own, single=True) if (root / part).is_dir() else None
+    chosen = choose_splits(root / part, walk.folders(root / part, own), own, single=True) if (root / part).is_dir() else None
     passed.notes += own.notes
     passed.others += [f"{part}/{other}" for other in own.others]
+    passed.dangling += [f"{part}/{link}" for link in own.dangling]
     train, val = (chosen.train, chosen.val) if chosen else ([], [])
     return {split: f"{part}/{found[0] if found else split}" for split, found in zip(SPLITS, (train, val), strict=True)}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from svgbench.errors import BadData
 from svgbench.world import walk
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Read, unknown_classes
-from svgbench.world.splits import Chosen, choose_splits, is_bare, split_of
+from svgbench.world.splits import Chosen, check_links, choose_splits, is_bare, split_of
 from svgbench.world.walk import Found, Passed, named
 
 IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -49,7 +49,8 @@ def collect(root: Path) -> Collection:
 def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
     """The folder that paths count from, and every image file of both splits."""
     root, *splits = _splits(root, passed)
-    return root, [file for split in splits if split is not None for file in _files(root, split, walk.folders(root / split), passed)]
+    parts = {split: walk.folders(root / split, passed if split else None) for split in splits if split is not None}
+    return root, [file for split, classes in parts.items() for file in _files(root, split, classes, passed)]
 
 
 def _reader(root: Path) -> Read:
@@ -59,11 +60,12 @@ def _reader(root: Path) -> Read:
 def _splits(root: Path, passed: Passed) -> tuple[Path, str, str | None]:
     """The folder, and below it where its training classes are, and its validation classes if it has its own."""
     root = next((root / inner for inner in IMAGENET if _has_train(root / inner)), root)
-    names = walk.folders(root)
+    names = walk.folders(root, passed)
     if not names:
         raise BadData(
             f"{root}: holds no class folders, shards (*.tar) or Hugging Face dataset; give a folder like DIR/class/image.jpg, or 'shapes'."
         )
+    check_links(root)
     chosen = _chosen(root, names, passed)
     if chosen is None:
         return root, "", None

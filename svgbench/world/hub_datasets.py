@@ -27,7 +27,7 @@ from svgbench.world import walk
 from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
 from svgbench.world.progress import tell_once
-from svgbench.world.splits import choose_splits, split_of
+from svgbench.world.splits import check_links, choose_splits, split_of
 from svgbench.world.walk import Found, Passed
 
 PARQUET = (".parquet",)
@@ -118,7 +118,8 @@ def _parquet(root: Path) -> list[str]:
     for under in ("", "data/"):
         inner = root / under
         if inner.is_dir():
-            files = sorted(p.name for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and p.is_file() and p.name[0] != ".")
+            files = [p for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and not p.name.startswith(".")]
+            files = [p.name for p in sorted(files) if p.is_file() or walk.leads_nowhere(p)]  # the absence of a linked file is said
             folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
             if files or any(split_of(name) == "train" for name in folders):
                 return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]
@@ -132,6 +133,7 @@ def _holds_parquet(folder: Path) -> bool:
 
 def _split(root: Path, passed: Passed) -> Files:
     """Data files for training and for validation."""
+    check_links(root)
     if (root / ABOUT[0]).is_file():
         names = _json(root / ABOUT[0]).get("splits", [])
         if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
@@ -147,6 +149,7 @@ def _split(root: Path, passed: Passed) -> Files:
         return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
     of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root)}
     place = next(iter(of.values())).rstrip("/").rpartition("/")[0]
+    check_links(root / place)
     beside = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
     chosen = choose_splits(root, [*of, *beside], passed, single=all(name.endswith("/") for name in of.values() if split_of(name)))
     if chosen is None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from svgbench.errors import BadData
 from svgbench.world import walk
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
-from svgbench.world.splits import choose_splits, split_of
+from svgbench.world.splits import check_links, choose_splits, split_of
 from svgbench.world.walk import Found, Passed
 
 LABEL_BYTES = 1 << 20
@@ -90,8 +90,9 @@ def _reader(shards: Sequence[Path]) -> Read:
 
 
 def _tars(root: Path) -> list[str]:
-    """Names of the shards in a folder itself."""
-    return sorted(p.name for p in root.glob("*") if p.name.lower().endswith(TAR) and p.is_file() and not p.name.startswith("."))
+    """Names of the shards in a folder itself; a link that leads nowhere is one too, so that its absence is said."""
+    found = [path for path in root.iterdir() if path.name.lower().endswith(TAR) and not path.name.startswith(".")]
+    return sorted(path.name for path in found if path.is_file() or walk.leads_nowhere(path))
 
 
 def _folders(root: Path) -> list[str]:
@@ -101,6 +102,7 @@ def _folders(root: Path) -> list[str]:
 
 def _split(root: Path, passed: Passed) -> Files:
     """Shards for training and for validation: those whose own name means a split, and those in folders whose names do."""
+    check_links(root)
     folders, shards = _folders(root), _tars(root)
     single = any(split_of(name) for name in folders) and not any(split_of(name) for name in shards)
     chosen = choose_splits(root, [*folders, *shards], passed, single=single)

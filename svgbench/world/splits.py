@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from svgbench.errors import BadData
-from svgbench.world.walk import Passed
+from svgbench.world.walk import Passed, leads_nowhere
 
 Split = Literal["train", "val", "test"]
 WORDS: dict[str, Split] = {
@@ -43,8 +43,8 @@ def is_bare(name: str) -> bool:
 
 
 def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: bool = False) -> Chosen | None:
-    """The names of each split; None when no name means a split. The test split stands in where there is no validation split, and
-    ``passed`` hears of that and of what is left out. BadData when two names mean one split (``single``: when each name is a whole split;
+    """The names of each split; None when no name means a split. Without a validation split the test split is used for validation;
+    ``passed`` notes that and what is left out. BadData when two names mean one split (``single``: when each name is a whole split;
     else when they mean it by different words), or when none is for training."""
     by_split: dict[Split | None, list[str]] = {}
     for name in names:
@@ -59,14 +59,21 @@ def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: 
         )
     held = val or test
     for group in (train, held):
-        words = {word for name in group for word in _words(name)}
-        if len(words) > 1 or (single and len(group) > 1):
-            one, other = _two(group) if len(words) > 1 else group[:2]
+        other = next((name for name in group[1:] if single or _words(name) != _words(group[0])), None)
+        if other is not None:
+            one = group[0]
             raise BadData(f"{place}: '{one}' and '{other}' both mean the {split_of(one)} split; remove or rename one of them.")
     if test and not val:
         passed.notes.append(f"there is no validation split, so the test split ({test[0]}) is used for validation")
     passed.others += [*(test if val else []), *by_split.get(None, [])]
     return Chosen(train, held)
+
+
+def check_links(place: Path) -> None:
+    """BadData when a link whose name means a split leads nowhere (a disk that is not mounted): without it the splits would be others."""
+    lost = sorted(path.name for path in place.iterdir() if split_of(path.name) and leads_nowhere(path))
+    if lost:
+        raise BadData(f"{place / lost[0]}: is a link that leads nowhere; mount what it leads to, or remove it.")
 
 
 def _words(name: str) -> list[str]:
@@ -76,9 +83,3 @@ def _words(name: str) -> list[str]:
         parts = [part] if part.lower() in WORDS else re.sub(r"([^A-Z])([A-Z])", r"\1 \2", part).split()
         found += [word for one in parts if (word := one.lower()) in WORDS]
     return found
-
-
-def _two(group: list[str]) -> tuple[str, str]:
-    """Two names of one split that say it by different words."""
-    first = _words(group[0])
-    return group[0], next(name for name in group if _words(name) != first)

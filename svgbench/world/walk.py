@@ -150,13 +150,22 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed, *, l
         places += reversed(folders)
 
 
-def folders(directory: Path) -> list[str]:
-    """Sorted names of the folders in a directory, linked ones too, hidden ones left out; BadData when it cannot be read."""
+def folders(directory: Path, passed: Passed | None = None) -> list[str]:
+    """Sorted names of the folders in a directory, linked ones too, hidden ones left out; ``passed`` hears of links that lead nowhere.
+    BadData when the directory cannot be read."""
     try:
         with os.scandir(directory) as entries:
-            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_folder(entry))
+            inside = [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise BadData(f"{directory}: cannot be read ({error.strerror}); give it the right permissions or remove it.") from None
+    if passed is not None:
+        passed.dangling += sorted(entry.name for entry in inside if leads_nowhere(entry.path))
+    return sorted(entry.name for entry in inside if _is_folder(entry))
+
+
+def leads_nowhere(path: str | Path) -> bool:
+    """Whether a path is a link to something that is not there."""
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def first(root: Path, suffixes: tuple[str, ...]) -> str:

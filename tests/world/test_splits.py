@@ -14,7 +14,7 @@ from svgbench.errors import BadData
 from svgbench.metrics.image_sets import ImageFiles
 from svgbench.world import dense_sets, hub_datasets, shards, sources
 from svgbench.world.listing import SUFFIXES
-from svgbench.world.splits import split_of
+from svgbench.world.splits import choose_splits, split_of
 from svgbench.world.walk import Passed, walk
 
 WHOLE = {"train": 18, "val": 6}
@@ -52,6 +52,13 @@ def put(root: Path, *names: str, each: int = 3) -> Path:
 )  # fmt: skip
 def test_names_are_split_into_words_before_they_are_understood(name, split):
     assert split_of(name) == split
+
+
+def test_a_name_that_says_its_split_twice_is_of_that_split(tmp_path):
+    assert choose_splits(tmp_path, ["train_training-0", "train_training-1", "my-val"], Passed()) == (
+        ["train_training-0", "train_training-1"],
+        ["my-val"],
+    )
 
 
 # --- class folders ---
@@ -235,6 +242,23 @@ def test_loops_and_links_that_lead_nowhere_are_passed_over_and_named(tmp_path, c
     said = capsys.readouterr().err
     assert "3 links to folders that are listed already (train/ant/above, train/ant/again, train/ant/up)" in said
     assert "2 links that lead nowhere (train/ant/missing, train/ant/self)" in said
+
+
+def test_links_to_a_disk_that_is_absent_are_said_or_refused(tmp_path, capsys):
+    root = as_folders(tmp_path / "folders", images())
+    (root / "train" / "dog").symlink_to(tmp_path / "disk2")
+    sources.identity(asked(root))
+    assert "1 link that leads nowhere (dog)" in capsys.readouterr().err
+    for form, name in ((as_shards, "set-train-9.tar"), (as_parquet, "data/train-9.parquet")):
+        root = form(tmp_path / form.__name__, images())
+        (root / name).symlink_to(tmp_path / "disk2")
+        with pytest.raises(BadData, match=rf"{name}: is a link that leads nowhere; mount what it leads to, or remove it"):
+            sources.list_images(asked(root))
+    root = as_folders(tmp_path / "more", images())
+    shutil.rmtree(root / "val")
+    (root / "validation").symlink_to(tmp_path / "disk2")
+    with pytest.raises(BadData, match="validation: is a link that leads nowhere"):
+        sources.list_images(asked(root))
 
 
 def test_a_folder_behind_two_links_is_listed_once_and_the_order_does_not_depend_on_the_disk(tmp_path):
