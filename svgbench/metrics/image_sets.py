@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
 from svgbench.metrics.npz import IMAGES, stored
-from svgbench.world.crop import UNREADABLE, reason, to_rgb
+from svgbench.world.decode import UNREADABLE, opened, reason, to_rgb
 from svgbench.world.files import sha256_of
 from svgbench.world.listing import SUFFIXES
 
@@ -46,7 +45,7 @@ class ImageFiles:
     @staticmethod
     def _size(path: Path) -> tuple[int, int]:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 return image.size
         except UNREADABLE as error:
             raise BadData(f"{path}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
@@ -57,7 +56,7 @@ class ImageFiles:
     def __getitem__(self, index: int) -> np.ndarray:
         """One image, uint8 [3, H, W]."""
         try:
-            with Image.open(self.paths[index]) as image:
+            with opened(self.paths[index]) as image:
                 return np.ascontiguousarray(np.asarray(to_rgb(image)).transpose(2, 0, 1))
         except UNREADABLE as error:
             raise BadData(f"{self.paths[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None

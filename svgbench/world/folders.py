@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svgbench.errors import BadData
+from svgbench.world.files import read_regular
 from svgbench.world.listing import SUFFIXES, VALIDATION, Collection, Entry, Read
 
 IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
@@ -54,7 +55,7 @@ def identity(root: Path) -> str:
 
 
 def _reader(root: Path) -> Read:
-    return lambda entry: (root / entry.path).read_bytes()
+    return lambda entry: read_regular(root / entry.path)
 
 
 def _roots(root: Path) -> tuple[Path, Path, Path | None]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from svgbench.errors import BadData
+from svgbench.world.files import open_regular
 from svgbench.world.listing import SUFFIXES, VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
 
 LABEL_BYTES = 1 << 20
@@ -72,7 +73,7 @@ def collect(root: Path) -> Collection:
 
 def _reader(shards: Sequence[Path]) -> Read:
     def read(entry: Entry) -> bytes:
-        with shards[entry.file].open("rb") as file:
+        with open_regular(shards[entry.file]) as file:
             file.seek(entry.at)
             return file.read(entry.size)
 

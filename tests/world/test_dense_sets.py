@@ -99,7 +99,8 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
         (lambda shape: np.ones((shape[0] + 1, shape[1]), np.uint8), "the mask is .* px, its image .*; both must be of one size"),
         (lambda shape: np.full(shape, 5, np.uint8), "holds label 5, and the classes are 1 to 4"),
         (lambda shape: np.ones((*shape, 3), np.uint8), "has 3 channels; a mask has one"),
-        (lambda shape: np.ones(shape, np.uint16), "holds uint16 numbers; a mask is uint8"),
+        (lambda shape: np.full(shape, 300, np.uint16), "holds label 300, and the classes are 1 to 4"),
+        (lambda shape: np.ones((*shape, 4), np.uint8), "has 4 channels; a mask has one"),
     ],
 )
 def test_a_mask_that_cannot_be_used_is_named(tmp_path, mask, words):

@@ -242,11 +242,12 @@ def test_images_that_a_dataset_names_and_does_not_hold_are_read_from_their_files
     import pyarrow as pa
     import pyarrow.parquet
 
-    (tmp_path / "in").mkdir()
     rows = []
-    for name, label, data in images()["train"]:
-        (tmp_path / name).write_bytes(data)
-        rows.append({"image": {"bytes": None, "path": str(tmp_path / name)}, "label": label})
+    (tmp_path / "in" / "pictures").mkdir(parents=True)
+    for place, (name, label, data) in enumerate(images()["train"]):
+        (tmp_path / "in" / "pictures" / name).write_bytes(data)
+        path = f"pictures/{name}" if place % 2 else str(tmp_path / "in" / "pictures" / name)
+        rows.append({"image": {"bytes": None, "path": path}, "label": label})
     pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "train.parquet")
     pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)
     pack(asked(as_shards(tmp_path / "shards", {"train": images()["train"]}, names=False)), tmp_path / "other", QUIET)
