@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from threading import Lock
+
 import numpy as np
 from PIL import Image
 
 from svgbench.world.decode import UNREADABLE, check_size, opened, reason, to_rgb
+
+LARGE = 2**25
+"""Pixels of a picture above which threads decode one after the other, so that memory holds one such picture and not one a thread."""
+_ONE_AT_A_TIME = Lock()
 
 
 def centre_crop(image: Image.Image, resolution: int) -> np.ndarray:
@@ -26,7 +33,7 @@ def read_image(content: bytes, resolution: int) -> np.ndarray | str:
     if not content:
         return "is empty"
     try:
-        with opened(content) as image:
+        with opened(content) as image, _ONE_AT_A_TIME if image.width * image.height > LARGE else nullcontext():
             check_size(image.size, resolution)
             return np.ascontiguousarray(centre_crop(to_rgb(image), resolution).transpose(2, 0, 1))
     except UNREADABLE as error:

@@ -32,9 +32,9 @@ from svgbench.world.files import open_regular
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "PPM", "TIFF", "GIF", "JPEG2000", "AVIF")
 """What is read, whatever the file's suffix; PIL's other readers start programs (EPS) or are of no photographs."""
-MOST_SIDE, MOST_PIXELS, MOST_RATIO = 65_535, 2 * 89_478_485, 100
+MOST_SIDE, MOST_PIXELS, MOST_RATIO = 65_535, 2 * 89_478_485, 1_000
 """Of a picture: pixels of a side, pixels (where PIL too takes a file for a decompression bomb), long side over short side."""
-MOST_MADE = 2**26
+MOST_MADE = 2**25
 """Pixels of a picture after a resize."""
 BITS, SAMPLE_FORMAT, PLANES, COLOURS = 258, 339, 284, 262
 """TIFF tags: bits per sample, sample format, planar configuration, photometric interpretation."""
@@ -80,7 +80,7 @@ def check_size(size: tuple[int, int], short: int | None = None) -> None:
     if most > MOST_SIDE or width * height > MOST_PIXELS:
         raise Unfit(f"is {width} x {height} px; a picture has at most {MOST_SIDE:,} px a side and {MOST_PIXELS:,} px in all")
     if most > MOST_RATIO * least:
-        raise Unfit(f"is {width} x {height} px; a picture is at most {MOST_RATIO} times as long as it is wide")
+        raise Unfit(f"is {width} x {height} px; a picture is at most {MOST_RATIO:,} times as long as it is wide")
     if short is not None and short * short * most > MOST_MADE * least:
         raise Unfit(f"is {width} x {height} px; with a short side of {short} px it would have more than {MOST_MADE:,} px")
 

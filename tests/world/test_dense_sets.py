@@ -87,6 +87,10 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/none.png\n")
     with pytest.raises(BadData, match=r"line 1: .*none.png does not exist"):
         open_set("depth", str(root))
+    for outside in ("../secret.png", "images/../../secret.png", "/../secret.png"):
+        (root / "nyu_train.txt").write_text(f"{outside} depth/training/0000.png\n")
+        with pytest.raises(BadData, match=r"nyu_train.txt, line 1: .*secret.png leads out of .*; name files in that folder"):
+            open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/0000.png\n")
     with pytest.raises(BadData, match=r"nyu_test\.txt does not exist") as error:
         open_set("depth", str(root))
