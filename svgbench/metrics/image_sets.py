@@ -111,4 +111,6 @@ def open_set(path: Path, most: int | None = None) -> ImageFiles | ImageArray:
         return ImageFiles(path, most)
     if not path.exists():
         raise BadData(f"{path} does not exist; give a folder of images or an .npz.")
+    if not path.is_file():
+        raise BadData(f"{path} is not a regular file; give a folder of images or an .npz.")
     return ImageArray(path, most)
