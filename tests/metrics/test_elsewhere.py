@@ -277,6 +277,15 @@ def test_doubled_images_are_scored_when_that_is_asked_for_and_the_protocol_says_
     assert values(allowed)["gfid"] == pytest.approx(frechet_distance(mine, theirs), rel=1e-6)  # every copy counts
 
 
+def test_large_images_come_in_small_batches(tmp_path, extractor, images, monkeypatch):
+    given, sizes = ImageFiles(folder(tmp_path / "f", images[0])), []
+    whole = extract(extractor, given, done=sizes.append)
+    monkeypatch.setattr("svgbench.metrics.features.BATCH_BYTES", 7 * 3 * 32 * 32)
+    parts = extract(extractor, given, done=sizes.append)
+    assert sizes == [40, 7, 7, 7, 7, 7, 5]
+    assert torch.allclose(whole.kept, parts.kept, atol=1e-5)
+
+
 def test_doubles_on_the_command_line(tmp_path, images):
     given, real = images
     npz(tmp_path / "twice.npz", given[[*range(39), 7]])
