@@ -103,7 +103,8 @@ def stored(image: Image.Image) -> np.ndarray:
     [H, W, C] where it holds such. Raises Unfit for files that keep no numbers, such as JPEG."""
     if image.format not in ("PNG", "TIFF"):
         raise Unfit(f"is a {image.format}, which may change the numbers that it is given; write a PNG")
-    raw = image.tile[0][3] if image.tile else None
+    tiles = getattr(image, "tile", None)
+    raw = tiles[0][3] if tiles else None
     if _tiff_depth(image) > 8 and _white_is_zero(image):
         raise Unfit("is a TIFF with white as 0; write a PNG")
     numbers = np.asarray(image)

@@ -132,7 +132,7 @@ def _listed(root: Path, path: Path) -> list[Pair]:
     if not path.is_file():
         raise BadData(f"{path} does not exist; a folder with {LISTS['training']} needs {LISTS['validation']} too.")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         words = line.split()
         if not words:
             continue

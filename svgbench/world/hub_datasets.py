@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from svgbench.errors import BadData
+from svgbench.world.decode import reason
 from svgbench.world.files import failpoint, guarded, is_inside, need_space, read_regular, replacing
 from svgbench.world.listing import VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
 
@@ -150,8 +151,8 @@ def _saved(directory: Path) -> list[Path]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_regular(path, JSON_BYTES))
-    except (OSError, ValueError) as error:
-        raise BadData(f"{path}: cannot be read ({error}); save the dataset again.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadData(f"{path}: cannot be read ({reason(error)}); save the dataset again.") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -194,8 +195,9 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
     """The image and the label column, and the names of the classes where the features say them."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         features = {}
+    features = features if isinstance(features, dict) else {}
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     chosen = []
     for kind, plain in (("Image", "image"), ("ClassLabel", "label")):

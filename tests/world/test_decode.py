@@ -152,6 +152,17 @@ def test_an_image_of_any_mode_becomes_three_channels(mode):
     assert found.mode == "RGB" and np.asarray(found).dtype == np.uint8
 
 
+def test_numbers_of_32_bits_in_memory_are_read_as_the_16_bits_of_the_png_they_come_from():
+    """Older versions of PIL open a PNG of 16 bits so."""
+    image = Image.fromarray(BRIGHT.astype(np.int32))
+    with pytest.raises(decode.Unfit, match="scale is unknown"):
+        decode.to_rgb(image)
+    image.format = "PNG"
+    assert np.array_equal(np.asarray(decode.to_rgb(image)), three(BYTES))
+    numbers = decode.stored(image)
+    assert numbers.dtype == np.uint16 and np.array_equal(numbers, BRIGHT)
+
+
 def test_lab_keeps_its_colours():
     grey = Image.fromarray(three(BYTES))
     lab = ImageCms.profileToProfile(grey, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")

@@ -84,6 +84,9 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
     (root / "nyu_train.txt").write_text("images/training/0000.png\n")
     with pytest.raises(BadData, match=r"nyu_train.txt, line 1: names one file"):
         open_set("depth", str(root))
+    (root / "nyu_train.txt").write_bytes(b"images/training/\xff.png depth/training/0000.png\n")
+    with pytest.raises(BadData, match=r"line 1: .* does not exist"):
+        open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/none.png\n")
     with pytest.raises(BadData, match=r"line 1: .*none.png does not exist"):
         open_set("depth", str(root))

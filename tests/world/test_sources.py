@@ -322,6 +322,14 @@ def test_a_column_without_pictures_is_refused(tmp_path, column):
         list_images(asked(tmp_path / "in"))
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"splits": ["train"]'])
+def test_a_damaged_description_of_a_dataset_is_one_sentence(tmp_path, text):
+    as_saved(tmp_path / "in", images())
+    (tmp_path / "in" / "dataset_dict.json").write_text(text)
+    with pytest.raises(BadData, match=r"dataset_dict\.json: cannot be read \(.*save the dataset again"):
+        list_images(asked(tmp_path / "in"))
+
+
 def parquet_rows(root, change):
     import pyarrow as pa
     import pyarrow.parquet
