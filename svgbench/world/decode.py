@@ -105,7 +105,8 @@ def stored(image: Image.Image) -> np.ndarray:
         raise Unfit(f"is a {image.format}, which may change the numbers that it is given; write a PNG")
     tiles = getattr(image, "tile", None)
     raw = tiles[0][3] if tiles else None
-    if _tiff_depth(image) > 8 and _white_is_zero(image):
+    _tiff_depth(image)  # raises Unfit
+    if _white_is_zero(image):
         raise Unfit("is a TIFF with white as 0; write a PNG")
     numbers = np.asarray(image)
     if raw in STRETCHED:
