@@ -86,10 +86,11 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
     settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
-    found = open_set("segmentation", settings.source, settings.identity)
+    found, head = open_set("segmentation", settings.source, settings.identity), settings.head
+    largest = int(head.crop * max(1.0, *head.scales))
 
     def labelled(pair: Pair) -> int:
-        return int((read_labelled(found.root, pair, settings.head.classes).target != IGNORED).sum())
+        return int((read_labelled(found.root, pair, head.classes, largest).target != IGNORED).sum())
 
     return check_pairs(found, labelled, "masks", out, runtime)
 

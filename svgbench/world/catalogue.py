@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from svgbench.errors import StorageError, SvgbenchError
-from svgbench.world.files import failpoint, write_atomic
+from svgbench.world.files import failpoint, open_regular, write_atomic
 from svgbench.world.progress import open_bar, speaks, tell
 from svgbench.world.walk import Found, named, stamp_of
 
@@ -213,7 +213,7 @@ def _read_one(path: Path, stop: threading.Event, count: Callable[[int], None]) -
     """The line of one file: its stamp, whether it can be trusted next time, its digest."""
     started = time.time_ns()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             stamp, found = stamp_of(os.fstat(file.fileno())), hashlib.sha256()
             while block := file.read(BLOCK):
                 if stop.is_set():

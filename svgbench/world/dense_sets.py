@@ -21,6 +21,7 @@ from PIL import Image
 from svgbench.errors import BadData
 from svgbench.world import catalogue, walk
 from svgbench.world.catalogue import Reading
+from svgbench.world.decode import UNREADABLE, check_size, opened, reason, stored, to_rgb
 from svgbench.world.listing import SUFFIXES
 from svgbench.world.progress import tell_once
 from svgbench.world.splits import choose_splits, split_of
@@ -177,7 +178,7 @@ def _listed(root: Path, path: Path) -> list[Pair]:
     if not path.is_file():
         raise BadData(f"{path} does not exist; a folder with {LISTS['training']} needs {LISTS['validation']} too.")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -196,48 +197,52 @@ def _listed(root: Path, path: Path) -> list[Pair]:
     return sorted(pairs)
 
 
-def read_labelled(root: Path, pair: Pair, classes: int) -> Sample:
-    """An image and its classes 0 to ``classes`` - 1, with 255 where the mask holds 0."""
-    image, mask = _read(root, pair, "mask")
-    if mask.dtype != np.uint8:
-        raise BadData(f"{root / pair.target}: holds {mask.dtype} numbers; a mask is uint8, 0 unlabelled and 1 to {classes} the classes.")
+def read_labelled(root: Path, pair: Pair, classes: int, short: int | None = None) -> Sample:
+    """An image and its classes 0 to ``classes`` - 1, with 255 where the mask holds 0. BadData for a mask of other numbers than 0 to
+    ``classes``, and for an image that would be too large with its short side resized to ``short``."""
+    image, mask = _read(root, pair, "mask", short)
+    if mask.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise BadData(f"{root / pair.target}: holds {mask.dtype} numbers; a mask holds 0 for unlabelled and the classes 1 to {classes}.")
     most = int(mask.max())
     if most > classes:
         raise BadData(
             f"{root / pair.target}: holds label {most}, and the classes are 1 to {classes} with 0 for unlabelled; "
             "correct the mask or set scores.segmentation.head.classes."
         )
-    return Sample(image, mask - np.uint8(1))  # 0 wraps round to 255
+    return Sample(image, mask.astype(np.uint8) - np.uint8(1))  # 0 wraps round to 255
 
 
 def read_depth(root: Path, pair: Pair) -> Sample:
-    """An image and its depths in metres, 0 where unknown."""
+    """An image and its depths in metres, 0 where unknown. BadData for a depth map that is not of 16 bits."""
     image, depth = _read(root, pair, "depth map")
-    if depth.dtype == np.uint8:
+    if depth.dtype in (np.bool_, np.uint8):
         raise BadData(f"{root / pair.target}: has 8 bits a pixel; a depth map is a PNG of 16 bits, in millimetres.")
+    if depth.dtype != np.uint16:
+        unknown = f"holds {depth.dtype} numbers, whose unit is unknown"
+        raise BadData(f"{root / pair.target}: {unknown}; a depth map is a PNG of 16 bits, in millimetres.")
     if not depth.any():
         raise BadData(f"{root / pair.target}: every depth is zero, which means unknown; remove the pair or mend the depth map.")
     return Sample(image, depth.astype(np.float32) / np.float32(MILLIMETRES))
 
 
-def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
+def _read(root: Path, pair: Pair, word: str, short: int | None = None) -> tuple[Image.Image, np.ndarray]:
     """The image in RGB and the numbers of its target, of one size."""
     try:
         path = root / pair.image
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        with opened(path) as image:
+            check_size(image.size, short)
+            rgb = to_rgb(image)
         path = root / pair.target
-        with Image.open(path) as opened:
-            target = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:  # PIL's own
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise BadData(f"{path}: cannot be read ({reason}); mend it or remove the pair.") from None
+        with opened(path) as image:
+            target = stored(image)
+    except UNREADABLE as error:
+        raise BadData(f"{path}: cannot be read ({reason(error)}); mend it or remove the pair.") from None
     if target.ndim != 2:
         raise BadData(f"{path}: has {target.shape[2]} channels; a {word} has one.")
-    if target.shape != (image.height, image.width):
-        sizes = f"{target.shape[1]} x {target.shape[0]} px, its image {image.width} x {image.height}"
+    if target.shape != (rgb.height, rgb.width):
+        sizes = f"{target.shape[1]} x {target.shape[0]} px, its image {rgb.width} x {rgb.height}"
         raise BadData(f"{path}: the {word} is {sizes}; both must be of one size.")
-    return image, target
+    return rgb, target
 
 
 def check(

@@ -9,13 +9,18 @@ import os
 import re
 import shutil
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from svgbench.errors import StorageError
 
 TEMPORARY = ".writing-"
 """Prefix of what is not finished; swept at the next start."""
+
+MOST_BYTES = 2**31
+"""Of a picture's file; a larger one is no picture."""
 
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
@@ -76,14 +81,55 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """A user's file, for reading. OSError "is not a regular file" for a directory, a pipe, a device or a socket: reading one could wait for
+    ever, and opening one could change something."""
+    descriptor = -1
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # another may have taken its place
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a user's file. OSError when it is not a regular file or has more than ``most`` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"has {size:,} bytes, more than {most:,}", str(path))
+        return file.read()
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Whether a path, with symbolic links followed, is of something in a folder."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of links
+        return False
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes a file so that at any moment its name holds either the old bytes or all the new ones."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file, written under another name and given its own when it is whole and on the disk: at any moment that name holds either the
+    old bytes or all the new ones."""
     with guarded(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             failpoint("file.before_rename")

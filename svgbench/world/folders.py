@@ -12,6 +12,7 @@ from pathlib import Path
 
 from svgbench.errors import BadData
 from svgbench.world import walk
+from svgbench.world.files import read_regular
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Read, unknown_classes
 from svgbench.world.splits import Chosen, check_links, choose_splits, is_bare, split_of
 from svgbench.world.walk import Found, Passed, named
@@ -54,7 +55,7 @@ def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
 
 
 def _reader(root: Path) -> Read:
-    return lambda entry: (root / entry.path).read_bytes()
+    return lambda entry: read_regular(root / entry.path)
 
 
 def _splits(root: Path, passed: Passed) -> tuple[Path, str, str | None]:

@@ -1,7 +1,8 @@
 """Hugging Face datasets as a source of images: what ``save_to_disk`` wrote, or a folder of the hub's parquet files. No torch.
 
 Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files to a cache first. The image
-column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; the label column the first
+column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; a ``path`` without bytes
+names a file in the dataset's folder, from which it counts when it is relative, and no other. The label column is the first
 ``ClassLabel`` (else ``label``), numbers or strings. Each file's labels are understood by its own class names, so splits and files that
 number the classes differently are brought together. Splits are found by the words of their names; without a validation or test split a
 share of each class is held out.
@@ -24,7 +25,8 @@ import numpy as np
 
 from svgbench.errors import BadData
 from svgbench.world import walk
-from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space
+from svgbench.world.decode import reason
+from svgbench.world.files import failpoint, guarded, is_inside, need_space, read_regular, replacing
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
 from svgbench.world.progress import tell_once
 from svgbench.world.splits import check_links, choose_splits, split_of
@@ -33,6 +35,8 @@ from svgbench.world.walk import Found, Passed
 PARQUET = (".parquet",)
 ABOUT = ("dataset_dict.json", "state.json")
 """What ``save_to_disk`` writes beside the splits, or beside the data of one."""
+JSON_BYTES = 1 << 26
+"""A longer JSON file is none of a dataset's."""
 ROWS = 64
 """Parquet rows in memory at a time."""
 
@@ -77,7 +81,7 @@ def collect(root: Path) -> Collection:
     train = entries("train", range(count))
     val = entries("val", range(count, len(paths))) if split.val else None
     check_classes(root, classes, train, val)
-    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(paths, parts, wanted, scratch), relative)
+    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(root, paths, parts, wanted, scratch), relative)
 
 
 @dataclass(frozen=True)
@@ -181,9 +185,9 @@ def _saved(root: Path, split: str) -> list[Found]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadData(f"{path}: cannot be read ({error}); save the dataset again.") from None
+        content = json.loads(read_regular(path, JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadData(f"{path}: cannot be read ({reason(error)}); save the dataset again.") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -226,8 +230,9 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
     """The image and the label column, and the names of the classes where the features say them."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         features = {}
+    features = features if isinstance(features, dict) else {}
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     chosen = []
     for kind, plain in (("Image", "image"), ("ClassLabel", "label")):
@@ -235,6 +240,7 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
         if name not in schema.names:
             raise BadData(f"{file}: has no column '{plain}' among {', '.join(schema.names)}; give a dataset of images with labels.")
         chosen.append(name)
+    _check_images(file, chosen[0], schema.field(chosen[0]).type)
     names = features.get(chosen[1], {}).get("names") if kinds.get(chosen[1]) == "ClassLabel" else None
     return chosen[0], chosen[1], tuple(names) if names else None
 
@@ -247,6 +253,19 @@ def _names(parts: Sequence[_Part]) -> tuple[str, ...]:
     if len(declared) == 1 and not texts:
         return declared[0]
     return tuple(dict.fromkeys([*(name for names in declared for name in names), *texts]))
+
+
+def _check_images(file: Path, column: str, kind: Any) -> None:
+    """BadData unless a column of images holds bytes, or structs of bytes and, where they have it, a path."""
+    types = _pyarrow().types
+
+    def holds(kind: Any, *tests: Any) -> bool:
+        return any(test(kind) for test in tests)
+
+    fields = {field.name: field.type for field in kind.fields} if types.is_struct(kind) else {"bytes": kind}
+    good = "bytes" in fields and holds(fields["bytes"], types.is_binary, types.is_large_binary, types.is_null)
+    if not good or not holds(fields.get("path", _pyarrow().string()), types.is_string, types.is_large_string, types.is_null):
+        raise BadData(f"{file}: the column '{column}' is of the type {kind}; images are bytes, or structs of bytes and a path.")
 
 
 def _numbers(part: _Part, classes: Sequence[str], root: Path, *, declared: bool) -> list[int]:
@@ -282,15 +301,22 @@ def _numbers(part: _Part, classes: Sequence[str], root: Path, *, declared: bool)
     return found
 
 
-def _reader(files: Sequence[Path], parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> Read:
+def _reader(root: Path, files: Sequence[Path], parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> Read:
     if files[0].suffix == ".arrow":
         columns = [_Column(part.images) for part in parts]
-        return lambda entry: columns[entry.file].content(entry.at)
+
+        def read_row(entry: Entry) -> bytes:
+            content = columns[entry.file].content(entry.at)
+            return _named(root, parts[entry.file], entry.at) if content is None else content
+
+        return read_row
     laid = _lay_out(parts, wanted, scratch)
 
     def read(entry: Entry) -> bytes:
-        file, ends = laid[entry.file]
-        begin, end = ends[entry.at], ends[entry.at + 1]
+        file, places = laid[entry.file]
+        begin, end = places[entry.at].tolist()
+        if begin < 0:
+            return _named(root, parts[entry.file], entry.at)
         with file.open("rb") as opened:
             opened.seek(begin)
             return opened.read(end - begin)
@@ -305,44 +331,49 @@ class _Column:
         self._chunks = column.chunks
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)]).tolist()
         self._bytes = [chunk.field("bytes") if _has(chunk.type, "bytes") else chunk for chunk in self._chunks]
-        self._paths = [chunk.field("path") if _has(chunk.type, "path") else None for chunk in self._chunks]
 
-    def content(self, row: int) -> bytes:
-        """The bytes of one image."""
+    def content(self, row: int) -> bytes | None:
+        """The bytes of one image; None where the row has none."""
         number = bisect_right(self._starts, row) - 1
-        place = row - self._starts[number]
-        paths = self._paths[number]
-        return _content(self._bytes[number][place].as_py(), paths[place].as_py() if paths is not None else None)
+        return self._bytes[number][row - self._starts[number]].as_py()
 
 
-def _content(content: bytes | None, path: str | None) -> bytes:
-    """An image's bytes, those of the file it names where it has none; nothing where that is absent too."""
-    if content is None and path and Path(path).is_file():
-        return Path(path).read_bytes()
-    return content or b""
+def _named(root: Path, part: _Part, row: int) -> bytes:
+    """The bytes of the file that a row without bytes names, none where it names no file. BadData for one outside the dataset's folder."""
+    name = part.paths[row]
+    if not name:
+        return b""
+    path = root / name
+    if not is_inside(root, path):
+        raise BadData(
+            f"{part.file}: row {row} has no image but names the file {name}, which is outside {root}; "
+            "only files in a dataset's own folder are read, so copy it there or save the dataset with its images."
+        )
+    return read_regular(path)
 
 
 def _lay_out(parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
-    """The wanted images of each parquet file in one flat file, with the ends of all rows; what is laid out already is used again."""
+    """The wanted images of each parquet file in one flat file, and where each row's bytes are in it; what is laid out is used again."""
     rows: defaultdict[int, set[int]] = defaultdict(set)
     for entry in wanted:
         rows[entry.file].add(entry.at)
     laid = {}
     for number in sorted(rows):
-        flat, ends = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.ends.npy"
-        if not ends.is_file():
-            _lay_out_one(parts[number], rows[number], flat, ends)
-        laid[number] = (flat, np.load(ends, allow_pickle=False))
+        flat, places = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.places.npy"
+        if not places.is_file():
+            _lay_out_one(parts[number], rows[number], flat, places)
+        laid[number] = (flat, np.load(places, allow_pickle=False))
     return laid
 
 
-def _lay_out_one(part: _Part, rows: set[int], flat: Path, ends: Path) -> None:
-    """``flat``: the bytes of some rows one after the other; ``ends`` int64 [rows + 1], written last: where each row's bytes end."""
+def _lay_out_one(part: _Part, rows: set[int], flat: Path, places: Path) -> None:
+    """``flat``: the bytes of some rows one after the other; ``places`` int64 [rows, 2], written last: where each row's bytes begin and end,
+    -1 for a row without any."""
     pa = _pyarrow()
     with guarded(flat):
         flat.parent.mkdir(parents=True, exist_ok=True)
         need_space(flat.parent, part.file.stat().st_size * len(rows) // max(len(part.labels), 1))
-    lengths = np.zeros(len(part.labels) + 1, np.int64)
+    found = np.full((len(part.labels), 2), -1, np.int64)
     row = 0
     with guarded(flat), flat.open("wb") as file:
         try:
@@ -351,15 +382,13 @@ def _lay_out_one(part: _Part, rows: set[int], flat: Path, ends: Path) -> None:
                     for value in batch.column(0):
                         if row in rows:
                             content = value.as_py()
-                            image = _content(content.get("bytes"), content.get("path")) if isinstance(content, dict) else content or b""
-                            file.write(image)
-                            lengths[row + 1] = len(image)
+                            image = content.get("bytes") if isinstance(content, dict) else content
+                            if image is not None:
+                                found[row] = file.tell(), file.tell() + len(image)
+                                file.write(image)
                         row += 1
         except pa.ArrowException as error:
             raise _unreadable(part.file, error) from None
-    temporary = ends.with_name(f"{TEMPORARY}{ends.name}")
-    with guarded(ends):
-        with temporary.open("wb") as file:
-            np.save(file, np.cumsum(lengths))
-        temporary.replace(ends)
+    with replacing(places) as file:
+        np.save(file, found)
     failpoint("images.laid")

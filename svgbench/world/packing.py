@@ -25,7 +25,8 @@ import numpy as np
 from svgbench.config.schema import Data
 from svgbench.errors import BadConfig, BadData, Interrupted
 from svgbench.world import packed, shapes, sources
-from svgbench.world.crop import read_image, reason
+from svgbench.world.crop import read_image
+from svgbench.world.decode import reason
 from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space, sha256_of, sweep
 from svgbench.world.listing import Entry, Listing, Read
 from svgbench.world.packed import SPLITS
@@ -192,7 +193,7 @@ def _crop(entry: Entry, *, read: Read, resolution: int) -> np.ndarray | str:
     except FileNotFoundError:
         return "has vanished"
     except OSError as error:
-        return error.strerror or reason(error)
+        return reason(error)
     return read_image(content, resolution)
 
 

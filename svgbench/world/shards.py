@@ -18,6 +18,7 @@ from pathlib import Path
 
 from svgbench.errors import BadData
 from svgbench.world import walk
+from svgbench.world.files import open_regular
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
 from svgbench.world.splits import check_links, choose_splits, split_of
 from svgbench.world.walk import Found, Passed
@@ -82,7 +83,7 @@ def collect(root: Path) -> Collection:
 
 def _reader(shards: Sequence[Path]) -> Read:
     def read(entry: Entry) -> bytes:
-        with shards[entry.file].open("rb") as file:
+        with open_regular(shards[entry.file]) as file:
             file.seek(entry.at)
             return file.read(entry.size)
 

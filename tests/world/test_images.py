@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -138,6 +140,23 @@ def test_a_file_that_is_no_picture_says_why(tmp_path, name):
     (tmp_path / name).write_bytes(broken_files()[name])
     reason = read(tmp_path / name)
     assert isinstance(reason, str) and reason and "0x" not in reason and reason == read(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Unix")
+def test_a_pipe_or_a_device_among_the_images_is_left_out_and_never_waited_for(tmp_path, capsys):
+    folder(tmp_path / "data", each=100)
+    for name, make in (("007", os.mkfifo), ("008", lambda path: path.symlink_to("/dev/zero"))):
+        path = tmp_path / "data" / "bee" / f"{name}.png"
+        path.unlink()
+        make(path)
+    packing = threading.Thread(target=pack, args=(asked(tmp_path / "data"), tmp_path / "out", QUIET), daemon=True)
+    packing.start()
+    packing.join(60)
+    assert not packing.is_alive(), "waits for a pipe"
+    about = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert sum(about["counts"].values()) == 298
+    said = capsys.readouterr().err
+    assert "bee/007.png" in said and "bee/008.png" in said
 
 
 def test_a_file_that_vanished_is_left_out_and_says_so(tmp_path):
