@@ -36,6 +36,8 @@ class Encoder(nn.Module):
 
     mean: Tensor
     std: Tensor
+    weights_key: str | None = None
+    """Where in its checkpoint the weights were that were opened."""
 
     def __init__(self, card: EncoderCard, network: Network) -> None:
         super().__init__()
@@ -101,16 +103,23 @@ class Encoder(nn.Module):
 
 
 def open_encoder(
-    card: EncoderCard, weights: str | Path | None = None, device: str | torch.device = "cpu", random_weights_seed: int | None = None
+    card: EncoderCard,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    random_weights_seed: int | None = None,
+    weights_key: str | None = None,
 ) -> Encoder:
-    """The encoder of a card with its pinned weights, with those of a local file, or with random ones of a seed (architecture tests)."""
+    """The encoder of a card with its pinned weights, with those of a local file (under ``weights_key`` where it holds several), or with
+    random ones of a seed (architecture tests)."""
     path = None if random_weights_seed is not None else files.resolve(card, weights)
-    state = files.read(path) if path else None
+    state = files.read(path, weights_key) if path else None
     network = open_network(card, state, seed=random_weights_seed or 0)
     if state is not None:
         where = f"{path} for '{card.name}'"
         files.fill(network.model, adapted(network, state, where), where=where, found=state)
-    return Encoder(_completed(card, network), network).to(device)
+    encoder = Encoder(_completed(card, network), network).to(device)
+    encoder.weights_key = state.key if isinstance(state, files.State) else None
+    return encoder
 
 
 def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
