@@ -26,7 +26,10 @@ OPTIONS = {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
         "--allow-doubles", "--format", "--device",
     },
-    "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
+    "import": {
+        "--name", "--encoder", "--weights", "--weights-key", "--statistics", "--config", "--preset", "--out", "--set", "--shelf",
+        "--device",
+    },
     "pretrain": {"--out", "--device", "--threads", "--check"},
     "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus"},
 }  # fmt: skip

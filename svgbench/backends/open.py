@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from svgbench.backends.network import Network
 from svgbench.backends.tokens import TokenNetwork
 from svgbench.config.cards import EncoderCard
+from svgbench.config.foreign import NOT_STATED, by_name
+from svgbench.config.preprocessing import same_statistics
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
@@ -117,7 +119,10 @@ def open_encoder(
     if state is not None:
         where = f"{path} for '{card.name}'"
         files.fill(network.model, adapted(network, state, where), where=where, found=state)
-    encoder = Encoder(_completed(card, network), network).to(device)
+    card = _completed(card, network)
+    if path is not None and weights is not None:
+        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
+    encoder = Encoder(card, network).to(device)
     encoder.weights_key = state.key if isinstance(state, files.State) else None
     return encoder
 
@@ -167,8 +172,11 @@ def _completed(card: EncoderCard, network: Network) -> EncoderCard:
     if card.features != Features() and not isinstance(network, TokenNetwork):
         raise BadConfig(f"'{card.name}': the backend {card.backend} gives one kind of features only; leave the field features out.")
     if card.channels == 0:
-        stated = card.pixels.std != (1.0, 1.0, 1.0)  # by the model's own configuration file
-        statistics = {} if stated else {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
+        if card.pixels.mean == NOT_STATED.mean and card.pixels.std == NOT_STATED.std and by_name(card):
+            statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
+        else:  # by the model's own files
+            statistics = {}
+            network.mean, network.std = card.pixels.mean, card.pixels.std
         params_m = round(sum(p.numel() for p in network.model.parameters()) / 1e6, 1)
         card = card.model_copy(
             update={"channels": network.channels, "params_m": params_m, "pixels": card.pixels.model_copy(update=statistics)}

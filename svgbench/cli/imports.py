@@ -91,8 +91,10 @@ def import_(
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
     store = Store(out / "store")
     rows = [[node.stage, node.key[:12], _taken(store, node.stage, node.key)] for node in plan.nodes.values()]
-    notes = [*waiting, f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
-    table_of(Table(title=f"Imported into {name}", columns=["stage", "key", "weights"], rows=rows, notes=notes))
+    ready = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
+    notes = waiting or ready
+    title = f"Imported into {name}" if rows else f"Opened for {name}"
+    table_of(Table(title=title, columns=["stage", "key", "weights"], rows=rows, notes=notes))
 
 
 def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -115,10 +117,10 @@ def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
     waiting = []
     if release is not None and "imported-diffusion" not in stages:
         opened(release.kind, release.file, release.config, release.weights_key)
-        waiting.append(f"{release.file} opens as '{release.kind}' and waits: import the autoencoder that it was trained with, --name as here")
+        waiting.append(f"{release.file} opens as '{release.kind}'; import the autoencoder that it was trained with under the same name")
     if config.latents.statistics and "imported-statistics" not in stages:
         read_statistics(config.latents.statistics)
-        waiting.append(f"{config.latents.statistics} opens and waits for the autoencoder too")
+        waiting.append(f"{config.latents.statistics} opens and is used when the autoencoder is there")
     if config.encoder.weights and not stages & {"adoption", "imported-autoencoder"}:
         open_encoder(EncoderCard.model_validate(config.encoder.opened), config.encoder.weights, weights_key=config.encoder.weights_key)
     return waiting

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import sys
 from collections.abc import Iterable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ from torch import Tensor, nn
 
 from svgbench.config.cards import EncoderCard, weights_file
 from svgbench.config.hub import hub_file
+from svgbench.config.preprocessing import same_statistics
 from svgbench.config.weight_files import weights_files
-from svgbench.errors import BadConfig, BadWeights, closest
+from svgbench.errors import BadConfig, BadWeights, closest, say_once
 from svgbench.world.choice import choose
 from svgbench.world.contents import form_of
 from svgbench.world.dcp import read_dcp
@@ -36,16 +35,24 @@ def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
         if not path.exists():
             raise BadWeights(f"the weights file {path} for '{card.name}' does not exist; {_origin(card)}.")
         weights_files(path)
+        _check_pixels(card, path)
         return path
     path = weights_file(card)
     if path is None:
         path = _from_hub(card)
+        _check_pixels(card, path)
     elif not path.exists():
         made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""
         raise BadWeights(f"{path} of '{card.name}' is missing; reinstall svgbench{made}.")
     if card.weights.sha256:
         check_digest(path, card)
     return path
+
+
+def _check_pixels(card: EncoderCard, path: Path) -> None:
+    """Refuses weights of other pixel statistics, where the card has its own."""
+    if card.channels:
+        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
 
 
 def check_licence(card: EncoderCard) -> None:
@@ -144,12 +151,6 @@ def _state_of(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return found.st_size, found.st_mtime_ns, found.st_ino
-
-
-@cache
-def say_once(sentence: str) -> None:
-    """A line on standard error, the first time in this process."""
-    sys.stderr.write(sentence + "\n")
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: Iterable[str] | None = None) -> None:
