@@ -191,7 +191,7 @@ def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
     kept = [one for one in candidates if not set(one.tensors) <= MOMENTS]
     large = [one for one in kept if any(_count(value) > 1 for value in one.tensors.values())]
     kept = large or kept
-    if len(kept) > 1 and not kept[0].path and len(kept[0].tensors) < 2:
+    if len(kept) > 1 and not kept[0].path and sum(_count(value) > 1 for value in kept[0].tensors.values()) < 2:
         kept = kept[1:]  # one tensor beside the state dicts, such as weights of classes
     paths = {one.path for one in candidates}
     averaging = {one.path[:-1] for one in candidates if one.last == "averaging_state"}
@@ -212,8 +212,7 @@ def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
     averages = [root for root in roots if root and is_average(root)]
     if not averages and {"student", "teacher"} <= roots.keys():
         averages = ["teacher"]
-    numbered = candidate.averaged and len(roots) > 1 and all(root.isdigit() for root in roots)
-    if numbered:
+    if candidate.averaged and all(root.isdigit() for root in roots):
         for root, inner in roots.items():
             yield from _split(Candidate((*candidate.path, root), inner, averaged=True), file)
         return
@@ -306,9 +305,9 @@ def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
         (average,) = averages
         related = [one for one in raw if 2 * len(one.tensors.keys() & average.tensors.keys()) >= len(average.tensors)]
         known = [one for one in raw if looks_like(one.tensors)]
-        if len(related) == 1:
-            return _average(average, related[0], path)
-        if not related and not known and looks_like(average.tensors):
+        if related:
+            return _average(average, max(related, key=lambda one: _together(one.path, average.path)), path)
+        if not known and looks_like(average.tensors):
             taken = average
     elif not averages and not any("teacher" in one.path for one in candidates):
         usual = [one for one in raw if one.last in RAW]
@@ -317,6 +316,11 @@ def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
     if taken is None:
         raise BadWeights(f"{path} holds {len(candidates)} sets of weights, and nothing tells which is meant; {_option(candidates)}.")
     return Chosen(taken.tensors, taken.key, f"{path}: took the weights under {taken.said}, {_beside(taken, candidates)}")
+
+
+def _together(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many keys two paths share from their beginning on."""
+    return next((count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _average(average: Candidate, raw: Candidate, path: Path) -> Chosen:
