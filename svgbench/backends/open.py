@@ -32,6 +32,9 @@ BACKENDS = {
 """Backend -> opener; packages add theirs by an entry point in ``svgbench.backends``."""
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 class Encoder(nn.Module):
     """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, h, w]. Each row is computed in chunks of one constant shape, so it
     depends on its own image alone, bit for bit. Arithmetic follows the caller's autocast; results are float32."""
@@ -129,8 +132,8 @@ def open_encoder(
 
 def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """The file's weights by the network's names; the libraries' own converters stumble over files that they were not written for."""
-    try:
-        return network.adapt(state)
+    try:  # what is resampled on the way is so in single precision
+        return network.adapt({name: value.float() if value.dtype in HALF else value for name, value in state.items()})
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         kind = files.looks_like(state)
         guess = f"it looks like {kind}, " if kind else ""

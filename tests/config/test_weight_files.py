@@ -110,7 +110,7 @@ def test_a_folder_of_distributed_checkpoints_that_is_not_whole_is_one_sentence(f
     (metadata,) = (folder / ".metadata",)
     whole = metadata.read_bytes()
     metadata.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(BadWeights, match=r"make one file of it: python -m torch\.distributed\.checkpoint\.format_utils dcp_to_torch DIR FILE"):
+    with pytest.raises(BadWeights, match=r"make one file of it: .* torch\.distributed\.checkpoint\.format_utils dcp_to_torch DIR"):
         weights.read(folder)
     metadata.write_bytes(whole)
     next(folder.glob("*.distcp")).unlink()
