@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from svgbench.config.contents import form_of
 from svgbench.config.foreign import describe
 from svgbench.config.parse import validate
 from svgbench.config.part import Count, Part, Positive
@@ -19,6 +20,8 @@ from svgbench.config.weight_files import weights_files
 from svgbench.errors import BadConfig, BadWeights, unknown
 from svgbench.shelf import entries, folder, read_yaml
 
+LARGE = 64 << 20
+"""Bytes from which on a file is looked at before it is read for its digest."""
 FAMILIES = ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
 
 
@@ -173,6 +176,8 @@ def digest_of(path: Path, name: str) -> str:
     digests = []
     for part in weights_files(path):
         try:
+            if part.suffix not in (".distcp", ".metadata") and part.stat().st_size > LARGE:
+                form_of(part)  # what is no weights file is named in seconds, not after an hour of reading
             digests.append(file_digest(part))
         except OSError as error:
             raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None

@@ -22,6 +22,8 @@ INDEX_BYTES = 64 << 20
 OTHERS = (
     (("mp_rank_00_model_states.pt", "zero_to_fp32.py", "global_step*", "*zero_pp_rank_*"),
      "is a checkpoint of DeepSpeed; make one file of it with the script that lies in it: python zero_to_fp32.py DIR FILE"),
+    (("*/.metadata",), "holds a checkpoint of torch.distributed.checkpoint in {found}; hand over that folder"),
+    (("*.distcp",), "holds {found} of torch.distributed.checkpoint without its .metadata; copy the whole folder"),
     (("saved_model.pb", "*.data-00000-of-*", "tf_model.h5"), "holds TensorFlow weights; hand over the PyTorch or safetensors weights"),
     (("flax_model.msgpack", "*.msgpack"), "holds Flax weights; hand over the PyTorch or safetensors weights"),
     (("*.onnx",), "holds an ONNX model; hand over the PyTorch or safetensors weights"),
@@ -57,7 +59,8 @@ def _in_directory(folder: Path) -> list[Path]:
         found = next((file for pattern in patterns for file in sorted(folder.glob(pattern))), None)
         if found is not None:
             listed = ", ".join(WEIGHTS_FILES[:3])
-            raise BadWeights(f"the directory {folder} holds none of {listed}, ...: it {says.format(found=found.name)}.")
+            inside = found.parent.name if found.name == ".metadata" else found.name
+            raise BadWeights(f"the directory {folder} holds none of {listed}, ...: it {says.format(found=inside)}.")
     raise BadWeights(f"the directory {folder} holds none of {', '.join(WEIGHTS_FILES)}; hand over the weights file itself.")
 
 

@@ -16,8 +16,8 @@ from tokenize import TokenError
 
 import numpy as np
 
+from svgbench.config.archives import checked, start_of
 from svgbench.errors import BadData
-from svgbench.world.archives import checked, start_of
 from svgbench.world.files import replacing
 
 IMAGES = "arr_0"

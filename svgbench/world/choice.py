@@ -100,7 +100,7 @@ def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
     _walk(content, (), path, found)
     candidates = _weights_among(found.candidates)
     candidates = [one for candidate in candidates for one in _split(candidate, path)]
-    candidates = [replace(one, tensors=plain(one.tensors)) for one in candidates if one.tensors]
+    candidates = _once([replace(one, tensors=plain(one.tensors)) for one in candidates if one.tensors])
     if key is not None:
         return _asked(candidates, key, path, found)
     if not candidates:
@@ -303,7 +303,7 @@ def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
     taken: Candidate | None = None
     if len(averages) == 1:
         (average,) = averages
-        related = [one for one in raw if 2 * len(one.tensors.keys() & average.tensors.keys()) >= len(average.tensors)]
+        related = [one for one in raw if _related(one, average)]
         known = [one for one in raw if looks_like(one.tensors)]
         if related:
             return _average(average, max(related, key=lambda one: _together(one.path, average.path)), path)
@@ -313,9 +313,25 @@ def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
         usual = [one for one in raw if one.last in RAW]
         known = [one for one in raw if looks_like(one.tensors)]
         taken = usual[0] if len(usual) == 1 else known[0] if len(known) == 1 and not usual else None
+        if taken is not None and any(one is not taken and _related(one, taken) for one in raw):
+            taken = None  # another set of the same names under a name of its own, perhaps the average
     if taken is None:
         raise BadWeights(f"{path} holds {len(candidates)} sets of weights, and nothing tells which is meant; {_option(candidates)}.")
     return Chosen(taken.tensors, taken.key, f"{path}: took the weights under {taken.said}, {_beside(taken, candidates)}")
+
+
+def _related(one: Candidate, other: Candidate) -> bool:
+    """Whether two sets are of one network: at least half of the names of ``other`` are in both."""
+    return 2 * len(one.tensors.keys() & other.tensors.keys()) >= len(other.tensors)
+
+
+def _once(candidates: list[Candidate]) -> list[Candidate]:
+    """Without sets that are the very same tensors under another key; the first stays."""
+    seen: dict[frozenset[tuple[str, int]], Candidate] = {}
+    for one in candidates:
+        same = frozenset((name, id(value.storage if isinstance(value, Stored) else value)) for name, value in one.tensors.items())
+        seen.setdefault(same, one)
+    return list(seen.values())
 
 
 def _together(one: Sequence[str], other: Sequence[str]) -> int:

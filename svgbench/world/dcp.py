@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svgbench.config.contents import regular
 from svgbench.errors import BadWeights
-from svgbench.world.contents import regular
 from svgbench.world.pickled import StandIn, Storage, Stored, contiguous, read_archive, read_pickle
 
 LARGEST = 1 << 30

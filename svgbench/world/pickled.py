@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svgbench.config.archives import Member, checked, start_of
 from svgbench.errors import BadWeights
-from svgbench.world.archives import Member, checked, start_of
 
 OPERATIONS = 4_000_000
 """More operations than this in one pickle are not followed: seconds of work, a hundred times what large checkpoints have."""

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svgbench.config.cards import EncoderCard, weights_file
+from svgbench.config.contents import form_of
 from svgbench.config.hub import hub_file
 from svgbench.config.preprocessing import same_statistics
 from svgbench.config.weight_files import weights_files
 from svgbench.errors import BadConfig, BadWeights, closest, say_once
 from svgbench.world.choice import choose
-from svgbench.world.contents import form_of
 from svgbench.world.dcp import read_dcp
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like

@@ -80,6 +80,7 @@ def test_the_vae_of_a_pipeline_is_found_in_its_variant(tmp_path):
         ("saved_model.pb", "holds TensorFlow weights"),
         ("flax_model.msgpack", "holds Flax weights"),
         ("decoder.onnx", "holds an ONNX model"),
+        ("__0_0.distcp", r"holds __0_0.distcp of torch.distributed.checkpoint without its .metadata"),
         ("mine.ckpt", r"holds weights under a name of its own \(mine.ckpt\); hand over that file itself"),
     ],
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import time
 import zipfile
-import signal
 from dataclasses import replace
 
 import numpy as np

@@ -118,6 +118,8 @@ QUESTIONS = {
     "post-hoc, flat": {**under("model.", RAW), **under("ema_models.0.ema_model.", EMA), **under("ema_models.1.ema_model.", OTHER)},
     "unknown names": {"first": RAW, "second": EMA},
     "two usual names": {"model": RAW, "state_dict": OTHER},
+    "another network of the same names": {"model": RAW, "smoothed": EMA, "epoch": 1},
+    "a target network": {"state_dict": RAW, "target_network": under("module.", EMA)},
     "a teacher of something else": {"model": RAW, "teacher": EMA},
     "an average of another network": {"model": RAW, "vae_ema": {"encoder.weight": torch.ones(3, 3), "decoder.weight": torch.ones(3, 3)}},
 }
@@ -141,6 +143,24 @@ def test_an_average_without_names_is_refused_and_the_raw_weights_can_be_asked_fo
     with pytest.raises(BadWeights, match=r"cannot be read, .* is a list of 2 tensors without names.*--weights-key.*'model'"):
         taken({"model": RAW, **average})
     assert same(taken({"model": RAW, **average}, "model"), RAW)
+
+
+class Ema:
+    """An average as an object."""
+
+    def __init__(self, shadow):
+        self.decay, self.shadow = 0.99, shadow
+
+
+def test_an_average_inside_an_object_is_not_passed_over(taken):
+    with pytest.raises(BadWeights, match=r"'ema' is an object \(.*Ema\); hand over a file .* 'model'"):
+        taken({"model": RAW, "ema": Ema(EMA)})
+    assert same(taken({"model": RAW, "ema": Ema(None)}), RAW)  # settings alone
+    assert same(taken({"model": RAW, "ema": Ema(EMA)}, "model"), RAW)
+
+
+def test_one_state_dict_under_two_keys_is_one(taken):
+    assert same(taken({"model": RAW, "state_dict": RAW}), RAW)
 
 
 def test_what_stands_beside_one_usual_state_dict_is_not_asked_about(taken):

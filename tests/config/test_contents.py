@@ -10,6 +10,7 @@ import pickle
 import socket
 import struct
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from svgbench.config.cards import file_digest
+from svgbench.config.cards import digest_of, file_digest
 from svgbench.errors import BadWeights
 from svgbench.world import weights
 
@@ -148,3 +149,22 @@ def test_what_is_no_regular_file_is_refused_and_nothing_waits(tmp_path):
 
 def test_a_device_is_refused():
     assert "is a device, not a regular file" in refusal(Path(os.devnull))
+
+
+def test_a_file_of_a_terabyte_is_refused_before_it_is_read(tmp_path):
+    """Its holes are empty; the digest alone would take an hour."""
+    save_file({"a": torch.zeros(3)}, tmp_path / "w.safetensors")
+    (tmp_path / "zeros.pt").write_bytes(b"")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "w.pt")
+    tail = (tmp_path / "w.pt").read_bytes()
+    with (tmp_path / "w.pt").open("r+b") as file:
+        file.seek(1 << 40)
+        file.write(tail)
+    for name in ("w.safetensors", "zeros.pt"):
+        os.truncate(tmp_path / name, 1 << 40)
+    for name in ("w.safetensors", "zeros.pt", "w.pt"):
+        started = time.monotonic()
+        with pytest.raises(BadWeights, match=name):
+            digest_of(tmp_path / name, "x")
+        refusal(tmp_path / name)
+        assert time.monotonic() - started < 5

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gzip
+import json
 import stat
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Literal
 
+from svgbench.config.archives import DAMAGED, checked
 from svgbench.errors import BadWeights
 
 Form = Literal["safetensors", "archive", "legacy"]
 HEADER = 32 << 20
 """Bytes that the header of a safetensors file may have; those of large models have less than one."""
+PADDING = 64 << 20
+"""Bytes that an archive may have beside its members."""
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """The pickled number with which files of torch before 1.6 begin, behind the protocol."""
 AGAIN = "fetch the weights file itself"
@@ -76,9 +80,25 @@ def form_of(path: Path) -> Form:
                 f"{path} is truncated or not a weights file: as safetensors its header would have {length:,} bytes and the whole file has "
                 f"{size:,}; fetch it again."
             )
+        _check_safetensors(path, length, size)
         return "safetensors"
     found = _other(path, head, tail)
     raise BadWeights(f"{path} is {found[0]}; {found[1]}." if found else f"{path} is truncated or not a weights file; fetch it again.")
+
+
+def _check_safetensors(path: Path, length: int, size: int) -> None:
+    """Refuses a file whose header speaks of fewer or more bytes than there are, before any is read."""
+    with path.open("rb") as file:
+        text = file.read(8 + length)[8:]
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(text).items() if name != "__metadata__"]
+        said = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise BadWeights(f"{path} is truncated or not a weights file (its header is no JSON of safetensors); fetch it again.") from None
+    if said != size:
+        raise BadWeights(
+            f"{path} is truncated or not a weights file: as safetensors it would have {said:,} bytes, but it has {size:,}; fetch it again."
+        )
 
 
 def regular(path: Path) -> None:
@@ -176,7 +196,7 @@ def _archive(path: Path) -> Form:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError, OverflowError, EOFError):
+    except DAMAGED:
         raise BadWeights(f"{path} is truncated or not a weights file (an archive without its end); fetch it again.") from None
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
@@ -189,6 +209,13 @@ def _archive(path: Path) -> Form:
     if "archive_format" in inner or "archive_version" in inner:
         raise BadWeights(f"{path} is an exported program (torch.export), which is not run here; save its state dict alone.")
     if "data.pkl" in inner or "data.pkl" in names:
+        try:
+            members = checked(path)
+        except DAMAGED as error:
+            raise BadWeights(f"{path} is truncated or not a weights file ({error}); fetch it again.") from None
+        held, unpacked = path.stat().st_size, sum(member.size for member in members.values())
+        if held > 2 * unpacked + PADDING:
+            raise BadWeights(f"{path} has {held:,} bytes, of which its archive is {unpacked:,}; fetch it again from its authors.")
         return "archive"
     if names and all(name.endswith(".npy") for name in names):
         raise BadWeights(f"{path} is an .npz of NumPy arrays, not weights; hand over a state dict saved by torch or as safetensors.")
