@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from svgbench.config.archives import DAMAGED
 from svgbench.config.cards import EncoderCard, weights_file
 from svgbench.config.contents import form_of
 from svgbench.config.hub import hub_file
@@ -132,7 +133,7 @@ def _content(path: Path) -> Any:
         raise _refusal(error, path) from None
 
 
-UNREADABLE = (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, KeyError, OSError, OverflowError, MemoryError)
+UNREADABLE = (*DAMAGED, SafetensorError, pickle.UnpicklingError, KeyError, IndexError, TypeError, MemoryError)
 """What damaged files raise."""
 
 
