@@ -43,6 +43,9 @@ WRAPPERS = (
 CHUNKED = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
 """Blocks in chunks, as DINOv2's and DINOv3's trainings name them."""
 DEPTH = 6
+"""Keys down to which weights are looked for."""
+VISITS = 20_000
+"""Mappings and lists that are looked into."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class _Found:
     """Averages that cannot be read, in words: lists without names, objects of unknown classes."""
     objects: list[str] = field(default_factory=list)
     """Classes of objects that hold tensors."""
+    visits: int = 0
+    """How many mappings and lists were looked into: a file may hold itself."""
 
 
 def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
@@ -134,6 +139,9 @@ def is_average(key: str) -> bool:
 
 def _walk(node: Any, path: tuple[str, ...], file: Path, found: _Found) -> None:
     """Collects every mapping with tensors."""
+    found.visits += 1
+    if found.visits > VISITS:
+        raise BadWeights(f"{file} nests more than {VISITS:,} mappings, which no checkpoint does; save its state dict alone.")
     if isinstance(node, list | tuple):
         if path and is_average(".".join(path)) and node and all(isinstance(one, Tensor | Stored) for one in node):
             found.closed.append(f"'{'.'.join(path)}' is a list of {len(node)} tensors without names")
@@ -167,15 +175,17 @@ def _averages_without_names(node: Any, path: tuple[str, ...], found: _Found) -> 
                 found.closed.append(f"'{'.'.join(path)}.{number}.{name}' is a list of {len(value)} tensors without names")
 
 
-def _held(node: Any, depth: int = DEPTH) -> Iterator[Any]:
+def _held(node: Any, depth: int = DEPTH, seen: set[int] | None = None) -> Iterator[Any]:
     """Tensors anywhere inside."""
+    seen = set() if seen is None else seen
     if isinstance(node, Tensor | Stored):
         yield node
-    elif depth and isinstance(node, Mapping | list | tuple):
+    elif depth and isinstance(node, Mapping | list | tuple) and id(node) not in seen:
+        seen.add(id(node))
         inner = list(node.values()) if isinstance(node, Mapping) else list(node)
         inner += [node.state, node.args] if isinstance(node, StandIn) else []
         for one in inner:
-            yield from _held(one, depth - 1)
+            yield from _held(one, depth - 1, seen)
 
 
 def _tensor_like(value: StandIn) -> bool:

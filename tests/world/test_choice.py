@@ -159,6 +159,17 @@ def test_an_average_inside_an_object_is_not_passed_over(taken):
     assert same(taken({"model": RAW, "ema": Ema(EMA)}, "model"), RAW)
 
 
+def test_a_checkpoint_that_holds_itself_is_read_or_refused_at_once(taken):
+    content = {"model": RAW}
+    content |= {f"part {number}": content for number in range(40)}
+    with pytest.raises(BadWeights, match=r"nests more than 20,000 mappings"):
+        taken(content)
+    laughs = Ema(None)
+    for _ in range(30):
+        laughs.shadow, laughs = [[laughs] * 40] * 40, Ema([laughs] * 40)
+    assert same(taken({"model": RAW, "ema": laughs}), RAW)
+
+
 def test_one_state_dict_under_two_keys_is_one(taken):
     assert same(taken({"model": RAW, "state_dict": RAW}), RAW)
 
