@@ -210,7 +210,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
             _check_limit(config)
         config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})
     opened = card.model_dump(mode="json")
-    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
+    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights, config.encoder.weights_key), "opened": opened})
     config = config.model_copy(update={"data": data, "encoder": encoder})
     return _with_teacher(config, extra) if config.diffusion.representation.weight else config
 
@@ -250,7 +250,7 @@ def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:
     card = cards.asked(part.encoder, config.preset, extra)
     if card.kind != "features":
         raise BadConfig(f"diffusion.representation.encoder.card '{card.name}' gives no features; name an encoder such as dinov2.")
-    identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None)
+    identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None, part.encoder.weights_key)
     encoder = part.encoder.model_copy(update={"identity": identity, "opened": card.model_dump(mode="json")})
     part = part.model_copy(update={"encoder": encoder})
     return config.model_copy(update={"diffusion": config.diffusion.model_copy(update={"representation": part})})

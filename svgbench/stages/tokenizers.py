@@ -38,13 +38,14 @@ def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.En
     """The card and the frozen encoder that an ``encoder`` slice (or an artifact's record of it) names."""
     card = cards.EncoderCard.model_validate(part["opened"])
     weights = Path(part["weights"]) if part["weights"] else None
-    found = cards.identity(card, weights)
+    key = part.get("weights_key")
+    found = cards.identity(card, weights, key)
     if found != part["identity"]:
         raise BadWeights(
             f"the encoder '{card.name}' has identity {found[:12]}, this artifact was made with {part['identity'][:12]}; "
             "its card or weights have changed, so run the command again for new artifacts."
         )
-    return card, open_encoder(card, weights=weights, device=device)
+    return card, open_encoder(card, weights=weights, device=device, weights_key=key)
 
 
 def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.device) -> Tokenizer:
