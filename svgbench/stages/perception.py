@@ -21,7 +21,7 @@ from svgbench.stages.scores import image_groups, write_scores
 from svgbench.stages.tokenizers import open_tokenizer, to_floats
 from svgbench.world import arrays
 from svgbench.world.blocks import Array, Blocks
-from svgbench.world.checkpoints import FOLDER
+from svgbench.world.checkpoints import FOLDER, Steps
 from svgbench.world.files import write_atomic
 from svgbench.world.images import ImageSet, open_images
 from svgbench.world.runtime import Runtime
@@ -128,11 +128,12 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
     groups = image_groups(inputs, collection, len(labels["train"]))
     scores: list[Score] = []
+    steps = Steps(out / FOLDER, runtime.say)
     with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
         for name, own in parts.items():
             scores += probe_scores(
                 vectors["train"][:, own], labels["train"], vectors["val"][:, own], labels["val"], settings=settings, latents=name,
                 classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
-                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
+                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), steps=steps.part(name), **groups,
             )  # fmt: skip
     return write_scores(out, scores, slice_)
