@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,25 @@ from svgbench.world import arrays
 from svgbench.world.files import failpoint, guarded, sweep, write_atomic
 from svgbench.world.rows import append_line, as_line, npy_bytes, whole_lines
 from svgbench.world.runtime import Runtime
-from svgbench.world.signals import Cut, Stop
+from svgbench.world.signals import Stop
 
 FORMAT = 1
+
+
+class _Cut(BaseException):
+    """A signal's end of the block in hand."""
+
+
+class _Cutting(Stop):
+    """A stop that does not wait for the unit in hand: while ``cuts`` is set, the first signal raises _Cut where the main thread is."""
+
+    cuts = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        if self.cuts:
+            self.cuts = False
+            raise _Cut
 
 
 @dataclass(frozen=True)
@@ -81,7 +98,8 @@ class Blocks:
             return
         mine, rounds = self._left[self._rank :: self._world], math.ceil(len(self._left) / self._world)
         with contextlib.ExitStack() as stack:
-            stop = stack.enter_context(Stop())
+            stack.enter_context(self._runtime.together(self._label))
+            stop = stack.enter_context(_Cutting())
             before = self._count - self._number(self._left)
             bar = stack.enter_context(self._runtime.progress(self._label, self._count, unit=self._unit, done=before))
             opened = [stack.enter_context(_opened(file.path)) for file in self._files]
@@ -98,7 +116,7 @@ class Blocks:
             raise self._interrupted(stop.name, self._count)
 
     def _one(
-        self, block: int, work: Callable[..., Any], ahead: _Ahead, opened: list[tuple[int, int]], stop: Stop
+        self, block: int, work: Callable[..., Any], ahead: _Ahead, opened: list[tuple[int, int]], stop: _Cutting
     ) -> tuple[bool, Exception | None]:
         """One block from its items to its line in the journal: whether it is saved, and what went wrong. A signal ends the computation."""
         saved, error = False, None
@@ -115,7 +133,7 @@ class Blocks:
                 error = caught
             finally:
                 stop.cuts = False
-        except Cut:
+        except _Cut:
             pass
         return saved, error
 

@@ -8,10 +8,6 @@ import threading
 from types import FrameType
 
 
-class Cut(BaseException):
-    """A signal's end of the work in hand; caught where ``Stop.cuts`` is set."""
-
-
 class Stop(contextlib.AbstractContextManager["Stop"]):
     """While inside, the first signal only sets ``received``; a second Ctrl-C interrupts at once.
 
@@ -22,8 +18,6 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
 
     def __init__(self) -> None:
         self.received: int = 0
-        self.cuts = False
-        """While set, the first signal also raises Cut where the main thread is: for work whose loss costs little."""
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Stop:
@@ -40,9 +34,6 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        if self.cuts:
-            self.cuts = False
-            raise Cut
 
     @property
     def name(self) -> str:
