@@ -151,6 +151,13 @@ JUDGES = (
 """Fields that name a judging network, its kind, the field of its weights file: the key gets the digest of the weights that are opened."""
 
 
+def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[str, str, str, str | None, str]]:
+    """The judging networks that a run uses, of its configuration as in JSON: field, kind, name, weights file, field of that."""
+    found = [(name, kind, field(config, name), field(config, weights), weights) for name, kind, weights in JUDGES]
+    trained = trains_autoencoder and bool(field(config, "autoencoder.loss.perceptual"))
+    return [entry for entry in found if entry[2] and (trained or entry[0] != "autoencoder.loss.network")]
+
+
 def by_name(name: str) -> Stage:
     """The row of a stage."""
     return next(stage for stage in (*STAGES, *DIAGNOSES) if stage.name == name)
