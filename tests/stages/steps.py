@@ -16,16 +16,16 @@ from svgbench.lab.plan import Node, nodes_of, resolve
 from svgbench.lab.store import Store
 from svgbench.metrics.features import extract
 from svgbench.metrics.reconstruction import per_image, reconstruction_scores
-from svgbench.stages import graph, perception, pictures, samples, statistics
+from svgbench.stages import dense, graph, perception, pictures, samples, statistics
 from svgbench.world.blocks import Blocks
 from svgbench.world.files import TEMPORARY
 from svgbench.world.runtime import Runtime
 
 WORDS = ("data.train_images=70", "data.val_images=44", "encoder.card=mae", "autoencoder.residual.layers=1", "autoencoder.residual.width=32",
          "autoencoder.residual.heads=2", "autoencoder.residual.mlp=64", "autoencoder.decoder.base=8", "autoencoder.training.batch=16",
-         "autoencoder.training.total_images=48", "autoencoder.training.checkpoint_images=16", "diffusion.training.checkpoint_images=32",
-         "autoencoder.loss.adversarial_start_images=32", "autoencoder.loss.discriminator_base=8", "diffusion.training.batch=16",
-         "diffusion.training.total_images=96", "diffusion.transformer.width=32", "diffusion.transformer.depth=2", "sampling.count=40",
+         "autoencoder.training.total_images=32", "autoencoder.training.checkpoint_images=16", "diffusion.training.checkpoint_images=32",
+         "autoencoder.loss.adversarial_start_images=16", "autoencoder.loss.discriminator_base=8", "diffusion.training.batch=16",
+         "diffusion.training.total_images=80", "diffusion.transformer.width=32", "diffusion.transformer.depth=2", "sampling.count=40",
          "diffusion.transformer.heads=2", "sampling.steps=[3]", "sampling.guidance=[2.0]", "scores.resamples=3", "scores.probe.epochs=3",
          "scores.segmentation.epochs=1")  # fmt: skip
 SIZE = 8
@@ -36,6 +36,7 @@ def small_blocks(patch: pytest.MonkeyPatch) -> None:
     """Blocks of ``SIZE`` in all stages, and computations that save their state at every step."""
     for module in (perception, pictures, statistics):
         patch.setattr(module, "BLOCK", SIZE)
+    patch.setattr(dense, "EVALUATED", 2)
     patch.setattr(samples, "batch_of", lambda *_: SIZE)
     for function in (extract, per_image, reconstruction_scores):
         patch.setitem(function.__kwdefaults__, "batch", SIZE)

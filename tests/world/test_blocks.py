@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import signal
 from pathlib import Path
@@ -169,8 +171,6 @@ def test_one_rank_that_fails_or_is_stopped_ends_all_with_its_status(tmp_path):
         raise StorageError("the disk is full.")
 
     def stopped() -> None:
-        import os
-
         os.kill(os.getpid(), signal.SIGTERM)
 
     for what, wanted in ((bad, [1, 2]), (full, [5, 5]), (stopped, [4, 4])):
@@ -178,6 +178,25 @@ def test_one_rank_that_fails_or_is_stopped_ends_all_with_its_status(tmp_path):
         again: list[int] = []
         fill(tmp_path / what.__name__, begun=again)
         assert right(tmp_path / what.__name__) and 0 not in again
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_in_a_block_is_a_sentence_and_the_finished_blocks_are_kept(tmp_path, monkeypatch, number):
+    append, lines = blocks.append_line, []
+
+    def failing(path: Path, line: dict) -> None:
+        lines.append(line)
+        if len(lines) == 4:
+            path.open("a").write('{"block": 3, "sha')
+            raise OSError(number, os.strerror(number), str(path))
+        append(path, line)
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError, match="run the same command again"):
+        patch.setattr(blocks, "append_line", failing)
+        fill(tmp_path)
+    again: list[int] = []
+    fill(tmp_path, begun=again)
+    assert right(tmp_path) and again == list(range(3 * SIZE, COUNT, SIZE))
 
 
 def test_too_little_space_is_said_before_the_first_block(tmp_path, monkeypatch):
