@@ -14,10 +14,13 @@ from svgbench.config.parse import merge, nested
 from svgbench.config.records import Manifest, digest
 from svgbench.config.schema import RunConfig
 from svgbench.config.scoring import Scores
-from svgbench.errors import BadConfig
+from svgbench.errors import BadConfig, BadWeights
 from svgbench.lab.store import Store
 from svgbench.metrics import judges
 from svgbench.stages import graph
+
+SHIPPED = {"features": "shapes-cnn", "pairs": "shapes-lpips"}
+"""The judge of each kind that needs no weights file."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def nodes_of(
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     plain = config.model_dump(mode="json")
+    if not taken_over and config.data.source != "shapes":
+        _check_judges(plain, facts)
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:
         if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
@@ -130,6 +135,26 @@ def nodes_of(
                 made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)), cell, judged))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
+
+
+def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
+    """Names every judge of users' images whose weights file is not given, before anything runs."""
+    wanted, instead, fields = [], [], []
+    for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
+        if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
+            continue
+        wanted.append(f"'{judge}' needs its weights file{judges.whence(kind, judge)}: --set {weights}=FILE")
+        instead.append(f"--set {name}={SHIPPED[kind]}")
+        fields.append(weights)
+    if not wanted:
+        return
+    if plain["scores"]["perceptual"] == "lpips" and not plain["scores"]["lpips_weights"]:
+        wanted.append("LPIPS among the scores takes the same VGG16 file: --set scores.lpips_weights=FILE")
+        instead.append(f"--set scores.perceptual={SHIPPED['pairs']}")
+    raise BadWeights(
+        f"{plain['data']['source']}: {'; '.join(wanted)}; or choose the shipped networks, which were trained on drawn images and "
+        f"do not know photographs, as every table then says: {' '.join(instead)}."
+    ).about(fields[0])
 
 
 def node_of(
