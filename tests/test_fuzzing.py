@@ -134,7 +134,25 @@ def table() -> bytes:
     return saved(lambda file: pq.write_table(rows, file))
 
 
-TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "ema.x": torch.ones(2, dtype=torch.float16)}
+def arrow() -> bytes:
+    """The data file that ``save_to_disk`` writes."""
+    import pyarrow as pa
+
+    rows = pa.table({"image": [{"bytes": picture(), "path": f"{n}.png"} for n in range(6)], "label": [n % 2 for n in range(6)]})
+
+    def write(file: io.BytesIO) -> None:
+        with pa.ipc.new_stream(file, rows.schema) as stream:
+            stream.write_table(rows)
+
+    return saved(write)
+
+
+def read_arrow(path: Path) -> None:
+    (path.parent / "state.json").write_text(json.dumps({"_data_files": [{"filename": path.name}]}))
+    read_folder(path)
+
+
+TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "b.x": torch.ones(2, dtype=torch.float16)}
 STATISTICS = {"mu": np.zeros(4), "sigma": np.eye(4)}
 IMAGES = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
 
@@ -224,6 +242,7 @@ def loaders() -> dict[str, tuple[str, bytes, Callable[[Path], Any]]]:
         "run record": ("r/run.json", run_record(), read_record),
         "packed store": (packed.NAME, images_json(), lambda path: packed.read(path.parent)),
         "shard": ("data/train-0.tar", shard(), lambda path: sources.list_images(Data(source=str(path.parent), resolution=16))),
+        "arrow": ("data/data.arrow", arrow(), read_arrow),
         "parquet": ("data/train-0.parquet", table(), read_folder),
     }  # fmt: skip
 

@@ -195,9 +195,11 @@ def _open_arrow(file: Path) -> _Part:
     pa = _pyarrow()
     try:
         table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
-    except (pa.ArrowException, OSError) as error:
+        image, label, names = _columns(file, table.schema)
+        table = table.select([image, label])
+        table.validate(full=True)  # reading a row behind a damaged offset could end the process
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
-    image, label, names = _columns(file, table.schema)
     column = table.column(image)
     paths = [p for chunk in column.chunks for p in chunk.field("path").to_pylist()] if _has(column.type, "path") else [None] * len(column)
     return _Part(file, image, label, names, table.column(label).to_pylist(), paths, column)
@@ -210,7 +212,8 @@ def _open_parquet(file: Path) -> _Part:
             image, label, names = _columns(file, opened.schema_arrow)
             named = _has(opened.schema_arrow.field(image).type, "path")
             table = opened.read(columns=[label, *([f"{image}.path"] if named else [])])
-    except (pa.ArrowException, OSError) as error:
+            table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
     paths = [p for chunk in table.column(image).chunks for p in chunk.field("path").to_pylist()] if named else [None] * table.num_rows
     return _Part(file, image, label, names, table.column(label).to_pylist(), paths)
@@ -379,6 +382,7 @@ def _lay_out_one(part: _Part, rows: set[int], flat: Path, places: Path) -> None:
         try:
             with pa.parquet.ParquetFile(part.file) as opened:
                 for batch in opened.iter_batches(batch_size=ROWS, columns=[part.image]):
+                    batch.validate(full=True)
                     for value in batch.column(0):
                         if row in rows:
                             content = value.as_py()
@@ -387,7 +391,9 @@ def _lay_out_one(part: _Part, rows: set[int], flat: Path, places: Path) -> None:
                                 found[row] = file.tell(), file.tell() + len(image)
                                 file.write(image)
                         row += 1
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if getattr(error, "errno", None) is not None:
+                raise  # of the disk that is written to; pyarrow's own have no number
             raise _unreadable(part.file, error) from None
     with replacing(places) as file:
         np.save(file, found)
