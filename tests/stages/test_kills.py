@@ -11,7 +11,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from scenes import ade20k, nyu
 from steps import Steps, small_blocks
 from toys import in_child, in_ranks
@@ -170,3 +172,19 @@ def test_ranks_that_were_killed_are_gone_on_with_by_any_number_of_ranks(finished
         assert steps.artifact(stage) == finished[stage].artifact(stage)
         times = steps.times_computed()
         assert sum(times.values()) - len(times) <= 2 and len(times) > begun
+
+
+def test_a_reference_that_is_a_folder_of_images_goes_on_too(finished, tmp_path):
+    random_ = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for number in range(20):
+        Image.fromarray(random_.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "pictures" / f"{number}.png")
+    quiet, rough = (Steps(tmp_path / name, f"scores.reference={tmp_path / 'pictures'}") for name in ("quiet", "rough"))
+    for steps in (quiet, rough):
+        (steps.root / "store").mkdir()
+        (steps.root / "store" / "images").symlink_to(finished["images"].root / "store" / "images")
+    quiet.run("references")
+    assert in_child(lambda: rough.run("references"), failpoint="blocks.rows:3") == -signal.SIGKILL
+    rough.run("references")
+    assert rough.artifact("references") == quiet.artifact("references")
+    assert sorted(rough.times_computed().values()) == [1, 1, 2]
