@@ -12,6 +12,7 @@ from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Device, Out, Set, Shelf
 from svgbench.cli.walk import walk
 from svgbench.config.grid import build, load_experiment
+from svgbench.config.names import checked_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, unknown
 from svgbench.lab.plan import make_plan, resolve
@@ -59,7 +60,7 @@ def import_(
         raise unknown("kind of official model", kind, [*PARTS, *CODECS])
     if not checkpoint.is_file():
         raise BadInput(f"the file {checkpoint} does not exist; give the path of an official checkpoint.")
-    place = out / name / "experiment.yaml"
+    place = out / checked_name(name, "--name") / "experiment.yaml"
     known = _kept(load_experiment(str(place), shelf).set, kind) if place.exists() else {}
     settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config))
     words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),

@@ -15,6 +15,10 @@ STORE_FORMAT = 2
 """Version of the store's layout; a store written by a newer one is refused. In 1, manifests did not hold their own digest."""
 SEALED = 2
 """The ``format`` from which on a record holds its own digest."""
+RUN_FORMAT = 2
+"""Of ``run.json``; in 1 it held no digests."""
+RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
+"""Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
 _BLANK, _END = b"0" * 64, b'"\n}\n'
 
 

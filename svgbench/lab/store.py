@@ -76,7 +76,7 @@ class Store:
         """The same, with what else its directory tells."""
         place = self.place(stage, key)
         path = place / "manifest.json"
-        again = f"remove the directory {place} and run the same command again."
+        again = f"remove the directory {place} and run again."
         try:
             with guarded(path):
                 raw, state = _read(path)
@@ -147,7 +147,7 @@ class Store:
         place = self.place(stage, key)
         found = self.look(stage, key)
         if found is None:
-            raise BrokenArtifact(f"{place}: is not finished; run the command that made the run again.")
+            raise BrokenArtifact(f"{place}: is not finished; run again.")
         for name, wanted in found.manifest.files.items():
             with guarded(place / name):
                 whole = found.manifest.sizes[name] > DIGESTED_BYTES or sha256_of(place / name) == wanted
@@ -292,7 +292,7 @@ def _size(path: Path) -> int:
 
 def _changed(place: Path, name: str) -> BrokenArtifact:
     return BrokenArtifact(
-        f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run the same command again."
+        f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again."
     )
 
 

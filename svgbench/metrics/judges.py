@@ -7,14 +7,14 @@ are good. No torch: a plan asks for identities.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svgbench.config.cards import file_digest
-from svgbench.config.records import digest
+from svgbench.config.records import Manifest, digest
 from svgbench.errors import BadData, BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
+from svgbench.world.packed import QUICK_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +74,17 @@ def reference_identity(path: Path, extractor: str | None) -> str:
                 )
         return file_digest(path)
     if (path / "manifest.json").is_file():
-        return digest(json.loads((path / "manifest.json").read_text())["files"])
+        try:
+            manifest = Manifest.read((path / "manifest.json").read_bytes())
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise BadData(f"{path / 'manifest.json'}: is not the manifest that was written ({reason}); make the artifact again.") from None
+        for name, wanted in manifest.files.items():
+            file, size = path / name, manifest.sizes[name]
+            same = file.is_file() and file.stat().st_size == size and (size > QUICK_BYTES or file_digest(file) == wanted)
+            if not same:
+                raise BadData(f"{file}: its bytes are not those that its manifest lists; make the artifact again.")
+        return digest(manifest.files)
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return digest([[file.relative_to(path).as_posix(), file.stat().st_size] for file in files])
 
