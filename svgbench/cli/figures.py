@@ -53,8 +53,6 @@ def figures(
     named = Named(out, preset, sets, limit, shelf)
     runs, asked_for = _chosen(names or [], named)
     records = collect(out, runs)
-    if unheld := not_held(records):
-        _say(unheld)
     found = _named(tokenizers(records, store), names or [], named)
     if not found:
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
@@ -70,6 +68,8 @@ def figures(
     if len(whole) > PICTURED:
         _say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
     of_one_set(whole)
+    if unheld := not_held(records):
+        _say(unheld)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
     drawn, reasons = draw(found, pictured, to)

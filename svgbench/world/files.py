@@ -76,10 +76,11 @@ def _reason(number: int) -> str:
 def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
     """The path, which is a regular file or free; BadInput for a directory, a device, a pipe, a socket, or a link to one of them: a rename
     would put a file in its place."""
-    try:
-        kind = os.stat(path).st_mode
-    except FileNotFoundError:
-        kind = stat.S_IFREG
+    with guarded(path):
+        try:
+            kind = os.stat(path).st_mode
+        except FileNotFoundError:
+            kind = stat.S_IFREG
     if os.path.dirname(os.path.abspath(path)) == "/dev" or os.path.abspath(path).startswith(("/dev/fd/", "/proc/")):
         kind = stat.S_IFCHR
     names = {stat.S_IFDIR: "directory", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
