@@ -69,13 +69,14 @@ def show(
     against: str | None = None,
     to: Path | None = None,
     cells: Mapping[str, str] | None = None,
+    recorded: bool = False,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
     ``cells``: the cells' names, for people behind those of rows that do not say them; ``against``: the row, by its name or its cell's, that
-    others are held to."""
+    others are held to; ``recorded``: the same command has just written or checked their records."""
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
-    records = collect(out, names)
+    records = collect(out, names, recorded=recorded)
     if unheld := not_held(records):
         sys.stderr.write(unheld + "\n")
     against = against and _row(against, records, cells or {})

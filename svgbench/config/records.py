@@ -20,6 +20,7 @@ RUN_FORMAT = 2
 RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
 """Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
 _BLANK, _END = b"0" * 64, b'"\n}\n'
+_TAIL = len(_BLANK + _END)
 
 
 class NewerRecord(ValueError):
@@ -40,7 +41,7 @@ def seal(content: Mapping[str, Any]) -> bytes:
     """JSON for people whose last field, ``digest``, is the sha256 of all these bytes with zeros in place of the digest. ``content`` has a
     ``format`` of ``SEALED`` or more, so that a lost digest is noticed."""
     blank = (json.dumps({**content, "digest": _BLANK.decode()}, indent=1) + "\n").encode()
-    return blank[: -len(_BLANK + _END)] + hashlib.sha256(blank).hexdigest().encode() + _END
+    return blank[:-_TAIL] + hashlib.sha256(blank).hexdigest().encode() + _END
 
 
 def unseal(raw: bytes, newest: int) -> dict[str, Any]:
@@ -56,11 +57,20 @@ def unseal(raw: bytes, newest: int) -> dict[str, Any]:
         raise NewerRecord(f"format {version}, this svgbench reads {newest}")
     if version < SEALED and "digest" not in content:
         return content
-    cut = len(raw) - len(_BLANK + _END)
-    if hashlib.sha256(raw[:cut] + _BLANK + _END).hexdigest().encode() + _END != raw[cut:]:
+    if not _holds(raw):
         raise ValueError("it does not have the digest that it states")
     del content["digest"]
     return content
+
+
+def digest_in(raw: bytes, *, known: bool = False) -> str:
+    """The digest that a record states, where its bytes have it (``known``: they do); else that of all its bytes."""
+    return raw[-_TAIL : -len(_END)].decode() if known or _holds(raw) else hashlib.sha256(raw).hexdigest()
+
+
+def _holds(raw: bytes) -> bool:
+    """Whether bytes end with their own digest."""
+    return hashlib.sha256(raw[:-_TAIL] + _BLANK + _END).hexdigest().encode() + _END == raw[-_TAIL:]
 
 
 class SamplingProtocol(Part):
@@ -221,11 +231,12 @@ class Manifest(Part):
         return seal(self.model_dump(mode="json"))
 
     @classmethod
-    def read(cls, raw: bytes) -> Manifest:
-        """What such bytes hold; ValueError when they are damaged, changed, or made for another key than they state;
-        NewerRecord when a newer svgbench wrote them."""
+    def read(cls, raw: bytes, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Manifest:
+        """What such bytes hold; ValueError when they are damaged, changed, or made for another key than they state; NewerRecord when they
+        are a newer svgbench's. ``made_of``: version, slice and inputs that a plan made the key of, where there is one."""
         manifest = cls.model_validate(unseal(raw, STORE_FORMAT))
-        if manifest.key != key_of(manifest.stage, manifest.version, manifest.slice, manifest.inputs):
+        own = (manifest.version, manifest.slice, manifest.inputs)
+        if own != made_of and manifest.key != key_of(manifest.stage, *own):
             raise ValueError("its key is not that of what it lists")
         return manifest
 

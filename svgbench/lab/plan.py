@@ -90,7 +90,8 @@ class Finished:
     def look(self, key: str) -> Found | None:
         """The artifact of a node, None as long as it is not finished."""
         if key not in self._seen:
-            found = self._store.look(self._plan.nodes[key].stage, key)
+            node = self._plan.nodes[key]
+            found = self._store.look(node.stage, key, (graph.by_name(node.stage).version, node.identity, node.inputs))
             if found is None:
                 return None
             self._seen[key] = found

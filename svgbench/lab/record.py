@@ -76,7 +76,7 @@ def _says(place: Path, content: dict[str, Any], names: list[str]) -> bool:
     try:
         about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
         files = about.pop("files")
-        if list(files) != names or json.dumps(about) != json.dumps(content):
+        if list(files) != names or about != content:
             return False
         return all(hashlib.sha256((place / name).read_bytes()).hexdigest() == files[name] for name in names)
     except (OSError, ValueError, KeyError, TypeError):

@@ -16,15 +16,16 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from svgbench.config.records import Manifest, NewerRecord
+from svgbench.config.records import SEALED, Manifest, NewerRecord, digest_in
 from svgbench.errors import BrokenArtifact, Occupied, StorageError
-from svgbench.world.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, write_atomic
+from svgbench.world.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
 
 CHECKPOINTS = "checkpoints"
 """Where a training keeps what it needs to go on; not part of the artifact."""
@@ -47,7 +48,7 @@ class Found:
 
     manifest: Manifest
     digest: str
-    """sha256 of ``manifest.json``."""
+    """Of ``manifest.json``."""
     leftovers: tuple[str, ...]
     """Names in its directory that a killed process left there."""
 
@@ -72,18 +73,19 @@ class Store:
         found = self.look(stage, key)
         return None if found is None else found.manifest
 
-    def look(self, stage: str, key: str) -> Found | None:
-        """The same, with what else its directory tells."""
-        place = self.place(stage, key)
-        path = place / "manifest.json"
+    def look(self, stage: str, key: str, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Found | None:
+        """The same, with what else its directory tells. ``made_of``: version, slice and inputs that a plan made the key of."""
+        place = f"{self.root}/{stage}/{key[:32]}"
+        path = f"{place}/manifest.json"
         again = f"remove the directory {place} and run again."
-        try:
-            with guarded(path):
+        with guarded(Path(path)):
+            try:
                 raw, state = _read(path)
-        except FileNotFoundError:
-            return None
+            except FileNotFoundError:
+                return None
+            leftovers = _leftovers(place)
         try:
-            manifest = Manifest.read(raw)
+            manifest = Manifest.read(raw, made_of)
         except NewerRecord as error:
             raise BrokenArtifact(f"{path}: written by a newer svgbench (store {error}); update svgbench.") from None
         except ValueError as error:
@@ -91,30 +93,32 @@ class Store:
             raise BrokenArtifact(f"{path}: is not the manifest that was written ({reason}); {again}") from None
         if (manifest.stage, manifest.key) != (stage, key):
             raise BrokenArtifact(f"{path}: belongs to {manifest.stage} {manifest.key[:12]}, not to {stage} {key[:12]}; {again}")
-        with guarded(place):
-            sizes, leftovers = _listed(place)
+        with guarded(self.root):
             for name, size in manifest.sizes.items():
-                found = sizes.get(name, -1) if "/" not in name else _size(place / name)
+                found = _size(f"{place}/{name}")
                 if found < 0:
-                    raise BrokenArtifact(f"{place / name}: is listed in the manifest and missing; {again}")
+                    raise BrokenArtifact(f"{place}/{name}: is listed in the manifest and missing; {again}")
                 if found != size:
-                    raise BrokenArtifact(f"{place / name}: has {found} bytes, the manifest says {size}; {again}")
-        digest = hashlib.sha256(raw).hexdigest()
-        _digests[str(path)] = (state, digest)
+                    raise BrokenArtifact(f"{place}/{name}: has {found} bytes, the manifest says {size}; {again}")
+        digest = digest_in(raw, known=manifest.format >= SEALED)
+        _digests[path] = (state, digest)
         return Found(manifest, digest, leftovers)
 
     def digest(self, stage: str, key: str) -> str | None:
-        """sha256 of an artifact's ``manifest.json``, read once while the file's state stays; None where there is no artifact at all."""
+        """Digest of an artifact's ``manifest.json``, read once while the file's state stays; None where there is no artifact at all, empty
+        where its directory lacks the manifest."""
         path = f"{self.root}/{stage}/{key[:32]}/manifest.json"
-        with guarded(Path(path)):
-            try:
-                state = _state(os.stat(path))
-            except FileNotFoundError:
-                return "" if os.path.isdir(os.path.dirname(path)) else None
-            if _digests.get(path, ((), ""))[0] != state:
-                raw, state = _read(Path(path))
-                _digests[path] = (state, hashlib.sha256(raw).hexdigest())
-        return _digests[path][1]
+        try:
+            known, digest = _digests.get(path, ((), ""))
+            if known != _state(os.stat(path)):
+                raw, known = _read(path)
+                digest = digest_in(raw)
+                _digests[path] = (known, digest)
+            return digest
+        except FileNotFoundError:
+            return "" if os.path.isdir(os.path.dirname(path)) else None
+        except OSError as error:
+            raise storage_error(error, Path(path)) from error
 
     def sweep(self, used: Iterable[Found]) -> None:
         """Removes what killed processes left in finished artifacts (checkpoints of 20 GB among it) and beside them: half-removed
@@ -261,9 +265,9 @@ def _is(file: TextIO, path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> tuple[bytes, tuple[int, ...]]:
+def _read(path: str) -> tuple[bytes, tuple[int, ...]]:
     """A file's bytes, and its state before they were read."""
-    with path.open("rb") as file:
+    with open(path, "rb") as file:
         state = _state(os.fstat(file.fileno()))
         return file.read(), state
 
@@ -273,21 +277,18 @@ def _state(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _listed(place: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Sizes of the files in an artifact's directory, and names that do not belong there."""
-    sizes, leftovers = {}, []
-    with os.scandir(place) as entries:
-        for entry in entries:
-            if entry.name == CHECKPOINTS or entry.name.startswith(TEMPORARY):
-                leftovers.append(entry.name)
-            elif entry.is_file():
-                sizes[entry.name] = entry.stat().st_size
-    return sizes, tuple(leftovers)
+def _leftovers(place: str) -> tuple[str, ...]:
+    """Names in an artifact's directory that do not belong there."""
+    return tuple(name for name in os.listdir(place) if name == CHECKPOINTS or name.startswith(TEMPORARY))
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     """Bytes of a file, -1 where there is none."""
-    return path.stat().st_size if path.is_file() else -1
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
 
 
 def _changed(place: Path, name: str) -> BrokenArtifact:

@@ -14,7 +14,6 @@ from svgbench.config.cards import file_digest
 from svgbench.config.records import Manifest, digest
 from svgbench.errors import BadData, BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
-from svgbench.world.packed import QUICK_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +60,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; a store's own digests; paths and sizes of a
     folder's files. Statistics that cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
     from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy
+    from svgbench.world.packed import QUICK_BYTES
 
     if not path.exists():
         raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")

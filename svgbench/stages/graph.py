@@ -183,13 +183,16 @@ def left(stage: str, slice_: dict[str, Any]) -> list[str]:
     names = list(LEAVES[stage])
     if stage == "diffusion":
         part = slice_["diffusion"]
-        names += [snapshot(share) for share in part["snapshots"]] + ([WEAK] if part["weak_share"] else [])
+        names += [snapshot(share) for share in part.get("snapshots", ())] + ([WEAK] if part["weak_share"] else [])
     return names
+
+
+_BY_NAME = {stage.name: stage for stage in (*STAGES, *DIAGNOSES)}
 
 
 def by_name(name: str) -> Stage:
     """The row of a stage."""
-    return next(stage for stage in (*STAGES, *DIAGNOSES) if stage.name == name)
+    return _BY_NAME[name]
 
 
 def worker(stage: Stage) -> Callable[..., dict[str, Any]]:

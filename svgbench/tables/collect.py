@@ -59,9 +59,10 @@ class RunRecord:
             raise BrokenArtifact(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
-def collect(out: Path, names: list[str] | None = None) -> list[RunRecord]:
+def collect(out: Path, names: list[str] | None = None, *, recorded: bool = False) -> list[RunRecord]:
     """The runs under ``out`` in name order, or the named ones in the given order. BrokenArtifact for a damaged record: its files are held
-    against the digests in ``run.json``, that against its own, and so are the manifests of the artifacts that are there."""
+    against the digests in ``run.json``, that against its own, and so are the manifests of the artifacts that are there. ``recorded``: the
+    same command has just held configurations, pictures and manifests against them (``lab.record``)."""
     if not out.is_dir():
         raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
     found = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
@@ -72,7 +73,7 @@ def collect(out: Path, names: list[str] | None = None) -> list[RunRecord]:
     for name in names:
         if name not in found:
             raise unknown("run", checked_name(name), found)
-        records.append(read_run(found[name], store))
+        records.append(read_run(found[name], None if recorded else store))
     return records
 
 
@@ -85,7 +86,7 @@ def not_held(records: list[RunRecord]) -> str | None:
     return f"written by an earlier version, without digests to check their numbers by: {', '.join(names[:3])}{more}; {AGAIN}"
 
 
-def read_run(place: Path, store: Store) -> RunRecord:
+def read_run(place: Path, store: Store | None) -> RunRecord:
     """The record in a run's directory. One that does not hold together is read again for a moment: another process may be writing it."""
     end = time.monotonic() + WRITING_SECONDS
     while True:
@@ -97,12 +98,12 @@ def read_run(place: Path, store: Store) -> RunRecord:
             time.sleep(WRITING_SECONDS / 10)
 
 
-def _read(place: Path, store: Store) -> RunRecord:
+def _read(place: Path, store: Store | None) -> RunRecord:
     path, raw = place / "run.json", {}
     try:
         about = unseal(path.read_bytes(), RUN_FORMAT)
         digests, entries = about.get("files", {}), [(entry["stage"], entry["key"], entry.get("manifest")) for entry in about["stages"]]
-        for name in dict.fromkeys([*digests, "scores.json"]):
+        for name in dict.fromkeys([*(digests if store else ()), "scores.json"]):
             path = place / name
             raw[name] = path.read_bytes()
         path = place / "scores.json"
@@ -112,10 +113,10 @@ def _read(place: Path, store: Store) -> RunRecord:
         raise BrokenArtifact(f"{path}: written by a newer svgbench (record {error}); update svgbench.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenArtifact(f"{path}: cannot be read as it was written ({error}); {AGAIN}") from None
-    for name, wanted in digests.items():
-        if hashlib.sha256(raw[name]).hexdigest() != wanted:
+    for name, content in raw.items():
+        if digests and hashlib.sha256(content).hexdigest() != digests.get(name):
             raise BrokenArtifact(f"{place / name}: its bytes are not those that run.json lists; {AGAIN}")
-    for stage, key, wanted in entries:
+    for stage, key, wanted in entries if store else ():
         if wanted is not None and store.digest(stage, key) not in (wanted, None):
             _check_made_again(store, stage, key)
     if not kept:
