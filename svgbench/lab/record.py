@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,14 +53,14 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
         "config": digest(config), "scores": digest([ROWS, behind]), "format": RUN_FORMAT,
     }  # fmt: skip
     names = [*RECORDED, *([PICTURE] if picture else [])]
-    if _says(place, content, names):
+    if _says(place, content, names) and not _half_written(place):
         return
     with guarded(place, vanished=True):
         place.mkdir(parents=True, exist_ok=True)
-        with locked(place / "record.lock", what=f"the record of run '{run.name}'", patience=WRITING_SECONDS):
-            for name in names:
-                for rest in place.glob(f"{TEMPORARY}*-{name}"):
-                    rest.unlink(missing_ok=True)
+        lock = place / "record.lock"
+        with locked(lock, what=f"the record of run '{run.name}'", patience=WRITING_SECONDS):
+            for name in _half_written(place):
+                (place / name).unlink(missing_ok=True)
             files = {"config.yaml": yaml.safe_dump(config, sort_keys=False).encode()}
             files["scores.json"] = _indented(_rows(run, card, store, scored, stages))
             if picture:
@@ -69,6 +70,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
                 failpoint("record.written")
             digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
             write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests tell a mixed state
+            lock.unlink()
 
 
 def _says(place: Path, content: dict[str, Any], names: list[str]) -> bool:
@@ -81,6 +83,12 @@ def _says(place: Path, content: dict[str, Any], names: list[str]) -> bool:
         return all(hashlib.sha256((place / name).read_bytes()).hexdigest() == files[name] for name in names)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _half_written(place: Path) -> list[str]:
+    """What killed writers of the record left; only under the record's lock nobody else writes it."""
+    ends = tuple(f"-{name}" for name in (*RECORDED, PICTURE, "run.json"))
+    return [name for name in os.listdir(place) if name.startswith(TEMPORARY) and name.endswith(ends)]
 
 
 def _indented(content: Any) -> bytes:
