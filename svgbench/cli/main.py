@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import sys
@@ -11,11 +10,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, nodes, reports, samples
-from svgbench.errors import Interrupted, StorageError, SvgbenchError
-from svgbench.world.files import storage_error
-
-WORDS = frozenset({errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM})
-"""Errors of files that a command's words lead to; others are the storage's."""
+from svgbench.errors import Interrupted, SvgbenchError
 
 app = typer.Typer(
     name="svgbench", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
@@ -85,10 +80,6 @@ def _foreign(error: Exception) -> int:
         return Interrupted.exit_status
     if hasattr(error, "format_message"):  # a usage error of the option parser
         return _say(error, 2, error.format_message().replace("\n", " "))
-    if isinstance(error, OSError) and error.errno is not None:
-        if error.errno in WORDS:
-            return _say(error, 2, f"{error.filename or 'a file'}: {os.strerror(error.errno)}; give another path.")
-        return _say(error, StorageError.exit_status, str(storage_error(error)))
     return _say(error, 1, f"{type(error).__name__}: {error}. This is a fault of svgbench; run it with --debug and report what it prints.")
 
 

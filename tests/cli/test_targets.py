@@ -137,19 +137,6 @@ def test_an_encoder_of_a_long_name_is_a_sentence(tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-ANSWERS = [("ENAMETOOLONG", 2), ("ELOOP", 2), ("EACCES", 2), ("ESTALE", 5), ("EIO", 5), ("ENOTCONN", 5)]
-
-
-@pytest.mark.parametrize(("number", "status"), ANSWERS)
-def test_no_answer_of_the_system_is_called_a_fault(out, capsys, monkeypatch, number, status):
-    def fail(*_, **__):
-        raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)), "x")
-
-    monkeypatch.setattr("svgbench.cli.reports.collect", fail)
-    found, err = call(capsys, "report", "--out", out)
-    assert found == status and "fault of svgbench" not in err and len(err.strip().splitlines()) == 1
-
-
 @pytest.mark.parametrize("number", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL"])
 def test_packing_on_a_file_system_without_locks_is_a_sentence_about_it(tmp_path, capsys, monkeypatch, number):
     def refuse(*_):

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from finished import fill, finish, planned
 
+from svgbench.cli.walk import walk
 from svgbench.config import cards
 from svgbench.config.grid import build
 from svgbench.errors import BadInput, SvgbenchError
 from svgbench.lab import execute
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Node, Plan, make_plan, resolve
+from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 from svgbench.stages import graph
 from svgbench.world.runtime import Runtime
@@ -193,3 +195,23 @@ def test_a_finished_artifact_that_is_used_again_loses_what_a_killed_process_left
     shutil.copytree(place, place.with_name(f".writing-99-removed-{place.name}"))
     assert not executor(plan, tmp_path / "runs", monkeypatch, lambda place: None).run(key)
     assert {len(path.name) for path in place.parent.iterdir()} == {32} and not (place / "checkpoints").exists()
+
+
+def test_a_grid_that_is_finished_is_swept_by_the_same_command(tmp_path):
+    """Nothing is executed: the plan alone looks at the artifacts."""
+    plan, out = planned(tmp_path), tmp_path / "runs"
+    store = finish(plan, out)
+    walk(plan, out, Bench(out=str(out)), keep_going=True, shelf=None)
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    for node in plan.nodes.values():
+        place = store.place(node.stage, node.key)
+        (place / CHECKPOINT).parent.mkdir(parents=True)
+        (place / ".writing-7-removed-checkpoints").mkdir()
+        place.with_name(f".writing-7-removed-{place.name}").mkdir()
+        (place.with_name(place.name + ".partial") / "checkpoints").mkdir(parents=True)
+        for suffix in (".lock", ".progress"):
+            place.with_name(place.name + suffix).write_text("")
+    store.sweep([])  # nothing is used, nothing is swept
+    assert len(list(out.rglob("*"))) > len(before) + 5 * len(plan.nodes)
+    walk(plan, out, Bench(out=str(out)), keep_going=True, shelf=None)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
