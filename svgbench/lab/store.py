@@ -35,6 +35,8 @@ TRACE = "error.txt"
 DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
 LOCK_POLL_SECONDS = 0.05
+REMOVED_MOST = 100
+"""How often a lock's file may be found removed by its last owner in a row."""
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 """What a lock answers that another process holds."""
 _KEY = re.compile(r"[0-9a-f]{32}")
@@ -224,11 +226,14 @@ def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:
 def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
     """An exclusive lock on a file that names its owner; Occupied when another process holds it for longer than ``patience`` seconds.
     StorageError where the file system has no locks."""
-    end = time.monotonic() + patience
+    end, removed = time.monotonic() + patience, 0
     while True:
         with path.open("a+") as file:
             if _take(file, path):
                 if not _is(file, path):  # its last owner has removed the file meanwhile
+                    removed += 1
+                    if removed > REMOVED_MOST:
+                        raise StorageError(f"{path}: does not stay the file that was opened; keep the files on another file system.")
                     continue
                 file.seek(0)
                 file.truncate()

@@ -70,6 +70,31 @@ def test_a_damaged_file_is_named(tmp_path, how):
         store.verify("stage", KEY)
 
 
+def test_every_damage_to_an_artifact_is_noticed(tmp_path):
+    """Bits at 64 places, cuts and additions, in files of two kinds: all of them, and none when they are put back."""
+    store = Store(tmp_path)
+    make(store, os.urandom(5000))
+    path = store.place("stage", KEY) / "data.bin"
+    whole = path.read_bytes()
+    damaged = [whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :] for place in range(0, 5000, 5000 // 64)]
+    damaged += [whole[:length] for length in (0, 1, 2500, 4950, 4999)] + [whole + b"\0", whole[1:] + whole[:1]]
+    noticed = 0
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(BrokenArtifact, match=r"data\.bin.*remove the directory"):
+            store.verify("stage", KEY)
+        noticed += 1
+    path.write_bytes(whole)
+    store.verify("stage", KEY)
+    assert noticed == len(damaged) > 64
+
+
+def test_a_lock_s_file_that_never_stays_is_the_storage_s_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(os.path, "samestat", lambda one, other: False)
+    with pytest.raises(StorageError, match="does not stay"), locked(tmp_path / "lock", what="it"):
+        pass
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
