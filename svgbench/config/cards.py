@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import time
 from functools import cache
 from pathlib import Path
@@ -211,8 +212,11 @@ SETTLED = 2_000_000_000
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that a configuration names; read once a process while its inode, its size and its times stay."""
+    """sha256 of a file that a configuration names; read once a process while its inode, its size and its times stay. A named pipe or a
+    device is refused: reading it would not end."""
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadWeights(f"{path} is not a regular file; give the path of a file.")
     state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
     age = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)
     return _digest_of_bytes(path) if 0 <= age <= SETTLED else _kept_digest(path, state)

@@ -195,7 +195,10 @@ def files_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str,
             identities[weights] = None if unused else judged[asked]
     if _covers(stage, graph.REFERENCE) and (given := graph.field(config, graph.REFERENCE)):
         first = graph.field(config, "scores.extractor") if _covers(stage, "scores.extractor") else None
-        identities[graph.REFERENCE] = f"sha256:{judges.reference_identity(Path(given), first)}"
+        asked = ("reference", str(given), str(first), graph.REFERENCE)
+        if asked not in judged:
+            judged[asked] = f"sha256:{judges.reference_identity(Path(given), first)}"
+        identities[graph.REFERENCE] = judged[asked]
     return identities
 
 

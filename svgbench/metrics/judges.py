@@ -7,11 +7,12 @@ are good. No torch: a plan asks for identities.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svgbench.config.cards import file_digest
-from svgbench.config.records import Manifest, digest
+from svgbench.config.records import digest
 from svgbench.errors import BadData, BadWeights, unknown
 from svgbench.shelf import folder, read_yaml
 
@@ -60,7 +61,6 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; a store's own digests; paths and sizes of a
     folder's files. Statistics that cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
     from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy
-    from svgbench.world.packed import QUICK_BYTES
 
     if not path.exists():
         raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")
@@ -74,17 +74,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
                 )
         return file_digest(path)
     if (path / "manifest.json").is_file():
-        try:
-            manifest = Manifest.read((path / "manifest.json").read_bytes())
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise BadData(f"{path / 'manifest.json'}: is not the manifest that was written ({reason}); make the artifact again.") from None
-        for name, wanted in manifest.files.items():
-            file, size = path / name, manifest.sizes[name]
-            same = file.is_file() and file.stat().st_size == size and (size > QUICK_BYTES or file_digest(file) == wanted)
-            if not same:
-                raise BadData(f"{file}: its bytes are not those that its manifest lists; make the artifact again.")
-        return digest(manifest.files)
+        return digest(json.loads((path / "manifest.json").read_text())["files"])
     files = sorted(file for file in path.rglob("*") if file.is_file())
     return digest([[file.relative_to(path).as_posix(), file.stat().st_size] for file in files])
 

@@ -12,6 +12,7 @@ import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from svgbench.errors import BadInput, StorageError
 
@@ -121,6 +122,14 @@ def fsync(path: Path) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Writes a file so that at any moment its name holds either the old bytes or all the new ones. A symbolic link is replaced, and what it
     leads to is not written; BadInput where something other than a file has the name."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file, written under another name and given its own when it is whole and on the disk: at any moment that name holds either the
+    old bytes or all the new ones."""
     with guarded(path, vanished=True):
         regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +137,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{name}"
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             failpoint("file.before_rename")
