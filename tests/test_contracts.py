@@ -23,8 +23,8 @@ OPTIONS = {
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
                "--device"},
     "eval": {
-        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit", "--format",
-        "--device",
+        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
+        "--allow-doubles", "--format", "--device",
     },
     "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
     "pretrain": {"--out", "--device", "--threads", "--check"},

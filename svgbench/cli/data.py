@@ -11,8 +11,9 @@ from svgbench.cli.console import table_of
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
 from svgbench.tables.table import Table
+from svgbench.world.walk import named
 
-app = typer.Typer(no_args_is_help=True, help="Images: pack SOURCE --to DIR, or verify DIR.")
+app = typer.Typer(no_args_is_help=True, help="Images: pack SOURCE --to DIR, or verify DIR (packed or not).")
 
 
 @app.command("pack")
@@ -51,22 +52,27 @@ def pack(
             about = packed.read(to)
             if not packing.is_of(about, data):
                 raise BadData(f"{to}: holds a store of other images or settings; give another --to, or remove the directory.")
+            for _ in packed.damages(to, about, whole=False):
+                pass
         else:
             about = packing.pack(data, to, Runtime(device="cpu", workers=workers))
+            packed.record(to, about)
         (to / packing.LOCK).unlink()
     _show(to, about, [f"use it: svgbench run --data {to} --set data.resolution={resolution}"])
 
 
 @app.command("verify")
-def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack'.")]) -> None:
-    """Reads every file of a packed store and holds it against its digest, shape and labels; names the first that is damaged."""
+def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack', or a source of images.")]) -> None:
+    """Reads every byte: a packed store is compared with its digests, shapes and labels, a source with what was read of it last."""
     from svgbench.world import packed, packing
     from svgbench.world.listing import root_of
 
-    root_of(str(directory), advice="give a directory made by 'svgbench data pack'")
+    root_of(str(directory), advice="give a source of images, or a directory made by 'svgbench data pack'")
+    if (directory / packing.JOURNAL).is_file():
+        raise BadData(f"{directory}: is not finished; run svgbench data pack again.")
     if not packed.holds(directory):
-        begun = (directory / packing.JOURNAL).is_file()
-        raise BadData(f"{directory}: {'is not finished; run svgbench data pack again' if begun else 'is no packed store of images'}.")
+        _verify_source(directory)
+        return
     place, about, _ = packed.resolved(directory)
     if "files" not in about:
         raise BadData(f"{directory}: was made before stores kept digests; pack the images again.")
@@ -77,6 +83,21 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
     speed = reading_speed(open_images(directory).train)
     found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
     _show(directory, about, found)
+
+
+def _verify_source(directory: Path) -> None:
+    """Reads the files of a source of images, or of a folder of images with masks or depth maps."""
+    from svgbench.world import catalogue, dense_sets, sources
+
+    kind = dense_sets.kind_of(directory)
+    reading = dense_sets.verify(kind, directory) if kind else sources.files_of(directory, whole=True)
+    unreadable = [path for path, found in reading.digests.items() if found == catalogue.UNREADABLE]
+    if unreadable:
+        count = f"{len(unreadable):,} of {len(reading.digests):,} files"
+        raise BadData(f"{directory}: {count} cannot be read ({named(unreadable)}); mend or remove them.")
+    parts = {"changed": reading.changed, "added": reading.added, "removed": reading.removed}
+    rows = [["read", f"{len(reading.digests):,}", ""], *([word, f"{len(names):,}", named(names)] for word, names in parts.items())]
+    table_of(Table(f"Files of {directory}", ["", "files", "such as"], rows, [f"identity {reading.identity[:16]}"]))
 
 
 def _show(directory: Path, about: dict[str, Any], notes: list[str]) -> None:

@@ -31,6 +31,9 @@ def evaluate(
     ] = None,
     second_extractor_weights: Annotated[Path | None, typer.Option("--second-extractor-weights", help="Its weights file.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="A trial on the first so many images; its numbers say so.", min=1)] = None,
+    allow_doubles: Annotated[
+        bool, typer.Option("--allow-doubles", help="Score a set that holds an image twice, as real images may; the protocol says so.")
+    ] = False,
     format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
@@ -57,8 +60,9 @@ def evaluate(
             return bars.enter_context(runtime.progress(label, count)).advance
 
         scores = elsewhere_scores(
-            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, progress=progress
-        )
+            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, allow_doubles=allow_doubles,
+            progress=progress,
+        )  # fmt: skip
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")
         return
@@ -67,6 +71,8 @@ def evaluate(
     for score in scores:
         intervals.setdefault(score.detail["interval"], []).append(score.metric)
     notes = [f"value (low, high) of {', '.join(metrics)}: {interval}" for interval, metrics in intervals.items()]
+    if doubles := max(score.detail.get("doubles", 0) for score in scores):
+        notes.append(f"{doubles:,} of {scores[0].count:,} images equal an earlier one in every byte")
     few = [score.metric for score in scores if score.detail.get("singular")]
     if few:
         notes.append(f"{', '.join(few)}: {SINGULAR}")

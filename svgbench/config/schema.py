@@ -42,7 +42,7 @@ class Data(Part):
     """A trial on this many images of each split at most, of all data sets, and on this many samples; what is scored so says it in its
     protocol."""
     identity: str = ""
-    """Digest of the source's file list; filled in when a run is planned."""
+    """Digest of the source's files; filled in when a run is planned."""
 
     @model_serializer(mode="wrap")
     def _without_an_empty_limit(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:

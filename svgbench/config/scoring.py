@@ -85,7 +85,7 @@ class Segmentation(Part):
     head: SegmentationHead = SegmentationHead()
     """Of a folder."""
     identity: str = ""
-    """Digest of the folder's file list; filled in when a run is planned."""
+    """Digest of the folder's files; filled in when a run is planned."""
 
     @model_serializer(mode="wrap")
     def _of_one_source(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Depth(Part):
     whose lines name an image and a depth map below it. Left out when empty."""
     head: DepthHead = DepthHead()
     identity: str = ""
-    """Digest of the folder's file list; filled in when a run is planned."""
+    """Digest of the folder's files; filled in when a run is planned."""
 
 
 class Scores(Part):

@@ -244,7 +244,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         data = data.model_copy(update={"identity": seen[asked]})
         if data.limit:
             _check_limit(config)
-        config = config.model_copy(update={"scores": _with_folders(config.scores)})
+        config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
     config = config.model_copy(update={"data": data, "encoder": encoder})
@@ -265,16 +265,19 @@ def _check_limit(config: RunConfig) -> None:
         raise BadConfig(f"data.limit {config.data.limit} is too few for {most}; give {needs[most]} or more.").about("data.limit")
 
 
-def _with_folders(scores: Scores) -> Scores:
-    """The scores with the identities of the data sets that dense prediction is trained on."""
+def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
+    """The scores with the identities of the data sets that dense prediction is trained on; ``seen``: those that other cells asked for."""
     sources = {"segmentation": scores.segmentation.source if scores.segmentation.enabled else None, "depth": scores.depth.source}
     asked = {name: source for name, source in sources.items() if source is not None}
     if not asked:
         return scores
     from svgbench.world import dense_sets  # numpy
 
-    found = {name: dense_sets.open_set(name, source).identity for name, source in asked.items()}
-    return scores.model_copy(update={name: getattr(scores, name).model_copy(update={"identity": found[name]}) for name in found})
+    for name, source in asked.items():
+        if f"{name} {source}" not in seen:
+            seen[f"{name} {source}"] = dense_sets.open_set(name, source).identity
+    found = {name: getattr(scores, name).model_copy(update={"identity": seen[f"{name} {source}"]}) for name, source in asked.items()}
+    return scores.model_copy(update=found)
 
 
 def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:

@@ -1,7 +1,8 @@
 """Scores of images that were made elsewhere against reference images or reference statistics: what ``svgbench eval`` prints.
 
 Protocol: ``generation``'s; the samples are named ``given`` because nobody here knows how their labels were drawn, the reference is named by
-what it is (images, statistics) and its digest.
+what it is (images, statistics) and its digest. Images that equal others in every byte are refused, because samples never do; where they
+are allowed (real images and their reconstructions may repeat) and there are any, the protocol says ``with-doubles``.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from svgbench.config.records import Score
+from svgbench.errors import BadData
 from svgbench.metrics.features import GROUPS, Extractor, extract
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
 from svgbench.metrics.image_sets import open_set
 from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
 from svgbench.metrics.resampling import Resampling
-from svgbench.metrics.samples import check_samples
+from svgbench.metrics.samples import check_samples, doubled, doubled_words
 
 
 def elsewhere_scores(
@@ -25,12 +27,14 @@ def elsewhere_scores(
     *,
     second: Extractor | None = None,
     limit: int | None = None,
+    allow_doubles: bool = False,
     neighbours: int = 3,
     resampling: Resampling = Resampling(),
     progress: Progress = lambda label, count: lambda done: None,
 ) -> list[Score]:
     """gfid, sfid, is, kid, precision and recall of a folder or ``.npz`` of images; only gfid, sfid and is against bare statistics. With a
     second extractor also the distance on its features. ``limit``: of the first so many images alone, said in the protocol.
+    ``allow_doubles``: also where images equal others in every byte.
 
     ``progress``: called with a label and a count of images, gives what hears of each batch.
     """
@@ -38,13 +42,19 @@ def elsewhere_scores(
     limit = limit if limit and limit < len(given) else None  # else it is no trial
     given = open_set(images, limit) if limit else given
     check_counts(len(given), neighbours=neighbours, classes="logits" in row("features", extractor.name))
-    check_samples(given, None, len(given))
+    check_samples(given, None, len(given), distinct=False)
+    copies = doubled(given)
+    if copies and not allow_doubles:
+        raise BadData(
+            f"{images}: {doubled_words(copies, len(given))}; draw samples again, or leave the copies out; "
+            "real images or reconstructions that repeat are scored with --allow-doubles."
+        )
     judges = [judge for judge in (extractor, second) if judge]
     against = [open_reference(reference, one, expected=given.shape[2:], least=neighbours + 1, progress=progress) for one in judges]
     check_samples(given, None, len(given), size=against[0].size, distinct=False)
     scores: list[Score] = []
     for judge, real in zip((extractor, second), against, strict=False):
         samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))
-        how = {"judge": judge.judge, "frechet": judge.frechet, "labels": "given", "resampling": resampling}
+        how = {"judge": judge.judge, "frechet": judge.frechet, "labels": "given", "resampling": resampling, "doubles": len(copies)}
         scores += distance_scores(samples, real, **how) if scores else generation_scores(samples, real, neighbours=neighbours, **how)
     return [score.marked(limit) for score in scores]

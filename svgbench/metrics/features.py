@@ -33,6 +33,9 @@ from svgbench.world.weights import read
 KEPT = 50_000
 """Images of a set whose features are kept, for KID, precision, recall and bootstraps; sums are of all."""
 
+BATCH_BYTES = 2**29
+"""Of the uint8 images in memory at a time: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
+
 GROUPS = 10
 """Disjoint random groups of samples whose spatial moments stand apart, for the jackknife behind sFID's interval."""
 
@@ -166,6 +169,8 @@ def extract(
         raise BadData("there are no images to take features of; give at least one.")
     if len(images) < groups:
         groups = 1
+    if shape := getattr(images, "shape", None):  # fewer of large images
+        batch = max(1, min(batch, BATCH_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)))))
     walk = _Walk(extractor, len(images), keep, groups)
     error: Exception | None = None
     try:

@@ -91,11 +91,14 @@ class Comparison:
     resampling: Resampling
     sampling: SamplingProtocol | None
     """How the samples were drawn; None where nobody knows."""
+    doubles: int = 0
+    """How many samples equal an earlier one in every byte, where that is allowed; with any, protocols are ``with-doubles``."""
 
     def name(self, measure: str, *details: str, against: bool = True) -> Protocol:
         """The protocol of a measure."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
         reference = self.reference.group if against else None
+        details = (*details, "with-doubles") if self.doubles else details
         return protocol(
             measure, judge=self.judge, reference=reference, images=images, rounding=ROUNDING, details=details, sampling=self.sampling
         )
@@ -103,7 +106,7 @@ class Comparison:
     def score(self, metric: str, value: float, bounds: tuple[float | None, float | None], name: Protocol, **detail: Any) -> Score:
         """One number with its interval."""
         low, high = bounds
-        facts = {**self.resampling.stated("samples"), **detail}
+        facts = {**self.resampling.stated("samples"), **detail, **({"doubles": self.doubles} if self.doubles else {})}
         return Score(metric=metric, value=value, low=low, high=high, count=self.samples.count, protocol=name, detail=facts)
 
     def drawn_again(self, value: float, replicates: Tensor, **limits: float) -> tuple[float | None, float | None]:
@@ -126,17 +129,18 @@ def generation_scores(
     neighbours: int = 3,
     resampling: Resampling = Resampling(),
     sampling: SamplingProtocol | None = None,
+    doubles: int = 0,
 ) -> list[Score]:
     """gfid, sfid, is, kid, precision, recall; no is without logits, no sfid without spatial features, and neither kid nor precision and
     recall against bare statistics (an ADM ``.npz``).
 
     ``frechet``: the name of the distance on this judge's features; ``labels``: how the samples' labels were drawn, balanced, random or
-    given (nobody knows); ``sampling``: how they were drawn.
+    given (nobody knows); ``sampling``: how they were drawn; ``doubles``: how many of them equal an earlier one, where that is allowed.
     """
     real = None if reference.kept is None else len(reference.kept)
     check_counts(samples.count, neighbours=neighbours, reference=real, classes=samples.classes is not None)
     found = Comparison(
-        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling
+        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles
     )  # fmt: skip
     scores = _distances(found, frechet) + _inception(found)
     return scores if reference.kept is None else scores + _kernel(found) + _precision_recall(found, neighbours)
@@ -151,12 +155,14 @@ def distance_scores(
     labels: str = "balanced",
     resampling: Resampling = Resampling(),
     sampling: SamplingProtocol | None = None,
+    doubles: int = 0,
 ) -> list[Score]:
     """The Frechet distances alone: what is asked of a second extractor."""
     check_counts(samples.count, neighbours=1, classes=False)
-    return _distances(
-        Comparison(samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling), frechet
+    found = Comparison(
+        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles
     )  # fmt: skip
+    return _distances(found, frechet)
 
 
 def _distances(found: Comparison, frechet: str) -> list[Score]:

@@ -13,22 +13,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
 from svgbench.metrics.npz import IMAGES, stored
-from svgbench.world.crop import UNREADABLE, reason, to_rgb
+from svgbench.world.decode import UNREADABLE, opened, reason, to_rgb
 from svgbench.world.files import sha256_of
 from svgbench.world.listing import SUFFIXES
+from svgbench.world.progress import tell_once
+from svgbench.world.walk import Passed, walk
 
 
 class ImageFiles:
-    """The image files below a folder in the order of their paths (the first ``most``), all of one size; hidden ones are left out."""
+    """The image files below a folder in the order of their paths (the first ``most``), all of one size; linked folders are followed, and
+    what is passed over is said."""
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
-        found = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        self.paths = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))[:most]
+        passed = Passed()
+        self.paths = sorted(folder / file.path for file in walk(folder, "", SUFFIXES, passed))[:most]
+        if sentence := passed.sentence(folder):
+            tell_once(sentence)
         if not self.paths:
             raise BadData(f"{folder}: holds no images ({', '.join(SUFFIXES)}); give a folder of image files or an .npz.")
         first: dict[tuple[int, int], Path] = {}
@@ -46,7 +50,7 @@ class ImageFiles:
     @staticmethod
     def _size(path: Path) -> tuple[int, int]:
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 return image.size
         except UNREADABLE as error:
             raise BadData(f"{path}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
@@ -57,7 +61,7 @@ class ImageFiles:
     def __getitem__(self, index: int) -> np.ndarray:
         """One image, uint8 [3, H, W]."""
         try:
-            with Image.open(self.paths[index]) as image:
+            with opened(self.paths[index]) as image:
                 return np.ascontiguousarray(np.asarray(to_rgb(image)).transpose(2, 0, 1))
         except UNREADABLE as error:
             raise BadData(f"{self.paths[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
@@ -112,4 +116,6 @@ def open_set(path: Path, most: int | None = None) -> ImageFiles | ImageArray:
         return ImageFiles(path, most)
     if not path.exists():
         raise BadData(f"{path} does not exist; give a folder of images or an .npz.")
+    if not path.is_file():
+        raise BadData(f"{path} is not a regular file; give a folder of images or an .npz.")
     return ImageArray(path, most)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from svgbench.config.cards import file_digest
 from svgbench.config.records import digest
-from svgbench.errors import BadData, BadWeights, unknown
+from svgbench.errors import BadData, BadWeights, BrokenArtifact, unknown
 from svgbench.shelf import folder, read_yaml
+from svgbench.world import catalogue, packed, walk
+from svgbench.world.listing import SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,8 +60,9 @@ def identity(kind: str, name: str, weights: str | Path | None = None, *, setting
 
 
 def reference_identity(path: Path, extractor: str | None) -> str:
-    """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; a store's own digests; paths and sizes of a
-    folder's files. Statistics that cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
+    """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; an artifact's or a packed store's digests, with
+    which its files are compared; paths and bytes of a folder's images (or of all its files, where it holds statistics). Statistics that
+    cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
     from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy
 
     if not path.exists():
@@ -74,9 +77,26 @@ def reference_identity(path: Path, extractor: str | None) -> str:
                 )
         return file_digest(path)
     if (path / "manifest.json").is_file():
-        return digest(json.loads((path / "manifest.json").read_text())["files"])
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return digest([[file.relative_to(path).as_posix(), file.stat().st_size] for file in files])
+        return _artifact_identity(path)
+    if packed.holds(path):
+        return digest(packed.confirmed(path))
+    files = list(walk.walk(path, "", SUFFIXES, walk.Passed())) or list(walk.walk(path, "", ("",), walk.Passed()))
+    return catalogue.read(path, files, "reference").identity
+
+
+def _artifact_identity(path: Path) -> str:
+    """The digests in an artifact's manifest; BrokenArtifact when its files are not those, or those of the packed images that it names."""
+    try:
+        listed = json.loads((path / "manifest.json").read_text())["files"]
+        files = [walk.stamped(path, name) for name in listed]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BrokenArtifact(f"{path / 'manifest.json'}: cannot be read ({error}); make the artifact again.") from None
+    found = catalogue.read(path, files, "artifact", say=False).digests
+    if changed := next((name for name in listed if found[name] != listed[name]), None):
+        raise BrokenArtifact(f"{path / changed}: its bytes are not those that the manifest lists; make the artifact again.")
+    if packed.holds(path):
+        packed.confirmed(path)
+    return digest(listed)
 
 
 def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:

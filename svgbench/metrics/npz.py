@@ -15,6 +15,7 @@ from tokenize import TokenError
 import numpy as np
 
 from svgbench.errors import BadData
+from svgbench.world.files import replacing
 
 IMAGES = "arr_0"
 STATISTICS = ("mu", "sigma")
@@ -90,7 +91,11 @@ def stored(path: Path, name: str) -> np.ndarray:
 def save_npz(path: Path, images: np.ndarray) -> None:
     """Writes uint8 images [N, 3, H, W] as the ``.npz`` that the ADM evaluator reads, an image at a time, so that memory does not grow."""
     shape = (len(images), *images.shape[2:], 3)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive, archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as member:
+    with (
+        replacing(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        archive.open(f"{IMAGES}.npy", "w", force_zip64=True) as member,
+    ):
         np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for image in images:
             member.write(np.ascontiguousarray(np.moveaxis(np.asarray(image), 0, -1)).tobytes())

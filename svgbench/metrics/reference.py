@@ -23,6 +23,7 @@ from svgbench.metrics.frechet import Gaussian, read_statistics, united
 from svgbench.metrics.image_sets import open_set
 from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
 from svgbench.metrics.protocol import ImageGroup, Judge
+from svgbench.world import packed
 from svgbench.world.files import sha256_of
 from svgbench.world.images import open_images
 from svgbench.world.runtime import Runtime
@@ -96,7 +97,7 @@ def open_reference(
         return Reference.load(path, extractor.judge, extractor.device)
     if (path / "images.json").is_file():
         store = open_images(path)
-        group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(path / "train.images.npy"))
+        group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(packed.resolved(path)[0] / "train.images.npy"))
         images: Any = store.train
         size = (store.resolution, store.resolution)
     else:

@@ -9,6 +9,7 @@ images come from the checkpoint that is claimed; the store's keys do that.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -75,6 +76,20 @@ def _finite(images: Any) -> bool:
 
 def _check_distinct(images: Any, runtime: Runtime | None) -> None:
     """No two images that are not flat are equal in every byte."""
+    if found := doubled(images, runtime):
+        raise BadData(
+            f"{doubled_words(found, len(images))}; each sample has noise of its own, so a file or a part was written twice: "
+            "draw the set again, or leave the copies out."
+        )
+
+
+def doubled_words(found: Sequence[tuple[int, int]], count: int) -> str:
+    """How many of ``count`` images are doubled, and the first of them."""
+    return f"{len(found)} of {count} images are doubled (first: {found[0][1]} equals {found[0][0]} in every byte)"
+
+
+def doubled(images: Any, runtime: Runtime | None = None) -> list[tuple[int, int]]:
+    """The places (first, copy) of images [N, 3, H, W] that equal an earlier one in every byte; images of one flat colour are left out."""
 
     def print_of(index: int) -> np.ndarray:
         image = np.ascontiguousarray(images[index].cpu() if isinstance(images, Tensor) else images[index])
@@ -91,9 +106,4 @@ def _check_distinct(images: Any, runtime: Runtime | None) -> None:
         runtime.all_reduce_(torch.from_numpy(prints))  # in its place: every rank filled its own rows
     seen: dict[bytes, int] = {}
     firsts = [seen.setdefault(row.tobytes(), index) if row.any() else index for index, row in enumerate(prints)]
-    doubled = [(first, index) for index, first in enumerate(firsts) if first != index]
-    if doubled:
-        raise BadData(
-            f"{len(doubled)} of {len(images)} images are doubled (first: {doubled[0][1]} equals {doubled[0][0]} in every byte); "
-            "each sample has noise of its own, so a file or a part was written twice: draw the set again, or leave the copies out."
-        )
+    return [(first, index) for index, first in enumerate(firsts) if first != index]

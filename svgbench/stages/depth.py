@@ -32,7 +32,8 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Depth.model_validate(part["depth"])
-    head, found = settings.head, open_set("depth", settings.source, settings.identity).limited(limit_of(slice_))
+    head, whole = settings.head, open_set("depth", settings.source, settings.identity)
+    found = whole.limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
     losses = train_heads(
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
@@ -40,6 +41,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     found_errors = _evaluated(run, head, runtime)
     if runtime.is_main:
+        open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
         used = head.model_dump(mode="json", exclude={"checkpoint_images"})
         details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
         name = protocol("depth-linear", images=run.validation_images, reference=run.training_images, details=details, settings=used)

@@ -61,7 +61,8 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
-    head, found = settings.head, open_set("segmentation", settings.source, settings.identity).limited(limit_of(slice_))
+    head, whole = settings.head, open_set("segmentation", settings.source, settings.identity)
+    found = whole.limited(limit_of(slice_))
     run = open_run(found, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
     losses = train_heads(
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
@@ -69,6 +70,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     areas = _evaluated(run, head, runtime)
     if runtime.is_main:
+        open_set("segmentation", settings.source, whole.identity)  # refused when a file changed while it was trained on
         used, details = head.model_dump(mode="json", exclude={"checkpoint_images"}), (f"{head.classes}classes",)
         name = protocol("seg-linear-slide", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
@@ -84,10 +86,11 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
     settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
-    found = open_set("segmentation", settings.source, settings.identity)
+    found, head = open_set("segmentation", settings.source, settings.identity), settings.head
+    largest = int(head.crop * max(1.0, *head.scales))
 
     def labelled(pair: Pair) -> int:
-        return int((read_labelled(found.root, pair, settings.head.classes).target != IGNORED).sum())
+        return int((read_labelled(found.root, pair, head.classes, largest).target != IGNORED).sum())
 
     return check_pairs(found, labelled, "masks", out, runtime)
 

@@ -1,7 +1,7 @@
 """Folders of images with a mask or a depth map each: listed, identified and read pair by pair. No torch.
 
     segmentation   images/{training,validation}/**/NAME.jpg, annotations/{training,validation}/**/NAME.png: uint8, 0 unlabelled,
-                   1 to 150 the classes (ADE20K as its archive unpacks)
+                   1 to 150 the classes (ADE20K as its archive unpacks); the splits by any name that ``splits`` understands
     depth          images/{training,validation}/**/NAME.jpg, depth/{training,validation}/**/NAME.png: 16 bits, millimetres, 0 unknown;
                    or nyu_train.txt and nyu_test.txt, each line an image and a depth map below the folder (BTS, DINOv2)
 """
@@ -9,10 +9,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +19,13 @@ import numpy as np
 from PIL import Image
 
 from svgbench.errors import BadData
-from svgbench.world.folders import SUFFIXES
+from svgbench.world import catalogue, walk
+from svgbench.world.catalogue import Reading
+from svgbench.world.decode import UNREADABLE, check_size, opened, reason, stored, to_rgb
+from svgbench.world.listing import SUFFIXES
+from svgbench.world.progress import tell_once
+from svgbench.world.splits import choose_splits, split_of
+from svgbench.world.walk import Passed
 
 SPLITS = ("training", "validation")
 TARGETS = {"segmentation": "annotations", "depth": "depth"}
@@ -60,15 +65,17 @@ class DenseSet:
     root: Path
     training: tuple[Pair, ...]
     validation: tuple[Pair, ...]
+    contents: Mapping[str, str] = field(repr=False, compare=False)
+    """Path -> sha256 of the file's bytes."""
 
     def limited(self, most: int | None) -> DenseSet:
         """The first ``most`` pairs of each split; all when None."""
-        return DenseSet(self.root, self.training[:most], self.validation[:most])
+        return DenseSet(self.root, self.training[:most], self.validation[:most], self.contents)
 
     def digest(self, split: str) -> str:
-        """sha256 of a split's relative paths and file sizes."""
+        """sha256 of a split's relative paths and the bytes of its files."""
         files = (file for pair in getattr(self, split) for file in pair)
-        lines = "".join(f"{file}\0{os.stat(self.root / file).st_size}\n" for file in files)
+        lines = "".join(f"{file}\0{self.contents[file]}\n" for file in files)
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
@@ -90,40 +97,80 @@ def _opened(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
     """The pairs of a folder that a ``field`` of the configuration names."""
     if not root.is_dir():
         raise BadData(f"{root} is no folder; give {field} one with images/ and {TARGETS[kind]}/, or leave it empty.")
-    if kind == "depth" and (root / LISTS["training"]).is_file():
-        splits = {split: _listed(root, root / LISTS[split]) for split in SPLITS}
-    else:
-        splits = {split: _paired(root, split, TARGETS[kind]) for split in SPLITS}
-    found = DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()})
+    passed = Passed()
+    splits = _splits(kind, root, passed)
+    if not identity and (sentence := passed.sentence(root)):  # said once, while a run is planned
+        tell_once(f"data: {sentence}")
+    found = DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()}, contents=_reading(kind, root, splits).digests)
     if identity and found.identity != identity:
         raise BadData(f"{root}: its files changed after this run was planned; run the same command again.")
     return found
 
 
-def _paired(root: Path, split: str, targets: str) -> list[Pair]:
+def kind_of(root: Path) -> Kind | None:
+    """Which kind of dense set a folder holds, by the folder of targets beside its images; None when it holds none."""
+    folders = {name.lower() for name in walk.folders(root)}
+    if (root / LISTS["training"]).is_file():
+        return "depth"
+    return next((kind for kind, targets in TARGETS.items() if {"images", targets} <= folders), None)  # type: ignore[return-value]
+
+
+def verify(kind: Kind, root: Path) -> Reading:
+    """Reads every file of a dense set; says how they differ from what was read last."""
+    return _reading(kind, root, _splits(kind, root, Passed()), whole=True)
+
+
+def _reading(kind: Kind, root: Path, splits: Mapping[str, Sequence[Pair]], *, whole: bool = False) -> Reading:
+    paths = dict.fromkeys(path for pairs in splits.values() for pair in pairs for path in pair)
+    return catalogue.read(root, [walk.stamped(root, path) for path in paths], kind, whole=whole)
+
+
+def _splits(kind: Kind, root: Path, passed: Passed) -> dict[str, list[Pair]]:
+    """The pairs of both splits."""
+    if kind == "depth" and (root / LISTS["training"]).is_file():
+        return {split: _listed(root, root / LISTS[split]) for split in SPLITS}
+    images, targets = _folders(root, "images", passed), _folders(root, TARGETS[kind], passed)
+    for split in SPLITS:
+        if split_of(images[split].rpartition("/")[2]) != split_of(targets[split].rpartition("/")[2]):
+            raise BadData(f"{root}: {images[split]} and {targets[split]} are different splits; give both folders the same split names.")
+    return {split: _paired(root, images[split], targets[split], passed) for split in SPLITS}
+
+
+def _folders(root: Path, name: str, passed: Passed) -> dict[str, str]:
+    """Where each split of the images or of the targets is, below the root, whatever the case of the names."""
+    inside = walk.folders(root)
+    part = name if name in inside else next((folder for folder in inside if folder.lower() == name), name)
+    own = Passed()
+    chosen = choose_splits(root / part, walk.folders(root / part, own), own, single=True) if (root / part).is_dir() else None
+    passed.notes += own.notes
+    passed.others += [f"{part}/{other}" for other in own.others]
+    passed.dangling += [f"{part}/{link}" for link in own.dangling]
+    train, val = (chosen.train, chosen.val) if chosen else ([], [])
+    return {split: f"{part}/{found[0] if found else split}" for split, found in zip(SPLITS, (train, val), strict=True)}
+
+
+def _paired(root: Path, images_in: str, targets_in: str, passed: Passed) -> list[Pair]:
     """Pairs by name: images/SPLIT/NAME.* with TARGETS/SPLIT/NAME.png."""
-    images = {path.rpartition(".")[0]: path for path in _files(root / "images" / split, SUFFIXES)}
-    maps = {path.rpartition(".")[0]: path for path in _files(root / targets / split, (".png",))}
+    images, maps = _by_name(root, images_in, SUFFIXES, passed), _by_name(root, targets_in, (".png",), passed)
     if not images:
-        raise BadData(f"{root / 'images' / split}: holds no images; give a folder with images/{split}/ and {targets}/{split}/.")
-    for one, other, words in (
-        (images, maps, (f"images/{split}", f"{targets}/{split}", ".png")),
-        (maps, images, (f"{targets}/{split}", f"images/{split}", ".jpg")),
-    ):
+        raise BadData(f"{root / images_in}: holds no images; give a folder with {images_in}/ and {targets_in}/.")
+    for one, other, words in ((images, maps, (targets_in, ".png")), (maps, images, (images_in, ".jpg"))):
         alone = sorted(one.keys() - other.keys())
         if alone:
-            lacking = f"{words[1]}/{alone[0]}{words[2]}"
-            raise BadData(f"{root}: {words[0]}/{one[alone[0]]} has no {lacking} ({len(alone)} like it); add the files or remove these.")
-    return [Pair(f"images/{split}/{images[name]}", f"{targets}/{split}/{maps[name]}") for name in sorted(images)]
+            lacking = f"{words[0]}/{alone[0]}{words[1]}"
+            raise BadData(f"{root}: {one[alone[0]]} has no {lacking} ({len(alone)} like it); add the files or remove these.")
+    return [Pair(images[name], maps[name]) for name in sorted(images)]
 
 
-def _files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[str]:
-    """Paths below a folder, hidden ones left out."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for file in files:
-            if file.lower().endswith(suffixes) and not file.startswith("."):
-                yield (Path(place) / file).relative_to(folder).as_posix()
+def _by_name(root: Path, folder: str, suffixes: tuple[str, ...], passed: Passed) -> dict[str, str]:
+    """Files below a folder of the root by their paths in it without suffix; of several with one name the first is taken."""
+    found: dict[str, str] = {}
+    files = sorted(file.path for file in walk.walk(root, folder, suffixes, passed)) if (root / folder).is_dir() else []
+    for path in files:
+        name = path[len(folder) + 1 :].rpartition(".")[0]
+        if found.setdefault(name, path) != path:
+            passed.twins.append(path)
+    return found
 
 
 def _listed(root: Path, path: Path) -> list[Pair]:
@@ -131,13 +178,16 @@ def _listed(root: Path, path: Path) -> list[Pair]:
     if not path.is_file():
         raise BadData(f"{path} does not exist; a folder with {LISTS['training']} needs {LISTS['validation']} too.")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
         words = line.split()
         if not words:
             continue
         if len(words) < 2:
             raise BadData(f"{path}, line {number}: names one file; write an image and its depth map, with a space between.")
         pair = Pair(*(word.lstrip("/") for word in words[:2]))
+        outside = [file for file in pair if ".." in Path(file).parts]
+        if outside:
+            raise BadData(f"{path}, line {number}: {outside[0]} leads out of {root}; name files in that folder.")
         missing = [file for file in pair if not (root / file).is_file()]
         if missing:
             raise BadData(f"{path}, line {number}: {root / missing[0]} does not exist; unpack it there or remove the line.")
@@ -147,48 +197,52 @@ def _listed(root: Path, path: Path) -> list[Pair]:
     return sorted(pairs)
 
 
-def read_labelled(root: Path, pair: Pair, classes: int) -> Sample:
-    """An image and its classes 0 to ``classes`` - 1, with 255 where the mask holds 0."""
-    image, mask = _read(root, pair, "mask")
-    if mask.dtype != np.uint8:
-        raise BadData(f"{root / pair.target}: holds {mask.dtype} numbers; a mask is uint8, 0 unlabelled and 1 to {classes} the classes.")
+def read_labelled(root: Path, pair: Pair, classes: int, short: int | None = None) -> Sample:
+    """An image and its classes 0 to ``classes`` - 1, with 255 where the mask holds 0. BadData for a mask of other numbers than 0 to
+    ``classes``, and for an image that would be too large with its short side resized to ``short``."""
+    image, mask = _read(root, pair, "mask", short)
+    if mask.dtype not in (np.bool_, np.uint8, np.uint16):
+        raise BadData(f"{root / pair.target}: holds {mask.dtype} numbers; a mask holds 0 for unlabelled and the classes 1 to {classes}.")
     most = int(mask.max())
     if most > classes:
         raise BadData(
             f"{root / pair.target}: holds label {most}, and the classes are 1 to {classes} with 0 for unlabelled; "
             "correct the mask or set scores.segmentation.head.classes."
         )
-    return Sample(image, mask - np.uint8(1))  # 0 wraps round to 255
+    return Sample(image, mask.astype(np.uint8) - np.uint8(1))  # 0 wraps round to 255
 
 
 def read_depth(root: Path, pair: Pair) -> Sample:
-    """An image and its depths in metres, 0 where unknown."""
+    """An image and its depths in metres, 0 where unknown. BadData for a depth map that is not of 16 bits."""
     image, depth = _read(root, pair, "depth map")
-    if depth.dtype == np.uint8:
+    if depth.dtype in (np.bool_, np.uint8):
         raise BadData(f"{root / pair.target}: has 8 bits a pixel; a depth map is a PNG of 16 bits, in millimetres.")
+    if depth.dtype != np.uint16:
+        unknown = f"holds {depth.dtype} numbers, whose unit is unknown"
+        raise BadData(f"{root / pair.target}: {unknown}; a depth map is a PNG of 16 bits, in millimetres.")
     if not depth.any():
         raise BadData(f"{root / pair.target}: every depth is zero, which means unknown; remove the pair or mend the depth map.")
     return Sample(image, depth.astype(np.float32) / np.float32(MILLIMETRES))
 
 
-def _read(root: Path, pair: Pair, word: str) -> tuple[Image.Image, np.ndarray]:
+def _read(root: Path, pair: Pair, word: str, short: int | None = None) -> tuple[Image.Image, np.ndarray]:
     """The image in RGB and the numbers of its target, of one size."""
     try:
         path = root / pair.image
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
+        with opened(path) as image:
+            check_size(image.size, short)
+            rgb = to_rgb(image)
         path = root / pair.target
-        with Image.open(path) as opened:
-            target = np.asarray(opened)
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Image.DecompressionBombError) as error:  # PIL's own
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise BadData(f"{path}: cannot be read ({reason}); mend it or remove the pair.") from None
+        with opened(path) as image:
+            target = stored(image)
+    except UNREADABLE as error:
+        raise BadData(f"{path}: cannot be read ({reason(error)}); mend it or remove the pair.") from None
     if target.ndim != 2:
         raise BadData(f"{path}: has {target.shape[2]} channels; a {word} has one.")
-    if target.shape != (image.height, image.width):
-        sizes = f"{target.shape[1]} x {target.shape[0]} px, its image {image.width} x {image.height}"
+    if target.shape != (rgb.height, rgb.width):
+        sizes = f"{target.shape[1]} x {target.shape[0]} px, its image {rgb.width} x {rgb.height}"
         raise BadData(f"{path}: the {word} is {sizes}; both must be of one size.")
-    return image, target
+    return rgb, target
 
 
 def check(

@@ -19,6 +19,9 @@ from svgbench.errors import BadInput, StorageError
 TEMPORARY = ".writing-"
 """Prefix of what is not finished; swept at the next start."""
 
+MOST_BYTES = 2**31
+"""Of a picture's file; a larger one is no picture."""
+
 AGAIN = "check it, then run the same command again, finished work is kept."
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
@@ -117,6 +120,39 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A user's file, for reading. OSError "is not a regular file" for a directory, a pipe, a device or a socket: reading one could wait for
+    ever, and opening one could change something."""
+    descriptor = -1
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # another may have taken its place
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        if descriptor >= 0:
+            os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a user's file. OSError when it is not a regular file or has more than ``most`` bytes."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"has {size:,} bytes, more than {most:,}", str(path))
+        return file.read()
+
+
+def is_inside(root: Path, path: Path) -> bool:
+    """Whether a path, with symbolic links followed, is of something in a folder."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of links
+        return False
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -1,9 +1,11 @@
 """Hugging Face datasets as a source of images: what ``save_to_disk`` wrote, or a folder of the hub's parquet files. No torch.
 
 Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files to a cache first. The image
-column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; the label column the first
-``ClassLabel`` (else ``label``), numbers or strings. Splits are ``train`` and ``validation`` (``val``, ``valid``; others are left out);
-without the latter a share of each class is held out.
+column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; a ``path`` without bytes
+names a file in the dataset's folder, from which it counts when it is relative, and no other. The label column is the first
+``ClassLabel`` (else ``label``), numbers or strings. Each file's labels are understood by its own class names, so splits and files that
+number the classes differently are brought together. Splits are found by the words of their names; without a validation or test split a
+share of each class is held out.
 
 Arrow files are memory-mapped and read at any row. Parquet is compressed in groups of rows, so the wanted images are laid out once in source
 order, a flat file beside each parquet file's rows, while a store is packed.
@@ -12,7 +14,6 @@ order, a flat file beside each parquet file's rows, while a store is packed.
 from __future__ import annotations
 
 import json
-import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
@@ -23,40 +24,51 @@ from typing import Any
 import numpy as np
 
 from svgbench.errors import BadData
-from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space
-from svgbench.world.listing import VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
+from svgbench.world import walk
+from svgbench.world.decode import reason
+from svgbench.world.files import failpoint, guarded, is_inside, need_space, read_regular, replacing
+from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
+from svgbench.world.progress import tell_once
+from svgbench.world.splits import check_links, choose_splits, split_of
+from svgbench.world.walk import Found, Passed
 
-PARQUET_FOLDERS = ("", "data", "train")
-"""Where the hub's parquet files lie below a dataset's folder."""
+PARQUET = (".parquet",)
+ABOUT = ("dataset_dict.json", "state.json")
+"""What ``save_to_disk`` writes beside the splits, or beside the data of one."""
+JSON_BYTES = 1 << 26
+"""A longer JSON file is none of a dataset's."""
 ROWS = 64
 """Parquet rows in memory at a time."""
 
 
 def holds(root: Path) -> bool:
     """Whether a directory is such a dataset."""
-    return any((root / name).is_file() for name in ("dataset_dict.json", "state.json")) or bool(_parquet(root))
+    apart = any(split_of(name) == "train" for name in _saved_apart(root))
+    return apart or any((root / name).is_file() for name in ABOUT) or bool(_parquet(root))
 
 
-def identity(root: Path) -> str:
-    """Digest of the names and sizes of its data files."""
-    files = _split(root)
-    return digest_of_files(root, [*files.train, *files.val])
+def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
+    """The folder that paths count from, the data files, those that say which they are, and image files, which rows may name."""
+    split = _split(root, passed)
+    data = [*split.train, *split.val]
+    about = {f"{folder}/{name}".lstrip("/") for folder in ("", *(f.path.rpartition("/")[0] for f in data)) for name in ABOUT}
+    about_files = [walk.stamped(root, name) for name in sorted(about) if (root / name).is_file()]
+    return root, [*data, *about_files, *walk.walk(root, "", SUFFIXES, Passed(), links=False)]
 
 
 def collect(root: Path) -> Collection:
     """The images of a dataset, by its label column and its images' names; no image is read."""
-    split = _split(root)
-    files, count = [*split.train, *split.val], len(split.train)
-    arrow = files[0].suffix == ".arrow"
-    parts = [_open_arrow(file) if arrow else _open_parquet(file) for file in files]
-    names = parts[0].names
-    labels = [part.labels for part in parts]
-    known = sorted({str(value) for rows in labels[:count] for value in rows}) if _texts(labels) else None
-    numbers = [_numbers(part, known or names) for part in parts]
+    split = _split(root, Passed())
+    relative = tuple(file.path for file in (*split.train, *split.val))
+    paths, count = [root / path for path in relative], len(split.train)
+    parts = [_open_arrow(path) if path.suffix == ".arrow" else _open_parquet(path) for path in paths]
+    names = _names(parts[:count])
+    declared = any(part.names for part in parts[:count])
+    numbers = [_numbers(part, names, root, declared=declared) for part in parts]
     train_numbers = [number for rows in numbers[:count] for number in rows]
     if not train_numbers:
         raise BadData(f"{root}: its training split holds no rows; give a dataset with images.")
-    classes = tuple(known or names or numbered(root, train_numbers))
+    classes = names or numbered(root, train_numbers)
 
     def entries(name: str, places: range) -> list[Entry]:
         start = [name] if split.named else []
@@ -67,10 +79,9 @@ def collect(root: Path) -> Collection:
         ]
 
     train = entries("train", range(count))
-    val = entries("val", range(count, len(files))) if split.val else None
+    val = entries("val", range(count, len(paths))) if split.val else None
     check_classes(root, classes, train, val)
-    relative = tuple(file.relative_to(root).as_posix() for file in files)
-    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(files, parts, wanted, scratch), relative)
+    return Collection(root, classes, train, val, lambda wanted, scratch: _reader(root, paths, parts, wanted, scratch), relative)
 
 
 @dataclass(frozen=True)
@@ -101,54 +112,82 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def _parquet(root: Path) -> list[Path]:
-    """The parquet files of a dataset's folder and of its split folders."""
-    for inner in PARQUET_FOLDERS:
-        if found := sorted((root / inner).glob("*.parquet")):
-            return found if inner != "train" else sorted(file for file in root.glob("*/*.parquet"))
+def _saved_apart(root: Path) -> list[str]:
+    """Folders whose names mean a split and in which ``save_to_disk`` left one."""
+    return [name for name in walk.folders(root) if split_of(name) and (root / name / ABOUT[1]).is_file()]
+
+
+def _parquet(root: Path) -> list[str]:
+    """Parquet files, and folders of them whose names mean a split (with a slash behind): of a dataset's folder, else of its ``data``."""
+    for under in ("", "data/"):
+        inner = root / under
+        if inner.is_dir():
+            files = [p for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and not p.name.startswith(".")]
+            files = [p.name for p in sorted(files) if p.is_file() or walk.leads_nowhere(p)]  # the absence of a linked file is said
+            folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
+            if files or any(split_of(name) == "train" for name in folders):
+                return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]
     return []
 
 
-def _split(root: Path) -> Files:
+def _holds_parquet(folder: Path) -> bool:
+    """Whether the first data file below a folder is a parquet file and not an image."""
+    return walk.first(folder, PARQUET + SUFFIXES).lower().endswith(PARQUET)
+
+
+def _split(root: Path, passed: Passed) -> Files:
     """Data files for training and for validation."""
-    if (root / "dataset_dict.json").is_file():
-        names = _json(root / "dataset_dict.json").get("splits", [])
-        if "train" not in names:
+    check_links(root)
+    if (root / ABOUT[0]).is_file():
+        names = _json(root / ABOUT[0]).get("splits", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
+            raise BadData(f"{root / ABOUT[0]}: lists no splits; save the dataset again.")
+        if not any(split_of(name) == "train" for name in names):
             raise BadData(f"{root}: has the splits {', '.join(names) or 'none'}; a split 'train' is needed.")
-        own = next((name for name in VALIDATION if name in names), None)
-        return Files(_saved(root / "train"), _saved(root / own) if own else [], True)
-    if (root / "state.json").is_file():
-        return Files(_saved(root), [], False)
-    files = _parquet(root)
-    by_split: defaultdict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        folder = file.parent.name if file.parent.name in ("train", *VALIDATION) else ""
-        by_split[folder or re.split(r"[-._]", file.name)[0].lower()].append(file)
-    if "train" not in by_split:
-        return Files(files, [], False)
-    return Files(by_split["train"], next((by_split[name] for name in VALIDATION if name in by_split), []), True)
+    elif (root / ABOUT[1]).is_file():
+        return Files(_saved(root, ""), [], False)
+    else:
+        names = _saved_apart(root)
+    if names:
+        chosen = choose_splits(root, names, passed, single=True)
+        return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
+    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root)}
+    place = next(iter(of.values())).rstrip("/").rpartition("/")[0]
+    check_links(root / place)
+    beside = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
+    chosen = choose_splits(root, [*of, *beside], passed, single=all(name.endswith("/") for name in of.values() if split_of(name)))
+    if chosen is None:
+        passed.others += beside
+        return Files([walk.stamped(root, name) for name in of.values()], [], False)
+
+    def found(name: str) -> list[Found]:
+        path = of[name]
+        return sorted(walk.walk(root, path.rstrip("/"), PARQUET, passed)) if path.endswith("/") else [walk.stamped(root, path)]
+
+    return Files(*([file for name in part for file in found(name)] for part in chosen), True)
 
 
-def _saved(directory: Path) -> list[Path]:
+def _saved(root: Path, split: str) -> list[Found]:
     """The arrow files that ``save_to_disk`` lists for one split."""
-    state = _json(directory / "state.json")
+    directory = root / split
+    state = _json(directory / ABOUT[1])
     if any(value for key, value in state.items() if key.startswith("_indices")):
         raise BadData(f"{directory}: holds a selection of rows that was not flattened; call flatten_indices() before save_to_disk().")
     try:
-        files = [directory / Path(entry["filename"]).name for entry in state["_data_files"]]
+        names = [Path(entry["filename"]).name for entry in state["_data_files"]]
     except (KeyError, TypeError):
-        files = []
-    absent = [file for file in files if not file.is_file()]
-    if absent or not files:
-        raise BadData(f"{absent[0] if absent else directory / 'state.json'}: is missing or lists no data; save the dataset again.")
-    return files
+        names = []
+    absent = [directory / name for name in names if not (directory / name).is_file()]
+    if absent or not names:
+        raise BadData(f"{absent[0] if absent else directory / ABOUT[1]}: is missing or lists no data; save the dataset again.")
+    return [walk.stamped(root, f"{split}/{name}" if split else name) for name in names]
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadData(f"{path}: cannot be read ({error}); save the dataset again.") from None
+        content = json.loads(read_regular(path, JSON_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadData(f"{path}: cannot be read ({reason(error)}); save the dataset again.") from None
     return content if isinstance(content, dict) else {}
 
 
@@ -191,8 +230,9 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
     """The image and the label column, and the names of the classes where the features say them."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         features = {}
+    features = features if isinstance(features, dict) else {}
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     chosen = []
     for kind, plain in (("Image", "image"), ("ClassLabel", "label")):
@@ -200,38 +240,83 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
         if name not in schema.names:
             raise BadData(f"{file}: has no column '{plain}' among {', '.join(schema.names)}; give a dataset of images with labels.")
         chosen.append(name)
+    _check_images(file, chosen[0], schema.field(chosen[0]).type)
     names = features.get(chosen[1], {}).get("names") if kinds.get(chosen[1]) == "ClassLabel" else None
     return chosen[0], chosen[1], tuple(names) if names else None
 
 
-def _texts(labels: Sequence[Sequence[Any]]) -> bool:
-    """Whether labels are strings."""
-    return any(isinstance(rows[0], str) for rows in labels if rows)
+def _names(parts: Sequence[_Part]) -> tuple[str, ...]:
+    """The names of the training classes: in the order of the first file that has them, then those that only others have; strings that are
+    labels themselves by the alphabet. Empty where labels are numbers without names."""
+    texts = sorted({value for part in parts for value in part.labels if isinstance(value, str)})
+    declared = list(dict.fromkeys(part.names for part in parts if part.names))
+    if len(declared) == 1 and not texts:
+        return declared[0]
+    return tuple(dict.fromkeys([*(name for names in declared for name in names), *texts]))
 
 
-def _numbers(part: _Part, names: Sequence[str] | None) -> list[int]:
-    """Labels as numbers; BadData at the first that is absent or that no class has."""
-    known = {name: number for number, name in enumerate(names or ())}
+def _check_images(file: Path, column: str, kind: Any) -> None:
+    """BadData unless a column of images holds bytes, or structs of bytes and, where they have it, a path."""
+    types = _pyarrow().types
+
+    def holds(kind: Any, *tests: Any) -> bool:
+        return any(test(kind) for test in tests)
+
+    fields = {field.name: field.type for field in kind.fields} if types.is_struct(kind) else {"bytes": kind}
+    good = "bytes" in fields and holds(fields["bytes"], types.is_binary, types.is_large_binary, types.is_null)
+    if not good or not holds(fields.get("path", _pyarrow().string()), types.is_string, types.is_large_string, types.is_null):
+        raise BadData(f"{file}: the column '{column}' is of the type {kind}; images are bytes, or structs of bytes and a path.")
+
+
+def _numbers(part: _Part, classes: Sequence[str], root: Path, *, declared: bool) -> list[int]:
+    """Labels as numbers of the training classes, by name where the file has names; BadData at the first that is absent, out of range, or of
+    a class that training does not have. ``declared``: the numbers of the training classes are the data set's own."""
+    own = part.names or ()
+    direct = own == classes if own else declared or not classes
+    known = {name: number for number, name in enumerate(classes)}
+    if not direct and (len(known) < len(classes) or len(set(own)) < len(own)):
+        raise BadData(f"{part.file}: two classes have one name, so labels cannot be compared by name; give each class its own name.")
+    if declared and not own and any(isinstance(value, int) for value in part.labels):
+        tell_once(f"data: {part.file}: has no class names, so its labels are taken for the numbers that the training images use.")
+    most = len(own or classes) or None
+
+    def name_of(value: Any) -> str:
+        return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else str(value)
+
     found = []
     for row, value in enumerate(part.labels):
-        number = known.get(value, -1) if isinstance(value, str) else value
-        if number is None or number == -1:
-            raise BadData(f"{part.file}: row {row} has no label, or one that no training image has ({value!r}); remove or mend it.")
-        if not isinstance(number, int) or number < 0 or (names and number >= len(names)):
+        if value is None or value == -1:
+            raise BadData(f"{part.file}: row {row} has no label ({value!r}); remove or mend it.")
+        if not isinstance(value, int | str) or isinstance(value, bool):
+            raise BadData(f"{part.file}: row {row} has label {value!r}; labels are names, or whole numbers from 0.")
+        if isinstance(value, int) and (value < 0 or (most and (own or direct) and value >= most)):
             raise BadData(f"{part.file}: row {row} has label {value!r}; labels are whole numbers from 0 below the number of classes.")
-        found.append(number)
+        if isinstance(value, int) and direct:
+            found.append(value)
+        elif (name := name_of(value)) in known:
+            found.append(known[name])
+        else:
+            strange = {name_of(one) for one in part.labels} - known.keys()
+            raise unknown_classes(str(part.file.relative_to(root)), strange, classes or ["numbers without names"])
     return found
 
 
-def _reader(files: Sequence[Path], parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> Read:
+def _reader(root: Path, files: Sequence[Path], parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> Read:
     if files[0].suffix == ".arrow":
         columns = [_Column(part.images) for part in parts]
-        return lambda entry: columns[entry.file].content(entry.at)
+
+        def read_row(entry: Entry) -> bytes:
+            content = columns[entry.file].content(entry.at)
+            return _named(root, parts[entry.file], entry.at) if content is None else content
+
+        return read_row
     laid = _lay_out(parts, wanted, scratch)
 
     def read(entry: Entry) -> bytes:
-        file, ends = laid[entry.file]
-        begin, end = ends[entry.at], ends[entry.at + 1]
+        file, places = laid[entry.file]
+        begin, end = places[entry.at].tolist()
+        if begin < 0:
+            return _named(root, parts[entry.file], entry.at)
         with file.open("rb") as opened:
             opened.seek(begin)
             return opened.read(end - begin)
@@ -246,44 +331,49 @@ class _Column:
         self._chunks = column.chunks
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)]).tolist()
         self._bytes = [chunk.field("bytes") if _has(chunk.type, "bytes") else chunk for chunk in self._chunks]
-        self._paths = [chunk.field("path") if _has(chunk.type, "path") else None for chunk in self._chunks]
 
-    def content(self, row: int) -> bytes:
-        """The bytes of one image."""
+    def content(self, row: int) -> bytes | None:
+        """The bytes of one image; None where the row has none."""
         number = bisect_right(self._starts, row) - 1
-        place = row - self._starts[number]
-        paths = self._paths[number]
-        return _content(self._bytes[number][place].as_py(), paths[place].as_py() if paths is not None else None)
+        return self._bytes[number][row - self._starts[number]].as_py()
 
 
-def _content(content: bytes | None, path: str | None) -> bytes:
-    """An image's bytes, those of the file it names where it has none; nothing where that is absent too."""
-    if content is None and path and Path(path).is_file():
-        return Path(path).read_bytes()
-    return content or b""
+def _named(root: Path, part: _Part, row: int) -> bytes:
+    """The bytes of the file that a row without bytes names, none where it names no file. BadData for one outside the dataset's folder."""
+    name = part.paths[row]
+    if not name:
+        return b""
+    path = root / name
+    if not is_inside(root, path):
+        raise BadData(
+            f"{part.file}: row {row} has no image but names the file {name}, which is outside {root}; "
+            "only files in a dataset's own folder are read, so copy it there or save the dataset with its images."
+        )
+    return read_regular(path)
 
 
 def _lay_out(parts: Sequence[_Part], wanted: Sequence[Entry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
-    """The wanted images of each parquet file in one flat file, with the ends of all rows; what is laid out already is used again."""
+    """The wanted images of each parquet file in one flat file, and where each row's bytes are in it; what is laid out is used again."""
     rows: defaultdict[int, set[int]] = defaultdict(set)
     for entry in wanted:
         rows[entry.file].add(entry.at)
     laid = {}
     for number in sorted(rows):
-        flat, ends = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.ends.npy"
-        if not ends.is_file():
-            _lay_out_one(parts[number], rows[number], flat, ends)
-        laid[number] = (flat, np.load(ends, allow_pickle=False))
+        flat, places = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.places.npy"
+        if not places.is_file():
+            _lay_out_one(parts[number], rows[number], flat, places)
+        laid[number] = (flat, np.load(places, allow_pickle=False))
     return laid
 
 
-def _lay_out_one(part: _Part, rows: set[int], flat: Path, ends: Path) -> None:
-    """``flat``: the bytes of some rows one after the other; ``ends`` int64 [rows + 1], written last: where each row's bytes end."""
+def _lay_out_one(part: _Part, rows: set[int], flat: Path, places: Path) -> None:
+    """``flat``: the bytes of some rows one after the other; ``places`` int64 [rows, 2], written last: where each row's bytes begin and end,
+    -1 for a row without any."""
     pa = _pyarrow()
     with guarded(flat):
         flat.parent.mkdir(parents=True, exist_ok=True)
         need_space(flat.parent, part.file.stat().st_size * len(rows) // max(len(part.labels), 1))
-    lengths = np.zeros(len(part.labels) + 1, np.int64)
+    found = np.full((len(part.labels), 2), -1, np.int64)
     row = 0
     with guarded(flat), flat.open("wb") as file:
         try:
@@ -292,15 +382,13 @@ def _lay_out_one(part: _Part, rows: set[int], flat: Path, ends: Path) -> None:
                     for value in batch.column(0):
                         if row in rows:
                             content = value.as_py()
-                            image = _content(content.get("bytes"), content.get("path")) if isinstance(content, dict) else content or b""
-                            file.write(image)
-                            lengths[row + 1] = len(image)
+                            image = content.get("bytes") if isinstance(content, dict) else content
+                            if image is not None:
+                                found[row] = file.tell(), file.tell() + len(image)
+                                file.write(image)
                         row += 1
         except pa.ArrowException as error:
             raise _unreadable(part.file, error) from None
-    temporary = ends.with_name(f"{TEMPORARY}{ends.name}")
-    with guarded(ends):
-        with temporary.open("wb") as file:
-            np.save(file, np.cumsum(lengths))
-        temporary.replace(ends)
+    with replacing(places) as file:
+        np.save(file, found)
     failpoint("images.laid")

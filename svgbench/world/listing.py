@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
+from svgbench.world.walk import Found, named
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
-"""What is taken for an image, in lower case."""
-VALIDATION = ("val", "validation", "valid")
-"""Names of a folder or split of validation images, the first found."""
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
+"""What is taken for an image, in lower case. Others (``.gif``, which may hold many pictures) are passed over and counted."""
+LISTED = 12
+"""So many class names are listed in a sentence."""
 
 
 class Entry(NamedTuple):
@@ -37,10 +38,10 @@ class Entry(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The files of a source that hold many images each."""
+    """The files of a source that hold many images each, below its root."""
 
-    train: list[Path]
-    val: list[Path]
+    train: list[Found]
+    val: list[Found]
     """Empty where the source has no validation images of its own."""
     named: bool
     """Whether the source says which are for training; then its images' paths begin with the split's name."""
@@ -146,10 +147,13 @@ def root_of(source: str, *, advice: str = "give --data (or --set data.source=) a
     return root
 
 
-def digest_of_files(root: Path, files: Iterable[Path]) -> str:
-    """Digest of relative names and sizes of a source's files, whatever their order and wherever they lie."""
-    lines = sorted(f"{file.relative_to(root).as_posix()}\0{file.stat().st_size}\n" for file in files)
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+def unknown_classes(where: str, names: Iterable[str], classes: Sequence[str]) -> BadData:
+    """The error for validation images of classes that training does not have, with both lists."""
+    found, known = named(sorted(set(names)), LISTED), named(list(classes), LISTED)
+    return BadData(
+        f"{where}: has classes that the training images do not have ({found}); training has {len(classes)} ({known}); "
+        "give both splits the same class names."
+    )
 
 
 def _hold_out(entries: Iterable[Entry], *, share: float, seed: int) -> tuple[list[Entry], list[Entry]]:

@@ -7,7 +7,7 @@ many images of each split it takes from the front, which is the same choice as p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from svgbench.config.records import digest
 from svgbench.config.schema import Data
 from svgbench.errors import BadData, BrokenArtifact
-from svgbench.world.files import sha256_of, write_atomic
+from svgbench.world import catalogue, walk
+from svgbench.world.files import write_atomic
 
 FORMAT = 2
 """Of ``images.json``; 1 had no digests."""
@@ -25,7 +26,8 @@ NEEDED = ("counts", "resolution", "classes", "masks", "skipped")
 """Fields without which a store cannot be opened."""
 SPLITS = ("train", "val")
 QUICK_BYTES = 1 << 30
-"""Files up to this size are read whole when a run takes a packed store over; ``data verify`` reads all."""
+"""Larger files of a store that was packed elsewhere are known by their size and the listed digest at first sight, and are read whole once
+they change; ``data verify`` reads all."""
 
 
 def holds(root: Path) -> bool:
@@ -77,6 +79,7 @@ def resolved(directory: Path) -> tuple[Path, dict[str, Any], dict[str, int]]:
     whole = read(place)
     if whole.get("digest") != about["packed"]["digest"]:
         raise BrokenArtifact(f"{place}: was packed again since {directory} was made of it; remove {directory} and run again.")
+    _confirm(place, whole)
     return place, whole, about["counts"]
 
 
@@ -85,9 +88,17 @@ def digests(directory: Path) -> dict[str, str]:
     return {name: facts["sha256"] for name, facts in resolved(directory)[1].get("files", {}).items()}
 
 
+def confirmed(directory: Path) -> dict[str, str]:
+    """``digests``, after the files were compared with them; BrokenArtifact when one is not what is listed."""
+    place, about, _ = resolved(directory)
+    _confirm(place, about)
+    return digests(directory)
+
+
 def identity(root: Path, data: Data) -> str:
     """Digest of what a packed store holds, wherever it lies and whatever it was packed from; BadData when a run cannot use it."""
     about = _usable(root, data)
+    _confirm(root, about)
     facts = {name: about[name] for name in ("classes", "resolution", "counts", "masks")}
     return digest({**facts, "files": {name: file["sha256"] for name, file in about["files"].items()}})
 
@@ -98,33 +109,63 @@ def counts(root: Path, data: Data) -> dict[str, int]:
 
 
 def adopt(data: Data, out: Path) -> None:
-    """An ``images.json`` in ``out`` that stands on the packed store ``data.source``; its files up to a size are read whole first."""
+    """An ``images.json`` in ``out`` that names the packed store ``data.source``; its files are checked first."""
     place = Path(data.source).expanduser().resolve()
     about = _usable(place, data)
+    for _ in damages(place, about, whole=False):
+        pass
     if data.identity and identity(place, data) != data.identity:
         raise BadData(f"{place}: was packed again after this run was planned; run the same command again.")
-    for _ in damages(place, about, most=QUICK_BYTES):
-        pass
     kept = {name: about[name] for name in ("source", "identity", "resolution", "classes", "masks", "skipped")}
     write(out, {**kept, "counts": counts(place, data), "packed": {"place": str(place), "digest": about["digest"]}})
 
 
-def damages(directory: Path, about: Mapping[str, Any], most: int | None = None) -> Iterator[tuple[str, int]]:
+def damages(directory: Path, about: Mapping[str, Any], *, whole: bool = True) -> Iterator[tuple[str, int]]:
     """Name and bytes of one file after the other as it is found whole; BrokenArtifact at the first that is not: absent, of another size,
-    shape or type, of another digest (files over ``most`` bytes by size alone), or with a label that no class has."""
+    shape or type, of another digest, or with a label that no class has. ``whole``: all bytes are read, not only those of files that may
+    have changed since they were last read."""
     for split in SPLITS:
         for name, (shape, kind) in rows(about, split).items():
-            path, facts = directory / name, about["files"].get(name, {})
-            if not path.is_file():
-                raise BrokenArtifact(f"{path}: is missing; pack the images again.")
-            if path.stat().st_size != facts.get("bytes"):
-                raise BrokenArtifact(f"{path}: has {path.stat().st_size} bytes, not {facts.get('bytes')} as listed; pack them again.")
-            array = mapped(path, shape, kind)
-            if (most is None or facts["bytes"] <= most) and sha256_of(path) != facts["sha256"]:
-                raise BrokenArtifact(f"{path}: its bytes are not those that were packed; pack the images again.")
+            array = mapped(_sized(directory, about, name), shape, kind)
+            _confirm(directory, about, [name], whole=whole)
             if name.endswith("labels.npy") and len(array) and not 0 <= array.min() <= array.max() < len(about["classes"]):
+                path = directory / name
                 raise BrokenArtifact(f"{path}: holds a label outside 0 to {len(about['classes']) - 1}; pack the images again.")
-            yield name, facts["bytes"]
+            yield name, about["files"][name]["bytes"]
+
+
+def record(directory: Path, about: Mapping[str, Any]) -> None:
+    """Notes the files of a store that was just packed, so that a later change of one of them is seen without reading it."""
+    for name, facts in about["files"].items():
+        catalogue.record(directory, {name: facts["sha256"]}, [walk.stamped(directory, name)], _purpose(name))
+
+
+def _confirm(directory: Path, about: Mapping[str, Any], names: Iterable[str] | None = None, *, whole: bool = False) -> None:
+    """BrokenArtifact when a file is not the one that ``images.json`` lists. Labels are always read; images when their size, times or inode
+    are not those of the last reading, or when they were never read here and are not larger than ``QUICK_BYTES``."""
+    if names is None:
+        names = [name for split in SPLITS for name in rows(about, split)] if "files" in about else []  # a store of format 1 has none
+    for name in names:
+        file = walk.stamped(directory, _sized(directory, about, name).name)
+        listed = about["files"][name]["sha256"]
+        given = {name: listed} if file.size > QUICK_BYTES else {}
+        every = whole or name.endswith("labels.npy")
+        if catalogue.read(directory, [file], _purpose(name), whole=every, given=given, say=False).digests[name] != listed:
+            raise BrokenArtifact(f"{directory / name}: its bytes are not those that were packed; pack the images again.")
+
+
+def _sized(directory: Path, about: Mapping[str, Any], name: str) -> Path:
+    """A file of a store; BrokenArtifact when it is absent or of another size than listed."""
+    path, wanted = directory / name, about["files"].get(name, {}).get("bytes")
+    if not path.is_file():
+        raise BrokenArtifact(f"{path}: is missing; pack the images again.")
+    if path.stat().st_size != wanted:
+        raise BrokenArtifact(f"{path}: has {path.stat().st_size} bytes, not {wanted} as listed; pack the images again.")
+    return path
+
+
+def _purpose(name: str) -> str:
+    return f"packed {name}"
 
 
 def mapped(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:

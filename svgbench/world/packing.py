@@ -25,7 +25,8 @@ import numpy as np
 from svgbench.config.schema import Data
 from svgbench.errors import BadConfig, BadData, Interrupted
 from svgbench.world import packed, shapes, sources
-from svgbench.world.crop import read_image, reason
+from svgbench.world.crop import read_image
+from svgbench.world.decode import reason
 from svgbench.world.files import TEMPORARY, failpoint, guarded, need_space, sha256_of, sweep
 from svgbench.world.listing import Entry, Listing, Read
 from svgbench.world.packed import SPLITS
@@ -88,6 +89,9 @@ def pack(data: Data, out: Path, runtime: Runtime) -> dict[str, Any]:
     with Stop() as stop, runtime.progress("images", total, done=journal.seen.total()) as bar:
         for split in SPLITS:
             _write_split(split, source, out, data.resolution, journal, bar.advance, stop)
+    if data.source != "shapes" and sources.identity(data.model_copy(update={"identity": source.identity})) != source.identity:
+        (out / JOURNAL).unlink()  # nothing that was packed can be trusted
+        raise BadData(f"{data.source}: its files changed while they were packed; run the same command again.")
     about: dict[str, Any] = {"source": data.source, "identity": source.identity, "listing": source.listing, "asked": asked}
     about |= {"resolution": data.resolution, "classes": list(source.classes), "masks": source.masks}
     about |= {"counts": {split: journal.rows[split] for split in SPLITS}, "skipped": journal.skipped}
@@ -189,7 +193,7 @@ def _crop(entry: Entry, *, read: Read, resolution: int) -> np.ndarray | str:
     except FileNotFoundError:
         return "has vanished"
     except OSError as error:
-        return error.strerror or reason(error)
+        return reason(error)
     return read_image(content, resolution)
 
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -150,6 +151,26 @@ def open_bar(
         yield bar
     finally:
         bar.close()
+
+
+def speaks() -> bool:
+    """Whether this process talks to the user: under torchrun only the first one does."""
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def tell(sentence: str) -> None:
+    """One line to the user on standard error; characters that are not printable (of file names) are shown as escapes."""
+    if speaks():
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+
+
+@cache
+def tell_once(sentence: str) -> None:
+    """``tell``, but each sentence once a process."""
+    tell(sentence)
 
 
 def duration(seconds: float) -> str:

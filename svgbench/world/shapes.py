@@ -4,18 +4,21 @@ Image i of a split is a function of (seed, split, i) alone: every random number 
 order. A class is a shape, a pair of colours and a texture, as a zebra is a silhouette, black with white, and stripes. Nearly every colour
 belongs to two or three classes and every texture to two, so that no single cue decides; one image in eight draws its palette at random and
 one in eight its texture. Background, place, size, turn and light are independent of the class. Edges are antialiased by signed distances,
-so that the same image can be drawn at any resolution.
+so that the same image can be drawn at any resolution. Its bytes are the same on every processor: what is no plain addition, multiplication,
+division or square root is in ``exact``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from svgbench.errors import BadData
+from svgbench.world.exact import arctangent, cosine, interpolated, mean, sine
 
 TEXTURES = ("plain", "striped", "checked", "dotted", "ringed")
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black")
@@ -127,7 +130,7 @@ def _scene(indices: np.ndarray, labels: np.ndarray, key: int) -> _Scene:
         x=(2 * u[:, 17] - 1) * reach, y=(2 * u[:, 18] - 1) * reach, size=size, turn=(u[:, 19] - 0.5) * (np.pi * 2 / 3),
         palette=palette, texture=texture, colours=colours.clip(0, 1).astype(np.float32),
         period=0.26 + 0.12 * u[:, 20], phase=u[:, 21:23], grain=(u[:, 23] - 0.5) * 1.0,
-        ground_name=((middle[:, None] - _RGB[None]) ** 2).sum(-1).argmin(-1), ground=np.stack([first, second], 1),
+        ground_name=_squared(middle[:, None] - _RGB[None]).argmin(-1), ground=np.stack([first, second], 1),
         ground_turn=u[:, 24] * 2 * np.pi,
         ground_wave=np.stack([np.where(u[:, 25] < 0.5, 0.0, 0.10 * u[:, 26]), 0.3 + 0.7 * u[:, 27], u[:, 28]], 1),
         speckle=0.16 * u[:, 29], light=0.85 + 0.3 * u[:, 30], noise=0.02 * u[:, 31],
@@ -138,7 +141,7 @@ def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.nd
     """Pixels uint8 [n, 3, H, W] and masks uint8 [n, H, W] of the scenes."""
     axis = ((np.arange(resolution, dtype=np.float32) + 0.5) * (2 / resolution) - 1).astype(np.float32)
     py, px = np.meshgrid(axis, axis, indexing="ij")
-    c, s = _wide(np.cos(scene.turn)), _wide(np.sin(scene.turn))
+    c, s = _wide(cosine(scene.turn)), _wide(sine(scene.turn))
     dx, dy = px[None] - _wide(scene.x), py[None] - _wide(scene.y)
     size = _wide(scene.size)
     u, v = (c * dx + s * dy) / size, (c * dy - s * dx) / size  # the object's own frame, y down, the shape about 1 in radius
@@ -161,37 +164,36 @@ def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.nd
 
 def _background(scene: _Scene, px: np.ndarray, py: np.ndarray, key: int) -> np.ndarray:
     """Gradient + ripple + value noise, [n, 3, H, W]."""
-    along = _wide(np.cos(scene.ground_turn)) * px[None] + _wide(np.sin(scene.ground_turn)) * py[None]
+    along = _wide(cosine(scene.ground_turn)) * px[None] + _wide(sine(scene.ground_turn)) * py[None]
     mix = np.clip(0.5 + 0.4 * along, 0, 1)[:, None]
     ground = scene.ground[:, 0, :, None, None] * (1 - mix) + scene.ground[:, 1, :, None, None] * mix
     amplitude, period, phase = (_wide(column) for column in scene.ground_wave.T)
-    shade = amplitude * np.sin(2 * np.pi * (along / period + phase))
+    shade = amplitude * sine(2 * np.pi * (along / period + phase))
     cells = 7
     lattice = (_uniform(key ^ 0x1A77, scene.indices, cells * cells).reshape(-1, cells, cells) - 0.5) * (2 * _wide(scene.speckle))
-    weights = np.maximum(0, 1 - np.abs((py[:, 0, None] + 1) / 2 * (cells - 1) - np.arange(cells))).astype(np.float32)  # [H, cells] tent
-    shade += np.matmul(np.matmul(weights, lattice), weights.T)
+    shade += interpolated(lattice, (py[:, 0] + 1) / 2 * (cells - 1))
     return ground + shade[:, None]
 
 
 def _texture(scene: _Scene, u: np.ndarray, v: np.ndarray, resolution: int) -> np.ndarray:
     """Share of the second colour at each pixel, [n, H, W], soft over one pixel."""
-    c, s = _wide(np.cos(scene.grain)), _wide(np.sin(scene.grain))
+    c, s = _wide(cosine(scene.grain)), _wide(sine(scene.grain))
     a, b = c * u + s * v, c * v - s * u
     period = _wide(scene.period / scene.size)  # the period is of the picture, not of the object: a texture has a scale of its own
     a, b = a / period + _wide(scene.phase[:, 0]), b / period + _wide(scene.phase[:, 1])
     sharp = _wide(scene.period) * resolution / (2 * np.pi)  # slope that turns a sine's zero crossing into a ramp one pixel wide
     radius = np.sqrt(u * u + v * v) / period + _wide(scene.phase[:, 0])
     fields = {
-        "striped": lambda r: np.sin(2 * np.pi * a[r]),
-        "checked": lambda r: 1.4 * np.sin(np.pi * a[r]) * np.sin(np.pi * b[r]),
-        "dotted": lambda r: np.cos(2 * np.pi * a[r]) + np.cos(2 * np.pi * b[r]) - 0.7,
-        "ringed": lambda r: np.sin(2 * np.pi * radius[r]),
+        "striped": lambda r: sine(2 * np.pi * a[r]),
+        "checked": lambda r: 1.4 * sine(np.pi * a[r]) * sine(np.pi * b[r]),
+        "dotted": lambda r: cosine(2 * np.pi * a[r]) + cosine(2 * np.pi * b[r]) - 0.7,
+        "ringed": lambda r: sine(2 * np.pi * radius[r]),
     }
     blend = np.empty_like(u)
     for index, name in enumerate(TEXTURES):
         rows = scene.texture == index
         if name == "plain":  # the second colour is a rim of light towards one side
-            blend[rows] = np.clip(0.15 + 0.45 * (a[rows] - a[rows].mean((1, 2), keepdims=True)) * period[rows], 0, 0.6)
+            blend[rows] = np.clip(0.15 + 0.45 * (a[rows] - _wide(mean(a[rows].reshape(-1, resolution**2)))) * period[rows], 0, 0.6)
         else:
             blend[rows] = np.clip(0.5 + fields[name](rows) * sharp[rows], 0, 1)
     return blend
@@ -231,8 +233,9 @@ def _polygon(*corners: tuple[float, float]) -> Callable[[np.ndarray, np.ndarray]
 
 def _around(radii: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
     """Corners at equal angles, the first one up."""
-    angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
-    return tuple((float(r * np.sin(a)), float(-r * np.cos(a))) for r, a in zip(radii, angles, strict=True))
+    angles = (2 * math.pi * number / len(radii) for number in range(len(radii)))
+    corners = ((r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, angles, strict=True))
+    return tuple((round(x, 12), round(y, 12)) for x, y in corners)  # a C library's last bit does not count
 
 
 def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -258,9 +261,9 @@ def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 def _flower(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Five petals: a radius that waves; divided by the slope of its edge, so that the edge stays one pixel wide."""
-    radius, angle = np.sqrt(u * u + v * v), np.arctan2(u, -v)
-    edge = np.float32(0.70) + np.float32(0.24) * np.cos(5 * angle)
-    return (radius - edge) / np.sqrt(1 + (np.float32(1.2) * np.sin(5 * angle) / np.maximum(radius, 0.3)) ** 2)
+    radius, angle = np.sqrt(u * u + v * v), arctangent(u, -v)
+    edge = np.float32(0.70) + np.float32(0.24) * cosine(5 * angle)
+    return (radius - edge) / np.sqrt(1 + (np.float32(1.2) * sine(5 * angle) / np.maximum(radius, 0.3)) ** 2)
 
 
 def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -300,6 +303,12 @@ def _hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarr
     """RGB [n, 3] of a hue in sixths of the circle, a saturation and a value."""
     ramps = np.abs((hue[:, None] + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
     return (value[:, None] * (1 - saturation[:, None] * (1 - np.clip(ramps, 0, 1)))).astype(np.float32)
+
+
+def _squared(difference: np.ndarray) -> np.ndarray:
+    """Squared lengths of [..., 3]."""
+    red, green, blue = np.moveaxis(difference * difference, -1, 0)
+    return red + green + blue
 
 
 def _wide(column: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Webdataset shards as a source of images: plain ``*.tar`` files, read where they lie and never unpacked. No torch.
 
 A member ``KEY.jpg`` (``png``, ``webp``, ...) is an image; ``KEY.cls`` (a whole number as text) or ``KEY.json`` (an object with ``label``)
-is its label; a key ends at the first dot of its file name. Shards are split by their folders (``train/``, ``val/``) or by their names
-(``*train*``, ``*val*``; others beside them are left out); without either, a share of each class is held out. ``classes.txt`` beside them
-names the classes, one a line; without it a class is named by the folder its keys lie in, or by its number.
+is its label; a key ends at the first dot of its file name. Shards are split by their folders (``train/``, ``val/``) or by words of their
+names (``imagenet-train-000.tar``; others beside them are left out); without either, a share of each class is held out. ``classes.txt``
+names the classes, one a line, for all shards or in each split's folder; without it a class is named by the folder of its keys, or by its
+number. Splits that number their classes differently are brought together by these names.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from svgbench.errors import BadData
-from svgbench.world.listing import SUFFIXES, VALIDATION, Collection, Entry, Files, Read, check_classes, digest_of_files, numbered
+from svgbench.world import walk
+from svgbench.world.files import open_regular
+from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
+from svgbench.world.splits import check_links, choose_splits, split_of
+from svgbench.world.walk import Found, Passed
 
 LABEL_BYTES = 1 << 20
 """A longer label file is no label."""
+NAMES = "classes.txt"
+TAR = (".tar",)
 BLOCK = 512
 """Bytes of a tar header."""
 
@@ -35,29 +42,33 @@ class _Member:
 
 
 def holds(root: Path) -> bool:
-    """Whether a directory holds shards; beside folders of other things (ImageNet unpacked where its archives lie) a tar file is not one."""
-    if _tars(root / "train"):
+    """Whether a directory holds shards; beside folders of images (ImageNet unpacked where its archives lie) a tar file is not one."""
+    if any(split_of(name) == "train" and walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR) for name in walk.folders(root)):
         return True
-    return bool(_tars(root)) and not any(p.is_dir() and not p.name.startswith(".") for p in root.iterdir())
+    return bool(_tars(root)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
 
 
-def identity(root: Path) -> str:
-    """Digest of the names and sizes of the shards and the names of the classes."""
-    files, names = _split(root), root / "classes.txt"
-    return digest_of_files(root, [*files.train, *files.val, *([names] if names.is_file() else [])])
+def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
+    """The folder that paths count from, its shards, and the files that name the classes."""
+    split = _split(root, passed)
+    names = {file for split_ in (split.train, split.val) for file in _names_files(root, split_)}
+    return root, [*split.train, *split.val, *(walk.stamped(root, name) for name in sorted(names))]
 
 
 def collect(root: Path) -> Collection:
     """The images of all shards, indexed by one pass over the tar headers (some 10,000 images a second)."""
-    split = _split(root)
-    shards, count = [*split.train, *split.val], len(split.train)
+    split = _split(root, Passed())
+    shards, count = [root / file.path for file in (*split.train, *split.val)], len(split.train)
     labelled = [[(key, *image, _label(shard, key, labels)) for key, image, labels in _members(shard)] for shard in shards]
-    classes = _classes(root, [row for rows in labelled[:count] for row in rows])
+    rows, val_rows = ([row for rows in part for row in rows] for part in (labelled[:count], labelled[count:]))
+    classes, how = _classes(root, _names_files(root, split.train), rows)
+    into = _mapped(root, _names_files(root, split.val), val_rows, classes, how)
 
     def entries(name_of_split: str, numbers: range) -> list[Entry]:
         found = []
         for number in numbers:
-            for _, name, size, offset, label in labelled[number]:
+            for _, name, size, offset, own in labelled[number]:
+                label = own if number < count else into.get(own, own)
                 kind = classes[label] if label < len(classes) else str(label)
                 path = f"{kind}/{name}"
                 found.append(Entry(f"{name_of_split}/{path}" if split.named else path, label, size, number, offset))
@@ -66,33 +77,52 @@ def collect(root: Path) -> Collection:
     train = entries("train", range(count))
     val = entries("val", range(count, len(shards))) if split.val else None
     check_classes(root, classes, train, val)
-    files = tuple(shard.relative_to(root).as_posix() for shard in shards)
-    return Collection(root, classes, train, val, lambda entries, scratch: _reader(shards), files)
+    relative = tuple(file.path for file in (*split.train, *split.val))
+    return Collection(root, classes, train, val, lambda entries, scratch: _reader(shards), relative)
 
 
 def _reader(shards: Sequence[Path]) -> Read:
     def read(entry: Entry) -> bytes:
-        with shards[entry.file].open("rb") as file:
+        with open_regular(shards[entry.file]) as file:
             file.seek(entry.at)
             return file.read(entry.size)
 
     return read
 
 
-def _tars(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.glob("*.tar") if p.is_file() and not p.name.startswith("."))
+def _tars(root: Path) -> list[str]:
+    """Names of the shards in a folder itself; a link that leads nowhere is one too, so that its absence is said."""
+    found = [path for path in root.iterdir() if path.name.lower().endswith(TAR) and not path.name.startswith(".")]
+    return sorted(path.name for path in found if path.is_file() or walk.leads_nowhere(path))
 
 
-def _split(root: Path) -> Files:
-    """Shards for training and for validation."""
-    if _tars(root / "train"):
-        return Files(_tars(root / "train"), next((tars for name in VALIDATION if (tars := _tars(root / name))), []), True)
-    shards = _tars(root)
-    train = [shard for shard in shards if "train" in shard.name.lower()]
-    val = [shard for shard in shards if "val" in shard.name.lower() and shard not in train]
-    if val and not train:
-        raise BadData(f"{root}: holds validation shards ({val[0].name}) and none with 'train' in its name; name the training shards so.")
-    return Files(train, val, True) if train else Files(shards, [], False)
+def _folders(root: Path) -> list[str]:
+    """Folders that hold shards."""
+    return [name for name in walk.folders(root) if walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR)]
+
+
+def _split(root: Path, passed: Passed) -> Files:
+    """Shards for training and for validation: those whose own name means a split, and those in folders whose names do."""
+    check_links(root)
+    folders, shards = _folders(root), _tars(root)
+    single = any(split_of(name) for name in folders) and not any(split_of(name) for name in shards)
+    chosen = choose_splits(root, [*folders, *shards], passed, single=single)
+    if chosen is None:
+        passed.others += folders
+        return Files([walk.stamped(root, name) for name in shards], [], False)
+
+    def found(name: str) -> list[Found]:
+        return sorted(walk.walk(root, name, TAR, passed)) if name in folders else [walk.stamped(root, name)]
+
+    return Files(*([file for name in part for file in found(name)] for part in chosen), True)
+
+
+def _names_files(root: Path, shards: Sequence[Found]) -> list[str]:
+    """The file that names the classes of some shards, below the root: of their own folder, else of the root; empty where there is none."""
+    for place in sorted({file.path.rpartition("/")[0].split("/")[0] for file in shards} - {""}):
+        if (root / place / NAMES).is_file():
+            return [f"{place}/{NAMES}"]
+    return [NAMES] if shards and (root / NAMES).is_file() else []
 
 
 def _members(shard: Path) -> list[tuple[str, tuple[str, int, int], dict[str, bytes]]]:
@@ -144,21 +174,58 @@ def _label(shard: Path, key: str, labels: dict[str, bytes]) -> int:
     return text
 
 
-def _classes(root: Path, rows: Sequence[tuple[str, str, int, int, int]]) -> tuple[str, ...]:
-    """The names of the classes: of ``classes.txt``, of the folders of the keys where each class has its own, or numbers."""
+Rows = Sequence[tuple[str, str, int, int, int]]
+"""Key, image name, bytes, offset and label."""
+
+
+def _classes(root: Path, names_files: Sequence[str], rows: Rows) -> tuple[tuple[str, ...], str]:
+    """The names of the training classes and what they are known by: a ``file``, the ``folders`` of the keys, or ``numbers``."""
     if not rows:
         raise BadData(f"{root}: its training shards hold no images; give members like KEY.jpg ({', '.join(SUFFIXES)}) with KEY.cls.")
-    labels = [row[-1] for row in rows]
-    file = root / "classes.txt"
-    if file.is_file():
-        names = tuple(line.strip() for line in file.read_text("utf-8", errors="replace").splitlines() if line.strip())
-        if max(labels) >= len(names):
-            raise BadData(f"{file}: names {len(names)} classes and there is a label {max(labels)}; name every class, one a line.")
-        return names
-    numbers = numbered(root, labels)
+    if names_files:
+        return _names_in(root / names_files[0], max(row[-1] for row in rows)), "file"
+    numbers = numbered(root, [row[-1] for row in rows])
+    folders = _folders_of(rows)
+    own = len(folders) == len(numbers)
+    return (tuple(folders[label] for label in sorted(folders)), "folders") if own else (numbers, "numbers")
+
+
+def _mapped(root: Path, names_files: Sequence[str], rows: Rows, classes: Sequence[str], how: str) -> dict[int, int]:
+    """Validation label -> training label, by the names of the classes; empty where only numbers are known. BadData, with both lists, for a
+    name that training does not have."""
+    if not rows:
+        return {}
+    labels = sorted({row[-1] for row in rows})
+    if names_files:
+        names = dict(enumerate(_names_in(root / names_files[0], labels[-1])))
+        if tuple(names.values()) == tuple(classes):
+            return {}
+    else:
+        names = _folders_of(rows)
+        if how == "numbers" or not names or (how == "file" and not set(names.values()) <= set(classes)):
+            return {}
+    if len(set(classes)) < len(classes) or len(set(names.values())) < len(names):
+        raise BadData(f"{root}: two classes have one name, so labels cannot be compared by name; give each class its own name.")
+    numbers = {name: number for number, name in enumerate(classes)}
+    strange = [names[label] for label in labels if names[label] not in numbers]
+    if strange or how == "numbers":
+        raise unknown_classes(str(root / (names_files[0] if names_files else rows[0][1])), strange or names.values(), classes)
+    return {label: numbers[names[label]] for label in labels}
+
+
+def _names_in(file: Path, most: int) -> tuple[str, ...]:
+    """The names in a file, one a line; BadData when there are fewer than the labels need, or one twice."""
+    names = tuple(line.strip() for line in file.read_text("utf-8", errors="replace").splitlines() if line.strip())
+    if most >= len(names):
+        raise BadData(f"{file}: names {len(names)} classes and there is a label {most}; name every class, one a line.")
+    return names
+
+
+def _folders_of(rows: Rows) -> dict[int, str]:
+    """Label -> the folder of its keys; empty where labels share a folder, or one label has several."""
     folders: dict[int, set[str]] = defaultdict(set)
     for key, *_, label in rows:
         folders[label].add(key.rpartition("/")[0].rpartition("/")[2])
-    names = tuple(next(iter(folders[label])) for label in sorted(folders))
-    own = all(len(found) == 1 for found in folders.values()) and len(set(names)) == len(numbers) and all(names)
-    return names if own else numbers
+    names = {label: next(iter(found)) for label, found in folders.items()}
+    own = all(len(found) == 1 for found in folders.values()) and len(set(names.values())) == len(names) and all(names.values())
+    return names if own else {}

@@ -9,19 +9,32 @@ from types import ModuleType
 import numpy as np
 
 from svgbench.config.schema import Data
-from svgbench.world import folders, hub_datasets, packed, shards
+from svgbench.world import catalogue, folders, hub_datasets, packed, shards
+from svgbench.world.catalogue import Reading
 from svgbench.world.listing import Listing, choose, root_of
+from svgbench.world.progress import tell_once
+from svgbench.world.walk import Passed
 
 
 def identity(data: Data) -> str:
-    """Digest of what the source holds, wherever it lies: names and sizes of its files, the digests of a packed store, some drawn images of
-    ``shapes``. BadData when the source cannot be used."""
+    """Digest of what the source holds, wherever it lies: the paths and bytes of its files, the digests of a packed store, some drawn images
+    of ``shapes``. Files that are as they were when they were last read are not read again. While a run is planned (``data`` has no
+    identity yet) the user is told what is passed over. BadData when the source cannot be used."""
     if data.source == "shapes":
         return _shapes_identity()
     root = root_of(data.source)
     if packed.holds(root):
         return packed.identity(root, data)
-    return _kind(root).identity(root)
+    return files_of(root, say=not data.identity).identity
+
+
+def files_of(root: Path, *, whole: bool = False, say: bool = True) -> Reading:
+    """The files of a source that is no packed store, with their digests; ``whole``: every byte is read, not only what may have changed."""
+    passed = Passed()
+    inner, files = _kind(root).files(root, passed)
+    if say and (sentence := passed.sentence(root)):
+        tell_once(f"data: {sentence}")
+    return catalogue.read(inner, files, "images", whole=whole)
 
 
 def list_images(data: Data) -> Listing:

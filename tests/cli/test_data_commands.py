@@ -54,6 +54,42 @@ def test_a_damaged_store_is_status_2_and_names_the_file(folder, tmp_path, capsys
     assert err.startswith("BrokenArtifact") and len(err.strip().splitlines()) == 1
 
 
+def test_a_damaged_store_is_not_reported_as_packed_by_the_command_that_made_it(folder, tmp_path, capsys):
+    words = ["data", "pack", str(folder), "--to", str(tmp_path / "out"), "--resolution", "16"]
+    call(capsys, *words)
+    labels = tmp_path / "out" / "train.labels.npy"
+    labels.write_bytes(labels.read_bytes()[:-8] + b"\1\0\0\0\0\0\0\0")
+    before = labels.read_bytes()
+    labels.write_bytes(before[:-8] + b"\0\0\0\0\0\0\0\0")
+    status, out, err = call(capsys, *words)
+    assert status == 2 and "train.labels.npy: its bytes are not those that were packed" in err and not out
+
+
+def test_a_source_is_verified_by_reading_it(folder, tmp_path, capsys):
+    status, out, _ = call(capsys, "data", "verify", str(folder))
+    assert status == 0 and "read" in out and "20" in out
+    (folder / "ant" / "3.png").write_bytes((folder / "ant" / "4.png").read_bytes())
+    (folder / "ant" / "5.png").unlink()
+    status, out, err = call(capsys, "data", "verify", str(folder))
+    assert status == 0 and "ant/3.png" in out and "ant/5.png" in out and "changed since they were last read" in err
+    (folder / "ant" / "6.png").unlink()
+    (folder / "ant" / "6.png").symlink_to(tmp_path / "nowhere")
+    status, out, err = call(capsys, "data", "verify", str(folder))
+    assert status == 2 and "1 of 19 files cannot be read (ant/6.png)" in err and not out
+
+
+def test_a_dense_set_is_verified_by_reading_it(tmp_path, capsys):
+    for part, value in (("images", 90), ("annotations", 1)):
+        for split in ("training", "validation"):
+            (tmp_path / part / split).mkdir(parents=True)
+            Image.fromarray(np.full((8, 8), value, np.uint8)).save(tmp_path / part / split / "a.png")
+    status, out, _ = call(capsys, "data", "verify", str(tmp_path))
+    assert status == 0 and "4" in out
+    Image.fromarray(np.full((8, 8), 2, np.uint8)).save(tmp_path / "annotations" / "validation" / "a.png")
+    status, out, _ = call(capsys, "data", "verify", str(tmp_path))
+    assert status == 0 and "annotations/validation/a.png" in out
+
+
 def test_wrong_words_are_one_sentence_and_status_2(folder, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
@@ -68,9 +104,9 @@ def test_wrong_words_are_one_sentence_and_status_2(folder, tmp_path, capsys):
         (["pack", str(tmp_path / "packed"), "--to", str(tmp_path / "a")], "is packed already"),
         (["pack", str(folder), "--to", str(tmp_path / "a"), "--resolution", "4"], "greater than or equal to 16"),
         (["pack", str(folder), "--to", str(tmp_path / "b"), "--train-images", "99"], "which asks for 99"),
-        (["verify", str(tmp_path / "no")], "does not exist; give a directory made by 'svgbench data pack'."),
+        (["verify", str(tmp_path / "no")], "does not exist; give a source of images, or a directory made by 'svgbench data pack'."),
         (["verify", str(tmp_path / "begun")], "is not finished; run svgbench data pack again"),
-        (["verify", str(folder)], "is no packed store of images"),
+        (["verify", str(tmp_path / "full")], "holds no class folders, shards (*.tar) or Hugging Face dataset"),
     ):
         status, out, err = call(capsys, "data", *words)
         assert status == 2 and sentence in err and not out, (words, err)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +12,15 @@ import pytest
 import torch
 from commands import svgbench
 from PIL import Image
+from toys import in_child
 from typer.testing import CliRunner
 
 from svgbench.cli.main import app
 from svgbench.config.schema import Data
-from svgbench.errors import BadData, BadInput, BadWeights, NumericalError
+from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, StorageError
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import Tap, extract, load_extractor
-from svgbench.metrics.frechet import united
+from svgbench.metrics.frechet import frechet_distance, united
 from svgbench.metrics.image_sets import ImageArray, ImageFiles, open_set
 from svgbench.metrics.npz import save_npz, statistics_in
 from svgbench.metrics.protocol import ImageGroup
@@ -253,6 +256,64 @@ def test_statistics_of_another_extractor_doubled_images_and_another_size_are_ref
     wide = npz(tmp_path / "wide.npz", np.concatenate([real, real[..., :8]], axis=3))
     with pytest.raises(BadInput, match="images of 32 x 40 px, those to be judged are 32 x 32"):
         elsewhere_scores(tmp_path / "a.npz", wide, extractor, resampling=QUICK)
+
+
+def test_doubled_images_are_scored_when_that_is_asked_for_and_the_protocol_says_so(tmp_path, extractor, images):
+    given, real = images
+    twice = given[[*range(39), 3, 3]]
+    folder(tmp_path / "twice", twice)
+    folder(tmp_path / "real", real[[*range(59), 0]])
+    reference = tmp_path / "real"  # may hold an image twice: its digest is in the protocol
+    with pytest.raises(BadData, match=r"2 of 41 images are doubled .first: 39 equals 3.*are scored with --allow-doubles\.$"):
+        elsewhere_scores(tmp_path / "twice", reference, extractor, resampling=QUICK)
+    allowed = elsewhere_scores(tmp_path / "twice", reference, extractor, second=extractor, resampling=QUICK, allow_doubles=True)
+    assert all("/with-doubles/" in score.protocol.text and score.detail["doubles"] == 2 for score in allowed)
+    plain = elsewhere_scores(npz(tmp_path / "a.npz", given), reference, extractor, resampling=QUICK)
+    asked = elsewhere_scores(tmp_path / "a.npz", reference, extractor, resampling=QUICK, allow_doubles=True)
+    assert plain == asked and not any("doubles" in score.model_dump_json() for score in plain)
+    assert allowed[0].protocol != plain[0].protocol and "details" in " ".join(allowed[0].protocol.differs(plain[0].protocol))
+    mine = extract(extractor, torch.from_numpy(twice)).moments.gaussian()
+    theirs = extract(extractor, torch.from_numpy(real[[*range(59), 0]])).moments.gaussian()
+    assert values(allowed)["gfid"] == pytest.approx(frechet_distance(mine, theirs), rel=1e-6)  # every copy counts
+
+
+def test_large_images_come_in_small_batches(tmp_path, extractor, images, monkeypatch):
+    given, sizes = ImageFiles(folder(tmp_path / "f", images[0])), []
+    whole = extract(extractor, given, done=sizes.append)
+    monkeypatch.setattr("svgbench.metrics.features.BATCH_BYTES", 7 * 3 * 32 * 32)
+    parts = extract(extractor, given, done=sizes.append)
+    assert sizes == [40, 7, 7, 7, 7, 7, 5]
+    assert torch.allclose(whole.kept, parts.kept, atol=1e-5)
+
+
+def test_doubles_on_the_command_line(tmp_path, images):
+    given, real = images
+    npz(tmp_path / "twice.npz", given[[*range(39), 7]])
+    words = ["eval", tmp_path / "twice.npz", "--reference", npz(tmp_path / "b.npz", real), "--extractor", "shapes-cnn", "--device", "cpu"]
+    refused = svgbench(*words)
+    assert refused.returncode == 2 and "--allow-doubles" in refused.stderr and len(refused.stderr.strip().splitlines()) == 1
+    done = svgbench(*words, "--allow-doubles")
+    assert done.returncode == 0 and "with-doubles" in done.stdout and "1 of 40 images equal an earlier one in every byte" in done.stdout
+
+
+def test_an_export_leaves_the_old_file_when_it_is_killed(tmp_path, images):
+    path = npz(tmp_path / "out.npz", images[0][:3])
+    before = path.read_bytes()
+
+    class Broken(np.ndarray):
+        """Images of which the disk loses the third."""
+
+        def __iter__(self):
+            yield from np.asarray(self)[:2]
+            raise OSError(errno.EIO, "input/output error")
+
+    with pytest.raises(StorageError, match="input/output error"):
+        save_npz(path, images[0].view(Broken))
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["out.npz"]
+    for failpoint, left in (("file.before_rename", before), ("file.renamed", None)):
+        assert in_child(lambda: save_npz(path, images[0]), failpoint=failpoint) == -signal.SIGKILL
+        assert left is None or path.read_bytes() == left
+    assert np.array_equal(ImageArray(path).batch(range(40)), images[0])
 
 
 @pytest.mark.parametrize("sigma", [-np.eye(3), np.diag([1.0, 1.0, -0.1]), np.eye(3) + np.eye(3, k=1), np.zeros((3, 3))])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from PIL import Image
 
 from svgbench.errors import BadData
-from svgbench.metrics.image_sets import ImageFiles
+from svgbench.metrics.image_sets import ImageFiles, open_set
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path):
@@ -20,3 +22,12 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
         (folder / path).unlink()
     with pytest.raises(BadData, match="holds no images"):
         ImageFiles(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Unix")
+def test_a_pipe_is_no_set_of_images_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    (tmp_path / "b.npz").symlink_to("/dev/zero")
+    for name in ("a.npz", "b.npz"):
+        with pytest.raises(BadData, match=r"is not a regular file; give a folder of images or an \.npz"):
+            open_set(tmp_path / name)

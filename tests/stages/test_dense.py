@@ -158,6 +158,21 @@ def test_a_crop_that_the_encoder_cannot_take_is_refused_before_training(tokenize
         segment(labelled, tokenizers["sd-vae"], tmp_path, crop=30, stride=20)
 
 
+def test_a_mask_that_changes_while_heads_are_trained_gives_no_scores(tokenizers, tmp_path, monkeypatch):
+    root, real = ade20k(tmp_path / "ade"), segmentation._evaluated
+
+    def evaluated(*words):
+        found = real(*words)
+        mask = next((root / "annotations" / "training").iterdir())
+        mask.write_bytes(mask.read_bytes() + b"x")
+        return found
+
+    monkeypatch.setattr(segmentation, "_evaluated", evaluated)
+    with pytest.raises(BadData, match="its files changed after this run was planned"):
+        segment(root, tokenizers["sd-vae"], tmp_path / "out", total_images=16)
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
 def test_masks_that_cannot_be_used_are_named_before_anything_is_trained(tmp_path):
     from PIL import Image
 

@@ -84,9 +84,16 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
     (root / "nyu_train.txt").write_text("images/training/0000.png\n")
     with pytest.raises(BadData, match=r"nyu_train.txt, line 1: names one file"):
         open_set("depth", str(root))
+    (root / "nyu_train.txt").write_bytes(b"images/training/\xff.png depth/training/0000.png\n")
+    with pytest.raises(BadData, match=r"line 1: .* does not exist"):
+        open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/none.png\n")
     with pytest.raises(BadData, match=r"line 1: .*none.png does not exist"):
         open_set("depth", str(root))
+    for outside in ("../secret.png", "images/../../secret.png", "/../secret.png"):
+        (root / "nyu_train.txt").write_text(f"{outside} depth/training/0000.png\n")
+        with pytest.raises(BadData, match=r"nyu_train.txt, line 1: .*secret.png leads out of .*; name files in that folder"):
+            open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/0000.png\n")
     with pytest.raises(BadData, match=r"nyu_test\.txt does not exist") as error:
         open_set("depth", str(root))
@@ -99,7 +106,8 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
         (lambda shape: np.ones((shape[0] + 1, shape[1]), np.uint8), "the mask is .* px, its image .*; both must be of one size"),
         (lambda shape: np.full(shape, 5, np.uint8), "holds label 5, and the classes are 1 to 4"),
         (lambda shape: np.ones((*shape, 3), np.uint8), "has 3 channels; a mask has one"),
-        (lambda shape: np.ones(shape, np.uint16), "holds uint16 numbers; a mask is uint8"),
+        (lambda shape: np.full(shape, 300, np.uint16), "holds label 300, and the classes are 1 to 4"),
+        (lambda shape: np.ones((*shape, 4), np.uint8), "has 4 channels; a mask has one"),
     ],
 )
 def test_a_mask_that_cannot_be_used_is_named(tmp_path, mask, words):

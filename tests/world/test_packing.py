@@ -17,7 +17,7 @@ from toys import in_child
 from svgbench.config.schema import Data
 from svgbench.errors import BadData, BrokenArtifact, Interrupted, StorageError
 from svgbench.stages import pictures, scores
-from svgbench.world import packed, packing
+from svgbench.world import catalogue, packed, packing
 from svgbench.world.images import open_images, reading_speed
 from svgbench.world.packing import pack
 from svgbench.world.runtime import Runtime
@@ -199,6 +199,57 @@ def test_a_packed_store_that_went_or_changed_behind_a_run_is_said(source, tmp_pa
     pack(asked(source / "in", train_images=90), tmp_path / "packed", QUIET)
     with pytest.raises(BrokenArtifact, match="was packed again since"):
         open_images(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["train.images.npy", "val.images.npy", "train.labels.npy", "val.labels.npy"])
+def test_a_packed_file_changed_behind_a_run_is_noticed_at_the_next_use(source, tmp_path, name):
+    shutil.copytree(source / "out", tmp_path / "packed")
+    stage(asked(tmp_path / "packed"), tmp_path / "run")
+    path = tmp_path / "packed" / name
+    state, data = path.stat(), bytearray(path.read_bytes())
+    data[-8 if "labels" in name else -1] ^= 1  # a label that still is one of a class
+    path.write_bytes(bytes(data))
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    run, data = tmp_path / "run", asked(tmp_path / "packed")
+    for use in (lambda: open_images(run), lambda: identity(data), lambda: packed.digests(run)):
+        with pytest.raises(BrokenArtifact, match=f"{name}: its bytes are not those that were packed"):
+            use()
+    path.write_bytes((source / "out" / name).read_bytes())
+    assert len(open_images(tmp_path / "run").train) == 300
+
+
+def test_large_packed_files_are_read_whole_only_once_they_changed(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, "QUICK_BYTES", 100_000)
+    monkeypatch.setattr(catalogue, "LARGE_BYTES", 100_000)
+    read, real = [], catalogue._read_one
+    monkeypatch.setattr(catalogue, "_read_one", lambda path, *a: read.append(path.name) or real(path, *a))
+    shutil.copytree(source / "out", tmp_path / "packed")
+    known = identity(asked(tmp_path / "packed"))  # packed elsewhere: its size and what is listed
+    assert "train.images.npy" not in read and "train.labels.npy" in read
+    path = tmp_path / "packed" / "train.images.npy"
+    os.utime(path, ns=(1, 1))
+    assert identity(asked(tmp_path / "packed")) == known and read.count("train.images.npy") == 1
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\0\1\2\3")
+    with pytest.raises(BrokenArtifact, match="its bytes are not those that were packed"):
+        identity(asked(tmp_path / "packed"))
+    packed.record(source / "out", packed.read(source / "out"))
+    read.clear()
+    identity(asked(source / "out"))
+    assert "train.images.npy" not in read
+
+
+def test_a_reference_that_is_packed_or_names_packed_images_is_checked(source, tmp_path):
+    from svgbench.metrics.judges import reference_identity
+
+    shutil.copytree(source / "out", tmp_path / "packed")
+    stage(asked(tmp_path / "packed"), tmp_path / "run")
+    assert reference_identity(tmp_path / "packed", None) == reference_identity(tmp_path / "run", None)
+    damage(tmp_path / "packed", "flipped")
+    for place in ("packed", "run"):
+        with pytest.raises(BrokenArtifact, match="its bytes are not those that were packed"):
+            reference_identity(tmp_path / place, None)
 
 
 def damage(out, kind):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 
@@ -242,15 +243,91 @@ def test_images_that_a_dataset_names_and_does_not_hold_are_read_from_their_files
     import pyarrow as pa
     import pyarrow.parquet
 
-    (tmp_path / "in").mkdir()
     rows = []
-    for name, label, data in images()["train"]:
-        (tmp_path / name).write_bytes(data)
-        rows.append({"image": {"bytes": None, "path": str(tmp_path / name)}, "label": label})
+    (tmp_path / "in" / "pictures").mkdir(parents=True)
+    for place, (name, label, data) in enumerate(images()["train"]):
+        (tmp_path / "in" / "pictures" / name).write_bytes(data)
+        path = f"pictures/{name}" if place % 2 else str(tmp_path / "in" / "pictures" / name)
+        rows.append({"image": {"bytes": None, "path": path}, "label": label})
     pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "train.parquet")
     pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)
     pack(asked(as_shards(tmp_path / "shards", {"train": images()["train"]}, names=False)), tmp_path / "other", QUIET)
     assert arrays(tmp_path / "out") == arrays(tmp_path / "other")
+
+
+def elsewhere(tmp_path, name):
+    """A picture outside of the data set: by its own path, by a way up, by a link in the data set's folder."""
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(content(0, 99))
+    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in" / "link.jpg").symlink_to(secret)
+    (tmp_path / "in" / "linked").symlink_to(tmp_path)
+    return {"absolute": str(secret), "up": "../secret.jpg", "link": "link.jpg", "folder": "linked/secret.jpg", "null": "a\0b"}[name]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("name", ["absolute", "up", "link", "folder", "null"])
+def test_a_dataset_names_files_in_its_own_folder_only(tmp_path, form, name):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    path = elsewhere(tmp_path, name)
+    rows = [{"image": {"bytes": data, "path": name}, "label": label} for name, label, data in images()["train"]]
+    rows[4]["image"] = {"bytes": None, "path": path}
+    table = pa.Table.from_pylist(rows)
+    if form == "parquet":
+        pa.parquet.write_table(table, tmp_path / "in" / "train.parquet")
+    else:
+        with pa.ipc.new_stream(str(tmp_path / "in" / "data.arrow"), table.schema) as file:
+            file.write_table(table)
+        (tmp_path / "in" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
+    with pytest.raises(BadData, match=r"row 4 has no image but names the file .*, which is outside") as raised:
+        pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)
+    assert "only files in a dataset's own folder are read" in str(raised.value)
+    assert not (tmp_path / "out" / "images.json").exists()
+
+
+def test_a_linked_dataset_names_its_own_files(tmp_path):
+    """Only what leads out of the folder is refused, not a folder that is itself a link."""
+    parquet_rows(tmp_path / "real", lambda rows: rows[3]["image"].update(bytes=None, path="x.jpg"))
+    (tmp_path / "real" / "x.jpg").write_bytes(content(0, 3))
+    (tmp_path / "in").symlink_to(tmp_path / "real")
+    assert pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)["skipped"] == []
+
+
+def test_rows_without_an_image_are_unreadable_by_their_own_reasons(tmp_path):
+    def change(rows):
+        rows[:] = [dict(row) for row in rows * 40]
+        rows[1]["image"] = {"bytes": None, "path": None}
+        rows[2]["image"] = {"bytes": b"", "path": "/etc/hostname"}
+        rows[3]["image"] = {"bytes": None, "path": "gone.jpg"}
+        rows[4]["image"] = {"bytes": None, "path": "pipe.jpg"}
+
+    parquet_rows(tmp_path / "in", change)
+    os.mkfifo(tmp_path / "in" / "pipe.jpg")
+    reasons = [entry["reason"] for entry in pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)["skipped"]]
+    assert sorted(reasons) == ["has vanished", "is empty", "is empty", "is not a regular file"]
+
+
+@pytest.mark.parametrize("column", ["strings", "structs of numbers", "numbers"])
+def test_a_column_without_pictures_is_refused(tmp_path, column):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    image = {"strings": "/etc/hostname", "structs of numbers": {"bytes": 3, "path": 4}, "numbers": 5}[column]
+    (tmp_path / "in").mkdir()
+    table = pa.Table.from_pylist([{"image": image, "label": place % 2} for place in range(9)])
+    pa.parquet.write_table(table, tmp_path / "in" / "train.parquet")
+    with pytest.raises(BadData, match=r"the column 'image' is of the type .*; images are bytes, or structs of bytes and a path"):
+        list_images(asked(tmp_path / "in"))
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"splits": ["train"]'])
+def test_a_damaged_description_of_a_dataset_is_one_sentence(tmp_path, text):
+    as_saved(tmp_path / "in", images())
+    (tmp_path / "in" / "dataset_dict.json").write_text(text)
+    with pytest.raises(BadData, match=r"dataset_dict\.json: cannot be read \(.*save the dataset again"):
+        list_images(asked(tmp_path / "in"))
 
 
 def parquet_rows(root, change):
