@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Self
 
 
@@ -90,3 +92,9 @@ def closest(name: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for a name nobody registered."""
     return UnknownName(f"no {kind} named '{name}'.{closest(name, known)}")
+
+
+@cache
+def say_once(sentence: str) -> None:
+    """A line on standard error, the first time in this process: what was chosen where nothing was asked for."""
+    sys.stderr.write(sentence + "\n")

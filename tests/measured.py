@@ -2,6 +2,7 @@
 
     SVGBENCH_PARITY=parity.jsonl pytest tests/releases tests/backends && python tests/measured.py parity.jsonl
     SVGBENCH_AGREEMENT=agreement.jsonl pytest tests/agreement tests/test_mmseg.py && python tests/measured.py agreement.jsonl
+    SVGBENCH_RELIABILITY=faults.jsonl pytest -m fault && python tests/measured.py faults.jsonl
 """
 
 from __future__ import annotations
@@ -48,6 +49,51 @@ def agreement_table(lines: list[dict]) -> str:
     return "\n".join(said)
 
 
+FAULTS = {
+    "F1": "SIGKILL at a random time in each stage",
+    "F2": "SIGKILL at each point of a write: file, checkpoint, artifact, record",
+    "F3": "killed and resumed again and again in one training",
+    "F4": "SIGTERM, SIGINT, SIGHUP, SIGUSR1 from the first millisecond on",
+    "F5": "one rank of two killed or frozen",
+    "F6": "checkpoints, artifacts, manifests and records cut, changed, deleted, swapped",
+    "F7": "disk full, quota, file size limit",
+    "F8": "read-only, no permission, input/output errors",
+    "F9": "images: cut, empty, other formats, depths and colour modes, bombs, not files",
+    "F10": "masks and depth maps: missing, of another size, out of range, empty",
+    "F11": "NaN and infinity in losses, gradients, encoders, statistics, samples",
+    "F12": "many processes on one directory, half of them killed",
+    "F13": "hostile files: pickles, archives, compressed bombs, paths; modules in the working directory",
+    "F14": "YAML: unknown keys, wrong types, aliases, tags, nesting, size",
+    "F15": "configuration, files or data changed after the start; changes of equal size",
+    "F16": "sample sets with missing, doubled, foreign or resized images",
+    "F17": "counts that neither batches nor ranks divide",
+    "F18": "metrics against closed forms and other implementations",
+    "F19": "deliberate faults in the path of a metric",
+    "F20": "closed, full or ASCII output; a clock that jumps; a small terminal",
+    "F21": "file systems without locks, with stale handles or late errors",
+    "F22": "Ray and SLURM: lost machines, preempted and failed jobs",
+    "F23": "one cell of a grid fails always",
+}
+
+
+def reliability_table(lines: list[dict]) -> str:
+    """Markdown: each row of the fault plan with its trials and violations, then fuzzing by loader and the soaks."""
+    found = ["| | fault | trials | violations | command |", "|---|---|---:|---:|---|"]
+    for row, what in FAULTS.items():
+        own = [line for line in lines if line.get("fault") == row]
+        trials, bad = (sum(line[name] for line in own) for name in ("trials", "violations"))
+        found.append(f"| {row} | {what} | {trials:,} | {bad} | `pytest --fault {row}` |")
+    fuzzed = [line for line in lines if line.get("fault") == "fuzzing"]
+    found += ["", "| loader | damaged files | without a sentence | slowest (s) |", "|---|---:|---:|---:|"]
+    found += [f"| {line['what']} | {line['trials']:,} | {line['violations']} | {line['seconds']:.2f} |" for line in fuzzed]
+    for line in lines:
+        if result := line.get("soak"):
+            found += ["", f"| soak of {result['minutes']:g} minutes | |", "|---|---:|"]
+            found += [f"| {name} | {value:,} |" for name, value in result.items() if isinstance(value, int) and name != "seed"]
+            found.append(f"| violations | {len(result['violations'])} |")
+    return "\n".join(found)
+
+
 def _by_sentence(lines: list[dict]) -> dict[str, list[dict]]:
     """The lines of each test, by its name as a sentence."""
     rows: dict[str, list[dict]] = {}
@@ -59,4 +105,5 @@ def _by_sentence(lines: list[dict]) -> dict[str, list[dict]]:
 
 if __name__ == "__main__":
     read = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
-    sys.stdout.write((agreement_table if "theirs" in read[0] else parity_table)(read) + "\n")
+    table = agreement_table if "theirs" in read[0] else parity_table if "error" in read[0] else reliability_table
+    sys.stdout.write(table(read) + "\n")

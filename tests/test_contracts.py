@@ -26,7 +26,10 @@ OPTIONS = {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
         "--allow-doubles", "--format", "--device",
     },
-    "import": {"--name", "--encoder", "--weights", "--statistics", "--config", "--preset", "--out", "--set", "--shelf", "--device"},
+    "import": {
+        "--name", "--encoder", "--weights", "--weights-key", "--statistics", "--config", "--preset", "--out", "--set", "--shelf",
+        "--device",
+    },
     "pretrain": {"--out", "--device", "--threads", "--check"},
     "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus"},
 }  # fmt: skip
@@ -70,7 +73,7 @@ def test_families_and_cards_have_the_contract_s_names():
 
 def test_the_python_calls_have_the_contract_s_signatures():
     assert list(inspect.signature(svgbench.load_encoder).parameters) == ["name", "weights", "device"]
-    assert list(inspect.signature(svgbench.load_official).parameters) == ["kind", "path", "config"]
+    assert list(inspect.signature(svgbench.load_official).parameters) == ["kind", "path", "config", "weights_key"]
     assert list(inspect.signature(svgbench.sample).parameters)[:8] == [
         "model", "noise", "labels", "steps", "sampler", "shift", "guidance", "schedule",
     ]  # fmt: skip

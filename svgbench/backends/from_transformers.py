@@ -18,6 +18,7 @@ from transformers.utils import logging as progress
 from svgbench.backends.network import Network
 from svgbench.backends.tokens import TokenNetwork, tapped
 from svgbench.config.cards import EncoderCard
+from svgbench.config.preprocessing import IMAGENET, USUAL
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, unknown
 
@@ -47,12 +48,7 @@ class TransformersNetwork(TokenNetwork):
         prefix = self.cls + getattr(config, "num_register_tokens", 0)
         self.choose(features, width=config.hidden_size, depth=config.num_hidden_layers, prefix=prefix, norm=norm)
         self.stride = config.patch_size
-        half = (0.5, 0.5, 0.5)
-        clip = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-        imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        self.mean, self.std = {"SiglipVisionModel": (half, half), "ViTModel": (half, half), "CLIPVisionModel": clip}.get(
-            kind.__name__, imagenet
-        )
+        self.mean, self.std = USUAL.get(kind.__name__, IMAGENET)
         rope = getattr(self.model, "rope_embeddings", None)
         if rope is not None:  # DINOv3 was trained and is released with periods rounded to bfloat16; transformers computes them in float32
             rope.inv_freq.copy_(1 / (1 / rope.inv_freq).to(torch.bfloat16).to(rope.inv_freq.dtype))

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from svgbench.backends.network import Network
 from svgbench.backends.tokens import TokenNetwork
 from svgbench.config.cards import EncoderCard
+from svgbench.config.foreign import NOT_STATED, by_name
+from svgbench.config.preprocessing import same_statistics
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
@@ -30,12 +32,17 @@ BACKENDS = {
 """Backend -> opener; packages add theirs by an entry point in ``svgbench.backends``."""
 
 
+HALF = (torch.float16, torch.bfloat16)
+
+
 class Encoder(nn.Module):
     """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, h, w]. Each row is computed in chunks of one constant shape, so it
     depends on its own image alone, bit for bit. Arithmetic follows the caller's autocast; results are float32."""
 
     mean: Tensor
     std: Tensor
+    weights_key: str | None = None
+    """Where in its checkpoint the weights were that were opened."""
 
     def __init__(self, card: EncoderCard, network: Network) -> None:
         super().__init__()
@@ -101,22 +108,32 @@ class Encoder(nn.Module):
 
 
 def open_encoder(
-    card: EncoderCard, weights: str | Path | None = None, device: str | torch.device = "cpu", random_weights_seed: int | None = None
+    card: EncoderCard,
+    weights: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    random_weights_seed: int | None = None,
+    weights_key: str | None = None,
 ) -> Encoder:
-    """The encoder of a card with its pinned weights, with those of a local file, or with random ones of a seed (architecture tests)."""
+    """The encoder of a card with its pinned weights, with those of a local file (under ``weights_key`` where it holds several), or with
+    random ones of a seed (architecture tests)."""
     path = None if random_weights_seed is not None else files.resolve(card, weights)
-    state = files.read(path) if path else None
+    state = files.read(path, weights_key) if path else None
     network = open_network(card, state, seed=random_weights_seed or 0)
     if state is not None:
         where = f"{path} for '{card.name}'"
         files.fill(network.model, adapted(network, state, where), where=where, found=state)
-    return Encoder(_completed(card, network), network).to(device)
+    card = _completed(card, network)
+    if path is not None and weights is not None:
+        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
+    encoder = Encoder(card, network).to(device)
+    encoder.weights_key = state.key if isinstance(state, files.State) else None
+    return encoder
 
 
 def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """The file's weights by the network's names; the libraries' own converters stumble over files that they were not written for."""
-    try:
-        return network.adapt(state)
+    try:  # what is resampled on the way is so in single precision
+        return network.adapt({name: value.float() if value.dtype in HALF else value for name, value in state.items()})
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         kind = files.looks_like(state)
         guess = f"it looks like {kind}, " if kind else ""
@@ -158,8 +175,11 @@ def _completed(card: EncoderCard, network: Network) -> EncoderCard:
     if card.features != Features() and not isinstance(network, TokenNetwork):
         raise BadConfig(f"'{card.name}': the backend {card.backend} gives one kind of features only; leave the field features out.")
     if card.channels == 0:
-        stated = card.pixels.std != (1.0, 1.0, 1.0)  # by the model's own configuration file
-        statistics = {} if stated else {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
+        if card.pixels.mean == NOT_STATED.mean and card.pixels.std == NOT_STATED.std and by_name(card):
+            statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
+        else:  # by the model's own files
+            statistics = {}
+            network.mean, network.std = card.pixels.mean, card.pixels.std
         params_m = round(sum(p.numel() for p in network.model.parameters()) / 1e6, 1)
         card = card.model_copy(
             update={"channels": network.channels, "params_m": params_m, "pixels": card.pixels.model_copy(update=statistics)}

@@ -40,7 +40,7 @@ def evaluate(
     """Score images made elsewhere: gFID, sFID, IS, KID, precision, recall, each with its protocol, count and interval."""
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
-    from svgbench.metrics.judges import weights_file
+    from svgbench.metrics.judges import knows_photographs, unfamiliar, weights_file
     from svgbench.world.runtime import Runtime
 
     if second_extractor == extractor:
@@ -63,6 +63,10 @@ def evaluate(
             images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, allow_doubles=allow_doubles,
             progress=progress,
         )  # fmt: skip
+    strangers = [name for name, *_ in asked if not knows_photographs("features", name)]
+    if strangers and not _are_drawn(reference):
+        said = unfamiliar(strangers)
+        scores = [score.model_copy(update={"detail": {**score.detail, "judges": said}}) for score in scores]
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")
         return
@@ -76,8 +80,16 @@ def evaluate(
     few = [score.metric for score in scores if score.detail.get("singular")]
     if few:
         notes.append(f"{', '.join(few)}: {SINGULAR}")
+    notes += dict.fromkeys(score.detail["judges"] for score in scores if "judges" in score.detail)
     table = Table(f"{images} against {reference}", ["metric", "value", "images", "protocol"], rows, notes)
     tables_of([table], format)
+
+
+def _are_drawn(reference: Path) -> bool:
+    """Whether the reference is an ``images`` artifact of the embedded images."""
+    from svgbench.tables.judged import are_drawn
+
+    return are_drawn(str(reference))
 
 
 def _text(value: float, low: float | None, high: float | None) -> str:

@@ -11,13 +11,16 @@ import yaml
 from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Device, Out, Set, Shelf
 from svgbench.cli.walk import walk
+from svgbench.config.cards import EncoderCard
 from svgbench.config.grid import build, load_experiment
 from svgbench.config.names import checked_name
 from svgbench.config.parse import merge, nested, override
+from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, unknown
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.serve import Bench
+from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 from svgbench.tables.table import Table
 from svgbench.world.files import guarded, write_atomic
@@ -43,12 +46,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def import_(
     kind: Annotated[str, typer.Argument(help=f"{', '.join([*PARTS, *CODECS])}.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The release's file: .pt, .pth, .ckpt or .safetensors.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The release's file (.pt, .pth, .ckpt, .safetensors) or a directory of parts.")],
     name: Annotated[str, typer.Option("--name", help="The run; a run imported before takes this part in beside the others.")],
     encoder: Annotated[str | None, typer.Option("--encoder", help="The card of the frozen encoder or codec it belongs to.")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="That encoder's weights, a file of an official release.")] = None,
     statistics: Annotated[Path | None, typer.Option("--statistics", help="The release's file of latent means and deviations.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="The release's constructor arguments (YAML or JSON).")] = None,
+    weights_key: Annotated[
+        str | None, typer.Option("--weights-key", help="Which weights of a checkpoint with several (raw, averaged): the path to them.")
+    ] = None,
     preset: Annotated[str, typer.Option("--preset", help="Images, counts and judges of what is measured on the run.")] = "paper",
     out: Out = Path("runs"),
     sets: Set = None,
@@ -58,11 +64,12 @@ def import_(
     """Take an official network over: an autoencoder, a codec, a transformer. Import several under one name to join them."""
     if kind not in PARTS and kind not in CODECS:
         raise unknown("kind of official model", kind, [*PARTS, *CODECS])
-    if not checkpoint.is_file():
-        raise BadInput(f"the file {checkpoint} does not exist; give the path of an official checkpoint.")
+    for path in (checkpoint, weights, statistics, config):
+        if path is not None and not path.exists():
+            raise BadInput(f"the file {path} does not exist; give the path of an official file.")
     place = out / checked_name(name, "--name") / "experiment.yaml"
     known = _kept(load_experiment(str(place), shelf).set, kind) if place.exists() else {}
-    settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config))
+    settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config, weights_key))
     words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),
              "latents.statistics": statistics and str(statistics.resolve())}  # fmt: skip
     for path, value in words.items():
@@ -71,20 +78,24 @@ def import_(
     if settings.get("latents", {}).get("statistics"):
         settings = merge(settings, nested("latents.scale", None))
     if kind == "svg-autoencoder":
-        settings = merge(settings, _inside(checkpoint, config, out / name))
+        settings = merge(settings, _inside(checkpoint, config, out / name, weights_key))
     settings = merge(settings, override(sets or []))
     if "card" not in settings.get("encoder", {}):
         raise BadConfig(f"'{kind}' works on the latents of an encoder, which its file does not hold; name it: --encoder CARD.")
     resolved = resolve(build(settings, preset=preset, extra=shelf), shelf, images=False)
     plan = make_plan({name: resolved}, shelf, taken_over=True)
+    waiting = _unopened(resolved, {node.stage for node in plan.nodes.values()})
     with owned(out, plan.runs[0]):
         walk(plan, out, Bench(out=str(out), device=device), keep_going=False, shelf=shelf)
     with guarded(place):  # last: what did not fit is not remembered
         content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
-    rows = [[node.stage, node.key[:12]] for node in plan.nodes.values()]
-    notes = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
-    table_of(Table(title=f"Imported into {name}", columns=["stage", "key"], rows=rows, notes=notes))
+    store = Store(out / "store")
+    rows = [[node.stage, node.key[:12], _taken(store, node.stage, node.key)] for node in plan.nodes.values()]
+    ready = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
+    notes = waiting or ready
+    title = f"Imported into {name}" if rows else f"Opened for {name}"
+    table_of(Table(title=title, columns=["stage", "key", "weights"], rows=rows, notes=notes))
 
 
 def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -96,24 +107,51 @@ def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
     return {**kept, "latents": {"statistics": statistics}} if statistics else kept
 
 
-def _settings(kind: str, checkpoint: Path, config: Path | None) -> dict[str, Any]:
+def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
+    """Opens the files for which the plan has no stage yet (a transformer before its autoencoder), so that none is taken over unseen; says
+    what each waits for."""
+    from svgbench.backends.open import open_encoder
+    from svgbench.releases.open import opened
+    from svgbench.releases.statistics import read_statistics
+
+    release = config.diffusion.release
+    waiting = []
+    if release is not None and "imported-diffusion" not in stages:
+        opened(release.kind, release.file, release.config, release.weights_key)
+        waiting.append(f"{release.file} opens as '{release.kind}'; import the autoencoder that it was trained with under the same name")
+    if config.latents.statistics and "imported-statistics" not in stages:
+        read_statistics(config.latents.statistics)
+        waiting.append(f"{config.latents.statistics} opens and is used when the autoencoder is there")
+    if config.encoder.weights and not stages & {"adoption", "imported-autoencoder"}:
+        open_encoder(EncoderCard.model_validate(config.encoder.opened), config.encoder.weights, weights_key=config.encoder.weights_key)
+    return waiting
+
+
+def _taken(store: Store, stage: str, key: str) -> str:
+    """Which weights of its checkpoint an artifact was made of, where its manifest says it."""
+    manifest = store.manifest(stage, key)
+    found = str(manifest.cost.get("weights_key", "")) if manifest else ""
+    return "the file itself" if found == "." else found
+
+
+def _settings(kind: str, checkpoint: Path, config: Path | None, key: str | None) -> dict[str, Any]:
     """The part of the configuration that names the file."""
     if kind in CODECS:
-        return {"encoder": {"card": CODECS[kind], "weights": str(checkpoint)}}
-    release: dict[str, Any] = {"kind": kind, "file": str(checkpoint)}
+        return {"encoder": {"card": CODECS[kind], "weights": str(checkpoint), "weights_key": key}}
+    release: dict[str, Any] = {"kind": kind, "file": str(checkpoint), "weights_key": key}
     if config:
         release["config"] = read_yaml(config)
     return {PARTS[kind]: {"release": release}}
 
 
-def _inside(checkpoint: Path, config: Path | None, place: Path) -> dict[str, Any]:
+def _inside(checkpoint: Path, config: Path | None, place: Path, key: str | None) -> dict[str, Any]:
     """SVG's checkpoint holds its frozen encoder: its card, and its weights in a file of their own beside the run."""
     from safetensors.torch import save
 
     from svgbench.releases.autoencoders import svg_autoencoder
     from svgbench.releases.open import read
 
-    found = svg_autoencoder(read(checkpoint), read_yaml(config) if config else None, str(checkpoint))
+    found = svg_autoencoder(read(checkpoint, key), read_yaml(config) if config else None, str(checkpoint))
     file = place / "encoder.safetensors"
     with guarded(file):
         place.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.errors import BadInput, unknown
 from svgbench.tables.collect import RunRecord, collect, not_held
+from svgbench.tables.judged import note_judges, said_of
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
@@ -81,7 +82,7 @@ def show(
         sys.stderr.write(unheld + "\n")
     against = against and _row(against, records, cells or {})
     if format is Format.json:
-        deliver(json.dumps([row for record in records for row in record.scores], indent=1) + "\n", to)
+        deliver(json.dumps([row for record in records for row in said_of(record)], indent=1) + "\n", to)
         return
     tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [], against)
     if not tables:
@@ -121,7 +122,9 @@ def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
 
 def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None) -> list[Table]:
     """The tables of these runs: in their layouts, or those of any runs where there is none; with differences from a row."""
-    if not layouts:
-        return report_of(records, against=against)
-    rows, facts = published(), contested()
-    return [*(table for layout in layouts for table in paper_tables(layout, records, rows, facts, against=against)), *closing(records)]
+    if layouts:
+        rows, facts = published(), contested()
+        of_layouts = (table for layout in layouts for table in paper_tables(layout, records, rows, facts, against=against))
+    tables = [*of_layouts, *closing(records)] if layouts else report_of(records, against=against)
+    note_judges(tables, records)
+    return tables

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import stat
 import time
 from functools import cache
@@ -12,14 +11,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from svgbench.config.contents import form_of
 from svgbench.config.foreign import describe
 from svgbench.config.parse import validate
 from svgbench.config.part import Count, Part, Positive
 from svgbench.config.records import digest
 from svgbench.config.schema import Encoder, Features
+from svgbench.config.weight_files import weights_files
 from svgbench.errors import BadConfig, BadWeights, unknown
 from svgbench.shelf import entries, folder, read_yaml
 
+LARGE = 64 << 20
+"""Bytes from which on a file is looked at before it is read for its digest."""
 FAMILIES = ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
 
 
@@ -140,14 +143,17 @@ def with_features(card: EncoderCard, features: Features) -> EncoderCard:
     return card.model_copy(update={"features": features, "channels": channels})
 
 
-def identity(card: EncoderCard, weights: Path | None = None) -> str:
+def identity(card: EncoderCard, weights: Path | None = None, key: str | None = None) -> str:
     """Digest of what decides an encoder's numbers: the card's opening fields and its weights, by their pinned digest or revision, or by
-    the bytes of a file handed over. A hub repository without either is known by its name: pin it where it may change."""
+    the bytes of a file handed over and the ``key`` inside it. A hub repository without either is known by its name: pin it where it may
+    change."""
     opening = card.model_dump(mode="json", include={"backend", "model", "arguments", "kind", "channels", "stride", "patch", "pixels"})
     if card.pixels.antialias:
         opening["pixels"].pop("antialias")  # the rule: identities from before there was another stay
     if card.features != Features():
         opening["features"] = card.features.model_dump(mode="json")
+    if key is not None:
+        opening["weights_key"] = key
     pins = card.weights
     if weights is not None:
         return digest({**opening, "weights": digest_of(weights, card.name)})
@@ -166,41 +172,13 @@ def weights_file(card: EncoderCard) -> Path | None:
     return own if own.is_absolute() else folder("encoders") / own
 
 
-WEIGHTS_FILES = (
-    "model.safetensors", "model.safetensors.index.json", "diffusion_pytorch_model.safetensors", "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json", "diffusion_pytorch_model.bin",
-)  # fmt: skip
-"""What the weights are called in a directory of Hugging Face, diffusers or open_clip; the first that is there is taken."""
-
-
-def weights_files(path: Path) -> list[Path]:
-    """The files that a weights path means: itself; those of a directory (or of its ``vae``); every part that an index lists."""
-    path = path.expanduser()
-    if path.is_dir():
-        places = [folder / name for folder in (path, path / "vae") for name in WEIGHTS_FILES]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            raise BadWeights(f"the directory {path} holds none of {', '.join(WEIGHTS_FILES)}; hand over the weights file itself.")
-        path = found
-    if not path.name.endswith(".index.json"):
-        return [path]
-    try:
-        parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-        if not parts or any(Path(part).name != part for part in parts):
-            raise ValueError
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        raise BadWeights(f"{path} is no index of weights files; fetch it again.") from None
-    missing = [part for part in parts if not (path.parent / part).is_file()]
-    if missing:
-        raise BadWeights(f"{path} lists {len(parts)} files, of which {len(missing)} are missing ({missing[0]}); fetch them too.")
-    return [path.parent / part for part in parts]
-
-
 def digest_of(path: Path, name: str) -> str:
     """Digest of the bytes that a weights path means; ``name`` says in an error whose they are."""
     digests = []
     for part in weights_files(path):
         try:
+            if part.suffix not in (".distcp", ".metadata") and part.stat().st_size > LARGE:
+                form_of(part)  # what is no weights file is named in seconds, not after an hour of reading
             digests.append(file_digest(part))
         except OSError as error:
             raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None

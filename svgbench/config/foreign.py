@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from svgbench.config.hub import hub_file
-from svgbench.errors import BadConfig, BadWeights, unknown
+from svgbench.config.preprocessing import CLIP, IMAGENET, PROCESSORS, USUAL, Statistics, of_file, read_json
+from svgbench.errors import BadConfig, BadWeights, say_once, unknown
 
 SIDE = 256
 """Side in pixels of the images that these cards are made for."""
@@ -24,6 +24,9 @@ CLASSES = {
 
 PATCHES = {"dinov2": 14, "clip": 32, "clip_vision_model": 32}
 """Patch sizes that transformers assumes where a configuration does not say; 16 for all others."""
+
+NOT_STATED = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""In the place of pixel statistics that only the library knows."""
 
 WORDS = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
 """Fields of a configuration that say nothing about the network."""
@@ -42,7 +45,14 @@ def describe(name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def by_name(card: Any) -> bool:
+    """Whether a card made here is of a library's own model, whose pixel statistics the library states."""
+    return card.backend in ("timm", "open_clip") and card.model != "custom" and card.weights.file is None
+
+
 def _timm(model: str, name: str) -> dict[str, Any]:
+    if Path(model).expanduser().is_dir():
+        return _timm_directory(model, name)
     patch = re.search(r"patch(\d+)", model)
     if patch is None:
         raise BadConfig(f"'{name}' does not say its patch size (patch16) in its name; write a card for it (--shelf DIR).")
@@ -50,22 +60,36 @@ def _timm(model: str, name: str) -> dict[str, Any]:
     return {"model": model, "weights": hub, "origin": f"https://huggingface.co/timm/{model}", **_grid(int(patch[1]))}
 
 
+def _timm_directory(model: str, name: str) -> dict[str, Any]:
+    """A directory as timm writes it for the hub: ``config.json`` with the architecture and its ``pretrained_cfg``."""
+    config, place = _configured(model, name, ("config.json",), "model.safetensors")
+    architecture, arguments = config.get("architecture"), config.get("model_args") or {}
+    if not isinstance(architecture, str) or not isinstance(arguments, dict):
+        raise BadConfig(f"'{name}': its config.json names no architecture; name the directory that timm wrote.")
+    found = re.search(r"patch(\d+)", architecture)
+    patch = arguments.get("patch_size", int(found[1]) if found else 16)
+    pixels = of_file(Path(model).expanduser() / "config.json") or _usual(IMAGENET, name, "config.json")
+    arguments = {key: value for key, value in arguments.items() if key not in ("num_classes", "global_pool")}
+    return {**place, "model": architecture, "arguments": arguments, **_grid(patch, *pixels)}
+
+
 def _open_clip(model: str, name: str) -> dict[str, Any]:
     own = _own_config(model)
     if own is not None:
         hub = {"hub": f"timm/{model}", "hub_file": "open_clip_model.safetensors"} if "SigLIP" in model else {}
         place: dict[str, Any] = {"model": model, "weights": hub, "origin": "https://github.com/mlfoundations/open_clip"}
-        config, arguments, pixels = own, {}, {}
+        config, arguments, pixels = own, {}, NOT_STATED
     elif "/" in model or Path(model).is_dir():
         content, place = _configured(model, name, ("open_clip_config.json",), "open_clip_model.safetensors")
-        config, pixels = content.get("model_cfg", {}), _statistics(content.get("preprocess_cfg", {}))
+        config = content.get("model_cfg", {})
+        pixels = _stated(model, ("open_clip_config.json",)) or _usual(CLIP, name, "open_clip_config.json")
         arguments, place["model"] = config, "custom"
     else:
         raise unknown("open_clip model", model, _own_names())
     vision = config.get("vision_cfg", {})
     found = re.search(r"patch(\d+)", vision.get("timm_model_name") or "")
     patch = int(found[1]) if found else vision.get("patch_size", 16)
-    grid = _grid(patch, **pixels)
+    grid = _grid(patch, *pixels)
     sized = {**arguments.get("vision_cfg", {}), "image_size": _seen(patch)}
     return {**place, **grid, "arguments": {**arguments, "vision_cfg": sized}}
 
@@ -79,7 +103,8 @@ def _transformers(model: str, name: str) -> dict[str, Any]:
     patch = config.get("patch_size", PATCHES.get(kind, 16))
     arguments = {key: value for key, value in config.items() if key not in WORDS and not key.startswith("_")}
     arguments |= {"patch_size": patch, "image_size": _seen(patch)}
-    return {**place, "model": CLASSES[kind], "arguments": arguments, **_grid(patch)}
+    pixels = _stated(model, PROCESSORS) or _usual(USUAL.get(CLASSES[kind], IMAGENET), name, PROCESSORS[0])
+    return {**place, "model": CLASSES[kind], "arguments": arguments, **_grid(patch, *pixels)}
 
 
 def _diffusers(model: str, name: str) -> dict[str, Any]:
@@ -105,7 +130,27 @@ READERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def _grid(patch: int, mean: Any = (0.0, 0.0, 0.0), std: Any = (1.0, 1.0, 1.0)) -> dict[str, Any]:
+def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:
+    """The pixel statistics in the first of these files that states some, in a directory or a repository of the hub."""
+    folder = Path(model).expanduser()
+    for file in files:
+        try:
+            path = folder / file if folder.is_dir() else hub_file(model, file, what=file, advice="")
+        except BadWeights:  # the repository has none, or cannot be asked
+            continue
+        found = of_file(path) if path.is_file() else None
+        if found is not None:
+            return found
+    return None
+
+
+def _usual(statistics: Statistics, name: str, file: str) -> Statistics:
+    """The usual statistics of an architecture, which is said."""
+    say_once(f"'{name}': no {file} states how its pixels are normalised; taken is {statistics.said}, as its library does.")
+    return statistics
+
+
+def _grid(patch: int, mean: Any = NOT_STATED.mean, std: Any = NOT_STATED.std) -> dict[str, Any]:
     """Stride and pixels; patch 14 sees images at 14/16, so that its grid is that of patch 16. Statistics 0, 1 stand for the library's."""
     stride, scale = (16, "14/16") if patch == 14 else (patch, "1/1")
     return {"stride": stride, "pixels": {"mean": mean, "std": std, "size": SIDE, "scale": scale}}
@@ -116,10 +161,6 @@ def _seen(patch: int) -> int:
     return SIDE * 14 // 16 if patch == 14 else SIDE // patch * patch
 
 
-def _statistics(content: dict[str, Any]) -> dict[str, Any]:
-    return {key: content[key] for key in ("mean", "std") if content.get(key)} if content.get("mean") and content.get("std") else {}
-
-
 def _configured(model: str, name: str, configs: tuple[str, ...], weights: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A model's configuration file, and where its weights are: in the directory ``model`` or in the repository of that name."""
     folder = Path(model).expanduser()
@@ -128,7 +169,7 @@ def _configured(model: str, name: str, configs: tuple[str, ...], weights: str) -
         if path is None:
             raise BadConfig(f"'{name}': the directory {folder} holds no {configs[0]}; name the directory that its library wrote.")
         place = {"model": model, "weights": {"file": str(path.parent.resolve())}, "origin": str(path.parent.resolve())}
-        return _json(path), place
+        return read_json(path), place
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BadConfig(f"'{name}' is neither a directory here nor a repository OWNER/NAME of Hugging Face; check the name.")
     advice = f"hand over a directory that holds {configs[0]} and the weights: {name.partition(':')[0]}:DIR"
@@ -141,18 +182,8 @@ def _configured(model: str, name: str, configs: tuple[str, ...], weights: str) -
             continue
         inside = config.rpartition("/")[0]
         file = f"{inside}/{weights}" if inside else weights
-        return _json(path), {"model": model, "weights": {"hub": model, "hub_file": file}, "origin": f"https://huggingface.co/{model}"}
+        return read_json(path), {"model": model, "weights": {"hub": model, "hub_file": file}, "origin": f"https://huggingface.co/{model}"}
     raise BadConfig(f"'{name}' has no {configs[0]}.")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadConfig(f"{path} is no readable configuration ({type(error).__name__}); fetch it again.") from None
-    if not isinstance(content, dict):
-        raise BadConfig(f"{path} holds {type(content).__name__}, not a configuration; fetch it again.")
-    return content
 
 
 def _own_folder() -> Path | None:
@@ -166,7 +197,7 @@ def _own_config(model: str) -> dict[str, Any] | None:
     if folder is None:
         raise BadConfig("the backend open_clip needs its package: pip install 'svgbench[encoders]'.")
     path = folder / f"{model}.json"
-    return _json(path) if "/" not in model and path.is_file() else None
+    return read_json(path) if "/" not in model and path.is_file() else None
 
 
 def _own_names() -> list[str]:

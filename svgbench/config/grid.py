@@ -212,6 +212,10 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
     return result
 
 
+OF_SHAPES = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}, "autoencoder": {"loss": {"network": "shapes-lpips"}}}
+"""Judges of the preset ``small`` on its own images: shipped networks that know drawn images alone. Other images have no such default."""
+
+
 def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
     """Axis and value of every value that stands twice on its axis."""
     lists = {axis: [str(value) for value in values] for axis, values in experiment.axes.items() if isinstance(values, list)}
@@ -245,6 +249,8 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
     if draft.data.source != base.get("data", {}).get("source"):  # the preset's counts are of its own images
         counts = {name: None for name in ("train_images", "val_images") if name not in settings.get("data", {})}
         merged = merge(merged, {"data": counts})
+    elif preset == "small":
+        merged = merge(OF_SHAPES, merged)
     given = {k: v for k, v in (merged.get("diffusion", {}).get("transformer") or {}).items() if v is not None}
     if given.get("wide") is not None:
         given["wide"] = {**(WIDE_TINY if draft.diffusion.size == "tiny" else WIDE), **given["wide"]}

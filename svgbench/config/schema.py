@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share, heads_divide
+from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share, Sparse, heads_divide
 from svgbench.config.scoring import Scores
 from svgbench.errors import closest
 
@@ -84,27 +84,23 @@ class Features(Part):
         return 1 if self.layers == "last" or self.combine != "concat" else len(self.layers)
 
 
-class Encoder(Part):
+class Encoder(Sparse):
     """The frozen encoder."""
+
+    later = ("features", "weights_key")
 
     card: str = "dinov3-s16plus"
     """A card's name, or BACKEND:NAME."""
     weights: str | None = None
     """A local file (or directory) of an official release; the card's own weights when empty."""
+    weights_key: str | None = None
+    """Which weights of a checkpoint with several (raw, averaged), by the dotted path to them; by the rules when empty."""
     features: Features | None = None
     """Replaces the card's choice of features, whole; the card's own when empty."""
     identity: str = ""
     """Digest of how the card opens and of its weights; filled in when a run is planned."""
     opened: dict[str, Any] | None = None
     """The whole card, so that a stage needs no shelf; filled in when a run is planned, in no key (``identity`` is)."""
-
-    @model_serializer(mode="wrap")
-    def _without_an_empty_choice(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A choice that nobody made is in no file and in no key."""
-        fields = plain(self)
-        if self.features is None:
-            fields.pop("features", None)
-        return fields
 
 
 class Optimiser(Part):
@@ -155,14 +151,18 @@ class Residual(Part):
     _heads_divide = model_validator(mode="after")(heads_divide)
 
 
-class Release(Part):
+class Release(Sparse):
     """A network of an official release in place of training one."""
+
+    later = ("weights_key",)
 
     kind: str
     """What ``svgbench.load_official`` calls it: svg-autoencoder, svg-dit, sit, dit, repa, lightningdit, ddt, rae-decoder."""
     file: str
     config: dict[str, Any] | None = None
     """The release's constructor arguments, where the file does not tell."""
+    weights_key: str | None = None
+    """Which weights of a checkpoint with several (raw, averaged), by the dotted path to them; by the rules when empty."""
 
 
 class VitDecoder(Part):
@@ -180,10 +180,11 @@ class VitDecoder(Part):
         return self
 
 
-class Decoder(Part):
+class Decoder(Sparse):
     """From raw latents to pixels. The LDM convolutional decoder's levels fix its upsampling, 2 ** (levels - 1), which must be the
     encoder's stride; the ViT decoder fits any."""
 
+    later = ("groups",)
     kind: Literal["ldm", "vit"] = "ldm"
     vit: VitDecoder = VitDecoder()
     """The sizes of ``kind: vit``; those below are of ``kind: ldm``."""
@@ -194,6 +195,15 @@ class Decoder(Part):
     """Residual blocks a level (the decoder has one more, as in LDM)."""
     attention: tuple[Count, ...] = (16,)
     """Grid sizes that get self-attention beside the one in the middle."""
+    groups: Count | None = None
+    """Groups of each group norm; empty: 32, or fewer on levels narrower than 128 channels. Released decoders have 32 at any width."""
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Decoder:
+        wrong = [self.base * m for m in self.multipliers if self.groups and self.base * m % self.groups]
+        if wrong and self.kind == "ldm":
+            raise ValueError(f"{self.groups} groups do not divide a level of {wrong[0]} channels")
+        return self
 
 
 class ReconstructionLoss(Part):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ class Estimate:
     kept: int = 0
     """Bytes of the finished artifact."""
     passing: int = 0
-    """Bytes beside it while it is made: checkpoints."""
+    """Bytes beside it while it is made: checkpoints, features."""
     left_out: tuple[str, ...] = ()
     """What could not be counted, in words."""
 
@@ -181,8 +181,11 @@ def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 def _judged(judge: str, count: int) -> Estimate:
     """Features of so many images and their moments."""
     row = judges.row("features", judge)
-    width = row["dim"]
-    return Estimate(fp32=count * 1e9 * row.get("gflops", 0.0), kept=FLOAT * width * min(count, REFERENCE_IMAGES) + 8 * width * (width + 1))
+    width, kept = row["dim"], min(count, REFERENCE_IMAGES)
+    seen = width + row.get("spatial", {}).get("dim", 0)
+    return Estimate(
+        fp32=count * 1e9 * row.get("gflops", 0.0), kept=FLOAT * width * kept + 8 * width * (width + 1), passing=FLOAT * seen * count
+    )  # fmt: skip
 
 
 def _reconstructions(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -198,7 +201,7 @@ def _reconstruction_scores(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 
 def _generation_scores(judge: str, sizes: Sizes) -> Estimate:
-    return Estimate(fp32=_judged(judge, sizes.config.sampling.count).fp32)
+    return replace(_judged(judge, sizes.config.sampling.count), kept=0)
 
 
 def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +130,12 @@ def _images(config: RunConfig) -> Need:
 
 def _judges(sizes: Sizes) -> Iterator[Need]:
     """Networks of losses and scores."""
-    scores, loss = sizes.config.scores, sizes.config.autoencoder.loss
-    yield judge_of("features", scores.extractor, scores.extractor_weights, "scores.extractor_weights")
-    if scores.second_extractor:
-        yield judge_of("features", scores.second_extractor, scores.second_extractor_weights, "scores.second_extractor_weights")
-    if graph.facts(sizes.config, sizes.card.kind)["trains-autoencoder"] and loss.perceptual:
-        yield judge_of("pairs", loss.network, loss.weights, "autoencoder.loss.weights")
-    yield judge_of("pairs", scores.perceptual, scores.lpips_weights, "scores.lpips_weights", optional=True)
+    trains = graph.facts(sizes.config, sizes.card.kind)["trains-autoencoder"]
+    for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
+        need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
+        if sizes.config.data.source != "shapes" and not judges.knows_photographs(kind, judge):
+            need = replace(need, found=f"{need.found}; trained on drawn images, does not know photographs (--set {name}=...)")
+        yield need
 
 
 def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:

@@ -14,10 +14,13 @@ from svgbench.config.parse import merge, nested
 from svgbench.config.records import Manifest, key_of
 from svgbench.config.schema import RunConfig
 from svgbench.config.scoring import Scores
-from svgbench.errors import BadConfig, BadInput
+from svgbench.errors import BadConfig, BadInput, BadWeights
 from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
 from svgbench.stages import graph
+
+SHIPPED = {"features": "shapes-cnn", "pairs": "shapes-lpips"}
+"""The judge of each kind that needs no weights file."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,8 @@ def nodes_of(
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     plain = config.model_dump(mode="json")
+    if not taken_over and config.data.source != "shapes":
+        _check_judges(plain, facts)
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:
         if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
@@ -140,6 +145,26 @@ def nodes_of(
                 made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)), cell, judged))
         provided[stage.provides or stage.name] = made
     return [node for made in provided.values() for node in made]
+
+
+def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
+    """Names every judge of users' images whose weights file is not given, before anything runs."""
+    wanted, instead, fields = [], [], []
+    for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
+        if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
+            continue
+        wanted.append(f"'{judge}' needs its weights file{judges.whence(kind, judge)}: --set {weights}=FILE")
+        instead.append(f"--set {name}={SHIPPED[kind]}")
+        fields.append(weights)
+    if not wanted:
+        return
+    if plain["scores"]["perceptual"] == "lpips" and not plain["scores"]["lpips_weights"]:
+        wanted.append("LPIPS among the scores takes the same VGG16 file: --set scores.lpips_weights=FILE")
+        instead.append(f"--set scores.perceptual={SHIPPED['pairs']}")
+    raise BadWeights(
+        f"{plain['data']['source']}: {'; '.join(wanted)}; or choose the shipped networks, which were trained on drawn images and "
+        f"do not know photographs, as every table then says: {' '.join(instead)}."
+    ).about(fields[0])
 
 
 def node_of(
@@ -212,7 +237,7 @@ def check_files(node: Node) -> None:
         own = graph.field(node.slice, path) if _covers(stage, path) else None
         if own and own["opened"] is not None:
             card, weights = cards.EncoderCard.model_validate(own["opened"]), own["weights"]
-            if cards.identity(card, Path(weights) if weights else None) != own["identity"]:
+            if cards.identity(card, Path(weights) if weights else None, own.get("weights_key")) != own["identity"]:
                 changed.append((f"{path}.weights", weights or card.weights.file))
     if changed:
         field, file = changed[0]
@@ -246,7 +271,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
             _check_limit(config)
         config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})
     opened = card.model_dump(mode="json")
-    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights), "opened": opened})
+    encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights, config.encoder.weights_key), "opened": opened})
     config = config.model_copy(update={"data": data, "encoder": encoder})
     return _with_teacher(config, extra) if config.diffusion.representation.weight else config
 
@@ -286,7 +311,7 @@ def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:
     card = cards.asked(part.encoder, config.preset, extra)
     if card.kind != "features":
         raise BadConfig(f"diffusion.representation.encoder.card '{card.name}' gives no features; name an encoder such as dinov2.")
-    identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None)
+    identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None, part.encoder.weights_key)
     encoder = part.encoder.model_copy(update={"identity": identity, "opened": card.model_dump(mode="json")})
     part = part.model_copy(update={"encoder": encoder})
     return config.model_copy(update={"diffusion": config.diffusion.model_copy(update={"representation": part})})

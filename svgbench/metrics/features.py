@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from svgbench.metrics.inception_score import ClassSums
 from svgbench.metrics.judges import identity, row, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.metrics.resampling import chosen
+from svgbench.world.blocks import Array, Blocks
 from svgbench.world.runtime import Runtime
 from svgbench.world.weights import read
 
@@ -159,11 +160,13 @@ def extract(
     groups: int = 1,
     runtime: Runtime | None = None,
     done: Callable[[int], None] = lambda count: None,
+    saved: Saved | None = None,
 ) -> Features:
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
     ``keep``: features of at most so many images (a fixed choice) stay in memory; ``groups``: parts of the spatial moments; ``runtime``: all
-    its ranks share the batches and each gets the whole result, this process works alone when None; ``done`` hears of each batch's images.
+    its ranks share the batches and each gets the whole result, this process works alone when None; ``done`` hears of each batch's images;
+    ``saved``: each batch's features are left there, so that a stopped pass goes on, and the sums are taken of them in a second pass.
     """
     if not len(images):
         raise BadData("there are no images to take features of; give at least one.")
@@ -174,7 +177,10 @@ def extract(
     walk = _Walk(extractor, len(images), keep, groups)
     error: Exception | None = None
     try:
-        for start, part in batches(images, batch, runtime):
+        if saved is not None:
+            for start, seen in saved.seen(extractor, images, walk.widths, batch):
+                walk.add(start, seen)
+        for start, part in batches(images, batch, runtime) if saved is None else ():
             walk.add(start, extractor(part))
             done(len(part) * (runtime.world if runtime else 1))
     except Exception as found:
@@ -186,6 +192,40 @@ def extract(
     return walk.result(runtime)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """Where a pass leaves the features of each image, so that one that was stopped or killed goes on. The files are removed by whoever
+    finishes the stage."""
+
+    place: Path
+    """``PLACE-features.npy`` and the like are made."""
+    label: str
+    runtime: Runtime
+
+    def seen(self, extractor: Extractor, images: Any, widths: Sequence[int], batch: int) -> Iterator[tuple[int, Seen]]:
+        """Place of the first image and what was seen of the batches of this rank, in order, once all ranks have seen all images."""
+        named = {name: self.place.with_name(f"{self.place.name}-{name}.npy") for name in Seen._fields}
+        files = [Array(named[name], np.float32, (width,)) for name, width in zip(Seen._fields, widths, strict=True) if width]
+
+        def rows(items: range, part: Tensor) -> list[np.ndarray]:
+            found = extractor(part)
+            if not all(bool(x.isfinite().all()) for x in (found.features, found.spatial) if x is not None):
+                raise _not_finite(extractor.name)
+            return [x.cpu().numpy() for x in found if x is not None]
+
+        work = Blocks(self.place, files, count=len(images), size=batch, runtime=self.runtime, label=self.label)
+        work.run(rows, lambda items: rows_of(images, items))
+        opened = [np.load(path, mmap_mode="r") if width else None for path, width in zip(named.values(), widths, strict=True)]
+        starts = range(0, len(images), batch)
+        for number in self.runtime.shard(len(starts)):
+            part = slice(starts[number], starts[number] + batch)
+            yield part.start, Seen(*(None if x is None else torch.from_numpy(np.array(x[part])).to(extractor.device) for x in opened))
+
+
+def _not_finite(name: str) -> NumericalError:
+    return NumericalError(f"features of '{name}' hold NaN or infinity: look at its weights file, images in uint8 are not the cause.")
+
+
 class _Walk:
     """The sums and the kept rows of one rank on its way over its batches."""
 
@@ -194,6 +234,7 @@ class _Walk:
         example = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # tells every rank the widths, also one without images
         if example.features.shape[1] != extractor.dim:
             raise BadWeights(f"'{extractor.name}' gives {example.features.shape[1]} features, extractors.yaml says {extractor.dim}.")
+        self.widths = [0 if x is None else x.shape[1] for x in example]
         picked = chosen(keep, count)
         self._row = torch.full((count,), -1, dtype=torch.int64)
         self._row[picked] = torch.arange(len(picked))
@@ -233,9 +274,7 @@ class _Walk:
                 self._classes = self._classes.over_ranks(runtime)
         sums = [moments.scatter.diagonal() for moments in (self._moments, *self._spatial)]
         if not all(bool(found.isfinite().all()) for found in sums):
-            raise NumericalError(
-                f"features of '{self._name}' hold NaN or infinity: look at its weights file, images in uint8 are not the cause."
-            )
+            raise _not_finite(self._name)
         return Features(
             count=self._moments.count, moments=self._moments, kept=self._kept, logits=self._logits, classes=self._classes,
             spatial=tuple(self._spatial),
@@ -246,11 +285,7 @@ def batches(images: Any, size: int, runtime: Runtime | None = None) -> Iterator[
     """Place of the first image and uint8 [<= size, 3, H, W], in order, one batch read ahead; each rank of a runtime gets its own."""
 
     def at(start: int) -> Tensor:
-        stop = min(start + size, len(images))
-        if hasattr(images, "batch"):
-            return images.batch(np.arange(start, stop))
-        part = images[start:stop]
-        return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        return rows_of(images, range(start, min(start + size, len(images))))
 
     starts = list(range(0, len(images), size))
     if runtime is not None:
@@ -261,6 +296,14 @@ def batches(images: Any, size: int, runtime: Runtime | None = None) -> Iterator[
             part = ahead.pop().result()
             ahead = [reader.submit(at, following) for following in starts[number + 1 : number + 2]]
             yield start, part
+
+
+def rows_of(images: Any, items: range) -> Tensor:
+    """uint8 [B, 3, H, W] of consecutive images."""
+    if hasattr(images, "batch"):
+        return images.batch(np.arange(items.start, items.stop))
+    part = images[items.start : items.stop]
+    return part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
 
 
 @contextlib.contextmanager

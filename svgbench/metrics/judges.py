@@ -8,6 +8,7 @@ are good. No torch: a plan asks for identities.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,22 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
     if facts.get("sha256", found) != found:
         raise BadWeights(f"{path} has digest {found[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
     return path
+
+
+def knows_photographs(kind: str, name: str) -> bool:
+    """Whether a judge was trained on photographs: the shipped ones were trained on the embedded drawn images alone."""
+    return "shelf" not in row(kind, name)
+
+
+def unfamiliar(names: Iterable[str]) -> str:
+    """What is said of numbers where judges trained on drawn images look at others."""
+    listed = " and ".join(dict.fromkeys(names))
+    return f"{listed}: trained on the embedded drawn images, does not know photographs; compare by these numbers only runs on equal images"
+
+
+def whence(kind: str, name: str) -> str:
+    """A judge's weights file, where to get it and its licence, for a sentence."""
+    return _whence(row(kind, name))
 
 
 def _whence(facts: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ linear probe, nothing of positions. Unlike the probe by SGD it has one answer, w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,9 +20,12 @@ from torch import Tensor
 from svgbench.errors import NumericalError
 from svgbench.metrics import vectors
 from svgbench.metrics.vectors import Standard
+from svgbench.world.checkpoints import Steps
 
 HELD = 1 << 24
 """Class scores held at once; inputs of up to as many numbers are standardised once and kept."""
+FITTED = ("weight", "bias", "present")
+"""What a saved fit holds."""
 GRADIENT = 1e-6
 """The minimum is reached when no entry of the gradient (of the objective a training image) is larger."""
 
@@ -69,22 +72,26 @@ def logistic_regression(
     seed: int = 0,
     classes: int | None = None,
     device: torch.device | None = None,
+    steps: Steps = Steps(None),
 ) -> LogisticResult:
-    """C chosen from ``sweep`` on a held-out tenth of vectors [N, D] with labels [N]; scored on [M, D] and [M]."""
+    """C chosen from ``sweep`` on a held-out tenth of vectors [N, D] with labels [N]; scored on [M, D] and [M]. ``steps``: where each fit
+    is left, so that an attempt that was stopped goes on with the next C."""
     device = device or train_x.device
     vectors.check(train_x, train_y, val_x, val_y, classes, device)
     fitted, held = vectors.split(len(train_x), torch.Generator().manual_seed(seed))
     standard = vectors.moments(train_x, fitted, device)
     held_x, held_y = train_x[held.to(train_x.device)], train_y[held.to(train_y.device)].cpu()
+    settings: dict[str, Any] = {"standard": standard, "iterations": iterations, "device": device}
     model, best, chosen, most = None, None, 0.0, -1
-    for c in sorted(sweep):
-        model = fit(train_x, train_y, fitted, c, standard=standard, iterations=iterations, device=device, start=model)
+    for number, c in enumerate(sorted(sweep)):
+        model = fit(train_x, train_y, fitted, c, **settings, start=model, saved=steps.part(f"{number}"))
         right = int((model.predict(held_x) == held_y).sum())
         if right > most:
             best, chosen, most = model, c, right
     everything = torch.arange(len(train_x))
     standard = vectors.moments(train_x, everything, device)
-    final = fit(train_x, train_y, everything, chosen, standard=standard, iterations=iterations, device=device, start=best)
+    settings = {**settings, "standard": standard}
+    final = fit(train_x, train_y, everything, chosen, **settings, start=best, saved=steps.part("all"))
     return LogisticResult(final.predict(val_x) == val_y.cpu(), chosen, final.iterations, final.gradient)
 
 
@@ -99,9 +106,14 @@ def fit(
     iterations: int = 1000,
     device: torch.device | None = None,
     start: Regression | None = None,
+    saved: Steps = Steps(None),
 ) -> Regression:
-    """The regression of the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: a model near by, which only shortens the way."""
-    device = device or x.device
+    """The regression of the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: a model near by, which only shortens the way;
+    ``saved``: where it is left, and taken from by a later attempt."""
+    device, known = device or x.device, saved.last()
+    if known is not None:
+        weight, bias, present = (known.parts["tensors"][name].to(device) for name in FITTED)
+        return Regression(weight, bias, present, standard, **known.state)
     chosen = chosen.sort().values
     present, columns = y.to(device)[chosen.to(device)].unique(return_inverse=True)
     count, size = len(chosen), _block(len(present))
@@ -140,7 +152,9 @@ def fit(
     if not bool(loss.isfinite()):
         raise NumericalError(f"the logistic regression with C {c:g} ended at an infinite loss; leave that C out of scores.probe.logreg_c.")
     left = max(weight.grad.abs().max().item(), bias.grad.abs().max().item())
-    return Regression(weight, bias, present, standard, optimiser.state[weight]["n_iter"], left)
+    state = {"iterations": optimiser.state[weight]["n_iter"], "gradient": left}
+    saved.save(0, lambda: (dict(zip(FITTED, (weight, bias, present), strict=True)), state), due=True)
+    return Regression(weight, bias, present, standard, **state)
 
 
 def _block(classes: int) -> int:

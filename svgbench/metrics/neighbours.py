@@ -14,6 +14,7 @@ from torch import Tensor
 
 from svgbench.errors import BadData
 from svgbench.metrics import vectors
+from svgbench.world.checkpoints import Steps
 
 TEMPERATURE = 0.07
 
@@ -30,18 +31,23 @@ def knn(
     device: torch.device | None = None,
     block: int = 1024,
     train_block: int = vectors.BLOCK,
+    steps: Steps = Steps(None),
 ) -> Tensor:
     """Whether the weighted vote of the nearest training vectors names each validation image's class: [M] bool on the CPU.
 
-    ``block`` validation and ``train_block`` training images are compared at once; ``device``: where, by default that of ``train_x``.
+    ``block`` validation and ``train_block`` training images are compared at once; ``device``: where, by default that of ``train_x``;
+    ``steps``: where the nearest found so far are left, for an attempt that goes on.
     """
     device = device or train_x.device
     classes = vectors.check(train_x, train_y, val_x, val_y, classes, device)
     if neighbours > len(train_x):
         raise BadData(f"{neighbours} neighbours cannot be found among {len(train_x)} training images; lower scores.probe.neighbours.")
     near: list[tuple[Tensor, Tensor]] = []
-    start = 0
-    for train in vectors.blocks(train_x, device, train_block):
+    start, known = 0, steps.last()
+    if known is not None:
+        start, found = known.images_seen, (known.parts["tensors"][name].to(device) for name in ("similarity", "index"))
+        near = list(zip(*(whole.split(block) for whole in found), strict=True))
+    for train in vectors.blocks(train_x[start:], device, train_block) if start < len(train_x) else ():
         unit = F.normalize(train, dim=1).T
         for number, x in enumerate(vectors.blocks(val_x, device, block)):
             found, index = (F.normalize(x, dim=1) @ unit).topk(min(neighbours, len(train)), 1)
@@ -51,6 +57,7 @@ def knn(
             else:
                 near[number] = _nearest(near[number], (found, index), neighbours)
         start += len(train)
+        steps.save(start, lambda: (dict(zip(("similarity", "index"), map(torch.cat, zip(*near, strict=True)), strict=True)), {}))
     labels, truth = train_y.to(device), val_y.to(device)
     right = []
     for (similarity, index), y in zip(near, truth.split(block), strict=True):

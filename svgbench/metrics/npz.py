@@ -7,6 +7,8 @@ are of. What a file cannot tell: which extractor its statistics are of; only the
 
 from __future__ import annotations
 
+import math
+import stat
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +16,7 @@ from tokenize import TokenError
 
 import numpy as np
 
+from svgbench.config.archives import checked, start_of
 from svgbench.errors import BadData
 from svgbench.world.files import replacing
 
@@ -65,26 +68,28 @@ def _is_covariance(matrix: np.ndarray) -> bool:
 
 def stored(path: Path, name: str) -> np.ndarray:
     """One array of an ``.npz``, mapped from the disk where it lies there uncompressed; never by pickle."""
-    if name not in members(path):
-        raise BadData(f"{path}: has no array '{name}', but {', '.join(members(path)) or 'none'}; give an .npz of images or statistics.")
+    names = members(path)
+    if name not in names:
+        raise BadData(f"{path}: has no array '{name}', but {', '.join(names) or 'none'}; give an .npz of images or statistics.")
     try:
+        entry = checked(path, BadData)[f"{name}.npy"]
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
             form = np.lib.format
             read_header = form.read_array_header_1_0 if form.read_magic(member) == (1, 0) else form.read_array_header_2_0
             shape, fortran, kind = read_header(member)
             header = member.tell()
-            entry = archive.getinfo(f"{name}.npy")
+        bytes_ = math.prod(shape) * kind.itemsize
+        if any(side < 0 for side in shape) or (not kind.hasobject and header + bytes_ != entry.size):
+            raise BadData(
+                f"{path}: '{name}' should be {kind} {list(shape)}, but it holds {entry.size - header:,} bytes; fetch the file again."
+            )
         if kind.hasobject:
             raise BadData(f"{path}: '{name}' holds pickled objects, which could run code and are not read; save its numbers alone.")
-        if entry.compress_type != zipfile.ZIP_STORED or fortran:
+        if entry.deflated or fortran or not bytes_:
             with np.load(path, allow_pickle=False) as content:
                 return content[name]
-        with path.open("rb") as file:  # a member's local header repeats its name and may have extra fields of its own
-            file.seek(entry.header_offset + 26)
-            lengths = np.frombuffer(file.read(4), dtype="<u2")
-        start = entry.header_offset + 30 + int(lengths.sum()) + header
-        return np.memmap(path, dtype=kind, mode="r", offset=start, shape=shape)
-    except UNREADABLE as error:
+        return np.memmap(path, dtype=kind, mode="r", offset=start_of(path, entry) + header, shape=shape)
+    except (*UNREADABLE, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise BadData(f"{path}: cannot be read as arrays ({first_line(error)}); fetch it again.") from None
 
 
@@ -104,6 +109,8 @@ def save_npz(path: Path, images: np.ndarray) -> None:
 def members(path: Path) -> list[str]:
     """Names of the arrays inside."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadData(f"{path}: is no regular file and no folder; give a folder of images or an .npz.")
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except UNREADABLE as error:

@@ -22,13 +22,16 @@ from svgbench.config.records import Score
 from svgbench.config.scoring import Probe
 from svgbench.errors import NumericalError
 from svgbench.metrics import vectors
-from svgbench.metrics.logistic import logistic_regression
+from svgbench.metrics.logistic import LogisticResult, logistic_regression
 from svgbench.metrics.neighbours import knn
 from svgbench.metrics.protocol import ImageGroup, protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.vectors import Standard
+from svgbench.world.checkpoints import Steps
 
 MOMENTUM = 0.9
+STATE = ("weight", "bias", "weight_velocity", "bias_velocity")
+"""What a saved state of the linear probe holds."""
 SCORED = 8192
 """Images scored at once under all heads."""
 
@@ -73,10 +76,12 @@ def linear_probe(
     seed: int = 0,
     classes: int | None = None,
     device: torch.device | None = None,
+    steps: Steps = Steps(None),
 ) -> ProbeResult:
     """Softmax regression on vectors [N, D] with labels [N], scored on [M, D] and [M]; results on the CPU.
 
-    Vectors are float32 or bfloat16 and may be mapped from disk; ``device``: where the heads are trained, by default that of ``train_x``.
+    Vectors are float32 or bfloat16 and may be mapped from disk; ``device``: where the heads are trained, by default that of ``train_x``;
+    ``steps``: where the training leaves its state and goes on from it.
     """
     device = device or train_x.device
     classes = vectors.check(train_x, train_y, val_x, val_y, classes, device)
@@ -84,7 +89,7 @@ def linear_probe(
     generator = torch.Generator().manual_seed(seed)
     fitted, held = vectors.split(len(train_x), generator)
     standard = vectors.moments(train_x, fitted, device)
-    heads = _fit(train_x, train_y, fitted, standard, classes, settings, generator)
+    heads = _fit(train_x, train_y, fitted, standard, classes, settings, generator, steps)
     best = _best(heads, train_x, train_y, held, standard)
     chosen = Heads(heads.weight[best : best + 1], heads.bias[best : best + 1])
     hits = []
@@ -106,7 +111,7 @@ def _best(heads: Heads, x: Tensor, y: Tensor, held: Tensor, standard: Standard) 
 
 
 def _fit(
-    x: Tensor, y: Tensor, fitted: Tensor, standard: Standard, classes: int, settings: Probe, generator: torch.Generator
+    x: Tensor, y: Tensor, fitted: Tensor, standard: Standard, classes: int, settings: Probe, generator: torch.Generator, saved: Steps
 ) -> Heads:
     """Heads for every learning rate, trained on the same batches of the rows ``fitted``; softmax regression's gradient is written out."""
     device, count = y.device, len(fitted)
@@ -115,19 +120,28 @@ def _fit(
     heads = Heads(weight, torch.zeros(len(rates), 1, classes, device=device))
     velocities = torch.zeros_like(heads.weight), torch.zeros_like(heads.bias)
     batch = min(settings.batch, count)
-    steps = settings.epochs * (count // batch)
+    each = count // batch
+    steps, begin = settings.epochs * each, 0
+    tensors = dict(zip(STATE, (*heads, *velocities), strict=True))
+    known = saved.last()
+    if known is not None:
+        begin = known.images_seen
+        for name, value in tensors.items():
+            value.copy_(known.parts["tensors"][name])
     step = 0
     for _ in range(settings.epochs):
         order = fitted[torch.randperm(count, generator=generator)]
-        for places in order[: count // batch * batch].split(batch):
-            decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
-            inputs = standard(vectors.rows(x, places, device))
-            error = heads(inputs).softmax(2)
-            error[:, torch.arange(batch, device=device), y[places.to(device)]] -= 1
-            gradients = inputs.T @ error / batch, error.mean(1, keepdim=True)
-            for value, velocity, gradient in zip(heads, velocities, gradients, strict=True):
-                velocity.mul_(MOMENTUM).add_(gradient)
-                value.sub_(rates * decay * velocity)
+        for places in order[: each * batch].split(batch):
+            if step >= begin:
+                decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
+                inputs = standard(vectors.rows(x, places, device))
+                error = heads(inputs).softmax(2)
+                error[:, torch.arange(batch, device=device), y[places.to(device)]] -= 1
+                gradients = inputs.T @ error / batch, error.mean(1, keepdim=True)
+                for value, velocity, gradient in zip(heads, velocities, gradients, strict=True):
+                    velocity.mul_(MOMENTUM).add_(gradient)
+                    value.sub_(rates * decay * velocity)
+                saved.save(step + 1, lambda: (tensors, {}))
             step += 1
     return heads
 
@@ -148,20 +162,34 @@ def probe_scores(
     device: torch.device | None = None,
     detail: Mapping[str, Any] | None = None,
     done: Callable[[int], None] = lambda probes: None,
+    steps: Steps = Steps(None),
 ) -> list[Score]:
     """probe_top1, probe_top5, knn_top1 and logreg_top1 in percent, of pooled latents; ``latents``: features, residual or both.
 
-    ``done`` is told after each of the three probes.
+    ``done`` is told after each of the three probes; ``steps``: where each leaves its state and its result, so that a stopped one goes on.
     """
     device = device or train_x.device
     sets = vectors.near(train_x, device), train_y, val_x, val_y
-    result = linear_probe(*sets, settings, seed=seed, classes=classes, device=device)
+    common: dict[str, Any] = {"classes": classes, "device": device}
+
+    def linear_result(states: Steps) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        found = linear_probe(*sets, settings, seed=seed, **common, steps=states)
+        return {"top1": found.top1, "top5": found.top5}, {"learning_rate": found.learning_rate}
+
+    def vote_result(states: Steps) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"top1": knn(*sets, settings.neighbours, **common, steps=states)}, {}
+
+    def regression_result(states: Steps) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        made = logistic_regression(*sets, settings.logreg_c, iterations=settings.logreg_iterations, seed=seed, **common, steps=states)
+        return {"top1": made.top1}, {"c": made.c, "iterations": made.iterations, "gradient": made.gradient}
+
+    tensors, state = steps.once("linear", linear_result)
+    result = ProbeResult(**tensors, **state)
     done(1)
-    vote = knn(*sets, settings.neighbours, classes=classes, device=device)
+    vote = steps.once("knn", vote_result)[0]["top1"]
     done(1)
-    fitted = logistic_regression(
-        *sets, settings.logreg_c, iterations=settings.logreg_iterations, seed=seed, classes=classes, device=device
-    )
+    tensors, state = steps.once("logistic", regression_result)
+    fitted = LogisticResult(**tensors, **state)
     done(1)
 
     def score(metric: str, right: Tensor, measure: str, fields: set[str], **more: Any) -> Score:

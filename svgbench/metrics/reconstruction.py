@@ -8,20 +8,23 @@ draw pairs again. What they cannot tell: how a diffusion model fares in these la
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from svgbench.config.records import Protocol, Score
 from svgbench.errors import BadData
-from svgbench.metrics.features import Extractor, Features, batches, extract
+from svgbench.metrics.features import Extractor, Features, Saved, batches, extract, rows_of
 from svgbench.metrics.frechet import frechet_distance, paired_replicates
 from svgbench.metrics.perceptual import Perceptual
 from svgbench.metrics.pixels import psnr, ssim
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, protocol
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
+from svgbench.world.blocks import Array, Blocks
 from svgbench.world.runtime import Runtime
 
 
@@ -38,12 +41,12 @@ def reconstruction_scores(
     batch: int = 128,
     device: torch.device | str = "cpu",
     runtime: Runtime | None = None,
-    done: Callable[[int], None] = lambda count: None,
+    saved: Path | None = None,
 ) -> list[Score]:
     """rfid (with an extractor), psnr, ssim, lpips (with a perceptual net) of uint8 [N, 3, H, W] beside their originals in the same order.
 
     ``original_features`` spares the originals' pass where another score already made it; ``runtime``: all its ranks share the images and
-    each gets all scores.
+    each gets all scores; ``saved``: a directory for what is finished of each pass, so that one that was stopped goes on.
     """
     if len(reconstructions) != len(originals):
         raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; make them again.")
@@ -54,16 +57,25 @@ def reconstruction_scores(
     facts = {**(detail or {}), **resampling.stated("image pairs")}
     scores = []
     if extractor is not None:
-        mine = extract(extractor, reconstructions, batch=batch, runtime=runtime, done=done)
-        theirs = original_features or Reference.of(extract(extractor, originals, batch=batch, runtime=runtime, done=done), originals_group)
+        mine, theirs = _features(extractor, reconstructions, "reconstructions", batch, runtime, saved), original_features
+        if theirs is None:
+            theirs = Reference.of(_features(extractor, originals, "originals", batch, runtime, saved), originals_group)
         name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, rounding=ROUNDING)
         scores.append(_rfid("rfid" if extractor.frechet == "gfid" else f"r{extractor.frechet}", mine, theirs, resampling, name, facts))
-    for metric, values in per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime).items():
+    found = per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime, saved=saved)
+    for metric, values in found.items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
         name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, rounding=ROUNDING)
         low, high = resampling.of_mean(values, floor=-1.0 if metric == "ssim" else 0.0, ceiling=1.0 if metric == "ssim" else float("inf"))
         scores.append(Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts))
     return scores
+
+
+def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime: Runtime | None, saved: Path | None) -> Features:
+    if runtime is None or saved is None:
+        return extract(extractor, images, batch=batch, runtime=runtime)
+    place = Saved(place=saved / what, label=f"features of the {what}", runtime=runtime)
+    return extract(extractor, images, batch=batch, runtime=runtime, saved=place)
 
 
 def _rfid(metric: str, mine: Features, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
@@ -85,9 +97,20 @@ def per_image(
     batch: int = 128,
     device: torch.device | str = "cpu",
     runtime: Runtime | None = None,
+    saved: Path | None = None,
 ) -> dict[str, Tensor]:
     """Name of each measure -> its value for each pair [N] float64 on the CPU; of a runtime's ranks each measures its own pairs and gets
-    all values."""
+    all values. ``saved``: a directory for the values of the finished batches."""
+    if runtime is not None and saved is not None:
+
+        def rows(items: range, pair: tuple[Tensor, Tensor]) -> tuple[np.ndarray]:
+            values = [measure(*(x.to(device) for x in pair)).double().cpu() for measure in measures.values()]
+            return (torch.stack(values, 1).numpy(),)
+
+        file, label = Array(saved / "values.npy", np.float64, (len(measures),)), f"{', '.join(measures)} of the images"
+        work = Blocks(saved / "values", [file], count=len(images), size=batch, runtime=runtime, label=label)
+        work.run(rows, lambda items: (rows_of(images, items), rows_of(originals, items)))
+        return dict(zip(measures, torch.from_numpy(np.load(file.path)).T.contiguous(), strict=True))
     found = {name: torch.zeros(len(images), dtype=torch.float64) for name in measures}
     for (start, mine), (_, theirs) in zip(batches(images, batch, runtime), batches(originals, batch, runtime), strict=True):
         mine, theirs = mine.to(device), theirs.to(device)

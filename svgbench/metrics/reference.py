@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svgbench.errors import BadData, BadInput
-from svgbench.metrics.features import Extractor, Features, extract
+from svgbench.metrics.features import Extractor, Features, Saved, extract
 from svgbench.metrics.frechet import Gaussian, read_statistics, united
 from svgbench.metrics.image_sets import open_set
 from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
@@ -86,11 +86,11 @@ class Reference:
 
 def open_reference(
     path: Path, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2, runtime: Runtime | None = None,
-    progress: Progress,
+    progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
 ) -> Reference:  # fmt: skip
     """A reference from an ADM ``.npz`` of statistics, an ``.npz`` or a folder of images, or an artifact of our store (``images``: its
     training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is looked
-    at."""
+    at. ``saved``: where its images' features are left for an attempt that goes on."""
     if holds_statistics(path):
         return _published(path, extractor)
     if (path / TENSORS).is_file():
@@ -108,7 +108,8 @@ def open_reference(
         raise BadInput(f"{path}: images of {found} px, those to be judged are {wanted}; bring them to one size.")
     if len(images) < least:
         raise BadData(f"{path}: holds {len(images)} images, and what is asked of a reference needs {least} or more; give more.")
-    features = extract(extractor, images, runtime=runtime, done=progress("features of the reference", len(images)))
+    done = progress("features of the reference", len(images))
+    features = extract(extractor, images, runtime=runtime, done=done, saved=saved)
     return Reference.of(features, group, size)
 
 

@@ -19,7 +19,20 @@ from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.nets.vit_decoder import EPSILON, ViTDecoder
-from svgbench.releases.shapes import State, agree, agree_with_ldm, count, fill_from, ldm_sizes, parameters, part, require, whole
+from svgbench.releases.shapes import (
+    GROUPS,
+    State,
+    agree,
+    agree_with_ldm,
+    count,
+    fill_from,
+    ldm_sizes,
+    parameters,
+    part,
+    require,
+    rounding,
+    whole,
+)
 from svgbench.world import weights as files
 
 Config = Mapping[str, Any] | None
@@ -105,7 +118,8 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     extra = part(said, "residual", "extra_vit_config")
     sizes, residual, resolution = _residual(state, extra, where)
     resolution = resolution or whole(part(said, "decoder", "ddconfig"), "resolution", 256)
-    ldm = ldm_sizes(state, "decoder.", resolution=resolution, kind=kind, where=where)
+    groups = whole(part(said, "decoder", "ddconfig"), "norm_num_groups", GROUPS)
+    ldm = ldm_sizes(state, "decoder.", resolution=resolution, kind=kind, where=where, groups=groups)
     agree_with_ldm(part(said, "decoder", "ddconfig"), ldm, where=where)
 
     # the frozen encoder, by its card
@@ -127,7 +141,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     align = "none" if extra.get("use_outnorm", True) is False else "batch"
     alignment = Alignment(align, feature_channels=card.channels, residual_channels=sizes["channels"]) if residual else None
     tokenizer = Tokenizer(Encoder(card, network), residual, alignment, decoder).eval().requires_grad_(False)
-    layout = {name: ldm[name] for name in ("base", "multipliers", "blocks", "attention")}
+    layout = {name: ldm[name] for name in ("base", "multipliers", "blocks", "attention", "groups") if name in ldm}
     settings = {"residual": sizes, "align": align, "decoder": {"kind": "ldm", **layout}}
     return Svg(tokenizer, settings, card.name, official, resolution)
 
@@ -247,7 +261,7 @@ def rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
 def _same_positions(given: Tensor, decoder: ViTDecoder, where: str) -> None:
     """Refuses positions that are not those we compute."""
     ours = torch.cat([torch.zeros(1, decoder.positions.shape[1]), decoder.positions])
-    if given.shape[1:] != ours.shape or not bool((given[0] - ours).abs().max() < 1e-4):
+    if given.shape[1:] != ours.shape or not bool((given[0].float() - ours).abs().max() <= rounding(given)):
         raise BadWeights(f"{where} has positions that are not the fixed sines and cosines of RAE's decoders; hand over another file.")
 
 

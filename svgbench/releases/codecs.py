@@ -8,7 +8,7 @@ from typing import Any
 from svgbench.backends.open import Encoder, adapted, open_network
 from svgbench.config import cards
 from svgbench.nets.tokenizer import Codec
-from svgbench.releases.shapes import State, agree, agree_with_ldm, count, ldm_sizes, parameters, part, require, whole
+from svgbench.releases.shapes import GROUPS, State, agree, agree_with_ldm, count, ldm_sizes, parameters, part, require, whole
 from svgbench.world import weights as files
 
 Config = Mapping[str, Any] | None
@@ -20,7 +20,8 @@ def vavae(state: State, config: Config = None, where: str = "the file") -> Codec
     shapes = {"encoder.conv_in.weight": 4, "quant_conv.weight": 4, "post_quant_conv.weight": 4}
     require(state, shapes, kind="vavae", where=where)
     layout = {**said, **part(said, "ddconfig")}
-    sizes = ldm_sizes(state, "decoder.", resolution=whole(layout, "resolution", 256), kind="vavae", where=where)
+    groups = whole(layout, "norm_num_groups", GROUPS)
+    sizes = ldm_sizes(state, "decoder.", resolution=whole(layout, "resolution", 256), kind="vavae", where=where, groups=groups)
     embed_dim = state["post_quant_conv.weight"].shape[1]
     agree_with_ldm(layout, sizes, where=where)
     agree(said, {"embed_dim": embed_dim}, where=where)
@@ -33,7 +34,8 @@ def sdvae(state: State, config: Config = None, where: str = "the file") -> Codec
     said = parameters(config)
     if "decoder.up.0.block.0.conv1.weight" in state:
         layout = {**said, **part(said, "ddconfig")}
-        sizes = ldm_sizes(state, "decoder.", resolution=whole(layout, "resolution", 256), kind="sdvae", where=where)
+        groups = whole(layout, "norm_num_groups", GROUPS)
+        sizes = ldm_sizes(state, "decoder.", resolution=whole(layout, "resolution", 256), kind="sdvae", where=where, groups=groups)
         agree_with_ldm(layout, sizes, where=where)
         widths, blocks = [sizes["base"] * m for m in sizes["multipliers"]], sizes["blocks"]
         channels = sizes["z_channels"]
@@ -50,7 +52,8 @@ def sdvae(state: State, config: Config = None, where: str = "the file") -> Codec
     arguments = {
         "block_out_channels": widths, "layers_per_block": blocks, "latent_channels": channels, **convolutions,
         "down_block_types": ["DownEncoderBlock2D"] * len(widths), "up_block_types": ["UpDecoderBlock2D"] * len(widths),
-        "norm_num_groups": whole(said, "norm_num_groups", 32), "sample_size": whole(said, "sample_size", 256),
+        "norm_num_groups": whole({**said, **part(said, "ddconfig")}, "norm_num_groups", GROUPS),
+        "sample_size": whole(said, "sample_size", 256),
     }  # fmt: skip
     return _codec(card, arguments, channels, 2 ** (len(widths) - 1), state, where)
 

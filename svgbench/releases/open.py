@@ -45,9 +45,10 @@ KINDS = {**AUTOENCODERS, **TRANSFORMERS}
 """Kind -> ``(state, config, where) -> model``, frozen and in evaluation."""
 
 
-def load_official(kind: str, path: str | Path, config: Config = None) -> Any:
-    """The official model in a ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors`` file; ``config``: the release's constructor arguments, by
-    name, where shapes do not tell.
+def load_official(kind: str, path: str | Path, config: Config = None, weights_key: str | None = None) -> Any:
+    """The official model in a ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors`` file, or in a directory of parts; ``config``: the release's
+    constructor arguments, by name, where shapes do not tell; ``weights_key``: the dotted path to the weights in a checkpoint that holds
+    several. Averaged weights are preferred to the raw ones beside them, and what was taken is written to standard error.
 
     ========================================= =====================================================================================
     kind                                      what comes back
@@ -61,12 +62,18 @@ def load_official(kind: str, path: str | Path, config: Config = None) -> Any:
     """
     if kind not in KINDS:
         raise unknown("kind of official model", kind, KINDS)
-    return KINDS[kind](read(path), config, str(path)).eval().requires_grad_(False)
+    return opened(kind, path, config, weights_key)[0]
 
 
-def read(path: str | Path) -> dict[str, Any]:
+def opened(kind: str, path: str | Path, config: Config = None, weights_key: str | None = None) -> tuple[Any, str]:
+    """The model, and the key in its checkpoint under which its weights were."""
+    state = read(path, weights_key)
+    return KINDS[kind](state, config, str(path)).eval().requires_grad_(False), state.key
+
+
+def read(path: str | Path, weights_key: str | None = None) -> files.State:
     """Name -> tensor of an official file, never by code."""
     place = Path(path).expanduser()
     if not place.exists():
         raise BadWeights(f"the file {place} does not exist; give the path of an official checkpoint.")
-    return files.read(place)
+    return files.read(place, weights_key)

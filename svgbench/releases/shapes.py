@@ -15,6 +15,10 @@ from svgbench.world import weights as files
 from svgbench.world.kinds import looks_like
 
 State = Mapping[str, Tensor]
+GROUPS = 32
+"""Of every group norm in LDM's code."""
+OWN_GROUPS = 128
+"""Levels from this width on have as many here without being told."""
 
 
 def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -> None:
@@ -66,20 +70,23 @@ def count(state: State, pattern: str) -> int:
     return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
 
-def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: str) -> dict[str, Any]:
-    """``LdmDecoder``'s sizes from a state dict in LDM's names: base, multipliers, blocks, attention, z_channels, resolution."""
+def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: str, groups: int = GROUPS) -> dict[str, Any]:
+    """``LdmDecoder``'s sizes from a state dict in LDM's names: base, multipliers, blocks, attention, z_channels, resolution; ``groups`` of
+    its norms, which no shape tells, only where the decoder would not have them by itself."""
     telling = {f"{prefix}conv_in.weight": 4, f"{prefix}conv_out.weight": 4, f"{prefix}up.0.block.0.conv1.weight": 4}
     require(state, telling, kind=kind, where=where)
     escaped = re.escape(prefix)
     levels = count(state, rf"{escaped}up\.(\d+)\.block\.0\.conv1\.weight$")
     widths = [state[f"{prefix}up.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
-    if any(width % 32 for width in widths) or min(widths) < 128:
+    if any(width % groups for width in widths):
         raise BadWeights(
-            f"{where} has levels of {widths} channels; official decoders normalise each in 32 groups, which svgbench builds from 128 "
-            "channels on, so hand over one of multiples of 32 from 128."
+            f"{where} has levels of {widths} channels, which the {groups} groups of an official decoder's norms do not divide; "
+            "say how many it was trained with: config norm_num_groups."
         )
     base = math.gcd(*widths)
+    chosen = {"groups": groups} if groups != GROUPS or min(widths) < OWN_GROUPS else {}
     return {
+        **chosen,
         "base": base,
         "multipliers": [width // base for width in widths],
         "blocks": count(state, rf"{escaped}up\.0\.block\.(\d+)\.conv1\.weight$") - 1,
@@ -140,6 +147,16 @@ def wholes(config: Mapping[str, Any], name: str, default: Sequence[int]) -> list
     if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(value, int) for value in values):
         raise BadConfig(f"{name} in the config of a release is {values!r}; give a list of whole numbers.")
     return list(values)
+
+
+def rounding(value: Tensor) -> float:
+    """What numbers of a table up to 1 may differ by: the spacing of the coarsest type that holds all of them, also where a file of half
+    precision was saved in single precision afterwards."""
+    exact = value.float()
+    for kind in (torch.bfloat16, torch.float16):
+        if torch.equal(exact.to(kind).float(), exact):
+            return torch.finfo(kind).eps
+    return 1e-4
 
 
 def _essential(shape: Sequence[int]) -> list[int]:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from svgbench.errors import BadWeights, unknown
 from svgbench.nets.ddpm import EpsilonModel
 from svgbench.nets.sit import SiT
+from svgbench.releases.shapes import rounding
 from svgbench.releases.sizes import arguments_of, compare, sizes_of
 from svgbench.world.kinds import looks_like
 from svgbench.world.weights import fill
@@ -57,6 +58,7 @@ def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str
     sources = official_names(kind, sizes, shapes)
     _check_names(kind, state, sources, shapes, where)
     own = {ours: torch.cat([state[name] for name in names]).reshape(shapes[ours].shape) for ours, names in sources.items()}
+    own = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in own.items()}  # half precision is not kept
     _check_tables(model, state, where)
     if arguments.get("noise_at", 1 if kind == "repa" else 0) == 1:
         own |= from_noise_at_one(model, own)
@@ -151,5 +153,10 @@ def _check_tables(model: SiT, state: Mapping[str, Tensor], where: str) -> None:
     for name, value in state.items():
         if _is_table(name):
             table = own.get(name)
-            if table is None or table.numel() != value.numel() or not torch.allclose(table, value.float().reshape(table.shape), atol=1e-4):
+            if table is None or table.numel() != value.numel() or not _same(table, value):
                 raise BadWeights(f"{where}: {name} is not the fixed table of its places; only releases with fixed positions open here.")
+
+
+def _same(table: Tensor, value: Tensor) -> bool:
+    """Whether a stored table is ours within the rounding of the type it was stored in."""
+    return torch.allclose(table, value.float().reshape(table.shape), rtol=0, atol=rounding(value))

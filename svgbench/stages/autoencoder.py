@@ -220,6 +220,6 @@ def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """An encoder that decodes is the autoencoder: the artifact points at its card, whose weights are opened to see that they are there."""
-    card, _ = open_frozen(slice_["encoder"], runtime.torch_device)
+    card, encoder = open_frozen(slice_["encoder"], runtime.torch_device)
     write_atomic(out / "autoencoder.json", describe(slice_["encoder"], card))
-    return {}
+    return {"weights_key": encoder.weights_key} if slice_["encoder"]["weights"] else {}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -17,12 +18,17 @@ from svgbench.metrics.protocol import ImageGroup
 from svgbench.nets.linear_head import DenseHead, Moments, dropped
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import open_tokenizer
+from svgbench.world.blocks import Array, Blocks
+from svgbench.world.checkpoints import FOLDER
 from svgbench.world.crops import Ahead, Crop, readers
 from svgbench.world.dense_sets import SPLITS, DenseSet, Pair, check
 from svgbench.world.files import write_atomic
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
+
+EVALUATED = 4
+"""Validation images whose figures are saved at once."""
 
 
 def check_pairs(found: DenseSet, counted: Callable[[Pair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -166,3 +172,17 @@ def train_heads(
         tensors = {f"{name}.{key}": tensor.cpu().contiguous() for name, state in states.items() for key, tensor in state.items()}
         write_atomic(out / "heads.safetensors", save(tensors))
     return {name: value for name, value in report.losses.items() if name in run.readings}
+
+
+def evaluated(
+    run: DenseRun, measured: Callable[[Pair], Tensor], row: tuple[int, ...], out: Path, runtime: Runtime, label: str
+) -> Tensor:  # fmt: skip
+    """float64 [N, *row] on the device: ``measured`` [*row] of each validation image; ranks share them, and a stopped evaluation goes on."""
+
+    @torch.no_grad()
+    def rows(items: range) -> tuple[np.ndarray]:
+        return (torch.stack([measured(run.found.validation[index]).double().cpu() for index in items]).numpy(),)
+
+    file, count = Array(out / FOLDER / "evaluated.npy", np.float64, row), len(run.found.validation)
+    Blocks(out / FOLDER / "evaluated", [file], count=count, size=EVALUATED, runtime=runtime, label=label).run(rows)
+    return torch.from_numpy(np.load(file.path)).to(runtime.torch_device)

@@ -16,9 +16,9 @@ from svgbench.config import scoring
 from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
-from svgbench.stages.dense import DenseRun, check_pairs, open_run, pieces, train_heads
+from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
 from svgbench.stages.scores import limit_of, write_scores
-from svgbench.world import checkpoints, crops
+from svgbench.world import crops
 from svgbench.world.crops import Crop
 from svgbench.world.dense_sets import DenseSet, Pair, open_set, read_depth
 from svgbench.world.runtime import Runtime
@@ -39,7 +39,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
         dropout=0.0, seed=seed, out=out, runtime=runtime, label="linear head, depth",
     )  # fmt: skip
-    found_errors = _evaluated(run, head, runtime)
+    found_errors = _evaluated(run, head, out, runtime)
     if runtime.is_main:
         open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
         used = head.model_dump(mode="json", exclude={"checkpoint_images"})
@@ -48,7 +48,6 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         resampling = Resampling(resamples=part["resamples"], seed=seed)
         scores = [s for kind, each in found_errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
         write_scores(out, scores, slice_)
-        checkpoints.clear(out)
     return {"images_seen": head.total_images, "losses": losses}
 
 
@@ -94,21 +93,18 @@ def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targ
     return (loss / runtime.world).float()
 
 
-@torch.no_grad()
-def _evaluated(run: DenseRun, head: scoring.DepthHead, runtime: Runtime) -> dict[str, Tensor]:
+def _evaluated(run: DenseRun, head: scoring.DepthHead, out: Path, runtime: Runtime) -> dict[str, Tensor]:
     """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images."""
-    pairs, device = run.found.validation, runtime.torch_device
-    table = torch.zeros(len(run.readings), len(pairs), 2, dtype=torch.float64, device=device)
-    with runtime.progress("depth", len(pairs)) as bar:
-        for index in runtime.shard(len(pairs)):
-            sample = read_depth(run.found.root, pairs[index])
-            truth = torch.from_numpy(sample.target).to(device)
-            mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")
-            for row, depth in enumerate(depths_of(run, sample.image, head, tuple(truth.shape), device)):
-                table[row, index] = torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64)
-            bar.advance(runtime.world)
-    runtime.all_reduce_(table)
-    return {name: table[row].cpu() for row, name in enumerate(run.readings)}
+
+    def measured(pair: Pair) -> Tensor:
+        sample = read_depth(run.found.root, pair)
+        truth = torch.from_numpy(sample.target).to(runtime.torch_device)
+        mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")
+        found = depths_of(run, sample.image, head, tuple(truth.shape), runtime.torch_device)
+        return torch.stack([torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64) for depth in found])
+
+    table = evaluated(run, measured, (len(run.readings), 2), out, runtime, "depth").cpu()
+    return {name: table[:, row].contiguous() for row, name in enumerate(run.readings)}
 
 
 @torch.no_grad()

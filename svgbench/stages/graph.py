@@ -151,6 +151,22 @@ JUDGES = (
 """Fields that name a judging network, its kind, the field of its weights file: the key gets the digest of the weights that are opened."""
 
 
+def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[str, str, str, str | None, str]]:
+    """The judging networks that a run uses, of its configuration as in JSON: field, kind, name, weights file, field of that."""
+    given = {path: _given(config, path) for judge in JUDGES for path in (judge[0], judge[2])}
+    trained = trains_autoencoder and bool(_given(config, "autoencoder.loss.perceptual"))
+    used = [judge for judge in JUDGES if given[judge[0]] and (trained or judge[0] != "autoencoder.loss.network")]
+    return [(name, kind, given[name], given[weights], weights) for name, kind, weights in used]
+
+
+def _given(config: dict[str, Any], path: str) -> Any:
+    """A field's value; None where an earlier version's configuration lacks the field."""
+    try:
+        return field(config, path)
+    except KeyError:
+        return None
+
+
 WEAK = "weak.safetensors"
 """The averaged weights of earlier in the training, where ``weak_share`` asks for them."""
 _REFERENCE = ("reference.safetensors", "reference.json")

@@ -14,7 +14,7 @@ from svgbench.errors import BadConfig
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.sit import SiT
 from svgbench.releases import autoencoders
-from svgbench.releases.open import TRANSFORMERS, load_official, read
+from svgbench.releases.open import TRANSFORMERS, opened, read
 from svgbench.releases.statistics import read_statistics
 from svgbench.stages.diffusion import describe as describe_transformer
 from svgbench.stages.statistics import write as write_statistics
@@ -27,7 +27,7 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
     """SVG's trained autoencoder, or RAE's decoder around its encoder: ``autoencoder.safetensors`` and ``autoencoder.json``."""
     release = schema.Release.model_validate(slice_["autoencoder"]["release"])
     card, encoder = open_frozen(slice_["encoder"], torch.device("cpu"))
-    state = read(release.file)
+    state = read(release.file, release.weights_key)
     if release.kind == "svg-autoencoder":
         found: Any = autoencoders.svg_autoencoder(state, release.config, release.file)
         tokenizer = found.tokenizer
@@ -50,7 +50,7 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
     save_file(weights, out / "autoencoder.safetensors")
     about = describe(slice_["encoder"], card, settings=settings.model_dump(mode="json"), resolution=side)
     write_atomic(out / "autoencoder.json", about)
-    return {"parameters": sum(p.numel() for p in tokenizer.parameters())}
+    return {"parameters": sum(p.numel() for p in tokenizer.parameters()), "weights_key": state.key}
 
 
 def statistics(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     release = schema.Release.model_validate(slice_["diffusion"]["release"])
     if release.kind not in TRANSFORMERS:
         raise BadConfig(f"diffusion.release.kind '{release.kind}' is no transformer; use {', '.join(TRANSFORMERS)}.")
-    model = load_official(release.kind, release.file, release.config)
+    model, key = opened(release.kind, release.file, release.config, release.weights_key)
     network = model if isinstance(model, SiT) else model.sit
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     if network.channels != tokenizer.channels:
@@ -83,4 +83,4 @@ def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     objective = "ddpm" if release.kind == "dit" else "flow"
     names = [str(number) for number in range(network.classes)]
     write_atomic(out / "sit.json", describe_transformer(network.sizes, names, objective=objective))
-    return {"parameters": sum(p.numel() for p in network.parameters())}
+    return {"parameters": sum(p.numel() for p in network.parameters()), "weights_key": key}

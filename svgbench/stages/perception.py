@@ -20,6 +20,8 @@ from svgbench.metrics.vectors import check_finite
 from svgbench.stages.scores import image_groups, write_scores
 from svgbench.stages.tokenizers import open_tokenizer, to_floats
 from svgbench.world import arrays
+from svgbench.world.blocks import Array, Blocks
+from svgbench.world.checkpoints import FOLDER, Steps
 from svgbench.world.files import write_atomic
 from svgbench.world.images import ImageSet, open_images
 from svgbench.world.runtime import Runtime
@@ -53,7 +55,6 @@ def pooled(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     kind = KINDS[part["precision"]]
     if runtime.is_main:
         for split, count in counts.items():
-            arrays.create(out / f"{split}.npy", kind, (count, tokenizer.channels))
             arrays.create(out / f"{split}.labels.npy", np.int64, (count,))
             labels = arrays.open_rows(out / f"{split}.labels.npy")
             labels[:] = getattr(collection, split).labels[:count].numpy()
@@ -61,7 +62,7 @@ def pooled(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     runtime.barrier()
     for split, count in counts.items():
         latents = _latents(split, getattr(collection, split), tokenizer.encode, inputs["statistics"], runtime)
-        _fill(out / f"{split}.npy", split, count, latents, runtime)
+        _fill(Array(out / f"{split}.npy", kind, (tokenizer.channels,)), split, count, latents, runtime)
     if runtime.is_main:
         about = {
             "precision": part["precision"], "stored": f"{np.dtype(kind).name}{' (the bits of bfloat16)' if kind is np.uint16 else ''}",
@@ -82,19 +83,17 @@ def _latents(
     return lambda indices: encode(to_floats(images.batch(indices), runtime.torch_device))
 
 
-@torch.no_grad()
-def _fill(path: Path, split: str, count: int, latents: Callable[[Tensor], Tensor], runtime: Runtime) -> None:
-    """This rank's rows of a file."""
-    rows = arrays.open_rows(path)
-    starts = range(0, count, BLOCK)
-    with runtime.progress(f"pooled latents, {split}", count) as bar:
-        for number in runtime.shard(len(starts)):
-            indices = torch.arange(starts[number], min(starts[number] + BLOCK, count))
-            vectors = pool(latents(indices))
-            check_finite(vectors, f"{split} image", vectors.device, first=starts[number])
-            rows[indices.numpy()] = stored(vectors, rows.dtype)
-            bar.advance(len(indices) * runtime.world)
-    rows.flush()
+def _fill(file: Array, split: str, count: int, latents: Callable[[Tensor], Tensor], runtime: Runtime) -> None:
+    """The rows of a file; ranks share the blocks."""
+
+    @torch.no_grad()
+    def rows(items: range) -> tuple[np.ndarray]:
+        vectors = pool(latents(torch.tensor(items)))
+        check_finite(vectors, f"{split} image", vectors.device, first=items.start)
+        return (stored(vectors, np.dtype(file.kind)),)
+
+    journal = file.path.parent / FOLDER / split
+    Blocks(journal, [file], count=count, size=BLOCK, runtime=runtime, label=f"pooled latents, {split}").run(rows)
 
 
 def stored(vectors: Tensor, kind: np.dtype) -> np.ndarray:
@@ -129,11 +128,12 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
     groups = image_groups(inputs, collection, len(labels["train"]))
     scores: list[Score] = []
+    steps = Steps(out / FOLDER, runtime.say)
     with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
         for name, own in parts.items():
             scores += probe_scores(
                 vectors["train"][:, own], labels["train"], vectors["val"][:, own], labels["val"], settings=settings, latents=name,
                 classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
-                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **groups,
+                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), steps=steps.part(name), **groups,
             )  # fmt: skip
     return write_scores(out, scores, slice_)

@@ -14,8 +14,10 @@ from torch import Tensor
 from svgbench.config import schema
 from svgbench.errors import BadInput
 from svgbench.metrics.samples import to_uint8
-from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
-from svgbench.world import arrays, packed
+from svgbench.stages.tokenizers import BLOCK, open_tokenizer, to_floats
+from svgbench.world import packed
+from svgbench.world.blocks import Array, Blocks
+from svgbench.world.checkpoints import FOLDER
 from svgbench.world.files import write_atomic
 from svgbench.world.images import open_images
 from svgbench.world.packing import pack
@@ -41,16 +43,17 @@ def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, 
     collection = open_images(inputs["images"])
     val = collection.val
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    path, size = out / "reconstructions.npy", collection.resolution
-    arrays.create(path, np.uint8, (len(val), 3, size, size))
-    store = arrays.open_rows(path)
-    with torch.no_grad(), runtime.progress("reconstructions", len(val)) as bar:
-        for indices in blocks(len(val)):
-            originals = to_floats(val.batch(indices), runtime.torch_device)
-            decoded = to_uint8(tokenizer.decode(tokenizer.encode(originals))).cpu().numpy()
-            store[indices.numpy()] = decoded
-            bar.advance(len(indices))
-    store.flush()
+
+    @torch.no_grad()
+    def decoded(items: range) -> tuple[np.ndarray]:
+        originals = to_floats(val.batch(torch.tensor(items)), runtime.torch_device)
+        return (to_uint8(tokenizer.decode(tokenizer.encode(originals))).cpu().numpy(),)
+
+    size = collection.resolution
+    Blocks(
+        out / FOLDER / "reconstructions", [Array(out / "reconstructions.npy", np.uint8, (3, size, size))], count=len(val), size=BLOCK,
+        runtime=runtime, label="reconstructions", together=False,
+    ).run(decoded)  # fmt: skip
     return {"images_seen": len(val)}
 
 

@@ -16,7 +16,8 @@ from svgbench.nets.sampler import sample
 from svgbench.stages.diffusion import WEAK, open_sit, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
-from svgbench.world import arrays
+from svgbench.world.blocks import Array, Blocks
+from svgbench.world.checkpoints import FOLDER
 from svgbench.world.runtime import Runtime
 
 CPU_TOKENS = 640
@@ -85,27 +86,25 @@ class Generator:
 
 
 def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Every rank fills its own indices."""
+    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Ranks share the blocks; an attempt
+    that was stopped or killed is gone on with."""
     part = slice_["sampling"]
     steps, guidance, trained = part["steps"], part["guidance"], part["trained"]
     settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance], "trained": [trained]})
     generator = Generator(inputs, runtime, slice_["seed"], trained)
     side = generator.model.grid * generator.tokenizer.stride
-    path = out / "samples.npy"
     labels = labels_of(settings, len(generator.classes), slice_["seed"])
     if runtime.is_main:
-        arrays.create(path, np.uint8, (settings.count, 3, side, side))
         np.save(out / "labels.npy", labels.numpy())
-    runtime.barrier()
-    store = arrays.open_rows(path)
-    mine = torch.tensor(list(runtime.shard(settings.count)), dtype=torch.int64)
     same = ("sampler", "shift", "schedule", "against", "guided_channels")
     how = {"steps": steps, "guidance": guidance, **{name: getattr(settings, name) for name in same}}
-    with runtime.progress(f"samples, {steps} steps, guidance {guidance:g}", settings.count) as bar:
-        for start in range(0, len(mine), generator.batch):
-            indices = mine[start : start + generator.batch]
-            images = generator.images(indices, labels[indices], **how)
-            store[indices.numpy()] = to_uint8(images).numpy()
-            bar.advance(len(indices) * runtime.world)
-    store.flush()
+
+    def drawn(items: range) -> tuple[np.ndarray]:
+        indices = torch.tensor(items)
+        return (to_uint8(generator.images(indices, labels[indices], **how)).numpy(),)
+
+    Blocks(
+        out / FOLDER / "samples", [Array(out / "samples.npy", np.uint8, (3, side, side))], count=settings.count, size=generator.batch,
+        runtime=runtime, label=f"samples, {steps} steps, guidance {guidance:g}",
+    ).run(drawn)  # fmt: skip
     return {"images_seen": settings.count}

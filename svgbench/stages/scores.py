@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 
 from svgbench.config.records import SamplingProtocol, Score
 from svgbench.errors import BadInput
-from svgbench.metrics.features import GROUPS, Extractor, Features, extract, load_extractor
+from svgbench.metrics.features import GROUPS, Extractor, Features, Saved, extract, load_extractor
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
 from svgbench.metrics.judges import row
 from svgbench.metrics.npz import holds_statistics
@@ -25,6 +24,7 @@ from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
 from svgbench.world import packed
+from svgbench.world.checkpoints import FOLDER
 from svgbench.world.files import write_atomic
 from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
@@ -55,13 +55,9 @@ def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, P
     """A named reference, or the training images."""
     if given is None:
         return _of_store("train", extractor, inputs, out, runtime)
-    with ExitStack() as bars:
-
-        def progress(label: str, count: int) -> Callable[[int], None]:
-            return bars.enter_context(runtime.progress(label, count)).advance
-
-        side = open_images(inputs["images"]).resolution
-        reference = open_reference(Path(given), extractor, expected=(side, side), runtime=runtime, progress=progress)
+    side = open_images(inputs["images"]).resolution
+    saved = _saved(out, "the reference", extractor, runtime)
+    reference = open_reference(Path(given), extractor, expected=(side, side), runtime=runtime, saved=saved)
     if reference.size not in (None, (side, side)):
         raise BadInput(f"{given}: its images are not {side} x {side} px as the run's are; give a reference of that size.")
     return _save(reference, extractor, out, runtime)
@@ -71,8 +67,7 @@ def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Pa
     """One split of the image store."""
     collection = open_images(inputs["images"])
     images = getattr(collection, split)
-    with runtime.progress(f"features of the {split} images", len(images)) as bar:
-        features = extract(extractor, images, runtime=runtime, done=bar.advance)
+    features = extract(extractor, images, runtime=runtime, saved=_saved(out, f"the {split} images", extractor, runtime))
     return _save(Reference.of(features, group(inputs["images"], split, images), (collection.resolution,) * 2), extractor, out, runtime)
 
 
@@ -92,12 +87,11 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     left_out = part["perceptual"] == "lpips" and not part["lpips_weights"]
     perceptual = None if left_out else load_perceptual(part["perceptual"], part["lpips_weights"], device=runtime.torch_device)
     known = Reference.load(inputs["originals"], extractor.judge, runtime.torch_device)
-    with runtime.progress("reconstruction scores", len(val)) as bar:
-        scores = reconstruction_scores(
-            decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
-            original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
-            runtime=runtime, done=bar.advance,
-        )  # fmt: skip
+    scores = reconstruction_scores(
+        decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
+        original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
+        runtime=runtime, saved=out / FOLDER,
+    )  # fmt: skip
     return write_scores(out, scores, slice_) if runtime.is_main else {}
 
 
@@ -109,7 +103,7 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     reference = Reference.load(inputs["references"], extractor.judge, runtime.torch_device)
     real = None if reference.kept is None else len(reference.kept)
     check_counts(len(drawn), neighbours=part["neighbours"], reference=real, classes="logits" in row("features", part["extractor"]))
-    samples = _features(extractor, drawn, runtime)
+    samples = _features(extractor, drawn, out, runtime)
     if not runtime.is_main:
         return {}
     scores = generation_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **how)
@@ -122,7 +116,7 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     extractor = load_extractor(part["second_extractor"], part["second_extractor_weights"], runtime.torch_device)
     drawn, how = _drawn(slice_, inputs, runtime)
     reference = Reference.load(inputs["second-references"], extractor.judge, runtime.torch_device)
-    samples = _features(extractor, drawn, runtime)
+    samples = _features(extractor, drawn, out, runtime)
     if not runtime.is_main:
         return {}
     scores = distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how)
@@ -141,10 +135,14 @@ def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) ->
     return drawn, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}
 
 
-def _features(extractor: Extractor, drawn: np.ndarray, runtime: Runtime) -> Features:
+def _features(extractor: Extractor, drawn: np.ndarray, out: Path, runtime: Runtime) -> Features:
     """Features of samples, by all ranks."""
-    with runtime.progress(f"features of the samples, {extractor.name}", len(drawn)) as bar:
-        return extract(extractor, drawn, groups=GROUPS, runtime=runtime, done=bar.advance)
+    return extract(extractor, drawn, groups=GROUPS, runtime=runtime, saved=_saved(out, "the samples", extractor, runtime))
+
+
+def _saved(out: Path, what: str, extractor: Extractor, runtime: Runtime) -> Saved:
+    """Where a stage leaves the features of its images until it is committed."""
+    return Saved(place=out / FOLDER / "images", label=f"features of {what}, {extractor.name}", runtime=runtime)
 
 
 def group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:

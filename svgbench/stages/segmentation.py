@@ -13,7 +13,7 @@ steps. What it cannot tell: boundaries finer than the grid. With ``align: batch`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
-from svgbench.stages.dense import DenseRun, check_pairs, open_run, pieces, train_heads
+from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
 from svgbench.stages.scores import image_groups, limit_of, split_latents, write_scores
-from svgbench.world import checkpoints, crops
+from svgbench.world import crops
+from svgbench.world.checkpoints import FOLDER, Steps
 from svgbench.world.crops import Crop
 from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, open_set, read_labelled
 from svgbench.world.files import write_atomic
@@ -48,12 +49,18 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
     masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
     scores: list[Score] = []
+    steps = Steps(out / FOLDER, runtime.say)
     for name, channels in parts:
         sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
-        scores += segmentation_scores(
-            *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
-            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **image_groups(inputs, collection, len(train)),
-        )  # fmt: skip
+
+        def scored(_: Steps, name: str = name, sets: list[tuple[Tensor, Tensor]] = sets) -> tuple[dict[str, Tensor], dict[str, Any]]:
+            found = segmentation_scores(
+                *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
+                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **image_groups(inputs, collection, len(train)),
+            )  # fmt: skip
+            return {}, {"scores": [score.model_dump(mode="json") for score in found]}
+
+        scores += map(Score.model_validate, steps.once(name, scored)[1]["scores"])
     return write_scores(out, scores, slice_)
 
 
@@ -68,7 +75,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
         dropout=head.dropout, seed=seed, out=out, runtime=runtime, label="linear head, segmentation",
     )  # fmt: skip
-    areas = _evaluated(run, head, runtime)
+    areas = _evaluated(run, head, out, runtime)
     if runtime.is_main:
         open_set("segmentation", settings.source, whole.identity)  # refused when a file changed while it was trained on
         used, details = head.model_dump(mode="json", exclude={"checkpoint_images"}), (f"{head.classes}classes",)
@@ -79,7 +86,6 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         names = ade20k_names() if head.classes == 150 else None  # other folders' classes have numbers
         figures = {kind: class_figures(area, names) for kind, area in areas.items()}
         write_atomic(out / "classes.json", (json.dumps(figures, indent=1) + "\n").encode())
-        checkpoints.clear(out)
     return {"images_seen": head.total_images, "losses": losses}
 
 
@@ -116,22 +122,20 @@ def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, bat
     return total
 
 
-@torch.no_grad()
-def _evaluated(run: DenseRun, head: scoring.SegmentationHead, runtime: Runtime) -> dict[str, Areas]:
+def _evaluated(run: DenseRun, head: scoring.SegmentationHead, out: Path, runtime: Runtime) -> dict[str, Areas]:
     """Areas [N, K] of the validation images under each head; ranks share the images."""
-    pairs, device = run.found.validation, runtime.torch_device
-    table = torch.zeros(len(run.readings), 3, len(pairs), head.classes, dtype=torch.float64, device=device)
-    with runtime.progress("mIoU", len(pairs)) as bar:
-        for index in runtime.shard(len(pairs)):
-            sample = read_labelled(run.found.root, pairs[index], head.classes)
-            target = torch.from_numpy(sample.target).to(device)[None]
-            for row, logits in enumerate(logits_of(run, sample, head, device)):
-                prediction = crops.resized(logits[None], sample.target.shape).argmax(1)
-                for column, area in enumerate(areas_of(prediction, target, head.classes)):
-                    table[row, column, index] = area[0]
-            bar.advance(runtime.world)
-    runtime.all_reduce_(table)
-    return {name: Areas(*table[row]) for row, name in enumerate(run.readings)}
+
+    def areas(sample: Sample) -> Iterator[list[Tensor]]:
+        target = torch.from_numpy(sample.target).to(runtime.torch_device)[None]
+        for logits in logits_of(run, sample, head, runtime.torch_device):
+            prediction = crops.resized(logits[None], sample.target.shape).argmax(1)
+            yield [area[0] for area in areas_of(prediction, target, head.classes)]
+
+    def measured(pair: Pair) -> Tensor:
+        return torch.stack([torch.stack(each) for each in areas(read_labelled(run.found.root, pair, head.classes))])
+
+    table = evaluated(run, measured, (len(run.readings), 3, head.classes), out, runtime, "mIoU")
+    return {name: Areas(*table[:, row].movedim(1, 0).contiguous()) for row, name in enumerate(run.readings)}
 
 
 @torch.no_grad()

@@ -17,9 +17,10 @@ from svgbench.errors import BrokenArtifact
 from svgbench.nets.latents import LatentMoments, LatentStats
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import encoder_of, open_tokenizer, to_floats
-from svgbench.world import arrays
+from svgbench.world.blocks import Array, Blocks
+from svgbench.world.checkpoints import FOLDER
 from svgbench.world.files import write_atomic
-from svgbench.world.images import Images, open_images
+from svgbench.world.images import Images, ImageSet, open_images
 from svgbench.world.runtime import Runtime
 
 BLOCK = 256
@@ -31,26 +32,14 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
     """Writes ``statistics.safetensors`` (mean, std, each [C] float64), ``statistics.json`` and, where they fit, the latents."""
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    stores, sums = _stores(out, collection, tokenizer), out / FOLDER / "sums.npy"
+    for split in ("train", "val"):
+        files = [Array(sums, np.float64, (2 * tokenizer.channels + 1,), by_block=True)] if split == "train" else []
+        files += [stores[split]] if stores else []
+        if files:
+            _fill(split, getattr(collection, split), files, tokenizer, out, runtime)
     moments = LatentMoments(tokenizer.channels, device=runtime.torch_device)
-    sums = moments.sums.repeat(math.ceil(len(collection.train) / BLOCK), 1)  # a row for each block
-    stores = _stores(out, collection, tokenizer, runtime)
-    for split, store in stores.items() if stores else [("train", None)]:
-        images = getattr(collection, split)
-        starts = range(0, len(images), BLOCK)
-        with torch.no_grad(), runtime.progress(f"latents, {split}", len(images)) as bar:
-            for number in runtime.shard(len(starts)):
-                indices = torch.arange(starts[number], min(starts[number] + BLOCK, len(images)))
-                latents = tokenizer.encode(to_floats(images.batch(indices), runtime.torch_device))
-                if split == "train":
-                    block = LatentMoments(tokenizer.channels, device=runtime.torch_device)
-                    block.add(latents)
-                    sums[number] = block.sums
-                if store is not None:
-                    store[indices.numpy()] = latents.cpu().numpy()
-                bar.advance(len(indices) * runtime.world)
-        if store is not None:
-            store.flush()
-    for row in runtime.all_reduce_(sums):  # each is one rank's, zero on all others
+    for row in torch.from_numpy(np.load(sums)).to(runtime.torch_device):
         moments.sums += row
     stats = moments.finish()
     if runtime.is_main:
@@ -67,17 +56,30 @@ def write(stats: LatentStats, out: Path, *, autoencoder: Path, images: int) -> N
     write_atomic(out / "statistics.json", (json.dumps(about, indent=1) + "\n").encode())
 
 
-def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec, runtime: Runtime) -> dict[str, np.ndarray]:
-    """``latents.train.npy`` and ``latents.val.npy`` float32 [N, C, h, w], open to every rank; empty when too large to keep."""
+def _fill(split: str, images: ImageSet, files: list[Array], tokenizer: Tokenizer | Codec, out: Path, runtime: Runtime) -> None:
+    """The sums of each block of the training images, and the latents of a split where they are kept; ranks share the blocks."""
+
+    @torch.no_grad()
+    def encoded(items: range) -> list[np.ndarray]:
+        latents = tokenizer.encode(to_floats(images.batch(torch.tensor(items)), runtime.torch_device))
+        block = LatentMoments(tokenizer.channels, device=runtime.torch_device)
+        block.add(latents)
+        if not bool(block.sums.isfinite().all()):
+            block.finish()  # names the channel
+        made = {True: block.sums[None], False: latents}
+        return [made[file.by_block].cpu().numpy() for file in files]
+
+    label = f"latents, {split}"
+    Blocks(out / FOLDER / split, files, count=len(images), size=BLOCK, runtime=runtime, label=label).run(encoded)
+
+
+def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec) -> dict[str, Array]:
+    """``latents.train.npy`` and ``latents.val.npy`` float32 [N, C, h, w]; none when too large to keep."""
     side = collection.resolution // tokenizer.stride
-    shapes = {split: (len(getattr(collection, split)), tokenizer.channels, side, side) for split in ("train", "val")}
-    if sum(4 * math.prod(shape) for shape in shapes.values()) > KEPT_BYTES:
+    row = (tokenizer.channels, side, side)
+    if 4 * math.prod(row) * (len(collection.train) + len(collection.val)) > KEPT_BYTES:
         return {}
-    if runtime.is_main:
-        for split, shape in shapes.items():
-            arrays.create(out / f"latents.{split}.npy", np.float32, shape)
-    runtime.barrier()
-    return {split: arrays.open_rows(out / f"latents.{split}.npy") for split in shapes}
+    return {split: Array(out / f"latents.{split}.npy", np.float32, row) for split in ("train", "val")}
 
 
 def open_statistics(place: Path, autoencoder: Path, channels: int, runtime: Runtime) -> LatentStats:

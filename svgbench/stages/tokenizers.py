@@ -33,18 +33,22 @@ from svgbench.world.runtime import Runtime
 CACHE_BYTES = 4 << 30
 """Latents up to this size are kept in memory while a stage needs them again and again; larger ones are encoded when read."""
 
+BLOCK = 256
+"""Images encoded at once."""
+
 
 def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.EncoderCard, Any]:
     """The card and the frozen encoder that an ``encoder`` slice (or an artifact's record of it) names."""
     card = cards.EncoderCard.model_validate(part["opened"])
     weights = Path(part["weights"]) if part["weights"] else None
-    found = cards.identity(card, weights)
+    key = part.get("weights_key")
+    found = cards.identity(card, weights, key)
     if found != part["identity"]:
         raise BadWeights(
             f"the encoder '{card.name}' has identity {found[:12]}, this artifact was made with {part['identity'][:12]}; "
             "its card or weights have changed, so run the command again for new artifacts."
         )
-    return card, open_encoder(card, weights=weights, device=device)
+    return card, open_encoder(card, weights=weights, device=device, weights_key=key)
 
 
 def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.device) -> Tokenizer:
@@ -160,7 +164,7 @@ def latents_of(
     return Cached(tokenizer.encode, images, runtime, label=label, flips=flips, known=known)
 
 
-def blocks(count: int, size: int = 256) -> Iterator[Tensor]:
+def blocks(count: int, size: int = BLOCK) -> Iterator[Tensor]:
     """``range(count)`` in pieces."""
     for start in range(0, count, size):
         yield torch.arange(start, min(start + size, count))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ FOLDER = "checkpoints"
 """Their place below the output directory of a training."""
 FORMAT = 1
 """Layout of a checkpoint directory."""
+
+STEP_SECONDS = 10.0
+"""Time between two saved states of a computation that is not a training (``Steps``)."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,44 @@ def load(place: Path) -> Checkpoint:
     except (OSError, SafetensorError) as error:
         raise DamagedCheckpoint(f"checkpoint {place} cannot be read ({error})") from None
     return Checkpoint(int(place.name), parts, state["state"])
+
+
+class Steps:
+    """The state of a long computation of one process, saved from time to time for the next attempt. Parts of it have names of their own."""
+
+    def __init__(self, folder: Path | None, warn: Callable[[str], None] = lambda sentence: None) -> None:
+        """``folder``: where the states are saved; None: nowhere. ``warn`` hears of damaged ones."""
+        self._folder, self._warn, self._saved_at = folder, warn, time.monotonic()
+
+    def part(self, name: str) -> Steps:
+        """The states of a part."""
+        return Steps(self._folder / name if self._folder else None, self._warn)
+
+    def last(self) -> Checkpoint | None:
+        """The newest state, its tensors on the CPU; None where there is none."""
+        place = newest_valid(self._folder, self._warn) if self._folder else None
+        return load(place) if place else None
+
+    def save(self, step: int, make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]], *, due: bool = False) -> None:
+        """Saves the state after a step (tensors and plain values that ``make`` gives) when one is ``due`` or the last was saved
+        ``STEP_SECONDS`` ago."""
+        if self._folder is not None and (due or time.monotonic() - self._saved_at >= STEP_SECONDS):
+            tensors, state = make()
+            save(self._folder, Checkpoint(step, {"tensors": tensors}, state))
+            self._saved_at = time.monotonic()
+            failpoint("steps.saved")
+
+    def once(
+        self, name: str, compute: Callable[[Steps], tuple[dict[str, Tensor], dict[str, Any]]]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The result of a part, computed unless an earlier attempt saved it. ``compute`` gets the part's own states."""
+        result = self.part(name)
+        known = result.last()
+        if known is not None:
+            return known.parts["tensors"], known.state
+        found = compute(result.part("steps"))
+        result.save(0, lambda: found, due=True)
+        return found
 
 
 def clear(out: Path) -> None:

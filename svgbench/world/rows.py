@@ -70,26 +70,23 @@ class Journal:
         """Goes on with the journal in the file when it is of the same request. ``other``: the file holds one of another request and stays
         as it is."""
         self._path, self._request = path, request
-        lines = _whole_lines(path)
+        lines = whole_lines(path)
         self.other = bool(lines) and lines[0] != request
         self.begun = bool(lines) and not self.other
         self._set(lines[1:] if self.begun else [])
         if not self.other:
-            write_atomic(path, "".join(json.dumps(line) + "\n" for line in [request, *lines[1:]]).encode())
+            write_atomic(path, "".join(map(as_line, [request, *lines[1:]])).encode())
 
     def begin_again(self) -> None:
         """Forgets the pieces."""
         self.begun = False
         self._set([])
-        write_atomic(self._path, (json.dumps(self._request) + "\n").encode())
+        write_atomic(self._path, as_line(self._request).encode())
 
     def add(self, split: str, *, seen: int, rows: int, skipped: list[dict[str, str]]) -> None:
         """One more piece is written."""
         line = {"split": split, "seen": seen, "rows": rows, "skipped": skipped}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self._path, line)
         self._count(line)
 
     def _set(self, lines: list[dict[str, Any]]) -> None:
@@ -116,9 +113,23 @@ def npy_bytes(shape: tuple[int, ...], kind: type) -> int:
     return header.tell() + int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
 
 
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
+def as_line(content: dict[str, Any]) -> str:
+    """A journal's line."""
+    return json.dumps(content) + "\n"
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """One more line of a journal, on the disk when this returns."""
+    with path.open("a") as file:
+        file.write(as_line(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal up to the first that is cut or is no JSON object."""
     try:
-        text = path.read_text()
+        text = path.read_text(errors="replace")
     except FileNotFoundError:
         return []
     lines = []

@@ -88,7 +88,7 @@ def train(
     """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one; ``keep``: file in
     ``out`` (safetensors) -> after how many images the averages are left there.
 
-    Leaves ``out/checkpoints/`` (the caller removes it with ``checkpoints.clear`` once its result is written) and ``out/log.jsonl``.
+    Leaves ``out/checkpoints/`` (removed when the artifact is committed; elsewhere by ``checkpoints.clear``) and ``out/log.jsonl``.
     Interrupted after a signal, with the work saved; NumericalError past the skip budget; StorageError when the disk fails.
     """
     loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label, keep=keep)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from svgbench.config.cards import EncoderCard, weights_file, weights_files
+from svgbench.config.archives import DAMAGED
+from svgbench.config.cards import EncoderCard, weights_file
+from svgbench.config.contents import form_of
 from svgbench.config.hub import hub_file
-from svgbench.errors import BadConfig, BadWeights, closest
+from svgbench.config.preprocessing import same_statistics
+from svgbench.config.weight_files import weights_files
+from svgbench.errors import BadConfig, BadWeights, closest, say_once
+from svgbench.world.choice import choose
+from svgbench.world.dcp import read_dcp
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
-
-WRAPPERS = ("ema", "model_ema", "state_dict", "model", "module", "teacher")
-"""Keys under which training codes keep the weights in their checkpoints."""
+from svgbench.world.pickled import Hostile, Stored, read_archive, read_legacy
 
 
 def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
@@ -32,16 +36,24 @@ def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
         if not path.exists():
             raise BadWeights(f"the weights file {path} for '{card.name}' does not exist; {_origin(card)}.")
         weights_files(path)
+        _check_pixels(card, path)
         return path
     path = weights_file(card)
     if path is None:
         path = _from_hub(card)
+        _check_pixels(card, path)
     elif not path.exists():
         made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""
         raise BadWeights(f"{path} of '{card.name}' is missing; reinstall svgbench{made}.")
     if card.weights.sha256:
         check_digest(path, card)
     return path
+
+
+def _check_pixels(card: EncoderCard, path: Path) -> None:
+    """Refuses weights of other pixel statistics, where the card has its own."""
+    if card.channels:
+        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
 
 
 def check_licence(card: EncoderCard) -> None:
@@ -66,27 +78,80 @@ def check_digest(path: Path, card: EncoderCard) -> None:
         )
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a ``.safetensors`` file, of a ``.pt``, ``.pth``, ``.ckpt`` or ``.bin`` read with ``weights_only=True``, or of all
-    parts of a directory."""
-    parts = weights_files(path)
-    if len(parts) == 1:
-        return _read_one(parts[0])
-    return {name: value for part in parts for name, value in _read_one(part).items()}
+class State(dict[str, Tensor]):
+    """Name -> tensor of a weights file."""
+
+    key = "."
+    """The dotted path inside the checkpoint under which they were; a dot for the file itself."""
 
 
-def _read_one(path: Path) -> dict[str, Tensor]:
+def read(path: Path, key: str | None = None) -> State:
+    """Name -> tensor of a weights file (``.safetensors``, or what ``torch.save`` wrote, of which nothing but tensors is opened) or of all
+    parts of a directory. A checkpoint's averaged weights are preferred to its raw ones; ``key`` (a dotted path) names others. A choice is
+    written to standard error, once."""
+    before = [(part, _state_of(part)) for part in weights_files(path)]
+    parts = [part for part, _ in before]
+    content = read_dcp(path) if parts[0].name == ".metadata" else _merged(parts)
+    chosen = choose(content, path, key)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" not in str(error) and "WeightsUnpickler" not in str(error):
-            raise BadWeights(f"{path} is truncated or not a weights file; fetch it again.") from None
-        raise BadWeights(f"{path} holds pickled objects, which could run code and are not read; save its tensors alone.") from None
-    except (SafetensorError, EOFError, RuntimeError, ValueError, KeyError, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise BadWeights(f"{path} may not be read; change its permissions.") from None
-        raise BadWeights(f"{path} is truncated or not a weights file ({_first_line(error)}); fetch it again.") from None
-    return _tensors(content, path)
+        state = State({name: value.tensor() if isinstance(value, Stored) else value for name, value in chosen.tensors.items()})
+    except UNREADABLE as error:
+        raise _refusal(error, path) from None
+    changed = next((part for part, then in before if _state_of(part) != then), None)
+    if changed is not None:
+        raise BadWeights(f"{changed} was changed while it was read; run the command again when nothing writes to it.")
+    state.key = chosen.key
+    if chosen.note:
+        say_once(chosen.note)
+    variant = re.search(r"\.(fp16|bf16|non_ema|ema)[.-]", parts[0].name)
+    if variant and path.is_dir():
+        say_once(f"{path}: holds no full-precision weights of the usual name; took its variant {variant[1]} ({parts[0].name}).")
+    return state
+
+
+def _merged(parts: list[Path]) -> Any:
+    """The content of a file, or of all parts of one state dict."""
+    if len(parts) == 1:
+        return _content(parts[0])
+    whole: dict[str, Any] = {}
+    for part in parts:
+        content = _content(part)
+        if not isinstance(content, Mapping) or whole.keys() & content.keys():
+            raise BadWeights(f"{part} is no part of one state dict with {parts[0].name}; fetch the directory again.")
+        whole |= content
+    return whole
+
+
+def _content(path: Path) -> Any:
+    """What one file holds, by its form and not by its name."""
+    form = form_of(path)
+    try:
+        if form == "safetensors":
+            return load_file(path)
+        return read_archive(path) if form == "archive" else read_legacy(path)
+    except UNREADABLE as error:
+        raise _refusal(error, path) from None
+
+
+UNREADABLE = (*DAMAGED, SafetensorError, pickle.UnpicklingError, KeyError, IndexError, TypeError, MemoryError)
+"""What damaged files raise."""
+
+
+def _refusal(error: Exception, path: Path) -> BadWeights:
+    if isinstance(error, Hostile):
+        return BadWeights(f"{path} holds pickled objects ({error}), which could run code and are not read; save its tensors alone.")
+    if isinstance(error, PermissionError):
+        return BadWeights(f"{path} may not be read; change its permissions.")
+    return BadWeights(f"{path} is truncated or not a weights file ({_first_line(error)}); fetch it again.")
+
+
+def _state_of(path: Path) -> tuple[int, int, int] | None:
+    """What changes when a file does; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: Iterable[str] | None = None) -> None:
@@ -130,22 +195,6 @@ def _origin(card: EncoderCard) -> str:
     return f"get {name} from {place} (licence {card.licence}) and hand it over: --weights FILE"
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
-    """The mapping of tensors inside a checkpoint, out of its wrappers."""
-    while isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), None)
-        if inner is None or len(tensors) > 1:
-            break
-        content = inner
-    else:
-        raise BadWeights(f"{path} holds {type(content).__name__}, not named tensors; hand over a state dict.")
-    if not tensors:
-        raise BadWeights(f"{path} holds no named tensors; hand over a state dict.")
-    prefix = "module."
-    return {name.removeprefix(prefix): value for name, value in tensors.items()} if all(n.startswith(prefix) for n in tensors) else tensors
-
-
 def _named(what: str, names: Iterable[str]) -> str:
     """``3 missing (a, b, c)``; empty where there is none."""
     names = list(names)
@@ -153,4 +202,5 @@ def _named(what: str, names: Iterable[str]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (line if len(line) <= 120 else line[:117] + "...").replace("(", "[").replace(")", "]").rstrip(".")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from pytest import MonkeyPatch, fixture, mark, raises
 from safetensors.torch import save_file
@@ -13,7 +15,7 @@ from small_cards import TINY
 
 from svgbench.backends.open import open_encoder, open_network
 from svgbench.config import hub
-from svgbench.config.cards import EncoderCard, find, load_cards
+from svgbench.config.cards import EncoderCard, find, identity, load_cards
 from svgbench.errors import BadConfig, BadWeights
 from svgbench.world import weights
 
@@ -52,6 +54,39 @@ def test_a_file_gives_the_weights_it_holds_in_any_of_the_usual_wrappers(tmp_path
     torch.save({"model": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "ranks.bin")
     for path in tmp_path.iterdir():
         assert torch.equal(open_encoder(TINY, weights=path).encode(image), expected), path.name
+
+
+def test_one_of_several_sets_of_weights_is_asked_for_by_its_key(tmp_path: Path, state: State, image: torch.Tensor) -> None:
+    path, other = tmp_path / "two.pt", open_network(TINY, seed=3).model.state_dict()
+    torch.save({"first": other, "second": state}, path)
+    assert "choose by --weights-key (weights_key in Python): 'first', 'second'" in refused(path)
+    expected = open_encoder(TINY, random_weights_seed=9).encode(image)
+    encoder = open_encoder(TINY, weights=path, weights_key="second")
+    assert torch.equal(encoder.encode(image), expected) and encoder.weights_key == "second"
+    keys = [identity(TINY, path, key) for key in (None, "first", "second")]
+    assert len(set(keys)) == 3 and keys[0] == identity(TINY, path)
+
+
+@mark.parametrize("wrapper", ["ema", "module.backbone."])
+def test_a_training_s_checkpoint_with_its_arguments_opens(tmp_path: Path, state: State, image: torch.Tensor, wrapper: str) -> None:
+    content = {"ema": state} if wrapper == "ema" else {"teacher": {wrapper + name: value for name, value in state.items()}}
+    torch.save({**content, "args": argparse.Namespace(path=tmp_path), "best": np.float64(1)}, tmp_path / "run.pth")
+    found = open_encoder(TINY, weights=tmp_path / "run.pth").encode(image)
+    assert torch.equal(found, open_encoder(TINY, random_weights_seed=9).encode(image))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, state: State, monkeypatch: MonkeyPatch) -> None:
+    path = tmp_path / "own.pt"
+    torch.save(state, path)
+
+    def choose(content: object, path: Path, key: str | None) -> object:
+        chosen = chosen_before(content, path, key)
+        path.write_bytes(path.read_bytes() + b"\0")
+        return chosen
+
+    chosen_before = weights.choose
+    monkeypatch.setattr(weights, "choose", choose)
+    assert "was changed while it was read" in refused(path)
 
 
 def test_half_precision_files_are_computed_in_single_precision(tmp_path: Path, state: State, image: torch.Tensor) -> None:

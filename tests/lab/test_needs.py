@@ -38,6 +38,18 @@ def test_a_tiny_run_needs_nothing_from_elsewhere():
     assert all(need.here for need in found("tiny").values())
 
 
+def test_judges_trained_on_drawn_images_are_named_where_they_judge_a_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    tiny = found("tiny", data={"source": str(tmp_path / "images")})
+    for part in ("shapes-cnn (scores)", "shapes-lpips (scores)", "shapes-lpips (autoencoder.loss)"):
+        assert "does not know photographs" in tiny[f"weights of {part}"].found
+    small = found("small", data={"source": str(tmp_path / "images")})
+    assert {what for what, need in small.items() if need.state == "missing"} >= {
+        "weights of inception (scores)", "weights of lpips (autoencoder.loss)",
+    }  # fmt: skip
+    assert not any("photographs" in need.found for need in [*small.values(), *found("small").values()])
+
+
 def test_what_is_handed_over_is_looked_for(tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(b"x")

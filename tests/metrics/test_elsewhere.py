@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import signal
+import time
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +24,7 @@ from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import Tap, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance, united
 from svgbench.metrics.image_sets import ImageArray, ImageFiles, open_set
-from svgbench.metrics.npz import save_npz, statistics_in
+from svgbench.metrics.npz import save_npz, statistics_in, stored
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
@@ -141,6 +143,36 @@ def test_published_spatial_statistics_give_sfid_and_those_of_another_layer_are_r
     np.savez(tmp_path / "odd.npz", **{n: p.numpy() for n, p in {**arrays, "mu_s": pooled.mean, "sigma_s": pooled.covariance}.items()})
     with pytest.raises(BadInput, match="spatial statistics of 128 numbers, but 'shapes-cnn' gives"):
         elsewhere_scores(tmp_path / "a.npz", tmp_path / "odd.npz", extractor, resampling=QUICK)
+
+
+def rewritten(path, shape, descr="|u1", data=b"\0" * 96, compression=zipfile.ZIP_STORED):
+    """An ``.npz`` whose header says this of the bytes that it holds."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("arr_0.npy", b"\x93NUMPY\x01\0" + len(text).to_bytes(2, "little") + text.encode() + data)
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    "shape, descr",
+    [("(2, -4, 4, 3)", "|u1"), ("(-1,)", "|u1"), ("(10000000000000, 4, 4, 3)", "|u1"), ("(2, 4, 4, 3)", "<f8"), ("(2, 4, 4)", "|u1"),
+     ("(" + "9" * 400 + ",)", "|u1"), ("(18446744073709551615, 2)", "<u8"), ("(2, 4.5)", "|u1"), ("(2, 4, 4, 3)", "|S99999999999")],
+)  # fmt: skip
+def test_a_header_that_its_bytes_contradict_is_refused_at_once(tmp_path, shape, descr, compression):
+    path, started = rewritten(tmp_path / "odd.npz", shape, descr, compression=compression), time.monotonic()
+    with pytest.raises(BadInput, match=r"odd\.npz: .*; fetch (it|the file) again\.$"):
+        stored(path, "arr_0")
+    assert time.monotonic() - started < 5
+
+
+def test_an_array_compressed_a_thousand_times_is_not_unpacked(tmp_path):
+    size = 320 << 20
+    path = rewritten(tmp_path / "bomb.npz", f"({size // 48}, 4, 4, 3)", data=bytes(size // 48 * 48), compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(BadInput, match=r"would unpack to 335,.* more than 50 times as many"):
+        stored(path, "arr_0")
+    assert stored(rewritten(tmp_path / "none.npz", "(0, 4, 4, 3)", data=b""), "arr_0").shape == (0, 4, 4, 3)
 
 
 def _tapped():

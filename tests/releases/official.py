@@ -68,8 +68,10 @@ def dinov3(*, width: int = 384, depth: int = 12, mlp: int = 1536) -> dict[str, T
     return {f"encoder.{name}": value for name, value in (state | norm("norm", width)).items()}
 
 
-def ldm(*, channels: int = 6, levels: int = 3, resolution: int = 32, attention: tuple[int, ...] = (8,)) -> dict[str, Tensor]:
-    """An autoencoder in LDM's names with an encoder and a decoder of 128 channels a level."""
-    size = {"base": 128, "multipliers": [1] * levels, "blocks": 1, "attention": attention, "resolution": resolution}
+def ldm(
+    *, channels: int = 6, levels: int = 3, resolution: int = 32, attention: tuple[int, ...] = (8,), base: int = 128
+) -> dict[str, Tensor]:
+    """An autoencoder in LDM's names with an encoder and a decoder of ``base`` channels a level."""
+    size = {"base": base, "multipliers": [1] * levels, "blocks": 1, "attention": attention, "resolution": resolution}
     state = LdmAutoencoder(embed_dim=channels, z_channels=channels, **size).state_dict()
     return {name: value.clone() for name, value in state.items()}

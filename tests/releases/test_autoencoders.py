@@ -12,9 +12,11 @@ from torchvision.models import VisionTransformer
 
 from svgbench.backends.open import open_encoder
 from svgbench.config import cards
+from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadConfig
 from svgbench.nets.vit_decoder import ViTDecoder
 from svgbench.releases import autoencoders, codecs
+from svgbench.stages.tokenizers import build
 
 AGREEMENT = 1e-4
 """Of the largest number, in fp32."""
@@ -141,10 +143,11 @@ def test_a_tokenizer_of_raes_decoder_answers_in_colours_not_in_its_encoders_pixe
         autoencoders.rae_tokenizer(official.rae(), encoder, config)
 
 
-def svg_state(channels=4, **size):
+def svg_state(channels=4, base=128, **size):
     """SVG's autoencoder on DINOv3 S/16 at 64 px, with its training's leftovers."""
     ldm = {
-        n: v for n, v in official.ldm(channels=384 + channels, levels=5, resolution=64, attention=(4,)).items() if n.startswith("decoder.")
+        n: v for n, v in official.ldm(
+            channels=384 + channels, levels=5, resolution=64, attention=(4,), base=base).items() if n.startswith("decoder.")
     }
     leftovers = {"norm_vit.weight": torch.ones(388), "loss.discriminator.main.0.weight": torch.zeros(3)}
     return official.dinov3() | (official.residual(channels=channels, **size) if channels else {}) | ldm | leftovers
@@ -180,6 +183,37 @@ def test_svgs_autoencoder_without_a_residual_or_alignment_is_what_its_config_say
         "model": {"params": {"extra_vit_config": {"output_dim": 4, "use_outnorm": False}, "dinoconfig": {"model_name": "dinov3_vits16"}}}
     }
     assert autoencoders.svg_autoencoder(svg_state(channels=4, width=64, mlp=96), yaml).settings["align"] == "none"
+
+
+@pytest.mark.parametrize("base", [32, 64, 96])
+def test_a_release_narrower_than_128_channels_is_normalised_in_ldms_32_groups(base):
+    """As diffusers' own network answers, which has 32 groups at any width."""
+    state = official.ldm(channels=4, base=base, attention=())
+    ours, theirs = codecs.vavae(state), codecs.sdvae(state)
+    images, latents = torch.rand(2, 3, 32, 32), torch.randn(2, 4, 8, 8)
+    assert error(ours.encode(images), theirs.encode(images)) < AGREEMENT
+    assert error(ours.decode(latents, clamp=False), theirs.decode(latents, clamp=False)) < AGREEMENT
+    other = codecs.vavae(state, {"norm_num_groups": 16})
+    assert error(other.encode(images), ours.encode(images)) > AGREEMENT
+    assert error(other.encode(images), codecs.sdvae(state, {"norm_num_groups": 16}).encode(images)) < AGREEMENT
+
+
+def test_svgs_narrow_decoder_is_built_again_from_its_settings():
+    found = autoencoders.svg_autoencoder(svg_state(channels=4, width=64, mlp=96, base=64))
+    assert found.settings["decoder"]["groups"] == 32
+    settings = Autoencoder.model_validate(found.settings)
+    again = build(open_encoder(cards.find(found.card, "paper"), random_weights_seed=0), settings, 64, torch.device("cpu"))
+    again.load_state_dict(found.tokenizer.state_dict())
+    latents = torch.randn(1, 388, 4, 4)
+    assert torch.equal(again.eval().decoder(latents), found.tokenizer.decoder(latents))
+    assert "groups" not in Autoencoder().model_dump()["decoder"]
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_raes_decoder_of_half_precision_opens(stored):
+    state = {name: value.to(stored) for name, value in official.rae().items()}
+    found = autoencoders.rae_decoder(state, {"decoder_num_attention_heads": 4})
+    assert all(p.dtype == torch.float32 for p in found.decoder.parameters())
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "diffusers, old", "ldm"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 
 import commands
 import pytest
 import torch
 import yaml
-from official import rae
+from official import ldm, rae
 from plain_transformers import release
 from safetensors.torch import load_file, save_file
 
@@ -110,3 +112,54 @@ def test_what_cannot_be_joined_is_refused_in_a_sentence(imported, tmp_path):
     assert "4 channels, the autoencoder gives 32" in said
     said = svgbench("import", "svg-dit", sit, "--name", "x", "--encoder", "sd-vae", *where, status=2)
     assert "looks like" in said and "Traceback" not in said
+
+
+def test_weights_are_chosen_by_their_key_and_the_manifest_says_which(imported, tmp_path):
+    """Averaged weights without a word, others by --weights-key; each is a network of its own, and the table names it."""
+    torch.manual_seed(1)
+    raw, averaged = (release("sit", width=64, depth=1, channels=4, grid=8, patch=2) for _ in range(2))
+    torch.save({"model": raw, "model_ema": averaged, "args": argparse.Namespace(lr=1)}, tmp_path / "run.pt")
+    words = ("import", "sit", tmp_path / "run.pt", "--name", "x", "--encoder", "sd-vae", "--config", imported / "sit.yaml",
+             "--preset", "tiny", "--out", tmp_path / "runs")  # fmt: skip
+    said = svgbench(*words)
+    assert "took the averaged weights under 'model_ema'" in said and "| model_ema" in said
+    assert "| model " in svgbench(*words, "--weights-key", "model")
+    manifests = [json.loads(path.read_text()) for path in (tmp_path / "runs/store/imported-diffusion").glob("*/manifest.json")]
+    assert sorted(manifest["cost"]["weights_key"] for manifest in manifests) == ["model", "model_ema"]
+    assert "holds no weights under 'ema'. Did you mean 'model_ema'" in svgbench(*words, "--weights-key", "ema", status=2)
+
+
+def test_a_codec_s_key_reaches_its_encoder(tmp_path):
+    states = [ldm(channels=4, base=32, attention=()) for _ in range(2)]
+    torch.save({"first": states[0], "second": states[1]}, tmp_path / "codec.ckpt")
+    words = ("import", "vavae", tmp_path / "codec.ckpt", "--name", "c", "--preset", "tiny", "--out", tmp_path / "runs")
+    assert "choose by --weights-key" in svgbench(*words, status=2)
+    assert "holds no weights under 'nothing'" in svgbench(*words, "--weights-key", "nothing", status=2)
+    assert "codec.ckpt for 'va-vae-f16d32' does not fit" in svgbench(*words, "--weights-key", "second", status=2)
+
+
+@pytest.mark.parametrize("content", ["half a file", "another kind"])
+def test_a_transformer_before_its_autoencoder_is_opened_or_refused(imported, tmp_path, content):
+    """No stage takes it over yet, so the command opens it itself."""
+    torch.save({"ema": release("ddt", width=64, depth=4, channels=96, wide=384)}, tmp_path / "ddt.pt")
+    (tmp_path / "ddt.yaml").write_text("num_heads: [4, 6]\n")
+    words = ("--name", "w", "--encoder", "dinov2", "--config", tmp_path / "ddt.yaml", "--preset", "tiny", "--out", tmp_path / "runs")
+    said = svgbench("import", "ddt", tmp_path / "ddt.pt", *words)
+    assert "Opened for w" in said and "opens as 'ddt'; import the autoencoder" in said and "Imported" not in said
+    if content == "half a file":
+        (tmp_path / "bad.pt").write_bytes((tmp_path / "ddt.pt").read_bytes()[:5000])
+        assert "truncated or not a weights file" in svgbench("import", "ddt", tmp_path / "bad.pt", *words, status=2)
+    else:
+        assert "RAE's transformer" in svgbench("import", "svg-dit", tmp_path / "ddt.pt", *words, status=2)
+    torch.save({"mean": torch.zeros(96, 4, 4)}, tmp_path / "stats.pt")
+    said = svgbench("import", "ddt", tmp_path / "ddt.pt", *words, "--statistics", tmp_path / "stats.pt", status=2)
+    assert "stats.pt holds mean instead of" in said
+
+
+def test_files_that_are_not_there_or_are_not_files_are_refused_at_once(imported, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    sit = ("import", "sit", imported / "sit.pt", "--name", "x", "--encoder", "sd-vae", "--preset", "tiny", "--out", tmp_path / "runs")
+    for option in ("--statistics", "--weights", "--config"):
+        assert f"the file {tmp_path / 'none'} does not exist" in svgbench(*sit, option, tmp_path / "none", status=2)
+    assert "not a regular file" in svgbench(*sit, "--statistics", tmp_path / "pipe", status=2)
+    assert "not a regular file" in svgbench("import", "sit", tmp_path / "pipe", *sit[3:], status=2)

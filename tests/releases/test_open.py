@@ -135,9 +135,9 @@ def test_other_positions_than_the_fixed_ones_are_refused(saved):
     assert "positions that are not the fixed sines and cosines" in refused(saved(state), "rae-decoder", HEADS)
 
 
-def test_levels_that_we_would_normalise_in_other_groups_are_refused(saved):
-    state = {n: v[:64] if n == "decoder.up.0.block.0.conv1.weight" else v for n, v in LDM.items()}
-    assert "has levels of [64, 128, 128] channels" in refused(saved(state), "vavae")
+def test_levels_that_the_groups_do_not_divide_are_refused(saved):
+    state = {n: v[:48] if n == "decoder.up.0.block.0.conv1.weight" else v for n, v in LDM.items()}
+    assert "has levels of [48, 128, 128] channels, which the 32 groups" in refused(saved(state), "vavae")
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -225,6 +225,29 @@ def test_networks_without_shifts_and_with_trained_positions_are_refused():
     assert "pos_embed is not the fixed table" in refusal("lightningdit", state)
 
 
+@pytest.mark.parametrize("kind, size", [("sit", {}), ("lightningdit", {}), ("ddt", {"wide": 768}), ("repa", {})])
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("widened", [False, True])
+def test_half_precision_throughout_opens_and_answers_as_its_own_numbers(kind, size, stored, widened):
+    """Tables of places are held against ours within the rounding of the type, also where the file was widened again afterwards; what is
+    turned in the weights is turned in single precision."""
+    whole = release(kind, width=384, depth=2, channels=4, grid=4, **size)
+    half = {name: value.to(stored) for name, value in whole.items()}
+    state = {name: value.float() for name, value in half.items()} if widened else half
+    config = {"noise_at": 1}
+    exact = {name: value if "pos_embed" in name or "freqs" in name else half[name].float() for name, value in whole.items()}
+    inputs = torch.randn(2, 4, 4, 4), torch.tensor([0.3, 0.7]), torch.tensor([1, 2])
+    found, wanted = (open_transformer(kind, one, config, "it")(*inputs) for one in (state, exact))
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.float32])
+def test_a_table_off_by_more_than_its_rounding_is_refused(stored):
+    state = release("sit", width=384, depth=1, channels=4, grid=4)
+    state["pos_embed"] = (state["pos_embed"] + 0.003).to(stored)
+    assert "pos_embed is not the fixed table" in refusal("sit", state)
+
+
 def test_configs_are_read_as_lightningdit_writes_them():
     state = release("lightningdit", depth=1, **{**SMALL, "width": 384})
     written = {"model": {"use_qknorm": False, "use_swiglu": True, "use_rope": True, "use_rmsnorm": True, "wo_shift": False, "in_chans": 4}}

@@ -89,7 +89,8 @@ def test_heads_learn_the_classes_of_a_folder(tokenizers, labelled, tmp_path):
     assert row["count"] == 4 and row["low"] < row["value"] < row["high"]
     told = row["protocol"]
     assert (told["measure"], told["reference_count"], told["count"], told["details"]) == ("seg-linear-slide", 6, 4, ["4classes"])
-    assert sorted(path.name for path in (tmp_path / "long").iterdir()) == ["classes.json", "heads.safetensors", "log.jsonl", "scores.json"]
+    left = {path.name for path in (tmp_path / "long").iterdir()}
+    assert left == {"checkpoints", "classes.json", "heads.safetensors", "log.jsonl", "scores.json"}  # checkpoints go when it is committed
     figures = json.loads((tmp_path / "long" / "classes.json").read_text())["features"]
     assert sum(figure["iou"] for figure in figures) / 4 == pytest.approx(value(learned, "miou"))
 

@@ -1,0 +1,61 @@
+"""ZIP archives of others: what is inside, checked against the file's own size before a member is opened. No torch."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from svgbench.errors import BadInput, BadWeights
+
+RATIO = 50
+"""An archive whose members are this many times larger than itself is refused, where they are large at all: numbers do not shrink so."""
+LARGE = 256 << 20
+"""Bytes up to which members may be compressed by any ratio."""
+MEMBERS = 1_000_000
+DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, OSError, EOFError, OverflowError)
+"""What a damaged or unusual archive raises when it is opened."""
+
+
+class Member(NamedTuple):
+    """One file of an archive."""
+
+    name: str
+    size: int
+    """Bytes once it is unpacked."""
+    deflated: bool
+    header: int
+    """Where its local header is."""
+
+
+def checked(source: Path | io.BytesIO, error: type[BadInput] = BadWeights, named: Path | None = None) -> dict[str, Member]:
+    """The members of an archive by name, in its order; one that would unpack to far more than it holds is refused (``error``), under the
+    name ``named`` where it is bytes."""
+    held = source.stat().st_size if isinstance(source, Path) else len(source.getbuffer())
+    with zipfile.ZipFile(source) as archive:
+        entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
+    if len(entries) > MEMBERS or (unpacked > LARGE and unpacked > RATIO * held):
+        raise error(
+            f"{named or source} has {held:,} bytes and would unpack to {unpacked:,}, more than {RATIO} times as many, which real files do "
+            "not; it is not opened, so fetch it again from its authors."
+        )
+    for entry in entries:
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        if stored and (entry.file_size != entry.compress_size or entry.header_offset + entry.file_size > held):
+            raise EOFError(f"{entry.filename} ends behind the file")
+        if entry.flag_bits & 1:
+            raise ValueError(f"{entry.filename} is encrypted")
+    return {e.filename: Member(e.filename, e.file_size, e.compress_type != zipfile.ZIP_STORED, e.header_offset) for e in entries}
+
+
+def start_of(source: Path | io.BytesIO, member: Member) -> int:
+    """Where the bytes of a member begin that is not compressed; its local header repeats the name and may have extra fields."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        file.seek(member.header + 26)
+        name, extra = struct.unpack("<HH", file.read(4))
+    return member.header + 30 + name + extra

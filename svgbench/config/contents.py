@@ -1,0 +1,234 @@
+"""What a file is by its first bytes, whatever its name says: weights that can be read, or what else was saved under such a name."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import stat
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Literal
+
+from svgbench.config.archives import DAMAGED, checked
+from svgbench.errors import BadWeights
+
+Form = Literal["safetensors", "archive", "legacy"]
+HEADER = 32 << 20
+"""Bytes that the header of a safetensors file may have; those of large models have less than one."""
+PADDING = 64 << 20
+"""Bytes that an archive may have beside its members."""
+LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""The pickled number with which files of torch before 1.6 begin, behind the protocol."""
+AGAIN = "fetch the weights file itself"
+SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights", "run `git lfs pull` where it was cloned, or download the file"),
+    (b"\x89HDF\r\n", "an HDF5 file (Keras or TensorFlow)", "hand over the PyTorch or safetensors weights"),
+    (b"\x89PNG", "a picture (PNG)", AGAIN),
+    (b"\xff\xd8\xff", "a picture (JPEG)", AGAIN),
+    (b"GIF8", "a picture (GIF)", AGAIN),
+    (b"BM", "a picture (BMP)", AGAIN),
+    (b"II*\0", "a picture (TIFF)", AGAIN),
+    (b"MM\0*", "a picture (TIFF)", AGAIN),
+    (b"%PDF", "a PDF document", AGAIN),
+    (b"GGUF", "a GGUF file (llama.cpp)", "hand over the PyTorch or safetensors weights"),
+    (b"\x93NUMPY", "a NumPy array (.npy)", "hand over a state dict with named tensors"),
+    (b"PAR1", "a Parquet table", AGAIN),
+    (b"SQLite format 3", "an SQLite database", AGAIN),
+    (b"\x7fELF", "a program", AGAIN),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it and hand over the weights inside"),
+    (b"Rar!", "a RAR archive", "unpack it and hand over the weights inside"),
+    (b"BZh", "a bzip2 archive", "unpack it and hand over the weights inside"),
+    (b"\xfd7zXZ\0", "an xz archive", "unpack it and hand over the weights inside"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it and hand over the weights inside"),
+)
+"""Beginning, what it is, what to do."""
+TEXTS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("<!doctype html", "<html", "<head", "<body"), "a web page (HTML), such as a server answers in place of a file"),
+    (("<?xml", "<error", "<!doctype"), "an XML document, such as a server answers when it refuses a file"),
+    (("{", "["), "JSON text, not weights"),
+)
+
+
+OLD_PICKLES = (b"(dp", b"(lp", b"ccollections\n", b"ccopy_reg\n", b"cposix\n", b"cos\n")
+"""Beginnings of pickles of protocol 0."""
+
+
+def form_of(path: Path) -> Form:
+    """How a weights file is to be read; BadWeights says what any other file is and what to do."""
+    regular(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(4096)
+            file.seek(max(0, size - 8))
+            tail = file.read(8)
+    except OSError as error:
+        raise _unread(path, error) from None
+    if not head:
+        raise BadWeights(f"{path} is empty, so it is truncated or not a weights file; fetch it again.")
+    if head.startswith(b"PK"):
+        return _archive(path)
+    if head[:1] == b"\x80" and head[2:].startswith(LEGACY):
+        return "legacy"
+    length = int.from_bytes(head[:8], "little")
+    if size >= 8 and head[8:9] == b"{":
+        if length > HEADER and (text := _text(head)):
+            raise BadWeights(f"{path} is {text[0]}; {text[1]}.")
+        if length > min(HEADER, size - 8):
+            raise BadWeights(
+                f"{path} is truncated or not a weights file: as safetensors its header would have {length:,} bytes and the whole file has "
+                f"{size:,}; fetch it again."
+            )
+        _check_safetensors(path, length, size)
+        return "safetensors"
+    found = _other(path, head, tail)
+    raise BadWeights(f"{path} is {found[0]}; {found[1]}." if found else f"{path} is truncated or not a weights file; fetch it again.")
+
+
+def _check_safetensors(path: Path, length: int, size: int) -> None:
+    """Refuses a file whose header speaks of fewer or more bytes than there are, before any is read."""
+    with path.open("rb") as file:
+        text = file.read(8 + length)[8:]
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(text).items() if name != "__metadata__"]
+        said = 8 + length + max(ends, default=0)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+        raise BadWeights(f"{path} is truncated or not a weights file (its header is no JSON of safetensors); fetch it again.") from None
+    if said != size:
+        raise BadWeights(
+            f"{path} is truncated or not a weights file: as safetensors it would have {said:,} bytes, but it has {size:,}; fetch it again."
+        )
+
+
+def regular(path: Path) -> None:
+    """Refuses what is no regular file: opening a named pipe waits for ever, a device has no end."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unread(path, error) from None
+    if not stat.S_ISREG(mode):
+        raise BadWeights(f"{path} is {_special(mode)}, not a regular file; give the path of a weights file.")
+
+
+def _unread(path: Path, error: OSError) -> BadWeights:
+    if isinstance(error, PermissionError):
+        return BadWeights(f"{path} may not be read; change its permissions.")
+    return BadWeights(f"{path} cannot be read ({error.strerror}); give the path of a weights file.")
+
+
+def _other(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
+    """What a file is that holds no weights, and what to do; None where nothing tells."""
+    for start, says, advice in SIGNATURES:
+        if head.startswith(start):
+            return says, advice
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "a picture (WebP)", AGAIN
+    if head[4:8] == b"ftyp":
+        return "a picture or video (MP4, AVIF or HEIC)", AGAIN
+    if head.startswith(b"\x1f\x8b"):
+        return _gzipped(head)
+    if head[257:262] == b"ustar" or _is_tar(head):
+        if b"sys_info" in head[:512] or head.startswith((b"storages\0", b"tensors\0", b"pickle\0")):
+            return "a file of torch older than 0.1.10 (tar)", "open it with torch and save its state dict again"
+        return "a tar archive", "unpack it and hand over the weights inside"
+    if tail == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb":
+        return "the index of a TensorFlow checkpoint", "hand over the PyTorch or safetensors weights"
+    if head[:1] == b"\x08" and any(word in head[:256] for word in (b"onnx", b"pytorch", b"tf2onnx", b"keras2onnx")):
+        return "an ONNX model", "hand over the PyTorch or safetensors weights"
+    if path.name.endswith((".msgpack", ".data-00000-of-00001", ".pb", ".onnx", ".tflite", ".h5")):
+        return f"a {path.suffix or path.name} file, not one of PyTorch", "hand over the PyTorch or safetensors weights"
+    if (head[:1] == b"\x80" and head[1:2] <= b"\x05") or head.startswith(OLD_PICKLES):
+        return (
+            "a plain pickle, not one of torch.save; pickled objects could run code and are not read",
+            "save the tensors alone, with torch.save or as safetensors",
+        )
+    return _text(head)
+
+
+def _gzipped(head: bytes) -> tuple[str, str]:
+    """What is inside a gzip file, by its first kilobytes."""
+    try:
+        inside = zlib.decompressobj(wbits=31).decompress(head, 4096)
+    except (zlib.error, gzip.BadGzipFile):
+        inside = b""
+    text = _text(inside)
+    if text is not None and not text[0].startswith("plain text"):
+        return f"gzipped: {text[0]}", text[1]
+    if inside[257:262] == b"ustar":
+        return "a tar.gz archive", "unpack it and hand over the weights inside"
+    return "a gzip archive", "unpack it and hand over the weights inside"
+
+
+def _text(head: bytes) -> tuple[str, str] | None:
+    """Which text a file begins with."""
+    coding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        text = head.decode(coding)
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # else: a letter that the first kilobytes cut
+            return None
+        text = head[: error.start].decode(coding, errors="ignore")
+    if any(ord(letter) < 32 and letter not in "\t\n\r\f\x1b" for letter in text):
+        return None
+    start = text.lstrip().lower()
+    if start.startswith("<!--"):
+        start = start.partition("-->")[2].lstrip()
+    for beginnings, says in TEXTS:
+        if start.startswith(beginnings):
+            return says, AGAIN
+    return "plain text, not weights", AGAIN
+
+
+def _is_tar(head: bytes) -> bool:
+    """Whether an old tar header (without ``ustar``) is there: its sum is that of its bytes."""
+    if len(head) < 512:
+        return False
+    try:
+        wanted = int(head[148:156].strip(b"\0 ") or b"-1", 8)
+    except ValueError:
+        return False
+    return wanted == sum(head[:148]) + 8 * 32 + sum(head[156:512])
+
+
+def _archive(path: Path) -> Form:
+    """A ZIP archive: one of ``torch.save``, or what else."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except DAMAGED:
+        raise BadWeights(f"{path} is truncated or not a weights file (an archive without its end); fetch it again.") from None
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        raise BadWeights(
+            f"{path} is a TorchScript archive (torch.jit.save), a program with its weights, which is not run here; "
+            "open it with torch.jit.load yourself and save its state_dict()."
+        )
+    if any(name == ".data/version" or name.startswith(".data/extern_modules") for name in inner):
+        raise BadWeights(f"{path} is a torch.package archive, which holds code; save its model's state dict alone.")
+    if "archive_format" in inner or "archive_version" in inner:
+        raise BadWeights(f"{path} is an exported program (torch.export), which is not run here; save its state dict alone.")
+    if "data.pkl" in inner or "data.pkl" in names:
+        try:
+            members = checked(path)
+        except DAMAGED as error:
+            raise BadWeights(f"{path} is truncated or not a weights file ({error}); fetch it again.") from None
+        held, unpacked = path.stat().st_size, sum(member.size for member in members.values())
+        if held > 2 * unpacked + PADDING:
+            raise BadWeights(f"{path} has {held:,} bytes, of which its archive is {unpacked:,}; fetch it again from its authors.")
+        return "archive"
+    if names and all(name.endswith(".npy") for name in names):
+        raise BadWeights(f"{path} is an .npz of NumPy arrays, not weights; hand over a state dict saved by torch or as safetensors.")
+    if "model.weights.h5" in names:
+        raise BadWeights(f"{path} is a Keras model; hand over the PyTorch or safetensors weights.")
+    held = f", which holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
+    raise BadWeights(f"{path} is a ZIP archive that torch did not save{held}; unpack it and hand over the weights inside.")
+
+
+def _special(mode: int) -> str:
+    """What a path is that is no regular file."""
+    kinds = (
+        (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
+        (stat.S_ISSOCK, "a socket"),
+    )  # fmt: skip
+    return next((says for test, says in kinds if test(mode)), "something else")

@@ -1,0 +1,53 @@
+"""What tables say where networks that were trained on the embedded drawn images judge other images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from svgbench.errors import BrokenArtifact
+from svgbench.metrics import judges
+from svgbench.stages import graph
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.table import Table
+from svgbench.world import packed
+
+
+def are_drawn(source: str) -> bool:
+    """Whether the images of a run are the embedded ones: drawn anew, or packed."""
+    place = Path(source).expanduser()
+    if source == "shapes" or not packed.holds(place):
+        return source == "shapes"
+    try:
+        return packed.read(place).get("source") == "shapes"
+    except BrokenArtifact:
+        return False
+
+
+def unfamiliar(record: RunRecord) -> list[str]:
+    """The judges of a run that do not know its images, with what each judges; nothing for a run on the embedded images."""
+    config = record.config()
+    if "data" not in config or are_drawn(config["data"]["source"]):
+        return []
+    found = graph.judging(config, trains_autoencoder=record.stage("autoencoder") is not None)
+    return [f"{judge} ({name})" for name, kind, judge, *_ in found if not judges.knows_photographs(kind, judge)]
+
+
+def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
+    """Says under every table of measured numbers which runs such networks judged."""
+    runs: dict[str, list[str]] = {}
+    for record in records:
+        found = unfamiliar(record)
+        if found:
+            runs.setdefault(judges.unfamiliar(found), []).append(record.name)
+    for table in tables:
+        if table.kind != "published":
+            table.notes += [said if len(names) == len(records) else f"{', '.join(names)}: {said}" for said, names in runs.items()]
+
+
+def said_of(record: RunRecord) -> list[dict[str, Any]]:
+    """The run's scores as they are, with the same words in the details of each."""
+    found = unfamiliar(record)
+    more = {"judges": judges.unfamiliar(found)} if found else {}
+    return [{**row, "detail": {**row["detail"], **more}} for row in record.scores]

@@ -1,0 +1,330 @@
+"""Files of ``torch.save``, read without running anything: tensors come out, every other object becomes an inert stand-in.
+
+``torch.load`` would import the classes that a file names, or refuse the whole file for one of them (``weights_only``). Here a name in the
+file is never imported. A handful of names that rebuild tensors have functions of this module, all others are empty classes. Tensors are
+read from the disk when they are asked for, so that an optimiser's state beside the weights costs no memory.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svgbench.config.archives import Member, checked, start_of
+from svgbench.errors import BadWeights
+
+OPERATIONS = 4_000_000
+"""More operations than this in one pickle are not followed: seconds of work, a hundred times what large checkpoints have."""
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+"""The first number in files of torch before 1.6."""
+INFLATED = 1 << 20
+"""A tensor may have more elements than its storage (strides of 0) up to this count."""
+HOSTILE_MODULES = (
+    "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "ctypes", "socket", "pty", "webbrowser", "commands", "code",
+)  # fmt: skip
+HOSTILE_BUILTINS = ("eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "execfile")
+"""Names that no checkpoint needs and that code in pickles is made of: the file is refused, although nothing would run."""
+STORAGES = {
+    "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
+    "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool, "Untyped": torch.uint8,
+    "ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64,
+}  # fmt: skip
+"""``torch.FloatStorage`` and its kin -> the type of their elements."""
+
+
+class Hostile(pickle.UnpicklingError):
+    """The pickle names functions that run code."""
+
+
+class StandIn(dict):
+    """In place of any object whose class is not known: keeps what the file put into it and does nothing. A mapping where the class was
+    one (``defaultdict``, ``EasyDict``)."""
+
+    foreign = ""
+    """Module and name of the class or function it stands for."""
+
+    def __new__(cls, *args: Any, **words: Any) -> StandIn:
+        made = dict.__new__(cls)
+        made.args, made.state = args, None
+        return made
+
+    def __init__(self, *args: Any, **words: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __call__(self, *args: Any, **words: Any) -> StandIn:
+        return StandIn(*args)
+
+    def append(self, item: Any) -> None:
+        """What a list of another class would keep."""
+
+    def extend(self, items: Any) -> None:
+        """What a list of another class would keep."""
+
+    def add(self, item: Any) -> None:
+        """What a set of another class would keep."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
+    __eq__ = object.__eq__
+
+
+class Table(StandIn):
+    """``collections.OrderedDict``, which old pickles make of a list of pairs."""
+
+    def __init__(self, pairs: Any = (), **words: Any) -> None:
+        super().__init__()
+        self.update(pairs)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Elements in the file: ``read`` gives them as a tensor of one dimension."""
+
+    read: Callable[[], Tensor]
+    count: int
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in the file, not read yet."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+    def tensor(self) -> Tensor:
+        """Its numbers."""
+        flat = self.storage.read()
+        return (flat if self.dtype is None else flat.view(self.dtype)).as_strided(self.shape, self.stride, self.offset)
+
+
+class _Function:
+    """What a name of torch in the file calls; it cannot be changed by the file."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise pickle.UnpicklingError("a function has no state")
+
+
+def _rebuilt(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Stored:
+    numbers = (offset, *shape, *stride)
+    if not isinstance(storage, Storage) or len(shape) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+        raise pickle.UnpicklingError("a tensor with sizes that are none")
+    typed = rest[2] if len(rest) > 2 and isinstance(rest[2], torch.dtype) else None  # of ``_rebuild_tensor_v3`` on bytes
+    count = storage.count // (1 if typed is None else typed.itemsize)
+    elements = math.prod(shape)
+    last = offset + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
+    if elements and (last >= count or elements > max(count, INFLATED)):
+        raise pickle.UnpicklingError(f"a tensor of {elements} elements in a storage of {count}")
+    return Stored(storage, offset, tuple(shape), tuple(stride), typed)
+
+
+FUNCTIONS: Mapping[str, Any] = {
+    "torch._utils._rebuild_tensor": _Function(_rebuilt),
+    "torch._utils._rebuild_tensor_v2": _Function(_rebuilt),
+    "torch._utils._rebuild_tensor_v3": _Function(_rebuilt),
+    "torch._utils._rebuild_parameter": _Function(lambda data, *rest: data),
+    "torch._utils._rebuild_parameter_with_state": _Function(lambda data, *rest: data),
+    "torch._tensor._rebuild_from_type_v2": _Function(lambda function, kind, args, state: function(*args)),
+    "torch.Size": _Function(tuple),
+    "collections.OrderedDict": Table,
+    "builtins.getattr": _Function(lambda *args: _named("an attribute")),
+}
+"""Every name that does something; the rest are stand-ins."""
+
+
+def _named(name: str) -> type[StandIn]:
+    return type("StandIn", (StandIn,), {"foreign": name})
+
+
+class _Unpickler(pickle.Unpickler):
+    """Imports nothing."""
+
+    def __init__(self, data: bytes, storage: Callable[[Any], Any]) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self._storage = storage
+        self._classes: dict[str, type[StandIn]] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name in the file."""
+        module = "builtins" if module == "__builtin__" else module
+        if module.partition(".")[0] in HOSTILE_MODULES or (module == "builtins" and name in HOSTILE_BUILTINS):
+            raise Hostile(f"{module}.{name}")
+        full = f"{module}.{name}"
+        if full in FUNCTIONS:
+            return FUNCTIONS[full]
+        if module.startswith("torch") and name.endswith("Storage"):
+            return STORAGES.get(name.removesuffix("Storage"), full)
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        return self._classes.setdefault(full, _named(full))
+
+    def persistent_load(self, pid: Any) -> Any:
+        """The storage that a tensor refers to."""
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or type(pid[4]) is not int or pid[4] < 0:
+            raise pickle.UnpicklingError("a reference that is no storage")
+        if not isinstance(pid[1], torch.dtype):
+            return StandIn()
+        return self._storage(pid)
+
+
+def unpickled(data: bytes, storage: Callable[[Any], Any] = lambda pid: StandIn()) -> Any:
+    """The object in a pickle of which ``_length`` has seen every operation."""
+    try:
+        return _Unpickler(data, storage).load()
+    except (TypeError, AttributeError, IndexError, KeyError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        raise pickle.UnpicklingError(f"{type(error).__name__} while it was read") from None
+
+
+def _length(source: Any) -> int:
+    """Bytes of the pickle at ``source``'s position; refuses one that is too long or that reserves memory for nothing."""
+    start, memo = source.tell(), -1
+    for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"):
+            memo = max(memo, argument)
+        if count >= OPERATIONS or memo > 2 * OPERATIONS:
+            raise pickle.UnpicklingError(f"more than {OPERATIONS:,} operations, which no checkpoint needs")
+    if memo > count:
+        raise pickle.UnpicklingError("a memo larger than the pickle")
+    return source.tell() - start
+
+
+def read_pickle(data: bytes) -> Any:
+    """The object in one pickle without tensors."""
+    with io.BytesIO(data) as source:
+        _length(source)
+    return unpickled(data)
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a tensor whose elements lie row by row."""
+    return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
+
+
+def read_archive(path: Path, source: io.BytesIO | None = None) -> Any:
+    """The content of a file of ``torch.save`` (a ZIP archive), or of the bytes ``source`` inside one; tensors in it are ``Stored``."""
+    place: Path | io.BytesIO = path if source is None else source
+    members = checked(place, named=path)
+    pickles = [name for name in members if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
+    if len(pickles) != 1:
+        raise pickle.UnpicklingError(f"{len(pickles)} members data.pkl")
+    root = pickles[0].removesuffix("data.pkl")
+    if f"{root}byteorder" in members and _bytes(place, members[f"{root}byteorder"]).tobytes() == b"big":
+        raise BadWeights(f"{path} was written by a big-endian machine; save it again on a usual one.")
+    read: dict[str, Storage] = {}
+
+    def storage(pid: Any) -> Storage:
+        _, kind, key, _, count = pid[:5]
+        name = f"{root}data/{key}"
+        if name not in members or members[name].size < count * kind.itemsize:
+            raise pickle.UnpicklingError(f"storage {key} is missing or too short")
+        return read.setdefault(f"{key} {kind}", Storage(_once(lambda: _typed(_bytes(place, members[name]), kind, count)), count))
+
+    data = _bytes(place, members[pickles[0]]).tobytes()
+    with io.BytesIO(data) as operations:
+        _length(operations)
+    return unpickled(data, storage)
+
+
+def read_legacy(path: Path) -> Any:
+    """The content of a file of torch before 1.6: pickles one after the other, then the storages."""
+    starts: dict[str, tuple[int, int]] = {}
+    waiting: dict[str, Storage] = {}
+
+    def storage(pid: Any) -> Storage:
+        _, kind, key, _, count = pid[:5]
+        view = pid[5] if len(pid) > 5 and isinstance(pid[5], tuple) and len(pid[5]) == 3 else (key, 0, count)
+        _, offset, count = view
+
+        def read() -> Tensor:
+            start, stored = starts.get(str(key), (0, -1))
+            if not (type(offset) is int and type(count) is int and offset >= 0 and offset + count <= stored):
+                raise BadWeights(f"{path} is truncated or not a weights file (storage {key} is too short); fetch it again.")
+            return _typed(_slice(path, start + offset * kind.itemsize, count * kind.itemsize), kind, count)
+
+        sizes[str(key)] = kind.itemsize
+        return waiting.setdefault(f"{view} {kind}", Storage(_once(read), count))
+
+    sizes: dict[str, int] = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+
+        def following() -> bytes:
+            start = content.tell()
+            length = _length(content)
+            return content[start : start + length]
+
+        head = [unpickled(following()) for _ in range(3)]
+        if head[0] != LEGACY_MAGIC:
+            raise pickle.UnpicklingError("no file of torch")
+        found = unpickled(following(), storage)
+        keys = unpickled(following())
+        place = content.tell()
+        for key in keys if isinstance(keys, list) else ():
+            stored = int.from_bytes(content[place : place + 8], "little", signed=True)
+            size = stored * sizes.get(str(key), 1)
+            if stored < 0 or place + 8 + size > len(content):
+                raise EOFError(f"storage {key} ends behind the file")
+            starts[str(key)] = (place + 8, stored)
+            place += 8 + size
+    return found
+
+
+def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The same, read once: tensors that share a storage share its numbers."""
+    found: list[Tensor] = []
+
+    def again() -> Tensor:
+        if not found:
+            found.append(read())
+        return found[0]
+
+    return again
+
+
+def _bytes(path: Path | io.BytesIO, member: Member) -> np.ndarray:
+    """A member's bytes. Sums are not compared: torch can be told to write none."""
+    if not member.deflated:
+        return _slice(path, start_of(path, member), member.size)
+    with zipfile.ZipFile(path) as archive, archive.open(member.name) as file:
+        data = bytearray(file.read(member.size))
+    if len(data) != member.size:
+        raise EOFError(f"{member.name} is shorter than it should be")
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def _slice(path: Path | io.BytesIO, start: int, size: int) -> np.ndarray:
+    if isinstance(path, Path):
+        found = np.fromfile(path, dtype=np.uint8, count=size, offset=start)
+    else:
+        found = np.frombuffer(bytearray(path.getbuffer()[start : start + size]), dtype=np.uint8)
+    if len(found) != size:
+        raise EOFError("the file ends in the middle of a storage")
+    return found
+
+
+def _typed(data: np.ndarray, kind: torch.dtype, count: int) -> Tensor:
+    """``count`` elements of a type from their bytes."""
+    return torch.from_numpy(data[: count * kind.itemsize]).view(kind) if count else torch.empty(0, dtype=kind)

@@ -1,0 +1,119 @@
+"""Which files of a directory are the weights: shards, variants, folders of other libraries."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+
+from svgbench.config.weight_files import weights_files
+from svgbench.errors import BadWeights
+from svgbench.world import weights
+
+STATE = {"a.weight": torch.randn(2, 3), "b.weight": torch.randn(3)}
+
+
+def shards(folder, stem, suffix=".safetensors", index=True, values=STATE):
+    """One tensor a file, with or without the index."""
+    folder.mkdir(exist_ok=True)
+    names = [f"{stem}-{n:05d}-of-00002{suffix}" for n in (1, 2)]
+    for name, tensor in zip(names, values, strict=True):
+        part = {tensor: values[tensor]}
+        save_file(part, folder / name) if suffix == ".safetensors" else torch.save(part, folder / name)
+    if index:
+        content = {"weight_map": dict(zip(values, names, strict=True))}
+        variant = stem.partition(".")[2]
+        ending = f"{suffix}.index.{variant}.json" if variant else f"{suffix}.index.json"
+        (folder / f"{stem.partition('.')[0]}{ending}").write_text(json.dumps(content))
+    return names
+
+
+def same(found, wanted=STATE):
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.parametrize("stem", ["diffusion_pytorch_model", "model", "pytorch_model"])
+@pytest.mark.parametrize("index", [True, False])
+def test_shards_are_read_whole_with_or_without_their_index(tmp_path, stem, index):
+    suffix = ".bin" if stem == "pytorch_model" else ".safetensors"
+    names = shards(tmp_path / "d", stem, suffix, index)
+    assert same(weights.read(tmp_path / "d"))
+    assert same(weights.read(tmp_path / "d" / names[1]))  # one of them stands for all
+    (tmp_path / "d" / names[0]).unlink()
+    for place in (tmp_path / "d", tmp_path / "d" / names[1]):
+        with pytest.raises(BadWeights, match=rf"files, of which 1 are missing \({names[0]}\); fetch them too"):
+            weights.read(place)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "non_ema"])
+def test_a_variant_is_taken_only_where_there_is_nothing_else_and_said(tmp_path, capsys, variant):
+    half = {name: value.half() for name, value in STATE.items()}
+    save_file(half, tmp_path / f"diffusion_pytorch_model.{variant}.safetensors")
+    assert same(weights.read(tmp_path), half)
+    assert f"took its variant {variant}" in capsys.readouterr().err
+    save_file(STATE, tmp_path / "diffusion_pytorch_model.safetensors")
+    assert same(weights.read(tmp_path)) and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_shards_of_two_variants_are_never_mixed(tmp_path, index):
+    half = {name: value.half() for name, value in STATE.items()}
+    shards(tmp_path, "diffusion_pytorch_model.fp16", index=index, values=half)
+    assert same(weights.read(tmp_path), half)
+    shards(tmp_path, "diffusion_pytorch_model", index=index)
+    assert same(weights.read(tmp_path))
+
+
+def test_the_vae_of_a_pipeline_is_found_in_its_variant(tmp_path):
+    shards(tmp_path / "vae", "diffusion_pytorch_model.fp16")
+    assert len(weights_files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("mp_rank_00_model_states.pt", "a checkpoint of DeepSpeed; make one file of it .* python zero_to_fp32.py"),
+        ("bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "a checkpoint of DeepSpeed"),
+        ("saved_model.pb", "holds TensorFlow weights"),
+        ("flax_model.msgpack", "holds Flax weights"),
+        ("decoder.onnx", "holds an ONNX model"),
+        ("__0_0.distcp", r"holds __0_0.distcp of torch.distributed.checkpoint without its .metadata"),
+        ("mine.ckpt", r"holds weights under a name of its own \(mine.ckpt\); hand over that file itself"),
+    ],
+)
+def test_a_directory_of_something_else_says_what_it_is(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadWeights, match=words):
+        weights.read(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of torch.distributed.checkpoint, with raw and averaged weights."""
+    raw = {name: torch.zeros_like(value) for name, value in STATE.items()}
+    place = tmp_path / "step-100"
+    dcp.save({"model": raw, "ema": STATE, "optim": {"lr": 0.1}, "step": 3}, checkpoint_id=place, no_dist=True)
+    return place
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_distributed_checkpoints_is_read(folder):
+    found = weights.read(folder)
+    assert same(found) and found.key == "ema"
+    assert not any(value.any() for value in weights.read(folder, "model").values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_of_distributed_checkpoints_that_is_not_whole_is_one_sentence(folder):
+    (metadata,) = (folder / ".metadata",)
+    whole = metadata.read_bytes()
+    metadata.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadWeights, match=r"make one file of it: .* torch\.distributed\.checkpoint\.format_utils dcp_to_torch DIR"):
+        weights.read(folder)
+    metadata.write_bytes(whole)
+    next(folder.glob("*.distcp")).unlink()
+    with pytest.raises(BadWeights, match=r"lacks its file|would be larger"):
+        weights.read(folder)
