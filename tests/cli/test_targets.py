@@ -131,7 +131,7 @@ def test_names_that_settings_and_grids_make_are_names(tmp_path):
 
 
 def test_an_encoder_of_a_long_name_is_a_sentence(tmp_path, capsys):
-    for word in ("timm:" + "v" * 300, "v" * 300, "../" * 100):
+    for word in ("v" * 300, "../" * 100):
         status, err = call(capsys, "run", "--encoder", word, "--out", tmp_path / "runs")
         assert status == 2 and len(err.strip().splitlines()) == 1 and "fault of svgbench" not in err
     assert not (tmp_path / "runs").exists()
