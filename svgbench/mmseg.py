@@ -9,7 +9,6 @@ Importing this module registers ``SvgbenchBackbone`` in ``mmseg.registry.MODELS`
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from svgbench.lab.store import Store
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.graph import by_name
 from svgbench.stages.tokenizers import open_tokenizer
+from svgbench.tables.collect import read_run
 from svgbench.world.runtime import Runtime
 
 try:
@@ -94,12 +94,10 @@ class SvgbenchBackbone(BaseModule):
 
 def open_run(place: Path) -> Tokenizer | Codec:
     """The tokenizer of a finished run's directory, on the CPU."""
-    try:
-        stages = json.loads((place / "run.json").read_text())["stages"]
-    except (OSError, ValueError, KeyError):
-        raise BadInput(f"{place} is no finished run; give the directory of one, such as runs/dinov3-tiny.") from None
+    if not (place / "run.json").is_file():
+        raise BadInput(f"{place} is no finished run; give the directory of one, such as runs/dinov3-tiny.")
     store = Store(place.parent / "store")
-    for stage in stages:
+    for stage in read_run(place, store).about["stages"]:
         if (by_name(stage["stage"]).provides or stage["stage"]) == "autoencoder":
             store.verify(stage["stage"], stage["key"])
             return open_tokenizer(store.place(stage["stage"], stage["key"]), Runtime(device="cpu"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.grid import build, cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
-from svgbench.config.names import changes, run_name
+from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
@@ -69,7 +69,7 @@ def configs_of(
             name = run_name(config, shelf, plains)
         if name in configs:  # the same letters once they fit a file's name
             name += f".{digest(cell)[:6]}"
-        configs[name] = config
+        configs[checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")] = config
     return configs
 
 

@@ -80,7 +80,7 @@ def run(
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
         walk(plan_, out, bench, keep_going=False, shelf=shelf)
     if is_main():
-        show(out, [name])
+        show(out, [name], recorded=True)
 
 
 def ablate(
@@ -115,7 +115,7 @@ def ablate(
         sys.stderr.write(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.\n")
     if is_main():
         with contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
-            show(out, [r.name for r in plan_.runs], grid=experiment)
+            show(out, [r.name for r in plan_.runs], grid=experiment, recorded=True)
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):

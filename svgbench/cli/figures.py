@@ -20,7 +20,7 @@ from svgbench.lab.plan import Finished
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
-from svgbench.tables.collect import collect
+from svgbench.tables.collect import collect, not_held
 from svgbench.tables.table import Table
 
 PICTURED = 12
@@ -41,6 +41,8 @@ def figures(
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)] = None,
 ) -> None:
     """Draw finished runs: curves, reconstructions, samples, t-SNE, velocities, interpolation, editing; each as PNG, SVG and CSV."""
+    if to is not None and to.exists() and not to.is_dir():
+        raise BadInput(f"--to {to} is not a directory, and figures are several files; give a directory.")
     absent = [package for package, module in (("matplotlib",) * 2, ("scikit-learn", "sklearn")) if importlib.util.find_spec(module) is None]
     if absent:
         raise BadInput(f"figures need {' and '.join(absent)}; install them: pip install 'svgbench[figures]'.")
@@ -50,7 +52,8 @@ def figures(
     store = Store(out / "store")
     named = Named(out, preset, sets, limit, shelf)
     runs, asked_for = _chosen(names or [], named)
-    found = _named(tokenizers(collect(out, runs), store), names or [], named)
+    records = collect(out, runs)
+    found = _named(tokenizers(records, store), names or [], named)
     if not found:
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
     whole = []
@@ -65,6 +68,8 @@ def figures(
     if len(whole) > PICTURED:
         _say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
     of_one_set(whole)
+    if unheld := not_held(records):
+        _say(unheld)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
     drawn, reasons = draw(found, pictured, to)
@@ -92,12 +97,14 @@ def _named(found: list[Any], names: list[str], named: Named) -> list[Any]:
 def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:
     """Tokenizers with their diagnoses, which are made where the store lacks them."""
     plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in found}, store)
-    left = set(plan.nodes) - Finished(plan, store).keys()
+    there = Finished(plan, store)
+    store.sweep(there.all())
+    left = set(plan.nodes) - there.keys()
     if left:
         out = store.root.parent
         work_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome())
-    places = {run.name: {plan.nodes[key].stage: store.place(plan.nodes[key].stage, key) for key in run.nodes} for run in plan.runs}
-    return [replace(one, diagnoses=places[one.first.name]) for one in found]
+    keys = {run.name: {plan.nodes[key].stage: key for key in run.nodes} for run in plan.runs}
+    return [replace(one, diagnoses=keys[one.first.name]) for one in found]
 
 
 def _say(sentence: str) -> None:

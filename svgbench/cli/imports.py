@@ -13,6 +13,7 @@ from svgbench.cli.experiments import Device, Out, Set, Shelf
 from svgbench.cli.walk import walk
 from svgbench.config.cards import EncoderCard
 from svgbench.config.grid import build, load_experiment
+from svgbench.config.names import checked_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, unknown
@@ -66,7 +67,7 @@ def import_(
     for path in (checkpoint, weights, statistics, config):
         if path is not None and not path.exists():
             raise BadInput(f"the file {path} does not exist; give the path of an official file.")
-    place = out / name / "experiment.yaml"
+    place = out / checked_name(name, "--name") / "experiment.yaml"
     known = _kept(load_experiment(str(place), shelf).set, kind) if place.exists() else {}
     settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config, weights_key))
     words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),

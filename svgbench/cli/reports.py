@@ -14,7 +14,7 @@ from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.errors import BadInput, unknown
-from svgbench.tables.collect import RunRecord, collect
+from svgbench.tables.collect import RunRecord, collect, not_held
 from svgbench.tables.judged import note_judges, said_of
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
@@ -23,6 +23,7 @@ from svgbench.tables.published import published
 from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
+from svgbench.world.files import regular
 
 
 def report(
@@ -69,11 +70,16 @@ def show(
     against: str | None = None,
     to: Path | None = None,
     cells: Mapping[str, str] | None = None,
+    recorded: bool = False,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
     ``cells``: the cells' names, for people behind those of rows that do not say them; ``against``: the row, by its name or its cell's, that
-    others are held to."""
-    records = collect(out, names)
+    others are held to; ``recorded``: the same command has just written or checked their records."""
+    if to is not None:
+        regular(to, instead="give the path of a file, or leave out --to")
+    records = collect(out, names, recorded=recorded)
+    if unheld := not_held(records):
+        sys.stderr.write(unheld + "\n")
     against = against and _row(against, records, cells or {})
     if format is Format.json:
         deliver(json.dumps([row for record in records for row in said_of(record)], indent=1) + "\n", to)

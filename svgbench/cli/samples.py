@@ -15,7 +15,7 @@ from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
-from svgbench.world.files import guarded
+from svgbench.world.files import guarded, regular
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
@@ -57,6 +57,7 @@ def sample(
     device: Annotated[str, typer.Option("--device")] = "auto",
 ) -> None:
     """Draw samples of a finished run into one PNG, a row of images in the order of the labels; or export those it was scored by."""
+    regular(to, instead="give the path of a .png or .npz file")
     if to.suffix.lower() == ".npz":
         given = {"--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift}
         if unused := [option for option, value in given.items() if value is not None]:
@@ -76,7 +77,7 @@ def sample(
     for stage in record.about["stages"]:
         provided = by_name(stage["stage"]).provides or stage["stage"]
         if provided in NEEDED:
-            store.verify(stage["stage"], stage["key"])
+            store.sweep([store.verify(stage["stage"], stage["key"])])
             inputs[provided] = store.place(stage["stage"], stage["key"])
     missing = [name for name in NEEDED if name not in inputs]
     if missing:
@@ -125,6 +126,8 @@ def pretrain(
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
     if absent and not check:
         raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out} is not a directory; give one, or a new name.")
     from svgbench.pretraining import pretrain as train
     from svgbench.pretraining.figures import figures
     from svgbench.pretraining.recipes import known

@@ -24,6 +24,8 @@ def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path |
     store, outcome = Store(out / "store"), Outcome()
     finished = Finished(plan, store)
     missing = set(plan.nodes) - finished.keys()
+    if is_main():
+        store.sweep(finished.all())
     try:
         if missing:
             check(plan, missing)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
+import time
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,16 +185,26 @@ def digest_of(path: Path, name: str) -> str:
     return digests[0] if len(digests) == 1 else digest(digests)
 
 
+SETTLED = 2_000_000_000
+"""Nanoseconds after which a file's times tell every further change: clocks of file systems tick in milliseconds to seconds."""
+
+
 def file_digest(path: Path) -> str:
-    """sha256 of a file that a configuration names; read once a process while its size and its time of change stay. A named pipe or a device
-    is refused: reading it would not end."""
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):
+    """sha256 of a file that a configuration names; read once a process while its inode, its size and its times stay. A named pipe or a
+    device is refused: reading it would not end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
         raise BadWeights(f"{path} is not a regular file; give the path of a file.")
-    return _file_digest(path, state.st_size, state.st_mtime_ns)
+    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    age = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)
+    return _digest_of_bytes(path) if 0 <= age <= SETTLED else _kept_digest(path, state)
 
 
 @cache
-def _file_digest(path: Path, _size: int, _changed: int) -> str:
+def _kept_digest(path: Path, _state: tuple[int, ...]) -> str:
+    return _digest_of_bytes(path)
+
+
+def _digest_of_bytes(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

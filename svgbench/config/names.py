@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,40 @@ from svgbench.config.fields import word_of
 from svgbench.config.grid import build
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
+from svgbench.errors import BadInput
 
 LONGEST = 40
 """Letters of a setting that a name says."""
+NAME_BYTES = 255
+"""Longest name of a directory that file systems take."""
+TAKEN = ("store", "plans", "slurm", "figures")
+"""What else lies in an output directory."""
+
+
+def checked_name(name: str, what: str = "the name of a run") -> str:
+    """The name, which is a run's and its directory's; BadInput when it cannot be one: empty, a path, hidden, with control characters or
+    spaces at its ends, too long, or the name of another directory there."""
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise BadInput(f"{what} {name!a} is not UTF-8; choose letters, digits, '.', '_' and '-'.") from None
+    wrong = None
+    if not name.strip(" ."):
+        wrong = "is empty or only dots and spaces"
+    elif set(name) & {"/", "\\"}:
+        wrong = "is a path; runs lie directly in --out"
+    elif any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Cn") for letter in name):
+        wrong = "holds control characters"
+    elif name != name.strip() or name[0] in ".-":
+        wrong = "starts with a dot, a dash or a space, or ends with a space"
+    elif size > NAME_BYTES:
+        wrong = f"has {size} bytes, and a directory's name may have {NAME_BYTES}"
+    elif name.lower() in TAKEN:
+        wrong = "is that of another directory in --out"
+    if wrong:
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise BadInput(f"{what} {shown!r} {wrong}; choose letters, digits, '.', '_' and '-'.")
+    return name
 
 
 def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, RunConfig] | None = None) -> str:
@@ -40,7 +72,7 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
     plain = plains[asked].model_copy(update={"seed": config.seed})
     if config.data.limit:
         parts.append(f"limit-{config.data.limit}")
-    return ".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])])
+    return checked_name(".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])]))
 
 
 def changes(plain: RunConfig, config: RunConfig) -> list[str]:

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
+
+from pydantic_core import from_json
 
 from svgbench.config.part import Part
 
-STORE_FORMAT = 1
-"""Version of the store's layout; a store written by a newer one is refused."""
+STORE_FORMAT = 2
+"""Version of the store's layout; a store written by a newer one is refused. In 1, manifests did not hold their own digest."""
+SEALED = 2
+"""The ``format`` from which on a record holds its own digest."""
+RUN_FORMAT = 2
+"""Of ``run.json``; in 1 it held no digests."""
+RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
+"""Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
+_BLANK, _END = b"0" * 64, b'"\n}\n'
+_TAIL = len(_BLANK + _END)
+
+
+class NewerRecord(ValueError):
+    """A record of a format that only a newer svgbench knows."""
 
 
 def canonical(content: Any) -> str:
@@ -20,6 +35,42 @@ def canonical(content: Any) -> str:
 def digest(content: Any) -> str:
     """sha256 of the canonical JSON, 64 hex digits."""
     return hashlib.sha256(canonical(content).encode()).hexdigest()
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+    """JSON for people whose last field, ``digest``, is the sha256 of all these bytes with zeros in place of the digest. ``content`` has a
+    ``format`` of ``SEALED`` or more, so that a lost digest is noticed."""
+    blank = (json.dumps({**content, "digest": _BLANK.decode()}, indent=1) + "\n").encode()
+    return blank[:-_TAIL] + hashlib.sha256(blank).hexdigest().encode() + _END
+
+
+def unseal(raw: bytes, newest: int) -> dict[str, Any]:
+    """The content of such a record without its digest, or of one from before records held one (no ``format``, or 1). ValueError when it is
+    not JSON, or when any of its bytes is not the one that was written; NewerRecord when its format is above ``newest``."""
+    content = from_json(raw)
+    if not isinstance(content, dict):
+        raise ValueError("it holds no fields")
+    version = content.get("format", 1)
+    if type(version) is not int:
+        raise ValueError("its format is not a number")
+    if version > newest:
+        raise NewerRecord(f"format {version}, this svgbench reads {newest}")
+    if version < SEALED and "digest" not in content:
+        return content
+    if not _holds(raw):
+        raise ValueError("it does not have the digest that it states")
+    del content["digest"]
+    return content
+
+
+def digest_in(raw: bytes, *, known: bool = False) -> str:
+    """The digest that a record states, where its bytes have it (``known``: they do); else that of all its bytes."""
+    return raw[-_TAIL : -len(_END)].decode() if known or _holds(raw) else hashlib.sha256(raw).hexdigest()
+
+
+def _holds(raw: bytes) -> bool:
+    """Whether bytes end with their own digest."""
+    return hashlib.sha256(raw[:-_TAIL] + _BLANK + _END).hexdigest().encode() + _END == raw[-_TAIL:]
 
 
 class SamplingProtocol(Part):
@@ -174,3 +225,22 @@ class Manifest(Part):
     """Machine, device, threads, library versions."""
     finished: str
     """UTC time, for people; nothing is ordered by it."""
+
+    def written(self) -> bytes:
+        """The bytes of ``manifest.json``, with their own digest."""
+        return seal(self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, raw: bytes, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Manifest:
+        """What such bytes hold; ValueError when they are damaged, changed, or made for another key than they state; NewerRecord when they
+        are a newer svgbench's. ``made_of``: version, slice and inputs that a plan made the key of, where there is one."""
+        manifest = cls.model_validate(unseal(raw, STORE_FORMAT))
+        own = (manifest.version, manifest.slice, manifest.inputs)
+        if own != made_of and manifest.key != key_of(manifest.stage, *own):
+            raise ValueError("its key is not that of what it lists")
+        return manifest
+
+
+def key_of(stage: str, version: int, slice_: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """The key of a stage's execution: all that its numbers depend on. ``slice_`` has digests in place of paths."""
+    return digest({"stage": stage, "version": version, "slice": slice_, "inputs": inputs})

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
-from svgbench.errors import SvgbenchError
-from svgbench.lab.plan import Node, told
-from svgbench.lab.store import Store, files_of
+from svgbench.errors import BadInput, SvgbenchError
+from svgbench.lab.plan import Node, check_files, told
+from svgbench.lab.store import TRACE, Store, files_of
 from svgbench.stages import graph
 from svgbench.world.files import guarded, remove_tree, write_atomic
 
@@ -45,11 +45,14 @@ class Executor:
     def run(self, key: str) -> bool:
         """Makes sure that one node is finished; whether it was run here."""
         node = self._nodes[key]
-        finished = self._runtime.is_main and self._store.manifest(node.stage, key) is not None
+        if self._runtime.world == 1 and not self._runtime.is_main:
+            raise BadInput(f"RANK={self._runtime.rank} is set without the WORLD_SIZE of a torchrun; unset it, or start by torchrun.")
+        found = self._store.look(node.stage, key) if self._runtime.is_main else None
+        if found is not None:
+            self._store.sweep([found])
         if self._runtime.world > 1:
-            return self._run_together(node, finished)
-        if finished:
-            self._store.sweep(node.stage, key)
+            return self._run_together(node, found is not None)
+        if found is not None:
             return False
         self._check_inputs(node)
         self._runtime.start()
@@ -111,9 +114,13 @@ class Executor:
         return {"peak_memory_bytes": peak_memory(device), **cost}, time.perf_counter() - started
 
     def _finish(self, node: Node, partial: Path, cost: dict[str, Any], seconds: float) -> None:
-        """Digests, manifest, commit."""
-        with guarded(partial):
+        """What the stage must have left, digests, manifest, commit."""
+        with guarded(partial, vanished=True):
             digests, sizes = files_of(partial)
+        for name in graph.left(node.stage, node.slice):
+            if not sizes.get(name):
+                what = f"an empty {name}" if name in sizes else f"no {name}"
+                raise SvgbenchError(f"stage {node.stage} left {what}; nothing was committed, what it did is kept in {partial}.")
         manifest = Manifest(
             stage=node.stage, version=graph.by_name(node.stage).version, key=node.key, slice=node.identity, inputs=node.inputs,
             files=digests, sizes=sizes, seconds=cost.pop("seconds", seconds), cost=cost, host=self._runtime.describe(),
@@ -123,20 +130,24 @@ class Executor:
         self._trusted.add(node.key)
 
     def _call(self, node: Node, partial: Path) -> dict[str, Any] | None:
-        """The stage's function; what it raises becomes one sentence, its trace a file in the unfinished artifact."""
+        """The stage's function, between two looks at the files that it opens; what it raises becomes one sentence, its trace a file in the
+        unfinished artifact."""
         stage = graph.by_name(node.stage)
         inputs = {name: self._store.place(self._nodes[key].stage, key) for name, key in node.inputs.items()}
         note = self._store.note(node.stage, node.key) if self._noted else None
         try:
             with guarded(partial):
-                return graph.worker(stage)(node.slice, inputs, partial, replace(self._runtime, note=note))
+                check_files(node)
+                cost = graph.worker(stage)(node.slice, inputs, partial, replace(self._runtime, note=note))
+                check_files(node)
+                return cost
         except (SvgbenchError, KeyboardInterrupt):
             raise
         except Exception as error:
             if self._runtime.is_main:
-                write_atomic(partial / "error.txt", "".join(traceback.format_exception(error)).encode())
+                write_atomic(partial / TRACE, "".join(traceback.format_exception(error)).encode())
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            where = partial / "error.txt"
+            where = partial / TRACE
             raise SvgbenchError(f"stage {stage.name} failed: {type(error).__name__}: {first}; the trace is in {where}.") from error
         finally:
             if note is not None and self._runtime.is_main:

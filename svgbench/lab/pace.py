@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from svgbench.config.records import Manifest
 from svgbench.lab.estimate import Estimate
 from svgbench.stages import graph
@@ -82,8 +80,8 @@ def _measured(store: Path, device: str) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for path in sorted(store.glob("*/*/manifest.json")):
         try:
-            manifest = Manifest.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
+            manifest = Manifest.read(path.read_bytes())
+        except (OSError, ValueError):
             continue  # a broken artifact is the store's to judge, when it is used
         cost, alike = manifest.cost, manifest.seconds >= LONG and manifest.host.get("device") == device
         if alike and cost.get("flops_per_image") and cost.get("images_per_second"):

@@ -11,11 +11,11 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.parse import merge, nested
-from svgbench.config.records import Manifest, digest
+from svgbench.config.records import Manifest, key_of
 from svgbench.config.schema import RunConfig
 from svgbench.config.scoring import Scores
-from svgbench.errors import BadConfig, BadWeights
-from svgbench.lab.store import Store
+from svgbench.errors import BadConfig, BadInput, BadWeights
+from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
 from svgbench.stages import graph
 
@@ -74,26 +74,36 @@ def told(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Finished:
-    """The manifests of a plan's finished nodes, each read once."""
+    """A plan's finished nodes, each looked at once."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
-        self._read: dict[str, Manifest] = {}
+        self._seen: dict[str, Found] = {}
         for key in plan.nodes:
-            self.manifest(key)
+            self.look(key)
 
     def keys(self) -> set[str]:
         """Keys of the nodes found so far."""
-        return set(self._read)
+        return set(self._seen)
 
-    def manifest(self, key: str) -> Manifest | None:
-        """The manifest of a node, None as long as it is not finished."""
-        if key not in self._read:
-            found = self._store.manifest(self._plan.nodes[key].stage, key)
+    def all(self) -> list[Found]:
+        """The artifacts found so far."""
+        return list(self._seen.values())
+
+    def look(self, key: str) -> Found | None:
+        """The artifact of a node, None as long as it is not finished."""
+        if key not in self._seen:
+            node = self._plan.nodes[key]
+            found = self._store.look(node.stage, key, (graph.by_name(node.stage).version, node.identity, node.inputs))
             if found is None:
                 return None
-            self._read[key] = found
-        return self._read[key]
+            self._seen[key] = found
+        return self._seen[key]
+
+    def manifest(self, key: str) -> Manifest | None:
+        """Its manifest."""
+        found = self.look(key)
+        return None if found is None else found.manifest
 
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False) -> Plan:
@@ -176,26 +186,8 @@ def node_of(
         for path, value in graph.UNGUIDED.items():
             part = merge(part, nested(path, value))
     identity = part
-    for path in graph.PATHS:
-        if _covers(stage, path):
-            file = graph.field(config, path)
-            if file:
-                identity = merge(identity, nested(path, f"sha256:{cards.digest_of(Path(file), path)}"))
-    for name, kind, weights in graph.JUDGES:
-        if _covers(stage, name):
-            file = graph.field(config, weights)
-            unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
-            asked = (kind, graph.field(config, name), str(file), weights)
-            if not unused and asked not in judged:
-                judged[asked] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
-            identity = merge(identity, nested(weights, None if unused else judged[asked]))
-    given = graph.field(config, graph.REFERENCE)
-    if given and _covers(stage, graph.REFERENCE):
-        first = graph.field(config, "scores.extractor") if _covers(stage, "scores.extractor") else None
-        asked = ("reference", str(given), str(first), graph.REFERENCE)
-        if asked not in judged:
-            judged[asked] = f"sha256:{judges.reference_identity(Path(given), first)}"
-        identity = merge(identity, nested(graph.REFERENCE, judged[asked]))
+    for path, found in files_of(stage, config, judged).items():
+        identity = merge(identity, nested(path, found))
     for path in graph.FOLDERS:
         if _covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
             identity = merge(identity, nested(f"{path}.source", "folder"))
@@ -203,9 +195,53 @@ def node_of(
         if _covers(stage, path) and graph.field(config, path) is not None:
             identity = merge(identity, nested(path, None))
     keys = {name: node.key for name, node in inputs.items()}
-    key = digest({"stage": stage.name, "version": stage.version, "slice": identity, "inputs": keys})
+    key = key_of(stage.name, stage.version, identity, keys)
     whole = {name: value for node in inputs.values() for name, value in node.cell.items()} | cell
     return Node(stage.name, key, part, identity, keys, whole)
+
+
+def files_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
+    """Field -> what a key holds in place of the file that it names: the digest of what the stage will open. ``config``: a run's, or the
+    stage's slice of it; ``judged``: judges' identities that are known."""
+    judged = {} if judged is None else judged
+    identities: dict[str, str | None] = {}
+    for path in sorted(graph.PATHS):
+        if _covers(stage, path):
+            file = graph.field(config, path)
+            if file:
+                identities[path] = f"sha256:{cards.digest_of(Path(file), path)}"
+    for name, kind, weights in graph.JUDGES:
+        if _covers(stage, name):
+            file = graph.field(config, weights)
+            unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
+            asked = (kind, graph.field(config, name), str(file), weights)
+            if not unused and asked not in judged:
+                judged[asked] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
+            identities[weights] = None if unused else judged[asked]
+    if _covers(stage, graph.REFERENCE) and (given := graph.field(config, graph.REFERENCE)):
+        first = graph.field(config, "scores.extractor") if _covers(stage, "scores.extractor") else None
+        asked = ("reference", str(given), str(first), graph.REFERENCE)
+        if asked not in judged:
+            judged[asked] = f"sha256:{judges.reference_identity(Path(given), first)}"
+        identities[graph.REFERENCE] = judged[asked]
+    return identities
+
+
+def check_files(node: Node) -> None:
+    """BadInput when a file that a node's configuration names is not the one that its key was made of; what it names itself, an encoder's
+    card says too."""
+    stage = graph.by_name(node.stage)
+    changed = [(path, graph.field(node.slice, path)) for path, found in files_of(stage, node.slice).items()
+               if graph.field(node.identity, path) != found]  # fmt: skip
+    for path in ("encoder", graph.TEACHER):
+        own = graph.field(node.slice, path) if _covers(stage, path) else None
+        if own and own["opened"] is not None:
+            card, weights = cards.EncoderCard.model_validate(own["opened"]), own["weights"]
+            if cards.identity(card, Path(weights) if weights else None, own.get("weights_key")) != own["identity"]:
+                changed.append((f"{path}.weights", weights or card.weights.file))
+    if changed:
+        field, file = changed[0]
+        raise BadInput(f"{file or field}: changed after this run was planned ({field}); run the same command again.")
 
 
 def _covers(stage: graph.Stage, path: str) -> bool:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic_core import from_json
 
 from svgbench.config import cards
-from svgbench.config.records import Manifest, Protocol, digest
+from svgbench.config.records import PICTURE, RECORDED, RUN_FORMAT, Manifest, Protocol, digest, seal, unseal
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Finished, Node, Plan, Run
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store, locked
 from svgbench.stages import graph
-from svgbench.world.files import guarded, write_atomic
+from svgbench.world.files import TEMPORARY, failpoint, guarded, write_atomic
 
 ROWS = 1
 """Version of a row of a run's ``scores.json``; raise it when rows say more or otherwise, so that finished runs are written anew."""
+WRITING_SECONDS = 60.0
+"""How long a process waits while another one writes the same run's record."""
 
 
 @contextmanager
@@ -35,39 +38,57 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
 
 
 def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:
-    """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. What says the same
-    already, by the digests in manifests, is left as it is, its scores unread."""
+    """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. ``run.json`` holds the
+    digests of the others and of the manifests behind them, and its own. What says the same already and is whole is left as it is, the
+    artifacts' scores unread; what is damaged is written again. One process writes at a time."""
     store = Store(out / "store")
     finished = finished or Finished(plan, store)
     place = out / run.name
     card = cards.find(run.config.encoder.card, run.config.preset, extra)
-    scored, stages, failures, picture = _found(plan, run, store, outcome, finished)
+    scored, stages, failures, picture = _found(plan, run, outcome, finished)
     config = run.config.model_dump(mode="json")
     behind = [[node.key, node.cell, manifest.files["scores.json"]] for node, manifest in scored]
     content = {
         "run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures,
-        "config": digest(config), "scores": digest([ROWS, behind]),
+        "config": digest(config), "scores": digest([ROWS, behind]), "format": RUN_FORMAT,
     }  # fmt: skip
-    names = ["config.yaml", "scores.json", "run.json", *(["overview.png"] if picture else [])]
-    with guarded(place):
-        if all((place / name).is_file() for name in names) and _says(place / "run.json", content):
-            return
-        rows = _rows(run, card, store, scored, stages)
+    names = [*RECORDED, *([PICTURE] if picture else [])]
+    if _says(place, content, names) and not _half_written(place):
+        return
+    with guarded(place, vanished=True):
         place.mkdir(parents=True, exist_ok=True)
-        (place / "run.json").unlink(missing_ok=True)  # what follows is of another state until it is written again
-        write_atomic(place / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        write_atomic(place / "scores.json", _indented(rows))
-        if picture:
-            write_atomic(place / "overview.png", picture.read_bytes())
-        write_atomic(place / "run.json", _indented(content))
+        lock = place / "record.lock"
+        with locked(lock, what=f"the record of run '{run.name}'", patience=WRITING_SECONDS):
+            for name in _half_written(place):
+                (place / name).unlink(missing_ok=True)
+            files = {"config.yaml": yaml.safe_dump(config, sort_keys=False).encode()}
+            files["scores.json"] = _indented(_rows(run, card, store, scored, stages))
+            if picture:
+                files[PICTURE] = store.content(picture, PICTURE)
+            for name, raw in files.items():
+                write_atomic(place / name, raw)
+                failpoint("record.written")
+            digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
+            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests tell a mixed state
+            lock.unlink()
 
 
-def _says(path: Path, content: dict[str, Any]) -> bool:
-    """Whether a JSON file says this already."""
+def _says(place: Path, content: dict[str, Any], names: list[str]) -> bool:
+    """Whether a run's directory says this already, every byte as it was written."""
     try:
-        return json.dumps(from_json(path.read_bytes())) == json.dumps(content)
-    except ValueError:
+        about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
+        files = about.pop("files")
+        if list(files) != names or about != content:
+            return False
+        return all(hashlib.sha256((place / name).read_bytes()).hexdigest() == files[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _half_written(place: Path) -> list[str]:
+    """What killed writers of the record left; only under the record's lock nobody else writes it."""
+    ends = tuple(f"-{name}" for name in (*RECORDED, PICTURE, "run.json"))
+    return [name for name in os.listdir(place) if name.startswith(TEMPORARY) and name.endswith(ends)]
 
 
 def _indented(content: Any) -> bytes:
@@ -76,9 +97,9 @@ def _indented(content: Any) -> bytes:
 
 
 def _found(
-    plan: Plan, run: Run, store: Store, outcome: Outcome, finished: Finished
-) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], dict[str, str], Path | None]:
-    """What a run has: nodes with scores, finished stages with their cost, failed stages with their reason, the file of its picture."""
+    plan: Plan, run: Run, outcome: Outcome, finished: Finished
+) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], dict[str, str], Manifest | None]:
+    """What a run has: nodes with scores, finished stages with their cost, failed stages with their reason, the artifact of its picture."""
     scored: list[tuple[Node, Manifest]] = []
     stages = []
     failures = {}
@@ -87,16 +108,18 @@ def _found(
         node = plan.nodes[key]
         if key in outcome.failed:
             failures[text_of(node)] = str(outcome.failed[key])
-        manifest = finished.manifest(key)
-        if manifest is None:
+        found = finished.look(key)
+        if found is None:
             continue
-        stages.append(
-            {"stage": node.stage, "key": key, "cell": node.cell, "seconds": manifest.seconds, "cost": manifest.cost, "host": manifest.host}
-        )
+        manifest = found.manifest
+        stages.append({
+            "stage": node.stage, "key": key, "manifest": found.digest, "cell": node.cell, "seconds": manifest.seconds,
+            "cost": manifest.cost, "host": manifest.host,
+        })  # fmt: skip
         if graph.by_name(node.stage).scores:
             scored.append((node, manifest))
         if node.stage == "overview":
-            picture = store.place(node.stage, key) / "overview.png"
+            picture = manifest
     return scored, stages, failures, picture
 
 

@@ -2,7 +2,7 @@
 
 ``store/<stage>/<key>/`` is finished when it holds ``manifest.json``, which is written last. Work happens in ``<key>.partial/`` under an
 exclusive lock (``<key>.lock``, released by the kernel when its owner dies) and is renamed at commit. What is in ``.partial`` stays for
-the next attempt, so training resumes inside it.
+the next attempt, so training resumes inside it. What a killed process leaves behind is removed at the next use (``sweep``).
 """
 
 from __future__ import annotations
@@ -13,24 +13,46 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
 import socket
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from pydantic import ValidationError
-from pydantic_core import from_json
-
-from svgbench.config.records import STORE_FORMAT, Manifest
-from svgbench.errors import BrokenArtifact, Occupied
-from svgbench.world.files import TEMPORARY, fsync, guarded, remove_tree, sha256_of, write_atomic
+from svgbench.config.records import SEALED, Manifest, NewerRecord, digest_in
+from svgbench.errors import BrokenArtifact, Occupied, StorageError
+from svgbench.world.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
 
 CHECKPOINTS = "checkpoints"
 """Where a training keeps what it needs to go on; not part of the artifact."""
+TRACE = "error.txt"
+"""The trace of a failed attempt; not part of the artifact."""
 
 DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
+LOCK_POLL_SECONDS = 0.05
+REMOVED_MOST = 100
+"""How often a lock's file may be found removed by its last owner in a row."""
+BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
+"""What a lock answers that another process holds."""
+_KEY = re.compile(r"[0-9a-f]{32}")
+_digests: dict[str, tuple[tuple[int, ...], str]] = {}
+"""Manifest file -> its state when it was read, and the digest of its bytes."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished artifact."""
+
+    manifest: Manifest
+    digest: str
+    """Of ``manifest.json``."""
+    leftovers: tuple[str, ...]
+    """Names in its directory that a killed process left there."""
 
 
 @dataclass(frozen=True)
@@ -49,107 +71,247 @@ class Store:
         return place.with_name(place.name + ".progress")
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of a finished artifact, else None. Presence and sizes of its files are checked."""
-        place = self.place(stage, key)
-        path = place / "manifest.json"
+        """The manifest of a finished artifact, else None. It is checked against its own digest and key, its files by presence and size."""
+        found = self.look(stage, key)
+        return None if found is None else found.manifest
+
+    def look(self, stage: str, key: str, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Found | None:
+        """The same, with what else its directory tells. ``made_of``: version, slice and inputs that a plan made the key of."""
+        place = f"{self.root}/{stage}/{key[:32]}"
+        path = f"{place}/manifest.json"
+        again = f"remove the directory {place} and run again."
+        with guarded(Path(path)):
+            try:
+                raw, state = _read(path)
+            except FileNotFoundError:
+                return None
+            leftovers = _leftovers(place)
         try:
-            with guarded(path):
-                content = from_json(path.read_bytes())
+            manifest = Manifest.read(raw, made_of)
+        except NewerRecord as error:
+            raise BrokenArtifact(f"{path}: written by a newer svgbench (store {error}); update svgbench.") from None
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise BrokenArtifact(f"{path}: is not the manifest that was written ({reason}); {again}") from None
+        if (manifest.stage, manifest.key) != (stage, key):
+            raise BrokenArtifact(f"{path}: belongs to {manifest.stage} {manifest.key[:12]}, not to {stage} {key[:12]}; {again}")
+        with guarded(self.root):
+            for name, size in manifest.sizes.items():
+                found = _size(f"{place}/{name}")
+                if found < 0:
+                    raise BrokenArtifact(f"{place}/{name}: is listed in the manifest and missing; {again}")
+                if found != size:
+                    raise BrokenArtifact(f"{place}/{name}: has {found} bytes, the manifest says {size}; {again}")
+        digest = digest_in(raw, known=manifest.format >= SEALED)
+        _digests[path] = (state, digest)
+        return Found(manifest, digest, leftovers)
+
+    def digest(self, stage: str, key: str) -> str | None:
+        """Digest of an artifact's ``manifest.json``, read once while the file's state stays; None where there is no artifact at all, empty
+        where its directory lacks the manifest."""
+        path = f"{self.root}/{stage}/{key[:32]}/manifest.json"
+        try:
+            known, digest = _digests.get(path, ((), ""))
+            if known != _state(os.stat(path)):
+                raw, known = _read(path)
+                digest = digest_in(raw)
+                _digests[path] = (known, digest)
+            return digest
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise BrokenArtifact(f"{path}: cannot be read ({error}); remove the directory and run again.") from None
-        if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-            raise BrokenArtifact(f"{path}: is not a manifest; remove the directory and run again.")
-        if content["format"] > STORE_FORMAT:
-            raise BrokenArtifact(
-                f"{path}: written by a newer svgbench (store format {content['format']}, this one reads {STORE_FORMAT}); update svgbench."
-            )
-        try:
-            manifest = Manifest.model_validate(content)
-        except ValidationError:
-            raise BrokenArtifact(f"{path}: is not a manifest; remove the directory and run again.") from None
-        if manifest.key != key:
-            raise BrokenArtifact(f"{path}: belongs to key {manifest.key[:12]}, not {key[:12]}; remove the directory and run again.")
-        for name, size in manifest.sizes.items():
-            file = place / name
-            if not file.is_file():
-                raise BrokenArtifact(f"{place}: manifest lists {name}, which is missing; remove the directory and run again.")
-            if file.stat().st_size != size:
-                raise BrokenArtifact(
-                    f"{file}: has {file.stat().st_size} bytes, the manifest says {size}; remove the directory {place} and run again."
-                )
-        return manifest
+            return "" if os.path.isdir(os.path.dirname(path)) else None
+        except OSError as error:
+            raise storage_error(error, Path(path)) from error
 
-    def sweep(self, stage: str, key: str) -> None:
-        """Removes the checkpoints that a process killed between its commit and this left in a finished artifact."""
-        remove_tree(self.place(stage, key) / CHECKPOINTS)
+    def sweep(self, used: Iterable[Found]) -> None:
+        """Removes what killed processes left in finished artifacts (checkpoints of 20 GB among it) and beside them: half-removed
+        directories, unfinished copies, locks, notes. What another process works on is left alone, and so is what cannot be removed."""
+        doomed: dict[Path, list[Path]] = {}
+        for stage, found in _by_stage(used).items():
+            for one in found:
+                place = self.place(stage, one.manifest.key)
+                if one.leftovers:
+                    doomed.setdefault(place, []).extend(place / name for name in one.leftovers)
+            with contextlib.suppress(OSError):
+                for name in os.listdir(self.root / stage):
+                    key = _KEY.search(name)
+                    if key is None or key[0] == name:
+                        continue
+                    place = self.root / stage / key[0]
+                    if name.startswith(TEMPORARY) or (place / "manifest.json").is_file():
+                        doomed.setdefault(place, []).append(self.root / stage / name)
+        for place, leftovers in doomed.items():
+            lock = place.with_name(place.name + ".lock")
+            with contextlib.suppress(OSError, Occupied, StorageError), locked(lock, what=str(place)):
+                if (place / "manifest.json").is_file() or all(path.name.startswith(TEMPORARY) for path in leftovers):
+                    for path in leftovers:
+                        failpoint("store.sweeping")
+                        _remove(path)
+                lock.unlink(missing_ok=True)
 
-    def verify(self, stage: str, key: str) -> None:
-        """Raises BrokenArtifact when a file's digest is not the manifest's."""
-        manifest = self.manifest(stage, key)
-        if manifest is None:
-            raise BrokenArtifact(f"{self.place(stage, key)}: is not finished; run again.")
+    def verify(self, stage: str, key: str) -> Found:
+        """The artifact; BrokenArtifact when it is not finished, or when a file's digest is not the manifest's."""
         place = self.place(stage, key)
-        for name, wanted in manifest.files.items():
-            if manifest.sizes[name] <= DIGESTED_BYTES and sha256_of(place / name) != wanted:
-                raise BrokenArtifact(
-                    f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again."
-                )
+        found = self.look(stage, key)
+        if found is None:
+            raise BrokenArtifact(f"{place}: is not finished; run again.")
+        for name, wanted in found.manifest.files.items():
+            with guarded(place / name):
+                whole = found.manifest.sizes[name] > DIGESTED_BYTES or sha256_of(place / name) == wanted
+            if not whole:
+                raise _changed(place, name)
+        return found
 
     @contextlib.contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Path]:
         """The ``.partial`` directory of an artifact, owned by this process while inside; Occupied when another process has it."""
         place = self.place(stage, key)
-        partial = place.with_name(place.name + ".partial")
-        with guarded(place):
+        partial, lock = (place.with_name(place.name + suffix) for suffix in (".partial", ".lock"))
+        with guarded(place, vanished=True):
             place.parent.mkdir(parents=True, exist_ok=True)
-            with locked(place.with_name(place.name + ".lock"), what=f"{stage} {key[:12]}"):
+        with guarded(place), locked(lock, what=f"{stage} {key[:12]}"):
+            with guarded(place, vanished=True):
                 partial.mkdir(exist_ok=True)
-                yield partial
+            failpoint("store.claimed")
+            yield partial
+            if (place / "manifest.json").is_file():  # nobody will work on it again
+                lock.unlink(missing_ok=True)
 
     def commit(self, manifest: Manifest, partial: Path) -> None:
         """Finishes an artifact: manifest last, then the rename that makes it visible."""
         place = self.place(manifest.stage, manifest.key)
-        with guarded(place):
-            write_atomic(partial / "manifest.json", (manifest.model_dump_json(indent=1) + "\n").encode())
+        with guarded(place, vanished=True):
+            for path in [partial / TRACE, *partial.rglob(f"{TEMPORARY}*")]:
+                _remove(path)
+            failpoint("store.before_manifest")
+            write_atomic(partial / "manifest.json", manifest.written())
+            failpoint("store.before_rename")
             if place.exists():
                 remove_tree(place)
             partial.rename(place)
+            failpoint("store.renamed")
             fsync(place.parent)
             remove_tree(place / CHECKPOINTS)  # last, so that a kill at any moment before costs no training
+            failpoint("store.committed")
 
     def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[dict[str, Any]]:
-        """The scores of a finished artifact; with its manifest, only if they are those that were committed."""
-        path = self.place(stage, key) / "scores.json"
-        content = path.read_bytes()
-        if manifest is not None and hashlib.sha256(content).hexdigest() != manifest.files["scores.json"]:
-            raise BrokenArtifact(f"{path}: its bytes are not those the manifest lists; remove the directory {path.parent} and run again.")
-        return json.loads(content)
+        """The scores of a finished artifact (its manifest, where it is read already), only if they are those that were committed."""
+        if manifest is None:
+            manifest = self.manifest(stage, key)
+        return [] if manifest is None else json.loads(self.content(manifest, "scores.json"))
+
+    def content(self, manifest: Manifest, name: str) -> bytes:
+        """The bytes of a file of a finished artifact; BrokenArtifact when they are not those that were committed."""
+        place = self.place(manifest.stage, manifest.key)
+        try:
+            with guarded(place / name):
+                raw = (place / name).read_bytes()
+        except FileNotFoundError:
+            raw = None
+        if raw is None or hashlib.sha256(raw).hexdigest() != manifest.files[name]:
+            raise _changed(place, name)
+        return raw
 
 
 def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:
     """Digest and size of every file of an artifact about to be committed, by relative path."""
-    paths = sorted(path for path in partial.rglob("*") if path.is_file() and path.name not in ("manifest.json", "error.txt"))
+    paths = sorted(path for path in partial.rglob("*") if path.is_file() and path.name not in ("manifest.json", TRACE))
     paths = [p for p in paths if not p.name.startswith(TEMPORARY) and p.relative_to(partial).parts[0] != CHECKPOINTS]
     names = [path.relative_to(partial).as_posix() for path in paths]
-    return {n: sha256_of(p) for n, p in zip(names, paths, strict=True)}, {n: p.stat().st_size for n, p in zip(names, paths, strict=True)}
+    digests = {n: sha256_of(p) for n, p in zip(names, paths, strict=True)}
+    failpoint("store.digested")
+    return digests, {n: p.stat().st_size for n, p in zip(names, paths, strict=True)}
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, what: str) -> Iterator[None]:
-    """An exclusive lock on a file that names its owner; Occupied when another process holds it."""
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK):
-                raise
+def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
+    """An exclusive lock on a file that names its owner; Occupied when another process holds it for longer than ``patience`` seconds.
+    StorageError where the file system has no locks."""
+    end, removed = time.monotonic() + patience, 0
+    while True:
+        with path.open("a+") as file:
+            if _take(file, path):
+                if not _is(file, path):  # its last owner has removed the file meanwhile
+                    removed += 1
+                    if removed > REMOVED_MOST:
+                        raise StorageError(f"{path}: does not stay the file that was opened; keep the files on another file system.")
+                    continue
+                file.seek(0)
+                file.truncate()
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+                failpoint("lock.taken")
+                yield
+                return
             file.seek(0)
             owner = file.read().strip() or "another process"
-            raise Occupied(f"{what} is being worked on by {owner}; wait for it, or stop it and run again.") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+        if time.monotonic() >= end:
+            raise Occupied(f"{what} is being worked on by {owner}; wait for it, or stop it and run again.")
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _take(file: TextIO, path: Path) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in BUSY:
+            return False
+        why = error.strerror or os.strerror(error.errno or errno.EIO)
+        advice = "mount it with locks (Lustre: -o flock), or write to another file system"
+        raise StorageError(f"{path}: the file system cannot lock files ({why}); {advice}.") from error
+    return True
+
+
+def _is(file: TextIO, path: Path) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read(path: str) -> tuple[bytes, tuple[int, ...]]:
+    """A file's bytes, and its state before they were read."""
+    with open(path, "rb") as file:
+        state = _state(os.fstat(file.fileno()))
+        return file.read(), state
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    """What changes whenever a file is written or replaced."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _leftovers(place: str) -> tuple[str, ...]:
+    """Names in an artifact's directory that do not belong there."""
+    return tuple(name for name in os.listdir(place) if name == CHECKPOINTS or name.startswith(TEMPORARY))
+
+
+def _size(path: str) -> int:
+    """Bytes of a file, -1 where there is none."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def _changed(place: Path, name: str) -> BrokenArtifact:
+    return BrokenArtifact(
+        f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again."
+    )
+
+
+def _by_stage(used: Iterable[Found]) -> dict[str, list[Found]]:
+    stages: dict[str, list[Found]] = {}
+    for found in used:
+        stages.setdefault(found.manifest.stage, []).append(found)
+    return stages
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a directory, or what of it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

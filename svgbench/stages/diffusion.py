@@ -18,6 +18,7 @@ from svgbench.nets.latents import LatentStats
 from svgbench.nets.representation import Projector, misalignment
 from svgbench.nets.sit import SiT
 from svgbench.stages.cost import cost_of, product_rate
+from svgbench.stages.graph import WEAK, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
 from svgbench.world.files import write_atomic
@@ -26,14 +27,6 @@ from svgbench.world.measure import count_flops
 from svgbench.world.runtime import Runtime
 from svgbench.world.training import Batch, adam
 from svgbench.world.training import train as run_training
-
-WEAK = "weak.safetensors"
-"""The averaged weights of earlier in the training, where ``weak_share`` asks for them."""
-
-
-def snapshot(share: float) -> str:
-    """File of the averaged weights after a share of the training."""
-    return "sit.safetensors" if share == 1 else f"sit-{share:g}.safetensors"
 
 
 class Teacher:

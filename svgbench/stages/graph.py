@@ -167,9 +167,48 @@ def _given(config: dict[str, Any], path: str) -> Any:
         return None
 
 
+WEAK = "weak.safetensors"
+"""The averaged weights of earlier in the training, where ``weak_share`` asks for them."""
+_REFERENCE = ("reference.safetensors", "reference.json")
+_AUTOENCODER = ("autoencoder.safetensors", "autoencoder.json")
+_STATISTICS = ("statistics.safetensors", "statistics.json")
+_TRANSFORMER = ("sit.safetensors", "sit.json")
+_PICTURES = ("pictures.npy", "pictures.json")
+LEAVES: dict[str, tuple[str, ...]] = {
+    "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
+    "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
+    "autoencoder": _AUTOENCODER, "adoption": ("autoencoder.json",), "imported-autoencoder": _AUTOENCODER,
+    "statistics": _STATISTICS, "imported-statistics": _STATISTICS,
+    "diffusion": _TRANSFORMER, "imported-diffusion": _TRANSFORMER,
+    "samples": ("samples.npy", "labels.npy"), "reconstructions": ("reconstructions.npy",),
+    "pooled-latents": ("train.npy", "train.labels.npy", "val.npy", "val.labels.npy", "pooled.json"), "overview": ("overview.png",),
+    **{stage.name: ("scores.json",) for stage in STAGES if stage.scores},
+    "embedding": ("points.npy", "embedding.json"), "velocities": ("points.npy", "velocities.json"),
+    "residual-left-out": _PICTURES, "interpolation": _PICTURES, "editing": _PICTURES,
+}  # fmt: skip
+"""Stage -> the files that its artifact must hold, none of them empty: nothing is committed without them."""
+
+
+def snapshot(share: float) -> str:
+    """File of the transformer's averaged weights after a share of the training."""
+    return "sit.safetensors" if share == 1 else f"sit-{share:g}.safetensors"
+
+
+def left(stage: str, slice_: dict[str, Any]) -> list[str]:
+    """The files that a stage must leave when it worked on this slice."""
+    names = list(LEAVES[stage])
+    if stage == "diffusion":
+        part = slice_["diffusion"]
+        names += [snapshot(share) for share in part.get("snapshots", ())] + ([WEAK] if part["weak_share"] else [])
+    return names
+
+
+_BY_NAME = {stage.name: stage for stage in (*STAGES, *DIAGNOSES)}
+
+
 def by_name(name: str) -> Stage:
     """The row of a stage."""
-    return next(stage for stage in (*STAGES, *DIAGNOSES) if stage.name == name)
+    return _BY_NAME[name]
 
 
 def worker(stage: Stage) -> Callable[..., dict[str, Any]]:

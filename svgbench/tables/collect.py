@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,14 @@ from typing import Any
 import yaml
 from pydantic_core import from_json
 
+from svgbench.config.names import checked_name
+from svgbench.config.records import RUN_FORMAT, SEALED, NewerRecord, unseal
 from svgbench.errors import BadInput, BrokenArtifact, unknown
+from svgbench.lab.store import Store
+
+AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record anew from the store."
+WRITING_SECONDS = 1.0
+"""How long a record that does not hold together is looked at again."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,11 @@ class RunRecord:
         """What ``run.json`` says of a finished stage, the first of its name."""
         return next((stage for stage in self.about["stages"] if stage["stage"] == name), None)
 
+    @property
+    def held(self) -> bool:
+        """Whether ``run.json`` holds the digests of what the record stands on; an earlier version's does not."""
+        return "files" in self.about
+
     def config(self) -> dict[str, Any]:
         """The run's ``config.yaml``, empty where there is none."""
         path = self.place / "config.yaml"
@@ -42,26 +56,77 @@ class RunRecord:
         try:
             return loader(path.read_bytes()).get_single_data() if path.is_file() else {}
         except yaml.YAMLError as error:
-            raise BrokenArtifact(f"{path}: cannot be read ({error}); run its command again to write it anew.") from None
+            raise BrokenArtifact(f"{path}: cannot be read ({error}); {AGAIN}") from None
 
 
-def collect(out: Path, names: list[str] | None = None) -> list[RunRecord]:
-    """The runs under ``out`` in name order, or the named ones in the given order."""
+def collect(out: Path, names: list[str] | None = None, *, recorded: bool = False) -> list[RunRecord]:
+    """The runs under ``out`` in name order, or the named ones in the given order. BrokenArtifact for a damaged record: its files are held
+    against the digests in ``run.json``, that against its own, and so are the manifests of the artifacts that are there. ``recorded``: the
+    same command has just held configurations, pictures and manifests against them (``lab.record``)."""
     if not out.is_dir():
         raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
     found = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
     if names is None:
         names = list(found)
+    store = Store(out / "store")
     records = []
     for name in names:
         if name not in found:
-            raise unknown("run", name, found)
-        place = found[name]
-        try:
-            about, scores = (from_json((place / f).read_bytes()) for f in ("run.json", "scores.json"))
-        except (OSError, ValueError) as error:
-            raise BrokenArtifact(f"{place}: its records cannot be read ({error}); run its command again to write them anew.") from None
-        if any("protocol_fields" not in row for row in scores):
-            raise BrokenArtifact(f"{place}: its scores were written by an earlier version; run its command again, networks are kept.")
-        records.append(RunRecord(name, place, about, scores))
+            raise unknown("run", checked_name(name), found)
+        records.append(read_run(found[name], None if recorded else store))
     return records
+
+
+def not_held(records: list[RunRecord]) -> str | None:
+    """What cannot be checked of records that an earlier version wrote, in a sentence; None where all hold their digests."""
+    names = [record.name for record in records if not record.held]
+    if not names:
+        return None
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"written by an earlier version, without digests to check their numbers by: {', '.join(names[:3])}{more}; {AGAIN}"
+
+
+def read_run(place: Path, store: Store | None) -> RunRecord:
+    """The record in a run's directory. One that does not hold together is read again for a moment: another process may be writing it."""
+    end = time.monotonic() + WRITING_SECONDS
+    while True:
+        try:
+            return _read(place, store)
+        except BrokenArtifact:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(WRITING_SECONDS / 10)
+
+
+def _read(place: Path, store: Store | None) -> RunRecord:
+    path, raw = place / "run.json", {}
+    try:
+        about = unseal(path.read_bytes(), RUN_FORMAT)
+        digests, entries = about.get("files", {}), [(entry["stage"], entry["key"], entry.get("manifest")) for entry in about["stages"]]
+        for name in dict.fromkeys([*(digests if store else ()), "scores.json"]):
+            path = place / name
+            raw[name] = path.read_bytes()
+        path = place / "scores.json"
+        scores = from_json(raw["scores.json"])
+        kept = all("protocol_fields" in row for row in scores)
+    except NewerRecord as error:
+        raise BrokenArtifact(f"{path}: written by a newer svgbench (record {error}); update svgbench.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenArtifact(f"{path}: cannot be read as it was written ({error}); {AGAIN}") from None
+    for name, content in raw.items():
+        if digests and hashlib.sha256(content).hexdigest() != digests.get(name):
+            raise BrokenArtifact(f"{place / name}: its bytes are not those that run.json lists; {AGAIN}")
+    for stage, key, wanted in entries if store else ():
+        if wanted is not None and store.digest(stage, key) not in (wanted, None):
+            _check_made_again(store, stage, key)
+    if not kept:
+        raise BrokenArtifact(f"{place}: its scores were written by an earlier version; {AGAIN}")
+    return RunRecord(place.name, place, about, scores)
+
+
+def _check_made_again(store: Store, stage: str, key: str) -> None:
+    """A manifest that is not the one a record was written from is damaged, unless the artifact was made again since."""
+    found, place = store.look(stage, key), store.place(stage, key)
+    if found is None or found.manifest.format < SEALED:
+        what = "is missing" if found is None else "was changed after it was written"
+        raise BrokenArtifact(f"{place / 'manifest.json'}: {what}; remove the directory {place} and {AGAIN}")

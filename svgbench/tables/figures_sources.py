@@ -31,8 +31,10 @@ class Tokenizer:
     records: tuple[RunRecord, ...]
     """By seed."""
     store: Store
-    diagnoses: Mapping[str, Path] = field(default_factory=dict)
-    """Directory of each finished diagnosis of the first run."""
+    diagnoses: Mapping[str, str] = field(default_factory=dict)
+    """Key of each finished diagnosis of the first run."""
+    checked: dict[tuple[str, str], Path] = field(default_factory=dict, compare=False)
+    """Artifacts whose digests were checked -> their directories."""
 
     @property
     def first(self) -> RunRecord:
@@ -46,7 +48,7 @@ class Tokenizer:
 
     def read(self, stage: str) -> tuple[np.ndarray, dict[str, Any]]:
         """A diagnosis: its array, and what its JSON says."""
-        place = self.diagnoses[stage]
+        place = self._checked(stage, self.diagnoses[stage])
         about = next(path for path in sorted(place.glob("*.json")) if path.name != "manifest.json")
         return np.load(next(place.glob("*.npy")), mmap_mode="r"), json.loads(about.read_text())
 
@@ -62,7 +64,7 @@ class Tokenizer:
 
     def samples(self, steps: int, guidance: float) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [N, 3, H, W] and labels [N] of one cell."""
-        place = self.store.place("samples", self.cells()[steps, guidance])
+        place = self._checked("samples", self.cells()[steps, guidance])
         return np.load(place / "samples.npy", mmap_mode="r"), np.load(place / "labels.npy")
 
     def classes(self) -> list[str]:
@@ -75,7 +77,14 @@ class Tokenizer:
 
     def _place(self, name: str) -> Path:
         node = recorded(self.first.about["stages"])[name]
-        return self.store.place(node.stage, node.key)
+        return self._checked(node.stage, node.key)
+
+    def _checked(self, stage: str, key: str) -> Path:
+        """The directory of an artifact; BrokenArtifact unless its files are those that were committed."""
+        if (stage, key) not in self.checked:
+            self.store.verify(stage, key)
+            self.checked[stage, key] = self.store.place(stage, key)
+        return self.checked[stage, key]
 
 
 def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:

@@ -64,9 +64,11 @@ def _sheet(stage: dict, out: Path) -> tuple[Sheet, int] | None:
 
     if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # along the training: the page shows its end
         return None
-    place = Store(out / "store").place("samples", stage["key"])
-    if not (place / "samples.npy").is_file():
+    store = Store(out / "store")
+    place = store.place("samples", stage["key"])
+    if not place.is_dir():
         return None
+    store.verify("samples", stage["key"])
     images = np.load(place / "samples.npy", mmap_mode="r")[:SHOWN]
     labels = np.load(place / "labels.npy", mmap_mode="r")[:SHOWN]
     tiles = [Image.fromarray(np.ascontiguousarray(np.moveaxis(image, 0, -1))) for image in images]

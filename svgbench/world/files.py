@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from svgbench.errors import StorageError
+from svgbench.errors import BadInput, StorageError
 
 TEMPORARY = ".writing-"
 """Prefix of what is not finished; swept at the next start."""
@@ -22,6 +22,7 @@ TEMPORARY = ".writing-"
 MOST_BYTES = 2**31
 """Of a picture's file; a larger one is no picture."""
 
+AGAIN = "check it, then run the same command again, finished work is kept."
 REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished work is kept.",
@@ -29,27 +30,67 @@ REASONS = {
     errno.EROFS: "the file system is read-only; give another --out.",
     errno.EACCES: "writing is not allowed there; give another --out.",
     errno.EPERM: "writing is not allowed there; give another --out.",
-    errno.EIO: "the disk answers with an input/output error; check it, then run the same command again.",
+    errno.EIO: f"the disk answers with an input/output error; {AGAIN}",
     errno.ENOTDIR: "a part of that path is a file; give another --out.",
     errno.EEXIST: "a part of that path is a file; give another --out.",
+    errno.EISDIR: "is a directory where a file should be; remove it, or give another --out.",
+    errno.ENAMETOOLONG: "the path is longer than the file system allows; give shorter names.",
+    errno.ELOOP: "the path is a loop of symbolic links; give another one.",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run the same command again.",
+    errno.ENFILE: "this machine has too many open files; close other programs and run the same command again.",
+    errno.ENOLCK: "the file system gives no locks; mount it with locks, or give another --out.",
+    errno.ENOSYS: "the file system cannot do that; give an --out on another one.",
+    errno.EOPNOTSUPP: "the file system cannot do that; give an --out on another one.",
+    errno.ENOENT: "was removed while it was worked on; run the same command again.",
 }
 """What to do about the disk's answers, by errno."""
+FOREIGN = frozenset({
+    errno.ENOENT, errno.EPIPE, errno.ECHILD, errno.ESRCH, errno.EINTR, errno.EAGAIN, errno.ECONNREFUSED, errno.ECONNRESET, errno.EADDRINUSE,
+    errno.EADDRNOTAVAIL, errno.ENOEXEC,
+})  # fmt: skip
+"""Errors that are not the storage's: files that are absent, processes, sockets."""
 
 
 @contextlib.contextmanager
-def guarded(place: Path) -> Iterator[None]:
-    """Turns the disk's errors (also those inside safetensors) into a StorageError that says what to do."""
+def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
+    """Turns the storage's errors (also those inside safetensors) into a StorageError that says what to do. ``vanished``: what is absent was
+    there a moment ago, so that too is the storage's."""
     try:
         yield
     except OSError as error:
-        if error.errno not in REASONS:
+        if error.errno is None or (error.errno in FOREIGN and not (vanished and error.errno == errno.ENOENT)):
             raise
-        raise StorageError(f"{error.filename or place}: {REASONS[error.errno]}") from error
+        raise storage_error(error, place) from error
     except Exception as error:  # safetensors raises its own class with the number in the text
         found = re.search(r"os error (\d+)", str(error))
-        if found is None or int(found[1]) not in REASONS:
+        if found is None or int(found[1]) in FOREIGN:
             raise
-        raise StorageError(f"{place}: {REASONS[int(found[1])]}") from error
+        raise StorageError(f"{place}: {_reason(int(found[1]))}") from error
+
+
+def storage_error(error: OSError, place: Path | None = None) -> StorageError:
+    """The sentence about an error of the storage; its own file name goes before ``place``."""
+    return StorageError(f"{error.filename or place or 'the storage'}: {_reason(error.errno or errno.EIO)}")
+
+
+def _reason(number: int) -> str:
+    return REASONS.get(number) or f"the storage answers '{os.strerror(number)}'; {AGAIN}"
+
+
+def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
+    """The path, which is a regular file or free; BadInput for a directory, a device, a pipe, a socket, or a link to one of them: a rename
+    would put a file in its place."""
+    with guarded(path):
+        try:
+            kind = os.stat(path).st_mode
+        except FileNotFoundError:
+            kind = stat.S_IFREG
+    if os.path.dirname(os.path.abspath(path)) == "/dev" or os.path.abspath(path).startswith(("/dev/fd/", "/proc/")):
+        kind = stat.S_IFCHR
+    names = {stat.S_IFDIR: "directory", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    if not stat.S_ISREG(kind):
+        raise BadInput(f"{path} is a {names.get(stat.S_IFMT(kind), 'special file')}, not a file that can be written; {instead}.")
+    return path
 
 
 def failpoint(name: str) -> None:
@@ -115,7 +156,8 @@ def is_inside(root: Path, path: Path) -> bool:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that at any moment its name holds either the old bytes or all the new ones."""
+    """Writes a file so that at any moment its name holds either the old bytes or all the new ones. A symbolic link is replaced, and what it
+    leads to is not written; BadInput where something other than a file has the name."""
     with replacing(path) as file:
         file.write(content)
 
@@ -124,9 +166,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A new file, written under another name and given its own when it is whole and on the disk: at any moment that name holds either the
     old bytes or all the new ones."""
-    with guarded(path):
+    with guarded(path, vanished=True):
+        regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{path.name}"
+        name = path.name if len(os.fsencode(path.name)) <= 200 else hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{name}"
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -148,6 +192,7 @@ def remove_tree(path: Path) -> None:
         path.rename(doomed)
         failpoint("tree.renamed")
         shutil.rmtree(doomed)
+        failpoint("tree.removed")
 
 
 def sweep(directory: Path) -> int:

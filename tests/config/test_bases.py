@@ -6,7 +6,7 @@ import pytest
 
 from svgbench.cli.cells import configs_of
 from svgbench.config.grid import load_experiment, place_of, preset_of, run_of, settings_of
-from svgbench.errors import BadConfig
+from svgbench.errors import BadConfig, BadInput
 
 
 def written(folder, name: str, text: str) -> str:
@@ -70,11 +70,15 @@ def test_cells_that_are_the_same_work_are_said_and_are_one_run(tmp_path, capsys,
     ("text", "names"),
     [
         ("base: smoke\nrun: pa\naxes: {data.source: [./im, shapes]}\n", ["pa.data-source-.-im", "pa.data-source-shapes"]),
-        ("base: smoke\nrun: ..\naxes: {sampling.steps: [[2], [3]]}\n", ["-.steps--2-", "-.steps--3-"]),
-        ("base: smoke\nrun: ../../up\n", ["..-..-up"]),
         ("base: smoke\nrun: a\naxes:\n  who:\n    ..: {seed: 1}\n    /: {seed: 2}\n", ["a.-", "a.-.df7e94"]),
     ],
 )
 def test_a_run_s_name_is_one_directory_below_out(tmp_path, text, names):
     found = configs_of(written(tmp_path, "g.yaml", text), "tiny", None, None, resolved=False)
     assert list(found) == names and all((tmp_path / name).resolve().parent == tmp_path.resolve() for name in found)
+
+
+@pytest.mark.parametrize("run", ["..", "../../up", ".hidden", "store", "Plans"])
+def test_a_file_that_names_its_run_like_a_path_or_another_directory_is_refused(tmp_path, run):
+    with pytest.raises(BadInput, match=r"g\.yaml: the run's name '.*' (starts with|is that of another)"):
+        configs_of(written(tmp_path, "g.yaml", f"base: smoke\nrun: {run}\n"), "tiny", None, None, resolved=False)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from svgbench.config.records import Manifest
+from svgbench.config.records import Manifest, key_of
 from svgbench.lab.estimate import Estimate
 from svgbench.lab.pace import CORE, H200, SHARE, pace_of
 from svgbench.tables.planned import duration, operations, size, totals
@@ -16,12 +16,13 @@ def training(store, name, *, device="cpu", rate=1e9, precision="fp32", ranks=1, 
     """A finished training that reached ``rate`` FLOP/s on each of its processes."""
     place = store / "diffusion" / name
     place.mkdir(parents=True)
+    slice_ = {"diffusion": {"training": {"precision": precision}}}
     manifest = Manifest(
-        stage="diffusion", version=1, key=name, slice={"diffusion": {"training": {"precision": precision}}}, inputs={}, files={}, sizes={},
+        stage="diffusion", version=1, key=key_of("diffusion", 1, slice_, {}), slice=slice_, inputs={}, files={}, sizes={},
         seconds=seconds, cost={"flops_per_image": 1e6, "images_per_second": ranks * rate / 1e6}, host={"device": device, "ranks": ranks},
         finished="",
     )  # fmt: skip
-    (place / "manifest.json").write_text(manifest.model_dump_json())
+    (place / "manifest.json").write_bytes(manifest.written())
 
 
 def test_without_a_store_the_pace_is_assumed_and_says_so(tmp_path):
@@ -36,6 +37,9 @@ def test_finished_trainings_on_the_same_kind_of_device_set_the_pace_of_their_pre
         training(tmp_path, f"cpu{number}", rate=rate)
     training(tmp_path, "smoke", rate=1e6, seconds=1.5)  # mostly starting up
     training(tmp_path, "gpus", device="cuda", rate=5e12, precision="bf16", ranks=4)
+    training(tmp_path, "changed", rate=7e9)
+    changed = tmp_path / "diffusion" / "changed" / "manifest.json"
+    changed.write_text(changed.read_text().replace("7000.0", "9000.0"))
     (tmp_path / "images" / "broken").mkdir(parents=True)
     (tmp_path / "images" / "broken" / "manifest.json").write_text("{")
     processor, gpu = pace_of(0, tmp_path), pace_of(1, tmp_path)

@@ -7,7 +7,9 @@ import json
 import numpy as np
 import yaml
 
-from svgbench.config.records import Protocol, SamplingProtocol
+from svgbench.config.records import RUN_FORMAT, Manifest, Protocol, SamplingProtocol, key_of, seal, unseal
+from svgbench.lab.store import Store, files_of
+from svgbench.world.files import sha256_of
 
 PLAIN = Protocol(measure="p", images="val", version="v1")
 
@@ -42,22 +44,33 @@ def write(place, scores, failures=None, *, family="dinov3", seconds=3.0, device=
     stage = {"stage": "diffusion", "key": "k" * 64, "cell": {}, "seconds": seconds, "cost": cost | {"parameters": 1_300_000}, "host": host}
     about = {"run": place.name, "encoder": f"{family}-tiny", "family": family, "kind": "features"}
     about |= {"stages": [stage], "failures": failures or {}}
-    (place / "run.json").write_text(json.dumps(about))
     (place / "scores.json").write_text(json.dumps(scores))
     if config is not None:
         (place / "config.yaml").write_text(yaml.safe_dump(config))
+    seal_record(place, about)
+
+
+def seal_record(place, about):
+    """``run.json`` with the digests of what lies beside it, as a run writes it."""
+    files = {name: sha256_of(place / name) for name in ("config.yaml", "scores.json", "overview.png") if (place / name).exists()}
+    (place / "run.json").write_bytes(seal({**about, "format": RUN_FORMAT, "files": files}))
 
 
 def write_samples(out, run, steps, guidance, *, side=8, count=10, trained=None):
     """Samples of a run in the store, and the stage that says so."""
-    name = f"{run}-{steps}-{guidance:g}" + (f"-{trained:g}" if trained else "")
-    key = name.encode().hex().ljust(64, "0")
-    place = out / "store" / "samples" / key[:32]
-    place.mkdir(parents=True)
+    slice_ = {"run": run, "steps": steps, "guidance": guidance, "trained": trained}
+    store, key = Store(out / "store"), key_of("samples", 1, slice_, {})
     rng = np.random.default_rng(steps if trained is None else round(1000 * trained))
-    np.save(place / "samples.npy", rng.integers(0, 255, (count, 3, side, side), np.uint8))
-    np.save(place / "labels.npy", np.arange(count) % 3)
-    about = json.loads((out / run / "run.json").read_text())
+    with store.claim("samples", key) as partial:
+        np.save(partial / "samples.npy", rng.integers(0, 255, (count, 3, side, side), np.uint8))
+        np.save(partial / "labels.npy", np.arange(count) % 3)
+        files, sizes = files_of(partial)
+        manifest = Manifest(
+            stage="samples", version=1, key=key, slice=slice_, inputs={}, files=files, sizes=sizes, seconds=1.0, finished="now"
+        )  # fmt: skip
+        store.commit(manifest, partial)
+    about = unseal((out / run / "run.json").read_bytes(), RUN_FORMAT)
     cell = {"sampling.steps": steps, "sampling.guidance": guidance} | ({"sampling.trained": trained} if trained else {})
-    about["stages"].append({"stage": "samples", "key": key, "cell": cell, "seconds": 1.0, "cost": {}, "host": {}})
-    (out / run / "run.json").write_text(json.dumps(about))
+    entry = {"stage": "samples", "key": key, "manifest": store.digest("samples", key), "cell": cell, "seconds": 1.0, "cost": {}, "host": {}}
+    about["stages"].append(entry)
+    seal_record(out / run, about)

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from commands import svgbench
-from fake_runs import gfid, score, write
+from fake_runs import gfid, score, seal_record, write
 from PIL import Image
 
 from svgbench.config.grid import build
 from svgbench.config.parse import merge
+from svgbench.config.records import RUN_FORMAT, unseal
 from svgbench.config.schema import Data
 from svgbench.errors import BadWeights
 from svgbench.lab.plan import make_plan, resolve
@@ -78,9 +79,9 @@ def test_each_judge_is_named_and_only_the_runs_that_it_judged(tmp_path, photogra
 def test_a_loss_counts_where_an_autoencoder_was_trained_with_it(tmp_path, photographs):
     loss = {"autoencoder": {"loss": {"network": "shapes-lpips", "perceptual": 1.0, "weights": None}}}
     out = runs(tmp_path / "runs", adopted=config(photographs, **loss), trained=config(photographs, **loss))
-    about = json.loads((out / "trained" / "run.json").read_text())
+    about = unseal((out / "trained" / "run.json").read_bytes(), RUN_FORMAT)
     about["stages"].append({**about["stages"][0], "stage": "autoencoder"})
-    (out / "trained" / "run.json").write_text(json.dumps(about))
+    seal_record(out / "trained", about)
     rows = json.loads(svgbench("report", "--out", out, "--format", "json").stdout)
     assert {row["run"]: row["detail"].get("judges", "").partition(":")[0] for row in rows} == {
         "trained": "shapes-lpips (autoencoder.loss.network)", "adopted": "",

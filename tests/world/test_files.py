@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pathlib
 import signal
+import socket
 
 import pytest
 from safetensors import SafetensorError
 from toys import in_child
 
-from svgbench.errors import StorageError
-from svgbench.world.files import guarded, need_space, remove_tree, sha256_of, sweep, write_atomic
+from svgbench.errors import BadInput, StorageError
+from svgbench.world.files import guarded, need_space, regular, remove_tree, sha256_of, sweep, write_atomic
 
 
 @pytest.mark.parametrize("point", ["file.before_rename", "file.renamed"])
@@ -47,6 +50,75 @@ def test_errors_of_the_disk_say_what_to_do(tmp_path, number, words):
         raise OSError(code, os.strerror(code), str(tmp_path / "x"))
     with pytest.raises(StorageError, match=words), guarded(tmp_path):
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
+
+
+ANSWERS = ["ESTALE", "ETIMEDOUT", "ENXIO", "EREMOTEIO", "ENODEV", "EMFILE", "ENFILE", "ENOLCK", "EINVAL", "ENOSYS", "ENOTCONN", "EBUSY"]
+
+
+@pytest.mark.parametrize("number", ANSWERS)
+def test_whatever_a_file_system_answers_is_its_sentence(tmp_path, number):
+    """Of calls that write, rename, flush and look: no error of the storage is left to the fallback that calls it a fault of svgbench."""
+    code = getattr(errno, number)
+
+    def fail(*_, **__):
+        raise OSError(code, os.strerror(code), str(tmp_path / "scores.json"))
+
+    for owner, call in ((os, "fsync"), (os, "replace"), (os, "stat"), (pathlib.Path, "open"), (pathlib.Path, "mkdir")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, call, fail)
+            with pytest.raises(StorageError, match=r"scores\.json: .*; (check|give|mount|raise|close) "):
+                write_atomic(tmp_path / "scores.json", b"new")
+
+
+def test_a_directory_removed_under_a_writer_is_the_storage_s(tmp_path):
+    with pytest.raises(StorageError, match="was removed while it was worked on"), guarded(tmp_path, vanished=True):
+        (tmp_path / "gone" / "part").rename(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "socket", "device", "link to a pipe", "link to a directory"])
+def test_only_files_are_replaced(tmp_path, kind):
+    path, thing = tmp_path / "out.md", tmp_path / "thing"
+    with contextlib.ExitStack() as stack:
+        if kind == "directory":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(path))
+        elif kind == "device":
+            path = pathlib.Path("/dev/null")
+        else:
+            thing.mkdir() if kind.endswith("directory") else os.mkfifo(thing)
+            path.symlink_to(thing)
+        before = os.lstat(path).st_ino
+        with pytest.raises(BadInput, match=f"is a {kind.split()[-1]}, not a file"):
+            write_atomic(path, b"x")
+        assert os.lstat(path).st_ino == before
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/svgbench-report.md"])
+def test_names_of_the_kernel_are_no_files(path):
+    with pytest.raises(BadInput, match=f"{path} is a device"):
+        regular(pathlib.Path(path))
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_is_left(tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("precious")
+    for target in (kept, tmp_path / "nowhere"):
+        path = tmp_path / f"to-{target.name}"
+        path.symlink_to(target)
+        write_atomic(path, b"new")
+        assert path.read_bytes() == b"new" and not path.is_symlink()
+    assert kept.read_text() == "precious" and not (tmp_path / "nowhere").exists()
+
+
+def test_a_name_as_long_as_a_file_system_takes_is_written(tmp_path):
+    path = tmp_path / ("ä" * 125 + ".md")
+    write_atomic(path, b"x")
+    assert path.read_bytes() == b"x"
+    with pytest.raises(StorageError, match="longer than the file system allows"):
+        write_atomic(tmp_path / ("a" * 300), b"x")
 
 
 def test_other_errors_pass_through(tmp_path):
