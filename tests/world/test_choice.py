@@ -145,6 +145,11 @@ def test_an_average_without_names_is_refused_and_the_raw_weights_can_be_asked_fo
     assert same(taken({"model": RAW, **average}, "model"), RAW)
 
 
+def test_a_part_of_a_network_may_be_called_an_average(taken):
+    state = {"encoder.conv.weight": torch.ones(3, 3), "encoder.conv.bias": torch.ones(3), "ema.codes": torch.ones(4, 2)}
+    assert same(taken({"state_dict": state}), state)
+
+
 class Ema:
     """An average as an object."""
 
