@@ -189,11 +189,11 @@ def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
     averages = [root for root in parts if root and is_average(root) and _is_of(parts[root], root, tensors)]
     if not averages and {"student", "teacher"} <= parts.keys():
         averages = ["teacher"]
-    if candidate.averaged and all(root.isdigit() for root in parts):
+    if candidate.averaged and len(candidate.path) <= 2 * DEPTH and all(root.isdigit() for root in parts):
         for root, inner in parts.items():
             yield from _split(Candidate((*candidate.path, root), inner, averaged=True), file)
         return
-    if not averages:
+    if not averages or len(candidate.path) > 2 * DEPTH:
         yield replace(candidate, tensors=tensors)
         return
     rest = {name: value for name, value in tensors.items() if name.partition(".")[0] not in averages}

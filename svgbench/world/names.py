@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,20 @@ DEPTH = 6
 """Wrappers around wrappers that are taken off."""
 
 
-def plain(tensors: Names) -> Names:
+def plain(tensors: Names, depth: int = DEPTH) -> Names:
     """The tensors of the one network under its own names: without what wrappers put in front, without other networks beside it, its blocks
     numbered in one row."""
     tensors = unwrapped(tensors)
-    for _ in range(DEPTH):
-        if looks_like(tensors):
-            break
-        parts = roots(tensors)
-        known = [word for word in WRAPPERS if word in parts and looks_like(plain(parts[word]))]
-        if len(known) != 1:
-            break
-        tensors = unwrapped(parts[known[0]])
-    return tensors
+    if depth == 0 or looks_like(tensors):
+        return tensors
+    parts = roots(tensors)
+    inside = [plain(parts[word], depth - 1) for word in WRAPPERS if word in parts]
+    known = [names for names in inside if looks_like(names)]
+    return known[0] if len(known) == 1 else tensors
 
 
 def count(value: Any) -> int:
+    """Its elements."""
     return math.prod(value.shape)
 
 
@@ -57,10 +56,11 @@ def unwrapped(tensors: Names, file: Path | None = None) -> Names:
     """Without ``_orig_mod.`` anywhere and ``module.`` in front of all, blocks in one row."""
     short = {INSIDE.sub("", name): value for name, value in tensors.items()}
     if len(short) != len(tensors):
-        twice = next(name for name in tensors if INSIDE.sub("", name) != name and INSIDE.sub("", name) in tensors)
+        times = Counter(INSIDE.sub("", name) for name in tensors)
+        twice = next(name for name in tensors if INSIDE.search(name) and times[INSIDE.sub("", name)] > 1)
         raise BadWeights(f"{file or 'the file'} holds {twice} twice, once behind a wrapper's word; save one of both.")
     short = numbers_left_out(short)
-    while all(name.startswith("module.") for name in short):
+    while short and all(name.startswith("module.") for name in short):
         short = {name.removeprefix("module."): value for name, value in short.items()}
     blocks = [name for name in short if name.startswith("blocks.")]
     if blocks and all(CHUNKED.match(name) for name in blocks):

@@ -204,6 +204,13 @@ def test_words_of_wrappers_are_taken_off_the_names(taken, form):
 def test_a_name_with_and_without_a_wrapper_s_word_is_refused(taken):
     with pytest.raises(BadWeights, match=r"holds _orig_mod\.pos_embed twice"):
         taken({**RAW, "_orig_mod.pos_embed": torch.ones(1)})
+    with pytest.raises(BadWeights, match="twice, once behind a wrapper's word"):
+        taken({"_orig_mod.weight": torch.ones(2), "_fsdp_wrapped_module.weight": torch.ones(2)})
+
+
+@pytest.mark.parametrize("word", ["module.", "model.", "_orig_mod.", "ema.", "blocks.0.0."])
+def test_a_name_of_a_thousand_words_is_read(taken, word):
+    assert len(taken({word * 2000 + "weight": torch.ones(2, 3)})) == 1
 
 
 @pytest.mark.parametrize("place", [lambda c, n: (c, n), lambda c, n: (c, n - 2 * c)])
