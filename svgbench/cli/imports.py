@@ -67,6 +67,7 @@ def import_(
     for path in (checkpoint, weights, statistics, config):
         if path is not None and not path.exists():
             raise BadInput(f"the file {path} does not exist; give the path of an official file.")
+    _no_unused(kind, checkpoint, weights, config)
     place = out / checked_name(name, "--name") / "experiment.yaml"
     known = _kept(load_experiment(str(place), shelf).set, kind) if place.exists() else {}
     settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config, weights_key))
@@ -78,7 +79,10 @@ def import_(
     if settings.get("latents", {}).get("statistics"):
         settings = merge(settings, nested("latents.scale", None))
     if kind == "svg-autoencoder":
-        settings = merge(settings, _inside(checkpoint, config, out / name, weights_key))
+        inside = _inside(checkpoint, config, out / name, weights_key)
+        if encoder not in (None, inside["encoder"]["card"]):
+            raise BadConfig(f"{checkpoint} holds the encoder '{inside['encoder']['card']}', not '{encoder}'; leave --encoder out.")
+        settings = merge(settings, inside)
     settings = merge(settings, override(sets or []))
     if "card" not in settings.get("encoder", {}):
         raise BadConfig(f"'{kind}' works on the latents of an encoder, which its file does not hold; name it: --encoder CARD.")
@@ -105,6 +109,17 @@ def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
     kept = {name: part for name, part in known.items() if name not in ("diffusion", "sampling", "latents")}
     statistics = known.get("latents", {}).get("statistics")
     return {**kept, "latents": {"statistics": statistics}} if statistics else kept
+
+
+def _no_unused(kind: str, checkpoint: Path, weights: Path | None, config: Path | None) -> None:
+    """Refuses files that this kind does not open: what is taken over without a look at it is not what was meant."""
+    if weights is not None and (kind in CODECS or kind == "svg-autoencoder"):
+        raise BadConfig(f"'{kind}' is an encoder's file itself, so of {checkpoint} and --weights {weights} one is too many; leave it out.")
+    if config is not None and kind in CODECS:
+        raise BadConfig(
+            f"'{kind}' is opened by the card '{CODECS[kind]}', which takes no --config; leave it out, or write a card with its arguments "
+            "(--shelf DIR) and name it by --encoder."
+        )
 
 
 def _unopened(config: RunConfig, stages: set[str]) -> list[str]:

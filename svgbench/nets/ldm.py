@@ -14,7 +14,7 @@ from torch import Tensor, nn
 # B batch, C channels, N positions of a grid (height x width)
 
 
-def _norm(channels: int, groups: int | None) -> nn.GroupNorm:
+def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
     """Group norm over ``groups``; where that is None over 32 as in LDM, or fewer where a group would hold less than LDM's 4 channels.
 
     With one channel a group, a narrow network would see every channel at mean 0 and deviation 1 in each image and could hardly say how

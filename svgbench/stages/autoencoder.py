@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from svgbench.backends.open import Encoder
 from svgbench.config import schema
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.nets import draws
@@ -187,7 +188,12 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
         write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, resolution=images.resolution))
-    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer)
+    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
+
+
+def _taken(slice_: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
+    """For the manifest: which weights of a checkpoint that was handed over are the encoder's."""
+    return {"weights_key": encoder.weights_key} if slice_["encoder"]["weights"] else {}
 
 
 @torch.no_grad()
@@ -222,4 +228,4 @@ def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     """An encoder that decodes is the autoencoder: the artifact points at its card, whose weights are opened to see that they are there."""
     card, encoder = open_frozen(slice_["encoder"], runtime.torch_device)
     write_atomic(out / "autoencoder.json", describe(slice_["encoder"], card))
-    return {"weights_key": encoder.weights_key} if slice_["encoder"]["weights"] else {}
+    return _taken(slice_, encoder)

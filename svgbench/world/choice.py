@@ -7,7 +7,6 @@ the list of keys, and ``--weights-key`` names one.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,10 +17,8 @@ from torch import Tensor
 
 from svgbench.errors import BadWeights, closest
 from svgbench.world.kinds import looks_like
+from svgbench.world.names import COUNTERS, Names, count, numbers_left_out, plain, roots, unwrapped
 from svgbench.world.pickled import StandIn, Stored
-
-Names = dict[str, Any]
-"""Name -> ``Tensor`` or ``Stored``."""
 
 AVERAGED = {"ema", "emas", "averaged", "average", "avg", "shadow", "swa", "polyak", "modelema", "emamodel", "netema", "emanet"}
 """Words in the key of a moving average; ``teacher`` is one where it is beside ``student``."""
@@ -31,17 +28,6 @@ TRAINING = re.compile(r"^(opt|lr|sched|scaler|rng|random|loops|args$|config|cfg|
 """Keys of what training keeps beside the weights."""
 MOMENTS = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "exp_inf", "n_averaged"}
 """Names of an optimiser's own tensors."""
-COUNTERS = {"n_averaged", "initted", "step", "steps", "decay", "num_updates", "iteration", "optimization_step"}
-"""Names of single numbers that the classes of averages keep beside the weights."""
-INSIDE = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_fpw_module)\.")
-"""What torch.compile, FSDP and their kin put into names, at any depth."""
-WRAPPERS = (
-    "module", "model", "net", "network", "_model", "wrapped_model", "ema_model", "online_model", "backbone", "student", "teacher",
-    "generator", "dit", "sit", "transformer", "denoiser", "diffusion_model", "autoencoder", "vae", "tokenizer",
-)  # fmt: skip
-"""First words of names under which a training keeps the network that was asked for, beside others."""
-CHUNKED = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
-"""Blocks in chunks, as DINOv2's and DINOv3's trainings name them."""
 DEPTH = 6
 """Keys down to which weights are looked for."""
 VISITS = 20_000
@@ -117,21 +103,6 @@ def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
     return _best(_teachers(candidates), path, found)
 
 
-def plain(tensors: Names) -> Names:
-    """The tensors of the one network under its own names: without what wrappers put in front, without other networks beside it, its blocks
-    numbered in one row."""
-    tensors = _unwrapped(tensors)
-    for _ in range(DEPTH):
-        if looks_like(tensors):
-            break
-        roots = _roots(tensors)
-        known = [word for word in WRAPPERS if word in roots and looks_like(plain(roots[word]))]
-        if len(known) != 1:
-            break
-        tensors = _unwrapped(roots[known[0]])
-    return tensors
-
-
 def is_average(key: str) -> bool:
     """Whether a key is one of the usual names of a moving average: ``ema``, ``model_ema1``, ``state_dict_ema``, ``EMACallback``, ..."""
     return any(word.lower() in AVERAGED for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", key))
@@ -192,16 +163,12 @@ def _tensor_like(value: StandIn) -> bool:
     return value.foreign.startswith(("torch._utils._rebuild", "torch._tensor.", "torch.distributed.tensor"))
 
 
-def _count(value: Any) -> int:
-    return math.prod(value.shape)
-
-
 def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
     """Without optimisers' states, and without single numbers beside the weights."""
     kept = [one for one in candidates if not set(one.tensors) <= MOMENTS]
-    large = [one for one in kept if any(_count(value) > 1 for value in one.tensors.values())]
+    large = [one for one in kept if any(count(value) > 1 for value in one.tensors.values())]
     kept = large or kept
-    if len(kept) > 1 and not kept[0].path and sum(_count(value) > 1 for value in kept[0].tensors.values()) < 2:
+    if len(kept) > 1 and not kept[0].path and sum(count(value) > 1 for value in kept[0].tensors.values()) < 2:
         kept = kept[1:]  # one tensor beside the state dicts, such as weights of classes
     paths = {one.path for one in candidates}
     averaging = {one.path[:-1] for one in candidates if one.last == "averaging_state"}
@@ -217,21 +184,21 @@ def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
 
 def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
     """The raw weights and the averages that one state dict holds under different first words."""
-    tensors = _unwrapped(candidate.tensors, file)
-    roots = _roots(tensors)
-    averages = [root for root in roots if root and is_average(root)]
-    if not averages and {"student", "teacher"} <= roots.keys():
+    tensors = unwrapped(candidate.tensors, file)
+    parts = roots(tensors)
+    averages = [root for root in parts if root and is_average(root) and _is_of(parts[root], root, tensors)]
+    if not averages and {"student", "teacher"} <= parts.keys():
         averages = ["teacher"]
-    if candidate.averaged and all(root.isdigit() for root in roots):
-        for root, inner in roots.items():
+    if candidate.averaged and len(candidate.path) <= 2 * DEPTH and all(root.isdigit() for root in parts):
+        for root, inner in parts.items():
             yield from _split(Candidate((*candidate.path, root), inner, averaged=True), file)
         return
-    if not averages:
+    if not averages or len(candidate.path) > 2 * DEPTH:
         yield replace(candidate, tensors=tensors)
         return
     rest = {name: value for name, value in tensors.items() if name.partition(".")[0] not in averages}
     for root in averages:
-        inner = _numbers_left_out(roots[root])
+        inner = numbers_left_out(parts[root])
         if rest and all(name in COUNTERS for name in inner):
             continue
         overlaid = _without_dots(inner, rest)
@@ -239,13 +206,30 @@ def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
             yield Candidate((*candidate.path, root), overlaid, averaged=True)
         else:
             yield from _split(Candidate((*candidate.path, root), inner, averaged=True), file)
-    rest = _numbers_left_out(rest)
-    others = _roots(rest)
+    rest = numbers_left_out(rest)
+    others = roots(rest)
     if len(others) == 1 and "" not in others:
         ((root, inner),) = others.items()
         yield Candidate((*candidate.path, root), inner)
     elif rest:
         yield Candidate(candidate.path, rest, averaged=False)
+
+
+def _is_of(average: Names, root: str, tensors: Names) -> bool:
+    """Whether what is under an average's word is an average of the tensors beside it, or a whole network: a part of a network may be called
+    so too."""
+    rest = {name: value for name, value in tensors.items() if name.partition(".")[0] != root}
+    if not rest or all(name in COUNTERS for name in average) or _without_dots(numbers_left_out(average), rest) is not None:
+        return True
+    beside = {tail for name in rest for tail in _tails(name)}
+    matched = sum(any(tail in beside for tail in _tails(name)) for name in average)
+    return 2 * matched >= len(average) or looks_like(plain(average)) is not None
+
+
+def _tails(name: str) -> list[str]:
+    """A name without up to three words in front of it."""
+    words = name.split(".")
+    return [".".join(words[count:]) for count in range(min(4, len(words)))]
 
 
 def _without_dots(average: Names, raw: Names) -> Names | None:
@@ -257,40 +241,6 @@ def _without_dots(average: Names, raw: Names) -> Names | None:
         if average.keys() <= full.keys():
             return {**raw, **{full[short]: value for short, value in average.items()}}
     return None
-
-
-def _numbers_left_out(tensors: Names) -> Names:
-    """Without the counters of an average's class, where there is more than those."""
-    kept = {name: value for name, value in tensors.items() if name not in COUNTERS or _count(value) > 1}
-    return kept or tensors
-
-
-def _unwrapped(tensors: Names, file: Path | None = None) -> Names:
-    """Without ``_orig_mod.`` anywhere and ``module.`` in front of all, blocks in one row."""
-    short = {INSIDE.sub("", name): value for name, value in tensors.items()}
-    if len(short) != len(tensors):
-        twice = next(name for name in tensors if INSIDE.sub("", name) != name and INSIDE.sub("", name) in tensors)
-        raise BadWeights(f"{file or 'the file'} holds {twice} twice, once behind a wrapper's word; save one of both.")
-    short = _numbers_left_out(short)
-    while all(name.startswith("module.") for name in short):
-        short = {name.removeprefix("module."): value for name, value in short.items()}
-    blocks = [name for name in short if name.startswith("blocks.")]
-    if blocks and all(CHUNKED.match(name) for name in blocks):
-        places = sorted({(int(match[1]), int(match[2])) for name in blocks if (match := CHUNKED.match(name))})
-        number = {place: count for count, place in enumerate(places)}
-        short = {
-            CHUNKED.sub(lambda match: f"blocks.{number[int(match[1]), int(match[2])]}.", name): value for name, value in short.items()
-        }
-    return short
-
-
-def _roots(tensors: Names) -> dict[str, Names]:
-    """First word of the names -> what follows it; names without a dot are under the empty word."""
-    roots: dict[str, Names] = {}
-    for name, value in tensors.items():
-        first, dot, rest = name.partition(".")
-        roots.setdefault(first if dot else "", {})[rest if dot else name] = value
-    return roots
 
 
 def _teachers(candidates: list[Candidate]) -> list[Candidate]:

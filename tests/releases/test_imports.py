@@ -156,6 +156,16 @@ def test_a_transformer_before_its_autoencoder_is_opened_or_refused(imported, tmp
     assert "stats.pt holds mean instead of" in said
 
 
+@pytest.mark.parametrize("kind, option, words", [
+    ("vavae", "--weights", "one is too many"), ("svg-autoencoder", "--weights", "one is too many"),
+    ("sdvae", "--config", "the card 'sd-vae-ema', which takes no --config"),
+])  # fmt: skip
+def test_a_file_that_a_kind_would_never_open_is_refused(imported, tmp_path, kind, option, words):
+    where = ("--name", "x", "--preset", "tiny", "--out", tmp_path / "runs")
+    assert words in svgbench("import", kind, imported / "sit.pt", option, imported / "sit.yaml", *where, status=2)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_files_that_are_not_there_or_are_not_files_are_refused_at_once(imported, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     sit = ("import", "sit", imported / "sit.pt", "--name", "x", "--encoder", "sd-vae", "--preset", "tiny", "--out", tmp_path / "runs")

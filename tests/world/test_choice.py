@@ -145,6 +145,11 @@ def test_an_average_without_names_is_refused_and_the_raw_weights_can_be_asked_fo
     assert same(taken({"model": RAW, **average}, "model"), RAW)
 
 
+def test_a_part_of_a_network_may_be_called_an_average(taken):
+    state = {"encoder.conv.weight": torch.ones(3, 3), "encoder.conv.bias": torch.ones(3), "ema.codes": torch.ones(4, 2)}
+    assert same(taken({"state_dict": state}), state)
+
+
 class Ema:
     """An average as an object."""
 
@@ -199,6 +204,13 @@ def test_words_of_wrappers_are_taken_off_the_names(taken, form):
 def test_a_name_with_and_without_a_wrapper_s_word_is_refused(taken):
     with pytest.raises(BadWeights, match=r"holds _orig_mod\.pos_embed twice"):
         taken({**RAW, "_orig_mod.pos_embed": torch.ones(1)})
+    with pytest.raises(BadWeights, match="twice, once behind a wrapper's word"):
+        taken({"_orig_mod.weight": torch.ones(2), "_fsdp_wrapped_module.weight": torch.ones(2)})
+
+
+@pytest.mark.parametrize("word", ["module.", "model.", "_orig_mod.", "ema.", "blocks.0.0."])
+def test_a_name_of_a_thousand_words_is_read(taken, word):
+    assert len(taken({word * 2000 + "weight": torch.ones(2, 3)})) == 1
 
 
 @pytest.mark.parametrize("place", [lambda c, n: (c, n), lambda c, n: (c, n - 2 * c)])
