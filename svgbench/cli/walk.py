@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from svgbench.cli.view import InPlace, view
@@ -16,6 +15,7 @@ from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Walk
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.world.ranks import ranks
 
 
 def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path | None, choice: Choice | None = None) -> Outcome:
@@ -63,9 +63,9 @@ def _there(plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outc
 
 def world() -> int:
     """How many processes walk together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return ranks().world
 
 
 def is_main() -> bool:
     """Whether this is the process that owns directories and speaks, also under torchrun."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return ranks().rank == 0

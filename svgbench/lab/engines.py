@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Engine, Report
 from svgbench.lab.serve import Bench
 from svgbench.world.files import remove_tree
+from svgbench.world.ranks import ranks as joined
 
 ENGINES = {"local": None, "ray": "ray", "slurm": "submitit"}
 """Name -> the package it needs."""
@@ -46,7 +46,7 @@ class Choice:
             raise BadInput(f"--{'sbatch' if self.sbatch else 'leave'} is for --engine slurm; leave it out, or choose that engine.")
         if self.engine == "slurm" and self.slots is not None:
             raise BadInput("--slots is not for --engine slurm, whose queue decides; use --sbatch array_parallelism=N.")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (self.engine != "local" or (self.slots or 1) > 1 or ranks > 1):
+        if joined().world > 1 and (self.engine != "local" or (self.slots or 1) > 1 or ranks > 1):
             raise BadInput("under torchrun all processes work on one node at a time; leave out --engine, --slots and --ranks.")
 
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -26,12 +25,14 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
 from svgbench.errors import BadInput, SvgbenchError
+from svgbench.lab.children import environment
 from svgbench.lab.orders import read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
 from svgbench.lab.serve import Bench
 from svgbench.stages import graph
 from svgbench.world.files import guarded, remove_tree, write_atomic
+from svgbench.world.terminal import say
 
 ARRAY = 1000
 """Jobs of one array: SLURM's own MaxArraySize is 1001."""
@@ -57,7 +58,7 @@ class Command(Checkpointable):
         self._process: subprocess.Popen | None = None
 
     def __call__(self) -> int:
-        self._process = subprocess.Popen(self.words)
+        self._process = subprocess.Popen(self.words, env=environment())
         self._until_it_ends()
         return self._process.wait()
 
@@ -181,6 +182,7 @@ class SlurmJobs:
             return {k: v for k, v in wanted.items() if k != "name"}
         known = submitit.SlurmExecutor._valid_parameters()
         more: dict[str, Any] = {"requeue": True}
+        wanted["slurm_setup"] = ["export PYTHONSAFEPATH=1"]  # submitit's own process starts in the directory of this command
         wanted["slurm_signal_delay_s"] = SIGNAL_SECONDS
         if shared and self._bench.machines > 1:
             wanted |= {"slurm_nodes": self._bench.machines, "slurm_ntasks_per_node": 1}
@@ -241,6 +243,6 @@ class SlurmJobs:
         words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T"]
         asked = subprocess.run(words, capture_output=True, text=True)
         if asked.returncode != 0:
-            sys.stderr.write(f"squeue does not answer: {asked.stderr.strip()}\n")
+            say(f"squeue does not answer: {asked.stderr.strip()}")
             return
         self._queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
