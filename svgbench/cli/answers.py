@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 
 from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError
 from svgbench.world.files import REASONS
+from svgbench.world.signals import sentence_of
 from svgbench.world.terminal import say, write
 
 __all__ = ["answer", "say", "write"]
@@ -30,8 +32,7 @@ def answer(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, SvgbenchError):
         return error.exit_status, type(error).__name__, str(error)
     if isinstance(error, KeyboardInterrupt):
-        said = "stopped by Ctrl-C; what was finished is kept, run the same command again to go on."
-        return Interrupted.exit_status, Interrupted.__name__, said
+        return Interrupted.exit_status, Interrupted.__name__, sentence_of(getattr(error, "number", signal.SIGINT))
     if isinstance(error, SystemExit):
         return int(error.code or 0) if isinstance(error.code, int | None) else 1, "svgbench", ""
     if isinstance(error, BrokenPipeError) and reader_is_gone():
@@ -57,8 +58,9 @@ def _of_the_system(error: BaseException) -> SvgbenchError | None:
         return BadInput(f"{str(error).partition(' from ')[2]}: {PATHS[errno.ELOOP]}")
     if isinstance(error, ValueError) and any(word in str(error) for word in ("null byte", "null character")):
         return BadInput("a path holds a zero byte, which no file system allows; correct it.")
-    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
-        return BadInput(f"{error.object!a} holds bytes that are not UTF-8; rename the file, or give another name.")
+    if isinstance(error, ValueError) and "surrogates not allowed" in str(error):  # UnicodeEncodeError, and pydantic's word for it
+        name = f"{error.object!a}" if isinstance(error, UnicodeEncodeError) else "a name"
+        return BadInput(f"{name} holds bytes that are not UTF-8; rename the file, or give another name.")
     if isinstance(error, MemoryError):
         return SvgbenchError("the memory of this machine is used up; give a smaller --micro-batch, or free some.")
     return None

@@ -15,6 +15,7 @@ from svgbench.tables.latex import latex
 from svgbench.tables.page import page
 from svgbench.tables.table import Table, place_of
 from svgbench.world.files import guarded, write_atomic
+from svgbench.world.terminal import say
 
 
 class Format(StrEnum):
@@ -61,12 +62,12 @@ def deliver(text: str, to: Path | None) -> None:
         return
     with guarded(to):
         write_atomic(to, text.encode())
-    sys.stderr.write(f"written: {to}\n")
+    say(f"written: {to}")
 
 
 def _draw(table: Table) -> None:
     """A table on a terminal."""
-    console = Console()
+    console, table = Console(), table.plain()
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
     for i, column in enumerate(table.columns):
         drawn.add_column(escape(column), justify="right" if table.is_numeric(i) else "left", overflow="fold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 from svgbench.tables.collect import collect
 from svgbench.tables.table import Table
+from svgbench.world.terminal import say
 
 PICTURED = 12
 """Tokenizers of which pictures are drawn; more rows than these no page holds."""
@@ -59,17 +59,17 @@ def figures(
         if reason and (one.first.name in asked_for or len(found) == 1):
             raise BadInput(reason)
         if reason:
-            _say(f"no pictures of it: {reason}")
+            say(f"no pictures of it: {reason}")
         else:
             whole.append(one)
     if len(whole) > PICTURED:
-        _say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
+        say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
     of_one_set(whole)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
     drawn, reasons = draw(found, pictured, to)
     for reason in reasons:
-        _say(f"not drawn: {reason}")
+        say(f"not drawn: {reason}")
     rows = [[one.name, one.title, f"{to / one.name}.png"] for one in drawn]
     table_of(Table("Figures", ["figure", "shows", "file"], rows, ["beside each: .svg, the table behind it as .csv, its caption as .json"]))
 
@@ -98,7 +98,3 @@ def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None)
         work_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome())
     places = {run.name: {plan.nodes[key].stage: store.place(plan.nodes[key].stage, key) for key in run.nodes} for run in plan.runs}
     return [replace(one, diagnoses=places[one.first.name]) for one in found]
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(sentence + "\n")

@@ -3,7 +3,6 @@ and the verbs, with all that they need, afterwards."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import Any
@@ -51,16 +50,18 @@ def _told(error: BaseException) -> int:
     from svgbench.cli import answers
     from svgbench.cli.streams import flushed
 
-    if os.environ.get("SVGBENCH_DEBUG", "").lower() not in ("", "0", "false", "no", "off"):
+    if os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on"):
         import traceback
 
         answers.write("".join(traceback.format_exception(error)))
     number = GUARD.received
     if number and not isinstance(error, SvgbenchError):  # whatever a signal has interrupted
         error = Interrupted(sentence_of(number))
-    status, kind, sentence = answers.answer(error)
-    with contextlib.suppress(OSError, SvgbenchError):
+    try:
         flushed()
+    except (BrokenPipeError, SvgbenchError) as failed:  # where the result goes to: what else is wrong comes first
+        error = failed if isinstance(error, OSError) and error.filename is None else error
+    status, kind, sentence = answers.answer(error)
     if sentence and not (number and GUARD.said()):
         answers.say(f"{kind}: {sentence}")
     return status

@@ -23,6 +23,7 @@ from svgbench.tables.published import published
 from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
+from svgbench.world.terminal import printable, say
 
 
 def report(
@@ -53,7 +54,7 @@ def report(
         if named.is_experiment(name):
             (names, wanted), grid, cells = named.runs(name), name, named.cells(name)
             if len(names) < wanted:
-                sys.stderr.write(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}\n")
+                say(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
         else:
             names = [name]  # collect() answers with the closest names
     show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, against=against, to=to, cells=cells)
@@ -92,7 +93,7 @@ def show(
     if format is Format.auto and to is None:
         for record in records[:12]:
             if (record.place / "overview.png").exists():
-                sys.stdout.write(f"picture: {record.place / 'overview.png'}\n")
+                sys.stdout.write(f"picture: {printable(record.place / 'overview.png')}\n")
 
 
 def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:

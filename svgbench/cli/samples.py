@@ -16,6 +16,7 @@ from svgbench.shelf import read_yaml
 from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
 from svgbench.world.files import guarded
+from svgbench.world.terminal import printable
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
@@ -89,7 +90,7 @@ def sample(
     how = {name: own[name] if value is None else value for name, value in asked.items()}
     slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
-    sys.stdout.write(f"{to}\n")
+    sys.stdout.write(f"{printable(to)}\n")
 
 
 def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
@@ -110,7 +111,7 @@ def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
 
     with guarded(to):
         save_npz(to, np.load(store.place("samples", key) / "samples.npy", mmap_mode="r"))
-    sys.stdout.write(f"{to}\n")
+    sys.stdout.write(f"{printable(to)}\n")
 
 
 def pretrain(

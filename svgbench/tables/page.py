@@ -14,6 +14,7 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import panels
 from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
 from svgbench.tables.table import Cell, Table, leading, place_of
+from svgbench.world.terminal import printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever the page would load from elsewhere."""
@@ -52,6 +53,7 @@ def page(
     figures: Sequence[_Figure] = (),
 ) -> str:
     """Tables, and what is drawn of them, as one HTML document."""
+    tables, title = [table.plain() for table in tables], printable(title)
     sections = [(f"table-{i}", table.title, _section(table, i)) for i, table in enumerate(tables)]
     costs = {f"table-{i}" for i, table in enumerate(tables) if table.kind == "cost"}  # last: long, and of interest to few
     if charts:

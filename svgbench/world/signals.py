@@ -206,7 +206,7 @@ class Guard:
                 (os.killpg if children == signal.SIGKILL and os.getpgid(pid) == pid else os.kill)(pid, children)
         if self.status is not None:
             os._exit(self.status)
-        if not self.said():
+        if self._said.acquire(timeout=1.0):  # else the other thread is about to end the process, or has given the sentence
             with contextlib.suppress(OSError):
                 text = (SHOW_CURSOR if os.isatty(2) else "") + f"Interrupted: {sentence_of(self.received)}\n"
                 if select.select([], [2], [], 0.5)[1]:  # a full pipe that nobody reads does not keep it
