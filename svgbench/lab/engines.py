@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -68,6 +69,8 @@ def opened(choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench:
 
 def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[str], None]) -> Engine:
     if choice.engine == "ray":
+        if not joins_ray():  # read by Ray when it is imported: without it Ray listens on every network of this machine
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from svgbench.lab.ray_tasks import RayTasks
 
         return RayTasks(file, bench, choice.slots, say=say)
@@ -78,6 +81,11 @@ def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[s
     from svgbench.lab.processes import Processes, slots_here
 
     return Processes(file, bench, choice.slots or slots_here(bench), say=say)
+
+
+def joins_ray() -> bool:
+    """Whether the environment names a Ray cluster to join; else one is started here, for this machine alone."""
+    return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 
 class Inline:

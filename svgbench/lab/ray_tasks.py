@@ -18,6 +18,7 @@ import ray
 
 from svgbench.errors import BadInput, Interrupted, SvgbenchError
 from svgbench.lab.children import is_saving
+from svgbench.lab.engines import joins_ray
 from svgbench.lab.orders import clear_report, read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
@@ -40,10 +41,9 @@ def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) ->
 
 
 def _open(folder: Path) -> None:
-    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine that listens on the loopback alone. Ray lets its workers import
-    from the directory that it is started in, so it is started in an empty one of ours."""
-    address = os.environ.get("RAY_ADDRESS", "").strip()
-    more: dict[str, Any] = {} if address and address != "local" else {"address": "local", "_node_ip_address": "127.0.0.1"}
+    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine, which listens on the loopback alone (``engines``).
+    Ray lets its workers import from the directory that it is started in, so it is started in one of ours."""
+    more = {} if joins_ray() else {"address": "local"}
     safe = {"env_vars": {"PYTHONSAFEPATH": "1"}}
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -52,6 +52,7 @@ def _open(folder: Path) -> None:
                 log_to_driver=False, logging_level="warning", configure_logging=True, include_dashboard=False, runtime_env=safe, **more
             )  # fmt: skip
     except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS")
         raise BadInput(f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); correct it, or unset it.") from None
 
 

@@ -44,6 +44,8 @@ PATIENCE_SECONDS = 900.0
 """How long a job waits for a node that another process works on: a lock may outlive a lost machine on a shared disk."""
 MINUTES = 720
 """A job's time limit when none is asked for; a training that needs longer is queued again and goes on."""
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+"""States that a job does not leave by itself; one that is preempted or requeued runs again."""
 OLD_SECONDS = 3600.0
 """A plan nobody needs may be one whose jobs are just being submitted."""
 SIGNAL_SECONDS = 120
@@ -245,4 +247,5 @@ class SlurmJobs:
         if asked.returncode != 0:
             say(f"squeue does not answer: {asked.stderr.strip()}")
             return
-        self._queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
+        queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
+        self._queue = {job: state for job, state in queue.items() if state not in ENDED}  # some sites list ended jobs for a while
