@@ -3,6 +3,7 @@ and the verbs, with all that they need, afterwards."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -57,10 +58,8 @@ def _told(error: BaseException) -> int:
     number = GUARD.received
     if number and not isinstance(error, SvgbenchError):  # whatever a signal has interrupted
         error = Interrupted(sentence_of(number))
-    try:
+    with contextlib.suppress(BrokenPipeError, SvgbenchError):  # what ended the command is said, not this
         flushed()
-    except (BrokenPipeError, SvgbenchError) as failed:  # where the result goes to: what else is wrong comes first
-        error = failed if isinstance(error, OSError) and error.filename is None else error
     status, kind, sentence = answers.answer(error)
     if sentence and not (number and GUARD.said()):
         answers.say(f"{kind}: {sentence}")

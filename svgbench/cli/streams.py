@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 
 from svgbench.errors import StorageError
 
@@ -20,6 +22,28 @@ class _Closed(io.TextIOBase):
         raise StorageError(SAID.format("is closed"))
 
 
+class _Output(io.TextIOWrapper):
+    """A standard output whose errors are told from those of files."""
+
+    def write(self, text: str) -> int:
+        with _told_apart():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _told_apart():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(SAID.format(f"cannot be written ({os.strerror(error.errno or 0)})")) from error
+
+
 def prepare() -> None:
     """Makes the streams of this process fit for use: no file that is opened later takes a closed one's number, and a letter that the
     terminal's character set lacks is replaced."""
@@ -31,7 +55,10 @@ def prepare() -> None:
     if sys.stdout is None:
         sys.stdout = _Closed()
     else:
-        sys.stdout.reconfigure(errors="replace")
+        encoding, by_line, through = sys.stdout.encoding, sys.stdout.line_buffering, sys.stdout.write_through
+        buffer = sys.stdout.detach()
+        sys.stdout = _Output(buffer, encoding=encoding, errors="replace", line_buffering=by_line, write_through=through)
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     else:
@@ -42,12 +69,9 @@ def flushed() -> None:
     """Brings the result to standard output; raises StorageError where that cannot hold it, BrokenPipeError where nobody reads it."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except BaseException:
         discard()
         raise
-    except OSError as error:
-        discard()
-        raise StorageError(SAID.format(f"cannot be written ({os.strerror(error.errno or 0)})")) from error
 
 
 def discard() -> None:

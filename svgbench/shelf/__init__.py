@@ -14,8 +14,8 @@ from svgbench.errors import BadConfig, BadInput, unknown
 
 SETTLED = 2_000_000_000
 """Nanoseconds after a directory's last change until its listing is kept: two changes within a tick of its clock have one time."""
-LONGEST = 1 << 20
-"""Bytes of a YAML file: the largest of the shelves has a hundredth of it, and ten times as many take minutes to read."""
+LONGEST = 1 << 19
+"""Bytes of a YAML file: the largest of the shelves has a hundredth of it, and twenty times as many take a minute to read."""
 DEEPEST = 50
 """Lists and mappings inside one another."""
 
@@ -96,9 +96,9 @@ def _off(problem: str, mark: yaml.Mark | None) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
-def yaml_node(text: str) -> yaml.Node | None:
-    """The one document in a text as YAML nodes, None where it is empty. Raises YAMLError where the text is not YAML, is longer than
-    ``LONGEST`` or nested deeper than ``DEEPEST``, or has an alias: nothing here needs one, and a few lines of them make gigabytes."""
+def _check(text: str) -> None:
+    """Refuses, before anything is made of it, what is no YAML, longer than ``LONGEST``, nested deeper than ``DEEPEST``, or has an alias:
+    nothing here needs one, and a few lines of them make gigabytes."""
     if len(text) > LONGEST:
         raise yaml.YAMLError(f"has {len(text):,} letters, and at most {LONGEST:,} are read")
     depth = 0
@@ -108,12 +108,17 @@ def yaml_node(text: str) -> yaml.Node | None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise _off(f"lists and mappings are nested deeper than {DEEPEST}", event.start_mark)
+
+
+def yaml_node(text: str) -> yaml.Node | None:
+    """The one document in a text as YAML nodes, None where it is empty; raises YAMLError."""
+    _check(text)
     return yaml.compose(text, Loader=_Loader)
 
 
 def yaml_value(text: str) -> Any:
     """What a text holds as YAML: numbers, words, lists, mappings; raises YAMLError as ``yaml_node``."""
-    yaml_node(text)
+    _check(text)
     loader = _Loader(text)
     try:
         return loader.get_single_data()
