@@ -24,7 +24,10 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         if arguments is not None:
             GUARD.uninstall()
-    GUARD.status = status if arguments is None else None
+    if arguments is None:
+        GUARD.status = status
+        if GUARD.received:  # all is said and flushed; libraries may take seconds to be taken down
+            os._exit(status)
     sys.exit(status)
 
 

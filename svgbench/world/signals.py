@@ -19,9 +19,9 @@ from types import FrameType
 from svgbench.errors import Interrupted
 
 SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
-GRACE_SECONDS = 6.0
+GRACE_SECONDS = 5.0
 """A process that was asked to stop ends within this time: work in hand is saved or given up."""
-CHILD_SECONDS = 8.0
+CHILD_SECONDS = 7.0
 """How long a process waits for those it started, which have ``GRACE_SECONDS`` themselves."""
 SAVE_SECONDS = 120.0
 """The longest that a checkpoint being written, or an update that usually takes so long, is waited for."""
