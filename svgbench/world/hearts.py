@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 import threading
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from svgbench.errors import SvgbenchError
@@ -31,6 +34,8 @@ class Hearts:
         self._thread: threading.Thread | None = None
         self._store: Any = None
         self._key = ""
+        self._seen: dict[int, str] = {}
+        """Rank -> its last sign: count, process, host."""
         self._quiet: dict[int, float] = {}
         """Rank -> seconds without a sign of it that this process was awake for."""
 
@@ -44,6 +49,7 @@ class Hearts:
         self._store = group.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout))
         self._key = f"svgbench/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
         self._ended = threading.Event()
+        self._seen = {}
         self._quiet = dict.fromkeys(range(world), 0.0)
         self._thread = threading.Thread(target=self._beat, args=(rank, world, beat, self._ended), daemon=True, name="svgbench-beat")
         self._thread.start()
@@ -58,19 +64,19 @@ class Hearts:
             self._thread = None
 
     def _beat(self, rank: int, world: int, beat: float, ended: threading.Event) -> None:
-        count, seen = 0, {}
+        count = 0
         others = [other for other in range(world) if other != rank]
         while not ended.is_set():
             try:
                 count += 1
-                self._store.set(f"{self._key}/{rank}", str(count))
+                self._store.set(f"{self._key}/{rank}", f"{count} {os.getpid()} {socket.gethostname()}")
                 for other in others:
                     key = f"{self._key}/{other}"
-                    found = self._store.get(key) if self._store.check([key]) else b""
-                    if found == GONE.encode():
+                    found = self._store.get(key).decode() if self._store.check([key]) else ""
+                    if found == GONE:
                         self._quiet.pop(other, None)
-                    elif found != seen.get(other) and other in self._quiet:
-                        self._quiet[other], seen[other] = 0.0, found
+                    elif found != self._seen.get(other) and other in self._quiet:
+                        self._quiet[other], self._seen[other] = 0.0, found
                 self._quiet[rank] = 0.0
             except RuntimeError:  # the store's process has ended or does not answer: the watch sees that nothing comes
                 pass
@@ -96,7 +102,18 @@ class Hearts:
             f"SvgbenchError: {who} gave no sign of life for {timeout / 60:g} minutes (frozen, or its machine is gone), "
             f"so rank {rank} ends; run the same command again, saved work is kept."
         )
+        for other in lost if not alone else ():
+            self._kill(other)
         os._exit(SvgbenchError.exit_status)
+
+    def _kill(self, other: int) -> None:
+        """Ends a frozen rank of this machine, which hears no other signal, if its process still is what it was."""
+        with contextlib.suppress(OSError, ValueError):
+            _, process, host = self._seen.get(other, "").split(maxsplit=2)
+            environ = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            mine = {f"RANK={other}".encode(), f"MASTER_PORT={os.environ['MASTER_PORT']}".encode()}
+            if host == socket.gethostname() and mine <= set(environ):
+                os.kill(int(process), signal.SIGKILL)
 
 
 HEARTS = Hearts()
