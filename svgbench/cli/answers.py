@@ -7,10 +7,9 @@ import os
 import select
 import signal
 
-from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError
+from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError, say, write
 from svgbench.world.files import REASONS
 from svgbench.world.signals import sentence_of
-from svgbench.world.terminal import say, write
 
 __all__ = ["answer", "say", "write"]
 

@@ -12,12 +12,11 @@ from svgbench.config.names import changes, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
-from svgbench.errors import BadConfig, BadInput, UnknownName, unknown
+from svgbench.errors import BadConfig, BadInput, UnknownName, say, unknown
 from svgbench.lab.plan import resolve
 from svgbench.metrics import judges
 from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
-from svgbench.world.terminal import say
 
 DEFAULT_PRESET = "tiny"
 """Where none is given."""

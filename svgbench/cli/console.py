@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from svgbench.errors import say
 from svgbench.tables.latex import latex
 from svgbench.tables.page import page
 from svgbench.tables.table import Table, place_of
 from svgbench.world.files import guarded, write_atomic
-from svgbench.world.terminal import say
 
 
 class Format(StrEnum):

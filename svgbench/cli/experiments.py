@@ -14,13 +14,12 @@ from svgbench.cli.walk import is_main, walk
 from svgbench.config.grid import build, load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed
+from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed, say
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
-from svgbench.world.terminal import say
 
 Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]

@@ -13,7 +13,7 @@ from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import table_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.cli.walk import work_here
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, say
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
 from svgbench.lab.plan import Finished
 from svgbench.lab.schedule import Outcome
@@ -21,7 +21,6 @@ from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 from svgbench.tables.collect import collect
 from svgbench.tables.table import Table
-from svgbench.world.terminal import say
 
 PICTURED = 12
 """Tokenizers of which pictures are drawn; more rows than these no page holds."""

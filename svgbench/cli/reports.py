@@ -13,7 +13,7 @@ import typer
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
-from svgbench.errors import BadInput, unknown
+from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.judged import note_judges, said_of
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -23,7 +23,6 @@ from svgbench.tables.published import published
 from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
-from svgbench.world.terminal import printable, say
 
 
 def report(

@@ -10,13 +10,12 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
 from svgbench.world.files import guarded
-from svgbench.world.terminal import printable
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""

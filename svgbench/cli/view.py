@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from svgbench.errors import printable, say
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Report, Watch
 from svgbench.lab.store import Store
 from svgbench.stages import graph
 from svgbench.world.progress import duration, read_note
-from svgbench.world.terminal import printable, say
 
 PLAIN_SECONDS = 30.0
 """Time between two accounts of what is under way where there is no terminal."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError
+from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, say, write
 from svgbench.lab.children import environment, is_saving, python, wait_for
 from svgbench.lab.execute import Executor
 from svgbench.lab.orders import clear_report, read_plan, read_report, write_report
@@ -21,7 +21,6 @@ from svgbench.lab.store import Store
 from svgbench.stages import graph
 from svgbench.world.ranks import whole
 from svgbench.world.signals import GUARD, Stop
-from svgbench.world.terminal import say, write
 
 OCCUPIED_SECONDS = 2.0
 PORTS = 20_000

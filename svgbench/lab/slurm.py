@@ -24,7 +24,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-from svgbench.errors import BadInput, SvgbenchError
+from svgbench.errors import BadInput, SvgbenchError, say
 from svgbench.lab.children import environment
 from svgbench.lab.orders import read_report
 from svgbench.lab.plan import Node
@@ -32,7 +32,6 @@ from svgbench.lab.schedule import Report
 from svgbench.lab.serve import Bench
 from svgbench.stages import graph
 from svgbench.world.files import guarded, remove_tree, write_atomic
-from svgbench.world.terminal import say
 
 ARRAY = 1000
 """Jobs of one array: SLURM's own MaxArraySize is 1001."""

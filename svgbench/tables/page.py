@@ -9,12 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from svgbench.errors import printable
 from svgbench.tables.charts import chart
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import panels
 from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
 from svgbench.tables.table import Cell, Table, leading, place_of
-from svgbench.world.terminal import printable
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever the page would load from elsewhere."""

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from svgbench.world.terminal import printable
+from svgbench.errors import printable
 
 NUMBER = re.compile(r"[-+*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
 INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")

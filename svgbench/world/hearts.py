@@ -17,8 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from svgbench.errors import SvgbenchError
-from svgbench.world.terminal import say
+from svgbench.errors import SvgbenchError, say
 
 GONE = "gone"
 """What a rank leaves in place of its count when it has ended its work."""

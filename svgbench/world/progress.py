@@ -14,8 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from svgbench.errors import printable, say
+from svgbench.world.ranks import ranks
 from svgbench.world.signals import GUARD
-from svgbench.world.terminal import printable
 
 PLAIN_SECONDS = 10.0
 """Time between two plain lines."""
@@ -161,16 +162,13 @@ def open_bar(
 
 def speaks() -> bool:
     """Whether this process talks to the user: under torchrun only the first one does."""
-    return os.environ.get("RANK", "0") in ("", "0")
+    return ranks().rank == 0
 
 
 def tell(sentence: str) -> None:
     """One line to the user on standard error; characters that are not printable (of file names) are shown as escapes."""
     if speaks():
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        say(sentence)
 
 
 @cache

@@ -16,11 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from svgbench.errors import BadInput, SvgbenchError
+from svgbench.errors import BadInput, SvgbenchError, say
 from svgbench.world.hearts import HEARTS
 from svgbench.world.progress import Bar, open_bar
 from svgbench.world.ranks import ranks, timeout_minutes
-from svgbench.world.terminal import say
 
 if TYPE_CHECKING:
     import torch
