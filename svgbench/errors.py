@@ -1,9 +1,14 @@
-"""What can go wrong through the user's words, files or machine: each error is one sentence and one exit status, never a traceback."""
+"""What can go wrong through the user's words, files or machine: each error is one sentence and one exit status, never a traceback.
+
+A sentence is said with its foreign words made printable, to a standard error that may be closed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 from typing import Self
@@ -94,7 +99,33 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     return UnknownName(f"no {kind} named '{name}'.{closest(name, known)}")
 
 
+ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that move the cursor, start escape sequences, turn the direction of writing, end a line, or cannot be encoded."""
+JOINERS = "\u200c\u200d"
+"""Format characters that words and emoji are spelled with."""
+
+
+def printable(text: object) -> str:
+    """The text on one line: control and format characters, line ends and lone surrogates as ``\\n``, ``\\x1b``, ``\\u202e``."""
+    return "".join(
+        letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ESCAPED and letter not in JOINERS else letter
+        for letter in str(text)
+    )
+
+
+def say(sentence: object) -> None:
+    """One line to the user on standard error; where that is closed, full or gone, the work goes on without it."""
+    write(printable(sentence) + "\n")
+
+
+def write(text: str) -> None:
+    """Text to standard error as it is, where that takes it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # AttributeError: there is no standard error
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
 @cache
 def say_once(sentence: str) -> None:
     """A line on standard error, the first time in this process: what was chosen where nothing was asked for."""
-    sys.stderr.write(sentence + "\n")
+    say(sentence)

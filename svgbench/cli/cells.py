@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
-from svgbench.errors import BadConfig, BadInput, UnknownName, unknown
+from svgbench.errors import BadConfig, BadInput, UnknownName, say, unknown
 from svgbench.lab.plan import resolve
 from svgbench.metrics import judges
 from svgbench.shelf import entries
@@ -48,7 +47,7 @@ def configs_of(
     shared = settings_of(loaded, shelf, with_preset=False)
     cell_of: dict[str, str] = {}
     for axis, value in repeated(loaded):
-        sys.stderr.write(f"the axis '{axis}' names {value} twice; it runs once.\n")
+        say(f"the axis '{axis}' names {value} twice; it runs once.")
     for cell, settings in cells(loaded, shelf).items():
         own = merge(shared, settings)
         try:
@@ -59,7 +58,7 @@ def configs_of(
             raise _placed(error, experiment, cell, over, shelf) from None
         same = cell_of.setdefault(_work(drafted, shelf), cell)
         if same != cell:
-            sys.stderr.write(f"cell '{cell}' is the same run as '{same}'; it runs once.\n")
+            say(f"cell '{cell}' is the same run as '{same}'; it runs once.")
             continue
         if base_run:  # named by the file, and by what --set has otherwise than the file
             plain = build(own, preset=preset, extra=shelf) if over else drafted

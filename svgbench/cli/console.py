@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from svgbench.errors import say
 from svgbench.tables.latex import latex
 from svgbench.tables.page import page
 from svgbench.tables.table import Table, place_of
@@ -61,12 +62,12 @@ def deliver(text: str, to: Path | None) -> None:
         return
     with guarded(to):
         write_atomic(to, text.encode())
-    sys.stderr.write(f"written: {to}\n")
+    say(f"written: {to}")
 
 
 def _draw(table: Table) -> None:
     """A table on a terminal."""
-    console = Console()
+    console, table = Console(), table.plain()
     drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
     for i, column in enumerate(table.columns):
         drawn.add_column(escape(column), justify="right" if table.is_numeric(i) else "left", overflow="fold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from svgbench.cli.walk import is_main, walk
 from svgbench.config.grid import build, load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed
+from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed, say
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
@@ -112,7 +111,7 @@ def ablate(
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
     if outcome.left:
-        sys.stderr.write(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.\n")
+        say(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
         with contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
             show(out, [r.name for r in plan_.runs], grid=experiment, recorded=True)
@@ -160,7 +159,7 @@ def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, 
     """The plan of an experiment; cells that come to the same work are said."""
     plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
     for name, other in plan_.repeated().items():
-        sys.stderr.write(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.\n")
+        say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
     return plan_
 
 

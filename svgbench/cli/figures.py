@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import table_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.cli.walk import work_here
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, say
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
 from svgbench.lab.plan import Finished
 from svgbench.lab.schedule import Outcome
@@ -62,19 +61,19 @@ def figures(
         if reason and (one.first.name in asked_for or len(found) == 1):
             raise BadInput(reason)
         if reason:
-            _say(f"no pictures of it: {reason}")
+            say(f"no pictures of it: {reason}")
         else:
             whole.append(one)
     if len(whole) > PICTURED:
-        _say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
+        say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
     of_one_set(whole)
     if unheld := not_held(records):
-        _say(unheld)
+        say(unheld)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
     drawn, reasons = draw(found, pictured, to)
     for reason in reasons:
-        _say(f"not drawn: {reason}")
+        say(f"not drawn: {reason}")
     rows = [[one.name, one.title, f"{to / one.name}.png"] for one in drawn]
     table_of(Table("Figures", ["figure", "shows", "file"], rows, ["beside each: .svg, the table behind it as .csv, its caption as .json"]))
 
@@ -105,7 +104,3 @@ def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None)
         work_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome())
     keys = {run.name: {plan.nodes[key].stage: key for key in run.nodes} for run in plan.runs}
     return [replace(one, diagnoses=keys[one.first.name]) for one in found]
-
-
-def _say(sentence: str) -> None:
-    sys.stderr.write(sentence + "\n")

@@ -13,7 +13,7 @@ import typer
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
-from svgbench.errors import BadInput, unknown
+from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.tables.collect import RunRecord, collect, not_held
 from svgbench.tables.judged import note_judges, said_of
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -54,7 +54,7 @@ def report(
         if named.is_experiment(name):
             (names, wanted), grid, cells = named.runs(name), name, named.cells(name)
             if len(names) < wanted:
-                sys.stderr.write(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}\n")
+                say(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
         else:
             names = [name]  # collect() answers with the closest names
     show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, against=against, to=to, cells=cells)
@@ -79,7 +79,7 @@ def show(
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
     if unheld := not_held(records):
-        sys.stderr.write(unheld + "\n")
+        say(unheld)
     against = against and _row(against, records, cells or {})
     if format is Format.json:
         deliver(json.dumps([row for record in records for row in said_of(record)], indent=1) + "\n", to)
@@ -98,7 +98,7 @@ def show(
     if format is Format.auto and to is None:
         for record in records[:12]:
             if (record.place / "overview.png").exists():
-                sys.stdout.write(f"picture: {record.place / 'overview.png'}\n")
+                sys.stdout.write(f"picture: {printable(record.place / 'overview.png')}\n")
 
 
 def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:

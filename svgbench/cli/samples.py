@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 from svgbench.stages.graph import by_name
@@ -90,7 +90,7 @@ def sample(
     how = {name: own[name] if value is None else value for name, value in asked.items()}
     slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
-    sys.stdout.write(f"{to}\n")
+    sys.stdout.write(f"{printable(to)}\n")
 
 
 def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
@@ -111,7 +111,7 @@ def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
 
     with guarded(to):
         save_npz(to, np.load(store.place("samples", key) / "samples.npy", mmap_mode="r"))
-    sys.stdout.write(f"{to}\n")
+    sys.stdout.write(f"{printable(to)}\n")
 
 
 def pretrain(

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from svgbench.errors import printable, say
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Report, Watch
@@ -44,8 +45,7 @@ class View(Watch):
 
     def say(self, sentence: str) -> None:
         """A line to the user on standard error."""
-        sys.stderr.write(sentence + "\n")
-        sys.stderr.flush()
+        say(sentence)
 
     def begin(self, plan: Plan, finished: set[str]) -> None:
         self._total, self._done = len(plan.nodes), len(finished)
@@ -151,10 +151,12 @@ class LiveView(View):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def say(self, sentence: str) -> None:
-        self._live.console.print(escape(sentence), highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # a terminal that is gone
+            self._live.console.print(escape(printable(sentence)), highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
         """It draws itself."""
@@ -165,10 +167,10 @@ class LiveView(View):
             table.add_column(name, justify=side, no_wrap=name != "under way")
         rows = self.rows()
         for row in rows[:SHOWN]:
-            table.add_row(*map(escape, row))
+            table.add_row(*(escape(printable(word)) for word in row))
         if len(rows) > SHOWN:
             table.add_row(f"and {len(rows) - SHOWN} more")
-        scores = [Text(line, style="dim") for line in self._scores]
+        scores = [Text(printable(line), style="dim") for line in self._scores]
         return Group(table, Text(self.summary(), style="bold"), *scores)
 
 
@@ -183,7 +185,7 @@ def scores_text(rows: list[dict[str, Any]]) -> str:
 @contextlib.contextmanager
 def view(store: Store) -> Iterator[View]:
     """The view that fits standard error."""
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         with LiveView(store, Console(stderr=True)) as shown:
             yield shown
     else:

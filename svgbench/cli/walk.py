@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from pathlib import Path
 
 from svgbench.cli.view import InPlace, view
@@ -16,6 +16,8 @@ from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Walk
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.world.ranks import ranks
+from svgbench.world.signals import sentence_of
 
 
 def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path | None, choice: Choice | None = None) -> Outcome:
@@ -34,8 +36,8 @@ def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path |
                 work_here(plan, missing, out, bench, outcome, keep_going=keep_going)
             else:
                 _there(plan, missing, out, bench, outcome, choice, keep_going)
-    except KeyboardInterrupt:
-        raise Interrupted("stopped by Ctrl-C; what was finished is kept, run the same command again to go on.") from None
+    except KeyboardInterrupt as error:
+        raise Interrupted(sentence_of(getattr(error, "number", signal.SIGINT))) from None
     finally:
         if is_main():
             for one in plan.runs:
@@ -65,9 +67,9 @@ def _there(plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outc
 
 def world() -> int:
     """How many processes walk together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return ranks().world
 
 
 def is_main() -> bool:
     """Whether this is the process that owns directories and speaks, also under torchrun."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return ranks().rank == 0

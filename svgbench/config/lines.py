@@ -8,12 +8,14 @@ from pathlib import Path
 import yaml
 
 from svgbench.config.fields import word_of
+from svgbench.errors import BadInput
+from svgbench.shelf import file_node, yaml_node, yaml_text
 
 
 def line_of(path: Path, field: str, cell: str = "", *, part: str, loose: bool = False) -> int | None:
     """The line (from 1) of a file's ``part`` (set or axes) that sets a dotted field, or something below it, or the value that it is in;
     ``loose``: or that sets other fields of a mapping it is in. Of an axis, the entry that the cell's name holds."""
-    root = _root(path)
+    root = file_node(path)
     if not isinstance(root, yaml.MappingNode):
         return None
     best: tuple[int, int] | None = None
@@ -27,7 +29,7 @@ def line_of(path: Path, field: str, cell: str = "", *, part: str, loose: bool = 
 
 def line_at(path: Path, place: str) -> int | None:
     """The line (from 1) of the deepest key on a dotted path through the file as it is written; keys may hold dots themselves."""
-    node, line = _root(path), None
+    node, line = file_node(path), None
     while isinstance(node, yaml.MappingNode):
         on_it = [(key, value) for key, value in node.value if f"{place}.".startswith(f"{key.value}.")]
         if not on_it:
@@ -40,16 +42,9 @@ def line_at(path: Path, place: str) -> int | None:
 def is_blank(path: Path) -> bool:
     """Whether a file can be read and says nothing, but for comments."""
     try:
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader) is None
-    except (OSError, ValueError, yaml.YAMLError):
+        return yaml_node(yaml_text(path)) is None
+    except (BadInput, yaml.YAMLError):
         return False
-
-
-def _root(path: Path) -> yaml.Node | None:
-    try:
-        return yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
 
 
 def _settings(root: yaml.MappingNode, cell: list[str], part: str) -> Iterator[tuple[str, int, bool]]:

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from svgbench.config.part import Part, part_in
 from svgbench.errors import BadConfig, closest
+from svgbench.shelf import DEEPEST, yaml_problem, yaml_value
 
 P = TypeVar("P", bound=Part)
 
@@ -117,7 +118,9 @@ def override(words: Sequence[str], *, where: str = "--set") -> dict[str, Any]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """``a.b`` and a value as ``{"a": {"b": value}}``."""
+    """``a.b`` and a value as ``{"a": {"b": value}}``; BadConfig where the path is longer than any field's."""
+    if path.count(".") >= DEEPEST:
+        raise BadConfig(f"{path[:40]}...: a field of {path.count('.') + 1} parts; no field has so many.")
     for part in reversed(path.split(".")):
         value = {part: value}
     return value
@@ -125,9 +128,10 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 def _value(text: str, *, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise BadConfig(f"{where}: '{text}' is not a YAML value.") from None
+        value = yaml_value(text)
+    except yaml.YAMLError as error:
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise BadConfig(f"{where}: '{shown}' is not a YAML value ({yaml_problem(error)[1]}).") from None
     if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
         try:
             return float(value)

@@ -18,6 +18,7 @@ from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Engine, Report
 from svgbench.lab.serve import Bench
 from svgbench.world.files import remove_tree
+from svgbench.world.ranks import ranks as joined
 
 ENGINES = {"local": None, "ray": "ray", "slurm": "submitit"}
 """Name -> the package it needs."""
@@ -46,7 +47,7 @@ class Choice:
             raise BadInput(f"--{'sbatch' if self.sbatch else 'leave'} is for --engine slurm; leave it out, or choose that engine.")
         if self.engine == "slurm" and self.slots is not None:
             raise BadInput("--slots is not for --engine slurm, whose queue decides; use --sbatch array_parallelism=N.")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and (self.engine != "local" or (self.slots or 1) > 1 or ranks > 1):
+        if joined().world > 1 and (self.engine != "local" or (self.slots or 1) > 1 or ranks > 1):
             raise BadInput("under torchrun all processes work on one node at a time; leave out --engine, --slots and --ranks.")
 
 
@@ -68,6 +69,8 @@ def opened(choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench:
 
 def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[str], None]) -> Engine:
     if choice.engine == "ray":
+        if not joins_ray():  # read by Ray when it is imported: without it Ray listens on every network of this machine
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from svgbench.lab.ray_tasks import RayTasks
 
         return RayTasks(file, bench, choice.slots, say=say)
@@ -78,6 +81,11 @@ def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[s
     from svgbench.lab.processes import Processes, slots_here
 
     return Processes(file, bench, choice.slots or slots_here(bench), say=say)
+
+
+def joins_ray() -> bool:
+    """Whether the environment names a Ray cluster to join; else one is started here, for this machine alone."""
+    return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 
 class Inline:

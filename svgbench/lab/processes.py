@@ -17,13 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from svgbench.errors import SvgbenchError
+from svgbench.lab.children import LOOK_SECONDS, environment, is_saving, wait_for
 from svgbench.lab.orders import clear_report, read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
 from svgbench.lab.serve import Bench
-from svgbench.world.signals import Stop
-
-LOOK_SECONDS = 0.05
+from svgbench.world.signals import GUARD, Stop
 
 
 def visible_gpus() -> list[str]:
@@ -91,18 +90,17 @@ class Processes:
         return next((f"slot {slot.number}" for slot in self._slots if slot.key == key), "")
 
     def stop(self) -> None:
-        """SIGTERM to every worker: what they train is saved first. A second signal to this process kills them."""
-        alive = [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]
-        for process in alive:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        with Stop() as again:
-            while any(process.poll() is None for process in alive) and not again.received:
-                time.sleep(LOOK_SECONDS)
-        for process in alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        """SIGTERM to every worker: what they train is saved first. A second Ctrl-C kills them."""
+        with Stop(), GUARD.hold():
+            alive = [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]
+            for process in alive:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+            wait_for(alive, saving=self._saving, kill=lambda process: os.killpg(process.pid, signal.SIGKILL))
+
+    def _saving(self) -> bool:
+        """Whether a worker is writing a checkpoint."""
+        return any(is_saving(Path(self._bench.out), slot.key) for slot in self._slots if slot.key is not None)
 
     def close(self) -> None:
         """Workers end when there is nothing more to read."""
@@ -118,11 +116,14 @@ class Processes:
             self._bench.command(self._plan), env=slot.env, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
         )
         log.close()
+        GUARD.adopt(slot.process.pid)
 
     def _look(self, slot: _Slot) -> Report | None:
         if slot.key is None:
             return None
         gone = slot.process.poll()  # asked before the report is looked for: a worker may report and end
+        if gone is not None:
+            GUARD.leave(slot.process.pid)
         self._hear(slot)
         report = read_report(self._plan, slot.key)
         if report is None and gone is not None:
@@ -150,6 +151,6 @@ class Processes:
 def _environment(gpus: list[str], number: int, ranks: int) -> dict[str, str]:
     """A slot's environment: its own GPUs, in turn where there are fewer than all slots ask for."""
     if not gpus:
-        return dict(os.environ)
+        return environment()
     own = list(dict.fromkeys(gpus[(number * ranks + i) % len(gpus)] for i in range(ranks)))
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(own)}
+    return environment(CUDA_VISIBLE_DEVICES=",".join(own))

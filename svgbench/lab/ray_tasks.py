@@ -6,6 +6,7 @@ A task whose machine goes is given to another by Ray; it resumes from what lies 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -16,23 +17,43 @@ from typing import Any
 import ray
 
 from svgbench.errors import BadInput, Interrupted, SvgbenchError
+from svgbench.lab.children import is_saving
+from svgbench.lab.engines import joins_ray
 from svgbench.lab.orders import clear_report, read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
 from svgbench.lab.serve import Bench, Worker
 from svgbench.stages import graph
-from svgbench.world.signals import Stop
+from svgbench.world.signals import CHILD_SECONDS, GUARD, SAVE_SECONDS, Stop
 
 RETRIES = 3
 """How often Ray gives a task out again whose worker or machine is gone."""
-STOP_SECONDS = 600.0
 
 
-def work(plan: str, key: str, bench: dict[str, Any], *inputs: str) -> str:
-    """A node, inside a worker of Ray; the report lies beside the plan. ``inputs``: what the tasks it waited for gave back."""
+def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) -> str:
+    """A node, inside a worker of Ray; the report lies beside the plan. ``here``: the directory that relative paths start at; ``inputs``:
+    what the tasks it waited for gave back."""
+    if Path(here).is_dir():
+        os.chdir(here)
     if not Path(plan).is_file():
         raise FileNotFoundError(f"{plan} cannot be seen from {os.uname().nodename}; --out must be on a disk that every machine shares")
     return Worker(Path(plan), Bench(**bench)).work(key).state
+
+
+def _open(folder: Path) -> None:
+    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine, which listens on the loopback alone (``engines``).
+    Ray lets its workers import from the directory that it is started in, so it is started in one of ours."""
+    more = {} if joins_ray() else {"address": "local"}
+    safe = {"env_vars": {"PYTHONSAFEPATH": "1"}}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.chdir(folder):
+            ray.init(
+                log_to_driver=False, logging_level="warning", configure_logging=True, include_dashboard=False, runtime_env=safe, **more
+            )  # fmt: skip
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS")
+        raise BadInput(f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); correct it, or unset it.") from None
 
 
 class RayTasks:
@@ -43,7 +64,8 @@ class RayTasks:
         self._plan, self._bench, self._say = plan, bench, say
         self._own = not ray.is_initialized()
         if self._own:
-            ray.init(log_to_driver=False, logging_level="warning", configure_logging=True, include_dashboard=False)
+            _open(plan.parent)
+            GUARD.handle()  # Ray sets a handler of its own
         have = ray.cluster_resources()
         self._gpus = bench.ranks if have.get("GPU") and bench.device != "cpu" else 0
         self._cpus = (bench.threads or 1) * bench.ranks
@@ -63,7 +85,7 @@ class RayTasks:
                 num_cpus=self._cpus, num_gpus=gpus, max_retries=RETRIES, name=f"{node.stage} {node.key[:12]}", scheduling_strategy="SPREAD"
             )
             before = [self._tasks[key] for key in dict.fromkeys(node.inputs.values()) if key in self._tasks]
-            ref = task.remote(str(self._plan), node.key, asdict(self._bench), *before)
+            ref = task.remote(str(self._plan), node.key, asdict(self._bench), os.getcwd(), *before)
             self._refs[ref] = (node, before)
             self._tasks[node.key] = ref
 
@@ -99,16 +121,20 @@ class RayTasks:
         return "ray"
 
     def stop(self) -> None:
-        """Interrupts every task, which saves what it trains; a second signal to this process kills them."""
+        """Interrupts every task, which saves what it trains; a second Ctrl-C kills them."""
         for ref in self._refs:
             ray.cancel(ref, force=False)
-        end = time.monotonic() + STOP_SECONDS
-        with Stop() as again:
-            left = list(self._refs)
-            while left and not again.received and time.monotonic() < end:
-                _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
-        for ref in left:
-            ray.cancel(ref, force=True)
+        began, left = time.monotonic(), list(self._refs)
+        with Stop(), GUARD.hold():
+            try:
+                while left and time.monotonic() - began < (SAVE_SECONDS if self._saving(left) else CHILD_SECONDS):
+                    _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
+            finally:
+                for ref in left:
+                    ray.cancel(ref, force=True)
+
+    def _saving(self, refs: list[Any]) -> bool:
+        return any(is_saving(Path(self._bench.out), self._refs[ref][0].key) for ref in refs)
 
     def close(self) -> None:
         if self._own:

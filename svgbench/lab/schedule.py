@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 
 from svgbench.errors import StorageError, SvgbenchError
 from svgbench.lab.plan import Node, Plan
+from svgbench.world.signals import GUARD
 
 LOST_TRIES = 3
 """How often a node is given out whose worker dies under it."""
@@ -115,6 +116,7 @@ class Walk:
         """Until every node is done, failed or left out; ``leave`` ends as soon as an engine that keeps their order has them all."""
         try:
             while self._open:
+                GUARD.check()
                 self._give()
                 if leave and self._engine.ahead and self._open <= self._away:
                     for report in self._engine.poll(0):  # what an earlier command gave out may have ended

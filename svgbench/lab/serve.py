@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from svgbench.errors import Interrupted, Occupied, SvgbenchError
+from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, say, write
+from svgbench.lab.children import environment, is_saving, python, wait_for
 from svgbench.lab.execute import Executor
 from svgbench.lab.orders import clear_report, read_plan, read_report, write_report
 from svgbench.lab.schedule import Report
 from svgbench.lab.store import Store
 from svgbench.stages import graph
+from svgbench.world.ranks import whole
+from svgbench.world.signals import GUARD, Stop
 
 OCCUPIED_SECONDS = 2.0
 PORTS = 20_000
@@ -51,7 +54,7 @@ class Bench:
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
         """A command that works on nodes; on those it reads from standard input where none are named."""
-        return [sys.executable, "-m", "svgbench", "node", str(plan), *keys, *self.words()]
+        return [*python("-m", "svgbench", "node"), str(plan), *keys, *self.words()]
 
 
 class Worker:
@@ -68,7 +71,7 @@ class Worker:
         self._main = runtime.is_main
         self._alone = runtime.world == 1
         self._spread = bench.machines > 1 and self._alone
-        self._machine = int(os.environ["SLURM_NODEID"]) if self._spread else 0
+        self._machine = whole("SLURM_NODEID", os.environ) if self._spread else 0
         self._executor = Executor(self._nodes, Store(Path(bench.out) / "store"), runtime, _silent, noted=True)
 
     def work(self, key: str) -> Report:
@@ -110,7 +113,8 @@ class Worker:
             except SvgbenchError as error:
                 return Report(key, "failed", error)
             except Exception as error:
-                traceback.print_exc()
+                for line in traceback.format_exception(error):
+                    write(line)
                 fault = f"{type(error).__name__}: {error}. This is a fault of svgbench; please report it."
                 return Report(key, "failed", SvgbenchError(fault))
 
@@ -124,21 +128,23 @@ class Worker:
         if self._machine == 0:
             clear_report(self._plan, key)
         with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen([command[0], *start, *command[1:]], stderr=said, stdout=said)
-            try:
-                status = process.wait()
-            except BaseException:
-                process.terminate()
-                process.wait()
-                raise
+            process = subprocess.Popen([*python(), *start, *command[2:]], stderr=said, stdout=said, env=environment())
+            with GUARD.child(process.pid):
+                try:
+                    status = process.wait()
+                except BaseException:
+                    with Stop(), GUARD.hold():
+                        process.terminate()
+                        wait_for([process], saving=lambda: is_saving(Path(bench.out), key), kill=subprocess.Popen.kill)
+                    raise
             said.seek(0)
             words = said.read().decode(errors="replace").strip()
-        sys.stderr.write(words + "\n" if words else "")
+        for line in words.splitlines():
+            say(line)
         report = read_report(self._plan, key) if self._machine == 0 else Report(key, "found") if status == 0 else None
         if report is None:
-            lines = words.splitlines() or ["without a word"]
             ranks = bench.ranks * bench.machines
-            return Report(key, "failed", SvgbenchError(f"torchrun of {ranks} ranks ended with status {status}: {lines[-1]}"))
+            return Report(key, "failed", SvgbenchError(f"torchrun of {ranks} ranks ended with status {status}: {_last_words(words)}"))
         return report
 
 
@@ -146,9 +152,17 @@ def _meeting(bench: Bench, machine: int) -> list[str]:
     """Words of torchrun: how the machines of a SLURM job find each other, at the first of them."""
     from submitit.slurm.slurm import SlurmJobEnvironment
 
-    port = PORTS + int(os.environ["SLURM_JOB_ID"]) % PORTS
+    port = PORTS + whole("SLURM_JOB_ID", os.environ) % PORTS
     place = ["--master-addr", SlurmJobEnvironment().hostnames[0], "--master-port", str(port)]
     return ["--nnodes", str(bench.machines), "--node-rank", str(machine), *place]
+
+
+def _last_words(words: str) -> str:
+    """The last sentence that a rank of ours gave before it ended, else torchrun's last line."""
+    lines = words.splitlines() or ["without a word"]
+    kinds = tuple(f"{kind.__name__}: " for kind in (SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()))
+    own = [line.partition(": ")[2] for line in lines if line.startswith(kinds)]
+    return own[-1] if own else lines[-1]
 
 
 def _silent(sentence: str) -> None:

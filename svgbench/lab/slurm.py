@@ -14,7 +14,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -25,7 +24,8 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-from svgbench.errors import BadInput, SvgbenchError
+from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.lab.children import environment
 from svgbench.lab.orders import read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
@@ -43,6 +43,8 @@ PATIENCE_SECONDS = 900.0
 """How long a job waits for a node that another process works on: a lock may outlive a lost machine on a shared disk."""
 MINUTES = 720
 """A job's time limit when none is asked for; a training that needs longer is queued again and goes on."""
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+"""States that a job does not leave by itself; one that is preempted or requeued runs again."""
 OLD_SECONDS = 3600.0
 """A plan nobody needs may be one whose jobs are just being submitted."""
 SIGNAL_SECONDS = 120
@@ -57,7 +59,7 @@ class Command(Checkpointable):
         self._process: subprocess.Popen | None = None
 
     def __call__(self) -> int:
-        self._process = subprocess.Popen(self.words)
+        self._process = subprocess.Popen(self.words, env=environment())
         self._until_it_ends()
         return self._process.wait()
 
@@ -181,6 +183,7 @@ class SlurmJobs:
             return {k: v for k, v in wanted.items() if k != "name"}
         known = submitit.SlurmExecutor._valid_parameters()
         more: dict[str, Any] = {"requeue": True}
+        wanted["slurm_setup"] = ["export PYTHONSAFEPATH=1"]  # submitit's own process starts in the directory of this command
         wanted["slurm_signal_delay_s"] = SIGNAL_SECONDS
         if shared and self._bench.machines > 1:
             wanted |= {"slurm_nodes": self._bench.machines, "slurm_ntasks_per_node": 1}
@@ -241,6 +244,7 @@ class SlurmJobs:
         words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T"]
         asked = subprocess.run(words, capture_output=True, text=True)
         if asked.returncode != 0:
-            sys.stderr.write(f"squeue does not answer: {asked.stderr.strip()}\n")
+            say(f"squeue does not answer: {asked.stderr.strip()}")
             return
-        self._queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
+        queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
+        self._queue = {job: state for job, state in queue.items() if state not in ENDED}  # some sites list ended jobs for a while

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,10 @@ from svgbench.errors import BadConfig, BadInput, unknown
 
 SETTLED = 2_000_000_000
 """Nanoseconds after a directory's last change until its listing is kept: two changes within a tick of its clock have one time."""
+LONGEST = 1 << 19
+"""Bytes of a YAML file: the largest of the shelves has a hundredth of it, and twenty times as many take a minute to read."""
+DEEPEST = 50
+"""Lists and mappings inside one another."""
 
 
 @cache
@@ -64,22 +69,93 @@ def read(shelf: str, name: str, kind: str, extra: Path | None = None) -> dict[st
     return read_yaml(known[name])
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """``yaml.safe_load`` that refuses a key written twice and any alias (nothing here needs one, and an alias bomb does)."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """``yaml.safe_load`` that refuses a key written twice, and says the place of every value that it cannot read."""
 
-    def compose_node(self, parent, index):  # type: ignore[override]
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed here", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+    def construct_object(self, node, deep=False):  # type: ignore[override]
+        try:
+            return super().construct_object(node, deep=deep)
+        except yaml.YAMLError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:  # a date, a number that there is not
+            raise _off(f"a value cannot be read ({error})", node.start_mark) from None
 
     def construct_mapping(self, node, deep=False):  # type: ignore[override]
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
+            if isinstance(key, list | dict | set):
+                raise _off("a key must be a word or a number, not a list or a mapping", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", key_node.start_mark)
+                raise _off(f"the key '{key}' stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _off(problem: str, mark: yaml.Mark | None) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
+
+
+def _check(text: str) -> None:
+    """Refuses, before anything is made of it, what is no YAML, longer than ``LONGEST``, nested deeper than ``DEEPEST``, or has an alias:
+    nothing here needs one, and a few lines of them make gigabytes."""
+    if len(text) > LONGEST:
+        raise yaml.YAMLError(f"has {len(text):,} letters, and at most {LONGEST:,} are read")
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise _off("aliases are not allowed here", event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise _off(f"lists and mappings are nested deeper than {DEEPEST}", event.start_mark)
+
+
+def yaml_node(text: str) -> yaml.Node | None:
+    """The one document in a text as YAML nodes, None where it is empty; raises YAMLError."""
+    _check(text)
+    return yaml.compose(text, Loader=_Loader)
+
+
+def yaml_value(text: str) -> Any:
+    """What a text holds as YAML: numbers, words, lists, mappings; raises YAMLError as ``yaml_node``."""
+    _check(text)
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def yaml_problem(error: yaml.YAMLError) -> tuple[str, str]:
+    """``:LINE:COLUMN`` where the error has them, and what is off, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or getattr(error, "reason", None) or (error.args[0] if len(error.args) == 1 else None)
+    return (f":{mark.line + 1}:{mark.column + 1}" if mark else ""), " ".join(str(problem or "is not YAML").split())
+
+
+def yaml_text(path: Path) -> str:
+    """The text of a YAML file; BadInput where there is no such file, BadConfig where it cannot be such text."""
+    state_of(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST + 1)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror}).") from None
+    if len(content) > LONGEST:
+        size = path.stat().st_size / 1e6
+        raise BadConfig(f"{path}: has {size:,.1f} MB, and YAML files of at most {LONGEST / 1e6:.1f} MB are read; give another file.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path}: byte {error.start} is not UTF-8.") from None
+
+
+def file_node(path: Path) -> yaml.Node | None:
+    """The YAML nodes of a file, with their lines; None where it is empty or cannot be read, which ``read_yaml`` says."""
+    try:
+        return yaml_node(yaml_text(path))
+    except (BadInput, yaml.YAMLError):
+        return None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -93,6 +169,10 @@ def state_of(path: Path) -> tuple[int, int]:
         state = path.stat()
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist.") from None
+    except (OSError, ValueError) as error:  # a name too long, links in a circle, a zero byte
+        raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
+    if not stat.S_ISREG(state.st_mode):
+        raise BadInput(f"{path} is not a regular file; give a YAML file.")
     return state.st_mtime_ns, state.st_size
 
 
@@ -107,14 +187,10 @@ def _copied(part: Any) -> Any:
 def _parsed(path: Path, _changed: int, _size: int) -> dict[str, Any]:
     """The same, once for every state of the file: the cells of a grid stand on the same few files."""
     try:
-        with path.open(encoding="utf-8") as file:
-            content = _UniqueKeys(file).get_single_data()
-    except UnicodeDecodeError as error:
-        raise BadConfig(f"{path}: byte {error.start} is not UTF-8.") from None
+        content = yaml_value(yaml_text(path))
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise BadConfig(f"{path}{place}: {getattr(error, 'problem', None) or 'is not YAML'}.") from None
+        place, problem = yaml_problem(error)
+        raise BadConfig(f"{path}{place}: {problem}.") from None
     if not isinstance(content, dict):
         raise BadConfig(f"{path}: holds {type(content).__name__}, not a mapping of fields.")
     return content

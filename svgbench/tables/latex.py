@@ -38,6 +38,7 @@ def escape(text: str) -> str:
 
 def _float(table: Table) -> str:
     """One table: caption, rules, and the notes below."""
+    table = table.plain()
     spec = "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns)))
     letters = sum(max(map(len, column)) + GAP for column in zip(table.columns, *table.rows, strict=True))
     wide, kind = letters > WIDE, "sidewaystable" if letters > SIDEWAYS else "table"

@@ -13,7 +13,7 @@ from svgbench.config.parse import first_problem, validate
 from svgbench.config.part import Part
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import closest, unknown
-from svgbench.shelf import entries, read_yaml
+from svgbench.shelf import entries, file_node, read_yaml
 from svgbench.tables import facts
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.published import Published
@@ -171,8 +171,8 @@ def _load(kind: Any, path: Path, content: dict[str, Any]) -> Any:
 
 def _line(path: Path, place: Sequence[str | int]) -> int:
     """The line of the field at a place of a YAML file, or of the nearest part around it."""
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    line = node.start_mark.line
+    node = file_node(path)
+    line = node.start_mark.line if node is not None else 0
     for step in place:
         if isinstance(node, yaml.MappingNode):
             found = [(key, value) for key, value in node.value if key.value == str(step)]

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from svgbench.errors import printable
 from svgbench.tables.charts import chart
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.curves import panels
@@ -52,6 +53,7 @@ def page(
     figures: Sequence[_Figure] = (),
 ) -> str:
     """Tables, and what is drawn of them, as one HTML document."""
+    tables, title = [table.plain() for table in tables], printable(title)
     sections = [(f"table-{i}", table.title, _section(table, i)) for i, table in enumerate(tables)]
     costs = {f"table-{i}" for i, table in enumerate(tables) if table.kind == "cost"}  # last: long, and of interest to few
     if charts:

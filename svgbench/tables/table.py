@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+from svgbench.errors import printable
 
 NUMBER = re.compile(r"[-+*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
 INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
@@ -60,6 +62,11 @@ class Table:
     """Where its numbers come from: scores measured here, their differences, what others printed, what was computed from measured curves,
     what runs cost."""
 
+    def plain(self) -> Table:
+        """The same with every text on one line and without control characters, which names of files and classes may hold."""
+        rows = [[_clean(text) for text in row] for row in self.rows]
+        return replace(self, title=_clean(self.title), columns=[*map(_clean, self.columns)], rows=rows, notes=[*map(_clean, self.notes)])
+
     def is_numeric(self, column: int) -> bool:
         """Whether a column's cells are numbers (or dashes, or what stands in a number's place), which stand to the right."""
         texts = [row[column] for row in self.rows]
@@ -68,29 +75,29 @@ class Table:
 
     def markdown(self) -> str:
         """A GitHub table, padded so that it reads in a terminal too; the best of a column in bold, the second best in italics."""
-        marks = {0: "", 1: "**", 2: "*"}
-        cells = [self.columns, *([f"{marks[place_of(c)]}{c}{marks[place_of(c)]}" for c in row] for row in self.rows)]
+        table, marks = self.plain(), {0: "", 1: "**", 2: "*"}
+        cells = [table.columns, *([f"{marks[place_of(c)]}{c}{marks[place_of(c)]}" for c in row] for row in table.rows)]
         cells = [[_in_a_row(c) for c in row] for row in cells]
         widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(self.columns))]
         line = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
         rule = "|" + "|".join("-" * (w + 1) + (":" if self.is_numeric(i) else "-") for i, w in enumerate(widths)) + "|"
-        text = [f"### {_plain(self.title)}", "", line[0], rule, *line[1:]]
-        if self.notes:
-            text += ["", *(f"- {_plain(note)}" for note in self.notes)]
+        text = [f"### {_plain(table.title)}", "", line[0], rule, *line[1:]]
+        if table.notes:
+            text += ["", *(f"- {_plain(note)}" for note in table.notes)]
         return "\n".join(text) + "\n"
 
     def csv(self, *, head: bool = True) -> str:
         """A line for each cell behind a row's first, with what is known of it, then one for each note of the whole table."""
-        stream = io.StringIO()
+        table, stream = self.plain(), io.StringIO()
         writer = csv.DictWriter(stream, LINES, lineterminator="\n", restval="")
         if head:
             writer.writeheader()
-        notes = {found[0]: note.removeprefix(found[0]).strip() for note in self.notes if (found := MARK.match(note))}
-        for number, row in enumerate(self.rows, 1):
+        notes = {found[0]: note.removeprefix(found[0]).strip() for note in table.notes if (found := MARK.match(note))}
+        for number, row in enumerate(table.rows, 1):
             for column in range(1, len(row)):
-                said = {"table": self.title, "row": number, "run": MARK.sub("", row[0]).strip()}
-                writer.writerow(said | self._line(row[column], column, notes))
-        writer.writerows({"table": self.title, "note": note} for note in self.notes if not MARK.match(note))
+                said = {"table": table.title, "row": number, "run": MARK.sub("", row[0]).strip()}
+                writer.writerow(said | table._line(row[column], column, notes))
+        writer.writerows({"table": table.title, "note": note} for note in table.notes if not MARK.match(note))
         return stream.getvalue()
 
     def _line(self, text: str, column: int, notes: dict[str, str]) -> dict[str, Any]:
@@ -103,6 +110,14 @@ class Table:
         marks = [*MARK.findall(text), *([] if "protocol" in facts else MARK.findall(title))]
         note = "; ".join(notes.get(mark, mark) for mark in marks)
         return {"column": MARK.sub("", title).strip(), "text": plain, "value": value, **said, **facts, "note": note}
+
+
+def _clean(text: str) -> str:
+    """Text of a table that nothing which shows it can take for more than text; a cell stays a cell."""
+    if isinstance(text, Cell):
+        facts = {name: _clean(fact) if isinstance(fact, str) else fact for name, fact in text.facts.items()}
+        return Cell(_clean(str(text)), place=text.place, value=text.value, hint=_clean(text.hint), **facts)
+    return text if text.isprintable() else printable(" ".join(text.splitlines()))
 
 
 def _in_a_row(text: str) -> str:

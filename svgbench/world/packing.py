@@ -222,6 +222,7 @@ def _write_split(
             failpoint("images.rows")
             journal.add(split, seen=piece.seen, rows=len(piece.images), skipped=piece.skipped)
             advance(piece.seen)
+            stop.unit()
             failpoint("images.chunk")
             if len(journal.skipped) > UNREADABLE_SHARE * total:
                 break  # it will be refused; do not read the other million first

@@ -14,6 +14,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from svgbench.errors import printable, say
+from svgbench.world.ranks import ranks
+from svgbench.world.signals import GUARD
+
 PLAIN_SECONDS = 10.0
 """Time between two plain lines."""
 NOTE_SECONDS = 1.0
@@ -31,6 +35,7 @@ class Bar:
 
     def advance(self, count: int, **figures: float) -> None:
         """``count`` more units are done; figures (losses and the like) are shown beside them."""
+        GUARD.check()
         self.done += count
         self.figures.update(figures)
         self.show()
@@ -67,7 +72,7 @@ class PlainBar(Bar):
         counted = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}"
         parts = [counted, f"{self.rate:,.1f} {self.unit}/s", time_text, figures_text(self.figures)]
         with contextlib.suppress(OSError, ValueError):  # a closed stderr never stops a training
-            self._stream.write(", ".join(part for part in parts if part) + "\n")
+            self._stream.write(printable(", ".join(part for part in parts if part)) + "\n")
             self._stream.flush()
 
 
@@ -76,6 +81,7 @@ class RichBar(Bar):
 
     def __init__(self, label: str, total: int, *, unit: str, done: int, stream: TextIO) -> None:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         super().__init__(label, total, unit=unit, done=done)
@@ -88,7 +94,7 @@ class RichBar(Bar):
             TextColumn("{task.fields[figures]}"),
         )
         self._progress = Progress(*columns, console=Console(file=stream, stderr=False), refresh_per_second=4)
-        self._task = self._progress.add_task(label, total=total, completed=done, unit=unit, rate="", figures="")
+        self._task = self._progress.add_task(escape(printable(label)), total=total, completed=done, unit=unit, rate="", figures="")
         self._progress.start()
 
     def show(self) -> None:
@@ -96,7 +102,8 @@ class RichBar(Bar):
         self._progress.update(self._task, completed=self.done, rate=text, figures=figures_text(self.figures))
 
     def close(self) -> None:
-        self._progress.stop()
+        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+            self._progress.stop()
 
 
 class NoteBar(Bar):
@@ -143,7 +150,7 @@ def open_bar(
         bar = NoteBar(label, total, unit=unit, done=done, note=note)
     elif silent:
         bar = Bar(label, total, unit=unit, done=done)
-    elif stream.isatty():
+    elif stream is not None and stream.isatty():
         bar = RichBar(label, total, unit=unit, done=done, stream=stream)
     else:
         bar = PlainBar(label, total, unit=unit, done=done, stream=stream)
@@ -155,16 +162,13 @@ def open_bar(
 
 def speaks() -> bool:
     """Whether this process talks to the user: under torchrun only the first one does."""
-    return os.environ.get("RANK", "0") in ("", "0")
+    return ranks().rank == 0
 
 
 def tell(sentence: str) -> None:
     """One line to the user on standard error; characters that are not printable (of file names) are shown as escapes."""
     if speaks():
-        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
-        with contextlib.suppress(OSError, ValueError):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        say(sentence)
 
 
 @cache

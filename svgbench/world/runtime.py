@@ -9,7 +9,6 @@ import contextlib
 import os
 import platform
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,8 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from svgbench.errors import BadInput, SvgbenchError
+from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.world.hearts import HEARTS
 from svgbench.world.progress import Bar, open_bar
+from svgbench.world.ranks import ranks, timeout_minutes
 
 if TYPE_CHECKING:
     import torch
@@ -50,12 +51,12 @@ class Runtime:
     @property
     def rank(self) -> int:
         """This process among all of them."""
-        return int(os.environ.get("RANK", "0"))
+        return ranks().rank
 
     @property
     def world(self) -> int:
         """How many processes work together."""
-        return int(os.environ.get("WORLD_SIZE", "1"))
+        return ranks().world
 
     @property
     def is_main(self) -> bool:
@@ -73,7 +74,7 @@ class Runtime:
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise BadInput(f"device '{self.device}' was asked for and this machine has no CUDA device; use --device cpu.")
         if name == "cuda":
-            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            return torch.device("cuda", ranks().local)
         try:
             return torch.device(name)
         except RuntimeError:
@@ -96,8 +97,15 @@ class Runtime:
             torch.cuda.set_device(device)
         if self.world > 1 and not torch.distributed.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-            minutes = float(os.environ.get("SVGBENCH_RANK_TIMEOUT_MINUTES", "30"))
-            torch.distributed.init_process_group(backend, timeout=timedelta(minutes=minutes))
+            limit = timedelta(minutes=timeout_minutes())
+            try:
+                torch.distributed.init_process_group(backend, timeout=limit)
+            except (RuntimeError, ValueError) as error:  # torch's own errors of the network are RuntimeErrors
+                raise SvgbenchError(
+                    f"rank {self.rank} of {self.world} did not find the others ({str(error).splitlines()[0][:160]}); "
+                    "see what they say, and run the same command again."
+                ) from error
+            HEARTS.start(self.rank, self.world, limit.total_seconds())
         return self
 
     def stop(self) -> None:
@@ -105,6 +113,7 @@ class Runtime:
         import torch
 
         if self.world > 1 and torch.distributed.is_initialized():
+            HEARTS.stop()
             torch.distributed.destroy_process_group()
 
     def barrier(self) -> None:
@@ -122,7 +131,8 @@ class Runtime:
         return bool(answer.item())
 
     def meet(self, fine: bool) -> bool:
-        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit."""
+        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit. A rank that
+        gives no sign of life any more ends them all (``hearts``)."""
         if self.world == 1:
             return fine
         import torch
@@ -203,8 +213,7 @@ class Runtime:
     def say(self, sentence: str) -> None:
         """A line to the user on standard error, from the main rank; warnings come this way and are not silenced by ``quiet``."""
         if self.is_main:
-            sys.stderr.write(sentence + "\n")
-            sys.stderr.flush()
+            say(sentence)
 
     def describe(self) -> dict[str, Any]:
         """Host, device, threads and versions, for the manifest."""

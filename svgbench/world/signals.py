@@ -1,41 +1,280 @@
-"""A request to stop (Ctrl-C, SIGTERM, SIGUSR1, SIGUSR2) that waits until the work in hand is saved. No torch."""
+"""Signals that ask this program to stop: the work in hand is saved, and the process ends within seconds whatever its main thread does.
+
+Python runs a signal's handler in the main thread, between two of its own instructions: while a C function computes it waits, and what it
+raises inside an import, a callback or a destructor may be lost. ``GUARD`` therefore has a thread that the interpreter wakes by itself
+(``signal.set_wakeup_fd``). It ends the process when the main thread has not done so in time. No torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from types import FrameType
+
+from svgbench.errors import Interrupted
+
+SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
+GRACE_SECONDS = 5.0
+"""A process that was asked to stop ends within this time: work in hand is saved or given up."""
+CHILD_SECONDS = 7.0
+"""How long a process waits for those it started, which have ``GRACE_SECONDS`` themselves."""
+SAVE_SECONDS = 120.0
+"""The longest that a checkpoint being written, or an update that usually takes so long, is waited for."""
+AGAIN_SECONDS = 1.0
+"""A Ctrl-C so much later than the first signal ends the process at once; torchrun sends the same signal twice within less."""
+LOOK_SECONDS = 0.1
+IMPORTS = "<frozen importlib._bootstrap"
+SHOW_CURSOR = "\x1b[?25h"
+
+
+class StopSignal(KeyboardInterrupt):
+    """Raised in the main thread by a signal; no ``except Exception`` of a library keeps it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+    def __str__(self) -> str:
+        return sentence_of(self.number)
+
+
+def sentence_of(number: int) -> str:
+    """What the user is told of a signal."""
+    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    return f"stopped by {name}; what was finished is kept, run the same command again to go on."
+
+
+class Guard:
+    """Handlers of all stop signals, and the thread that sees to it that one ends the process. One for the process, as signals are."""
+
+    def __init__(self) -> None:
+        self._fork_hook = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.received = 0
+        """The first signal that came; 0 before."""
+        self.status: int | None = None
+        """Exit status of a command that is done: a signal then ends the process with it."""
+        self.working = False
+        """Whether there may be something to save; before, a signal ends the process at once."""
+        self._heard = False
+        self._since = 0.0
+        self._holds = 0
+        self._released = 0.0
+        self._stops: list[Stop] = []
+        self._children: set[int] = set()
+        self._said = threading.Lock()
+        self._writes = -1
+        self._before: dict[int, object] = {}
+        self._thread: threading.Thread | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether it guards this process."""
+        return self._writes >= 0
+
+    def install(self) -> None:
+        """Takes over the stop signals of this process; only in its main thread. What ``nohup`` has set aside stays so."""
+        if self.installed or threading.current_thread() is not threading.main_thread():
+            return
+        reads, writes = os.pipe()
+        os.set_blocking(writes, False)
+        self._writes = writes
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+        self.handle()
+        self._thread = threading.Thread(target=self._watch, args=(reads,), daemon=True, name="svgbench-signals")
+        self._thread.start()
+        if not self._fork_hook:
+            self._fork_hook = True
+            os.register_at_fork(after_in_child=self._forked)
+
+    def uninstall(self) -> None:
+        """Gives the process its own handlers back, for a program that calls ``main`` and goes on."""
+        if self.installed:
+            for number, handler in self._before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
+            signal.set_wakeup_fd(-1)
+            os.close(self._writes)  # the thread reads the end of the pipe
+            if self._thread is not None:
+                self._thread.join()
+            self._reset()
+
+    def handle(self) -> None:
+        """Sets the handlers, again where a library has set its own."""
+        for number in _wanted() if self.installed else ():
+            signal.signal(number, self._handle)
+
+    def _forked(self) -> None:
+        """A forked child writes into its parent's pipe no more."""
+        if self.installed:
+            signal.set_wakeup_fd(-1)
+            self._reset()
+
+    # --- what the main thread does ---
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first = self.note(number)
+        if not self.working or self.status is not None or _importing(frame):
+            self.end()
+        if first:
+            raise StopSignal(number)
+
+    def check(self) -> None:
+        """Raises again what a library has swallowed; between two pieces of work."""
+        if self.received and not self._stops and self.working:
+            raise StopSignal(self.received)
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """While a checkpoint is written, or other processes are waited for: the process ends ``SAVE_SECONDS`` after a signal at latest."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._released = time.monotonic()
+
+    @contextlib.contextmanager
+    def child(self, pid: int) -> Iterator[None]:
+        """A process that is told to stop too when this one is ended."""
+        self._children.add(pid)
+        try:
+            yield
+        finally:
+            self._children.discard(pid)
+
+    def adopt(self, pid: int) -> None:
+        """The same for as long as this process lives."""
+        self._children.add(pid)
+
+    def leave(self, pid: int) -> None:
+        """The child has ended."""
+        self._children.discard(pid)
+
+    def said(self) -> bool:
+        """Whether the stop's sentence was given already; the first caller gives it."""
+        return not self._said.acquire(blocking=False)
+
+    # --- what the thread does ---
+
+    def _watch(self, reads: int) -> None:
+        while True:
+            if select.select([reads], [], [], LOOK_SECONDS if self.received else None)[0]:
+                come = os.read(reads, 4096)
+                if not come:
+                    os.close(reads)
+                    return
+                for number in come:
+                    if number in SIGNALS:
+                        self._arrived(number)
+            if self.received and time.monotonic() >= self._limit():
+                self.end()
+
+    def _arrived(self, number: int) -> None:
+        before = self._since
+        self.note(number)
+        if not self.working or self.status is not None:
+            self.end()
+        if number == signal.SIGINT and before and time.monotonic() - before >= AGAIN_SECONDS:
+            self.end(signal.SIGKILL)
+
+    def _limit(self) -> float:
+        if self._holds:
+            return self._since + SAVE_SECONDS
+        patience = max((stop.patience for stop in self._stops), default=0.0)
+        return max(self._since + max(GRACE_SECONDS, patience), self._released + GRACE_SECONDS if self._released > self._since else 0.0)
+
+    def note(self, number: int) -> bool:
+        """Remembers the first signal; whether the main thread hears of one for the first time."""
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+        heard = self._heard
+        self._heard = heard or threading.current_thread() is threading.main_thread()
+        return not heard
+
+    def end(self, children: int = signal.SIGTERM) -> None:
+        """Ends this process now, with the sentence, and its children after it."""
+        for pid in list(self._children):
+            with contextlib.suppress(OSError):
+                (os.killpg if children == signal.SIGKILL and os.getpgid(pid) == pid else os.kill)(pid, children)
+        if self.status is not None:
+            os._exit(self.status)
+        if self._said.acquire(timeout=1.0):  # else the other thread is about to end the process, or has given the sentence
+            with contextlib.suppress(OSError):
+                text = (SHOW_CURSOR if os.isatty(2) else "") + f"Interrupted: {sentence_of(self.received)}\n"
+                if select.select([], [2], [], 0.5)[1]:  # a full pipe that nobody reads does not keep it
+                    os.write(2, text.encode())
+        os._exit(Interrupted.exit_status)
 
 
 class Stop(contextlib.AbstractContextManager["Stop"]):
-    """While inside, the first signal only sets ``received``; a second Ctrl-C interrupts at once.
-
-    Outside the main thread it does nothing.
+    """While inside, a signal only sets ``received``, so that the unit of work in hand can be finished and saved; a second Ctrl-C
+    interrupts at once. Outside the main thread it does nothing.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
     def __init__(self) -> None:
-        self.received: int = 0
+        self.received: int = GUARD.received
+        self._since = time.monotonic()
         self._before: dict[int, object] = {}
+        self._unit = 0.0
+        self._last = 0.0
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+            GUARD._stops.append(self)
+            self._before = {number: signal.signal(number, self._note) for number in _wanted()}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
+        if self in GUARD._stops:
+            GUARD._stops.remove(self)
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
+        if GUARD.installed:
+            GUARD.note(number)
+        if self.received and number == signal.SIGINT and time.monotonic() - self._since >= AGAIN_SECONDS:
             raise KeyboardInterrupt
-        self.received = number
+        if not self.received:
+            self.received, self._since = number, time.monotonic()
+
+    def unit(self) -> None:
+        """A unit of work is done; the longest one says how long a signal waits for the next."""
+        now = time.monotonic()
+        self._unit, self._last = max(self._unit, now - self._last if self._last else 0.0), now
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the unit in hand is waited for: twice the longest so far."""
+        return min(2 * self._unit, SAVE_SECONDS)
 
     @property
     def name(self) -> str:
         """The signal's name, for the user's sentence."""
         return signal.Signals(self.received).name if self.received else ""
+
+
+def _wanted() -> list[int]:
+    """The signals that are heard: all but a hang-up that ``nohup`` had the process ignore."""
+    return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether the main thread is inside an import: a module left half imported fails whatever runs afterwards."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(IMPORTS):
+            return True
+        frame = frame.f_back
+    return False
+
+
+GUARD = Guard()

@@ -35,7 +35,7 @@ from svgbench.world.files import failpoint, guarded, sweep, write_atomic
 from svgbench.world.measure import Stopwatch, peak_memory
 from svgbench.world.order import Batch, Order, stable_hash
 from svgbench.world.runtime import Runtime
-from svgbench.world.signals import Stop
+from svgbench.world.signals import GUARD, Stop
 from svgbench.world.tally import Tally
 
 __all__ = ["Batch", "Task", "TrainingReport", "adam", "learning_rate", "train"]
@@ -105,12 +105,14 @@ def _run(loop: _Loop) -> None:
     with Stop() as stop, runtime.progress(label, settings.total_images, done=loop.images_seen) as bar:
         while loop.images_seen < settings.total_images:
             size = loop.update()
+            stop.unit()
             figures = loop.log() if loop.at_log_point else {}
             bar.advance(size, **figures)
             failpoint("training.updated")
             stopped = not runtime.all_agree(not stop.received)
             if stopped or loop.at_checkpoint:
-                loop.save()
+                with GUARD.hold():
+                    loop.save()
             if stopped:
                 raise Interrupted(
                     f"{label}: stopped by {stop.name or 'another rank'} after {loop.images_seen:,} of {settings.total_images:,} images, "

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from grids import ablate, digests, grid_file, numbers
 
 from svgbench.cli.cells import configs_of
-from svgbench.lab.plan import make_plan
+from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.processes import Processes, slots_here, visible_gpus
 from svgbench.lab.serve import Bench
 
@@ -78,3 +79,32 @@ def test_a_signal_reaches_the_workers_their_work_is_kept_and_the_status_is_4(tmp
     assert list(out.glob("store/autoencoder/*.partial/checkpoints/*"))
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_a_frozen_worker_keeps_nobody_from_stopping(tmp_path, monkeypatch):
+    monkeypatch.setattr("svgbench.lab.children.CHILD_SECONDS", 0.5)
+    monkeypatch.setattr(Bench, "command", lambda bench, plan, keys=(): ["sleep", "60"])
+    engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, say=print)
+    engine.submit([Node("images", "a" * 64, {}, {}, {}), Node("images", "b" * 64, {}, {}, {})])
+    frozen, plain = (slot.process for slot in engine._slots)
+    frozen.send_signal(signal.SIGSTOP)
+    while "T (stopped)" not in Path(f"/proc/{frozen.pid}/status").read_text():
+        time.sleep(0.01)
+    began = time.monotonic()
+    engine.stop()
+    assert (plain.returncode, frozen.returncode) == (-signal.SIGTERM, -signal.SIGKILL)
+    assert 0.4 < time.monotonic() - began < 5
+
+
+def test_workers_are_waited_for_while_one_writes_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr("svgbench.lab.children.CHILD_SECONDS", 0.2)
+    saving = tmp_path / "store" / "autoencoder" / f"{'a' * 32}.partial" / "checkpoints" / ".writing-000000000012"
+    saving.mkdir(parents=True)
+    code = "trap 'sleep 1; rmdir $0; exit 4' TERM; echo up; while :; do sleep 0.05; done"
+    monkeypatch.setattr(Bench, "command", lambda bench, plan, keys=(): ["bash", "-c", code, str(saving)])
+    engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 1, say=print)
+    engine.submit([Node("autoencoder", "a" * 64, {}, {}, {})])
+    while "up" not in engine._log(engine._slots[0]).read_text():
+        time.sleep(0.02)
+    engine.stop()
+    assert engine._slots[0].process.returncode == 4 and not saving.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def test_tasks_wait_for_those_of_their_inputs_and_an_error_is_of_the_first_alone
 
     from svgbench.lab.ray_tasks import RayTasks
 
-    def work(plan, key, bench, *inputs):
+    def work(plan, key, bench, here, *inputs):
         assert all(state == "ran" for state in inputs)
         if key.startswith("b"):
             raise MemoryError("killed")
@@ -47,7 +48,7 @@ def test_tasks_wait_for_those_of_their_inputs_and_an_error_is_of_the_first_alone
     monkeypatch.setattr("svgbench.lab.ray_tasks.RETRIES", 0)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         tasks = RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path), device="cpu", threads=1), None, say=lambda line: None)
         assert tasks.ahead and not RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, say=lambda line: None).ahead
@@ -88,3 +89,48 @@ def test_a_machine_that_goes_in_the_middle_costs_no_number(alone, tmp_path):
         assert not list(out.glob("plans/*"))
     finally:
         cluster.shutdown()
+
+
+LISTENING = """
+import os, signal, sys, time
+from pathlib import Path
+from svgbench.lab.engines import Choice, _start
+from svgbench.lab.serve import Bench
+from svgbench.world.signals import GUARD
+GUARD.install()
+mine = signal.getsignal(signal.SIGTERM)
+place = Path(sys.argv[1])
+engine = _start(Choice(engine="ray"), place / "plan" / "plan.json", place, Bench(out=str(place), device="cpu"), print)
+assert signal.getsignal(signal.SIGTERM) == mine
+import ray
+print("PATH", ray.get(ray.remote(lambda: sys.path).remote()))
+def parent(process):
+    try: return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError: return 0
+ours = set()
+for process in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
+    above = process
+    while above > 1 and above != os.getpid(): above = parent(above)
+    if above == os.getpid():
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            try: ours.add(os.readlink(file))
+            except OSError: pass
+for kind in ("tcp", "tcp6"):
+    for words in map(str.split, Path(f"/proc/net/{kind}").read_text().splitlines()[1:]):
+        if words[3] == "0A" and f"socket:[{words[9]}]" in ours:
+            print("LISTENS", words[1].partition(":")[0])
+engine.close()
+"""
+
+
+def test_a_ray_of_this_machine_listens_on_the_loopback_alone_and_its_workers_import_nothing_from_here(tmp_path):
+    (tmp_path / "photos").mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENING, str(tmp_path)], capture_output=True, text=True, env=env, cwd=tmp_path / "photos", timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    listens = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("LISTENS")]
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert len(listens) > 2 and set(listens) <= loopback
+    assert "PATH" in done.stdout and f"'{tmp_path / 'photos'}'" not in done.stdout

@@ -140,3 +140,50 @@ def test_submitit_s_jobs_of_this_machine_end_with_the_table_of_one_process(alone
     assert set(outcome.executed) | finished | {failed} == set(plan.nodes)
     assert digests(out) == digests(alone) and numbers(out) == numbers(alone)
     assert report_file(file, failed).exists() and not list((out / "slurm").glob("*.json"))
+
+
+SQUEUE = """#!/bin/sh
+cat "$(dirname "$0")/queue"
+"""
+SBATCH = """#!/bin/sh
+cp "$1" "$(dirname "$0")/script"
+echo Submitted batch job 42
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A folder of commands that stand for SLURM's; ``queue`` is what squeue prints."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", "#!/bin/sh\n"), ("srun", "#!/bin/sh\n")):
+        (place / name).write_text(text)
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setattr("svgbench.lab.slurm.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("svgbench.lab.slurm.LOOK_SECONDS", 0.0)
+    return place
+
+
+@pytest.mark.fault("F22")
+@pytest.mark.parametrize(("line", "lost"), [("42|TIMEOUT", True), ("42|NODE_FAIL", True), ("42|OUT_OF_MEMORY", True), ("", True),
+                                            ("42|PREEMPTED", False), ("42|REQUEUED", False), ("42|RUNNING", False)])  # fmt: skip
+def test_a_job_that_slurm_ends_is_lost_and_one_that_it_queues_again_is_waited_for(tmp_path, cluster, line, lost):
+    engine = jobs(tmp_path)
+    (cluster / "queue").write_text("42|PENDING\n")
+    engine.submit([Node("images", "a" * 64, {}, {}, {})])
+    assert engine.poll(0) == [] and engine.where("a" * 64) == "job 42 pending"
+    assert "export PYTHONSAFEPATH=1" in (cluster / "script").read_text()  # submitit's own process imports nothing from there
+    (cluster / "queue").write_text(line)
+    found = engine.poll(0)
+    assert [report.state for report in found] == (["lost"] if lost else [])
+    assert not lost or "job 42 left the queue without a report" in str(found[0].error)
+
+
+def test_a_queue_that_does_not_answer_keeps_its_last_answer(tmp_path, cluster, capsys):
+    engine = jobs(tmp_path)
+    (cluster / "queue").write_text("42|RUNNING\n")
+    engine.submit([Node("images", "a" * 64, {}, {}, {})])
+    assert engine.poll(0) == []
+    (cluster / "squeue").write_text("#!/bin/sh\necho 'slurm_load_jobs error: \033[31mUnable to contact' >&2; exit 1\n")
+    assert engine.poll(0) == [] and "squeue does not answer: slurm_load_jobs error: \\x1b[31mUnable" in capsys.readouterr().err

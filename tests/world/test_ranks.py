@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -115,5 +119,55 @@ def test_a_number_that_is_not_finite_on_one_rank_leaves_the_update_out_on_all(tm
         toy.runtime.stop()
         if report.skipped != 1 or not finite:
             raise SvgbenchError("one rank went on alone")
+
+    assert in_ranks(2, work) == [0, 0]
+
+
+@pytest.mark.fault("F5")
+@pytest.mark.parametrize(("frozen", "where"), [(0, "waits between stages"), (1, "trains")])
+def test_a_rank_frozen_for_good_ends_the_others_within_the_rank_timeout_with_a_sentence(tmp_path, monkeypatch, frozen, where):
+    """Rank 0 holds the store by which torch's processes find each other. The frozen one is killed only after the other has ended."""
+    monkeypatch.setenv("SVGBENCH_RANK_TIMEOUT_MINUTES", "0.02")
+
+    def freeze():
+        if os.environ["RANK"] == str(frozen):
+            subprocess.Popen(["sh", "-c", f"sleep 5; kill -KILL {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def work():
+        sys.stderr = (tmp_path / f"said-{os.environ['RANK']}").open("w")
+        if where == "trains":
+            try:
+                run(tmp_path / "run", on_update=lambda position: freeze() if position == 24 else None)
+            except SvgbenchError as error:  # torch's own limit on a sum over ranks may come before ours
+                sys.stderr.write(str(error))
+                sys.stderr.flush()
+                raise
+        else:
+            here = Runtime(device="cpu", threads=1).start()
+            here.meet(True)
+            freeze()
+            here.meet(True)
+
+    before, other = time.time(), 1 - frozen
+    statuses = in_ranks(2, work)
+    assert statuses[frozen] == (-signal.SIGKILL) & 0xFF and statuses[other] == SvgbenchError.exit_status
+    said = tmp_path / f"said-{other}"
+    assert said.stat().st_mtime - before < 4.9
+    whose = (f"rank {frozen} of 2", "the process that the ranks meet at", f"rank {other} lost the others")
+    assert "the same command again" in said.read_text() and any(word in said.read_text() for word in whose)
+
+
+def test_a_rank_that_works_alone_for_longer_than_the_timeout_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("SVGBENCH_RANK_TIMEOUT_MINUTES", "0.02")
+
+    def work():
+        here = Runtime(device="cpu", threads=1).start()
+        here.meet(True)
+        if here.rank == 1:
+            time.sleep(3.0)
+        if not here.meet(True):
+            raise SvgbenchError("they disagree")
+        here.stop()
 
     assert in_ranks(2, work) == [0, 0]

@@ -1,0 +1,78 @@
+"""What the user is told of an error that ends a command, and the exit status that goes with it. No torch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+
+from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError, say, write
+from svgbench.world.files import REASONS
+from svgbench.world.signals import sentence_of
+
+__all__ = ["answer", "say", "write"]
+
+PATHS = {
+    errno.ENAMETOOLONG: "the name is longer than the file system allows; give a shorter one.",
+    errno.ELOOP: "its symbolic links lead in a circle; correct them, or give another path.",
+    errno.ENOENT: "does not exist.",
+    errno.EISDIR: "is a directory, and a file is needed.",
+    errno.ENOTDIR: "a part of that path is a file; give another path.",
+    errno.EACCES: "permission is denied; change its permissions, or give another path.",
+    errno.EPERM: "permission is denied; change its permissions, or give another path.",
+}
+"""What to do about a path of the user's that the system refuses, by errno."""
+FAULT = "This is a fault of svgbench; run it with --debug and report what it prints."
+
+
+def answer(error: BaseException) -> tuple[int, str, str]:
+    """Exit status, the error's kind, and one sentence; no sentence where nobody reads the result any more."""
+    if isinstance(error, SvgbenchError):
+        return error.exit_status, type(error).__name__, str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted.exit_status, Interrupted.__name__, sentence_of(getattr(error, "number", signal.SIGINT))
+    if isinstance(error, SystemExit):
+        return int(error.code or 0) if isinstance(error.code, int | None) else 1, "svgbench", ""
+    if isinstance(error, BrokenPipeError) and reader_is_gone():
+        return 0, "svgbench", ""
+    if hasattr(error, "format_message"):  # a usage error of the option parser
+        return BadInput.exit_status, "svgbench", error.format_message().replace("\n", " ")
+    known = _of_the_system(error)
+    if known is not None:
+        return known.exit_status, type(known).__name__, str(known)
+    return 1, "svgbench", f"{type(error).__name__}: {error}. {FAULT}"
+
+
+def _of_the_system(error: BaseException) -> SvgbenchError | None:
+    """Errors of paths, disks and memory that no place closer to their cause has put into words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = _shown(error.filename)
+        if error.errno in PATHS:
+            return BadInput(f"{where}{PATHS[error.errno]}")
+        if error.errno in REASONS:
+            return StorageError(f"{where}{REASONS[error.errno]}")
+        return StorageError(f"{where}{os.strerror(error.errno)}; correct that, then run the same command again.")
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve
+        return BadInput(f"{str(error).partition(' from ')[2]}: {PATHS[errno.ELOOP]}")
+    if isinstance(error, ValueError) and any(word in str(error) for word in ("null byte", "null character")):
+        return BadInput("a path holds a zero byte, which no file system allows; correct it.")
+    if isinstance(error, ValueError) and "surrogates not allowed" in str(error):  # UnicodeEncodeError, and pydantic's word for it
+        name = f"{error.object!a}" if isinstance(error, UnicodeEncodeError) else "a name"
+        return BadInput(f"{name} holds bytes that are not UTF-8; rename the file, or give another name.")
+    if isinstance(error, MemoryError):
+        return SvgbenchError("the memory of this machine is used up; give a smaller --micro-batch, or free some.")
+    return None
+
+
+def _shown(name: object) -> str:
+    if name is None:
+        return ""
+    return (os.fsdecode(name) if isinstance(name, bytes | str) else str(name)) + ": "
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as behind ``| head``."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))

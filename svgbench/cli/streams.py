@@ -1,0 +1,82 @@
+"""Standard output and error of the command: also where they are closed, full, or of a character set without the letters. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+
+from svgbench.errors import StorageError
+
+SAID = "standard output {}, so the result is not printed; finished work is kept, run the same command again with another output."
+
+
+class _Closed(io.TextIOBase):
+    """A standard output that was closed before this program began."""
+
+    encoding, errors = "utf-8", "replace"
+
+    def write(self, text: str) -> int:
+        raise StorageError(SAID.format("is closed"))
+
+
+class _Output(io.TextIOWrapper):
+    """A standard output whose errors are told from those of files."""
+
+    def write(self, text: str) -> int:
+        with _told_apart():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _told_apart():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _told_apart() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StorageError(SAID.format(f"cannot be written ({os.strerror(error.errno or 0)})")) from error
+
+
+def prepare() -> None:
+    """Makes the streams of this process fit for use: no file that is opened later takes a closed one's number, and a letter that the
+    terminal's character set lacks is replaced."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    else:
+        encoding, by_line, through = sys.stdout.encoding, sys.stdout.line_buffering, sys.stdout.write_through
+        buffer = sys.stdout.detach()
+        sys.stdout = _Output(buffer, encoding=encoding, errors="replace", line_buffering=by_line, write_through=through)
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    else:
+        sys.stderr.reconfigure(errors="backslashreplace")
+
+
+def flushed() -> None:
+    """Brings the result to standard output; raises StorageError where that cannot hold it, BrokenPipeError where nobody reads it."""
+    try:
+        sys.stdout.flush()
+    except BaseException:
+        discard()
+        raise
+
+
+def discard() -> None:
+    """What is left in standard output's buffer goes nowhere, so that nothing fails once more when the process ends."""
+    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.close(null)

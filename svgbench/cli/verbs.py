@@ -1,0 +1,58 @@
+"""The verbs of ``svgbench`` and their options. Imports no torch until a stage runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, nodes, reports, samples
+from svgbench.world.ranks import check_environment
+
+app = typer.Typer(
+    name="svgbench", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    help="Benchmark and ablate the latent spaces of image diffusion models (SVG: self-supervised representations for visual generation).",
+)  # fmt: skip
+
+app.command("run")(experiments.run)
+app.command("ablate")(experiments.ablate)
+app.command("plan")(experiments.plan)
+app.command("report")(reports.report)
+app.command("figures")(figures.figures)
+app.command("sample")(samples.sample)
+app.command("eval")(evaluations.evaluate)
+app.command("import")(imports.import_)
+app.command("pretrain")(samples.pretrain)
+app.command("doctor")(machine.doctor)
+app.command("node", hidden=True)(nodes.node)
+app.add_typer(encoders.app, name="encoders")
+app.add_typer(data.app, name="data")
+
+
+def _version(value: bool) -> None:
+    if value:
+        from svgbench import __version__
+
+        typer.echo(f"svgbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.", envvar="SVGBENCH_DEBUG")] = False,
+) -> None:
+    """``--debug`` is read in ``main``, so that it may stand behind the verb too."""
+    check_environment()
+
+
+def call(words: list[str]) -> int:
+    """Runs a verb; its exit status. Errors are the caller's to tell: typer's own ``main`` would hide Ctrl-C and a closed pipe."""
+    try:
+        command = typer.main.get_command(app)
+        with command.make_context(app.info.name, list(words)) as context:
+            return command.invoke(context) or 0
+    except typer.Exit as ended:
+        return ended.exit_code
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error

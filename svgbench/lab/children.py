@@ -1,0 +1,58 @@
+"""The Python processes that this one starts: what they may import, and how they are ended. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import svgbench
+from svgbench.lab.store import CHECKPOINTS
+from svgbench.world.files import TEMPORARY
+from svgbench.world.signals import CHILD_SECONDS, SAVE_SECONDS
+
+LOOK_SECONDS = 0.05
+
+
+def python(*words: str) -> list[str]:
+    """A command of this interpreter that never imports from the current directory."""
+    return [sys.executable, "-P", *words]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment for a Python that it starts, whose own children leave the current directory alone too; entries of
+    PYTHONPATH that mean it are left out. svgbench is found where this process found it."""
+    paths = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", ".")]
+    root = Path(svgbench.__file__).resolve().parents[1]
+    installed = {Path(place).resolve() for place in (sysconfig.get_path("purelib"), site.getusersitepackages())}
+    if root not in installed:  # a checkout
+        paths.append(str(root))
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return kept | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}) | {"PYTHONSAFEPATH": "1"} | more
+
+
+def wait_for(alive: Sequence[subprocess.Popen], *, saving: Callable[[], bool], kill: Callable[[subprocess.Popen], None]) -> None:
+    """Waits for processes that were asked to stop, ``CHILD_SECONDS`` at most and longer only while one of them is ``saving``; ``kill``
+    ends those that are left then, or at a second Ctrl-C."""
+    began = time.monotonic()
+    try:
+        while any(process.poll() is None for process in alive):
+            if time.monotonic() - began >= (SAVE_SECONDS if saving() else CHILD_SECONDS):
+                break
+            time.sleep(LOOK_SECONDS)
+    finally:
+        for process in alive:
+            with contextlib.suppress(ProcessLookupError):
+                kill(process)
+            process.wait()
+
+
+def is_saving(out: Path, key: str) -> bool:
+    """Whether a checkpoint is being written for a node below an output directory."""
+    return any(out.glob(f"store/*/{key[:32]}.partial/{CHECKPOINTS}/{TEMPORARY}*"))

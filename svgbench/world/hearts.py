@@ -1,0 +1,118 @@
+"""Signs of life between the ranks of a torchrun: when one of them freezes, or its machine goes, the others end with a sentence.
+
+A rank may work alone for hours while the others wait, so that no wait of theirs can be short. A thread of each rank therefore counts up in
+the store by which torch's processes found each other, whatever the main thread does, and reads the others' counts. Torch is imported when
+first needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from svgbench.errors import SvgbenchError, say
+
+GONE = "gone"
+"""What a rank leaves in place of its count when it has ended its work."""
+LONGEST_BEAT = 5.0
+"""Seconds between two beats, at most."""
+
+
+class Hearts:
+    """The beat of this process and its watch over the others; one for the process, as torch's group is."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._store: Any = None
+        self._key = ""
+        self._seen: dict[int, str] = {}
+        """Rank -> its last sign: count, process, host."""
+        self._quiet: dict[int, float] = {}
+        """Rank -> seconds without a sign of it that this process was awake for."""
+
+    def start(self, rank: int, world: int, timeout: float) -> None:
+        """Begins to beat and to watch, when all processes have met; ``timeout`` in seconds."""
+        import torch.distributed as group
+
+        beat = min(timeout / 6, LONGEST_BEAT)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        # a connection of its own: torch's waits on one, which would keep the beat
+        self._store = group.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout))
+        self._key = f"svgbench/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
+        self._ended = threading.Event()
+        self._seen = {}
+        self._quiet = dict.fromkeys(range(world), 0.0)
+        self._thread = threading.Thread(target=self._beat, args=(rank, world, beat, self._ended), daemon=True, name="svgbench-beat")
+        self._thread.start()
+        watch = threading.Thread(target=self._watch, args=(rank, world, beat, timeout, self._ended), daemon=True, name="svgbench-watch")
+        watch.start()
+
+    def stop(self) -> None:
+        """This rank has done its part: nobody waits for a sign of it any more."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(2.0)
+            self._thread = None
+
+    def _beat(self, rank: int, world: int, beat: float, ended: threading.Event) -> None:
+        count = 0
+        others = [other for other in range(world) if other != rank]
+        while not ended.is_set():
+            try:
+                count += 1
+                self._store.set(f"{self._key}/{rank}", f"{count} {os.getpid()} {socket.gethostname()}")
+                for other in others:
+                    key = f"{self._key}/{other}"
+                    found = self._store.get(key).decode() if self._store.check([key]) else ""
+                    if found == GONE:
+                        self._quiet.pop(other, None)
+                    elif found != self._seen.get(other) and other in self._quiet:
+                        self._quiet[other], self._seen[other] = 0.0, found
+                self._quiet[rank] = 0.0
+            except RuntimeError:  # the store's process has ended or does not answer: the watch sees that nothing comes
+                pass
+            ended.wait(beat)
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"{self._key}/{rank}", GONE)
+
+    def _watch(self, rank: int, world: int, beat: float, timeout: float, ended: threading.Event) -> None:
+        """Counts only the time it is awake itself: a process that was stopped and goes on has not missed a beat of the others."""
+        last = time.monotonic()
+        while not ended.wait(beat):
+            now = time.monotonic()
+            for other in list(self._quiet):
+                self._quiet[other] += min(now - last, 2 * beat)
+            last = now
+            lost = sorted(other for other, seconds in self._quiet.items() if seconds >= timeout and other != rank)
+            if lost and not ended.is_set():
+                self._end(rank, world, lost, timeout, alone=self._quiet.get(rank, 0.0) >= timeout)
+
+    def _end(self, rank: int, world: int, lost: list[int], timeout: float, *, alone: bool) -> None:
+        who = "the process that the ranks meet at (rank 0, or torchrun)" if alone else f"rank {', '.join(map(str, lost))} of {world}"
+        say(
+            f"SvgbenchError: {who} gave no sign of life for {timeout / 60:g} minutes (frozen, or its machine is gone), "
+            f"so rank {rank} ends; run the same command again, saved work is kept."
+        )
+        for other in lost if not alone else ():
+            self._kill(other)
+        os._exit(SvgbenchError.exit_status)
+
+    def _kill(self, other: int) -> None:
+        """Ends a frozen rank of this machine, which hears no other signal, if its process still is what it was."""
+        with contextlib.suppress(OSError, ValueError):
+            _, process, host = self._seen.get(other, "").split(maxsplit=2)
+            environ = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            mine = {f"RANK={other}".encode(), f"MASTER_PORT={os.environ['MASTER_PORT']}".encode()}
+            if host == socket.gethostname() and mine <= set(environ):
+                os.kill(int(process), signal.SIGKILL)
+
+
+HEARTS = Hearts()
