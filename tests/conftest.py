@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from faults import rows_of
 from measured import note
 
 # tests start hundreds of processes, and importing torch and timm takes one of them 12 s without bytecode on disk, 5 s with it
@@ -26,23 +27,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the tests of the rows that ``--fault`` names."""
+    """Leaves the tests of the rows that ``--fault`` names; ``--fault all`` those of any row."""
     if wanted := set(config.getoption("--fault")):
-        kept = [item for item in items if wanted & _rows(item).keys()]
+        kept = [item for item in items if (rows := _rows(item)) and (wanted & {"all", *rows})]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = kept
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
-    """Notes the outcome of a test of the fault plan for the table of reliability."""
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[pytest.TestReport]:
+    """Notes a test of the fault plan: its trials (a property of the test, else one) and whether it failed."""
     report = yield
     if report.when == "call" and not report.skipped:
-        for row, trials in _rows(item).items():
+        trials = dict(item.user_properties).get("trials", 1)
+        for row in _rows(item):
             note("SVGBENCH_RELIABILITY", fault=row, trials=trials, violations=int(report.failed))
     return report
 
 
-def _rows(item: pytest.Item) -> dict[str, int]:
-    """Row of the fault plan -> trials, of the marks ``fault("F6", trials=80)`` on a test and its module."""
-    return {row: mark.kwargs.get("trials", 1) for mark in item.iter_markers("fault") for row in mark.args}
+def _rows(item: pytest.Item) -> list[str]:
+    """The rows of the fault plan that a test belongs to."""
+    return rows_of(item.nodeid.removeprefix("tests/"))

@@ -2,7 +2,7 @@
 
     SVGBENCH_PARITY=parity.jsonl pytest tests/releases tests/backends && python tests/measured.py parity.jsonl
     SVGBENCH_AGREEMENT=agreement.jsonl pytest tests/agreement tests/test_mmseg.py && python tests/measured.py agreement.jsonl
-    SVGBENCH_RELIABILITY=faults.jsonl pytest -m fault && python tests/measured.py faults.jsonl
+    SVGBENCH_RELIABILITY=faults.jsonl pytest --fault all && python tests/measured.py faults.jsonl
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import json
 import os
 import sys
 from pathlib import Path
+
+from faults import FAULTS
 
 
 def note(variable: str, **figures: object) -> None:
@@ -49,40 +51,13 @@ def agreement_table(lines: list[dict]) -> str:
     return "\n".join(said)
 
 
-FAULTS = {
-    "F1": "SIGKILL at a random time in each stage",
-    "F2": "SIGKILL at each point of a write: file, checkpoint, artifact, record",
-    "F3": "killed and resumed again and again in one training",
-    "F4": "SIGTERM, SIGINT, SIGHUP, SIGUSR1 from the first millisecond on",
-    "F5": "one rank of two killed or frozen",
-    "F6": "checkpoints, artifacts, manifests and records cut, changed, deleted, swapped",
-    "F7": "disk full, quota, file size limit",
-    "F8": "read-only, no permission, input/output errors",
-    "F9": "images: cut, empty, other formats, depths and colour modes, bombs, not files",
-    "F10": "masks and depth maps: missing, of another size, out of range, empty",
-    "F11": "NaN and infinity in losses, gradients, encoders, statistics, samples",
-    "F12": "many processes on one directory, half of them killed",
-    "F13": "hostile files: pickles, archives, compressed bombs, paths; modules in the working directory",
-    "F14": "YAML: unknown keys, wrong types, aliases, tags, nesting, size",
-    "F15": "configuration, files or data changed after the start; changes of equal size",
-    "F16": "sample sets with missing, doubled, foreign or resized images",
-    "F17": "counts that neither batches nor ranks divide",
-    "F18": "metrics against closed forms and other implementations",
-    "F19": "deliberate faults in the path of a metric",
-    "F20": "closed, full or ASCII output; a clock that jumps; a small terminal",
-    "F21": "file systems without locks, with stale handles or late errors",
-    "F22": "Ray and SLURM: lost machines, preempted and failed jobs",
-    "F23": "one cell of a grid fails always",
-}
-
-
 def reliability_table(lines: list[dict]) -> str:
     """Markdown: each row of the fault plan with its trials and violations, then fuzzing by loader and the soaks."""
     found = ["| | fault | trials | violations | command |", "|---|---|---:|---:|---|"]
-    for row, what in FAULTS.items():
+    for row, fault in FAULTS.items():
         own = [line for line in lines if line.get("fault") == row]
         trials, bad = (sum(line[name] for line in own) for name in ("trials", "violations"))
-        found.append(f"| {row} | {what} | {trials:,} | {bad} | `pytest --fault {row}` |")
+        found.append(f"| {row} | {fault.what} | {trials:,} | {bad} | `pytest --fault {row}` |")
     fuzzed = [line for line in lines if line.get("fault") == "fuzzing"]
     found += ["", "| loader | damaged files | without a sentence | slowest (s) |", "|---|---:|---:|---:|"]
     found += [f"| {line['what']} | {line['trials']:,} | {line['violations']} | {line['seconds']:.2f} |" for line in fuzzed]

@@ -29,7 +29,6 @@ def shell(line: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, env={**os.environ, **env, "S": SCRIPT}, timeout=60)
 
 
-@pytest.mark.fault("F20")
 @pytest.mark.parametrize(
     ("line", "status", "said"),
     [
@@ -50,7 +49,6 @@ def test_an_output_that_is_closed_full_or_not_read_to_its_end(line, status, said
     assert len(done.stderr.splitlines()) == (1 if said else 0)
 
 
-@pytest.mark.fault("F20")
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_a_character_set_without_our_letters_gets_others(env):
     done = shell("$S data verify $'n\\u00fcrnberg \\u00b1'; $S plan smoke", COLUMNS="none", **env)
@@ -187,7 +185,6 @@ def test_a_whole_environment_of_torchrun_or_of_one_process_or_of_slurm_is_taken(
 BILLION = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
 
 
-@pytest.mark.fault("F14")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -261,7 +258,6 @@ def test_a_file_of_the_longest_length_is_read_in_seconds_and_what_is_no_file_is_
             read_yaml(tmp_path / name)
 
 
-@pytest.mark.fault("F14")
 @pytest.mark.parametrize(
     "word", ["a=" + "[" * 3000, "a." * 3000 + "b=1", "a=&x [1]", "seed=2001-99-99", "seed=" + "9" * 5000, "a={[1]: 2}"]
 )
@@ -271,7 +267,6 @@ def test_set_has_the_same_bounds(word):
     assert len(done.stderr) < 6000
 
 
-@pytest.mark.fault("F20")
 def test_a_clock_that_jumps_back_an_hour_orders_nothing(tmp_path):
     """Files that seem to be of the future are read as they are, and again when they change."""
     from svgbench.shelf import entries

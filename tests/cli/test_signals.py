@@ -20,7 +20,6 @@ from svgbench.world import signals
 from svgbench.world.signals import GUARD, Stop, StopSignal
 
 STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-pytestmark = pytest.mark.fault("F4")
 SCRIPT = [str(Path(sys.executable).with_name("svgbench"))]
 
 

@@ -14,7 +14,6 @@ from svgbench.lab.plan import Node
 from svgbench.lab.processes import Processes
 from svgbench.lab.serve import Bench
 
-pytestmark = pytest.mark.fault("F13")
 POISON = ("typer", "json", "yaml", "torch", "numpy", "rich", "pydantic", "sitecustomize", "usercustomize", "submitit")
 
 

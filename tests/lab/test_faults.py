@@ -45,8 +45,7 @@ def fill(disk: Path, room: int) -> Path:
     return ballast
 
 
-@pytest.mark.fault("F7", trials=6)
-def test_a_full_disk_is_status_5_at_every_stage_and_the_same_command_goes_on(alone, small_disk, tmp_path):
+def test_a_full_disk_is_status_5_at_every_stage_and_the_same_command_goes_on(alone, small_disk, tmp_path, record_property):
     """The room grows from nothing to enough, so that the disk is full in one stage after the other."""
     grid, out, said, full = grid_file(tmp_path), small_disk / "runs", tmp_path / "said", 0
     for room in (0, 40_000, 150_000, 400_000, 800_000, 1_600_000, 3_000_000):
@@ -61,9 +60,9 @@ def test_a_full_disk_is_status_5_at_every_stage_and_the_same_command_goes_on(alo
     status, words = ended(forked(said, "ablate", grid, "--out", out, "--threads", 1), said)
     assert status == 3, words
     assert digests(out) == digests(alone) and numbers(out) == numbers(alone)
+    record_property("trials", full)
 
 
-@pytest.mark.fault("F8")
 def test_a_disk_that_becomes_read_only_is_status_5(small_disk, tmp_path):
     grid, said = grid_file(tmp_path), tmp_path / "said"
     (small_disk / "runs").mkdir()
@@ -72,8 +71,7 @@ def test_a_disk_that_becomes_read_only_is_status_5(small_disk, tmp_path):
     assert status == 5 and "read-only" in words and "Traceback" not in words, words
 
 
-@pytest.mark.fault("F12", trials=20)
-def test_twenty_starts_at_once_make_the_tables_of_one(alone, tmp_path):
+def test_twenty_starts_at_once_make_the_tables_of_one(alone, tmp_path, record_property):
     """Half of them are killed while they share the work; the rest end with what one process makes."""
     grid, out = grid_file(tmp_path), tmp_path / "runs"
     children = [forked(tmp_path / f"said-{n}", "ablate", grid, "--out", out, "--threads", 1) for n in range(20)]
@@ -85,9 +83,9 @@ def test_twenty_starts_at_once_make_the_tables_of_one(alone, tmp_path):
         assert status == 3 and "Traceback" not in words and "fault of svgbench" not in words, words
     assert digests(out) == digests(alone) and numbers(out) == numbers(alone)
     assert not [path for path in out.rglob("*") if path.name.startswith(files.TEMPORARY)]
+    record_property("trials", len(found))
 
 
-@pytest.mark.fault("F21")
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOSPC])
 def test_a_flush_that_fails_is_a_sentence_and_the_old_file_stays(tmp_path, monkeypatch, number):
     """Network file systems report a lost write at fsync, not at write."""
@@ -104,7 +102,6 @@ def test_a_flush_that_fails_is_a_sentence_and_the_old_file_stays(tmp_path, monke
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.fault("F21")
 def test_an_artifact_that_another_machine_sees_late_is_not_taken_for_a_broken_one(tmp_path):
     """A directory whose manifest is not visible yet is not finished, whatever else is there."""
     store = Store(tmp_path)

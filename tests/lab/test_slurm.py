@@ -165,7 +165,6 @@ def cluster(tmp_path, monkeypatch):
     return place
 
 
-@pytest.mark.fault("F22")
 @pytest.mark.parametrize(("line", "lost"), [("42|TIMEOUT", True), ("42|NODE_FAIL", True), ("42|OUT_OF_MEMORY", True), ("", True),
                                             ("42|PREEMPTED", False), ("42|REQUEUED", False), ("42|RUNNING", False)])  # fmt: skip
 def test_a_job_that_slurm_ends_is_lost_and_one_that_it_queues_again_is_waited_for(tmp_path, cluster, line, lost):

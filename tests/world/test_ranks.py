@@ -123,7 +123,6 @@ def test_a_number_that_is_not_finite_on_one_rank_leaves_the_update_out_on_all(tm
     assert in_ranks(2, work) == [0, 0]
 
 
-@pytest.mark.fault("F5")
 @pytest.mark.parametrize(("frozen", "where"), [(0, "waits between stages"), (1, "trains")])
 def test_a_rank_frozen_for_good_ends_the_others_within_the_rank_timeout_with_a_sentence(tmp_path, monkeypatch, frozen, where):
     """Rank 0 holds the store by which torch's processes find each other. The frozen one is killed only after the other has ended."""
