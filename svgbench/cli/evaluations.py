@@ -87,7 +87,7 @@ def evaluate(
 
 def _are_drawn(reference: Path) -> bool:
     """Whether the reference is an ``images`` artifact of the embedded images."""
-    from svgbench.tables.judged import are_drawn
+    from svgbench.tables.judge_notes import are_drawn
 
     return are_drawn(str(reference))
 

@@ -1,5 +1,5 @@
 """The ``svgbench`` command: one sentence and one exit status for every way it can end. Signals are heard before anything else is imported,
-and the verbs, with all that they need, afterwards."""
+and the commands, with all that they need, afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from svgbench.errors import Interrupted, SvgbenchError
+from svgbench.errors import Interrupted, SvgbenchError, say, write
 from svgbench.world.signals import GUARD, sentence_of
 
 
@@ -39,10 +39,10 @@ def _status(words: list[str]) -> int:
         os.environ["SVGBENCH_DEBUG"] = "1"
         words = [word for word in words if word != "--debug"]
     try:
-        from svgbench.cli import verbs
+        from svgbench.cli import commands
 
         GUARD.working = True
-        status = verbs.call(words)
+        status = commands.call(words)
         flushed()
         return status
     except BaseException as error:
@@ -51,27 +51,27 @@ def _status(words: list[str]) -> int:
 
 def _told(error: BaseException) -> int:
     """Says what ended the command; its exit status."""
-    from svgbench.cli import answers
+    from svgbench.cli.failures import explained
     from svgbench.cli.streams import flushed
 
     if os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on"):
         import traceback
 
-        answers.write("".join(traceback.format_exception(error)))
+        write("".join(traceback.format_exception(error)))
     number = GUARD.received
     if number and not isinstance(error, SvgbenchError):  # whatever a signal has interrupted
         error = Interrupted(sentence_of(number))
     with contextlib.suppress(BrokenPipeError, SvgbenchError):  # what ended the command is said, not this
         flushed()
-    status, kind, sentence = answers.answer(error)
+    status, kind, sentence = explained(error)
     if sentence and not (number and GUARD.said()):
-        answers.say(f"{kind}: {sentence}")
+        say(f"{kind}: {sentence}")
     return status
 
 
 def __getattr__(name: str) -> Any:
     if name == "app":
-        from svgbench.cli.verbs import app
+        from svgbench.cli.commands import app
 
         return app
     raise AttributeError(f"module 'svgbench.cli.main' has no attribute '{name}'")

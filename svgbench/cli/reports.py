@@ -15,7 +15,7 @@ from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.tables.collect import RunRecord, collect, not_held
-from svgbench.tables.judged import note_judges, said_of
+from svgbench.tables.judge_notes import note_judges, said_of
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import stat
-import time
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from svgbench.config.contents import form_of
+from svgbench.config.file_state import file_digest
+from svgbench.config.file_types import form_of
 from svgbench.config.foreign import describe
 from svgbench.config.parse import validate
 from svgbench.config.part import Count, Part, Positive
@@ -22,7 +20,7 @@ from svgbench.errors import BadConfig, BadWeights, unknown
 from svgbench.shelf import entries, folder, read_yaml
 
 LARGE = 64 << 20
-"""Bytes from which on a file is looked at before it is read for its digest."""
+"""Bytes above which a file's type is checked before its digest is computed."""
 FAMILIES = ("dinov3", "dinov2", "mae", "siglip", "sd-vae", "va-vae")
 
 
@@ -178,33 +176,8 @@ def digest_of(path: Path, name: str) -> str:
     for part in weights_files(path):
         try:
             if part.suffix not in (".distcp", ".metadata") and part.stat().st_size > LARGE:
-                form_of(part)  # what is no weights file is named in seconds, not after an hour of reading
+                form_of(part)  # refuses what is not a weights file in seconds, not after an hour of reading
             digests.append(file_digest(part))
         except OSError as error:
             raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None
     return digests[0] if len(digests) == 1 else digest(digests)
-
-
-SETTLED = 2_000_000_000
-"""Nanoseconds after which a file's times tell every further change: clocks of file systems tick in milliseconds to seconds."""
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file that a configuration names; read once a process while its inode, its size and its times stay. A named pipe or a
-    device is refused: reading it would not end."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise BadWeights(f"{path} is not a regular file; give the path of a file.")
-    state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    age = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns)
-    return _digest_of_bytes(path) if 0 <= age <= SETTLED else _kept_digest(path, state)
-
-
-@cache
-def _kept_digest(path: Path, _state: tuple[int, ...]) -> str:
-    return _digest_of_bytes(path)
-
-
-def _digest_of_bytes(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

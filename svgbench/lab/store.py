@@ -20,9 +20,11 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from svgbench.config.file_state import FileState, state_of
 from svgbench.config.records import SEALED, Manifest, NewerRecord, digest_in
 from svgbench.errors import BrokenArtifact, Occupied, StorageError
 from svgbench.world.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
@@ -40,8 +42,6 @@ REMOVED_MOST = 100
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 """What a lock answers that another process holds."""
 _KEY = re.compile(r"[0-9a-f]{32}")
-_digests: dict[str, tuple[tuple[int, ...], str]] = {}
-"""Manifest file -> its state when it was read, and the digest of its bytes."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,14 @@ class Store:
         return None if found is None else found.manifest
 
     def look(self, stage: str, key: str, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Found | None:
-        """The same, with what else its directory tells. ``made_of``: version, slice and inputs that a plan made the key of."""
+        """A finished artifact with its manifest and leftovers, else None; checked as by ``manifest``. ``made_of``: version, slice and
+        inputs from which a plan made the key."""
         place = f"{self.root}/{stage}/{key[:32]}"
         path = f"{place}/manifest.json"
         again = f"remove the directory {place} and run again."
         with guarded(Path(path)):
             try:
-                raw, state = _read(path)
+                raw = Path(path).read_bytes()
             except FileNotFoundError:
                 return None
             leftovers = _leftovers(place)
@@ -102,21 +103,14 @@ class Store:
                     raise BrokenArtifact(f"{place}/{name}: is listed in the manifest and missing; {again}")
                 if found != size:
                     raise BrokenArtifact(f"{place}/{name}: has {found} bytes, the manifest says {size}; {again}")
-        digest = digest_in(raw, known=manifest.format >= SEALED)
-        _digests[path] = (state, digest)
-        return Found(manifest, digest, leftovers)
+        return Found(manifest, digest_in(raw, known=manifest.format >= SEALED), leftovers)
 
     def digest(self, stage: str, key: str) -> str | None:
-        """Digest of an artifact's ``manifest.json``, read once while the file's state stays; None where there is no artifact at all, empty
-        where its directory lacks the manifest."""
+        """Digest of an artifact's ``manifest.json``, None where there is no artifact at all, empty where its directory lacks the
+        manifest."""
         path = f"{self.root}/{stage}/{key[:32]}/manifest.json"
         try:
-            known, digest = _digests.get(path, ((), ""))
-            if known != _state(os.stat(path)):
-                raw, known = _read(path)
-                digest = digest_in(raw)
-                _digests[path] = (known, digest)
-            return digest
+            return _digest_at(path, state_of(os.stat(path)))
         except FileNotFoundError:
             return "" if os.path.isdir(os.path.dirname(path)) else None
         except OSError as error:
@@ -233,7 +227,7 @@ def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
                 if not _is(file, path):  # its last owner has removed the file meanwhile
                     removed += 1
                     if removed > REMOVED_MOST:
-                        raise StorageError(f"{path}: does not stay the file that was opened; keep the files on another file system.")
+                        raise StorageError(f"{path}: this lock file is replaced again and again; write to another file system.")
                     continue
                 file.seek(0)
                 file.truncate()
@@ -270,16 +264,10 @@ def _is(file: TextIO, path: Path) -> bool:
         return False
 
 
-def _read(path: str) -> tuple[bytes, tuple[int, ...]]:
-    """A file's bytes, and its state before they were read."""
-    with open(path, "rb") as file:
-        state = _state(os.fstat(file.fileno()))
-        return file.read(), state
-
-
-def _state(found: os.stat_result) -> tuple[int, ...]:
-    """What changes whenever a file is written or replaced."""
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+@cache
+def _digest_at(path: str, _state: FileState) -> str:
+    """The digest of a manifest, read once while the file's state stays the same."""
+    return digest_in(Path(path).read_bytes())
 
 
 def _leftovers(place: str) -> tuple[str, ...]:

@@ -12,12 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svgbench.config.cards import file_digest
+from svgbench.config.file_state import file_digest
 from svgbench.config.records import digest
 from svgbench.errors import BadData, BadWeights, BrokenArtifact, unknown
 from svgbench.shelf import folder, read_yaml
-from svgbench.world import catalogue, packed, walk
-from svgbench.world.listing import SUFFIXES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +78,9 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; an artifact's or a packed store's digests, with
     which its files are compared; paths and bytes of a folder's images (or of all its files, where it holds statistics). Statistics that
     cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
-    from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy
+    from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy, as do those below
+    from svgbench.world import catalogue, packed, walk
+    from svgbench.world.listing import SUFFIXES
 
     if not path.exists():
         raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")
@@ -103,6 +103,8 @@ def reference_identity(path: Path, extractor: str | None) -> str:
 
 def _artifact_identity(path: Path) -> str:
     """The digests in an artifact's manifest; BrokenArtifact when its files are not those, or those of the packed images that it names."""
+    from svgbench.world import catalogue, packed, walk
+
     try:
         listed = json.loads((path / "manifest.json").read_text())["files"]
         files = [walk.stamped(path, name) for name in listed]

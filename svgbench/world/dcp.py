@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svgbench.config.contents import regular
+from svgbench.config.file_types import regular
 from svgbench.errors import BadWeights
-from svgbench.world.pickled import StandIn, Storage, Stored, contiguous, read_archive, read_pickle
+from svgbench.world.torch_files import StandIn, Storage, Stored, contiguous, read_archive, read_pickle
 
 LARGEST = 1 << 30
 """Bytes that the metadata may have."""

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from svgbench.config.file_state import kind_of
+from svgbench.config.file_state import sha256_of as sha256_of
 from svgbench.errors import BadInput, StorageError
 
 TEMPORARY = ".writing-"
@@ -82,14 +84,13 @@ def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
     would put a file in its place."""
     with guarded(path):
         try:
-            kind = os.stat(path).st_mode
+            kind = kind_of(os.stat(path))
         except FileNotFoundError:
-            kind = stat.S_IFREG
+            kind = "a regular file"
     if os.path.dirname(os.path.abspath(path)) == "/dev" or os.path.abspath(path).startswith(("/dev/fd/", "/proc/")):
-        kind = stat.S_IFCHR
-    names = {stat.S_IFDIR: "directory", stat.S_IFCHR: "device", stat.S_IFBLK: "device", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    if not stat.S_ISREG(kind):
-        raise BadInput(f"{path} is a {names.get(stat.S_IFMT(kind), 'special file')}, not a file that can be written; {instead}.")
+        kind = "a device"
+    if kind != "a regular file":
+        raise BadInput(f"{path} is {kind}, not a file that can be written; {instead}.")
     return path
 
 
@@ -105,12 +106,6 @@ def failpoint(name: str) -> None:
     if left <= 0:
         os.kill(os.getpid(), signal.SIGKILL)
     os.environ["SVGBENCH_FAILPOINT"] = f"{name}:{left}"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fsync(path: Path) -> None:

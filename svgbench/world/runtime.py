@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from svgbench.errors import BadInput, SvgbenchError, say
-from svgbench.world.hearts import HEARTS
+from svgbench.world.heartbeat import HEARTBEAT
 from svgbench.world.progress import Bar, open_bar
 from svgbench.world.ranks import ranks, timeout_minutes
 
@@ -105,7 +105,7 @@ class Runtime:
                     f"rank {self.rank} of {self.world} did not find the others ({str(error).splitlines()[0][:160]}); "
                     "see what they say, and run the same command again."
                 ) from error
-            HEARTS.start(self.rank, self.world, limit.total_seconds())
+            HEARTBEAT.start(self.rank, self.world, limit.total_seconds())
         return self
 
     def stop(self) -> None:
@@ -113,7 +113,7 @@ class Runtime:
         import torch
 
         if self.world > 1 and torch.distributed.is_initialized():
-            HEARTS.stop()
+            HEARTBEAT.stop()
             torch.distributed.destroy_process_group()
 
     def barrier(self) -> None:
@@ -132,7 +132,7 @@ class Runtime:
 
     def meet(self, fine: bool) -> bool:
         """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit. A rank that
-        gives no sign of life any more ends them all (``hearts``)."""
+        gives no sign of life any more ends them all (``heartbeat``)."""
         if self.world == 1:
             return fine
         import torch

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from svgbench.config.schema import Data
-from svgbench.world import catalogue, folders, hub_datasets, packed, shards
+from svgbench.world import catalogue, packed
 from svgbench.world.catalogue import Reading
 from svgbench.world.listing import Listing, choose, root_of
 from svgbench.world.progress import tell_once
@@ -58,6 +58,8 @@ def counted(data: Data) -> tuple[int, int, int]:
 
 
 def _kind(root: Path) -> ModuleType:
+    from svgbench.world import folders, hub_datasets, shards  # PIL
+
     return next((kind for kind in (shards, hub_datasets) if kind.holds(root)), folders)
 
 

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 
 from svgbench.config.archives import DAMAGED
 from svgbench.config.cards import EncoderCard, weights_file
-from svgbench.config.contents import form_of
+from svgbench.config.file_state import FileState, state_of
+from svgbench.config.file_types import form_of
 from svgbench.config.hub import hub_file
 from svgbench.config.preprocessing import same_statistics
 from svgbench.config.weight_files import weights_files
 from svgbench.errors import BadConfig, BadWeights, closest, say_once
-from svgbench.world.choice import choose
 from svgbench.world.dcp import read_dcp
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
-from svgbench.world.pickled import Hostile, Stored, read_archive, read_legacy
+from svgbench.world.torch_files import Hostile, Stored, read_archive, read_legacy
+from svgbench.world.weights_choice import choose
 
 
 def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
@@ -89,7 +90,7 @@ def read(path: Path, key: str | None = None) -> State:
     """Name -> tensor of a weights file (``.safetensors``, or what ``torch.save`` wrote, of which nothing but tensors is opened) or of all
     parts of a directory. A checkpoint's averaged weights are preferred to its raw ones; ``key`` (a dotted path) names others. A choice is
     written to standard error, once."""
-    before = [(part, _state_of(part)) for part in weights_files(path)]
+    before = [(part, _state(part)) for part in weights_files(path)]
     parts = [part for part, _ in before]
     content = read_dcp(path) if parts[0].name == ".metadata" else _merged(parts)
     chosen = choose(content, path, key)
@@ -97,7 +98,7 @@ def read(path: Path, key: str | None = None) -> State:
         state = State({name: value.tensor() if isinstance(value, Stored) else value for name, value in chosen.tensors.items()})
     except UNREADABLE as error:
         raise _refusal(error, path) from None
-    changed = next((part for part, then in before if _state_of(part) != then), None)
+    changed = next((part for part, then in before if _state(part) != then), None)
     if changed is not None:
         raise BadWeights(f"{changed} was changed while it was read; run the command again when nothing writes to it.")
     state.key = chosen.key
@@ -145,13 +146,12 @@ def _refusal(error: Exception, path: Path) -> BadWeights:
     return BadWeights(f"{path} is truncated or not a weights file ({_first_line(error)}); fetch it again.")
 
 
-def _state_of(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file does; None where there is none."""
+def _state(path: Path) -> FileState | None:
+    """The file's state; None where there is no file."""
     try:
-        found = path.stat()
+        return state_of(path.stat())
     except OSError:
         return None
-    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: Iterable[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import svgbench
 
-from svgbench.cli.answers import answer
+from svgbench.cli.failures import explained
 from svgbench.errors import BadConfig, BadInput, SvgbenchError, printable, say
 from svgbench.shelf import DEEPEST, LONGEST, read_yaml
 from svgbench.tables.latex import latex
@@ -96,8 +96,8 @@ def test_a_standard_error_that_is_gone_stops_nothing(monkeypatch):
     ("error", "status", "said"),
     [
         (OSError(errno.ENAMETOOLONG, "x", "a" * 300), 2, "longer than the file system allows"),
-        (OSError(errno.ELOOP, "x", "loop"), 2, "loop: its symbolic links lead in a circle"),
-        (RuntimeError("Symlink loop from 'a/b'"), 2, "'a/b': its symbolic links lead in a circle"),
+        (OSError(errno.ELOOP, "x", "loop"), 2, "loop: its symbolic links form a loop"),
+        (RuntimeError("Symlink loop from 'a/b'"), 2, "'a/b': its symbolic links form a loop"),
         (FileNotFoundError(errno.ENOENT, "x", "gone"), 2, "gone: does not exist"),
         (PermissionError(errno.EACCES, "x", "secret"), 2, "secret: permission is denied"),
         (OSError(errno.ENOSPC, "x", "here"), 5, "here: the disk is full"),
@@ -110,7 +110,7 @@ def test_a_standard_error_that_is_gone_stops_nothing(monkeypatch):
     ],
 )
 def test_errors_of_paths_disks_and_memory_are_a_sentence(error, status, said):
-    found, _, sentence = answer(error)
+    found, _, sentence = explained(error)
     assert found == status and said in sentence and "fault of svgbench" not in sentence and sentence.endswith(".")
 
 

@@ -11,7 +11,7 @@ import pytest
 from finished import fill, finish, planned
 
 from svgbench.cli.walk import walk
-from svgbench.config import cards
+from svgbench.config import cards, file_state
 from svgbench.config.grid import build
 from svgbench.errors import BadInput, SvgbenchError
 from svgbench.lab import execute
@@ -148,7 +148,7 @@ def test_a_file_replaced_after_it_was_planned_is_refused_and_nothing_is_committe
     put(file, first)
     node = node_of(field, file)
     state = file.stat()
-    monkeypatch.setattr(cards, "SETTLED", -1)  # digests are remembered as those of older files are
+    monkeypatch.setattr(file_state, "SETTLED", -1)  # digests are remembered as those of older files are
 
     def work(place):
         if when == "before":

@@ -1,4 +1,4 @@
-"""The verbs of ``svgbench`` and their options. Imports no torch until a stage runs."""
+"""The commands of ``svgbench`` and their options. Imports no torch until a stage runs."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.", envvar="SVGBENCH_DEBUG")] = False,
 ) -> None:
-    """``--debug`` is read in ``main``, so that it may stand behind the verb too."""
+    """``--debug`` is read in ``main``, so that it may come after the command's name too."""
     check_environment()
 
 
 def call(words: list[str]) -> int:
-    """Runs a verb; its exit status. Errors are the caller's to tell: typer's own ``main`` would hide Ctrl-C and a closed pipe."""
+    """Runs a command and gives its exit status. Errors are raised: typer's own ``main`` would hide Ctrl-C and a closed pipe."""
     try:
         command = typer.main.get_command(app)
         with command.make_context(app.info.name, list(words)) as context:

@@ -1,4 +1,4 @@
-"""What the user is told of an error that ends a command, and the exit status that goes with it. No torch."""
+"""The sentence and the exit status of an error that ends a command. No torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import os
 import select
 import signal
 
-from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError, say, write
+from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError
 from svgbench.world.files import REASONS
 from svgbench.world.signals import sentence_of
 
-__all__ = ["answer", "say", "write"]
-
 PATHS = {
     errno.ENAMETOOLONG: "the name is longer than the file system allows; give a shorter one.",
-    errno.ELOOP: "its symbolic links lead in a circle; correct them, or give another path.",
+    errno.ELOOP: "its symbolic links form a loop; correct them, or give another path.",
     errno.ENOENT: "does not exist.",
     errno.EISDIR: "is a directory, and a file is needed.",
     errno.ENOTDIR: "a part of that path is a file; give another path.",
@@ -26,7 +24,7 @@ PATHS = {
 FAULT = "This is a fault of svgbench; run it with --debug and report what it prints."
 
 
-def answer(error: BaseException) -> tuple[int, str, str]:
+def explained(error: BaseException) -> tuple[int, str, str]:
     """Exit status, the error's kind, and one sentence; no sentence where nobody reads the result any more."""
     if isinstance(error, SvgbenchError):
         return error.exit_status, type(error).__name__, str(error)
@@ -45,7 +43,7 @@ def answer(error: BaseException) -> tuple[int, str, str]:
 
 
 def _of_the_system(error: BaseException) -> SvgbenchError | None:
-    """Errors of paths, disks and memory that no place closer to their cause has put into words."""
+    """Errors of paths, disks and memory that nothing closer to their cause has explained."""
     if isinstance(error, OSError) and error.errno is not None:
         where = _shown(error.filename)
         if error.errno in PATHS:
@@ -56,12 +54,12 @@ def _of_the_system(error: BaseException) -> SvgbenchError | None:
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve
         return BadInput(f"{str(error).partition(' from ')[2]}: {PATHS[errno.ELOOP]}")
     if isinstance(error, ValueError) and any(word in str(error) for word in ("null byte", "null character")):
-        return BadInput("a path holds a zero byte, which no file system allows; correct it.")
+        return BadInput("a path contains a zero byte, which no file system allows; correct it.")
     if isinstance(error, ValueError) and "surrogates not allowed" in str(error):  # UnicodeEncodeError, and pydantic's word for it
         name = f"{error.object!a}" if isinstance(error, UnicodeEncodeError) else "a name"
-        return BadInput(f"{name} holds bytes that are not UTF-8; rename the file, or give another name.")
+        return BadInput(f"{name} contains bytes that are not UTF-8; rename the file, or give another name.")
     if isinstance(error, MemoryError):
-        return SvgbenchError("the memory of this machine is used up; give a smaller --micro-batch, or free some.")
+        return SvgbenchError("this machine is out of memory; give a smaller --micro-batch, or free some memory.")
     return None
 
 

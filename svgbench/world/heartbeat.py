@@ -25,7 +25,7 @@ LONGEST_BEAT = 5.0
 """Seconds between two beats, at most."""
 
 
-class Hearts:
+class Heartbeat:
     """The beat of this process and its watch over the others; one for the process, as torch's group is."""
 
     def __init__(self) -> None:
@@ -115,4 +115,4 @@ class Hearts:
                 os.kill(int(process), signal.SIGKILL)
 
 
-HEARTS = Hearts()
+HEARTBEAT = Heartbeat()

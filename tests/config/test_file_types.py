@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from svgbench.config.cards import digest_of, file_digest
+from svgbench.config.cards import digest_of
+from svgbench.config.file_state import file_digest
 from svgbench.errors import BadWeights
 from svgbench.world import weights
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from svgbench.errors import BadWeights, closest
 from svgbench.world.kinds import looks_like
-from svgbench.world.names import COUNTERS, Names, count, numbers_left_out, plain, roots, unwrapped
-from svgbench.world.pickled import StandIn, Stored
+from svgbench.world.tensor_names import COUNTERS, Names, count, numbers_left_out, plain, roots, unwrapped
+from svgbench.world.torch_files import StandIn, Stored
 
 AVERAGED = {"ema", "emas", "averaged", "average", "avg", "shadow", "swa", "polyak", "modelema", "emamodel", "netema", "emanet"}
 """Words in the key of a moving average; ``teacher`` is one where it is beside ``student``."""

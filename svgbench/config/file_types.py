@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import stat
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Literal
 
 from svgbench.config.archives import DAMAGED, checked
+from svgbench.config.file_state import check_regular
 from svgbench.errors import BadWeights
 
 Form = Literal["safetensors", "archive", "legacy"]
@@ -44,8 +43,8 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 )
 """Beginning, what it is, what to do."""
 TEXTS: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("<!doctype html", "<html", "<head", "<body"), "a web page (HTML), such as a server answers in place of a file"),
-    (("<?xml", "<error", "<!doctype"), "an XML document, such as a server answers when it refuses a file"),
+    (("<!doctype html", "<html", "<head", "<body"), "a web page (HTML), such as a server sends in place of a file"),
+    (("<?xml", "<error", "<!doctype"), "an XML document, such as a server sends when it refuses a file"),
     (("{", "["), "JSON text, not weights"),
 )
 
@@ -102,13 +101,11 @@ def _check_safetensors(path: Path, length: int, size: int) -> None:
 
 
 def regular(path: Path) -> None:
-    """Refuses what is no regular file: opening a named pipe waits for ever, a device has no end."""
+    """BadWeights unless the path names a regular file that can be read."""
     try:
-        mode = path.stat().st_mode
+        check_regular(path)
     except OSError as error:
         raise _unread(path, error) from None
-    if not stat.S_ISREG(mode):
-        raise BadWeights(f"{path} is {_special(mode)}, not a regular file; give the path of a weights file.")
 
 
 def _unread(path: Path, error: OSError) -> BadWeights:
@@ -150,7 +147,7 @@ def _gzipped(head: bytes) -> tuple[str, str]:
     """What is inside a gzip file, by its first kilobytes."""
     try:
         inside = zlib.decompressobj(wbits=31).decompress(head, 4096)
-    except (zlib.error, gzip.BadGzipFile):
+    except zlib.error:
         inside = b""
     text = _text(inside)
     if text is not None and not text[0].startswith("plain text"):
@@ -223,12 +220,3 @@ def _archive(path: Path) -> Form:
         raise BadWeights(f"{path} is a Keras model; hand over the PyTorch or safetensors weights.")
     held = f", which holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
     raise BadWeights(f"{path} is a ZIP archive that torch did not save{held}; unpack it and hand over the weights inside.")
-
-
-def _special(mode: int) -> str:
-    """What a path is that is no regular file."""
-    kinds = (
-        (stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-        (stat.S_ISSOCK, "a socket"),
-    )  # fmt: skip
-    return next((says for test, says in kinds if test(mode)), "something else")
