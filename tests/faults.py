@@ -88,7 +88,7 @@ FAULTS = {
     "F13": Fault(
         "hostile files: pickles, archives, bombs, paths out of a data set, modules in the working directory",
         (
-            "world/test_pickled.py", "config/test_contents.py", "lab/test_children.py", "world/test_sources.py::a_dataset_names",
+            "world/test_torch_files.py", "config/test_file_types.py", "lab/test_children.py", "world/test_sources.py::a_dataset_names",
         ),
     ),
     "F14": Fault("YAML: unknown keys, wrong types, aliases, tags, nesting, size", ("config/test_parse.py", "cli/test_outputs.py::yaml")),
