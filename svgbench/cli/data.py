@@ -63,7 +63,7 @@ def pack(
 
 @app.command("verify")
 def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack', or a source of images.")]) -> None:
-    """Reads every byte: a packed store is compared with its digests, shapes and labels, a source with what was read of it last."""
+    """Reads every byte: compares a packed store with its digests, shapes and labels, and a source with its last reading."""
     from svgbench.world import packed, packing
     from svgbench.world.listing import root_of
 
@@ -94,7 +94,7 @@ def _verify_source(directory: Path) -> None:
     unreadable = [path for path, found in reading.digests.items() if found == catalogue.UNREADABLE]
     if unreadable:
         count = f"{len(unreadable):,} of {len(reading.digests):,} files"
-        raise BadData(f"{directory}: {count} cannot be read ({named(unreadable)}); mend or remove them.")
+        raise BadData(f"{directory}: {count} cannot be read ({named(unreadable)}); repair or remove them.")
     parts = {"changed": reading.changed, "added": reading.added, "removed": reading.removed}
     rows = [["read", f"{len(reading.digests):,}", ""], *([word, f"{len(names):,}", named(names)] for word, names in parts.items())]
     table_of(Table(f"Files of {directory}", ["", "files", "such as"], rows, [f"identity {reading.identity[:16]}"]))

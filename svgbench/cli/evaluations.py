@@ -32,7 +32,7 @@ def evaluate(
     second_extractor_weights: Annotated[Path | None, typer.Option("--second-extractor-weights", help="Its weights file.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="A trial on the first so many images; its numbers say so.", min=1)] = None,
     allow_doubles: Annotated[
-        bool, typer.Option("--allow-doubles", help="Score a set that holds an image twice, as real images may; the protocol says so.")
+        bool, typer.Option("--allow-doubles", help="Score a set in which images repeat, as real images may; the protocol records it.")
     ] = False,
     format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -41,6 +41,7 @@ def evaluate(
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
     from svgbench.metrics.judges import knows_photographs, unfamiliar, weights_file
+    from svgbench.tables.judge_notes import are_drawn
     from svgbench.world.runtime import Runtime
 
     if second_extractor == extractor:
@@ -63,10 +64,10 @@ def evaluate(
             images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, allow_doubles=allow_doubles,
             progress=progress,
         )  # fmt: skip
-    strangers = [name for name, *_ in asked if not knows_photographs("features", name)]
-    if strangers and not _are_drawn(reference):
-        said = unfamiliar(strangers)
-        scores = [score.model_copy(update={"detail": {**score.detail, "judges": said}}) for score in scores]
+    of_drawings = [name for name, *_ in asked if not knows_photographs("features", name)]
+    if of_drawings and not are_drawn(str(reference)):
+        note = unfamiliar(of_drawings)
+        scores = [score.model_copy(update={"detail": {**score.detail, "judges": note}}) for score in scores]
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")
         return
@@ -83,13 +84,6 @@ def evaluate(
     notes += dict.fromkeys(score.detail["judges"] for score in scores if "judges" in score.detail)
     table = Table(f"{images} against {reference}", ["metric", "value", "images", "protocol"], rows, notes)
     tables_of([table], format)
-
-
-def _are_drawn(reference: Path) -> bool:
-    """Whether the reference is an ``images`` artifact of the embedded images."""
-    from svgbench.tables.judge_notes import are_drawn
-
-    return are_drawn(str(reference))
 
 
 def _text(value: float, low: float | None, high: float | None) -> str:

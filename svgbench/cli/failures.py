@@ -8,12 +8,11 @@ import select
 import signal
 
 from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError
-from svgbench.world.files import REASONS
+from svgbench.world import files
 from svgbench.world.signals import sentence_of
 
 PATHS = {
-    errno.ENAMETOOLONG: "the name is longer than the file system allows; give a shorter one.",
-    errno.ELOOP: "its symbolic links form a loop; correct them, or give another path.",
+    **files.PATHS,
     errno.ENOENT: "does not exist.",
     errno.EISDIR: "is a directory, and a file is needed.",
     errno.ENOTDIR: "a part of that path is a file; give another path.",
@@ -48,8 +47,8 @@ def _of_the_system(error: BaseException) -> SvgbenchError | None:
         where = _shown(error.filename)
         if error.errno in PATHS:
             return BadInput(f"{where}{PATHS[error.errno]}")
-        if error.errno in REASONS:
-            return StorageError(f"{where}{REASONS[error.errno]}")
+        if error.errno in files.REASONS:
+            return StorageError(f"{where}{files.REASONS[error.errno]}")
         return StorageError(f"{where}{os.strerror(error.errno)}; correct that, then run the same command again.")
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):  # Path.resolve
         return BadInput(f"{str(error).partition(' from ')[2]}: {PATHS[errno.ELOOP]}")

@@ -46,14 +46,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def import_(
     kind: Annotated[str, typer.Argument(help=f"{', '.join([*PARTS, *CODECS])}.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The release's file (.pt, .pth, .ckpt, .safetensors) or a directory of parts.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The release's file (.pt, .pth, .ckpt, .safetensors) or a directory of weights.")],
     name: Annotated[str, typer.Option("--name", help="The run; a run imported before takes this part in beside the others.")],
     encoder: Annotated[str | None, typer.Option("--encoder", help="The card of the frozen encoder or codec it belongs to.")] = None,
     weights: Annotated[Path | None, typer.Option("--weights", help="That encoder's weights, a file of an official release.")] = None,
     statistics: Annotated[Path | None, typer.Option("--statistics", help="The release's file of latent means and deviations.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="The release's constructor arguments (YAML or JSON).")] = None,
     weights_key: Annotated[
-        str | None, typer.Option("--weights-key", help="Which weights of a checkpoint with several (raw, averaged): the path to them.")
+        str | None, typer.Option("--weights-key", help="Which weights of a checkpoint that holds several (raw, averaged): their key.")
     ] = None,
     preset: Annotated[str, typer.Option("--preset", help="Images, counts and judges of what is measured on the run.")] = "paper",
     out: Out = Path("runs"),
@@ -112,18 +112,18 @@ def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def _no_unused(kind: str, checkpoint: Path, weights: Path | None, config: Path | None) -> None:
-    """Refuses files that this kind does not open: what is taken over without a look at it is not what was meant."""
+    """Refuses files that this kind does not open."""
     if weights is not None and (kind in CODECS or kind == "svg-autoencoder"):
-        raise BadConfig(f"'{kind}' is an encoder's file itself, so of {checkpoint} and --weights {weights} one is too many; leave it out.")
+        raise BadConfig(f"'{kind}' is an encoder's file itself, so --weights {weights} has no use; leave it out.")
     if config is not None and kind in CODECS:
         raise BadConfig(
             f"'{kind}' is opened by the card '{CODECS[kind]}', which takes no --config; leave it out, or write a card with its arguments "
-            "(--shelf DIR) and name it by --encoder."
+            "(--shelf DIR) and name it with --encoder."
         )
 
 
 def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
-    """Opens the files for which the plan has no stage yet (a transformer before its autoencoder), so that none is taken over unseen; says
+    """Opens the files for which the plan has no stage yet (a transformer before its autoencoder), so that none is accepted unread; returns
     what each waits for."""
     from svgbench.backends.open import open_encoder
     from svgbench.releases.open import opened
@@ -136,7 +136,7 @@ def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
         waiting.append(f"{release.file} opens as '{release.kind}'; import the autoencoder that it was trained with under the same name")
     if config.latents.statistics and "imported-statistics" not in stages:
         read_statistics(config.latents.statistics)
-        waiting.append(f"{config.latents.statistics} opens and is used when the autoencoder is there")
+        waiting.append(f"{config.latents.statistics} opens and is used once the autoencoder is imported")
     if config.encoder.weights and not stages & {"adoption", "imported-autoencoder"}:
         open_encoder(EncoderCard.model_validate(config.encoder.opened), config.encoder.weights, weights_key=config.encoder.weights_key)
     return waiting

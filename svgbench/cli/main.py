@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _status(words: list[str]) -> int:
-    """The exit status of the command, which has said all it has to say."""
+    """Runs the command, prints its result or its error, and returns the exit status."""
     from svgbench.cli.streams import flushed
 
     if "--debug" in words:  # before or behind the verb
@@ -50,7 +50,7 @@ def _status(words: list[str]) -> int:
 
 
 def _told(error: BaseException) -> int:
-    """Says what ended the command; its exit status."""
+    """Prints the error that ended the command; returns its exit status."""
     from svgbench.cli.failures import explained
     from svgbench.cli.streams import flushed
 

@@ -15,7 +15,7 @@ from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.tables.collect import RunRecord, collect, not_held
-from svgbench.tables.judge_notes import note_judges, said_of
+from svgbench.tables.judge_notes import note_judges, noted_scores
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
@@ -82,7 +82,7 @@ def show(
         say(unheld)
     against = against and _row(against, records, cells or {})
     if format is Format.json:
-        deliver(json.dumps([row for record in records for row in said_of(record)], indent=1) + "\n", to)
+        deliver(json.dumps([row for record in records for row in noted_scores(record)], indent=1) + "\n", to)
         return
     tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [], against)
     if not tables:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from svgbench.errors import StorageError
 
-SAID = "standard output {}, so the result is not printed; finished work is kept, run the same command again with another output."
+NOT_PRINTED = "standard output {}, so the result is not printed; finished work is kept, run the same command again with another output."
 
 
 class _Closed(io.TextIOBase):
@@ -19,29 +19,29 @@ class _Closed(io.TextIOBase):
     encoding, errors = "utf-8", "replace"
 
     def write(self, text: str) -> int:
-        raise StorageError(SAID.format("is closed"))
+        raise StorageError(NOT_PRINTED.format("is closed"))
 
 
 class _Output(io.TextIOWrapper):
-    """A standard output whose errors are told from those of files."""
+    """A standard output whose errors are distinguished from those of files."""
 
     def write(self, text: str) -> int:
-        with _told_apart():
+        with _as_output_error():
             return super().write(text)
 
     def flush(self) -> None:
-        with _told_apart():
+        with _as_output_error():
             super().flush()
 
 
 @contextlib.contextmanager
-def _told_apart() -> Iterator[None]:
+def _as_output_error() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise StorageError(SAID.format(f"cannot be written ({os.strerror(error.errno or 0)})")) from error
+        raise StorageError(NOT_PRINTED.format(f"cannot be written ({os.strerror(error.errno or 0)})")) from error
 
 
 def prepare() -> None:
@@ -75,7 +75,7 @@ def flushed() -> None:
 
 
 def discard() -> None:
-    """What is left in standard output's buffer goes nowhere, so that nothing fails once more when the process ends."""
+    """Discards what is left in standard output's buffer, so that nothing fails again when the process ends."""
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)

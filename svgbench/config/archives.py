@@ -1,4 +1,4 @@
-"""ZIP archives of others: what is inside, checked against the file's own size before a member is opened. No torch."""
+"""Users' ZIP archives: what is inside, checked against the file's own size before a member is opened. No torch."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def checked(source: Path | io.BytesIO, error: type[BadInput] = BadWeights, named
     unpacked = sum(entry.file_size for entry in entries)
     if len(entries) > MEMBERS or (unpacked > LARGE and unpacked > RATIO * held):
         raise error(
-            f"{named or source} has {held:,} bytes and would unpack to {unpacked:,}, more than {RATIO} times as many, which real files do "
-            "not; it is not opened, so fetch it again from its authors."
+            f"{named or source} has {held:,} bytes and would unpack to {unpacked:,}, more than {RATIO} times as many; no real file "
+            "does, so it was not opened; fetch it again from its authors."
         )
     for entry in entries:
         stored = entry.compress_type == zipfile.ZIP_STORED

@@ -86,17 +86,18 @@ def form_of(path: Path) -> Form:
 
 
 def _check_safetensors(path: Path, length: int, size: int) -> None:
-    """Refuses a file whose header speaks of fewer or more bytes than there are, before any is read."""
+    """Refuses a file whose header lists fewer or more bytes than there are, before any tensor is read."""
     with path.open("rb") as file:
         text = file.read(8 + length)[8:]
     try:
         ends = [entry["data_offsets"][1] for name, entry in json.loads(text).items() if name != "__metadata__"]
-        said = 8 + length + max(ends, default=0)
+        stated = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        raise BadWeights(f"{path} is truncated or not a weights file (its header is no JSON of safetensors); fetch it again.") from None
-    if said != size:
+        reason = "its header is not the JSON of a safetensors file"
+        raise BadWeights(f"{path} is truncated or not a weights file ({reason}); fetch it again.") from None
+    if stated != size:
         raise BadWeights(
-            f"{path} is truncated or not a weights file: as safetensors it would have {said:,} bytes, but it has {size:,}; fetch it again."
+            f"{path} is truncated or not a weights file: as safetensors it would have {stated:,} bytes, it has {size:,}; fetch it again."
         )
 
 
@@ -115,7 +116,7 @@ def _unread(path: Path, error: OSError) -> BadWeights:
 
 
 def _other(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
-    """What a file is that holds no weights, and what to do; None where nothing tells."""
+    """What a file is that holds no weights, and what to do; None where it is unknown."""
     for start, says, advice in SIGNATURES:
         if head.startswith(start):
             return says, advice
@@ -212,7 +213,7 @@ def _archive(path: Path) -> Form:
             raise BadWeights(f"{path} is truncated or not a weights file ({error}); fetch it again.") from None
         held, unpacked = path.stat().st_size, sum(member.size for member in members.values())
         if held > 2 * unpacked + PADDING:
-            raise BadWeights(f"{path} has {held:,} bytes, of which its archive is {unpacked:,}; fetch it again from its authors.")
+            raise BadWeights(f"{path} has {held:,} bytes, but its archive needs only {unpacked:,}; fetch it again from its authors.")
         return "archive"
     if names and all(name.endswith(".npy") for name in names):
         raise BadWeights(f"{path} is an .npz of NumPy arrays, not weights; hand over a state dict saved by torch or as safetensors.")

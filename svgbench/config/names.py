@@ -20,7 +20,7 @@ LONGEST = 40
 NAME_BYTES = 255
 """Longest name of a directory that file systems take."""
 TAKEN = ("store", "plans", "slurm", "figures")
-"""What else lies in an output directory."""
+"""Other directories in an output directory."""
 
 
 def checked_name(name: str, what: str = "the name of a run") -> str:
@@ -34,15 +34,15 @@ def checked_name(name: str, what: str = "the name of a run") -> str:
     if not name.strip(" ."):
         wrong = "is empty or only dots and spaces"
     elif set(name) & {"/", "\\"}:
-        wrong = "is a path; runs lie directly in --out"
+        wrong = "is a path; a run is a directory directly in --out"
     elif any(unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp", "Cs", "Cn") for letter in name):
-        wrong = "holds control characters"
+        wrong = "contains control characters"
     elif name != name.strip() or name[0] in ".-":
         wrong = "starts with a dot, a dash or a space, or ends with a space"
     elif size > NAME_BYTES:
         wrong = f"has {size} bytes, and a directory's name may have {NAME_BYTES}"
     elif name.lower() in TAKEN:
-        wrong = "is that of another directory in --out"
+        wrong = "is reserved for another directory in --out"
     if wrong:
         shown = name if len(name) <= 60 else name[:57] + "..."
         raise BadInput(f"{what} {shown!r} {wrong}; choose letters, digits, '.', '_' and '-'.")

@@ -27,8 +27,8 @@ class Statistics(NamedTuple):
     std: Colours
 
     @property
-    def said(self) -> str:
-        """Both in words."""
+    def shown(self) -> str:
+        """Both, for a sentence."""
         mean, std = (", ".join(f"{value:.3g}" for value in values) for values in self)
         return f"mean [{mean}] and std [{std}]"
 
@@ -72,7 +72,7 @@ def of_file(path: Path) -> Statistics | None:
 
 def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
     """What an image processor of transformers does to an image, as statistics of images in [0, 1]: it multiplies bytes by
-    ``rescale_factor``, then takes ``image_mean`` off and divides by ``image_std``, each unless it is told not to."""
+    ``rescale_factor``, then takes ``image_mean`` off and divides by ``image_std``, each unless the file turns it off."""
     content = content.get("image_processor", content) if isinstance(content.get("image_processor"), Mapping) else content
     if not {"image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor"} & content.keys():
         return None
@@ -84,7 +84,7 @@ def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
     else:
         mean, std = _checked(content["image_mean"], content["image_std"], where)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
-        raise BadConfig(f"{where} says rescale_factor {factor!r}; it must be a number above 0.")
+        raise BadConfig(f"{where} states rescale_factor {factor!r}; it must be a number above 0.")
     whole = 255 * factor  # what it makes of white
     if math.isclose(whole, 1, rel_tol=1e-6):
         return Statistics(mean, std)
@@ -97,9 +97,9 @@ def told_by(path: Path) -> tuple[str, Statistics] | None:
     folder = path if path.is_dir() else path.parent if path.name in LIBRARY_NAMES else None
     found = stated(folder) if folder is not None else None
     if found is not None:
-        return f"{found[0]} says", found[1]
+        return f"{found[0]} states", found[1]
     ends = "/".join(path.parts[-5:])
-    return next((("its name says " + says + ", with", numbers) for word, numbers, says in NAMED if word.search(ends)), None)
+    return next(((f"its name indicates {says}, with", numbers) for word, numbers, says in NAMED if word.search(ends)), None)
 
 
 def same_statistics(path: Path, mean: Colours, std: Colours, name: str) -> None:
@@ -109,7 +109,7 @@ def same_statistics(path: Path, mean: Colours, std: Colours, name: str) -> None:
                            for a, b in zip(one, other, strict=True)):  # fmt: skip
         return
     raise BadWeights(
-        f"{path} does not belong to '{name}': {told[0]} {told[1].said}, the card has {Statistics(mean, std).said}; open the model's "
+        f"{path} does not match the card '{name}': {told[0]} {told[1].shown}, the card has {Statistics(mean, std).shown}; open the model's "
         "directory (transformers:DIR, timm:DIR, open_clip:DIR) or write a card with its statistics (--shelf DIR)."
     )
 
@@ -121,7 +121,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise ValueError
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BadConfig(f"{path} is no readable configuration ({type(error).__name__}); fetch it again.") from None
+        raise BadConfig(f"{path} cannot be read as a configuration ({type(error).__name__}); fetch it again.") from None
     if not isinstance(content, dict):
         raise BadConfig(f"{path} holds {type(content).__name__}, not a configuration; fetch it again.")
     return content
@@ -142,6 +142,6 @@ def _checked(mean: Any, std: Any, where: str) -> Statistics:
         numbers = all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in listed)
         if len(listed) != 3 or not numbers or (name == "std" and min(listed) <= 0):
             bound = " above 0" if name == "std" else ""
-            raise BadConfig(f"{where} says {name} {values!r} of the pixels; it must be three numbers{bound}.")
+            raise BadConfig(f"{where} states the pixel {name} {values!r}; it must be three numbers{bound}.")
         found.append((float(listed[0]), float(listed[1]), float(listed[2])))
     return Statistics(*found)

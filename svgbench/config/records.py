@@ -58,7 +58,7 @@ def unseal(raw: bytes, newest: int) -> dict[str, Any]:
     if version < SEALED and "digest" not in content:
         return content
     if not _holds(raw):
-        raise ValueError("it does not have the digest that it states")
+        raise ValueError("its digest does not match its content")
     del content["digest"]
     return content
 
@@ -237,7 +237,7 @@ class Manifest(Part):
         manifest = cls.model_validate(unseal(raw, STORE_FORMAT))
         own = (manifest.version, manifest.slice, manifest.inputs)
         if own != made_of and manifest.key != key_of(manifest.stage, *own):
-            raise ValueError("its key is not that of what it lists")
+            raise ValueError("its key does not match its content")
         return manifest
 
 

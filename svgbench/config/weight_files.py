@@ -21,13 +21,13 @@ INDEX_BYTES = 64 << 20
 """No index is larger."""
 OTHERS = (
     (("mp_rank_00_model_states.pt", "zero_to_fp32.py", "global_step*", "*zero_pp_rank_*"),
-     "is a checkpoint of DeepSpeed; make one file of it with the script that lies in it: python zero_to_fp32.py DIR FILE"),
+     "is a checkpoint of DeepSpeed; make one file of it with its own script: python zero_to_fp32.py DIR FILE"),
     (("*/.metadata",), "holds a checkpoint of torch.distributed.checkpoint in {found}; hand over that folder"),
     (("*.distcp",), "holds {found} of torch.distributed.checkpoint without its .metadata; copy the whole folder"),
     (("saved_model.pb", "*.data-00000-of-*", "tf_model.h5"), "holds TensorFlow weights; hand over the PyTorch or safetensors weights"),
     (("flax_model.msgpack", "*.msgpack"), "holds Flax weights; hand over the PyTorch or safetensors weights"),
     (("*.onnx",), "holds an ONNX model; hand over the PyTorch or safetensors weights"),
-    (("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.bin"), "holds weights under a name of its own ({found}); hand over that file itself"),
+    (("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.bin"), "holds weights under another name ({found}); hand over that file itself"),
 )  # fmt: skip
 """Files in a directory without weights of the usual names -> what it is and what to do."""
 
@@ -99,7 +99,7 @@ def _indexed(path: Path) -> list[Path]:
         if not parts or any(Path(part).name != part for part in parts):
             raise ValueError
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise BadWeights(f"{path} is no index of weights files; fetch it again.") from None
+        raise BadWeights(f"{path} is not an index of weights files; fetch it again.") from None
     _refuse_missing(f"{path} lists {len(parts)} files", path.parent, parts)
     return [path.parent / part for part in parts]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
-from svgbench.errors import BadInput, SvgbenchError
+from svgbench.errors import SvgbenchError
 from svgbench.lab.plan import Node, check_files, told
 from svgbench.lab.store import TRACE, Store, files_of
 from svgbench.stages import graph
@@ -45,8 +45,6 @@ class Executor:
     def run(self, key: str) -> bool:
         """Makes sure that one node is finished; whether it was run here."""
         node = self._nodes[key]
-        if self._runtime.world == 1 and not self._runtime.is_main:
-            raise BadInput(f"RANK={self._runtime.rank} is set without the WORLD_SIZE of a torchrun; unset it, or start by torchrun.")
         found = self._store.look(node.stage, key) if self._runtime.is_main else None
         if found is not None:
             self._store.sweep([found])
@@ -120,7 +118,7 @@ class Executor:
         for name in graph.left(node.stage, node.slice):
             if not sizes.get(name):
                 what = f"an empty {name}" if name in sizes else f"no {name}"
-                raise SvgbenchError(f"stage {node.stage} left {what}; nothing was committed, what it did is kept in {partial}.")
+                raise SvgbenchError(f"stage {node.stage} left {what}, so nothing was stored; its unfinished work is kept in {partial}.")
         manifest = Manifest(
             stage=node.stage, version=graph.by_name(node.stage).version, key=node.key, slice=node.identity, inputs=node.inputs,
             files=digests, sizes=sizes, seconds=cost.pop("seconds", seconds), cost=cost, host=self._runtime.describe(),

@@ -186,7 +186,7 @@ def node_of(
         for path, value in graph.UNGUIDED.items():
             part = merge(part, nested(path, value))
     identity = part
-    for path, found in files_of(stage, config, judged).items():
+    for path, found in digests_of(stage, config, judged).items():
         identity = merge(identity, nested(path, found))
     for path in graph.FOLDERS:
         if _covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
@@ -200,7 +200,7 @@ def node_of(
     return Node(stage.name, key, part, identity, keys, whole)
 
 
-def files_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
+def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
     """Field -> what a key holds in place of the file that it names: the digest of what the stage will open. ``config``: a run's, or the
     stage's slice of it; ``judged``: judges' identities that are known."""
     judged = {} if judged is None else judged
@@ -231,7 +231,7 @@ def check_files(node: Node) -> None:
     """BadInput when a file that a node's configuration names is not the one that its key was made of; what it names itself, an encoder's
     card says too."""
     stage = graph.by_name(node.stage)
-    changed = [(path, graph.field(node.slice, path)) for path, found in files_of(stage, node.slice).items()
+    changed = [(path, graph.field(node.slice, path)) for path, found in digests_of(stage, node.slice).items()
                if graph.field(node.identity, path) != found]  # fmt: skip
     for path in ("encoder", graph.TEACHER):
         own = graph.field(node.slice, path) if _covers(stage, path) else None

@@ -159,7 +159,7 @@ def _meeting(bench: Bench, machine: int) -> list[str]:
 
 def _last_words(words: str) -> str:
     """The last sentence that a rank of ours gave before it ended, else torchrun's last line."""
-    lines = words.splitlines() or ["without a word"]
+    lines = words.splitlines() or ["no message"]
     kinds = tuple(f"{kind.__name__}: " for kind in (SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()))
     own = [line.partition(": ")[2] for line in lines if line.startswith(kinds)]
     return own[-1] if own else lines[-1]

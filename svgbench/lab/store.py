@@ -100,7 +100,7 @@ class Store:
             for name, size in manifest.sizes.items():
                 found = _size(f"{place}/{name}")
                 if found < 0:
-                    raise BrokenArtifact(f"{place}/{name}: is listed in the manifest and missing; {again}")
+                    raise BrokenArtifact(f"{place}/{name}: is listed in the manifest but missing; {again}")
                 if found != size:
                     raise BrokenArtifact(f"{place}/{name}: has {found} bytes, the manifest says {size}; {again}")
         return Found(manifest, digest_in(raw, known=manifest.format >= SEALED), leftovers)

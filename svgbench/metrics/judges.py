@@ -55,7 +55,7 @@ def knows_photographs(kind: str, name: str) -> bool:
 
 
 def unfamiliar(names: Iterable[str]) -> str:
-    """What is said of numbers where judges trained on drawn images look at others."""
+    """The note for numbers where judges trained on drawn images score other images."""
     listed = " and ".join(dict.fromkeys(names))
     return f"{listed}: trained on the embedded drawn images, does not know photographs; compare by these numbers only runs on equal images"
 

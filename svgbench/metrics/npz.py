@@ -110,7 +110,7 @@ def members(path: Path) -> list[str]:
     """Names of the arrays inside."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise BadData(f"{path}: is no regular file and no folder; give a folder of images or an .npz.")
+            raise BadData(f"{path}: is not a regular file; give a folder of images or an .npz.")
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except UNREADABLE as error:

@@ -18,7 +18,7 @@ State = Mapping[str, Tensor]
 GROUPS = 32
 """Of every group norm in LDM's code."""
 OWN_GROUPS = 128
-"""Levels from this width on have as many here without being told."""
+"""Levels at least this wide get as many groups by default."""
 
 
 def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -> None:

@@ -19,7 +19,7 @@ from svgbench.shelf import read_yaml
 
 AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record anew from the store."
 WRITING_SECONDS = 1.0
-"""How long a record that does not hold together is looked at again."""
+"""How long a record whose digests do not match is read again."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RunRecord:
 
     @property
     def held(self) -> bool:
-        """Whether ``run.json`` holds the digests of what the record stands on; an earlier version's does not."""
+        """Whether ``run.json`` holds the digests of what the record was made from; an earlier version's does not."""
         return "files" in self.about
 
     def config(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def not_held(records: list[RunRecord]) -> str | None:
 
 
 def read_run(place: Path, store: Store | None) -> RunRecord:
-    """The record in a run's directory. One that does not hold together is read again for a moment: another process may be writing it."""
+    """The record in a run's directory. One whose digests do not match is read again for a moment: another process may be writing it."""
     end = time.monotonic() + WRITING_SECONDS
     while True:
         try:
@@ -111,7 +111,7 @@ def _read(place: Path, store: Store | None) -> RunRecord:
     except NewerRecord as error:
         raise BrokenArtifact(f"{path}: written by a newer svgbench (record {error}); update svgbench.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenArtifact(f"{path}: cannot be read as it was written ({error}); {AGAIN}") from None
+        raise BrokenArtifact(f"{path}: is damaged or cannot be read ({error}); {AGAIN}") from None
     for name, content in raw.items():
         if digests and hashlib.sha256(content).hexdigest() != digests.get(name):
             raise BrokenArtifact(f"{place / name}: its bytes are not those that run.json lists; {AGAIN}")

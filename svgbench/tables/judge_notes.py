@@ -36,7 +36,7 @@ def unfamiliar(record: RunRecord) -> list[str]:
 
 
 def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Says under every table of measured numbers which runs such networks judged."""
+    """Adds a note to every table of measured numbers that says which runs such networks judged."""
     runs: dict[str, list[str]] = {}
     for record in records:
         found = unfamiliar(record)
@@ -47,8 +47,8 @@ def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
             table.notes += [said if len(names) == len(records) else f"{', '.join(names)}: {said}" for said, names in runs.items()]
 
 
-def said_of(record: RunRecord) -> list[dict[str, Any]]:
-    """The run's scores as they are, with the same words in the details of each."""
+def noted_scores(record: RunRecord) -> list[dict[str, Any]]:
+    """The run's scores, with the same note in the details of each."""
     found = unfamiliar(record)
     more = {"judges": judges.unfamiliar(found)} if found else {}
     return [{**row, "detail": {**row["detail"], **more}} for row in record.scores]

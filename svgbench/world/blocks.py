@@ -77,7 +77,7 @@ class Blocks:
         done, error = torch.zeros(max(self._blocks, 1), dtype=torch.int64), None
         try:
             with guarded(journal):
-                for block in self._opened() if self._rank == 0 else []:
+                for block in self._finished() if self._rank == 0 else []:
                     done[block] = 1
         except Exception as caught:
             error = caught
@@ -102,7 +102,7 @@ class Blocks:
             stop = stack.enter_context(_Cutting())
             before = self._count - self._number(self._left)
             bar = stack.enter_context(self._runtime.progress(self._label, self._count, unit=self._unit, done=before))
-            opened = [stack.enter_context(_opened(file.path)) for file in self._files]
+            opened = [stack.enter_context(_writable(file.path)) for file in self._files]
             ahead = stack.enter_context(_Ahead(read, [self._items(block) for block in mine]))
             for number in range(rounds):
                 own = mine[number : number + 1]
@@ -184,8 +184,8 @@ class Blocks:
 
     # --- what an earlier attempt left; the main rank alone ---
 
-    def _opened(self) -> list[int]:
-        """The blocks that are on the disk, whole; makes the arrays where there are none."""
+    def _finished(self) -> list[int]:
+        """The blocks that are complete on disk; makes the arrays where there are none."""
         folder = self._journal.parent
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -263,7 +263,7 @@ class _Ahead(contextlib.AbstractContextManager["_Ahead"]):
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[int, int]]:
+def _writable(path: Path) -> Iterator[tuple[int, int]]:
     """A file's descriptor for writing and where its rows begin."""
     descriptor = os.open(path, os.O_RDWR)
     try:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from svgbench.errors import StorageError, SvgbenchError
 from svgbench.world.files import failpoint, open_regular, write_atomic
-from svgbench.world.progress import open_bar, speaks, tell
+from svgbench.world.progress import open_bar, speaks, tell, tell_once
 from svgbench.world.walk import Found, named, stamp_of
 
 RACY_NS = 2_000_000_000
@@ -266,7 +266,7 @@ def _load(place: Path) -> tuple[bool, dict[str, str]]:
 
 
 def _save(place: Path, root: Path, table: Mapping[str, str], *, complete: bool) -> None:
-    """Writes a catalogue whole; where that is not possible it stays in memory, with one warning."""
+    """Writes a catalogue; where that is not possible it stays in memory, with one warning."""
     head = f"{HEADER} {'complete' if complete else 'begun'} {_escaped(os.path.realpath(root))}\n"
     body = (head + "".join(f"{known}\t{_escaped(path)}\n" for path, known in table.items())).encode("utf-8", "surrogateescape")
     try:
@@ -276,21 +276,17 @@ def _save(place: Path, root: Path, table: Mapping[str, str], *, complete: bool) 
         _unsaved().pop(place, None)
     except (OSError, SvgbenchError) as error:
         _unsaved()[place] = complete, dict(table)
-        _warn(str(cache_folder()), (error.strerror if isinstance(error, OSError) else "") or str(error).split(";")[0])
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error).split(";")[0]
+        tell_once(
+            f"warning: {cache_folder()} cannot be written ({why}), so the digests of data files are not kept and every command reads them "
+            "again; set SVGBENCH_CACHE to a folder that can be written."
+        )
 
 
 @cache
 def _unsaved() -> dict[Path, tuple[bool, dict[str, str]]]:
     """Catalogues that could not be written, for this process."""
     return {}
-
-
-@cache
-def _warn(folder: str, why: str) -> None:
-    tell(
-        f"warning: {folder} cannot be written ({why}), so the digests of data files are not kept and every command reads them again; "
-        "set SVGBENCH_CACHE to a folder that can be written."
-    )
 
 
 def _escaped(path: str) -> str:

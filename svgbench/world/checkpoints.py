@@ -126,7 +126,7 @@ class Steps:
     """The state of a long computation of one process, saved from time to time for the next attempt. Parts of it have names of their own."""
 
     def __init__(self, folder: Path | None, warn: Callable[[str], None] = lambda sentence: None) -> None:
-        """``folder``: where the states are saved; None: nowhere. ``warn`` hears of damaged ones."""
+        """``folder``: where the states are saved; None: nowhere. ``warn`` is called for damaged ones."""
         self._folder, self._warn, self._saved_at = folder, warn, time.monotonic()
 
     def part(self, name: str) -> Steps:

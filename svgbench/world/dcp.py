@@ -31,7 +31,7 @@ def read_dcp(folder: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         advice = "python -m torch.distributed.checkpoint.format_utils dcp_to_torch DIR FILE"
         raise BadWeights(
-            f"{place.parent} is no folder of torch.distributed.checkpoint that can be read ({error}); make one file of it: {advice}."
+            f"{place.parent} cannot be read as a folder of torch.distributed.checkpoint ({error}); make one file of it: {advice}."
         ) from None
 
 

@@ -9,8 +9,8 @@ file's type and never from what is in the picture:
     floats        0 to 1: round(255 v); other values are refused, because nothing tells their scale
     others        refused: 32-bit and signed integers, complex numbers
 
-A picture is the first frame of its file; EXIF rotation is not applied. Bounds on its sides are held against the header, before any pixel is
-decoded, and bounds on what a resize makes before it is made.
+A picture is the first frame of its file; EXIF rotation is not applied. Bounds on its sides are checked in the header, before any pixel is
+decoded, and bounds on a resized picture before it is made.
 """
 
 from __future__ import annotations

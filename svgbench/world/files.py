@@ -36,16 +36,19 @@ REASONS = {
     errno.ENOTDIR: "a part of that path is a file; give another --out.",
     errno.EEXIST: "a part of that path is a file; give another --out.",
     errno.EISDIR: "is a directory where a file should be; remove it, or give another --out.",
-    errno.ENAMETOOLONG: "the path is longer than the file system allows; give shorter names.",
-    errno.ELOOP: "the path is a loop of symbolic links; give another one.",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n) and run the same command again.",
     errno.ENFILE: "this machine has too many open files; close other programs and run the same command again.",
-    errno.ENOLCK: "the file system gives no locks; mount it with locks, or give another --out.",
+    errno.ENOLCK: "the file system has no locks; mount it with locks, or give another --out.",
     errno.ENOSYS: "the file system cannot do that; give an --out on another one.",
     errno.EOPNOTSUPP: "the file system cannot do that; give an --out on another one.",
-    errno.ENOENT: "was removed while it was worked on; run the same command again.",
+    errno.ENOENT: "was removed by another program during the work; run the same command again.",
 }
 """What to do about the disk's answers, by errno."""
+PATHS = {
+    errno.ENAMETOOLONG: "the name is longer than the file system allows; give a shorter one.",
+    errno.ELOOP: "its symbolic links form a loop; correct them, or give another path.",
+}
+"""What to do about a path that cannot be used on any disk, by errno: BadInput, not StorageError."""
 FOREIGN = frozenset({
     errno.ENOENT, errno.EPIPE, errno.ECHILD, errno.ESRCH, errno.EINTR, errno.EAGAIN, errno.ECONNREFUSED, errno.ECONNRESET, errno.EADDRINUSE,
     errno.EADDRNOTAVAIL, errno.ENOEXEC,
@@ -55,8 +58,8 @@ FOREIGN = frozenset({
 
 @contextlib.contextmanager
 def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
-    """Turns the storage's errors (also those inside safetensors) into a StorageError that says what to do. ``vanished``: what is absent was
-    there a moment ago, so that too is the storage's."""
+    """Turns errors of the storage (also inside safetensors) into a StorageError that says what to do (BadInput: ``PATHS``). ``vanished``:
+    what is absent was there a moment ago, so that too is the storage's error."""
     try:
         yield
     except OSError as error:
@@ -67,16 +70,19 @@ def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
         found = re.search(r"os error (\d+)", str(error))
         if found is None or int(found[1]) in FOREIGN:
             raise
-        raise StorageError(f"{place}: {_reason(int(found[1]))}") from error
+        raise _explained(int(found[1]), place) from error
 
 
-def storage_error(error: OSError, place: Path | None = None) -> StorageError:
-    """The sentence about an error of the storage; its own file name goes before ``place``."""
-    return StorageError(f"{error.filename or place or 'the storage'}: {_reason(error.errno or errno.EIO)}")
+def storage_error(error: OSError, place: Path | None = None) -> StorageError | BadInput:
+    """StorageError with what to do, or BadInput for a path that cannot be used; the error's own file name is preferred to ``place``."""
+    return _explained(error.errno or errno.EIO, error.filename or place or "the storage")
 
 
-def _reason(number: int) -> str:
-    return REASONS.get(number) or f"the storage answers '{os.strerror(number)}'; {AGAIN}"
+def _explained(number: int, where: object) -> StorageError | BadInput:
+    if number in PATHS:
+        return BadInput(f"{where}: {PATHS[number]}")
+    reason = REASONS.get(number) or f"the storage answers '{os.strerror(number)}'; {AGAIN}"
+    return StorageError(f"{where}: {reason}")
 
 
 def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
@@ -159,7 +165,7 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file, written under another name and given its own when it is whole and on the disk: at any moment that name holds either the
+    """A new file, written under a temporary name and renamed when it is complete and on the disk: at any moment its name holds either the
     old bytes or all the new ones."""
     with guarded(path, vanished=True):
         regular(path)

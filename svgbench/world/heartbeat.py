@@ -1,4 +1,4 @@
-"""Signs of life between the ranks of a torchrun: when one of them freezes, or its machine goes, the others end with a sentence.
+"""Heartbeats between the ranks of a torchrun: when one of them freezes or its machine fails, the others end with an error.
 
 A rank may work alone for hours while the others wait, so that no wait of theirs can be short. A thread of each rank therefore counts up in
 the store by which torch's processes found each other, whatever the main thread does, and reads the others' counts. Torch is imported when
@@ -20,13 +20,13 @@ from typing import Any
 from svgbench.errors import SvgbenchError, say
 
 GONE = "gone"
-"""What a rank leaves in place of its count when it has ended its work."""
+"""What a rank stores in place of its count when it has finished."""
 LONGEST_BEAT = 5.0
-"""Seconds between two beats, at most."""
+"""Longest time between two heartbeats, in seconds."""
 
 
 class Heartbeat:
-    """The beat of this process and its watch over the others; one for the process, as torch's group is."""
+    """Sends this process's heartbeat and checks those of the others; there is one for each process, as there is one torch group."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -34,12 +34,12 @@ class Heartbeat:
         self._store: Any = None
         self._key = ""
         self._seen: dict[int, str] = {}
-        """Rank -> its last sign: count, process, host."""
+        """Rank -> its last heartbeat: count, process, host."""
         self._quiet: dict[int, float] = {}
-        """Rank -> seconds without a sign of it that this process was awake for."""
+        """Rank -> seconds without its heartbeat, as far as this process was running."""
 
     def start(self, rank: int, world: int, timeout: float) -> None:
-        """Begins to beat and to watch, when all processes have met; ``timeout`` in seconds."""
+        """Starts both threads once all processes are connected; ``timeout`` in seconds."""
         import torch.distributed as group
 
         beat = min(timeout / 6, LONGEST_BEAT)
@@ -56,7 +56,7 @@ class Heartbeat:
         watch.start()
 
     def stop(self) -> None:
-        """This rank has done its part: nobody waits for a sign of it any more."""
+        """This rank has finished: the others no longer expect its heartbeat."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(2.0)
@@ -84,7 +84,7 @@ class Heartbeat:
             self._store.set(f"{self._key}/{rank}", GONE)
 
     def _watch(self, rank: int, world: int, beat: float, timeout: float, ended: threading.Event) -> None:
-        """Counts only the time it is awake itself: a process that was stopped and goes on has not missed a beat of the others."""
+        """Counts only the time in which this process itself runs: one that was suspended has missed no heartbeat of the others."""
         last = time.monotonic()
         while not ended.wait(beat):
             now = time.monotonic()
@@ -96,9 +96,9 @@ class Heartbeat:
                 self._end(rank, world, lost, timeout, alone=self._quiet.get(rank, 0.0) >= timeout)
 
     def _end(self, rank: int, world: int, lost: list[int], timeout: float, *, alone: bool) -> None:
-        who = "the process that the ranks meet at (rank 0, or torchrun)" if alone else f"rank {', '.join(map(str, lost))} of {world}"
+        who = "the process that connects the ranks (rank 0, or torchrun)" if alone else f"rank {', '.join(map(str, lost))} of {world}"
         say(
-            f"SvgbenchError: {who} gave no sign of life for {timeout / 60:g} minutes (frozen, or its machine is gone), "
+            f"SvgbenchError: {who} sent no heartbeat for {timeout / 60:g} minutes (it is frozen, or its machine is gone), "
             f"so rank {rank} ends; run the same command again, saved work is kept."
         )
         for other in lost if not alone else ():
@@ -106,7 +106,7 @@ class Heartbeat:
         os._exit(SvgbenchError.exit_status)
 
     def _kill(self, other: int) -> None:
-        """Ends a frozen rank of this machine, which hears no other signal, if its process still is what it was."""
+        """Kills a frozen rank on this machine (it reacts to no other signal), if its process still is the one that sent heartbeats."""
         with contextlib.suppress(OSError, ValueError):
             _, process, host = self._seen.get(other, "").split(maxsplit=2)
             environ = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")

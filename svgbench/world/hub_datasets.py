@@ -86,7 +86,7 @@ def _parquet(root: Path) -> list[str]:
         inner = root / under
         if inner.is_dir():
             files = [p for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and not p.name.startswith(".")]
-            files = [p.name for p in sorted(files) if p.is_file() or walk.leads_nowhere(p)]  # the absence of a linked file is said
+            files = [p.name for p in sorted(files) if p.is_file() or walk.is_broken_link(p)]  # the absence of a linked file is said
             folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
             if files or any(split_of(name) == "train" for name in folders):
                 return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]

@@ -10,11 +10,10 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from svgbench.errors import printable, say
+from svgbench.errors import printable, say, say_once
 from svgbench.world.ranks import ranks
 from svgbench.world.signals import GUARD
 
@@ -171,10 +170,10 @@ def tell(sentence: str) -> None:
         say(sentence)
 
 
-@cache
 def tell_once(sentence: str) -> None:
-    """``tell``, but each sentence once a process."""
-    tell(sentence)
+    """``tell``, but each sentence only once in a process."""
+    if speaks():
+        say_once(sentence)
 
 
 def duration(seconds: float) -> str:

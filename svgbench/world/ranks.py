@@ -51,7 +51,7 @@ def whole(
 
 
 def timeout_minutes() -> float:
-    """SVGBENCH_RANK_TIMEOUT_MINUTES: after how long without a sign of life a rank is given up; fractions are allowed."""
+    """SVGBENCH_RANK_TIMEOUT_MINUTES: after how long without a heartbeat a rank is given up; fractions are allowed."""
     name = "SVGBENCH_RANK_TIMEOUT_MINUTES"
     text = os.environ.get(name, str(TIMEOUT_MINUTES))
     try:

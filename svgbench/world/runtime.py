@@ -102,8 +102,8 @@ class Runtime:
                 torch.distributed.init_process_group(backend, timeout=limit)
             except (RuntimeError, ValueError) as error:  # torch's own errors of the network are RuntimeErrors
                 raise SvgbenchError(
-                    f"rank {self.rank} of {self.world} did not find the others ({str(error).splitlines()[0][:160]}); "
-                    "see what they say, and run the same command again."
+                    f"rank {self.rank} of {self.world} could not connect to the others ({str(error).splitlines()[0][:160]}); "
+                    "see their messages, and run the same command again."
                 ) from error
             HEARTBEAT.start(self.rank, self.world, limit.total_seconds())
         return self
@@ -131,8 +131,8 @@ class Runtime:
         return bool(answer.item())
 
     def meet(self, fine: bool) -> bool:
-        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit. A rank that
-        gives no sign of life any more ends them all (``heartbeat``)."""
+        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit. When a
+        rank's heartbeat stops, all end (``heartbeat``)."""
         if self.world == 1:
             return fine
         import torch

@@ -42,7 +42,7 @@ class _Member:
 
 
 def holds(root: Path) -> bool:
-    """Whether a directory holds shards; beside folders of images (ImageNet unpacked where its archives lie) a tar file is not one."""
+    """Whether a directory holds shards; beside folders of images (ImageNet unpacked next to its archives) a tar file is not one."""
     if any(split_of(name) == "train" and walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR) for name in walk.folders(root)):
         return True
     return bool(_tars(root)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
@@ -91,9 +91,9 @@ def _reader(shards: Sequence[Path]) -> Read:
 
 
 def _tars(root: Path) -> list[str]:
-    """Names of the shards in a folder itself; a link that leads nowhere is one too, so that its absence is said."""
+    """Names of the shards in a folder itself; a broken link is listed too, so that the user is told of it."""
     found = [path for path in root.iterdir() if path.name.lower().endswith(TAR) and not path.name.startswith(".")]
-    return sorted(path.name for path in found if path.is_file() or walk.leads_nowhere(path))
+    return sorted(path.name for path in found if path.is_file() or walk.is_broken_link(path))
 
 
 def _folders(root: Path) -> list[str]:

@@ -44,7 +44,7 @@ class StopSignal(KeyboardInterrupt):
 
 
 def sentence_of(number: int) -> str:
-    """What the user is told of a signal."""
+    """The sentence for a signal."""
     name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     return f"stopped by {name}; what was finished is kept, run the same command again to go on."
 
@@ -143,7 +143,7 @@ class Guard:
 
     @contextlib.contextmanager
     def child(self, pid: int) -> Iterator[None]:
-        """A process that is told to stop too when this one is ended."""
+        """A child process that is also asked to stop when this one ends."""
         self._children.add(pid)
         try:
             yield
@@ -192,7 +192,7 @@ class Guard:
         return max(self._since + max(GRACE_SECONDS, patience), self._released + GRACE_SECONDS if self._released > self._since else 0.0)
 
     def note(self, number: int) -> bool:
-        """Remembers the first signal; whether the main thread hears of one for the first time."""
+        """Remembers the first signal; returns whether the main thread receives one for the first time."""
         if not self.received:
             self.received, self._since = number, time.monotonic()
         heard = self._heard
@@ -264,7 +264,7 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
 
 
 def _wanted() -> list[int]:
-    """The signals that are heard: all but a hang-up that ``nohup`` had the process ignore."""
+    """The handled signals: all but a SIGHUP that ``nohup`` had the process ignore."""
     return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 
 

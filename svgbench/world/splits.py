@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from svgbench.errors import BadData
-from svgbench.world.walk import Passed, leads_nowhere
+from svgbench.world.walk import Passed, is_broken_link
 
 Split = Literal["train", "val", "test"]
 WORDS: dict[str, Split] = {
@@ -70,10 +70,10 @@ def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: 
 
 
 def check_links(place: Path) -> None:
-    """BadData when a link whose name means a split leads nowhere (a disk that is not mounted): without it the splits would be others."""
-    lost = sorted(path.name for path in place.iterdir() if split_of(path.name) and leads_nowhere(path))
+    """BadData when a link whose name means a split is broken (a disk that is not mounted): without it the splits would be others."""
+    lost = sorted(path.name for path in place.iterdir() if split_of(path.name) and is_broken_link(path))
     if lost:
-        raise BadData(f"{place / lost[0]}: is a link that leads nowhere; mount what it leads to, or remove it.")
+        raise BadData(f"{place / lost[0]}: is a broken symbolic link; mount what it points to, or remove it.")
 
 
 def _words(name: str) -> list[str]:

@@ -17,7 +17,7 @@ Names = dict[str, Any]
 COUNTERS = {"n_averaged", "initted", "step", "steps", "decay", "num_updates", "iteration", "optimization_step"}
 """Names of single numbers that the classes of averages keep beside the weights."""
 INSIDE = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_fpw_module)\.")
-"""What torch.compile, FSDP and their kin put into names, at any depth."""
+"""What torch.compile, FSDP and similar wrappers put into names, at any depth."""
 WRAPPERS = (
     "module", "model", "net", "network", "_model", "wrapped_model", "ema_model", "online_model", "backbone", "student", "teacher",
     "generator", "dit", "sit", "transformer", "denoiser", "diffusion_model", "autoencoder", "vae", "tokenizer",
@@ -58,7 +58,7 @@ def unwrapped(tensors: Names, file: Path | None = None) -> Names:
     if len(short) != len(tensors):
         times = Counter(INSIDE.sub("", name) for name in tensors)
         twice = next(name for name in tensors if INSIDE.search(name) and times[INSIDE.sub("", name)] > 1)
-        raise BadWeights(f"{file or 'the file'} holds {twice} twice, once behind a wrapper's word; save one of both.")
+        raise BadWeights(f"{file or 'the file'} holds {twice} twice, once with a wrapper's prefix; save only one of them.")
     short = numbers_left_out(short)
     while short and all(name.startswith("module.") for name in short):
         short = {name.removeprefix("module."): value for name, value in short.items()}

@@ -41,7 +41,7 @@ STORAGES = {
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool, "Untyped": torch.uint8,
     "ComplexDouble": torch.complex128, "ComplexFloat": torch.complex64,
 }  # fmt: skip
-"""``torch.FloatStorage`` and its kin -> the type of their elements."""
+"""``torch.FloatStorage`` and similar classes -> the type of their elements."""
 
 
 class Hostile(pickle.UnpicklingError):

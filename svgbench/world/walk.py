@@ -25,11 +25,11 @@ class Found(NamedTuple):
     path: str
     """Below the root, with forward slashes."""
     stamp: str
-    """Size, times and inode (``stamp_of``); empty for a link that leads nowhere."""
+    """Size, times and inode (``stamp_of``); empty for a broken link."""
 
     @property
     def size(self) -> int:
-        """Bytes; 0 for a link that leads nowhere."""
+        """Bytes; 0 for a broken link."""
         return int(self.stamp.partition(" ")[0] or 0)
 
 
@@ -41,7 +41,7 @@ class Passed:
     """Files with other suffixes."""
     hidden: int = 0
     dangling: list[str] = field(default_factory=list)
-    """Links that lead nowhere."""
+    """Broken symbolic links."""
     loops: list[str] = field(default_factory=list)
     """Links to a folder above them, or to one that is listed already."""
     special: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Passed:
     others: list[str] = field(default_factory=list)
     """Folders or files that are neither for training nor for validation."""
     notes: list[str] = field(default_factory=list)
-    """Choices worth a word, such as that the test split is used for validation."""
+    """Choices that the user is told of, such as that the test split is used for validation."""
 
     def sentence(self, root: Path) -> str:
         """All of it in one sentence; empty when nothing was passed over and there is no note."""
@@ -68,7 +68,7 @@ class Passed:
         for names, one, many in (
             (self.twins, "file with the name of another and a different suffix", "files with the names of others and different suffixes"),
             (self.loops, "link to a folder that is listed already", "links to folders that are listed already"),
-            (self.dangling, "link that leads nowhere", "links that lead nowhere"),
+            (self.dangling, "broken link", "broken links"),
             (self.special, "pipe or device", "pipes or devices"),
             (self.others, "folder or file of neither split", "folders or files of neither split"),
         ):
@@ -151,7 +151,7 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed, *, l
 
 
 def folders(directory: Path, passed: Passed | None = None) -> list[str]:
-    """Sorted names of the folders in a directory, linked ones too, hidden ones left out; ``passed`` hears of links that lead nowhere.
+    """Sorted names of the folders in a directory, linked ones too, hidden ones left out; ``passed`` collects broken links.
     BadData when the directory cannot be read."""
     try:
         with os.scandir(directory) as entries:
@@ -159,12 +159,12 @@ def folders(directory: Path, passed: Passed | None = None) -> list[str]:
     except OSError as error:
         raise BadData(f"{directory}: cannot be read ({error.strerror}); give it the right permissions or remove it.") from None
     if passed is not None:
-        passed.dangling += sorted(entry.name for entry in inside if leads_nowhere(entry.path))
+        passed.dangling += sorted(entry.name for entry in inside if is_broken_link(entry.path))
     return sorted(entry.name for entry in inside if _is_folder(entry))
 
 
-def leads_nowhere(path: str | Path) -> bool:
-    """Whether a path is a link to something that is not there."""
+def is_broken_link(path: str | Path) -> bool:
+    """Whether a path is a symbolic link whose target does not exist."""
     return os.path.islink(path) and not os.path.exists(path)
 
 

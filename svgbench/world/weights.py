@@ -20,10 +20,11 @@ from svgbench.config.file_types import form_of
 from svgbench.config.hub import hub_file
 from svgbench.config.preprocessing import same_statistics
 from svgbench.config.weight_files import weights_files
-from svgbench.errors import BadConfig, BadWeights, closest, say_once
+from svgbench.errors import BadConfig, BadWeights, closest
 from svgbench.world.dcp import read_dcp
 from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
+from svgbench.world.progress import tell_once
 from svgbench.world.torch_files import Hostile, Stored, read_archive, read_legacy
 from svgbench.world.weights_choice import choose
 
@@ -103,10 +104,10 @@ def read(path: Path, key: str | None = None) -> State:
         raise BadWeights(f"{changed} was changed while it was read; run the command again when nothing writes to it.")
     state.key = chosen.key
     if chosen.note:
-        say_once(chosen.note)
+        tell_once(chosen.note)
     variant = re.search(r"\.(fp16|bf16|non_ema|ema)[.-]", parts[0].name)
     if variant and path.is_dir():
-        say_once(f"{path}: holds no full-precision weights of the usual name; took its variant {variant[1]} ({parts[0].name}).")
+        tell_once(f"{path}: holds no full-precision weights of the usual name; took its variant {variant[1]} ({parts[0].name}).")
     return state
 
 

@@ -53,7 +53,7 @@ class Candidate:
         return self.path[-1] if self.path else ""
 
     @property
-    def said(self) -> str:
+    def shown(self) -> str:
         """The key, and whether it is an average."""
         return f"'{self.key}'" + (" (averaged)" if self.averaged else "")
 
@@ -85,7 +85,7 @@ def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
     """The weights in a checkpoint's content, by ``key`` where one is asked for; ``path`` opens the error."""
     found = _Found()
     if isinstance(content, StandIn) and not content:
-        raise BadWeights(f"{path} holds a whole object ({content.foreign}), of which nothing is run; save its state dict alone.")
+        raise BadWeights(f"{path} holds a pickled object ({content.foreign}), which is not opened; save its state dict alone.")
     if not isinstance(content, Mapping):
         raise BadWeights(f"{path} holds {type(content).__name__}, not named tensors; hand over a state dict.")
     _walk(content, (), path, found)
@@ -93,11 +93,11 @@ def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
     candidates = [one for candidate in candidates for one in _split(candidate, path)]
     candidates = _once([replace(one, tensors=plain(one.tensors)) for one in candidates if one.tensors])
     if key is not None:
-        return _asked(candidates, key, path, found)
+        return _asked(candidates, key, path)
     if not candidates:
         if found.objects:
             raise BadWeights(
-                f"{path} holds its tensors inside objects ({found.objects[0]}), of which nothing is run; save a state dict alone."
+                f"{path} holds its tensors inside objects ({found.objects[0]}), which are not opened; save a state dict alone."
             )
         raise BadWeights(f"{path} holds no named tensors; hand over a state dict.")
     return _best(_teachers(candidates), path, found)
@@ -112,7 +112,7 @@ def _walk(node: Any, path: tuple[str, ...], file: Path, found: _Found) -> None:
     """Collects every mapping with tensors."""
     found.visits += 1
     if found.visits > VISITS:
-        raise BadWeights(f"{file} nests more than {VISITS:,} mappings, which no checkpoint does; save its state dict alone.")
+        raise BadWeights(f"{file} nests more than {VISITS:,} mappings, more than any checkpoint; save its state dict alone.")
     if isinstance(node, list | tuple):
         if path and is_average(".".join(path)) and node and all(isinstance(one, Tensor | Stored) for one in node):
             found.closed.append(f"'{'.'.join(path)}' is a list of {len(node)} tensors without names")
@@ -227,7 +227,7 @@ def _is_of(average: Names, root: str, tensors: Names) -> bool:
 
 
 def _tails(name: str) -> list[str]:
-    """A name without up to three words in front of it."""
+    """The name, and the same without its first one, two and three words."""
     words = name.split(".")
     return [".".join(words[count:]) for count in range(min(4, len(words)))]
 
@@ -276,8 +276,8 @@ def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
         if taken is not None and any(one is not taken and _related(one, taken) for one in raw):
             taken = None  # another set of the same names under a name of its own, perhaps the average
     if taken is None:
-        raise BadWeights(f"{path} holds {len(candidates)} sets of weights, and nothing tells which is meant; {_option(candidates)}.")
-    return Chosen(taken.tensors, taken.key, f"{path}: took the weights under {taken.said}, {_beside(taken, candidates)}")
+        raise BadWeights(f"{path} holds {len(candidates)} sets of weights, and it is not clear which is meant; {_option(candidates)}.")
+    return Chosen(taken.tensors, taken.key, f"{path}: took the weights under {taken.shown}, {_beside(taken, candidates)}")
 
 
 def _related(one: Candidate, other: Candidate) -> bool:
@@ -303,11 +303,11 @@ def _average(average: Candidate, raw: Candidate, path: Path) -> Chosen:
     """The average, and from the raw weights what it leaves out: tensors that were not trained."""
     frozen = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
     added = f" and from '{raw.key}' the {len(frozen)} tensors that the average leaves out ({_few(frozen)})" if frozen else ""
-    note = f"{path}: took the averaged weights under '{average.key}'{added}, not the raw ones under '{raw.key}'; --weights-key chooses."
+    note = f"{path}: took the averaged weights under '{average.key}'{added}, not the raw ones under '{raw.key}'; --weights-key changes it."
     return Chosen({**average.tensors, **frozen}, average.key, note)
 
 
-def _asked(candidates: Sequence[Candidate], key: str, path: Path, found: _Found) -> Chosen:
+def _asked(candidates: Sequence[Candidate], key: str, path: Path) -> Chosen:
     """The candidate of a key: its whole path, its end where no other ends so, or what is under it."""
     exact = [one for one in candidates if one.key == key]
     ends = [one for one in candidates if one.key.endswith(f".{key}")]
@@ -316,8 +316,7 @@ def _asked(candidates: Sequence[Candidate], key: str, path: Path, found: _Found)
     if not wanted:
         known = [one.key for one in candidates]
         raise BadWeights(f"{path} holds no weights under '{key}'.{closest(key, known)}")
-    found = _Found()
-    chosen = _best(list(wanted), path, found)
+    chosen = _best(list(wanted), path, _Found())
     if len(wanted) == 1 and wanted[0].averaged:
         related = [one for one in candidates if not one.averaged and one.tensors.keys() > wanted[0].tensors.keys()]
         if len(related) == 1:
@@ -326,13 +325,13 @@ def _asked(candidates: Sequence[Candidate], key: str, path: Path, found: _Found)
 
 
 def _option(candidates: Sequence[Candidate]) -> str:
-    listed = ", ".join(one.said for one in candidates) or "none"
-    return f"choose by --weights-key (weights_key in Python): {listed}"
+    listed = ", ".join(one.shown for one in candidates) or "none"
+    return f"choose by --weights-key (weights_key in Python, encoder.weights_key in a run): {listed}"
 
 
 def _beside(taken: Candidate, candidates: Sequence[Candidate]) -> str:
-    others = ", ".join(one.said for one in candidates if one is not taken)
-    return f"not those under {others}; --weights-key chooses."
+    others = ", ".join(one.shown for one in candidates if one is not taken)
+    return f"not those under {others}; --weights-key changes it."
 
 
 def _few(names: Names) -> str:

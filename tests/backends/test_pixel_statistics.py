@@ -73,7 +73,7 @@ def test_a_processor_of_several_parts_is_understood(directory):
 def test_without_a_preprocessor_the_default_is_taken_and_said(directory, capsys):
     encoder = open_encoder(find(directory(None), "paper"))
     assert statistics(encoder) == ([0.5] * 3, [0.5] * 3)
-    assert "no preprocessor_config.json states how its pixels are normalised; taken is mean [0.5, 0.5, 0.5]" in capsys.readouterr().err
+    assert "using its library's default, mean [0.5, 0.5, 0.5]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [{"image_mean": [0.5, 0.5], "image_std": [1, 1]}, {"image_mean": "x", "image_std": [1, 1, 1]},
@@ -106,7 +106,7 @@ def test_a_directory_of_timm_states_its_own(tmp_path, capsys):
     assert statistics(encoder) == (pytest.approx(MEAN), pytest.approx(STD)) and encoder.channels == 192
     (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {}}))
     assert statistics(open_encoder(find(f"timm:{tmp_path}", "paper")))[0] == pytest.approx([0.485, 0.456, 0.406])
-    assert "taken is mean [0.485, 0.456, 0.406]" in capsys.readouterr().err
+    assert "using its library's default, mean [0.485, 0.456, 0.406]" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def tiny_file(tmp_path):
      "models--facebook--dinov3-vitl16-pretrain-sat493m/snapshots/0f/model.safetensors"],
 )  # fmt: skip
 def test_satellite_weights_are_refused_under_a_card_of_photographs(tiny_file, name):
-    with pytest.raises(BadWeights, match=r"satellite images \(sat493m\), with mean \[0\.43, 0\.411, 0\.296\].*'small'|does not belong"):
+    with pytest.raises(BadWeights, match=r"satellite images \(sat493m\), with mean \[0\.43, 0\.411, 0\.296\].*'small'|does not match"):
         open_encoder(TINY, weights=tiny_file(name))
     own = TINY.model_copy(update={"pixels": TINY.pixels.model_copy(update={"mean": SATELLITE.mean, "std": SATELLITE.std})})
     open_encoder(own, weights=tiny_file(name))
@@ -144,6 +144,6 @@ def test_the_file_beside_library_weights_tells_other_statistics(tiny_file, file,
     open_encoder(TINY, weights=path)
     (path.parent / file).write_text(json.dumps(content))
     for place in (path, path.parent):
-        with pytest.raises(BadWeights, match=rf"does not belong to 'small': .*{file} says mean .*, the card has mean"):
+        with pytest.raises(BadWeights, match=rf"does not match the card 'small': .*{file} states mean .*, the card has mean"):
             open_encoder(TINY, weights=place)
     open_encoder(TINY, weights=tiny_file("renamed.safetensors"))  # of a file by another name the neighbour tells nothing

@@ -59,7 +59,7 @@ def test_a_file_gives_the_weights_it_holds_in_any_of_the_usual_wrappers(tmp_path
 def test_one_of_several_sets_of_weights_is_asked_for_by_its_key(tmp_path: Path, state: State, image: torch.Tensor) -> None:
     path, other = tmp_path / "two.pt", open_network(TINY, seed=3).model.state_dict()
     torch.save({"first": other, "second": state}, path)
-    assert "choose by --weights-key (weights_key in Python): 'first', 'second'" in refused(path)
+    assert "choose by --weights-key (weights_key in Python, encoder.weights_key in a run): 'first', 'second'" in refused(path)
     expected = open_encoder(TINY, random_weights_seed=9).encode(image)
     encoder = open_encoder(TINY, weights=path, weights_key="second")
     assert torch.equal(encoder.encode(image), expected) and encoder.weights_key == "second"

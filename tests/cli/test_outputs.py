@@ -102,7 +102,7 @@ def test_a_standard_error_that_is_gone_stops_nothing(monkeypatch):
         (PermissionError(errno.EACCES, "x", "secret"), 2, "secret: permission is denied"),
         (OSError(errno.ENOSPC, "x", "here"), 5, "here: the disk is full"),
         (OSError(errno.ESTALE, "x", "nfs"), 5, "nfs: "),
-        (OSError(errno.EMFILE, "Too many open files"), 5, "Too many open files"),
+        (OSError(errno.EMFILE, "Too many open files"), 5, "too many files are open"),
         (ValueError("embedded null byte"), 2, "zero byte"),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), 2, "not UTF-8"),
         (MemoryError(), 1, "memory"),
@@ -231,7 +231,7 @@ def test_every_reader_of_yaml_has_these_bounds(tmp_path, reader):
     if reader == "run":
         from svgbench.tables.collect import RunRecord
 
-        with pytest.raises(SvgbenchError, match=r"nested deeper.*run its command again"):
+        with pytest.raises(SvgbenchError, match=r"nested deeper.*run the command that made the run"):
             RunRecord("r", place.parent, {}, []).config()
         return
     words = {"encoders": ["encoders", "show", "mine", "--shelf", str(shelf)], "ablations": ["plan", "mine", "--shelf", str(shelf)],

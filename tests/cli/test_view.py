@@ -92,6 +92,6 @@ def test_a_terminal_shows_rows_summary_and_last_scores(store):
     assert "400 of 1,000 images" in shown and "30 s left" in shown and "1 under way" in shown and "gfid 43.63" in shown
 
 
-def test_scores_of_several_latents_are_told_apart():
+def test_scores_of_several_latents_are_as_output_error():
     rows = [{"metric": "miou", "value": value, "detail": {"latents": name}} for name, value in (("features", 7.5), ("residual", 4.3))]
     assert scores_text(rows) == "features: miou 7.5; residual: miou 4.3"

@@ -80,5 +80,5 @@ def test_a_run_s_name_is_one_directory_below_out(tmp_path, text, names):
 
 @pytest.mark.parametrize("run", ["..", "../../up", ".hidden", "store", "Plans"])
 def test_a_file_that_names_its_run_like_a_path_or_another_directory_is_refused(tmp_path, run):
-    with pytest.raises(BadInput, match=r"g\.yaml: the run's name '.*' (starts with|is that of another)"):
+    with pytest.raises(BadInput, match=r"g\.yaml: the run's name '.*' (starts with|is reserved for)"):
         configs_of(written(tmp_path, "g.yaml", f"base: smoke\nrun: {run}\n"), "tiny", None, None, resolved=False)

@@ -125,7 +125,7 @@ def test_what_cannot_be_read_of_a_foreign_model_is_one_sentence(tmp_path: Path, 
         cards.find(f"transformers:{tmp_path}", "paper")
     with raises(BadConfig, match="is a 'bert' and svgbench knows these of transformers"):
         cards.find(f"transformers:{configured(tmp_path / 'a', {'model_type': 'bert'})}", "paper")
-    with raises(BadConfig, match="no readable configuration"):
+    with raises(BadConfig, match="cannot be read as a configuration"):
         cards.find(f"transformers:{configured(tmp_path / 'b', '{')}", "paper")
     with raises(BadConfig, match="holds list"):
         cards.find(f"diffusers:{configured(tmp_path / 'c', [1])}", "paper")

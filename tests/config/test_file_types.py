@@ -1,4 +1,4 @@
-"""What is not weights is named for what it is, whatever its name says, and nothing waits for ever or fills the memory."""
+"""What is not weights is named for what it is, whatever its name indicates, and nothing waits for ever or fills the memory."""
 
 from __future__ import annotations
 

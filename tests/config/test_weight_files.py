@@ -81,7 +81,7 @@ def test_the_vae_of_a_pipeline_is_found_in_its_variant(tmp_path):
         ("flax_model.msgpack", "holds Flax weights"),
         ("decoder.onnx", "holds an ONNX model"),
         ("__0_0.distcp", r"holds __0_0.distcp of torch.distributed.checkpoint without its .metadata"),
-        ("mine.ckpt", r"holds weights under a name of its own \(mine.ckpt\); hand over that file itself"),
+        ("mine.ckpt", r"holds weights under another name \(mine.ckpt\); hand over that file itself"),
     ],
 )
 def test_a_directory_of_something_else_says_what_it_is(tmp_path, name, words):

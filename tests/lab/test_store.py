@@ -91,7 +91,7 @@ def test_every_damage_to_an_artifact_is_noticed(tmp_path):
 
 def test_a_lock_s_file_that_never_stays_is_the_storage_s_fault(tmp_path, monkeypatch):
     monkeypatch.setattr(os.path, "samestat", lambda one, other: False)
-    with pytest.raises(StorageError, match="does not stay"), locked(tmp_path / "lock", what="it"):
+    with pytest.raises(StorageError, match="replaced again and again"), locked(tmp_path / "lock", what="it"):
         pass
 
 
@@ -151,7 +151,7 @@ def test_a_manifest_of_the_first_format_is_read_and_held_against_its_key(tmp_pat
     assert store.verify("stage", KEY).manifest.format == 1
     for change in ({"version": 2}, {"slice": {"seed": 1}}, {"inputs": {"images": KEY}}):
         path.write_text(json.dumps(content | change, indent=1))
-        with pytest.raises(BrokenArtifact, match="its key is not that of what it lists"):
+        with pytest.raises(BrokenArtifact, match="its key does not match its content"):
             store.manifest("stage", KEY)
 
 

@@ -157,7 +157,7 @@ def test_a_transformer_before_its_autoencoder_is_opened_or_refused(imported, tmp
 
 
 @pytest.mark.parametrize("kind, option, words", [
-    ("vavae", "--weights", "one is too many"), ("svg-autoencoder", "--weights", "one is too many"),
+    ("vavae", "--weights", "has no use"), ("svg-autoencoder", "--weights", "has no use"),
     ("sdvae", "--config", "the card 'sd-vae-ema', which takes no --config"),
 ])  # fmt: skip
 def test_a_file_that_a_kind_would_never_open_is_refused(imported, tmp_path, kind, option, words):

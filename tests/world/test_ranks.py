@@ -153,7 +153,7 @@ def test_a_rank_frozen_for_good_ends_the_others_within_the_rank_timeout_with_a_s
     assert statuses[frozen] == (-signal.SIGKILL) & 0xFF and statuses[other] == SvgbenchError.exit_status
     said = tmp_path / f"said-{other}"
     assert said.stat().st_mtime - before < 4.9
-    whose = (f"rank {frozen} of 2", "the process that the ranks meet at", f"rank {other} lost the others")
+    whose = (f"rank {frozen} of 2", "the process that connects the ranks", f"rank {other} lost the others")
     assert "the same command again" in said.read_text() and any(word in said.read_text() for word in whose)
 
 

@@ -241,23 +241,23 @@ def test_loops_and_links_that_lead_nowhere_are_passed_over_and_named(tmp_path, c
     sources.identity(asked(root))
     said = capsys.readouterr().err
     assert "3 links to folders that are listed already (train/ant/above, train/ant/again, train/ant/up)" in said
-    assert "2 links that lead nowhere (train/ant/missing, train/ant/self)" in said
+    assert "2 broken links (train/ant/missing, train/ant/self)" in said
 
 
 def test_links_to_a_disk_that_is_absent_are_said_or_refused(tmp_path, capsys):
     root = as_folders(tmp_path / "folders", images())
     (root / "train" / "dog").symlink_to(tmp_path / "disk2")
     sources.identity(asked(root))
-    assert "1 link that leads nowhere (dog)" in capsys.readouterr().err
+    assert "1 broken link (dog)" in capsys.readouterr().err
     for form, name in ((as_shards, "set-train-9.tar"), (as_parquet, "data/train-9.parquet")):
         root = form(tmp_path / form.__name__, images())
         (root / name).symlink_to(tmp_path / "disk2")
-        with pytest.raises(BadData, match=rf"{name}: is a link that leads nowhere; mount what it leads to, or remove it"):
+        with pytest.raises(BadData, match=rf"{name}: is a broken symbolic link; mount what it points to, or remove it"):
             sources.list_images(asked(root))
     root = as_folders(tmp_path / "more", images())
     shutil.rmtree(root / "val")
     (root / "validation").symlink_to(tmp_path / "disk2")
-    with pytest.raises(BadData, match="validation: is a link that leads nowhere"):
+    with pytest.raises(BadData, match="validation: is a broken link"):
         sources.list_images(asked(root))
 
 
@@ -338,7 +338,7 @@ def test_eval_lists_linked_folders_and_says_what_it_passes_over(tmp_path, capsys
 
 
 def labels_by_name(root):
-    """Of each validation image: the class its name says, and the class it is listed under."""
+    """Of each validation image: the class its name indicates, and the class it is listed under."""
     listing = sources.list_images(asked(root))
     return [(CLASSES[int(entry.path.rsplit("-", 2)[1])], listing.classes[entry.label]) for entry in (*listing.train, *listing.val)]
 

@@ -44,7 +44,7 @@ def test_the_official_models_of_the_fixtures_are_recognised(name: str) -> None:
         (["pos_embed", "attn_pool.latent"], "SigLIP in timm's names"),
     ],
 )
-def test_transformers_that_share_most_names_are_told_apart(names: list[str], words: str) -> None:
+def test_transformers_that_share_most_names_are_as_output_error(names: list[str], words: str) -> None:
     assert words in str(weights.looks_like([*TRANSFORMER, *names]))
 
 

@@ -86,7 +86,7 @@ def test_an_average_is_taken_before_the_raw_weights_and_said(taken, capsys, form
     assert found.key == key
     assert same({name: value.float() for name, value in found.items()}, EMA)
     said = capsys.readouterr().err
-    assert f"'{key}'" in said and "--weights-key chooses" in said and said.count("\n") == 1
+    assert f"'{key}'" in said and "--weights-key changes it" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("form", [form for form in FORMS if "Averaging" not in form])
@@ -127,7 +127,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("form", QUESTIONS)
 def test_what_no_rule_orders_is_a_question(taken, form):
-    with pytest.raises(BadWeights, match="sets of weights, and nothing tells which is meant; choose by --weights-key") as error:
+    with pytest.raises(BadWeights, match="sets of weights, and it is not clear which is meant; choose by --weights-key") as error:
         taken(QUESTIONS[form])
     assert "weights_key in Python" in str(error.value)
 
@@ -204,7 +204,7 @@ def test_words_of_wrappers_are_taken_off_the_names(taken, form):
 def test_a_name_with_and_without_a_wrapper_s_word_is_refused(taken):
     with pytest.raises(BadWeights, match=r"holds _orig_mod\.pos_embed twice"):
         taken({**RAW, "_orig_mod.pos_embed": torch.ones(1)})
-    with pytest.raises(BadWeights, match="twice, once behind a wrapper's word"):
+    with pytest.raises(BadWeights, match="twice, once with a wrapper's prefix"):
         taken({"_orig_mod.weight": torch.ones(2), "_fsdp_wrapped_module.weight": torch.ones(2)})
 
 
