@@ -178,6 +178,7 @@ class Store:
                 _remove(path)
             failpoint("store.before_manifest")
             write_atomic(partial / "manifest.json", manifest.written())
+            _readable([partial / name for name in manifest.files], partial / "manifest.json")
             failpoint("store.before_rename")
             if place.exists():
                 remove_tree(place)
@@ -282,6 +283,15 @@ def _size(path: str) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return -1
     return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def _readable(files: Iterable[Path], model: Path) -> None:
+    """Gives files the permissions of another one, which this process's umask has set: safetensors lets nobody but the owner read."""
+    wanted = stat.S_IMODE(model.stat().st_mode)
+    for file in files:
+        with contextlib.suppress(OSError):  # a file system without permissions
+            if stat.S_IMODE(file.stat().st_mode) != wanted:
+                file.chmod(wanted)
 
 
 def _changed(place: Path, name: str) -> BrokenArtifact:

@@ -29,9 +29,9 @@ REASONS = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again, finished work is kept.",
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again, finished work is kept.",
     errno.EFBIG: "the file is larger than this process or file system may write; raise the limit and run the same command again.",
-    errno.EROFS: "the file system is read-only; give another --out.",
-    errno.EACCES: "writing is not allowed there; give another --out.",
-    errno.EPERM: "writing is not allowed there; give another --out.",
+    errno.EROFS: "the file system is read-only; write to another directory.",
+    errno.EACCES: "permission is denied; change its permissions, or give another directory.",
+    errno.EPERM: "permission is denied; change its permissions, or give another directory.",
     errno.EIO: f"the disk answers with an input/output error; {AGAIN}",
     errno.ENOTDIR: "a part of that path is a file; give another --out.",
     errno.EEXIST: "a part of that path is a file; give another --out.",
@@ -179,8 +179,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             failpoint("file.before_rename")
             temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename = str(path)  # the name that the user knows
             raise
         failpoint("file.renamed")
         fsync(path.parent)

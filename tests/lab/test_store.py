@@ -13,6 +13,8 @@ import signal
 import time
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from toys import in_child
 
 from svgbench.config.records import STORE_FORMAT, Manifest, key_of
@@ -39,6 +41,23 @@ def test_an_artifact_is_finished_when_its_manifest_is_there(tmp_path):
     make(store)
     assert store.manifest("stage", KEY).files.keys() == {"data.bin"}
     store.verify("stage", KEY)
+
+
+@pytest.mark.parametrize(("umask", "wanted"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_of_an_artifact_have_the_permissions_that_the_umask_asks_for(tmp_path, umask, wanted):
+    before = os.umask(umask)
+    try:
+        with Store(tmp_path).claim("stage", KEY) as partial:
+            (partial / "deep").mkdir()
+            for name in ("a.safetensors", "deep/b.safetensors"):
+                save_file({"x": torch.zeros(2)}, partial / name)
+            files, sizes = files_of(partial)
+            manifest = Manifest(stage="stage", version=1, key=KEY, slice={}, inputs={}, files=files, sizes=sizes, seconds=0, finished="")
+            Store(tmp_path).commit(manifest, partial)
+    finally:
+        os.umask(before)
+    place = Store(tmp_path).place("stage", KEY)
+    assert {path.stat().st_mode & 0o777 for path in place.rglob("*") if path.is_file()} == {wanted}
 
 
 def test_an_interrupted_artifact_is_not_finished_and_keeps_its_work(tmp_path):

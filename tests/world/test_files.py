@@ -70,6 +70,17 @@ def test_whatever_a_file_system_answers_is_its_sentence(tmp_path, number):
                 write_atomic(tmp_path / "scores.json", b"new")
 
 
+@pytest.mark.parametrize("number", ["EACCES", "EPERM", "EROFS"])
+def test_what_may_not_be_written_is_named_as_the_user_named_it(tmp_path, monkeypatch, number):
+    def refuse(path, *_, **__):
+        raise OSError(getattr(errno, number), "x", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "open", refuse)
+    with pytest.raises(StorageError) as raised:
+        write_atomic(tmp_path / "table.md", b"x")
+    assert str(raised.value).startswith(f"{tmp_path / 'table.md'}: ") and "--out" not in str(raised.value)
+
+
 def test_a_directory_removed_under_a_writer_is_the_storage_s(tmp_path):
     with pytest.raises(StorageError, match="was removed by another program during the work"), guarded(tmp_path, vanished=True):
         (tmp_path / "gone" / "part").rename(tmp_path / "other")
