@@ -29,7 +29,7 @@ from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 
 from svgbench.config.grid import load_experiment
-from svgbench.config.records import Manifest
+from svgbench.config.records import RUN_FORMAT, Manifest, key_of, seal
 from svgbench.config.schema import Data
 from svgbench.errors import SvgbenchError
 from svgbench.lab.store import Store
@@ -152,6 +152,7 @@ def read_arrow(path: Path) -> None:
     read_folder(path)
 
 
+KEY = key_of("stage", 1, {}, {})
 TENSORS = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.zeros(3), "b.x": torch.ones(2, dtype=torch.float16)}
 STATISTICS = {"mu": np.zeros(4), "sigma": np.eye(4)}
 IMAGES = np.random.default_rng(0).integers(0, 255, (3, 16, 16, 3), np.uint8)
@@ -191,18 +192,17 @@ def shipped(name: str) -> bytes:
 def manifest() -> bytes:
     """Of an artifact with one file."""
     files, sizes = {"x": "0" * 64}, {"x": 3}
-    one = Manifest(stage="stage", version=1, key="ab" * 32, slice={}, inputs={}, files=files, sizes=sizes, seconds=1.0, finished="now")
-    return one.model_dump_json(indent=1).encode()
+    return Manifest(stage="stage", version=1, key=KEY, slice={}, inputs={}, files=files, sizes=sizes, seconds=1.0, finished="now").written()
 
 
 def read_manifest(path: Path) -> None:
     (path.parent / "x").write_bytes(b"xyz")
-    Store(path.parents[2]).manifest("stage", "ab" * 32)
+    Store(path.parents[2]).manifest("stage", KEY)
 
 
 def run_record() -> bytes:
     about = {"run": "r", "encoder": "e", "family": "f", "kind": "features", "stages": [], "failures": {}, "config": "0", "scores": "0"}
-    return json.dumps(about).encode()
+    return seal({"format": RUN_FORMAT, **about})
 
 
 def read_record(path: Path) -> None:
@@ -238,7 +238,7 @@ def loaders() -> dict[str, tuple[str, bytes, Callable[[Path], Any]]]:
         "yaml": ("e.yaml", yaml.safe_dump({"a": {"b": [1, 2, {"c": "d"}]}}).encode(), read_yaml),
         "experiment": ("e.yaml", shipped("recipes.yaml"), load_experiment),
         "preset": ("e.yaml", shipped("preset-tiny.yaml"), load_experiment),
-        "manifest": (f"stage/{'ab' * 16}/manifest.json", manifest(), read_manifest),
+        "manifest": (f"stage/{KEY[:32]}/manifest.json", manifest(), read_manifest),
         "run record": ("r/run.json", run_record(), read_record),
         "packed store": (packed.NAME, images_json(), lambda path: packed.read(path.parent)),
         "shard": ("data/train-0.tar", shard(), lambda path: sources.list_images(Data(source=str(path.parent), resolution=16))),

@@ -148,15 +148,17 @@ def nodes_of(
 
 
 def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
-    """Names every judge of users' images whose weights file is not given, before anything runs."""
-    wanted, instead, fields = [], [], []
+    """Names every judge of users' images whose weights file is not given, when a key needs one of them; a plan that lacks LPIPS alone is
+    made, and ``lab.check`` refuses to run it."""
+    wanted, instead, fields, needed = [], [], [], False
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
         if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
             continue
         wanted.append(f"'{judge}' needs its weights file{judges.whence(kind, judge)}: --set {weights}=FILE")
         instead.append(f"--set {name}={SHIPPED[kind]}")
         fields.append(weights)
-    if not wanted:
+        needed = needed or kind == "features"
+    if not needed:
         return
     if plain["scores"]["perceptual"] == "lpips" and not plain["scores"]["lpips_weights"]:
         wanted.append("LPIPS among the scores takes the same VGG16 file: --set scores.lpips_weights=FILE")

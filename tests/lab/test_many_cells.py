@@ -29,7 +29,7 @@ def test_cells_of_a_grid_share_listings_parsed_files_and_judges(tmp_path, monkey
         monkeypatch.setattr(owner, name, lambda *words, **more: asked.append(name) or real(*words, **more))
 
     counted(Path, "glob")
-    counted(shelf._UniqueKeys, "__init__")
+    counted(shelf, "yaml_text")
     counted(planning.judges, "identity")
     found = {}
     for seeds in (2, 12):

@@ -168,7 +168,8 @@ def test_an_unknown_recipe_offers_its_neighbours(tmp_path):
 
 
 def test_many_processes_are_refused_because_losses_compare_the_whole_batch(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(BadInput, match="one process"):
         recipes.pretrain("mae", tmp_path, RUNTIME)
 
