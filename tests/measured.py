@@ -18,7 +18,7 @@ from faults import FAULTS
 def note(variable: str, **figures: object) -> None:
     """A line with the running test's name and its figures in the file that an environment variable names, if it names one."""
     if path := os.environ.get(variable):
-        test = os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].removesuffix(" (call)")
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[2].removesuffix(" (call)")
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"test": test, **figures}) + "\n")
 

@@ -278,6 +278,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     result = soak(given.minutes, seed=given.seed)
-    note("SVGBENCH_RELIABILITY", soak=result)
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    note("SVGBENCH_RELIABILITY", soak=result)
     sys.exit(1 if result["violations"] else 0)
