@@ -161,6 +161,27 @@ def test_a_cache_that_cannot_be_written_is_one_warning(root, monkeypatch, capsys
     assert said.startswith("warning: ") and "set SVGBENCH_CACHE to a folder that can be written" in said and len(said.splitlines()) == 1
 
 
+def test_a_relative_cache_is_below_the_current_directory_and_a_pipe_in_it_is_not_waited_for(root, monkeypatch, capsys):
+    settle(monkeypatch)
+    monkeypatch.chdir(root.parent)
+    monkeypatch.setenv("SVGBENCH_CACHE", "own")
+    assert [catalogue.read(root, files(root), "images").read for _ in range(2)] == [3, 0]
+    (place,) = (root.parent / "own" / "files").iterdir()
+    place.unlink()
+    os.mkfifo(place)
+    assert catalogue.read(root, files(root), "images").read == 3
+    said = capsys.readouterr().err
+    assert "set SVGBENCH_CACHE" in said and len(said.splitlines()) == 1
+
+
+def test_without_a_home_directory_the_warning_says_so(root, monkeypatch, capsys):
+    monkeypatch.delenv("SVGBENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "also/relative")
+    catalogue.read(root, files(root), "images")
+    assert "cannot be written (there is no home directory)" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_read_is_known_as_that(root):
     (root / "gone.bin").symlink_to(root / "nowhere")
     reading = catalogue.read(root, files(root), "images")
