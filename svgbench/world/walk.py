@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from svgbench.errors import BadData
 
+FURNITURE = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that systems leave in those of users; hidden, as what begins with a dot is."""
 NAMED = 3
 """So many names of a kind are given as examples."""
 
@@ -122,7 +124,7 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed, *, l
         folders = []
         for entry in inside:
             path = f"{place}/{entry.name}" if place else entry.name
-            if entry.name.startswith("."):
+            if _is_hidden(entry.name):
                 passed.hidden += 1
                 continue
             wanted = entry.name.lower().endswith(suffixes)
@@ -155,7 +157,7 @@ def folders(directory: Path, passed: Passed | None = None) -> list[str]:
     BadData when the directory cannot be read."""
     try:
         with os.scandir(directory) as entries:
-            inside = [entry for entry in entries if not entry.name.startswith(".")]
+            inside = [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise BadData(f"{directory}: cannot be read ({error.strerror}); give it the right permissions or remove it.") from None
     if passed is not None:
@@ -177,7 +179,11 @@ def first(root: Path, suffixes: tuple[str, ...]) -> str:
 def own_files(directory: Path, suffixes: tuple[str, ...]) -> int:
     """How many files with one of the suffixes a folder itself holds."""
     with os.scandir(directory) as entries:
-        return sum(e.name.lower().endswith(suffixes) and not e.name.startswith(".") and not _is_folder(e) for e in entries)
+        return sum(e.name.lower().endswith(suffixes) and not _is_hidden(e.name) and not _is_folder(e) for e in entries)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in FURNITURE
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

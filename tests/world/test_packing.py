@@ -217,7 +217,7 @@ def test_a_run_finds_its_packed_store_again_where_a_command_used_it_last(source,
         packed._places.cache_clear()
     assert len(open_images(tmp_path / "run").train) == 300 and packed.digests(tmp_path / "run") == packed.digests(tmp_path / "moved")
     damage(tmp_path / "moved", "flipped")
-    with pytest.raises(BrokenArtifact, match="moved.*its bytes are not those that were packed"):
+    with pytest.raises(BrokenArtifact, match=r"moved.*its bytes are not those that were packed"):
         open_images(tmp_path / "run")
     shutil.copytree(source / "out", tmp_path / "packed")
     (tmp_path / "moved" / "images.json").write_text("{")
