@@ -140,7 +140,7 @@ def _splits(root: Path, passed: Passed) -> tuple[Path, str, str | None]:
 def _alone(place: Path) -> str | None:
     """The only folder in a folder that holds no images itself."""
     names = walk.folders(place)
-    return names[0] if len(names) == 1 and not walk.own_files(place, SUFFIXES) else None
+    return names[0] if len(names) == 1 and not walk.own(place, SUFFIXES) else None
 
 
 def _inner(root: Path, name: str) -> Path | None:
@@ -148,7 +148,7 @@ def _inner(root: Path, name: str) -> Path | None:
     place = root / name
     while (inner := _alone(place)) and not split_of(inner):
         place = place / inner
-    return place if walk.folders(place) or walk.own_files(place, (".tar", ".parquet", ".arrow")) else None
+    return place if walk.folders(place) or walk.own(place, (".tar", ".parquet", ".arrow")) else None
 
 
 def _same_inside(root: Path, split: str) -> str:
@@ -177,7 +177,7 @@ def _chosen(root: Path, names: Sequence[str], passed: Passed) -> Chosen | None:
         passed.others += [name for name in like if name not in usable]
         chosen = choose_splits(root, usable, passed, single=True)
         for name in (*chosen.train, *chosen.val[:1]) if chosen else ():
-            passed.outside += walk.own_files(root / name, SUFFIXES)
+            passed.outside += len(walk.own(root / name, SUFFIXES))
         return chosen
     if not others or (training and held):
         if len(like) == 1 and not inside[like[0]]:
@@ -192,7 +192,7 @@ def _chosen(root: Path, names: Sequence[str], passed: Passed) -> Chosen | None:
     for name in like:  # beside folders of images that are in no split
         alike = any(inside[name] & inside[other] for other in others)
         nested = all(inside[other] for other in others)
-        splits = not nested and not walk.own_files(root / name, SUFFIXES) if inside[name] else nested
+        splits = not nested and not walk.own(root / name, SUFFIXES) if inside[name] else nested
         if alike or (is_bare(name) and splits):
             raise BadData(
                 f"{root}: '{name}' looks like a split, and beside it are folders of images that are in no split ({named(others)}); "

@@ -84,13 +84,12 @@ def _saved_apart(root: Path) -> list[str]:
     return [name for name in walk.folders(root) if split_of(name) and (root / name / ABOUT[1]).is_file()]
 
 
-def _parquet(root: Path) -> list[str]:
+def _parquet(root: Path, passed: Passed | None = None) -> list[str]:
     """Parquet files, and folders of them whose names mean a split (with a slash behind): of a dataset's folder, else of its ``data``."""
     for under in ("", "data/"):
         inner = root / under
         if inner.is_dir():
-            files = [p for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and not p.name.startswith(".")]
-            files = [p.name for p in sorted(files) if p.is_file() or walk.is_broken_link(p)]  # the absence of a linked file is said
+            files = walk.own(inner, PARQUET, passed)
             folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
             if files or any(split_of(name) == "train" for name in folders):
                 return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]
@@ -123,7 +122,7 @@ def _split(root: Path, passed: Passed) -> Files:
     if names:
         chosen = choose_splits(root, names, passed, single=True)
         return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
-    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root)}
+    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root, passed)}
     place = next(iter(of.values())).rstrip("/").rpartition("/")[0]
     check_links(root / place)
     beside = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]

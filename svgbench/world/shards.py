@@ -45,7 +45,7 @@ def holds(root: Path) -> bool:
     """Whether a directory holds shards; beside folders of images (ImageNet unpacked next to its archives) a tar file is not one."""
     if any(split_of(name) == "train" and walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR) for name in walk.folders(root)):
         return True
-    return bool(_tars(root)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
+    return bool(walk.own(root, TAR)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
 
 
 def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
@@ -90,12 +90,6 @@ def _reader(shards: Sequence[Path]) -> Read:
     return read
 
 
-def _tars(root: Path) -> list[str]:
-    """Names of the shards in a folder itself; a broken link is listed too, so that the user is told of it."""
-    found = [path for path in root.iterdir() if path.name.lower().endswith(TAR) and not path.name.startswith(".")]
-    return sorted(path.name for path in found if path.is_file() or walk.is_broken_link(path))
-
-
 def _folders(root: Path) -> list[str]:
     """Folders that hold shards."""
     return [name for name in walk.folders(root) if walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR)]
@@ -104,7 +98,7 @@ def _folders(root: Path) -> list[str]:
 def _split(root: Path, passed: Passed) -> Files:
     """Shards for training and for validation: those whose own name means a split, and those in folders whose names do."""
     check_links(root)
-    folders, shards = _folders(root), _tars(root)
+    folders, shards = _folders(root), walk.own(root, TAR, passed)
     single = any(split_of(name) for name in folders) and not any(split_of(name) for name in shards)
     chosen = choose_splits(root, [*folders, *shards], passed, single=single)
     if chosen is None:

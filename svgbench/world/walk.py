@@ -165,6 +165,16 @@ def folders(directory: Path, passed: Passed | None = None) -> list[str]:
     return sorted(entry.name for entry in inside if _is_folder(entry))
 
 
+def own(directory: Path, suffixes: tuple[str, ...], passed: Passed | None = None) -> list[str]:
+    """Sorted names of the files with one of the suffixes in a directory itself, hidden ones left out. A broken link is one too,
+    so that its reader says that it has vanished; ``passed`` hears of pipes and devices."""
+    with os.scandir(directory) as entries:
+        inside = [entry for entry in entries if entry.name.lower().endswith(suffixes) and not _is_hidden(entry.name)]
+    if passed is not None:
+        passed.special += [entry.name for entry in inside if os.path.exists(entry.path) and not _is_file(entry) and not _is_folder(entry)]
+    return sorted(entry.name for entry in inside if _is_file(entry) or is_broken_link(entry.path))
+
+
 def is_broken_link(path: str | Path) -> bool:
     """Whether a path is a symbolic link whose target does not exist."""
     return os.path.islink(path) and not os.path.exists(path)
@@ -176,12 +186,6 @@ def first(root: Path, suffixes: tuple[str, ...]) -> str:
     return found.path if found else ""
 
 
-def own_files(directory: Path, suffixes: tuple[str, ...]) -> int:
-    """How many files with one of the suffixes a folder itself holds."""
-    with os.scandir(directory) as entries:
-        return sum(e.name.lower().endswith(suffixes) and not _is_hidden(e.name) and not _is_folder(e) for e in entries)
-
-
 def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in FURNITURE
 
@@ -190,6 +194,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
         return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -210,6 +211,15 @@ def test_files_that_are_absent_of_their_stated_number_are_said(tmp_path, capsys,
     sources.identity(asked(root))
     said = capsys.readouterr().err
     assert "1 of the 2 files train-*-of-00" in said and "val" not in said.split(";")[0].replace(str(root), "")
+
+
+@pytest.mark.parametrize("form", ["shards", "parquet"])
+def test_pipes_named_like_data_files_are_said(tmp_path, capsys, form):
+    root = {"shards": as_shards, "parquet": as_parquet}[form](tmp_path, images())
+    os.mkfifo(root / ("set-train-2.tar" if form == "shards" else "data/train-extra.parquet"))
+    sources.identity(asked(root))
+    assert "passed over 1 pipe or device (" in capsys.readouterr().err
+    assert listed(root) == (WHOLE, CLASSES)
 
 
 def test_a_table_beside_class_folders_is_no_dataset(tmp_path):
