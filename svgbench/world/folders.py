@@ -44,7 +44,7 @@ def collect(root: Path) -> Collection:
     """The images below a folder; BadData when it holds none, one class, or classes that do not match."""
     found = _layout(root, Passed())
     splits = {
-        split: [Entry(file.path, found.classes.index(name), file.size) for name in sorted(images) for file in images[name]]
+        split: [Entry(file.path, label, file.size) for label, name in enumerate(found.classes) for file in images[name]]
         for split, images in found.images.items()
     }
     return Collection(found.root, found.classes, splits["train"], splits.get("val"), lambda entries, scratch: _reader(found.root))
