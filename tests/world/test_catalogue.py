@@ -14,6 +14,7 @@ from sets import FORMS, as_folders, content, images
 from toys import in_child
 
 from svgbench.config.schema import Data
+from svgbench.errors import BadData
 from svgbench.metrics.judges import reference_identity
 from svgbench.world import catalogue, dense_sets, sources
 from svgbench.world.walk import Passed, stamped, walk
@@ -245,6 +246,14 @@ def test_a_reference_folder_is_known_by_its_images(tmp_path, monkeypatch):
     assert reference_identity(root, None) == known
     flip(next(iter(sorted(root.rglob("*.jpg")))))
     assert reference_identity(root, None) != known
+
+
+@pytest.mark.parametrize("inside", [(), ("folder/", ".hidden.png")])
+def test_an_empty_reference_is_refused_before_anything_runs(tmp_path, inside):
+    for name in inside:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadData, match="holds no images or statistics; give"):
+        reference_identity(tmp_path, None)
 
 
 def test_files_of_other_suffixes_identify_a_reference_that_holds_statistics(tmp_path):
