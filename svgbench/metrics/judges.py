@@ -98,6 +98,8 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     if packed.holds(path):
         return digest(packed.confirmed(path))
     files = list(walk.walk(path, "", SUFFIXES, walk.Passed())) or list(walk.walk(path, "", ("",), walk.Passed()))
+    if not files:
+        raise BadData(f"{path}: holds no images or statistics; give scores.reference an .npz, a folder of images or an artifact.")
     return catalogue.read(path, files, "reference").identity
 
 

@@ -166,7 +166,9 @@ def record(root: Path, digests: Mapping[str, str], files: Iterable[Found], purpo
 def cache_folder() -> Path:
     """Where catalogues are kept."""
     own, shared = os.environ.get("SVGBENCH_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    return Path(os.path.expanduser(own)) if own else Path(os.path.expanduser(shared or "~/.cache")) / "svgbench"
+    if own:
+        return Path(os.path.abspath(os.path.expanduser(own)))
+    return Path(os.path.expanduser(shared if shared and os.path.isabs(shared) else "~/.cache")) / "svgbench"
 
 
 def _place(root: Path, purpose: str) -> Path:
@@ -248,7 +250,8 @@ def _load(place: Path) -> tuple[bool, dict[str, str]]:
     if (kept := _unsaved().get(place)) is not None:
         return kept
     try:
-        content = place.read_bytes()
+        with open_regular(place) as file:
+            content = file.read()
     except OSError:
         return False, {}
     body, _, end = content.rpartition(b"\n")
@@ -271,7 +274,7 @@ def _save(place: Path, root: Path, table: Mapping[str, str], *, complete: bool) 
     body = (head + "".join(f"{known}\t{_escaped(path)}\n" for path, known in table.items())).encode("utf-8", "surrogateescape")
     try:
         if not place.is_absolute():
-            raise StorageError(f"{place}: there is no home directory")
+            raise StorageError("there is no home directory")
         write_atomic(place, body + hashlib.sha256(body).hexdigest().encode())
         _unsaved().pop(place, None)
     except (OSError, SvgbenchError) as error:

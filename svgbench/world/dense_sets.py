@@ -129,6 +129,9 @@ def _splits(kind: Kind, root: Path, passed: Passed) -> dict[str, list[Pair]]:
     """The pairs of both splits."""
     if kind == "depth" and (root / LISTS["training"]).is_file():
         return {split: _listed(root, root / LISTS[split]) for split in SPLITS}
+    inside = walk.folders(root)
+    if len(inside) == 1 and kind_of(root / inside[0]) == kind:
+        raise BadData(f"{root}: holds one folder, '{inside[0]}', with the images and their {TARGETS[kind]} in it; give {root / inside[0]}.")
     images, targets = _folders(root, "images", passed), _folders(root, TARGETS[kind], passed)
     for split in SPLITS:
         if split_of(images[split].rpartition("/")[2]) != split_of(targets[split].rpartition("/")[2]):

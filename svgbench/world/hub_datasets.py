@@ -20,10 +20,10 @@ from svgbench.world import walk
 from svgbench.world.decode import reason
 from svgbench.world.files import read_regular
 from svgbench.world.hub_files import Part, open_arrow, open_parquet, reader
-from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, check_classes, numbered, unknown_classes
+from svgbench.world.listing import LISTED, SUFFIXES, UNLABELLED, Collection, Entry, Files, check_classes, numbered, unknown_classes
 from svgbench.world.progress import tell_once
 from svgbench.world.splits import check_links, choose_splits, split_of
-from svgbench.world.walk import Found, Passed
+from svgbench.world.walk import Found, Passed, named
 
 PARQUET = (".parquet",)
 ABOUT = ("dataset_dict.json", "state.json")
@@ -35,7 +35,11 @@ JSON_BYTES = 1 << 26
 def holds(root: Path) -> bool:
     """Whether a directory is such a dataset."""
     apart = any(split_of(name) == "train" for name in _saved_apart(root))
-    return apart or any((root / name).is_file() for name in ABOUT) or bool(_parquet(root))
+    if apart or any((root / name).is_file() for name in ABOUT):
+        return True
+    found = _parquet(root)
+    beside = [name for name in walk.folders(root) if split_of(name) == "train"]  # of images, that a table lies beside
+    return any(split_of(name) for name in found) or (bool(found) and not any(_first(root / name).endswith(SUFFIXES) for name in beside))
 
 
 def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
@@ -55,7 +59,7 @@ def collect(root: Path) -> Collection:
     parts = [open_arrow(path) if path.suffix == ".arrow" else open_parquet(path) for path in paths]
     names = _names(parts[:count])
     declared = any(part.names for part in parts[:count])
-    numbers = [_numbers(part, names, root, declared=declared) for part in parts]
+    numbers = [_numbers(part, names, declared=declared) for part in parts]
     train_numbers = [number for rows in numbers[:count] for number in rows]
     if not train_numbers:
         raise BadData(f"{root}: its training split holds no rows; give a dataset with images.")
@@ -80,13 +84,12 @@ def _saved_apart(root: Path) -> list[str]:
     return [name for name in walk.folders(root) if split_of(name) and (root / name / ABOUT[1]).is_file()]
 
 
-def _parquet(root: Path) -> list[str]:
+def _parquet(root: Path, passed: Passed | None = None) -> list[str]:
     """Parquet files, and folders of them whose names mean a split (with a slash behind): of a dataset's folder, else of its ``data``."""
     for under in ("", "data/"):
         inner = root / under
         if inner.is_dir():
-            files = [p for p in inner.iterdir() if p.name.lower().endswith(PARQUET) and not p.name.startswith(".")]
-            files = [p.name for p in sorted(files) if p.is_file() or walk.is_broken_link(p)]  # the absence of a linked file is said
+            files = walk.own(inner, PARQUET, passed)
             folders = [name for name in walk.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
             if files or any(split_of(name) == "train" for name in folders):
                 return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]
@@ -95,7 +98,12 @@ def _parquet(root: Path) -> list[str]:
 
 def _holds_parquet(folder: Path) -> bool:
     """Whether the first data file below a folder is a parquet file and not an image."""
-    return walk.first(folder, PARQUET + SUFFIXES).lower().endswith(PARQUET)
+    return _first(folder).endswith(PARQUET)
+
+
+def _first(folder: Path) -> str:
+    """The first parquet file or image below a folder, in lower case; empty when there is none."""
+    return walk.first(folder, PARQUET + SUFFIXES).lower()
 
 
 def _split(root: Path, passed: Passed) -> Files:
@@ -114,7 +122,7 @@ def _split(root: Path, passed: Passed) -> Files:
     if names:
         chosen = choose_splits(root, names, passed, single=True)
         return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
-    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root)}
+    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root, passed)}
     place = next(iter(of.values())).rstrip("/").rpartition("/")[0]
     check_links(root / place)
     beside = [name for name in walk.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
@@ -164,7 +172,7 @@ def _names(parts: Sequence[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for names in declared for name in names), *texts]))
 
 
-def _numbers(part: Part, classes: Sequence[str], root: Path, *, declared: bool) -> list[int]:
+def _numbers(part: Part, classes: Sequence[str], *, declared: bool) -> list[int]:
     """Labels as numbers of the training classes, by name where the file has names; BadData at the first that is absent, out of range, or of
     a class that training does not have. ``declared``: the numbers of the training classes are the data set's own."""
     own = part.names or ()
@@ -182,7 +190,7 @@ def _numbers(part: Part, classes: Sequence[str], root: Path, *, declared: bool) 
     found = []
     for row, value in enumerate(part.labels):
         if value is None or value == -1:
-            raise BadData(f"{part.file}: row {row} has no label ({value!r}); remove or mend it.")
+            raise BadData(f"{part.file}: row {row} has no label ({value!r}); correct or remove it, or {UNLABELLED}.")
         if not isinstance(value, int | str) or isinstance(value, bool):
             raise BadData(f"{part.file}: row {row} has label {value!r}; labels are names, or whole numbers from 0.")
         if isinstance(value, int) and (value < 0 or (most and (own or direct) and value >= most)):
@@ -193,5 +201,10 @@ def _numbers(part: Part, classes: Sequence[str], root: Path, *, declared: bool) 
             found.append(known[name])
         else:
             strange = {name_of(one) for one in part.labels} - known.keys()
-            raise unknown_classes(str(part.file.relative_to(root)), strange, classes or ["numbers without names"])
+            if not classes:
+                raise BadData(
+                    f"{part.file}: its classes have names ({named(sorted(strange), LISTED)}), and the training images have numbers alone; "
+                    "give both splits the same class names."
+                )
+            raise unknown_classes(str(part.file), strange, classes)
     return found

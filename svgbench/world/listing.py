@@ -20,6 +20,8 @@ from svgbench.world.walk import Found, named
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
 """What is taken for an image, in lower case. Others (``.gif``, which may hold many pictures) are passed over and counted."""
+UNLABELLED = "move the files of a split without labels, as test splits often are, elsewhere"
+"""What to do about images without labels, besides giving them some."""
 LISTED = 12
 """So many class names are listed in a sentence."""
 

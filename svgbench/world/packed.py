@@ -1,13 +1,17 @@
 """A packed store of images: what ``images.json`` says of the files beside it, held against them; and such a store as a source. No torch.
 
-A run on ``--data DIR`` where DIR is packed copies nothing: its own ``images.json`` names DIR, the digest of DIR's ``images.json`` and how
-many images of each split it takes from the front, which is the same choice as packing that many would have made.
+A run on ``--data DIR`` where DIR is packed copies nothing: its own ``images.json`` names DIR, the digest of what DIR holds and how many
+images of each split it takes from the front, which is the same choice as packing that many would have made. Where DIR was moved, the place
+that a command used last is taken from the cache.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +19,9 @@ import numpy as np
 
 from svgbench.config.records import digest
 from svgbench.config.schema import Data
-from svgbench.errors import BadData, BrokenArtifact
+from svgbench.errors import BadData, BrokenArtifact, SvgbenchError
 from svgbench.world import catalogue, walk
-from svgbench.world.files import write_atomic
+from svgbench.world.files import read_regular, write_atomic
 
 FORMAT = 2
 """Of ``images.json``; 1 had no digests."""
@@ -25,6 +29,8 @@ NAME = "images.json"
 NEEDED = ("counts", "resolution", "classes", "masks", "skipped")
 """Fields without which a store cannot be opened."""
 SPLITS = ("train", "val")
+NOTE_BYTES = 1 << 16
+"""A longer file of the cache names no place."""
 QUICK_BYTES = 1 << 30
 """Larger files of a store that was packed elsewhere are known by their size and the listed digest at first sight, and are read whole once
 they change; ``data verify`` reads all."""
@@ -71,16 +77,63 @@ def resolved(directory: Path) -> tuple[Path, dict[str, Any], dict[str, int]]:
     about = read(directory)
     if "packed" not in about:
         return directory, about, about["counts"]
-    place = Path(about["packed"]["place"])
-    if not holds(place):
+    named = about["packed"]
+    places = dict.fromkeys([Path(named["place"]), *_remembered(named.get("content", ""))])
+    broken = []
+    for place in places:
+        try:
+            if holds(place) and _is_named(whole := read(place), named):
+                _confirm(place, whole)
+                return place, whole, about["counts"]
+        except BrokenArtifact as error:
+            broken.append(error)
+    if broken:
+        raise broken[0]
+    if not holds(place := Path(named["place"])):
         raise BrokenArtifact(
-            f"{directory}: stands on the packed images in {place}, which are gone; put them back, or remove this directory and run again."
+            f"{directory}: is of the packed images in {place}, which are gone; put them back, or run with --data and where they are now."
         )
-    whole = read(place)
-    if whole.get("digest") != about["packed"]["digest"]:
-        raise BrokenArtifact(f"{place}: was packed again since {directory} was made of it; remove {directory} and run again.")
-    _confirm(place, whole)
-    return place, whole, about["counts"]
+    raise BrokenArtifact(f"{place}: was packed again since {directory} was made of it; remove {directory} and run again.")
+
+
+def _is_named(about: Mapping[str, Any], named: Mapping[str, Any]) -> bool:
+    """Whether a packed store is the one that a run's ``images.json`` names; earlier ones have no digest of its content."""
+    return _content(about) == named["content"] if "content" in named else about.get("digest") == named["digest"]
+
+
+def _content(about: Mapping[str, Any]) -> str:
+    """Digest of what a packed store holds, wherever it is and whatever it was packed from; empty for a store of format 1."""
+    facts = {name: about[name] for name in ("classes", "resolution", "counts", "masks")}
+    return digest({**facts, "files": {name: file["sha256"] for name, file in about["files"].items()}}) if "files" in about else ""
+
+
+def _note(content: str) -> Path:
+    """The file of the cache that keeps where a packed store is."""
+    return catalogue.cache_folder() / "packed" / f"{content}.txt"
+
+
+@cache
+def _places() -> dict[str, Path]:
+    """Where packed stores are by their content, as this process learned it."""
+    return {}
+
+
+def _remember(content: str, place: Path) -> None:
+    """Keeps where a packed store is, so that what was made of it finds it again once it was moved."""
+    if _remembered(content) != [place]:
+        _places()[content] = place
+        with suppress(OSError, SvgbenchError):  # a cache that cannot be written is said by the catalogue
+            write_atomic(_note(content), os.fsencode(place))
+
+
+def _remembered(content: str) -> list[Path]:
+    """Where a packed store was when a command last used it; empty when none did."""
+    if content in _places():
+        return [_places()[content]]
+    try:
+        return [Path(os.fsdecode(read_regular(_note(content), NOTE_BYTES)))]
+    except (OSError, ValueError):
+        return []
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -99,8 +152,9 @@ def identity(root: Path, data: Data) -> str:
     """Digest of what a packed store holds, wherever it lies and whatever it was packed from; BadData when a run cannot use it."""
     about = _usable(root, data)
     _confirm(root, about)
-    facts = {name: about[name] for name in ("classes", "resolution", "counts", "masks")}
-    return digest({**facts, "files": {name: file["sha256"] for name, file in about["files"].items()}})
+    content = _content(about)
+    _remember(content, root.resolve())
+    return content
 
 
 def counts(root: Path, data: Data) -> dict[str, int]:
@@ -117,7 +171,7 @@ def adopt(data: Data, out: Path) -> None:
     if data.identity and identity(place, data) != data.identity:
         raise BadData(f"{place}: was packed again after this run was planned; run the same command again.")
     kept = {name: about[name] for name in ("source", "identity", "resolution", "classes", "masks", "skipped")}
-    write(out, {**kept, "counts": counts(place, data), "packed": {"place": str(place), "digest": about["digest"]}})
+    write(out, {**kept, "counts": counts(place, data), "packed": {"place": str(place), "content": _content(about)}})
 
 
 def damages(directory: Path, about: Mapping[str, Any], *, whole: bool = True) -> Iterator[tuple[str, int]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from svgbench.errors import BadData
 from svgbench.world import walk
 from svgbench.world.files import open_regular
-from svgbench.world.listing import SUFFIXES, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
+from svgbench.world.listing import SUFFIXES, UNLABELLED, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
 from svgbench.world.splits import check_links, choose_splits, split_of
 from svgbench.world.walk import Found, Passed
 
@@ -45,7 +45,7 @@ def holds(root: Path) -> bool:
     """Whether a directory holds shards; beside folders of images (ImageNet unpacked next to its archives) a tar file is not one."""
     if any(split_of(name) == "train" and walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR) for name in walk.folders(root)):
         return True
-    return bool(_tars(root)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
+    return bool(walk.own(root, TAR)) and not any(walk.first(root / name, SUFFIXES) for name in walk.folders(root))
 
 
 def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
@@ -90,12 +90,6 @@ def _reader(shards: Sequence[Path]) -> Read:
     return read
 
 
-def _tars(root: Path) -> list[str]:
-    """Names of the shards in a folder itself; a broken link is listed too, so that the user is told of it."""
-    found = [path for path in root.iterdir() if path.name.lower().endswith(TAR) and not path.name.startswith(".")]
-    return sorted(path.name for path in found if path.is_file() or walk.is_broken_link(path))
-
-
 def _folders(root: Path) -> list[str]:
     """Folders that hold shards."""
     return [name for name in walk.folders(root) if walk.first(root / name, TAR + SUFFIXES).lower().endswith(TAR)]
@@ -104,7 +98,7 @@ def _folders(root: Path) -> list[str]:
 def _split(root: Path, passed: Passed) -> Files:
     """Shards for training and for validation: those whose own name means a split, and those in folders whose names do."""
     check_links(root)
-    folders, shards = _folders(root), _tars(root)
+    folders, shards = _folders(root), walk.own(root, TAR, passed)
     single = any(split_of(name) for name in folders) and not any(split_of(name) for name in shards)
     chosen = choose_splits(root, [*folders, *shards], passed, single=single)
     if chosen is None:
@@ -112,7 +106,10 @@ def _split(root: Path, passed: Passed) -> Files:
         return Files([walk.stamped(root, name) for name in shards], [], False)
 
     def found(name: str) -> list[Found]:
-        return sorted(walk.walk(root, name, TAR, passed)) if name in folders else [walk.stamped(root, name)]
+        if name not in folders:
+            return [walk.stamped(root, name)]
+        inside = sorted(walk.walk(root, name, (*TAR, NAMES), passed))
+        return [file for file in inside if file.path.lower().endswith(TAR)]
 
     return Files(*([file for name in part for file in found(name)] for part in chosen), True)
 
@@ -128,6 +125,7 @@ def _names_files(root: Path, shards: Sequence[Found]) -> list[str]:
 def _members(shard: Path) -> list[tuple[str, tuple[str, int, int], dict[str, bytes]]]:
     """Key, image (name, bytes, offset) and label files of every image of a shard, in its order."""
     found: defaultdict[str, _Member] = defaultdict(_Member)
+    archive = ""
     try:
         with tarfile.open(shard, "r:") as tar:
             for info in tar:
@@ -144,6 +142,8 @@ def _members(shard: Path) -> list[tuple[str, tuple[str, int, int], dict[str, byt
                     found[key].image = (name, info.size, info.offset_data)
                 elif kind in ("cls", "json") and info.isreg() and info.size <= LABEL_BYTES:
                     found[key].labels[kind] = tar.extractfile(info).read()  # type: ignore[union-attr]
+                elif info.name.lower().endswith(TAR):
+                    archive = archive or info.name
             end = tar.offset
         with shard.open("rb") as file:  # tarfile takes a damaged header for the end
             file.seek(end)
@@ -153,7 +153,10 @@ def _members(shard: Path) -> list[tuple[str, tuple[str, int, int], dict[str, byt
         raise BadData(f"{shard}: cannot be read as a plain tar file ({error}); fetch the shard again, uncompressed.") from None
     except OSError as error:
         raise BadData(f"{shard}: cannot be read ({error.strerror or error}); fetch the shard again.") from None
-    return [(key, member.image, member.labels) for key, member in found.items() if member.image]
+    images = [(key, member.image, member.labels) for key, member in found.items() if member.image]
+    if archive and not images:  # ImageNet's own archive of the training images
+        raise BadData(f"{shard}: holds archives ({archive}) and no images; unpack it and them into a folder for each class.")
+    return images
 
 
 def _label(shard: Path, key: str, labels: dict[str, bytes]) -> int:
@@ -168,7 +171,11 @@ def _label(shard: Path, key: str, labels: dict[str, bytes]) -> int:
     except ValueError:
         text = (labels.get("cls") or labels["json"])[:40].decode("utf-8", "replace")
     if text is None:
-        raise BadData(f"{shard}: the image '{key}' has no label; add '{key}.cls' (a whole number) or '{key}.json' (with 'label').")
+        raise BadData(
+            f"{shard}: the image '{key}' has no label; add '{key}.cls' (a whole number) or '{key}.json' (with 'label'), or {UNLABELLED}."
+        )
+    if text == -1:
+        raise BadData(f"{shard}: the image '{key}' has no label (-1); correct it, or {UNLABELLED}.")
     if not isinstance(text, int) or isinstance(text, bool) or text < 0:
         raise BadData(f"{shard}: the label of '{key}' is {text!r}; labels are whole numbers from 0.")
     return text
@@ -215,7 +222,7 @@ def _mapped(root: Path, names_files: Sequence[str], rows: Rows, classes: Sequenc
 
 def _names_in(file: Path, most: int) -> tuple[str, ...]:
     """The names in a file, one a line; BadData when there are fewer than the labels need, or one twice."""
-    names = tuple(line.strip() for line in file.read_text("utf-8", errors="replace").splitlines() if line.strip())
+    names = tuple(line.strip() for line in file.read_text("utf-8-sig", errors="replace").splitlines() if line.strip())
     if most >= len(names):
         raise BadData(f"{file}: names {len(names)} classes and there is a label {most}; name every class, one a line.")
     return names

@@ -17,7 +17,7 @@ from svgbench.world.walk import Passed, is_broken_link
 Split = Literal["train", "val", "test"]
 WORDS: dict[str, Split] = {
     "train": "train", "training": "train", "trainset": "train",
-    "val": "val", "valid": "val", "validation": "val", "valset": "val", "dev": "val",
+    "val": "val", "valid": "val", "validate": "val", "validation": "val", "valset": "val", "validset": "val", "dev": "val",
     "test": "test", "testing": "test", "testset": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
 """Words that name a split, in lower case."""
@@ -47,6 +47,8 @@ def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: 
     ``passed`` notes that and what is left out. BadData when two names mean one split (``single``: when each name is a whole split;
     else when they mean it by different words), or when none is for training."""
     by_split: dict[Split | None, list[str]] = {}
+    names = list(names)
+    passed.notes += _incomplete(names)
     for name in names:
         by_split.setdefault(split_of(name), []).append(name)
     train, val, test = (sorted(by_split.get(split, [])) for split in ("train", "val", "test"))  # type: ignore[arg-type]
@@ -65,6 +67,8 @@ def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: 
             raise BadData(f"{place}: '{one}' and '{other}' both mean the {split_of(one)} split; remove or rename one of them.")
     if test and not val:
         passed.notes.append(f"there is no validation split, so the test split ({test[0]}) is used for validation")
+    if not held:
+        passed.notes.append("there is no validation split, so a share of each class of the training images is held out")
     passed.others += [*(test if val else []), *by_split.get(None, [])]
     return Chosen(train, held)
 
@@ -74,6 +78,19 @@ def check_links(place: Path) -> None:
     lost = sorted(path.name for path in place.iterdir() if split_of(path.name) and is_broken_link(path))
     if lost:
         raise BadData(f"{place / lost[0]}: is a broken symbolic link; mount what it points to, or remove it.")
+
+
+def _incomplete(names: Iterable[str]) -> list[str]:
+    """A note for each group of files (``train-00000-of-00004.parquet``) of which some are absent."""
+    here: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        if part := re.search(r"^(.*?)(\d+)-of-(\d+)(?!\d)", name):
+            here.setdefault((part[1], part[3]), set()).add(part[2])
+    return [
+        f"{len(found)} of the {int(total)} files {start}*-of-{total} {'is' if len(found) == 1 else 'are'} here"
+        for (start, total), found in here.items()
+        if len(found) < int(total)
+    ]
 
 
 def _words(name: str) -> list[str]:

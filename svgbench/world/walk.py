@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from svgbench.errors import BadData
 
+FURNITURE = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+"""Folders that systems leave in those of users; hidden, as what begins with a dot is."""
 NAMED = 3
 """So many names of a kind are given as examples."""
 
@@ -122,7 +124,7 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], passed: Passed, *, l
         folders = []
         for entry in inside:
             path = f"{place}/{entry.name}" if place else entry.name
-            if entry.name.startswith("."):
+            if _is_hidden(entry.name):
                 passed.hidden += 1
                 continue
             wanted = entry.name.lower().endswith(suffixes)
@@ -155,12 +157,22 @@ def folders(directory: Path, passed: Passed | None = None) -> list[str]:
     BadData when the directory cannot be read."""
     try:
         with os.scandir(directory) as entries:
-            inside = [entry for entry in entries if not entry.name.startswith(".")]
+            inside = [entry for entry in entries if not _is_hidden(entry.name)]
     except OSError as error:
         raise BadData(f"{directory}: cannot be read ({error.strerror}); give it the right permissions or remove it.") from None
     if passed is not None:
         passed.dangling += sorted(entry.name for entry in inside if is_broken_link(entry.path))
     return sorted(entry.name for entry in inside if _is_folder(entry))
+
+
+def own(directory: Path, suffixes: tuple[str, ...], passed: Passed | None = None) -> list[str]:
+    """Sorted names of the files with one of the suffixes in a directory itself, hidden ones left out. A broken link is one too,
+    so that its reader says that it has vanished; ``passed`` hears of pipes and devices."""
+    with os.scandir(directory) as entries:
+        inside = [entry for entry in entries if entry.name.lower().endswith(suffixes) and not _is_hidden(entry.name)]
+    if passed is not None:
+        passed.special += [entry.name for entry in inside if os.path.exists(entry.path) and not _is_file(entry) and not _is_folder(entry)]
+    return sorted(entry.name for entry in inside if _is_file(entry) or is_broken_link(entry.path))
 
 
 def is_broken_link(path: str | Path) -> bool:
@@ -174,16 +186,21 @@ def first(root: Path, suffixes: tuple[str, ...]) -> str:
     return found.path if found else ""
 
 
-def own_files(directory: Path, suffixes: tuple[str, ...]) -> int:
-    """How many files with one of the suffixes a folder itself holds."""
-    with os.scandir(directory) as entries:
-        return sum(e.name.lower().endswith(suffixes) and not e.name.startswith(".") and not _is_folder(e) for e in entries)
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in FURNITURE
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
         return False
 
 

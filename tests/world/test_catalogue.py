@@ -14,6 +14,7 @@ from sets import FORMS, as_folders, content, images
 from toys import in_child
 
 from svgbench.config.schema import Data
+from svgbench.errors import BadData
 from svgbench.metrics.judges import reference_identity
 from svgbench.world import catalogue, dense_sets, sources
 from svgbench.world.walk import Passed, stamped, walk
@@ -161,6 +162,27 @@ def test_a_cache_that_cannot_be_written_is_one_warning(root, monkeypatch, capsys
     assert said.startswith("warning: ") and "set SVGBENCH_CACHE to a folder that can be written" in said and len(said.splitlines()) == 1
 
 
+def test_a_relative_cache_is_below_the_current_directory_and_a_pipe_in_it_is_not_waited_for(root, monkeypatch, capsys):
+    settle(monkeypatch)
+    monkeypatch.chdir(root.parent)
+    monkeypatch.setenv("SVGBENCH_CACHE", "own")
+    assert [catalogue.read(root, files(root), "images").read for _ in range(2)] == [3, 0]
+    (place,) = (root.parent / "own" / "files").iterdir()
+    place.unlink()
+    os.mkfifo(place)
+    assert catalogue.read(root, files(root), "images").read == 3
+    said = capsys.readouterr().err
+    assert "set SVGBENCH_CACHE" in said and len(said.splitlines()) == 1
+
+
+def test_without_a_home_directory_the_warning_says_so(root, monkeypatch, capsys):
+    monkeypatch.delenv("SVGBENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "also/relative")
+    catalogue.read(root, files(root), "images")
+    assert "cannot be written (there is no home directory)" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_read_is_known_as_that(root):
     (root / "gone.bin").symlink_to(root / "nowhere")
     reading = catalogue.read(root, files(root), "images")
@@ -224,6 +246,14 @@ def test_a_reference_folder_is_known_by_its_images(tmp_path, monkeypatch):
     assert reference_identity(root, None) == known
     flip(next(iter(sorted(root.rglob("*.jpg")))))
     assert reference_identity(root, None) != known
+
+
+@pytest.mark.parametrize("inside", [(), ("folder/", ".hidden.png")])
+def test_an_empty_reference_is_refused_before_anything_runs(tmp_path, inside):
+    for name in inside:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadData, match="holds no images or statistics; give"):
+        reference_identity(tmp_path, None)
 
 
 def test_files_of_other_suffixes_identify_a_reference_that_holds_statistics(tmp_path):

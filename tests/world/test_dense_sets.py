@@ -79,6 +79,13 @@ def test_what_a_folder_lacks_is_named(tmp_path, change, words):
     assert error.value.field == "scores.segmentation.source"
 
 
+@pytest.mark.parametrize(("kind", "make"), [("segmentation", ade20k), ("depth", nyu)])
+def test_the_folder_above_a_dense_set_names_it(tmp_path, kind, make):
+    make(tmp_path / "unpacked" / "set")
+    with pytest.raises(BadData, match=r"holds one folder, 'set', with the images and their .* in it; give .*/unpacked/set"):
+        open_set(kind, str(tmp_path / "unpacked"))
+
+
 def test_what_a_split_list_lacks_is_named(tmp_path):
     root = nyu(tmp_path)
     (root / "nyu_train.txt").write_text("images/training/0000.png\n")

@@ -194,11 +194,34 @@ def test_a_packed_store_that_went_or_changed_behind_a_run_is_said(source, tmp_pa
     shutil.copytree(source / "out", tmp_path / "packed")
     stage(asked(tmp_path / "packed"), tmp_path / "run")
     (tmp_path / "packed").rename(tmp_path / "moved")
-    with pytest.raises(BrokenArtifact, match=r"stands on the packed images in .*packed, which are gone"):
+    with pytest.raises(BrokenArtifact, match=r"of the packed images in .*packed, which are gone; put them back, or run with --data"):
         open_images(tmp_path / "run")
     pack(asked(source / "in", train_images=90), tmp_path / "packed", QUIET)
     with pytest.raises(BrokenArtifact, match="was packed again since"):
         open_images(tmp_path / "run")
+
+
+@pytest.mark.parametrize("cache", ["kept", "of another process", "unwritable"])
+def test_a_run_finds_its_packed_store_again_where_a_command_used_it_last(source, tmp_path, monkeypatch, cache):
+    """A moved store, or one packed elsewhere from the same images, is the same data: what was made of it goes on."""
+    if cache == "unwritable":
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("SVGBENCH_CACHE", str(tmp_path / "file"))
+    shutil.copytree(source / "out", tmp_path / "packed")
+    stage(asked(tmp_path / "packed"), tmp_path / "run")
+    (tmp_path / "packed").rename(tmp_path / "moved")
+    about = json.loads((tmp_path / "moved" / "images.json").read_text())
+    packed.write(tmp_path / "moved", {k: v for k, v in about.items() if k not in ("format", "digest")} | {"source": "/elsewhere"})
+    identity(asked(tmp_path / "moved"))
+    if cache == "of another process":
+        packed._places.cache_clear()
+    assert len(open_images(tmp_path / "run").train) == 300 and packed.digests(tmp_path / "run") == packed.digests(tmp_path / "moved")
+    damage(tmp_path / "moved", "flipped")
+    with pytest.raises(BrokenArtifact, match=r"moved.*its bytes are not those that were packed"):
+        open_images(tmp_path / "run")
+    shutil.copytree(source / "out", tmp_path / "packed")
+    (tmp_path / "moved" / "images.json").write_text("{")
+    assert len(open_images(tmp_path / "run").train) == 300
 
 
 @pytest.mark.parametrize("name", ["train.images.npy", "val.images.npy", "train.labels.npy", "val.labels.npy"])

@@ -203,7 +203,7 @@ def shards_with_a_link(root):
         (shards_without_labels, r"train\.tar: the image 'train-0-000' has no label; add"),
         (shards_one_unlabelled, r"train\.tar: the image 'lost' has no label; add 'lost\.cls'"),
         (shards_strange_label, r"the label of 'odd' is 'tench'; labels are whole numbers"),
-        (shards_negative_label, r"the label of 'odd' is -1; labels are whole numbers"),
+        (shards_negative_label, r"the image 'odd' has no label \(-1\); correct it, or move the files of a split without labels"),
         (shards_gap, r"holds no training images of class 3 \('3'\) among 8; labels count from 0 without gaps"),
         (shards_huge_label, r"has a label 1000000000000 among 19 training images"),
         (shards_too_few_names, r"classes\.txt: names 2 classes and there is a label 2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -130,7 +131,135 @@ def test_splits_that_cannot_be_told_are_one_sentence(tmp_path, names, words):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("mini/train/a", "mini/train/b", "mini/val/a"), r"holds one folder, 'mini', which would be the only class; give .*/mini\."),
+        (("images/a", "images/b"), r"holds one folder, 'images', .* give .*/images\."),
+        (("x/y/train/a", "x/y/test/a"), r"give .*/x/y\."),
+        (("photos",), "holds one class, 'photos', and two are needed; sort the images into a folder for each class"),
+        (("images/cat_1", "images/cat_2", "annotations/cat_1"), "holds 'images' and 'annotations', which are no classes"),
+        (("leftImg8bit/train/a", "gtFine/train/a"), "holds 'leftImg8bit' and 'gtFine', which are no classes"),
+        (("JPEGImages", "SegmentationClass", "ImageSets/Main"), "holds 'JPEGImages' and 'SegmentationClass', which are no classes"),
+        (("cat/train", "cat/val", "dog/train", "dog/val"), r"the folders cat, dog hold splits themselves \(train, val\)"),
+        (("cat/Training", "cat/Test", "dog/Training", "dog/Test", "owl"), "the folders cat, dog hold splits themselves"),
+        (("data_256/abbey", "data_256/barn", "val_256"), "'val_256' looks like a split, and beside it are folders of images .*data_256"),
+        (("bedroom_train", "bedroom_val"), "sort the images into folders like train/CLASS/image.jpg"),
+    ],
+)
+def test_folders_that_are_no_classes_are_one_sentence_with_the_right_folder(tmp_path, names, words):
+    """Also before a byte of an image is read: a user with a million files hears of it at once."""
+    root = put(tmp_path, *names)
+    for use in (sources.list_images, sources.identity):
+        with pytest.raises(BadData, match=words) as raised:
+            use(asked(root))
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("train", "val"), [("train/train", "test/test"), ("s_train/s_train", "s_test/s_test"), ("train", "val/Val")])
+def test_a_split_that_holds_itself_alone_is_looked_into(tmp_path, train, val):
+    put(tmp_path, *(f"{split}/{name}" for split in (train, val) for name in ("forest", "sea")))
+    assert listed(tmp_path) == ({"train": 6, "val": 6}, ("forest", "sea"))
+    assert listed(tmp_path / train.split("/")[0])[1] == ("forest", "sea")
+
+
+def test_classes_of_folders_alone_are_taken_and_that_is_said(tmp_path, capsys):
+    put(tmp_path, "a/abbey", "a/airport", "b/barn")
+    sources.identity(asked(tmp_path))
+    assert "each folder in it is a class, with all images below it (a/abbey is of the class a)" in capsys.readouterr().err
+    put(tmp_path, "b")
+    sources.identity(asked(tmp_path))
+    assert "each folder in it" not in capsys.readouterr().err
+    assert listed(tmp_path)[1] == ("a", "b")
+
+
+def test_without_a_validation_split_it_is_said_that_images_are_held_out(tmp_path, capsys):
+    put(tmp_path, "train/a", "train/b", "extra")
+    shutil.rmtree(tmp_path / "extra")
+    sources.identity(asked(tmp_path))
+    assert "there is no validation split, so a share of each class of the training images is held out" in capsys.readouterr().err
+
+
+def test_folders_that_systems_leave_are_hidden(tmp_path, capsys):
+    put(tmp_path, "train/a", "train/b", "val/a")
+    put(tmp_path, "train/a/@eaDir/0.jpg", "train/__MACOSX/a", "train/lost+found", "val/@eaDir", "__MACOSX/val")
+    assert listed(tmp_path) == ({"train": 6, "val": 3}, ("a", "b"))
+    sources.identity(asked(tmp_path))
+    assert "hidden" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["photographs.zip", "train.tar.gz", "set.tgz"])
+def test_archives_alone_are_to_be_unpacked(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadData, match=f"but archives .{name}.; unpack them"):
+        sources.list_images(asked(tmp_path))
+
+
 # --- shards and datasets ---
+
+
+@pytest.mark.parametrize("form", ["shards", "parquet"])
+def test_files_that_are_absent_of_their_stated_number_are_said(tmp_path, capsys, form):
+    if form == "parquet":
+        root = as_parquet(tmp_path, images())
+        (root / "data" / "train-00001-of-00002.parquet").unlink()
+    else:
+        held = images()
+        write_shard(tmp_path / "train-000-of-002.tar", members_of(held["train"]))
+        write_shard(tmp_path / "val-0-of-1.tar", members_of(held["val"]))
+        root = tmp_path
+    sources.identity(asked(root))
+    said = capsys.readouterr().err
+    assert "1 of the 2 files train-*-of-00" in said and "val" not in said.split(";")[0].replace(str(root), "")
+
+
+@pytest.mark.parametrize("form", ["shards", "parquet"])
+def test_pipes_named_like_data_files_are_said(tmp_path, capsys, form):
+    root = {"shards": as_shards, "parquet": as_parquet}[form](tmp_path, images())
+    os.mkfifo(root / ("set-train-2.tar" if form == "shards" else "data/train-extra.parquet"))
+    sources.identity(asked(root))
+    assert "passed over 1 pipe or device (" in capsys.readouterr().err
+    assert listed(root) == (WHOLE, CLASSES)
+
+
+def test_a_table_beside_class_folders_is_no_dataset(tmp_path):
+    as_parquet(tmp_path / "other", images())
+    as_folders(tmp_path / "set", images())
+    shutil.copy(tmp_path / "other" / "data" / "train-00000-of-00002.parquet", tmp_path / "set" / "metadata.parquet")
+    assert not hub_datasets.holds(tmp_path / "set")
+    assert listed(tmp_path / "set") == (WHOLE, CLASSES)
+
+
+def test_names_of_classes_beside_shards_are_read_and_not_passed_over(tmp_path, capsys):
+    held = images()
+    for split, names in (("train", CLASSES), ("val", CLASSES[::-1])):
+        rows = [(name, names.index(CLASSES[label]), data) for name, label, data in held[split]]
+        write_shard(tmp_path / split / "0.tar", members_of(rows))
+        (tmp_path / split / "classes.txt").write_text("\r\n".join(names), "utf-8-sig")
+    assert listed(tmp_path) == (WHOLE, CLASSES)
+    sources.identity(asked(tmp_path))
+    assert capsys.readouterr().err == ""
+
+
+def test_imagenet_s_archive_of_archives_is_to_be_unpacked(tmp_path):
+    for split in ("train", "val"):
+        write_shard(tmp_path / f"ILSVRC2012_img_{split}.tar", [("n01440764.tar", b"x" * 512), ("n01443537.tar", b"x" * 512)])
+    with pytest.raises(BadData, match=r"holds archives \(n01440764\.tar\) and no images; unpack it and them"):
+        sources.list_images(asked(tmp_path))
+
+
+@pytest.mark.parametrize("form", ["shards", "saved", "parquet"])
+def test_a_test_split_without_labels_is_to_be_moved_away(tmp_path, form):
+    held = images()
+    held["val"] = [(name, -1, data) for name, _, data in held["val"]]
+    root = {"shards": as_shards, "saved": as_saved, "parquet": as_parquet}[form](tmp_path, held)
+    for path in sorted(tmp_path.rglob("*val*")):
+        path.rename(path.with_name(path.name.replace("validation", "test").replace("val", "test")))
+    if form == "saved":
+        about = root / "dataset_dict.json"
+        about.write_text(about.read_text().replace("validation", "test"))
+    with pytest.raises(BadData, match=r"has no label \(-1\); correct .*or move the files of a split without labels"):
+        sources.list_images(asked(root))
 
 
 def test_shards_are_split_by_words_and_the_rest_is_said(tmp_path, capsys):
