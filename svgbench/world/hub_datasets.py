@@ -182,7 +182,7 @@ def _numbers(part: Part, classes: Sequence[str], root: Path, *, declared: bool) 
     found = []
     for row, value in enumerate(part.labels):
         if value is None or value == -1:
-            raise BadData(f"{part.file}: row {row} has no label ({value!r}); remove or mend it.")
+            raise BadData(f"{part.file}: row {row} has no label ({value!r}); repair or remove it.")
         if not isinstance(value, int | str) or isinstance(value, bool):
             raise BadData(f"{part.file}: row {row} has label {value!r}; labels are names, or whole numbers from 0.")
         if isinstance(value, int) and (value < 0 or (most and (own or direct) and value >= most)):

@@ -19,7 +19,7 @@ from PIL import Image
 from svgbench.world import signals
 from svgbench.world.signals import GUARD, Stop, StopSignal
 
-STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+STOPS = tuple(number.name for number in signals.SIGNALS)
 SCRIPT = [str(Path(sys.executable).with_name("svgbench"))]
 
 
