@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from svgbench.cli.main import main
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+from svgbench.world.signals import SIGNALS
 
 
 def svgbench(*words: object) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,8 @@ RUN_FORMAT = 2
 """Of ``run.json``; in 1 it held no digests."""
 RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
 """Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
+RECORD_LOCK = "record.lock"
+"""In a run's directory while a process writes its record."""
 _BLANK, _END = b"0" * 64, b'"\n}\n'
 _TAIL = len(_BLANK + _END)
 

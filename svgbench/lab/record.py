@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from svgbench.config import cards
-from svgbench.config.records import PICTURE, RECORDED, RUN_FORMAT, Manifest, Protocol, digest, seal, unseal
+from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Protocol, digest, seal, unseal
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Finished, Node, Plan, Run
 from svgbench.lab.schedule import Outcome
@@ -57,7 +57,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
         return
     with guarded(place, vanished=True):
         place.mkdir(parents=True, exist_ok=True)
-        lock = place / "record.lock"
+        lock = place / RECORD_LOCK
         with locked(lock, what=f"the record of run '{run.name}'", patience=WRITING_SECONDS):
             for name in _half_written(place):
                 (place / name).unlink(missing_ok=True)

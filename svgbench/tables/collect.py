@@ -12,14 +12,15 @@ from typing import Any
 from pydantic_core import from_json
 
 from svgbench.config.names import checked_name
-from svgbench.config.records import RUN_FORMAT, SEALED, NewerRecord, unseal
+from svgbench.config.records import RECORD_LOCK, RUN_FORMAT, SEALED, NewerRecord, unseal
 from svgbench.errors import BadConfig, BadInput, BrokenArtifact, unknown
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 
 AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record anew from the store."
 WRITING_SECONDS = 1.0
-"""How long a record whose digests do not match is read again."""
+"""How long a record whose digests do not match is read again while another process writes it."""
+LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -86,15 +87,17 @@ def not_held(records: list[RunRecord]) -> str | None:
 
 
 def read_run(place: Path, store: Store | None) -> RunRecord:
-    """The record in a run's directory. One whose digests do not match is read again for a moment: another process may be writing it."""
-    end = time.monotonic() + WRITING_SECONDS
+    """The record in a run's directory. One whose digests do not match is read again: another process may have written it meanwhile, or
+    is still writing it (``RECORD_LOCK``)."""
+    end, again = time.monotonic() + WRITING_SECONDS, False
     while True:
         try:
             return _read(place, store)
         except BrokenArtifact:
-            if time.monotonic() >= end:
+            if again and (time.monotonic() >= end or not (place / RECORD_LOCK).exists()):
                 raise
-            time.sleep(WRITING_SECONDS / 10)
+            again = True
+            time.sleep(LOOK_SECONDS)
 
 
 def _read(place: Path, store: Store | None) -> RunRecord:

@@ -224,7 +224,7 @@ def read_depth(root: Path, pair: Pair) -> Sample:
         unknown = f"holds {depth.dtype} numbers, whose unit is unknown"
         raise BadData(f"{root / pair.target}: {unknown}; a depth map is a PNG of 16 bits, in millimetres.")
     if not depth.any():
-        raise BadData(f"{root / pair.target}: every depth is zero, which means unknown; remove the pair or mend the depth map.")
+        raise BadData(f"{root / pair.target}: every depth is zero, which means unknown; remove the pair or repair the depth map.")
     return Sample(image, depth.astype(np.float32) / np.float32(MILLIMETRES))
 
 
@@ -239,7 +239,7 @@ def _read(root: Path, pair: Pair, word: str, short: int | None = None) -> tuple[
         with opened(path) as image:
             target = stored(image)
     except UNREADABLE as error:
-        raise BadData(f"{path}: cannot be read ({reason(error)}); mend it or remove the pair.") from None
+        raise BadData(f"{path}: cannot be read ({reason(error)}); repair it or remove the pair.") from None
     if target.ndim != 2:
         raise BadData(f"{path}: has {target.shape[2]} channels; a {word} has one.")
     if target.shape != (rgb.height, rgb.width):

@@ -239,7 +239,7 @@ def _judge(about: dict[str, Any], total: int, runtime: Runtime) -> None:
     named = "; ".join(f"{entry['path']} ({entry['reason']})" for entry in skipped[:5]) + ("; ..." if len(skipped) > 5 else "")
     source = f"{about['source']}: {len(skipped)} of {total} images cannot be read"
     if len(skipped) > UNREADABLE_SHARE * total:
-        raise BadData(f"{source}, more than 1 %: {named}; mend or remove them and run again.")
+        raise BadData(f"{source}, more than 1 %: {named}; repair or remove them and run again.")
     if not all(about["counts"].values()):
-        raise BadData(f"{source}, and none is left of a split: {named}; mend or remove them and run again.")
+        raise BadData(f"{source}, and none is left of a split: {named}; repair or remove them and run again.")
     runtime.say(f"warning: {source} and are left out: {named}")

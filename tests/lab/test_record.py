@@ -36,7 +36,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copy(whole, tmp_path, monkeypatch):
     """The same, to be damaged."""
-    monkeypatch.setattr(collecting, "WRITING_SECONDS", 0.0)
+    monkeypatch.setattr(collecting, "LOOK_SECONDS", 0.0)
     shutil.copytree(whole[0], tmp_path / "runs")
     return tmp_path / "runs", whole[1], whole[2]
 

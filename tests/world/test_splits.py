@@ -386,7 +386,7 @@ def test_links_to_a_disk_that_is_absent_are_said_or_refused(tmp_path, capsys):
     root = as_folders(tmp_path / "more", images())
     shutil.rmtree(root / "val")
     (root / "validation").symlink_to(tmp_path / "disk2")
-    with pytest.raises(BadData, match="validation: is a broken link"):
+    with pytest.raises(BadData, match="validation: is a broken symbolic link"):
         sources.list_images(asked(root))
 
 
