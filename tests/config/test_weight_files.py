@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -156,6 +158,23 @@ def test_a_folder_of_distributed_checkpoints_is_read(folder):
     found = weights.read(folder)
     assert same(found) and found.key == "ema"
     assert not any(value.any() for value in weights.read(folder, "model").values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", ["a part left out", "a part too small", "a size of a petabyte"])
+def test_a_folder_whose_metadata_leaves_numbers_open_is_refused(folder, change):
+    """Without this, what no part fills would be whatever was in memory."""
+    metadata = dcp.FileSystemReader(folder).read_metadata()
+    entry = metadata.state_dict_metadata["ema.a.weight"]
+    if change == "a part left out":
+        entry.chunks = []
+    elif change == "a part too small":
+        entry.chunks = [dataclasses.replace(entry.chunks[0], sizes=torch.Size([1, 3]))]
+    else:
+        entry.size = torch.Size([1 << 48, 3])
+    (folder / ".metadata").write_bytes(pickle.dumps(metadata))
+    with pytest.raises(BadWeights, match=r"no folder of torch\.distributed\.checkpoint that can be read \(.*ema\.a\.weight"):
+        weights.read(folder)
 
 
 @pytest.mark.filterwarnings("ignore")
