@@ -72,7 +72,8 @@ def of_file(path: Path) -> Statistics | None:
 
 def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
     """What an image processor of transformers does to an image, as statistics of images in [0, 1]: it multiplies bytes by
-    ``rescale_factor``, then takes ``image_mean`` off and divides by ``image_std``, each unless the file turns it off."""
+    ``rescale_factor`` (and takes 1 off with ``rescale_offset``), then takes ``image_mean`` off and divides by ``image_std``, each unless
+    the file turns it off."""
     content = content.get("image_processor", content) if isinstance(content.get("image_processor"), Mapping) else content
     if not {"image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor"} & content.keys():
         return None
@@ -85,10 +86,14 @@ def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
         mean, std = _checked(content["image_mean"], content["image_std"], where)
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
         raise BadConfig(f"{where} states rescale_factor {factor!r}; it must be a number above 0.")
+    if content.get("do_flip_channel_order") is True:
+        raise BadConfig(f"{where} states do_flip_channel_order: blue, green, red, which no encoder here takes; use another model.")
     whole = 255 * factor  # what it makes of white
-    if math.isclose(whole, 1, rel_tol=1e-6):
+    offset = 1.0 if content.get("rescale_offset") is True and content.get("do_rescale", True) else 0.0  # taken off after that
+    if math.isclose(whole, 1, rel_tol=1e-6) and not offset:
         return Statistics(mean, std)
-    return Statistics(*(tuple(value / whole for value in values) for values in (mean, std)))  # type: ignore[arg-type]
+    moved = (tuple(value + offset for value in mean), std)
+    return Statistics(*(tuple(value / whole for value in values) for values in moved))  # type: ignore[arg-type]
 
 
 def told_by(path: Path) -> tuple[str, Statistics] | None:

@@ -14,6 +14,10 @@ WEIGHTS_FILES = (
     "pytorch_model.bin.index.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.bin.index.json",
 )  # fmt: skip
 """What the weights are called in a directory of Hugging Face, diffusers or open_clip; the first that is there is taken."""
+AVERAGED = {"ema", "emas", "averaged", "average", "avg", "shadow", "swa", "polyak", "modelema", "emamodel", "netema", "emanet"}
+"""Words in the key or the file name of a moving average; ``teacher`` is one where it is beside ``student``."""
+TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Endings of the names of weights files."""
 VARIANTS = ("fp16", "bf16", "non_ema")
 """Words in the names of weights that lie beside the usual ones or in their place, in the order in which they are taken."""
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
@@ -23,13 +27,20 @@ OTHERS = (
     (("mp_rank_00_model_states.pt", "zero_to_fp32.py", "global_step*", "*zero_pp_rank_*"),
      "is a checkpoint of DeepSpeed; make one file of it with its own script: python zero_to_fp32.py DIR FILE"),
     (("*/.metadata",), "holds a checkpoint of torch.distributed.checkpoint in {found}; hand over that folder"),
+    (("snapshots/*/*",), "is a repository in the cache of Hugging Face; hand over its folder {found}"),
     (("*.distcp",), "holds {found} of torch.distributed.checkpoint without its .metadata; copy the whole folder"),
     (("saved_model.pb", "*.data-00000-of-*", "tf_model.h5"), "holds TensorFlow weights; hand over the PyTorch or safetensors weights"),
     (("flax_model.msgpack", "*.msgpack"), "holds Flax weights; hand over the PyTorch or safetensors weights"),
     (("*.onnx",), "holds an ONNX model; hand over the PyTorch or safetensors weights"),
     (("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.bin"), "holds weights under another name ({found}); hand over that file itself"),
+    (("*/model*.safetensors*", "*/diffusion_pytorch_model*", "*/pytorch_model*"), "holds weights in {found}; hand over that folder"),
 )  # fmt: skip
 """Files in a directory without weights of the usual names -> what it is and what to do."""
+
+
+def is_average(key: str) -> bool:
+    """Whether a key is one of the usual names of a moving average: ``ema``, ``model_ema1``, ``state_dict_ema``, ``EMACallback``, ..."""
+    return any(word.lower() in AVERAGED for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", key))
 
 
 def weights_files(path: Path) -> list[Path]:
@@ -42,6 +53,8 @@ def weights_files(path: Path) -> list[Path]:
         return _in_directory(path)
     if path.name.endswith(".index.json") or re.search(r"\.index\.[a-z0-9_]+\.json$", path.name):
         return _indexed(path)
+    if path.suffix == ".distcp":
+        raise BadWeights(f"{path} is one file of torch.distributed.checkpoint; hand over its folder {path.parent}.")
     return _shards(path) if SHARD.match(path.name) else [path]
 
 
@@ -51,17 +64,31 @@ def _in_directory(folder: Path) -> list[Path]:
             for name in WEIGHTS_FILES:
                 found = place / _variant(name, variant)
                 if found.is_file():
-                    return weights_files(found)
+                    return _alone(weights_files(found), place)
             for file in sorted(place.glob("*-of-*")):
                 if (match := SHARD.match(file.name)) and match["stem"] in _stems(variant):
-                    return _shards(file)
+                    return _alone(_shards(file), place)
     for patterns, says in OTHERS:
         found = next((file for pattern in patterns for file in sorted(folder.glob(pattern))), None)
         if found is not None:
             listed = ", ".join(WEIGHTS_FILES[:3])
-            inside = found.parent.name if found.name == ".metadata" else found.name
+            inside = found.name if found.parent == folder else str(found.parent.relative_to(folder))
             raise BadWeights(f"the directory {folder} holds none of {listed}, ...: it {says.format(found=inside)}.")
     raise BadWeights(f"the directory {folder} holds none of {', '.join(WEIGHTS_FILES)}; hand over the weights file itself.")
+
+
+def _alone(parts: list[Path], place: Path) -> list[Path]:
+    """These files, where no other beside them has the name of an average."""
+    averages = [
+        file for file in sorted(place.iterdir())
+        if file.suffix in TENSORS and file not in parts and is_average(file.stem) and "non_ema" not in file.stem and file.is_file()
+    ]  # fmt: skip
+    if averages:
+        raise BadWeights(
+            f"the directory {place} holds {parts[0].name} and, by its name, an average of such weights, {averages[0].name}; hand over the "
+            "file that is meant."
+        )
+    return parts
 
 
 def _variant(name: str, variant: str) -> str:
@@ -95,6 +122,8 @@ def _indexed(path: Path) -> list[Path]:
     try:
         if path.stat().st_size > INDEX_BYTES:
             raise ValueError
+        if path.read_bytes().startswith(b"version https://git-lfs"):
+            raise BadWeights(f"{path} is a Git LFS pointer, not the index; run `git lfs pull` where it was cloned, or download the file.")
         parts = sorted(set(json.loads(path.read_text())["weight_map"].values()))
         if not parts or any(Path(part).name != part for part in parts):
             raise ValueError

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from svgbench.config.file_types import regular
 from svgbench.errors import BadWeights
-from svgbench.world.torch_files import StandIn, Storage, Stored, contiguous, read_archive, read_pickle
+from svgbench.world.torch_files import DIMENSIONS, StandIn, Storage, Stored, contiguous, read_archive, read_pickle
 
 LARGEST = 1 << 30
 """Bytes that the metadata may have."""
@@ -65,8 +65,12 @@ def _tensor(name: str, about: Mapping[str, Any], pieces: Mapping[tuple[int, ...]
     chunks = [(tuple(_fields(chunk)["offsets"]), tuple(_fields(chunk)["sizes"])) for chunk in about["chunks"]]
     files = {where["relative_path"] for where in pieces.values()}
     held = sum((folder / file).stat().st_size for file in files if Path(file).name == file and (folder / file).is_file())
-    if len(files) and math.prod(size) * kind.itemsize > held:
+    if len(size) > DIMENSIONS or not all(type(side) is int and side >= 0 for side in size):
+        raise ValueError(f"{name} has a size that is none")
+    if math.prod(size) * kind.itemsize > held:
         raise ValueError(f"{name} would be larger than its files")
+    if sum(math.prod(sizes) for sizes in dict(chunks).values()) != math.prod(size):
+        raise ValueError(f"the parts of {name} are not the whole of it")
 
     def read() -> Tensor:
         whole = torch.empty(size, dtype=kind)

@@ -1,8 +1,11 @@
 """Files of ``torch.save``, read without running anything: tensors come out, every other object becomes an inert stand-in.
 
-``torch.load`` would import the classes that a file names, or refuse the whole file for one of them (``weights_only``). Here a name in the
-file is never imported. A handful of names that rebuild tensors have functions of this module, all others are empty classes. Tensors are
-read from the disk when they are asked for, so that an optimiser's state beside the weights costs no memory.
+``torch.load`` would import the classes that a file names, or refuse the whole file for one of them (``weights_only``). Its
+``safe_globals`` do not help with classes that no list knows beforehand: they refuse ``pickle_protocol=4``, subclasses of dict and list,
+``defaultdict`` and ``deque``, and files of torch before 1.6 do not tell their names without being opened; the metadata of
+``torch.distributed.checkpoint`` torch reads by pickle alone. Here a name in the file is never imported. A handful of names that rebuild
+tensors have functions of this module, all others are empty classes. Tensors are read from the disk when they are asked for, so that an
+optimiser's state beside the weights costs no memory.
 """
 
 from __future__ import annotations
@@ -25,10 +28,16 @@ from torch import Tensor
 from svgbench.config.archives import Member, checked, start_of
 from svgbench.errors import BadWeights
 
-OPERATIONS = 4_000_000
-"""More operations than this in one pickle are not followed: seconds of work, a hundred times what large checkpoints have."""
+OPERATIONS = 2_000_000
+"""More operations than this in one pickle are not followed: seconds of work, many times what large checkpoints have."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in files of torch before 1.6."""
+NAMES = 20_000
+"""More different classes and functions in one pickle are not followed: each takes a kilobyte here."""
+NESTED = 500
+"""Tuples inside tuples: Python hashes them by recursion, and a hundred thousand levels would end the process."""
+DIMENSIONS = 64
+"""What a tensor of torch can have and be computed with."""
 INFLATED = 1 << 20
 """A tensor may have more elements than its storage (strides of 0) up to this count."""
 HOSTILE_MODULES = (
@@ -90,8 +99,15 @@ class Table(StandIn):
         self.update(pairs)
 
 
+class _Checked:
+    """What was checked when it was made; the file cannot change it afterwards."""
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise pickle.UnpicklingError("the state of a tensor is set a second time")
+
+
 @dataclass(frozen=True)
-class Storage:
+class Storage(_Checked):
     """Elements in the file: ``read`` gives them as a tensor of one dimension."""
 
     read: Callable[[], Tensor]
@@ -99,7 +115,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(_Checked):
     """A tensor in the file, not read yet."""
 
     storage: Storage
@@ -107,17 +123,19 @@ class Stored:
     shape: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype | None = None
+    conjugated: bool = False
+    negated: bool = False
 
     def tensor(self) -> Tensor:
         """Its numbers."""
         flat = self.storage.read()
-        return (flat if self.dtype is None else flat.view(self.dtype)).as_strided(self.shape, self.stride, self.offset)
+        found = (flat if self.dtype is None else flat.view(self.dtype)).as_strided(self.shape, self.stride, self.offset)
+        found = found.conj().resolve_conj() if self.conjugated else found
+        return -found if self.negated else found
 
 
-class _Function:
-    """What a name of torch in the file calls; it cannot be changed by the file."""
-
-    __slots__ = ("_call",)
+class _Function(_Checked):
+    """What a name of torch in the file calls."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -125,23 +143,27 @@ class _Function:
     def __call__(self, *args: Any) -> Any:
         return self._call(*args)
 
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise pickle.UnpicklingError("a function has no state")
-
 
 def _rebuilt(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> Stored:
     numbers = (offset, *shape, *stride)
-    if not isinstance(storage, Storage) or len(shape) != len(stride) or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
+    known = isinstance(storage, Storage) and len(shape) == len(stride) <= DIMENSIONS
+    if not known or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
         raise pickle.UnpicklingError("a tensor with sizes that are none")
-    typed = rest[2] if len(rest) > 2 and isinstance(rest[2], torch.dtype) else None  # of ``_rebuild_tensor_v3`` on bytes
+    typed, *more = rest[2:] if len(rest) > 2 and isinstance(rest[2], torch.dtype) else (None, *rest[2:])  # v3 names the type of its bytes
+    bits = more[0] if more and isinstance(more[0], Mapping) else {}
     count = storage.count // (1 if typed is None else typed.itemsize)
     elements = math.prod(shape)
     last = offset + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
     if elements and (last >= count or elements > max(count, INFLATED)):
         raise pickle.UnpicklingError(f"a tensor of {elements} elements in a storage of {count}")
-    return Stored(storage, offset, tuple(shape), tuple(stride), typed)
+    return Stored(storage, offset, tuple(shape), tuple(stride), typed, bits.get("conj") is True, bits.get("neg") is True)
 
 
+def _named(name: str) -> type[StandIn]:
+    return type("StandIn", (StandIn,), {"foreign": name})
+
+
+ATTRIBUTE = _named("an attribute")
 FUNCTIONS: Mapping[str, Any] = {
     "torch._utils._rebuild_tensor": _Function(_rebuilt),
     "torch._utils._rebuild_tensor_v2": _Function(_rebuilt),
@@ -151,13 +173,9 @@ FUNCTIONS: Mapping[str, Any] = {
     "torch._tensor._rebuild_from_type_v2": _Function(lambda function, kind, args, state: function(*args)),
     "torch.Size": _Function(tuple),
     "collections.OrderedDict": Table,
-    "builtins.getattr": _Function(lambda *args: _named("an attribute")),
+    "builtins.getattr": _Function(lambda *args: ATTRIBUTE),
 }
 """Every name that does something; the rest are stand-ins."""
-
-
-def _named(name: str) -> type[StandIn]:
-    return type("StandIn", (StandIn,), {"foreign": name})
 
 
 class _Unpickler(pickle.Unpickler):
@@ -171,16 +189,20 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a name in the file."""
         module = "builtins" if module == "__builtin__" else module
-        if module.partition(".")[0] in HOSTILE_MODULES or (module == "builtins" and name in HOSTILE_BUILTINS):
+        if module in HOSTILE_MODULES or (module == "builtins" and name in HOSTILE_BUILTINS):
             raise Hostile(f"{module}.{name}")
         full = f"{module}.{name}"
         if full in FUNCTIONS:
             return FUNCTIONS[full]
         if module.startswith("torch") and name.endswith("Storage"):
             return STORAGES.get(name.removesuffix("Storage"), full)
-        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+        if module == "torch" and isinstance(found := vars(torch).get(name), torch.dtype):  # ``getattr`` could import a module
             return found
-        return self._classes.setdefault(full, _named(full))
+        if full not in self._classes:
+            if len(self._classes) >= NAMES:
+                raise pickle.UnpicklingError(f"more than {NAMES:,} names of classes and functions")
+            self._classes[full] = _named(full)
+        return self._classes[full]
 
     def persistent_load(self, pid: Any) -> Any:
         """The storage that a tensor refers to."""
@@ -200,16 +222,46 @@ def unpickled(data: bytes, storage: Callable[[Any], Any] = lambda pid: StandIn()
 
 
 def _length(source: Any) -> int:
-    """Bytes of the pickle at ``source``'s position; refuses one that is too long or that reserves memory for nothing."""
-    start, memo = source.tell(), -1
+    """Bytes of the pickle at ``source``'s position; refuses one that is too long, that reserves memory for nothing, or whose tuples are
+    nested too deeply."""
+    start, largest = source.tell(), -1
+    depths, marks, memo = [], [], {}  # type: ignore[var-annotated]  # of what the unpickler will have on its stack: tuples around tuples
     for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
-        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT", "GET", "BINGET", "LONG_BINGET"):
-            memo = max(memo, argument)
-        if count >= OPERATIONS or memo > 2 * OPERATIONS:
+        name = operation.name
+        if name == "MARK":
+            marks.append(len(depths))
+        elif name == "POP" and marks and marks[-1] == len(depths):
+            marks.pop()
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            place = len(memo) if argument is None else argument
+            memo[place] = depths[-1] if depths else 0
+            largest = max(largest, place)
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            depths.append(memo.get(argument, 0))
+        else:
+            taken, marked, put, tuples = _EFFECTS[operation.code]
+            cut = max(0, (marks.pop() if marked and marks else len(depths)) - taken)
+            depth = max(depths[cut:], default=0) + tuples if taken or marked else tuples
+            depths[cut:] = [depth] * put
+            if depth > NESTED:
+                raise pickle.UnpicklingError(f"more than {NESTED} tuples inside each other")
+        if count >= OPERATIONS:
             raise pickle.UnpicklingError(f"more than {OPERATIONS:,} operations, which no checkpoint needs")
-    if memo > count:
+    if largest > count:
         raise pickle.UnpicklingError("a memo larger than the pickle")
     return source.tell() - start
+
+
+def _effect(operation: pickletools.OpcodeInfo) -> tuple[int, bool, int, int]:
+    """How many objects an operation takes from the stack (below a mark, where it takes all above one), how many it puts there, and whether
+    that is a tuple around them."""
+    before = operation.stack_before
+    marked = pickletools.markobject in before
+    taken = before.index(pickletools.markobject) if marked else len(before)
+    return taken, marked, len(operation.stack_after), int(operation.name.startswith("TUPLE"))
+
+
+_EFFECTS = {operation.code: _effect(operation) for operation in pickletools.opcodes}
 
 
 def read_pickle(data: bytes) -> Any:

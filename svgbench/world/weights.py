@@ -26,7 +26,7 @@ from svgbench.world.files import sha256_of
 from svgbench.world.kinds import looks_like
 from svgbench.world.progress import tell_once
 from svgbench.world.torch_files import Hostile, Stored, read_archive, read_legacy
-from svgbench.world.weights_choice import choose
+from svgbench.world.weights_choice import average_beside, choose
 
 
 def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
@@ -95,6 +95,7 @@ def read(path: Path, key: str | None = None) -> State:
     parts = [part for part, _ in before]
     content = read_dcp(path) if parts[0].name == ".metadata" else _merged(parts)
     chosen = choose(content, path, key)
+    _refuse_average_beside(path, parts[0], chosen.tensors)
     try:
         state = State({name: value.tensor() if isinstance(value, Stored) else value for name, value in chosen.tensors.items()})
     except UNREADABLE as error:
@@ -109,6 +110,26 @@ def read(path: Path, key: str | None = None) -> State:
     if variant and path.is_dir():
         tell_once(f"{path}: holds no full-precision weights of the usual name; took its variant {variant[1]} ({parts[0].name}).")
     return state
+
+
+NUMBERED = re.compile(r"^(custom_checkpoint_\d\.pkl|model_\d\.safetensors|pytorch_model_\d\.bin)$")
+"""What Accelerate calls objects and networks beside the first."""
+
+
+def _refuse_average_beside(path: Path, part: Path, names: Mapping[str, Any]) -> None:
+    """A folder of Accelerate keeps further networks and registered objects, an average among them, in files whose names do not tell."""
+    for file in sorted(path.glob("*_[0-9].*")) if path.is_dir() else ():
+        if not NUMBERED.match(file.name):
+            continue
+        try:
+            average = average_beside(_content(file), file, dict(names))
+        except BadWeights:  # no file of tensors
+            continue
+        if average:
+            raise BadWeights(
+                f"the directory {path} holds {part.name} and, in {file.name}, other weights of the same network, perhaps its average; hand "
+                "over the file that is meant."
+            )
 
 
 def _merged(parts: list[Path]) -> Any:

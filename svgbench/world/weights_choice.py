@@ -15,13 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
+from svgbench.config.weight_files import is_average
 from svgbench.errors import BadWeights, closest
 from svgbench.world.kinds import looks_like
 from svgbench.world.tensor_names import COUNTERS, Names, count, numbers_left_out, plain, roots, unwrapped
 from svgbench.world.torch_files import StandIn, Stored
 
-AVERAGED = {"ema", "emas", "averaged", "average", "avg", "shadow", "swa", "polyak", "modelema", "emamodel", "netema", "emanet"}
-"""Words in the key of a moving average; ``teacher`` is one where it is beside ``student``."""
 RAW = ("state_dict", "model", "module", "net", "network", "model_state_dict", "params", "weights", "generator", "")
 """Usual keys of the weights of a training; the last is the checkpoint itself."""
 TRAINING = re.compile(r"^(opt|lr|sched|scaler|rng|random|loops|args$|config|cfg|hparams|hyper|amp|grad_|loss_scaler)", re.IGNORECASE)
@@ -87,7 +86,8 @@ def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
     if isinstance(content, StandIn) and not content:
         raise BadWeights(f"{path} holds a pickled object ({content.foreign}), which is not opened; save its state dict alone.")
     if not isinstance(content, Mapping):
-        raise BadWeights(f"{path} holds {type(content).__name__}, not named tensors; hand over a state dict.")
+        held = "one tensor without a name" if isinstance(content, Tensor | Stored) else f"{type(content).__name__}, not named tensors"
+        raise BadWeights(f"{path} holds {held}; hand over a state dict.")
     _walk(content, (), path, found)
     candidates = _weights_among(found.candidates)
     candidates = [one for candidate in candidates for one in _split(candidate, path)]
@@ -103,9 +103,12 @@ def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
     return _best(_teachers(candidates), path, found)
 
 
-def is_average(key: str) -> bool:
-    """Whether a key is one of the usual names of a moving average: ``ema``, ``model_ema1``, ``state_dict_ema``, ``EMACallback``, ..."""
-    return any(word.lower() in AVERAGED for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", key))
+def average_beside(content: Any, path: Path, names: Names) -> bool:
+    """Whether another file's content holds an average of the weights with these names."""
+    found = _Found()
+    if isinstance(content, Mapping):
+        _walk(content, (), path, found)
+    return bool(found.closed) or any(2 * len(one.tensors.keys() & names.keys()) > len(one.tensors) for one in found.candidates)
 
 
 def _walk(node: Any, path: tuple[str, ...], file: Path, found: _Found) -> None:
@@ -221,8 +224,8 @@ def _is_of(average: Names, root: str, tensors: Names) -> bool:
     rest = {name: value for name, value in tensors.items() if name.partition(".")[0] != root}
     if not rest or all(name in COUNTERS for name in average) or _without_dots(numbers_left_out(average), rest) is not None:
         return True
-    beside = {tail for name in rest for tail in _tails(name)}
-    matched = sum(any(tail in beside for tail in _tails(name)) for name in average)
+    beside = {(tail, tuple(value.shape)) for name, value in rest.items() for tail in _tails(name)}
+    matched = sum(any((tail, tuple(value.shape)) in beside for tail in _tails(name)) for name, value in average.items())
     return 2 * matched >= len(average) or looks_like(plain(average)) is not None
 
 
@@ -300,11 +303,22 @@ def _together(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _average(average: Candidate, raw: Candidate, path: Path) -> Chosen:
-    """The average, and from the raw weights what it leaves out: tensors that were not trained."""
-    frozen = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
+    """The average, and from the raw weights what it leaves out: tensors that were not trained. A second name of one tensor (tied weights),
+    which an average of parameters has once, is one tensor there too."""
+    first = {_numbers(value): name for name, value in raw.tensors.items() if name in average.tensors}
+    left = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
+    tied = {name: average.tensors[first[_numbers(value)]] for name, value in left.items() if _numbers(value) in first}
+    frozen = {name: value for name, value in left.items() if name not in tied}
     added = f" and from '{raw.key}' the {len(frozen)} tensors that the average leaves out ({_few(frozen)})" if frozen else ""
     note = f"{path}: took the averaged weights under '{average.key}'{added}, not the raw ones under '{raw.key}'; --weights-key changes it."
-    return Chosen({**average.tensors, **frozen}, average.key, note)
+    return Chosen({**average.tensors, **tied, **frozen}, average.key, note)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """What two names of one tensor have in common."""
+    if isinstance(value, Stored):
+        return id(value.storage), value.offset, value.shape, value.stride
+    return value.data_ptr() if value.numel() else id(value), 0, tuple(value.shape), value.stride()
 
 
 def _asked(candidates: Sequence[Candidate], key: str, path: Path) -> Chosen:
@@ -312,9 +326,11 @@ def _asked(candidates: Sequence[Candidate], key: str, path: Path) -> Chosen:
     exact = [one for one in candidates if one.key == key]
     ends = [one for one in candidates if one.key.endswith(f".{key}")]
     under = [one for one in candidates if one.key.startswith(f"{key}.")]
-    wanted = exact or (ends if len(ends) == 1 else []) or under
+    wanted = exact or (ends if len(ends) == 1 else []) or under or _first_words(candidates, key)
     if not wanted:
         known = [one.key for one in candidates]
+        if known == ["."]:
+            raise BadWeights(f"{path} holds one state dict and nothing under '{key}'; leave --weights-key out.")
         raise BadWeights(f"{path} holds no weights under '{key}'.{closest(key, known)}")
     chosen = _best(list(wanted), path, _Found())
     if len(wanted) == 1 and wanted[0].averaged:
@@ -322,6 +338,17 @@ def _asked(candidates: Sequence[Candidate], key: str, path: Path) -> Chosen:
         if len(related) == 1:
             chosen = _average(wanted[0], related[0], path)
     return replace(chosen, note=f"{path}: took the weights under '{chosen.key}', as asked.")
+
+
+def _first_words(candidates: Sequence[Candidate], key: str) -> list[Candidate]:
+    """The tensors whose names begin with a key's words, such as one network of several in one state dict."""
+    found = []
+    for one in candidates:
+        inside = f"{key.removeprefix(f'{one.key}.')}."
+        tensors = {name.removeprefix(inside): value for name, value in one.tensors.items() if name.startswith(inside)}
+        if tensors:
+            found.append(Candidate((*one.path, *inside[:-1].split(".")), plain(tensors)))
+    return found
 
 
 def _option(candidates: Sequence[Candidate]) -> str:

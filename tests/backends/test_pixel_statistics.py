@@ -46,6 +46,7 @@ PROCESSORS = [
     ({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}, [0, 0, 0], [1, 1, 1]),
     ({"image_mean": [127.5] * 3, "image_std": [127.5] * 3, "do_rescale": False}, [0.5] * 3, [0.5] * 3),
     ({"image_mean": [1, 1, 1], "image_std": [1, 1, 1], "rescale_factor": 1 / 127.5}, [0.5] * 3, [0.5] * 3),
+    ({"image_mean": [0, 0, 0], "image_std": [0.5] * 3, "rescale_factor": 1 / 127.5, "rescale_offset": True}, [0.5] * 3, [0.25] * 3),
     ({"image_mean": 0.5, "image_std": [0.25], "rescale_factor": 0.00392156862745098}, [0.5] * 3, [0.25] * 3),
 ]
 
@@ -57,7 +58,7 @@ def test_a_directory_s_own_preprocessor_is_followed(directory, content, mean, st
     assert statistics(encoder) == (pytest.approx(mean), pytest.approx(std))
     image = torch.tensor([0.0, 51.0, 255.0]).view(1, 3, 1, 1)
     factor = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1
-    theirs = image * factor
+    theirs = image * factor - float(content.get("rescale_offset", 0))
     if content.get("do_normalize", True):
         one, other = (torch.tensor(content[name], dtype=torch.float32).expand(3) if isinstance(content[name], list) and
                       len(content[name]) == 1 else torch.tensor(content[name], dtype=torch.float32) for name in ("image_mean", "image_std"))
@@ -83,6 +84,11 @@ def test_a_preprocessor_that_says_nonsense_is_refused(directory, content):
     with pytest.raises(BadConfig, match=r"must be (three numbers|a number above 0)"):
         find(directory(content), "paper")
     assert of_processor({"size": 224}, "x") is None
+
+
+def test_a_preprocessor_of_other_colours_is_refused(directory):
+    with pytest.raises(BadConfig, match=r"states do_flip_channel_order: blue, green, red"):
+        find(directory({"image_mean": MEAN, "image_std": STD, "do_flip_channel_order": True}), "paper")
 
 
 def test_the_statistics_are_part_of_the_encoder_s_identity(directory):

@@ -11,6 +11,7 @@ import os
 import resource
 import struct
 import subprocess
+import sys
 import time
 import tracemalloc
 import zipfile
@@ -70,6 +71,7 @@ def tensors() -> dict:
         "a.weight": base, "a.slice": base[1:, 2:5], "a.turned": base.t(), "half": base.half(), "brain": base.bfloat16(),
         "long": torch.arange(3), "bytes": torch.arange(3, dtype=torch.uint8), "bool": torch.tensor(True), "none": torch.empty(0, 3),
         "double": base.double(), "parameter": torch.nn.Parameter(base[0].clone()), "complex": torch.randn(2, dtype=torch.complex64),
+        "conjugated": torch.randn(2, dtype=torch.complex64).conj(), "negated": torch.randn(2, dtype=torch.complex64).conj().imag,
         "fp8": base[0].to(torch.float8_e4m3fn), "unsigned": torch.tensor([1, 2], dtype=torch.uint16), "wide": torch.ones(3, 1).expand(3, 4),
     }  # fmt: skip
 
@@ -172,7 +174,19 @@ def tensor(count, size, stride, offset=0):
     return b"\x80\x02}(U\x06weight" + one + b"U\x04bias" + one + b"u."
 
 
+def changed(field, value):
+    """The pickle of a sound tensor whose checked numbers are set again afterwards."""
+    name, sound = bytes([len(field)]) + field, tensor(2, [2], [1])
+    return sound.replace(b"RtRU\x04bias", b"RtR}U" + name + value + b"sbU\x04bias")
+
+
 BAD = {
+    "a shape set after it was checked": (changed(b"shape", b"\x8a\x05\x00\x00\x00\x00\x01\x85"), {"0": b"12345678"}),
+    "a reader set after it was checked": (changed(b"storage", b"cx\ny\n"), {"0": b"12345678"}),
+    "thousands of dimensions": (tensor(2, [2**61] * 200_000, [0] * 200_000), {"0": b"12345678"}),
+    "a key of a million tuples": (b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.", {}),
+    "hidden tuples inside tuples": (b"\x80\x02})q\x00" + b"N\x86" * 200_000 + b"Ns.", {}),
+    "a hundred thousand classes": (b"\x80\x02" + b"".join(b"cx\n%x\n0" % n for n in range(100_000)) + b"}.", {}),
     "a storage larger than its bytes": (tensor(10**12, [10**12], [1]), {"0": b"1234"}),
     "a tensor larger than its storage": (tensor(2, [10**9], [1]), {"0": b"12345678"}),
     "strides of 0 that blow it up": (tensor(2, [10**6, 10**6], [0, 0]), {"0": b"12345678"}),
@@ -198,6 +212,19 @@ def test_sizes_that_cannot_be_are_refused_at_once(tmp_path, name):
         weights.read(tmp_path / "bad.pt")
     assert time.monotonic() - started < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+def test_a_name_in_a_file_imports_nothing(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch._dynamo", raising=False)
+    monkeypatch.delitem(vars(torch), "_dynamo", raising=False)
+    archive(tmp_path / "names.pt", tensor(2, [2], [1]).replace(b"u.", b"U\x04argsctorch\n_dynamo\nu."), {"0": struct.pack("<ff", 1, 2)})
+    assert weights.read(tmp_path / "names.pt")["bias"].tolist() == [1, 2]
+    assert "torch._dynamo" not in sys.modules
+
+
+def test_a_training_s_own_package_may_be_called_code(tmp_path):
+    archive(tmp_path / "own.pt", tensor(2, [2], [1]).replace(b"u.", b"U\x04argsccode.models\nConfig\nu."), {"0": bytes(8)})
+    assert len(weights.read(tmp_path / "own.pt")) == 2
 
 
 def test_a_good_one_of_these_opens(tmp_path):

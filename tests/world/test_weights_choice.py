@@ -150,6 +150,29 @@ def test_a_part_of_a_network_may_be_called_an_average(taken):
     assert same(taken({"state_dict": state}), state)
 
 
+@pytest.mark.parametrize("word", ["swa_head", "ema", "average", "teacher", "target_encoder", "momentum_encoder"])
+def test_a_part_called_an_average_may_end_in_the_names_of_others(taken, word):
+    state = {**under("trunk.fc.", {"weight": torch.ones(4, 3), "bias": torch.ones(4)}), f"{word}.weight": torch.ones(7, 7)}
+    assert same(taken(state), state)
+
+
+def test_a_second_name_of_an_averaged_tensor_is_averaged_too(taken, capsys):
+    found = taken({"model": {**RAW, "head.weight": RAW["pos_embed"]}, "ema": EMA})
+    assert same(found, {**EMA, "head.weight": EMA["pos_embed"]})
+    assert "leaves out" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["momentum_encoder", "state_dict.momentum_encoder"])
+def test_a_key_may_name_one_network_of_several_in_a_state_dict(taken, key):
+    state = {**under("encoder.", RAW), **under("momentum_encoder.", EMA), "queue": torch.ones(4, 4)}
+    assert same(taken({"state_dict": state}, key), EMA)
+
+
+def test_a_key_where_there_is_nothing_to_choose_is_refused(taken):
+    with pytest.raises(BadWeights, match="holds one state dict and nothing under 'ema'; leave --weights-key out"):
+        taken(RAW, "ema")
+
+
 class Ema:
     """An average as an object."""
 
