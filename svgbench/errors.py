@@ -6,7 +6,6 @@ A sentence is said with its foreign words made printable, to a standard error th
 from __future__ import annotations
 
 import contextlib
-import difflib
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -88,6 +87,8 @@ class Occupied(SvgbenchError):
 def closest(name: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``"""
     names = sorted(known)
+    import difflib  # not before signals are heard
+
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else ".")

@@ -3,6 +3,7 @@ and the commands, with all that they need, afterwards."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     GUARD.install()
     try:
         if arguments is None:  # the process is this command's
+            atexit.register(GUARD.retire)  # the first to be registered runs last
             from svgbench.cli.streams import prepare
 
             prepare()

@@ -106,6 +106,12 @@ class Guard:
                 self._thread.join()
             self._reset()
 
+    def retire(self) -> None:
+        """Ignores stop signals from here on: while the interpreter takes its libraries down, which may take a second, it has given up its
+        handlers, and a signal would end a finished command as if it had failed."""
+        for number in _wanted() if self.installed else ():
+            signal.signal(number, signal.SIG_IGN)
+
     def handle(self) -> None:
         """Sets the handlers, again where a library has set its own."""
         for number in _wanted() if self.installed else ():
