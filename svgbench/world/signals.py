@@ -43,10 +43,14 @@ class StopSignal(KeyboardInterrupt):
         return sentence_of(self.number)
 
 
+def name_of(number: int) -> str:
+    """A signal for people."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 def sentence_of(number: int) -> str:
     """The sentence for a signal."""
-    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    return f"stopped by {name}; what was finished is kept, run the same command again to go on."
+    return f"stopped by {name_of(number)}; what was finished is kept, run the same command again to go on."
 
 
 class Guard:
@@ -266,7 +270,7 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
     @property
     def name(self) -> str:
         """The signal's name, for the user's sentence."""
-        return signal.Signals(self.received).name if self.received else ""
+        return name_of(self.received) if self.received else ""
 
 
 def _wanted() -> list[int]:
