@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET, configs_of, is_experiment
+from svgbench.cli.named import directory
 from svgbench.cli.reports import show
 from svgbench.cli.walk import is_main, uncollected, walk
 from svgbench.config.grid import build, load_experiment, preset_of
@@ -21,7 +22,7 @@ from svgbench.lab.record import owned
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 
-Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
+Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]

@@ -12,7 +12,7 @@ import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, directory, unsaid
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.tables.collect import RunRecord, collect, not_held
@@ -29,7 +29,7 @@ from svgbench.world.files import regular
 
 def report(
     name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
     format: Annotated[
         Format,
         typer.Option(
