@@ -6,6 +6,7 @@ A sentence is said with its foreign words made printable, to a standard error th
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -112,6 +113,11 @@ def printable(text: object) -> str:
         letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ESCAPED and letter not in JOINERS else letter
         for letter in str(text)
     )
+
+
+def debugging() -> bool:
+    """Whether tracebacks are asked for: ``--debug``, or SVGBENCH_DEBUG in the environment."""
+    return os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def say(sentence: object) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from svgbench.errors import Interrupted, SvgbenchError, say, write
+from svgbench.errors import Interrupted, SvgbenchError, debugging, say, write
 from svgbench.world.signals import GUARD, sentence_of
 
 
@@ -56,7 +56,7 @@ def _told(error: BaseException) -> int:
     from svgbench.cli.failures import explained
     from svgbench.cli.streams import flushed
 
-    if os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+    if debugging():
         import traceback
 
         write("".join(traceback.format_exception(error)))
