@@ -6,7 +6,7 @@ A sentence is said with its foreign words made printable, to a standard error th
 from __future__ import annotations
 
 import contextlib
-import difflib
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable
@@ -88,6 +88,8 @@ class Occupied(SvgbenchError):
 def closest(name: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``"""
     names = sorted(known)
+    import difflib  # not before signals are heard
+
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
     listed = ", ".join(names[:24]) + (", ..." if len(names) > 24 else ".")
@@ -111,6 +113,11 @@ def printable(text: object) -> str:
         letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ESCAPED and letter not in JOINERS else letter
         for letter in str(text)
     )
+
+
+def debugging() -> bool:
+    """Whether tracebacks are asked for: ``--debug``, or SVGBENCH_DEBUG in the environment."""
+    return os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def say(sentence: object) -> None:

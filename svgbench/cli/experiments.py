@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET, configs_of, is_experiment
+from svgbench.cli.named import directory
 from svgbench.cli.reports import show
-from svgbench.cli.walk import is_main, walk
+from svgbench.cli.walk import is_main, uncollected, walk
 from svgbench.config.grid import build, load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
@@ -21,7 +22,7 @@ from svgbench.lab.record import owned
 from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
 
-Out = Annotated[Path, typer.Option("--out", help="Where runs and their store are kept.")]
+Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
@@ -79,7 +80,7 @@ def run(
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
         walk(plan_, out, bench, keep_going=False, shelf=shelf)
     if is_main():
-        show(out, [name], recorded=True)
+        show(out, [name], recorded={name: config})
 
 
 def ablate(
@@ -113,8 +114,8 @@ def ablate(
     if outcome.left:
         say(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
-        with contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
-            show(out, [r.name for r in plan_.runs], grid=experiment, recorded=True)
+        with uncollected(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
+            show(out, [r.name for r in plan_.runs], grid=experiment, recorded={r.name: r.config for r in plan_.runs})
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):
@@ -157,7 +158,8 @@ def plan(
 
 def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
     """The plan of an experiment; cells that come to the same work are said."""
-    plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
+    with uncollected():
+        plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
     for name, other in plan_.repeated().items():
         say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
     return plan_

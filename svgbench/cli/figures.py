@@ -11,7 +11,7 @@ import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import table_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, directory, unsaid
 from svgbench.cli.walk import work_here
 from svgbench.errors import BadInput, say
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
@@ -30,7 +30,7 @@ def figures(
     names: Annotated[
         list[str] | None, typer.Argument(help="Runs or experiments; all runs when not given.", metavar="[RUN_OR_GRID]...")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
     to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
     preset: Preset = DEFAULT_PRESET,
     sets: Set = None,

@@ -12,6 +12,7 @@ import typer
 
 from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Gpus, Set, Shelf
+from svgbench.cli.named import directory
 from svgbench.config import cards
 from svgbench.config.grid import build
 from svgbench.config.parse import merge, nested, override
@@ -25,7 +26,7 @@ from svgbench.tables.table import Table
 
 
 def doctor(
-    out: Annotated[Path, typer.Option("--out", help="Where runs would be kept.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs would be kept.")] = Path("runs"),
     preset: Annotated[str | None, typer.Option("--preset", help="Say what a run of tiny, small or paper needs and would cost.")] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", help="Its encoder, as in run.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Its images, as in run.")] = None,

@@ -3,12 +3,13 @@ and the commands, with all that they need, afterwards."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sys
 from typing import Any
 
-from svgbench.errors import Interrupted, SvgbenchError, say, write
+from svgbench.errors import Interrupted, SvgbenchError, debugging, say, write
 from svgbench.world.signals import GUARD, sentence_of
 
 
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     GUARD.install()
     try:
         if arguments is None:  # the process is this command's
+            atexit.register(GUARD.retire)  # the first to be registered runs last
             from svgbench.cli.streams import prepare
 
             prepare()
@@ -54,7 +56,7 @@ def _told(error: BaseException) -> int:
     from svgbench.cli.failures import explained
     from svgbench.cli.streams import flushed
 
-    if os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+    if debugging():
         import traceback
 
         write("".join(traceback.format_exception(error)))

@@ -26,6 +26,13 @@ Limit = Annotated[int | None, typer.Option("--limit", help="The --limit it was r
 Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
 
 
+def directory(out: Path) -> Path:
+    """``--out``, which is a directory or free; BadInput for a file, a device, a pipe."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out} is not a directory; give a directory, or a new name.")
+    return out
+
+
 def unsaid(cells: Mapping[str, str]) -> dict[str, str]:
     """Row -> cell, of the rows whose names do not say their cell."""
     return {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}

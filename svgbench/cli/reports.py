@@ -12,7 +12,8 @@ import typer
 
 from svgbench.cli.cells import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, unsaid
+from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.tables.collect import RunRecord, collect, not_held
 from svgbench.tables.judge_notes import note_judges, noted_scores
@@ -28,7 +29,7 @@ from svgbench.world.files import regular
 
 def report(
     name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
     format: Annotated[
         Format,
         typer.Option(
@@ -70,11 +71,11 @@ def show(
     against: str | None = None,
     to: Path | None = None,
     cells: Mapping[str, str] | None = None,
-    recorded: bool = False,
+    recorded: Mapping[str, RunConfig] | None = None,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
     ``cells``: the cells' names, for people behind those of rows that do not say them; ``against``: the row, by its name or its cell's, that
-    others are held to; ``recorded``: the same command has just written or checked their records."""
+    others are held to; ``recorded``: configurations of runs whose records the same command has just written or checked."""
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)

@@ -10,6 +10,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from svgbench.cli.named import directory
 from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
@@ -53,7 +54,7 @@ def sample(
     trained: Annotated[
         float | None, typer.Option("--trained", help="Of an .npz: after which share of the training its samples were drawn; 1 is the end.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Where runs are kept.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
     device: Annotated[str, typer.Option("--device")] = "auto",
 ) -> None:
     """Draw samples of a finished run into one PNG, a row of images in the order of the labels; or export those it was scored by."""
@@ -116,7 +117,7 @@ def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
 
 def pretrain(
     name: Annotated[str, typer.Argument(help="A family (its tiny member is trained), shapes-cnn or shapes-vgg.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the weights and the log are written.")] = Path("pretrained"),
+    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where the weights and the log are written.")] = Path("pretrained"),
     device: Annotated[str, typer.Option("--device")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
     check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights, as their card's note says.")] = False,
@@ -126,8 +127,6 @@ def pretrain(
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
     if absent and not check:
         raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")
-    if out.exists() and not out.is_dir():
-        raise BadInput(f"--out {out} is not a directory; give one, or a new name.")
     from svgbench.pretraining import pretrain as train
     from svgbench.pretraining.figures import figures
     from svgbench.pretraining.recipes import known

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from svgbench.cli.view import InPlace, view
@@ -24,7 +27,8 @@ def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path |
     """Executes what is missing, then writes every run's directory, also after a failure or a stop."""
     choice = choice or Choice(slots=1)
     store, outcome = Store(out / "store"), Outcome()
-    finished = Finished(plan, store)
+    with uncollected():
+        finished = Finished(plan, store)
     missing = set(plan.nodes) - finished.keys()
     if is_main():
         store.sweep(finished.all())
@@ -40,9 +44,22 @@ def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path |
         raise Interrupted(sentence_of(getattr(error, "number", signal.SIGINT))) from None
     finally:
         if is_main():
-            for one in plan.runs:
-                record(plan, one, out, outcome, shelf, finished=finished)
+            with uncollected():
+                for one in plan.runs:
+                    record(plan, one, out, outcome, shelf, finished=finished)
     return outcome
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Pauses Python's search for garbage cycles, which goes through all objects of a large plan again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def work_here(plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False) -> None:

@@ -33,8 +33,10 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
     with guarded(out):
         place = out / run.name
         place.mkdir(parents=True, exist_ok=True)
-        with locked(place / "lock", what=f"run '{run.name}'"):
+        lock = place / "lock"
+        with locked(lock, what=f"run '{run.name}'"):
             yield place
+            lock.unlink(missing_ok=True)
 
 
 def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, say, write
+from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, debugging, say, write
 from svgbench.lab.children import environment, is_saving, python, wait_for
 from svgbench.lab.execute import Executor
 from svgbench.lab.orders import clear_report, read_plan, read_report, write_report
@@ -23,6 +25,11 @@ from svgbench.world.ranks import whole
 from svgbench.world.signals import GUARD, Stop
 
 OCCUPIED_SECONDS = 2.0
+TRACEBACK = "Traceback (most recent call last):"
+ELASTIC = "torch.distributed.elastic"
+LOGGED = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d")
+"""How a line of torchrun's log begins: W1129 03:10:15."""
+FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PORTS = 20_000
 """A job's machines meet at this port or one of as many above it, by the job's number: two jobs may share a machine."""
 
@@ -138,13 +145,13 @@ class Worker:
                         wait_for([process], saving=lambda: is_saving(Path(bench.out), key), kill=subprocess.Popen.kill)
                     raise
             said.seek(0)
-            words = said.read().decode(errors="replace").strip()
-        for line in words.splitlines():
+            output = said.read().decode(errors="replace")
+        for line in lines_of_ranks(output):
             say(line)
         report = read_report(self._plan, key) if self._machine == 0 else Report(key, "found") if status == 0 else None
         if report is None:
             ranks = bench.ranks * bench.machines
-            return Report(key, "failed", SvgbenchError(f"torchrun of {ranks} ranks ended with status {status}: {_last_words(words)}"))
+            return Report(key, "failed", SvgbenchError(f"torchrun of {ranks} ranks ended with status {status}: {why_it_ended(output)}"))
         return report
 
 
@@ -157,12 +164,29 @@ def _meeting(bench: Bench, machine: int) -> list[str]:
     return ["--nnodes", str(bench.machines), "--node-rank", str(machine), *place]
 
 
-def _last_words(words: str) -> str:
-    """The last sentence that a rank of ours gave before it ended, else torchrun's last line."""
-    lines = words.splitlines() or ["no message"]
+def lines_of_ranks(output: str) -> list[str]:
+    """What the ranks of a torchrun wrote, line by line. Torchrun's own log, and its traceback, which is last: only with ``--debug``."""
+    if debugging():
+        return output.strip().splitlines()
+    before, _, traceback_of = output.rpartition(TRACEBACK)
+    if ELASTIC in traceback_of:
+        output = before
+    return [line for line in output.strip().splitlines() if not LOGGED.match(line)]
+
+
+def why_it_ended(output: str) -> str:
+    """Of a torchrun: the last error that a rank told, else which rank failed first, by torchrun's log, else the last line. That a rank was
+    stopped tells nothing: torchrun stops all when one has failed."""
+    lines = lines_of_ranks(output) or ["no message"]
     kinds = tuple(f"{kind.__name__}: " for kind in (SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()))
-    own = [line.partition(": ")[2] for line in lines if line.startswith(kinds)]
-    return own[-1] if own else lines[-1]
+    told = [line for line in lines if line.startswith(kinds) and not line.startswith(f"{Interrupted.__name__}: ")]
+    if told:
+        return told[-1].partition(": ")[2]
+    if failed := FAILED.search(output):
+        status = int(failed[1])
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return f"rank {failed[2]} of this machine {how}; run the same command again, saved work is kept."
+    return lines[-1]
 
 
 def _silent(sentence: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic_core import from_json
 
 from svgbench.config.names import checked_name
 from svgbench.config.records import RECORD_LOCK, RUN_FORMAT, SEALED, NewerRecord, unseal
+from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, BrokenArtifact, unknown
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
@@ -32,6 +34,8 @@ class RunRecord:
     about: dict[str, Any]
     """``run.json``: encoder, stages with their cost, failures."""
     scores: list[dict[str, Any]]
+    known: RunConfig | None = None
+    """Its configuration, where this process has it already."""
 
     @property
     def seed(self) -> int:
@@ -52,6 +56,8 @@ class RunRecord:
 
     def config(self) -> dict[str, Any]:
         """The run's ``config.yaml``, empty where there is none."""
+        if self.known is not None:
+            return self.known.model_dump(mode="json")
         path = self.place / "config.yaml"
         try:
             return read_yaml(path) if path.is_file() else {}
@@ -59,10 +65,10 @@ class RunRecord:
             raise BrokenArtifact(f"{str(error).removesuffix('.')}; {AGAIN}") from None
 
 
-def collect(out: Path, names: list[str] | None = None, *, recorded: bool = False) -> list[RunRecord]:
+def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str, RunConfig] | None = None) -> list[RunRecord]:
     """The runs under ``out`` in name order, or the named ones in the given order. BrokenArtifact for a damaged record: its files are held
-    against the digests in ``run.json``, that against its own, and so are the manifests of the artifacts that are there. ``recorded``: the
-    same command has just held configurations, pictures and manifests against them (``lab.record``)."""
+    against the digests in ``run.json``, that against its own, and so are the manifests of the artifacts that are there. ``recorded``:
+    configurations of runs whose files and manifests the same command has just held against them (``lab.record``)."""
     if not out.is_dir():
         raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
     found = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
@@ -73,7 +79,10 @@ def collect(out: Path, names: list[str] | None = None, *, recorded: bool = False
     for name in names:
         if name not in found:
             raise unknown("run", checked_name(name), found)
-        records.append(read_run(found[name], None if recorded else store))
+        if recorded and name in recorded:
+            records.append(replace(read_run(found[name], None), known=recorded[name]))
+        else:
+            records.append(read_run(found[name], store))
     return records
 
 

@@ -43,10 +43,14 @@ class StopSignal(KeyboardInterrupt):
         return sentence_of(self.number)
 
 
+def name_of(number: int) -> str:
+    """A signal for people."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
 def sentence_of(number: int) -> str:
     """The sentence for a signal."""
-    name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    return f"stopped by {name}; what was finished is kept, run the same command again to go on."
+    return f"stopped by {name_of(number)}; what was finished is kept, run the same command again to go on."
 
 
 class Guard:
@@ -105,6 +109,12 @@ class Guard:
             if self._thread is not None:
                 self._thread.join()
             self._reset()
+
+    def retire(self) -> None:
+        """Ignores stop signals from here on: while the interpreter takes its libraries down, which may take a second, it has given up its
+        handlers, and a signal would end a finished command as if it had failed."""
+        for number in _wanted() if self.installed else ():
+            signal.signal(number, signal.SIG_IGN)
 
     def handle(self) -> None:
         """Sets the handlers, again where a library has set its own."""
@@ -260,7 +270,7 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
     @property
     def name(self) -> str:
         """The signal's name, for the user's sentence."""
-        return signal.Signals(self.received).name if self.received else ""
+        return name_of(self.received) if self.received else ""
 
 
 def _wanted() -> list[int]:

@@ -117,6 +117,27 @@ def test_whatever_the_main_thread_does_the_process_ends(how):
     assert ("stopped by SIG" in done.stderr) != ("full pipe" in how)
 
 
+DOWN = """
+import os, sys, time
+from svgbench.cli.main import main
+class Slow:
+    def __del__(self, write=os.write, sleep=time.sleep):
+        write(2, b"taken down\\n")
+        sleep(0.5)
+slow = Slow()
+sys.argv = ["svgbench", "--version"]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_signal_while_a_finished_command_is_taken_down_leaves_its_status(name):
+    process = subprocess.Popen([sys.executable, "-c", DOWN], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=heard)
+    assert process.stderr.readline() == b"taken down\n"
+    process.send_signal(getattr(signal, name))
+    assert (process.communicate(timeout=20)[1], process.returncode) == (b"", 0)
+
+
 def test_a_second_ctrl_c_ends_at_once_and_one_that_comes_twice_does_not():
     code = INSIDE.format(
         "signals.AGAIN_SECONDS, signals.GRACE_SECONDS = 0.4, 9.0\nwith signals.Stop() as stop:\n"

@@ -80,6 +80,18 @@ def test_standard_output_is_what_comes_without_a_target(out, capsys):
     assert not os.path.isfile("/dev/null")
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe", "link to a device"])
+@pytest.mark.parametrize("command", ["run", "ablate smoke", "plan smoke", "report", "figures", "sample a --to x.png", "doctor", "pretrain"])
+def test_runs_are_kept_in_a_directory(tmp_path, capsys, command, kind):
+    path = place(tmp_path, kind, "")
+    if kind == "file":
+        path.write_text("kept")
+    before = state(path)
+    status, err = call(capsys, *command.split(), *(["mae"] if command == "pretrain" else []), "--out", path)
+    assert (status, err) == (2, f"BadInput: --out {path} is not a directory; give a directory, or a new name.\n")
+    assert state(path) == before
+
+
 @pytest.mark.parametrize("command", [["data", "pack", "in"], ["figures"]])
 def test_no_directory_is_made_where_something_else_is(out, tmp_path, capsys, monkeypatch, command):
     monkeypatch.chdir(tmp_path)

@@ -14,6 +14,7 @@ from svgbench.lab import plan as planning
 from svgbench.lab import record as recording
 from svgbench.lab.plan import make_plan
 from svgbench.lab.schedule import Outcome
+from svgbench.tables import collect as collecting
 
 
 def grid(path, seeds):
@@ -46,6 +47,16 @@ def test_a_finished_run_is_compared_and_not_written_again(tmp_path, monkeypatch)
     for costly in ("_indented", "_rows"):
         monkeypatch.setattr(recording, costly, lambda *words: pytest.fail("read or written again"))
     recording.record(made, made.runs[0], tmp_path, Outcome())
+
+
+def test_configurations_that_a_command_has_are_not_read_again_for_its_table(tmp_path, monkeypatch):
+    made = make_plan(configs_of(grid(tmp_path / "grid.yaml", 1), "tiny", None, None))
+    for run in made.runs:
+        recording.record(made, run, tmp_path, Outcome())
+    names, known = [run.name for run in made.runs], {run.name: run.config for run in made.runs}
+    read = [record.config() for record in collecting.collect(tmp_path, names)]
+    monkeypatch.setattr(collecting, "read_yaml", lambda *words: pytest.fail("read again"))
+    assert [record.config() for record in collecting.collect(tmp_path, names, recorded=known)] == read
 
 
 def test_a_new_file_in_a_user_s_folder_is_found_at_once_and_a_kept_listing_follows_the_folder(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 from grids import ablate, digests, grid_file, numbers
 
 from svgbench.cli.cells import configs_of
+from svgbench.lab.children import environment, python
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.processes import Processes, slots_here, visible_gpus
-from svgbench.lab.serve import Bench
+from svgbench.lab.serve import Bench, lines_of_ranks, why_it_ended
 
 
 def test_a_slot_is_a_gpu_or_a_group_of_as_many_as_a_node_has_ranks(monkeypatch):
@@ -34,6 +35,51 @@ def test_slots_share_the_gpus_out(monkeypatch, tmp_path, slots, ranks, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     engine = Processes(tmp_path / "plan.json", Bench(out="o", ranks=ranks), slots, say=print)
     assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in engine._slots] == seen
+
+
+FAILS = """
+import os, sys
+print("BadData: images: 3 are gone; put them back.", file=sys.stderr)
+sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("traces", [False, True])
+def test_a_failing_rank_is_told_without_the_traceback_of_torchrun(tmp_path, monkeypatch, traces):
+    (tmp_path / "fails.py").write_text(FAILS)
+    monkeypatch.setenv("SVGBENCH_DEBUG", str(traces))
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "fails.py")]
+    said = subprocess.run([*python(), *start], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()).stdout
+    lines = lines_of_ranks(said)
+    assert ("Traceback (most recent call last):" in lines) == traces
+    assert traces or set(lines) == {"BadData: images: 3 are gone; put them back."}
+
+
+KILLED = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+try:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(4))
+    time.sleep(60)
+finally:
+    print("Interrupted: stopped by SIGTERM; run the same command again to go on.", file=sys.stderr)
+"""
+
+
+def test_of_a_killed_rank_it_is_told_that_it_was_killed_and_not_that_torchrun_stopped_the_others(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "killed.py")]
+    said = subprocess.run([*python(), *start], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()).stdout
+    assert why_it_ended(said) == "rank 1 of this machine was killed by SIGKILL; run the same command again, saved work is kept."
+    assert why_it_ended("BadData: 3 are gone.\n" + said) == "3 are gone."
+    assert "rank 0 of this machine ended with status 3" in why_it_ended("E1129 03:10:15.4 1 x] failed (exitcode: 3) local_rank: 0\n")
+    assert why_it_ended("") == "no message"
+
+
+def test_a_traceback_of_a_rank_is_not_torchrun_s():
+    said = "Traceback (most recent call last):\n  File x\nImportError: no torch\nE1129 03:10:15.4 1 api.py] failed (exitcode: 1)\n"
+    assert lines_of_ranks(said)[-1] == "ImportError: no torch" and len(lines_of_ranks(said)) == 3
 
 
 @pytest.mark.slow
