@@ -13,7 +13,7 @@ from pathlib import Path
 
 from svgbench.errors import BadData
 from svgbench.world import walk
-from svgbench.world.files import read_regular
+from svgbench.world.files import is_inside, read_regular
 from svgbench.world.listing import SUFFIXES, Collection, Entry, Read, unknown_classes
 from svgbench.world.splits import Chosen, check_links, choose_splits, is_bare, split_of
 from svgbench.world.walk import Found, Passed, named
@@ -138,9 +138,11 @@ def _splits(root: Path, passed: Passed) -> tuple[Path, str, str | None]:
 
 
 def _alone(place: Path) -> str | None:
-    """The only folder in a folder that holds no images itself."""
+    """The only folder in a folder that holds no images itself; None where it is a link to one above it."""
     names = walk.folders(place)
-    return names[0] if len(names) == 1 and not walk.own(place, SUFFIXES) else None
+    if len(names) != 1 or walk.own(place, SUFFIXES) or is_inside(place / names[0], place):
+        return None
+    return names[0]
 
 
 def _inner(root: Path, name: str) -> Path | None:

@@ -163,6 +163,14 @@ def test_a_split_that_holds_itself_alone_is_looked_into(tmp_path, train, val):
     assert listed(tmp_path / train.split("/")[0])[1] == ("forest", "sea")
 
 
+@pytest.mark.parametrize("name", ["train", "photos"])
+def test_a_folder_that_holds_nothing_but_a_link_to_itself_is_one_sentence(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / name).symlink_to(tmp_path / name)
+    with pytest.raises(BadData, match=f"holds no images|holds one folder, '{name}'"):
+        sources.list_images(asked(tmp_path))
+
+
 def test_classes_of_folders_alone_are_taken_and_that_is_said(tmp_path, capsys):
     put(tmp_path, "a/abbey", "a/airport", "b/barn")
     sources.identity(asked(tmp_path))
