@@ -127,7 +127,7 @@ def test_the_vae_of_a_pipeline_is_found_in_its_variant(tmp_path):
         ("decoder.onnx", "holds an ONNX model"),
         ("__0_0.distcp", r"holds __0_0.distcp of torch.distributed.checkpoint without its .metadata"),
         ("unet/diffusion_pytorch_model.safetensors", r"holds weights in unet; hand over that folder"),
-        ("model.safetensors.index.json", r"is no index of weights files"),
+        ("model.safetensors.index.json", r"is not an index of weights files"),
         ("mine.ckpt", r"holds weights under another name \(mine.ckpt\); hand over that file itself"),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_folder_whose_metadata_leaves_numbers_open_is_refused(folder, change):
     else:
         entry.size = torch.Size([1 << 48, 3])
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(BadWeights, match=r"no folder of torch\.distributed\.checkpoint that can be read \(.*ema\.a\.weight"):
+    with pytest.raises(BadWeights, match=r"cannot be read as a folder of torch\.distributed\.checkpoint \(.*ema\.a\.weight"):
         weights.read(folder)
 
 
