@@ -39,10 +39,10 @@ def pack(
         raise BadData(f"{source} is packed already; give it to a run with --data {source}.")
     if root.resolve() in to.resolve().parents:
         raise BadData(f"{to}: lies inside the images that are packed; give --to a directory elsewhere.")
-    data = Data(source=str(Path(source).expanduser().absolute()), resolution=resolution, train_images=train_images, val_images=val_images)
-    data = data.model_copy(update={"identity": sources.identity(data)})
     if to.exists() and not to.is_dir():
         raise BadData(f"{to}: is not a directory; give --to an empty or a new one.")
+    data = Data(source=str(Path(source).expanduser().absolute()), resolution=resolution, train_images=train_images, val_images=val_images)
+    data = data.model_copy(update={"identity": sources.identity(data)})
     with guarded(to):
         to.mkdir(parents=True, exist_ok=True)
         if foreign := [p.name for p in to.iterdir() if not packing.is_own(p.name)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -192,8 +193,15 @@ def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+MOST_CELLS = 10_000
+"""Of one experiment; a few short lines of axes would give millions, and use up the memory before anything is said."""
+
+
 def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[str, Any]]:
     """Name of each cell -> the settings it changes; one cell of an empty name where there are no axes."""
+    count = math.prod(len(values) for values in experiment.axes.values())
+    if count > MOST_CELLS:
+        raise BadConfig(f"{experiment.at('axes')}: the axes give {count:,} cells, and an experiment may have {MOST_CELLS:,}; split it.")
     axes: list[dict[str, dict[str, Any]]] = []
     for axis, values in experiment.axes.items():
         if not values:
@@ -218,8 +226,8 @@ OF_SHAPES = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}
 
 def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
     """Axis and value of every value that stands twice on its axis."""
-    lists = {axis: [str(value) for value in values] for axis, values in experiment.axes.items() if isinstance(values, list)}
-    return [(axis, value) for axis, values in lists.items() for value in dict.fromkeys(values) if values.count(value) > 1]
+    lists = {axis: Counter(map(str, values)) for axis, values in experiment.axes.items() if isinstance(values, list)}
+    return [(axis, value) for axis, counts in lists.items() for value, count in counts.items() if count > 1]
 
 
 def _cell(experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
