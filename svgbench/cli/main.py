@@ -61,7 +61,7 @@ def _told(error: BaseException) -> int:
 
         write("".join(traceback.format_exception(error)))
     number = GUARD.received
-    if number and not isinstance(error, SvgbenchError):  # whatever a signal has interrupted
+    if number and not isinstance(error, Interrupted):  # a signal breaks off system calls, and their errors follow it
         error = Interrupted(sentence_of(number))
     with contextlib.suppress(BrokenPipeError, SvgbenchError):  # what ended the command is said, not this
         flushed()

@@ -51,9 +51,9 @@ PATHS = {
 """What to do about a path that cannot be used on any disk, by errno: BadInput, not StorageError."""
 FOREIGN = frozenset({
     errno.ENOENT, errno.EPIPE, errno.ECHILD, errno.ESRCH, errno.EINTR, errno.EAGAIN, errno.ECONNREFUSED, errno.ECONNRESET, errno.EADDRINUSE,
-    errno.EADDRNOTAVAIL, errno.ENOEXEC,
+    errno.EADDRNOTAVAIL, errno.ENOEXEC, errno.EBADF,
 })  # fmt: skip
-"""Errors that are not the storage's: files that are absent, processes, sockets."""
+"""Errors that are not the storage's: files that are absent or closed, processes, sockets."""
 
 
 @contextlib.contextmanager

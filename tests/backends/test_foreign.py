@@ -56,7 +56,7 @@ def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, map_: object)
     transformers.Dinov2Config(**SMALL).save_pretrained(tmp_path)
     save_file({"a": torch.zeros(1)}, tmp_path.parent / "outside.safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": map_}))
-    with raises(BadWeights, match="is no index of weights files"):
+    with raises(BadWeights, match="is not an index of weights files"):
         open_encoder(find(f"transformers:{tmp_path}", "paper"))
 
 

@@ -3,6 +3,7 @@ command afterwards gives what an undisturbed one gives. ``SVGBENCH_SOAK=hours`` 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -17,6 +18,8 @@ import pytest
 from commands import svgbench
 from PIL import Image
 
+from svgbench.cli import commands
+from svgbench.errors import StorageError, SvgbenchError
 from svgbench.world import signals
 from svgbench.world.signals import GUARD, Stop, StopSignal
 
@@ -186,6 +189,21 @@ def test_what_a_library_swallowed_is_raised_again_at_the_next_piece_of_work(monk
     with Stop() as stop:
         Bar("x", 1, unit="images").advance(1)
     assert stop.received == signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EBADF, "Bad file descriptor"), StorageError("x: the disk is full."), SvgbenchError("x failed.")]
+)
+def test_an_error_that_follows_a_signal_is_told_as_the_stop(monkeypatch, error):
+    """A signal breaks off a write between two system calls: the file is closed twice, or its reader fails."""
+
+    def broken_off(words: list[str]) -> int:
+        GUARD.received = signal.SIGTERM
+        raise error
+
+    monkeypatch.setattr(commands, "call", broken_off)
+    done = svgbench("plan", "smoke")
+    assert done.returncode == 4 and "stopped by SIGTERM" in done.stderr and str(error) not in done.stderr
 
 
 @pytest.mark.skipif("SVGBENCH_SOAK" not in os.environ, reason="takes as many hours as SVGBENCH_SOAK says")

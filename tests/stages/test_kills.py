@@ -20,6 +20,7 @@ from toys import in_child, in_ranks
 
 from svgbench.errors import Interrupted
 from svgbench.stages import graph
+from svgbench.world.signals import name_of
 
 STAGES = (
     "images", "references", "originals", "autoencoder", "statistics", "diffusion", "samples", "reconstructions",
@@ -154,7 +155,7 @@ def test_a_signal_ends_the_block_in_hand_at_once_and_keeps_the_finished_ones(fin
 
     monkeypatch.setattr(kind, name, slow)
     saved = "24 of 40" if stage == "samples" else "16 of 70"  # the first call of an extractor asks its widths
-    with pytest.raises(Interrupted, match=rf"stopped by {signal.Signals(number).name} after {saved} images, which are saved"):
+    with pytest.raises(Interrupted, match=rf"stopped by {name_of(number)} after {saved} images, which are saved"):
         steps.run(stage)
     assert time.monotonic() - calls[-1] < 5
     steps.run(stage)

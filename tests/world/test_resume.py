@@ -13,6 +13,7 @@ from toys import SETTINGS, digest, in_child, run
 
 from svgbench.errors import Interrupted, StorageError
 from svgbench.world import checkpoints
+from svgbench.world.signals import name_of
 
 FAILPOINTS = (
     "training.applied:1", "training.applied:11", "training.updated:1", "training.updated:13", "training.updated:25",
@@ -57,7 +58,7 @@ def test_a_signal_lets_the_update_finish_saves_it_and_resumes_exactly(tmp_path, 
             os.kill(os.getpid(), number)
 
     handler = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=rf"stopped by {signal.Signals(number).name} after 96 of 290 images"):
+    with pytest.raises(Interrupted, match=rf"stopped by {name_of(number)} after 96 of 290 images"):
         run(tmp_path, library=True, on_update=send)
     assert signal.getsignal(number) is handler
     assert checkpoints.found(tmp_path / "checkpoints")[0].name == f"{96:012d}"
