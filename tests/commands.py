@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import io
 import os
 import signal
@@ -51,6 +52,7 @@ def forked(said: Path, *words: object) -> int:
         os.dup2(target, 1)
         os.dup2(target, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        faulthandler.enable(sys.stderr)  # SIGABRT prints where every thread is
         try:
             main([str(word) for word in words])
         except SystemExit as ended:

@@ -140,7 +140,7 @@ class Lane:
             while not (ended := os.waitpid(children[n], os.WNOHANG))[0]:
                 if time.monotonic() - began > STOP_SECONDS:
                     self.fault(f"{number.name}: not ended after {STOP_SECONDS:.0f} s")
-                    os.kill(children[n], signal.SIGKILL)
+                    os.kill(children[n], signal.SIGABRT)  # prints where every thread is
                     ended = os.waitpid(children[n], 0)
                     break
                 time.sleep(0.01)
@@ -214,7 +214,8 @@ class Lane:
         self.counts["artifacts compared"] += len(theirs)
         for key, files in theirs.items():
             if ours.get(key) != files:
-                self.fault(f"artifact {key[:12]} differs from the quiet run's")
+                names = sorted({name for name, _ in ours.get(key, {}).items() ^ files.items()})
+                self.fault(f"artifact {key[:12]} differs from the quiet run's in {', '.join(names)}")
         if numbers(self.out) != numbers(self.quiet):
             self.fault("scores differ from the quiet run's")
         left = [p for p in self.out.rglob("*") if ".writing-" in p.name or p.name == "checkpoints"]
@@ -222,7 +223,7 @@ class Lane:
             self.fault(f"left behind: {left[0]} and {len(left) - 1} more")
 
     def fault(self, words: str, said: str = "") -> None:
-        self.faults.append(words + (": " + said.strip()[-600:] if said else ""))
+        self.faults.append(words + (": " + said.strip()[-6000:] if said else ""))
 
 
 def _lane(place: Path, quiet: Path, seed: int, processes: int, seconds: float, answer: Any) -> None:

@@ -169,7 +169,7 @@ def _label(shard: Path, key: str, labels: dict[str, bytes]) -> int:
             content = json.loads(labels["json"])
             text = content.get("label") if isinstance(content, dict) else None
     except ValueError:
-        text = (labels.get("cls") or labels["json"])[:40].decode("utf-8", "replace")
+        text = (labels["cls"] if "cls" in labels else labels["json"])[:40].decode("utf-8", "replace")
     if text is None:
         raise BadData(
             f"{shard}: the image '{key}' has no label; add '{key}.cls' (a whole number) or '{key}.json' (with 'label'), or {UNLABELLED}."

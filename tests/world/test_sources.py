@@ -146,6 +146,10 @@ def shards_strange_label(root):
     write_shard(root / "train.tar", [*members_of(images()["train"]), ("odd.jpg", content(0, 99)), ("odd.cls", b"tench")])
 
 
+def shards_empty_label(root):
+    write_shard(root / "train.tar", [*members_of(images()["train"]), ("odd.jpg", content(0, 99)), ("odd.cls", b"")])
+
+
 def shards_negative_label(root):
     write_shard(root / "train.tar", members_of(rows_with(-1)))
 
@@ -203,6 +207,7 @@ def shards_with_a_link(root):
         (shards_without_labels, r"train\.tar: the image 'train-0-000' has no label; add"),
         (shards_one_unlabelled, r"train\.tar: the image 'lost' has no label; add 'lost\.cls'"),
         (shards_strange_label, r"the label of 'odd' is 'tench'; labels are whole numbers"),
+        (shards_empty_label, r"the label of 'odd' is ''; labels are whole numbers"),
         (shards_negative_label, r"the image 'odd' has no label \(-1\); correct it, or move the files of a split without labels"),
         (shards_gap, r"holds no training images of class 3 \('3'\) among 8; labels count from 0 without gaps"),
         (shards_huge_label, r"has a label 1000000000000 among 19 training images"),
