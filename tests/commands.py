@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from svgbench.cli.main import main
-from svgbench.world.signals import SIGNALS
+from svgbench.world.signals import GUARD, SIGNALS
 
 
 def svgbench(*words: object) -> subprocess.CompletedProcess[str]:
@@ -39,24 +39,31 @@ def alone(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def forked(said: Path, *words: object) -> int:
-    """The process number of a fork of this process that runs the command and writes all its output to a file: no imports to wait for."""
+    """The process number of a fork of this process that runs the command and writes all its output to a file: no imports to wait for. Stop
+    signals wait until the program listens to them."""
+    said.write_text("")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     child = os.fork()
     if child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return child
     status = 99
     try:
         os.setsid()
-        for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         target = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(target, 1)
         os.dup2(target, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         faulthandler.enable(sys.stderr)  # SIGABRT prints where every thread is
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        GUARD.install()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             main([str(word) for word in words])
         except SystemExit as ended:
             status = int(ended.code or 0)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     except BaseException:
         traceback.print_exc()
     finally:
