@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks  # noqa: F401
 import torch
 
 from svgbench.cli.main import main

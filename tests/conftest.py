@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+import forks  # noqa: F401  (forks of a test process get a thread pool of their own)
 import pytest
 from faults import rows_of
 from measured import note
