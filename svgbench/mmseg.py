@@ -19,11 +19,11 @@ from torch import Tensor
 import svgbench
 from svgbench.errors import BadConfig, BadInput
 from svgbench.lab.store import Store
+from svgbench.machine.runtime import Runtime
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.graph import by_name
 from svgbench.stages.tokenizers import open_tokenizer
 from svgbench.tables.collect import read_run
-from svgbench.world.runtime import Runtime
 
 try:
     from mmengine.model import BaseModule
@@ -102,4 +102,3 @@ def open_run(place: Path) -> Tokenizer | Codec:
             store.verify(stage["stage"], stage["key"])
             return open_tokenizer(store.place(stage["stage"], stage["key"]), Runtime(device="cpu"))
     raise BadInput(f"{place}: has no finished autoencoder; run its command again first.")
-

@@ -22,5 +22,5 @@ def test_each_pattern_of_a_row_meets_a_test(row):
 
 def test_a_test_is_found_by_its_file_and_words():
     assert rows_of("metrics/test_mutations.py::test_a_mistake_is_noticed[BGR]") == ["F19"]
-    assert "F2" in rows_of("world/test_resume.py::test_killed_at_a_failpoint_and_resumed_equals_the_uninterrupted_run[x]")
+    assert "F2" in rows_of("machine/test_resume.py::test_killed_at_a_failpoint_and_resumed_equals_the_uninterrupted_run[x]")
     assert rows_of("tables/test_latex.py::test_a_table_is_set") == []

@@ -32,14 +32,15 @@ from svgbench.config.grid import load_experiment
 from svgbench.config.records import RUN_FORMAT, Manifest, key_of, seal
 from svgbench.config.schema import Data
 from svgbench.errors import SvgbenchError
+from svgbench.images import packed, sources
+from svgbench.images.crop import read_image
+from svgbench.images.packing import pack
 from svgbench.lab.store import Store
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics import image_sets, npz
 from svgbench.shelf import read_yaml
 from svgbench.tables.collect import collect
-from svgbench.world import packed, sources, weights
-from svgbench.world.crop import read_image
-from svgbench.world.packing import pack
-from svgbench.world.runtime import Runtime
+from svgbench.weights import files as weights
 
 EXAMPLES = 60 if "SVGBENCH_SOAK" not in os.environ else max(60, int(2000 * float(os.environ["SVGBENCH_SOAK"])))
 SECONDS, BYTES = 10.0, 1 << 30

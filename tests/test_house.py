@@ -11,8 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    "errors": 0, "shelf": 0.5, "config": 1, "nets": 2, "world": 3, "backends": 4, "releases": 5, "metrics": 5,
-    "pretraining": 6, "stages": 6, "lab": 7, "tables": 8, "cli": 9, "mmseg": 9,
+    "errors": 0, "shelf": 0.5, "config": 1, "nets": 2, "machine": 2, "images": 3, "weights": 3, "backends": 4, "releases": 5,
+    "metrics": 5, "pretraining": 6, "stages": 6, "lab": 7, "tables": 8, "cli": 9, "mmseg": 9,
 }  # fmt: skip
 GRAPH_ONLY = {"lab"}
 """Floors that may know stages only by their table."""
@@ -33,12 +33,12 @@ NO_TORCH = (
     "tables.report",
     "cli.main",
     "cli.commands",
-    "world.signals",
-    "world.heartbeat",
-    "world.ranks",
-    "world.files",
-    "world.sources",
-    "world.packing",
+    "machine.signals",
+    "machine.heartbeat",
+    "machine.ranks",
+    "machine.files",
+    "images.sources",
+    "images.packing",
 )
 
 

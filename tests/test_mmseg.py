@@ -19,13 +19,13 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
 import svgbench
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.cli.walk import work_here
 from svgbench.errors import BadConfig, BadInput
 from svgbench.lab.plan import Plan, make_plan
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome
-from svgbench.lab.serve import Bench
+from svgbench.lab.worker import Bench
 from svgbench.metrics.segmentation import ade20k_names, areas_of, means
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.mmseg import MEAN, STD, SvgbenchBackbone

@@ -20,7 +20,7 @@ from svgbench.config.preprocessing import same_statistics
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
-from svgbench.world import weights as files
+from svgbench.weights import files
 
 BACKENDS = {
     "timm": "svgbench.backends.from_timm:open_network",

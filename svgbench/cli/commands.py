@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, nodes, reports, samples
-from svgbench.world.ranks import check_environment
+from svgbench.machine.ranks import check_environment
 
 app = typer.Typer(
     name="svgbench", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from svgbench.errors import say
+from svgbench.machine.files import guarded, write_atomic
 from svgbench.tables.latex import latex
 from svgbench.tables.page import page
 from svgbench.tables.table import Table, place_of
-from svgbench.world.files import guarded, write_atomic
 
 
 class Format(StrEnum):

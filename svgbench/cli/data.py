@@ -10,8 +10,8 @@ import typer
 from svgbench.cli.console import table_of
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
+from svgbench.images.scan import named
 from svgbench.tables.table import Table
-from svgbench.world.walk import named
 
 app = typer.Typer(no_args_is_help=True, help="Images: pack SOURCE --to DIR, or verify DIR (packed or not).")
 
@@ -26,11 +26,11 @@ def pack(
     val_images: Annotated[int | None, typer.Option("--val-images", min=1, help="Only this many, evenly over the classes.")] = None,
 ) -> None:
     """Crops every image once into uint8 arrays that any encoder reads; the same command goes on after a kill."""
+    from svgbench.images import packed, packing, sources
+    from svgbench.images.listing import root_of
     from svgbench.lab.store import locked
-    from svgbench.world import packed, packing, sources
-    from svgbench.world.files import guarded
-    from svgbench.world.listing import root_of
-    from svgbench.world.runtime import Runtime
+    from svgbench.machine.files import guarded
+    from svgbench.machine.runtime import Runtime
 
     if source == "shapes":
         raise BadData("'shapes' are drawn when a run needs them; give a folder of images to pack.")
@@ -64,8 +64,8 @@ def pack(
 @app.command("verify")
 def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack', or a source of images.")]) -> None:
     """Reads every byte: compares a packed store with its digests, shapes and labels, and a source with its last reading."""
-    from svgbench.world import packed, packing
-    from svgbench.world.listing import root_of
+    from svgbench.images import packed, packing
+    from svgbench.images.listing import root_of
 
     root_of(str(directory), advice="give a source of images, or a directory made by 'svgbench data pack'")
     if (directory / packing.JOURNAL).is_file():
@@ -78,7 +78,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
         raise BadData(f"{directory}: was made before stores kept digests; pack the images again.")
     for _ in packed.damages(place, about):
         pass
-    from svgbench.world.images import open_images, reading_speed
+    from svgbench.images.store import open_images, reading_speed
 
     speed = reading_speed(open_images(directory).train)
     found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
@@ -87,7 +87,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
 
 def _verify_source(directory: Path) -> None:
     """Reads the files of a source of images, or of a folder of images with masks or depth maps."""
-    from svgbench.world import catalogue, dense_sets, sources
+    from svgbench.images import catalogue, dense_sets, sources
 
     kind = dense_sets.kind_of(directory)
     reading = dense_sets.verify(kind, directory) if kind else sources.files_of(directory, whole=True)

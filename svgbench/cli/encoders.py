@@ -60,7 +60,7 @@ def check(
     card = cards.find(name, preset, shelf)
     from svgbench.backends.conformance import examine
     from svgbench.backends.open import open_encoder
-    from svgbench.world.runtime import Runtime
+    from svgbench.machine.runtime import Runtime
 
     place = Runtime(device=device).torch_device
     try:

@@ -38,11 +38,11 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
     """Score images made elsewhere: gFID, sFID, IS, KID, precision, recall, each with its protocol, count and interval."""
+    from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
     from svgbench.metrics.judges import knows_photographs, unfamiliar, weights_file
     from svgbench.tables.judge_notes import are_drawn
-    from svgbench.world.runtime import Runtime
 
     if second_extractor == extractor:
         raise BadInput(f"--second-extractor {extractor} is the first one; name another or leave it out.")

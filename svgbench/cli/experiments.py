@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.cells import DEFAULT_PRESET, configs_of, is_experiment
-from svgbench.cli.named import directory
+from svgbench.cli.configs import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.cli.reports import show
+from svgbench.cli.selection import directory
 from svgbench.cli.walk import is_main, uncollected, walk
 from svgbench.config.grid import build, load_experiment, preset_of
 from svgbench.config.names import run_name
@@ -19,8 +19,8 @@ from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFaile
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
-from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
 
 Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
@@ -135,8 +135,8 @@ def plan(
 ) -> None:
     """Show what would run, what exists, what is shared, and what it will cost in time and disk. Touches nothing."""
     from svgbench.cli.console import table_of
-    from svgbench.lab.estimate import estimates
-    from svgbench.lab.pace import GPUS, pace_of
+    from svgbench.lab.forecast.estimate import estimates
+    from svgbench.lab.forecast.speed import GPUS, pace_of
     from svgbench.tables.planned import plan_table
 
     store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None

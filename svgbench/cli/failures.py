@@ -8,8 +8,8 @@ import select
 import signal
 
 from svgbench.errors import BadInput, Interrupted, StorageError, SvgbenchError
-from svgbench.world import files
-from svgbench.world.signals import sentence_of
+from svgbench.machine import files
+from svgbench.machine.signals import sentence_of
 
 PATHS = {
     **files.PATHS,

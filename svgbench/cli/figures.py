@@ -9,16 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.cells import DEFAULT_PRESET
+from svgbench.cli.configs import DEFAULT_PRESET
 from svgbench.cli.console import table_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
 from svgbench.cli.walk import work_here
 from svgbench.errors import BadInput, say
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
 from svgbench.lab.plan import Finished
 from svgbench.lab.schedule import Outcome
-from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
 from svgbench.tables.collect import collect, not_held
 from svgbench.tables.table import Table
 
@@ -45,8 +45,8 @@ def figures(
     absent = [package for package, module in (("matplotlib",) * 2, ("scikit-learn", "sklearn")) if importlib.util.find_spec(module) is None]
     if absent:
         raise BadInput(f"figures need {' and '.join(absent)}; install them: pip install 'svgbench[figures]'.")
-    from svgbench.tables.figures import draw
-    from svgbench.tables.figures_sources import of_one_set, tokenizers
+    from svgbench.tables.figures.draw import draw
+    from svgbench.tables.figures.sources import of_one_set, tokenizers
 
     store = Store(out / "store")
     named = Named(out, preset, sets, limit, shelf)

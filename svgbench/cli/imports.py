@@ -19,11 +19,11 @@ from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, unknown
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
-from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
+from svgbench.machine.files import guarded, write_atomic
 from svgbench.shelf import read_yaml
 from svgbench.tables.table import Table
-from svgbench.world.files import guarded, write_atomic
 
 CODECS = {"vavae": "va-vae-f16d32", "sdvae": "sd-vae-ema"}
 """Kinds that are encoders by themselves -> the card that opens them."""

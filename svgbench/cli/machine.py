@@ -12,14 +12,14 @@ import typer
 
 from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Gpus, Set, Shelf
-from svgbench.cli.named import directory
+from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.grid import build
 from svgbench.config.parse import merge, nested, override
-from svgbench.lab.estimate import assumptions, estimate, outline
-from svgbench.lab.needs import EXTRAS, Need, gpus, judge_of, left_out, needs_of, package, weights_of
-from svgbench.lab.pace import GPUS, pace_of
-from svgbench.lab.sizes import Sizes, counts_of, sizes_of
+from svgbench.lab.forecast.estimate import assumptions, estimate, outline
+from svgbench.lab.forecast.requirements import EXTRAS, Need, gpus, judge_of, left_out, needs_of, package, weights_of
+from svgbench.lab.forecast.sizes import Sizes, counts_of, sizes_of
+from svgbench.lab.forecast.speed import GPUS, pace_of
 from svgbench.shelf import folder, read_yaml
 from svgbench.tables.planned import size, stage_table
 from svgbench.tables.table import Table

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from svgbench.errors import Interrupted, SvgbenchError, debugging, say, write
-from svgbench.world.signals import GUARD, sentence_of
+from svgbench.machine.signals import GUARD, sentence_of
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.lab.serve import Bench, serve
+from svgbench.lab.worker import Bench, serve
 
 
 def node(

@@ -10,11 +10,12 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.cells import DEFAULT_PRESET
+from svgbench.cli.configs import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
-from svgbench.cli.named import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
+from svgbench.machine.files import regular
 from svgbench.tables.collect import RunRecord, collect, not_held
 from svgbench.tables.judge_notes import note_judges, noted_scores
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -24,7 +25,6 @@ from svgbench.tables.published import published
 from svgbench.tables.report import closing, group_name
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
-from svgbench.world.files import regular
 
 
 def report(

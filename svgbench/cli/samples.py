@@ -10,13 +10,13 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from svgbench.cli.named import directory
+from svgbench.cli.selection import directory
 from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
+from svgbench.machine.files import guarded, regular
 from svgbench.shelf import read_yaml
 from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
-from svgbench.world.files import guarded, regular
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
@@ -83,8 +83,8 @@ def sample(
     missing = [name for name in NEEDED if name not in inputs]
     if missing:
         raise BadInput(f"run '{run}' has no finished {missing[0]} stage; run its command again first.")
+    from svgbench.machine.runtime import Runtime
     from svgbench.stages.pictures import sample_sheet
-    from svgbench.world.runtime import Runtime
 
     own = read_yaml(record.place / "config.yaml")["sampling"]
     asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
@@ -127,10 +127,10 @@ def pretrain(
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
     if absent and not check:
         raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")
+    from svgbench.machine.runtime import Runtime
     from svgbench.pretraining import pretrain as train
     from svgbench.pretraining.figures import figures
     from svgbench.pretraining.recipes import known
-    from svgbench.world.runtime import Runtime
 
     runtime, name = Runtime(device=device, threads=threads).start(), known(name)
     result = {"name": name} if check else train(name, out, runtime)

@@ -20,8 +20,8 @@ from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Report, Watch
 from svgbench.lab.store import Store
+from svgbench.machine.progress import duration, read_note
 from svgbench.stages import graph
-from svgbench.world.progress import duration, read_note
 
 PLAIN_SECONDS = 30.0
 """Time between two accounts of what is under way where there is no terminal."""

@@ -10,17 +10,17 @@ from pathlib import Path
 
 from svgbench.cli.view import InPlace, view
 from svgbench.errors import Interrupted
-from svgbench.lab.check import check
 from svgbench.lab.engines import Choice, Inline, opened
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Finished, Plan
+from svgbench.lab.preflight import check
 from svgbench.lab.processes import slots_here
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Walk
-from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
-from svgbench.world.ranks import ranks
-from svgbench.world.signals import sentence_of
+from svgbench.lab.worker import Bench
+from svgbench.machine.ranks import ranks
+from svgbench.machine.signals import sentence_of
 
 
 def walk(plan: Plan, out: Path, bench: Bench, *, keep_going: bool, shelf: Path | None, choice: Choice | None = None) -> Outcome:
@@ -64,7 +64,7 @@ def uncollected() -> Iterator[None]:
 
 def work_here(plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False) -> None:
     """Executes the missing nodes of a plan in this process, with its own bars."""
-    from svgbench.world.runtime import Runtime
+    from svgbench.machine.runtime import Runtime
 
     runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
     store = Store(out / "store")

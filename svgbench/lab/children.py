@@ -14,8 +14,8 @@ from pathlib import Path
 
 import svgbench
 from svgbench.lab.store import CHECKPOINTS
-from svgbench.world.files import TEMPORARY
-from svgbench.world.signals import CHILD_SECONDS, SAVE_SECONDS
+from svgbench.machine.files import TEMPORARY
+from svgbench.machine.signals import CHILD_SECONDS, SAVE_SECONDS
 
 LOOK_SECONDS = 0.05
 

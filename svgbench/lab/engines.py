@@ -13,12 +13,12 @@ from pathlib import Path
 
 from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, unknown
 from svgbench.lab.execute import Executor
-from svgbench.lab.orders import write_plan
+from svgbench.lab.handoff import write_plan
 from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Engine, Report
-from svgbench.lab.serve import Bench
-from svgbench.world.files import remove_tree
-from svgbench.world.ranks import ranks as joined
+from svgbench.lab.worker import Bench
+from svgbench.machine.files import remove_tree
+from svgbench.machine.ranks import ranks as joined
 
 ENGINES = {"local": None, "ray": "ray", "slurm": "submitit"}
 """Name -> the package it needs."""

@@ -15,11 +15,11 @@ from svgbench.config.records import Manifest
 from svgbench.errors import SvgbenchError
 from svgbench.lab.plan import Node, check_files, told
 from svgbench.lab.store import TRACE, Store, files_of
+from svgbench.machine.files import guarded, remove_tree, write_atomic
 from svgbench.stages import graph
-from svgbench.world.files import guarded, remove_tree, write_atomic
 
 if TYPE_CHECKING:
-    from svgbench.world.runtime import Runtime
+    from svgbench.machine.runtime import Runtime
 
 
 class Executor:
@@ -103,7 +103,7 @@ class Executor:
 
     def _work(self, node: Node, partial: Path) -> tuple[dict[str, Any], float]:
         """The stage's own cost, with its peak memory, and its seconds."""
-        from svgbench.world.measure import peak_memory, reset_peak
+        from svgbench.machine.measure import peak_memory, reset_peak
 
         device = self._runtime.torch_device
         reset_peak(device)

@@ -149,7 +149,7 @@ def nodes_of(
 
 def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
     """Names every judge of users' images whose weights file is not given, when a key needs one of them; a plan that lacks LPIPS alone is
-    made, and ``lab.check`` refuses to run it."""
+    made, and ``lab.preflight`` refuses to run it."""
     wanted, instead, fields, needed = [], [], [], False
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
         if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
@@ -262,7 +262,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
     if images:
-        from svgbench.world.sources import identity as images_identity  # numpy
+        from svgbench.images.sources import identity as images_identity  # numpy
 
         seen = {} if seen is None else seen
         asked = data.model_dump_json()
@@ -280,7 +280,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
 
 def _check_limit(config: RunConfig) -> None:
     """Whether so many images feed every score, before anything is trained."""
-    from svgbench.world.sources import counted  # numpy
+    from svgbench.images.sources import counted  # numpy
 
     *_, classes = counted(config.data)
     needs = {
@@ -298,7 +298,7 @@ def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
     asked = {name: source for name, source in sources.items() if source is not None}
     if not asked:
         return scores
-    from svgbench.world import dense_sets  # numpy
+    from svgbench.images import dense_sets  # numpy
 
     for name, source in asked.items():
         if f"{name} {source}" not in seen:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from svgbench.errors import SvgbenchError
 from svgbench.lab.children import LOOK_SECONDS, environment, is_saving, wait_for
-from svgbench.lab.orders import clear_report, read_report
+from svgbench.lab.handoff import clear_report, read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
-from svgbench.lab.serve import Bench
-from svgbench.world.signals import GUARD, Stop
+from svgbench.lab.worker import Bench
+from svgbench.machine.signals import GUARD, Stop
 
 
 def visible_gpus() -> list[str]:

@@ -19,12 +19,12 @@ import ray
 from svgbench.errors import BadInput, Interrupted, SvgbenchError
 from svgbench.lab.children import is_saving
 from svgbench.lab.engines import joins_ray
-from svgbench.lab.orders import clear_report, read_report
+from svgbench.lab.handoff import clear_report, read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
-from svgbench.lab.serve import Bench, Worker
+from svgbench.lab.worker import Bench, Worker
+from svgbench.machine.signals import CHILD_SECONDS, GUARD, SAVE_SECONDS, Stop
 from svgbench.stages import graph
-from svgbench.world.signals import CHILD_SECONDS, GUARD, SAVE_SECONDS, Stop
 
 RETRIES = 3
 """How often Ray gives a task out again whose worker or machine is gone."""

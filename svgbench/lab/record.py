@@ -18,8 +18,8 @@ from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Finished, Node, Plan, Run
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store, locked
+from svgbench.machine.files import TEMPORARY, failpoint, guarded, write_atomic
 from svgbench.stages import graph
-from svgbench.world.files import TEMPORARY, failpoint, guarded, write_atomic
 
 ROWS = 1
 """Version of a row of a run's ``scores.json``; raise it when rows say more or otherwise, so that finished runs are written anew."""

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from svgbench.errors import StorageError, SvgbenchError
 from svgbench.lab.plan import Node, Plan
-from svgbench.world.signals import GUARD
+from svgbench.machine.signals import GUARD
 
 LOST_TRIES = 3
 """How often a node is given out whose worker dies under it."""

@@ -26,12 +26,12 @@ from submitit.helpers import Checkpointable, DelayedSubmission
 
 from svgbench.errors import BadInput, SvgbenchError, say
 from svgbench.lab.children import environment
-from svgbench.lab.orders import read_report
+from svgbench.lab.handoff import read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
-from svgbench.lab.serve import Bench
+from svgbench.lab.worker import Bench
+from svgbench.machine.files import guarded, remove_tree, write_atomic
 from svgbench.stages import graph
-from svgbench.world.files import guarded, remove_tree, write_atomic
 
 ARRAY = 1000
 """Jobs of one array: SLURM's own MaxArraySize is 1001."""

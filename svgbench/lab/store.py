@@ -27,7 +27,7 @@ from typing import Any, TextIO
 from svgbench.config.file_state import FileState, state_of
 from svgbench.config.records import SEALED, Manifest, NewerRecord, digest_in
 from svgbench.errors import BrokenArtifact, Occupied, StorageError
-from svgbench.world.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
+from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
 
 CHECKPOINTS = "checkpoints"
 """Where a training keeps what it needs to go on; not part of the artifact."""
@@ -295,9 +295,7 @@ def _readable(files: Iterable[Path], model: Path) -> None:
 
 
 def _changed(place: Path, name: str) -> BrokenArtifact:
-    return BrokenArtifact(
-        f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again."
-    )
+    return BrokenArtifact(f"{place / name}: its bytes are not those the manifest lists; remove the directory {place} and run again.")
 
 
 def _by_stage(used: Iterable[Found]) -> dict[str, list[Found]]:

@@ -98,7 +98,5 @@ def depth_scores(found: Tensor, name: Protocol, facts: Mapping[str, Any], resamp
     scores = []
     for metric, values in zip(("depth_rmse", "depth_arel"), found.T, strict=True):
         low, high = resampling.of_mean(values, floor=0.0)
-        scores.append(
-            Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts)
-        )
+        scores.append(Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts))
     return scores

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from svgbench.world.weights import fill, read
+from svgbench.weights.files import fill, read
 
 MEMBERS = {"svgbench-dinov2-vit-s-14": "vit_small_patch14_dinov2", "svgbench-dinov2-vit-l-14": "vit_large_patch14_dinov2"}
 """Our names in torch-fidelity's registry -> timm's architectures."""

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, BadWeights, NumericalError, SvgbenchError
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.frechet import Moments
 from svgbench.metrics.inception_score import ClassSums
 from svgbench.metrics.judges import identity, row, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.metrics.resampling import chosen
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.runtime import Runtime
-from svgbench.world.weights import read
+from svgbench.weights.files import read
 
 KEPT = 50_000
 """Images of a set whose features are kept, for KID, precision, recall and bootstraps; sums are of all."""

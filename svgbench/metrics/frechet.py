@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, BadInput, NumericalError
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.npz import SPATIAL, STATISTICS, statistics_in
-from svgbench.world.runtime import Runtime
 
 
 class Gaussian(NamedTuple):

@@ -185,9 +185,12 @@ def _spatial(found: Comparison) -> Score:
     if found.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
         t = T_975[len(groups)]
         half = t * jackknife_error(groups, against)
-        facts, bounds = {"interval": f"95 %, value +- {t} se of a jackknife over {len(groups)} random groups of samples"}, (
-            max(0.0, value - half),
-            value + half,
+        facts, bounds = (
+            {"interval": f"95 %, value +- {t} se of a jackknife over {len(groups)} random groups of samples"},
+            (
+                max(0.0, value - half),
+                value + half,
+            ),
         )
     return found.score("sfid", value, bounds, found.name("fd-spatial"), **facts, **_singular(count, len(against.mean)))
 

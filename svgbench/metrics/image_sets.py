@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
+from svgbench.images.decode import UNREADABLE, opened, reason, to_rgb
+from svgbench.images.listing import SUFFIXES
+from svgbench.images.scan import Passed, walk
+from svgbench.machine.files import sha256_of
+from svgbench.machine.progress import tell_once
 from svgbench.metrics.npz import IMAGES, stored
-from svgbench.world.decode import UNREADABLE, opened, reason, to_rgb
-from svgbench.world.files import sha256_of
-from svgbench.world.listing import SUFFIXES
-from svgbench.world.progress import tell_once
-from svgbench.world.walk import Passed, walk
 
 
 class ImageFiles:

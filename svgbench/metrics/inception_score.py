@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData
-from svgbench.world.runtime import Runtime
+from svgbench.machine.runtime import Runtime
 
 SPLITS = 10
 

@@ -1,7 +1,7 @@
 """The networks that judge images: which there are, where their weights are, and what their files must hold.
 
 Protocol: a judge is known by its name and the sha256 of the weights that were opened; another file is another judge, whose numbers
-carry another name. Files are read by ``world.weights``, which runs no code inside them. What a digest cannot tell: whether the weights
+carry another name. Files are read by ``weights.files``, which runs no code inside them. What a digest cannot tell: whether the weights
 are good. No torch: a plan asks for identities.
 """
 
@@ -78,9 +78,9 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; an artifact's or a packed store's digests, with
     which its files are compared; paths and bytes of a folder's images (or of all its files, where it holds statistics). Statistics that
     cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
+    from svgbench.images import catalogue, packed, scan
+    from svgbench.images.listing import SUFFIXES
     from svgbench.metrics.npz import holds_statistics, statistics_in  # numpy, as do those below
-    from svgbench.world import catalogue, packed, walk
-    from svgbench.world.listing import SUFFIXES
 
     if not path.exists():
         raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")
@@ -97,7 +97,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
         return _artifact_identity(path)
     if packed.holds(path):
         return digest(packed.confirmed(path))
-    files = list(walk.walk(path, "", SUFFIXES, walk.Passed())) or list(walk.walk(path, "", ("",), walk.Passed()))
+    files = list(scan.walk(path, "", SUFFIXES, scan.Passed())) or list(scan.walk(path, "", ("",), scan.Passed()))
     if not files:
         raise BadData(f"{path}: holds no images or statistics; give scores.reference an .npz, a folder of images or an artifact.")
     return catalogue.read(path, files, "reference").identity
@@ -105,11 +105,11 @@ def reference_identity(path: Path, extractor: str | None) -> str:
 
 def _artifact_identity(path: Path) -> str:
     """The digests in an artifact's manifest; BrokenArtifact when its files are not those, or those of the packed images that it names."""
-    from svgbench.world import catalogue, packed, walk
+    from svgbench.images import catalogue, packed, scan
 
     try:
         listed = json.loads((path / "manifest.json").read_text())["files"]
-        files = [walk.stamped(path, name) for name in listed]
+        files = [scan.stamped(path, name) for name in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenArtifact(f"{path / 'manifest.json'}: cannot be read ({error}); make the artifact again.") from None
     found = catalogue.read(path, files, "artifact", say=False).digests

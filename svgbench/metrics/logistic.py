@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import NumericalError
+from svgbench.machine.checkpoints import Steps
 from svgbench.metrics import vectors
 from svgbench.metrics.vectors import Standard
-from svgbench.world.checkpoints import Steps
 
 HELD = 1 << 24
 """Class scores held at once; inputs of up to as many numbers are standardised once and kept."""

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from svgbench.errors import BadData
+from svgbench.machine.checkpoints import Steps
 from svgbench.metrics import vectors
-from svgbench.world.checkpoints import Steps
 
 TEMPERATURE = 0.07
 

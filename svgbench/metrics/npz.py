@@ -18,7 +18,7 @@ import numpy as np
 
 from svgbench.config.archives import checked, start_of
 from svgbench.errors import BadData
-from svgbench.world.files import replacing
+from svgbench.machine.files import replacing
 
 IMAGES = "arr_0"
 STATISTICS = ("mu", "sigma")

@@ -23,7 +23,7 @@ from svgbench.metrics.features import full_precision
 from svgbench.metrics.judges import head_widths, identity, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.nets.critic import perceptual_distance
-from svgbench.world.weights import fill, read
+from svgbench.weights.files import fill, read
 
 VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
 """torchvision's VGG16: index of the ReLU behind each tap -> its channels."""

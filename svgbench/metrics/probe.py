@@ -21,13 +21,13 @@ from torch import Tensor
 from svgbench.config.records import Score
 from svgbench.config.scoring import Probe
 from svgbench.errors import NumericalError
+from svgbench.machine.checkpoints import Steps
 from svgbench.metrics import vectors
 from svgbench.metrics.logistic import LogisticResult, logistic_regression
 from svgbench.metrics.neighbours import knn
 from svgbench.metrics.protocol import ImageGroup, protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.vectors import Standard
-from svgbench.world.checkpoints import Steps
 
 MOMENTUM = 0.9
 STATE = ("weight", "bias", "weight_velocity", "bias_velocity")

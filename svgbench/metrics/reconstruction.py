@@ -17,6 +17,8 @@ from torch import Tensor
 
 from svgbench.config.records import Protocol, Score
 from svgbench.errors import BadData
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import Extractor, Features, Saved, batches, extract, rows_of
 from svgbench.metrics.frechet import frechet_distance, paired_replicates
 from svgbench.metrics.perceptual import Perceptual
@@ -24,8 +26,6 @@ from svgbench.metrics.pixels import psnr, ssim
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, protocol
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.runtime import Runtime
 
 
 def reconstruction_scores(

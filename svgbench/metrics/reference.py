@@ -18,15 +18,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svgbench.errors import BadData, BadInput
+from svgbench.images import packed
+from svgbench.images.store import open_images
+from svgbench.machine.files import sha256_of
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import Extractor, Features, Saved, extract
 from svgbench.metrics.frechet import Gaussian, read_statistics, united
 from svgbench.metrics.image_sets import open_set
 from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
 from svgbench.metrics.protocol import ImageGroup, Judge
-from svgbench.world import packed
-from svgbench.world.files import sha256_of
-from svgbench.world.images import open_images
-from svgbench.world.runtime import Runtime
 
 TENSORS, ABOUT = "reference.safetensors", "reference.json"
 Progress = Callable[[str, int], Callable[[int], None]]

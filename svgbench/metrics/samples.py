@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
-from svgbench.world.runtime import Runtime
+from svgbench.machine.runtime import Runtime
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from svgbench.metrics.judges import head_widths
 from svgbench.nets.classifier import ShapesCNN
-from svgbench.world.weights import fill, read
+from svgbench.weights.files import fill, read
 
 NAME = "svgbench-shapes-cnn"
 

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svgbench.config.schema import Training
+from svgbench.machine.order import Batch
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import adam
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
 from svgbench.pretraining.pictures import CLASSES, Pictures, vocabulary
 from svgbench.pretraining.shipped import Shipped
-from svgbench.world.order import Batch
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import adam
 
 WORDS_WEIGHT = 4.0
 """Weight of the mean binary cross-entropy over words beside the cross-entropy of the class; makes both of one size at the start."""

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from svgbench.backends.open import Encoder, open_encoder, open_network
 from svgbench.config.cards import EncoderCard
 from svgbench.config.schema import Training
+from svgbench.machine.order import Batch
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.nets.classifier import ShapesVGG
 from svgbench.nets.critic import perceptual_distance
@@ -20,9 +23,6 @@ from svgbench.pretraining.families import Pixels, card_of
 from svgbench.pretraining.pictures import Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.shelf import folder
-from svgbench.world.order import Batch
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import adam
 
 KL_WEIGHT = 1e-6
 """Weight of an image's whole Kullback-Leibler divergence beside its mean absolute error."""
@@ -60,8 +60,15 @@ class Autoencoding:
     averaged = "model"
 
     def __init__(
-        self, model: nn.Module, pixels: nn.Module, pictures: Pictures, training: Training, stream: int, critic: ShapesVGG,
-        teacher: Encoder | None = None, latent_channels: int = 0,
+        self,
+        model: nn.Module,
+        pixels: nn.Module,
+        pictures: Pictures,
+        training: Training,
+        stream: int,
+        critic: ShapesVGG,
+        teacher: Encoder | None = None,
+        latent_channels: int = 0,
     ) -> None:
         self.model, self.pixels, self.pictures, self.stream, self.critic, self.teacher = model, pixels, pictures, stream, critic, teacher
         self.modules = {"model": model}

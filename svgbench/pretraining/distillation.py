@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from svgbench.config.schema import Training
+from svgbench.machine.order import Batch
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.pretraining.families import open_tiny
 from svgbench.pretraining.pictures import RESOLUTION, Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.pretraining.views import view
-from svgbench.world.order import Batch
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import adam
 
 
 @dataclass(frozen=True, kw_only=True)

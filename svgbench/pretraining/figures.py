@@ -17,6 +17,8 @@ from torch import Tensor
 
 from svgbench.backends.open import Encoder, open_encoder
 from svgbench.config.grid import build
+from svgbench.images import shapes
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.pixels import psnr
 from svgbench.metrics.probe import linear_probe, pool
 from svgbench.metrics.samples import to_uint8
@@ -24,8 +26,6 @@ from svgbench.nets.classifier import ShapesCNN, ShapesVGG
 from svgbench.pretraining.families import card_of
 from svgbench.pretraining.pictures import RESOLUTION
 from svgbench.shelf import folder
-from svgbench.world import shapes
-from svgbench.world.runtime import Runtime
 
 CLASSIFIERS = {"shapes-cnn": ShapesCNN, "shapes-vgg": ShapesVGG}
 BATCH = 500

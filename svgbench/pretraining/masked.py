@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from svgbench.config.schema import Training
+from svgbench.machine.order import Batch
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.pretraining.families import open_tiny
 from svgbench.pretraining.pictures import RESOLUTION, Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.pretraining.views import view
-from svgbench.world.order import Batch
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import adam
 
 MASKED = 0.625
 """Share of hidden patches: 10 of 16; a patch here is a quarter of the picture's side, and 75 % would leave 4."""

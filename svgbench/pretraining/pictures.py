@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svgbench.world import shapes
+from svgbench.images import shapes
 
 RESOLUTION = 32
 """Side of the images the tiny networks are trained on."""

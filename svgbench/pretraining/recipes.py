@@ -13,12 +13,12 @@ from torch import Tensor
 
 from svgbench.config.schema import Optimiser, Training
 from svgbench.errors import BadInput, unknown
+from svgbench.machine import checkpoints
+from svgbench.machine.files import sha256_of, write_atomic
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import train
 from svgbench.pretraining.pictures import Pictures
 from svgbench.pretraining.shipped import Shipped
-from svgbench.world import checkpoints
-from svgbench.world.files import sha256_of, write_atomic
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import train
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,14 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     write_atomic(path, save(halved(shipped.network.state_dict())))
     checkpoints.clear(work)
     return {
-        "name": name, "file": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size, "images_seen": report.images_seen,
-        "updates": report.updates, "seconds": round(report.seconds, 1), "losses": report.losses,
+        "name": name,
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "images_seen": report.images_seen,
+        "updates": report.updates,
+        "seconds": round(report.seconds, 1),
+        "losses": report.losses,
     }
 
 

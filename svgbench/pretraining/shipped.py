@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from svgbench.world.training import Task
+from svgbench.machine.training import Task
 
 
 class Shipped(NamedTuple):

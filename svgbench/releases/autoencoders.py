@@ -33,7 +33,7 @@ from svgbench.releases.shapes import (
     rounding,
     whole,
 )
-from svgbench.world import weights as files
+from svgbench.weights import files
 
 Config = Mapping[str, Any] | None
 

@@ -9,7 +9,7 @@ from svgbench.backends.open import Encoder, adapted, open_network
 from svgbench.config import cards
 from svgbench.nets.tokenizer import Codec
 from svgbench.releases.shapes import GROUPS, State, agree, agree_with_ldm, count, ldm_sizes, parameters, part, require, whole
-from svgbench.world import weights as files
+from svgbench.weights import files
 
 Config = Mapping[str, Any] | None
 

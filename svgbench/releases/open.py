@@ -9,7 +9,7 @@ from typing import Any
 from svgbench.errors import BadWeights, unknown
 from svgbench.releases import autoencoders, codecs
 from svgbench.releases.shapes import State
-from svgbench.world import weights as files
+from svgbench.weights import files
 
 Config = Mapping[str, Any] | None
 

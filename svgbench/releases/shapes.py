@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from svgbench.errors import BadConfig, BadWeights
-from svgbench.world import weights as files
-from svgbench.world.kinds import looks_like
+from svgbench.weights import files
+from svgbench.weights.kinds import looks_like
 
 State = Mapping[str, Tensor]
 GROUPS = 32

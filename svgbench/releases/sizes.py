@@ -10,7 +10,7 @@ from torch import Tensor
 
 from svgbench.errors import BadConfig, BadWeights, closest
 from svgbench.nets.blocks import MlpKind, hidden_width
-from svgbench.world.kinds import looks_like
+from svgbench.weights.kinds import looks_like
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1536: 24, 1792: 28, 2048: 16}
 """Heads of the named sizes S, B, L, XL, of LightningDiT's 1p0B and 1p6B and of RAE's wide head, by width."""

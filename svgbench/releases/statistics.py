@@ -11,7 +11,7 @@ from torch import Tensor
 
 from svgbench.errors import BadWeights, unknown
 from svgbench.nets.latents import LatentStats
-from svgbench.world import weights as files
+from svgbench.weights import files
 
 RAE_EPSILON = 1e-5
 """RAE divides by sqrt(var + this)."""

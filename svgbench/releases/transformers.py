@@ -15,8 +15,8 @@ from svgbench.nets.ddpm import EpsilonModel
 from svgbench.nets.sit import SiT
 from svgbench.releases.shapes import rounding
 from svgbench.releases.sizes import arguments_of, compare, sizes_of
-from svgbench.world.kinds import looks_like
-from svgbench.world.weights import fill
+from svgbench.weights.files import fill
+from svgbench.weights.kinds import looks_like
 
 KINDS = ("svg-dit", "sit", "dit", "repa", "lightningdit", "ddt")
 NAMES = (

@@ -12,6 +12,12 @@ from torch import Tensor
 
 from svgbench.backends.open import Encoder
 from svgbench.config import schema
+from svgbench.images.store import ImageSet, open_images
+from svgbench.machine.files import write_atomic
+from svgbench.machine.measure import count_flops
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch, adam
+from svgbench.machine.training import train as run_training
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.nets import draws
 from svgbench.nets.critic import Gradients, Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients
@@ -19,12 +25,6 @@ from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.tokenizers import Cached, blocks, build, describe, open_frozen, to_floats
-from svgbench.world.files import write_atomic
-from svgbench.world.images import ImageSet, open_images
-from svgbench.world.measure import count_flops
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch, adam
-from svgbench.world.training import train as run_training
 
 MOMENT_IMAGES = 50_000
 """Training images whose moments fix the alignment."""

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from torch import nn
 
-from svgbench.world.measure import gemm_rate, utilisation
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import TrainingReport
+from svgbench.machine.measure import gemm_rate, utilisation
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import TrainingReport
 
 
 def product_rate(runtime: Runtime, precision: Literal["fp32", "bf16"]) -> float:

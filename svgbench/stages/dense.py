@@ -14,18 +14,18 @@ from torch import Tensor
 
 from svgbench.config.schema import Optimiser, Training
 from svgbench.config.scoring import HeadTraining
+from svgbench.images.crops import Ahead, Crop, readers
+from svgbench.images.dense_sets import SPLITS, DenseSet, Pair, check
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.checkpoints import FOLDER
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch, adam
+from svgbench.machine.training import train as run_training
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.nets.linear_head import DenseHead, Moments, dropped
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import open_tokenizer
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.checkpoints import FOLDER
-from svgbench.world.crops import Ahead, Crop, readers
-from svgbench.world.dense_sets import SPLITS, DenseSet, Pair, check
-from svgbench.world.files import write_atomic
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch, adam
-from svgbench.world.training import train as run_training
 
 EVALUATED = 4
 """Validation images whose figures are saved at once."""

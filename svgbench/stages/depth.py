@@ -13,16 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from svgbench.config import scoring
+from svgbench.images import crops
+from svgbench.images.crops import Crop
+from svgbench.images.dense_sets import DenseSet, Pair, open_set, read_depth
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
 from svgbench.stages.scores import limit_of, write_scores
-from svgbench.world import crops
-from svgbench.world.crops import Crop
-from svgbench.world.dense_sets import DenseSet, Pair, open_set, read_depth
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch
 
 PLAIN_SHARE = 100 / 38_400
 """Of the training, at its beginning: the loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData
+from svgbench.images.store import Images, ImageSet, open_images
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.diagnosis import class_share_score
 from svgbench.metrics.probe import pool
 from svgbench.metrics.resampling import Resampling
@@ -24,9 +27,6 @@ from svgbench.stages.diffusion import open_sit
 from svgbench.stages.scores import group
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
-from svgbench.world.files import write_atomic
-from svgbench.world.images import Images, ImageSet, open_images
-from svgbench.world.runtime import Runtime
 
 CLASSES = 10
 """Classes that a picture can tell apart by colour; of more, so many are taken at even distances."""

@@ -13,6 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svgbench.config import schema
+from svgbench.images.store import ImageSet, open_images
+from svgbench.machine.files import write_atomic
+from svgbench.machine.measure import count_flops
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch, adam
+from svgbench.machine.training import train as run_training
 from svgbench.nets import ddpm, draws, flow
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.representation import Projector, misalignment
@@ -21,12 +27,6 @@ from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.graph import WEAK, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
-from svgbench.world.files import write_atomic
-from svgbench.world.images import ImageSet, open_images
-from svgbench.world.measure import count_flops
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch, adam
-from svgbench.world.training import train as run_training
 
 
 class Teacher:

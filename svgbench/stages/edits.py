@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svgbench.images.store import Images, open_images
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import to_uint8
 from svgbench.nets import draws
 from svgbench.nets.sampler import euler, guided, times
@@ -20,9 +23,6 @@ from svgbench.stages.diagnosis import balanced, latents, open_velocity
 from svgbench.stages.diffusion import WEAK
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
-from svgbench.world.files import write_atomic
-from svgbench.world.images import Images, open_images
-from svgbench.world.runtime import Runtime
 
 SHOWN = 8
 """Images in a strip of reconstructions."""

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from svgbench.config import schema
 from svgbench.errors import BadConfig
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.sit import SiT
 from svgbench.releases import autoencoders
@@ -19,8 +21,6 @@ from svgbench.releases.statistics import read_statistics
 from svgbench.stages.diffusion import describe as describe_transformer
 from svgbench.stages.statistics import write as write_statistics
 from svgbench.stages.tokenizers import build, describe, open_frozen, open_tokenizer
-from svgbench.world.files import write_atomic
-from svgbench.world.runtime import Runtime
 
 
 def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -14,17 +14,17 @@ from torch import Tensor
 from svgbench.config import scoring
 from svgbench.config.records import Score
 from svgbench.errors import BrokenArtifact
+from svgbench.images.store import ImageSet, open_images
+from svgbench.machine import arrays
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.checkpoints import FOLDER, Steps
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.probe import pool, probe_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.vectors import check_finite
 from svgbench.stages.scores import image_groups, write_scores
 from svgbench.stages.tokenizers import open_tokenizer, to_floats
-from svgbench.world import arrays
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.checkpoints import FOLDER, Steps
-from svgbench.world.files import write_atomic
-from svgbench.world.images import ImageSet, open_images
-from svgbench.world.runtime import Runtime
 
 BLOCK = 256
 """Images encoded at once."""

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from svgbench.config import schema
 from svgbench.errors import BadInput
+from svgbench.images import packed
+from svgbench.images.packing import pack
+from svgbench.images.store import open_images
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.checkpoints import FOLDER
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import to_uint8
 from svgbench.stages.tokenizers import BLOCK, open_tokenizer, to_floats
-from svgbench.world import packed
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.checkpoints import FOLDER
-from svgbench.world.files import write_atomic
-from svgbench.world.images import open_images
-from svgbench.world.packing import pack
-from svgbench.world.runtime import Runtime
 
 SHOWN = 16
 """Classes on a sample sheet that names none."""

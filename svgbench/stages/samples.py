@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from svgbench.config import schema
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.checkpoints import FOLDER
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import to_uint8
 from svgbench.nets import draws
 from svgbench.nets.sampler import sample
 from svgbench.stages.diffusion import WEAK, open_sit, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.checkpoints import FOLDER
-from svgbench.world.runtime import Runtime
 
 CPU_TOKENS = 640
 """Tokens of the samples drawn at once on a CPU: a layer's activations stay in its cache (at width 128, 640 to 1280 tokens in 0.5 to 0.6 ms

@@ -12,6 +12,11 @@ import torch
 
 from svgbench.config.records import SamplingProtocol, Score
 from svgbench.errors import BadInput
+from svgbench.images import packed
+from svgbench.images.store import Images, ImageSet, open_images
+from svgbench.machine.checkpoints import FOLDER
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import GROUPS, Extractor, Features, Saved, extract, load_extractor
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
 from svgbench.metrics.judges import row
@@ -23,11 +28,6 @@ from svgbench.metrics.reference import Reference, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
 from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
-from svgbench.world import packed
-from svgbench.world.checkpoints import FOLDER
-from svgbench.world.files import write_atomic
-from svgbench.world.images import Images, ImageSet, open_images
-from svgbench.world.runtime import Runtime
 
 
 def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -26,19 +26,19 @@ from torch import Tensor
 
 from svgbench.config import scoring
 from svgbench.config.records import Score
+from svgbench.images import crops
+from svgbench.images.crops import Crop
+from svgbench.images.dense_sets import IGNORED, DenseSet, Pair, Sample, open_set, read_labelled
+from svgbench.machine.checkpoints import FOLDER, Steps
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
 from svgbench.stages.scores import image_groups, limit_of, split_latents, write_scores
-from svgbench.world import crops
-from svgbench.world.checkpoints import FOLDER, Steps
-from svgbench.world.crops import Crop
-from svgbench.world.dense_sets import IGNORED, DenseSet, Pair, Sample, open_set, read_labelled
-from svgbench.world.files import write_atomic
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch
 
 
 def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from svgbench.errors import BrokenArtifact
+from svgbench.images.store import Images, ImageSet, open_images
+from svgbench.machine.blocks import Array, Blocks
+from svgbench.machine.checkpoints import FOLDER
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
 from svgbench.nets.latents import LatentMoments, LatentStats
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import encoder_of, open_tokenizer, to_floats
-from svgbench.world.blocks import Array, Blocks
-from svgbench.world.checkpoints import FOLDER
-from svgbench.world.files import write_atomic
-from svgbench.world.images import Images, ImageSet, open_images
-from svgbench.world.runtime import Runtime
 
 BLOCK = 256
 KEPT_BYTES = 1 << 30

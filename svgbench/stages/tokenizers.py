@@ -21,14 +21,14 @@ from svgbench.config import cards
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadWeights
+from svgbench.images.store import ImageSet
+from svgbench.machine.files import sha256_of
+from svgbench.machine.runtime import Runtime
 from svgbench.nets.alignment import Alignment
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
-from svgbench.world.files import sha256_of
-from svgbench.world.images import ImageSet
-from svgbench.world.runtime import Runtime
 
 CACHE_BYTES = 4 << 30
 """Latents up to this size are kept in memory while a stage needs them again and again; larger ones are encoded when read."""

@@ -17,7 +17,7 @@ def are_drawn(source: str) -> bool:
     """Whether the images of a run are the embedded ones: drawn anew, or packed."""
     if source == "shapes":
         return True
-    from svgbench.world import packed  # numpy
+    from svgbench.images import packed  # numpy
 
     place = Path(source).expanduser()
     try:

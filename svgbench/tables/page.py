@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from svgbench.errors import printable
-from svgbench.tables.charts import chart
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.curves import panels
-from svgbench.tables.sheets import RunSheets, Sheet, embedded, run_sheets
+from svgbench.tables.figures.charts import chart
+from svgbench.tables.figures.inline_sheets import RunSheets, Sheet, embedded, run_sheets
+from svgbench.tables.figures.series import panels
 from svgbench.tables.table import Cell, Table, leading, place_of
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from svgbench.config.records import canonical
 from svgbench.stages.graph import UNGUIDED
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.curves import curves
 from svgbench.tables.differences import difference_table
 from svgbench.tables.facts import Row, fact, title_of
+from svgbench.tables.figures.series import curves
 from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.layouts import Column, Contested, Layout
 from svgbench.tables.measures import MEASURES, upstream

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from svgbench.config.records import Manifest
-from svgbench.lab.estimate import Estimate, Estimates
-from svgbench.lab.pace import Pace
+from svgbench.lab.forecast.estimate import Estimate, Estimates
+from svgbench.lab.forecast.speed import Pace
 from svgbench.lab.plan import Plan, told
 from svgbench.stages import graph
 from svgbench.tables.table import Table

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from svgbench.tables.curves import Curve
+from svgbench.tables.figures.series import Curve
 from svgbench.tables.seeds import half_interval
 from svgbench.tables.table import Cell, Table
 

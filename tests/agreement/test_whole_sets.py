@@ -18,12 +18,12 @@ from measured import agrees
 from PIL import Image
 from random_inception import write_inception
 
+from svgbench.images import shapes
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import load_extractor
 from svgbench.metrics.image_sets import open_set
 from svgbench.metrics.judges import weights_file
 from svgbench.metrics.resampling import Resampling
-from svgbench.world import shapes
 
 COUNT = 150
 FIDELITY = "torch-fidelity calculate_metrics"

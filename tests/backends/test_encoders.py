@@ -15,6 +15,7 @@ from svgbench.errors import BadConfig, BadInput, UnknownName
 
 CARDS = load_cards()
 
+
 @fixture
 def images() -> torch.Tensor:
     return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))

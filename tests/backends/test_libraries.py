@@ -21,7 +21,7 @@ from svgbench.backends.tokens import block_indices
 from svgbench.config import cards
 from svgbench.config.cards import EncoderCard, find
 from svgbench.config.schema import Features
-from svgbench.world.weights import fill
+from svgbench.weights.files import fill
 
 State = dict[str, torch.Tensor]
 INTEROP = Path(os.environ.get("SVGBENCH_INTEROP", Path(__file__).parents[3] / "shared" / "interop"))

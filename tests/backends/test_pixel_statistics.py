@@ -60,8 +60,12 @@ def test_a_directory_s_own_preprocessor_is_followed(directory, content, mean, st
     factor = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1
     theirs = image * factor - float(content.get("rescale_offset", 0))
     if content.get("do_normalize", True):
-        one, other = (torch.tensor(content[name], dtype=torch.float32).expand(3) if isinstance(content[name], list) and
-                      len(content[name]) == 1 else torch.tensor(content[name], dtype=torch.float32) for name in ("image_mean", "image_std"))
+        one, other = (
+            torch.tensor(content[name], dtype=torch.float32).expand(3)
+            if isinstance(content[name], list) and len(content[name]) == 1
+            else torch.tensor(content[name], dtype=torch.float32)
+            for name in ("image_mean", "image_std")
+        )
         theirs = (theirs - one.view(-1, 1, 1)) / other.view(-1, 1, 1)
     torch.testing.assert_close((image / 255 - encoder.mean) / encoder.std, theirs)
 

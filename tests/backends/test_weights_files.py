@@ -17,7 +17,7 @@ from svgbench.backends.open import open_encoder, open_network
 from svgbench.config import hub
 from svgbench.config.cards import EncoderCard, find, identity, load_cards
 from svgbench.errors import BadConfig, BadWeights
-from svgbench.world import weights
+from svgbench.weights import files as weights
 
 State = dict[str, torch.Tensor]
 

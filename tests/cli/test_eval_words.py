@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from svgbench.cli.main import main
-from svgbench.world.runtime import Runtime
+from svgbench.machine.runtime import Runtime
 
 
 def call(capsys, *words: str) -> tuple[int, str]:

@@ -14,11 +14,11 @@ from commands import svgbench
 
 from svgbench.cli.failures import explained
 from svgbench.errors import BadConfig, BadInput, SvgbenchError, printable, say
+from svgbench.machine.ranks import Ranks, check_environment, ranks, timeout_minutes
 from svgbench.shelf import DEEPEST, LONGEST, read_yaml
 from svgbench.tables.latex import latex
 from svgbench.tables.page import page
 from svgbench.tables.table import Cell, Table
-from svgbench.world.ranks import Ranks, check_environment, ranks, timeout_minutes
 
 SCRIPT = str(Path(sys.executable).with_name("svgbench"))
 FORGED = "x\x1b]0;owned\x07\x1b[2J\nStorageError: forged\r\x9b31m\u202egpj.exe\u2028\udcff\x00"
@@ -234,9 +234,12 @@ def test_every_reader_of_yaml_has_these_bounds(tmp_path, reader):
         with pytest.raises(SvgbenchError, match=r"nested deeper.*run the command that made the run"):
             RunRecord("r", place.parent, {}, []).config()
         return
-    words = {"encoders": ["encoders", "show", "mine", "--shelf", str(shelf)], "ablations": ["plan", "mine", "--shelf", str(shelf)],
-             "layout": ["report", "--out", str(tmp_path), "--layout", str(place)],
-             "config": ["import", "svg-autoencoder", str(place), "--name", "x", "--config", str(place), "--out", str(tmp_path / "r")]}
+    words = {
+        "encoders": ["encoders", "show", "mine", "--shelf", str(shelf)],
+        "ablations": ["plan", "mine", "--shelf", str(shelf)],
+        "layout": ["report", "--out", str(tmp_path), "--layout", str(place)],
+        "config": ["import", "svg-autoencoder", str(place), "--name", "x", "--config", str(place), "--out", str(tmp_path / "r")],
+    }
     done = svgbench(*words[reader])
     assert done.returncode == 2 and "fault of svgbench" not in done.stderr, done.stderr
     assert "nested deeper" in done.stderr or reader == "config"

@@ -7,7 +7,7 @@ import json
 import pytest
 from fake_runs import gfid, score, write
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.cli.main import main
 
 

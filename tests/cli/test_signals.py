@@ -20,8 +20,8 @@ from PIL import Image
 
 from svgbench.cli import commands
 from svgbench.errors import StorageError, SvgbenchError
-from svgbench.world import signals
-from svgbench.world.signals import GUARD, Stop, StopSignal
+from svgbench.machine import signals
+from svgbench.machine.signals import GUARD, Stop, StopSignal
 
 STOPS = tuple(number.name for number in signals.SIGNALS)
 SCRIPT = [str(Path(sys.executable).with_name("svgbench"))]
@@ -95,7 +95,7 @@ def test_a_hang_up_that_nohup_set_aside_does_not_stop():
 
 INSIDE = """
 import os, signal, sys, threading, time
-from svgbench.world import signals
+from svgbench.machine import signals
 signals.GRACE_SECONDS = 1.0
 signals.GUARD.install()
 signals.GUARD.working = True
@@ -182,7 +182,7 @@ def test_a_program_that_calls_main_keeps_its_own_handlers():
 def test_what_a_library_swallowed_is_raised_again_at_the_next_piece_of_work(monkeypatch):
     monkeypatch.setattr(GUARD, "received", signal.SIGTERM)
     monkeypatch.setattr(GUARD, "working", True)
-    from svgbench.world.progress import Bar
+    from svgbench.machine.progress import Bar
 
     with pytest.raises(StopSignal, match="stopped by SIGTERM"):
         Bar("x", 1, unit="images").advance(1)

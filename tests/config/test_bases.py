@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.config.grid import load_experiment, place_of, preset_of, run_of, settings_of
 from svgbench.errors import BadConfig, BadInput
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from svgbench.config.cards import digest_of
 from svgbench.config.file_state import file_digest
 from svgbench.errors import BadWeights
-from svgbench.world import weights
+from svgbench.weights import files as weights
 
 
 def picture(kind):

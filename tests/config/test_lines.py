@@ -7,7 +7,7 @@ import re
 import pytest
 from pydantic import field_validator
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.config.grid import load_experiment
 from svgbench.config.lines import line_of
 from svgbench.config.parse import validate

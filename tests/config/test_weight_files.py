@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from svgbench.config.weight_files import weights_files
 from svgbench.errors import BadWeights
-from svgbench.world import weights
+from svgbench.weights import files as weights
 
 STATE = {"a.weight": torch.randn(2, 3), "b.weight": torch.randn(3)}
 

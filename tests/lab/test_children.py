@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from svgbench.lab.children import environment, python
-from svgbench.lab.orders import read_report, write_plan
+from svgbench.lab.handoff import read_report, write_plan
 from svgbench.lab.plan import Node
 from svgbench.lab.processes import Processes
-from svgbench.lab.serve import Bench
+from svgbench.lab.worker import Bench
 
 POISON = ("typer", "json", "yaml", "torch", "numpy", "rich", "pydantic", "sitecustomize", "usercustomize", "submitit")
 

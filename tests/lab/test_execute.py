@@ -17,10 +17,10 @@ from svgbench.errors import BadInput, SvgbenchError
 from svgbench.lab import execute
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Node, Plan, make_plan, resolve
-from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
+from svgbench.machine.runtime import Runtime
 from svgbench.stages import graph
-from svgbench.world.runtime import Runtime
 
 CHECKPOINT = "checkpoints/000000000064/state.json"
 

@@ -17,7 +17,7 @@ from grids import digests, grid_file, numbers
 
 from svgbench.errors import StorageError
 from svgbench.lab.store import Store
-from svgbench.world import files
+from svgbench.machine import files
 
 
 def ended(child: int, said: Path) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from svgbench import shelf
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.lab import plan as planning
 from svgbench.lab import record as recording
 from svgbench.lab.plan import make_plan

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from grids import ablate, digests, grid_file, numbers
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.lab.children import environment, python
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.processes import Processes, slots_here, visible_gpus
-from svgbench.lab.serve import Bench, lines_of_ranks, why_it_ended
+from svgbench.lab.worker import Bench, lines_of_ranks, why_it_ended
 
 
 def test_a_slot_is_a_gpu_or_a_group_of_as_many_as_a_node_has_ranks(monkeypatch):

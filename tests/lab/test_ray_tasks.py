@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from grids import ablate, digests, grid_file, numbers, workers
 
-from svgbench.lab.orders import write_report
+from svgbench.lab.handoff import write_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
-from svgbench.lab.serve import Bench
+from svgbench.lab.worker import Bench
 
 pytestmark = pytest.mark.slow
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="Ray is not installed: pip install 'svgbench[ray]'")
@@ -95,8 +95,8 @@ LISTENING = """
 import os, signal, sys, time
 from pathlib import Path
 from svgbench.lab.engines import Choice, _start
-from svgbench.lab.serve import Bench
-from svgbench.world.signals import GUARD
+from svgbench.lab.worker import Bench
+from svgbench.machine.signals import GUARD
 GUARD.install()
 mine = signal.getsignal(signal.SIGTERM)
 place = Path(sys.argv[1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.config.grid import PRESETS, cells, load_experiment, preset_of
 from svgbench.lab.plan import make_plan
 from svgbench.shelf import entries

@@ -13,14 +13,14 @@ import time
 import pytest
 from grids import digests, grid_file, numbers
 
-from svgbench.cli.cells import configs_of
+from svgbench.cli.configs import configs_of
 from svgbench.errors import BadInput
-from svgbench.lab.orders import read_report, report_file, write_plan, write_report
+from svgbench.lab.handoff import read_report, report_file, write_plan, write_report
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Report, Walk, Watch
-from svgbench.lab.serve import Bench
 from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
 
 pytest.importorskip("submitit", reason="submitit is not installed: pip install 'svgbench[slurm]'")
 from svgbench.lab.slurm import Command, SlurmJobs

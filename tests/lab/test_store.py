@@ -117,8 +117,11 @@ def test_a_lock_s_file_that_never_stays_is_the_storage_s_fault(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": STORE_FORMAT + 1}, "newer svgbench"), ({"key": "0" * 64}, "not the manifest"), ({"files": 3}, "not the manifest"),
-        ({"format": 1}, "not the manifest"), ({"format": "2"}, "not the manifest"),
+        ({"format": STORE_FORMAT + 1}, "newer svgbench"),
+        ({"key": "0" * 64}, "not the manifest"),
+        ({"files": 3}, "not the manifest"),
+        ({"format": 1}, "not the manifest"),
+        ({"format": "2"}, "not the manifest"),
     ],
 )
 def test_a_manifest_of_another_kind_is_refused(tmp_path, change, sentence):

@@ -20,6 +20,10 @@ from typer.testing import CliRunner
 from svgbench.cli.main import app
 from svgbench.config.schema import Data
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, StorageError
+from svgbench.images import shapes
+from svgbench.images.packing import pack
+from svgbench.images.store import open_images
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import Tap, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance, united
@@ -28,10 +32,6 @@ from svgbench.metrics.npz import save_npz, statistics_in, stored
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
-from svgbench.world import shapes
-from svgbench.world.images import open_images
-from svgbench.world.packing import pack
-from svgbench.world.runtime import Runtime
 
 QUICK = Resampling(resamples=3, seed=0)
 

@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
+from svgbench.images.shapes import draw
+from svgbench.machine.files import sha256_of
 from svgbench.metrics.features import Extractor, Features, _Walk, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance
 from svgbench.metrics.generation import generation_scores
@@ -24,8 +26,6 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import chosen
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
-from svgbench.world.files import sha256_of
-from svgbench.world.shapes import draw
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
+from svgbench.images import shapes
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
-from svgbench.world import shapes
 
 TESTS = Path(__file__).parents[1]
 
@@ -184,8 +184,8 @@ FRECHET = "svgbench.metrics.frechet:Moments.gaussian"
 ROUNDING, ROUNDED = "svgbench.metrics.samples:to_uint8", "metrics/test_samples.py:test_rounding_takes_the_nearest_level_and_refuses_nan"
 MUTANTS = {
     "BGR out of a file": Mutant(
-        "svgbench.world.crop:read_image", files_as_bgr,
-        "world/test_images.py:test_exif_rotation_is_not_applied_and_of_an_animation_the_first_picture_is_taken", own_place),
+        "svgbench.images.crop:read_image", files_as_bgr,
+        "images/test_store.py:test_exif_rotation_is_not_applied_and_of_an_animation_the_first_picture_is_taken", own_place),
     "BGR into the judging network": Mutant(
         "svgbench.metrics.features:Extractor.__call__", judged_as_bgr,
         "agreement/test_whole_sets.py:test_a_folder_on_the_shipped_network_scores_as_by_torch_fidelity", two_folders),
@@ -193,18 +193,18 @@ MUTANTS = {
         "svgbench.metrics.pixels:ssim", scored_as_bgr, "agreement/test_distances.py:test_psnr_and_ssim_are_torchmetrics",
         lambda place: {"size": 32}),
     "no antialias in the crop": Mutant(
-        "svgbench.world.crop:centre_crop", crop_without_antialias,
-        "world/test_images.py:test_the_crop_of_a_picture_between_sizes_has_the_golden_values"),
+        "svgbench.images.crop:centre_crop", crop_without_antialias,
+        "images/test_store.py:test_the_crop_of_a_picture_between_sizes_has_the_golden_values"),
     "no antialias before the encoder": Mutant(
         "svgbench.backends.open:F", resize_without_antialias, "backends/test_resize.py:test_the_others_do_both"),
     "masks off by one in the areas": Mutant(
         "svgbench.metrics.segmentation:areas_of", masks_one_too_high, "metrics/test_segmentation.py:test_miou_by_hand"),
     "masks off by one in the drawing": Mutant(
-        "svgbench.world.shapes:draw", drawn_masks_one_too_high,
-        "world/test_shapes.py:test_masks_hold_the_class_on_the_object_and_zero_elsewhere"),
+        "svgbench.images.shapes:draw", drawn_masks_one_too_high,
+        "images/test_shapes.py:test_masks_hold_the_class_on_the_object_and_zero_elsewhere"),
     "masks off by one in the reader": Mutant(
-        "svgbench.world.dense_sets:read_labelled", masks_as_on_disk,
-        "world/test_dense_sets.py:test_label_zero_is_ignored_and_class_k_is_k_minus_one", own_place),
+        "svgbench.images.dense_sets:read_labelled", masks_as_on_disk,
+        "images/test_dense_sets.py:test_label_zero_is_ignored_and_class_k_is_k_minus_one", own_place),
     "pixels normalised twice": Mutant(
         "svgbench.backends.open:Encoder._encode", pixels_normalised_twice,
         "backends/test_encoders.py:test_encoder_normalises_its_own_pixels_and_leaves_out_prefix_tokens", small_images),
@@ -218,7 +218,7 @@ MUTANTS = {
         "svgbench.metrics.features:batches", last_batch_filled_up,
         "metrics/test_features.py:test_features_do_not_depend_on_the_batch_or_on_what_holds_the_images", two_networks),
     "a tail doubled over ranks": Mutant(
-        "svgbench.world.runtime:Runtime.shard", share_filled_up, "world/test_runtime.py:test_shares_of_all_ranks_are_every_index_once",
+        "svgbench.machine.runtime:Runtime.shard", share_filled_up, "machine/test_runtime.py:test_shares_of_all_ranks_are_every_index_once",
         lambda place: {"count": 7, "world": 3}),
     "doubled samples scored": Mutant(
         "svgbench.metrics.samples:_check_distinct", doubled_images_pass,

@@ -10,12 +10,12 @@ import torch
 
 from svgbench.config.scoring import Probe
 from svgbench.errors import BadData, NumericalError
+from svgbench.machine import arrays
 from svgbench.metrics import logistic, probe, vectors
 from svgbench.metrics.logistic import logistic_regression
 from svgbench.metrics.neighbours import knn
 from svgbench.metrics.probe import linear_probe, pool, probe_scores
 from svgbench.metrics.protocol import ImageGroup
-from svgbench.world import arrays
 
 SETTINGS = Probe(epochs=10, batch=64)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
+from svgbench.machine.order import Order
+from svgbench.machine.runtime import Runtime
 from svgbench.nets import draws
 from svgbench.pretraining import codecs, distillation, masked, recipes
 from svgbench.pretraining.families import open_tiny
 from svgbench.pretraining.pictures import Pictures
 from svgbench.pretraining.views import view
-from svgbench.world.order import Order
-from svgbench.world.runtime import Runtime
 
 RUNTIME = Runtime(device="cpu", quiet=True)
 PLAIN = {"stream": 7, "size": 32, "light": 0.0}

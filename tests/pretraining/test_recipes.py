@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 
 from svgbench.cli.main import main
 from svgbench.errors import BadInput, UnknownName
+from svgbench.images import shapes
+from svgbench.machine.files import sha256_of
+from svgbench.machine.order import Order
+from svgbench.machine.runtime import Runtime
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
 from svgbench.pretraining import recipes
 from svgbench.pretraining.families import card_of
 from svgbench.pretraining.figures import figures
 from svgbench.pretraining.pictures import Pictures, vocabulary
 from svgbench.shelf import folder
-from svgbench.world import shapes
-from svgbench.world.files import sha256_of
-from svgbench.world.order import Order
-from svgbench.world.runtime import Runtime
 
 FAMILIES = ("dinov2", "dinov3", "mae", "siglip", "sd-vae", "va-vae")
 SELF_SUPERVISED = ("dinov2", "dinov3", "mae", "siglip")
@@ -137,7 +137,7 @@ def test_self_distillation_resumes_with_equal_bits(tmp_path, monkeypatch):
     """Teacher, centres and optimiser are all in the checkpoint: a run stopped after two of four updates ends as the whole one did."""
     _short("dinov2", 4, monkeypatch)
     whole = recipes.pretrain("dinov2", tmp_path / "whole", RUNTIME)
-    from svgbench.world import training
+    from svgbench.machine import training
 
     class Stopped(BaseException):
         pass

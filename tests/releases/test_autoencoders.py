@@ -146,8 +146,9 @@ def test_a_tokenizer_of_raes_decoder_answers_in_colours_not_in_its_encoders_pixe
 def svg_state(channels=4, base=128, **size):
     """SVG's autoencoder on DINOv3 S/16 at 64 px, with its training's leftovers."""
     ldm = {
-        n: v for n, v in official.ldm(
-            channels=384 + channels, levels=5, resolution=64, attention=(4,), base=base).items() if n.startswith("decoder.")
+        n: v
+        for n, v in official.ldm(channels=384 + channels, levels=5, resolution=64, attention=(4,), base=base).items()
+        if n.startswith("decoder.")
     }
     leftovers = {"norm_vit.weight": torch.ones(388), "loss.discriminator.main.0.weight": torch.zeros(3)}
     return official.dinov3() | (official.residual(channels=channels, **size) if channels else {}) | ldm | leftovers

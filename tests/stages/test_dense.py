@@ -18,12 +18,12 @@ from svgbench.config.parse import override
 from svgbench.config.scoring import Depth, DepthHead, Segmentation, SegmentationHead
 from svgbench.errors import BadConfig, BadData
 from svgbench.lab.plan import nodes_of, resolve
+from svgbench.machine import checkpoints
+from svgbench.machine.runtime import Runtime
 from svgbench.stages import depth, segmentation
 from svgbench.stages.autoencoder import adopt
 from svgbench.stages.tokenizers import build as build_tokenizer
 from svgbench.stages.tokenizers import describe, open_frozen, open_tokenizer
-from svgbench.world import checkpoints
-from svgbench.world.runtime import Runtime
 
 RUNTIME = Runtime(device="cpu", threads=1, quiet=True)
 TRAINING = {"total_images": 80, "batch": 16, "lr": 0.05, "lr_warmup_images": 16, "checkpoint_images": 32}

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from svgbench.config import schema
+from svgbench.machine.order import Batch
+from svgbench.machine.runtime import Runtime
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.representation import Projector
 from svgbench.nets.sit import SiT
 from svgbench.stages.diffusion import DiffusionTask
-from svgbench.world.order import Batch
-from svgbench.world.runtime import Runtime
 
 SIZES = {"channels": 4, "grid": 4, "width": 32, "depth": 2, "heads": 2, "classes": 3}
 

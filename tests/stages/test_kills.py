@@ -19,8 +19,8 @@ from steps import Steps, small_blocks
 from toys import in_child, in_ranks
 
 from svgbench.errors import Interrupted
+from svgbench.machine.signals import name_of
 from svgbench.stages import graph
-from svgbench.world.signals import name_of
 
 STAGES = (
     "images", "references", "originals", "autoencoder", "statistics", "diffusion", "samples", "reconstructions",

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from toys import in_ranks
 
 from svgbench.errors import BrokenArtifact
+from svgbench.machine.runtime import Runtime
 from svgbench.stages import statistics
 from svgbench.stages.statistics import open_statistics
-from svgbench.world.runtime import Runtime
 
 RUNTIME = Runtime(device="cpu", quiet=True)
 

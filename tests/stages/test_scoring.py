@@ -15,14 +15,14 @@ from toys import in_ranks
 from svgbench.config.records import Protocol
 from svgbench.config.schema import Data
 from svgbench.errors import BadData, BadInput, NumericalError, SvgbenchError
+from svgbench.images import shapes
+from svgbench.images.packing import pack
+from svgbench.machine.files import sha256_of
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import Extractor, Tap, extract, load_extractor
 from svgbench.metrics.frechet import united
 from svgbench.metrics.samples import check_samples
 from svgbench.stages import scores
-from svgbench.world import shapes
-from svgbench.world.files import sha256_of
-from svgbench.world.packing import pack
-from svgbench.world.runtime import Runtime
 
 QUIET = Runtime(device="cpu", threads=1, quiet=True)
 SCORES = {

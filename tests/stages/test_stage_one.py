@@ -9,9 +9,9 @@ import torch
 
 from svgbench.config import schema
 from svgbench.config.grid import build
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers
-from svgbench.world.runtime import Runtime
-from svgbench.world.training import Batch
 
 torch.set_num_threads(1)
 
@@ -107,8 +107,8 @@ def test_the_moments_that_fix_the_alignment_are_those_of_the_training_images():
 
 def test_stage_one_at_the_paper_s_size_costs_at_most_970_gflop_an_image(monkeypatch):
     """Counted without numbers (meta tensors): residual 19, decoder 759, VGG 120, discriminator; the frozen encoder is 16 more."""
+    from svgbench.machine.measure import count_flops
     from svgbench.metrics.perceptual import VggTaps
-    from svgbench.world.measure import count_flops
 
     part, runtime = schema.Autoencoder(), Runtime(device="meta", quiet=True)
     with torch.device("meta"):

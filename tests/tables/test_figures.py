@@ -17,11 +17,11 @@ from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.figures import draw
-from svgbench.tables.figures_curves import gfid_by_images, gfid_by_steps
-from svgbench.tables.figures_sheets import samples
-from svgbench.tables.figures_sources import Tokenizer, of_one_set, tokenizers
-from svgbench.tables.figures_style import in_lines, spread, styled
+from svgbench.tables.figures.curves import gfid_by_images, gfid_by_steps
+from svgbench.tables.figures.draw import draw
+from svgbench.tables.figures.sheets import samples
+from svgbench.tables.figures.sources import Tokenizer, of_one_set, tokenizers
+from svgbench.tables.figures.style import in_lines, spread, styled
 
 
 def gfid(steps: int, value: float, seen: int = 1000, guidance: float = 1.0, judge: str = "cnn", sampler: str = "euler") -> dict:
@@ -133,7 +133,7 @@ def test_samples_without_a_cell_in_common_are_not_shown_side_by_side():
 
 
 def test_drawing_brings_no_torch():
-    code = "import sys, svgbench.tables.figures; sys.exit('torch' in sys.modules)"
+    code = "import sys, svgbench.tables.figures.draw; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

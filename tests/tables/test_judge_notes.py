@@ -15,9 +15,9 @@ from svgbench.config.parse import merge
 from svgbench.config.records import RUN_FORMAT, unseal
 from svgbench.config.schema import Data
 from svgbench.errors import BadWeights
+from svgbench.images.packing import pack
 from svgbench.lab.plan import make_plan, resolve
-from svgbench.world.packing import pack
-from svgbench.world.runtime import Runtime
+from svgbench.machine.runtime import Runtime
 
 WORDS = "does not know photographs"
 SHIPPED = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}, "autoencoder": {"loss": {"network": "shapes-lpips"}}}

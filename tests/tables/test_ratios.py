@@ -9,9 +9,9 @@ import math
 import pytest
 from fake_runs import gfid, write
 
-from svgbench.tables.charts import chart
 from svgbench.tables.collect import collect
-from svgbench.tables.curves import curves, panels
+from svgbench.tables.figures.charts import chart
+from svgbench.tables.figures.series import curves, panels
 from svgbench.tables.ratios import crossing, ratio_table
 from svgbench.tables.seeds import half_interval
 

@@ -1,0 +1,1 @@
+"""Images on disk: their folders, their pixels, and the packed store."""

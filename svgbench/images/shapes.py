@@ -1,0 +1,338 @@
+"""The embedded images: ten classes of shapes drawn from a seed, each with its own palette and texture, with labels, masks and captions.
+
+Image i of a split is a function of (seed, split, i) alone: every random number is a hash of position, so any subset can be drawn in any
+order. A class is a shape, a pair of colours and a texture, as a zebra is a silhouette, black with white, and stripes. Nearly every colour
+belongs to two or three classes and every texture to two, so that no single cue decides; one image in eight draws its palette at random and
+one in eight its texture. Background, place, size, turn and light are independent of the class. Edges are antialiased by signed distances,
+so that the same image can be drawn at any resolution. Its bytes are the same on every processor: what is no plain addition, multiplication,
+division or square root is in ``exact``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from svgbench.errors import BadData
+from svgbench.images.exact import arctangent, cosine, interpolated, mean, sine
+
+TEXTURES = ("plain", "striped", "checked", "dotted", "ringed")
+COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black")
+_RGB = np.array(
+    [
+        [0.86, 0.16, 0.15],
+        [0.96, 0.55, 0.11],
+        [0.95, 0.86, 0.22],
+        [0.24, 0.66, 0.24],
+        [0.12, 0.64, 0.64],
+        [0.17, 0.30, 0.82],
+        [0.54, 0.22, 0.70],
+        [0.95, 0.52, 0.70],
+        [0.95, 0.95, 0.95],
+        [0.08, 0.08, 0.08],
+    ],
+    dtype=np.float32,
+)
+
+
+class Kind(NamedTuple):
+    """One class: its name, the names of its two colours and of its texture."""
+
+    name: str
+    colours: tuple[str, str]
+    texture: str
+
+
+KINDS = (
+    Kind("disc", ("red", "white"), "dotted"),
+    Kind("square", ("blue", "yellow"), "checked"),
+    Kind("triangle", ("orange", "black"), "striped"),
+    Kind("star", ("yellow", "purple"), "plain"),
+    Kind("ring", ("teal", "white"), "striped"),
+    Kind("cross", ("green", "white"), "plain"),
+    Kind("heart", ("pink", "red"), "ringed"),
+    Kind("crescent", ("purple", "teal"), "dotted"),
+    Kind("flower", ("pink", "blue"), "ringed"),
+    Kind("arrow", ("black", "green"), "checked"),
+)
+CLASSES = tuple(kind.name for kind in KINDS)
+SPLITS = ("train", "val")
+_CHUNK = 256
+_NUMBERS = 48
+
+
+class Drawn(NamedTuple):
+    """Images uint8 [n, 3, H, W], labels int64 [n], masks uint8 [n, H, W] (0 background, 1 + label on the object), captions on request."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    captions: list[str] | None
+
+
+def draw(indices, *, seed: int, resolution: int, split: str, captions: bool = False) -> Drawn:
+    """The images of ``indices``; labels walk the classes in turn, so any run of ten consecutive images is balanced."""
+    if split not in SPLITS:
+        raise BadData(f"shapes has no split '{split}'; use train or val.")
+    if not 16 <= resolution <= 1024:
+        raise BadData(f"shapes are drawn at 16 to 1024 px, not at {resolution}.")
+    indices = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if len(indices) and indices.min() < 0:
+        raise BadData(f"shapes has no image {indices.min()}; count from 0.")
+    key = int.from_bytes(hashlib.sha256(f"shapes/{seed}/{split}".encode()).digest()[:8], "little")
+    images = np.empty((len(indices), 3, resolution, resolution), np.uint8)
+    masks = np.empty((len(indices), resolution, resolution), np.uint8)
+    labels = indices % len(KINDS)
+    words: list[str] = []
+    for start in range(0, len(indices), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        scene = _scene(indices[part], labels[part], key)
+        images[part], masks[part] = _render(scene, resolution, key)
+        if captions:
+            words += [_caption(scene, row) for row in range(len(scene.labels))]
+    return Drawn(images, labels, masks, words if captions else None)
+
+
+class _Scene(NamedTuple):
+    """What stands in each of n pictures, before any pixel: lengths in half image sides, angles in radians."""
+
+    indices: np.ndarray
+    labels: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    size: np.ndarray
+    turn: np.ndarray
+    palette: np.ndarray  # class whose colours are worn
+    texture: np.ndarray  # index into TEXTURES
+    colours: np.ndarray  # [n, 2, 3] of the object
+    period: np.ndarray
+    phase: np.ndarray  # [n, 2]
+    grain: np.ndarray  # direction of the texture, relative to the object
+    ground_name: np.ndarray  # index into COLOURS, the nearest to the background
+    ground: np.ndarray  # [n, 2, 3] ends of the background's gradient
+    ground_turn: np.ndarray
+    ground_wave: np.ndarray  # [n, 3] amplitude, period, phase of the background's ripple
+    speckle: np.ndarray  # amplitude of the background's value noise
+    light: np.ndarray  # brightness of the whole picture
+    noise: np.ndarray  # amplitude of the pixel noise
+
+
+def _scene(indices: np.ndarray, labels: np.ndarray, key: int) -> _Scene:
+    u = _uniform(key, indices, _NUMBERS)
+    palettes = np.array([[COLOURS.index(c) for c in kind.colours] for kind in KINDS])
+    textures = np.array([TEXTURES.index(kind.texture) for kind in KINDS])
+    other = np.floor(u[:, 0] * len(KINDS)).astype(int)
+    palette = np.where(u[:, 1] < 1 / 8, other, labels)
+    texture = np.where(u[:, 2] < 1 / 8, np.floor(u[:, 3] * len(TEXTURES)).astype(int), textures[labels])
+    colours = _RGB[palettes[palette]] + (u[:, 4:10].reshape(-1, 2, 3) - 0.5) * 0.24
+    # Each background is one hue of random saturation and value at one end and a neighbour of it at the other.
+    hue = u[:, 10] * 6
+    first = _hsv(hue, 0.15 + 0.6 * u[:, 11], 0.25 + 0.6 * u[:, 12])
+    second = _hsv(hue + (u[:, 13] - 0.5) * 2, 0.15 + 0.6 * u[:, 14], 0.25 + 0.6 * u[:, 15])
+    middle = (first + second) / 2
+    size = 0.42 + 0.30 * u[:, 16]
+    reach = 1.0 - 0.85 * size
+    return _Scene(
+        indices=indices,
+        labels=labels,
+        x=(2 * u[:, 17] - 1) * reach,
+        y=(2 * u[:, 18] - 1) * reach,
+        size=size,
+        turn=(u[:, 19] - 0.5) * (np.pi * 2 / 3),
+        palette=palette,
+        texture=texture,
+        colours=colours.clip(0, 1).astype(np.float32),
+        period=0.26 + 0.12 * u[:, 20],
+        phase=u[:, 21:23],
+        grain=(u[:, 23] - 0.5) * 1.0,
+        ground_name=_squared(middle[:, None] - _RGB[None]).argmin(-1),
+        ground=np.stack([first, second], 1),
+        ground_turn=u[:, 24] * 2 * np.pi,
+        ground_wave=np.stack([np.where(u[:, 25] < 0.5, 0.0, 0.10 * u[:, 26]), 0.3 + 0.7 * u[:, 27], u[:, 28]], 1),
+        speckle=0.16 * u[:, 29],
+        light=0.85 + 0.3 * u[:, 30],
+        noise=0.02 * u[:, 31],
+    )
+
+
+def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 [n, 3, H, W] and masks uint8 [n, H, W] of the scenes."""
+    axis = ((np.arange(resolution, dtype=np.float32) + 0.5) * (2 / resolution) - 1).astype(np.float32)
+    py, px = np.meshgrid(axis, axis, indexing="ij")
+    c, s = _wide(cosine(scene.turn)), _wide(sine(scene.turn))
+    dx, dy = px[None] - _wide(scene.x), py[None] - _wide(scene.y)
+    size = _wide(scene.size)
+    u, v = (c * dx + s * dy) / size, (c * dy - s * dx) / size  # the object's own frame, y down, the shape about 1 in radius
+    distance = np.empty_like(u)
+    for label in np.unique(scene.labels):
+        rows = scene.labels == label
+        distance[rows] = _DISTANCES[CLASSES[label]](u[rows], v[rows])
+    coverage = np.clip(0.5 - distance * size * (resolution / 2), 0, 1)
+    blend = _texture(scene, u, v, resolution)
+    inside = scene.colours[:, 0, :, None, None] * (1 - blend[:, None]) + scene.colours[:, 1, :, None, None] * blend[:, None]
+    outside = _background(scene, px, py, key)
+    image = outside + (inside - outside) * coverage[:, None]
+    image *= _wide(scene.light)[:, None]
+    image += (_uniform(key ^ 0x5EED, scene.indices, resolution * resolution).reshape(-1, 1, resolution, resolution) - 0.5) * (
+        2 * _wide(scene.noise)[:, None]
+    )
+    masks = np.where(coverage >= 0.5, _wide(scene.labels + 1), 0).astype(np.uint8)
+    return np.rint(image.clip(0, 1) * 255).astype(np.uint8), masks
+
+
+def _background(scene: _Scene, px: np.ndarray, py: np.ndarray, key: int) -> np.ndarray:
+    """Gradient + ripple + value noise, [n, 3, H, W]."""
+    along = _wide(cosine(scene.ground_turn)) * px[None] + _wide(sine(scene.ground_turn)) * py[None]
+    mix = np.clip(0.5 + 0.4 * along, 0, 1)[:, None]
+    ground = scene.ground[:, 0, :, None, None] * (1 - mix) + scene.ground[:, 1, :, None, None] * mix
+    amplitude, period, phase = (_wide(column) for column in scene.ground_wave.T)
+    shade = amplitude * sine(2 * np.pi * (along / period + phase))
+    cells = 7
+    lattice = (_uniform(key ^ 0x1A77, scene.indices, cells * cells).reshape(-1, cells, cells) - 0.5) * (2 * _wide(scene.speckle))
+    shade += interpolated(lattice, (py[:, 0] + 1) / 2 * (cells - 1))
+    return ground + shade[:, None]
+
+
+def _texture(scene: _Scene, u: np.ndarray, v: np.ndarray, resolution: int) -> np.ndarray:
+    """Share of the second colour at each pixel, [n, H, W], soft over one pixel."""
+    c, s = _wide(cosine(scene.grain)), _wide(sine(scene.grain))
+    a, b = c * u + s * v, c * v - s * u
+    period = _wide(scene.period / scene.size)  # the period is of the picture, not of the object: a texture has a scale of its own
+    a, b = a / period + _wide(scene.phase[:, 0]), b / period + _wide(scene.phase[:, 1])
+    sharp = _wide(scene.period) * resolution / (2 * np.pi)  # slope that turns a sine's zero crossing into a ramp one pixel wide
+    radius = np.sqrt(u * u + v * v) / period + _wide(scene.phase[:, 0])
+    fields = {
+        "striped": lambda r: sine(2 * np.pi * a[r]),
+        "checked": lambda r: 1.4 * sine(np.pi * a[r]) * sine(np.pi * b[r]),
+        "dotted": lambda r: cosine(2 * np.pi * a[r]) + cosine(2 * np.pi * b[r]) - 0.7,
+        "ringed": lambda r: sine(2 * np.pi * radius[r]),
+    }
+    blend = np.empty_like(u)
+    for index, name in enumerate(TEXTURES):
+        rows = scene.texture == index
+        if name == "plain":  # the second colour is a rim of light towards one side
+            blend[rows] = np.clip(0.15 + 0.45 * (a[rows] - _wide(mean(a[rows].reshape(-1, resolution**2)))) * period[rows], 0, 0.6)
+        else:
+            blend[rows] = np.clip(0.5 + fields[name](rows) * sharp[rows], 0, 1)
+    return blend
+
+
+def _caption(scene: _Scene, row: int) -> str:
+    """What a person would say of one picture: size, colours, texture, shape, place and background."""
+    kind = KINDS[scene.labels[row]]
+    first, second = KINDS[scene.palette[row]].colours
+    size = "small" if scene.size[row] < 0.52 else "large" if scene.size[row] > 0.62 else "medium"
+    across = "left" if scene.x[row] < -0.15 else "right" if scene.x[row] > 0.15 else "middle"
+    down = "top" if scene.y[row] < -0.15 else "bottom" if scene.y[row] > 0.15 else "centre"
+    texture = TEXTURES[scene.texture[row]]
+    return f"a {size} {texture} {first} and {second} {kind.name} at the {down} {across} on {COLOURS[scene.ground_name[row]]}"
+
+
+# Signed distances (negative inside) in the object's frame, y down; exact or close to it near the edge, where antialiasing needs them.
+
+
+def _polygon(*corners: tuple[float, float]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Signed distance of a simple polygon: distance to the nearest edge, sign by crossing number."""
+
+    def distance(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        nearest = np.full_like(u, np.inf)
+        inside = np.zeros(u.shape, bool)
+        for (ax, ay), (bx, by) in zip(corners, (*corners[1:], corners[0]), strict=True):
+            ex, ey = bx - ax, by - ay
+            wx, wy = u - np.float32(ax), v - np.float32(ay)
+            along = np.clip((wx * ex + wy * ey) / (ex * ex + ey * ey), 0, 1)
+            nearest = np.minimum(nearest, (wx - along * ex) ** 2 + (wy - along * ey) ** 2)
+            if ey:
+                inside ^= ((v < ay) != (v < by)) & (wx < wy * (ex / ey))
+        return np.where(inside, -1, 1).astype(np.float32) * np.sqrt(nearest)
+
+    return distance
+
+
+def _around(radii: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
+    """Corners at equal angles, the first one up."""
+    angles = (2 * math.pi * number / len(radii) for number in range(len(radii)))
+    corners = ((r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, angles, strict=True))
+    return tuple((round(x, 12), round(y, 12)) for x, y in corners)  # a C library's last bit does not count
+
+
+def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.sqrt(u * u + v * v) - np.float32(0.85)
+
+
+def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.66)) - np.float32(0.27)
+
+
+def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    return np.maximum(np.sqrt((u + 0.15) ** 2 + v * v) - np.float32(0.92), np.float32(0.66) - np.sqrt((u - 0.42) ** 2 + v * v))
+
+
+def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Two discs over a wedge."""
+    side = np.abs(u)
+    lobes = np.sqrt((side - 0.42) ** 2 + (v + 0.32) ** 2) - np.float32(0.48)
+    # The wedge lies between the tangents of the lobes that meet at the lower tip and a line through the points where they touch.
+    wedge = np.maximum(side * 0.770 + (v - 0.94) * 0.638, side * 0.134 - v - 0.12)
+    return np.minimum(lobes, wedge)
+
+
+def _flower(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Five petals: a radius that waves; divided by the slope of its edge, so that the edge stays one pixel wide."""
+    radius, angle = np.sqrt(u * u + v * v), arctangent(u, -v)
+    edge = np.float32(0.70) + np.float32(0.24) * cosine(5 * angle)
+    return (radius - edge) / np.sqrt(1 + (np.float32(1.2) * sine(5 * angle) / np.maximum(radius, 0.3)) ** 2)
+
+
+def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    across, down = np.abs(u), np.abs(v)
+    return np.minimum(np.maximum(across - 0.92, down - 0.30), np.maximum(across - 0.30, down - 0.92)).astype(np.float32)
+
+
+_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "disc": _disc,
+    "square": _polygon((-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)),
+    "triangle": _polygon(*_around((1.05,) * 3)),
+    "star": _polygon(*_around((1.08, 0.46) * 5)),
+    "ring": _ring,
+    "cross": _cross,
+    "heart": _heart,
+    "crescent": _crescent,
+    "flower": _flower,
+    "arrow": _polygon((0.0, -1.02), (0.8, -0.18), (0.32, -0.18), (0.32, 0.95), (-0.32, 0.95), (-0.32, -0.18), (-0.8, -0.18)),
+}
+
+
+def _uniform(key: int, indices: np.ndarray, count: int) -> np.ndarray:
+    """Float32 [n, count] in [0, 1): two rounds of splitmix64 over (key, index, place)."""
+    with np.errstate(over="ignore"):
+        row = _mix(indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key & 0xFFFFFFFFFFFFFFFF))
+        grid = _mix(row[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
+    return (grid >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def _mix(z: np.ndarray) -> np.ndarray:
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """RGB [n, 3] of a hue in sixths of the circle, a saturation and a value."""
+    ramps = np.abs((hue[:, None] + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
+    return (value[:, None] * (1 - saturation[:, None] * (1 - np.clip(ramps, 0, 1)))).astype(np.float32)
+
+
+def _squared(difference: np.ndarray) -> np.ndarray:
+    """Squared lengths of [..., 3]."""
+    red, green, blue = np.moveaxis(difference * difference, -1, 0)
+    return red + green + blue
+
+
+def _wide(column: np.ndarray) -> np.ndarray:
+    """[n] -> [n, 1, 1] float32."""
+    return np.asarray(column, np.float32)[:, None, None]

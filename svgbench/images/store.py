@@ -1,0 +1,86 @@
+"""The pre-cropped image store as it is read: every split memory-mapped, ready for random batches.
+
+``packing`` says what the files are; ``packed`` holds them against ``images.json``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from svgbench.errors import BrokenArtifact
+from svgbench.images import packed
+from svgbench.machine import arrays
+
+BATCH, WARM = 256, 4096
+"""Images of a batch of the reading test, and images that it draws from."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split, memory-mapped and read-only."""
+
+    images: Tensor
+    """uint8 [N, 3, H, W]"""
+    labels: Tensor
+    """int64 [N]"""
+    masks: Tensor | None
+    """uint8 [N, H, W]: 0 background, 1 + label on the object; None where the source has no masks."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Images uint8 [B, 3, H, W] in the order of ``indices`` [B]; a copy."""
+        return self.images[torch.as_tensor(indices, dtype=torch.int64)]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A store of pre-cropped images."""
+
+    train: ImageSet
+    val: ImageSet
+    classes: tuple[str, ...]
+    resolution: int
+    skipped: tuple[str, ...]
+    """Unreadable images that were left out."""
+
+
+def open_images(directory: Path) -> Images:
+    """The store in a directory, or the packed one that it stands on; BrokenArtifact when files are missing or are not what ``images.json``
+    says."""
+    place, about, counts = packed.resolved(directory)
+    sets = {}
+    try:
+        for split in packed.SPLITS:
+            files = [arrays.open_mapped(place / name, *facts)[: counts[split]] for name, facts in packed.rows(about, split).items()]
+            sets[split] = ImageSet(files[0], files[1], files[2] if len(files) == 3 else None)
+        skipped = tuple(entry["path"] for entry in about["skipped"])
+        return Images(sets["train"], sets["val"], tuple(about["classes"]), int(about["resolution"]), skipped)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenArtifact(f"{directory}: is not a whole store of images ({error}); remove the directory and run again.") from None
+
+
+def reading_speed(images: ImageSet, *, seconds: float = 2.0) -> float:
+    """Images that one core reads a second: random batches of 256 of the first 4096 images, copied out of the map once they are in memory,
+    by one thread and in its own processor time, so that a busy machine gives the same figure."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    known = min(len(images), WARM)
+    generator, count = torch.Generator().manual_seed(0), 0
+    try:
+        for start in range(0, known, BATCH):
+            images.batch(range(start, min(start + BATCH, known)))
+        start = time.thread_time()
+        while (spent := time.thread_time() - start) < seconds:
+            images.batch(torch.randint(known, (BATCH,), generator=generator))
+            count += BATCH
+    finally:
+        torch.set_num_threads(threads)
+    return count / spent

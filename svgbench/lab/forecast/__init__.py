@@ -1,0 +1,1 @@
+"""What a plan needs and costs before it runs."""

@@ -1,0 +1,295 @@
+"""What a plan's nodes will cost before they run: operations by precision, seconds of a processor core, bytes on disk. No torch.
+
+Counted are the networks (``work``), the drawing or decoding of images, and the files that stay. Left out: fitting linear heads, bootstrap
+resamples, eigenvalues, reading files, start-up and compilation. Everything here is a plan; a finished node's own figures are in its
+manifest.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from svgbench.config.schema import RunConfig
+from svgbench.lab.forecast import flops
+from svgbench.lab.forecast.sizes import FLOAT, Counts, Sizes, counts_of, sizes_of
+from svgbench.lab.plan import Plan
+from svgbench.metrics import judges
+from svgbench.stages import graph
+
+MOMENT_IMAGES = 50_000
+"""Images whose residuals fix the alignment (``stages.autoencoder``)."""
+REFERENCE_IMAGES = 50_000
+"""Images whose features are kept (``metrics.features.KEPT``)."""
+CHECKPOINTS = 3
+"""Checkpoints on disk while one is written: the two that are kept, and the new one."""
+JPEGS_PER_SECOND = 100.0
+"""ImageNet's JPEGs decoded and cropped to 256 px by one core (assumed; 50 were measured on half of a busy core)."""
+DRAWN_PIXELS_PER_SECOND = 6e5
+"""Pixels of ``shapes`` drawn by one core (measured on a busy one: 640,000 at 256 px, 820,000 at 32 px)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one node is planned to cost."""
+
+    bf16: float = 0.0
+    """Operations whose precision is bfloat16."""
+    fp32: float = 0.0
+    core_seconds: float = 0.0
+    """Work of one processor core: drawing and decoding images."""
+    kept: int = 0
+    """Bytes of the finished artifact."""
+    passing: int = 0
+    """Bytes beside it while it is made: checkpoints, features."""
+    left_out: tuple[str, ...] = ()
+    """What could not be counted, in words."""
+
+    @property
+    def flops(self) -> float:
+        """Operations of both precisions."""
+        return self.bf16 + self.fp32
+
+
+class Estimates(NamedTuple):
+    """Of a whole plan."""
+
+    nodes: dict[str, Estimate]
+    """By key; a node that several runs share is there once."""
+    said: list[str]
+    """What was assumed and what was left out."""
+
+
+def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
+    """The estimate of every node of a plan."""
+    found: dict[str, Estimate] = {}
+    counted: dict[str, Counts] = {}
+    said: dict[str, None] = {}
+    for run in plan.runs:
+        source = run.config.data.model_dump_json()
+        if source not in counted:
+            counted[source] = counts_of(run.config)
+        sizes = sizes_of(run.config, counted[source], extra)
+        own = {key: estimate(plan.nodes[key].stage, plan.nodes[key].cell, sizes) for key in run.nodes if key not in found}
+        said |= dict.fromkeys(assumptions(sizes, own.values()))
+        found |= own
+    return Estimates(found, list(said))
+
+
+def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
+    """What was assumed of the images, and what could not be counted."""
+    assumed = [f"counts are those of {sizes.counts.assumed}, which is not here"] if sizes.counts.assumed else []
+    silent = [f"{name}, whose operations nobody stated" for name in sizes.unknown]
+    left_out = dict.fromkeys([*silent, *(word for each in made for word in each.left_out)])
+    return assumed + [f"not counted: {word}" for word in left_out]
+
+
+def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, Any]]]:
+    """Stage and cell of every node that a run of a card of this ``kind`` has, without keys: weights and images need not be here."""
+    facts, plain = graph.facts(config, kind), config.model_dump(mode="json")
+    provided: dict[str, list[dict[str, Any]]] = {}
+    rows = []
+    for stage in graph.STAGES:
+        if not facts[stage.when]:
+            continue
+        choices = [provided[need][-1:] if stage.name == "overview" else provided[need] for need in stage.needs]
+        entries = [[{path: entry} for entry in graph.field(plain, path)] for path in stage.each]
+        cells = [{name: value for part in parts for name, value in part.items()} for parts in itertools.product(*choices, *entries)]
+        provided[stage.provides or stage.name] = cells
+        rows += [(stage, cell) for cell in cells]
+    return rows
+
+
+def estimate(stage: str, cell: Mapping[str, Any], sizes: Sizes) -> Estimate:
+    """What a stage is planned to cost for one cell of a run of these sizes."""
+    if stage not in _STAGES:
+        return Estimate(left_out=(f"the stage {stage}",))
+    return _STAGES[stage](sizes, cell)
+
+
+def update_flops(sizes: Sizes, *, gan: bool) -> tuple[float, float]:
+    """Operations of one image in one update of the autoencoder, without the frozen encoder: (at the training's precision, in fp32)."""
+    part = sizes.config.autoencoder
+    inside, outside = sizes.residual.training + sizes.decoder.training, 0.0
+    if part.loss.perceptual:  # original, reconstruction, and the gradient at the reconstruction
+        outside += 3 * flops.perceptual(part.loss.network, resolution=sizes.side)
+    if gan and part.loss.adversarial:
+        judge, first = flops.discriminator(part.loss, resolution=sizes.side)
+        outside += 2 * judge.forward  # the generator's loss and its gradient at the reconstruction
+        outside += 2 * (judge.training - first)  # the discriminator's own loss on the original and the reconstruction
+        last = flops.last_layer(part.decoder, stride=sizes.card.stride, resolution=sizes.side).forward
+        outside += (2 if part.decoder.kind == "ldm" else 3) * last  # two gradients of weights, and a linear layer's output once more
+    return inside, outside
+
+
+def _images(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    count, pixels = sizes.counts.train + sizes.counts.val, sizes.side**2
+    drawn = sizes.config.data.source == "shapes"
+    seconds = count * pixels / DRAWN_PIXELS_PER_SECOND if drawn else count / JPEGS_PER_SECOND
+    return Estimate(core_seconds=seconds, kept=count * ((4 if drawn else 3) * pixels + 8))
+
+
+def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    part = sizes.config.autoencoder
+    training, loss = part.training, part.loss
+    late = max(0.0, 1 - loss.adversarial_start_images / training.total_images) if loss.adversarial else 0.0
+    (inside, before), (_, after) = update_flops(sizes, gan=False), update_flops(sizes, gan=True)
+    images = sizes.passes(FLOAT * sizes.card.channels * sizes.grid**2, training.total_images)
+    frozen = images * sizes.features + training.total_images * ((1 - late) * before + late * after)
+    if sizes.residual_channels and part.align in ("frozen", "channel", "whiten"):
+        again = 0.0 if images < training.total_images else sizes.features
+        frozen += min(sizes.counts.train, MOMENT_IMAGES) * (sizes.residual.forward + again)
+    own = sizes.residual.parameters + sizes.decoder.parameters
+    critic = flops.discriminator(loss, resolution=sizes.side)[0].parameters if loss.adversarial else 0
+    passing = CHECKPOINTS * 3 * FLOAT * (own + critic)  # weights and Adam's two averages
+    return _at(training.precision, training.total_images * inside, fp32=frozen, kept=FLOAT * own, passing=passing)
+
+
+def _statistics(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    counts = sizes.counts
+    images = counts.train + (counts.val if sizes.keeps_latents else 0)
+    return Estimate(fp32=images * sizes.encoding, kept=images * sizes.latent_bytes if sizes.keeps_latents else 0)
+
+
+def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    part = sizes.config.diffusion
+    model, seen, copies = sizes.transformer, part.training.total_images, 2 if part.flip else 1
+    inside, parameters = model.training, model.parameters
+    in_memory = sizes.keeps_latents and not part.flip
+    encoded = 0.0 if in_memory else sizes.passes(sizes.latent_bytes, seen, copies=copies) * sizes.encoding
+    if sizes.teacher is not None:
+        card, tokens = sizes.teacher, (sizes.grid // (part.transformer.patch or 1)) ** 2
+        projector = flops.projector(tokens, part.transformer.width, part.representation.width, card.channels)
+        inside, parameters = inside + projector.training, parameters + projector.parameters
+        encoded += sizes.passes(FLOAT * card.channels * (sizes.side // card.stride) ** 2, seen, copies=copies) * sizes.teaching
+    states = 3 * parameters + (model.parameters if part.training.ema else 0)  # weights, Adam's two averages, the averaged weights
+    kept = FLOAT * model.parameters * (1 + len(part.snapshots) + (part.weak_share > 0))
+    return _at(part.training.precision, seen * inside, fp32=encoded, kept=kept, passing=CHECKPOINTS * FLOAT * states)
+
+
+def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    part = sizes.config.sampling
+    calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, part.shift)
+    left_out = () if calls else (f"the evaluations of {part.sampler}, which choose their own number",)
+    operations = part.count * ((calls or 0.0) * sizes.transformer.forward + sizes.decoding)
+    return Estimate(fp32=operations, kept=part.count * (3 * sizes.side**2 + 8), left_out=left_out)
+
+
+def _judged(judge: str, count: int) -> Estimate:
+    """Features of so many images and their moments."""
+    row = judges.row("features", judge)
+    width, kept = row["dim"], min(count, REFERENCE_IMAGES)
+    seen = width + row.get("spatial", {}).get("dim", 0)
+    return Estimate(
+        fp32=count * 1e9 * row.get("gflops", 0.0), kept=FLOAT * width * kept + 8 * width * (width + 1), passing=FLOAT * seen * count
+    )  # fmt: skip
+
+
+def _reconstructions(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    count = sizes.counts.val
+    return Estimate(fp32=count * (sizes.encoding + sizes.decoding), kept=3 * count * sizes.side**2)
+
+
+def _reconstruction_scores(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    scores = sizes.config.scores
+    left_out = scores.perceptual == "lpips" and not scores.lpips_weights
+    pair = 0.0 if left_out else 2 * flops.perceptual(scores.perceptual, resolution=sizes.side)
+    return Estimate(fp32=sizes.counts.val * (sizes.extractor + pair))
+
+
+def _generation_scores(judge: str, sizes: Sizes) -> Estimate:
+    return replace(_judged(judge, sizes.config.sampling.count), kept=0)
+
+
+def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:
+    """What is read from latents: all of both splits are encoded, unless they are kept; ``width`` numbers of each image stay."""
+    images = min(limit or sizes.counts.train, sizes.counts.train) + sizes.counts.val
+    return Estimate(fp32=0.0 if sizes.keeps_latents else images * sizes.encoding, kept=images * (FLOAT * width + 8) if width else 0)
+
+
+def _pooled(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    return _encoded(sizes, sizes.config.scores.probe.train_images, sizes.card.channels + sizes.residual_channels)
+
+
+def _on_crops(sizes: Sizes, images: int, pixels: int) -> Estimate:
+    """A linear head on a data set of its own; encoding is taken to grow with the pixels of a crop."""
+    return Estimate(fp32=images * sizes.encoding * pixels / sizes.side**2, left_out=("the windows of dense evaluation",))
+
+
+def _dense_segmentation(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    head = sizes.config.scores.segmentation.head
+    return _on_crops(sizes, head.total_images, head.crop**2)
+
+
+def _depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    head = sizes.config.scores.depth.head
+    return _on_crops(sizes, head.total_images, head.crop[0] * head.crop[1])
+
+
+def _adopted(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    """What is taken over from files of others, heads on vectors, pictures for people: nothing worth planning."""
+    return Estimate()
+
+
+def _at(precision: str, operations: float, *, fp32: float, kept: int, passing: int) -> Estimate:
+    """An estimate whose ``operations`` run at a training's precision."""
+    if precision == "bf16":
+        return Estimate(bf16=operations, fp32=fp32, kept=kept, passing=passing)
+    return Estimate(fp32=operations + fp32, kept=kept, passing=passing)
+
+
+def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float) -> float | None:
+    """Times that the transformer sees one sample, guided steps twice; None for a sampler that chooses its own steps."""
+    if sampler == "dopri5":
+        return None
+    times = [shift * i / steps / (1 + (shift - 1) * i / steps) for i in range(steps)]
+    if sampler in ("ddim", "ddpm"):
+        times = [i / steps for i in range(steps)]
+    each = 2 if sampler in ("heun", "midpoint") else 1
+    if guidance == 1.0:
+        return float(each * steps)
+    return float(each * sum(2 if _guides(schedule, t, step, steps) else 1 for step, t in enumerate(times)))
+
+
+def _guides(schedule: str, t: float, step: int, steps: int) -> bool:
+    """Whether a schedule guides at a step (``nets.guidance``, which is torch's)."""
+    kind, *bounds = schedule.split("-")
+    if kind == "late":
+        return 2 * step >= steps
+    if kind == "early":
+        return t > float(bounds[0])
+    if kind == "interval":
+        return float(bounds[0]) <= t <= float(bounds[1])
+    return True
+
+
+_STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
+    "images": _images,
+    "masks": _adopted,
+    "depth-maps": _adopted,
+    "autoencoder": _autoencoder,
+    "adoption": _adopted,
+    "imported-autoencoder": _adopted,
+    "statistics": _statistics,
+    "imported-statistics": _adopted,
+    "diffusion": _diffusion,
+    "imported-diffusion": _adopted,
+    "samples": _samples,
+    "references": lambda sizes, cell: _judged(sizes.config.scores.extractor, sizes.counts.train),
+    "second-references": lambda sizes, cell: _judged(sizes.second_extractor, sizes.counts.train),
+    "originals": lambda sizes, cell: _judged(sizes.config.scores.extractor, sizes.counts.val),
+    "reconstructions": _reconstructions,
+    "reconstruction-scores": _reconstruction_scores,
+    "generation-scores": lambda sizes, cell: _generation_scores(sizes.config.scores.extractor, sizes),
+    "second-generation-scores": lambda sizes, cell: _generation_scores(sizes.second_extractor, sizes),
+    "pooled-latents": _pooled,
+    "probe-scores": _adopted,
+    "segmentation-scores": lambda sizes, cell: _encoded(sizes, sizes.config.scores.segmentation.train_images),
+    "dense-segmentation-scores": _dense_segmentation,
+    "depth-scores": _depth,
+    "overview": _adopted,
+}
+"""How each stage is estimated."""

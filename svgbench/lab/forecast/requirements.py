@@ -1,0 +1,187 @@
+"""What a run needs beside this program: images, weights, packages; whether they are here, and if not, whence and under which licence.
+
+Looks at places and installs nothing, fetches nothing, opens no weights. No torch.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from svgbench.config import cards
+from svgbench.config.schema import RunConfig
+from svgbench.errors import BadData
+from svgbench.lab.forecast.sizes import Sizes, published
+from svgbench.metrics import judges
+from svgbench.shelf import folder, read_yaml
+from svgbench.stages import graph
+
+EXTRAS = {
+    "torch": "", "torchvision": "", "timm": "", "diffusers": "", "torch-fidelity": "",
+    "transformers": "encoders", "open_clip_torch": "encoders", "lightly": "pretrain", "lpips": "lpips",
+    "pyarrow": "data", "matplotlib": "figures", "scikit-learn": "figures", "onedl-mmsegmentation": "seg",
+}  # fmt: skip
+"""Packages that do the work -> the extra that brings them; empty for svgbench's own."""
+DRIVER = Path("/proc/driver/nvidia/gpus")
+"""Where NVIDIA's driver lists its GPUs (Linux)."""
+REFERENCES = "ADM's statistics: https://github.com/openai/guided-diffusion/tree/main/evaluations; --set scores.reference=FILE.npz"
+"""Where the usual reference statistics come from."""
+BACKENDS = {"timm": "timm", "open_clip": "open_clip_torch", "transformers": "transformers", "diffusers": "diffusers"}
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing."""
+
+    what: str
+    here: bool
+    found: str
+    """Where it is, or what it takes to get it."""
+    licence: str = ""
+    optional: bool = False
+    """Without it something is left out; the rest runs."""
+
+    @property
+    def state(self) -> str:
+        """``yes``, ``missing``, or ``not given`` for what a run can do without."""
+        return "yes" if self.here else "not given" if self.optional else "missing"
+
+
+def needs_of(sizes: Sizes) -> list[Need]:
+    """Everything that a run of these sizes opens."""
+    config = sizes.config
+    found = [_images(config), weights_of(sizes.card, config.encoder.weights)]
+    if sizes.teacher:
+        found.append(weights_of(sizes.teacher, config.diffusion.representation.encoder.weights))
+    return [*found, *_judges(sizes), *_datasets(config), *_reference(config), *_packages(sizes)]
+
+
+def left_out(config: RunConfig) -> list[str]:
+    """Scores that a run of these images could have and has not, each with the setting that it wants."""
+    if config.data.source == "shapes":  # has masks of its own, and is compared with nobody's numbers
+        return []
+    plain = config.model_dump(mode="json")
+    wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
+    wanted += [("FD on DINOv2's features", "scores.second_extractor"), ("samples against ADM's statistics", "scores.reference")]
+    return [f"{score} ({setting})" for score, setting in wanted if _given(plain, setting) is None]
+
+
+def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
+    """A card's weights: the file handed over, the shelf's, or the Hugging Face cache's."""
+    what, pins = f"weights of {card.name}", card.weights
+    if given:
+        return Need(what, Path(given).expanduser().exists(), given, card.licence)
+    shipped = cards.weights_file(card)
+    if shipped is not None:
+        here = shipped.exists()
+        return Need(what, here, "shipped" if here else "reinstall svgbench", card.licence)
+    if pins.hub is None:
+        return Need(what, False, f"{card.origin}; hand it over: --weights FILE", card.licence)
+    cached = _cached(pins.hub, pins.hub_file or "model.safetensors", pins.revision)
+    advice = f"{pins.hub_file or 'model.safetensors'} of https://huggingface.co/{pins.hub}, fetched when needed, or --weights FILE"
+    return Need(what, cached is not None, str(cached) if cached else advice, card.licence)
+
+
+def judge_of(kind: str, name: str, given: str | None, setting: str, *, optional: bool = False) -> Need:
+    """A judging network's weights: the file handed over, or the shelf's."""
+    facts = judges.row(kind, name)
+    what = f"weights of {name} ({setting.rpartition('.')[0]})"
+    if given:
+        return Need(what, Path(given).expanduser().is_file(), given, facts["licence"], optional)
+    if "shelf" in facts:
+        here = (folder("encoders") / facts["shelf"]).is_file()
+        return Need(what, here, "shipped" if here else "reinstall svgbench", facts["licence"], optional)
+    return Need(what, False, f"{facts['file']} of {facts['source']}; --set {setting}=FILE", facts["licence"], optional)
+
+
+def package(name: str) -> Need:
+    """An installed package, or how to install it."""
+    try:
+        return Need(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        extra = EXTRAS[name]
+        return Need(name, False, f"pip install 'svgbench[{extra}]'" if extra else f"pip install {name}")
+
+
+def gpus() -> list[str]:
+    """Names of the GPUs that NVIDIA's driver shows; asking torch would take seconds."""
+    found = []
+    for about in sorted(DRIVER.glob("*/information")):
+        lines = dict(line.split(":", 1) for line in about.read_text().splitlines() if ":" in line)
+        found.append(lines.get("Model", "a GPU").strip())
+    return found
+
+
+def _images(config: RunConfig) -> Need:
+    source = config.data.source
+    if source == "shapes":
+        return Need("images: shapes", True, "drawn from a seed", "Apache-2.0")
+    facts = published(source)
+    if facts is not None:
+        return Need(f"images: {facts['title']}", False, f"{facts['source']}; {facts['setting']} ({facts['layout']})", facts["licence"])
+    if not Path(source).expanduser().exists():
+        raise BadData(f"{source} does not exist; give --data a folder of images, or 'shapes'.")
+    return Need(f"images: {source}", True, source, "your own")
+
+
+def _judges(sizes: Sizes) -> Iterator[Need]:
+    """Networks of losses and scores."""
+    trains = graph.facts(sizes.config, sizes.card.kind)["trains-autoencoder"]
+    for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
+        need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
+        if sizes.config.data.source != "shapes" and not judges.knows_photographs(kind, judge):
+            need = replace(need, found=f"{need.found}; trained on drawn images, does not know photographs (--set {name}=...)")
+        yield need
+
+
+def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
+    """The known data sets of single scores, handed over by a field of the configuration, but for scores that are switched off."""
+    known = [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
+    return [facts for facts in known if graph.field(plain, facts["setting"].rpartition(".")[0]).get("enabled", True)]
+
+
+def _given(plain: dict[str, Any], setting: str) -> str | None:
+    """What a field of a configuration as in JSON says; a field that is not in it says nothing."""
+    part, _, name = setting.rpartition(".")
+    return graph.field(plain, part).get(name)
+
+
+def _datasets(config: RunConfig) -> Iterator[Need]:
+    """Data sets of single scores that were handed over."""
+    plain = config.model_dump(mode="json")
+    for facts in _of_scores(plain):
+        given = _given(plain, facts["setting"])
+        if given is not None:
+            here = Path(given).expanduser().is_dir()
+            advice = f"{given} is no folder; {facts['source']}; --set {facts['setting']}=DIR ({facts['layout']})"
+            yield Need(f"images: {facts['title']}", here, given if here else advice, facts["licence"])
+
+
+def _reference(config: RunConfig) -> Iterator[Need]:
+    """What samples are held against, where it was handed over."""
+    given = config.scores.reference
+    if given is not None:
+        here = Path(given).exists()
+        yield Need("reference of the samples", here, given if here else f"{given} does not exist; {REFERENCES}", "that of its images")
+
+
+def _packages(sizes: Sizes) -> Iterator[Need]:
+    """Packages that this run imports."""
+    names = ["torch", "torchvision", "torch-fidelity"]
+    names += [BACKENDS[card.backend] for card in (sizes.card, sizes.teacher) if card and card.backend in BACKENDS]
+    if "lpips" in (sizes.config.scores.perceptual, sizes.config.autoencoder.loss.network):
+        names.append("lpips")
+    for name in dict.fromkeys(names):
+        found = package(name)
+        yield Need(f"package {found.what}", found.here, found.found)
+
+
+def _cached(repository: str, name: str, revision: str | None) -> Path | None:
+    """A file in the Hugging Face cache."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache/huggingface"))
+    place = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    return next(iter(sorted(place.glob(f"{revision or '*'}/{name}"))), None)

@@ -1,0 +1,162 @@
+"""The sizes from which a run's costs follow: its images, its latents, and the work of its networks on one of them. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from svgbench.config import cards
+from svgbench.config.schema import RunConfig
+from svgbench.lab.forecast import flops
+from svgbench.metrics import judges
+from svgbench.shelf import folder, read_yaml
+from svgbench.stages import graph
+
+FLOAT = 4
+"""Bytes of a number."""
+CACHE_BYTES = 4 << 30
+"""Features or latents up to this size stay in memory while a training reads them (``stages.tokenizers``); larger ones are encoded anew."""
+KEPT_BYTES = 1 << 30
+"""Latents up to this size are kept on disk (``stages.statistics``)."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many images and classes a source has."""
+
+    train: int
+    val: int
+    classes: int
+    assumed: str = ""
+    """What the counts are of, where the images are not here to be counted."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes from which a run's costs follow."""
+
+    config: RunConfig
+    card: cards.EncoderCard
+    counts: Counts
+    teacher: cards.EncoderCard | None = None
+
+    @property
+    def side(self) -> int:
+        """Side of an image in pixels."""
+        return self.config.data.resolution
+
+    @property
+    def grid(self) -> int:
+        """Side of a latent in positions."""
+        return self.side // self.card.stride
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        return self.card.channels + self.residual_channels
+
+    @property
+    def residual_channels(self) -> int:
+        """Those of them that the residual encoder adds."""
+        return self.config.autoencoder.residual.channels if self.card.kind == "features" else 0
+
+    @cached_property
+    def residual(self) -> flops.Work:
+        """The residual encoder on one image."""
+        if not self.residual_channels:
+            return flops.Work()
+        return flops.residual_encoder(self.config.autoencoder.residual, patch=self.card.stride, resolution=self.side)
+
+    @cached_property
+    def decoder(self) -> flops.Work:
+        """The trained decoder on one latent."""
+        part, trained = self.config.autoencoder.decoder, bool(self.residual_channels)
+        return flops.decoder(part, channels=self.channels, stride=self.card.stride, resolution=self.side, trained_latents=trained)
+
+    @cached_property
+    def transformer(self) -> flops.Work:
+        """The diffusion transformer on one latent."""
+        return flops.transformer(self.config.diffusion.transformer, channels=self.channels, grid=self.grid, classes=self.counts.classes)
+
+    @cached_property
+    def features(self) -> float:
+        """Operations of the frozen encoder on one image."""
+        return flops.encoding(self.card, self.side) or 0.0
+
+    @property
+    def encoding(self) -> float:
+        """Operations from one image to its raw latent."""
+        return self.features + self.residual.forward
+
+    @cached_property
+    def decoding(self) -> float:
+        """Operations from one raw latent to its image."""
+        if self.card.kind == "codec":
+            return flops.encoding(self.card, self.side, decode=True) or 0.0
+        return self.decoder.forward
+
+    @cached_property
+    def extractor(self) -> float:
+        """Operations of the judging network on one image."""
+        return 1e9 * judges.row("features", self.config.scores.extractor).get("gflops", 0.0)
+
+    @property
+    def second_extractor(self) -> str:
+        """The second judging network; the first one where none was named, which plans no second stage."""
+        return self.config.scores.second_extractor or self.config.scores.extractor
+
+    @cached_property
+    def teaching(self) -> float:
+        """Operations on one image of the encoder that REPA's loss looks at."""
+        return (flops.encoding(self.teacher, self.side) or 0.0) if self.teacher else 0.0
+
+    @property
+    def unknown(self) -> list[str]:
+        """Networks whose operations nobody stated, which count as none."""
+        named = [self.card, *([self.teacher] if self.teacher else [])]
+        found = [f"the encoder {card.name}" for card in named if flops.encoding(card, self.side) is None]
+        judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))
+        return found + [f"the extractor {name}" for name in judging if not judges.row("features", name).get("gflops")]
+
+    @property
+    def latent_bytes(self) -> int:
+        """One raw latent in float32."""
+        return FLOAT * self.channels * self.grid**2
+
+    @property
+    def keeps_latents(self) -> bool:
+        """Whether all latents are small enough to stay on disk."""
+        measured = graph.facts(self.config, self.card.kind)["measures-statistics"]
+        return measured and self.latent_bytes * (self.counts.train + self.counts.val) <= KEPT_BYTES
+
+    def passes(self, number_bytes: int, seen: int, *, copies: int = 1) -> int:
+        """Images to encode for a training that looks at ``seen``: each once where all stay in memory."""
+        return self.counts.train * copies if number_bytes * self.counts.train * copies <= CACHE_BYTES else seen
+
+
+def counts_of(config: RunConfig) -> Counts:
+    """Images and classes of the configured source: counted where it is here, the published numbers of a data set that is not."""
+    data = config.data
+    facts = published(data.source)
+    if facts is not None:
+        train, val = (data.at_most(split, facts[split]) for split in ("train", "val"))
+        return Counts(train, val, facts["classes"], assumed=facts["title"])
+    from svgbench.images.sources import counted
+
+    train, val, classes = counted(data)
+    return Counts(train, val, classes)
+
+
+def published(source: str) -> dict[str, Any] | None:
+    """The facts of a set of class images that ``data.source`` asks for by name and that is not here; those of single scores are none."""
+    facts = read_yaml(folder("reports") / "datasets.yaml").get(source)
+    return facts if facts and facts["setting"].startswith("--data") and not Path(source).exists() else None
+
+
+def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:
+    """The sizes of a run, its cards looked up."""
+    part = config.diffusion.representation
+    teacher = cards.asked(part.encoder, config.preset, extra) if part.weight else None
+    return Sizes(config, cards.asked(config.encoder, config.preset, extra), counts, teacher)

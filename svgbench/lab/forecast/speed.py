@@ -1,0 +1,98 @@
+"""How fast a machine works through estimates: measured by finished trainings in a store where there are any, else assumed. No torch."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svgbench.config.records import Manifest
+from svgbench.lab.forecast.estimate import Estimate
+from svgbench.stages import graph
+
+H200 = {"bf16": 790e12, "fp32": 60e12}
+"""FLOP/s of large matrix products on one H200: bfloat16 as measured; float32 without TF32, below the datasheet's 67, so
+what runs in TF32 all the same (convolutions, by torch's default) is planned too slow."""
+SHARE = 0.4
+"""Of that rate, what a whole training or sampling is taken to reach."""
+CORE = {"bf16": 10e9, "fp32": 50e9}
+"""FLOP/s of one processor core over whole runs: the tiny preset reaches this; bfloat16 is emulated there."""
+LONG = 20.0
+"""Seconds from which on a training tells a pace; what is shorter was mostly starting up."""
+GPUS = {"tiny": 0, "small": 1, "paper": 8}
+"""What a preset is made for; 0 is the processor."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A machine to plan for."""
+
+    gpus: int
+    """0: this machine's processor."""
+    rates: dict[str, float]
+    """FLOP/s of one GPU, or of the processor, by precision."""
+    said: str
+    """What the rates rest on, for the user."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted when a device is busy for an hour."""
+        return "GPU-hours" if self.gpus else "CPU-hours"
+
+    def device_seconds(self, estimate: Estimate) -> float:
+        """Seconds of one device for a node's operations."""
+        return estimate.bf16 / self.rates["bf16"] + estimate.fp32 / self.rates["fp32"]
+
+    def seconds(self, estimate: Estimate, stage: str) -> float:
+        """Seconds on the clock: the devices share a stage that all processes work on; images are drawn or decoded by one core."""
+        named = [row for row in graph.STAGES if row.name == stage]
+        together = self.gpus if self.gpus and named and named[0].ranks == "all" else 1
+        return estimate.core_seconds + self.device_seconds(estimate) / together
+
+
+def pace_of(gpus: int, store: Path | None = None) -> Pace:
+    """The pace of so many H200 (0: of this processor); ``store``: where finished trainings may tell what such a device reached."""
+    cores = os.cpu_count() or 1
+    assumed = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
+    measured = _measured(store, "cuda" if gpus else "cpu") if store else {}
+    rates = assumed | {name: statistics.median(found) for name, found in measured.items()}
+    words = []
+    if measured:
+        tried = ", ".join(f"{len(found)} in {name}" for name, found in sorted(measured.items()))
+        words.append(f"the median of the longer finished trainings in {store} ({tried})")
+    if missing := [name for name in ("bf16", "fp32") if name not in measured]:
+        words.append(_assumption(gpus, cores, missing))
+    return Pace(gpus, rates, "; ".join(words))
+
+
+def _assumption(gpus: int, cores: int, precisions: list[str]) -> str:
+    if gpus:
+        rates = " and ".join(f"{H200[name] / 1e12:g} TFLOP/s in {name}" for name in precisions)
+        return f"assumed: {gpus} x H200 at {SHARE:.0%} of {rates}"
+    rates = " and ".join(f"{CORE[name] / 1e9:g} GFLOP/s in {name}" for name in precisions)
+    return f"assumed: this processor's {cores} cores at {rates} each"
+
+
+def _measured(store: Path, device: str) -> dict[str, list[float]]:
+    """Precision -> FLOP/s that each finished training on such a device reached, per process."""
+    found: dict[str, list[float]] = {}
+    for path in sorted(store.glob("*/*/manifest.json")):
+        try:
+            manifest = Manifest.read(path.read_bytes())
+        except (OSError, ValueError):
+            continue  # a broken artifact is the store's to judge, when it is used
+        cost, alike = manifest.cost, manifest.seconds >= LONG and manifest.host.get("device") == device
+        if alike and cost.get("flops_per_image") and cost.get("images_per_second"):
+            rate = cost["flops_per_image"] * cost["images_per_second"] / max(1, int(manifest.host.get("ranks", 1)))
+            found.setdefault(_precision(manifest.slice), []).append(rate)
+    return found
+
+
+def _precision(part: dict[str, Any]) -> str:
+    """The precision of the training in a stage's slice."""
+    for name in ("diffusion", "autoencoder"):
+        if name in part:
+            return str(part[name].get("training", {}).get("precision", "fp32"))
+    return "fp32"

@@ -1,0 +1,1 @@
+"""The machine: devices, ranks, files, signals, and the training loop."""

@@ -1,0 +1,288 @@
+"""Rows of arrays on disk that all ranks compute block by block, with a journal of the finished blocks: a killed or stopped computation goes
+on with the blocks that are left.
+
+Blocks are ranges of items of one constant size, and the rows of a block depend on its items alone. So any process of any later attempt,
+under any number of ranks, may compute a block, and the bytes are those of the uninterrupted run. Rows reach the disk before the line of
+the journal that lists them with their digest; a line that a kill cut does not count, and rows without their digest are computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from svgbench.errors import Interrupted, NumericalError, StorageError, SvgbenchError
+from svgbench.machine import arrays
+from svgbench.machine.files import failpoint, guarded, sweep, write_atomic
+from svgbench.machine.rows import append_line, as_line, npy_bytes, whole_lines
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.signals import Stop
+
+FORMAT = 1
+
+
+class _Cut(BaseException):
+    """A signal's end of the block in hand."""
+
+
+class _Cutting(Stop):
+    """A stop that does not wait for the unit in hand: while ``cuts`` is set, the first signal raises _Cut where the main thread is."""
+
+    cuts = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        super()._note(number, frame)
+        if self.cuts:
+            self.cuts = False
+            raise _Cut
+
+
+@dataclass(frozen=True)
+class Array:
+    """A ``.npy`` file with a row for each item, or for each block."""
+
+    path: Path
+    kind: type
+    row: tuple[int, ...]
+    """Shape of one row."""
+    by_block: bool = False
+
+
+class Blocks:
+    """Work on ``range(count)`` in blocks of ``size``. Making one is a meeting of all ranks, as ``run`` is."""
+
+    def __init__(
+        self, journal: Path, files: Sequence[Array], *, count: int, size: int, runtime: Runtime, label: str, unit: str = "images",
+        together: bool = True,
+    ) -> None:  # fmt: skip
+        """Opens the arrays, with the blocks of an earlier attempt where ``journal``'s directory holds its journals (``NAME.RANK.jsonl``),
+        else new ones. ``together``: all ranks work; off for a stage that only the main rank runs. Raises StorageError."""
+        self._journal, self._files, self._count, self._size = journal, tuple(files), count, size
+        self._runtime, self._label, self._unit = runtime, label, unit
+        self._rank, self._world = (runtime.rank, runtime.world) if together else (0, 1)
+        layout = [[file.path.name, np.dtype(file.kind).str, list(file.row), file.by_block] for file in self._files]
+        self._request = {"format": FORMAT, "count": count, "size": size, "files": layout}
+        self._blocks = math.ceil(count / size)
+        done, error = torch.zeros(max(self._blocks, 1), dtype=torch.int64), None
+        try:
+            with guarded(journal):
+                for block in self._finished() if self._rank == 0 else []:
+                    done[block] = 1
+        except Exception as caught:
+            error = caught
+        self._agree(error)
+        if self._world > 1:
+            runtime.broadcast_(done)
+        self._left = [block for block in range(self._blocks) if not done[block]]
+        if self._rank and self._left:
+            write_atomic(self._path(self._rank), as_line(self._request).encode())
+
+    def run(self, work: Callable[..., Sequence[np.ndarray]], read: Callable[[range], Any] | None = None) -> None:
+        """Computes the blocks that are left: ``work(items)`` gives the block's rows for each array. With ``read``, ``work(items,
+        read(items))``: each block is read in a thread while the one before it is computed.
+
+        Raises Interrupted after a signal (the block in hand is given up, the finished ones are kept), and on every rank when one fails.
+        """
+        if not self._left:
+            return
+        mine, rounds = self._left[self._rank :: self._world], math.ceil(len(self._left) / self._world)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._runtime.together(self._label))
+            stop = stack.enter_context(_Cutting())
+            before = self._count - self._number(self._left)
+            bar = stack.enter_context(self._runtime.progress(self._label, self._count, unit=self._unit, done=before))
+            opened = [stack.enter_context(_writable(file.path)) for file in self._files]
+            ahead = stack.enter_context(_Ahead(read, [self._items(block) for block in mine]))
+            for number in range(rounds):
+                own = mine[number : number + 1]
+                saved, error = self._one(own[0], work, ahead, opened, stop) if own else (False, None)
+                if error is None and stop.received:
+                    error = self._interrupted(stop.name, bar.done + (self._number(own) if saved else 0))
+                self._agree(error, bar.done)
+                bar.advance(self._number(self._left[number * self._world : (number + 1) * self._world]))
+            self._agree(self._interrupted(stop.name, bar.done) if stop.received else None, bar.done)
+        if stop.received and self._world == 1:
+            raise self._interrupted(stop.name, self._count)
+
+    def _one(
+        self, block: int, work: Callable[..., Any], ahead: _Ahead, opened: list[tuple[int, int]], stop: _Cutting
+    ) -> tuple[bool, Exception | None]:
+        """One block from its items to its line in the journal: whether it is saved, and what went wrong. A signal ends the computation."""
+        saved, error = False, None
+        try:
+            try:
+                stop.cuts = True
+                if not stop.received:
+                    with guarded(self._journal):
+                        rows = work(self._items(block), *ahead.next())
+                        stop.cuts = False
+                        self._save(block, rows, opened)
+                        saved = True
+            except Exception as caught:
+                error = caught
+            finally:
+                stop.cuts = False
+        except _Cut:
+            pass
+        return saved, error
+
+    def _save(self, block: int, rows: Sequence[np.ndarray], opened: list[tuple[int, int]]) -> None:
+        """Rows first, then their line."""
+        digest = hashlib.sha256()
+        for file, (descriptor, start), part in zip(self._files, opened, rows, strict=True):
+            content = _bytes(file, part, 1 if file.by_block else len(self._items(block)))
+            _write(descriptor, content, start + self._first(file, block) * _row_bytes(file))
+            digest.update(content)
+        for descriptor, _ in opened:
+            os.fsync(descriptor)
+        failpoint("blocks.rows")
+        append_line(self._path(self._rank), {"block": block, "sha256": digest.hexdigest()})
+        failpoint("blocks.journal")
+
+    def _agree(self, error: Exception | None, done: int = 0) -> None:
+        """Raises this rank's error, or one of the same exit status where another rank has one."""
+        status = 0 if error is None else getattr(error, "exit_status", SvgbenchError.exit_status)
+        if self._world > 1:
+            status = int(self._runtime.all_reduce_(torch.tensor([status]), "max").item())
+        if error is not None:
+            raise error
+        if status == Interrupted.exit_status:
+            raise self._interrupted("another rank", done)
+        if status:
+            kinds = {kind.exit_status: kind for kind in (StorageError, NumericalError)}
+            raise kinds.get(status, SvgbenchError)(f"{self._label}: failed in another process, which says why.")
+
+    def _interrupted(self, what: str, done: int) -> Interrupted:
+        return Interrupted(
+            f"{self._label}: stopped by {what} after {done:,} of {self._count:,} {self._unit}, which are saved; "
+            "the same command goes on from there."
+        )
+
+    def _number(self, blocks: Sequence[int]) -> int:
+        """How many items blocks have."""
+        return sum(len(self._items(block)) for block in blocks)
+
+    def _items(self, block: int) -> range:
+        return range(block * self._size, min((block + 1) * self._size, self._count))
+
+    def _first(self, file: Array, block: int) -> int:
+        return block if file.by_block else block * self._size
+
+    def _path(self, rank: int) -> Path:
+        return self._journal.with_name(f"{self._journal.name}.{rank}.jsonl")
+
+    # --- what an earlier attempt left; the main rank alone ---
+
+    def _finished(self) -> list[int]:
+        """The blocks that are complete on disk; makes the arrays where there are none."""
+        folder = self._journal.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        known: dict[int, str] = {}
+        journals = sorted(folder.glob(f"{self._journal.name}.*.jsonl"))
+        for lines in map(whole_lines, journals):
+            if lines and lines[0] == self._request:
+                known |= {line["block"]: line.get("sha256") for line in lines[1:] if line.get("block") in range(self._blocks)}
+        if not all(self._fits(file) for file in self._files):
+            known = {}
+        if not known:
+            for journal in journals:
+                journal.unlink()
+            for file in self._files:
+                file.path.unlink(missing_ok=True)
+                arrays.create(file.path, file.kind, self._shape(file))
+        whole = {block: digest for block, digest in known.items() if digest == self._digest(block)}
+        if len(whole) < len(known):
+            self._runtime.say(
+                f"warning: {self._label}: {len(known) - len(whole)} of {len(known)} saved blocks are damaged; they are computed again."
+            )
+        lines = [self._request, *({"block": block, "sha256": digest} for block, digest in sorted(whole.items()))]
+        write_atomic(self._path(0), "".join(map(as_line, lines)).encode())
+        for journal in journals:
+            if journal != self._path(0):
+                journal.unlink(missing_ok=True)
+        return sorted(whole)
+
+    def _shape(self, file: Array) -> tuple[int, ...]:
+        return (self._blocks if file.by_block else self._count, *file.row)
+
+    def _fits(self, file: Array) -> bool:
+        """Whether the file is as ``arrays.create`` makes it."""
+        try:
+            found = np.load(file.path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return False
+        shape = self._shape(file)
+        return found.shape == shape and found.dtype == file.kind and file.path.stat().st_size == npy_bytes(shape, file.kind)
+
+    def _digest(self, block: int) -> str:
+        digest = hashlib.sha256()
+        for file in self._files:
+            first = self._first(file, block)
+            rows = np.load(file.path, mmap_mode="r")[first : first + (1 if file.by_block else len(self._items(block)))]
+            digest.update(np.ascontiguousarray(rows).data)
+        return digest.hexdigest()
+
+
+class _Ahead(contextlib.AbstractContextManager["_Ahead"]):
+    """What is read for blocks, in order, one ahead of the computation; nothing where there is no ``read``."""
+
+    def __init__(self, read: Callable[[range], Any] | None, blocks: Sequence[range]) -> None:
+        self._read, self._blocks = read, iter(blocks)
+        self._pool = ThreadPoolExecutor(1) if read else None
+        self._ready: list[Future[Any]] = []
+        self._submit()
+
+    def _submit(self) -> None:
+        items = next(self._blocks, None)
+        if self._pool is not None and items is not None:
+            self._ready.append(self._pool.submit(self._read, items))
+
+    def next(self) -> list[Any]:
+        """What was read for the next block, alone in a list."""
+        if self._pool is None:
+            return []
+        found = self._ready.pop().result()
+        self._submit()
+        return [found]
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[tuple[int, int]]:
+    """A file's descriptor for writing and where its rows begin."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        yield descriptor, np.load(path, mmap_mode="r").offset
+    finally:
+        os.close(descriptor)
+
+
+def _row_bytes(file: Array) -> int:
+    return math.prod(file.row) * np.dtype(file.kind).itemsize
+
+
+def _bytes(file: Array, rows: np.ndarray, count: int) -> memoryview:
+    if rows.shape != (count, *file.row) or rows.dtype != file.kind:
+        raise ValueError(f"{file.path.name} takes {np.dtype(file.kind)} {(count, *file.row)}, not {rows.dtype} {rows.shape}")
+    return memoryview(np.ascontiguousarray(rows)).cast("B")
+
+
+def _write(descriptor: int, content: memoryview, place: int) -> None:
+    while content:
+        written = os.pwrite(descriptor, content, place)
+        content, place = content[written:], place + written

@@ -1,0 +1,204 @@
+"""Checkpoints: directories of safetensors with digests that are whole or absent, the two newest kept, the newest valid one restored.
+
+``OUT/checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and every file's sha256).
+It is written under another name, flushed, and renamed, so a kill at any moment leaves the older one or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, need_space, remove_tree, sha256_of, sweep
+
+KEPT = 2
+"""Checkpoints that stay: the newest, and the one before it in case the newest is damaged later."""
+FOLDER = "checkpoints"
+"""Their place below the output directory of a training."""
+FORMAT = 1
+"""Layout of a checkpoint directory."""
+
+STEP_SECONDS = 10.0
+"""Time between two saved states of a computation that is not a training (``Steps``)."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: tensors by part and by name, and plain JSON state."""
+
+    images_seen: int
+    parts: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> Path:
+    """Writes ``directory/<images seen>`` atomically and removes all but the last two; StorageError leaves the older ones as they were."""
+    place = directory / f"{checkpoint.images_seen:012d}"
+    with guarded(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        sweep(directory)
+        need_space(directory, sum(t.numel() * t.element_size() for part in checkpoint.parts.values() for t in part.values()) + 4096)
+        temporary = directory / f"{TEMPORARY}{place.name}"
+        failpoint("checkpoint.begin")
+        temporary.mkdir()
+        try:
+            _write(temporary, checkpoint)
+        except BaseException:
+            sweep(directory)
+            raise
+        failpoint("checkpoint.before_rename")
+        if place.exists():  # it was read and found damaged, or the same moment is saved again
+            remove_tree(place)
+        temporary.rename(place)
+        failpoint("checkpoint.renamed")
+        fsync(directory)
+        for old in found(directory)[KEPT:]:
+            failpoint("checkpoint.purge")
+            remove_tree(old)
+    return place
+
+
+def found(directory: Path) -> list[Path]:
+    """Checkpoint directories, newest first, valid or not."""
+    if not directory.is_dir():
+        return []
+    return sorted((p for p in directory.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name), reverse=True)
+
+
+def newest_valid(directory: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint whose every file has its digest; each one passed over is named to ``warn``."""
+    for place in found(directory):
+        try:
+            check(place)
+        except DamagedCheckpoint as damage:
+            warn(f"warning: {damage}; the one before it is used.")
+        else:
+            return place
+    return None
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint that is not what was written; never leaves ``newest_valid``'s callers."""
+
+
+def check(place: Path) -> dict[str, Any]:
+    """The state of a checkpoint whose files all have the digests it lists; DamagedCheckpoint otherwise."""
+    try:
+        state = json.loads((place / "state.json").read_bytes())
+        body = {name: value for name, value in state.items() if name != "digest"}
+        whole = state["digest"] == _digest(body) and state["format"] == FORMAT
+        files = dict(state["files"]) if whole else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {place / 'state.json'} cannot be read ({type(error).__name__})") from None
+    if not whole:
+        raise DamagedCheckpoint(f"checkpoint {place / 'state.json'} does not have the digest it states")
+    for name, wanted in files.items():
+        try:
+            matches = sha256_of(place / name) == wanted
+        except OSError as error:
+            raise DamagedCheckpoint(f"checkpoint {place / name} cannot be read ({type(error).__name__})") from None
+        if not matches:
+            raise DamagedCheckpoint(f"checkpoint {place / name} does not have the digest its state.json lists")
+    return state
+
+
+def load(place: Path) -> Checkpoint:
+    """The content of one checkpoint, tensors on the CPU; ``check`` it first."""
+    state = json.loads((place / "state.json").read_bytes())
+    try:
+        parts = {Path(name).stem: load_file(place / name) for name in state["files"]}
+    except (OSError, SafetensorError) as error:
+        raise DamagedCheckpoint(f"checkpoint {place} cannot be read ({error})") from None
+    return Checkpoint(int(place.name), parts, state["state"])
+
+
+class Steps:
+    """The state of a long computation of one process, saved from time to time for the next attempt. Parts of it have names of their own."""
+
+    def __init__(self, folder: Path | None, warn: Callable[[str], None] = lambda sentence: None) -> None:
+        """``folder``: where the states are saved; None: nowhere. ``warn`` is called for damaged ones."""
+        self._folder, self._warn, self._saved_at = folder, warn, time.monotonic()
+
+    def part(self, name: str) -> Steps:
+        """The states of a part."""
+        return Steps(self._folder / name if self._folder else None, self._warn)
+
+    def last(self) -> Checkpoint | None:
+        """The newest state, its tensors on the CPU; None where there is none."""
+        place = newest_valid(self._folder, self._warn) if self._folder else None
+        return load(place) if place else None
+
+    def save(self, step: int, make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]], *, due: bool = False) -> None:
+        """Saves the state after a step (tensors and plain values that ``make`` gives) when one is ``due`` or the last was saved
+        ``STEP_SECONDS`` ago."""
+        if self._folder is not None and (due or time.monotonic() - self._saved_at >= STEP_SECONDS):
+            tensors, state = make()
+            save(self._folder, Checkpoint(step, {"tensors": tensors}, state))
+            self._saved_at = time.monotonic()
+            failpoint("steps.saved")
+
+    def once(
+        self, name: str, compute: Callable[[Steps], tuple[dict[str, Tensor], dict[str, Any]]]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The result of a part, computed unless an earlier attempt saved it. ``compute`` gets the part's own states."""
+        result = self.part(name)
+        known = result.last()
+        if known is not None:
+            return known.parts["tensors"], known.state
+        found = compute(result.part("steps"))
+        result.save(0, lambda: found, due=True)
+        return found
+
+
+def clear(out: Path) -> None:
+    """Removes ``OUT/checkpoints``, for a stage that has written its result."""
+    with guarded(out):
+        remove_tree(out / FOLDER)
+
+
+def _write(temporary: Path, checkpoint: Checkpoint) -> None:
+    """All files of a checkpoint, flushed; ``state.json`` is the last."""
+    names = []
+    for part, tensors in checkpoint.parts.items():
+        name = f"{part}.safetensors"
+        with guarded(temporary / name):
+            save_file(_plain(tensors), temporary / name)
+            fsync(temporary / name)
+        names.append(name)
+        failpoint("checkpoint.part")
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        digests = dict(zip(names, pool.map(sha256_of, [temporary / name for name in names]), strict=True))
+    body = {"format": FORMAT, "images_seen": checkpoint.images_seen, "files": digests, "state": checkpoint.state}
+    body["digest"] = _digest(body)
+    target = temporary / "state.json"
+    target.write_text(json.dumps(body, indent=1) + "\n")
+    fsync(target)
+    failpoint("checkpoint.state")
+    fsync(temporary)
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no memory (safetensors refuses tied weights)."""
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu").contiguous()
+        if tensor.data_ptr() in seen:
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        plain[name] = tensor
+    return plain

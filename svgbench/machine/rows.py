@@ -1,0 +1,158 @@
+"""Rows written one after the other into ``.npy`` files, and the journal that lets a killed writing go on where it was. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from svgbench.errors import BrokenArtifact
+from svgbench.machine.files import write_atomic
+
+
+class Rows(contextlib.AbstractContextManager["Rows"]):
+    """A ``.npy`` file written row by row: the header's count is filled in at the end (numpy pads it for that). Plain writes: on a full disk
+    a memory map kills its process."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], kind: type, *, count: int = 0) -> None:
+        """Goes on behind the first ``count`` rows of the file, from which what lies behind them is cut; a new file when 0."""
+        self._path, self._shape, self._kind = path, shape, np.dtype(kind)
+        self.count = count
+        self._file: BinaryIO = path.open("r+b" if count else "wb")
+        self._header()
+        self._start = self._file.tell()
+        if count:
+            self._file.truncate(self._start + count * self._row_bytes)
+            self._file.seek(0, os.SEEK_END)
+
+    @property
+    def _row_bytes(self) -> int:
+        return int(np.prod(self._shape, dtype=np.int64)) * self._kind.itemsize
+
+    def append(self, rows: np.ndarray) -> None:
+        """More rows [n, *shape]."""
+        if rows.shape[1:] != self._shape or rows.dtype != self._kind:
+            raise ValueError(f"{self._path.name} takes {self._kind} rows {self._shape}, not {rows.dtype} {rows.shape[1:]}")
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def sync(self) -> None:
+        """Brings what was appended to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._file.seek(0)
+                self._header()
+                if self._file.tell() != self._start:
+                    raise ValueError(f"{self._path.name}: numpy wrote a header of another length")
+                self.sync()
+        finally:
+            self._file.close()
+
+    def _header(self) -> None:
+        content = {"descr": np.lib.format.dtype_to_descr(self._kind), "fortran_order": False, "shape": (self.count, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, content)
+
+
+class Journal:
+    """What of a packing is on the disk: a first line that says what is packed, then a line for each finished piece of a split. A line is
+    written after its rows; one that was cut by a kill does not count."""
+
+    def __init__(self, path: Path, request: dict[str, Any]) -> None:
+        """Goes on with the journal in the file when it is of the same request. ``other``: the file holds one of another request and stays
+        as it is."""
+        self._path, self._request = path, request
+        lines = whole_lines(path)
+        self.other = bool(lines) and lines[0] != request
+        self.begun = bool(lines) and not self.other
+        self._set(lines[1:] if self.begun else [])
+        if not self.other:
+            write_atomic(path, "".join(map(as_line, [request, *lines[1:]])).encode())
+
+    def begin_again(self) -> None:
+        """Forgets the pieces."""
+        self.begun = False
+        self._set([])
+        write_atomic(self._path, as_line(self._request).encode())
+
+    def add(self, split: str, *, seen: int, rows: int, skipped: list[dict[str, str]]) -> None:
+        """One more piece is written."""
+        line = {"split": split, "seen": seen, "rows": rows, "skipped": skipped}
+        append_line(self._path, line)
+        self._count(line)
+
+    def _set(self, lines: list[dict[str, Any]]) -> None:
+        self.rows: Counter[str] = Counter()
+        """Rows of a split that are written."""
+        self.seen: Counter[str] = Counter()
+        """Images of a split that were looked at."""
+        self.skipped: list[dict[str, str]] = []
+        """Images that could not be read, in order."""
+        for line in lines:
+            self._count(line)
+
+    def _count(self, line: dict[str, Any]) -> None:
+        self.rows[line["split"]] += line["rows"]
+        self.seen[line["split"]] += line["seen"]
+        self.skipped += line["skipped"]
+
+
+def npy_bytes(shape: tuple[int, ...], kind: type) -> int:
+    """The size of a ``.npy`` file of this shape and type."""
+    header = io.BytesIO()
+    content = {"descr": np.lib.format.dtype_to_descr(np.dtype(kind)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, content)
+    return header.tell() + int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+
+
+def as_line(content: dict[str, Any]) -> str:
+    """A journal's line."""
+    return json.dumps(content) + "\n"
+
+
+def append_line(path: Path, content: dict[str, Any]) -> None:
+    """One more line of a journal, on the disk when this returns."""
+    with path.open("a") as file:
+        file.write(as_line(content))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a journal up to the first that is cut or is no JSON object."""
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return []
+    lines = []
+    for line in text.splitlines(keepends=True):
+        try:
+            content = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith("\n") or not isinstance(content, dict):
+            break
+        lines.append(content)
+    return lines
+
+
+def mapped_array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """A read-only memory-mapped array; BrokenArtifact when it is not of this shape and type."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BrokenArtifact(f"{path}: is not a whole array ({error}); remove the directory and run again.") from None
+    if array.shape != shape or array.dtype != kind:
+        raise BrokenArtifact(
+            f"{path}: holds {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}; remove the directory and run again."
+        )
+    return array

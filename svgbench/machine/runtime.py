@@ -1,0 +1,249 @@
+"""Runtime: what changes only speed, never a result, so it is never hashed: device, processes, threads, micro-batch, compile.
+
+``torchrun`` starts many processes; each finds its rank in the environment. Torch is imported when first needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.machine.heartbeat import HEARTBEAT
+from svgbench.machine.progress import Bar, open_bar
+from svgbench.machine.ranks import ranks, timeout_minutes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+BUCKET_BYTES = 128 << 20
+"""Gradients are summed over ranks in pieces of about this size, so that the copy stays small beside the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """The machine a run uses."""
+
+    device: str = "auto"
+    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    threads: int | None = None
+    """CPU threads of torch; torch's own choice when empty. Another number may change the last bits of a result."""
+    workers: int | None = None
+    """Threads that read and crop images while a store is packed; one for each processor this process may use when empty."""
+    micro_batch: int | None = None
+    """Images of one forward and backward pass on one rank; the whole share of the rank when empty."""
+    compile: bool = False
+    """Whether networks compile their blocks."""
+    quiet: bool = False
+    """Shows no progress."""
+    note: Path | None = None
+    """File in which progress is noted for another process to show, in place of a bar."""
+
+    @property
+    def rank(self) -> int:
+        """This process among all of them."""
+        return ranks().rank
+
+    @property
+    def world(self) -> int:
+        """How many processes work together."""
+        return ranks().world
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where this process's tensors live."""
+        import torch
+
+        name = self.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name.startswith("cuda") and not torch.cuda.is_available():
+            raise BadInput(f"device '{self.device}' was asked for and this machine has no CUDA device; use --device cpu.")
+        if name == "cuda":
+            return torch.device("cuda", ranks().local)
+        try:
+            return torch.device(name)
+        except RuntimeError:
+            raise BadInput(f"'{self.device}' is not a device; use auto, cpu, cuda or cuda:N.") from None
+
+    @property
+    def cropping_threads(self) -> int:
+        """``workers``, or as many as there are processors for this process."""
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return max(self.workers or ours or 1, 1)
+
+    def start(self) -> Runtime:
+        """Sets threads and device and, under torchrun, joins the other processes (gloo on CPU, NCCL on GPUs)."""
+        import torch
+
+        device = self.torch_device
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if self.world > 1 and not torch.distributed.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+            limit = timedelta(minutes=timeout_minutes())
+            try:
+                torch.distributed.init_process_group(backend, timeout=limit)
+            except (RuntimeError, ValueError) as error:  # torch's own errors of the network are RuntimeErrors
+                raise SvgbenchError(
+                    f"rank {self.rank} of {self.world} could not connect to the others ({str(error).splitlines()[0][:160]}); "
+                    "see their messages, and run the same command again."
+                ) from error
+            HEARTBEAT.start(self.rank, self.world, limit.total_seconds())
+        return self
+
+    def stop(self) -> None:
+        """Leaves the other processes."""
+        import torch
+
+        if self.world > 1 and torch.distributed.is_initialized():
+            HEARTBEAT.stop()
+            torch.distributed.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Waits until every process is here."""
+        self.all_agree(True)
+
+    def all_agree(self, fine: bool) -> bool:
+        """Whether the answer is yes on every rank; a meeting of the CPUs that the GPUs do not notice."""
+        if self.world == 1:
+            return fine
+        import torch
+
+        answer = torch.tensor([1 if fine else 0], dtype=torch.int64)
+        torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MIN)
+        return bool(answer.item())
+
+    def meet(self, fine: bool) -> bool:
+        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit. When a
+        rank's heartbeat stops, all end (``heartbeat``)."""
+        if self.world == 1:
+            return fine
+        import torch
+
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+        answer = torch.tensor([1 if fine else 0], dtype=torch.int64)
+        torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MIN, group=group)
+        torch.distributed.destroy_process_group(group)
+        return bool(answer.item())
+
+    def all_reduce_(self, tensor: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
+        """The tensor, replaced by its sum (maximum, minimum) over all ranks."""
+        if self.world > 1:
+            from torch.distributed import ReduceOp, all_reduce
+
+            all_reduce(tensor, op={"sum": ReduceOp.SUM, "max": ReduceOp.MAX, "min": ReduceOp.MIN}[op])
+        return tensor
+
+    def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """The tensor, replaced by that of rank ``source``."""
+        if self.world > 1:
+            from torch.distributed import broadcast
+
+            broadcast(tensor, src=source)
+        return tensor
+
+    def sum_over_ranks_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors (of one device and type) by their sums over all ranks, in flat pieces sent while the next one is packed."""
+        if self.world == 1:
+            return
+        import torch
+        from torch.distributed import all_reduce
+
+        sent = []
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
+            sent.append((bucket, flat, all_reduce(flat, async_op=True)))
+        for bucket, flat, handle in sent:
+            handle.wait()
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            torch._foreach_copy_(list(bucket), [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+
+    @contextlib.contextmanager
+    def together(self, label: str) -> Iterator[None]:
+        """Work of all ranks: when one of them dies, the others end with one sentence instead of torch's traceback."""
+        try:
+            yield
+        except RuntimeError as error:
+            import torch
+
+            lost = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "nccl"))
+            if self.world == 1 or not lost:
+                raise
+            raise SvgbenchError(
+                f"{label}: rank {self.rank} lost the others ({str(error).splitlines()[0][:160]}); "
+                "run the same command again, saved work is kept."
+            ) from error
+
+    def shard(self, count: int) -> range:
+        """This rank's share of ``range(count)``: every world-th one, none twice, none left out."""
+        return range(self.rank, count, self.world)
+
+    def autocast(self, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
+        """Context in which matrix products run at this precision; fp32 leaves everything alone."""
+        if precision == "fp32":
+            return contextlib.nullcontext()
+        import torch
+
+        return torch.autocast(self.torch_device.type, dtype=torch.bfloat16)
+
+    @contextlib.contextmanager
+    def progress(self, label: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Bar]:
+        """A bar on standard error with rate and time left; silent when quiet and on other ranks. ``done``: what an earlier run did."""
+        note = self.note if self.is_main else None
+        with open_bar(label, total, unit=unit, done=done, silent=self.quiet or not self.is_main, note=note) as bar:
+            yield bar
+
+    def say(self, sentence: str) -> None:
+        """A line to the user on standard error, from the main rank; warnings come this way and are not silenced by ``quiet``."""
+        if self.is_main:
+            say(sentence)
+
+    def describe(self) -> dict[str, Any]:
+        """Host, device, threads and versions, for the manifest."""
+        import numpy
+        import torch
+
+        device = self.torch_device
+        named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        return {
+            "host": socket.gethostname(),
+            "device": device.type,
+            "device_name": named,
+            "ranks": self.world,
+            "threads": torch.get_num_threads(),
+            "cpus": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "numpy": numpy.__version__,
+        }
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Consecutive tensors in groups of about BUCKET_BYTES."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+        if size >= BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,393 @@
+"""The one training loop: any task, one process or many under torchrun, stopped and resumed at any update with equal bits.
+
+A position in the run (``images_seen``) decides everything: which images come next (``order``), every random draw, the learning rate. So a
+checkpoint is weights, averages, optimiser state and that number, and resuming is calling ``train`` again with the same ``out``.
+
+Ranks hold whole copies (data parallel). A task's losses are sums over its local images divided by the GLOBAL batch size, so gradients add
+up over micro-batches and over ranks: ``apply`` sums them once an update, in flat pieces, which stays exact for tasks with several losses,
+optimisers and backward passes. An absent gradient counts as zero, so every layout makes the same update.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from svgbench.config import schema
+from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
+from svgbench.machine import checkpoints
+from svgbench.machine.averages import Averages
+from svgbench.machine.checkpoints import Checkpoint
+from svgbench.machine.files import failpoint, guarded, sweep, write_atomic
+from svgbench.machine.measure import Stopwatch, peak_memory
+from svgbench.machine.order import Batch, Order, stable_hash
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.signals import GUARD, Stop
+from svgbench.machine.tally import Tally
+
+__all__ = ["Batch", "Task", "TrainingReport", "adam", "learning_rate", "train"]
+
+
+class Task(Protocol):
+    """What is trained. It moves its own data to the device and draws only by ``batch.positions``."""
+
+    modules: dict[str, nn.Module]
+    """All that changes in training, by name; saved and restored whole (statistics belong in buffers)."""
+    averaged: str | None
+    """The module whose moving average is kept, when ``settings.ema`` asks for one."""
+    optimisers: dict[str, Optimizer]
+
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One update: backward over ``batch.micro_batches(...)``, ``apply(name)`` for each optimiser that steps; the losses to report,
+        each the sum over local images divided by ``batch.size``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingReport:
+    """What a finished training did, restarts counted in."""
+
+    images_seen: int
+    updates: int
+    seconds: float
+    """Time in updates over all restarts."""
+    images_per_second: float
+    """Over all ranks, without each start's first stretch (compilation, warm caches) and without checkpoints."""
+    peak_memory_bytes: int
+    losses: dict[str, float]
+    """Means over the last stretch between two log lines."""
+    skipped: int
+    """Updates left out because a number was not finite."""
+    averages: dict[str, Tensor] | None
+    """Moving average of the averaged module as a state dict, when one was kept."""
+
+
+def train(
+    task: Task,
+    *,
+    settings: schema.Training,
+    dataset_size: int,
+    seed: int,
+    out: Path,
+    runtime: Runtime,
+    label: str,
+    keep: Mapping[str, int] | None = None,
+) -> TrainingReport:
+    """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one; ``keep``: file in
+    ``out`` (safetensors) -> after how many images the averages are left there.
+
+    Leaves ``out/checkpoints/`` (removed when the artifact is committed; elsewhere by ``checkpoints.clear``) and ``out/log.jsonl``.
+    Interrupted after a signal, with the work saved; NumericalError past the skip budget; StorageError when the disk fails.
+    """
+    loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label, keep=keep)
+    with runtime.together(label):
+        loop.restore()
+        if loop.images_seen < settings.total_images:
+            _run(loop)
+    return loop.report()
+
+
+def _run(loop: _Loop) -> None:
+    """Updates until all images are seen: log, checkpoint, and stop at an update's end when any rank got a signal."""
+    settings, runtime, label = loop.settings, loop.runtime, loop.label
+    with Stop() as stop, runtime.progress(label, settings.total_images, done=loop.images_seen) as bar:
+        while loop.images_seen < settings.total_images:
+            size = loop.update()
+            stop.unit()
+            figures = loop.log() if loop.at_log_point else {}
+            bar.advance(size, **figures)
+            failpoint("training.updated")
+            stopped = not runtime.all_agree(not stop.received)
+            if stopped or loop.at_checkpoint:
+                with GUARD.hold():
+                    loop.save()
+            if stopped:
+                raise Interrupted(
+                    f"{label}: stopped by {stop.name or 'another rank'} after {loop.images_seen:,} of {settings.total_images:,} images, "
+                    "which are saved; the same command goes on from there."
+                )
+
+
+def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: schema.Optimiser) -> AdamW:
+    """Fused AdamW with the configured betas and decay; ``lr_scale`` in a parameter group multiplies its learning rate."""
+    return AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
+
+
+def learning_rate(settings: schema.Training, images_seen: int) -> float:
+    """The rate of the update that ends at ``images_seen``: linear warm-up, then constant or a cosine to zero at the end."""
+    optimiser = settings.optimiser
+    warmup = optimiser.lr_warmup_images
+    rate = optimiser.lr * min(1.0, images_seen / warmup) if warmup else optimiser.lr
+    if optimiser.schedule == "cosine" and images_seen > warmup:
+        rate *= 0.5 * (1 + math.cos(math.pi * (images_seen - warmup) / max(settings.total_images - warmup, 1)))
+    return rate
+
+
+class _Loop:
+    """State of one training: what a checkpoint holds, and the steps of ``train``."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        settings: schema.Training,
+        dataset_size: int,
+        seed: int,
+        out: Path,
+        runtime: Runtime,
+        label: str,
+        keep: Mapping[str, int] | None,
+    ) -> None:
+        self.task, self.settings, self.seed, self.out, self.runtime, self.label = task, settings, seed, out, runtime, label
+        self._keep = keep or {}
+        self.order = Order(dataset_size, seed=seed)
+        self.images_seen = self.updates = self.skipped = 0
+        self.tally = Tally(runtime.torch_device)
+        self.averages = Averages(task.modules[task.averaged], settings.ema) if task.averaged and settings.ema else None
+        self.losses: dict[str, float] = {}
+        self._identity = {"settings": settings.model_dump(mode="json"), "dataset_size": dataset_size, "seed": seed}
+        self._log_updates = min(max(math.ceil(settings.total_images / settings.batch) // 100, 1), 50)
+        self._saved_at = -1
+        self._clock = Stopwatch()
+
+    # --- one update ---
+
+    def update(self) -> int:
+        """One update of all that the task trains; gives the images it saw."""
+        size = min(self.settings.batch, self.settings.total_images - self.images_seen)
+        batch = self.order.batch(self.images_seen, size, rank=self.runtime.rank, world=self.runtime.world)
+        _seed_libraries(stable_hash(self.seed, "update", self.images_seen, self.runtime.rank, bits=32))
+        self._clock.go()
+        losses = self.task.update(batch, lambda name: self.apply(name, self.images_seen + size))
+        self.tally.add({name: loss.detach() for name, loss in losses.items()}, size)
+        before, self.images_seen = self.images_seen, self.images_seen + size
+        self.updates += 1
+        due = [file for file, images in self._keep.items() if before < images <= self.images_seen]
+        if due and self.averages:
+            content = save({name: tensor.contiguous().cpu() for name, tensor in self.averages.state.items()})
+            for file in due:
+                self._on_main(partial(write_atomic, self.out / file, content))
+        if self.runtime.torch_device.type == "cpu" or self.at_log_point:
+            self._check_numbers()
+        return size
+
+    def apply(self, name: str, images_seen: int) -> None:
+        """One step of an optimiser on the gradients of the global batch; left out on the device itself when they are not finite."""
+        optimiser = self.task.optimisers[name]
+        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [p.grad for p in parameters]
+        self.runtime.sum_over_ranks_(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        bad = ~torch.isfinite(norm)
+        if self.settings.optimiser.max_gradient_norm:
+            torch._foreach_mul_(gradients, (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(self.settings, images_seen) * group.get("lr_scale", 1.0)
+        if optimiser.defaults.get("fused"):
+            optimiser.found_inf, optimiser.grad_scale = bad.float(), None  # type: ignore[attr-defined]
+            optimiser.step()
+        elif not bool(bad):
+            optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        self.tally.note(f"{name}_gradient_norm", norm, bad)
+        if self.averages is not None and self.averages.follows(parameters):
+            self.averages.update()
+        failpoint("training.applied")
+
+    def _check_numbers(self) -> None:
+        """Counts updates that were left out; NumericalError past the budget (weights are still those of the last good update)."""
+        self.skipped += int(self.runtime.all_reduce_(self.tally.take_bad(), "max").item())
+        if self.skipped > self.settings.skipped_updates:
+            raise NumericalError(
+                f"{self.label}: losses or gradients were not finite in {self.skipped} updates, the last before image {self.images_seen:,}, "
+                f"and training.skipped_updates allows {self.settings.skipped_updates}; lower the learning rate, or train in fp32."
+            )
+
+    # --- log ---
+
+    @property
+    def at_log_point(self) -> bool:
+        """Whether a log line is due: a function of the position, so that all ranks agree without asking."""
+        return self.updates % self._log_updates == 0 or self.images_seen >= self.settings.total_images
+
+    def log(self) -> dict[str, float]:
+        """Writes one line of ``log.jsonl``; gives the mean losses since the line before."""
+        self.losses = self.tally.means(self.runtime)
+        self._clock.stop(self.images_seen)
+        line = {
+            "images_seen": self.images_seen,
+            "seconds": round(self._clock.seconds, 3),
+            "images_per_second": round(self._clock.images_per_second(self.images_seen), 3),
+            "lr": learning_rate(self.settings, self.images_seen),
+            "skipped": self.skipped,
+            **self.losses,
+        }
+        self._on_main(lambda: self._append(line))
+        return {name: value for name, value in self.losses.items() if not name.endswith("_gradient_norm")}
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        path = self.out / "log.jsonl"
+        with guarded(path):
+            self.out.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def _rewind_log(self) -> None:
+        """Drops lines of updates after the checkpoint (they will be written again) and a torn last one."""
+        path = self.out / "log.jsonl"
+        with guarded(path):
+            if not path.exists():
+                return
+            kept = []
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    if json.loads(line)["images_seen"] <= self.images_seen:
+                        kept.append(line + "\n")
+            path.write_text("".join(kept), encoding="utf-8")
+
+    # --- checkpoints ---
+
+    @property
+    def at_checkpoint(self) -> bool:
+        """Whether this update crossed a multiple of ``checkpoint_images`` or was the last."""
+        every, size = self.settings.checkpoint_images, self.settings.batch
+        return self.images_seen // every > max(self.images_seen - size, 0) // every or self.images_seen >= self.settings.total_images
+
+    def save(self) -> None:
+        """Writes a checkpoint; every rank leaves with the same error when the main one cannot."""
+        if self._saved_at == self.images_seen:
+            return
+        self._clock.stop(self.images_seen, pause=True)
+        self._check_numbers()
+        parts = {f"module.{name}": dict(module.state_dict()) for name, module in self.task.modules.items()}
+        scalars: dict[str, dict[str, Any]] = {}
+        for name, optimiser in self.task.optimisers.items():
+            parts[f"optimiser.{name}"], scalars[name] = _flatten(optimiser)
+        if self.averages is not None:
+            parts["averages"] = self.averages.state
+        state = {
+            "identity": self._identity,
+            "updates": self.updates,
+            "skipped": self.skipped,
+            "losses": self.losses,
+            "clock": self._clock.state(),
+            "optimisers": scalars,
+            "tally": self.tally.state(self.runtime),
+        }
+        self._on_main(lambda: checkpoints.save(self.out / checkpoints.FOLDER, Checkpoint(self.images_seen, parts, state)))
+        self._saved_at = self.images_seen
+        failpoint("training.saved")
+
+    def restore(self) -> None:
+        """Starts from the newest valid checkpoint, else from the task as it is (the main rank's weights on every rank)."""
+        folder = self.out / checkpoints.FOLDER
+        for module in self.task.modules.values():
+            module.train()
+        place: Path | None = None
+        if self.runtime.is_main:
+            sweep(self.out)
+            sweep(folder)
+            place = checkpoints.newest_valid(folder, self.runtime.say)
+        at = int(self.runtime.broadcast_(torch.tensor([int(place.name) if place else -1])).item())
+        if at < 0:
+            for module in self.task.modules.values():
+                for tensor in module.state_dict().values():
+                    self.runtime.broadcast_(tensor)
+            if self.averages is not None:
+                self.averages.restart()
+        else:
+            self._adopt(checkpoints.load(folder / f"{at:012d}"))
+        if self.runtime.is_main:
+            self._rewind_log()
+
+    def _adopt(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        _refuse_another_run(state["identity"], self._identity, self.out)
+        for name, module in self.task.modules.items():
+            module.load_state_dict(checkpoint.parts[f"module.{name}"])
+        for name, optimiser in self.task.optimisers.items():
+            _unflatten(optimiser, checkpoint.parts[f"optimiser.{name}"], state["optimisers"][name])
+        if self.averages is not None:
+            self.averages.load(checkpoint.parts["averages"])
+        self.images_seen = self._saved_at = checkpoint.images_seen
+        self.updates, self.skipped, self.losses = state["updates"], state["skipped"], state["losses"]
+        self.tally.load(state["tally"], self.runtime)
+        self._clock = Stopwatch(images_seen=self.images_seen, **state["clock"])
+
+    def _on_main(self, write: Callable[[], Any]) -> None:
+        """Writes on the main rank; a StorageError there is one everywhere."""
+        error: StorageError | None = None
+        if self.runtime.is_main:
+            try:
+                write()
+            except StorageError as caught:
+                error = caught
+        if not self.runtime.all_agree(error is None):
+            raise error or StorageError(f"{self.out}: the main process could not write there; its message says why.")
+
+    def report(self) -> TrainingReport:
+        """The figures of the finished training."""
+        return TrainingReport(
+            images_seen=self.images_seen,
+            updates=self.updates,
+            seconds=self._clock.seconds,
+            images_per_second=self._clock.images_per_second(self.images_seen),
+            peak_memory_bytes=peak_memory(self.runtime.torch_device),
+            losses=self.losses,
+            skipped=self.skipped,
+            averages=self.averages.state if self.averages is not None else None,
+        )
+
+
+def _seed_libraries(number: int) -> None:
+    """Global generators at a function of the position, for library code that draws from them (augmentations); our own draws do not."""
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
+
+
+def _flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors and plain values named ``<parameter number>.<key>``."""
+    entries = {f"{n}.{key}": value for n, state in optimiser.state_dict()["state"].items() for key, value in state.items()}
+    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
+    return tensors, {name: value for name, value in entries.items() if name not in tensors}
+
+
+def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in [*tensors.items(), *scalars.items()]:
+        number, _, key = name.partition(".")
+        state.setdefault(int(number), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _refuse_another_run(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) -> None:
+    """BadConfig that names what differs when a checkpoint belongs to other settings."""
+    if there == here:
+        return
+    flat_there, flat_here = _leaves(there), _leaves(here)
+    names = sorted(name for name in {*flat_there, *flat_here} if flat_there.get(name) != flat_here.get(name))
+    differing = ", ".join(f"{name} {flat_there.get(name)} there and {flat_here.get(name)} here" for name in names)
+    raise BadConfig(f"{out}: its checkpoint belongs to another training ({differing}); give another --out, or remove the directory.")
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        leaves.update(_leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
+    return leaves

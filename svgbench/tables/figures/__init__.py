@@ -1,0 +1,1 @@
+"""Figures and the curves and sheets of the page."""

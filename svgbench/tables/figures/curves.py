@@ -1,0 +1,256 @@
+"""Curves: gFID against sampling steps and against images seen in training, and how far classes are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from svgbench.config.records import Protocol, digest
+from svgbench.tables.figures.sources import Tokenizer
+from svgbench.tables.figures.style import SOFT, WIDTH, Drawn, Page, aside, in_lines, line_of, name_lines
+from svgbench.tables.seeds import half_interval
+
+LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.3, 0.3
+"""Inches around panels."""
+INTERVAL: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.55, "zorder": 1.5}
+ABREAST = 3
+"""Panels in a row."""
+LOG_FROM = 6.0
+"""A vertical axis whose values span this factor is logarithmic."""
+
+Rows = list[dict[str, Any]]
+
+
+class Point(NamedTuple):
+    """One mean over seeds of one line in one panel."""
+
+    panel: tuple[str, float]
+    """The judges' part of the protocol (text), and the guidance."""
+    line: str
+    x: int
+    value: float
+    low: float | None
+    high: float | None
+    rows: Rows
+
+
+def gfid_by_steps(found: Sequence[Tokenizer]) -> Drawn | str:
+    """gFID against sampling steps, or why it is not drawn."""
+    rows = {one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one)] for one in found}
+    points = _points(rows, lambda row: row["steps"])
+    if not _has_lines(points):
+        return "gFID against sampling steps needs a run with gFID at two counts of steps or more."
+    title = "gFID against sampling steps"
+    page = _panels(points, [one.name for one in found], "sampling steps", title)
+    return _drawn("gfid-by-steps", title, "sampling steps", page, points)
+
+
+def gfid_by_images(found: Sequence[Tokenizer]) -> Drawn | str:
+    """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where its snapshots
+    were sampled, else over trainings that differ in their length alone."""
+    groups: dict[str, list[Tokenizer]] = {}
+    for one in found:
+        along = len({row["images_seen"] for row in _gfid(one)}) > 1
+        groups.setdefault(one.name if along else _without_length(one), []).append(one)
+    rows = {min((one.name for one in own), key=len): [row for one in own for row in _gfid(one)] for own in groups.values()}
+    most = max((row["steps"] for own in rows.values() for row in own), default=0)
+    points = _points({name: [r for r in own if r["steps"] == most] for name, own in rows.items()}, lambda row: row["images_seen"])
+    if not _has_lines(points):
+        return "gFID against images seen needs snapshots along a training (see the experiment convergence), or two training lengths."
+    title = f"gFID against images seen in training, {most} sampling steps"
+    page = _panels(points, list(rows), "images seen", title)
+    return _drawn("gfid-by-images", title, "images seen in training", page, points)
+
+
+def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> Drawn:
+    seeds = sorted({len(point.rows) for point in points})
+    several = f"mean over {' or '.join(map(str, seeds))} seeds with its 95 % t-interval" if seeds[-1] > 1 else ""
+    single = "value with its bootstrap interval where there is one seed" if seeds[0] == 1 else ""
+    caption = (
+        f"Frechet distance of samples to the training images (lower is better) against {against}, one line a tokenizer, one panel a "
+        f"guidance and protocol: {'; '.join(part for part in (several, single) if part)}."
+    )
+    columns = ["tokenizer", "guidance", "steps", "images_seen", "gfid", "low", "high", "seeds", "count", "sampler", "protocol"]
+    rows = []
+    for point in points:
+        row = point.rows[0]
+        how = Protocol.model_validate(row["protocol_fields"]).sampling
+        said = [point.line, row["guidance"], row["steps"], row["images_seen"], point.value, point.low, point.high, len(point.rows)]
+        rows.append([*said, row["count"], how.how if how else "", row["protocol"]])
+    return Drawn(name, title, caption, page, columns, rows)
+
+
+def _gfid(one: Tokenizer) -> Rows:
+    return [row for row in one.rows if row["metric"] == "gfid" and row["images_seen"] is not None]
+
+
+def _longest(one: Tokenizer) -> int:
+    return max((row["images_seen"] for row in _gfid(one)), default=0)
+
+
+def _without_length(one: Tokenizer) -> str:
+    """What a tokenizer and its transformer are but for how long the transformer was trained."""
+    config = one.config.model_dump(mode="json", exclude={"seed": True, "sampling": True})
+    training = config["diffusion"]["training"]
+    return digest({**config, "diffusion": {**config["diffusion"], "training": {**training, "total_images": 0, "checkpoint_images": 0}}})
+
+
+def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], int]) -> list[Point]:
+    """Seeds folded. A line is a tokenizer under one way of sampling; the way is named where there are several."""
+    cells: dict[tuple[tuple[str, float], str, str, int], Rows] = {}
+    for name, own in rows.items():
+        for row in own:
+            made = Protocol.model_validate(row["protocol_fields"])
+            judged = made.model_copy(update={"sampling": None}).text
+            cells.setdefault(((judged, row["guidance"]), name, made.sampling.how if made.sampling else "", x(row)), []).append(row)
+    ways = {way for _, _, way, _ in cells}
+    points = []
+    for (panel, name, way, where), own in sorted(cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])):
+        values = [row["value"] for row in own]
+        value = mean(values)
+        half = half_interval(values) if len(values) > 1 else None
+        low, high = (own[0]["low"], own[0]["high"]) if half is None else (value - half, value + half)
+        points.append(Point(panel, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, own))
+    return points
+
+
+def _has_lines(points: list[Point]) -> bool:
+    ends: dict[tuple[Any, str], set[int]] = {}
+    for point in points:
+        ends.setdefault((point.panel, point.line), set()).add(point.x)
+    return any(len(own) > 1 for own in ends.values())
+
+
+def _panels(points: list[Point], order: list[str], label: str, title: str) -> Page:
+    """A panel for each protocol and guidance, all with the same axes where the protocol is the same; names at the last panel of a row."""
+    panels = list(dict.fromkeys(point.panel for point in points))
+    lines = list(dict.fromkeys(sorted((point.line for point in points), key=lambda line: _place(line, order))))
+    columns = min(ABREAST, max(sum(panel[0] == judged for panel in panels) for judged, _ in panels))
+    rows = []  # a protocol begins a row
+    for judged in dict.fromkeys(judged for judged, _ in panels):
+        own = [panel for panel in panels if panel[0] == judged]
+        rows += [own[start : start + columns] for start in range(0, len(own), columns)]
+    width, height = (WIDTH - LEFT - RIGHT - (columns - 1) * GAP) / columns, max(2.1, 0.15 * len(lines))
+    step = height + 0.85
+    page = Page(WIDTH, TOP + len(rows) * step)
+    page.title(title)
+    for down, row in enumerate(rows):
+        same = [point for point in points if point.panel[0] == row[0][0]]
+        for across, panel in enumerate(row):
+            axes = page.axes(LEFT + across * (width + GAP), TOP + 0.22 + down * step, width, height)
+            ends = _lines(axes, [point for point in points if point.panel == panel], lines)
+            _scales(axes, same)
+            axes.set_title("without guidance" if panel[1] == 1 else f"guidance {panel[1]:g}", loc="left")
+            axes.set_xlabel(label)
+            if across == 0:
+                axes.set_ylabel("gFID (lower is better)")
+            else:
+                axes.tick_params(labelleft=False)
+            if panel == row[-1]:
+                name_lines(axes, ends, height)
+        page.text(LEFT, TOP + down * step + height + 0.72, row[0][0], fontsize=5.5, color=SOFT, va="center")
+    return page
+
+
+def _place(line: str, order: list[str]) -> tuple[int, str]:
+    return next((i for i, name in enumerate(order) if line == name or line.startswith(name + ", ")), len(order)), line
+
+
+def _lines(axes: Axes, points: list[Point], lines: list[str]) -> list[tuple[float, float, str, str]]:
+    """Draws a panel's lines; gives where each ends."""
+    ends = []
+    for number, line in enumerate(lines):
+        own = [point for point in points if point.line == line]
+        if not own:
+            continue
+        how, beside = line_of(number), 1 + 0.09 * aside(number, len(lines))
+        axes.plot([p.x * beside for p in own], [p.value for p in own], **how)
+        known = [p for p in own if p.low is not None]
+        axes.vlines([p.x * beside for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], **INTERVAL)
+        ends.append((own[-1].x * beside, own[-1].value, line, str(how["color"])))
+    return ends
+
+
+def _scales(axes: Axes, points: list[Point]) -> None:
+    """Axes that hold all these points: x logarithmic with a tick at each count, y logarithmic where values span a wide factor."""
+    xs = sorted({point.x for point in points})
+    axes.set_xscale("log")
+    axes.set_xlim(xs[0] / 1.18, xs[-1] * 1.18)
+    kept = [x for i, x in enumerate(xs) if i == 0 or x / xs[i - 1] > 1.2]
+    axes.set_xticks(kept, [_count(x) for x in kept])
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = min(p.value for p in points), max(p.value for p in points)
+    whole = [bound for p in points for bound in (p.low, p.high, p.value) if bound is not None and bound > 0]
+    if low > 0 and high / low > LOG_FROM:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(max(min(whole), low / 2) / 1.1, max(whole) * 1.1)
+    else:
+        room = 0.06 * (max(whole) - min(whole) or 1)
+        axes.set_ylim(min(whole) - room, max(whole) + room)
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+
+
+def _count(x: int) -> str:
+    """A count in few letters: 25, 64k, 1.2M."""
+    return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
+
+
+def class_shares(found: Sequence[Tokenizer]) -> Drawn:
+    """The share of what varies that is a matter of class: in pooled latents, and in the velocities at each time."""
+    columns = ["tokenizer", "of", "t", "class_share", "low", "high", "count", "protocol"]
+    rows: list[list[Any]] = []
+    height = max(2.2, 0.24 * len(found))
+    page = Page(WIDTH, TOP + height + 0.75)
+    page.title("How far classes are apart: share of the variance that the class explains")
+    left = page.axes(1.45, TOP + 0.22, 1.65, height)
+    right = page.axes(3.75, TOP + 0.22, 1.7, height)
+    markers = {"features": "o", "residual": "x", "both": "D"}
+    ends = []
+    for number, one in enumerate(found):
+        colour = str(line_of(number)["color"])
+        scores = one.read("embedding")[1]["class_share"]
+        for score in scores:
+            part = score["detail"]["latents"]
+            how = {"markerfacecolor": "white"} if part == "both" else {}
+            y = number + 0.44 * aside(list(markers).index(part), len(markers)) if len(scores) > 1 else number
+            left.plot(100 * score["value"], y, markers[part], color=colour, clip_on=False, **how)
+            left.hlines(y, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
+            rows.append([one.name, f"latents: {part}", None, *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
+        times = one.read("velocities")[1]["times"]
+        beside = 0.05 * aside(number, len(found))
+        right.plot([at["t"] + beside for at in times], [100 * at["class_share"]["value"] for at in times], **line_of(number))
+        for at in times:
+            score = at["class_share"]
+            right.vlines(at["t"] + beside, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
+            rows.append([one.name, "velocities", at["t"], *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
+        ends.append((times[-1]["t"] + beside, 100 * times[-1]["class_share"]["value"], one.name, colour))
+    left.set_yticks(range(len(found)), [in_lines(one.name) for one in found])
+    left.set_ylim(len(found) - 0.4, -0.6)
+    left.set_xlabel("of pooled latents, %\n• features   × residual   ◇ both")
+    left.set_title("latents", loc="left")
+    right.set_xlabel("t (0 noise, 1 data)")
+    right.set_ylabel("of velocities, %")
+    right.set_title("velocities, the class untold", loc="left")
+    for axes, direction in ((left, "x"), (right, "y")):
+        axes.grid(axis=direction)
+        axes.set_axisbelow(True)
+        axes.axhline(0, color=SOFT, linewidth=0.5) if axes is right else axes.axvline(0, color=SOFT, linewidth=0.5)
+    name_lines(right, ends, height)
+    caption = (
+        "Omega squared of the class with its 95 % bootstrap interval; about 0 where classes are entangled, 1 where nothing but the class "
+        "varies. Left: latents as the transformer sees them, averaged over positions. Right: velocities that the trained transformer gives "
+        "noised validation images without being told their class."
+    )
+    return Drawn("class-share", "How far classes are apart", caption, page, columns, rows)
+
+
+def _text(score: dict[str, Any]) -> str:
+    return Protocol.model_validate(score["protocol"]).text

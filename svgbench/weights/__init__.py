@@ -1,0 +1,1 @@
+"""Weight files: formats, names of tensors, and which weights a file holds."""

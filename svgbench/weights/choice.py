@@ -1,0 +1,365 @@
+"""Which tensors of a checkpoint are the weights: averaged before raw, out of the wrappers of training codes, under their plain names.
+
+A checkpoint may hold several sets of weights: the raw ones, one or more averages (EMA), other networks. Each set is a candidate with a key,
+the dotted path to it. One average beside the raw weights that have its names is taken; where no rule says which, the file is refused with
+the list of keys, and ``--weights-key`` names one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from svgbench.config.weight_files import is_average
+from svgbench.errors import BadWeights, closest
+from svgbench.weights.kinds import looks_like
+from svgbench.weights.names import COUNTERS, Names, count, numbers_left_out, plain, roots, unwrapped
+from svgbench.weights.torch_files import StandIn, Stored
+
+RAW = ("state_dict", "model", "module", "net", "network", "model_state_dict", "params", "weights", "generator", "")
+"""Usual keys of the weights of a training; the last is the checkpoint itself."""
+TRAINING = re.compile(r"^(opt|lr|sched|scaler|rng|random|loops|args$|config|cfg|hparams|hyper|amp|grad_|loss_scaler)", re.IGNORECASE)
+"""Keys of what training keeps beside the weights."""
+MOMENTS = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "exp_inf", "n_averaged"}
+"""Names of an optimiser's own tensors."""
+DEPTH = 6
+"""Keys down to which weights are looked for."""
+VISITS = 20_000
+"""Mappings and lists that are looked into."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One set of weights."""
+
+    path: tuple[str, ...]
+    tensors: Names
+    averaged: bool = False
+
+    @property
+    def key(self) -> str:
+        """What ``--weights-key`` calls it."""
+        return ".".join(self.path) or "."
+
+    @property
+    def last(self) -> str:
+        """The key nearest to the tensors."""
+        return self.path[-1] if self.path else ""
+
+    @property
+    def shown(self) -> str:
+        """The key, and whether it is an average."""
+        return f"'{self.key}'" + (" (averaged)" if self.averaged else "")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The weights that were taken."""
+
+    tensors: Names
+    key: str = "."
+    note: str = ""
+    """A sentence about the choice; empty where there was none."""
+
+
+@dataclass
+class _Found:
+    """What a walk through a checkpoint collects."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    """Averages that cannot be read, in words: lists without names, objects of unknown classes."""
+    objects: list[str] = field(default_factory=list)
+    """Classes of objects that hold tensors."""
+    visits: int = 0
+    """How many mappings and lists were looked into: a file may hold itself."""
+
+
+def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
+    """The weights in a checkpoint's content, by ``key`` where one is asked for; ``path`` opens the error."""
+    found = _Found()
+    if isinstance(content, StandIn) and not content:
+        raise BadWeights(f"{path} holds a pickled object ({content.foreign}), which is not opened; save its state dict alone.")
+    if not isinstance(content, Mapping):
+        held = "one tensor without a name" if isinstance(content, Tensor | Stored) else f"{type(content).__name__}, not named tensors"
+        raise BadWeights(f"{path} holds {held}; hand over a state dict.")
+    _walk(content, (), path, found)
+    candidates = _weights_among(found.candidates)
+    candidates = [one for candidate in candidates for one in _split(candidate, path)]
+    candidates = _once([replace(one, tensors=plain(one.tensors)) for one in candidates if one.tensors])
+    if key is not None:
+        return _asked(candidates, key, path)
+    if not candidates:
+        if found.objects:
+            raise BadWeights(
+                f"{path} holds its tensors inside objects ({found.objects[0]}), which are not opened; save a state dict alone."
+            )
+        raise BadWeights(f"{path} holds no named tensors; hand over a state dict.")
+    return _best(_teachers(candidates), path, found)
+
+
+def average_beside(content: Any, path: Path, names: Names) -> bool:
+    """Whether another file's content holds an average of the weights with these names."""
+    found = _Found()
+    if isinstance(content, Mapping):
+        _walk(content, (), path, found)
+    return bool(found.closed) or any(2 * len(one.tensors.keys() & names.keys()) > len(one.tensors) for one in found.candidates)
+
+
+def _walk(node: Any, path: tuple[str, ...], file: Path, found: _Found) -> None:
+    """Collects every mapping with tensors."""
+    found.visits += 1
+    if found.visits > VISITS:
+        raise BadWeights(f"{file} nests more than {VISITS:,} mappings, more than any checkpoint; save its state dict alone.")
+    if isinstance(node, list | tuple):
+        if path and is_average(".".join(path)) and node and all(isinstance(one, Tensor | Stored) for one in node):
+            found.closed.append(f"'{'.'.join(path)}' is a list of {len(node)} tensors without names")
+        if not any(isinstance(one, Mapping) for one in node) or len(node) > 64:
+            return
+        node = {str(number): one for number, one in enumerate(node)}
+    own = {str(name): value for name, value in node.items() if isinstance(value, Tensor | Stored)}
+    strange = {str(name): value.foreign for name, value in node.items() if isinstance(value, StandIn) and _tensor_like(value)}
+    if strange:
+        name, kind = next(iter(strange.items()))
+        raise BadWeights(f"{file} holds {len(strange)} tensors of a kind that is not read ({name}: {kind}); save plain tensors.")
+    if own:
+        found.candidates.append(Candidate(path, own))
+    for name, value in node.items():
+        inner = (*path, str(name))
+        if isinstance(value, StandIn) and not any(True for _ in _held(dict(value))) and any(True for _ in _held((value.state, value.args))):
+            found.objects.append(value.foreign)
+            if is_average(str(name)):
+                found.closed.append(f"'{'.'.join(inner)}' is an object ({value.foreign})")
+        elif TRAINING.match(str(name)):
+            _averages_without_names(value, inner, found)
+        elif isinstance(value, Mapping | list | tuple) and len(inner) < DEPTH:
+            _walk(value, inner, file, found)
+
+
+def _averages_without_names(node: Any, path: tuple[str, ...], found: _Found) -> None:
+    """Averages that some callbacks keep with the optimiser's state: lists in the order of its parameters."""
+    for number, state in enumerate(node if isinstance(node, list | tuple) else [node]):
+        for name, value in state.items() if isinstance(state, Mapping) else ():
+            if is_average(str(name)) and isinstance(value, list | tuple) and any(isinstance(one, Tensor | Stored) for one in value):
+                found.closed.append(f"'{'.'.join(path)}.{number}.{name}' is a list of {len(value)} tensors without names")
+
+
+def _held(node: Any, depth: int = DEPTH, seen: set[int] | None = None) -> Iterator[Any]:
+    """Tensors anywhere inside."""
+    seen = set() if seen is None else seen
+    if isinstance(node, Tensor | Stored):
+        yield node
+    elif depth and isinstance(node, Mapping | list | tuple) and id(node) not in seen:
+        seen.add(id(node))
+        inner = list(node.values()) if isinstance(node, Mapping) else list(node)
+        inner += [node.state, node.args] if isinstance(node, StandIn) else []
+        for one in inner:
+            yield from _held(one, depth - 1, seen)
+
+
+def _tensor_like(value: StandIn) -> bool:
+    return value.foreign.startswith(("torch._utils._rebuild", "torch._tensor.", "torch.distributed.tensor"))
+
+
+def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
+    """Without optimisers' states, and without single numbers beside the weights."""
+    kept = [one for one in candidates if not set(one.tensors) <= MOMENTS]
+    large = [one for one in kept if any(count(value) > 1 for value in one.tensors.values())]
+    kept = large or kept
+    if len(kept) > 1 and not kept[0].path and sum(count(value) > 1 for value in kept[0].tensors.values()) < 2:
+        kept = kept[1:]  # one tensor beside the state dicts, such as weights of classes
+    paths = {one.path for one in candidates}
+    averaging = {one.path[:-1] for one in candidates if one.last == "averaging_state"}
+    return [  # Lightning's WeightAveraging keeps the average as the state dict and the raw weights beside it
+        replace(
+            one,
+            averaged=any(is_average(key) for key in one.path)
+            or (one.last == "state_dict" and one.path[:-1] in averaging and (*one.path[:-1], "current_model_state") in paths),
+        )
+        for one in kept
+    ]
+
+
+def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
+    """The raw weights and the averages that one state dict holds under different first words."""
+    tensors = unwrapped(candidate.tensors, file)
+    parts = roots(tensors)
+    averages = [root for root in parts if root and is_average(root) and _is_of(parts[root], root, tensors)]
+    if not averages and {"student", "teacher"} <= parts.keys():
+        averages = ["teacher"]
+    if candidate.averaged and len(candidate.path) <= 2 * DEPTH and all(root.isdigit() for root in parts):
+        for root, inner in parts.items():
+            yield from _split(Candidate((*candidate.path, root), inner, averaged=True), file)
+        return
+    if not averages or len(candidate.path) > 2 * DEPTH:
+        yield replace(candidate, tensors=tensors)
+        return
+    rest = {name: value for name, value in tensors.items() if name.partition(".")[0] not in averages}
+    for root in averages:
+        inner = numbers_left_out(parts[root])
+        if rest and all(name in COUNTERS for name in inner):
+            continue
+        overlaid = _without_dots(inner, rest)
+        if overlaid is not None:
+            yield Candidate((*candidate.path, root), overlaid, averaged=True)
+        else:
+            yield from _split(Candidate((*candidate.path, root), inner, averaged=True), file)
+    rest = numbers_left_out(rest)
+    others = roots(rest)
+    if len(others) == 1 and "" not in others:
+        ((root, inner),) = others.items()
+        yield Candidate((*candidate.path, root), inner)
+    elif rest:
+        yield Candidate(candidate.path, rest, averaged=False)
+
+
+def _is_of(average: Names, root: str, tensors: Names) -> bool:
+    """Whether what is under an average's word is an average of the tensors beside it, or a whole network: a part of a network may be called
+    so too."""
+    rest = {name: value for name, value in tensors.items() if name.partition(".")[0] != root}
+    if not rest or all(name in COUNTERS for name in average) or _without_dots(numbers_left_out(average), rest) is not None:
+        return True
+    beside = {(tail, tuple(value.shape)) for name, value in rest.items() for tail in _tails(name)}
+    matched = sum(any((tail, tuple(value.shape)) in beside for tail in _tails(name)) for name, value in average.items())
+    return 2 * matched >= len(average) or looks_like(plain(average)) is not None
+
+
+def _tails(name: str) -> list[str]:
+    """The name, and the same without its first one, two and three words."""
+    words = name.split(".")
+    return [".".join(words[count:]) for count in range(min(4, len(words)))]
+
+
+def _without_dots(average: Names, raw: Names) -> Names | None:
+    """LDM's LitEma keeps names without their dots, of the whole module or of its ``model``: the raw tensors with these in their place."""
+    if not average or any("." in name for name in average):
+        return None
+    for root in ("model.", ""):
+        full = {name.removeprefix(root).replace(".", ""): name for name in raw if name.startswith(root)}
+        if average.keys() <= full.keys():
+            return {**raw, **{full[short]: value for short, value in average.items()}}
+    return None
+
+
+def _teachers(candidates: list[Candidate]) -> list[Candidate]:
+    """A teacher beside its student alone is the student's average."""
+    others = [one for one in candidates if "teacher" not in one.path]
+    alone = all("student" in one.path for one in others)
+    return [replace(one, averaged=True) if "teacher" in one.path and alone else one for one in candidates]
+
+
+def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
+    """The one candidate that the rules take, or the question which."""
+    averages, raw = ([one for one in candidates if one.averaged is kind] for kind in (True, False))
+    if found.closed and not averages:
+        raise BadWeights(
+            f"{path}: the averaged weights cannot be read, {found.closed[0]}; hand over a file with them as a state dict, "
+            f"or take others that it holds: {_option(raw)}."
+        )
+    if len(candidates) == 1:
+        return Chosen(candidates[0].tensors, candidates[0].key)
+    taken: Candidate | None = None
+    if len(averages) == 1:
+        (average,) = averages
+        related = [one for one in raw if _related(one, average)]
+        known = [one for one in raw if looks_like(one.tensors)]
+        if related:
+            return _average(average, max(related, key=lambda one: _together(one.path, average.path)), path)
+        if not known and looks_like(average.tensors):
+            taken = average
+    elif not averages and not any("teacher" in one.path for one in candidates):
+        usual = [one for one in raw if one.last in RAW]
+        known = [one for one in raw if looks_like(one.tensors)]
+        taken = usual[0] if len(usual) == 1 else known[0] if len(known) == 1 and not usual else None
+        if taken is not None and any(one is not taken and _related(one, taken) for one in raw):
+            taken = None  # another set of the same names under a name of its own, perhaps the average
+    if taken is None:
+        raise BadWeights(f"{path} holds {len(candidates)} sets of weights, and it is not clear which is meant; {_option(candidates)}.")
+    return Chosen(taken.tensors, taken.key, f"{path}: took the weights under {taken.shown}, {_beside(taken, candidates)}")
+
+
+def _related(one: Candidate, other: Candidate) -> bool:
+    """Whether two sets are of one network: at least half of the names of ``other`` are in both."""
+    return 2 * len(one.tensors.keys() & other.tensors.keys()) >= len(other.tensors)
+
+
+def _once(candidates: list[Candidate]) -> list[Candidate]:
+    """Without sets that are the very same tensors under another key; the first stays."""
+    seen: dict[frozenset[tuple[str, int]], Candidate] = {}
+    for one in candidates:
+        same = frozenset((name, id(value.storage if isinstance(value, Stored) else value)) for name, value in one.tensors.items())
+        seen.setdefault(same, one)
+    return list(seen.values())
+
+
+def _together(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many keys two paths share from their beginning on."""
+    return next((count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _average(average: Candidate, raw: Candidate, path: Path) -> Chosen:
+    """The average, and from the raw weights what it leaves out: tensors that were not trained. A second name of one tensor (tied weights),
+    which an average of parameters has once, is one tensor there too."""
+    first = {_numbers(value): name for name, value in raw.tensors.items() if name in average.tensors}
+    left = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
+    tied = {name: average.tensors[first[_numbers(value)]] for name, value in left.items() if _numbers(value) in first}
+    frozen = {name: value for name, value in left.items() if name not in tied}
+    added = f" and from '{raw.key}' the {len(frozen)} tensors that the average leaves out ({_few(frozen)})" if frozen else ""
+    note = f"{path}: took the averaged weights under '{average.key}'{added}, not the raw ones under '{raw.key}'; --weights-key changes it."
+    return Chosen({**average.tensors, **tied, **frozen}, average.key, note)
+
+
+def _numbers(value: Any) -> tuple[Any, ...]:
+    """What two names of one tensor have in common."""
+    if isinstance(value, Stored):
+        return id(value.storage), value.offset, value.shape, value.stride
+    return value.data_ptr() if value.numel() else id(value), 0, tuple(value.shape), value.stride()
+
+
+def _asked(candidates: Sequence[Candidate], key: str, path: Path) -> Chosen:
+    """The candidate of a key: its whole path, its end where no other ends so, or what is under it."""
+    exact = [one for one in candidates if one.key == key]
+    ends = [one for one in candidates if one.key.endswith(f".{key}")]
+    under = [one for one in candidates if one.key.startswith(f"{key}.")]
+    wanted = exact or (ends if len(ends) == 1 else []) or under or _first_words(candidates, key)
+    if not wanted:
+        known = [one.key for one in candidates]
+        if known == ["."]:
+            raise BadWeights(f"{path} holds one state dict and nothing under '{key}'; leave --weights-key out.")
+        raise BadWeights(f"{path} holds no weights under '{key}'.{closest(key, known)}")
+    chosen = _best(list(wanted), path, _Found())
+    if len(wanted) == 1 and wanted[0].averaged:
+        related = [one for one in candidates if not one.averaged and one.tensors.keys() > wanted[0].tensors.keys()]
+        if len(related) == 1:
+            chosen = _average(wanted[0], related[0], path)
+    return replace(chosen, note=f"{path}: took the weights under '{chosen.key}', as asked.")
+
+
+def _first_words(candidates: Sequence[Candidate], key: str) -> list[Candidate]:
+    """The tensors whose names begin with a key's words, such as one network of several in one state dict."""
+    found = []
+    for one in candidates:
+        inside = f"{key.removeprefix(f'{one.key}.')}."
+        tensors = {name.removeprefix(inside): value for name, value in one.tensors.items() if name.startswith(inside)}
+        if tensors:
+            found.append(Candidate((*one.path, *inside[:-1].split(".")), plain(tensors)))
+    return found
+
+
+def _option(candidates: Sequence[Candidate]) -> str:
+    listed = ", ".join(one.shown for one in candidates) or "none"
+    return f"choose by --weights-key (weights_key in Python, encoder.weights_key in a run): {listed}"
+
+
+def _beside(taken: Candidate, candidates: Sequence[Candidate]) -> str:
+    others = ", ".join(one.shown for one in candidates if one is not taken)
+    return f"not those under {others}; --weights-key changes it."
+
+
+def _few(names: Names) -> str:
+    return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")

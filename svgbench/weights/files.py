@@ -1,0 +1,228 @@
+"""Weights of others: which local file, whether it is the pinned one, what it holds. Nothing is read that could run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from svgbench.config.archives import DAMAGED
+from svgbench.config.cards import EncoderCard, weights_file
+from svgbench.config.file_state import FileState, state_of
+from svgbench.config.file_types import form_of
+from svgbench.config.hub import hub_file
+from svgbench.config.preprocessing import same_statistics
+from svgbench.config.weight_files import weights_files
+from svgbench.errors import BadConfig, BadWeights, closest
+from svgbench.machine.files import sha256_of
+from svgbench.machine.progress import tell_once
+from svgbench.weights.choice import average_beside, choose
+from svgbench.weights.dcp import read_dcp
+from svgbench.weights.kinds import looks_like
+from svgbench.weights.torch_files import Hostile, Stored, read_archive, read_legacy
+
+
+def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
+    """The local file (or directory) of a card's weights: the one handed over, else the shelf's, else the Hugging Face cache's, else a
+    download."""
+    check_licence(card)
+    if weights is not None:
+        path = Path(weights).expanduser()
+        if not path.exists():
+            raise BadWeights(f"the weights file {path} for '{card.name}' does not exist; {_origin(card)}.")
+        weights_files(path)
+        _check_pixels(card, path)
+        return path
+    path = weights_file(card)
+    if path is None:
+        path = _from_hub(card)
+        _check_pixels(card, path)
+    elif not path.exists():
+        made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""
+        raise BadWeights(f"{path} of '{card.name}' is missing; reinstall svgbench{made}.")
+    if card.weights.sha256:
+        check_digest(path, card)
+    return path
+
+
+def _check_pixels(card: EncoderCard, path: Path) -> None:
+    """Refuses weights of other pixel statistics, where the card has its own."""
+    if card.channels:
+        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
+
+
+def check_licence(card: EncoderCard) -> None:
+    """Refuses weights whose licence forbids the use that the environment declares (``SVGBENCH_USE=commercial``; research else)."""
+    use = os.environ.get("SVGBENCH_USE", "research").strip().lower() or "research"
+    if use not in ("research", "commercial"):
+        raise BadConfig(f"SVGBENCH_USE is '{use}'; it must be research or commercial.{closest(use, ('research', 'commercial'))}")
+    if use in card.forbids:
+        raise BadWeights(
+            f"the weights of '{card.name}' are licensed {card.licence}, which forbids {use} use, and SVGBENCH_USE declares it; "
+            f"take an encoder whose licence allows it (`svgbench encoders`) or ask its authors ({card.origin})."
+        )
+
+
+def check_digest(path: Path, card: EncoderCard) -> None:
+    """Refuses a file that is not the one the card pins."""
+    found, pinned = sha256_of(path), card.weights.sha256 or ""
+    if found != pinned:
+        raise BadWeights(
+            f"{path.name} of '{card.name}' has digest {found[:12]}..., the card pins {pinned[:12]}...; "
+            f"fetch {path} again or correct the card."
+        )
+
+
+class State(dict[str, Tensor]):
+    """Name -> tensor of a weights file."""
+
+    key = "."
+    """The dotted path inside the checkpoint under which they were; a dot for the file itself."""
+
+
+def read(path: Path, key: str | None = None) -> State:
+    """Name -> tensor of a weights file (``.safetensors``, or what ``torch.save`` wrote, of which nothing but tensors is opened) or of all
+    parts of a directory. A checkpoint's averaged weights are preferred to its raw ones; ``key`` (a dotted path) names others. A choice is
+    written to standard error, once."""
+    before = [(part, _state(part)) for part in weights_files(path)]
+    parts = [part for part, _ in before]
+    content = read_dcp(path) if parts[0].name == ".metadata" else _merged(parts)
+    chosen = choose(content, path, key)
+    _refuse_average_beside(path, parts[0], chosen.tensors)
+    try:
+        state = State({name: value.tensor() if isinstance(value, Stored) else value for name, value in chosen.tensors.items()})
+    except UNREADABLE as error:
+        raise _refusal(error, path) from None
+    changed = next((part for part, then in before if _state(part) != then), None)
+    if changed is not None:
+        raise BadWeights(f"{changed} was changed while it was read; run the command again when nothing writes to it.")
+    state.key = chosen.key
+    if chosen.note:
+        tell_once(chosen.note)
+    variant = re.search(r"\.(fp16|bf16|non_ema|ema)[.-]", parts[0].name)
+    if variant and path.is_dir():
+        tell_once(f"{path}: holds no full-precision weights of the usual name; took its variant {variant[1]} ({parts[0].name}).")
+    return state
+
+
+NUMBERED = re.compile(r"^(custom_checkpoint_\d\.pkl|model_\d\.safetensors|pytorch_model_\d\.bin)$")
+"""What Accelerate calls objects and networks beside the first."""
+
+
+def _refuse_average_beside(path: Path, part: Path, names: Mapping[str, Any]) -> None:
+    """A folder of Accelerate keeps further networks and registered objects, an average among them, in files whose names do not tell."""
+    for file in sorted(path.glob("*_[0-9].*")) if path.is_dir() else ():
+        if not NUMBERED.match(file.name):
+            continue
+        try:
+            average = average_beside(_content(file), file, dict(names))
+        except BadWeights:  # no file of tensors
+            continue
+        if average:
+            raise BadWeights(
+                f"the directory {path} holds {part.name} and, in {file.name}, other weights of the same network, perhaps its average; hand "
+                "over the file that is meant."
+            )
+
+
+def _merged(parts: list[Path]) -> Any:
+    """The content of a file, or of all parts of one state dict."""
+    if len(parts) == 1:
+        return _content(parts[0])
+    whole: dict[str, Any] = {}
+    for part in parts:
+        content = _content(part)
+        if not isinstance(content, Mapping) or whole.keys() & content.keys():
+            raise BadWeights(f"{part} is no part of one state dict with {parts[0].name}; fetch the directory again.")
+        whole |= content
+    return whole
+
+
+def _content(path: Path) -> Any:
+    """What one file holds, by its form and not by its name."""
+    form = form_of(path)
+    try:
+        if form == "safetensors":
+            return load_file(path)
+        return read_archive(path) if form == "archive" else read_legacy(path)
+    except UNREADABLE as error:
+        raise _refusal(error, path) from None
+
+
+UNREADABLE = (*DAMAGED, SafetensorError, pickle.UnpicklingError, KeyError, IndexError, TypeError, MemoryError)
+"""What damaged files raise."""
+
+
+def _refusal(error: Exception, path: Path) -> BadWeights:
+    if isinstance(error, Hostile):
+        return BadWeights(f"{path} holds pickled objects ({error}), which could run code and are not read; save its tensors alone.")
+    if isinstance(error, PermissionError):
+        return BadWeights(f"{path} may not be read; change its permissions.")
+    return BadWeights(f"{path} is truncated or not a weights file ({_first_line(error)}); fetch it again.")
+
+
+def _state(path: Path) -> FileState | None:
+    """The file's state; None where there is no file."""
+    try:
+        return state_of(path.stat())
+    except OSError:
+        return None
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: Iterable[str] | None = None) -> None:
+    """Loads ``state`` into ``module``, every name and shape or nothing, in the module's own precision; ``where`` opens the error.
+
+    ``found``: the names as the file had them, where they were changed on the way, so that the error can say what the file looks like."""
+    wanted = module.state_dict()
+    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    shapes = [
+        f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    faults = [_named("missing", missing), _named("surplus", surplus), _named("of another shape", shapes)]
+    if any(faults):
+        listed = "; ".join(fault for fault in faults if fault)
+        kind = looks_like(state if found is None else found)
+        guess = f"it looks like {kind}, " if kind else ""
+        raise BadWeights(f"{where} does not fit, of {len(wanted)} tensors: {listed}; {guess}hand over the file of this architecture.")
+    broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise BadWeights(f"{where} holds numbers that are not finite: {_named('tensors', broken)}; fetch it again.")
+    module.load_state_dict(dict(state))
+
+
+def _from_hub(card: EncoderCard) -> Path:
+    """The card's file from the local Hugging Face cache, else from its server."""
+    source = card.weights
+    if source.hub is None:
+        raise BadWeights(f"the card '{card.name}' names no weights; {_origin(card)}.")
+    name = source.hub_file or "model.safetensors"
+    return hub_file(source.hub, name, source.revision, what=f"the weights file {name} of '{card.name}'", advice=_origin(card))
+
+
+def _origin(card: EncoderCard) -> str:
+    """Which file, from where, under which licence, how to hand it over."""
+    if card.weights.hub is None:
+        return f"see {card.origin} (licence {card.licence}) and hand a file over: --weights FILE"
+    name = card.weights.hub_file or "model.safetensors"
+    place = f"https://huggingface.co/{card.weights.hub}"
+    return f"get {name} from {place} (licence {card.licence}) and hand it over: --weights FILE"
+
+
+def _named(what: str, names: Iterable[str]) -> str:
+    """``3 missing (a, b, c)``; empty where there is none."""
+    names = list(names)
+    return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (line if len(line) <= 120 else line[:117] + "...").replace("(", "[").replace(")", "]").rstrip(".")

@@ -1,1 +1,0 @@
-"""The machine: files, processes, training loop, checkpoints and images."""
