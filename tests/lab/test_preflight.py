@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from finished import finish
 
-from svgbench.cli.walk import walk
 from svgbench.config.grid import build
 from svgbench.errors import BadWeights
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.preflight import check
+from svgbench.lab.run_plan import run_plan
 from svgbench.lab.worker import Bench
 from svgbench.stages import graph
 
@@ -25,7 +25,7 @@ def test_a_repa_teacher_without_weights_is_refused_before_the_first_stage(tmp_pa
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     out = tmp_path / "runs"
     with pytest.raises(BadWeights, match=r"'dinov2-b14'.*--set diffusion\.representation\.encoder\.weights=FILE"):
-        walk(plan_of(TEACHER), out, Bench(out=str(out)), keep_going=True, shelf=None)
+        run_plan(plan_of(TEACHER), out, Bench(out=str(out)), keep_going=True, shelf=None)
     assert not list(out.glob("store/*/*"))
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from svgbench.cli.configs import configs_of
 from svgbench.config.grid import build
 from svgbench.errors import BadData
+from svgbench.lab.configs import configs_of
 from svgbench.lab.forecast import sizes as own
 from svgbench.lab.forecast.estimate import (
     MOMENT_IMAGES,
