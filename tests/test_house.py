@@ -22,6 +22,8 @@ NO_TORCH = (
     "shelf",
     "config",
     "stages.graph",
+    "config.build",
+    "config.fields",
     "lab.configs",
     "lab.plan",
     "lab.preflight",

@@ -11,7 +11,8 @@ import typer
 from svgbench.cli.reports import show
 from svgbench.cli.selection import directory
 from svgbench.cli.view import DISPLAY
-from svgbench.config.grid import build, load_experiment, preset_of
+from svgbench.config.build import build
+from svgbench.config.experiments import load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed, say

@@ -11,8 +11,9 @@ import yaml
 from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Device, Out, Set, Shelf
 from svgbench.cli.view import DISPLAY
+from svgbench.config.build import build
 from svgbench.config.cards import EncoderCard
-from svgbench.config.grid import build, load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.names import checked_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.schema import RunConfig

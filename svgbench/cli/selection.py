@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from svgbench.config.grid import cells, load_experiment
+from svgbench.config.experiments import cells, load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment

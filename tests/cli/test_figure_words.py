@@ -11,7 +11,7 @@ import yaml
 from svgbench.cli.figures import _named as named_by_cells
 from svgbench.cli.main import main
 from svgbench.cli.selection import Named
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.lab.configs import configs_of
 from svgbench.lab.diagnosis import recorded
 from svgbench.lab.store import Store

@@ -15,7 +15,7 @@ from PIL import Image
 from toys import in_child
 
 from svgbench.cli.main import main
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.names import checked_name, run_name
 from svgbench.errors import BadInput, BrokenArtifact, Occupied
 from svgbench.lab.configs import configs_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svgbench.config.grid import load_experiment, place_of, preset_of, run_of, settings_of
+from svgbench.config.experiments import load_experiment, place_of, preset_of, run_of, settings_of
 from svgbench.errors import BadConfig, BadInput
 from svgbench.lab.configs import configs_of
 

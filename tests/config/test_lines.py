@@ -7,7 +7,7 @@ import re
 import pytest
 from pydantic import field_validator
 
-from svgbench.config.grid import load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.lines import line_of
 from svgbench.config.parse import validate
 from svgbench.config.part import Part

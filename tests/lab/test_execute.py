@@ -11,7 +11,7 @@ import pytest
 from finished import fill, finish, planned
 
 from svgbench.config import cards, file_state
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.errors import BadInput, SvgbenchError
 from svgbench.lab import execute
 from svgbench.lab.execute import Executor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from finished import finish
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.errors import BadWeights
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.preflight import check

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.errors import BadData
 from svgbench.lab.configs import configs_of
 from svgbench.lab.forecast import sizes as own

@@ -9,7 +9,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from svgbench.backends.open import open_network
 from svgbench.config import cards, schema
-from svgbench.config.grid import SIZES, WIDE, build
+from svgbench.config.build import SIZES, WIDE, build
 from svgbench.lab.forecast import flops
 from svgbench.lab.forecast.sizes import Counts, sizes_of
 from svgbench.machine.measure import count_flops
