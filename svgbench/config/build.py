@@ -9,8 +9,9 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.experiments import preset_settings
+from svgbench.config.networks import Decoder, Residual
 from svgbench.config.parse import merge, validate
-from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Decoder, Diffusion, Representation, Residual, RunConfig
+from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Diffusion, Representation, RunConfig
 from svgbench.errors import BadConfig, UnknownName
 
 SIZES: dict[str, dict[str, int]] = {

@@ -26,15 +26,17 @@ class Experiment(Part):
     """One file of the shelf ``ablations``."""
 
     name: str
+    """Name of the experiment: its file's name without ``.yaml``."""
     asks: str = ""
     """The question it answers."""
     compares: str = ""
-    """The published rows it stands beside."""
+    """The published rows that its table shows beside it."""
     costs: str = ""
+    """What it costs, in words."""
     base: str | None = None
     """Another experiment, whose settings come first."""
     run: str = ""
-    """Name of the run, and the first word of the names of those that stand on it; made from the settings when empty."""
+    """First part of the name of its runs and of those of experiments based on it; made from the settings when empty."""
     set: dict[str, Any] = {}
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}

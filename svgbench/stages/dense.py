@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from svgbench.config.schema import Optimiser, Training
+from svgbench.config.networks import Optimiser, Training
 from svgbench.config.scoring import HeadTraining
 from svgbench.images.crops import Ahead, Crop, readers
 from svgbench.images.dense_sets import SPLITS, DenseSet, Pair, check

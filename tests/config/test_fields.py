@@ -8,11 +8,27 @@ from pathlib import Path
 
 import pytest
 
+from svgbench.config import cards, experiments, networks, records, schema, scoring
 from svgbench.config.fields import field_docs, fields_markdown, fields_of
+from svgbench.config.part import Part
 from svgbench.config.schema import RunConfig
 from svgbench.errors import UnknownName
 
 ROOT = Path(__file__).parents[2]
+
+PARTS = sorted(
+    {kind for module in (cards, experiments, networks, records, schema, scoring) for kind in vars(module).values()
+     if isinstance(kind, type) and issubclass(kind, Part) and kind.model_fields},
+    key=lambda kind: kind.__name__,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
+def test_every_field_has_a_sentence(kind):
+    for name, field in kind.model_fields.items():
+        text = " ".join((field.description or "").split())
+        assert len(text) > 8 and text.endswith((".", ")")) or text in ("Stage 1.", "Stage 2."), f"{kind.__name__}.{name}: {text!r}"
+    assert (kind.__doc__ or "").strip().endswith((".", ".)"))
 
 
 def doc(path: str):
@@ -67,3 +83,7 @@ def test_the_page_names_every_field_in_lines_of_100_columns():
     text = fields_markdown()
     assert all(f"- `{path}`\n" in text for path in fields_of(RunConfig))
     assert max(map(len, text.splitlines())) <= 100 and "``" not in text
+
+
+def test_the_written_page_is_current():
+    assert (ROOT / "docs" / "fields.md").read_text() == fields_markdown(), "write it again: svgbench fields --markdown > docs/fields.md"
