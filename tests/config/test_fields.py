@@ -27,7 +27,7 @@ PARTS = sorted(
 def test_every_field_has_a_sentence(kind):
     for name, field in kind.model_fields.items():
         text = " ".join((field.description or "").split())
-        assert len(text) > 8 and text.endswith((".", ")")) or text in ("Stage 1.", "Stage 2."), f"{kind.__name__}.{name}: {text!r}"
+        assert (len(text) > 8 and text.endswith((".", ")"))) or text in ("Stage 1.", "Stage 2."), f"{kind.__name__}.{name}: {text!r}"
     assert (kind.__doc__ or "").strip().endswith((".", ".)"))
 
 

@@ -114,7 +114,7 @@ class Sizes:
 
     @property
     def unknown(self) -> list[str]:
-        """Networks whose operations nobody stated, which count as none."""
+        """Networks whose operations per image are unknown; they count as none."""
         named = [self.card, *([self.teacher] if self.teacher else [])]
         found = [f"the encoder {card.name}" for card in named if flops.encoding(card, self.side) is None]
         judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))

@@ -171,6 +171,9 @@ def test_a_codec_trains_no_autoencoder_and_a_teacher_is_part_of_repa():
 def test_what_nobody_counted_is_said():
     sizes = sized("paper", Counts(100, 10, 5), encoder={"card": "timm:vit_base_patch16_224.augreg_in1k"})
     assert sizes.encoding == sizes.residual.forward
-    assert assumptions(sizes, [])[0] == "not counted: the encoder timm:vit_base_patch16_224.augreg_in1k, whose operations nobody stated"
+    assert (
+        assumptions(sizes, [])[0]
+        == "not counted: the encoder timm:vit_base_patch16_224.augreg_in1k, whose operations per image are unknown"
+    )
     adaptive = sized(sampling={"sampler": "dopri5"})
     assert any("dopri5" in word for word in by_stage(adaptive)["samples"].left_out)
