@@ -12,6 +12,7 @@ from svgbench.cli.reports import show
 from svgbench.cli.selection import directory
 from svgbench.cli.view import DISPLAY
 from svgbench.config.build import build
+from svgbench.config.choices import ALIGNMENTS, listed
 from svgbench.config.experiments import load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
@@ -47,7 +48,7 @@ def run(
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.")
     ] = None,
-    align: Annotated[str | None, typer.Option("--align", help="none, batch, frozen, channel or whiten.")] = None,
+    align: Annotated[str | None, typer.Option("--align", help=f"{listed(tuple(ALIGNMENTS))}.")] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
     preset: Preset = DEFAULT_PRESET,

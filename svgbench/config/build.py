@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.choices import OBJECTIVES, SAMPLERS, listed, objectives_with, samplers_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
 from svgbench.config.parse import merge, validate
-from svgbench.config.schema import NOISE_PREDICTORS, Autoencoder, Diffusion, Representation, RunConfig
+from svgbench.config.schema import Autoencoder, Diffusion, Representation, RunConfig
 from svgbench.errors import BadConfig, UnknownName
 
 SIZES: dict[str, dict[str, int]] = {
@@ -90,9 +91,9 @@ def _plain_diffusion(config: RunConfig, extra: Path | None) -> Diffusion:
 
 
 def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
-    """RAE's shift as the number it is for these latents; none for DDPM, whose times are the 1000 steps of its schedule."""
+    """RAE's shift as the number it is for these latents; none where times are the steps of a fixed schedule (DDPM)."""
     diffusion, sampling = config.diffusion, config.sampling
-    if diffusion.objective == "ddpm":
+    if not OBJECTIVES[diffusion.objective].continuous:
         diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
         sampling = sampling.model_copy(update={"shift": 1.0, "dimension_shift": False})
     if diffusion.dimension_shift or sampling.dimension_shift:
@@ -141,12 +142,16 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
 def _check_diffusion(config: RunConfig, start: str) -> None:
     """Whether objective, samplers and guidance belong together."""
     diffusion, sampling = config.diffusion, config.sampling
-    if (sampling.sampler in NOISE_PREDICTORS) != (diffusion.objective == "ddpm"):
-        fitting = "ddim or ddpm" if diffusion.objective == "ddpm" else "euler, heun, midpoint, dopri5 or sde-euler"
+    objective, sampler = OBJECTIVES[diffusion.objective], SAMPLERS[sampling.sampler]
+    if sampler.objective != diffusion.objective:
         fact = f"sampling.sampler {sampling.sampler} does not fit diffusion.objective {diffusion.objective}"
-        raise BadConfig(f"{start}{fact}; use {fitting}.")
-    if diffusion.objective == "ddpm" and sampling.against == "weak":
-        raise BadConfig(f"{start}sampling.against weak is for diffusion.objective flow; use against null.")
+        raise BadConfig(f"{start}{fact}; use {listed(samplers_of(diffusion.objective))}.")
+    try:
+        sampler.times(max(sampling.steps), sampling.shift)
+    except BadConfig as error:
+        raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
+    if sampling.against == "weak" and not objective.autoguidance:
+        raise BadConfig(f"{start}sampling.against weak is for diffusion.objective {objectives_with('autoguidance')}; use against null.")
     if sampling.against == "weak" and not diffusion.weak_share:
         raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_share, such as 0.25.")
     if (diffusion.weak_share or diffusion.snapshots) and not diffusion.training.ema:
@@ -155,5 +160,6 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     absent = sorted(set(sampling.trained) - {1.0, *diffusion.snapshots})
     if absent:
         raise BadConfig(f"{start}sampling.trained names {absent[0]:g}, which diffusion.snapshots does not keep; name it there too.")
-    if diffusion.transformer.learned_sigma and diffusion.objective != "ddpm":
-        raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective ddpm; leave it off.")
+    if diffusion.transformer.learned_sigma and not objective.learned_sigma:
+        fitting = objectives_with("learned_sigma")
+        raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective {fitting}; leave it off.")

@@ -6,21 +6,15 @@ Progress is counted in images.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, AlignmentName, ObjectiveName, SamplerName, parse_schedule
 from svgbench.config.networks import Decoder, Optimiser, Residual, Training, Transformer
 from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Sparse
 from svgbench.config.scoring import Scores
-from svgbench.errors import closest
-
-Align = Literal["none", "batch", "frozen", "channel", "whiten"]
-Sampler = Literal["euler", "heun", "midpoint", "dopri5", "sde-euler", "ddim", "ddpm"]
-NOISE_PREDICTORS = ("ddim", "ddpm")
-"""Samplers of the objective ``ddpm``; the others integrate a velocity."""
-SCHEDULES = ("constant", "linear", "late", "early-0.5", "interval-0.2-0.8")
+from svgbench.errors import BadInput
 
 
 class Data(Part):
@@ -145,7 +139,7 @@ class Autoencoder(Part):
 
     residual: Residual = Residual()
     """The residual encoder."""
-    align: Align = "frozen"
+    align: AlignmentName = "frozen"
     """Residual statistics brought to the features': none; batch (as released, batch mates matter); frozen (batch statistics while
     training, the training set's moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
     decoder: Decoder = Decoder()
@@ -192,7 +186,7 @@ class Representation(Part):
 class Diffusion(Part):
     """Stage 2: the diffusion transformer on standardised latents, by flow matching or by DDPM's noise prediction."""
 
-    objective: Literal["flow", "ddpm"] = "flow"
+    objective: ObjectiveName = "flow"
     """flow: straight paths and velocity prediction (SiT); ddpm: noise prediction over 1000 steps of a linear schedule (DiT)."""
     prediction: Literal["velocity", "data"] = "velocity"
     """What the network of ``flow`` predicts: the velocity, or the clean latent, from which the velocity follows (arXiv 2511.13720)."""
@@ -236,13 +230,13 @@ class Sampling(Part):
 
     count: Count = 50_000
     """Number of samples per cell."""
-    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=4000)], ...], Field(min_length=1)] = (25,)
+    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...], Field(min_length=1)] = (25,)
     """Number of time steps of the sampler; each entry is a cell."""
-    guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=100.0)], ...], Field(min_length=1)] = (1.0, 4.0)
+    guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)], ...], Field(min_length=1)] = (1.0, 4.0)
     """Guidance scales; 1 skips the unconditional prediction. Each entry is a cell."""
     trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
-    sampler: Sampler = "euler"
+    sampler: SamplerName = "euler"
     """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
     shift: Positive = 0.15
     """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's)."""
@@ -252,7 +246,7 @@ class Sampling(Part):
     """The other prediction of guidance: of the null class (classifier-free guidance), or of the weak model (autoguidance, arXiv
     2406.02507)."""
     schedule: str = "constant"
-    """constant; linear; late; early-R; interval-A-B with A below B (see nets.guidance)."""
+    """constant; linear; late; early-R; interval-A-B with A below B (``config.choices``)."""
     guided_channels: Count | None = None
     """Guide only this many of the first latent channels, as DiT, SiT and LightningDiT do (3); all when empty."""
     labels: Literal["balanced", "random"] = "balanced"
@@ -267,14 +261,11 @@ class Sampling(Part):
 
     @field_validator("schedule")
     @classmethod
-    def _known_schedule(cls, word: str) -> str:
-        time = r"(0?\.\d+|0|1|0\.0*|1\.0*)"
-        if not re.fullmatch(rf"constant|linear|late|early-{time}|interval-{time}-{time}", word):
-            raise ValueError(f"'{word}' is not a guidance schedule (times run from 0 to 1).{closest(word, SCHEDULES)}")
-        kind, *times = word.split("-")
-        if kind == "interval" and float(times[0]) >= float(times[1]):
-            raise ValueError(f"'{word}' must begin before it ends, but {times[0]} is not below {times[1]}; give the earlier time first")
-        return word
+    def _known_schedule(cls, name: str) -> str:
+        try:
+            return parse_schedule(name).name
+        except BadInput as error:
+            raise ValueError(str(error)) from None
 
 
 class RunConfig(Part):

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from svgbench.backends.open import open_encoder
 from svgbench.config import cards
+from svgbench.config.choices import CACHE_BYTES
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadWeights
@@ -29,9 +30,6 @@ from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
-
-CACHE_BYTES = 4 << 30
-"""Latents up to this size are kept in memory while a stage needs them again and again; larger ones are encoded when read."""
 
 BLOCK = 256
 """Images encoded at once."""

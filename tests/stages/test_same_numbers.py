@@ -15,10 +15,12 @@ import torch
 from torch import nn
 
 from svgbench.config import schema
+from svgbench.config.choices import SAMPLERS
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.nets import draws
 from svgbench.nets.latents import LatentStats
+from svgbench.nets.objectives import OBJECTIVES
 from svgbench.nets.representation import Projector
 from svgbench.nets.sampler import sample
 from svgbench.nets.sit import SiT
@@ -90,17 +92,17 @@ def losses(name: str) -> list[float]:
     return [row[loss] for loss in rows[0] for row in rows]
 
 
-def opened(seed: int, settings: dict, **more):
-    return diffusion.speaking(network(seed, **more), **settings).eval().requires_grad_(False)
+def opened(seed: int, objective: str, prediction: str, **more):
+    return OBJECTIVES[objective].wrap(network(seed, **more), prediction).eval().requires_grad_(False)
 
 
 def samples(name: str) -> list[float]:
     """Two samples, flat."""
     settings = dict(SAMPLES[name])
     of_noise = settings["sampler"] in ("ddim", "ddpm")
-    kind = {"objective": "ddpm" if of_noise else "flow", "prediction": "data" if name == "euler-data" else "velocity"}
-    model = opened(1, kind, learned_sigma=of_noise)
-    settings["weak"] = opened(2, kind) if settings.get("weak") else None
+    kind = ("ddpm" if of_noise else "flow", "data" if name == "euler-data" else "velocity")
+    model = opened(1, *kind, learned_sigma=of_noise)
+    settings["weak"] = opened(2, *kind) if settings.get("weak") else None
     noise = draws.normal(9, torch.arange(2), (4, 4, 4))
     made = sample(model, noise, torch.tensor([0, 2]), steps=6, shift=0.4, seed=11, indices=torch.tensor([4, 7]), **settings)
     return made.flatten().tolist()
@@ -142,10 +144,8 @@ def test_losses_and_samples_are_the_stored_ones(kind, name):
 def test_the_stored_values_are_of_every_objective_and_every_sampler():
     stored = json.loads(STORED.read_text())
     assert set(stored["losses"]) == set(LOSSES) and set(stored["samples"]) == set(SAMPLES)
-    assert {settings["sampler"] for settings in SAMPLES.values()} == set(schema.Sampler.__args__)
-    assert {settings.get("objective", "flow") for settings in LOSSES.values()} == set(
-        schema.Diffusion.model_fields["objective"].annotation.__args__
-    )
+    assert {settings["sampler"] for settings in SAMPLES.values()} == set(SAMPLERS)
+    assert {settings.get("objective", "flow") for settings in LOSSES.values()} == set(OBJECTIVES)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES, evaluations
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops, scoring
 from svgbench.lab.forecast.sizes import FLOAT, Counts, Sizes, counts_of, sizes_of
@@ -20,8 +21,6 @@ from svgbench.lab.plan import Plan
 from svgbench.metrics import judges
 from svgbench.stages import graph
 
-MOMENT_IMAGES = 50_000
-"""Images whose residuals fix the alignment (``stages.autoencoder``)."""
 REFERENCE_IMAGES = 50_000
 """Images whose features are kept (``metrics.features.KEPT``)."""
 CHECKPOINTS = 3
@@ -139,7 +138,7 @@ def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     (inside, before), (_, after) = update_flops(sizes, gan=False), update_flops(sizes, gan=True)
     images = sizes.passes(FLOAT * sizes.card.channels * sizes.grid**2, training.total_images)
     frozen = images * sizes.features + training.total_images * ((1 - late) * before + late * after)
-    if sizes.residual_channels and part.align in ("frozen", "channel", "whiten"):
+    if sizes.residual_channels and ALIGNMENTS[part.align].freezes:
         again = 0.0 if images < training.total_images else sizes.features
         frozen += min(sizes.counts.train, MOMENT_IMAGES) * (sizes.residual.forward + again)
     own = sizes.residual.parameters + sizes.decoder.parameters
@@ -276,31 +275,6 @@ def _at(precision: str, operations: float, *, fp32: float, kept: int, passing: i
     if precision == "bf16":
         return Estimate(bf16=operations, fp32=fp32, kept=kept, passing=passing)
     return Estimate(fp32=operations + fp32, kept=kept, passing=passing)
-
-
-def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float) -> float | None:
-    """Times that the transformer sees one sample, guided steps twice; None for a sampler that chooses its own steps."""
-    if sampler == "dopri5":
-        return None
-    times = [shift * i / steps / (1 + (shift - 1) * i / steps) for i in range(steps)]
-    if sampler in ("ddim", "ddpm"):
-        times = [i / steps for i in range(steps)]
-    each = 2 if sampler in ("heun", "midpoint") else 1
-    if guidance == 1.0:
-        return float(each * steps)
-    return float(each * sum(2 if _guides(schedule, t, step, steps) else 1 for step, t in enumerate(times)))
-
-
-def _guides(schedule: str, t: float, step: int, steps: int) -> bool:
-    """Whether a schedule guides at a step (``nets.guidance``, which is torch's)."""
-    kind, *bounds = schedule.split("-")
-    if kind == "late":
-        return 2 * step >= steps
-    if kind == "early":
-        return t > float(bounds[0])
-    if kind == "interval":
-        return float(bounds[0]) <= t <= float(bounds[1])
-    return True
 
 
 _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops
 from svgbench.metrics import judges
@@ -16,10 +17,6 @@ from svgbench.stages import graph
 
 FLOAT = 4
 """Bytes of a number."""
-CACHE_BYTES = 4 << 30
-"""Features or latents up to this size stay in memory while a training reads them (``stages.tokenizers``); larger ones are encoded anew."""
-KEPT_BYTES = 1 << 30
-"""Latents up to this size are kept on disk (``stages.statistics``)."""
 
 
 @dataclass(frozen=True)
