@@ -172,17 +172,17 @@ class Protocol(Part):
 
     def differs(self, other: Protocol) -> list[str]:
         """What keeps two numbers apart, as ``field (mine, other's)``; steps and guidance are left to the table's columns."""
-        mine, others = (_flat(protocol.model_dump(mode="json")) for protocol in (self, other))
+        mine, others = (flat(protocol.model_dump(mode="json")) for protocol in (self, other))
         told = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
         names = [name for name in mine | others if name not in told]
         return [f"{n} ({_short(mine.get(n))}, {_short(others.get(n))})" for n in names if mine.get(n) != others.get(n)]
 
 
-def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested fields under dotted names."""
+def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
     return found
 
 

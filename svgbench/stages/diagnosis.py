@@ -21,8 +21,8 @@ from svgbench.metrics.diagnosis import class_share_score
 from svgbench.metrics.probe import pool
 from svgbench.metrics.resampling import Resampling
 from svgbench.nets import draws
-from svgbench.nets.tokenizer import Codec, Tokenizer
-from svgbench.stages.scores import group
+from svgbench.nets.tokenizer import Codec, Tokenizer, channel_parts
+from svgbench.stages.results import image_group
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
 from svgbench.stages.transformers import as_velocity, open_transformer
@@ -68,16 +68,13 @@ def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     places, labels, chosen = balanced(collection.val, EMBEDDED)
     raw = (latents(collection.val, places[block], tokenizer, runtime) for block in blocks(len(places)))
     vectors = torch.cat([pool(stats.standardise(part)).cpu() for part in raw])
-    features, channels = tokenizer.feature_channels, tokenizer.channels
-    parts = {"features": slice(0, features)}
-    if channels > features:
-        parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
-    seen, scores = group(inputs["images"], "val", collection.val, len(places)), []
+    parts = channel_parts(tokenizer.feature_channels, tokenizer.channels)
+    seen, scores = image_group(inputs["images"], "val", collection.val, len(places)), []
     points = np.empty((len(parts), len(places), 2), np.float32)
     perplexity = min(30.0, (len(places) - 1) / 3)
     with runtime.progress("t-SNE", len(parts)) as bar:
-        for number, (name, own) in enumerate(parts.items()):
-            part = vectors[:, own]
+        for number, (name, channels) in enumerate(parts.items()):
+            part = vectors[:, channels]
             init = "pca" if part.shape[1] > 1 else "random"
             points[number] = TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(part.numpy())
             what = ("latents", "pooled", "standardised", name)
@@ -107,7 +104,7 @@ def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     noise = draws.normal(draws.stream(0, "velocities/noise"), places.to(data.device), tuple(data.shape[1:]))
     centres = _means(data.flatten(1), labels)
     axes = _plane(centres)
-    seen = group(inputs["images"], "val", collection.val, len(places))
+    seen = image_group(inputs["images"], "val", collection.val, len(places))
     points, times = np.empty((len(TIMES), len(places), 2), np.float32), []
     with runtime.progress("velocities", len(TIMES) * len(places)) as bar:
         for number, t in enumerate(TIMES):
