@@ -28,7 +28,7 @@ from measured import note
 from PIL import Image
 from safetensors.torch import save as safetensors_bytes
 
-from svgbench.config.grid import load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.records import RUN_FORMAT, Manifest, key_of, seal
 from svgbench.config.schema import Data
 from svgbench.errors import SvgbenchError

@@ -22,7 +22,12 @@ NO_TORCH = (
     "shelf",
     "config",
     "stages.graph",
+    "config.build",
+    "config.fields",
+    "lab.configs",
     "lab.plan",
+    "lab.preflight",
+    "lab.run_plan",
     "lab.store",
     "lab.execute",
     "lab.diagnosis",
@@ -65,6 +70,11 @@ def test_a_module_imports_its_own_room_and_the_floors_below(path):
             other = name.split(".")[1]
             if other in FLOORS and other != own:
                 assert FLOORS[other] < FLOORS[own], f"{path.name} (floor {FLOORS[own]}) imports {name} (floor {FLOORS[other]})"
+
+
+def test_only_the_command_line_imports_the_command_line():
+    outside = [path for path in MODULES if room(path) not in ("cli", "__main__")]
+    assert [path.name for path in outside if any(f"{name}.".startswith("svgbench.cli.") for name in imports(path))] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -19,11 +19,11 @@ from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
 
 import svgbench
-from svgbench.cli.configs import configs_of
-from svgbench.cli.walk import work_here
 from svgbench.errors import BadConfig, BadInput
+from svgbench.lab.configs import configs_of
 from svgbench.lab.plan import Plan, make_plan
 from svgbench.lab.record import record
+from svgbench.lab.run_plan import run_here
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.worker import Bench
 from svgbench.metrics.segmentation import ade20k_names, areas_of, means
@@ -184,7 +184,7 @@ def test_a_config_with_a_run_s_tokenizer_trains_on_its_residual_too(tmp_path):
     plan = make_plan({"run": config})
     nodes = {key: node for key, node in plan.nodes.items() if node.stage in ("images", "autoencoder")}
     outcome = Outcome()
-    work_here(Plan(nodes, plan.runs), set(nodes), tmp_path / "runs", Bench(out=str(tmp_path / "runs"), device="cpu", threads=1), outcome)
+    run_here(Plan(nodes, plan.runs), set(nodes), tmp_path / "runs", Bench(out=str(tmp_path / "runs"), device="cpu", threads=1), outcome)
     record(plan, plan.runs[0], tmp_path / "runs", outcome)
     place = str(tmp_path / "runs" / "run")
     features, residual, both = (SvgbenchBackbone(run=place, latents=name) for name in ("features", "residual", "both"))

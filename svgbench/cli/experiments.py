@@ -8,17 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.configs import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.cli.reports import show
 from svgbench.cli.selection import directory
-from svgbench.cli.walk import is_main, uncollected, walk
-from svgbench.config.grid import build, load_experiment, preset_of
+from svgbench.cli.view import DISPLAY
+from svgbench.config.build import build
+from svgbench.config.choices import ALIGNMENTS, listed
+from svgbench.config.experiments import load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed, say
+from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
+from svgbench.lab.run_plan import gc_paused, is_main, run_plan
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 
@@ -45,7 +48,7 @@ def run(
     encoder: Annotated[
         str | None, typer.Option("--encoder", help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.")
     ] = None,
-    align: Annotated[str | None, typer.Option("--align", help="none, batch, frozen, channel or whiten.")] = None,
+    align: Annotated[str | None, typer.Option("--align", help=f"{listed(tuple(ALIGNMENTS))}.")] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
     preset: Preset = DEFAULT_PRESET,
@@ -78,7 +81,7 @@ def run(
     plan_ = make_plan({name: config}, shelf)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
-        walk(plan_, out, bench, keep_going=False, shelf=shelf)
+        run_plan(plan_, out, bench, keep_going=False, shelf=shelf, display=DISPLAY)
     if is_main():
         show(out, [name], recorded={name: config})
 
@@ -110,11 +113,11 @@ def ablate(
     choice.check(ranks)
     plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
-    outcome = walk(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice)
+    outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
         say(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
-        with uncollected(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
+        with gc_paused(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
             show(out, [r.name for r in plan_.runs], grid=experiment, recorded={r.name: r.config for r in plan_.runs})
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
@@ -158,7 +161,7 @@ def plan(
 
 def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
     """The plan of an experiment; cells that come to the same work are said."""
-    with uncollected():
+    with gc_paused():
         plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
     for name, other in plan_.repeated().items():
         say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")

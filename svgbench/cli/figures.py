@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.configs import DEFAULT_PRESET
 from svgbench.cli.console import table_of
 from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
-from svgbench.cli.walk import work_here
+from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, say
+from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
 from svgbench.lab.plan import Finished
+from svgbench.lab.run_plan import run_here
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
@@ -101,6 +102,6 @@ def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None)
     left = set(plan.nodes) - there.keys()
     if left:
         out = store.root.parent
-        work_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome())
+        run_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome(), display=DISPLAY)
     keys = {run.name: {plan.nodes[key].stage: key for key in run.nodes} for run in plan.runs}
     return [replace(one, diagnoses=keys[one.first.name]) for one in found]

@@ -10,15 +10,17 @@ import yaml
 
 from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Device, Out, Set, Shelf
-from svgbench.cli.walk import walk
+from svgbench.cli.view import DISPLAY
+from svgbench.config.build import build
 from svgbench.config.cards import EncoderCard
-from svgbench.config.grid import build, load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.names import checked_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, unknown
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.lab.record import owned
+from svgbench.lab.run_plan import run_plan
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.machine.files import guarded, write_atomic
@@ -90,7 +92,7 @@ def import_(
     plan = make_plan({name: resolved}, shelf, taken_over=True)
     waiting = _unopened(resolved, {node.stage for node in plan.nodes.values()})
     with owned(out, plan.runs[0]):
-        walk(plan, out, Bench(out=str(out), device=device), keep_going=False, shelf=shelf)
+        run_plan(plan, out, Bench(out=str(out), device=device), keep_going=False, shelf=shelf, display=DISPLAY)
     with guarded(place):  # last: what did not fit is not remembered
         content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())

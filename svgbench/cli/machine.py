@@ -14,7 +14,7 @@ from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Gpus, Set, Shelf
 from svgbench.cli.selection import directory
 from svgbench.config import cards
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.parse import merge, nested, override
 from svgbench.lab.forecast.estimate import assumptions, estimate, outline
 from svgbench.lab.forecast.requirements import EXTRAS, Need, gpus, judge_of, left_out, needs_of, package, weights_of

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.configs import DEFAULT_PRESET
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
+from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.machine.files import regular
 from svgbench.tables.collect import RunRecord, collect, not_held
 from svgbench.tables.judge_notes import note_judges, noted_scores

@@ -11,6 +11,8 @@ from typing import Annotated, NamedTuple
 import typer
 
 from svgbench.cli.selection import directory
+from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS, SCHEDULE_HELP, sampler_help
+from svgbench.config.records import SamplingProtocol
 from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
 from svgbench.machine.files import guarded, regular
@@ -41,15 +43,15 @@ def sample(
     run: Annotated[str, typer.Argument(help="A run's name under --out.")],
     to: Annotated[Path, typer.Option("--to", help="The PNG to write; an .npz takes the run's stored samples of these steps and guidance.")],
     labels: Annotated[str | None, typer.Option("--labels", help="Class numbers, comma separated; every class once when not given.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, max=4000)] = 25,
-    guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=100.0)] = 1.0,
+    steps: Annotated[int, typer.Option("--steps", min=1, max=MOST_STEPS)] = 25,
+    guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=MOST_GUIDANCE)] = 1.0,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="euler, heun, midpoint, dopri5, sde-euler; ddim, ddpm; the run's own when not given.")
+        str | None, typer.Option("--sampler", help=f"{sampler_help()}; the run's own when not given.")
     ] = None,
     schedule: Annotated[
-        str | None, typer.Option("--schedule", help="constant, linear, late, early-R or interval-A-B; the run's own when not given.")
+        str | None, typer.Option("--schedule", help=f"{SCHEDULE_HELP}; the run's own when not given.")
     ] = None,
-    shift: Annotated[float | None, typer.Option("--shift", min=0.001, help="Of the time grid; the run's own when not given.")] = None,
+    shift: Annotated[float | None, typer.Option("--shift", min=LEAST_SHIFT, help="Of the time grid; the run's own when not given.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the noise; 0 when not given.")] = None,
     trained: Annotated[
         float | None, typer.Option("--trained", help="Of an .npz: after which share of the training its samples were drawn; 1 is the end.")
@@ -86,10 +88,11 @@ def sample(
     from svgbench.machine.runtime import Runtime
     from svgbench.stages.pictures import sample_sheet
 
-    own = read_yaml(record.place / "config.yaml")["sampling"]
+    recorded = read_yaml(record.place / "config.yaml")["sampling"]
     asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
-    how = {name: own[name] if value is None else value for name, value in asked.items()}
-    slice_ = {"sampling": {**how, "against": own["against"], "guided_channels": own["guided_channels"]}, "seed": seed or 0}
+    settings = {**recorded, **{name: value for name, value in asked.items() if value is not None}}
+    sampling = {name: settings[name] for name in SamplingProtocol.model_fields}
+    slice_ = {"sampling": sampling, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{printable(to)}\n")
 

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.configs import DEFAULT_PRESET, configs_of, is_experiment
-from svgbench.config.grid import cells, load_experiment
+from svgbench.config.experiments import cells, load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
+from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
 from svgbench.tables.report import group_name
 
 DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")

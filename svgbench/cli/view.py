@@ -15,9 +15,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from svgbench.errors import printable, say
+from svgbench.errors import printable
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Node, Plan
+from svgbench.lab.run_plan import Display
 from svgbench.lab.schedule import Report, Watch
 from svgbench.lab.store import Store
 from svgbench.machine.progress import duration, read_note
@@ -35,17 +36,12 @@ class View(Watch):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.where: Callable[[str], str] = lambda key: ""
         self._total = self._done = self._failed = 0
         self._open: dict[str, Node] = {}
         self._away: dict[str, tuple[Node, float]] = {}
         self._seconds: dict[str, list[float]] = {}
         self._scores: deque[str] = deque(maxlen=LAST_SCORES)
         self._last = time.monotonic()
-
-    def say(self, sentence: str) -> None:
-        """A line to the user on standard error."""
-        say(sentence)
 
     def begin(self, plan: Plan, finished: set[str]) -> None:
         self._total, self._done = len(plan.nodes), len(finished)
@@ -190,3 +186,7 @@ def view(store: Store) -> Iterator[View]:
             yield shown
     else:
         yield View(store)
+
+
+DISPLAY = Display(in_process=InPlace, elsewhere=view)
+"""What ``run``, ``ablate``, ``figures`` and ``import`` show while they work."""

@@ -28,14 +28,16 @@ class Pixels(Part):
     """What the encoder expects of an image in [0, 1]: (image - mean) / std after an optional resize."""
 
     mean: tuple[float, float, float]
+    """Mean of each colour (red, green, blue), which is subtracted from pixels in [0, 1]."""
     std: tuple[Positive, Positive, Positive]
+    """Standard deviation of each colour, by which pixels are then divided."""
     size: Count
-    """Side in pixels the card is tested at (what the benchmark's images have)."""
+    """Side in pixels of the images that the card is tested with."""
     scale: Annotated[str, Field(pattern=r"^\d+/\d+$")] = "1/1"
     """The encoder sees images resized by this ratio (bicubic, antialiased): ``14/16`` gives DINOv2 224 of 256 px, so that
     patch 14 yields the same 16x16 grid; the card's ``stride`` is then that of the image, 16."""
     antialias: bool = True
-    """False: that resize neither smooths nor clips to [0, 1], as RAE's code does it."""
+    """Whether that resize antialiases and clips to [0, 1]; false is RAE's code."""
 
 
 class Weights(Part):
@@ -57,7 +59,9 @@ class EncoderCard(Part):
     """One encoder."""
 
     name: str
+    """Name of the card: its file's name without ``.yaml``."""
     family: str
+    """Family that ``--encoder`` may name in place of a card, such as ``dinov3``."""
     preset: Literal["tiny", "small", "paper", "any"] = "any"
     """``tiny`` marks the family's tiny member; ``paper`` the member that ``--encoder FAMILY`` means in the presets small and paper."""
     backend: str
@@ -69,7 +73,7 @@ class EncoderCard(Part):
     kind: Literal["features", "codec"] = "features"
     """A codec also decodes and is adopted as the autoencoder."""
     features: Features = Features()
-    """Of transformers: which blocks' tokens, brought together how, behind which norm."""
+    """For transformers: which blocks' tokens are the features, how they are combined and normalised."""
     channels: Annotated[int, Field(ge=0)]
     """Width of a latent; 0 only in what BACKEND:NAME makes, until it is opened."""
     stride: Count
@@ -77,14 +81,17 @@ class EncoderCard(Part):
     patch: Count = 1
     """Latent positions per SiT token side."""
     pixels: Pixels
+    """What the encoder expects of an image."""
     weights: Weights = Weights()
+    """Where the weights are."""
     params_m: Annotated[float, Field(ge=0)]
     """Millions of parameters; 0 as above."""
     gflops: Annotated[float, Field(ge=0)] = 0
-    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 where nobody counted. A plan's hours need it."""
+    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 where unknown. A plan's hours need it."""
     decode_gflops: Annotated[float, Field(ge=0)] = 0
     """The same to decode its latent; codecs only."""
     licence: str
+    """Licence of the weights."""
     forbids: tuple[Literal["commercial"], ...] = ()
     """Uses that the licence forbids: weights are not opened where SVGBENCH_USE declares such a use."""
     origin: str
@@ -94,6 +101,7 @@ class EncoderCard(Part):
     trained_by: str | None = None
     """The command that made the weights, for tiny members."""
     note: str | None = None
+    """Anything else that a user should know."""
 
 
 def load(path: Path) -> EncoderCard:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.build import build
 from svgbench.config.fields import word_of
-from svgbench.config.grid import build
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput

@@ -79,12 +79,19 @@ class SamplingProtocol(Part):
     """How samples were drawn: the part of a generation number's protocol that is not the judges'."""
 
     sampler: str
+    """Name of the sampler, such as ``euler``."""
     steps: int
+    """Number of time steps."""
     guidance: float
+    """Guidance scale; 1 is unguided."""
     shift: float
+    """Shift of the time grid."""
     schedule: str = "constant"
+    """Guidance schedule over time."""
     against: str = "null"
+    """The other prediction of guidance: null or weak."""
     guided_channels: int | None = None
+    """Number of first latent channels that are guided; all when empty."""
 
     @property
     def how(self) -> str:
@@ -115,15 +122,19 @@ class Protocol(Part):
     reference: str | None = None
     """Which images are held against: train, val, images or statistics of others."""
     reference_count: int | None = None
+    """Number of reference images."""
     reference_digest: str | None = None
     """sha256 of the images, or of the file of their statistics."""
     images: str
     """Which images are judged: ``samples``, ``reconstructed``, ``val``, ``given``."""
     count: int | None = None
+    """Number of judged images."""
     images_digest: str | None = None
+    """sha256 of the judged images."""
     balance: str | None = None
     """How the labels of samples were drawn: balanced or random."""
     rounding: str | None = None
+    """How decoded pixels became 8-bit images."""
     details: tuple[str, ...] = ()
     """What else changes the number, in words."""
     settings: str | None = None
@@ -131,6 +142,7 @@ class Protocol(Part):
     chosen: dict[str, Any] | None = None
     """Those settings, field by field."""
     sampling: SamplingProtocol | None = None
+    """How samples were drawn, for scores of samples."""
     limit: int | None = None
     """Made with ``--limit``: a trial, beside no full number."""
     version: str
@@ -160,17 +172,17 @@ class Protocol(Part):
 
     def differs(self, other: Protocol) -> list[str]:
         """What keeps two numbers apart, as ``field (mine, other's)``; steps and guidance are left to the table's columns."""
-        mine, others = (_flat(protocol.model_dump(mode="json")) for protocol in (self, other))
+        mine, others = (flat(protocol.model_dump(mode="json")) for protocol in (self, other))
         told = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
         names = [name for name in mine | others if name not in told]
         return [f"{n} ({_short(mine.get(n))}, {_short(others.get(n))})" for n in names if mine.get(n) != others.get(n)]
 
 
-def _flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested fields under dotted names."""
+def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Nested fields under dotted names: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
     return found
 
 
@@ -192,12 +204,15 @@ class Score(Part):
     """gfid, sfid, fd_dinov2, is, kid, precision, recall, rfid, rfd_dinov2, psnr, ssim, lpips, probe_top1, probe_top5, knn_top1,
     logreg_top1, miou, macc, depth_rmse, depth_arel."""
     value: float
+    """The score, in the metric's unit."""
     low: float | None = None
+    """Lower end of the interval."""
     high: float | None = None
-    """The interval; how it was made is the protocol's last part or ``detail['interval']``."""
+    """Upper end of the interval; how it was made is the protocol's last part or ``detail['interval']``."""
     count: int
     """Images behind the number."""
     protocol: Protocol
+    """How the score was made."""
     detail: dict[str, Any] = {}
     """What a reader may want beside it: how the interval was made, chosen learning rate, which latents."""
 
@@ -210,9 +225,13 @@ class Manifest(Part):
     """``manifest.json``: written last, so its existence means that the artifact is finished."""
 
     format: int = STORE_FORMAT
+    """Version of the store's layout."""
     stage: str
+    """Name of the stage that made the artifact."""
     version: int
+    """Version of that stage."""
     key: str
+    """Key of the artifact: sha256 of stage, version, slice and inputs."""
     slice: dict[str, Any]
     """All of the configuration that the stage could read."""
     inputs: dict[str, str]
@@ -220,7 +239,9 @@ class Manifest(Part):
     files: dict[str, str]
     """Relative path -> sha256."""
     sizes: dict[str, int]
+    """Relative path -> bytes."""
     seconds: float
+    """Wall time of the stage."""
     cost: dict[str, Any] = {}
     """images per second, peak memory, FLOPs, utilisation: what the stage reported."""
     host: dict[str, Any] = {}

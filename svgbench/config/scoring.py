@@ -13,53 +13,69 @@ class Probe(Part):
     """Linear probe, kNN and logistic regression on mean-pooled frozen latents."""
 
     epochs: Count = 30
+    """Passes over the training images of the linear probe."""
     batch: Count = 256
+    """Images per update of the linear probe (SGD with momentum, cosine schedule)."""
     learning_rates: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.03, 0.1, 0.3, 1.0)
-    """Trained side by side; the best on a held-out tenth of the training images is reported on the validation images."""
+    """Initial learning rates of linear probes trained side by side; the best on a held-out tenth of the training images is scored on the
+    validation images."""
     neighbours: Count = 20
+    """k of the k-nearest-neighbour classifier."""
     train_images: Count | None = None
-    """The first so many training images; all when empty."""
+    """Use only this many of the first training images; all when empty."""
     logreg_c: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1, 1.0)
-    """Strengths of logistic regression as scikit-learn counts them (larger fits closer); the best on the held-out tenth is fitted again."""
+    """Inverse regularisation strengths C of logistic regression as in scikit-learn; the best on the held-out tenth is fitted again on all
+    training images."""
     logreg_iterations: Count = 1000
-    """Most iterations of L-BFGS for each C."""
+    """Maximum number of L-BFGS iterations for each C."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """In which pooled latents are stored; sums and moments are float64 in both."""
+    """Precision in which pooled latents are stored; sums and moments are float64 in both."""
 
 
 class HeadTraining(Part):
     """How a linear head is trained on crops of a data set of its own: AdamW, linear warm-up, then a cosine to zero."""
 
     total_images: Count
-    """Crops seen in training."""
+    """Crops seen in training, repetitions counted."""
     batch: Count = 16
+    """Crops per update."""
     lr: Positive
+    """AdamW's learning rate after the warm-up."""
     beta2: Share
+    """AdamW's decay rate of the second moment; that of the first is 0.9."""
     weight_decay: NotNegative
+    """Decoupled weight decay, multiplied by the learning rate at each update."""
     lr_warmup_images: Annotated[int, Field(ge=0)]
+    """Crops over which the learning rate rises linearly from zero."""
     max_gradient_norm: NotNegative = 0.0
-    """Of each head; 0 never scales."""
+    """Gradients of a head with a larger norm are scaled down to this norm; 0 never scales."""
     checkpoint_images: Count = 16_000
+    """Crops between two checkpoints."""
 
 
 class SegmentationHead(HeadTraining):
     """BN + 1x1 on crops by DINOv3's linear protocol (facebookresearch/dinov3, config-ade20k-linear-training.yaml)."""
 
     classes: Annotated[int, Field(ge=2, le=254)] = 150
-    """Masks hold 0 for unlabelled (ignored) and 1 to this number."""
+    """Number of classes; masks hold 0 for unlabelled pixels (ignored) and 1 to this number."""
     crop: Count = 512
-    """Side in pixels of training crops and of evaluation's windows, and the short side of an image whose scale is 1."""
+    """Side in pixels of training crops and of evaluation windows, and the short side of an image at scale 1."""
     stride: Count = 341
-    """Pixels between two windows."""
+    """Pixels between two evaluation windows."""
     scales: tuple[Positive, Positive] = (0.5, 2.0)
-    """Range of the random scale in training."""
+    """Range of the random image scale in training."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
-    """Share of latent channels left out in training."""
+    """Probability that a latent channel is set to zero in training."""
     total_images: Count = 640_000
+    """Crops seen in training, repetitions counted."""
     lr: Positive = 1e-3
+    """AdamW's learning rate after the warm-up."""
     beta2: Share = 0.999
+    """AdamW's decay rate of the second moment; that of the first is 0.9."""
     weight_decay: NotNegative = 1e-3
+    """Decoupled weight decay, multiplied by the learning rate at each update."""
     lr_warmup_images: Annotated[int, Field(ge=0)] = 24_000
+    """Crops over which the learning rate rises linearly from zero."""
 
     @model_validator(mode="after")
     def _windows_meet(self) -> SegmentationHead:
@@ -74,18 +90,22 @@ class Segmentation(Part):
     """Linear head (BN + 1x1) on frozen latents."""
 
     enabled: bool = True
+    """Whether segmentation is scored."""
     source: str | None = None
-    """A folder as ADE20K lies on disk (images/ and annotations/, each with training/ and validation/); when empty the run's own images,
-    where they have masks."""
+    """A folder in ADE20K's layout (images/ and annotations/, each with training/ and validation/); the run's own images, where they have
+    masks, when empty."""
     epochs: Count = 10
-    """This and the next three: of the run's own images."""
+    """Passes over the run's own training images; used without ``source``, as are ``batch``, ``lr`` and ``train_images``."""
     batch: Count = 32
+    """Images per update of the head on the run's own images."""
     lr: Positive = 1e-2
+    """AdamW's initial learning rate on the run's own images; a cosine brings it to zero."""
     train_images: Count | None = None
+    """Use only this many of the first of the run's own training images; all when empty."""
     head: SegmentationHead = SegmentationHead()
-    """Of a folder."""
+    """Training of the head on the folder ``source``."""
     identity: str = ""
-    """Digest of the folder's files; filled in when a run is planned."""
+    """Digest of the folder's files; filled in by the program when it plans a run."""
 
     @model_serializer(mode="wrap")
     def _of_one_source(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -98,19 +118,28 @@ class DepthHead(HeadTraining):
     """BN + 1x1 to depth bins by DINOv3's linear protocol (facebookresearch/dinov3, eval/depth/configs/config-nyu.yaml)."""
 
     bins: Annotated[int, Field(ge=2, le=4096)] = 256
+    """Number of depth bins over which the head predicts a distribution."""
     nearest: Positive = 0.001
-    """Metres; depths outside (nearest, farthest) are not counted."""
+    """Smallest depth in metres; pixels with depth outside (nearest, farthest) are ignored."""
     farthest: Positive = 10.0
+    """Largest depth in metres."""
     crop: tuple[Count, Count] = (416, 544)
     """Height and width in pixels of training crops."""
     border: Literal["nyu", "none"] = "nyu"
-    """nyu: training images lose NYU's white border, errors are counted in Eigen's crop, both as shares of the image's sides."""
+    """nyu: training images lose NYU's white border and errors are counted in Eigen's crop, both as shares of the image's sides; none: whole
+    images."""
     total_images: Count = 614_400
+    """Crops seen in training, repetitions counted."""
     lr: Positive = 3e-4
+    """AdamW's learning rate after the warm-up."""
     beta2: Share = 0.99
+    """AdamW's decay rate of the second moment; that of the first is 0.9."""
     weight_decay: NotNegative = 1e-4
+    """Decoupled weight decay, multiplied by the learning rate at each update."""
     lr_warmup_images: Annotated[int, Field(ge=0)] = 204_800
+    """Crops over which the learning rate rises linearly from zero."""
     max_gradient_norm: NotNegative = 35.0
+    """Gradients of a head with a larger norm are scaled down to this norm; 0 never scales."""
 
     @model_validator(mode="after")
     def _a_range(self) -> DepthHead:
@@ -123,36 +152,44 @@ class Depth(Part):
     """Depth from frozen latents by a linear head, on a folder of images with depth maps."""
 
     source: str | None = None
-    """images/ and depth/ (16-bit PNG, millimetres), each with training/ and validation/; or a folder with nyu_train.txt and nyu_test.txt,
-    whose lines name an image and a depth map below it. Left out when empty."""
+    """A folder with images/ and depth/ (16-bit PNG, millimetres), each with training/ and validation/; or one with nyu_train.txt and
+    nyu_test.txt, whose lines name an image and a depth map. Depth is not scored when empty."""
     head: DepthHead = DepthHead()
+    """Training of the depth head."""
     identity: str = ""
-    """Digest of the folder's files; filled in when a run is planned."""
+    """Digest of the folder's files; filled in by the program when it plans a run."""
 
 
 class Scores(Part):
     """Metrics and their protocols."""
 
     extractor: str = "inception"
-    """Features of FID, sFID, IS, KID, precision and recall: ``inception`` (needs its weights file), ``shapes-cnn``, ``dinov2-vit-l-14``."""
+    """Features of FID, sFID, IS, KID, precision and recall: ``inception`` (needs its weights file), ``shapes-cnn`` or
+    ``dinov2-vit-l-14``."""
     extractor_weights: str | None = None
+    """Path of the extractor's weights file; needed by all but ``shapes-cnn``, whose weights are shipped."""
     second_extractor: str | None = None
-    """Another network whose Frechet distance of the samples is scored beside: ``dinov2-vit-l-14`` gives ``fd_dinov2``; none when empty."""
+    """Another feature network for a second Frechet distance of the samples: ``dinov2-vit-l-14`` gives ``fd_dinov2``; none when empty."""
     second_extractor_weights: str | None = None
+    """Path of the second extractor's weights file; needed by all but ``shapes-cnn``, whose weights are shipped."""
     reference: str | None = None
-    """What samples are held against in place of the training images: an ADM ``.npz`` of statistics, an ``.npz`` or a folder of images, an
-    ``images`` artifact of our store. Statistics are of the first extractor; the second then stays with the training images."""
+    """What samples are compared with in place of the training images: an ADM ``.npz`` of statistics, an ``.npz`` or folder of images, or an
+    ``images`` artifact of a store. Statistics belong to the first extractor; the second one then keeps the training images."""
     perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
-    """Distance of reconstructions to originals: LPIPS (left out, with a dash, without its weights file) or that of the small network."""
+    """Distance of reconstructions to originals: LPIPS (left out, shown as a dash, without its weights file) or that of the small network
+    for ``shapes``."""
     lpips_weights: str | None = None
-    """VGG16 weights file of LPIPS."""
+    """Path of the VGG16 weights file of LPIPS."""
     neighbours: Count = 3
     """k of precision and recall."""
     resamples: Annotated[int, Field(ge=0, le=10_000)] = 50
-    """Bootstrap resamples behind each interval."""
+    """Bootstrap resamples of each interval; 0 gives no intervals."""
     probe: Probe = Probe()
+    """Classification from frozen latents."""
     segmentation: Segmentation = Segmentation()
+    """Segmentation from frozen latents."""
     depth: Depth = Depth()
+    """Depth from frozen latents."""
 
     @model_validator(mode="after")
     def _two_extractors(self) -> Scores:

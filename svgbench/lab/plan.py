@@ -191,10 +191,10 @@ def node_of(
     for path, found in digests_of(stage, config, judged).items():
         identity = merge(identity, nested(path, found))
     for path in graph.FOLDERS:
-        if _covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
+        if covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
             identity = merge(identity, nested(f"{path}.source", "folder"))
     for path in graph.UNKEYED:
-        if _covers(stage, path) and graph.field(config, path) is not None:
+        if covers(stage, path) and graph.field(config, path) is not None:
             identity = merge(identity, nested(path, None))
     keys = {name: node.key for name, node in inputs.items()}
     key = key_of(stage.name, stage.version, identity, keys)
@@ -208,20 +208,20 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
     judged = {} if judged is None else judged
     identities: dict[str, str | None] = {}
     for path in sorted(graph.PATHS):
-        if _covers(stage, path):
+        if covers(stage, path):
             file = graph.field(config, path)
             if file:
                 identities[path] = f"sha256:{cards.digest_of(Path(file), path)}"
     for name, kind, weights in graph.JUDGES:
-        if _covers(stage, name):
+        if covers(stage, name):
             file = graph.field(config, weights)
             unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
             asked = (kind, graph.field(config, name), str(file), weights)
             if not unused and asked not in judged:
                 judged[asked] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
             identities[weights] = None if unused else judged[asked]
-    if _covers(stage, graph.REFERENCE) and (given := graph.field(config, graph.REFERENCE)):
-        first = graph.field(config, "scores.extractor") if _covers(stage, "scores.extractor") else None
+    if covers(stage, graph.REFERENCE) and (given := graph.field(config, graph.REFERENCE)):
+        first = graph.field(config, "scores.extractor") if covers(stage, "scores.extractor") else None
         asked = ("reference", str(given), str(first), graph.REFERENCE)
         if asked not in judged:
             judged[asked] = f"sha256:{judges.reference_identity(Path(given), first)}"
@@ -235,8 +235,8 @@ def check_files(node: Node) -> None:
     stage = graph.by_name(node.stage)
     changed = [(path, graph.field(node.slice, path)) for path, found in digests_of(stage, node.slice).items()
                if graph.field(node.identity, path) != found]  # fmt: skip
-    for path in ("encoder", graph.TEACHER):
-        own = graph.field(node.slice, path) if _covers(stage, path) else None
+    for path in graph.ENCODERS:
+        own = graph.field(node.slice, path) if covers(stage, path) else None
         if own and own["opened"] is not None:
             card, weights = cards.EncoderCard.model_validate(own["opened"]), own["weights"]
             if cards.identity(card, Path(weights) if weights else None, own.get("weights_key")) != own["identity"]:
@@ -246,7 +246,8 @@ def check_files(node: Node) -> None:
         raise BadInput(f"{file or field}: changed after this run was planned ({field}); run the same command again.")
 
 
-def _covers(stage: graph.Stage, path: str) -> bool:
+def covers(stage: graph.Stage, path: str) -> bool:
+    """Whether a stage's slice holds a dotted field."""
     return _among(stage.slice, path)
 
 

@@ -1,23 +1,46 @@
-"""Cheap failures first: every weights file that a plan will need is found before its first minute of work."""
+"""Looks for every weights file that a plan needs before the plan's first stage runs."""
 
 from __future__ import annotations
 
 from svgbench.config.cards import EncoderCard
-from svgbench.lab.plan import Plan
+from svgbench.lab.plan import Node, Plan, covers
 from svgbench.metrics import judges
+from svgbench.stages import graph
 
 
 def check(plan: Plan, missing: set[str]) -> None:
-    """Finds (and where a network allows it, fetches) the weights of every encoder and judge that a missing node will open."""
+    """Finds (and where a network allows it, downloads) the weights of every encoder and judging network that a missing node opens.
+
+    Raises BadWeights, with the field to set, for weights that are not there, do not match their card or have another digest.
+    """
+    seen: set[tuple[str, ...]] = set()
+    for key in missing:
+        _check_encoders(plan.nodes[key], seen)
+        _check_judges(plan.nodes[key], seen)
+
+
+def _check_encoders(node: Node, seen: set[tuple[str, ...]]) -> None:
+    """Every encoder of a node's slice: a run's own and REPA's teacher."""
     from svgbench.weights import files as weights
 
-    seen = set()
-    for key in missing:
-        part = plan.nodes[key].slice
-        encoder = part.get("encoder")
-        if encoder is not None and encoder["identity"] not in seen:
-            seen.add(encoder["identity"])
-            weights.resolve(EncoderCard.model_validate(encoder["opened"]), encoder["weights"])
-        loss = part.get("autoencoder", {}).get("loss")
-        if loss is not None and loss["perceptual"]:
-            judges.weights_file("pairs", loss["network"], loss["weights"], setting="autoencoder.loss.weights")
+    for path in graph.ENCODERS:
+        encoder = graph.field(node.slice, path) if covers(graph.by_name(node.stage), path) else None
+        if encoder is None or encoder["opened"] is None or (path, encoder["identity"]) in seen:
+            continue  # a teacher is opened only where its loss has a weight
+        seen.add((path, encoder["identity"]))
+        option = "--weights FILE" if path == "encoder" else f"--set {path}.weights=FILE"
+        weights.resolve(EncoderCard.model_validate(encoder["opened"]), encoder["weights"], option=option)
+
+
+def _check_judges(node: Node, seen: set[tuple[str, ...]]) -> None:
+    """Every judging network of a node's slice: extractors and perceptual distances."""
+    for path, kind, setting in graph.JUDGES:
+        if not covers(graph.by_name(node.stage), path):
+            continue
+        name, file = graph.field(node.slice, path), graph.field(node.slice, setting)
+        left_out = path == "scores.perceptual" and name == "lpips" and not file  # the score is then shown as a dash
+        unused = path.startswith("autoencoder.loss.") and not graph.field(node.slice, "autoencoder.loss.perceptual")
+        if name is None or left_out or unused or (path, name, str(file)) in seen:
+            continue
+        seen.add((path, name, str(file)))
+        judges.weights_file(kind, name, file, setting=setting)

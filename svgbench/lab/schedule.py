@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from svgbench.errors import StorageError, SvgbenchError
+from svgbench.errors import StorageError, SvgbenchError, say
 from svgbench.lab.plan import Node, Plan
 from svgbench.machine.signals import GUARD
 
@@ -59,7 +59,14 @@ class Engine(Protocol):
 
 
 class Watch:
-    """Is told how a walk goes; a subclass shows it."""
+    """Is told of the progress; a subclass shows it."""
+
+    where: Callable[[str], str] = staticmethod(lambda key: "")
+    """Who works on a node, in a few words; set to the engine's."""
+
+    def say(self, sentence: str) -> None:
+        """Writes a line to standard error."""
+        say(sentence)
 
     def begin(self, plan: Plan, finished: set[str]) -> None:
         """The walk starts; these nodes were there."""

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from svgbench.config import schema
+from svgbench.config import networks
 from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
 from svgbench.machine import checkpoints
 from svgbench.machine.averages import Averages
@@ -77,7 +77,7 @@ class TrainingReport:
 def train(
     task: Task,
     *,
-    settings: schema.Training,
+    settings: networks.Training,
     dataset_size: int,
     seed: int,
     out: Path,
@@ -120,12 +120,12 @@ def _run(loop: _Loop) -> None:
                 )
 
 
-def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: schema.Optimiser) -> AdamW:
+def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: networks.Optimiser) -> AdamW:
     """Fused AdamW with the configured betas and decay; ``lr_scale`` in a parameter group multiplies its learning rate."""
     return AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
 
 
-def learning_rate(settings: schema.Training, images_seen: int) -> float:
+def learning_rate(settings: networks.Training, images_seen: int) -> float:
     """The rate of the update that ends at ``images_seen``: linear warm-up, then constant or a cosine to zero at the end."""
     optimiser = settings.optimiser
     warmup = optimiser.lr_warmup_images
@@ -142,7 +142,7 @@ class _Loop:
         self,
         task: Task,
         *,
-        settings: schema.Training,
+        settings: networks.Training,
         dataset_size: int,
         seed: int,
         out: Path,

@@ -8,19 +8,51 @@ each residual channel on its own; ``whiten`` also removes the correlation betwee
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
+
+from svgbench.config.choices import ALIGNMENTS
+from svgbench.errors import unknown
 
 EPSILON = 1e-6
 
 
+def one_scale(covariance: Tensor, target_std: Tensor) -> Tensor:
+    """The map [c, c] that scales all channels alike, so that their mean deviation becomes the target's."""
+    scale = target_std / (covariance.diagonal().clamp(min=0).sqrt().mean() + EPSILON)
+    return torch.eye(len(covariance), dtype=torch.float64, device=covariance.device) * scale
+
+
+def scale_of_each(covariance: Tensor, target_std: Tensor) -> Tensor:
+    """The map [c, c] that gives each channel the target's deviation."""
+    return torch.diag(target_std / (covariance.diagonal().clamp(min=0).sqrt() + EPSILON))
+
+
+def whitening(covariance: Tensor, target_std: Tensor) -> Tensor:
+    """The map [c, c] after which channels are uncorrelated and of the target's deviation (ZCA)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
+
+
+MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "none": one_scale,  # not applied
+    "batch": one_scale,
+    "frozen": one_scale,
+    "channel": scale_of_each,
+    "whiten": whitening,
+}
+"""Mode -> (covariance of the residual [c, c], deviation to reach []) -> linear map [c, c]; all float64."""
+
+
 class Alignment(nn.Module):
-    """Residual [B, c, h, w] -> aligned residual, by one of the modes none, batch, frozen, channel, whiten."""
+    """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``."""
 
     def __init__(self, mode: str, *, feature_channels: int, residual_channels: int) -> None:
         super().__init__()
-        if mode not in ("none", "batch", "frozen", "channel", "whiten"):
-            raise ValueError(f"alignment mode '{mode}' is not one of none, batch, frozen, channel, whiten")
+        if mode not in ALIGNMENTS:
+            raise unknown("alignment", mode, ALIGNMENTS)
         self.mode, self.features, self.channels = mode, feature_channels, residual_channels
         self.register_buffer("weight", torch.full((residual_channels, residual_channels), torch.nan))
         self.register_buffer("bias", torch.full((residual_channels,), torch.nan))  # a map that nobody fixed cannot pass for one
@@ -43,7 +75,7 @@ class Alignment(nn.Module):
     @property
     def freezes(self) -> bool:
         """Whether this mode needs ``freeze`` before inference."""
-        return self.mode in ("frozen", "channel", "whiten")
+        return ALIGNMENTS[self.mode].freezes
 
     @torch.no_grad()
     def freeze(self, statistics: Tensor) -> None:
@@ -61,24 +93,19 @@ class Alignment(nn.Module):
         covariance = (outer.view(c, c) - n * mean[:, None] * mean) / (n - 1).clamp(min=1)
         target_mean = sums.mean() / n
         target_std = ((squares - sums**2 / n) / (n - 1).clamp(min=1)).clamp(min=0).sqrt().mean()
-        std = covariance.diagonal().clamp(min=0).sqrt()
-        if self.mode == "whiten":
-            values, vectors = torch.linalg.eigh(covariance)
-            weight = vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
-        elif self.mode == "channel":
-            weight = torch.diag(target_std / (std + EPSILON))
-        else:
-            weight = torch.eye(c, dtype=torch.float64, device=n.device) * (target_std / (std.mean() + EPSILON))
+        weight = MAPS[self.mode](covariance, target_std)
+        if MAPS[self.mode] is one_scale:
             mean = mean.mean().expand(c)
         return weight.float(), (target_mean - weight @ mean).float()
 
     def forward(self, residual: Tensor, features: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
-        """``statistics``: those of the global batch while training; without them the fixed map, or (``batch``) those of this batch."""
+        """Aligned residual [B, c, h, w] of residual [B, c, h, w] and features [B, C, h, w]. ``statistics``: those of the global batch while
+        training; without them the fixed map, or (where a mode has none) those of this batch."""
         if self.mode == "none":
             return residual
-        if statistics is None and self.mode == "batch":
+        if statistics is None and not self.freezes:
             statistics = self.statistics_of(residual, features)
         weight, bias = (self.weight, self.bias) if statistics is None else self.affine(statistics)
-        if self.mode == "whiten":
+        if MAPS[self.mode] is whitening:
             return torch.einsum("dc,bchw->bdhw", weight, residual) + bias[:, None, None]
         return residual * weight.diagonal()[:, None, None] + bias[:, None, None]

@@ -8,42 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from svgbench.errors import BadConfig
+from svgbench.config.choices import DDPM_STEPS, kept_steps
 from svgbench.nets import draws
 from svgbench.nets.sit import SiT, Tapped
+from svgbench.nets.training_pair import TrainingPair
 
-STEPS = 1000
+STEPS = DDPM_STEPS
 FIRST_BETA, LAST_BETA = 1e-4, 0.02
 """The linear schedule of Ho et al., section 4."""
 HALF_BIN = 1 / 255
 """Half a bin of a likelihood over 8-bit values in [-1, 1]. DiT applies it to latents all the same."""
 
 Epsilon = Callable[[Tensor, int, int], Tensor]
-"""(x [B, C, h, w], k, count of steps before this one) -> [B, C, h, w] noise, or [B, 2C, h, w] with the variance's numbers last."""
-
-
-class Pair(NamedTuple):
-    """What the network sees and what it should say: x_k [B, C, h, w], k [B], the noise in it [B, C, h, w]."""
-
-    x_k: Tensor
-    index: Tensor
-    noise: Tensor
+"""(x [B, C, h, w], k, count of steps before this one) -> predicted noise [B, C, h, w], or [B, 2C, h, w] with the variance last."""
 
 
 class Chain(nn.Module):
     """Constants of the steps that are kept of the 1000: float32 tables [steps], in the order of k."""
 
     def __init__(self, steps: int = STEPS) -> None:
-        """``steps`` are spread evenly from 0 to 999, both ends among them (ADM's respacing)."""
+        """``steps``: how many are kept (``config.choices.kept_steps``)."""
         super().__init__()
-        if not 1 <= steps <= STEPS:
-            raise BadConfig(f"a noise-predicting model of {STEPS} steps is sampled in 1 to {STEPS} of them, not {steps}.")
-        self.kept = [round(i * (STEPS - 1) / max(steps - 1, 1)) for i in range(steps)]
+        self.kept = kept_steps(steps)
         kept = torch.cumprod(1 - torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64), 0)[self.kept]
         before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
         betas = 1 - kept / before
@@ -56,7 +46,7 @@ class Chain(nn.Module):
             "noise_before": (1 - before).sqrt(),
             "mean_of_data": betas * before.sqrt() / (1 - kept),
             "mean_of_x": (1 - before) * (1 - betas).sqrt() / (1 - kept),
-            "log_variance": clipped.log(),  # of the posterior q(x_before | x_k, x): the least variance a model can say
+            "log_variance": clipped.log(),  # of the posterior q(x_before | x_k, x): the least variance a model can predict
             "log_beta": betas.log(),  # the greatest
         }
         for name, table in tables.items():
@@ -75,7 +65,7 @@ class Chain(nn.Module):
         return self.at("mean_of_data", place) * data + self.at("mean_of_x", place) * x
 
     def model_log_variance(self, numbers: Tensor | None, place: Tensor | int) -> Tensor:
-        """What a model's numbers (-1 least, 1 greatest) say of log variance; without numbers the greatest, DDPM's sigma^2 = beta."""
+        """Log variance [B, C, h, w] of a model's outputs (-1 least, 1 greatest); without them the greatest, DDPM's sigma^2 = beta."""
         least, greatest = self.at("log_variance", place), self.at("log_beta", place)
         if numbers is None:
             return torch.where(torch.as_tensor(place, device=least.device).reshape(-1, 1, 1, 1) == 0, least, greatest)
@@ -84,7 +74,9 @@ class Chain(nn.Module):
 
 
 class EpsilonModel(nn.Module):
-    """A transformer that names the noise in x_k; its times are the steps' numbers 0 to 999."""
+    """A transformer that predicts the noise in x_k; its times are the steps' numbers 0 to 999."""
+
+    objective = "ddpm"
 
     def __init__(self, sit: SiT) -> None:
         super().__init__()
@@ -92,7 +84,7 @@ class EpsilonModel(nn.Module):
         self.channels, self.grid, self.patch, self.classes = sit.channels, sit.grid, sit.patch, sit.classes
 
     def forward(self, x: Tensor, timestep_index: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
-        """All that the network says, [B, C, h, w] or [B, 2C, h, w]; with ``tap`` k also the tokens after k blocks."""
+        """All outputs, [B, C, h, w] or [B, 2C, h, w] with the variance last; with ``tap`` k also the tokens after k blocks."""
         return self.sit.outputs(x, timestep_index, labels, tap)
 
     def epsilon(self, x: Tensor, timestep_index: Tensor, labels: Tensor) -> Tensor:
@@ -102,7 +94,7 @@ class EpsilonModel(nn.Module):
 
 class FlowView(nn.Module):
     """A noise-predicting model as the velocity model of the straight path: x_t = (1 - t) eps + t data is, up to a factor, x_k of the step
-    with the same ratio of signal to noise (the nearest of the 1000), and the velocity is the data it says less the noise it says."""
+    with the same ratio of signal to noise (the nearest of the 1000), and the velocity is the predicted data less the predicted noise."""
 
     def __init__(self, model: EpsilonModel) -> None:
         super().__init__()
@@ -118,31 +110,31 @@ class FlowView(nn.Module):
         return chain.data(x_k, noise, index) - noise
 
 
-def training_pair(chain: Chain, data: Tensor, positions: Tensor, *, noise: int, time: int) -> Pair:
+def training_pair(chain: Chain, data: Tensor, positions: Tensor, *, noise: int, time: int) -> TrainingPair:
     """The training pair of latents [B, C, h, w] whose noise and step are drawn from two streams at global positions [B]."""
     index = draws.integers(time, positions, STEPS)
     eps = draws.normal(noise, positions, tuple(data.shape[1:]))
-    return Pair(chain.at("signal", index) * data + chain.at("noise", index) * eps, index, eps)
+    return TrainingPair(chain.at("signal", index) * data + chain.at("noise", index) * eps, index, eps)
 
 
-def losses(chain: Chain, outputs: Tensor, data: Tensor, pair: Pair) -> Tensor:
-    """The loss of each sample [B] float32: mean squared error of the noise, plus the bound's term where a variance is said (DiT)."""
+def losses(chain: Chain, outputs: Tensor, data: Tensor, pair: TrainingPair) -> Tensor:
+    """The loss of each sample [B] float32: mean squared error of the noise, plus the bound's term where a variance is predicted (DiT)."""
     outputs, channels = outputs.float(), data.shape[1]
-    error = (outputs[:, :channels] - pair.noise).square().flatten(1).mean(1)
+    error = (outputs[:, :channels] - pair.target).square().flatten(1).mean(1)
     if outputs.shape[1] == channels:
         return error
     return error + bound(chain, outputs[:, :channels].detach(), outputs[:, channels:], data, pair)
 
 
-def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: Pair) -> Tensor:
+def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: TrainingPair) -> Tensor:
     """The variational bound's term of each sample's step [B], bits a number: it trains the variance, the noise comes detached.
 
     The KL divergence of the model's Gaussian from q(x_before | x_k, x); at step 0 the negative log likelihood of the data.
     """
-    k = pair.index
-    mean = chain.mean(chain.data(pair.x_k, noise, k), pair.x_k, k)
+    k = pair.time
+    mean = chain.mean(chain.data(pair.x, noise, k), pair.x, k)
     log_variance, true = chain.model_log_variance(numbers, k), chain.at("log_variance", k)
-    square = (chain.mean(data, pair.x_k, k) - mean).square()
+    square = (chain.mean(data, pair.x, k) - mean).square()
     divergence = 0.5 * (log_variance - true + (true - log_variance).exp() + square * (-log_variance).exp() - 1)
     term = torch.where((k == 0).reshape(-1, 1, 1, 1), -log_likelihood(data, mean, 0.5 * log_variance), divergence)
     return term.flatten(1).mean(1) / math.log(2)
@@ -173,10 +165,10 @@ def ddpm(epsilon: Epsilon, x: Tensor, chain: Chain, draw: Callable[[int], Tensor
     channels = x.shape[1]
     for place in reversed(range(len(chain.kept))):
         step = len(chain.kept) - 1 - place
-        said = epsilon(x, chain.kept[place], step)
-        mean = chain.mean(chain.data(x, said[:, :channels], place), x, place)
+        outputs = epsilon(x, chain.kept[place], step)
+        mean = chain.mean(chain.data(x, outputs[:, :channels], place), x, place)
         if place:
-            numbers = said[:, channels:] if said.shape[1] > channels else None
+            numbers = outputs[:, channels:] if outputs.shape[1] > channels else None
             mean = mean + (0.5 * chain.model_log_variance(numbers, place)).exp() * draw(step)
         x = mean
     return x

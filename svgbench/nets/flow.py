@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal
 
 from torch import Tensor, nn
 
+from svgbench.config.choices import shift_time
 from svgbench.nets import draws
 from svgbench.nets.sit import SiT, Tapped
-
-Time = TypeVar("Time", Tensor, float)
+from svgbench.nets.training_pair import TrainingPair
 
 LEAST_REMAINDER = 0.05
 """JiT's bound on 1 - t where a velocity comes from predicted data (arXiv 2511.13720)."""
-
-
-class Pair(NamedTuple):
-    """What the network sees and what it should say: x_t [B, C, h, w], t [B], target velocity x_1 - x_0 [B, C, h, w]."""
-
-    x_t: Tensor
-    t: Tensor
-    target: Tensor
-
-
-def shift_time(t: Time, shift: float) -> Time:
-    """t <- s t / (1 + (s - 1) t): below 1, s moves times towards noise (t = 0); both ends stay where they are."""
-    return shift * t / (1 + (shift - 1) * t)
 
 
 def draw_times(stream: int, positions: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor:
@@ -47,17 +34,17 @@ def training_pair(
     shift: float,
     times: Literal["uniform", "logit-normal"] = "uniform",
     prediction: Literal["velocity", "data"] = "velocity",
-) -> Pair:
+) -> TrainingPair:
     """The training pair of latents x_1 [B, C, h, w] whose noise and time are drawn from two streams at global positions [B].
 
-    ``prediction: data``: the target is the velocity of the true data as ``velocity_of_data`` says it, so that near t = 1, where the
+    ``prediction: data``: the target is the velocity of the true data by ``velocity_of_data``, so that near t = 1, where the
     remainder is bounded, the true data still has loss 0.
     """
     t = shift_time(draw_times(time, positions, times), shift)
     x_0 = draws.normal(noise, positions, tuple(data.shape[1:]))
     target = data - x_0
     x_t = x_0 + t[:, None, None, None] * target
-    return Pair(x_t, t, target if prediction == "velocity" else velocity_of_data(data, x_t, t))
+    return TrainingPair(x_t, t, target if prediction == "velocity" else velocity_of_data(data, x_t, t))
 
 
 def losses(velocity: Tensor, target: Tensor) -> Tensor:
@@ -66,7 +53,7 @@ def losses(velocity: Tensor, target: Tensor) -> Tensor:
 
 
 class DataModel(nn.Module):
-    """The velocity model of a transformer that says the data x_1 itself (JiT, arXiv 2511.13720)."""
+    """The velocity model of a transformer that predicts the data x_1 itself (JiT, arXiv 2511.13720)."""
 
     def __init__(self, sit: SiT) -> None:
         super().__init__()
@@ -74,8 +61,8 @@ class DataModel(nn.Module):
         self.channels, self.grid, self.patch, self.classes = sit.channels, sit.grid, sit.patch, sit.classes
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
-        """As ``SiT``."""
-        said = self.sit(x, t, labels, tap)
-        if isinstance(said, Tapped):
-            return Tapped(velocity_of_data(said.said, x, t), said.tokens)
-        return velocity_of_data(said, x, t)
+        """Velocity [B, C, h, w], with ``tap`` also tokens, as ``SiT``."""
+        data = self.sit(x, t, labels, tap)
+        if isinstance(data, Tapped):
+            return Tapped(velocity_of_data(data.prediction, x, t), data.tokens)
+        return velocity_of_data(data, x, t)

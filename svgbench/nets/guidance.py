@@ -1,61 +1,59 @@
-"""Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598): v = v_null + w (v_class - v_null), and when w is what.
+"""Guided predictions: classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) and autoguidance (arXiv 2406.02507).
 
-A schedule is a word: ``constant``; ``linear`` (from 1, before the first step, to the scale at the last); ``late`` (second half of the
-steps); ``early-R`` (while t > R, as the SVG release names it); ``interval-A-B`` (while A <= t <= B, Kynkaanniemi et al., arXiv 2404.07724).
-Where a schedule does not guide, w is 1 and the null class is not evaluated.
+prediction = unconditional + w (conditional - unconditional), where w follows a schedule (``config.choices.parse_schedule``). Where w is 1
+the unconditional branch is not evaluated.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from svgbench.errors import BadConfig, unknown
+from svgbench.config.choices import parse_schedule
+from svgbench.config.records import SamplingProtocol
 
-Schedule = Callable[[float, int, int], float]
-"""(t, step, steps) -> how much of the way from 1 to the scale the weight goes, 0 to 1."""
-
-NAMES = ("constant", "linear", "late", "early-R", "interval-A-B")
-
-
-def parse(schedule: str) -> Schedule:
-    """The schedule a word names; UnknownName or BadConfig in one sentence when it names none."""
-    kind, _, rest = schedule.partition("-")
-    if schedule == "constant":
-        return lambda t, step, steps: 1.0
-    if schedule == "linear":
-        return lambda t, step, steps: (step + 1) / steps
-    if schedule == "late":
-        return lambda t, step, steps: 2 * step >= steps
-    if kind == "early":
-        (low,) = _times(schedule, rest, 1)
-        return lambda t, step, steps: t > low
-    if kind == "interval":
-        low, high = _times(schedule, rest, 2)
-        if low > high:
-            raise BadConfig(f"guidance schedule '{schedule}' begins after it ends; write interval-{high:g}-{low:g}.")
-        return lambda t, step, steps: low <= t <= high
-    raise unknown("guidance schedule", schedule, NAMES)
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(x [B, C, h, w], times [B], labels [B]) -> prediction [B, C or 2C, h, w]."""
+Field = Callable[[Tensor, float, int], Tensor]
+"""(x [B, C, h, w], time, step) -> guided prediction [B, C or 2C, h, w]; times are plain floats, so no step waits for the device."""
 
 
-def _times(schedule: str, rest: str, count: int) -> list[float]:
-    """``count`` times in [0, 1] written with dashes between them."""
-    number = r"(\d*\.?\d+)"
-    match = re.fullmatch("-".join([number] * count), rest)
-    times = [float(text) for text in match.groups()] if match else []
-    if not match or max(times) > 1:
-        form = "early-0.5" if count == 1 else "interval-0.1-0.8"
-        raise BadConfig(f"guidance schedule '{schedule}' needs {count} time{'s' * (count > 1)} from 0 to 1, for example {form}.")
-    return times
+def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
+    """unconditional + weight (conditional - unconditional), of predictions of one shape."""
+    return unconditional + weight * (conditional - unconditional)
 
 
-def weight(schedule: Schedule, scale: float, t: float, step: int, steps: int) -> float:
-    """The guidance weight at time ``t`` of step ``step`` (from 0) of ``steps``."""
-    return 1.0 + (scale - 1.0) * float(schedule(t, step, steps))
+def guided(
+    predict: Predict,
+    labels: Tensor,
+    sampling: SamplingProtocol,
+    *,
+    null: int,
+    weak: Predict | None = None,
+    schedule_time: Callable[[float], float] = float,
+) -> Field:
+    """The guided prediction for labels [B]. Both branches of classifier-free guidance go through the network in one batch.
 
+    ``null``: the label of the unconditional branch. ``weak``: a weaker network whose prediction for the same labels takes the
+    unconditional branch's place (autoguidance). ``schedule_time``: the network's time -> the time in [0, 1] that the schedule sees.
+    Channels from ``sampling.guided_channels`` on, and outputs past x's channels (a variance), stay the conditional branch's.
+    """
+    schedule = parse_schedule(sampling.schedule)
+    both = torch.cat([labels, torch.full_like(labels, null)])
 
-def guide(conditional: Tensor, null: Tensor, weight: float) -> Tensor:
-    """v_null + w (v_class - v_null)."""
-    return null + weight * (conditional - null)
+    def field(x: Tensor, t: float, step: int) -> Tensor:
+        weight = schedule.weight(sampling.guidance, schedule_time(t), step, sampling.steps)
+        at = torch.full((len(x),), t, device=x.device)  # not in x's type: half precision has no number 999
+        if weight == 1.0:
+            return predict(x, at, labels)
+        if weak is not None:
+            conditional, other = predict(x, at, labels), weak(x, at, labels)
+        else:
+            conditional, other = predict(torch.cat([x, x]), torch.cat([at, at]), both).chunk(2)
+        channels = min(x.shape[1], sampling.guided_channels or x.shape[1])
+        prediction = guide(conditional[:, :channels], other[:, :channels], weight)
+        return prediction if conditional.shape[1] == channels else torch.cat([prediction, conditional[:, channels:]], dim=1)
+
+    return field

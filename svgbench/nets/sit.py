@@ -17,9 +17,9 @@ from svgbench.nets.wide_head import WideHead
 
 
 class Tapped(NamedTuple):
-    """What a network says [B, C, h, w] and its tokens [B, N, width] after one of the blocks on the way (REPA aligns those)."""
+    """A network's prediction [B, C, h, w] and its tokens [B, N, width] after one of the blocks on the way (REPA aligns those)."""
 
-    said: Tensor
+    prediction: Tensor
     tokens: Tensor
 
 
@@ -107,14 +107,14 @@ class SiT(nn.Module):
         return tokens.reshape(b, side, side, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, side * p, side * p)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
-        """``tap`` k: also the tokens after the first k blocks."""
-        said, tokens = self._run(x, t, labels, tap)
-        return said[:, : self.channels] if tokens is None else Tapped(said[:, : self.channels], tokens)
+        """Velocity [B, C, h, w]; with ``tap`` k also the tokens [B, N, width] after the first k blocks."""
+        outputs, tokens = self._run(x, t, labels, tap)
+        return outputs[:, : self.channels] if tokens is None else Tapped(outputs[:, : self.channels], tokens)
 
     def outputs(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
-        """All outputs: [B, C, h, w], or [B, 2C, h, w] with a learned variance's numbers last."""
-        said, tokens = self._run(x, t, labels, tap)
-        return said if tokens is None else Tapped(said, tokens)
+        """All outputs: [B, C, h, w], or [B, 2C, h, w] with a learned variance last; with ``tap`` k also the tokens after k blocks."""
+        outputs, tokens = self._run(x, t, labels, tap)
+        return outputs if tokens is None else Tapped(outputs, tokens)
 
     def _run(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
         """All outputs, and the tokens after block ``tap``."""

@@ -14,6 +14,14 @@ from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.vit_decoder import ViTDecoder
 
 
+def channel_parts(features: int, channels: int) -> dict[str, slice]:
+    """Slices of the latents' channels: features, and where channels beyond them are residual also residual and both."""
+    parts = {"features": slice(0, features)}
+    if channels > features:
+        parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
+    return parts
+
+
 class Tokenizer(nn.Module):
     """Frozen features, aligned residual and decoder. Each image is computed in chunks of one constant shape, so that with every alignment
     but ``batch`` a latent is a function of its image alone, bit for bit.

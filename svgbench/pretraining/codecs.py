@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from svgbench.backends.open import Encoder, open_encoder, open_network
 from svgbench.config.cards import EncoderCard
-from svgbench.config.schema import Training
+from svgbench.config.networks import Training
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from svgbench.config.schema import Training
+from svgbench.config.networks import Training
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam

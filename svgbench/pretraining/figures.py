@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from svgbench.backends.open import Encoder, open_encoder
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.images import shapes
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.pixels import psnr

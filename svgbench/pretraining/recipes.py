@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from svgbench.config.schema import Optimiser, Training
+from svgbench.config.networks import Optimiser, Training
 from svgbench.errors import BadInput, unknown
 from svgbench.machine import checkpoints
 from svgbench.machine.files import sha256_of, write_atomic

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from svgbench.backends.open import Encoder
 from svgbench.config import schema
+from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.files import write_atomic
 from svgbench.machine.measure import count_flops
@@ -25,9 +26,6 @@ from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.tokenizers import Cached, blocks, build, describe, open_frozen, to_floats
-
-MOMENT_IMAGES = 50_000
-"""Training images whose moments fix the alignment."""
 
 
 class AutoencoderTask:

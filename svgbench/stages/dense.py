@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from svgbench.config.schema import Optimiser, Training
+from svgbench.config.networks import Optimiser, Training
 from svgbench.config.scoring import HeadTraining
 from svgbench.images.crops import Ahead, Crop, readers
 from svgbench.images.dense_sets import SPLITS, DenseSet, Pair, check
@@ -24,7 +24,7 @@ from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.nets.linear_head import DenseHead, Moments, dropped
-from svgbench.nets.tokenizer import Codec, Tokenizer
+from svgbench.nets.tokenizer import Codec, Tokenizer, channel_parts
 from svgbench.stages.tokenizers import open_tokenizer
 
 EVALUATED = 4
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     head: DenseHead
 
 
-class Objective(Protocol):
+class HeadLoss(Protocol):
     """A loss of outputs against targets, over the pixels of the whole batch on all ranks."""
 
     def __call__(self, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
@@ -68,7 +68,7 @@ class HeadsTask:
         encode: Callable[[Tensor], Tensor],
         crops: Ahead,
         fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
-        objective: Objective,
+        loss: HeadLoss,
         *,
         optimiser: Optimiser,
         dropout: float,
@@ -76,7 +76,7 @@ class HeadsTask:
         runtime: Runtime,
     ) -> None:
         """``fill``: crops -> images [B, 3, H, W] in [0, 1] and targets [B, H, W]."""
-        self._readings, self._encode, self._crops, self._fill, self._objective = readings, encode, crops, fill, objective
+        self._readings, self._encode, self._crops, self._fill, self._loss = readings, encode, crops, fill, loss
         self._dropout, self._seed, self._runtime = dropout, seed, runtime
         self.modules = {name: reading.head for name, reading in readings.items()}
         self.optimisers = {name: adam(reading.head.parameters(), optimiser) for name, reading in readings.items()}
@@ -90,7 +90,7 @@ class HeadsTask:
         for name, (channels, head) in self._readings.items():
             seen = dropped(latents[:, channels], batch.positions, self._dropout, self._seed)
             moments = head.moments(self._runtime.all_reduce_(head.sums(seen)))
-            losses[name] = self._objective(_outputs(head, seen, moments), targets, batch, self._runtime)
+            losses[name] = self._loss(_outputs(head, seen, moments), targets, batch, self._runtime)
             head.follow(moments)
             apply(name)
         return losses
@@ -108,11 +108,8 @@ def pieces(count: int, runtime: Runtime) -> list[slice]:
 
 def open_readings(tokenizer: Tokenizer | Codec, outputs: int, *, seed: int, device: torch.device) -> dict[str, Reading]:
     """An untrained head for features, residual and both, where there is a residual."""
-    features, channels = tokenizer.feature_channels, tokenizer.channels
-    cuts = {"features": slice(0, features)}
-    if channels > features:
-        cuts |= {"residual": slice(features, channels), "both": slice(0, channels)}
-    return {name: Reading(cut, DenseHead(cut.stop - cut.start, outputs, seed=seed).to(device)) for name, cut in cuts.items()}
+    parts = channel_parts(tokenizer.feature_channels, tokenizer.channels)
+    return {name: Reading(part, DenseHead(part.stop - part.start, outputs, seed=seed).to(device)) for name, part in parts.items()}
 
 
 def settings_of(head: HeadTraining) -> Training:
@@ -149,7 +146,7 @@ def train_heads(
     run: DenseRun,
     read: Callable[[int, int], Crop],
     fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
-    objective: Objective,
+    loss: HeadLoss,
     head: HeadTraining,
     *,
     dropout: float,
@@ -163,7 +160,7 @@ def train_heads(
     settings, count = settings_of(head), len(run.found.training)
     with Ahead(read, count, seed=seed, runtime=runtime) as crops:
         task = HeadsTask(
-            run.readings, run.tokenizer.encode, crops, fill, objective,
+            run.readings, run.tokenizer.encode, crops, fill, loss,
             optimiser=settings.optimiser, dropout=dropout, seed=seed, runtime=runtime,
         )  # fmt: skip
         report = run_training(task, settings=settings, dataset_size=count, seed=seed, out=out, runtime=runtime, label=label)

@@ -22,7 +22,7 @@ from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
-from svgbench.stages.scores import limit_of, write_scores
+from svgbench.stages.results import limit_of, write_scores
 
 PLAIN_SHARE = 100 / 38_400
 """Of the training, at its beginning: the loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""

@@ -21,12 +21,11 @@ from svgbench.metrics.diagnosis import class_share_score
 from svgbench.metrics.probe import pool
 from svgbench.metrics.resampling import Resampling
 from svgbench.nets import draws
-from svgbench.nets.ddpm import FlowView
-from svgbench.nets.tokenizer import Codec, Tokenizer
-from svgbench.stages.diffusion import open_sit
-from svgbench.stages.scores import group
+from svgbench.nets.tokenizer import Codec, Tokenizer, channel_parts
+from svgbench.stages.results import image_group
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
+from svgbench.stages.transformers import as_velocity, open_transformer
 
 CLASSES = 10
 """Classes that a picture can tell apart by colour; of more, so many are taken at even distances."""
@@ -69,16 +68,13 @@ def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     places, labels, chosen = balanced(collection.val, EMBEDDED)
     raw = (latents(collection.val, places[block], tokenizer, runtime) for block in blocks(len(places)))
     vectors = torch.cat([pool(stats.standardise(part)).cpu() for part in raw])
-    features, channels = tokenizer.feature_channels, tokenizer.channels
-    parts = {"features": slice(0, features)}
-    if channels > features:
-        parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
-    seen, scores = group(inputs["images"], "val", collection.val, len(places)), []
+    parts = channel_parts(tokenizer.feature_channels, tokenizer.channels)
+    seen, scores = image_group(inputs["images"], "val", collection.val, len(places)), []
     points = np.empty((len(parts), len(places), 2), np.float32)
     perplexity = min(30.0, (len(places) - 1) / 3)
     with runtime.progress("t-SNE", len(parts)) as bar:
-        for number, (name, own) in enumerate(parts.items()):
-            part = vectors[:, own]
+        for number, (name, channels) in enumerate(parts.items()):
+            part = vectors[:, channels]
             init = "pca" if part.shape[1] > 1 else "random"
             points[number] = TSNE(perplexity=perplexity, init=init, random_state=0).fit_transform(part.numpy())
             what = ("latents", "pooled", "standardised", name)
@@ -102,23 +98,23 @@ def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
-    model = open_velocity(inputs["diffusion"], runtime)
+    model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
     places, labels, chosen = balanced(collection.val, MOVED)
     data = stats.standardise(latents(collection.val, places, tokenizer, runtime))
     noise = draws.normal(draws.stream(0, "velocities/noise"), places.to(data.device), tuple(data.shape[1:]))
     centres = _means(data.flatten(1), labels)
     axes = _plane(centres)
-    seen = group(inputs["images"], "val", collection.val, len(places))
+    seen = image_group(inputs["images"], "val", collection.val, len(places))
     points, times = np.empty((len(TIMES), len(places), 2), np.float32), []
     with runtime.progress("velocities", len(TIMES) * len(places)) as bar:
         for number, t in enumerate(TIMES):
             x_t = (1 - t) * noise + t * data
-            said = []
+            predictions = []
             for block in blocks(len(places), BATCH):
                 at = torch.full((len(block),), t, device=data.device)
-                said.append(model(x_t[block], at, torch.full_like(block, model.classes).to(data.device)).float())
+                predictions.append(model(x_t[block], at, torch.full_like(block, model.classes).to(data.device)).float())
                 bar.advance(len(block))
-            velocity = torch.cat(said).flatten(1)
+            velocity = torch.cat(predictions).flatten(1)
             score = class_share_score(
                 velocity, labels, what=("velocity", "without-label", f"t{t:g}"), images=seen, resampling=RESAMPLING, detail={"t": t}
             )
@@ -130,12 +126,6 @@ def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
                "centres": (centres @ axes).cpu().tolist(), "times": times}  # fmt: skip
     _write(out / "velocities.json", content)
     return {"images_seen": len(places)}
-
-
-def open_velocity(place: Path, runtime: Runtime, **which: str) -> Any:
-    """The trained transformer as a velocity model, whatever its objective."""
-    model, _ = open_sit(place, runtime, **which)
-    return FlowView(model) if hasattr(model, "epsilon") else model
 
 
 def _means(vectors: Tensor, labels: Tensor) -> Tensor:

@@ -1,36 +1,35 @@
-"""The diffusion transformer on standardised latents: flow matching (SVG section 3.4; SiT, arXiv 2401.08740) or DDPM's noise prediction
-(DiT, arXiv 2212.09748), with REPA's loss where asked for."""
+"""Trains the diffusion transformer on standardised latents by one of ``nets.objectives``, with REPA's loss where asked for."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
-from svgbench.machine.files import write_atomic
 from svgbench.machine.measure import count_flops
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
-from svgbench.nets import ddpm, draws, flow
+from svgbench.nets import draws
 from svgbench.nets.latents import LatentStats
+from svgbench.nets.objectives import OBJECTIVES
 from svgbench.nets.representation import Projector, misalignment
 from svgbench.nets.sit import SiT
 from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.graph import WEAK, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
+from svgbench.stages.transformers import write_description
 
 
 class Teacher:
-    """The features that REPA's loss looks at, and the projector that is trained to reach them."""
+    """The frozen features of REPA's loss, and the projector that is trained to predict them."""
 
     def __init__(self, part: schema.Representation, images: ImageSet, width: int, runtime: Runtime, *, flips: bool) -> None:
         _, encoder = open_frozen(part.encoder.model_dump(mode="json"), runtime.torch_device)
@@ -62,7 +61,8 @@ class DiffusionTask:
             self.modules["projector"] = teacher.projector
             parameters += teacher.projector.parameters()
         self.optimisers = {"sit": adam(parameters, part.training.optimiser)}
-        self._model = speaking(model, part.objective, part.prediction)
+        self._objective = OBJECTIVES[part.objective]
+        self._model = self._objective.wrap(model, part.prediction)
         self._latents, self._labels, self._stats, self._part, self._runtime = latents, labels, stats, part, runtime
         self._teacher = teacher
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
@@ -72,9 +72,9 @@ class DiffusionTask:
         weights = {"loss": 1.0} | ({"representation": self._teacher.weight} if self._teacher else {})
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also where a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):
-            found = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
-            sum(weights[name] * loss for name, loss in found.items()).backward()
-            for name, loss in found.items():
+            losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
+            sum(weights[name] * loss for name, loss in losses.items()).backward()
+            for name, loss in losses.items():
                 totals[name] += loss.detach()
         apply("sit")
         return totals
@@ -89,40 +89,20 @@ class DiffusionTask:
         dropped = draws.chance(self._streams["class"], positions, (), self._part.class_dropout)
         labels = torch.where(dropped, self._model.classes, labels)
         tap = self._teacher.block if self._teacher else None
-        objective = self._noise_loss if self._part.objective == "ddpm" else self._flow_loss
-        loss, tokens = objective(data, labels, positions, tap)
+        pair = self._objective.pair(self._model, data, positions, self._streams["noise"], self._streams["time"], self._part)
+        prediction, tokens = self._predict(pair.x, pair.time, labels, tap)
+        loss = self._objective.losses(self._model, prediction, data, pair)
         if self._teacher is None:
             return {"loss": loss}
         with self._runtime.autocast(self._part.training.precision):
             projected = self._teacher.projector(tokens)
         return {"loss": loss, "representation": misalignment(projected, self._teacher.features(batch.indices, flip))}
 
-    def _flow_loss(self, data: Tensor, labels: Tensor, positions: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
-        part = self._part
-        pair = flow.training_pair(
-            data, positions, noise=self._streams["noise"], time=self._streams["time"], shift=part.shift, times=part.time,
-            prediction=part.prediction,
-        )  # fmt: skip
-        said, tokens = self._say(pair.x_t, pair.t, labels, tap)
-        return flow.losses(said, pair.target), tokens
-
-    def _noise_loss(self, data: Tensor, labels: Tensor, positions: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
-        chain = self._model.chain
-        pair = ddpm.training_pair(chain, data, positions, noise=self._streams["noise"], time=self._streams["time"])
-        said, tokens = self._say(pair.x_k, pair.index, labels, tap)
-        return ddpm.losses(chain, said, data, pair), tokens
-
-    def _say(self, x: Tensor, time: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
+    def _predict(self, x: Tensor, time: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
+        """The model's prediction [B, C or 2C, h, w], and the tokens after block ``tap``."""
         with self._runtime.autocast(self._part.training.precision):
-            said = self._model(x, time, labels, tap)
-        return (said, None) if tap is None else said
-
-
-def speaking(model: SiT, objective: str, prediction: str) -> nn.Module:
-    """The transformer under the surface of its objective: a velocity model, or one that names noise."""
-    if objective == "ddpm":
-        return ddpm.EpsilonModel(model).to(next(model.parameters()).device)
-    return flow.DataModel(model) if prediction == "data" else model
+            outputs = self._model(x, time, labels, tap)
+        return (outputs, None) if tap is None else outputs
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -161,20 +141,5 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if runtime.is_main:
         weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
-        write_atomic(out / "sit.json", describe(sizes, images.classes, objective=part.objective, prediction=part.prediction))
+        write_description(out, sizes, images.classes, objective=part.objective, prediction=part.prediction)
     return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), model)
-
-
-def describe(sizes: dict[str, Any], classes: list[str], *, objective: str, prediction: str = "velocity") -> bytes:
-    """``sit.json``."""
-    content = {"sizes": sizes, "classes": classes, "objective": objective, "prediction": prediction}
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
-
-
-def open_sit(place: Path, runtime: Runtime, weights: str = "sit.safetensors") -> tuple[Any, list[str]]:
-    """The trained transformer under its objective's surface, and the names of its classes."""
-    about = json.loads((place / "sit.json").read_text())
-    model = SiT(**about["sizes"])
-    model.load_state_dict(load_file(place / weights))
-    model = model.to(runtime.torch_device).eval().requires_grad_(False)
-    return speaking(model, about["objective"], about["prediction"]), about["classes"]

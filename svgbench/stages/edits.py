@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svgbench.config.choices import shifted_times
 from svgbench.images.store import Images, open_images
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import to_uint8
 from svgbench.nets import draws
-from svgbench.nets.sampler import euler, guided, times
-from svgbench.stages.diagnosis import balanced, latents, open_velocity
-from svgbench.stages.diffusion import WEAK
+from svgbench.nets.guidance import guided
+from svgbench.nets.sampler import euler
+from svgbench.stages.diagnosis import balanced, latents
+from svgbench.stages.samples import protocol_of
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
+from svgbench.stages.transformers import as_velocity, open_transformer, open_weak
 
 SHOWN = 8
 """Images in a strip of reconstructions."""
@@ -31,7 +34,7 @@ SHARES = (0.0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 """How far between the two images of a pair."""
 EDITED = 2
 STARTS = (0.8, 0.6, 0.4, 0.2)
-"""Times to which an image is noised before it is led to another class; the less, the less is kept."""
+"""Times to which an image is noised before it is edited; the less, the less is kept."""
 
 
 @torch.no_grad()
@@ -70,8 +73,8 @@ def interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, ru
 
 @torch.no_grad()
 def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Images noised up to a time and led from there to another class (SDEdit, Meng et al., arXiv 2108.01073, with a class for a guide), by
-    Euler's method on the run's own time grid, at its most steps and its greatest guidance.
+    """Images noised up to a time and denoised from there under another class (SDEdit, Meng et al., arXiv 2108.01073, guided by a
+    class), by Euler's method on the run's time grid, at its largest count of steps and its largest guidance.
 
     ``pictures.npy`` [E, 2 + S, 3, H, W]: for each image the original, its reconstruction, then one for each of the ``starts``.
     """
@@ -79,26 +82,24 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     part = slice_["sampling"]
-    steps, guidance = max(part["steps"]), max(part["guidance"])
-    model = open_velocity(inputs["diffusion"], runtime)
-    weak = open_velocity(inputs["diffusion"], runtime, weights=WEAK) if part["against"] == "weak" else None
-    targets = [_other(label, len(collection.classes)) for label in about["labels"]]
+    sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])})
+    model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
+    weak = as_velocity(open_weak(inputs["diffusion"], runtime)) if sampling.against == "weak" else None
+    targets = [_opposite(label, len(collection.classes)) for label in about["labels"]]
     raw = latents(collection.val, places, tokenizer, runtime)
     data, labels = stats.standardise(raw), torch.tensor(targets, device=raw.device)
-    velocity = guided(
-        model, labels, null=model.classes, scale=guidance, schedule=part["schedule"], steps=steps, weak=weak,
-        guided_channels=part["guided_channels"],
-    )  # fmt: skip
+    velocity = guided(model, labels, sampling, null=model.classes, weak=weak)
     noise = draws.normal(draws.stream(0, "editing/noise"), places.to(raw.device), tuple(raw.shape[1:]))
-    grid = times(steps, part["shift"])
+    grid = shifted_times(sampling.steps, sampling.shift)
     columns = [collection.val.batch(places), to_uint8(tokenizer.decode(raw)).cpu()]
     for start in STARTS:
         after = [t for t in grid if t > start]
-        passed = steps - len(after)  # the schedule goes by the step's place on the whole grid
-        led = euler(lambda x, t, step, passed=passed: velocity(x, t, step + passed), (1 - start) * noise + start * data, [start, *after])
-        columns.append(to_uint8(tokenizer.decode(stats.restore(led).float())).cpu())
-    how = {"targets": targets, "target_names": [collection.classes[label] for label in targets], "starts": STARTS, "steps": steps}
-    return _write(out, torch.stack(columns, 1), {**about, **how, "guidance": guidance})
+        passed = sampling.steps - len(after)  # the schedule goes by the step's place on the whole grid
+        edited = euler(lambda x, t, step, passed=passed: velocity(x, t, step + passed), (1 - start) * noise + start * data, [start, *after])
+        columns.append(to_uint8(tokenizer.decode(stats.restore(edited).float())).cpu())
+    names = [collection.classes[label] for label in targets]
+    how = {"targets": targets, "target_names": names, "starts": STARTS, "steps": sampling.steps, "guidance": sampling.guidance}
+    return _write(out, torch.stack(columns, 1), {**about, **how})
 
 
 def _picked(inputs: dict[str, Path], count: int) -> tuple[Images, Tensor, dict[str, Any]]:
@@ -109,7 +110,7 @@ def _picked(inputs: dict[str, Path], count: int) -> tuple[Images, Tensor, dict[s
     return collection, places, {"images": places.tolist(), "labels": labels, "names": [collection.classes[label] for label in labels]}
 
 
-def _other(label: int, classes: int) -> int:
+def _opposite(label: int, classes: int) -> int:
     """The class half way round from a class."""
     return (label + classes // 2) % classes
 

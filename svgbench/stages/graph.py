@@ -127,6 +127,8 @@ LABELS = frozenset({"preset", "sampling.dimension_shift"})
 """Fields in no slice: words about a run, and what is turned into another field when a run is built."""
 
 TEACHER = "diffusion.representation.encoder"
+ENCODERS = ("encoder", TEACHER)
+"""Fields that hold an encoder: its card, its weights file and its identity."""
 PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 

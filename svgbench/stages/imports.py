@@ -14,13 +14,14 @@ from svgbench.errors import BadConfig
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.nets.latents import LatentStats
+from svgbench.nets.objectives import objective_of
 from svgbench.nets.sit import SiT
 from svgbench.releases import autoencoders
 from svgbench.releases.open import TRANSFORMERS, opened, read
 from svgbench.releases.statistics import read_statistics
-from svgbench.stages.diffusion import describe as describe_transformer
 from svgbench.stages.statistics import write as write_statistics
 from svgbench.stages.tokenizers import build, describe, open_frozen, open_tokenizer
+from svgbench.stages.transformers import write_description
 
 
 def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -80,7 +81,6 @@ def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
             "import the autoencoder it was trained with, or name it by --encoder."
         )
     save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, out / "sit.safetensors")
-    objective = "ddpm" if release.kind == "dit" else "flow"
     names = [str(number) for number in range(network.classes)]
-    write_atomic(out / "sit.json", describe_transformer(network.sizes, names, objective=objective))
+    write_description(out, network.sizes, names, objective=objective_of(model))
     return {"parameters": sum(p.numel() for p in network.parameters()), "weights_key": key}

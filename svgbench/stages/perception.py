@@ -1,4 +1,4 @@
-"""What pooled latents say of their classes: pooled once by all ranks into files mapped from disk, then probed."""
+"""How well pooled latents tell classes apart: pooled once by all ranks into files mapped from disk, then probed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from svgbench.machine.runtime import Runtime
 from svgbench.metrics.probe import pool, probe_scores
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.vectors import check_finite
-from svgbench.stages.scores import image_groups, write_scores
-from svgbench.stages.tokenizers import open_tokenizer, to_floats
+from svgbench.nets.tokenizer import channel_parts
+from svgbench.stages.results import probe_groups, write_scores
+from svgbench.stages.tokenizers import kept_latents, open_tokenizer, to_floats
 
 BLOCK = 256
 """Images encoded at once."""
@@ -76,9 +77,8 @@ def _latents(
     split: str, images: ImageSet, encode: Callable[[Tensor], Tensor], statistics: Path, runtime: Runtime
 ) -> Callable[[Tensor], Tensor]:
     """Raw latents [B, C, h, w] on the device of indices [B]: mapped from the statistics' artifact where it kept them, else encoded."""
-    path = statistics / f"latents.{split}.npy"
-    if path.exists():
-        kept = np.load(path, mmap_mode="r")
+    kept = kept_latents(statistics, split)
+    if kept is not None:
         return lambda indices: torch.from_numpy(kept[indices.numpy()]).to(runtime.torch_device)
     return lambda indices: encode(to_floats(images.batch(indices), runtime.torch_device))
 
@@ -122,17 +122,14 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     part = slice_["scores"]
     settings = scoring.Probe.model_validate(part["probe"])
     collection, (vectors, labels, features) = open_images(inputs["images"]), open_pooled(inputs["pooled-latents"])
-    channels = vectors["train"].shape[1]
-    parts = {"features": slice(0, features)}
-    if channels > features:
-        parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
-    groups = image_groups(inputs, collection, len(labels["train"]))
+    parts = channel_parts(features, vectors["train"].shape[1])
+    groups = probe_groups(inputs, collection, len(labels["train"]))
     scores: list[Score] = []
     steps = Steps(out / FOLDER, runtime.say)
     with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
-        for name, own in parts.items():
+        for name, channels in parts.items():
             scores += probe_scores(
-                vectors["train"][:, own], labels["train"], vectors["val"][:, own], labels["val"], settings=settings, latents=name,
+                vectors["train"][:, channels], labels["train"], vectors["val"][:, channels], labels["val"], settings=settings, latents=name,
                 classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
                 resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), steps=steps.part(name), **groups,
             )  # fmt: skip

@@ -100,16 +100,15 @@ def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image
 
 def sample_sheet(slice_: dict[str, Any], inputs: dict[str, Path], to: Path, runtime: Runtime, *, labels: list[int] | None) -> None:
     """Draws one sample for each label (each of the first ``SHOWN`` classes once when None) into one PNG."""
-    from svgbench.stages.samples import Generator
+    from svgbench.stages.samples import Generator, protocol_of
 
-    part = slice_["sampling"]
     generator = Generator(inputs, runtime, slice_["seed"])
     count = len(generator.classes)
     wanted = list(range(min(count, SHOWN))) if labels is None else labels
     wrong = [label for label in wanted if not 0 <= label < count]
     if wrong:
         raise BadInput(f"class {wrong[0]} does not exist; this run has classes 0 to {count - 1} ({', '.join(generator.classes[:12])}).")
-    pictures: Tensor = generator.images(torch.arange(len(wanted)), torch.tensor(wanted), **part)
+    pictures: Tensor = generator.images(torch.arange(len(wanted)), torch.tensor(wanted), protocol_of(slice_["sampling"]))
     image = sheet([("", to_uint8(pictures).numpy())], [generator.classes[label] for label in wanted])
     buffer = io.BytesIO()
     image.save(buffer, format="png")

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from svgbench.config.records import SamplingProtocol, Score
 from svgbench.errors import BadInput
-from svgbench.images import packed
-from svgbench.images.store import Images, ImageSet, open_images
+from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER
-from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import GROUPS, Extractor, Features, Saved, extract, load_extractor
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
 from svgbench.metrics.judges import row
 from svgbench.metrics.npz import holds_statistics
 from svgbench.metrics.perceptual import load_perceptual
-from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.reference import Reference, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
-from svgbench.stages.tokenizers import Cached, latents_of, open_tokenizer
+from svgbench.stages.results import image_group, write_scores
+from svgbench.stages.samples import protocol_of
 
 
 def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -68,7 +64,8 @@ def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Pa
     collection = open_images(inputs["images"])
     images = getattr(collection, split)
     features = extract(extractor, images, runtime=runtime, saved=_saved(out, f"the {split} images", extractor, runtime))
-    return _save(Reference.of(features, group(inputs["images"], split, images), (collection.resolution,) * 2), extractor, out, runtime)
+    reference = Reference.of(features, image_group(inputs["images"], split, images), (collection.resolution,) * 2)
+    return _save(reference, extractor, out, runtime)
 
 
 def _save(reference: Reference, extractor: Extractor, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -88,7 +85,7 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     perceptual = None if left_out else load_perceptual(part["perceptual"], part["lpips_weights"], device=runtime.torch_device)
     known = Reference.load(inputs["originals"], extractor.judge, runtime.torch_device)
     scores = reconstruction_scores(
-        decoded, val, originals_group=group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
+        decoded, val, originals_group=image_group(inputs["images"], "val", val), extractor=extractor, perceptual=perceptual,
         original_features=known, resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), device=runtime.torch_device,
         runtime=runtime, saved=out / FOLDER,
     )  # fmt: skip
@@ -99,14 +96,16 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     """gFID, sFID, IS, KID, precision and recall of one cell's samples against the training images or the reference that was named."""
     part = slice_["scores"]
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
-    drawn, how = _drawn(slice_, inputs, runtime)
+    samples, protocol = _open_samples(slice_, inputs, runtime)
     reference = Reference.load(inputs["references"], extractor.judge, runtime.torch_device)
     real = None if reference.kept is None else len(reference.kept)
-    check_counts(len(drawn), neighbours=part["neighbours"], reference=real, classes="logits" in row("features", part["extractor"]))
-    samples = _features(extractor, drawn, out, runtime)
+    check_counts(len(samples), neighbours=part["neighbours"], reference=real, classes="logits" in row("features", part["extractor"]))
+    features = _features(extractor, samples, out, runtime)
     if not runtime.is_main:
         return {}
-    scores = generation_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **how)
+    scores = generation_scores(
+        features, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **protocol
+    )
     return write_scores(out, scores, slice_)
 
 
@@ -114,69 +113,31 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     """The Frechet distance of one cell's samples on the second extractor's features."""
     part = slice_["scores"]
     extractor = load_extractor(part["second_extractor"], part["second_extractor_weights"], runtime.torch_device)
-    drawn, how = _drawn(slice_, inputs, runtime)
+    samples, protocol = _open_samples(slice_, inputs, runtime)
     reference = Reference.load(inputs["second-references"], extractor.judge, runtime.torch_device)
-    samples = _features(extractor, drawn, out, runtime)
+    features = _features(extractor, samples, out, runtime)
     if not runtime.is_main:
         return {}
-    scores = distance_scores(samples, reference, judge=extractor.judge, frechet=extractor.frechet, **how)
+    scores = distance_scores(features, reference, judge=extractor.judge, frechet=extractor.frechet, **protocol)
     return write_scores(out, scores, slice_)
 
 
-def _drawn(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
-    """A cell's samples uint8 [N, 3, H, W], whole and distinct, and what their scores say of them."""
+def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
+    """A cell's samples uint8 [N, 3, H, W], checked to be whole and distinct, and the part of their scores' protocols that is theirs."""
     collection = open_images(inputs["images"])
-    drawn = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
+    samples = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
     made = json.loads((inputs["samples"] / "manifest.json").read_text())["slice"]["sampling"]
     labels = np.load(inputs["samples"] / "labels.npy")
-    check_samples(drawn, labels, made["count"], size=(collection.resolution,) * 2, classes=len(collection.classes), runtime=runtime)
+    check_samples(samples, labels, made["count"], size=(collection.resolution,) * 2, classes=len(collection.classes), runtime=runtime)
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
-    sampling = SamplingProtocol(**{name: made[name] for name in SamplingProtocol.model_fields})
-    return drawn, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}
+    return samples, {"labels": made["labels"], "resampling": resampling, "sampling": protocol_of(made)}
 
 
-def _features(extractor: Extractor, drawn: np.ndarray, out: Path, runtime: Runtime) -> Features:
+def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Runtime) -> Features:
     """Features of samples, by all ranks."""
-    return extract(extractor, drawn, groups=GROUPS, runtime=runtime, saved=_saved(out, "the samples", extractor, runtime))
+    return extract(extractor, samples, groups=GROUPS, runtime=runtime, saved=_saved(out, "the samples", extractor, runtime))
 
 
 def _saved(out: Path, what: str, extractor: Extractor, runtime: Runtime) -> Saved:
     """Where a stage leaves the features of its images until it is committed."""
     return Saved(place=out / FOLDER / "images", label=f"features of {what}, {extractor.name}", runtime=runtime)
-
-
-def group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
-    """A split of an image store in a protocol's words, known by the digest of its pixels."""
-    name = f"{split}.images.npy"
-    digest = packed.digests(place).get(name) or json.loads((place / "manifest.json").read_text())["files"][name]  # before format 2
-    return ImageGroup(name=split, count=count or len(images), digest=digest)
-
-
-def image_groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
-    """What a probe was trained on and what it was tried on."""
-    place = inputs["images"]
-    return {"train_images": group(place, "train", collection.train, count), "val_images": group(place, "val", collection.val)}
-
-
-def split_latents(inputs: dict[str, Path], runtime: Runtime) -> tuple[Images, Cached, Cached, list[tuple[str, slice]]]:
-    """The images, raw latents of the training and the validation images, and which channels are what."""
-    collection = open_images(inputs["images"])
-    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
-    train, val = (latents_of(s, tokenizer, getattr(collection, s), inputs["statistics"], runtime) for s in ("train", "val"))
-    features, channels = tokenizer.feature_channels, tokenizer.channels
-    parts = [("features", slice(0, features))]
-    if channels > features:
-        parts += [("residual", slice(features, channels)), ("both", slice(0, channels))]
-    return collection, train, val, parts
-
-
-def limit_of(slice_: Mapping[str, Any]) -> int | None:
-    """The limit of a run that is a trial (``data.limit``)."""
-    return slice_.get("data", {}).get("limit")
-
-
-def write_scores(out: Path, scores: Sequence[Score], slice_: Mapping[str, Any]) -> dict[str, Any]:
-    """``scores.json``, by the main rank, marked where the run is a trial; a stage that only scores has no cost of its own to tell."""
-    marked = [score.marked(limit_of(slice_)).model_dump(mode="json") for score in scores]
-    write_atomic(out / "scores.json", (json.dumps(marked, indent=1) + "\n").encode())
-    return {}

@@ -29,6 +29,7 @@ from svgbench.config.records import Score
 from svgbench.images import crops
 from svgbench.images.crops import Crop
 from svgbench.images.dense_sets import IGNORED, DenseSet, Pair, Sample, open_set, read_labelled
+from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER, Steps
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
@@ -37,26 +38,31 @@ from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
+from svgbench.nets.tokenizer import channel_parts
 from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
-from svgbench.stages.scores import image_groups, limit_of, split_latents, write_scores
+from svgbench.stages.results import limit_of, probe_groups, write_scores
+from svgbench.stages.tokenizers import latents_of, open_tokenizer
 
 
 def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """mIoU and mAcc of a linear head on frozen latents of the run's own images: features, residual, both."""
     part = slice_["scores"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
-    collection, *cached, parts = split_latents(inputs, runtime)
-    train, val = cached[0].gather(Tensor.cpu, settings.train_images), cached[1].gather(Tensor.cpu)
+    collection = open_images(inputs["images"])
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    limits = {"train": settings.train_images, "val": None}
+    cached = {split: latents_of(split, tokenizer, getattr(collection, split), inputs["statistics"], runtime) for split in limits}
+    train, val = (cached[split].gather(Tensor.cpu, limit) for split, limit in limits.items())
     masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
     scores: list[Score] = []
     steps = Steps(out / FOLDER, runtime.say)
-    for name, channels in parts:
+    for name, channels in channel_parts(tokenizer.feature_channels, tokenizer.channels).items():
         sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
 
         def scored(_: Steps, name: str = name, sets: list[tuple[Tensor, Tensor]] = sets) -> tuple[dict[str, Tensor], dict[str, Any]]:
             found = segmentation_scores(
                 *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
-                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **image_groups(inputs, collection, len(train)),
+                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **probe_groups(inputs, collection, len(train)),
             )  # fmt: skip
             return {}, {"scores": [score.model_dump(mode="json") for score in found]}
 

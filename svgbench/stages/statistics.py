@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from svgbench.config.choices import KEPT_BYTES
 from svgbench.errors import BrokenArtifact
 from svgbench.images.store import Images, ImageSet, open_images
 from svgbench.machine.blocks import Array, Blocks
@@ -24,8 +25,6 @@ from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import encoder_of, open_tokenizer, to_floats
 
 BLOCK = 256
-KEPT_BYTES = 1 << 30
-"""Latents of all images up to this size are kept on disk; ImageNet's (250 to 500 GB) are encoded when read."""
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from svgbench.backends.open import open_encoder
 from svgbench.config import cards
+from svgbench.config.choices import CACHE_BYTES
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadWeights
@@ -29,9 +30,6 @@ from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
-
-CACHE_BYTES = 4 << 30
-"""Latents up to this size are kept in memory while a stage needs them again and again; larger ones are encoded when read."""
 
 BLOCK = 256
 """Images encoded at once."""
@@ -154,12 +152,18 @@ class Cached:
         return torch.cat([function(self(indices)) for indices in blocks(min(limit or len(self._images), len(self._images)))])
 
 
+def kept_latents(statistics: Path, split: str) -> np.ndarray | None:
+    """Raw latents float32 [N, C, h, w] of a split, mapped from the artifact of the statistics stage; None where they were too large."""
+    path = statistics / f"latents.{split}.npy"
+    return np.load(path, mmap_mode="r") if path.exists() else None
+
+
 def latents_of(
     split: str, tokenizer: Tokenizer | Codec, images: ImageSet, statistics: Path, runtime: Runtime, *, flips: bool = False
 ) -> Cached:
     """Raw latents of a split: those the statistics stage left where they were small enough to keep, else encoded."""
-    path = statistics / f"latents.{split}.npy"
-    known = torch.from_numpy(np.load(path)).to(runtime.torch_device) if path.exists() and not flips else None
+    kept = None if flips else kept_latents(statistics, split)
+    known = None if kept is None else torch.from_numpy(np.array(kept)).to(runtime.torch_device)
     label = f"latents of the {'training' if split == 'train' else 'validation'} images"
     return Cached(tokenizer.encode, images, runtime, label=label, flips=flips, known=known)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from svgbench.config.records import flat
 from svgbench.config.schema import RunConfig
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.standings import flat
 
 TITLES = {
     "encoder": "encoder", "align": "alignment", "residual_channels": "residual", "images_seen": "images seen", "parameters": "parameters",

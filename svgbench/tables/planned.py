@@ -12,7 +12,7 @@ from svgbench.lab.plan import Plan, told
 from svgbench.stages import graph
 from svgbench.tables.table import Table
 
-LEFT_OUT = "left out: linear heads, bootstrap, eigenvalues, reading, start-up, compilation."
+LEFT_OUT = "not counted: reading files, start-up, compilation."
 MEASURED = "a node that exists shows the time it took and the disk it holds."
 
 

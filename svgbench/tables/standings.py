@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from svgbench.config.records import Protocol, canonical
+from svgbench.config.records import Protocol, canonical, flat
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.seeds import interval_of, text_of, value_of
 from svgbench.tables.table import Cell, Table
@@ -81,14 +81,6 @@ def _fields(protocol: str) -> dict[str, Any]:
 def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
     """The fields of a protocol (canonical JSON) that a column's scores share."""
     return canonical({k: v for k, v in _fields(protocol).items() if k not in (*TITLED, *by_design)})
-
-
-def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested fields under dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in fields.items():
-        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return found
 
 
 def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:

@@ -29,20 +29,20 @@ from svgbench.weights.kinds import looks_like
 from svgbench.weights.torch_files import Hostile, Stored, read_archive, read_legacy
 
 
-def resolve(card: EncoderCard, weights: str | Path | None = None) -> Path:
-    """The local file (or directory) of a card's weights: the one handed over, else the shelf's, else the Hugging Face cache's, else a
-    download."""
+def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str = "--weights FILE") -> Path:
+    """The local file (or directory) of a card's weights: the given one, else the shelf's, else the Hugging Face cache's, else a download.
+    ``option``: what an error tells the user to give."""
     check_licence(card)
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.exists():
-            raise BadWeights(f"the weights file {path} for '{card.name}' does not exist; {_origin(card)}.")
+            raise BadWeights(f"the weights file {path} for '{card.name}' does not exist; {_origin(card, option)}.")
         weights_files(path)
         _check_pixels(card, path)
         return path
     path = weights_file(card)
     if path is None:
-        path = _from_hub(card)
+        path = _from_hub(card, option)
         _check_pixels(card, path)
     elif not path.exists():
         made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""
@@ -199,22 +199,22 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: I
     module.load_state_dict(dict(state))
 
 
-def _from_hub(card: EncoderCard) -> Path:
+def _from_hub(card: EncoderCard, option: str) -> Path:
     """The card's file from the local Hugging Face cache, else from its server."""
     source = card.weights
     if source.hub is None:
-        raise BadWeights(f"the card '{card.name}' names no weights; {_origin(card)}.")
+        raise BadWeights(f"the card '{card.name}' names no weights; {_origin(card, option)}.")
     name = source.hub_file or "model.safetensors"
-    return hub_file(source.hub, name, source.revision, what=f"the weights file {name} of '{card.name}'", advice=_origin(card))
+    return hub_file(source.hub, name, source.revision, what=f"the weights file {name} of '{card.name}'", advice=_origin(card, option))
 
 
-def _origin(card: EncoderCard) -> str:
-    """Which file, from where, under which licence, how to hand it over."""
+def _origin(card: EncoderCard, option: str) -> str:
+    """Which file, from where, under which licence, how to give it."""
     if card.weights.hub is None:
-        return f"see {card.origin} (licence {card.licence}) and hand a file over: --weights FILE"
+        return f"see {card.origin} (licence {card.licence}) and hand a file over: {option}"
     name = card.weights.hub_file or "model.safetensors"
     place = f"https://huggingface.co/{card.weights.hub}"
-    return f"get {name} from {place} (licence {card.licence}) and hand it over: --weights FILE"
+    return f"get {name} from {place} (licence {card.licence}) and hand it over: {option}"
 
 
 def _named(what: str, names: Iterable[str]) -> str:

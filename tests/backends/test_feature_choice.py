@@ -10,8 +10,8 @@ from small_cards import CODEC, TINY
 
 from svgbench.backends.open import open_encoder
 from svgbench.config import cards
+from svgbench.config.build import build
 from svgbench.config.cards import EncoderCard
-from svgbench.config.grid import build
 from svgbench.config.parse import override
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig

@@ -8,11 +8,11 @@ import json
 import pytest
 import yaml
 
-from svgbench.cli.configs import configs_of
 from svgbench.cli.figures import _named as named_by_cells
 from svgbench.cli.main import main
 from svgbench.cli.selection import Named
-from svgbench.config.grid import build
+from svgbench.config.build import build
+from svgbench.lab.configs import configs_of
 from svgbench.lab.diagnosis import recorded
 from svgbench.lab.store import Store
 from svgbench.tables.figures.sources import Tokenizer

@@ -7,8 +7,8 @@ import json
 import pytest
 from fake_runs import gfid, score, write
 
-from svgbench.cli.configs import configs_of
 from svgbench.cli.main import main
+from svgbench.lab.configs import configs_of
 
 
 @pytest.fixture

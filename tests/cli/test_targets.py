@@ -14,11 +14,11 @@ from finished import finish, planned
 from PIL import Image
 from toys import in_child
 
-from svgbench.cli.configs import configs_of
 from svgbench.cli.main import main
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.names import checked_name, run_name
 from svgbench.errors import BadInput, BrokenArtifact, Occupied
+from svgbench.lab.configs import configs_of
 from svgbench.lab.diagnosis import diagnosis_plan
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.figures.sources import Tokenizer

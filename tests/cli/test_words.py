@@ -138,7 +138,7 @@ def test_encoders_show_prints_the_licence(capsys):
 
 
 def test_a_store_of_a_newer_version_is_refused(tmp_path, capsys):
-    from svgbench.cli.configs import configs_of
+    from svgbench.lab.configs import configs_of
     from svgbench.lab.plan import make_plan
     from svgbench.lab.store import Store
 

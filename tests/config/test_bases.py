@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from svgbench.cli.configs import configs_of
-from svgbench.config.grid import load_experiment, place_of, preset_of, run_of, settings_of
+from svgbench.config.experiments import load_experiment, place_of, preset_of, run_of, settings_of
 from svgbench.errors import BadConfig, BadInput
+from svgbench.lab.configs import configs_of
 
 
 def written(folder, name: str, text: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from svgbench.config.build import build
 from svgbench.config.fields import fields_of, word_of
-from svgbench.config.grid import build
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, override
 from svgbench.config.records import canonical, digest

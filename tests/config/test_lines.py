@@ -7,12 +7,12 @@ import re
 import pytest
 from pydantic import field_validator
 
-from svgbench.cli.configs import configs_of
-from svgbench.config.grid import load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.lines import line_of
 from svgbench.config.parse import validate
 from svgbench.config.part import Part
 from svgbench.errors import BadConfig, BadInput, closest
+from svgbench.lab.configs import configs_of
 
 GRID = """asks: x
 base: smoke

@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from svgbench.config.grid import build, load_experiment, settings_of
+from svgbench.config.build import build
+from svgbench.config.experiments import load_experiment, settings_of
 from svgbench.errors import BadConfig
 from svgbench.nets.flow import shift_time
 

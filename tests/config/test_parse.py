@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.parse import merge, nested, override, validate
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, SvgbenchError

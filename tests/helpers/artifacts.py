@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from svgbench.config.grid import build as configured
+from svgbench.config.build import build as configured
 from svgbench.config.parse import override
 from svgbench.config.schema import Autoencoder
 from svgbench.lab.plan import nodes_of, resolve

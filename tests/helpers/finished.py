@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from svgbench.cli.configs import configs_of
 from svgbench.config.records import Manifest, Protocol, Score
+from svgbench.lab.configs import configs_of
 from svgbench.lab.plan import Node, Plan, make_plan
 from svgbench.lab.store import Store, files_of
 from svgbench.stages import graph

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.parse import override
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Node, nodes_of, resolve

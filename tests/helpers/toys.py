@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from svgbench.config.schema import Optimiser, Training
+from svgbench.config.networks import Optimiser, Training
 from svgbench.errors import SvgbenchError
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import TrainingReport, adam, train

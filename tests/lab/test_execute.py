@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from finished import fill, finish, planned
 
-from svgbench.cli.walk import walk
 from svgbench.config import cards, file_state
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.errors import BadInput, SvgbenchError
 from svgbench.lab import execute
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Node, Plan, make_plan, resolve
+from svgbench.lab.run_plan import run_plan
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.machine.runtime import Runtime
@@ -201,7 +201,7 @@ def test_a_grid_that_is_finished_is_swept_by_the_same_command(tmp_path):
     """Nothing is executed: the plan alone looks at the artifacts."""
     plan, out = planned(tmp_path), tmp_path / "runs"
     store = finish(plan, out)
-    walk(plan, out, Bench(out=str(out)), keep_going=True, shelf=None)
+    run_plan(plan, out, Bench(out=str(out)), keep_going=True, shelf=None)
     before = sorted(path.relative_to(out) for path in out.rglob("*"))
     for node in plan.nodes.values():
         place = store.place(node.stage, node.key)
@@ -213,5 +213,5 @@ def test_a_grid_that_is_finished_is_swept_by_the_same_command(tmp_path):
             place.with_name(place.name + suffix).write_text("")
     store.sweep([])  # nothing is used, nothing is swept
     assert len(list(out.rglob("*"))) > len(before) + 5 * len(plan.nodes)
-    walk(plan, out, Bench(out=str(out)), keep_going=True, shelf=None)
+    run_plan(plan, out, Bench(out=str(out)), keep_going=True, shelf=None)
     assert sorted(path.relative_to(out) for path in out.rglob("*")) == before

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from svgbench import shelf
-from svgbench.cli.configs import configs_of
 from svgbench.lab import plan as planning
 from svgbench.lab import record as recording
+from svgbench.lab.configs import configs_of
 from svgbench.lab.plan import make_plan
 from svgbench.lab.schedule import Outcome
 from svgbench.tables import collect as collecting

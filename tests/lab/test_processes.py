@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from grids import ablate, digests, grid_file, numbers
 
-from svgbench.cli.configs import configs_of
 from svgbench.lab.children import environment, python
+from svgbench.lab.configs import configs_of
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.processes import Processes, slots_here, visible_gpus
 from svgbench.lab.worker import Bench, lines_of_ranks, why_it_ended

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svgbench.cli.configs import configs_of
-from svgbench.config.grid import PRESETS, cells, load_experiment, preset_of
+from svgbench.config.experiments import PRESETS, cells, load_experiment, preset_of
+from svgbench.lab.configs import configs_of
 from svgbench.lab.plan import make_plan
 from svgbench.shelf import entries
 

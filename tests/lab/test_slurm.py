@@ -13,8 +13,8 @@ import time
 import pytest
 from grids import digests, grid_file, numbers
 
-from svgbench.cli.configs import configs_of
 from svgbench.errors import BadInput
+from svgbench.lab.configs import configs_of
 from svgbench.lab.handoff import read_report, report_file, write_plan, write_report
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.record import record

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import DATASET, SETTINGS, Toy, digest, run
 
-from svgbench.config.schema import Optimiser, Training
+from svgbench.config.networks import Optimiser, Training
 from svgbench.errors import BadConfig, NumericalError
 from svgbench.machine.averages import Averages
 from svgbench.machine.order import Order

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from svgbench.errors import UnknownName
 from svgbench.nets.alignment import Alignment
 
 MODES = ("none", "batch", "frozen", "channel", "whiten")
@@ -96,5 +97,5 @@ def test_moments_survive_saving():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(UnknownName, match=r"no alignment named 'match'.*frozen"):
         alignment("match")

@@ -3,10 +3,13 @@ import math
 import pytest
 import torch
 
+from svgbench.config.records import SamplingProtocol
 from svgbench.errors import BadConfig
 from svgbench.nets import ddpm, draws
+from svgbench.nets.guidance import guided
 from svgbench.nets.sampler import sample
 from svgbench.nets.sit import SiT
+from svgbench.nets.training_pair import TrainingPair
 
 MEAN, STD = 0.7, 0.5
 """The data of these tests: N(0.7, 0.25) in each number."""
@@ -15,7 +18,7 @@ MEAN, STD = 0.7, 0.5
 class Exact(torch.nn.Module):
     """The best possible noise prediction for Gaussian data, with a variance's numbers when asked; class 1 moves the mean by -1.4."""
 
-    classes = 2
+    classes, objective = 2, "ddpm"
 
     def __init__(self, numbers: float | None = None):
         super().__init__()
@@ -65,9 +68,9 @@ def test_ten_steps_are_those_that_adms_respacing_keeps():
 def test_training_pairs_are_a_function_of_position_and_hold_their_noise():
     chain, data, positions = ddpm.Chain(), torch.randn(64, 3, 2, 2), torch.arange(500, 564)
     pair = ddpm.training_pair(chain, data, positions, noise=1, time=2)
-    torch.testing.assert_close(chain.data(pair.x_k, pair.noise, pair.index)[pair.index < 500], data[pair.index < 500])
-    assert torch.equal(pair.noise, draws.normal(1, positions, (3, 2, 2)))
-    assert pair.index.min() >= 0 and pair.index.max() <= 999 and pair.index.float().mean().item() == pytest.approx(500, abs=120)
+    torch.testing.assert_close(chain.data(pair.x, pair.target, pair.time)[pair.time < 500], data[pair.time < 500])
+    assert torch.equal(pair.target, draws.normal(1, positions, (3, 2, 2)))
+    assert pair.time.min() >= 0 and pair.time.max() <= 999 and pair.time.float().mean().item() == pytest.approx(500, abs=120)
     part = ddpm.training_pair(chain, data[5:7], positions[5:7], noise=1, time=2)
     assert all(torch.equal(a[5:7], b) for a, b in zip(pair, part, strict=True))
 
@@ -96,7 +99,7 @@ def by_the_book(chain, data, x, k, eps, numbers):
 def test_the_bounds_term_is_the_books(k, data, eps, numbers):
     chain, full = ddpm.Chain(), lambda value: torch.full((1, 1, 1, 1), value)
     x = chain.at("signal", k) * data + chain.at("noise", k) * 0.6
-    pair = ddpm.Pair(x, torch.tensor([k]), full(0.6))
+    pair = TrainingPair(x, torch.tensor([k]), full(0.6))
     got = ddpm.bound(chain, full(eps), full(numbers), full(data), pair).item()
     assert got == pytest.approx(by_the_book(chain, data, x.item(), k, eps, numbers), rel=2e-3, abs=1e-4)
 
@@ -105,7 +108,7 @@ def test_the_right_noise_and_the_least_variance_have_no_loss():
     chain, data = ddpm.Chain(), torch.randn(4, 2, 3, 3)
     k = torch.tensor([5, 100, 600, 999])
     eps = torch.randn(4, 2, 3, 3)
-    pair = ddpm.Pair(chain.at("signal", k) * data + chain.at("noise", k) * eps, k, eps)
+    pair = TrainingPair(chain.at("signal", k) * data + chain.at("noise", k) * eps, k, eps)
     outputs = torch.cat([eps, torch.full_like(eps, -1.0)], dim=1)
     assert ddpm.losses(chain, outputs, data, pair).abs().max() < 1e-4
     assert torch.equal(ddpm.losses(chain, eps, data, pair), torch.zeros(4))
@@ -115,7 +118,7 @@ def test_the_right_noise_and_the_least_variance_have_no_loss():
 def test_the_bound_trains_the_variance_and_never_the_noise():
     chain, data = ddpm.Chain(), torch.randn(3, 2, 2, 2)
     pair = ddpm.training_pair(chain, data, torch.arange(3), noise=1, time=2)
-    outputs = torch.cat([pair.noise, torch.zeros_like(pair.noise)], dim=1).requires_grad_()
+    outputs = torch.cat([pair.target, torch.zeros_like(pair.target)], dim=1).requires_grad_()
     ddpm.losses(chain, outputs, data, pair).sum().backward()
     assert not outputs.grad[:, :2].any() and outputs.grad[:, 2:].any()
 
@@ -150,11 +153,10 @@ def test_noise_is_guided_and_the_variance_is_the_classes_own():
             return torch.cat([value, 10 * value], dim=1)
 
     model, seen = Plain(), []
-    from svgbench.nets.sampler import guided
-
-    field = guided(model, torch.tensor([0, 1]), null=2, scale=3.0, schedule="constant", steps=4)
-    said = field(torch.zeros(2, 1, 1, 1), 999, 0)
-    assert said.flatten(1).tolist() == [[2 + 3 * (0 - 2), 0], [2 + 3 * (1 - 2), 10]] and not seen
+    sampling = SamplingProtocol(sampler="ddim", steps=4, guidance=3.0, shift=1.0)
+    field = guided(model, torch.tensor([0, 1]), sampling, null=2)
+    prediction = field(torch.zeros(2, 1, 1, 1), 999, 0)
+    assert prediction.flatten(1).tolist() == [[2 + 3 * (0 - 2), 0], [2 + 3 * (1 - 2), 10]] and not seen
     assert model.calls == [(4, 999)]
 
 

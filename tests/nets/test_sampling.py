@@ -4,9 +4,12 @@ import math
 import pytest
 import torch
 
+from svgbench.config.choices import SAMPLERS, parse_schedule, stochastic_times
+from svgbench.config.choices import shifted_times as times
+from svgbench.config.records import SamplingProtocol
 from svgbench.errors import BadConfig, UnknownName
-from svgbench.nets import draws, flow, guidance
-from svgbench.nets.sampler import SAMPLERS, dopri5, euler, heun, midpoint, sample, sde_euler, stochastic_times, times
+from svgbench.nets import draws, flow
+from svgbench.nets.sampler import SOLVERS, dopri5, euler, generate, heun, midpoint, sample, sde_euler
 from svgbench.nets.sit import SiT
 
 
@@ -87,8 +90,8 @@ def test_schedules_guide_their_steps_and_skip_the_null_class_on_the_others(sched
 
 
 def test_the_linear_schedule_reaches_the_scale_at_the_last_step():
-    schedule = guidance.parse("linear")
-    assert [guidance.weight(schedule, 3.0, 0.0, step, 4) for step in range(4)] == [1.5, 2.0, 2.5, 3.0]
+    schedule = parse_schedule("linear")
+    assert [schedule.weight(3.0, 0.0, step, 4) for step in range(4)] == [1.5, 2.0, 2.5, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_the_linear_schedule_reaches_the_scale_at_the_last_step():
 )
 def test_words_that_name_no_schedule_are_refused(word, error):
     with pytest.raises(error):
-        guidance.parse(word)
+        parse_schedule(word)
 
 
 def test_unknown_samplers_and_empty_grids_are_refused():
@@ -110,15 +113,15 @@ def test_unknown_samplers_and_empty_grids_are_refused():
 def test_training_pairs_lie_on_the_straight_path():
     data, positions = torch.randn(8, 3, 2, 2), torch.arange(100, 108)
     pair = flow.training_pair(data, positions, noise=draws.stream(0, "n"), time=draws.stream(0, "t"), shift=0.4)
-    t = pair.t[:, None, None, None]
+    t = pair.time[:, None, None, None]
     noise = data - pair.target
-    torch.testing.assert_close(pair.x_t, (1 - t) * noise + t * data)
+    torch.testing.assert_close(pair.x, (1 - t) * noise + t * data)
     torch.testing.assert_close(noise, draws.normal(draws.stream(0, "n"), positions, (3, 2, 2)))
 
 
 def test_training_times_are_shifted_towards_noise():
     pair = flow.training_pair(torch.zeros(4096, 1, 1, 1), torch.arange(4096), noise=1, time=2, shift=0.4)
-    assert pair.t.median().item() == pytest.approx(flow.shift_time(0.5, 0.4), abs=0.02)
+    assert pair.time.median().item() == pytest.approx(flow.shift_time(0.5, 0.4), abs=0.02)
 
 
 def test_a_training_pair_does_not_depend_on_its_batch():
@@ -228,9 +231,20 @@ def test_guidance_of_some_channels_leaves_the_others_to_the_class():
 
 
 def test_a_weak_model_of_another_kind_is_refused():
-    weak = type("Weak", (), {"epsilon": None})()
-    with pytest.raises(BadConfig, match="autoguidance needs two of a kind"):
+    weak = type("Weak", (), {"objective": "ddpm"})()
+    with pytest.raises(BadConfig, match="the weak model noise; autoguidance needs two models of one objective"):
         sample(Counting(), NOISE, LABELS, guidance=2.0, weak=weak)
+
+
+@pytest.mark.parametrize(("against", "weak"), [("weak", None), ("null", Counting())])
+def test_a_weak_model_and_the_setting_that_asks_for_it_belong_together(against, weak):
+    sampling = SamplingProtocol(sampler="euler", steps=2, guidance=2.0, shift=1.0, against=against)
+    with pytest.raises(BadConfig, match="give both or neither"):
+        generate(Counting(), NOISE, LABELS, sampling, weak=weak)
+
+
+def test_every_sampler_has_a_solver():
+    assert set(SOLVERS) == set(SAMPLERS)
 
 
 def test_logit_normal_times_are_most_often_in_the_middle_and_then_shifted():
@@ -239,7 +253,7 @@ def test_logit_normal_times_are_most_often_in_the_middle_and_then_shifted():
     assert t.logit().mean().item() == pytest.approx(0, abs=0.03) and t.logit().std().item() == pytest.approx(1, abs=0.03)
     data = torch.zeros(8192, 1, 1, 1)
     pair = flow.training_pair(data, positions, noise=1, time=3, shift=0.4, times="logit-normal")
-    torch.testing.assert_close(pair.t, flow.shift_time(t, 0.4))
+    torch.testing.assert_close(pair.time, flow.shift_time(t, 0.4))
 
 
 def test_predicted_data_is_a_velocity_whose_flow_ends_in_it():
@@ -256,13 +270,13 @@ def test_predicted_data_is_a_velocity_whose_flow_ends_in_it():
 def test_the_true_data_and_only_it_has_no_loss_also_near_the_end_of_time():
     data, positions = torch.randn(64, 2, 2, 2), torch.arange(64)
     pair = flow.training_pair(data, positions, noise=1, time=2, shift=20.0, prediction="data")
-    assert (pair.t > 0.95).any() and (pair.t < 0.95).any()
-    said = flow.velocity_of_data(data, pair.x_t, pair.t)
+    assert (pair.time > 0.95).any() and (pair.time < 0.95).any()
+    said = flow.velocity_of_data(data, pair.x, pair.time)
     assert torch.equal(said, pair.target) and said.isfinite().all()
     plain = flow.training_pair(data, positions, noise=1, time=2, shift=20.0)
-    early = pair.t < 0.95
+    early = pair.time < 0.95
     torch.testing.assert_close(pair.target[early], plain.target[early], rtol=1e-3, atol=1e-3)
-    assert (flow.losses(flow.velocity_of_data(data + 0.1, pair.x_t, pair.t), pair.target) > 0).all()
+    assert (flow.losses(flow.velocity_of_data(data + 0.1, pair.x, pair.time), pair.target) > 0).all()
 
 
 def test_a_data_model_taps_as_its_transformer_does():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from scenes import ade20k, nyu
 from toys import in_child, in_ranks
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.parse import override
 from svgbench.config.scoring import Depth, DepthHead, Segmentation, SegmentationHead
 from svgbench.errors import BadConfig, BadData

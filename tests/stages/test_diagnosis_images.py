@@ -9,7 +9,7 @@ import torch
 
 from svgbench.errors import BadData
 from svgbench.stages.diagnosis import CLASSES, _plane, balanced
-from svgbench.stages.edits import _other
+from svgbench.stages.edits import _opposite
 
 
 def test_each_class_gives_the_same_number_of_images_in_turn():
@@ -38,4 +38,4 @@ def test_the_plane_holds_what_tells_two_directions_of_classes_apart():
 
 
 def test_an_edit_leads_to_another_class():
-    assert [_other(label, 10) for label in (0, 7)] == [5, 2] and [_other(label, 2) for label in (0, 1)] == [1, 0]
+    assert [_opposite(label, 10) for label in (0, 7)] == [5, 2] and [_opposite(label, 2) for label in (0, 1)] == [1, 0]

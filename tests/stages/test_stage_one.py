@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svgbench.config import schema
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput

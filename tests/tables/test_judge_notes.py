@@ -10,7 +10,7 @@ from commands import svgbench
 from fake_runs import gfid, score, seal_record, write
 from PIL import Image
 
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.config.parse import merge
 from svgbench.config.records import RUN_FORMAT, unseal
 from svgbench.config.schema import Data

@@ -1,8 +1,8 @@
 """What a plan's nodes will cost before they run: operations by precision, seconds of a processor core, bytes on disk. No torch.
 
-Counted are the networks (``work``), the drawing or decoding of images, and the files that stay. Left out: fitting linear heads, bootstrap
-resamples, eigenvalues, reading files, start-up and compilation. Everything here is a plan; a finished node's own figures are in its
-manifest.
+Counted are the networks (``flops``), linear heads, distances and bootstrap resamples (``scoring``), the drawing or decoding of images,
+and the files that stay. Not counted: reading files, start-up and compilation. Everything here is planned; a finished node's measured
+figures are in its manifest.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES, evaluations
 from svgbench.config.schema import RunConfig
-from svgbench.lab.forecast import flops
+from svgbench.lab.forecast import flops, scoring
 from svgbench.lab.forecast.sizes import FLOAT, Counts, Sizes, counts_of, sizes_of
 from svgbench.lab.plan import Plan
 from svgbench.metrics import judges
 from svgbench.stages import graph
 
-MOMENT_IMAGES = 50_000
-"""Images whose residuals fix the alignment (``stages.autoencoder``)."""
 REFERENCE_IMAGES = 50_000
 """Images whose features are kept (``metrics.features.KEPT``)."""
 CHECKPOINTS = 3
 """Checkpoints on disk while one is written: the two that are kept, and the new one."""
 JPEGS_PER_SECOND = 100.0
 """ImageNet's JPEGs decoded and cropped to 256 px by one core (assumed; 50 were measured on half of a busy core)."""
-DRAWN_PIXELS_PER_SECOND = 6e5
-"""Pixels of ``shapes`` drawn by one core (measured on a busy one: 640,000 at 256 px, 820,000 at 32 px)."""
+DRAWN_PIXELS_PER_SECOND = 4e6
+"""Pixels of ``shapes`` drawn by one core (measured: 6,300,000 at 32 px, 4,400,000 at 256 px)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class Estimate:
     """Operations whose precision is bfloat16."""
     fp32: float = 0.0
     core_seconds: float = 0.0
-    """Work of one processor core: drawing and decoding images."""
+    """Work of one processor core: drawing and decoding images, starting the small updates of linear heads."""
     kept: int = 0
     """Bytes of the finished artifact."""
     passing: int = 0
@@ -60,7 +59,7 @@ class Estimates(NamedTuple):
     nodes: dict[str, Estimate]
     """By key; a node that several runs share is there once."""
     said: list[str]
-    """What was assumed and what was left out."""
+    """What was assumed and what was not counted."""
 
 
 def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
@@ -82,8 +81,8 @@ def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
 def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
     """What was assumed of the images, and what could not be counted."""
     assumed = [f"counts are those of {sizes.counts.assumed}, which is not here"] if sizes.counts.assumed else []
-    silent = [f"{name}, whose operations nobody stated" for name in sizes.unknown]
-    left_out = dict.fromkeys([*silent, *(word for each in made for word in each.left_out)])
+    unstated = [f"{name}, whose operations per image are unknown" for name in sizes.unknown]
+    left_out = dict.fromkeys([*unstated, *(word for each in made for word in each.left_out)])
     return assumed + [f"not counted: {word}" for word in left_out]
 
 
@@ -139,7 +138,7 @@ def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     (inside, before), (_, after) = update_flops(sizes, gan=False), update_flops(sizes, gan=True)
     images = sizes.passes(FLOAT * sizes.card.channels * sizes.grid**2, training.total_images)
     frozen = images * sizes.features + training.total_images * ((1 - late) * before + late * after)
-    if sizes.residual_channels and part.align in ("frozen", "channel", "whiten"):
+    if sizes.residual_channels and ALIGNMENTS[part.align].freezes:
         again = 0.0 if images < training.total_images else sizes.features
         frozen += min(sizes.counts.train, MOMENT_IMAGES) * (sizes.residual.forward + again)
     own = sizes.residual.parameters + sizes.decoder.parameters
@@ -173,7 +172,7 @@ def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     part = sizes.config.sampling
     calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, part.shift)
-    left_out = () if calls else (f"the evaluations of {part.sampler}, which choose their own number",)
+    left_out = () if calls else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
     operations = part.count * ((calls or 0.0) * sizes.transformer.forward + sizes.decoding)
     return Estimate(fp32=operations, kept=part.count * (3 * sizes.side**2 + 8), left_out=left_out)
 
@@ -183,8 +182,9 @@ def _judged(judge: str, count: int) -> Estimate:
     row = judges.row("features", judge)
     width, kept = row["dim"], min(count, REFERENCE_IMAGES)
     seen = width + row.get("spatial", {}).get("dim", 0)
+    operations = count * 1e9 * row.get("gflops", 0.0) + scoring.moments(count, width)
     return Estimate(
-        fp32=count * 1e9 * row.get("gflops", 0.0), kept=FLOAT * width * kept + 8 * width * (width + 1), passing=FLOAT * seen * count
+        fp32=operations, kept=FLOAT * width * kept + 8 * width * (width + 1), passing=FLOAT * seen * count
     )  # fmt: skip
 
 
@@ -197,11 +197,22 @@ def _reconstruction_scores(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     scores = sizes.config.scores
     left_out = scores.perceptual == "lpips" and not scores.lpips_weights
     pair = 0.0 if left_out else 2 * flops.perceptual(scores.perceptual, resolution=sizes.side)
-    return Estimate(fp32=sizes.counts.val * (sizes.extractor + pair))
+    count, width = sizes.counts.val, judges.row("features", scores.extractor)["dim"]
+    distance = scoring.frechet(min(count, REFERENCE_IMAGES), width, scores.resamples, paired=True)
+    return Estimate(fp32=count * (sizes.extractor + pair + scoring.SSIM * sizes.side**2) + distance)
 
 
-def _generation_scores(judge: str, sizes: Sizes) -> Estimate:
-    return replace(_judged(judge, sizes.config.sampling.count), kept=0)
+def _generation_scores(judge: str, sizes: Sizes, *, distance_only: bool = False) -> Estimate:
+    """Features of the samples, their distances to the reference and the bootstrap; ``distance_only``: a second extractor's."""
+    scores, row = sizes.config.scores, judges.row("features", judge)
+    features, width = _judged(judge, sizes.config.sampling.count), row["dim"]
+    samples, reference = min(sizes.config.sampling.count, REFERENCE_IMAGES), min(sizes.counts.train, REFERENCE_IMAGES)
+    operations = scoring.frechet(samples, width, scores.resamples)
+    if "spatial" in row:
+        operations += scoring.jackknife(row["spatial"]["dim"])
+    if not distance_only:
+        operations += scoring.kernel(samples, reference, width, scores.resamples) + scoring.precision_recall(samples, reference, width)
+    return replace(features, fp32=features.fp32 + operations, kept=0)
 
 
 def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:
@@ -214,8 +225,33 @@ def _pooled(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     return _encoded(sizes, sizes.config.scores.probe.train_images, sizes.card.channels + sizes.residual_channels)
 
 
+def _widths(sizes: Sizes) -> list[int]:
+    """Channels of each group of latents that is scored alone: features, and residual and both where there is a residual."""
+    return [sizes.card.channels, *([sizes.residual_channels, sizes.channels] if sizes.residual_channels else [])]
+
+
+def _probes(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    settings, counts = sizes.config.scores.probe, sizes.counts
+    train = min(settings.train_images or counts.train, counts.train)
+    return _fitted(scoring.probes(width, train, counts.val, counts.classes, settings) for width in _widths(sizes))
+
+
+def _own_segmentation(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    settings, counts = sizes.config.scores.segmentation, sizes.counts
+    train, classes = min(settings.train_images or counts.train, counts.train), counts.classes + 1
+    heads = _fitted(scoring.segmentation(width, sizes.grid, sizes.side, train, classes, settings) for width in _widths(sizes))
+    return replace(heads, fp32=heads.fp32 + _encoded(sizes, settings.train_images).fp32)
+
+
+def _fitted(fits: Iterable[scoring.Fit]) -> Estimate:
+    """The estimate of several fits, one after the other."""
+    every = list(fits)
+    seconds = scoring.UPDATE_SECONDS * sum(fit.updates for fit in every)
+    return Estimate(fp32=sum(fit.operations for fit in every), core_seconds=seconds)
+
+
 def _on_crops(sizes: Sizes, images: int, pixels: int) -> Estimate:
-    """A linear head on a data set of its own; encoding is taken to grow with the pixels of a crop."""
+    """A linear head trained on crops of another data set; encoding is taken to grow with the pixels of a crop."""
     return Estimate(fp32=images * sizes.encoding * pixels / sizes.side**2, left_out=("the windows of dense evaluation",))
 
 
@@ -230,7 +266,7 @@ def _depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 
 def _adopted(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
-    """What is taken over from files of others, heads on vectors, pictures for people: nothing worth planning."""
+    """Files taken over from others, checks of files, the overview picture: nothing worth planning."""
     return Estimate()
 
 
@@ -239,31 +275,6 @@ def _at(precision: str, operations: float, *, fp32: float, kept: int, passing: i
     if precision == "bf16":
         return Estimate(bf16=operations, fp32=fp32, kept=kept, passing=passing)
     return Estimate(fp32=operations + fp32, kept=kept, passing=passing)
-
-
-def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float) -> float | None:
-    """Times that the transformer sees one sample, guided steps twice; None for a sampler that chooses its own steps."""
-    if sampler == "dopri5":
-        return None
-    times = [shift * i / steps / (1 + (shift - 1) * i / steps) for i in range(steps)]
-    if sampler in ("ddim", "ddpm"):
-        times = [i / steps for i in range(steps)]
-    each = 2 if sampler in ("heun", "midpoint") else 1
-    if guidance == 1.0:
-        return float(each * steps)
-    return float(each * sum(2 if _guides(schedule, t, step, steps) else 1 for step, t in enumerate(times)))
-
-
-def _guides(schedule: str, t: float, step: int, steps: int) -> bool:
-    """Whether a schedule guides at a step (``nets.guidance``, which is torch's)."""
-    kind, *bounds = schedule.split("-")
-    if kind == "late":
-        return 2 * step >= steps
-    if kind == "early":
-        return t > float(bounds[0])
-    if kind == "interval":
-        return float(bounds[0]) <= t <= float(bounds[1])
-    return True
 
 
 _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
@@ -284,10 +295,10 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "reconstructions": _reconstructions,
     "reconstruction-scores": _reconstruction_scores,
     "generation-scores": lambda sizes, cell: _generation_scores(sizes.config.scores.extractor, sizes),
-    "second-generation-scores": lambda sizes, cell: _generation_scores(sizes.second_extractor, sizes),
+    "second-generation-scores": lambda sizes, cell: _generation_scores(sizes.second_extractor, sizes, distance_only=True),
     "pooled-latents": _pooled,
-    "probe-scores": _adopted,
-    "segmentation-scores": lambda sizes, cell: _encoded(sizes, sizes.config.scores.segmentation.train_images),
+    "probe-scores": _probes,
+    "segmentation-scores": _own_segmentation,
     "dense-segmentation-scores": _dense_segmentation,
     "depth-scores": _depth,
     "overview": _adopted,

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from svgbench.config.cards import EncoderCard
-from svgbench.config.schema import Decoder, ReconstructionLoss, Residual, Transformer, VitDecoder
+from svgbench.config.networks import Decoder, Residual, Transformer, VitDecoder
+from svgbench.config.schema import ReconstructionLoss
 
 FREQUENCIES = 256
 """Numbers of DiT's time embedding; RAE's has twice as many."""

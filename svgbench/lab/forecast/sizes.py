@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops
 from svgbench.metrics import judges
@@ -16,10 +17,6 @@ from svgbench.stages import graph
 
 FLOAT = 4
 """Bytes of a number."""
-CACHE_BYTES = 4 << 30
-"""Features or latents up to this size stay in memory while a training reads them (``stages.tokenizers``); larger ones are encoded anew."""
-KEPT_BYTES = 1 << 30
-"""Latents up to this size are kept on disk (``stages.statistics``)."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ class Sizes:
 
     @property
     def unknown(self) -> list[str]:
-        """Networks whose operations nobody stated, which count as none."""
+        """Networks whose operations per image are unknown; they count as none."""
         named = [self.card, *([self.teacher] if self.teacher else [])]
         found = [f"the encoder {card.name}" for card in named if flops.encoding(card, self.side) is None]
         judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))

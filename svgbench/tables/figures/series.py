@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
-from svgbench.config.records import Protocol, SamplingProtocol, canonical
+from svgbench.config.records import Protocol, SamplingProtocol, canonical, flat
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.report import group_name
 from svgbench.tables.seeds import half_interval
-from svgbench.tables.standings import flat, shared_protocol
+from svgbench.tables.standings import shared_protocol
 
 Over = Literal["steps", "images_seen"]
 Guidance = Literal["none", "most"]

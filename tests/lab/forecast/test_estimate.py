@@ -7,17 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from svgbench.cli.configs import configs_of
-from svgbench.config.grid import build
+from svgbench.config.build import build
+from svgbench.config.choices import SAMPLERS, evaluations
 from svgbench.errors import BadData
-from svgbench.lab.forecast import sizes as own
+from svgbench.lab.configs import configs_of
 from svgbench.lab.forecast.estimate import (
-    MOMENT_IMAGES,
+    CHECKPOINTS,
     REFERENCE_IMAGES,
     assumptions,
     estimate,
     estimates,
-    evaluations,
     outline,
     update_flops,
 )
@@ -31,7 +30,7 @@ from svgbench.metrics import features
 from svgbench.metrics.perceptual import VggTaps
 from svgbench.nets.classifier import ShapesVGG
 from svgbench.nets.sampler import sample
-from svgbench.stages import autoencoder, graph, statistics, tokenizers
+from svgbench.stages import autoencoder, graph, tokenizers
 
 
 def sized(preset="tiny", counts=None, **settings):
@@ -82,7 +81,8 @@ def test_stage_one_at_the_paper_s_size_is_planned_at_the_counted_table_s_figure(
 
 @pytest.mark.parametrize(("sampler", "schedule"), [
     ("euler", "constant"), ("euler", "late"), ("euler", "early-0.3"), ("euler", "interval-0.1-0.5"), ("sde-euler", "linear"),
-    ("heun", "constant"), ("midpoint", "constant"), ("ddim", "late"),
+    ("heun", "constant"), ("heun", "interval-0.1-0.5"), ("midpoint", "constant"), ("midpoint", "early-0.3"), ("ddim", "late"),
+    ("ddim", "early-0.5"), ("ddpm", "interval-0.2-0.6"), ("sde-euler", "early-0.45"),
 ])  # fmt: skip
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
@@ -92,16 +92,13 @@ def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
         seen.append(len(x))
         return torch.zeros_like(x)
 
-    says.classes = 10
-    if sampler == "ddim":
-        says.epsilon = True
+    says.classes, says.objective = 10, SAMPLERS[sampler].objective
     sample(says, torch.randn(1, 2, 2, 2), torch.zeros(1).long(), steps=7, sampler=sampler, schedule=schedule, guidance=guidance, shift=0.3)
     assert evaluations(sampler, 7, guidance, schedule, 0.3) == sum(seen)
 
 
 def test_the_limits_are_those_of_the_stages():
-    assert (own.CACHE_BYTES, own.KEPT_BYTES) == (tokenizers.CACHE_BYTES, statistics.KEPT_BYTES)
-    assert (MOMENT_IMAGES, REFERENCE_IMAGES, checkpoints.KEPT) == (autoencoder.MOMENT_IMAGES, features.KEPT, 2)
+    assert (REFERENCE_IMAGES, CHECKPOINTS) == (features.KEPT, checkpoints.KEPT + 1)
 
 
 def test_every_stage_is_estimated():
@@ -171,6 +168,9 @@ def test_a_codec_trains_no_autoencoder_and_a_teacher_is_part_of_repa():
 def test_what_nobody_counted_is_said():
     sizes = sized("paper", Counts(100, 10, 5), encoder={"card": "timm:vit_base_patch16_224.augreg_in1k"})
     assert sizes.encoding == sizes.residual.forward
-    assert assumptions(sizes, [])[0] == "not counted: the encoder timm:vit_base_patch16_224.augreg_in1k, whose operations nobody stated"
+    assert (
+        assumptions(sizes, [])[0]
+        == "not counted: the encoder timm:vit_base_patch16_224.augreg_in1k, whose operations per image are unknown"
+    )
     adaptive = sized(sampling={"sampler": "dopri5"})
     assert any("dopri5" in word for word in by_stage(adaptive)["samples"].left_out)

@@ -8,8 +8,8 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from svgbench.backends.open import open_network
-from svgbench.config import cards, schema
-from svgbench.config.grid import SIZES, WIDE, build
+from svgbench.config import cards, networks, schema
+from svgbench.config.build import SIZES, WIDE, build
 from svgbench.lab.forecast import flops
 from svgbench.lab.forecast.sizes import Counts, sizes_of
 from svgbench.machine.measure import count_flops
@@ -57,7 +57,7 @@ TRANSFORMERS = {
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_the_transformer_s_work_is_what_is_counted(name):
-    part = schema.Transformer(**{"patch": 1, **TRANSFORMERS[name]})
+    part = networks.Transformer(**{"patch": 1, **TRANSFORMERS[name]})
     model = SiT(channels=392, grid=16, classes=1000, **part.model_dump())
     said = flops.transformer(part, channels=392, grid=16, classes=1000)
     assert_equal(said, counted(model, torch.zeros(1, 392, 16, 16), torch.zeros(1), torch.zeros(1).long()))
@@ -65,19 +65,19 @@ def test_the_transformer_s_work_is_what_is_counted(name):
 
 def test_the_counted_table_of_the_paper_s_sizes_is_reproduced():
     """Forward GF of SiT-S, B, L, XL, the residual ViT and the decoder at 256 px, and a SiT-XL update."""
-    sizes = {name: schema.Transformer(patch=1, **SIZES[name]) for name in ("S", "B", "L", "XL")}
+    sizes = {name: networks.Transformer(patch=1, **SIZES[name]) for name in ("S", "B", "L", "XL")}
     found = {name: flops.transformer(part, channels=392, grid=16, classes=1000) for name, part in sizes.items()}
     assert {name: each.forward / 1e9 for name, each in found.items()} == pytest.approx({"S": 12, "B": 47, "L": 162, "XL": 238}, rel=0.022)
     assert found["XL"].training / 1e9 == pytest.approx(714, abs=2) and round(found["XL"].parameters / 1e6) == 676
-    decoder = flops.decoder(schema.Decoder(), channels=392, stride=16, resolution=256)
+    decoder = flops.decoder(networks.Decoder(), channels=392, stride=16, resolution=256)
     assert (round(decoder.forward / 1e9), round(decoder.training / 1e9), round(decoder.parameters / 1e6)) == (253, 759, 43)
-    residual = flops.residual_encoder(schema.Residual(), patch=16, resolution=256)
+    residual = flops.residual_encoder(networks.Residual(), patch=16, resolution=256)
     assert residual.forward / 1e9 == pytest.approx(6.2, abs=0.1) and round(residual.training / 1e9) == 19
     assert round(residual.parameters / 1e6) == 11
 
 
 @pytest.mark.parametrize(("part", "resolution", "patch"), [
-    (schema.Residual(), 256, 16), (schema.Residual(channels=4, layers=2, width=96, heads=3, mlp=384), 32, 8),
+    (networks.Residual(), 256, 16), (networks.Residual(channels=4, layers=2, width=96, heads=3, mlp=384), 32, 8),
 ])  # fmt: skip
 def test_the_residual_encoder_s_work_is_what_is_counted(part, resolution, patch):
     model = ResidualEncoder(**part.model_dump(), patch=patch, resolution=resolution)
@@ -87,12 +87,12 @@ def test_the_residual_encoder_s_work_is_what_is_counted(part, resolution, patch)
 
 
 def test_without_channels_there_is_no_residual_encoder():
-    assert flops.residual_encoder(schema.Residual(channels=0), patch=16, resolution=256) == flops.Work()
+    assert flops.residual_encoder(networks.Residual(channels=0), patch=16, resolution=256) == flops.Work()
 
 
 @pytest.mark.parametrize("trained", [True, False])
 @pytest.mark.parametrize(("part", "resolution"), [
-    (schema.Decoder(), 256), (schema.Decoder(base=16, multipliers=(1, 2, 2, 4), blocks=1, attention=(4, 16)), 32),
+    (networks.Decoder(), 256), (networks.Decoder(base=16, multipliers=(1, 2, 2, 4), blocks=1, attention=(4, 16)), 32),
 ])  # fmt: skip
 def test_the_convolutional_decoder_s_work_is_what_is_counted(part, resolution, trained):
     stride = 2 ** (len(part.multipliers) - 1)
@@ -104,7 +104,7 @@ def test_the_convolutional_decoder_s_work_is_what_is_counted(part, resolution, t
 
 @pytest.mark.parametrize("trained", [True, False])
 def test_the_vit_decoder_s_work_is_what_is_counted(trained):
-    part = schema.Decoder(kind="vit", vit=schema.VitDecoder(width=64, layers=3, heads=4, mlp=96))
+    part = networks.Decoder(kind="vit", vit=networks.VitDecoder(width=64, layers=3, heads=4, mlp=96))
     model = ViTDecoder(z_channels=24, resolution=64, stride=16, **part.vit.model_dump())
     said = flops.decoder(part, channels=24, stride=16, resolution=64, trained_latents=trained)
     assert_equal(said, counted(model, torch.zeros(1, 24, 4, 4, requires_grad=trained)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from svgbench.config import cards
-from svgbench.config.grid import build
+from svgbench.config.build import build
 from svgbench.errors import BadData
 from svgbench.lab.forecast import requirements
 from svgbench.lab.forecast.sizes import Counts, counts_of, published, sizes_of

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.grid import build, cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
+from svgbench.config.build import build
+from svgbench.config.experiments import cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest

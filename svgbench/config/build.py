@@ -1,0 +1,165 @@
+"""From settings on top of a preset to a RunConfig whose parts fit one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from svgbench.config import cards
+from svgbench.config.choices import OBJECTIVES, SAMPLERS, listed, objectives_with, samplers_of
+from svgbench.config.experiments import preset_settings
+from svgbench.config.networks import Decoder, Residual
+from svgbench.config.parse import merge, validate
+from svgbench.config.schema import Autoencoder, Diffusion, Representation, RunConfig
+from svgbench.errors import BadConfig, UnknownName
+
+SIZES: dict[str, dict[str, int]] = {
+    "tiny": {"width": 128, "depth": 4, "heads": 4},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 768, "depth": 12, "heads": 12},
+    "L": {"width": 1024, "depth": 24, "heads": 16},
+    "XL": {"width": 1152, "depth": 28, "heads": 16},
+}
+"""SiT's sizes (arXiv 2401.08740, table 1)."""
+WIDE: dict[str, int] = {"width": 2048, "depth": 2, "heads": 16}
+WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
+"""The wide head RAE puts on every size (arXiv 2510.11690, section 5), and one in proportion to the size ``tiny``."""
+
+DIMENSION = 4096
+"""Numbers in the latent for which RAE's shift is 1. RAE writes a = sqrt(numbers / 4096) for times that run to noise; times that run to
+data, as here, are shifted by 1 / a."""
+
+OF_SHAPES = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}, "autoencoder": {"loss": {"network": "shapes-lpips"}}}
+"""Judges of the preset ``small`` on its own images: shipped networks that know drawn images alone. Other images have no such default."""
+
+
+def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: Path | None = None) -> RunConfig:
+    """The RunConfig of a preset with settings on top: names resolved to a card, sizes to a transformer; identities still empty."""
+    base = preset_settings(preset, extra)
+    merged = {**merge(base, settings), "preset": preset}
+    draft = validate(RunConfig, {**merged, "diffusion": {**merged.get("diffusion", {}), "transformer": {}}}, where=where)
+    try:
+        card = cards.find(draft.encoder.card, preset, extra)
+    except UnknownName as error:
+        raise error.about("encoder.card") from None
+    if draft.data.source != base.get("data", {}).get("source"):  # the preset's counts are of its own images
+        counts = {name: None for name in ("train_images", "val_images") if name not in settings.get("data", {})}
+        merged = merge(merged, {"data": counts})
+    elif preset == "small":
+        merged = merge(OF_SHAPES, merged)
+    given = {k: v for k, v in (merged.get("diffusion", {}).get("transformer") or {}).items() if v is not None}
+    if given.get("wide") is not None:
+        given["wide"] = {**(WIDE_TINY if draft.diffusion.size == "tiny" else WIDE), **given["wide"]}
+    levels = settings.get("autoencoder", {}).get("decoder", {}).get("multipliers") or _levels(draft, card)
+    fitted = {
+        "encoder": {"card": card.name},
+        "diffusion": {"transformer": {"patch": card.patch, **SIZES[draft.diffusion.size], **given}},
+        "autoencoder": {"decoder": {"multipliers": levels}},
+    }
+    config = validate(RunConfig, merge(merged, fitted), where=where)
+    _check_fit(config, card, where)
+    return _normal(config, extra)
+
+
+def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
+    """The same run with what it does not use at its defaults: equal work, equal key."""
+    sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, config.data.limit or config.sampling.count)})
+    parts = {"sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
+    return _shifted(config.model_copy(update=parts), extra)
+
+
+def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
+    if part.residual.channels == 0:  # nothing to align
+        part = part.model_copy(update={"align": "none", "residual": Residual(channels=0)})
+    if part.release:
+        return Autoencoder(release=part.release, residual=part.residual, align=part.align)
+    sizes = {"vit": Decoder().vit} if part.decoder.kind == "ldm" else Decoder(kind="vit", vit=part.decoder.vit).model_dump()
+    return part.model_copy(update={"decoder": Decoder(**{**part.decoder.model_dump(), **sizes})})
+
+
+def _plain_diffusion(config: RunConfig, extra: Path | None) -> Diffusion:
+    part, teacher = config.diffusion, config.diffusion.representation
+    if part.release:
+        return Diffusion(release=part.release, objective=part.objective)
+    if not teacher.weight:
+        return part.model_copy(update={"representation": Representation()})
+    encoder = teacher.encoder.model_copy(update={"card": cards.find(teacher.encoder.card, config.preset, extra).name})
+    block = teacher.block or min(8, max(1, part.transformer.depth // 2))
+    return part.model_copy(update={"representation": teacher.model_copy(update={"encoder": encoder, "block": block})})
+
+
+def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
+    """RAE's shift as the number it is for these latents; none where times are the steps of a fixed schedule (DDPM)."""
+    diffusion, sampling = config.diffusion, config.sampling
+    if not OBJECTIVES[diffusion.objective].continuous:
+        diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
+        sampling = sampling.model_copy(update={"shift": 1.0, "dimension_shift": False})
+    if diffusion.dimension_shift or sampling.dimension_shift:
+        card = cards.asked(config.encoder, config.preset, extra)
+        if card.channels == 0:
+            raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
+        channels = card.channels + (config.autoencoder.residual.channels if card.kind == "features" else 0)
+        by_size = {"shift": round(math.sqrt(DIMENSION / channels) / (config.data.resolution // card.stride), 6), "dimension_shift": False}
+        diffusion = diffusion.model_copy(update=by_size) if diffusion.dimension_shift else diffusion
+        sampling = sampling.model_copy(update=by_size) if sampling.dimension_shift else sampling
+    return config.model_copy(update={"diffusion": diffusion, "sampling": sampling})
+
+
+def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
+    """The preset's multipliers, with the coarsest repeated or the finest left out until they upsample by the card's stride."""
+    own, wanted = list(draft.autoencoder.decoder.multipliers), card.stride.bit_length()
+    return own[-wanted:] if len(own) >= wanted else own + own[-1:] * (wanted - len(own))
+
+
+def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
+    """Whether the parts fit one another: the decoder's upsampling, the patch, the warm-up."""
+    start = f"{where}: " if where else ""
+    stride, side = card.stride, config.data.resolution
+    levels = len(config.autoencoder.decoder.multipliers)
+    if side % stride:
+        below = side - side % stride
+        raise BadConfig(
+            f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}."
+        ).about("data.resolution")
+    own = config.autoencoder
+    if card.kind == "features" and own.decoder.kind == "ldm" and not own.release and 2 ** (levels - 1) != stride:
+        raise BadConfig(
+            f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
+            f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
+        )
+    _check_diffusion(config, start)
+    patch = config.diffusion.transformer.patch
+    if not config.diffusion.release and (side // stride) % patch:
+        raise BadConfig(
+            f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
+        )
+    if config.data.source == "shapes" and (config.data.train_images is None or config.data.val_images is None):
+        raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
+
+
+def _check_diffusion(config: RunConfig, start: str) -> None:
+    """Whether objective, samplers and guidance belong together."""
+    diffusion, sampling = config.diffusion, config.sampling
+    objective, sampler = OBJECTIVES[diffusion.objective], SAMPLERS[sampling.sampler]
+    if sampler.objective != diffusion.objective:
+        fact = f"sampling.sampler {sampling.sampler} does not fit diffusion.objective {diffusion.objective}"
+        raise BadConfig(f"{start}{fact}; use {listed(samplers_of(diffusion.objective))}.")
+    try:
+        sampler.times(max(sampling.steps), sampling.shift)
+    except BadConfig as error:
+        raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
+    if sampling.against == "weak" and not objective.autoguidance:
+        raise BadConfig(f"{start}sampling.against weak is for diffusion.objective {objectives_with('autoguidance')}; use against null.")
+    if sampling.against == "weak" and not diffusion.weak_share:
+        raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_share, such as 0.25.")
+    if (diffusion.weak_share or diffusion.snapshots) and not diffusion.training.ema:
+        field = "weak_share" if diffusion.weak_share else "snapshots"
+        raise BadConfig(f"{start}diffusion.{field} keeps averaged weights; set diffusion.training.ema, such as 0.9999.")
+    absent = sorted(set(sampling.trained) - {1.0, *diffusion.snapshots})
+    if absent:
+        raise BadConfig(f"{start}sampling.trained names {absent[0]:g}, which diffusion.snapshots does not keep; name it there too.")
+    if diffusion.transformer.learned_sigma and not objective.learned_sigma:
+        fitting = objectives_with("learned_sigma")
+        raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective {fitting}; leave it off.")

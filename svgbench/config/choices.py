@@ -1,0 +1,215 @@
+"""The choices that configuration, networks, cost forecasts and ``--help`` share: objectives, samplers, alignments, guidance schedules,
+limits. No torch: what a choice computes is in ``nets``, under the same name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from svgbench.errors import BadConfig, unknown
+
+MOST_STEPS = 4000
+MOST_GUIDANCE = 100.0
+LEAST_SHIFT = 1e-3
+"""Of the command line."""
+MOMENT_IMAGES = 50_000
+"""Training images whose residuals fix a frozen alignment."""
+CACHE_BYTES = 4 << 30
+"""Values of an image set (features, latents) up to this size are kept in memory by a stage; larger sets are encoded when read."""
+KEPT_BYTES = 1 << 30
+"""Latents of all images up to this size are kept on disk; ImageNet's (250 to 500 GB) are encoded when read."""
+
+
+class ObjectiveChoice(NamedTuple):
+    """What a training objective allows (``nets.objectives`` trains by it)."""
+
+    about: str
+    predicts: str
+    """What its models predict, in the plural of an error sentence."""
+    continuous: bool
+    """Times are continuous: a shift, a distribution of times and the kind of prediction apply."""
+    autoguidance: bool
+    """Samples may be guided by a weak model."""
+    learned_sigma: bool
+    """The network may also predict a variance."""
+
+
+OBJECTIVES: Mapping[str, ObjectiveChoice] = {
+    "flow": ObjectiveChoice("straight paths and velocities (SiT)", "velocities", True, True, False),
+    "ddpm": ObjectiveChoice("noise prediction over 1000 steps of a linear schedule (DiT)", "noise", False, False, True),
+}
+
+
+class Alignment(NamedTuple):
+    """A way to bring the residual's statistics to the features' (``nets.alignment`` computes it)."""
+
+    about: str
+    freezes: bool
+    """Whether the map is fixed when training ends, from the statistics of the training set."""
+
+
+ALIGNMENTS: Mapping[str, Alignment] = {
+    "none": Alignment("no alignment", False),
+    "batch": Alignment("statistics of the batch, as released; a latent depends on its batch mates", False),
+    "frozen": Alignment("batch statistics in training, those of the training set afterwards", True),
+    "channel": Alignment("as frozen, each channel by itself", True),
+    "whiten": Alignment("as frozen, and residual channels are decorrelated", True),
+}
+
+
+LAST_STEP = 0.04
+"""Length of the last, noiseless step of ``sde-euler``: SiT's and REPA's."""
+DDPM_STEPS = 1000
+"""Steps of DDPM's schedule: 0 is nearly data, 999 nearly noise."""
+
+
+def shift_time(t: Any, shift: float) -> Any:
+    """t <- s t / (1 + (s - 1) t), of a number or a tensor: below 1, s moves times towards noise (t = 0); both ends stay where they are."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def shifted_times(steps: int, shift: float) -> list[float]:
+    """The ``steps`` + 1 times from 0 (noise) to 1 (data): a uniform grid, shifted."""
+    if steps < 1:
+        raise BadConfig(f"sampling needs at least 1 step, not {steps}.")
+    return [*(shift_time(i / steps, shift) for i in range(steps)), 1.0]
+
+
+def stochastic_times(steps: int, shift: float) -> list[float]:
+    """The times of ``sde-euler``: ``steps`` points from 0 to 0.96, shifted inside, then 1 (SiT's grid where the shift is 1)."""
+    return shifted_times(steps, shift) if steps <= 1 else [*(t * (1 - LAST_STEP) for t in shifted_times(steps - 1, shift)), 1.0]
+
+
+def kept_steps(steps: int) -> list[int]:
+    """The steps of DDPM's 1000 that are sampled, in rising order: spread evenly, both ends among them (ADM's respacing)."""
+    if not 1 <= steps <= DDPM_STEPS:
+        raise BadConfig(f"a noise-predicting model of {DDPM_STEPS} steps is sampled in 1 to {DDPM_STEPS} of them, not {steps}.")
+    return [round(i * (DDPM_STEPS - 1) / max(steps - 1, 1)) for i in range(steps)]
+
+
+def ddpm_time(step: float) -> float:
+    """The time in [0, 1] of one of DDPM's steps that a guidance schedule sees: 0 is noise."""
+    return 1 - step / (DDPM_STEPS - 1)
+
+
+def _ddpm_times(steps: int, shift: float) -> list[float]:
+    """Times of the kept steps from noise to data, then 1; no shift moves them."""
+    return [*(ddpm_time(step) for step in reversed(kept_steps(steps))), 1.0]
+
+
+class Sampler(NamedTuple):
+    """A way from noise to latents (``nets.sampler`` computes it)."""
+
+    objective: str
+    """The objective of the models that it samples."""
+    evaluations: tuple[float, ...] | None
+    """Where in an interval the network is evaluated, as shares of the interval: one entry an evaluation. None: it chooses itself."""
+    times: Callable[[int, float], list[float]] = shifted_times
+    """(steps, shift) -> ``steps`` + 1 times from 0 (noise) to 1 (data)."""
+    about: str = ""
+
+
+SAMPLERS: Mapping[str, Sampler] = {
+    "euler": Sampler("flow", (0.0,)),
+    "heun": Sampler("flow", (0.0, 1.0)),
+    "midpoint": Sampler("flow", (0.0, 0.5)),
+    "dopri5": Sampler("flow", None, about="adaptive: a sample depends on its batch"),
+    "sde-euler": Sampler("flow", (0.0,), stochastic_times, about="stochastic"),
+    "ddim": Sampler("ddpm", (0.0,), _ddpm_times),
+    "ddpm": Sampler("ddpm", (0.0,), _ddpm_times, about="stochastic"),
+}
+
+if TYPE_CHECKING:
+    ObjectiveName = AlignmentName = SamplerName = str
+else:  # the rows of the tables are the values that a configuration may have
+    ObjectiveName, AlignmentName, SamplerName = (Literal[tuple(table)] for table in (OBJECTIVES, ALIGNMENTS, SAMPLERS))
+
+
+def samplers_of(objective: str) -> tuple[str, ...]:
+    """Names of the samplers of an objective's models."""
+    return tuple(name for name, sampler in SAMPLERS.items() if sampler.objective == objective)
+
+
+def objectives_with(fact: str) -> str:
+    """Names of the objectives for which a fact of ``ObjectiveChoice`` holds, for an error sentence."""
+    return listed([name for name, choice in OBJECTIVES.items() if getattr(choice, fact)])
+
+
+def listed(names: list[str] | tuple[str, ...]) -> str:
+    """``a``, ``a or b``, ``a, b or c``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def sampler_help() -> str:
+    """The samplers by objective, for ``--help``."""
+    return "; ".join(f"for {objective}: {', '.join(samplers_of(objective))}" for objective in OBJECTIVES)
+
+
+SCHEDULES = ("constant", "linear", "late", "early-0.5", "interval-0.2-0.8")
+"""One of each kind. ``constant``; ``linear`` (the weight rises from near 1 to the scale at the last step); ``late`` (the second half of the
+steps); ``early-R`` (while t > R, as the SVG release names it); ``interval-A-B`` (while A <= t <= B, arXiv 2404.07724)."""
+SCHEDULE_HELP = "constant, linear, late, early-R or interval-A-B"
+_TIME = r"(0?\.\d+|0|1|0\.0*|1\.0*)"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When classifier-free guidance acts."""
+
+    name: str
+    share: Callable[[float, int, int], float]
+    """(t, step, steps) -> how much of the way from 1 to the scale the weight goes, 0 to 1."""
+
+    def weight(self, scale: float, t: float, step: int, steps: int) -> float:
+        """The guidance weight at time t of step ``step`` (from 0) of ``steps``; where it is 1 the unconditional branch is not evaluated."""
+        return 1.0 + (scale - 1.0) * float(self.share(t, step, steps))
+
+
+def parse_schedule(name: str) -> Schedule:
+    """The guidance schedule of a name; UnknownName when no schedule has it, BadConfig when its times are missing or out of order."""
+    if name == "constant":
+        return Schedule(name, lambda t, step, steps: 1.0)
+    if name == "linear":
+        return Schedule(name, lambda t, step, steps: (step + 1) / steps)
+    if name == "late":
+        return Schedule(name, lambda t, step, steps: 2 * step >= steps)
+    kind, _, rest = name.partition("-")
+    if kind == "early":
+        (low,) = _times(name, rest, 1)
+        return Schedule(name, lambda t, step, steps: t > low)
+    if kind == "interval":
+        low, high = _times(name, rest, 2)
+        if low >= high:
+            first, last = rest.split("-")
+            raise BadConfig(
+                f"guidance schedule '{name}' must begin before it ends, but {first} is not below {last}; give the earlier time first."
+            )
+        return Schedule(name, lambda t, step, steps: low <= t <= high)
+    raise unknown("guidance schedule", name, SCHEDULES)
+
+
+def _times(name: str, rest: str, count: int) -> list[float]:
+    """``count`` times in [0, 1] written with dashes between them."""
+    match = re.fullmatch("-".join([_TIME] * count), rest)
+    if not match:
+        example = "early-0.5" if count == 1 else "interval-0.1-0.8"
+        raise BadConfig(f"guidance schedule '{name}' needs {count} time{'s' * (count > 1)} from 0 to 1, for example {example}.")
+    return [float(text) for text in match.groups()]
+
+
+def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float) -> float | None:
+    """How often the network sees one sample, a guided evaluation counted twice; None for a sampler that chooses its own steps. UnknownName
+    for a sampler that is in no table."""
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    row, guides = SAMPLERS[sampler], parse_schedule(schedule)
+    if row.evaluations is None:
+        return None
+    count = 0
+    for step, (t, after) in enumerate(pairwise(row.times(steps, shift))):
+        at = [after if share == 1 else t + share * (after - t) for share in row.evaluations]
+        count += sum(1 if guides.weight(guidance, time, step, steps) == 1 else 2 for time in at)
+    return float(count)

@@ -1,0 +1,157 @@
+"""Sizes of the networks and how they are trained: parts of ``schema.RunConfig``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from svgbench.config.part import Count, NotNegative, Part, Positive, Share, Sparse, heads_divide
+
+
+class Optimiser(Part):
+    """Adam, decoupled weight decay, linear warm-up."""
+
+    lr: Positive = 1e-4
+    """Learning rate after the warm-up."""
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    """Adam's decay rates of the first and second moments."""
+    weight_decay: NotNegative = 0.0
+    """Decoupled weight decay (AdamW), multiplied by the learning rate at each update; 0 gives Adam."""
+    lr_warmup_images: Annotated[int, Field(ge=0)] = 0
+    """Images over which the learning rate rises linearly from zero."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or a cosine to zero at ``total_images``."""
+    max_gradient_norm: NotNegative = 0.0
+    """Gradients with a larger norm are scaled down to this norm; 0 never scales."""
+
+
+class Training(Part):
+    """How long a network is trained, on what batches, at which precision."""
+
+    total_images: Count
+    """Training images seen in total, repetitions counted."""
+    batch: Count
+    """Global batch: images per update over all processes and micro-batches."""
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Decay per update of the exponential moving average of the weights, which is used after training; 0 uses the last weights."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic inside the networks (bf16: autocast; weights, losses and statistics stay fp32)."""
+    checkpoint_images: Count = 1_000_000
+    """Images between two checkpoints: the most work that an interruption can lose."""
+    skipped_updates: Annotated[int, Field(ge=0)] = 3
+    """Updates with a loss or gradient that is not finite are skipped; one more than this number stops the run."""
+    optimiser: Optimiser = Optimiser()
+    """Adam and its learning rate schedule."""
+
+
+class Residual(Part):
+    """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail the features lack."""
+
+    channels: Annotated[int, Field(ge=0, le=1024)] = 8
+    """Channels of the residual latent; 0 builds no residual encoder (``--no-residual``)."""
+    layers: Count = 6
+    """Transformer blocks."""
+    width: Count = 384
+    """Channels of a token; a multiple of ``heads``."""
+    heads: Count = 8
+    """Attention heads of a block."""
+    mlp: Count = 1536
+    """Hidden channels of a block's MLP."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout probability inside the blocks while training."""
+    drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability, per training image, that a learned mask token replaces the whole residual."""
+
+    _heads_divide = model_validator(mode="after")(heads_divide)
+
+
+class VitDecoder(Part):
+    """RAE's decoder (arXiv 2510.11690): a ViT as in MAE's decoder, one token a latent position."""
+
+    width: Count = 1152
+    """Channels of a token; a multiple of 4 and of ``heads``."""
+    layers: Count = 28
+    """Transformer blocks."""
+    heads: Count = 16
+    """Attention heads of a block."""
+    mlp: Count = 4096
+    """Hidden channels of a block's MLP."""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> VitDecoder:
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(f"width {self.width} is not a multiple of 4 and of heads {self.heads}")
+        return self
+
+
+class Decoder(Sparse):
+    """From raw latents to pixels. The LDM convolutional decoder's levels fix its upsampling, 2 ** (levels - 1), which must be the
+    encoder's stride; the ViT decoder fits any."""
+
+    later = ("groups",)
+    kind: Literal["ldm", "vit"] = "ldm"
+    """ldm: LDM's convolutional decoder; vit: RAE's transformer, which fits any encoder stride."""
+    vit: VitDecoder = VitDecoder()
+    """The sizes of ``kind: vit``; the other fields are of ``kind: ldm``."""
+    base: Count = 128
+    """Channels of the finest level; each level has ``base`` times its multiplier."""
+    multipliers: tuple[Count, ...] = (1, 1, 2, 2, 4)
+    """Channel multipliers from the finest level to the coarsest; n levels upsample 2 ** (n - 1) times."""
+    blocks: Count = 2
+    """Residual blocks per level; the decoder has one more than this, as in LDM."""
+    attention: tuple[Count, ...] = (16,)
+    """Sides of the feature grids, in positions, whose blocks get self-attention; the middle of the decoder always has it."""
+    groups: Count | None = None
+    """Groups of each group norm; empty: 32, or fewer on levels narrower than 128 channels. Released decoders have 32 at any width."""
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Decoder:
+        wrong = [self.base * m for m in self.multipliers if self.groups and self.base * m % self.groups]
+        if wrong and self.kind == "ldm":
+            raise ValueError(f"{self.groups} groups do not divide a level of {wrong[0]} channels")
+        return self
+
+
+class Wide(Part):
+    """RAE's wide head (DDT): a shallow transformer on the noised latents, each token conditioned on the body's."""
+
+    width: Count = 2048
+    """Channels of a token; a multiple of ``heads``."""
+    depth: Count = 2
+    """Transformer blocks."""
+    heads: Count = 16
+    """Attention heads of a block."""
+
+    _heads_divide = model_validator(mode="after")(heads_divide)
+
+
+class Transformer(Part):
+    """The diffusion transformer: its size, and the choices in which DiT, SiT, REPA, LightningDiT, RAE and SVG differ."""
+
+    width: Count = 1152
+    """Channels of a token; a multiple of ``heads``."""
+    depth: Count = 28
+    """Transformer blocks."""
+    heads: Count = 16
+    """Attention heads of a block."""
+    mlp_ratio: Positive = 4.0
+    """Hidden channels of a block's MLP over ``width``."""
+    patch: Count | None = None
+    """Latent positions per token side; the card's own when empty (1 for ViT latents, 2 for SD-VAE)."""
+    qk_norm: bool = True
+    """Whether queries and keys are normalised before attention."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Normalisation before attention and MLP: layer norm or RMS norm."""
+    mlp: Literal["gelu", "swiglu"] = "gelu"
+    """MLP of a block: two layers with GELU, or SwiGLU."""
+    position: Literal["sincos", "rope", "both"] = "sincos"
+    """Positions of tokens: added sines and cosines (DiT), rotary embedding of queries and keys, or both."""
+    time: Literal["cosine", "fourier"] = "cosine"
+    """Embedding of the time t: DiT's sines and cosines of fixed frequencies, or RAE's of random frequencies."""
+    learned_sigma: bool = False
+    """Whether the network also predicts a variance for each latent number (DiT); for ``objective: ddpm``."""
+    wide: Wide | None = None
+    """RAE's wide head; none when empty."""
+
+    _heads_divide = model_validator(mode="after")(heads_divide)

@@ -1,0 +1,90 @@
+"""What scoring costs beside the networks, by closed formulas: fitting heads, distances of features, bootstrap resamples. No torch.
+
+Operations are counted as in ``flops`` and given as float32 operations. Two corrections make them times of the right order: float64
+counts twice, and products that read more than they multiply count as if they had ``THIN`` columns. Measured on one thread of a
+2-core CPU: 10.6 s for the probes of the tiny preset (three groups of latents) and 3.1 s for its segmentation.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from svgbench.config.scoring import Probe, Segmentation
+
+DOUBLE = 2.0
+"""Float32 operations that take as long as one in float64."""
+EIGENVALUES = 10.0
+"""Operations of the eigenvalues of a symmetric matrix [D, D], over D ** 3."""
+THIN = 32
+"""Columns below which a product is limited by reading its other factor."""
+UPDATE_SECONDS = 4e-4
+"""Time to start the small operations of one update of a linear head."""
+EVALUATIONS = 150
+"""Evaluations of the objective in one fit of logistic regression, where fewer are not asked for."""
+PIXEL = 300.0
+"""Operations per pixel and class of a segmentation loss: softmax and its gradient are limited by memory."""
+KERNEL_IMAGES = 5_000
+"""Images of each set in a kernel distance (``metrics.generation``)."""
+GROUPS = 10
+"""Groups of the jackknife of spatial features (``metrics.features``)."""
+SSIM = 2.0 * 11 * 2 * 5 * 3
+"""Operations per pixel of structural similarity: two passes of an 11 px window over five maps of three colours."""
+
+
+class Fit(NamedTuple):
+    """The cost of fitting something."""
+
+    operations: float = 0.0
+    """Float32 operations."""
+    updates: float = 0.0
+    """Updates that each take at least ``UPDATE_SECONDS``."""
+
+
+def moments(images: int, width: int) -> float:
+    """Mean and covariance of features [images, width]."""
+    return DOUBLE * 2 * images * width**2
+
+
+def frechet(images: int, width: int, resamples: int, *, paired: bool = False) -> float:
+    """A Frechet distance and its bootstrap; ``paired``: each resample draws the reference's images too."""
+    one = moments(images, width) + DOUBLE * (4 + EIGENVALUES) * width**3
+    if paired:
+        one += moments(images, width) + DOUBLE * EIGENVALUES * width**3
+    return (1 + resamples) * one
+
+
+def jackknife(width: int) -> float:
+    """The distance of spatial features, and without each of their groups."""
+    return (1 + GROUPS) * DOUBLE * (4 + EIGENVALUES) * width**3
+
+
+def kernel(samples: int, reference: int, width: int, resamples: int) -> float:
+    """A kernel distance and its bootstrap."""
+    n, m = min(samples, KERNEL_IMAGES), min(reference, KERNEL_IMAGES)
+    return DOUBLE * (2 * width * (n * n + n * m + m * m) + 2 * (1 + resamples) * n * n)
+
+
+def precision_recall(samples: int, reference: int, width: int) -> float:
+    """Distances within and between samples and as many reference images."""
+    n, m = samples, min(samples, reference)
+    return 2.0 * width * (n * n + m * m + 2 * n * m)
+
+
+def probes(width: int, train: int, val: int, classes: int, settings: Probe) -> Fit:
+    """Linear probe, nearest neighbours and logistic regression on vectors [train, width], scored on [val, width]."""
+    fitted = train - train // 10
+    batch = max(1, min(settings.batch, fitted))
+    updates = settings.epochs * (fitted // batch)
+    linear = 4.0 * width * max(classes * len(settings.learning_rates), THIN) * updates * batch
+    neighbours = 2.0 * width * train * val
+    evaluations = min(settings.logreg_iterations, EVALUATIONS) * (len(settings.logreg_c) + 1)
+    regression = DOUBLE * 4 * width * max(classes, THIN) * train * evaluations
+    return Fit(linear + neighbours + regression, updates + evaluations)
+
+
+def segmentation(width: int, grid: int, side: int, train: int, classes: int, settings: Segmentation) -> Fit:
+    """A linear head on latents [train, width, grid, grid] with masks of ``side`` px."""
+    batch = max(1, min(settings.batch, train))
+    updates = settings.epochs * (train // batch)
+    image = 4.0 * width * classes * grid**2 + PIXEL * classes * side**2
+    return Fit(image * updates * batch, updates)

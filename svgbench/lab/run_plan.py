@@ -1,0 +1,115 @@
+"""Runs a plan: the chosen engine executes what is missing, then every run's directory is written."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from svgbench.errors import Interrupted
+from svgbench.lab.engines import Choice, Inline, opened
+from svgbench.lab.execute import Executor
+from svgbench.lab.plan import Finished, Plan
+from svgbench.lab.preflight import check
+from svgbench.lab.processes import slots_here
+from svgbench.lab.record import record
+from svgbench.lab.schedule import Outcome, Walk, Watch
+from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
+from svgbench.machine.ranks import ranks
+from svgbench.machine.signals import sentence_of
+
+
+@dataclass(frozen=True)
+class Display:
+    """How progress is shown; by default only the stages' own progress bars and errors are."""
+
+    in_process: Callable[[Store, Callable[[str], None]], Watch] = lambda store, say: Watch()
+    """For nodes that run in this process; gets a function that writes a line above the progress bars."""
+    elsewhere: Callable[[Store], AbstractContextManager[Watch]] = lambda store: contextlib.nullcontext(Watch())
+    """For nodes that run in other processes."""
+
+
+def run_plan(
+    plan: Plan, out: Path, bench: Bench, *,
+    keep_going: bool, shelf: Path | None, choice: Choice | None = None, display: Display | None = None,
+) -> Outcome:  # fmt: skip
+    """Executes the missing nodes of a plan, then writes every run's directory, also after a failure or a stop.
+
+    ``keep_going``: a failed node does not stop the others. Raises BadWeights before the first node where weights are missing, and
+    Interrupted after a stop signal.
+    """
+    choice, display = choice or Choice(slots=1), display or Display()
+    store, outcome = Store(out / "store"), Outcome()
+    with gc_paused():
+        finished = Finished(plan, store)
+    missing = set(plan.nodes) - finished.keys()
+    if is_main():
+        store.sweep(finished.all())
+    try:
+        if missing:
+            check(plan, missing)
+            alone = choice.engine == "local" and bench.ranks == 1 and (choice.slots or (1 if world() > 1 else slots_here(bench))) == 1
+            if alone:
+                run_here(plan, missing, out, bench, outcome, keep_going=keep_going, display=display)
+            else:
+                _run_elsewhere(plan, missing, out, bench, outcome, choice, keep_going, display)
+    except KeyboardInterrupt as error:
+        raise Interrupted(sentence_of(getattr(error, "number", signal.SIGINT))) from None
+    finally:
+        if is_main():
+            with gc_paused():
+                for one in plan.runs:
+                    record(plan, one, out, outcome, shelf, finished=finished)
+    return outcome
+
+
+@contextlib.contextmanager
+def gc_paused() -> Iterator[None]:
+    """Pauses Python's search for garbage cycles, which goes through all objects of a large plan again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def run_here(
+    plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False, display: Display | None = None
+) -> None:
+    """Executes the missing nodes of a plan in this process, with the stages' own progress bars."""
+    from svgbench.machine.runtime import Runtime
+
+    runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
+    store = Store(out / "store")
+    engine = Inline(Executor(plan.nodes, store, runtime, runtime.say))
+    done = set(plan.nodes) - missing if world() == 1 else set()  # the ranks of a torchrun agree on each node, so they are asked about all
+    watch = (display or Display()).in_process(store, runtime.say)
+    Walk(plan, engine, outcome, finished=done, say=runtime.say, keep_going=keep_going, watch=watch).go()
+    runtime.stop()
+
+
+def _run_elsewhere(
+    plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, choice: Choice, keep_going: bool, display: Display
+) -> None:
+    """Executes the missing nodes in other processes."""
+    with display.elsewhere(Store(out / "store")) as watch, opened(choice, plan, missing, out, bench, say=watch.say) as engine:
+        watch.where = engine.where
+        walk = Walk(plan, engine, outcome, finished=set(plan.nodes) - missing, say=watch.say, keep_going=keep_going, watch=watch)
+        walk.go(leave=choice.leave)
+
+
+def world() -> int:
+    """How many processes of one torchrun run the plan together; 1 without torchrun."""
+    return ranks().world
+
+
+def is_main() -> bool:
+    """Whether this process writes directories and messages: the first of a torchrun, or the only one."""
+    return ranks().rank == 0

@@ -1,0 +1,63 @@
+"""The training objectives, one row each: how a transformer becomes a model, what it is trained on, and how it is sampled.
+
+To add one: a row here, a module with its mathematics (as ``flow`` and ``ddpm``), its row and its samplers in ``config.choices``, and its
+samplers' solvers in ``nets.sampler``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from svgbench.config.choices import ddpm_time
+from svgbench.config.schema import Diffusion
+from svgbench.nets import ddpm, flow
+from svgbench.nets.sit import SiT
+from svgbench.nets.training_pair import TrainingPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """One training objective."""
+
+    wrap: Callable[[SiT, str], Any]
+    """(transformer, ``diffusion.prediction``) -> the model that is trained and sampled, called as (x, time, labels, tap)."""
+    pair: Callable[[Any, Tensor, Tensor, int, int, Diffusion], TrainingPair]
+    """(model, data [B, C, h, w], global positions [B], stream of the noise, stream of the times, settings) -> training pair."""
+    losses: Callable[[Any, Tensor, Tensor, TrainingPair], Tensor]
+    """(model, prediction [B, C or 2C, h, w], data [B, C, h, w], pair) -> the loss of each sample [B]."""
+    as_velocity: Callable[[Any], nn.Module]
+    """A model -> the same as a velocity model of the straight path."""
+    schedule_time: Callable[[float], float] = float
+    """The model's time -> the time in [0, 1] (0 noise) that a guidance schedule sees."""
+
+
+def _flow_pair(model: Any, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion) -> TrainingPair:
+    return flow.training_pair(
+        data, positions, noise=noise, time=time, shift=settings.shift, times=settings.time, prediction=settings.prediction
+    )
+
+
+OBJECTIVES: Mapping[str, Objective] = {
+    "flow": Objective(
+        wrap=lambda sit, prediction: flow.DataModel(sit) if prediction == "data" else sit,
+        pair=_flow_pair,
+        losses=lambda model, prediction, data, pair: flow.losses(prediction, pair.target),
+        as_velocity=lambda model: model,
+    ),
+    "ddpm": Objective(
+        wrap=lambda sit, prediction: ddpm.EpsilonModel(sit).to(next(sit.parameters()).device),
+        pair=lambda model, data, at, noise, time, settings: ddpm.training_pair(model.chain, data, at, noise=noise, time=time),
+        losses=lambda model, prediction, data, pair: ddpm.losses(model.chain, prediction, data, pair),
+        as_velocity=ddpm.FlowView,
+        schedule_time=ddpm_time,
+    ),
+}
+
+
+def objective_of(model: Any) -> str:
+    """The name of a model's objective; a plain velocity network has no ``objective`` and is one of ``flow``."""
+    return getattr(model, "objective", "flow")

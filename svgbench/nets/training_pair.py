@@ -1,0 +1,15 @@
+"""What one training sample of a diffusion objective consists of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TrainingPair(NamedTuple):
+    """The network's input x [B, C, h, w], its time [B] (flow: 0 noise to 1 data; ddpm: the step's number), and the target [B, C, h, w]."""
+
+    x: Tensor
+    time: Tensor
+    target: Tensor

@@ -1,0 +1,39 @@
+"""What the scoring stages share: the images that a protocol names, and ``scores.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from svgbench.config.records import Score
+from svgbench.images import packed
+from svgbench.images.store import Images, ImageSet
+from svgbench.machine.files import write_atomic
+from svgbench.metrics.protocol import ImageGroup
+
+
+def image_group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
+    """A split of the image store at ``place`` as a protocol names it: by its name, its count and the digest of its pixels."""
+    name = f"{split}.images.npy"
+    digest = packed.digests(place).get(name) or json.loads((place / "manifest.json").read_text())["files"][name]  # before format 2
+    return ImageGroup(name=split, count=count or len(images), digest=digest)
+
+
+def probe_groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
+    """The images that a probe was trained on (the first ``count``) and those that it was evaluated on."""
+    place = inputs["images"]
+    return {"train_images": image_group(place, "train", collection.train, count), "val_images": image_group(place, "val", collection.val)}
+
+
+def limit_of(slice_: Mapping[str, Any]) -> int | None:
+    """The limit of a run that is a trial (``data.limit``)."""
+    return slice_.get("data", {}).get("limit")
+
+
+def write_scores(out: Path, scores: Sequence[Score], slice_: Mapping[str, Any]) -> dict[str, Any]:
+    """``scores.json``, by the main rank, marked where the run is a trial; gives the stage's cost: a stage that only scores has none."""
+    marked = [score.marked(limit_of(slice_)).model_dump(mode="json") for score in scores]
+    write_atomic(out / "scores.json", (json.dumps(marked, indent=1) + "\n").encode())
+    return {}

@@ -1,0 +1,42 @@
+"""Writes and opens what a diffusion artifact holds: ``sit.json``, ``sit.safetensors``, and the weights of earlier in the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
+from svgbench.nets.objectives import OBJECTIVES, objective_of
+from svgbench.nets.sit import SiT
+from svgbench.stages.graph import WEAK, snapshot
+
+
+def write_description(out: Path, sizes: dict[str, Any], classes: list[str], *, objective: str, prediction: str = "velocity") -> None:
+    """``sit.json``: what ``open_transformer`` needs beside the weights."""
+    content = {"sizes": sizes, "classes": classes, "objective": objective, "prediction": prediction}
+    write_atomic(out / "sit.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def open_transformer(place: Path, runtime: Runtime, weights: str = snapshot(1)) -> tuple[Any, list[str]]:
+    """The trained model of a diffusion artifact, frozen, called as (x [B, C, h, w], times [B], labels [B]) by its objective, and the names
+    of its classes. ``weights``: one of the artifact's files."""
+    about = json.loads((place / "sit.json").read_text())
+    model = SiT(**about["sizes"])
+    model.load_state_dict(load_file(place / weights))
+    model = model.to(runtime.torch_device).eval().requires_grad_(False)
+    return OBJECTIVES[about["objective"]].wrap(model, about["prediction"]), about["classes"]
+
+
+def open_weak(place: Path, runtime: Runtime) -> Any:
+    """The weak model of autoguidance, of the same objective."""
+    return open_transformer(place, runtime, WEAK)[0]
+
+
+def as_velocity(model: Any) -> nn.Module:
+    """A model of any objective as a velocity model of the straight path: velocities [B, C, h, w]."""
+    return OBJECTIVES[objective_of(model)].as_velocity(model)
