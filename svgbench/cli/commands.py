@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli import data, encoders, evaluations, experiments, figures, imports, machine, nodes, reports, samples
+from svgbench.cli import (
+    data,
+    encoders,
+    evaluations,
+    experiment_files,
+    experiments,
+    figures,
+    imports,
+    machine,
+    nodes,
+    reports,
+    runs,
+    samples,
+)
 from svgbench.machine.ranks import check_environment
 
 app = typer.Typer(
@@ -22,10 +35,13 @@ app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("import")(imports.import_)
+app.command("runs")(runs.runs)
+app.command("gc")(runs.gc)
 app.command("pretrain")(samples.pretrain)
 app.command("doctor")(machine.doctor)
 app.command("node", hidden=True)(nodes.node)
 app.add_typer(encoders.app, name="encoders")
+app.add_typer(experiment_files.app, name="experiments")
 app.add_typer(data.app, name="data")
 
 

@@ -102,6 +102,7 @@ def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None)
     left = set(plan.nodes) - there.keys()
     if left:
         out = store.root.parent
-        run_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome(), display=DISPLAY)
+        with store.in_use():
+            run_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome(), display=DISPLAY)
     keys = {run.name: {plan.nodes[key].stage: key for key in run.nodes} for run in plan.runs}
     return [replace(one, diagnoses=keys[one.first.name]) for one in found]

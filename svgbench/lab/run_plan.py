@@ -44,7 +44,7 @@ def run_plan(
     Interrupted after a stop signal.
     """
     choice, display = choice or Choice(slots=1), display or Display()
-    store, outcome = Store(out / "store"), Outcome()
+    store, outcome, using = Store(out / "store"), Outcome(), contextlib.ExitStack()
     with gc_paused():
         finished = Finished(plan, store)
     missing = set(plan.nodes) - finished.keys()
@@ -53,6 +53,7 @@ def run_plan(
     try:
         if missing:
             check(plan, missing)
+            using.enter_context(store.in_use())
             alone = choice.engine == "local" and bench.ranks == 1 and (choice.slots or (1 if world() > 1 else slots_here(bench))) == 1
             if alone:
                 run_here(plan, missing, out, bench, outcome, keep_going=keep_going, display=display)
@@ -65,6 +66,7 @@ def run_plan(
             with gc_paused():
                 for one in plan.runs:
                     record(plan, one, out, outcome, shelf, finished=finished)
+        using.close()
     return outcome
 
 

@@ -34,6 +34,8 @@ CHECKPOINTS = "checkpoints"
 TRACE = "error.txt"
 """The trace of a failed attempt; not part of the artifact."""
 
+USE = "use.lock"
+"""Locked by processes that use the store, and by ``gc`` alone."""
 DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
 LOCK_POLL_SECONDS = 0.05
@@ -169,6 +171,23 @@ class Store:
             yield partial
             if (place / "manifest.json").is_file():  # nobody will work on it again
                 lock.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def in_use(self, *, alone: bool = False) -> Iterator[None]:
+        """Inside, ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which shares the store with nobody. Occupied while a
+        process of the other kind is inside. A store where no lock can be taken, such as a read-only one, is used without."""
+        with contextlib.ExitStack() as opened:
+            with contextlib.suppress(OSError):
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = opened.enter_context((self.root / USE).open("a"))
+                try:
+                    fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+                except OSError as error:
+                    if error.errno in BUSY:
+                        what = "a process is at work in" if alone else "'svgbench gc' is cleaning"
+                        raise Occupied(f"{what} {self.root}; wait until it ends, then run the same command again.") from None
+                    raise
+            yield
 
     def commit(self, manifest: Manifest, partial: Path) -> None:
         """Finishes an artifact: manifest last, then the rename that makes it visible."""

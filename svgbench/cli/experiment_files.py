@@ -1,0 +1,68 @@
+"""``experiments``: list the experiment files, show one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svgbench.cli.console import Format
+from svgbench.cli.output import Formatted, facts
+from svgbench.config.experiments import cells, experiment_file, load_experiment, preset_of
+from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.shelf import entries
+from svgbench.tables.table import Table
+
+app = typer.Typer(invoke_without_command=True, help="The experiments: list, or show NAME.")
+Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+
+
+@app.callback()
+def _default(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_experiments()
+
+
+@app.command("list")
+def list_experiments(
+    folder: Annotated[
+        Path | None, typer.Argument(help="A folder of experiment files (*.yaml); the experiments of svgbench when not given.")
+    ] = None,
+    shelf: Shelf = None,
+    format: Formatted = Format.auto,
+) -> None:
+    """Every experiment with its question, number of cells and base."""
+    if folder is not None and not folder.is_dir():
+        raise BadInput(f"{folder} is not a directory; give a folder of experiment files, or show one: svgbench experiments show FILE.")
+    files = sorted(folder.glob("*.yaml")) if folder else sorted(entries("ablations", shelf).values())
+    content = []
+    for path in files:
+        try:
+            content.append(_about(str(path), shelf) | {"name": str(path) if folder else path.stem})
+        except SvgbenchError as error:
+            if folder is None:
+                raise
+            say(f"left out: {error}")  # a folder may hold other YAML files
+    rows = [[one["name"], str(one["cells"]), one["base"] or one["preset"] or "-", one["asks"]] for one in content]
+    notes = ["run one: svgbench ablate NAME; what it costs: svgbench plan NAME; one whole: svgbench experiments show NAME"]
+    title = f"Experiments in {folder}" if folder else "Experiments"
+    facts([Table(title, ["name", "cells", "base", "question"], rows, notes)], content, format)
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(help="An experiment's name, or a YAML file.")], shelf: Shelf = None) -> None:
+    """One experiment file whole, after its path and the names of its cells."""
+    path = experiment_file(name, shelf)
+    names = [cell for cell in cells(load_experiment(name, shelf), shelf) if cell]
+    head = [f"# {path}"] + ([f"# {len(names)} cells: {', '.join(names[:60])}{', ...' if len(names) > 60 else ''}"] if names else [])
+    sys.stdout.write("\n".join([*head, path.read_text(encoding="utf-8").rstrip(), ""]))
+
+
+def _about(name: str, shelf: Path | None) -> dict[str, object]:
+    loaded = load_experiment(name, shelf)
+    return {
+        "name": loaded.name, "asks": loaded.asks, "compares": loaded.compares, "costs": loaded.costs, "base": loaded.base,
+        "preset": preset_of(loaded, shelf), "cells": len(cells(loaded, shelf)), "axes": list(loaded.axes), "file": str(loaded.file),
+    }  # fmt: skip

@@ -1,0 +1,24 @@
+"""The option ``--format`` of commands that print one table of facts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from svgbench.cli.console import Format, tables_of
+from svgbench.tables.table import Table
+
+Formatted = Annotated[
+    Format, typer.Option("--format", help="auto (a table on a terminal, markdown in a pipe), markdown, csv, json, latex or html.")
+]
+
+
+def facts(tables: list[Table], content: Any, format: Format) -> None:
+    """Prints tables in a format, or their ``content`` as JSON."""
+    if format is Format.json:
+        sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    else:
+        tables_of(tables, format)

@@ -1,0 +1,108 @@
+"""``runs``: what an output directory holds. ``gc``: removes from its store what no run needs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svgbench.cli.console import Format
+from svgbench.cli.output import Formatted, facts
+from svgbench.cli.selection import Shelf, directory
+from svgbench.errors import BadInput, say, write
+from svgbench.lab.inventory import RunState, Unused, needed, remove, runs_in, unused
+from svgbench.lab.store import Store
+from svgbench.tables.planned import size
+from svgbench.tables.table import Table
+
+Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
+
+
+def runs(out: Out = Path("runs"), format: Formatted = Format.auto) -> None:
+    """List the runs of an output directory with state, size and age; failed, unfinished and imported ones too."""
+    _exists(out)
+    found = runs_in(out)
+    now = time.time()
+    rows = [
+        [one.name, one.state, one.encoder, one.preset, "-" if one.seed is None else str(one.seed), _share(one), size(one.bytes),
+         age(now - one.changed)]
+        for one in found
+    ]  # fmt: skip
+    notes = [f"{one.name}: {one.reason}" for one in found if one.reason]
+    notes += ["size counts artifacts that several runs share in each of them"] if len(found) > 1 else []
+    columns = ["run", "state", "encoder", "preset", "seed", "stages", "size", "age"]
+    facts([Table(f"Runs in {out}", columns, rows, notes)], [asdict(one) for one in found], format)
+
+
+def gc(
+    out: Out = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Also remove work of no known run that was begun and not finished, with its checkpoints.")
+    ] = False,
+    shelf: Shelf = None,
+    format: Formatted = Format.auto,
+) -> None:
+    """List what no run needs in the store, ask, and remove it. Runs and work of live processes stay. To free the disk of a run you no
+    longer want, remove its directory first."""
+    _exists(out)
+    if not (out / "store").is_dir():
+        raise BadInput(f"{out} holds no store; give --out a directory in which runs were made.")
+    with Store(out / "store").in_use(alone=True):
+        keys, unplanned = needed(out, shelf)
+        for sentence in unplanned:
+            say(sentence)
+        if unplanned and unfinished:
+            raise BadInput(
+                "--unfinished: what the runs named above still need is unknown; correct or remove them, or leave --unfinished out."
+            )
+        found = unused(out, keys, unfinished=unfinished)
+        now = time.time()
+        rows = [[one.stage, one.key[:12], _kind(one), size(one.bytes), age(now - one.changed)] for one in found]
+        total = size(sum(one.bytes for one in found))
+        table = Table(f"Unused in {out / 'store'}", ["stage", "key", "what", "size", "age"], rows, [f"{len(found)} entries, {total}"])
+        facts([table], [one.content() for one in found], format)
+        sys.stdout.flush()
+        if not found:
+            return
+        if not yes and not _agreed(f"Remove {len(found)} entries ({total})? [y/N] "):
+            say("nothing was removed; --yes removes without asking.")
+            return
+        freed, kept = remove(found)
+    for sentence in kept:
+        say(f"kept: {sentence}")
+    say(f"{size(freed)} freed ({freed:,} bytes).")
+
+
+def _agreed(question: str) -> bool:
+    """The user's answer on standard input; no where there is none."""
+    write(question)
+    answer = sys.stdin.readline() if sys.stdin is not None else ""
+    if not answer:
+        write("\n")
+    return answer.strip().lower() in ("y", "yes")
+
+
+def _exists(out: Path) -> None:
+    if not out.is_dir():
+        raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
+
+
+def _kind(one: Unused) -> str:
+    return "artifact" if one.finished else "unfinished work" if any(path.suffix == ".partial" for path in one.paths) else "leftovers"
+
+
+def _share(one: RunState) -> str:
+    return f"{one.done} of {one.wanted}" if one.wanted else str(one.done)
+
+
+def age(seconds: float) -> str:
+    """Time since something happened, in its largest unit: ``5 min``, ``3 h``, ``12 d``."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
