@@ -8,14 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
 
 from svgbench.errors import say
 from svgbench.machine.files import guarded, write_atomic
 from svgbench.tables.latex import latex
 from svgbench.tables.page import page
-from svgbench.tables.table import Table, place_of
+from svgbench.tables.table import Table
+from svgbench.tables.terminal import draw
 
 
 class Format(StrEnum):
@@ -34,7 +33,7 @@ def tables_of(tables: Iterable[Table], format: Format) -> None:
     tables = list(tables)
     if format is Format.auto and sys.stdout.isatty():
         for table in tables:
-            _draw(table)
+            draw(table, Console())
     else:
         sys.stdout.write(text_of(tables, format))
 
@@ -63,18 +62,3 @@ def deliver(text: str, to: Path | None) -> None:
     with guarded(to):
         write_atomic(to, text.encode())
     say(f"written: {to}")
-
-
-def _draw(table: Table) -> None:
-    """A table on a terminal."""
-    console, table = Console(), table.plain()
-    drawn = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
-    for i, column in enumerate(table.columns):
-        drawn.add_column(escape(column), justify="right" if table.is_numeric(i) else "left", overflow="fold")
-    styles = {1: "bold", 2: "underline"}
-    for row in table.rows:
-        drawn.add_row(*(f"[{styles[place_of(c)]}]{escape(c)}[/]" if place_of(c) else escape(c) for c in row))
-    console.print(drawn)
-    for note in table.notes:
-        console.print(escape(note), style="dim", highlight=False)
-    console.print()

@@ -21,6 +21,10 @@ PLAIN_SECONDS = 10.0
 """Time between two plain lines."""
 NOTE_SECONDS = 1.0
 """Time between two states of a note."""
+BAR_AND_TIME = 10 + len("0:00:00") + 6
+"""Columns of a terminal for the bar, the time left and the gaps."""
+LABEL_LEAST = 8
+"""Letters to which a label is shortened at most."""
 
 
 class Bar:
@@ -76,29 +80,33 @@ class PlainBar(Bar):
 
 
 class RichBar(Bar):
-    """A bar drawn by rich on a terminal."""
+    """A bar drawn by rich on a terminal. On a narrow one the label is shortened and figures are left out; bar, count, rate and time left
+    stay."""
 
     def __init__(self, label: str, total: int, *, unit: str, done: int, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.markup import escape
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         super().__init__(label, total, unit=unit, done=done)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} {task.fields[unit]}"),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        self._progress = Progress(*columns, console=Console(file=stream, stderr=False), refresh_per_second=4)
-        self._task = self._progress.add_task(escape(printable(label)), total=total, completed=done, unit=unit, rate="", figures="")
+        texts = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in ("label", "count", "rate", "figures")]
+        self._console = Console(file=stream, stderr=False)
+        columns = (texts[0], BarColumn(bar_width=None), *texts[1:3], TimeRemainingColumn(), texts[3])
+        self._progress = Progress(*columns, console=self._console, refresh_per_second=4)
+        self._task = self._progress.add_task("", total=total, completed=done, **self._texts())
         self._progress.start()
 
+    def _texts(self) -> dict[str, str]:
+        """The texts of the line, as long as the terminal has room for beside the bar."""
+        count, rate = f"{self.done:,}/{self.total:,} {self.unit}", f"{self.rate:,.1f}/s"
+        room = self._console.width - len(count) - len(rate) - BAR_AND_TIME
+        label = shortened(printable(self.label), max(room, LABEL_LEAST))
+        figures = dict(self.figures)
+        while figures and len(figures_text(figures)) > room - len(label):
+            figures.popitem()
+        return {"label": label, "count": count, "rate": rate, "figures": figures_text(figures)}
+
     def show(self) -> None:
-        text = f"{self.rate:,.1f}/s"
-        self._progress.update(self._task, completed=self.done, rate=text, figures=figures_text(self.figures))
+        self._progress.update(self._task, completed=self.done, **self._texts())
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
@@ -160,7 +168,7 @@ def open_bar(
 
 
 def speaks() -> bool:
-    """Whether this process talks to the user: under torchrun only the first one does."""
+    """Whether this process writes to the user: under torchrun only rank 0 does."""
     return ranks().rank == 0
 
 
@@ -176,8 +184,13 @@ def tell_once(sentence: str) -> None:
         say_once(sentence)
 
 
+def shortened(text: str, length: int) -> str:
+    """The text, or as much of its beginning as ``length`` characters hold, with an ellipsis."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
 def duration(seconds: float) -> str:
-    """Seconds as people say them: ``42 s``, ``3 min 20 s``, ``5 h 10 min``."""
+    """Seconds as text: ``42 s``, ``3 min 20 s``, ``5 h 10 min``."""
     whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole} s"

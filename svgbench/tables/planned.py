@@ -39,7 +39,7 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Esti
         notes.append(f"{len(shared)} nodes serve several runs: {sum(map(len, users.values()))} uses of {len(plan.nodes)} nodes.")
     if open_:
         notes += totals([(plan.nodes[key].stage, estimate) for key, estimate in open_.items()], pace)
-    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.said])
+    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.said], keys=2)
 
 
 def stage_table(title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], said: Iterable[str], pace: Pace) -> Table:
@@ -50,7 +50,7 @@ def stage_table(title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any]
         for stage, cell, estimate in nodes
     ]
     notes = totals([(stage.name, estimate) for stage, _, estimate in nodes], pace)
-    return Table(title, ["stage", "cell", "work", "time", "disk"], rows, [*notes, *said])
+    return Table(title, ["stage", "cell", "work", "time", "disk"], rows, [*notes, *said], keys=2)
 
 
 def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:

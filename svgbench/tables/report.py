@@ -99,7 +99,7 @@ def _latents(row: dict[str, Any]) -> str:
 def cost_table(records: list[RunRecord]) -> Table:
     """What each training stage cost: rate, model-FLOP utilisation, peak memory."""
     columns = ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"]
-    table = Table("Training cost", columns, [], kind="cost")
+    table = Table("Training cost", columns, [], kind="cost", keys=2)
     for record in records:
         for stage in record.about["stages"]:
             cost = stage["cost"]
@@ -119,4 +119,4 @@ def cost_table(records: list[RunRecord]) -> Table:
 def failure_table(records: list[RunRecord]) -> Table:
     """Runs with failed stages and why."""
     rows = [[r.name, stage, why] for r in records for stage, why in r.about["failures"].items()]
-    return Table("Failed", ["run", "stage", "reason"], rows)
+    return Table("Failed", ["run", "stage", "reason"], rows, keys=2)

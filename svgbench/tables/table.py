@@ -61,6 +61,8 @@ class Table:
     kind: Literal["measured", "differences", "published", "ratios", "cost"] = "measured"
     """Where its numbers come from: scores measured here, their differences, what others printed, what was computed from measured curves,
     what runs cost."""
+    keys: int = 1
+    """The leading columns that name a row; a rendering in several groups of columns repeats them."""
 
     def plain(self) -> Table:
         """The same with every text on one line and without control characters, which names of files and classes may hold."""

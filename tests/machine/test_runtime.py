@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 
@@ -103,6 +104,18 @@ def test_a_terminal_gets_a_bar_with_count_and_figures(monkeypatch):
     with open_bar("SiT", 1000, unit="images", stream=stream) as bar:
         bar.advance(1000, loss=0.5)
     assert "1,000/1,000 images" in stream.getvalue() and "loss 0.5" in stream.getvalue()
+
+
+@pytest.mark.parametrize("label", ["SiT", "features of the training images, of a very long name, by the extractor"])
+def test_at_80_columns_bar_count_rate_and_time_left_stay_whole(label, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = type("Terminal", (io.StringIO,), {"isatty": lambda self: True})()
+    with open_bar(label, 1_281_167, unit="images", stream=stream) as bar:
+        bar.advance(640_000, perceptual=3.4, discriminator=0.98, generator=-0.04)
+    line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).split("\r")[-1].strip("\n").splitlines()[-1]
+    assert len(line) <= 80 and re.search(r"[━╸╺]{10,} 640,000/1,281,167 images [\d,.]+/s (\d|-):[\d-]{2}:[\d-]{2}", line)
+    assert line.startswith("SiT ") or line.startswith("features of the")
 
 
 def test_quiet_and_other_ranks_show_nothing(capsys, monkeypatch):

@@ -1,0 +1,104 @@
+"""A table on a terminal: columns that do not fit side by side stand in several groups, and no word is broken in the middle."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from svgbench.tables.table import Table, place_of
+
+FRAME = 3
+"""Characters that a column's border and padding take."""
+TEXT, WORD = 28, 36
+"""Characters to which a column of text may shrink, and of the longest word that it keeps whole beyond that."""
+LEAST = 8
+"""Characters of the narrowest column."""
+STYLES = {0: "", 1: "bold", 2: "underline"}
+AFTER = re.compile(r"(?<=[-._/,:=@])")
+"""Where a word that is longer than its line may be broken."""
+
+
+class Column(NamedTuple):
+    """A column of a table and its width."""
+
+    index: int
+    width: int
+
+
+def column_groups(table: Table, width: int) -> list[list[Column]]:
+    """The table's columns in groups of at most ``width`` characters; each group begins with the table's ``keys`` leading columns."""
+    least, whole = zip(*(_widths(table, i) for i in range(len(table.columns))), strict=True)
+    keys = [Column(i, min(least[i], max(LEAST, width // 2 // table.keys - FRAME))) for i in range(min(table.keys, len(table.columns)))]
+    room = width - 1 - sum(key.width + FRAME for key in keys)
+    groups: list[list[Column]] = [[]]
+    for i in range(len(keys), len(table.columns)):
+        column = Column(i, min(least[i], max(LEAST, room - FRAME)))
+        if groups[-1] and sum(c.width + FRAME for c in [*groups[-1], column]) > room:
+            groups.append([])
+        groups[-1].append(column)
+    return [_widened([*keys, *group], whole, width) for group in groups]
+
+
+def _widened(columns: list[Column], whole: tuple[int, ...], width: int) -> list[Column]:
+    """The columns with the characters that are left over, up to their whole texts."""
+    left = width - 1 - sum(column.width + FRAME for column in columns)
+    wide = []
+    for column in columns:
+        more = max(0, min(left, whole[column.index] - column.width))
+        left -= more
+        wide.append(Column(column.index, column.width + more))
+    return wide
+
+
+def _widths(table: Table, column: int) -> tuple[int, int]:
+    """Characters that a column needs, and those of its longest text. Titles wrap between words, numbers do not."""
+    texts = [row[column] for row in table.rows]
+    title = max(map(len, table.columns[column].split()), default=0)
+    whole = max([title, *map(len, texts)])
+    if table.is_numeric(column):
+        return whole, whole
+    words = max((len(word) for text in texts for word in text.split()), default=0)
+    return max(title, min(whole, max(TEXT, min(words, WORD)))), max(whole, len(table.columns[column]))
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """The lines of a text: broken between words, a longer word after a sign within it, and within letters only where it has none."""
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+            continue
+        pieces = [word] if len(word) <= width else [part for piece in AFTER.split(word) for part in _cut(piece, width)]
+        lines[-1] += " " if lines[-1] else ""
+        for piece in pieces:
+            if len(lines[-1]) + len(piece) > width and lines[-1]:
+                lines[-1] = lines[-1].rstrip()
+                lines.append("")
+            lines[-1] += piece
+    return lines
+
+
+def _cut(piece: str, width: int) -> list[str]:
+    return [piece[start : start + width] for start in range(0, len(piece), width)]
+
+
+def draw(table: Table, console: Console) -> None:
+    """Prints a table, its groups of columns one below the other, then its notes."""
+    table = table.plain()
+    for number, columns in enumerate(column_groups(table, console.width)):
+        if number == 0:
+            console.print(Text("\n".join(wrapped(table.title, console.width)), style="bold"))
+        drawn = RichTable(header_style="bold")
+        for column, width in columns:
+            side = "right" if table.is_numeric(column) else "left"
+            drawn.add_column(Text("\n".join(wrapped(table.columns[column], width))), justify=side, width=width, no_wrap=True)
+        for row in table.rows:
+            drawn.add_row(*(Text("\n".join(wrapped(row[i], width)), style=STYLES[place_of(row[i])]) for i, width in columns))
+        console.print(drawn)
+    for note in table.notes:
+        console.print(Text("\n".join(wrapped(note, console.width))), style="dim")
+    console.print()
