@@ -201,8 +201,7 @@ class Score(Part):
     """One number with what it needs to be read: interval, count and protocol."""
 
     metric: str
-    """gfid, sfid, fd_dinov2, is, kid, precision, recall, rfid, rfd_dinov2, psnr, ssim, lpips, probe_top1, probe_top5, knn_top1,
-    logreg_top1, miou, macc, depth_rmse, depth_arel."""
+    """A name that ``metrics/declared.py`` declares: gfid, psnr, probe_top1, ..."""
     value: float
     """The score, in the metric's unit."""
     low: float | None = None

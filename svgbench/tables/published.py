@@ -15,19 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from svgbench.errors import BadInput, closest
+from svgbench.metrics.declared import published_names
 from svgbench.shelf import folder
 
 COLUMNS = (
     "system", "tokenizer_or_encoder", "dataset", "resolution", "model", "params_m", "epochs", "sampler", "steps", "guidance", "metric",
     "value", "source",
 )  # fmt: skip
-
-OURS = {
-    "gFID": "gfid", "rFID": "rfid", "PSNR": "psnr", "SSIM": "ssim", "LPIPS": "lpips", "IS": "is", "precision": "precision",
-    "recall": "recall", "linear_probe_top1": "probe_top1", "linear_probe_top5": "probe_top5", "mIoU": "miou", "mIoU_linear": "miou",
-    "mAcc": "macc", "RMSE": "depth_rmse", "AbsRel": "depth_arel",
-}  # fmt: skip
-"""The papers' names of metrics that svgbench measures too."""
 
 OTHERS = (
     "FDr_inception", "FDr_convnext", "FDr_dinov2", "FDr_mae", "FDr_siglip", "FDr_clip", "FDr6", "epochs_to_gFID_le_2", "decoder_gflops",
@@ -106,15 +100,16 @@ def _row(path: Path, line: int, cells: list[str]) -> Published:
     if not cell["source"]:
         raise BadInput(f"{where}: has no source; a published number is kept with where it was read, or not at all.")
     metric = cell["metric"]
-    if metric not in OURS and metric not in OTHERS:
-        raise BadInput(f"{where}: no metric named '{metric}'.{closest(metric, [*OURS, *OTHERS])}")
+    measured = published_names()
+    if metric not in measured and metric not in OTHERS:
+        raise BadInput(f"{where}: no metric named '{metric}'.{closest(metric, [*measured, *OTHERS])}")
     bound, number = (">", cell["value"][1:]) if cell["value"].startswith(">") else ("", cell["value"])
 
     return Published(
         line=line, system=cell["system"], tokenizer=cell["tokenizer_or_encoder"], dataset=cell["dataset"],
         resolution=_count(where, "resolution", cell["resolution"]), model=cell["model"],
         params_m=_count(where, "params_m", cell["params_m"]), epochs=_count(where, "epochs", cell["epochs"]), sampler=cell["sampler"],
-        steps=_count(where, "steps", cell["steps"]), guidance=cell["guidance"], metric=OURS.get(metric, metric),
+        steps=_count(where, "steps", cell["steps"]), guidance=cell["guidance"], metric=measured.get(metric, metric),
         value=_number(where, number), bound=bound, text=cell["value"], source=cell["source"],
     )  # fmt: skip
 

@@ -7,15 +7,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from svgbench.metrics.declared import names as declared
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.differences import difference_table
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
-
-RECONSTRUCTION = ("rfid", "rfd_dinov2", "psnr", "ssim", "lpips")
-GENERATION = ("sfid", "fd_dinov2", "is", "kid", "precision", "recall")
-PERCEPTION = ("probe_top1", "probe_top5", "knn_top1", "logreg_top1", "miou", "macc", "depth_rmse", "depth_arel")
 
 
 def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
@@ -27,11 +24,11 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
     along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = partial(score_tables, against=against)
     found = [
-        *tables("Reconstruction", rows, RECONSTRUCTION),
+        *tables("Reconstruction", rows, declared("reconstruction")),
         *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
-        *tables("Generation at the most steps", _most_steps(rows), GENERATION, column=_guided),
-        *tables("Perception of frozen latents", rows, PERCEPTION, row=_latents),
+        *tables("Generation at the most steps", _most_steps(rows), _beside_gfid(), column=_guided),
+        *tables("Perception of frozen latents", rows, declared("perception"), row=_latents),
         *closing(records),
     ]
     return [table for table in found if table.rows]
@@ -64,6 +61,11 @@ def score_tables(
     columns = list(dict.fromkeys(e.column for e in entries))
     differences = [] if against is None else [difference_table(title, entries, rows=names, columns=columns, baseline=against)]
     return [standings(title, entries, rows=names, columns=columns), *differences]
+
+
+def _beside_gfid() -> tuple[str, ...]:
+    """The metrics of generation but gFID, which has a table by steps and guidance."""
+    return tuple(name for name in declared("generation") if name != "gfid")
 
 
 def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,107 @@
+"""Every metric, declared once: tables, layouts and published rows read it from here. A new metric of an existing stage needs two places:
+the function that computes its ``Score``, and its entry below. No torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["lower", "higher"]
+Group = Literal["reconstruction", "generation", "perception"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """What tables need to know of one metric."""
+
+    name: str
+    """As ``scores.json`` holds it."""
+    title: str
+    """The heading of its column."""
+    better: Better
+    """Which end of its scale is better."""
+    group: Group
+    """The table of the report that shows it. The metrics of generation judge samples, so their scores have steps and guidance."""
+    stages: tuple[str, ...]
+    """The stages (rows of ``stages/graph.py``) whose ``scores.json`` may hold it."""
+    digits: int = 2
+    """Decimals in tables."""
+    published: tuple[str, ...] = ()
+    """Its names in the column ``metric`` of ``reports/published.csv``."""
+
+    @property
+    def of_samples(self) -> bool:
+        """Whether it judges samples, which have steps and guidance."""
+        return self.group == "generation"
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better."""
+        return "↓" if self.better == "lower" else "↑"
+
+
+def _declare(group: Group, stages: str, *rows: tuple[str, str, Better, int, str]) -> dict[str, Metric]:
+    """Metrics of one group and the same stages; rows of name, title, better end, digits, and published names separated by spaces."""
+    return {
+        name: Metric(
+            name=name, title=title, better=better, group=group, stages=tuple(stages.split()), digits=digits, published=tuple(names.split())
+        )
+        for name, title, better, digits, names in rows
+    }
+
+
+METRICS: dict[str, Metric] = {
+    **_declare(
+        "reconstruction", "reconstruction-scores",
+        ("rfid", "rFID", "lower", 2, "rFID"),
+        ("rfd_dinov2", "rFD-DINOv2", "lower", 2, ""),
+        ("psnr", "PSNR", "higher", 2, "PSNR"),
+        ("ssim", "SSIM", "higher", 3, "SSIM"),
+        ("lpips", "LPIPS", "lower", 3, "LPIPS"),
+    ),
+    **_declare(
+        "generation", "generation-scores",
+        ("gfid", "gFID", "lower", 2, "gFID"),
+        ("sfid", "sFID", "lower", 2, ""),
+    ),
+    **_declare(
+        "generation", "second-generation-scores",
+        ("fd_dinov2", "FD-DINOv2", "lower", 2, ""),
+    ),
+    **_declare(
+        "generation", "generation-scores",
+        ("is", "IS", "higher", 2, "IS"),
+        ("kid", "KID", "lower", 4, ""),
+        ("precision", "precision", "higher", 3, "precision"),
+        ("recall", "recall", "higher", 3, "recall"),
+    ),
+    **_declare(
+        "perception", "probe-scores",
+        ("probe_top1", "top-1", "higher", 2, "linear_probe_top1"),
+        ("probe_top5", "top-5", "higher", 2, "linear_probe_top5"),
+        ("knn_top1", "kNN top-1", "higher", 2, ""),
+        ("logreg_top1", "logistic top-1", "higher", 2, ""),
+    ),
+    **_declare(
+        "perception", "segmentation-scores dense-segmentation-scores",
+        ("miou", "mIoU", "higher", 2, "mIoU mIoU_linear"),
+        ("macc", "mAcc", "higher", 2, "mAcc"),
+    ),
+    **_declare(
+        "perception", "depth-scores",
+        ("depth_rmse", "RMSE", "lower", 3, "RMSE"),
+        ("depth_arel", "A.Rel", "lower", 3, "AbsRel"),
+    ),
+}  # fmt: skip
+"""Name -> metric, in the order of the report's columns."""
+
+
+def names(group: Group) -> tuple[str, ...]:
+    """The metrics of a group, in the order of the report's columns."""
+    return tuple(metric.name for metric in METRICS.values() if metric.group == group)
+
+
+def published_names() -> dict[str, str]:
+    """A name in ``reports/published.csv`` -> the metric's own name."""
+    return {published: metric.name for metric in METRICS.values() for published in metric.published}
