@@ -69,7 +69,7 @@ FAULTS = {
     "F7": Fault(
         "the disk is full, or a file may not be so large",
         (
-            "lab/test_helpers/faults.py::full_disk",
+            "lab/test_faults.py::full_disk",
             "machine/test_resume.py::disk",
             "images/test_packing.py::fills_up",
             "images/test_packing.py::too_little",
@@ -80,7 +80,7 @@ FAULTS = {
     "F8": Fault(
         "read-only directories, input/output errors",
         (
-            "lab/test_helpers/faults.py::read_only",
+            "lab/test_faults.py::read_only",
             "machine/test_resume.py::error_of_the_disk",
             "machine/test_files.py::errors_of_the_disk",
             "lab/test_store.py::disk_s_errors",
@@ -110,7 +110,7 @@ FAULTS = {
     "F12": Fault(
         "many processes on one directory, some of them killed",
         (
-            "lab/test_helpers/faults.py::twenty",
+            "lab/test_faults.py::twenty",
             "lab/test_record.py::many_at_once",
             "lab/test_store.py::second_process",
             "lab/test_processes.py::two_slots",
@@ -152,8 +152,8 @@ FAULTS = {
     "F21": Fault(
         "file systems without locks, with stale handles, late errors or late files",
         (
-            "lab/test_helpers/faults.py::flush",
-            "lab/test_helpers/faults.py::late",
+            "lab/test_faults.py::flush",
+            "lab/test_faults.py::late",
             "lab/test_store.py::lacks",
             "lab/test_store.py::never_stays",
         ),
