@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 from fractions import Fraction
 from importlib.metadata import entry_points
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from svgbench.backends.network import Network
 from svgbench.backends.tokens import TokenNetwork
+from svgbench.config.backends import BACKENDS
 from svgbench.config.cards import EncoderCard
 from svgbench.config.foreign import NOT_STATED, by_name
 from svgbench.config.preprocessing import same_statistics
@@ -21,16 +22,6 @@ from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
 from svgbench.weights import files
-
-BACKENDS = {
-    "timm": "svgbench.backends.from_timm:open_network",
-    "open_clip": "svgbench.backends.from_open_clip:open_network",
-    "transformers": "svgbench.backends.from_transformers:open_network",
-    "diffusers": "svgbench.backends.from_diffusers:open_network",
-    "checkpoint": "svgbench.backends.from_checkpoint:open_network",
-}
-"""Backend -> opener; packages add theirs by an entry point in ``svgbench.backends``."""
-
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -153,13 +144,14 @@ def open_network(card: EncoderCard, state: dict[str, Tensor] | None = None, *, s
 def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Network]:
     """The function that opens a backend's cards: from the table, else from an installed package's entry point."""
     if backend in BACKENDS:
-        module, _, function = BACKENDS[backend].partition(":")
+        row = BACKENDS[backend]
         try:
-            return getattr(importlib.import_module(module), function)
+            return pkgutil.resolve_name(row.opener)
         except ModuleNotFoundError as error:
             if (error.name or "svgbench").partition(".")[0] == "svgbench":
                 raise
-            raise BadInput(f"the backend {backend} needs the package {error.name}: pip install 'svgbench[encoders]'.") from None
+            install = f"'svgbench[{row.extra}]'" if row.extra else row.package
+            raise BadInput(f"the backend {backend} needs the package {error.name}: pip install {install}.") from None
     plugins = {point.name: point for point in entry_points(group="svgbench.backends")}
     if backend not in plugins:
         raise unknown("backend", backend, [*BACKENDS, *plugins])

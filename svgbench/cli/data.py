@@ -10,7 +10,7 @@ import typer
 from svgbench.cli.console import table_of
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
-from svgbench.images.scan import named
+from svgbench.images.scan import examples
 from svgbench.tables.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Images: pack SOURCE --to DIR, or verify DIR (packed or not).")
@@ -52,7 +52,7 @@ def pack(
             about = packed.read(to)
             if not packing.is_of(about, data):
                 raise BadData(f"{to}: holds a store of other images or settings; give another --to, or remove the directory.")
-            for _ in packed.damages(to, about, whole=False):
+            for _ in packed.verify(to, about, reread=False):
                 pass
         else:
             about = packing.pack(data, to, Runtime(device="cpu", workers=workers))
@@ -76,7 +76,7 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
     place, about, _ = packed.resolved(directory)
     if "files" not in about:
         raise BadData(f"{directory}: was made before stores kept digests; pack the images again.")
-    for _ in packed.damages(place, about):
+    for _ in packed.verify(place, about):
         pass
     from svgbench.images.store import open_images, reading_speed
 
@@ -90,13 +90,13 @@ def _verify_source(directory: Path) -> None:
     from svgbench.images import catalogue, dense_sets, sources
 
     kind = dense_sets.kind_of(directory)
-    reading = dense_sets.verify(kind, directory) if kind else sources.files_of(directory, whole=True)
+    reading = dense_sets.verify(kind, directory) if kind else sources.files_of(directory, reread=True)
     unreadable = [path for path, found in reading.digests.items() if found == catalogue.UNREADABLE]
     if unreadable:
         count = f"{len(unreadable):,} of {len(reading.digests):,} files"
-        raise BadData(f"{directory}: {count} cannot be read ({named(unreadable)}); repair or remove them.")
+        raise BadData(f"{directory}: {count} cannot be read ({examples(unreadable)}); repair or remove them.")
     parts = {"changed": reading.changed, "added": reading.added, "removed": reading.removed}
-    rows = [["read", f"{len(reading.digests):,}", ""], *([word, f"{len(names):,}", named(names)] for word, names in parts.items())]
+    rows = [["read", f"{len(reading.digests):,}", ""], *([word, f"{len(names):,}", examples(names)] for word, names in parts.items())]
     table_of(Table(f"Files of {directory}", ["", "files", "such as"], rows, [f"identity {reading.identity[:16]}"]))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import pkgutil
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from svgbench.config.backends import BACKENDS
 from svgbench.config.hub import hub_file
 from svgbench.config.preprocessing import CLIP, IMAGENET, PROCESSORS, USUAL, Statistics, of_file, read_json
 from svgbench.errors import BadConfig, BadWeights, say_once, unknown
@@ -35,22 +36,24 @@ WORDS = ("architectures", "model_type", "transformers_version", "torch_dtype", "
 def describe(name: str) -> dict[str, Any]:
     """The fields of a card for BACKEND:NAME; channels, parameters and mostly pixel statistics are the library's, filled in on opening."""
     backend, _, model = name.partition(":")
-    if backend not in READERS:
-        raise BadConfig(f"'{name}' cannot be opened by its name alone; write a card for it (--shelf DIR) or use {', '.join(READERS)}.")
+    readers = {backend: row.card_reader for backend, row in BACKENDS.items() if row.card_reader}
+    if backend not in readers:
+        raise BadConfig(f"'{name}' cannot be opened by its name alone; write a card for it (--shelf DIR) or use {', '.join(readers)}.")
     if not model:
         raise BadConfig(f"'{name}' names no model; write {backend}:NAME.")
     return {
         "name": name, "family": "other", "backend": backend, "channels": 0, "params_m": 0, "licence": "see origin", "paper": "see origin",
-        **READERS[backend](model, name),
+        **pkgutil.resolve_name(readers[backend])(model, name),
     }  # fmt: skip
 
 
 def by_name(card: Any) -> bool:
     """Whether a card made here is of a library's own model, whose pixel statistics the library states."""
-    return card.backend in ("timm", "open_clip") and card.model != "custom" and card.weights.file is None
+    return card.backend in BACKENDS and BACKENDS[card.backend].has_pixel_statistics and card.model != "custom" and card.weights.file is None
 
 
-def _timm(model: str, name: str) -> dict[str, Any]:
+def timm_card(model: str, name: str) -> dict[str, Any]:
+    """The card fields of a timm model by its name, or of a directory that timm wrote."""
     if Path(model).expanduser().is_dir():
         return _timm_directory(model, name)
     patch = re.search(r"patch(\d+)", model)
@@ -73,7 +76,8 @@ def _timm_directory(model: str, name: str) -> dict[str, Any]:
     return {**place, "model": architecture, "arguments": arguments, **_grid(patch, *pixels)}
 
 
-def _open_clip(model: str, name: str) -> dict[str, Any]:
+def open_clip_card(model: str, name: str) -> dict[str, Any]:
+    """The card fields of an open_clip model by its name, or of a directory or repository of one."""
     own = _own_config(model)
     if own is not None:
         hub = {"hub": f"timm/{model}", "hub_file": "open_clip_model.safetensors"} if "SigLIP" in model else {}
@@ -94,7 +98,8 @@ def _open_clip(model: str, name: str) -> dict[str, Any]:
     return {**place, **grid, "arguments": {**arguments, "vision_cfg": sized}}
 
 
-def _transformers(model: str, name: str) -> dict[str, Any]:
+def transformers_card(model: str, name: str) -> dict[str, Any]:
+    """The card fields of a transformers model in a directory or repository."""
     config, place = _configured(model, name, ("config.json",), "model.safetensors")
     kind = config.get("model_type")
     if kind not in CLASSES:
@@ -107,7 +112,8 @@ def _transformers(model: str, name: str) -> dict[str, Any]:
     return {**place, "model": CLASSES[kind], "arguments": arguments, **_grid(patch, *pixels)}
 
 
-def _diffusers(model: str, name: str) -> dict[str, Any]:
+def diffusers_card(model: str, name: str) -> dict[str, Any]:
+    """The card fields of an AutoencoderKL of diffusers in a directory or repository."""
     config, place = _configured(model, name, ("config.json", "vae/config.json"), "diffusion_pytorch_model.safetensors")
     kind, widths = config.get("_class_name"), config.get("block_out_channels")
     if kind != "AutoencoderKL" or not widths:
@@ -121,13 +127,9 @@ def _diffusers(model: str, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _checkpoint(model: str, name: str) -> dict[str, Any]:
+def checkpoint_card(model: str, name: str) -> dict[str, Any]:
+    """Refuses a checkpoint without a card."""
     raise BadConfig(f"'{name}': a file does not say how it is opened; hand it to a card: --encoder va-vae-f16d32 --weights {model}.")
-
-
-READERS: dict[str, Callable[[str, str], dict[str, Any]]] = {
-    "timm": _timm, "open_clip": _open_clip, "transformers": _transformers, "diffusers": _diffusers, "checkpoint": _checkpoint,
-}  # fmt: skip
 
 
 def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:

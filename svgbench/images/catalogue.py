@@ -1,8 +1,8 @@
-"""What is known of users' files: the sha256 of each one's bytes, kept between commands. No torch.
+"""A cache of the SHA-256 digests of users' files, kept between commands. No torch.
 
-A data set is known by the paths and the bytes of its files. Reading all bytes at every command would be too slow, so a *catalogue* keeps
-for each file its size, times, inode and digest, and only files for which one of these differs are read again. A file that was changed
-less than two seconds before it was read is read again next time, because a later change could have left the same times.
+A data set is identified by the paths and the bytes of its files. Reading all bytes at every command would be too slow, so a *catalogue*
+stores the size, times, inode and digest of each file, and only files for which one of the first three differs are read again. A file that
+changed less than two seconds before it was read is read again next time, because a later change could have left the same times.
 
 A catalogue is a text file in ``$SVGBENCH_CACHE``, ``$XDG_CACHE_HOME/svgbench`` or ``~/.cache/svgbench``. It can be removed at any time.
 """
@@ -22,22 +22,22 @@ from functools import cache
 from pathlib import Path
 
 from svgbench.errors import StorageError, SvgbenchError
-from svgbench.images.scan import Found, named, stamp_of
+from svgbench.images.scan import ListedFile, examples, stamp_of
 from svgbench.machine.files import failpoint, open_regular, write_atomic
 from svgbench.machine.progress import open_bar, speaks, tell, tell_once
 
-RACY_NS = 2_000_000_000
-"""A file changed less than this before it was read is not trusted next time: file systems keep times in steps of up to two seconds."""
+UNSETTLED_NS = 2_000_000_000
+"""A file that changed less than this before it was read is read again next time: file systems keep times in steps of up to 2 s."""
 LARGE_BYTES = 1 << 30
-"""Reading a larger file takes longer than ``RACY_NS``, so what counts for it is when its reading ended."""
+"""Reading a larger file takes longer than ``UNSETTLED_NS``, so the time at which the reading ended counts."""
 QUIET_SECONDS = 1.0
-"""Reading that takes longer shows a bar."""
+"""A read that takes longer shows a progress bar."""
 FLUSH_SECONDS = 60.0
-"""Time after which a long reading is written down, so that a killed one goes on from there."""
+"""Interval at which a long read saves its digests, so that a killed command resumes from there."""
 BLOCK = 1 << 20
 UNREADABLE = "unreadable"
-"""In place of the digest of a file that cannot be read; packing names it."""
-RACY, SURE = "?", "="
+"""Replaces the digest of a file that cannot be read; packing reports such files."""
+UNSETTLED, TRUSTED = "?", "="
 
 
 @dataclass(frozen=True)
@@ -50,61 +50,69 @@ class Reading:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     read: int
-    """Files that were read; the others are as they were."""
+    """Number of files that were read; the others had not changed."""
 
     @property
     def identity(self) -> str:
-        """Digest of all paths and bytes."""
+        """SHA-256 of all paths and bytes."""
         return identity_of(self.digests.items())
 
     def sentence(self, root: Path) -> str:
         """What changed; empty when nothing did."""
         if not (self.changed or self.added or self.removed):
             return ""
-        parts = [f"{len(self.changed):,} of {len(self.digests):,} files changed since they were last read ({named(self.changed)})"]
+        parts = [f"{len(self.changed):,} of {len(self.digests):,} files changed since they were last read ({examples(self.changed)})"]
         parts = parts if self.changed else [f"{len(self.digests):,} files, not the same as when they were last read"]
-        parts += [f"{len(self.added):,} added ({named(self.added)})"] if self.added else []
-        parts += [f"{len(self.removed):,} removed ({named(self.removed)})"] if self.removed else []
+        parts += [f"{len(self.added):,} added ({examples(self.added)})"] if self.added else []
+        parts += [f"{len(self.removed):,} removed ({examples(self.removed)})"] if self.removed else []
         return f"data: {root}: {', '.join(parts)}; what depends on them is computed again."
 
 
 def identity_of(digests: Iterable[tuple[str, str]]) -> str:
-    """Digest of (path, sha256) pairs, whatever their order."""
-    lines = sorted(f"{path}\0{found}\n" for path, found in digests)
+    """SHA-256 of (path, digest) pairs; their order does not matter."""
+    lines = sorted(f"{path}\0{digest}\n" for path, digest in digests)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read(
-    root: Path, files: Iterable[Found], purpose: str, *, whole: bool = False, given: Mapping[str, str] | None = None, say: bool = True
+    root: Path,
+    files: Iterable[ListedFile],
+    purpose: str,
+    *,
+    reread: bool = False,
+    assumed: Mapping[str, str] | None = None,
+    report: bool = True,
 ) -> Reading:
-    """The digests of files below a root. Only what may have changed since the last call is read (``whole``: everything).
+    """The digests of files below a root. Only files that may have changed since the last call are read; with ``reread``, all are.
 
-    ``purpose``: what the files are listed for; two listings of one folder have a catalogue each. ``given``: digests to take for files that
-    no catalogue knows yet. ``say``: tells the user what changed.
+    ``purpose`` names the catalogue: two listings of one folder have one each. ``assumed``: path -> digest of files that are new to the
+    catalogue and need not be read. ``report``: writes to standard error what changed.
     """
-    place, stamps = _place(root, purpose), {file.path: file.stamp for file in files}
+    path, stamps = _catalogue_path(root, purpose), {file.path: file.stamp for file in files}
     with contextlib.ExitStack() as stack:
-        complete, old = _load(place)
-        table, due = _known(stamps, old, whole=whole, given=given or {})
-        if _bytes(due, stamps) > LARGE_BYTES and _turn(place, stack):  # another process may have read it all meanwhile
-            complete, old = _load(place)
-            table, due = _known(stamps, old, whole=whole, given=given or {})
-        reading = _finished(root, place, stamps, complete, old, table, due)
-    if say and (sentence := reading.sentence(root)):
+        complete, old = _load(path)
+        table, due = _unchanged(stamps, old, reread=reread, assumed=assumed or {})
+        if _bytes(due, stamps) > LARGE_BYTES and _lock(path, stack):  # another process may have read it all meanwhile
+            complete, old = _load(path)
+            table, due = _unchanged(stamps, old, reread=reread, assumed=assumed or {})
+        reading = _read_due(root, path, stamps, complete, old, table, due)
+    if report and (sentence := reading.sentence(root)):
         tell(sentence)
     return reading
 
 
-def _known(stamps: Mapping[str, str], old: Mapping[str, str], *, whole: bool, given: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """The lines of files that need not be read, and the paths of those that must be."""
+def _unchanged(
+    stamps: Mapping[str, str], old: Mapping[str, str], *, reread: bool, assumed: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Entries of the files that need not be read, and paths of those that must be."""
     table: dict[str, str] = {}
     due = []
     for path, stamp in stamps.items():
-        before = old.get(path)
-        if before is None and path in given and not whole:
-            table[path] = f"{stamp} {SURE} {given[path]}"
-        elif before is not None and not whole and stamp and before.startswith(f"{stamp} {SURE} "):
-            table[path] = before
+        entry = old.get(path)
+        if entry is None and path in assumed and not reread:
+            table[path] = f"{stamp} {TRUSTED} {assumed[path]}"
+        elif entry is not None and not reread and stamp and entry.startswith(f"{stamp} {TRUSTED} "):
+            table[path] = entry
         else:
             due.append(path)
     return table, sorted(due)
@@ -114,62 +122,62 @@ def _bytes(paths: Iterable[str], stamps: Mapping[str, str]) -> int:
     return sum(int(stamps[path].partition(" ")[0] or 0) for path in paths)
 
 
-def _turn(place: Path, stack: contextlib.ExitStack) -> bool:
-    """Waits until no other process (another rank, another command) reads the same files; whether that could be arranged."""
+def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Waits until no other process (another rank, another command) reads the same files; False where the file system has no locks."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(place.with_suffix(".lock").open("a"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(path.with_suffix(".lock").open("a"))
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
         return False
     return True
 
 
-def _finished(
-    root: Path, place: Path, stamps: Mapping[str, str], complete: bool, old: dict[str, str], table: dict[str, str], due: list[str]
+def _read_due(
+    root: Path, catalogue: Path, stamps: Mapping[str, str], complete: bool, old: dict[str, str], table: dict[str, str], due: list[str]
 ) -> Reading:
-    """Reads what is due, and writes the catalogue down."""
+    """Reads the files that are due and saves the catalogue."""
     later: list[tuple[str, str]] = []
-    last = time.monotonic()
+    flushed_at = time.monotonic()
     try:
         for path, line in _read_all(root, due, stamps, f"reading the files of {root}{'' if complete else ' for the first time'}"):
-            before = old.get(path)
-            if before is not None and complete and _digest_in(before) != _digest_in(line):
-                later.append((path, line))  # written down at the end, so that it is still said when this is killed
+            entry = old.get(path)
+            if entry is not None and complete and _digest_in(entry) != _digest_in(line):
+                later.append((path, line))  # saved at the end: after a kill, the next command still reports this change
             else:
                 table[path] = line
-            if time.monotonic() - last > FLUSH_SECONDS:
-                _save(place, root, {**old, **table}, complete=complete)
+            if time.monotonic() - flushed_at > FLUSH_SECONDS:
+                _save(catalogue, root, {**old, **table}, complete=complete)
                 failpoint("catalogue.flushed")
-                last = time.monotonic()
+                flushed_at = time.monotonic()
     except BaseException:
-        _save(place, root, {**old, **table}, complete=complete)
+        _save(catalogue, root, {**old, **table}, complete=complete)
         raise
     table.update(later)
     digests = {path: _digest_in(table[path]) for path in stamps}
     added = tuple(sorted(stamps.keys() - old.keys())) if complete else ()
     removed = tuple(sorted(old.keys() - stamps.keys())) if complete else ()
     if not complete or table != old:
-        _save(place, root, table, complete=True)
+        _save(catalogue, root, table, complete=True)
     return Reading(digests, tuple(sorted(path for path, _ in later)), added, removed, len(due))
 
 
-def record(root: Path, digests: Mapping[str, str], files: Iterable[Found], purpose: str) -> None:
-    """Writes down digests of files that the caller has just read or written."""
+def record(root: Path, digests: Mapping[str, str], files: Iterable[ListedFile], purpose: str) -> None:
+    """Saves the digests of files that the caller has just read or written."""
     now = time.time_ns()
     table = {file.path: _line(file.stamp, digests[file.path], now, now) for file in files}
-    _save(_place(root, purpose), root, table, complete=True)
+    _save(_catalogue_path(root, purpose), root, table, complete=True)
 
 
 def cache_folder() -> Path:
-    """Where catalogues are kept."""
-    own, shared = os.environ.get("SVGBENCH_CACHE"), os.environ.get("XDG_CACHE_HOME")
-    if own:
-        return Path(os.path.abspath(os.path.expanduser(own)))
+    """The folder of the catalogues."""
+    configured, shared = os.environ.get("SVGBENCH_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if configured:
+        return Path(os.path.abspath(os.path.expanduser(configured)))
     return Path(os.path.expanduser(shared if shared and os.path.isabs(shared) else "~/.cache")) / "svgbench"
 
 
-def _place(root: Path, purpose: str) -> Path:
+def _catalogue_path(root: Path, purpose: str) -> Path:
     name = hashlib.sha256(f"{purpose}\0{os.path.realpath(root)}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return cache_folder() / "files" / f"{name}.txt"
 
@@ -178,12 +186,12 @@ def _place(root: Path, purpose: str) -> Path:
 
 
 def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: str) -> Iterator[tuple[str, str]]:
-    """Path and line of each file as it is read, by several threads; a bar with the label is shown when that takes long."""
+    """Yields path and entry of each file as it is read, by several threads; a read that takes long shows a bar with the label."""
     stop, started = threading.Event(), time.monotonic()
     threads = min(4 * (os.cpu_count() or 1), 32, max(len(paths), 1))
     total, done = _bytes(paths, stamps), 0
-    ahead: dict[Future[str], str] = {}
-    waiting = iter(paths)
+    futures: dict[Future[str], str] = {}
+    remaining = iter(paths)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         stack.callback(stop.set)  # before the pool is waited for
@@ -193,15 +201,15 @@ def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: st
             counter[0] += size  # a lost update only makes the bar slower
 
         while True:
-            for path in waiting:
-                ahead[pool.submit(_read_one, root / path, stop, count)] = path
-                if len(ahead) >= 8 * threads:
+            for path in remaining:
+                futures[pool.submit(_read_one, root / path, stop, count)] = path
+                if len(futures) >= 8 * threads:
                     break
-            if not ahead:
+            if not futures:
                 return
-            finished, _ = wait(ahead, timeout=0.5, return_when=FIRST_COMPLETED)
+            finished, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
-                yield ahead.pop(future), future.result()
+                yield futures.pop(future), future.result()
             if bar is None and speaks() and time.monotonic() - started > QUIET_SECONDS:
                 bar = stack.enter_context(open_bar(label, total >> 20, unit="MB"))
             if bar is not None and (counter[0] >> 20) > done:
@@ -210,28 +218,28 @@ def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: st
 
 
 def _read_one(path: Path, stop: threading.Event, count: Callable[[int], None]) -> str:
-    """The line of one file: its stamp, whether it can be trusted next time, its digest."""
+    """The entry of one file: its stamp, whether it can be trusted next time, its digest."""
     started = time.time_ns()
     try:
         with open_regular(path) as file:
-            stamp, found = stamp_of(os.fstat(file.fileno())), hashlib.sha256()
+            stamp, hasher = stamp_of(os.fstat(file.fileno())), hashlib.sha256()
             while block := file.read(BLOCK):
                 if stop.is_set():
-                    return f"{stamp} {RACY} {UNREADABLE}"
-                found.update(block)
+                    return f"{stamp} {UNSETTLED} {UNREADABLE}"
+                hasher.update(block)
                 count(len(block))
             if stamp_of(os.fstat(file.fileno())) != stamp:
-                return f"{stamp} {RACY} {found.hexdigest()}"
+                return f"{stamp} {UNSETTLED} {hasher.hexdigest()}"
     except OSError:
-        return f"0 0 0 0 {RACY} {UNREADABLE}"
-    return _line(stamp, found.hexdigest(), started, time.time_ns())
+        return f"0 0 0 0 {UNSETTLED} {UNREADABLE}"
+    return _line(stamp, hasher.hexdigest(), started, time.time_ns())
 
 
-def _line(stamp: str, found: str, started: int, ended: int) -> str:
+def _line(stamp: str, digest: str, started: int, ended: int) -> str:
     size, *times, _ = (int(part) for part in stamp.split())
     now = ended if size > LARGE_BYTES else started
-    sure = all(abs(now - time_) > RACY_NS for time_ in times)  # archives may hold times of the future
-    return f"{stamp} {SURE if sure else RACY} {found}"
+    trusted = all(abs(now - time_) > UNSETTLED_NS for time_ in times)  # archives may hold times of the future
+    return f"{stamp} {TRUSTED if trusted else UNSETTLED} {digest}"
 
 
 def _digest_in(line: str) -> str:
@@ -243,12 +251,12 @@ def _digest_in(line: str) -> str:
 HEADER = "svgbench catalogue 1"
 
 
-def _load(place: Path) -> tuple[bool, dict[str, str]]:
-    """Whether the catalogue is of a finished reading, and path -> line; nothing when it is absent or damaged."""
-    if (kept := _unsaved().get(place)) is not None:
-        return kept
+def _load(path: Path) -> tuple[bool, dict[str, str]]:
+    """Whether the catalogue is complete, and path -> entry; (False, {}) when it is absent or damaged."""
+    if (unsaved := _unsaved().get(path)) is not None:
+        return unsaved
     try:
-        with open_regular(place) as file:
+        with open_regular(path) as file:
             content = file.read()
     except OSError:
         return False, {}
@@ -256,27 +264,27 @@ def _load(place: Path) -> tuple[bool, dict[str, str]]:
     if hashlib.sha256(body + b"\n").hexdigest().encode() != end:
         return False, {}
     lines = body.decode("utf-8", "surrogateescape").split("\n")
-    kind = lines[0].removeprefix(HEADER).split(" ")[1:2] if lines[0].startswith(HEADER + " ") else []
-    if kind not in (["complete"], ["begun"]):
+    status = lines[0].removeprefix(HEADER).split(" ")[1:2] if lines[0].startswith(HEADER + " ") else []
+    if status not in (["complete"], ["begun"]):
         return False, {}
     table = {}
     for line in lines[1:]:
-        known, _, path = line.partition("\t")
-        table[_unescaped(path)] = known
-    return kind == ["complete"], table
+        entry, _, path = line.partition("\t")
+        table[_unescaped(path)] = entry
+    return status == ["complete"], table
 
 
-def _save(place: Path, root: Path, table: Mapping[str, str], *, complete: bool) -> None:
-    """Writes a catalogue; where that is not possible it stays in memory, with one warning."""
+def _save(path: Path, root: Path, table: Mapping[str, str], *, complete: bool) -> None:
+    """Writes a catalogue; where that fails, keeps it in memory and warns once."""
     head = f"{HEADER} {'complete' if complete else 'begun'} {_escaped(os.path.realpath(root))}\n"
-    body = (head + "".join(f"{known}\t{_escaped(path)}\n" for path, known in table.items())).encode("utf-8", "surrogateescape")
+    body = (head + "".join(f"{entry}\t{_escaped(path)}\n" for path, entry in table.items())).encode("utf-8", "surrogateescape")
     try:
-        if not place.is_absolute():
+        if not path.is_absolute():
             raise StorageError("there is no home directory")
-        write_atomic(place, body + hashlib.sha256(body).hexdigest().encode())
-        _unsaved().pop(place, None)
+        write_atomic(path, body + hashlib.sha256(body).hexdigest().encode())
+        _unsaved().pop(path, None)
     except (OSError, SvgbenchError) as error:
-        _unsaved()[place] = complete, dict(table)
+        _unsaved()[path] = complete, dict(table)
         why = (error.strerror if isinstance(error, OSError) else "") or str(error).split(";")[0]
         tell_once(
             f"warning: {cache_folder()} cannot be written ({why}), so the digests of data files are not kept and every command reads them "

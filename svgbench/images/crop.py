@@ -1,4 +1,4 @@
-"""From the bytes of a picture to a square of pixels: the ADM centre crop. No torch."""
+"""The ADM centre crop: from the bytes of an image file to a square of pixels. No torch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from threading import Lock
 import numpy as np
 from PIL import Image
 
-from svgbench.images.decode import UNREADABLE, check_size, opened, reason, to_rgb
+from svgbench.images.decode import UNREADABLE, check_size, open_image, reason, to_rgb
 
 LARGE = 2**25
-"""Pixels of a picture above which threads decode one after the other, so that memory holds one such picture and not one a thread."""
+"""Images with more pixels are decoded one at a time, so that memory holds one of them and not one for each thread."""
 _ONE_AT_A_TIME = Lock()
 
 
 def centre_crop(image: Image.Image, resolution: int) -> np.ndarray:
-    """ADM's crop, uint8 [H, W, 3]: halve by boxes while the short side is twice too long, bicubic to ``resolution``, cut the middle.
+    """ADM's centre crop, uint8 [resolution, resolution, 3], of an RGB image.
 
-    The protocol of guided-diffusion, DiT and SiT; EXIF rotation is not applied there, so it is not here.
+    The image is halved by box filtering while its short side is at least twice ``resolution``, resized bicubically, and cut in the middle.
+    This is the protocol of guided-diffusion, DiT and SiT. They do not apply EXIF rotation, so it is not applied here either.
     """
     while min(image.size) >= 2 * resolution:
         image = image.resize((image.width // 2, image.height // 2), resample=Image.Resampling.BOX)
@@ -29,11 +30,11 @@ def centre_crop(image: Image.Image, resolution: int) -> np.ndarray:
 
 
 def read_image(content: bytes, resolution: int) -> np.ndarray | str:
-    """The cropped picture uint8 [3, H, W], or in words why its bytes cannot be read."""
+    """The cropped image, uint8 [3, resolution, resolution], or the reason (a string) why its bytes cannot be read."""
     if not content:
         return "is empty"
     try:
-        with opened(content) as image, _ONE_AT_A_TIME if image.width * image.height > LARGE else nullcontext():
+        with open_image(content) as image, _ONE_AT_A_TIME if image.width * image.height > LARGE else nullcontext():
             check_size(image.size, resolution)
             return np.ascontiguousarray(centre_crop(to_rgb(image), resolution).transpose(2, 0, 1))
     except UNREADABLE as error:

@@ -1,7 +1,8 @@
-"""Training crops of a dense set: random scale, place, mirror and colours, each a function of the crop's position in the run.
+"""Training crops for segmentation and depth: random scale, window, flip and colours, each a function of the crop's position in the run.
 
-Read by threads (PIL releases the interpreter), the next update's while this one is computed; the same for any number of threads.
-Facts of DINOv3's pipelines (facebookresearch/dinov3, eval/segmentation/transforms.py and eval/depth/transforms.py); the code is ours.
+Threads read the crops of the next update while this one is computed (PIL releases the interpreter). The result is the same for any number
+of threads. The augmentations are those of DINOv3 (facebookresearch/dinov3, eval/segmentation/transforms.py and eval/depth/transforms.py),
+written anew.
 """
 
 from __future__ import annotations
@@ -25,42 +26,43 @@ from svgbench.machine.runtime import Runtime
 from svgbench.nets import draws
 
 ONE_CLASS_SHARE = 0.75
-"""A crop with one class on more of its labelled pixels is drawn again, ten times at most."""
-TRIES = 10
-FILL = (124 / 255, 116 / 255, 104 / 255)
-"""ImageNet's mean colour, where a crop reaches beyond its image."""
+"""A crop in which one class covers at least this share of the labelled pixels is drawn again, at most ``MAX_TRIES`` times."""
+MAX_TRIES = 10
+FILL_COLOUR = (124 / 255, 116 / 255, 104 / 255)
+"""ImageNet's mean colour; fills the part of a crop that lies outside its image."""
 NYU_BORDER = (43 / 640, 45 / 480, 608 / 640, 472 / 480)
-"""Left, top, right and bottom of what NYU's white border leaves, as shares of the image's sides."""
-TILT = 2.5
-"""Degrees."""
+"""Left, top, right and bottom of NYU's images without their white border, as shares of the sides."""
+MAX_TILT = 2.5
+"""Largest rotation of a depth crop, in degrees."""
 
 
 class Crop(NamedTuple):
-    """One training example on the CPU, not yet filled up to its full size."""
+    """One training example on the CPU, before padding to its full size."""
 
     image: np.ndarray
     """uint8 [h, w, 3]"""
     target: np.ndarray
     """[h, w]"""
     draws: np.ndarray
-    """Uniform draws for its colours."""
+    """Uniform random numbers [COLOUR_DRAWS] for the colours."""
 
 
 DRAWS, COLOUR_DRAWS = 33, 9
 
 
-def drawn(seed: int, position: int) -> np.ndarray:
-    """Uniform draws [DRAWS] of the crop at a position of the run."""
+def uniform_draws(seed: int, position: int) -> np.ndarray:
+    """Uniform random numbers [DRAWS] of the crop at a position of the run."""
     return draws.uniform(draws.stream(seed, "dense/crop"), torch.tensor([position]), (DRAWS,))[0].numpy()
 
 
-def labelled_crop(sample: Sample, numbers: np.ndarray, *, side: int, scales: tuple[float, float]) -> Crop:
-    """Short side scaled to ``side`` times a random scale, a random window of ``side`` with more than one class, perhaps mirrored."""
+def segmentation_crop(sample: Sample, numbers: np.ndarray, *, side: int, scales: tuple[float, float]) -> Crop:
+    """A random window of ``side`` pixels with more than one class, flipped in half of the cases; the image's short side is first scaled to
+    ``side`` times a random factor of ``scales``. ``numbers``: ``uniform_draws``."""
     short = int(side * (scales[0] + (scales[1] - scales[0]) * float(numbers[0])))
     size = scaled(sample.image.size, max(short, 1))
     image = np.asarray(sample.image.resize(size, Image.Resampling.BILINEAR))
     mask = np.asarray(Image.fromarray(sample.target).resize(size, Image.Resampling.NEAREST))
-    for attempt in range(TRIES + 1):
+    for attempt in range(MAX_TRIES + 1):
         window = _window(mask.shape, (side, side), numbers[2 + 2 * attempt :])
         labels, counts = np.unique(mask[window], return_counts=True)
         counts = counts[labels != IGNORED]
@@ -70,21 +72,22 @@ def labelled_crop(sample: Sample, numbers: np.ndarray, *, side: int, scales: tup
 
 
 def depth_crop(sample: Sample, numbers: np.ndarray, *, size: tuple[int, int], border: bool) -> Crop:
-    """NYU's border cut off, perhaps tilted, perhaps mirrored, a random ``size`` (height, width) window."""
+    """A random window of ``size`` (height, width), rotated in half of the cases and flipped in half; ``border``: cuts off NYU's border.
+    ``numbers``: ``uniform_draws``."""
     image, depth = sample.image, Image.fromarray(sample.target)
     if border:
         sides = (*image.size, *image.size)
         box = tuple(round(share * side) for share, side in zip(NYU_BORDER, sides, strict=True))
         image, depth = image.crop(box), depth.crop(box)
     if numbers[0] < 0.5:
-        angle = TILT * (2 * float(numbers[2]) - 1)
+        angle = MAX_TILT * (2 * float(numbers[2]) - 1)
         image, depth = image.rotate(angle, Image.Resampling.BILINEAR), depth.rotate(angle, Image.Resampling.NEAREST)
     window = _window((image.height, image.width), size, numbers[3:])
     return _mirrored(Crop(np.asarray(image)[window], np.asarray(depth)[window], numbers[-COLOUR_DRAWS:]), numbers[1])
 
 
 def scaled(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """(width, height) with the short side brought to ``short``."""
+    """(width, height) of an image resized so that its short side is ``short``."""
     width, height = size
     if height > width:
         return short, int(short * height / width + 0.5)
@@ -103,72 +106,77 @@ def _mirrored(crop: Crop, number: float) -> Crop:
     return Crop(crop.image[:, ::-1], crop.target[:, ::-1], crop.draws)
 
 
-def distorted(image: Tensor, numbers: np.ndarray) -> Tensor:
-    """mmsegmentation's photometric distortion of an image [3, h, w] in [0, 1], hue over the whole circle as in DINOv3; each of the four
-    by a coin's toss: brightness +- 32 / 255, contrast and saturation 0.5 to 1.5, contrast before or after the other two."""
-    toss, (bright, contrast, saturation, hue) = numbers[:4] < 0.5, (float(number) for number in numbers[4:8])
+def photometric_distortion(image: Tensor, numbers: np.ndarray) -> Tensor:
+    """mmsegmentation's photometric distortion of an image [3, h, w] in [0, 1], with any hue as in DINOv3.
+
+    Brightness (within 32 / 255), contrast and saturation (0.5 to 1.5) and hue change independently, each with probability 1/2; contrast
+    comes before or after saturation and hue. ``numbers``: uniform [COLOUR_DRAWS].
+    """
+    apply, (bright, contrast, saturation, hue) = numbers[:4] < 0.5, (float(number) for number in numbers[4:8])
 
     def contrasted(image: Tensor) -> Tensor:
-        return (image * (0.5 + contrast)).clamp(0, 1) if toss[1] else image
+        return (image * (0.5 + contrast)).clamp(0, 1) if apply[1] else image
 
-    last = numbers[8] < 0.5
-    image = (image + (2 * bright - 1) * 32 / 255).clamp(0, 1) if toss[0] else image
-    image = image if last else contrasted(image)
-    image = colours.adjust_saturation(image, 0.5 + saturation) if toss[2] else image
-    image = colours.adjust_hue(image, hue - 0.5) if toss[3] else image
-    return contrasted(image) if last else image
+    contrast_last = numbers[8] < 0.5
+    image = (image + (2 * bright - 1) * 32 / 255).clamp(0, 1) if apply[0] else image
+    image = image if contrast_last else contrasted(image)
+    image = colours.adjust_saturation(image, 0.5 + saturation) if apply[2] else image
+    image = colours.adjust_hue(image, hue - 0.5) if apply[3] else image
+    return contrasted(image) if contrast_last else image
 
 
-def tinted(image: Tensor, numbers: np.ndarray) -> Tensor:
-    """BTS's colours of an image [3, h, w] in [0, 1], half of the time: gamma and each channel 0.9 to 1.1, brightness 0.75 to 1.25."""
+def colour_jitter(image: Tensor, numbers: np.ndarray) -> Tensor:
+    """BTS's colour augmentation of an image [3, h, w] in [0, 1], with probability 1/2: gamma and each channel's factor from 0.9 to 1.1,
+    brightness from 0.75 to 1.25. ``numbers``: uniform [COLOUR_DRAWS]."""
     if numbers[0] >= 0.5:
         return image
     channels = 0.9 + 0.2 * torch.from_numpy(numbers[3:6].copy()).to(image.device)
     return (image ** (0.9 + 0.2 * float(numbers[1])) * (0.75 + 0.5 * float(numbers[2])) * channels[:, None, None]).clamp(0, 1)
 
 
-def stacked(
-    crops: Sequence[Crop], size: tuple[int, int], blank: float, coloured: Callable[[Tensor, np.ndarray], Tensor], device: torch.device
+def collate(
+    crops: Sequence[Crop], size: tuple[int, int], ignored: float, augment: Callable[[Tensor, np.ndarray], Tensor], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Images [B, 3, H, W] in [0, 1] and targets [B, H, W], filled up below and to the right with the mean colour and with ``blank``."""
-    images = torch.tensor(FILL, device=device)[None, :, None, None].repeat(len(crops), 1, *size)
-    kind = torch.from_numpy(crops[0].target[:0].copy()).dtype if crops else torch.float32
-    targets = torch.full((len(crops), *size), blank, dtype=kind, device=device)
+    """A batch: augmented images [B, 3, H, W] in [0, 1] and targets [B, H, W], padded below and to the right with the mean colour and with
+    ``ignored`` up to ``size`` (H, W)."""
+    images = torch.tensor(FILL_COLOUR, device=device)[None, :, None, None].repeat(len(crops), 1, *size)
+    dtype = torch.from_numpy(crops[0].target[:0].copy()).dtype if crops else torch.float32
+    targets = torch.full((len(crops), *size), ignored, dtype=dtype, device=device)
     for row, crop in enumerate(crops):
         height, width = crop.target.shape
         pixels = torch.tensor(np.ascontiguousarray(crop.image), device=device).permute(2, 0, 1).float() / 255
-        images[row, :, :height, :width] = coloured(pixels, crop.draws)
+        images[row, :, :height, :width] = augment(pixels, crop.draws)
         targets[row, :height, :width] = torch.tensor(np.ascontiguousarray(crop.target), device=device)
     return images, targets
 
 
 def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, K, h, w] -> [B, K, *size], bilinear; itself where the size is right."""
+    """[B, K, h, w] -> [B, K, *size] by bilinear interpolation; the input itself where it has that size."""
     return image if tuple(image.shape[2:]) == tuple(size) else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
-def readers(runtime: Runtime) -> int:
-    """Threads that read pairs: ``workers``, or as many as there are processors for this process."""
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return runtime.workers or ours or 1
+def reader_threads(runtime: Runtime) -> int:
+    """Number of threads that read images: ``runtime.workers``, else one for each processor that this process may use."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return runtime.workers or cpus or 1
 
 
-class Ahead(AbstractContextManager["Ahead"]):
-    """The crops of a batch, ``read(image, position)`` each; those of the next update are read meanwhile."""
+class CropLoader(AbstractContextManager["CropLoader"]):
+    """Gives the crops of a batch, each ``read(image index, position)``, while threads read those of the next update."""
 
     def __init__(self, read: Callable[[int, int], Crop], count: int, *, seed: int, runtime: Runtime) -> None:
         self._read, self._order, self._runtime = read, Order(count, seed=seed), runtime
-        self._pool = ThreadPoolExecutor(max_workers=readers(runtime))
+        self._pool = ThreadPoolExecutor(max_workers=reader_threads(runtime))
         self._waiting: dict[int, Future[Crop]] = {}
 
     def __call__(self, batch: Batch) -> list[Crop]:
-        """The crops of this rank's share of an update, in its order."""
-        here = self._asked(batch)
+        """The crops of this rank's share of an update, in the order of ``batch``."""
+        current = self._submit(batch)
         following = self._order.batch(batch.images_seen + batch.size, batch.size, rank=self._runtime.rank, world=self._runtime.world)
-        self._waiting = self._asked(following)
-        return [future.result() for future in here.values()]
+        self._waiting = self._submit(following)
+        return [future.result() for future in current.values()]
 
-    def _asked(self, batch: Batch) -> dict[int, Future[Crop]]:
+    def _submit(self, batch: Batch) -> dict[int, Future[Crop]]:
         pairs = zip(batch.indices.tolist(), batch.positions.tolist(), strict=True)
         return {position: self._waiting.pop(position, None) or self._pool.submit(self._read, index, position) for index, position in pairs}
 

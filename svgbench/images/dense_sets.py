@@ -1,4 +1,4 @@
-"""Folders of images with a mask or a depth map each: listed, identified and read pair by pair. No torch.
+"""Data sets for dense prediction: folders of images with a segmentation mask or a depth map each. No torch.
 
 segmentation   images/{training,validation}/**/NAME.jpg, annotations/{training,validation}/**/NAME.png: uint8, 0 unlabelled,
                1 to 150 the classes (ADE20K as its archive unpacks); the splits by any name that ``splits`` understands
@@ -21,9 +21,9 @@ from PIL import Image
 from svgbench.errors import BadData
 from svgbench.images import catalogue, scan
 from svgbench.images.catalogue import Reading
-from svgbench.images.decode import UNREADABLE, check_size, opened, reason, stored, to_rgb
+from svgbench.images.decode import UNREADABLE, check_size, open_image, read_values, reason, to_rgb
 from svgbench.images.listing import SUFFIXES
-from svgbench.images.scan import Passed
+from svgbench.images.scan import Skipped
 from svgbench.images.splits import choose_splits, split_of
 from svgbench.machine.progress import tell_once
 
@@ -31,18 +31,18 @@ SPLITS = ("training", "validation")
 TARGETS = {"segmentation": "annotations", "depth": "depth"}
 LISTS = {"training": "nyu_train.txt", "validation": "nyu_test.txt"}
 IGNORED = 255
-"""What an unlabelled pixel becomes."""
+"""The label of unlabelled pixels."""
 MILLIMETRES = 1000.0
-NOTHING = {
+WHY_NO_PIXELS = {
     "masks": "all are 0, which means unlabelled; give masks that hold labels",
     "depth maps": "all are 0, which means unknown, or out of the head's range; give depth maps in millimetres or correct scores.depth.head",
 }
-"""What targets are called -> why none of their pixels counts, and what to do."""
+"""Kind of the targets -> why none of their pixels can be used, and what to do."""
 
 Kind = Literal["segmentation", "depth"]
 
 
-class Pair(NamedTuple):
+class ImagePair(NamedTuple):
     """An image and its target: paths below the folder with forward slashes."""
 
     image: str
@@ -50,7 +50,7 @@ class Pair(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A pair as read."""
+    """An image and its target in memory."""
 
     image: Image.Image
     """RGB."""
@@ -60,55 +60,56 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class DenseSet:
-    """The pairs of both splits, in the order of their paths."""
+    """The images and targets of both splits, in the order of their paths."""
 
     root: Path
-    training: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
+    training: tuple[ImagePair, ...]
+    validation: tuple[ImagePair, ...]
     contents: Mapping[str, str] = field(repr=False, compare=False)
     """Path -> sha256 of the file's bytes."""
 
-    def limited(self, most: int | None) -> DenseSet:
-        """The first ``most`` pairs of each split; all when None."""
-        return DenseSet(self.root, self.training[:most], self.validation[:most], self.contents)
+    def limited(self, limit: int | None) -> DenseSet:
+        """The first ``limit`` pairs of each split; all when None."""
+        return DenseSet(self.root, self.training[:limit], self.validation[:limit], self.contents)
 
     def digest(self, split: str) -> str:
-        """sha256 of a split's relative paths and the bytes of its files."""
+        """SHA-256 of a split's relative paths and the bytes of its files."""
         files = (file for pair in getattr(self, split) for file in pair)
         lines = "".join(f"{file}\0{self.contents[file]}\n" for file in files)
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
     def identity(self) -> str:
-        """sha256 of both splits."""
+        """SHA-256 of both splits."""
         return hashlib.sha256("".join(self.digest(split) for split in SPLITS).encode()).hexdigest()
 
 
 def open_set(kind: Kind, source: str, identity: str = "") -> DenseSet:
-    """The pairs of a folder; BadData names what is missing, or says that it is no longer the one of an ``identity``."""
+    """Lists the pairs of a folder. Raises BadData when files are missing, or when ``identity`` is given and the files have changed
+    since."""
     field = f"scores.{kind}.source"
     try:
-        return _opened(kind, Path(source).expanduser(), field, identity)
+        return _open(kind, Path(source).expanduser(), field, identity)
     except BadData as error:
         raise error.about(field) from None
 
 
-def _opened(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
-    """The pairs of a folder that a ``field`` of the configuration names."""
+def _open(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
+    """``open_set``, where ``field`` is the field of the configuration that names the folder."""
     if not root.is_dir():
-        raise BadData(f"{root} is no folder; give {field} one with images/ and {TARGETS[kind]}/, or leave it empty.")
-    passed = Passed()
-    splits = _splits(kind, root, passed)
-    if not identity and (sentence := passed.sentence(root)):  # said once, while a run is planned
+        raise BadData(f"{root} is not a folder; set {field} to a folder with images/ and {TARGETS[kind]}/, or leave it empty.")
+    skipped = Skipped()
+    splits = _splits(kind, root, skipped)
+    if not identity and (sentence := skipped.sentence(root)):  # reported once, while a run is planned
         tell_once(f"data: {sentence}")
-    found = DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()}, contents=_reading(kind, root, splits).digests)
-    if identity and found.identity != identity:
+    dense_set = DenseSet(root, **{split: tuple(pairs) for split, pairs in splits.items()}, contents=_reading(kind, root, splits).digests)
+    if identity and dense_set.identity != identity:
         raise BadData(f"{root}: its files changed after this run was planned; run the same command again.")
-    return found
+    return dense_set
 
 
 def kind_of(root: Path) -> Kind | None:
-    """Which kind of dense set a folder holds, by the folder of targets beside its images; None when it holds none."""
+    """The kind of dense set in a folder, by the name of the folder of targets; None when it is not a dense set."""
     folders = {name.lower() for name in scan.folders(root)}
     if (root / LISTS["training"]).is_file():
         return "depth"
@@ -116,149 +117,159 @@ def kind_of(root: Path) -> Kind | None:
 
 
 def verify(kind: Kind, root: Path) -> Reading:
-    """Reads every file of a dense set; says how they differ from what was read last."""
-    return _reading(kind, root, _splits(kind, root, Passed()), whole=True)
+    """Reads every file of a dense set again; the result tells which files changed since they were last read."""
+    return _reading(kind, root, _splits(kind, root, Skipped()), reread=True)
 
 
-def _reading(kind: Kind, root: Path, splits: Mapping[str, Sequence[Pair]], *, whole: bool = False) -> Reading:
+def _reading(kind: Kind, root: Path, splits: Mapping[str, Sequence[ImagePair]], *, reread: bool = False) -> Reading:
     paths = dict.fromkeys(path for pairs in splits.values() for pair in pairs for path in pair)
-    return catalogue.read(root, [scan.stamped(root, path) for path in paths], kind, whole=whole)
+    return catalogue.read(root, [scan.stat_file(root, path) for path in paths], kind, reread=reread)
 
 
-def _splits(kind: Kind, root: Path, passed: Passed) -> dict[str, list[Pair]]:
+def _splits(kind: Kind, root: Path, skipped: Skipped) -> dict[str, list[ImagePair]]:
     """The pairs of both splits."""
     if kind == "depth" and (root / LISTS["training"]).is_file():
-        return {split: _listed(root, root / LISTS[split]) for split in SPLITS}
-    inside = scan.folders(root)
-    if len(inside) == 1 and kind_of(root / inside[0]) == kind:
-        raise BadData(f"{root}: holds one folder, '{inside[0]}', with the images and their {TARGETS[kind]} in it; give {root / inside[0]}.")
-    images, targets = _folders(root, "images", passed), _folders(root, TARGETS[kind], passed)
+        return {split: _pairs_from_list(root, root / LISTS[split]) for split in SPLITS}
+    names = scan.folders(root)
+    if len(names) == 1 and kind_of(root / names[0]) == kind:
+        raise BadData(f"{root}: its only folder, '{names[0]}', has the images and {TARGETS[kind]}; give {root / names[0]}.")
+    images, targets = _folders(root, "images", skipped), _folders(root, TARGETS[kind], skipped)
     for split in SPLITS:
         if split_of(images[split].rpartition("/")[2]) != split_of(targets[split].rpartition("/")[2]):
             raise BadData(f"{root}: {images[split]} and {targets[split]} are different splits; give both folders the same split names.")
-    return {split: _paired(root, images[split], targets[split], passed) for split in SPLITS}
+    return {split: _paired(root, images[split], targets[split], skipped) for split in SPLITS}
 
 
-def _folders(root: Path, name: str, passed: Passed) -> dict[str, str]:
-    """Where each split of the images or of the targets is, below the root, whatever the case of the names."""
-    inside = scan.folders(root)
-    part = name if name in inside else next((folder for folder in inside if folder.lower() == name), name)
-    own = Passed()
-    chosen = choose_splits(root / part, scan.folders(root / part, own), own, single=True) if (root / part).is_dir() else None
-    passed.notes += own.notes
-    passed.others += [f"{part}/{other}" for other in own.others]
-    passed.dangling += [f"{part}/{link}" for link in own.dangling]
+def _folders(root: Path, name: str, skipped: Skipped) -> dict[str, str]:
+    """Split -> its folder of images or targets, relative to the root; upper and lower case do not matter."""
+    names = scan.folders(root)
+    part = name if name in names else next((folder for folder in names if folder.lower() == name), name)
+    skipped_here = Skipped()
+    chosen = (
+        choose_splits(root / part, scan.folders(root / part, skipped_here), skipped_here, single=True) if (root / part).is_dir() else None
+    )
+    skipped.notes += skipped_here.notes
+    skipped.others += [f"{part}/{other}" for other in skipped_here.others]
+    skipped.dangling += [f"{part}/{link}" for link in skipped_here.dangling]
     train, val = (chosen.train, chosen.val) if chosen else ([], [])
-    return {split: f"{part}/{found[0] if found else split}" for split, found in zip(SPLITS, (train, val), strict=True)}
+    return {split: f"{part}/{names[0] if names else split}" for split, names in zip(SPLITS, (train, val), strict=True)}
 
 
-def _paired(root: Path, images_in: str, targets_in: str, passed: Passed) -> list[Pair]:
+def _paired(root: Path, images_in: str, targets_in: str, skipped: Skipped) -> list[ImagePair]:
     """Pairs by name: images/SPLIT/NAME.* with TARGETS/SPLIT/NAME.png."""
-    images, maps = _by_name(root, images_in, SUFFIXES, passed), _by_name(root, targets_in, (".png",), passed)
+    images, maps = _by_name(root, images_in, SUFFIXES, skipped), _by_name(root, targets_in, (".png",), skipped)
     if not images:
-        raise BadData(f"{root / images_in}: holds no images; give a folder with {images_in}/ and {targets_in}/.")
-    for one, other, words in ((images, maps, (targets_in, ".png")), (maps, images, (images_in, ".jpg"))):
-        alone = sorted(one.keys() - other.keys())
-        if alone:
-            lacking = f"{words[0]}/{alone[0]}{words[1]}"
-            raise BadData(f"{root}: {one[alone[0]]} has no {lacking} ({len(alone)} like it); add the files or remove these.")
-    return [Pair(images[name], maps[name]) for name in sorted(images)]
+        raise BadData(f"{root / images_in}: contains no images; give a folder with {images_in}/ and {targets_in}/.")
+    for files, partners, place in ((images, maps, (targets_in, ".png")), (maps, images, (images_in, ".jpg"))):
+        unmatched = sorted(files.keys() - partners.keys())
+        if unmatched:
+            missing = f"{place[0]}/{unmatched[0]}{place[1]}"
+            raise BadData(f"{root}: {files[unmatched[0]]} has no {missing} ({len(unmatched)} such files); add or remove files.")
+    return [ImagePair(images[name], maps[name]) for name in sorted(images)]
 
 
-def _by_name(root: Path, folder: str, suffixes: tuple[str, ...], passed: Passed) -> dict[str, str]:
-    """Files below a folder of the root by their paths in it without suffix; of several with one name the first is taken."""
-    found: dict[str, str] = {}
-    files = sorted(file.path for file in scan.walk(root, folder, suffixes, passed)) if (root / folder).is_dir() else []
+def _by_name(root: Path, folder: str, suffixes: tuple[str, ...], skipped: Skipped) -> dict[str, str]:
+    """Path in the folder without suffix -> path below the root; of several files with one name, the first in order."""
+    by_name: dict[str, str] = {}
+    files = sorted(file.path for file in scan.walk(root, folder, suffixes, skipped)) if (root / folder).is_dir() else []
     for path in files:
         name = path[len(folder) + 1 :].rpartition(".")[0]
-        if found.setdefault(name, path) != path:
-            passed.twins.append(path)
-    return found
+        if by_name.setdefault(name, path) != path:
+            skipped.twins.append(path)
+    return by_name
 
 
-def _listed(root: Path, path: Path) -> list[Pair]:
-    """Pairs of a split list: image, depth map, and what else a line holds (BTS: the focal length)."""
+def _pairs_from_list(root: Path, path: Path) -> list[ImagePair]:
+    """Pairs of a list file: each line names an image, a depth map and perhaps more (BTS: the focal length), which is ignored."""
     if not path.is_file():
         raise BadData(f"{path} does not exist; a folder with {LISTS['training']} needs {LISTS['validation']} too.")
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), 1):
-        words = line.split()
-        if not words:
+        columns = line.split()
+        if not columns:
             continue
-        if len(words) < 2:
-            raise BadData(f"{path}, line {number}: names one file; write an image and its depth map, with a space between.")
-        pair = Pair(*(word.lstrip("/") for word in words[:2]))
+        if len(columns) < 2:
+            raise BadData(f"{path}, line {number}: names only one file; write an image and its depth map, separated by a space.")
+        pair = ImagePair(*(word.lstrip("/") for word in columns[:2]))
         outside = [file for file in pair if ".." in Path(file).parts]
         if outside:
-            raise BadData(f"{path}, line {number}: {outside[0]} leads out of {root}; name files in that folder.")
-        missing = [file for file in pair if not (root / file).is_file()]
-        if missing:
-            raise BadData(f"{path}, line {number}: {root / missing[0]} does not exist; unpack it there or remove the line.")
+            raise BadData(f"{path}, line {number}: {outside[0]} is outside {root}; name files in that folder.")
+        absent = [file for file in pair if not (root / file).is_file()]
+        if absent:
+            raise BadData(f"{path}, line {number}: {root / absent[0]} does not exist; unpack it there or remove the line.")
         pairs.append(pair)
     if not pairs:
-        raise BadData(f"{path}: names no files; write an image and its depth map on each line.")
+        raise BadData(f"{path}: is empty; write an image and its depth map on each line.")
     return sorted(pairs)
 
 
-def read_labelled(root: Path, pair: Pair, classes: int, short: int | None = None) -> Sample:
-    """An image and its classes 0 to ``classes`` - 1, with 255 where the mask holds 0. BadData for a mask of other numbers than 0 to
-    ``classes``, and for an image that would be too large with its short side resized to ``short``."""
-    image, mask = _read(root, pair, "mask", short)
+def read_labelled(root: Path, pair: ImagePair, classes: int, short: int | None = None) -> Sample:
+    """Reads an image and its mask: labels 0 to ``classes`` - 1, and 255 where the mask is 0.
+
+    Raises BadData for a mask with other values than 0 to ``classes``, and for an image that would be too large after resizing its short
+    side to ``short`` pixels."""
+    image, mask = _read_pair(root, pair, "mask", short)
     if mask.dtype not in (np.bool_, np.uint8, np.uint16):
-        raise BadData(f"{root / pair.target}: holds {mask.dtype} numbers; a mask holds 0 for unlabelled and the classes 1 to {classes}.")
-    most = int(mask.max())
-    if most > classes:
+        raise BadData(f"{root / pair.target}: has {mask.dtype} values; a mask has 0 for unlabelled pixels and the classes 1 to {classes}.")
+    largest = int(mask.max())
+    if largest > classes:
         raise BadData(
-            f"{root / pair.target}: holds label {most}, and the classes are 1 to {classes} with 0 for unlabelled; "
+            f"{root / pair.target}: has label {largest}, but the classes are 1 to {classes}, with 0 for unlabelled; "
             "correct the mask or set scores.segmentation.head.classes."
         )
     return Sample(image, mask.astype(np.uint8) - np.uint8(1))  # 0 wraps round to 255
 
 
-def read_depth(root: Path, pair: Pair) -> Sample:
-    """An image and its depths in metres, 0 where unknown. BadData for a depth map that is not of 16 bits."""
-    image, depth = _read(root, pair, "depth map")
+def read_depth(root: Path, pair: ImagePair) -> Sample:
+    """Reads an image and its depth in metres, 0 where unknown. Raises BadData for a depth map that does not have 16 bits."""
+    image, depth = _read_pair(root, pair, "depth map")
     if depth.dtype in (np.bool_, np.uint8):
-        raise BadData(f"{root / pair.target}: has 8 bits a pixel; a depth map is a PNG of 16 bits, in millimetres.")
+        raise BadData(f"{root / pair.target}: has 8 bits per pixel; a depth map is a 16-bit PNG in millimetres.")
     if depth.dtype != np.uint16:
-        unknown = f"holds {depth.dtype} numbers, whose unit is unknown"
-        raise BadData(f"{root / pair.target}: {unknown}; a depth map is a PNG of 16 bits, in millimetres.")
+        raise BadData(f"{root / pair.target}: has {depth.dtype} values, whose unit is unknown; a depth map is a 16-bit PNG in millimetres.")
     if not depth.any():
         raise BadData(f"{root / pair.target}: every depth is zero, which means unknown; remove the pair or repair the depth map.")
     return Sample(image, depth.astype(np.float32) / np.float32(MILLIMETRES))
 
 
-def _read(root: Path, pair: Pair, word: str, short: int | None = None) -> tuple[Image.Image, np.ndarray]:
-    """The image in RGB and the numbers of its target, of one size."""
+def _read_pair(root: Path, pair: ImagePair, kind: str, short: int | None = None) -> tuple[Image.Image, np.ndarray]:
+    """The image in RGB and the values [H, W] of its target. Raises BadData when one cannot be read or their sizes differ."""
     try:
         path = root / pair.image
-        with opened(path) as image:
+        with open_image(path) as image:
             check_size(image.size, short)
             rgb = to_rgb(image)
         path = root / pair.target
-        with opened(path) as image:
-            target = stored(image)
+        with open_image(path) as image:
+            target = read_values(image)
     except UNREADABLE as error:
         raise BadData(f"{path}: cannot be read ({reason(error)}); repair it or remove the pair.") from None
     if target.ndim != 2:
-        raise BadData(f"{path}: has {target.shape[2]} channels; a {word} has one.")
+        raise BadData(f"{path}: has {target.shape[2]} channels; a {kind} has one channel.")
     if target.shape != (rgb.height, rgb.width):
         sizes = f"{target.shape[1]} x {target.shape[0]} px, its image {rgb.width} x {rgb.height}"
-        raise BadData(f"{path}: the {word} is {sizes}; both must be of one size.")
+        raise BadData(f"{path}: the {kind} is {sizes}; both must have the same size.")
     return rgb, target
 
 
-def check(
-    root: Path, pairs: Sequence[Pair], counted: Callable[[Pair], int], *, threads: int, word: str, advance: Callable[[int], None]
+def count_usable_pixels(
+    root: Path,
+    pairs: Sequence[ImagePair],
+    count_labelled: Callable[[ImagePair], int],
+    *,
+    threads: int,
+    kind: str,
+    advance: Callable[[int], None],
 ) -> int:
-    """Reads every pair of a split before anything is trained on it and gives the sum of what counts; BadData when one cannot be used or
-    when nothing in all of them counts. ``word``: what the targets are called, a key of ``NOTHING``."""
+    """Reads every pair of a split before training and returns the sum of ``count_labelled(pair)``, the usable pixels.
+
+    Raises BadData when a pair cannot be read or when there are no usable pixels. ``kind``: a key of ``WHY_NO_PIXELS``."""
     total = 0
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        for count in pool.map(counted, pairs):
+        for count in pool.map(count_labelled, pairs):
             total += count
             advance(1)
     if not total:
-        most = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-        raise BadData(f"{root}: no pixel of the {word} counts ({pairs[0].target}{most}): {NOTHING[word]}.")
+        others = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        raise BadData(f"{root}: the {kind} have no usable pixel ({pairs[0].target}{others}): {WHY_NO_PIXELS[kind]}.")
     return total

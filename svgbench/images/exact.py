@@ -1,8 +1,8 @@
 """Float32 sine, cosine, arc tangent, interpolation and mean with the same bits on every processor. No torch.
 
-numpy computes these by other instructions on other processors, BLAS by other kernels, and the results differ in their last bits. Here every
-step is one rounded addition, multiplication or division, which IEEE 754 fixes. The polynomials and the order of the steps are those that
-numpy 2 and OpenBLAS take on x86-64 with AVX-512, so that the embedded images keep the bytes that the measured numbers belong to.
+numpy and BLAS choose instructions and kernels by the processor, so their results differ in the last bits. Here every step is one rounded
+addition, multiplication or division, which IEEE 754 defines exactly. The polynomials and the order of the steps are those of numpy 2 and
+OpenBLAS on x86-64 with AVX-512, so that the embedded images keep the bytes on which the published numbers were measured.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ _BLOCK = 1 << 15
 """Numbers in the processor's cache at a time."""
 _ODD = (-0.01557307, -0.07444412, -0.14197528, -0.33333042)
 _EVEN = (0.0027187318, 0.041934505, 0.10614863, 0.19991921, 1.0)
-"""Of arctan(q) / q in q^2, its odd and its even coefficients, from the highest."""
+"""Odd and even coefficients of the polynomial arctan(q) / q in q^2, the highest first."""
 
 
 def sine(x: np.ndarray) -> np.ndarray:
-    """sin of float32 radians below 70,000 in size, float32."""
+    """sin(x), float32, of float32 radians with an absolute value below 70,000."""
     return _blockwise(lambda part: _wave(part, 0), x)
 
 
 def cosine(x: np.ndarray) -> np.ndarray:
-    """cos of float32 radians below 70,000 in size, float32."""
+    """cos(x), float32, of float32 radians with an absolute value below 70,000."""
     return _blockwise(lambda part: _wave(part, 1), x)
 
 
@@ -32,7 +32,8 @@ def arctangent(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def interpolated(lattice: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """A lattice float32 [n, k, k] read bilinearly at ``side`` x ``side``, float32 places [m] from 0 to k - 1: float32 [n, m, m]."""
+    """Bilinear interpolation, float32 [n, m, m], of lattices [n, k, k] at the points ``side`` x ``side``; ``side``: float32 [m] from 0 to
+    k - 1."""
     first = np.floor(side).astype(np.int64).clip(0, lattice.shape[1] - 2)
     low, high = (np.maximum(0, 1 - np.abs(side - place)).astype(np.float32) for place in (first, first + 1))
     down = _fused(lattice[:, first + 1], high[:, None], lattice[:, first] * low[:, None])
@@ -45,22 +46,22 @@ def mean(x: np.ndarray) -> np.ndarray:
 
 
 def _sum(x: np.ndarray) -> np.ndarray:
-    """Sums of rows [n, m]: halves down to 128 numbers or fewer, and these by eight running sums."""
+    """Sums of rows [n, m] by halving down to 128 numbers or fewer, which are added in eight running sums."""
     count = x.shape[1]
     if count > 128:
         half = count // 2 - count // 2 % 8
         return _sum(x[:, :half]) + _sum(x[:, half:])
-    whole = count - count % 8
-    if whole:
+    even_part = count - count % 8
+    if even_part:
         running = x[:, :8]
-        for start in range(8, whole, 8):
+        for start in range(8, even_part, 8):
             running = running + x[:, start : start + 8]
         pairs = running[:, ::2] + running[:, 1::2]
         pairs = pairs[:, ::2] + pairs[:, 1::2]
         total = pairs[:, 0] + pairs[:, 1]
     else:
         total = np.zeros(len(x), np.float32)
-    for place in range(whole, count):
+    for place in range(even_part, count):
         total = total + x[:, place]
     return total
 
@@ -68,11 +69,11 @@ def _sum(x: np.ndarray) -> np.ndarray:
 def _blockwise(function, *arrays: np.ndarray) -> np.ndarray:
     """A function of float32 arrays of one shape, applied to a part at a time."""
     flat = [np.ravel(array) for array in arrays]
-    found = np.empty(flat[0].shape, np.float32)
-    for start in range(0, len(found), _BLOCK):
+    result = np.empty(flat[0].shape, np.float32)
+    for start in range(0, len(result), _BLOCK):
         part = slice(start, start + _BLOCK)
-        found[part] = function(*(array[part] for array in flat))
-    return found.reshape(arrays[0].shape)
+        result[part] = function(*(array[part] for array in flat))
+    return result.reshape(arrays[0].shape)
 
 
 def _fused(a, b, c) -> np.ndarray:
@@ -119,7 +120,7 @@ def _angle(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     """Horner's rule, the highest coefficient first."""
-    found = np.float32(coefficients[0])
+    result = np.float32(coefficients[0])
     for coefficient in coefficients[1:]:
-        found = _fused(found, x, np.float32(coefficient))
-    return found
+        result = _fused(result, x, np.float32(coefficient))
+    return result

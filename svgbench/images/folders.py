@@ -1,8 +1,8 @@
 """Class folders as a source of images. No torch.
 
-``DIR/class/*.jpg`` (a share of each class is held out), or ``DIR/train/class/*`` with ``DIR/val/class/*``; split folders may have any name
-that ``splits`` understands (``training`` and ``validation``, ``ILSVRC2012_img_train``). ImageNet as it is unpacked
-(``DIR/ILSVRC/Data/CLS-LOC/train/n01440764``) is found below the folder that holds it.
+``DIR/class/*.jpg`` (a share of each class is held out for validation), or ``DIR/train/class/*`` with ``DIR/val/class/*``. Split folders may
+have any name that ``splits`` recognises (``training`` and ``validation``, ``ILSVRC2012_img_train``). For ImageNet as unpacked
+(``DIR/ILSVRC/Data/CLS-LOC/train/n01440764``), DIR may be given.
 """
 
 from __future__ import annotations
@@ -14,198 +14,200 @@ from pathlib import Path
 from svgbench.errors import BadData
 from svgbench.images import scan
 from svgbench.images.listing import SUFFIXES, Collection, Entry, Read, unknown_classes
-from svgbench.images.scan import Found, Passed, named
+from svgbench.images.scan import ListedFile, Skipped, examples
 from svgbench.images.splits import Chosen, check_links, choose_splits, is_bare, split_of
 from svgbench.machine.files import is_inside, read_regular
 
 IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-"""Where ImageNet's own archive has its class folders."""
+"""Folders of ImageNet's archive that contain its splits."""
 PICTURES, TARGETS = {"images", "jpegimages", "leftimg8bit"}, {"annotations", "masks", "labels", "depth", "segmentationclass", "gtfine"}
-"""Folders of data sets with masks or depth maps, in lower case: beside each other they are no classes."""
+"""Folders of images and of targets in dense data sets, in lower case. Where both occur, they are not classes."""
 ARCHIVES = (".zip", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a folder has its classes, and their images."""
+    """The class folders and images of a data set."""
 
     root: Path
-    """What paths count from."""
+    """Paths are relative to this folder."""
     train: str
-    """The folder of the training classes below the root; empty where that is the root itself."""
+    """The folder of the training classes, relative to the root; empty for the root itself."""
     val: str | None
-    """That of the validation classes; None where there is none."""
+    """The folder of the validation classes; None without one."""
     classes: tuple[str, ...]
-    images: dict[str, dict[str, list[Found]]]
+    images: dict[str, dict[str, list[ListedFile]]]
     """Split -> class -> its images in the order of their paths."""
 
 
 def collect(root: Path) -> Collection:
-    """The images below a folder; BadData when it holds none, one class, or classes that do not match."""
-    found = _layout(root, Passed())
+    """Lists the images below a folder. Raises BadData when there are none, only one class, or validation classes without training
+    images."""
+    layout = _layout(root, Skipped())
     splits = {
-        split: [Entry(file.path, label, file.size) for label, name in enumerate(found.classes) for file in images[name]]
-        for split, images in found.images.items()
+        split: [Entry(file.path, label, file.size) for label, name in enumerate(layout.classes) for file in images[name]]
+        for split, images in layout.images.items()
     }
-    return Collection(found.root, found.classes, splits["train"], splits.get("val"), lambda entries, scratch: _reader(found.root))
+    return Collection(layout.root, layout.classes, splits["train"], splits.get("val"), lambda entries, scratch: _reader(layout.root))
 
 
-def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
-    """The folder that paths count from, and every image file of both splits; BadData as of ``collect``, before a file is read."""
-    found = _layout(root, passed)
-    return found.root, [file for images in found.images.values() for of_class in images.values() for file in of_class]
+def files(root: Path, skipped: Skipped) -> tuple[Path, list[ListedFile]]:
+    """The folder that paths are relative to, and every image file of both splits. Raises BadData as ``collect`` does; reads no file."""
+    layout = _layout(root, skipped)
+    return layout.root, [file for images in layout.images.values() for of_class in images.values() for file in of_class]
 
 
 def _reader(root: Path) -> Read:
     return lambda entry: read_regular(root / entry.path)
 
 
-def _layout(root: Path, passed: Passed) -> _Layout:
-    """The classes and images of a folder; BadData when they cannot be told or do not match."""
-    root, train, val = _splits(root, passed)
-    classes = tuple(scan.folders(root / train, passed if train else None))
-    images = {"train": _images(root, train, classes, passed)}
+def _layout(root: Path, skipped: Skipped) -> _Layout:
+    """The classes and images of a folder. Raises BadData when the layout is not recognised or the splits' classes differ."""
+    root, train, val = _splits(root, skipped)
+    classes = tuple(scan.folders(root / train, skipped if train else None))
+    images = {"train": _images(root, train, classes, skipped)}
     if not train:
-        _check_places(root, classes, images["train"], passed)
+        _check_places(root, classes, images["train"], skipped)
     _check_training(root / train, classes, images["train"])
     if val is not None:
-        strange = sorted(set(scan.folders(root / val, passed)) - set(classes))
-        if strange:
-            raise unknown_classes(str(root / val), strange, classes)
-        images["val"] = _images(root, val, classes, passed)
+        unknown = sorted(set(scan.folders(root / val, skipped)) - set(classes))
+        if unknown:
+            raise unknown_classes(str(root / val), unknown, classes)
+        images["val"] = _images(root, val, classes, skipped)
         if not any(images["val"].values()):
-            raise BadData(f"{root / val}: holds no images below class folders; sort them into the class folders that {root / train} has.")
+            raise BadData(f"{root / val}: contains no images in class folders; sort them into the same class folders as in {root / train}.")
     return _Layout(root, train, val, classes, images)
 
 
-def _check_training(place: Path, classes: Sequence[str], images: Mapping[str, Sequence[Found]]) -> None:
-    """BadData unless there are two classes or more with images each."""
+def _check_training(folder: Path, classes: Sequence[str], images: Mapping[str, Sequence[ListedFile]]) -> None:
+    """Raises BadData unless there are at least two classes and each has images."""
     if not any(images.values()):
-        raise BadData(f"{place}: holds no images below class folders; give a folder like DIR/class/image.jpg ({', '.join(SUFFIXES)}).")
+        raise BadData(f"{folder}: contains no images in class folders; give a folder like DIR/class/image.jpg ({', '.join(SUFFIXES)}).")
     empty = next((name for name in classes if not images[name]), None)
     if empty is not None:
-        raise BadData(f"{place / empty}: holds no images, and each folder in {place} is a class; fill it or move it elsewhere.")
+        raise BadData(f"{folder / empty}: contains no images, and each folder in {folder} is a class; fill it or move it elsewhere.")
     if len(classes) < 2:
-        raise BadData(f"{place}: holds one class, '{classes[0]}', and two are needed; sort the images into a folder for each class.")
+        raise BadData(f"{folder}: has only one class, '{classes[0]}', and needs two; sort the images into a folder for each class.")
 
 
-def _check_places(root: Path, classes: Sequence[str], images: Mapping[str, Sequence[Found]], passed: Passed) -> None:
-    """BadData for a folder without splits whose folders cannot be classes: images beside masks, or splits below classes; ``passed`` notes
-    that images are deeper than usual."""
+def _check_places(root: Path, classes: Sequence[str], images: Mapping[str, Sequence[ListedFile]], skipped: Skipped) -> None:
+    """Raises BadData for a folder without splits whose folders cannot be classes: images beside masks, or splits below classes. ``skipped``
+    notes when images are deeper than usual."""
     kinds = {name.lower(): name for name in classes}
     pictures, targets = (sorted(names & kinds.keys()) for names in (PICTURES, TARGETS))
     if pictures and targets:
         raise BadData(
-            f"{root}: holds '{kinds[pictures[0]]}' and '{kinds[targets[0]]}', which are no classes; give a folder like DIR/class/image.jpg "
-            "(images with masks or depth maps go to scores.segmentation.source or scores.depth.source)."
+            f"{root}: contains '{kinds[pictures[0]]}' and '{kinds[targets[0]]}', which are not classes; give a folder like "
+            "DIR/class/image.jpg (for images with masks or depth maps set scores.segmentation.source or scores.depth.source)."
         )
     below = {name: {file.path.split("/")[1] for file in images[name] if file.path.count("/") > 1} for name in classes}
-    split = [name for name in classes if {"train", "val"} <= {_held(folder) for folder in below[name] if is_bare(folder)}]
+    split = [name for name in classes if {"train", "val"} <= {_validation_split(folder) for folder in below[name] if is_bare(folder)}]
     if len(split) > 1:
         raise BadData(
-            f"{root}: the folders {named(split)} hold splits themselves ({named(sorted(below[split[0]]))}); "
+            f"{root}: the folders {examples(split)} contain splits ({examples(sorted(below[split[0]]))}); "
             "put the classes below the splits, as in train/CLASS/image.jpg and val/CLASS/image.jpg."
         )
     deep = next((name for name in classes if len(below[name]) > 1), None)
     if deep is not None and not any(file.path.count("/") == 1 for of_class in images.values() for file in of_class):
-        passed.notes.append(f"each folder in it is a class, with all images below it ({deep}/{min(below[deep])} is of the class {deep})")
+        skipped.notes.append(f"each folder in it is a class, with all images below it ({deep}/{min(below[deep])} is of the class {deep})")
 
 
-def _held(folder: str) -> str | None:
-    """The split that a name means, test as validation."""
+def _validation_split(folder: str) -> str | None:
+    """The split that a name stands for, with test counted as validation."""
     split = split_of(folder)
     return "val" if split == "test" else split
 
 
-def _splits(root: Path, passed: Passed) -> tuple[Path, str, str | None]:
-    """The folder, and below it where its training classes are, and its validation classes if it has its own."""
+def _splits(root: Path, skipped: Skipped) -> tuple[Path, str, str | None]:
+    """The root, and relative to it the folders of the training classes and of the validation classes (None without them)."""
     root = next((root / inner for inner in IMAGENET if _has_train(root / inner)), root)
-    names = scan.folders(root, passed)
+    names = scan.folders(root, skipped)
     if not names:
         packed = next((path.name for path in sorted(root.iterdir()) if path.suffix.lower() in ARCHIVES), None)
         raise BadData(
-            f"{root}: holds no class folders, shards (*.tar) or Hugging Face dataset"
+            f"{root}: contains no class folders, shards (*.tar) or Hugging Face dataset"
             + (f", but archives ({packed}); unpack them and " if packed else "; ")
             + "give a folder like DIR/class/image.jpg, or 'shapes'."
         )
     check_links(root)
-    chosen = _chosen(root, names, passed)
+    chosen = _choose(root, names, skipped)
     if chosen is None:
         if len(names) == 1 and (inner := _inner(root, names[0])):
-            raise BadData(f"{root}: holds one folder, '{names[0]}', which would be the only class; give {inner}.")
+            raise BadData(f"{root}: its only folder, '{names[0]}', would be the only class; give {inner}.")
         return root, "", None
     return root, _same_inside(root, chosen.train[0]), _same_inside(root, chosen.val[0]) if chosen.val else None
 
 
-def _alone(place: Path) -> str | None:
-    """The only folder in a folder that holds no images itself; None where it is a link to one above it."""
-    names = scan.folders(place)
-    if len(names) != 1 or scan.own(place, SUFFIXES) or is_inside(place / names[0], place):
+def _only_folder(folder: Path) -> str | None:
+    """The only subfolder of a folder without images of its own; None where there is none or it is a link to a folder above."""
+    names = scan.folders(folder)
+    if len(names) != 1 or scan.files_in(folder, SUFFIXES) or is_inside(folder / names[0], folder):
         return None
     return names[0]
 
 
 def _inner(root: Path, name: str) -> Path | None:
-    """The folder below one that stands alone which has several folders, or a single one that is a split, or shards or a dataset."""
-    place = root / name
-    while (inner := _alone(place)) and not split_of(inner):
-        place = place / inner
-    return place if scan.folders(place) or scan.own(place, (".tar", ".parquet", ".arrow")) else None
+    """Follows single subfolders down to the first folder with several folders, a split, shards or a dataset; None without one."""
+    folder = root / name
+    while (inner := _only_folder(folder)) and not split_of(inner):
+        folder = folder / inner
+    return folder if scan.folders(folder) or scan.files_in(folder, (".tar", ".parquet", ".arrow")) else None
 
 
 def _same_inside(root: Path, split: str) -> str:
-    """A split's folder, or the one in it where that alone is in it and its name means the same split (``train/train/CLASS``)."""
-    while (inner := _alone(root / split)) and split_of(inner) == split_of(split.rpartition("/")[2]):
+    """The folder of a split, or its only subfolder where that is named after the same split (``train/train/CLASS``)."""
+    while (inner := _only_folder(root / split)) and split_of(inner) == split_of(split.rpartition("/")[2]):
         split = f"{split}/{inner}"
     return split
 
 
-def _has_train(place: Path) -> bool:
-    return place.is_dir() and any(split_of(name) == "train" for name in scan.folders(place))
+def _has_train(folder: Path) -> bool:
+    return folder.is_dir() and any(split_of(name) == "train" for name in scan.folders(folder))
 
 
-def _chosen(root: Path, names: Sequence[str], passed: Passed) -> Chosen | None:
-    """The split folders among some folders; None when all of them are classes. A folder called ``train`` may be a class of locomotives:
-    it is a split when it holds class folders itself. BadData when that cannot be told."""
-    like = [name for name in names if split_of(name)]
-    if not like:
+def _choose(root: Path, names: Sequence[str], skipped: Skipped) -> Chosen | None:
+    """The split folders among some folders; None when all of them are classes. A folder called ``train`` may also be a class (of trains):
+    it is a split when it contains class folders. Raises BadData where both are possible."""
+    split_names = [name for name in names if split_of(name)]
+    if not split_names:
         return None
-    others = [name for name in names if name not in like and scan.first(root / name, SUFFIXES)]
-    inside = {name: frozenset(scan.folders(root / name)) for name in (*like, *others)}
-    training = [name for name in like if split_of(name) == "train"]
-    held = [name for name in like if name not in training and (inside[name] or split_of(name) == "val")]
-    if any(inside[name] for name in training) and (held or not others):
-        usable = [*training, *held, *others]
-        passed.others += [name for name in like if name not in usable]
-        chosen = choose_splits(root, usable, passed, single=True)
+    others = [name for name in names if name not in split_names and scan.first_file(root / name, SUFFIXES)]
+    inside = {name: frozenset(scan.folders(root / name)) for name in (*split_names, *others)}
+    training = [name for name in split_names if split_of(name) == "train"]
+    validation = [name for name in split_names if name not in training and (inside[name] or split_of(name) == "val")]
+    if any(inside[name] for name in training) and (validation or not others):
+        usable = [*training, *validation, *others]
+        skipped.others += [name for name in split_names if name not in usable]
+        chosen = choose_splits(root, usable, skipped, single=True)
         for name in (*chosen.train, *chosen.val[:1]) if chosen else ():
-            passed.outside += len(scan.own(root / name, SUFFIXES))
+            skipped.outside += len(scan.files_in(root / name, SUFFIXES))
         return chosen
-    if not others or (training and held):
-        if len(like) == 1 and not inside[like[0]]:
-            return None  # one class: that is said
+    if not others or (training and validation):
+        if len(split_names) == 1 and not inside[split_names[0]]:
+            return None  # one class: the caller raises the error
         if not training and any(inside.values()):
-            choose_splits(root, like, passed, single=True)  # says what is missing
-        flat = [name for name in like if not inside[name]]
+            choose_splits(root, split_names, skipped, single=True)  # says what is missing
+        flat = [name for name in split_names if not inside[name]]
         example = flat[0] if is_bare(flat[0]) else split_of(flat[0])
         raise BadData(
-            f"{root}: {named(flat)} named like a split, without class folders; sort the images into folders like {example}/CLASS/image.jpg."
+            f"{root}: {examples(flat)} named like a split, without class folders; "
+            f"sort the images into folders like {example}/CLASS/image.jpg."
         )
-    for name in like:  # beside folders of images that are in no split
-        alike = any(inside[name] & inside[other] for other in others)
+    for name in split_names:  # beside folders of images that are in no split
+        shares_classes = any(inside[name] & inside[other] for other in others)
         nested = all(inside[other] for other in others)
-        splits = not nested and not scan.own(root / name, SUFFIXES) if inside[name] else nested
-        if alike or (is_bare(name) and splits):
+        splits = not nested and not scan.files_in(root / name, SUFFIXES) if inside[name] else nested
+        if shares_classes or (is_bare(name) and splits):
             raise BadData(
-                f"{root}: '{name}' looks like a split, and beside it are folders of images that are in no split ({named(others)}); "
-                "name the splits 'train' and 'val', or move what does not belong to them elsewhere."
+                f"{root}: '{name}' looks like a split, but there are also folders of images in no split ({examples(others)}); "
+                "name the splits 'train' and 'val', or move the other folders elsewhere."
             )
     return None
 
 
-def _images(root: Path, split: str, classes: Sequence[str], passed: Passed) -> dict[str, list[Found]]:
-    """The images below each class folder of a split, in the order of their paths; none of a class that has no folder there."""
+def _images(root: Path, split: str, classes: Sequence[str], skipped: Skipped) -> dict[str, list[ListedFile]]:
+    """Class -> its images in a split, in the order of their paths; empty for a class without a folder."""
     return {
-        name: sorted(scan.walk(root, f"{split}/{name}" if split else name, SUFFIXES, passed)) if (root / split / name).is_dir() else []
+        name: sorted(scan.walk(root, f"{split}/{name}" if split else name, SUFFIXES, skipped)) if (root / split / name).is_dir() else []
         for name in classes
     }

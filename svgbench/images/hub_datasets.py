@@ -1,11 +1,10 @@
-"""Hugging Face datasets as a source of images: what ``save_to_disk`` wrote, or a folder of the hub's parquet files. No torch.
+"""Hugging Face datasets as a source of images: the output of ``save_to_disk``, or a folder of parquet files from the hub. No torch.
 
-Read with pyarrow (extra ``data``), which writes these files: the package ``datasets`` would copy parquet files to a cache first. The image
-column is the first of the feature ``Image`` (else ``image``), a struct of ``bytes`` and ``path`` or plain bytes; a ``path`` without bytes
-names a file in the dataset's folder, from which it counts when it is relative, and no other. The label column is the first
-``ClassLabel`` (else ``label``), numbers or strings. Each file's labels are understood by its own class names, so splits and files that
-number the classes differently are brought together. Splits are found by the words of their names; without a validation or test split a
-share of each class is held out.
+They are read with pyarrow (extra ``data``); the package ``datasets`` would copy parquet files to a cache first. The image column is the
+first of the feature ``Image`` (else ``image``): a struct of ``bytes`` and ``path``, or plain bytes. A ``path`` without bytes names a file
+in the dataset's folder. The label column is the first ``ClassLabel`` (else ``label``): numbers or strings. Labels are matched by the class
+names of each file, so that splits and files may number the classes differently. Splits are recognised by their names; without a validation
+or test split, a share of each class is held out.
 """
 
 from __future__ import annotations
@@ -19,41 +18,43 @@ from svgbench.errors import BadData
 from svgbench.images import scan
 from svgbench.images.decode import reason
 from svgbench.images.hub_files import Part, open_arrow, open_parquet, reader
-from svgbench.images.listing import LISTED, SUFFIXES, UNLABELLED, Collection, Entry, Files, check_classes, numbered, unknown_classes
-from svgbench.images.scan import Found, Passed, named
+from svgbench.images.listing import MAX_NAMES, SUFFIXES, UNLABELLED, Collection, Entry, Files, check_classes, numbered, unknown_classes
+from svgbench.images.scan import ListedFile, Skipped, examples
 from svgbench.images.splits import check_links, choose_splits, split_of
 from svgbench.machine.files import read_regular
 from svgbench.machine.progress import tell_once
 
 PARQUET = (".parquet",)
-ABOUT = ("dataset_dict.json", "state.json")
-"""What ``save_to_disk`` writes beside the splits, or beside the data of one."""
+METADATA = ("dataset_dict.json", "state.json")
+"""Metadata files of ``save_to_disk``: of all splits, and of one split."""
 JSON_BYTES = 1 << 26
-"""A longer JSON file is none of a dataset's."""
+"""Largest size of a metadata file."""
 
 
 def holds(root: Path) -> bool:
-    """Whether a directory is such a dataset."""
-    apart = any(split_of(name) == "train" for name in _saved_apart(root))
-    if apart or any((root / name).is_file() for name in ABOUT):
+    """Whether a directory is a Hugging Face dataset."""
+    saved_splits = any(split_of(name) == "train" for name in _saved_apart(root))
+    if saved_splits or any((root / name).is_file() for name in METADATA):
         return True
-    found = _parquet(root)
-    beside = [name for name in scan.folders(root) if split_of(name) == "train"]  # of images, that a table lies beside
-    return any(split_of(name) for name in found) or (bool(found) and not any(_first(root / name).endswith(SUFFIXES) for name in beside))
+    parquet = _parquet(root)
+    image_folders = [name for name in scan.folders(root) if split_of(name) == "train"]  # folders of images next to a parquet file
+    return any(split_of(name) for name in parquet) or (
+        bool(parquet) and not any(_first(root / name).endswith(SUFFIXES) for name in image_folders)
+    )
 
 
-def files(root: Path, passed: Passed) -> tuple[Path, list[Found]]:
-    """The folder that paths count from, the data files, those that say which they are, and image files, which rows may name."""
-    split = _split(root, passed)
+def files(root: Path, skipped: Skipped) -> tuple[Path, list[ListedFile]]:
+    """The folder that paths are relative to, and the files: data, metadata, and images that rows may name."""
+    split = _split(root, skipped)
     data = [*split.train, *split.val]
-    about = {f"{folder}/{name}".lstrip("/") for folder in ("", *(f.path.rpartition("/")[0] for f in data)) for name in ABOUT}
-    about_files = [scan.stamped(root, name) for name in sorted(about) if (root / name).is_file()]
-    return root, [*data, *about_files, *scan.walk(root, "", SUFFIXES, Passed(), links=False)]
+    metadata = {f"{folder}/{name}".lstrip("/") for folder in ("", *(f.path.rpartition("/")[0] for f in data)) for name in METADATA}
+    about_files = [scan.stat_file(root, name) for name in sorted(metadata) if (root / name).is_file()]
+    return root, [*data, *about_files, *scan.walk(root, "", SUFFIXES, Skipped(), links=False)]
 
 
 def collect(root: Path) -> Collection:
-    """The images of a dataset, by its label column and its images' names; no image is read."""
-    split = _split(root, Passed())
+    """Lists the images of a dataset by labels and names; reads no image. Raises BadData when the dataset cannot be used."""
+    split = _split(root, Skipped())
     relative = tuple(file.path for file in (*split.train, *split.val))
     paths, count = [root / path for path in relative], len(split.train)
     parts = [open_arrow(path) if path.suffix == ".arrow" else open_parquet(path) for path in paths]
@@ -62,11 +63,11 @@ def collect(root: Path) -> Collection:
     numbers = [_numbers(part, names, declared=declared) for part in parts]
     train_numbers = [number for rows in numbers[:count] for number in rows]
     if not train_numbers:
-        raise BadData(f"{root}: its training split holds no rows; give a dataset with images.")
+        raise BadData(f"{root}: its training split has no rows; give a dataset with images.")
     classes = names or numbered(root, train_numbers)
 
     def entries(name: str, places: range) -> list[Entry]:
-        start = [name] if split.named else []
+        start = [name] if split.has_splits else []
         return [
             Entry("/".join([*start, classes[label] if label < len(classes) else str(label), parts[place].name(row)]), label, 0, place, row)
             for place in places
@@ -80,17 +81,17 @@ def collect(root: Path) -> Collection:
 
 
 def _saved_apart(root: Path) -> list[str]:
-    """Folders whose names mean a split and in which ``save_to_disk`` left one."""
-    return [name for name in scan.folders(root) if split_of(name) and (root / name / ABOUT[1]).is_file()]
+    """Folders that ``save_to_disk`` wrote and that are named after a split."""
+    return [name for name in scan.folders(root) if split_of(name) and (root / name / METADATA[1]).is_file()]
 
 
-def _parquet(root: Path, passed: Passed | None = None) -> list[str]:
-    """Parquet files, and folders of them whose names mean a split (with a slash behind): of a dataset's folder, else of its ``data``."""
+def _parquet(root: Path, skipped: Skipped | None = None) -> list[str]:
+    """Parquet files, and folders of them named after a split (ending in a slash), in the dataset's folder or else in its ``data``."""
     for under in ("", "data/"):
-        inner = root / under
-        if inner.is_dir():
-            files = scan.own(inner, PARQUET, passed)
-            folders = [name for name in scan.folders(inner) if split_of(name) and _holds_parquet(inner / name)]
+        folder = root / under
+        if folder.is_dir():
+            files = scan.files_in(folder, PARQUET, skipped)
+            folders = [name for name in scan.folders(folder) if split_of(name) and _holds_parquet(folder / name)]
             if files or any(split_of(name) == "train" for name in folders):
                 return [*(f"{under}{name}" for name in files), *(f"{under}{name}/" for name in folders)]
     return []
@@ -103,55 +104,57 @@ def _holds_parquet(folder: Path) -> bool:
 
 def _first(folder: Path) -> str:
     """The first parquet file or image below a folder, in lower case; empty when there is none."""
-    return scan.first(folder, PARQUET + SUFFIXES).lower()
+    return scan.first_file(folder, PARQUET + SUFFIXES).lower()
 
 
-def _split(root: Path, passed: Passed) -> Files:
+def _split(root: Path, skipped: Skipped) -> Files:
     """Data files for training and for validation."""
     check_links(root)
-    if (root / ABOUT[0]).is_file():
-        names = _json(root / ABOUT[0]).get("splits", [])
+    if (root / METADATA[0]).is_file():
+        names = _json(root / METADATA[0]).get("splits", [])
         if not isinstance(names, list) or not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise BadData(f"{root / ABOUT[0]}: lists no splits; save the dataset again.")
+            raise BadData(f"{root / METADATA[0]}: does not list the splits; save the dataset again.")
         if not any(split_of(name) == "train" for name in names):
             raise BadData(f"{root}: has the splits {', '.join(names) or 'none'}; a split 'train' is needed.")
-    elif (root / ABOUT[1]).is_file():
+    elif (root / METADATA[1]).is_file():
         return Files(_saved(root, ""), [], False)
     else:
         names = _saved_apart(root)
     if names:
-        chosen = choose_splits(root, names, passed, single=True)
+        chosen = choose_splits(root, names, skipped, single=True)
         return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
-    of = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root, passed)}
-    place = next(iter(of.values())).rstrip("/").rpartition("/")[0]
-    check_links(root / place)
-    beside = [name for name in scan.folders(root / place) if not split_of(name) and _holds_parquet(root / place / name)]
-    chosen = choose_splits(root, [*of, *beside], passed, single=all(name.endswith("/") for name in of.values() if split_of(name)))
+    by_name = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root, skipped)}
+    parent = next(iter(by_name.values())).rstrip("/").rpartition("/")[0]
+    check_links(root / parent)
+    unsplit = [name for name in scan.folders(root / parent) if not split_of(name) and _holds_parquet(root / parent / name)]
+    chosen = choose_splits(
+        root, [*by_name, *unsplit], skipped, single=all(name.endswith("/") for name in by_name.values() if split_of(name))
+    )
     if chosen is None:
-        passed.others += beside
-        return Files([scan.stamped(root, name) for name in of.values()], [], False)
+        skipped.others += unsplit
+        return Files([scan.stat_file(root, name) for name in by_name.values()], [], False)
 
-    def found(name: str) -> list[Found]:
-        path = of[name]
-        return sorted(scan.walk(root, path.rstrip("/"), PARQUET, passed)) if path.endswith("/") else [scan.stamped(root, path)]
+    def data_files(name: str) -> list[ListedFile]:
+        path = by_name[name]
+        return sorted(scan.walk(root, path.rstrip("/"), PARQUET, skipped)) if path.endswith("/") else [scan.stat_file(root, path)]
 
-    return Files(*([file for name in part for file in found(name)] for part in chosen), True)
+    return Files(*([file for name in part for file in data_files(name)] for part in chosen), True)
 
 
-def _saved(root: Path, split: str) -> list[Found]:
+def _saved(root: Path, split: str) -> list[ListedFile]:
     """The arrow files that ``save_to_disk`` lists for one split."""
     directory = root / split
-    state = _json(directory / ABOUT[1])
+    state = _json(directory / METADATA[1])
     if any(value for key, value in state.items() if key.startswith("_indices")):
-        raise BadData(f"{directory}: holds a selection of rows that was not flattened; call flatten_indices() before save_to_disk().")
+        raise BadData(f"{directory}: is a selection of rows that was not flattened; call flatten_indices() before save_to_disk().")
     try:
         names = [Path(entry["filename"]).name for entry in state["_data_files"]]
     except (KeyError, TypeError):
         names = []
     absent = [directory / name for name in names if not (directory / name).is_file()]
     if absent or not names:
-        raise BadData(f"{absent[0] if absent else directory / ABOUT[1]}: is missing or lists no data; save the dataset again.")
-    return [scan.stamped(root, f"{split}/{name}" if split else name) for name in names]
+        raise BadData(f"{absent[0] if absent else directory / METADATA[1]}: is missing or lists no data; save the dataset again.")
+    return [scan.stat_file(root, f"{split}/{name}" if split else name) for name in names]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -163,8 +166,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _names(parts: Sequence[Part]) -> tuple[str, ...]:
-    """The names of the training classes: in the order of the first file that has them, then those that only others have; strings that are
-    labels themselves by the alphabet. Empty where labels are numbers without names."""
+    """Names of the training classes: in the order of the first file that declares them, then those only in other files, then labels that
+    are strings, sorted. Empty where the labels are numbers without names."""
     texts = sorted({value for part in parts for value in part.labels if isinstance(value, str)})
     declared = list(dict.fromkeys(part.names for part in parts if part.names))
     if len(declared) == 1 and not texts:
@@ -173,38 +176,40 @@ def _names(parts: Sequence[Part]) -> tuple[str, ...]:
 
 
 def _numbers(part: Part, classes: Sequence[str], *, declared: bool) -> list[int]:
-    """Labels as numbers of the training classes, by name where the file has names; BadData at the first that is absent, out of range, or of
-    a class that training does not have. ``declared``: the numbers of the training classes are the data set's own."""
-    own = part.names or ()
-    direct = own == classes if own else declared or not classes
+    """Labels of a file as numbers of the training classes, matched by name where the file has names.
+
+    Raises BadData at the first label that is missing, out of range, or of a class without training images. ``declared``: whether the data
+    set itself numbers the training classes."""
+    class_names = part.names or ()
+    direct = class_names == classes if class_names else declared or not classes
     known = {name: number for number, name in enumerate(classes)}
-    if not direct and (len(known) < len(classes) or len(set(own)) < len(own)):
-        raise BadData(f"{part.file}: two classes have one name, so labels cannot be compared by name; give each class its own name.")
-    if declared and not own and any(isinstance(value, int) for value in part.labels):
-        tell_once(f"data: {part.file}: has no class names, so its labels are taken for the numbers that the training images use.")
-    most = len(own or classes) or None
+    if not direct and (len(known) < len(classes) or len(set(class_names)) < len(class_names)):
+        raise BadData(f"{part.file}: two classes have the same name, so labels cannot be matched by name; give each class its own name.")
+    if declared and not class_names and any(isinstance(value, int) for value in part.labels):
+        tell_once(f"data: {part.file}: has no class names; its labels are assumed to number the classes as the training images do.")
+    limit = len(class_names or classes) or None
 
     def name_of(value: Any) -> str:
-        return own[value] if own and isinstance(value, int) and 0 <= value < len(own) else str(value)
+        return class_names[value] if class_names and isinstance(value, int) and 0 <= value < len(class_names) else str(value)
 
-    found = []
+    numbers = []
     for row, value in enumerate(part.labels):
         if value is None or value == -1:
             raise BadData(f"{part.file}: row {row} has no label ({value!r}); correct or remove it, or {UNLABELLED}.")
         if not isinstance(value, int | str) or isinstance(value, bool):
             raise BadData(f"{part.file}: row {row} has label {value!r}; labels are names, or whole numbers from 0.")
-        if isinstance(value, int) and (value < 0 or (most and (own or direct) and value >= most)):
+        if isinstance(value, int) and (value < 0 or (limit and (class_names or direct) and value >= limit)):
             raise BadData(f"{part.file}: row {row} has label {value!r}; labels are whole numbers from 0 below the number of classes.")
         if isinstance(value, int) and direct:
-            found.append(value)
+            numbers.append(value)
         elif (name := name_of(value)) in known:
-            found.append(known[name])
+            numbers.append(known[name])
         else:
-            strange = {name_of(one) for one in part.labels} - known.keys()
+            unknown = {name_of(label) for label in part.labels} - known.keys()
             if not classes:
                 raise BadData(
-                    f"{part.file}: its classes have names ({named(sorted(strange), LISTED)}), and the training images have numbers alone; "
-                    "give both splits the same class names."
+                    f"{part.file}: its classes have names ({examples(sorted(unknown), MAX_NAMES)}), "
+                    "and the training images have only numbers; give both splits the same class names."
                 )
-            raise unknown_classes(str(part.file), strange, classes)
-    return found
+            raise unknown_classes(str(part.file), unknown, classes)
+    return numbers

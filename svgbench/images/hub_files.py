@@ -1,7 +1,7 @@
-"""The data files of Hugging Face datasets: their columns of images and labels, and the bytes of an image by its row. No torch.
+"""The data files of Hugging Face datasets: columns of images and labels, and the bytes of an image by its row. No torch.
 
-Arrow files are memory-mapped and read at any row. Parquet is compressed in groups of rows, so the wanted images are laid out once in source
-order, a flat file beside each parquet file's rows, while a store is packed. Both are validated before a row is read.
+Arrow files are memory-mapped and read at any row. Parquet files are compressed in groups of rows, so packing first extracts the images of
+each one into a flat file with an index. Both are validated before a row is read.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class Part:
-    """One data file: its labels and names of images, and for arrow its mapped column of images."""
+    """One data file: labels and names of images, and for arrow the mapped column of images."""
 
     file: Path
     image: str
     label: str
     names: tuple[str, ...] | None
-    """Names of the classes, where the file's features have them."""
+    """Names of the classes; None where the file has none."""
     labels: list[Any]
     paths: list[str | None]
     images: Any = None
@@ -53,7 +53,7 @@ def _pyarrow() -> Any:
 
 
 def open_arrow(file: Path) -> Part:
-    """An arrow file of ``save_to_disk``, mapped and validated; BadData when it is damaged."""
+    """Maps and validates an arrow file of ``save_to_disk``. Raises BadData when it is damaged."""
     pa = _pyarrow()
     try:
         table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
@@ -68,23 +68,23 @@ def open_arrow(file: Path) -> Part:
 
 
 def open_parquet(file: Path) -> Part:
-    """Labels and image names of a parquet file; BadData when it is damaged. No image is read."""
+    """Labels and image names of a parquet file; reads no image. Raises BadData when it is damaged."""
     pa = _pyarrow()
     try:
         with pa.parquet.ParquetFile(file) as opened:
             image, label, names = _columns(file, opened.schema_arrow)
-            named = _has(opened.schema_arrow.field(image).type, "path")
-            table = opened.read(columns=[label, *([f"{image}.path"] if named else [])])
+            has_paths = _has(opened.schema_arrow.field(image).type, "path")
+            table = opened.read(columns=[label, *([f"{image}.path"] if has_paths else [])])
             table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
-    paths = [p for chunk in table.column(image).chunks for p in chunk.field("path").to_pylist()] if named else [None] * table.num_rows
+    paths = [p for chunk in table.column(image).chunks for p in chunk.field("path").to_pylist()] if has_paths else [None] * table.num_rows
     return Part(file, image, label, names, table.column(label).to_pylist(), paths)
 
 
 def _unreadable(file: Path, error: Exception) -> BadData:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    return BadData(f"{file}: cannot be read ({said}); fetch or save the dataset again.")
+    message = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+    return BadData(f"{file}: cannot be read ({message}); fetch or save the dataset again.")
 
 
 def _has(kind: Any, name: str) -> bool:
@@ -93,7 +93,7 @@ def _has(kind: Any, name: str) -> bool:
 
 
 def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]:
-    """The image and the label column, and the names of the classes where the features say them."""
+    """Names of the image and label columns, and the names of the classes where the features have them."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -102,7 +102,7 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
     kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
     chosen = []
     for kind, plain in (("Image", "image"), ("ClassLabel", "label")):
-        name = next((name for name, found in kinds.items() if found == kind and name in schema.names), plain)
+        name = next((name for name, type_ in kinds.items() if type_ == kind and name in schema.names), plain)
         if name not in schema.names:
             raise BadData(f"{file}: has no column '{plain}' among {', '.join(schema.names)}; give a dataset of images with labels.")
         chosen.append(name)
@@ -112,7 +112,7 @@ def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]
 
 
 def _check_images(file: Path, column: str, kind: Any) -> None:
-    """BadData unless a column of images holds bytes, or structs of bytes and, where they have it, a path."""
+    """Raises BadData unless the column has bytes, or structs of bytes with an optional path."""
     types = _pyarrow().types
 
     def holds(kind: Any, *tests: Any) -> bool:
@@ -121,26 +121,26 @@ def _check_images(file: Path, column: str, kind: Any) -> None:
     fields = {field.name: field.type for field in kind.fields} if types.is_struct(kind) else {"bytes": kind}
     good = "bytes" in fields and holds(fields["bytes"], types.is_binary, types.is_large_binary, types.is_null)
     if not good or not holds(fields.get("path", _pyarrow().string()), types.is_string, types.is_large_string, types.is_null):
-        raise BadData(f"{file}: the column '{column}' is of the type {kind}; images are bytes, or structs of bytes and a path.")
+        raise BadData(f"{file}: the column '{column}' has the type {kind}; images must be bytes, or structs of bytes and a path.")
 
 
-def reader(root: Path, files: Sequence[Path], parts: Sequence[Part], wanted: Sequence[Entry], scratch: Path) -> Read:
-    """How to read the wanted images of these files; parquet's are laid out in ``scratch`` first."""
+def reader(root: Path, files: Sequence[Path], parts: Sequence[Part], entries: Sequence[Entry], scratch: Path) -> Read:
+    """A function that reads the images ``entries`` of these files; those of parquet files are first extracted into ``scratch``."""
     if files[0].suffix == ".arrow":
         columns = [_Column(part.images) for part in parts]
 
         def read_row(entry: Entry) -> bytes:
             content = columns[entry.file].content(entry.at)
-            return _named(root, parts[entry.file], entry.at) if content is None else content
+            return _linked_image(root, parts[entry.file], entry.at) if content is None else content
 
         return read_row
-    laid = _lay_out(parts, wanted, scratch)
+    extracted = _extract(parts, entries, scratch)
 
     def read(entry: Entry) -> bytes:
-        file, places = laid[entry.file]
-        begin, end = places[entry.at].tolist()
+        file, offsets = extracted[entry.file]
+        begin, end = offsets[entry.at].tolist()
         if begin < 0:
-            return _named(root, parts[entry.file], entry.at)
+            return _linked_image(root, parts[entry.file], entry.at)
         with file.open("rb") as opened:
             opened.seek(begin)
             return opened.read(end - begin)
@@ -162,44 +162,45 @@ class _Column:
         return self._bytes[number][row - self._starts[number]].as_py()
 
 
-def _named(root: Path, part: Part, row: int) -> bytes:
-    """The bytes of the file that a row without bytes names, none where it names no file. BadData for one outside the dataset's folder."""
+def _linked_image(root: Path, part: Part, row: int) -> bytes:
+    """The bytes of the file that a row names instead of an image; empty without a name. Raises BadData for a file outside the folder."""
     name = part.paths[row]
     if not name:
         return b""
     path = root / name
     if not is_inside(root, path):
         raise BadData(
-            f"{part.file}: row {row} has no image but names the file {name}, which is outside {root}; "
-            "only files in a dataset's own folder are read, so copy it there or save the dataset with its images."
+            f"{part.file}: row {row} refers to the file {name}, which is outside {root}; "
+            "only files in the dataset's folder are read, so copy it there or save the dataset with its images."
         )
     return read_regular(path)
 
 
-def _lay_out(parts: Sequence[Part], wanted: Sequence[Entry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
-    """The wanted images of each parquet file in one flat file, and where each row's bytes are in it; what is laid out is used again."""
+def _extract(parts: Sequence[Part], entries: Sequence[Entry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
+    """Extracts the images of each parquet file into one flat file; number of the file -> its path and the index. Files of an earlier
+    attempt are used again."""
     rows: defaultdict[int, set[int]] = defaultdict(set)
-    for entry in wanted:
+    for entry in entries:
         rows[entry.file].add(entry.at)
-    laid = {}
+    extracted = {}
     for number in sorted(rows):
-        flat, places = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.places.npy"
-        if not places.is_file():
-            _lay_out_one(parts[number], rows[number], flat, places)
-        laid[number] = (flat, np.load(places, allow_pickle=False))
-    return laid
+        data, index = scratch / f"{number:05d}.bytes", scratch / f"{number:05d}.places.npy"
+        if not index.is_file():
+            _extract_one(parts[number], rows[number], data, index)
+        extracted[number] = (data, np.load(index, allow_pickle=False))
+    return extracted
 
 
-def _lay_out_one(part: Part, rows: set[int], flat: Path, places: Path) -> None:
-    """``flat``: the bytes of some rows one after the other; ``places`` int64 [rows, 2], written last: where each row's bytes begin and end,
-    -1 for a row without any."""
+def _extract_one(part: Part, rows: set[int], data: Path, index: Path) -> None:
+    """Writes ``data``, the concatenated bytes of some rows, then ``index``, int64 [rows, 2]: begin and end of each row, -1 without
+    bytes."""
     pa = _pyarrow()
-    with guarded(flat):
-        flat.parent.mkdir(parents=True, exist_ok=True)
-        need_space(flat.parent, part.file.stat().st_size * len(rows) // max(len(part.labels), 1))
-    found = np.full((len(part.labels), 2), -1, np.int64)
+    with guarded(data):
+        data.parent.mkdir(parents=True, exist_ok=True)
+        need_space(data.parent, part.file.stat().st_size * len(rows) // max(len(part.labels), 1))
+    offsets = np.full((len(part.labels), 2), -1, np.int64)
     row = 0
-    with guarded(flat), flat.open("wb") as file:
+    with guarded(data), data.open("wb") as file:
         try:
             with pa.parquet.ParquetFile(part.file) as opened:
                 for batch in opened.iter_batches(batch_size=ROWS, columns=[part.image]):
@@ -209,13 +210,13 @@ def _lay_out_one(part: Part, rows: set[int], flat: Path, places: Path) -> None:
                             content = value.as_py()
                             image = content.get("bytes") if isinstance(content, dict) else content
                             if image is not None:
-                                found[row] = file.tell(), file.tell() + len(image)
+                                offsets[row] = file.tell(), file.tell() + len(image)
                                 file.write(image)
                         row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             if getattr(error, "errno", None) is not None:
                 raise  # of the disk that is written to; pyarrow's own have no number
             raise _unreadable(part.file, error) from None
-    with replacing(places) as file:
-        np.save(file, found)
+    with replacing(index) as file:
+        np.save(file, offsets)
     failpoint("images.laid")

@@ -1,8 +1,8 @@
-"""What a source of images holds and which of it a run asks for: entries, classes, the held-out share, the limits. No torch.
+"""The images of a source and those that a run uses: entries, classes, the validation split, limits. No torch.
 
-A source (class folders, webdataset shards, a Hugging Face dataset) gives a ``Collection``; ``choose`` makes a ``Listing`` of it. An image
-is known by the path ``split/class/file``: the order of a store follows the hash of that path, so sources that hold the same files under the
-same names of classes and files make the same store.
+A source (class folders, webdataset shards, a Hugging Face dataset) gives a ``Collection``; ``choose`` selects a ``Listing`` from it. An
+image is identified by the path ``split/class/file``. The order of a store follows the hash of that path, so different sources with the same
+names of classes and files give the same store.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from typing import NamedTuple
 
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
-from svgbench.images.scan import Found, named
+from svgbench.images.scan import ListedFile, examples
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
-"""What is taken for an image, in lower case. Others (``.gif``, which may hold many pictures) are passed over and counted."""
+"""Suffixes of images, in lower case. Other files (``.gif``, which may have many frames) are skipped and counted."""
 UNLABELLED = "move the files of a split without labels, as test splits often are, elsewhere"
-"""What to do about images without labels, besides giving them some."""
-LISTED = 12
-"""So many class names are listed in a sentence."""
+"""Advice for images without labels, besides adding labels."""
+MAX_NAMES = 12
+"""Largest number of class names in a message."""
 
 
 class Entry(NamedTuple):
-    """One image: ``split/class/file`` (without the split where the source has none) with forward slashes, and where its bytes are."""
+    """One image: its path ``split/class/file`` (``class/file`` in a source without splits), label, and position in the source."""
 
     path: str
     label: int
     size: int = 0
-    """Bytes; 0 where only reading would tell."""
+    """Size in bytes; 0 where it is unknown before reading."""
     file: int = 0
-    """Which of the source's files holds it."""
+    """Index of the source's file that contains it."""
     at: int = 0
     """Offset in bytes, or row, in that file."""
 
 
 class Files(NamedTuple):
-    """The files of a source that hold many images each, below its root."""
+    """The files of a source that contain many images each (shards, parquet)."""
 
-    train: list[Found]
-    val: list[Found]
+    train: list[ListedFile]
+    val: list[ListedFile]
     """Empty where the source has no validation images of its own."""
-    named: bool
-    """Whether the source says which are for training; then its images' paths begin with the split's name."""
+    has_splits: bool
+    """Whether the source has splits; the paths of its images then begin with the split."""
 
 
 Read = Callable[[Entry], bytes]
-"""The bytes of an image; OSError when they cannot be read. Called from several threads."""
+"""Returns the bytes of an image; raises OSError when they cannot be read. Called from several threads."""
 Reader = Callable[[Sequence[Entry], Path], Read]
-"""How to read some images; the directory takes what must be laid out first, and what is there already is used again."""
+"""Returns a ``Read`` for some images. Images that must be extracted first are written into the directory, and used again after a kill."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class Collection:
     classes: tuple[str, ...]
     train: list[Entry]
     val: list[Entry] | None
-    """None where the source has no validation images of its own."""
+    """None where the source has no validation split."""
     reader: Reader
     files: tuple[str, ...] = ()
-    """Files that hold many images, relative to the root; empty where each image is a file."""
+    """Files with many images each, relative to the root; empty where each image is a file."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images a run asks for; in both splits labels walk the classes in turn, so that every beginning is balanced."""
+    """The images that a run uses. In both splits the classes alternate, so that the first n images are balanced for every n."""
 
     root: Path
     classes: tuple[str, ...]
@@ -81,62 +81,62 @@ class Listing:
     files: tuple[str, ...] = ()
 
     def where(self, entry: Entry) -> str:
-        """Where a person finds an image: its path, or the file that holds it and its name there."""
+        """The place of an image for a message: its path, or the file that contains it and its name there."""
         return f"{self.files[entry.file]}: {entry.path.rsplit('/', 1)[-1]}" if self.files else entry.path
 
     def digest(self) -> str:
-        """Of the classes and of every image's path and label in the store's order: equal for equal images of whatever source."""
+        """SHA-256 of the classes and of all paths and labels in order; equal for all sources with the same images."""
         digest = hashlib.sha256("\0".join(self.classes).encode("utf-8", "surrogateescape"))
         for split in (self.train, self.val):
             digest.update("".join(f"\n{e.path}\0{e.label}" for e in split).encode("utf-8", "surrogateescape") + b"\n\n")
         return digest.hexdigest()
 
 
-def choose(found: Collection, data: Data) -> Listing:
-    """The images of a source that ``data`` asks for; BadData when there are too few."""
-    root, train, val = found.root, found.train, found.val
+def choose(collection: Collection, data: Data) -> Listing:
+    """The images of a source that ``data`` asks for. Raises BadData when there are too few."""
+    root, train, val = collection.root, collection.train, collection.val
     if val is None:
         train, val = _hold_out(train, share=data.val_share, seed=data.seed)
     if not val or not train:
-        raise BadData(f"{root}: leaves {len(train)} training and {len(val)} validation images; add images or change data.val_share.")
+        raise BadData(f"{root}: gives {len(train)} training and {len(val)} validation images; add images or change data.val_share.")
     return Listing(
         root,
-        found.classes,
+        collection.classes,
         _limited(train, data.train_images, seed=data.seed, field="data.train_images", root=root)[: data.limit],
         _limited(val, data.val_images, seed=data.seed, field="data.val_images", root=root)[: data.limit],
-        found.reader,
-        found.files,
+        collection.reader,
+        collection.files,
     )
 
 
 def check_classes(root: Path, classes: Sequence[str], train: Iterable[Entry], val: Iterable[Entry] | None) -> None:
-    """BadData when there is one class only, when a class has no training images, or when an image is of a class that does not exist."""
+    """Raises BadData when there is only one class, or when a class has no training images."""
     if len(classes) < 2:
-        raise BadData(f"{root}: holds one class, '{classes[0]}', and two are needed; give images of two classes or more.")
-    full = {entry.label for entry in train}
-    empty = sorted(set(range(len(classes))) - full)
+        raise BadData(f"{root}: has only one class, '{classes[0]}', and needs two; give images of two classes or more.")
+    populated = {entry.label for entry in train}
+    empty = sorted(set(range(len(classes))) - populated)
     if empty:
         raise BadData(
-            f"{root}: holds no training images of class {empty[0]} ('{classes[empty[0]]}') among {len(classes)}; "
-            "labels count from 0 without gaps."
+            f"{root}: has no training images of class {empty[0]} ('{classes[empty[0]]}') of {len(classes)}; "
+            "labels must count from 0 without gaps."
         )
     for entry in val or ():
-        if entry.label not in full:
+        if entry.label not in populated:
             raise BadData(
-                f"{root}: the validation image {entry.path} has label {entry.label}, and the training labels are 0 to {len(classes) - 1}; "
+                f"{root}: the validation image {entry.path} has label {entry.label}, but the training labels are 0 to {len(classes) - 1}; "
                 "correct the label or remove the image."
             )
 
 
 def numbered(root: Path, labels: Sequence[int]) -> tuple[str, ...]:
-    """Numbers as names of the classes of training images; BadData when the labels cannot count from 0 without gaps."""
+    """Class names "0", "1", ... for training images with these labels. Raises BadData when the labels cannot be without gaps."""
     if max(labels) >= len(labels):
-        raise BadData(f"{root}: has a label {max(labels)} among {len(labels)} training images; labels count from 0 without gaps.")
+        raise BadData(f"{root}: has label {max(labels)} but only {len(labels)} training images; labels must count from 0 without gaps.")
     return tuple(str(number) for number in range(max(labels) + 1))
 
 
 def root_of(source: str, *, advice: str = "give --data (or --set data.source=) a folder of class folders, or 'shapes'") -> Path:
-    """The directory a source names; BadData when it is none or cannot be read, with ``advice`` that fits the command."""
+    """The directory of a source. Raises BadData, ending with ``advice``, when it is not a readable directory."""
     root = Path(source).expanduser()
     if not root.exists():
         raise BadData(f"{root} does not exist; {advice}.")
@@ -150,16 +150,17 @@ def root_of(source: str, *, advice: str = "give --data (or --set data.source=) a
 
 
 def unknown_classes(where: str, names: Iterable[str], classes: Sequence[str]) -> BadData:
-    """The error for validation images of classes that training does not have, with both lists."""
-    found, known = named(sorted(set(names)), LISTED), named(list(classes), LISTED)
+    """The error for validation images of classes without training images; lists both."""
+    unknown, known = examples(sorted(set(names)), MAX_NAMES), examples(list(classes), MAX_NAMES)
     return BadData(
-        f"{where}: has classes that the training images do not have ({found}); training has {len(classes)} ({known}); "
+        f"{where}: has classes without training images ({unknown}); the training images have {len(classes)} classes ({known}); "
         "give both splits the same class names."
     )
 
 
 def _hold_out(entries: Iterable[Entry], *, share: float, seed: int) -> tuple[list[Entry], list[Entry]]:
-    """Training and validation images: of each class the ``share`` whose paths hash lowest, and at least one of two or more."""
+    """Splits images into training and validation: of each class, validation gets the ``share`` with the lowest hashes, at least one image
+    (none of a class with a single image)."""
     train: list[Entry] = []
     val: list[Entry] = []
     for group in _by_class(entries, seed=seed):
@@ -169,17 +170,17 @@ def _hold_out(entries: Iterable[Entry], *, share: float, seed: int) -> tuple[lis
     return train, val
 
 
-def _limited(entries: Sequence[Entry], most: int | None, *, seed: int, field: str, root: Path) -> tuple[Entry, ...]:
-    """``most`` images (all when None), one class after the other in turn, in an order fixed by the hash of the path."""
-    if most is not None and most > len(entries):
-        raise BadData(f"{root}: has {len(entries)} images for {field}, which asks for {most}; lower it or leave it empty.")
+def _limited(entries: Sequence[Entry], limit: int | None, *, seed: int, field: str, root: Path) -> tuple[Entry, ...]:
+    """The first ``limit`` images (all when None) in an order in which classes alternate, by the hash of the path within a class."""
+    if limit is not None and limit > len(entries):
+        raise BadData(f"{root}: has {len(entries)} images, but {field} asks for {limit}; lower it or leave it empty.")
     groups = _by_class(entries, seed=seed)
     ranked = sorted((place, number) for number, group in enumerate(groups) for place in range(len(group)))
-    return tuple(groups[number][place] for place, number in ranked[:most])
+    return tuple(groups[number][place] for place, number in ranked[:limit])
 
 
 def _by_class(entries: Iterable[Entry], *, seed: int) -> list[list[Entry]]:
-    """The entries of each class, by the hash of seed and path."""
+    """The entries of each class, sorted by the hash of seed and path."""
     groups: dict[int, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.label, []).append(entry)

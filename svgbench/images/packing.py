@@ -1,11 +1,11 @@
-"""Packing: a source of images becomes the pre-cropped store, in parallel, and goes on after a kill with the piece that was not finished.
+"""Packing: makes the pre-cropped store from a source of images, in parallel; a killed packing resumes at the first unfinished piece.
 
     {train,val}.images.npy  uint8 [N, 3, H, W]     {train,val}.labels.npy  int64 [N]
     {train,val}.masks.npy   uint8 [N, H, W], 0 background, 1 + label on the object (``shapes`` only)
-    images.json             classes, resolution, counts, skipped images and why, digests of files, source and listing; written last
+    images.json             classes, resolution, counts, skipped images with reasons, digests of files, source and listing; written last
 
-``packing.jsonl`` and ``packing.laid/`` are there only while it is not finished. Threads crop the images: PIL releases the interpreter while
-it decodes and resizes, and on two shared cores two threads made 138 images/s of 500 x 375 JPEG, two processes 133.
+``packing.jsonl`` and ``packing.laid/`` exist only until packing is finished. Threads crop the images, because PIL releases the interpreter
+while it decodes and resizes: on two shared cores, two threads packed 138 images/s of 500 x 375 JPEG, two processes 133.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import Stop
 
 CHUNK = 128
-"""Images of one piece; two pieces are in memory, one being written while the next is cropped."""
+"""Images in a piece. Two pieces are in memory: one is written while the next is cropped."""
 UNREADABLE_SHARE = 0.01
-"""More unreadable images than this share is an error: the numbers would be of another data set."""
+"""A larger share of unreadable images is an error, because scores would belong to a different data set."""
 JOURNAL, LAID, LOCK = "packing.jsonl", "packing.laid", "packing.lock"
-"""What is in a directory only while it is packed, besides the store's own files."""
+"""Files that exist in a directory only during packing."""
 
 
 class Piece(NamedTuple):
-    """Some images on their way into the store."""
+    """Consecutive images, ready to be written."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -54,7 +54,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class _Source:
-    """Where pieces come from: how many images each split has, and a way to walk them from a place on."""
+    """A source to pack: the size of each split, and ``pieces(split, begin)``, which yields its images from index ``begin`` on."""
 
     classes: Sequence[str]
     counts: dict[str, int]
@@ -65,21 +65,21 @@ class _Source:
 
 
 def pack(data: Data, out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Writes the store of ``data`` into ``out``; gives what ``images.json`` says. Unreadable images are named, counted and left out.
+    """Writes the store of ``data`` into ``out`` and returns the content of ``images.json``. Unreadable images are reported and left out.
 
-    A killed or stopped packing goes on, with the same bytes in the end. Raises BadData for a source that cannot be used and for a directory
-    that holds the beginning of another packing, Interrupted after a signal, StorageError when the disk fails.
+    A killed or stopped packing resumes and gives the same bytes. Raises BadData for a source that cannot be used and for a directory with
+    an unfinished packing of other data, Interrupted after a signal, StorageError when the disk fails.
     """
     with guarded(out):
         out.mkdir(parents=True, exist_ok=True)
         sweep(out)
-    source = _shapes(data) if data.source == "shapes" else _listed(data, out, runtime)
-    asked = _asked(data)
+    source = _shapes_source(data) if data.source == "shapes" else _file_source(data, out, runtime)
+    settings = _settings(data)
     with guarded(out):
-        journal = Journal(out / JOURNAL, {"identity": source.identity, "listing": source.listing, **asked})
+        journal = Journal(out / JOURNAL, {"identity": source.identity, "listing": source.listing, **settings})
         if journal.other:
-            raise BadData(f"{out}: holds the beginning of a packing of other images or settings; remove the directory, or give another.")
-        if journal.begun and not _whole(journal, source, out, data.resolution):
+            raise BadData(f"{out}: contains an unfinished packing of other images or settings; remove the directory, or give another.")
+        if journal.begun and not _is_complete(journal, source, out, data.resolution):
             journal.begin_again()
         if not journal.begun:
             shutil.rmtree(out / LAID, ignore_errors=True)
@@ -92,39 +92,39 @@ def pack(data: Data, out: Path, runtime: Runtime) -> dict[str, Any]:
     if data.source != "shapes" and sources.identity(data.model_copy(update={"identity": source.identity})) != source.identity:
         (out / JOURNAL).unlink()  # nothing that was packed can be trusted
         raise BadData(f"{data.source}: its files changed while they were packed; run the same command again.")
-    about: dict[str, Any] = {"source": data.source, "identity": source.identity, "listing": source.listing, "asked": asked}
+    about: dict[str, Any] = {"source": data.source, "identity": source.identity, "listing": source.listing, "asked": settings}
     about |= {"resolution": data.resolution, "classes": list(source.classes), "masks": source.masks}
     about |= {"counts": {split: journal.rows[split] for split in SPLITS}, "skipped": journal.skipped}
     try:
-        _judge(about, total, runtime)
+        _check_skipped(about, total, runtime)
     except BadData:
-        (out / JOURNAL).unlink()  # the images will be mended: nothing that was said of them holds then
+        (out / JOURNAL).unlink()  # the user will repair the images, so the journal no longer applies
         raise
     return _finish(about, out)
 
 
 def is_own(name: str) -> bool:
-    """Whether a file of this name in a directory can be a packing's."""
+    """Whether packing creates files of this name."""
     return name in (JOURNAL, LAID, LOCK, packed.NAME) or name.startswith(TEMPORARY) or name.endswith((".images.npy", ".labels.npy"))
 
 
 def is_of(about: dict[str, Any], data: Data) -> bool:
-    """Whether a finished store is what packing ``data`` makes."""
-    return about.get("identity") == data.identity and about.get("asked") == _asked(data)
+    """Whether packing ``data`` would make this store."""
+    return about.get("identity") == data.identity and about.get("asked") == _settings(data)
 
 
-def _asked(data: Data) -> dict[str, Any]:
-    """The settings of a packing."""
+def _settings(data: Data) -> dict[str, Any]:
+    """The settings that determine the packed images."""
     return data.model_dump(mode="json", exclude={"source", "identity"})
 
 
 def _finish(about: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Digests, ``images.json``, and away with what is only there while packing."""
+    """Writes ``images.json`` with the digests of the files, and removes temporary files."""
     names = [name for split in SPLITS for name in packed.rows(about, split)]
     with guarded(out):
         with ThreadPoolExecutor(len(names)) as pool:
-            found = list(pool.map(lambda name: {"sha256": sha256_of(out / name), "bytes": (out / name).stat().st_size}, names))
-        about["files"] = dict(zip(names, found, strict=True))
+            files = list(pool.map(lambda name: {"sha256": sha256_of(out / name), "bytes": (out / name).stat().st_size}, names))
+        about["files"] = dict(zip(names, files, strict=True))
         failpoint("images.digested")
         shutil.rmtree(out / LAID, ignore_errors=True)
         packed.write(out, about)
@@ -132,8 +132,8 @@ def _finish(about: dict[str, Any], out: Path) -> dict[str, Any]:
     return about
 
 
-def _whole(journal: Journal, source: _Source, out: Path, resolution: int) -> bool:
-    """Whether the files hold what the journal says of them; only a power cut or another hand can make them shorter."""
+def _is_complete(journal: Journal, source: _Source, out: Path, resolution: int) -> bool:
+    """Whether the files have all rows of the journal; they can lack some after a power failure or an outside change."""
     for split in SPLITS:
         about = {"counts": journal.rows, "resolution": resolution, "masks": source.masks}
         for name, (shape, kind) in packed.rows(about, split).items():
@@ -142,11 +142,11 @@ def _whole(journal: Journal, source: _Source, out: Path, resolution: int) -> boo
     return True
 
 
-def _shapes(data: Data) -> _Source:
-    """Drawn images."""
+def _shapes_source(data: Data) -> _Source:
+    """The embedded images."""
     for field in ("train_images", "val_images"):
         if getattr(data, field) is None:
-            raise BadConfig(f"data.{field} is empty and 'shapes' can be drawn without end; give a number.")
+            raise BadConfig(f"data.{field} is empty, but 'shapes' has no fixed number of images; set it.")
     counts = {"train": data.at_most("train", int(data.train_images or 0)), "val": data.at_most("val", int(data.val_images or 0))}
 
     def pieces(split: str, begin: int) -> Generator[Piece, None, None]:
@@ -158,7 +158,7 @@ def _shapes(data: Data) -> _Source:
     return _Source(shapes.CLASSES, counts, True, data.identity, "", pieces)
 
 
-def _listed(data: Data, out: Path, runtime: Runtime) -> _Source:
+def _file_source(data: Data, out: Path, runtime: Runtime) -> _Source:
     """Images of a source of files, cropped by ``runtime.cropping_threads`` threads."""
     identity = sources.identity(data)
     if data.identity and identity != data.identity:
@@ -187,11 +187,11 @@ def _listed(data: Data, out: Path, runtime: Runtime) -> _Source:
 
 
 def _crop(entry: Entry, *, read: Read, resolution: int) -> np.ndarray | str:
-    """The image uint8 [3, H, W], or in words why it cannot be read."""
+    """The image, uint8 [3, H, W], or the reason (a string) why it cannot be read."""
     try:
         content = read(entry)
     except FileNotFoundError:
-        return "has vanished"
+        return "no longer exists"
     except OSError as error:
         return reason(error)
     return read_image(content, resolution)
@@ -199,21 +199,23 @@ def _crop(entry: Entry, *, read: Read, resolution: int) -> np.ndarray | str:
 
 def _piece(listing: Listing, chunk: Sequence[Entry], futures: Sequence[Future[np.ndarray | str]], resolution: int) -> Piece:
     results = [(entry, future.result()) for entry, future in zip(chunk, futures, strict=True)]
-    good = [(found, entry.label) for entry, found in results if not isinstance(found, str)]
-    bad = [{"path": listing.where(entry), "reason": found} for entry, found in results if isinstance(found, str)]
-    images = np.stack([found for found, _ in good]) if good else np.empty((0, 3, resolution, resolution), np.uint8)
+    good = [(image, entry.label) for entry, image in results if not isinstance(image, str)]
+    bad = [{"path": listing.where(entry), "reason": image} for entry, image in results if isinstance(image, str)]
+    images = np.stack([image for image, _ in good]) if good else np.empty((0, 3, resolution, resolution), np.uint8)
     return Piece(images, np.array([label for _, label in good], np.int64), None, bad, len(chunk))
 
 
 def _write_split(
     split: str, source: _Source, out: Path, resolution: int, journal: Journal, advance: Callable[[int], None], stop: Stop
 ) -> None:
-    """Streams what is left of one split into its files; rows first, then their line in the journal."""
+    """Writes the remaining images of a split; the rows of a piece are on the disk before its line in the journal."""
     count, total = journal.rows[split], sum(source.counts.values())
     about = {"counts": journal.rows, "resolution": resolution, "masks": source.masks}
     with contextlib.ExitStack() as stack:
         stack.enter_context(guarded(out))
-        files = [stack.enter_context(Rows(out / n, s[1:], kind, count=count)) for n, (s, kind) in packed.rows(about, split).items()]
+        files = [
+            stack.enter_context(Rows(out / name, shape[1:], kind, count=count)) for name, (shape, kind) in packed.rows(about, split).items()
+        ]
         for piece in stack.enter_context(contextlib.closing(source.pieces(split, journal.seen[split]))):
             arrays = (piece.images, piece.labels, piece.masks)
             for file, rows in zip(files, (a for a in arrays if a is not None), strict=True):
@@ -225,14 +227,14 @@ def _write_split(
             stop.unit()
             failpoint("images.chunk")
             if len(journal.skipped) > UNREADABLE_SHARE * total:
-                break  # it will be refused; do not read the other million first
+                break  # packing will fail: do not read the rest first
             if stop.received:
                 seen = f"{journal.seen.total():,} of {total:,}"
-                raise Interrupted(f"images: stopped by {stop.name} after {seen}; run the same command again to go on.")
+                raise Interrupted(f"images: stopped by {stop.name} after {seen}; run the same command again to resume.")
 
 
-def _judge(about: dict[str, Any], total: int, runtime: Runtime) -> None:
-    """Names what was left out; BadData when it is more than the allowed share or empties a split."""
+def _check_skipped(about: dict[str, Any], total: int, runtime: Runtime) -> None:
+    """Warns about images that were left out. Raises BadData when they are too many or when a split is empty without them."""
     skipped = about["skipped"]
     if not skipped:
         return
@@ -241,5 +243,5 @@ def _judge(about: dict[str, Any], total: int, runtime: Runtime) -> None:
     if len(skipped) > UNREADABLE_SHARE * total:
         raise BadData(f"{source}, more than 1 %: {named}; repair or remove them and run again.")
     if not all(about["counts"].values()):
-        raise BadData(f"{source}, and none is left of a split: {named}; repair or remove them and run again.")
+        raise BadData(f"{source}, which leaves a split empty: {named}; repair or remove them and run again.")
     runtime.say(f"warning: {source} and are left out: {named}")

@@ -1,11 +1,11 @@
-"""The embedded images: ten classes of shapes drawn from a seed, each with its own palette and texture, with labels, masks and captions.
+"""The embedded images: ten classes of shapes, each with its own palette and texture, with labels, masks and captions.
 
-Image i of a split is a function of (seed, split, i) alone: every random number is a hash of position, so any subset can be drawn in any
-order. A class is a shape, a pair of colours and a texture, as a zebra is a silhouette, black with white, and stripes. Nearly every colour
-belongs to two or three classes and every texture to two, so that no single cue decides; one image in eight draws its palette at random and
-one in eight its texture. Background, place, size, turn and light are independent of the class. Edges are antialiased by signed distances,
-so that the same image can be drawn at any resolution. Its bytes are the same on every processor: what is no plain addition, multiplication,
-division or square root is in ``exact``.
+Image i of a split is a function of (seed, split, i) alone: every random number is a hash of the position, so any subset can be drawn in any
+order. A class is a shape with two colours and a texture. Nearly every colour belongs to two or three classes and every texture to two, so
+that no single cue identifies a class; one image in eight has a random palette and one in eight a random texture. Background, position,
+size, rotation and brightness are independent of the class. Edges are antialiased with signed distances, so that the same image can be drawn
+at any resolution. The bytes are the same on every processor: operations other than addition, multiplication, division and square root are
+in ``exact``.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ _CHUNK = 256
 _NUMBERS = 48
 
 
-class Drawn(NamedTuple):
-    """Images uint8 [n, 3, H, W], labels int64 [n], masks uint8 [n, H, W] (0 background, 1 + label on the object), captions on request."""
+class ShapeBatch(NamedTuple):
+    """Images uint8 [n, 3, H, W], labels int64 [n], masks uint8 [n, H, W] (0 background, 1 + label on the object), captions or None."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -74,12 +74,13 @@ class Drawn(NamedTuple):
     captions: list[str] | None
 
 
-def draw(indices, *, seed: int, resolution: int, split: str, captions: bool = False) -> Drawn:
-    """The images of ``indices``; labels walk the classes in turn, so any run of ten consecutive images is balanced."""
+def draw(indices, *, seed: int, resolution: int, split: str, captions: bool = False) -> ShapeBatch:
+    """Draws the images ``indices`` [n] of a split, ``resolution`` pixels wide. The classes alternate, so that ten consecutive images have
+    all ten. Raises BadData for an unknown split, a resolution outside 16 to 1024, or a negative index."""
     if split not in SPLITS:
         raise BadData(f"shapes has no split '{split}'; use train or val.")
     if not 16 <= resolution <= 1024:
-        raise BadData(f"shapes are drawn at 16 to 1024 px, not at {resolution}.")
+        raise BadData(f"shapes can be drawn at 16 to 1024 px, not at {resolution}.")
     indices = np.asarray(indices, dtype=np.int64).reshape(-1)
     if len(indices) and indices.min() < 0:
         raise BadData(f"shapes has no image {indices.min()}; count from 0.")
@@ -94,11 +95,11 @@ def draw(indices, *, seed: int, resolution: int, split: str, captions: bool = Fa
         images[part], masks[part] = _render(scene, resolution, key)
         if captions:
             words += [_caption(scene, row) for row in range(len(scene.labels))]
-    return Drawn(images, labels, masks, words if captions else None)
+    return ShapeBatch(images, labels, masks, words if captions else None)
 
 
 class _Scene(NamedTuple):
-    """What stands in each of n pictures, before any pixel: lengths in half image sides, angles in radians."""
+    """Parameters of n images; lengths are in half image sides, angles in radians."""
 
     indices: np.ndarray
     labels: np.ndarray
@@ -106,7 +107,7 @@ class _Scene(NamedTuple):
     y: np.ndarray
     size: np.ndarray
     turn: np.ndarray
-    palette: np.ndarray  # class whose colours are worn
+    palette: np.ndarray  # class whose colours are used
     texture: np.ndarray  # index into TEXTURES
     colours: np.ndarray  # [n, 2, 3] of the object
     period: np.ndarray
@@ -160,7 +161,7 @@ def _scene(indices: np.ndarray, labels: np.ndarray, key: int) -> _Scene:
 
 
 def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 [n, 3, H, W] and masks uint8 [n, H, W] of the scenes."""
+    """Images uint8 [n, 3, H, W] and masks uint8 [n, H, W]."""
     axis = ((np.arange(resolution, dtype=np.float32) + 0.5) * (2 / resolution) - 1).astype(np.float32)
     py, px = np.meshgrid(axis, axis, indexing="ij")
     c, s = _wide(cosine(scene.turn)), _wide(sine(scene.turn))
@@ -222,7 +223,7 @@ def _texture(scene: _Scene, u: np.ndarray, v: np.ndarray, resolution: int) -> np
 
 
 def _caption(scene: _Scene, row: int) -> str:
-    """What a person would say of one picture: size, colours, texture, shape, place and background."""
+    """A description of one image: size, texture, colours, shape, position and background."""
     kind = KINDS[scene.labels[row]]
     first, second = KINDS[scene.palette[row]].colours
     size = "small" if scene.size[row] < 0.52 else "large" if scene.size[row] > 0.62 else "medium"
@@ -256,7 +257,7 @@ def _polygon(*corners: tuple[float, float]) -> Callable[[np.ndarray, np.ndarray]
 def _around(radii: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
     """Corners at equal angles, the first one up."""
     angles = (2 * math.pi * number / len(radii) for number in range(len(radii)))
-    corners = ((r * math.sin(a), -r * math.cos(a)) for r, a in zip(radii, angles, strict=True))
+    corners = ((radius * math.sin(a), -radius * math.cos(a)) for radius, a in zip(radii, angles, strict=True))
     return tuple((round(x, 12), round(y, 12)) for x, y in corners)  # a C library's last bit does not count
 
 

@@ -1,4 +1,4 @@
-"""What ``data.source`` names: class folders, webdataset shards, a Hugging Face dataset, a packed store, or drawn shapes. No torch."""
+"""The sources of images for ``data.source``: class folders, webdataset shards, Hugging Face datasets, packed stores, shapes. No torch."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from svgbench.config.schema import Data
 from svgbench.images import catalogue, packed
 from svgbench.images.catalogue import Reading
 from svgbench.images.listing import Listing, choose, root_of
-from svgbench.images.scan import Passed
+from svgbench.images.scan import Skipped
 from svgbench.machine.progress import tell_once
 
 
 def identity(data: Data) -> str:
-    """Digest of what the source holds, wherever it lies: the paths and bytes of its files, the digests of a packed store, some drawn images
-    of ``shapes``. Files that are as they were when they were last read are not read again. While a run is planned (``data`` has no
-    identity yet) the user is told what is passed over. BadData when the source cannot be used."""
+    """Digest of the content of a source, independent of its location: paths and bytes of its files, digests of a packed store, or a few
+    images of ``shapes``. Unchanged files are not read again. While a run is planned (``data`` has no identity yet), reports skipped files.
+    Raises BadData when the source cannot be used."""
     if data.source == "shapes":
         return _shapes_identity()
     root = root_of(data.source)
     if packed.holds(root):
         return packed.identity(root, data)
-    return files_of(root, say=not data.identity).identity
+    return files_of(root, report=not data.identity).identity
 
 
-def files_of(root: Path, *, whole: bool = False, say: bool = True) -> Reading:
-    """The files of a source that is no packed store, with their digests; ``whole``: every byte is read, not only what may have changed."""
-    passed = Passed()
-    inner, files = _kind(root).files(root, passed)
-    if say and (sentence := passed.sentence(root)):
+def files_of(root: Path, *, reread: bool = False, report: bool = True) -> Reading:
+    """The files of a source (not a packed store) with their digests; ``reread``: reads every file, not only those that may have changed."""
+    skipped = Skipped()
+    inner, files = _reader(root).files(root, skipped)
+    if report and (sentence := skipped.sentence(root)):
         tell_once(f"data: {sentence}")
-    return catalogue.read(inner, files, "images", whole=whole)
+    return catalogue.read(inner, files, "images", reread=reread)
 
 
 def list_images(data: Data) -> Listing:
-    """The images that ``data`` asks for, in the order of the store; BadData when the source cannot be used."""
+    """The images that ``data`` asks for, in the order of the store. Raises BadData when the source cannot be used."""
     root = root_of(data.source)
-    return choose(_kind(root).collect(root), data)
+    return choose(_reader(root).collect(root), data)
 
 
 def counted(data: Data) -> tuple[int, int, int]:
-    """Training images, validation images and classes that ``data`` asks for, its files unread; BadData when it cannot be used."""
+    """Numbers of training images, validation images and classes of ``data``; reads no image. Raises BadData when it cannot be used."""
     if data.source == "shapes":
         from svgbench.images import shapes
 
@@ -57,10 +57,10 @@ def counted(data: Data) -> tuple[int, int, int]:
     return len(listing.train), len(listing.val), len(listing.classes)
 
 
-def _kind(root: Path) -> ModuleType:
+def _reader(root: Path) -> ModuleType:
     from svgbench.images import folders, hub_datasets, shards  # PIL
 
-    return next((kind for kind in (shards, hub_datasets) if kind.holds(root)), folders)
+    return next((module for module in (shards, hub_datasets) if module.holds(root)), folders)
 
 
 def _shapes_identity() -> str:

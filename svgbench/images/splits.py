@@ -1,7 +1,7 @@
-"""Which names mean the training, the validation or the test split: one rule for folders, shards, parquet files and dense sets. No torch.
+"""Recognises training, validation and test splits by name, for folders, shards, parquet files and dense sets. No torch.
 
-A name is split into words at whatever is no letter and where a small letter meets a capital: ``ILSVRC2012_img_train`` is for training,
-``portrait-000.tar``, ``medieval`` and ``trainval`` are in no split.
+A name is divided into words at characters that are not letters and between a lower-case and an upper-case letter. ``ILSVRC2012_img_train``
+is for training; ``portrait-000.tar``, ``medieval`` and ``trainval`` are in no split.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from svgbench.errors import BadData
-from svgbench.images.scan import Passed, is_broken_link
+from svgbench.images.scan import Skipped, is_broken_link
 
 Split = Literal["train", "val", "test"]
 WORDS: dict[str, Split] = {
@@ -24,7 +24,7 @@ WORDS: dict[str, Split] = {
 
 
 class Chosen(NamedTuple):
-    """The names of the training and of the validation split."""
+    """Names (folders or files) of the training and of the validation split."""
 
     train: list[str]
     val: list[str]
@@ -32,23 +32,25 @@ class Chosen(NamedTuple):
 
 
 def split_of(name: str) -> Split | None:
-    """The split that a name means; None when it names none, or two."""
-    found = {WORDS[word] for word in _words(name)}
-    return found.pop() if len(found) == 1 else None
+    """The split that a name stands for; None when it stands for none or for two."""
+    splits = {WORDS[word] for word in _words(name)}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def is_bare(name: str) -> bool:
-    """Whether a name is nothing but the word of a split: ``Train`` or ``train2017``, not ``train_station``."""
+    """Whether a name is only the word for a split: ``Train`` or ``train2017``, not ``train_station``."""
     return re.sub(r"[\W\d_]+", "", name).lower() in WORDS
 
 
-def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: bool = False) -> Chosen | None:
-    """The names of each split; None when no name means a split. Without a validation split the test split is used for validation;
-    ``passed`` notes that and what is left out. BadData when two names mean one split (``single``: when each name is a whole split;
-    else when they mean it by different words), or when none is for training."""
+def choose_splits(place: Path, names: Iterable[str], skipped: Skipped, *, single: bool = False) -> Chosen | None:
+    """The names of each split; None when no name stands for a split.
+
+    Without a validation split the test split is used for validation; ``skipped`` notes that and the names left out. Raises BadData when
+    none is for training, or when two names stand for one split (with ``single``, always; else when they use different words for it).
+    """
     by_split: dict[Split | None, list[str]] = {}
     names = list(names)
-    passed.notes += _incomplete(names)
+    skipped.notes += _incomplete(names)
     for name in names:
         by_split.setdefault(split_of(name), []).append(name)
     train, val, test = (sorted(by_split.get(split, [])) for split in ("train", "val", "test"))  # type: ignore[arg-type]
@@ -56,47 +58,49 @@ def choose_splits(place: Path, names: Iterable[str], passed: Passed, *, single: 
         return None
     if not train:
         raise BadData(
-            f"{place}: holds validation or test images ({', '.join((val or test)[:2])}) and none with 'train' in its name; "
-            "name the training images so."
+            f"{place}: has validation or test images ({', '.join((val or test)[:2])}), but no name contains 'train'; "
+            "rename the training images so that it does."
         )
-    held = val or test
-    for group in (train, held):
-        other = next((name for name in group[1:] if single or _words(name) != _words(group[0])), None)
-        if other is not None:
-            one = group[0]
-            raise BadData(f"{place}: '{one}' and '{other}' both mean the {split_of(one)} split; remove or rename one of them.")
+    validation = val or test
+    for group in (train, validation):
+        second = next((name for name in group[1:] if single or _words(name) != _words(group[0])), None)
+        if second is not None:
+            first = group[0]
+            raise BadData(
+                f"{place}: '{first}' and '{second}' are both named like the {split_of(first)} split; remove or rename one of them."
+            )
     if test and not val:
-        passed.notes.append(f"there is no validation split, so the test split ({test[0]}) is used for validation")
-    if not held:
-        passed.notes.append("there is no validation split, so a share of each class of the training images is held out")
-    passed.others += [*(test if val else []), *by_split.get(None, [])]
-    return Chosen(train, held)
+        skipped.notes.append(f"there is no validation split, so the test split ({test[0]}) is used for validation")
+    if not validation:
+        skipped.notes.append("there is no validation split, so a share of each class of the training images is held out")
+    skipped.others += [*(test if val else []), *by_split.get(None, [])]
+    return Chosen(train, validation)
 
 
 def check_links(place: Path) -> None:
-    """BadData when a link whose name means a split is broken (a disk that is not mounted): without it the splits would be others."""
-    lost = sorted(path.name for path in place.iterdir() if split_of(path.name) and is_broken_link(path))
-    if lost:
-        raise BadData(f"{place / lost[0]}: is a broken symbolic link; mount what it points to, or remove it.")
+    """Raises BadData for a broken link named after a split (perhaps a disk that is not mounted): ignoring it would change the splits."""
+    broken = sorted(path.name for path in place.iterdir() if split_of(path.name) and is_broken_link(path))
+    if broken:
+        raise BadData(f"{place / broken[0]}: is a broken symbolic link; mount what it points to, or remove it.")
 
 
 def _incomplete(names: Iterable[str]) -> list[str]:
-    """A note for each group of files (``train-00000-of-00004.parquet``) of which some are absent."""
-    here: dict[tuple[str, str], set[str]] = {}
+    """A note for each group of files (``train-00000-of-00004.parquet``) of which some are missing."""
+    groups: dict[tuple[str, str], set[str]] = {}
     for name in names:
         if part := re.search(r"^(.*?)(\d+)-of-(\d+)(?!\d)", name):
-            here.setdefault((part[1], part[3]), set()).add(part[2])
+            groups.setdefault((part[1], part[3]), set()).add(part[2])
     return [
-        f"{len(found)} of the {int(total)} files {start}*-of-{total} {'is' if len(found) == 1 else 'are'} here"
-        for (start, total), found in here.items()
-        if len(found) < int(total)
+        f"{len(numbers)} of the {int(total)} files {start}*-of-{total} {'is' if len(numbers) == 1 else 'are'} here"
+        for (start, total), numbers in groups.items()
+        if len(numbers) < int(total)
     ]
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name that mean a split."""
-    found = []
+    """The words in a name that stand for a split."""
+    words = []
     for part in re.findall(r"[^\W\d_]+", name):
         parts = [part] if part.lower() in WORDS else re.sub(r"([^A-Z])([A-Z])", r"\1 \2", part).split()
-        found += [word for one in parts if (word := one.lower()) in WORDS]
-    return found
+        words += [word for one in parts if (word := one.lower()) in WORDS]
+    return words

@@ -1,6 +1,6 @@
-"""The pre-cropped image store as it is read: every split memory-mapped, ready for random batches.
+"""Reads the pre-cropped image store: every split is memory-mapped, for random batches.
 
-``packing`` says what the files are; ``packed`` holds them against ``images.json``.
+``packing`` describes and writes the files; ``packed`` verifies them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from svgbench.errors import BrokenArtifact
 from svgbench.images import packed
 from svgbench.machine import arrays
 
-BATCH, WARM = 256, 4096
-"""Images of a batch of the reading test, and images that it draws from."""
+BATCH, WARM_IMAGES = 256, 4096
+"""Batch size of the reading test, and the number of images from which it draws."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ImageSet:
         return len(self.labels)
 
     def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """Images uint8 [B, 3, H, W] in the order of ``indices`` [B]; a copy."""
+        """A copy of the images ``indices`` [B], uint8 [B, 3, H, W], in that order."""
         return self.images[torch.as_tensor(indices, dtype=torch.int64)]
 
 
@@ -49,12 +49,12 @@ class Images:
     classes: tuple[str, ...]
     resolution: int
     skipped: tuple[str, ...]
-    """Unreadable images that were left out."""
+    """Paths of unreadable images that were left out."""
 
 
 def open_images(directory: Path) -> Images:
-    """The store in a directory, or the packed one that it stands on; BrokenArtifact when files are missing or are not what ``images.json``
-    says."""
+    """Opens the store in a directory, or the packed store that it refers to. Raises BrokenArtifact when files are missing or differ from
+    ``images.json``."""
     place, about, counts = packed.resolved(directory)
     sets = {}
     try:
@@ -64,22 +64,22 @@ def open_images(directory: Path) -> Images:
         skipped = tuple(entry["path"] for entry in about["skipped"])
         return Images(sets["train"], sets["val"], tuple(about["classes"]), int(about["resolution"]), skipped)
     except (ValueError, KeyError, TypeError) as error:
-        raise BrokenArtifact(f"{directory}: is not a whole store of images ({error}); remove the directory and run again.") from None
+        raise BrokenArtifact(f"{directory}: is not a complete store of images ({error}); remove the directory and run again.") from None
 
 
 def reading_speed(images: ImageSet, *, seconds: float = 2.0) -> float:
-    """Images that one core reads a second: random batches of 256 of the first 4096 images, copied out of the map once they are in memory,
-    by one thread and in its own processor time, so that a busy machine gives the same figure."""
+    """Images per second that one core reads: random batches of 256 from the first 4096 images, copied after they are in memory, in the
+    processor time of one thread, so that a busy machine gives the same result."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    known = min(len(images), WARM)
+    available = min(len(images), WARM_IMAGES)
     generator, count = torch.Generator().manual_seed(0), 0
     try:
-        for start in range(0, known, BATCH):
-            images.batch(range(start, min(start + BATCH, known)))
+        for start in range(0, available, BATCH):
+            images.batch(range(start, min(start + BATCH, available)))
         start = time.thread_time()
         while (spent := time.thread_time() - start) < seconds:
-            images.batch(torch.randint(known, (BATCH,), generator=generator))
+            images.batch(torch.randint(available, (BATCH,), generator=generator))
             count += BATCH
     finally:
         torch.set_num_threads(threads)

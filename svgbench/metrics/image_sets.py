@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
-from svgbench.images.decode import UNREADABLE, opened, reason, to_rgb
+from svgbench.images.decode import UNREADABLE, open_image, reason, to_rgb
 from svgbench.images.listing import SUFFIXES
-from svgbench.images.scan import Passed, walk
+from svgbench.images.scan import Skipped, walk
 from svgbench.machine.files import sha256_of
 from svgbench.machine.progress import tell_once
 from svgbench.metrics.npz import IMAGES, stored
@@ -26,12 +26,12 @@ from svgbench.metrics.npz import IMAGES, stored
 
 class ImageFiles:
     """The image files below a folder in the order of their paths (the first ``most``), all of one size; linked folders are followed, and
-    what is passed over is said."""
+    what is skipped is reported."""
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
-        passed = Passed()
-        self.paths = sorted(folder / file.path for file in walk(folder, "", SUFFIXES, passed))[:most]
-        if sentence := passed.sentence(folder):
+        skipped = Skipped()
+        self.paths = sorted(folder / file.path for file in walk(folder, "", SUFFIXES, skipped))[:most]
+        if sentence := skipped.sentence(folder):
             tell_once(sentence)
         if not self.paths:
             raise BadData(f"{folder}: holds no images ({', '.join(SUFFIXES)}); give a folder of image files or an .npz.")
@@ -50,7 +50,7 @@ class ImageFiles:
     @staticmethod
     def _size(path: Path) -> tuple[int, int]:
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 return image.size
         except UNREADABLE as error:
             raise BadData(f"{path}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
@@ -61,7 +61,7 @@ class ImageFiles:
     def __getitem__(self, index: int) -> np.ndarray:
         """One image, uint8 [3, H, W]."""
         try:
-            with opened(self.paths[index]) as image:
+            with open_image(self.paths[index]) as image:
                 return np.ascontiguousarray(np.asarray(to_rgb(image)).transpose(2, 0, 1))
         except UNREADABLE as error:
             raise BadData(f"{self.paths[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None

@@ -96,8 +96,8 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     if (path / "manifest.json").is_file():
         return _artifact_identity(path)
     if packed.holds(path):
-        return digest(packed.confirmed(path))
-    files = list(scan.walk(path, "", SUFFIXES, scan.Passed())) or list(scan.walk(path, "", ("",), scan.Passed()))
+        return digest(packed.verified_digests(path))
+    files = list(scan.walk(path, "", SUFFIXES, scan.Skipped())) or list(scan.walk(path, "", ("",), scan.Skipped()))
     if not files:
         raise BadData(f"{path}: holds no images or statistics; give scores.reference an .npz, a folder of images or an artifact.")
     return catalogue.read(path, files, "reference").identity
@@ -109,14 +109,14 @@ def _artifact_identity(path: Path) -> str:
 
     try:
         listed = json.loads((path / "manifest.json").read_text())["files"]
-        files = [scan.stamped(path, name) for name in listed]
+        files = [scan.stat_file(path, name) for name in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenArtifact(f"{path / 'manifest.json'}: cannot be read ({error}); make the artifact again.") from None
-    found = catalogue.read(path, files, "artifact", say=False).digests
+    found = catalogue.read(path, files, "artifact", report=False).digests
     if changed := next((name for name in listed if found[name] != listed[name]), None):
         raise BrokenArtifact(f"{path / changed}: its bytes are not those that the manifest lists; make the artifact again.")
     if packed.holds(path):
-        packed.confirmed(path)
+        packed.verified_digests(path)
     return digest(listed)
 
 

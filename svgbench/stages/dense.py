@@ -14,8 +14,8 @@ from torch import Tensor
 
 from svgbench.config.networks import Optimiser, Training
 from svgbench.config.scoring import HeadTraining
-from svgbench.images.crops import Ahead, Crop, readers
-from svgbench.images.dense_sets import SPLITS, DenseSet, Pair, check
+from svgbench.images.crops import Crop, CropLoader, reader_threads
+from svgbench.images.dense_sets import SPLITS, DenseSet, ImagePair, count_usable_pixels
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.files import write_atomic
@@ -31,13 +31,13 @@ EVALUATED = 4
 """Validation images whose figures are saved at once."""
 
 
-def check_pairs(found: DenseSet, counted: Callable[[Pair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
+def check_pairs(found: DenseSet, counted: Callable[[ImagePair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair; writes ``pairs.json``: how many there are and how many of their pixels count."""
     about = {}
     for split in SPLITS:
         pairs = getattr(found, split)
         with runtime.progress(f"{word}, {split}", len(pairs)) as bar:
-            pixels = check(found.root, pairs, counted, threads=readers(runtime), word=word, advance=bar.advance)
+            pixels = count_usable_pixels(found.root, pairs, counted, threads=reader_threads(runtime), kind=word, advance=bar.advance)
         about[split] = {"pairs": len(pairs), "pixels": pixels}
     write_atomic(out / "pairs.json", (json.dumps(about, indent=1) + "\n").encode())
     return {}
@@ -66,7 +66,7 @@ class HeadsTask:
         self,
         readings: dict[str, Reading],
         encode: Callable[[Tensor], Tensor],
-        crops: Ahead,
+        crops: CropLoader,
         fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
         loss: HeadLoss,
         *,
@@ -158,7 +158,7 @@ def train_heads(
     """Trains the heads (from where a stopped training was), leaves them in ``out/heads.safetensors`` and gives the last mean losses.
     ``read``: the crop of a training image at a position of the run."""
     settings, count = settings_of(head), len(run.found.training)
-    with Ahead(read, count, seed=seed, runtime=runtime) as crops:
+    with CropLoader(read, count, seed=seed, runtime=runtime) as crops:
         task = HeadsTask(
             run.readings, run.tokenizer.encode, crops, fill, loss,
             optimiser=settings.optimiser, dropout=dropout, seed=seed, runtime=runtime,
@@ -172,7 +172,7 @@ def train_heads(
 
 
 def evaluated(
-    run: DenseRun, measured: Callable[[Pair], Tensor], row: tuple[int, ...], out: Path, runtime: Runtime, label: str
+    run: DenseRun, measured: Callable[[ImagePair], Tensor], row: tuple[int, ...], out: Path, runtime: Runtime, label: str
 ) -> Tensor:  # fmt: skip
     """float64 [N, *row] on the device: ``measured`` [*row] of each validation image; ranks share them, and a stopped evaluation goes on."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from svgbench.config import scoring
 from svgbench.images import crops
 from svgbench.images.crops import Crop
-from svgbench.images.dense_sets import DenseSet, Pair, open_set, read_depth
+from svgbench.images.dense_sets import DenseSet, ImagePair, open_set, read_depth
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
@@ -56,7 +56,7 @@ def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path,
     settings = scoring.Depth.model_validate(slice_["scores"]["depth"])
     head, found = settings.head, open_set("depth", settings.source, settings.identity)
 
-    def in_range(pair: Pair) -> int:
+    def in_range(pair: ImagePair) -> int:
         depth = read_depth(found.root, pair).target
         return int(((depth > head.nearest) & (depth < head.farthest)).sum())
 
@@ -65,11 +65,11 @@ def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path,
 
 def _crop(found: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:
     sample = read_depth(found.root, found.training[index])
-    return crops.depth_crop(sample, crops.drawn(seed, position), size=head.crop, border=head.border == "nyu")
+    return crops.depth_crop(sample, crops.uniform_draws(seed, position), size=head.crop, border=head.border == "nyu")
 
 
 def _stacked(head: scoring.DepthHead, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
-    return crops.stacked(made, head.crop, 0.0, crops.tinted, runtime.torch_device)
+    return crops.collate(made, head.crop, 0.0, crops.colour_jitter, runtime.torch_device)
 
 
 def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
@@ -96,7 +96,7 @@ def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targ
 def _evaluated(run: DenseRun, head: scoring.DepthHead, out: Path, runtime: Runtime) -> dict[str, Tensor]:
     """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images."""
 
-    def measured(pair: Pair) -> Tensor:
+    def measured(pair: ImagePair) -> Tensor:
         sample = read_depth(run.found.root, pair)
         truth = torch.from_numpy(sample.target).to(runtime.torch_device)
         mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")

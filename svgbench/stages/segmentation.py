@@ -28,7 +28,7 @@ from svgbench.config import scoring
 from svgbench.config.records import Score
 from svgbench.images import crops
 from svgbench.images.crops import Crop
-from svgbench.images.dense_sets import IGNORED, DenseSet, Pair, Sample, open_set, read_labelled
+from svgbench.images.dense_sets import IGNORED, DenseSet, ImagePair, Sample, open_set, read_labelled
 from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER, Steps
 from svgbench.machine.files import write_atomic
@@ -101,7 +101,7 @@ def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
     found, head = open_set("segmentation", settings.source, settings.identity), settings.head
     largest = int(head.crop * max(1.0, *head.scales))
 
-    def labelled(pair: Pair) -> int:
+    def labelled(pair: ImagePair) -> int:
         return int((read_labelled(found.root, pair, head.classes, largest).target != IGNORED).sum())
 
     return check_pairs(found, labelled, "masks", out, runtime)
@@ -109,11 +109,11 @@ def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
 
 def _crop(found: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:
     sample = read_labelled(found.root, found.training[index], head.classes)
-    return crops.labelled_crop(sample, crops.drawn(seed, position), side=head.crop, scales=head.scales)
+    return crops.segmentation_crop(sample, crops.uniform_draws(seed, position), side=head.crop, scales=head.scales)
 
 
 def _stacked(head: scoring.SegmentationHead, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
-    return crops.stacked(made, (head.crop, head.crop), IGNORED, crops.distorted, runtime.torch_device)
+    return crops.collate(made, (head.crop, head.crop), IGNORED, crops.photometric_distortion, runtime.torch_device)
 
 
 def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
@@ -137,7 +137,7 @@ def _evaluated(run: DenseRun, head: scoring.SegmentationHead, out: Path, runtime
             prediction = crops.resized(logits[None], sample.target.shape).argmax(1)
             yield [area[0] for area in areas_of(prediction, target, head.classes)]
 
-    def measured(pair: Pair) -> Tensor:
+    def measured(pair: ImagePair) -> Tensor:
         return torch.stack([torch.stack(each) for each in areas(read_labelled(run.found.root, pair, head.classes))])
 
     table = evaluated(run, measured, (len(run.readings), 3, head.classes), out, runtime, "mIoU")

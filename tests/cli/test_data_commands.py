@@ -103,10 +103,10 @@ def test_wrong_words_are_one_sentence_and_status_2(folder, tmp_path, capsys):
         (["pack", str(folder), "--to", str(folder / "packed")], "lies inside the images that are packed"),
         (["pack", str(tmp_path / "packed"), "--to", str(tmp_path / "a")], "is packed already"),
         (["pack", str(folder), "--to", str(tmp_path / "a"), "--resolution", "4"], "greater than or equal to 16"),
-        (["pack", str(folder), "--to", str(tmp_path / "b"), "--train-images", "99"], "which asks for 99"),
+        (["pack", str(folder), "--to", str(tmp_path / "b"), "--train-images", "99"], "asks for 99"),
         (["verify", str(tmp_path / "no")], "does not exist; give a source of images, or a directory made by 'svgbench data pack'."),
         (["verify", str(tmp_path / "begun")], "is not finished; run svgbench data pack again"),
-        (["verify", str(tmp_path / "full")], "holds no class folders, shards (*.tar) or Hugging Face dataset"),
+        (["verify", str(tmp_path / "full")], "contains no class folders, shards (*.tar) or Hugging Face dataset"),
     ):
         status, out, err = call(capsys, "data", *words)
         assert status == 2 and sentence in err and not out, (words, err)

@@ -16,7 +16,7 @@ from toys import in_child
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
 from svgbench.images import catalogue, dense_sets, sources
-from svgbench.images.scan import Passed, stamped, walk
+from svgbench.images.scan import Skipped, stat_file, walk
 from svgbench.metrics.judges import reference_identity
 
 OLD = 1_600_000_000_000_000_000
@@ -40,11 +40,11 @@ def flip(path: Path, *, keep_times: bool = True) -> None:
 def settle(monkeypatch) -> None:
     """As if every file had been written long before it is read."""
     real = time.time_ns
-    monkeypatch.setattr(catalogue.time, "time_ns", lambda: real() + 10 * catalogue.RACY_NS)
+    monkeypatch.setattr(catalogue.time, "time_ns", lambda: real() + 10 * catalogue.UNSETTLED_NS)
 
 
 def files(root):
-    return list(walk(root, "", (".bin",), Passed()))
+    return list(walk(root, "", (".bin",), Skipped()))
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_files_that_did_not_change_are_read_once(root, monkeypatch):
     first = catalogue.read(root, files(root), "images")
     again = catalogue.read(root, files(root), "images")
     assert (first.read, again.read) == (3, 0) and first.digests == again.digests and first.identity == again.identity
-    assert catalogue.read(root, files(root), "images", whole=True).read == 3
+    assert catalogue.read(root, files(root), "images", reread=True).read == 3
     shutil.copytree(root, root.parent / "copy")
     assert catalogue.read(root.parent / "copy", files(root.parent / "copy"), "images").identity == first.identity
 
@@ -148,7 +148,7 @@ def test_a_first_reading_that_was_killed_goes_on(root, monkeypatch):
     assert in_child(lambda: catalogue.read(root, files(root), "images"), failpoint="catalogue.flushed:2") == -signal.SIGKILL
     reading = catalogue.read(root, files(root), "images")
     assert reading.read == 1 and not reading.added
-    assert reading.identity == catalogue.read(root, files(root), "images", whole=True).identity
+    assert reading.identity == catalogue.read(root, files(root), "images", reread=True).identity
 
 
 def test_a_cache_that_cannot_be_written_is_one_warning(root, monkeypatch, capsys):
@@ -266,10 +266,10 @@ def test_files_of_other_suffixes_identify_a_reference_that_holds_statistics(tmp_
 def test_a_pipe_named_like_an_image_is_passed_over(tmp_path):
     root = as_folders(tmp_path / "in", images())
     os.mkfifo(root / "train" / "ant" / "pipe.jpg")
-    passed = Passed()
+    skipped = Skipped()
     assert all(not path.endswith("pipe.jpg") for path in sources.files_of(root).digests)
-    assert len(list(walk(root, "train/ant", (".jpg",), passed))) == 6 and passed.special == ["train/ant/pipe.jpg"]
-    assert stamped(root, "train/ant/none.jpg").size == 0
+    assert len(list(walk(root, "train/ant", (".jpg",), skipped))) == 6 and skipped.special == ["train/ant/pipe.jpg"]
+    assert stat_file(root, "train/ant/none.jpg").size == 0
 
 
 def test_an_image_that_changes_while_it_is_packed_is_refused(tmp_path, monkeypatch):

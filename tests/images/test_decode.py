@@ -21,7 +21,7 @@ from scenes import ade20k, nyu
 from svgbench.errors import BadData
 from svgbench.images import decode
 from svgbench.images.crop import read_image
-from svgbench.images.dense_sets import Pair, open_set, read_depth, read_labelled
+from svgbench.images.dense_sets import ImagePair, open_set, read_depth, read_labelled
 from svgbench.machine.files import open_regular, read_regular
 from svgbench.metrics.image_sets import ImageFiles
 
@@ -100,10 +100,10 @@ REFUSED = {
     "floats below 0": (tiff(BYTES.astype(np.float32) / 255 - 0.5), "floats outside 0 to 1"),
     "NaN": (tiff(np.where(BYTES == 3, np.nan, 0.5).astype(np.float32)), "floats outside 0 to 1"),
     "infinity": (tiff(np.where(BYTES == 3, np.inf, 0.5).astype(np.float32)), "floats outside 0 to 1"),
-    "numbers of 32 bits": (tiff(BRIGHT.astype(np.uint32)), "signed or 32-bit numbers, " + SCALE_UNKNOWN),
-    "small numbers of 32 bits": (tiff(DARK.astype(np.int32), order=">"), "signed numbers"),
-    "signed numbers of 16 bits": (tiff((BRIGHT >> 1).astype(np.int16)), "signed numbers"),
-    "signed numbers of 8 bits": (tiff((BYTES >> 1).astype(np.int8)), "signed numbers"),
+    "numbers of 32 bits": (tiff(BRIGHT.astype(np.uint32)), "signed or 32-bit integers, " + SCALE_UNKNOWN),
+    "small numbers of 32 bits": (tiff(DARK.astype(np.int32), order=">"), "signed integers"),
+    "signed numbers of 16 bits": (tiff((BRIGHT >> 1).astype(np.int16)), "signed integers"),
+    "signed numbers of 8 bits": (tiff((BYTES >> 1).astype(np.int8)), "signed integers"),
     "colours of 16 bits in planes": (tiff(three(BRIGHT), planes=True), "more than 8 bits in separate planes"),
     "float colours": (tiff(three(BYTES.astype(np.float32) / 255)), "cannot identify"),
     "double floats": (tiff(BYTES.astype(np.float64) / 255), "cannot identify"),
@@ -119,7 +119,7 @@ def as_dense(root, content, name="tif"):
         (root / folder / "training").mkdir(parents=True)
     (root / "images" / "training" / f"a.{name}").write_bytes(content)
     Image.fromarray(np.ones((SIDE, SIDE), np.uint8)).save(root / "annotations" / "training" / "a.png")
-    return root, Pair(f"images/training/a.{name}", "annotations/training/a.png")
+    return root, ImagePair(f"images/training/a.{name}", "annotations/training/a.png")
 
 
 @pytest.mark.filterwarnings("error")
@@ -159,11 +159,11 @@ def test_an_image_of_any_mode_becomes_three_channels(mode):
 def test_numbers_of_32_bits_in_memory_are_read_as_the_16_bits_of_the_png_they_come_from():
     """Older versions of PIL open a PNG of 16 bits so."""
     image = Image.fromarray(BRIGHT.astype(np.int32))
-    with pytest.raises(decode.Unfit, match="scale is unknown"):
+    with pytest.raises(decode.UnsupportedImage, match="scale is unknown"):
         decode.to_rgb(image)
     image.format = "PNG"
     assert np.array_equal(np.asarray(decode.to_rgb(image)), three(BYTES))
-    numbers = decode.stored(image)
+    numbers = decode.read_values(image)
     assert numbers.dtype == np.uint16 and np.array_equal(numbers, BRIGHT)
 
 
@@ -183,14 +183,14 @@ def plain_png(width, height, *extra):
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-LONG = "at most 1,000 times as long"
+LONG = "at most 1,000 times"
 
 
 @pytest.mark.parametrize(
     ("size", "words"),
     [
         ((1, 20_000), LONG), ((20_000, 1), LONG), ((1, 60_000), LONG), ((3, 5_000), LONG), ((65_000, 64), LONG),
-        ((100, 70_000), "at most 65,535 px a side"), ((14_000, 14_000), "more pixels than any photograph"),
+        ((100, 70_000), "at most 65,535 px per side"), ((14_000, 14_000), "more pixels than any photograph"),
         ((40, 30_000), "more than 33,554,432 px"),
     ],
 )  # fmt: skip
@@ -288,11 +288,11 @@ def test_a_mask_of_any_depth_holds_its_numbers(tmp_path, content, labels):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (png(BRIGHT, 16), "holds label 65535, and the classes are 1 to 4"),
-        (made(Image.fromarray(LABELS), "JPEG"), "is a JPEG, which may change the numbers"),
-        (tiff(LABELS.astype(np.float32)), "holds float32 numbers; a mask holds 0 for unlabelled"),
-        (tiff(LABELS.astype(np.int8)), "signed numbers"),
-        (tiff(255 - LABELS, white_is_zero=True), "white as 0"),
+        (png(BRIGHT, 16), "has label 65535, but the classes are 1 to 4"),
+        (made(Image.fromarray(LABELS), "JPEG"), "is a JPEG, which may change the stored values"),
+        (tiff(LABELS.astype(np.float32)), "has float32 values; a mask has 0 for unlabelled"),
+        (tiff(LABELS.astype(np.int8)), "signed integers"),
+        (tiff(255 - LABELS, white_is_zero=True), "in which 0 is white"),
         (png(np.stack([LABELS, LABELS], -1), 8, GREY_ALPHA), "has 2 channels; a mask has one"),
         (png(three(LABELS), 8, COLOUR), "has 3 channels; a mask has one"),
     ],
@@ -309,12 +309,12 @@ def test_a_mask_of_other_numbers_is_refused(tmp_path, content, words):
     [
         (png(np.full((48, 64), 2500), 16), None),
         (tiff(np.full((48, 64), 2500, np.uint16), order=">"), None),
-        (tiff(np.full((48, 64), 2.5, np.float32)), "holds float32 numbers, whose unit is unknown"),
-        (tiff(np.full((48, 64), 2500, np.int32)), "signed numbers"),
-        (tiff(np.full((48, 64), 2500, np.uint32)), "holds int32 numbers, whose unit is unknown"),
-        (tiff(np.full((48, 64), 2500, np.uint16), white_is_zero=True), "white as 0"),
-        (png(np.ones((48, 64), int), 1), "has 8 bits a pixel"),
-        (png(np.full((48, 64), 9), 4), "has 8 bits a pixel"),
+        (tiff(np.full((48, 64), 2.5, np.float32)), "has float32 values, whose unit is unknown"),
+        (tiff(np.full((48, 64), 2500, np.int32)), "signed integers"),
+        (tiff(np.full((48, 64), 2500, np.uint32)), "has int32 values, whose unit is unknown"),
+        (tiff(np.full((48, 64), 2500, np.uint16), white_is_zero=True), "in which 0 is white"),
+        (png(np.ones((48, 64), int), 1), "has 8 bits per pixel"),
+        (png(np.full((48, 64), 9), 4), "has 8 bits per pixel"),
         (made(Image.fromarray(np.full((48, 64), 2500, np.uint16)), "JPEG2000"), "is a JPEG2000"),
     ],
 )

@@ -12,7 +12,7 @@ from PIL import Image
 from scenes import ade20k, nyu
 
 from svgbench.errors import BadData
-from svgbench.images.dense_sets import Pair, check, open_set, read_depth, read_labelled
+from svgbench.images.dense_sets import ImagePair, count_usable_pixels, open_set, read_depth, read_labelled
 
 
 def first(root, kind="segmentation"):
@@ -67,8 +67,8 @@ def test_split_lists_name_the_same_pairs_as_folders(tmp_path):
     [
         (lambda root, pair: (root / pair.target).unlink(), r"ADE_training_00000000\.jpg has no annotations/training/ADE_training_00000000"),
         (lambda root, pair: (root / pair.image).unlink(), r"annotations/training/ADE_training_00000000\.png has no images/training"),
-        (lambda root, pair: shutil.rmtree(root / "images" / "validation"), "images/validation: holds no images"),
-        (lambda root, pair: shutil.rmtree(root), "is no folder; give scores.segmentation.source one"),
+        (lambda root, pair: shutil.rmtree(root / "images" / "validation"), "images/validation: contains no images"),
+        (lambda root, pair: shutil.rmtree(root), "is not a folder; set scores.segmentation.source to"),
     ],
 )
 def test_what_a_folder_lacks_is_named(tmp_path, change, words):
@@ -82,14 +82,14 @@ def test_what_a_folder_lacks_is_named(tmp_path, change, words):
 @pytest.mark.parametrize(("kind", "make"), [("segmentation", ade20k), ("depth", nyu)])
 def test_the_folder_above_a_dense_set_names_it(tmp_path, kind, make):
     make(tmp_path / "unpacked" / "set")
-    with pytest.raises(BadData, match=r"holds one folder, 'set', with the images and their .* in it; give .*/unpacked/set"):
+    with pytest.raises(BadData, match=r"its only folder, 'set', has the images and .*; give .*/unpacked/set"):
         open_set(kind, str(tmp_path / "unpacked"))
 
 
 def test_what_a_split_list_lacks_is_named(tmp_path):
     root = nyu(tmp_path)
     (root / "nyu_train.txt").write_text("images/training/0000.png\n")
-    with pytest.raises(BadData, match=r"nyu_train.txt, line 1: names one file"):
+    with pytest.raises(BadData, match=r"nyu_train.txt, line 1: names only one file"):
         open_set("depth", str(root))
     (root / "nyu_train.txt").write_bytes(b"images/training/\xff.png depth/training/0000.png\n")
     with pytest.raises(BadData, match=r"line 1: .* does not exist"):
@@ -99,7 +99,7 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
         open_set("depth", str(root))
     for outside in ("../secret.png", "images/../../secret.png", "/../secret.png"):
         (root / "nyu_train.txt").write_text(f"{outside} depth/training/0000.png\n")
-        with pytest.raises(BadData, match=r"nyu_train.txt, line 1: .*secret.png leads out of .*; name files in that folder"):
+        with pytest.raises(BadData, match=r"nyu_train.txt, line 1: .*secret.png is outside .*; name files in that folder"):
             open_set("depth", str(root))
     (root / "nyu_train.txt").write_text("images/training/0000.png depth/training/0000.png\n")
     with pytest.raises(BadData, match=r"nyu_test\.txt does not exist") as error:
@@ -110,10 +110,10 @@ def test_what_a_split_list_lacks_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
-        (lambda shape: np.ones((shape[0] + 1, shape[1]), np.uint8), "the mask is .* px, its image .*; both must be of one size"),
-        (lambda shape: np.full(shape, 5, np.uint8), "holds label 5, and the classes are 1 to 4"),
+        (lambda shape: np.ones((shape[0] + 1, shape[1]), np.uint8), "the mask is .* px, its image .*; both must have the same size"),
+        (lambda shape: np.full(shape, 5, np.uint8), "has label 5, but the classes are 1 to 4"),
         (lambda shape: np.ones((*shape, 3), np.uint8), "has 3 channels; a mask has one"),
-        (lambda shape: np.full(shape, 300, np.uint16), "holds label 300, and the classes are 1 to 4"),
+        (lambda shape: np.full(shape, 300, np.uint16), "has label 300, but the classes are 1 to 4"),
         (lambda shape: np.ones((*shape, 4), np.uint8), "has 4 channels; a mask has one"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_mask_that_cannot_be_used_is_named(tmp_path, mask, words):
     ("depth", "words"),
     [
         (lambda shape: np.zeros(shape, np.uint16), "every depth is zero"),
-        (lambda shape: np.ones(shape, np.uint8), "has 8 bits a pixel"),
+        (lambda shape: np.ones(shape, np.uint8), "has 8 bits per pixel"),
         (lambda shape: np.ones((*shape, 3), np.uint8), "has 3 channels; a depth map has one"),
         (lambda shape: np.ones((shape[0], shape[1] - 1), np.uint16), "the depth map is .* px, its image"),
     ],
@@ -149,13 +149,13 @@ def test_a_file_that_is_no_image_is_named(tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_set_without_a_pixel_that_counts_is_refused(threads):
-    pairs, seen = [Pair("a", "b")] * 5, []
-    check(Path("a"), pairs, lambda pair: 1, threads=threads, word="masks", advance=seen.append)
+    pairs, seen = [ImagePair("a", "b")] * 5, []
+    count_usable_pixels(Path("a"), pairs, lambda pair: 1, threads=threads, kind="masks", advance=seen.append)
     assert sum(seen) == 5
-    with pytest.raises(BadData, match=r"no pixel of the masks counts \(b and 4 more\): all are 0, which means unlabelled; give masks"):
-        check(Path("a"), pairs, lambda pair: 0, threads=threads, word="masks", advance=seen.append)
-    with pytest.raises(BadData, match=r"no pixel of the depth maps counts \(b\): .* out of the head's range"):
-        check(Path("a"), pairs[:1], lambda pair: 0, threads=threads, word="depth maps", advance=seen.append)
+    with pytest.raises(BadData, match=r"the masks have no usable pixel \(b and 4 more\): all are 0, which means unlabelled; give masks"):
+        count_usable_pixels(Path("a"), pairs, lambda pair: 0, threads=threads, kind="masks", advance=seen.append)
+    with pytest.raises(BadData, match=r"the depth maps have no usable pixel \(b\): .* out of the head's range"):
+        count_usable_pixels(Path("a"), pairs[:1], lambda pair: 0, threads=threads, kind="depth maps", advance=seen.append)
 
 
 def test_every_pair_is_read_before_training(tmp_path):
@@ -163,5 +163,5 @@ def test_every_pair_is_read_before_training(tmp_path):
     rewrite(root, pair, np.full(np.asarray(Image.open(root / pair.target)).shape, 200, np.uint8))
     found = open_set("segmentation", str(root))
     counted = partial(read_labelled, root, classes=4)
-    with pytest.raises(BadData, match="holds label 200"):
-        check(found.root, found.training, lambda p: counted(p).target.size, threads=2, word="masks", advance=lambda n: None)
+    with pytest.raises(BadData, match="has label 200"):
+        count_usable_pixels(found.root, found.training, lambda p: counted(p).target.size, threads=2, kind="masks", advance=lambda n: None)

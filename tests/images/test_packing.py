@@ -107,7 +107,7 @@ def test_a_cut_line_of_the_journal_does_not_count_and_shorter_files_begin_again(
 def test_the_beginning_of_another_packing_is_refused_and_left_alone(source, tmp_path):
     in_child(lambda: pack(asked(source / "in"), tmp_path / "out", QUIET), failpoint="images.chunk:2")
     before = everything(tmp_path / "out")
-    with pytest.raises(BadData, match="holds the beginning of a packing of other images or settings"):
+    with pytest.raises(BadData, match="contains an unfinished packing of other images or settings"):
         pack(asked(source / "in", train_images=9), tmp_path / "out", QUIET)
     assert everything(tmp_path / "out") == before
 
@@ -181,9 +181,9 @@ def test_the_identity_of_a_packed_store_is_its_content_s(source, tmp_path):
 
 
 def test_a_packed_store_that_does_not_fit_the_run_is_a_sentence(source, tmp_path):
-    with pytest.raises(BadData, match=r"is packed at 16 px and the run asks for 32; give --set data\.resolution=16"):
+    with pytest.raises(BadData, match=r"is packed at 16 px, but the run asks for 32; give --set data\.resolution=16"):
         identity(Data(source=str(source / "out"), resolution=32))
-    with pytest.raises(BadData, match=r"has 300 images for data\.train_images, which asks for 301"):
+    with pytest.raises(BadData, match=r"has 300 images, but data\.train_images asks for 301"):
         identity(asked(source / "out", train_images=301))
     stage(asked(source / "out"), tmp_path / "run")
     with pytest.raises(BadData, match="is the images stage of a run, not a packed directory"):
@@ -194,10 +194,10 @@ def test_a_packed_store_that_went_or_changed_behind_a_run_is_said(source, tmp_pa
     shutil.copytree(source / "out", tmp_path / "packed")
     stage(asked(tmp_path / "packed"), tmp_path / "run")
     (tmp_path / "packed").rename(tmp_path / "moved")
-    with pytest.raises(BrokenArtifact, match=r"of the packed images in .*packed, which are gone; put them back, or run with --data"):
+    with pytest.raises(BrokenArtifact, match=r"refers to the packed images in .*packed, which are missing; restore them, or give --data"):
         open_images(tmp_path / "run")
     pack(asked(source / "in", train_images=90), tmp_path / "packed", QUIET)
-    with pytest.raises(BrokenArtifact, match="was packed again since"):
+    with pytest.raises(BrokenArtifact, match="was packed again after"):
         open_images(tmp_path / "run")
 
 
@@ -214,7 +214,7 @@ def test_a_run_finds_its_packed_store_again_where_a_command_used_it_last(source,
     packed.write(tmp_path / "moved", {k: v for k, v in about.items() if k not in ("format", "digest")} | {"source": "/elsewhere"})
     identity(asked(tmp_path / "moved"))
     if cache == "of another process":
-        packed._places.cache_clear()
+        packed._known_locations.cache_clear()
     assert len(open_images(tmp_path / "run").train) == 300 and packed.digests(tmp_path / "run") == packed.digests(tmp_path / "moved")
     damage(tmp_path / "moved", "flipped")
     with pytest.raises(BrokenArtifact, match=r"moved.*its bytes are not those that were packed"):
@@ -315,7 +315,7 @@ def test_the_first_damaged_file_of_a_packed_store_is_named_and_no_run_uses_it(so
     shutil.copytree(source / "out", tmp_path / "out")
     damage(tmp_path / "out", kind)
     with pytest.raises(BrokenArtifact, match=DAMAGES[kind]):
-        for _ in packed.damages(tmp_path / "out", packed.read(tmp_path / "out")):
+        for _ in packed.verify(tmp_path / "out", packed.read(tmp_path / "out")):
             pass
     data = asked(tmp_path / "out")
     (tmp_path / "run").mkdir()

@@ -87,7 +87,7 @@ def test_a_validation_folder_without_class_folders_is_a_sentence(tmp_path):
     shutil.rmtree(tmp_path / "val")
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(content(0, 0))
-    with pytest.raises(BadData, match="val: holds no images below class folders; sort them"):
+    with pytest.raises(BadData, match="val: contains no images in class folders; sort them"):
         list_images(asked(tmp_path))
 
 
@@ -209,14 +209,14 @@ def shards_with_a_link(root):
         (shards_strange_label, r"the label of 'odd' is 'tench'; labels are whole numbers"),
         (shards_empty_label, r"the label of 'odd' is ''; labels are whole numbers"),
         (shards_negative_label, r"the image 'odd' has no label \(-1\); correct it, or move the files of a split without labels"),
-        (shards_gap, r"holds no training images of class 3 \('3'\) among 8; labels count from 0 without gaps"),
-        (shards_huge_label, r"has a label 1000000000000 among 19 training images"),
-        (shards_too_few_names, r"classes\.txt: names 2 classes and there is a label 2"),
-        (shards_one_class, r"holds one class, '0', and two are needed"),
-        (shards_without_images, r"its training shards hold no images"),
-        (shards_only_validation, r"none with 'train' in its name"),
-        (shards_strange_validation, r"the validation image val/3/odd\.jpg has label 3, and the training labels are 0 to 2"),
-        (shards_two_images, r"holds two images of the key 'train-0-000'"),
+        (shards_gap, r"has no training images of class 3 \('3'\) of 8; labels must count from 0 without gaps"),
+        (shards_huge_label, r"has label 1000000000000 but only 19 training images"),
+        (shards_too_few_names, r"classes\.txt: names 2 classes, but there is a label 2"),
+        (shards_one_class, r"has only one class, '0', and needs two"),
+        (shards_without_images, r"its training shards have no images"),
+        (shards_only_validation, r"no name contains 'train'"),
+        (shards_strange_validation, r"the validation image val/3/odd\.jpg has label 3, but the training labels are 0 to 2"),
+        (shards_two_images, r"has two images with the key 'train-0-000'"),
         (shards_with_a_link, r"'\.\./\.\./secret\.jpg' is a link or a sparse file"),
     ],
 )
@@ -286,9 +286,9 @@ def test_a_dataset_names_files_in_its_own_folder_only(tmp_path, form, name):
         with pa.ipc.new_stream(str(tmp_path / "in" / "data.arrow"), table.schema) as file:
             file.write_table(table)
         (tmp_path / "in" / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
-    with pytest.raises(BadData, match=r"row 4 has no image but names the file .*, which is outside") as raised:
+    with pytest.raises(BadData, match=r"row 4 refers to the file .*, which is outside") as raised:
         pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)
-    assert "only files in a dataset's own folder are read" in str(raised.value)
+    assert "only files in the dataset's folder are read" in str(raised.value)
     assert not (tmp_path / "out" / "images.json").exists()
 
 
@@ -311,7 +311,7 @@ def test_rows_without_an_image_are_unreadable_by_their_own_reasons(tmp_path):
     parquet_rows(tmp_path / "in", change)
     os.mkfifo(tmp_path / "in" / "pipe.jpg")
     reasons = [entry["reason"] for entry in pack(asked(tmp_path / "in"), tmp_path / "out", QUIET)["skipped"]]
-    assert sorted(reasons) == ["has vanished", "is empty", "is empty", "is not a regular file"]
+    assert sorted(reasons) == ["is empty", "is empty", "is not a regular file", "no longer exists"]
 
 
 @pytest.mark.parametrize("column", ["strings", "structs of numbers", "numbers"])
@@ -323,7 +323,7 @@ def test_a_column_without_pictures_is_refused(tmp_path, column):
     (tmp_path / "in").mkdir()
     table = pa.Table.from_pylist([{"image": image, "label": place % 2} for place in range(9)])
     pa.parquet.write_table(table, tmp_path / "in" / "train.parquet")
-    with pytest.raises(BadData, match=r"the column 'image' is of the type .*; images are bytes, or structs of bytes and a path"):
+    with pytest.raises(BadData, match=r"the column 'image' has the type .*; images must be bytes, or structs of bytes and a path"):
         list_images(asked(tmp_path / "in"))
 
 
@@ -388,10 +388,10 @@ def saved_without_train(root):
         (saved_without_train, r"has the splits test; a split 'train' is needed"),
         (lambda root: parquet_rows(root, lambda rows: rows[4].update(label=None)), r"train-0\.parquet: row 4 has no label"),
         (lambda root: parquet_rows(root, lambda rows: rows[4].update(label=-1)), r"train-0\.parquet: row 4 has no label"),
-        (lambda root: parquet_rows(root, lambda rows: rows[4].update(label=9)), r"holds no training images of class 3"),
+        (lambda root: parquet_rows(root, lambda rows: rows[4].update(label=9)), r"has no training images of class 3"),
         (lambda root: parquet_rows(root, lambda rows: [row.pop("label") for row in rows]), r"has no column 'label' among image"),
         (lambda root: parquet_rows(root, lambda rows: [row.pop("image") for row in rows]), r"has no column 'image' among label"),
-        (lambda root: parquet_rows(root, lambda rows: [row.update(label=0) for row in rows]), r"holds one class, '0', and two are needed"),
+        (lambda root: parquet_rows(root, lambda rows: [row.update(label=0) for row in rows]), r"has only one class, '0', and needs two"),
     ],
 )
 def test_datasets_that_cannot_be_used_are_one_sentence(tmp_path, make, words):

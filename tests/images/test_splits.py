@@ -1,4 +1,4 @@
-"""Which folder or file is which split, in every reader; linked folders are followed; what is passed over is counted and said."""
+"""Which folder or file is which split, in every reader; linked folders are followed; what is skipped over is counted and said."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svgbench.config.schema import Data
 from svgbench.errors import BadData
 from svgbench.images import dense_sets, hub_datasets, shards, sources
 from svgbench.images.listing import SUFFIXES
-from svgbench.images.scan import Passed, walk
+from svgbench.images.scan import Skipped, walk
 from svgbench.images.splits import choose_splits, split_of
 from svgbench.metrics.image_sets import ImageFiles
 
@@ -56,7 +56,7 @@ def test_names_are_split_into_words_before_they_are_understood(name, split):
 
 
 def test_a_name_that_says_its_split_twice_is_of_that_split(tmp_path):
-    assert choose_splits(tmp_path, ["train_training-0", "train_training-1", "my-val"], Passed()) == (
+    assert choose_splits(tmp_path, ["train_training-0", "train_training-1", "my-val"], Skipped()) == (
         ["train_training-0", "train_training-1"],
         ["my-val"],
     )
@@ -115,14 +115,17 @@ def test_classes_named_like_splits_stay_classes(tmp_path, names):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("train/a", "train/b", "val/a", "valid/a"), "'val' and 'valid' both mean the val split; remove or rename one"),
-        (("train/a", "train/b", "training/a", "val/a"), "'train' and 'training' both mean the train split"),
+        (("train/a", "train/b", "val/a", "valid/a"), "'val' and 'valid' are both named like the val split; remove or rename one"),
+        (("train/a", "train/b", "training/a", "val/a"), "'train' and 'training' are both named like the train split"),
         (("train", "val"), r"train, val named like a split, without class folders"),
         (("train", "val/a", "val/b"), "train named like a split, without class folders"),
-        (("val/a", "val/b", "test/a"), r"holds validation or test images \(val\) and none with 'train' in its name"),
-        (("train/a", "train/b", "extra/a", "extra/b"), r"'train' looks like a split, and beside it are folders of images .* \(extra\)"),
-        (("train/a", "train/b", "unlabelled"), r"'train' looks like a split, and beside it are .* \(unlabelled\)"),
-        (("train/a", "train/b", "val/a", "val/c"), r"val: has classes that the training images do not have \(c\); training has 2 \(a, b\)"),
+        (("val/a", "val/b", "test/a"), r"has validation or test images \(val\), but no name contains 'train'"),
+        (("train/a", "train/b", "extra/a", "extra/b"), r"'train' looks like a split, but there are also folders of images .* \(extra\)"),
+        (("train/a", "train/b", "unlabelled"), r"'train' looks like a split, but there are also .* \(unlabelled\)"),
+        (
+            ("train/a", "train/b", "val/a", "val/c"),
+            r"val: has classes without training images \(c\); the training images have 2 classes \(a, b\)",
+        ),
     ],
 )
 def test_splits_that_cannot_be_told_are_one_sentence(tmp_path, names, words):
@@ -134,16 +137,16 @@ def test_splits_that_cannot_be_told_are_one_sentence(tmp_path, names, words):
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (("mini/train/a", "mini/train/b", "mini/val/a"), r"holds one folder, 'mini', which would be the only class; give .*/mini\."),
-        (("images/a", "images/b"), r"holds one folder, 'images', .* give .*/images\."),
+        (("mini/train/a", "mini/train/b", "mini/val/a"), r"its only folder, 'mini', would be the only class; give .*/mini\."),
+        (("images/a", "images/b"), r"its only folder, 'images', .* give .*/images\."),
         (("x/y/train/a", "x/y/test/a"), r"give .*/x/y\."),
-        (("photos",), "holds one class, 'photos', and two are needed; sort the images into a folder for each class"),
-        (("images/cat_1", "images/cat_2", "annotations/cat_1"), "holds 'images' and 'annotations', which are no classes"),
-        (("leftImg8bit/train/a", "gtFine/train/a"), "holds 'leftImg8bit' and 'gtFine', which are no classes"),
-        (("JPEGImages", "SegmentationClass", "ImageSets/Main"), "holds 'JPEGImages' and 'SegmentationClass', which are no classes"),
-        (("cat/train", "cat/val", "dog/train", "dog/val"), r"the folders cat, dog hold splits themselves \(train, val\)"),
-        (("cat/Training", "cat/Test", "dog/Training", "dog/Test", "owl"), "the folders cat, dog hold splits themselves"),
-        (("data_256/abbey", "data_256/barn", "val_256"), "'val_256' looks like a split, and beside it are folders of images .*data_256"),
+        (("photos",), "has only one class, 'photos', and needs two; sort the images into a folder for each class"),
+        (("images/cat_1", "images/cat_2", "annotations/cat_1"), "contains 'images' and 'annotations', which are not classes"),
+        (("leftImg8bit/train/a", "gtFine/train/a"), "contains 'leftImg8bit' and 'gtFine', which are not classes"),
+        (("JPEGImages", "SegmentationClass", "ImageSets/Main"), "contains 'JPEGImages' and 'SegmentationClass', which are not classes"),
+        (("cat/train", "cat/val", "dog/train", "dog/val"), r"the folders cat, dog contain splits \(train, val\)"),
+        (("cat/Training", "cat/Test", "dog/Training", "dog/Test", "owl"), "the folders cat, dog contain splits"),
+        (("data_256/abbey", "data_256/barn", "val_256"), "'val_256' looks like a split, but there are also folders of images .*data_256"),
         (("bedroom_train", "bedroom_val"), "sort the images into folders like train/CLASS/image.jpg"),
     ],
 )
@@ -167,7 +170,7 @@ def test_a_split_that_holds_itself_alone_is_looked_into(tmp_path, train, val):
 def test_a_folder_that_holds_nothing_but_a_link_to_itself_is_one_sentence(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / name).symlink_to(tmp_path / name)
-    with pytest.raises(BadData, match=f"holds no images|holds one folder, '{name}'"):
+    with pytest.raises(BadData, match=f"contains no images|its only folder, '{name}'"):
         sources.list_images(asked(tmp_path))
 
 
@@ -226,7 +229,7 @@ def test_pipes_named_like_data_files_are_said(tmp_path, capsys, form):
     root = {"shards": as_shards, "parquet": as_parquet}[form](tmp_path, images())
     os.mkfifo(root / ("set-train-2.tar" if form == "shards" else "data/train-extra.parquet"))
     sources.identity(asked(root))
-    assert "passed over 1 pipe or device (" in capsys.readouterr().err
+    assert "skipped 1 pipe or device (" in capsys.readouterr().err
     assert listed(root) == (WHOLE, CLASSES)
 
 
@@ -252,7 +255,7 @@ def test_names_of_classes_beside_shards_are_read_and_not_passed_over(tmp_path, c
 def test_imagenet_s_archive_of_archives_is_to_be_unpacked(tmp_path):
     for split in ("train", "val"):
         write_shard(tmp_path / f"ILSVRC2012_img_{split}.tar", [("n01440764.tar", b"x" * 512), ("n01443537.tar", b"x" * 512)])
-    with pytest.raises(BadData, match=r"holds archives \(n01440764\.tar\) and no images; unpack it and them"):
+    with pytest.raises(BadData, match=r"contains archives \(n01440764\.tar\) and no images; unpack all of them"):
         sources.list_images(asked(tmp_path))
 
 
@@ -284,8 +287,8 @@ def test_shards_whose_names_only_look_like_splits_are_all_taken(tmp_path):
     counts, _ = listed(tmp_path)
     assert sum(counts.values()) == 18
     write_shard(tmp_path / "more" / "0.tar", members_of(images()["val"]))
-    passed = Passed()
-    assert len(shards.files(tmp_path, passed)[1]) == 3 and passed.others == ["more"]
+    skipped = Skipped()
+    assert len(shards.files(tmp_path, skipped)[1]) == 3 and skipped.others == ["more"]
 
 
 def test_shards_in_split_folders_of_any_name_and_behind_links(tmp_path):
@@ -312,7 +315,7 @@ def test_parquet_without_a_training_split_is_refused(tmp_path):
     root = as_parquet(tmp_path, images())
     for file in (root / "data").glob("train*"):
         file.unlink()
-    with pytest.raises(BadData, match=r"holds validation or test images .* none with 'train' in its name"):
+    with pytest.raises(BadData, match=r"has validation or test images .* no name contains 'train'"):
         sources.list_images(asked(root))
 
 
@@ -344,11 +347,11 @@ def test_training_files_beside_a_folder_of_validation_files_are_splits(tmp_path)
         file.rename(root / "data" / "Validation" / "0000.parquet")
     for place in ("tar", "parquet"):
         assert listed(tmp_path / place)[0] == WHOLE
-    passed = Passed()
-    hub_datasets.files(root, passed)
-    assert passed.others == ["other"]
+    skipped = Skipped()
+    hub_datasets.files(root, skipped)
+    assert skipped.others == ["other"]
     (tmp_path / "tar" / "set-train-0.tar").rename(tmp_path / "tar" / "set-0.tar")
-    with pytest.raises(BadData, match=r"holds validation or test images \(val\) and none with 'train' in its name"):
+    with pytest.raises(BadData, match=r"has validation or test images \(val\), but no name contains 'train'"):
         sources.list_images(asked(tmp_path / "tar"))
 
 
@@ -403,9 +406,9 @@ def test_a_folder_behind_two_links_is_listed_once_and_the_order_does_not_depend_
     (tmp_path / "in").mkdir()
     for name in ("z", "a"):
         (tmp_path / "in" / name).symlink_to(tmp_path / "disk")
-    passed = Passed()
-    assert [file.path for file in walk(tmp_path / "in", "", SUFFIXES, passed)] == ["a/0.jpg", "a/1.jpg", "a/2.jpg"]
-    assert passed.loops == ["z"]
+    skipped = Skipped()
+    assert [file.path for file in walk(tmp_path / "in", "", SUFFIXES, skipped)] == ["a/0.jpg", "a/1.jpg", "a/2.jpg"]
+    assert skipped.loops == ["z"]
 
 
 def test_images_of_every_suffix_are_listed(tmp_path):
@@ -453,7 +456,7 @@ def test_dense_splits_that_do_not_fit_are_one_sentence(tmp_path):
     with pytest.raises(BadData, match="images/validation and annotations/test are different splits"):
         dense_sets.open_set("segmentation", str(root))
     shutil.copytree(root / "images" / "validation", root / "images" / "val")
-    with pytest.raises(BadData, match="'val' and 'validation' both mean the val split"):
+    with pytest.raises(BadData, match="'val' and 'validation' are both named like the val split"):
         dense_sets.open_set("segmentation", str(root))
 
 
@@ -533,7 +536,9 @@ def test_names_that_training_does_not_have_are_refused_with_both_lists(tmp_path)
     table = pq.read_table(tmp_path / "val-0.parquet")
     words = table.schema.metadata[b"huggingface"].replace(b'"bee"', b'"elk"')
     pq.write_table(table.replace_schema_metadata({"huggingface": words}), tmp_path / "val-0.parquet")
-    with pytest.raises(BadData, match=r"val-0\.parquet: has classes that .* \(elk\); training has 3 \(ant, bee, cat\)"):
+    with pytest.raises(
+        BadData, match=r"val-0\.parquet: has classes without .* \(elk\); the training images have 3 classes \(ant, bee, cat\)"
+    ):
         sources.list_images(asked(tmp_path))
 
 
@@ -542,9 +547,9 @@ def test_numbers_beside_names_are_taken_as_the_training_s_and_that_is_said(tmp_p
     parquet(tmp_path / "train-0.parquet", held["train"], CLASSES)
     parquet(tmp_path / "val-0.parquet", held["val"], None)
     assert all(said == listed for said, listed in labels_by_name(tmp_path))
-    assert "val-0.parquet: has no class names, so its labels are taken for the numbers" in capsys.readouterr().err
+    assert "val-0.parquet: has no class names; its labels are assumed to number the classes" in capsys.readouterr().err
     parquet(tmp_path / "train-0.parquet", held["train"], CLASSES, texts=True)
-    with pytest.raises(BadData, match=r"has classes that the training images do not have \(0, 1, 2\)"):
+    with pytest.raises(BadData, match=r"has classes without training images \(0, 1, 2\)"):
         sources.list_images(asked(tmp_path))
 
 
@@ -568,9 +573,11 @@ def test_labels_of_shards_are_compared_by_name(tmp_path, how):
 def test_classes_of_shards_that_training_does_not_have_are_refused_with_both_lists(tmp_path):
     root = shards_by_name(tmp_path / "a", ("cat", "ant", "bee"))
     (root / "val" / "classes.txt").write_text("cat\nant\nelk\n")
-    with pytest.raises(BadData, match=r"val/classes\.txt: has classes that .* \(elk\); training has 3 \(ant, bee, cat\)"):
+    with pytest.raises(
+        BadData, match=r"val/classes\.txt: has classes without .* \(elk\); the training images have 3 classes \(ant, bee, cat\)"
+    ):
         sources.list_images(asked(root))
     (root / "train" / "classes.txt").unlink()
-    with pytest.raises(BadData, match=r"\(ant, cat, elk\); training has 3 \(0, 1, 2\)"):
+    with pytest.raises(BadData, match=r"\(ant, cat, elk\); the training images have 3 classes \(0, 1, 2\)"):
         sources.list_images(asked(root))
     assert listed(as_shards(tmp_path / "b", images()))[1] == CLASSES

@@ -164,7 +164,7 @@ def test_a_file_that_vanished_is_left_out_and_says_so(tmp_path):
     (tmp_path / "data" / "bee" / "007.png").unlink()
     (tmp_path / "data" / "bee" / "007.png").symlink_to(tmp_path / "nowhere")
     about = pack(asked(tmp_path / "data"), tmp_path / "out", QUIET)
-    assert about["skipped"] == [{"path": "bee/007.png", "reason": "has vanished"}]
+    assert about["skipped"] == [{"path": "bee/007.png", "reason": "no longer exists"}]
 
 
 # --- listing ---
@@ -274,13 +274,13 @@ def bad_single_images(root):
     [
         (bad_missing, "does not exist; give --data"),
         (bad_file, "is a file; give --data"),
-        (bad_empty, "holds no class folders"),
-        (bad_flat, "holds no class folders"),
-        (bad_no_images, "holds no images below class folders"),
-        (bad_one_class, "holds one class, 'ant', and two are needed"),
-        (bad_hollow_class, "dog: holds no images"),
-        (bad_strange_class, r"val: has classes that the training images do not have \(elk\); training has 3 \(ant, bee, cat\)"),
-        (bad_single_images, "leaves 3 training and 0 validation images"),
+        (bad_empty, "contains no class folders"),
+        (bad_flat, "contains no class folders"),
+        (bad_no_images, "contains no images in class folders"),
+        (bad_one_class, "has only one class, 'ant', and needs two"),
+        (bad_hollow_class, "dog: contains no images"),
+        (bad_strange_class, r"val: has classes without training images \(elk\); the training images have 3 classes \(ant, bee, cat\)"),
+        (bad_single_images, "gives 3 training and 0 validation images"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, make, words):
@@ -290,7 +290,7 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(tmp_path, make, words):
 
 
 def test_more_images_than_there_are_is_a_sentence(tmp_path):
-    with pytest.raises(BadData, match=r"has 21 images for data\.train_images, which asks for 100"):
+    with pytest.raises(BadData, match=r"has 21 images, but data\.train_images asks for 100"):
         list_images(asked(folder(tmp_path), train_images=100))
 
 
@@ -386,7 +386,7 @@ def test_a_folder_that_changed_since_the_plan_is_refused(tmp_path):
 def test_a_packing_that_was_killed_is_no_store_and_the_next_one_is_whole(tmp_path):
     data = Data(source="shapes", resolution=32, train_images=600, val_images=20)
     assert in_child(lambda: pack(data, tmp_path, QUIET), failpoint="images.chunk:2") == -signal.SIGKILL
-    with pytest.raises(BrokenArtifact, match="is not a whole store"):
+    with pytest.raises(BrokenArtifact, match="is not a complete store"):
         open_images(tmp_path)
     pack(data, tmp_path, QUIET)
     assert len(open_images(tmp_path).train) == 600

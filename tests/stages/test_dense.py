@@ -181,7 +181,7 @@ def test_masks_that_cannot_be_used_are_named_before_anything_is_trained(tmp_path
     for path in (root / "annotations" / "validation").iterdir():
         Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
     part = {"scores": {"segmentation": Segmentation(source=str(root), head=SegmentationHead(classes=4)).model_dump()}}
-    with pytest.raises(BadData, match="no pixel of"):
+    with pytest.raises(BadData, match="have no usable pixel"):
         segmentation.check_masks(part, {}, tmp_path, RUNTIME)
     stages = list(nodes(f"scores.segmentation.source={root}"))
     assert stages.index("masks") < stages.index("autoencoder")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.backends import BACKENDS
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadData
 from svgbench.lab.forecast.sizes import Sizes, published
@@ -21,8 +22,8 @@ from svgbench.shelf import folder, read_yaml
 from svgbench.stages import graph
 
 EXTRAS = {
-    "torch": "", "torchvision": "", "timm": "", "diffusers": "", "torch-fidelity": "",
-    "transformers": "encoders", "open_clip_torch": "encoders", "lightly": "pretrain", "lpips": "lpips",
+    "torch": "", "torchvision": "", "torch-fidelity": "", **{row.package: row.extra for row in BACKENDS.values() if row.package},
+    "lightly": "pretrain", "lpips": "lpips",
     "pyarrow": "data", "matplotlib": "figures", "scikit-learn": "figures", "onedl-mmsegmentation": "seg",
 }  # fmt: skip
 """Packages that do the work -> the extra that brings them; empty for svgbench's own."""
@@ -30,7 +31,6 @@ DRIVER = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver lists its GPUs (Linux)."""
 REFERENCES = "ADM's statistics: https://github.com/openai/guided-diffusion/tree/main/evaluations; --set scores.reference=FILE.npz"
 """Where the usual reference statistics come from."""
-BACKENDS = {"timm": "timm", "open_clip": "open_clip_torch", "transformers": "transformers", "diffusers": "diffusers"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,8 @@ def _reference(config: RunConfig) -> Iterator[Need]:
 def _packages(sizes: Sizes) -> Iterator[Need]:
     """Packages that this run imports."""
     names = ["torch", "torchvision", "torch-fidelity"]
-    names += [BACKENDS[card.backend] for card in (sizes.card, sizes.teacher) if card and card.backend in BACKENDS]
+    backends = [BACKENDS.get(card.backend) for card in (sizes.card, sizes.teacher) if card]
+    names += [row.package for row in backends if row and row.package]
     if "lpips" in (sizes.config.scores.perceptual, sizes.config.autoencoder.loss.network):
         names.append("lpips")
     for name in dict.fromkeys(names):
