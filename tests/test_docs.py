@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from functools import cache
@@ -12,6 +13,14 @@ import pytest
 from typer.main import get_command
 
 ROOT = Path(__file__).parents[1]
+FLOORS: dict[str, float] = ast.literal_eval(
+    next(
+        node.value
+        for node in ast.parse((ROOT / "tests" / "test_house.py").read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FLOORS"
+    )
+)
+"""Room -> its floor, as the test of the house has it."""
 WRITTEN = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 WRITTEN += [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "fields.md"]
 """Pages written by hand; docs/fields.md is generated."""
@@ -115,6 +124,19 @@ def test_the_commands_of_a_page_parse(page):
 def test_every_page_is_linked_from_the_readme():
     linked = {(ROOT / link).resolve() for link in LINK.findall((ROOT / "README.md").read_text()) if "://" not in link}
     assert {page for page in WRITTEN if page.name != "README.md"} <= linked
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_house_from_the_lowest_floor_up():
+    block = re.search(r"^## The rooms$.*?^```\n(.*?)^```", (ROOT / "docs" / "architecture.md").read_text(), re.M | re.S)
+    rooms = [line.split()[0] for line in block[1].splitlines()]
+    assert {*rooms, "mmseg"} == set(FLOORS) and [FLOORS[room] for room in rooms] == sorted(FLOORS[room] for room in rooms)
+
+
+def test_the_first_python_example_runs():
+    page = (ROOT / "docs" / "python.md").read_text()
+    space: dict[str, Any] = {}
+    exec(re.search(r"^```python\n(.*?)^```", page, re.M | re.S)[1], space)
+    assert space["latents"].shape == (4, 96, 4, 4)
 
 
 def test_the_readme_shows_commands_and_a_picture():
