@@ -45,12 +45,8 @@ def sample(
     labels: Annotated[str | None, typer.Option("--labels", help="Class numbers, comma separated; every class once when not given.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, max=MOST_STEPS)] = 25,
     guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=MOST_GUIDANCE)] = 1.0,
-    sampler: Annotated[
-        str | None, typer.Option("--sampler", help=f"{sampler_help()}; the run's own when not given.")
-    ] = None,
-    schedule: Annotated[
-        str | None, typer.Option("--schedule", help=f"{SCHEDULE_HELP}; the run's own when not given.")
-    ] = None,
+    sampler: Annotated[str | None, typer.Option("--sampler", help=f"{sampler_help()}; the run's own when not given.")] = None,
+    schedule: Annotated[str | None, typer.Option("--schedule", help=f"{SCHEDULE_HELP}; the run's own when not given.")] = None,
     shift: Annotated[float | None, typer.Option("--shift", min=LEAST_SHIFT, help="Of the time grid; the run's own when not given.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the noise; 0 when not given.")] = None,
     trained: Annotated[
