@@ -136,7 +136,7 @@ def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
 
 
 def asked(encoder: Encoder, preset: str, extra: Path | None = None) -> EncoderCard:
-    """The card of a run's ``encoder``, with the features that the run asks for."""
+    """The card of a run's ``encoder``, with the run's choice of features."""
     card = find(encoder.card, preset, extra)
     return card if encoder.features is None else with_features(card, encoder.features)
 

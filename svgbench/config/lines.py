@@ -1,4 +1,4 @@
-"""Where in the YAML file of an experiment a setting stands, so that an error about it can say the line."""
+"""Finds the line of a setting in an experiment's YAML file, for error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def line_at(path: Path, place: str) -> int | None:
 
 
 def is_blank(path: Path) -> bool:
-    """Whether a file can be read and says nothing, but for comments."""
+    """Whether a file can be read and holds nothing but comments."""
     try:
         return yaml_node(yaml_text(path)) is None
     except (BadInput, yaml.YAMLError):

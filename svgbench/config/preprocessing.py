@@ -43,13 +43,13 @@ NAMED = (
     (re.compile(r"sat-?493m", re.IGNORECASE), SATELLITE, "DINOv3's training on satellite images (sat493m)"),
     (re.compile(r"augreg", re.IGNORECASE), HALF, "timm's augreg training"),
 )
-"""Words in the names of files and directories that tell other statistics than their architecture's usual ones."""
+"""Words in names of files and directories that mean other statistics than the architecture's usual ones."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 FILES = (*PROCESSORS, "open_clip_config.json", "config.json")
 
 
 def stated(folder: Path) -> tuple[Path, Statistics] | None:
-    """The file of a directory that states pixel statistics, and these; None where none does."""
+    """The file of a directory that states pixel statistics, and the statistics; None where none does."""
     for name in FILES:
         path = folder / name
         if path.is_file():
