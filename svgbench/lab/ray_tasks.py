@@ -1,7 +1,7 @@
-"""The engine of Ray: every node is a task with its processors and GPUs, behind the tasks of its inputs, on any machine of the cluster that
-sees the output directory.
+"""The Ray engine: every node is a task with CPUs and GPUs that waits for the tasks of its inputs, on any machine of the cluster that sees
+the output directory.
 
-A task whose machine goes is given to another by Ray; it resumes from what lies in the store, or waits until the store's lock is free.
+Ray moves the tasks of a lost machine to another; a task resumes from the store, or waits until the store's lock is free.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from svgbench.machine.signals import CHILD_SECONDS, GUARD, SAVE_SECONDS, Stop
 from svgbench.stages import graph
 
 RETRIES = 3
-"""How often Ray gives a task out again whose worker or machine is gone."""
+"""How often Ray restarts a task whose worker or machine was lost."""
 
 
 def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) -> str:

@@ -1,4 +1,4 @@
-"""The store: one directory per finished stage, addressed by its content's key.
+"""The store: one directory per finished stage, addressed by the key of its content.
 
 ``store/<stage>/<key>/`` is finished when it holds ``manifest.json``, which is written last. Work happens in ``<key>.partial/`` under an
 exclusive lock (``<key>.lock``, released by the kernel when its owner dies) and is renamed at commit. What is in ``.partial`` stays for
@@ -30,9 +30,9 @@ from svgbench.errors import BrokenArtifact, Occupied, StorageError
 from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
 
 CHECKPOINTS = "checkpoints"
-"""Where a training keeps what it needs to go on; not part of the artifact."""
+"""Checkpoints of a training, to resume from; not part of the artifact."""
 TRACE = "error.txt"
-"""The trace of a failed attempt; not part of the artifact."""
+"""The traceback of a failed attempt; not part of the artifact."""
 
 USE = "use.lock"
 """Locked by processes that use the store, and by ``gc`` alone."""
@@ -40,9 +40,9 @@ DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
 LOCK_POLL_SECONDS = 0.05
 REMOVED_MOST = 100
-"""How often a lock's file may be found removed by its last owner in a row."""
+"""How many times in a row a lock file may have been removed by its last owner."""
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
-"""What a lock answers that another process holds."""
+"""Errors of a lock that another process holds."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 
 
@@ -68,7 +68,7 @@ class Store:
         return self.root / stage / key[:32]
 
     def note(self, stage: str, key: str) -> Path:
-        """The file that says how far the making of an artifact is."""
+        """The file with the progress of an artifact that is being made."""
         place = self.place(stage, key)
         return place.with_name(place.name + ".progress")
 
@@ -264,7 +264,7 @@ def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def _take(file: TextIO, path: Path) -> bool:
-    """Whether the lock is ours now."""
+    """Whether this process now holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

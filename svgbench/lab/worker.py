@@ -1,4 +1,4 @@
-"""The side of an engine that works: one node, one report. No torch until a node runs."""
+"""The worker side of an engine: runs a node and writes its report. No torch until a node runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LOGGED = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d")
 """How a line of torchrun's log begins: W1129 03:10:15."""
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PORTS = 20_000
-"""A job's machines meet at this port or one of as many above it, by the job's number: two jobs may share a machine."""
+"""The machines of a job meet at a port in [PORTS, 2 PORTS) chosen by the job's number, because two jobs may share a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How a process works on the nodes of a plan: words of ``svgbench node``."""
+    """How a process runs the nodes of a plan: the options of ``svgbench node``."""
 
     out: str
     device: str = "auto"
@@ -104,7 +104,7 @@ class Worker:
         if not lacking:
             return None
         names = ", ".join(f"{self._nodes[k].stage} {k[:12]}" for k in lacking)
-        return Report(key, "unready", SvgbenchError(f"it stands on {names}, which is not finished."))
+        return Report(key, "unready", SvgbenchError(f"its input {names} is not finished."))
 
     def _here(self, key: str) -> Report:
         end = time.monotonic() + self._bench.patience
@@ -190,7 +190,7 @@ def why_it_ended(output: str) -> str:
 
 
 def _silent(sentence: str) -> None:
-    """A worker's stages are told by the process that gave them out."""
+    """Workers announce no stages; the process that submitted them does."""
 
 
 def serve(plan: Path, bench: Bench, keys: Sequence[str]) -> int:
