@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from svgbench.config import cards
-from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Protocol, digest, seal, unseal
+from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Score, digest, seal, unseal
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Finished, Node, Plan, Run
 from svgbench.lab.schedule import Outcome
@@ -136,15 +136,15 @@ def _rows(
     return rows
 
 
-def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: dict[str, Any]) -> dict[str, Any]:
+def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: Score) -> dict[str, Any]:
     """One score as ``report --format json`` prints it."""
     autoencoder = run.config.autoencoder
     codec = card.kind == "codec"
     return {
         "run": run.name, "encoder": card.name, "family": card.family, "align": None if codec else autoencoder.align,
         "residual_channels": 0 if codec else autoencoder.residual.channels, "preset": run.config.preset, "seed": run.config.seed,
-        "metric": score["metric"], "value": score["value"], "low": score["low"], "high": score["high"], "count": score["count"],
+        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "count": score.count,
         "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"),
-        "protocol": Protocol.model_validate(score["protocol"]).text, "protocol_fields": score["protocol"],
-        "detail": score["detail"], "key": node.key, "trained": node.cell.get("sampling.trained", 1.0), "seconds": manifest.seconds,
+        "protocol": score.protocol.text, "protocol_fields": score.protocol.model_dump(mode="json"),
+        "detail": score.detail, "key": node.key, "trained": node.cell.get("sampling.trained", 1.0), "seconds": manifest.seconds,
     }  # fmt: skip

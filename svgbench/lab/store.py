@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,8 +23,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import TypeAdapter
+
 from svgbench.config.file_state import FileState, state_of
-from svgbench.config.records import SEALED, Manifest, NewerRecord, digest_in
+from svgbench.config.records import SEALED, Manifest, NewerRecord, Score, digest_in
 from svgbench.errors import BrokenArtifact, Occupied, StorageError
 from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
 
@@ -44,6 +45,7 @@ REMOVED_MOST = 100
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 """Errors of a lock that another process holds."""
 _KEY = re.compile(r"[0-9a-f]{32}")
+_SCORES = TypeAdapter(list[Score])
 
 
 @dataclass(frozen=True)
@@ -207,11 +209,12 @@ class Store:
             remove_tree(place / CHECKPOINTS)  # last, so that a kill at any moment before costs no training
             failpoint("store.committed")
 
-    def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[dict[str, Any]]:
-        """The scores of a finished artifact (its manifest, where it is read already), only if they are those that were committed."""
+    def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[Score]:
+        """The scores of a finished artifact; none where it is not finished. BrokenArtifact when they are not those that were committed.
+        ``manifest``: the artifact's, where it is known."""
         if manifest is None:
             manifest = self.manifest(stage, key)
-        return [] if manifest is None else json.loads(self.content(manifest, "scores.json"))
+        return [] if manifest is None else _SCORES.validate_json(self.content(manifest, "scores.json"))
 
     def content(self, manifest: Manifest, name: str) -> bytes:
         """The bytes of a file of a finished artifact; BrokenArtifact when they are not those that were committed."""
