@@ -97,7 +97,7 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
         diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
         sampling = sampling.model_copy(update={"shift": 1.0, "dimension_shift": False})
     if diffusion.dimension_shift or sampling.dimension_shift:
-        card = cards.asked(config.encoder, config.preset, extra)
+        card = cards.card_of(config.encoder, config.preset, extra)
         if card.channels == 0:
             raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
         channels = card.channels + (config.autoencoder.residual.channels if card.kind == "features" else 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from svgbench.config.fields import word_of
+from svgbench.config.fields import short_name
 from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
@@ -197,7 +197,7 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
             axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra) for cell, settings in values.items()})
         else:
             plain = axis.rsplit(".", 1)[-1] in ("encoder", "card")
-            axes.append({(str(v) if plain else f"{word_of(axis)}-{v}"): nested(axis, v) for v in values})
+            axes.append({(str(v) if plain else f"{short_name(axis)}-{v}"): nested(axis, v) for v in values})
     result = {}
     for combination in itertools.product(*(axis.items() for axis in axes)):
         settings: dict[str, Any] = {}

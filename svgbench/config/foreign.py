@@ -147,7 +147,7 @@ def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:
 
 
 def _usual(statistics: Statistics, name: str, file: str) -> Statistics:
-    """The usual statistics of an architecture; tells the user that they were assumed."""
+    """The usual statistics of an architecture; a line on standard error states that they were assumed."""
     say_once(f"'{name}': no {file} states how its pixels are normalised; using its library's default, {statistics.shown}.")
     return statistics
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from svgbench.config.fields import word_of
+from svgbench.config.fields import short_name
 from svgbench.errors import BadInput
 from svgbench.shelf import file_node, yaml_node, yaml_text
 
@@ -55,7 +55,7 @@ def _settings(root: yaml.MappingNode, cell: list[str], part: str) -> Iterator[tu
         if key.value == part == "axes" and isinstance(value, yaml.MappingNode):
             for axis, entries in value.value:
                 if isinstance(entries, yaml.SequenceNode):
-                    word = word_of(axis.value)
+                    word = short_name(axis.value)
                     named = [e for e in entries.value if f"{word}-{getattr(e, 'value', '')}" in ".".join(cell) or e.value in cell]
                     yield axis.value, _line((named or [axis])[0]), True
                 elif isinstance(entries, yaml.MappingNode):

@@ -10,7 +10,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.build import build
-from svgbench.config.fields import word_of
+from svgbench.config.fields import short_name
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
@@ -54,21 +54,21 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
     are named; more become six digits of their digest. ``plains``: a cache of default configurations, shared by the cells of a grid."""
     autoencoder = config.autoencoder
     parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
-    told: dict[str, Any] = {"encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
+    named: dict[str, Any] = {"encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
     if cards.find(config.encoder.card, config.preset, extra).kind == "features":
-        told["autoencoder"] = {"align": autoencoder.align}
+        named["autoencoder"] = {"align": autoencoder.align}
         if autoencoder.residual.channels == 0:
             parts.append("no-residual")
-            told["autoencoder"]["residual"] = {"channels": 0}
+            named["autoencoder"]["residual"] = {"channels": 0}
         elif autoencoder.align == "none":
             parts.append("no-align")
         elif autoencoder.align != "frozen":
             parts.append(f"align-{autoencoder.align}")
     if config.preset != "tiny":
         parts.append(config.preset)
-    plains, asked = {} if plains is None else plains, canonical([config.preset, told])
+    plains, asked = {} if plains is None else plains, canonical([config.preset, named])
     if asked not in plains:
-        plains[asked] = build(told, preset=config.preset, extra=extra)
+        plains[asked] = build(named, preset=config.preset, extra=extra)
     plain = plains[asked].model_copy(update={"seed": config.seed})
     if config.data.limit:
         parts.append(f"limit-{config.data.limit}")
@@ -78,7 +78,7 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
 def changes(plain: RunConfig, config: RunConfig) -> list[str]:
     """Parts of a name for settings that differ from a plain run: up to two by name and value, more as six digits of their digest."""
     changed = differences(plain.model_dump(mode="json"), config.model_dump(mode="json"))
-    words = [f"{word_of(path)}-{value}" for path, value in changed.items()]
+    words = [f"{short_name(path)}-{value}" for path, value in changed.items()]
     if changed and (len(words) > 2 or not all(len(word) <= LONGEST and re.fullmatch(r"[\w.-]+", word) for word in words)):
         words = [digest(changed)[:6]]
     return sorted(word.replace("_", "-") for word in words)

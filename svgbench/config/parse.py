@@ -60,9 +60,9 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     if problem["type"] == "missing":
         return f"{name} is missing.{more}"
     if problem["type"] == "value_error":
-        said = _need(problem).rstrip(".")
-        end = "..." if said.endswith(", ") else "."  # a list that is cut short keeps its ellipsis
-        return f"{name or kind.__name__}: {said}{end}{more}"
+        need = _need(problem).rstrip(".")
+        end = "..." if need.endswith(", ") else "."  # a list that is cut short keeps its ellipsis
+        return f"{name or kind.__name__}: {need}{end}{more}"
     shown = "" if isinstance(problem["input"], dict) else f", got {'nothing' if problem['input'] is None else repr(problem['input'])}"
     need = " or ".join(dict.fromkeys(_need(other) for other in error.errors() if _place(other) == path))
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):

@@ -120,7 +120,7 @@ class Protocol(Part):
     resize: str | None = None
     """How the judge brings images to its own size."""
     reference: str | None = None
-    """Which images are held against: train, val, images or statistics of others."""
+    """What the judged images are compared with: train, val, images or statistics of others."""
     reference_count: int | None = None
     """Number of reference images."""
     reference_digest: str | None = None
@@ -173,8 +173,8 @@ class Protocol(Part):
     def differs(self, other: Protocol) -> list[str]:
         """The fields in which two protocols differ, as ``field (mine, other's)``, but for steps and guidance, a table's columns."""
         mine, others = (flat(protocol.model_dump(mode="json")) for protocol in (self, other))
-        told = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
-        names = [name for name in mine | others if name not in told]
+        left = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
+        names = [name for name in mine | others if name not in left]
         return [f"{n} ({_short(mine.get(n))}, {_short(others.get(n))})" for n in names if mine.get(n) != others.get(n)]
 
 

@@ -41,7 +41,7 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
 
 
 def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store) -> Plan:
-    """The diagnoses of runs, by name: configuration and recorded stages. The plan holds the finished nodes they stand on too."""
+    """The diagnoses of runs, by name: configuration and recorded stages. The plan also holds the finished nodes that are their inputs."""
     nodes: dict[str, Node] = {}
     plan = []
     for name, (config, stages) in runs.items():

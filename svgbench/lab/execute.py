@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
 from svgbench.errors import SvgbenchError
-from svgbench.lab.plan import Node, check_files, told
+from svgbench.lab.plan import Node, check_files, shown_cell
 from svgbench.lab.store import TRACE, Store, files_of
 from svgbench.machine.files import guarded, remove_tree, write_atomic
 from svgbench.stages import graph
@@ -155,7 +155,7 @@ class Executor:
 
 def text_of(node: Node) -> str:
     """A node for people: its stage and cell, such as ``samples steps 25 guidance 4``."""
-    return " ".join([node.stage, *(f"{name} {value:g}" for name, value in told(node.cell).items())])
+    return " ".join([node.stage, *(f"{name} {value:g}" for name, value in shown_cell(node.cell).items())])
 
 
 def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:

@@ -68,7 +68,7 @@ class Plan:
         return Finished(self, store).keys()
 
 
-def told(cell: Mapping[str, Any]) -> dict[str, Any]:
+def shown_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell as shown to people: the last part of each field, without ``trained`` at the end of the training."""
     return {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
 
@@ -258,7 +258,7 @@ def _among(fields: tuple[str, ...], path: str) -> bool:
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
     """The configuration with identities filled in: of the card and its weights, and of the images (unless ``images`` is false).
     ``seen``: a cache data -> identity of its images, shared by the cells of a grid."""
-    card = cards.asked(config.encoder, config.preset, extra)
+    card = cards.card_of(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
     if images:
@@ -310,7 +310,7 @@ def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
 def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:
     """The configuration with the identity of REPA's teacher."""
     part = config.diffusion.representation
-    card = cards.asked(part.encoder, config.preset, extra)
+    card = cards.card_of(part.encoder, config.preset, extra)
     if card.kind != "features":
         raise BadConfig(f"diffusion.representation.encoder.card '{card.name}' gives no features; name an encoder such as dinov2.")
     identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None, part.encoder.weights_key)

@@ -59,7 +59,7 @@ class Engine(Protocol):
 
 
 class Watch:
-    """Is told of the progress; a subclass shows it."""
+    """Gets the events of a walk; a subclass shows them."""
 
     where: Callable[[str], str] = staticmethod(lambda key: "")
     """Who works on a node, in a few words; set to the engine's."""

@@ -176,7 +176,7 @@ class Store:
 
     @contextlib.contextmanager
     def in_use(self, *, alone: bool = False) -> Iterator[None]:
-        """Inside, ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which shares the store with nobody. Occupied while a
+        """Inside, ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which needs the store alone. Occupied while a
         process of the other kind is inside. A store where no lock can be taken, such as a read-only one, is used without."""
         with contextlib.ExitStack() as opened:
             with contextlib.suppress(OSError):
@@ -308,7 +308,7 @@ def _size(path: str) -> int:
 
 
 def _readable(files: Iterable[Path], model: Path) -> None:
-    """Gives files the permissions of another one, which this process's umask has set: safetensors lets nobody but the owner read."""
+    """Gives files the permissions of ``model``, which the umask has set: safetensors makes files that only their owner can read."""
     wanted = stat.S_IMODE(model.stat().st_mode)
     for file in files:
         with contextlib.suppress(OSError):  # a file system without permissions

@@ -151,7 +151,7 @@ def yaml_text(path: Path) -> str:
 
 
 def file_node(path: Path) -> yaml.Node | None:
-    """The YAML nodes of a file, with their lines; None where it is empty or cannot be read, which ``read_yaml`` says."""
+    """The YAML nodes of a file, with their lines; None where it is empty or cannot be read, which is an error in ``read_yaml``."""
     try:
         return yaml_node(yaml_text(path))
     except (BadInput, yaml.YAMLError):

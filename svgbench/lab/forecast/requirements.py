@@ -63,7 +63,7 @@ def needs_of(sizes: Sizes) -> list[Need]:
 
 def left_out(config: RunConfig) -> list[str]:
     """Scores that a run of these images leaves out, each with the setting that would add it."""
-    if config.data.source == "shapes":  # has masks of its own, and is compared with nobody's numbers
+    if config.data.source == "shapes":  # it has its own masks, and no published numbers to compare with
         return []
     plain = config.model_dump(mode="json")
     wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
@@ -72,7 +72,7 @@ def left_out(config: RunConfig) -> list[str]:
 
 
 def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
-    """A card's weights: the file handed over, the shelf's, or the Hugging Face cache's."""
+    """A card's weights: the given file, the shelf's, or the Hugging Face cache's."""
     what, pins = f"weights of {card.name}", card.weights
     if given:
         return Need(what, Path(given).expanduser().exists(), given, card.licence)
@@ -88,7 +88,7 @@ def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
 
 
 def judge_of(kind: str, name: str, given: str | None, setting: str, *, optional: bool = False) -> Need:
-    """A judging network's weights: the file handed over, or the shelf's."""
+    """A judging network's weights: the given file, or the shelf's."""
     facts = judges.row(kind, name)
     what = f"weights of {name} ({setting.rpartition('.')[0]})"
     if given:

@@ -155,5 +155,5 @@ def published(source: str) -> dict[str, Any] | None:
 def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:
     """The sizes of a run, its cards looked up."""
     part = config.diffusion.representation
-    teacher = cards.asked(part.encoder, config.preset, extra) if part.weight else None
-    return Sizes(config, cards.asked(config.encoder, config.preset, extra), counts, teacher)
+    teacher = cards.card_of(part.encoder, config.preset, extra) if part.weight else None
+    return Sizes(config, cards.card_of(config.encoder, config.preset, extra), counts, teacher)

@@ -53,7 +53,7 @@ class Pace:
 
 
 def pace_of(gpus: int, store: Path | None = None) -> Pace:
-    """The pace of so many H200 (0: of this processor); ``store``: where finished trainings may tell what such a device reached."""
+    """The pace of ``gpus`` H200s (0: of this CPU); ``store``: finished trainings in it are measurements."""
     cores = os.cpu_count() or 1
     assumed = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
     measured = _measured(store, "cuda" if gpus else "cpu") if store else {}
