@@ -1,6 +1,6 @@
-"""What can go wrong through the user's words, files or machine: each error is one sentence and one exit status, never a traceback.
+"""Errors of the user's input, files or machine: each is one sentence and one exit status, never a traceback.
 
-A sentence is said with its foreign words made printable, to a standard error that may be closed.
+Messages go to standard error, which may be closed, with control characters made printable.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Self
 
 
 class SvgbenchError(Exception):
-    """A stage failed; the base of everything svgbench raises on purpose."""
+    """A stage failed; the base class of every error that svgbench raises on purpose."""
 
     exit_status = 1
 
 
 class BadInput(SvgbenchError):
-    """The user's words or files are off."""
+    """A command line, a configuration or a file of the user cannot be used."""
 
     exit_status = 2
     field = ""
-    """Dotted path of the configuration's field it is about, where it is about one."""
+    """Dotted path of the configuration field that is wrong; empty where it is none."""
 
     def about(self, field: str) -> Self:
-        """The same error, with its field."""
+        """Sets the field and returns the error."""
         self.field = field
         return self
 
@@ -46,7 +46,7 @@ class BadData(BadInput):
 
 
 class BadWeights(BadInput):
-    """A weight file that is absent, of another shape or of another digest."""
+    """A weights file that is missing, or has another shape or digest."""
 
 
 class BrokenArtifact(SvgbenchError):
@@ -74,13 +74,13 @@ class StorageError(SvgbenchError):
 
 
 class NumericalError(SvgbenchError):
-    """NaN or infinity past the skip budget."""
+    """NaN or infinity in more updates than may be skipped."""
 
     exit_status = 6
 
 
 class Occupied(SvgbenchError):
-    """Another process owns this run."""
+    """Another process works on this run or node."""
 
     exit_status = 7
 
@@ -88,7 +88,7 @@ class Occupied(SvgbenchError):
 def closest(name: str, known: Iterable[str]) -> str:
     """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``"""
     names = sorted(known)
-    import difflib  # not before signals are heard
+    import difflib  # late: signal handlers are set first
 
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
@@ -97,7 +97,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """The error for a name nobody registered."""
+    """The error for an unknown name of a kind of thing, with the nearest known ones."""
     return UnknownName(f"no {kind} named '{name}'.{closest(name, known)}")
 
 
@@ -116,17 +116,17 @@ def printable(text: object) -> str:
 
 
 def debugging() -> bool:
-    """Whether tracebacks are asked for: ``--debug``, or SVGBENCH_DEBUG in the environment."""
+    """Whether tracebacks are shown: ``--debug``, or SVGBENCH_DEBUG in the environment."""
     return os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
 def say(sentence: object) -> None:
-    """One line to the user on standard error; where that is closed, full or gone, the work goes on without it."""
+    """Writes one line to standard error; a closed or full standard error is ignored."""
     write(printable(sentence) + "\n")
 
 
 def write(text: str) -> None:
-    """Text to standard error as it is, where that takes it."""
+    """Writes text to standard error unchanged; a closed or full standard error is ignored."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # AttributeError: there is no standard error
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -134,5 +134,5 @@ def write(text: str) -> None:
 
 @cache
 def say_once(sentence: str) -> None:
-    """A line on standard error, the first time in this process: what was chosen where nothing was asked for."""
+    """Writes a line to standard error the first time it is called with it in this process, such as a default that was chosen."""
     say(sentence)

@@ -17,7 +17,7 @@ from svgbench.backends.tokens import TokenNetwork
 from svgbench.config.backends import BACKENDS
 from svgbench.config.cards import EncoderCard
 from svgbench.config.foreign import NOT_STATED, by_name
-from svgbench.config.preprocessing import same_statistics
+from svgbench.config.preprocessing import check_statistics
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
@@ -115,7 +115,7 @@ def open_encoder(
         files.fill(network.model, adapted(network, state, where), where=where, found=state)
     card = _completed(card, network)
     if path is not None and weights is not None:
-        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
+        check_statistics(path, card.pixels.mean, card.pixels.std, card.name)
     encoder = Encoder(card, network).to(device)
     encoder.weights_key = state.key if isinstance(state, files.State) else None
     return encoder

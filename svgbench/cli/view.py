@@ -7,7 +7,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from svgbench.config.records import Score
 from svgbench.errors import printable
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Node, Plan
@@ -170,11 +170,11 @@ class LiveView(View):
         return Group(table, Text(self.summary(), style="bold"), *scores)
 
 
-def scores_text(rows: list[dict[str, Any]]) -> str:
+def scores_text(scores: list[Score]) -> str:
     """Scores in a line, e.g. ``gfid 43.6, kid 1.02`` or ``features: probe_top1 56.5; residual: probe_top1 23.8``."""
     groups: dict[str, list[str]] = {}
-    for row in rows:
-        groups.setdefault((row.get("detail") or {}).get("latents", ""), []).append(f"{row['metric']} {row['value']:.4g}")
+    for score in scores:
+        groups.setdefault(score.detail.get("latents", ""), []).append(f"{score.metric} {score.value:.4g}")
     return "; ".join(f"{name}: {', '.join(found)}" if name else ", ".join(found) for name, found in groups.items())
 
 

@@ -32,7 +32,7 @@ DIMENSION = 4096
 data, as here, are shifted by 1 / a."""
 
 OF_SHAPES = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}, "autoencoder": {"loss": {"network": "shapes-lpips"}}}
-"""Judges of the preset ``small`` on its own images: shipped networks that know drawn images alone. Other images have no such default."""
+"""Judging networks of the preset ``small`` on its own images: shipped networks trained on drawn images. Other images have no default."""
 
 
 def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: Path | None = None) -> RunConfig:
@@ -64,7 +64,7 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
 
 
 def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
-    """The same run with what it does not use at its defaults: equal work, equal key."""
+    """The same run with unused settings at their defaults, so that equal work has equal keys."""
     sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, config.data.limit or config.sampling.count)})
     parts = {"sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
     return _shifted(config.model_copy(update=parts), extra)
@@ -97,7 +97,7 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
         diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
         sampling = sampling.model_copy(update={"shift": 1.0, "dimension_shift": False})
     if diffusion.dimension_shift or sampling.dimension_shift:
-        card = cards.asked(config.encoder, config.preset, extra)
+        card = cards.card_of(config.encoder, config.preset, extra)
         if card.channels == 0:
             raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
         channels = card.channels + (config.autoencoder.residual.channels if card.kind == "features" else 0)
@@ -114,7 +114,7 @@ def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
 
 
 def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
-    """Whether the parts fit one another: the decoder's upsampling, the patch, the warm-up."""
+    """Refuses parts that do not fit one another: the decoder's upsampling, the patch size, the image counts."""
     start = f"{where}: " if where else ""
     stride, side = card.stride, config.data.resolution
     levels = len(config.autoencoder.decoder.multipliers)

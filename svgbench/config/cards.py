@@ -135,8 +135,8 @@ def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
     raise unknown("encoder card", name, [*cards, *(family for family in FAMILIES if family not in cards)])
 
 
-def asked(encoder: Encoder, preset: str, extra: Path | None = None) -> EncoderCard:
-    """The card of a run's ``encoder``, with the features that the run asks for."""
+def card_of(encoder: Encoder, preset: str, extra: Path | None = None) -> EncoderCard:
+    """The card of a run's ``encoder``, with the run's choice of features."""
     card = find(encoder.card, preset, extra)
     return card if encoder.features is None else with_features(card, encoder.features)
 
@@ -151,7 +151,7 @@ def with_features(card: EncoderCard, features: Features) -> EncoderCard:
 
 def identity(card: EncoderCard, weights: Path | None = None, key: str | None = None) -> str:
     """Digest of what decides an encoder's numbers: the card's opening fields and its weights, by their pinned digest or revision, or by
-    the bytes of a file handed over and the ``key`` inside it. A hub repository without either is known by its name: pin it where it may
+    the bytes of a given file and the ``key`` inside it. A hub repository without either is known by its name: pin it where it may
     change."""
     opening = card.model_dump(mode="json", include={"backend", "model", "arguments", "kind", "channels", "stride", "patch", "pixels"})
     if card.pixels.antialias:
@@ -171,7 +171,7 @@ def identity(card: EncoderCard, weights: Path | None = None, key: str | None = N
 
 
 def weights_file(card: EncoderCard) -> Path | None:
-    """Where the weights lie that a card ships with; None for cards whose weights are elsewhere."""
+    """The file of the weights that a card ships with; None for cards whose weights are elsewhere."""
     if card.weights.file is None:
         return None
     own = Path(card.weights.file)
@@ -179,7 +179,7 @@ def weights_file(card: EncoderCard) -> Path | None:
 
 
 def digest_of(path: Path, name: str) -> str:
-    """Digest of the bytes that a weights path means; ``name`` says in an error whose they are."""
+    """Digest of the bytes that a weights path means; ``name``: whose they are, for an error."""
     digests = []
     for part in weights_files(path):
         try:

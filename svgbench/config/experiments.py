@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from svgbench.config.fields import word_of
+from svgbench.config.fields import short_name
 from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
@@ -50,7 +50,7 @@ class Experiment(Part):
 
     @property
     def preset(self) -> str | None:
-        """The preset that it is: the shelf's own ``preset-NAME``, and no other file of such a name."""
+        """The preset that this file is: only the shelf's own ``preset-NAME`` is one; None for any other file."""
         name = self.file.stem.removeprefix("preset-")
         return name if name in PRESETS and self.file.resolve() == (folder("ablations") / f"preset-{name}.yaml").resolve() else None
 
@@ -73,7 +73,7 @@ def load_experiment(name: str, extra: Path | None = None) -> Experiment:
 
 @cache
 def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
-    """The same, once for every state of the file."""
+    """``load_experiment`` of a file, cached until the file changes."""
     empty = f"{path}: names no cells; give axes, cells' settings under set, or a base."
     if is_blank(path):
         raise BadConfig(empty)
@@ -113,24 +113,24 @@ def experiment_file(name: str, extra: Path | None = None) -> Path:
 
 
 def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str:
-    """``FILE:LINE, cell 'NAME'`` of what sets a field of a cell: in the experiment's own file, else in one that it stands on."""
+    """``FILE:LINE, cell 'NAME'`` of the setting of a cell's field: in the experiment's own file, else in one of its bases."""
     experiment = load_experiment(name, extra)
     bases = [part.file for base in _bases_of(experiment, cell) for part in _chain(load_experiment(base, extra), extra)]
     shared = [part.file for part in _chain(experiment, extra)]
-    places = [(experiment.file, "axes"), *((file, "set") for file in (*bases, *shared))]  # what comes first has the last word
+    places = [(experiment.file, "axes"), *((file, "set") for file in (*bases, *shared))]  # the first one overrides the others
     lines = ((file, line_of(file, field, cell, part=part, loose=loose)) for loose in (False, True) for file, part in places if field)
     found = next((f"{file}:{line}" for file, line in lines if line), str(experiment.file))
     return found + (f", cell '{cell}'" if cell else "")
 
 
 def _bases_of(experiment: Experiment, cell: str) -> list[str]:
-    """The experiments that the entries of a cell stand on."""
+    """The bases of a cell's entries."""
     entries = [pair for values in experiment.axes.values() if isinstance(values, dict) for pair in values.items()]
     return [str(own["base"]) for name, own in entries if "base" in own and f".{name}." in f".{cell}."]
 
 
 def settings_of(experiment: Experiment, extra: Path | None = None, *, with_preset: bool = True) -> dict[str, Any]:
-    """The settings of every cell: the base's, then the experiment's own; a preset's are left out where ``build`` brings them."""
+    """The settings of every cell: the base's, then the experiment's own; without a preset's, which ``build`` adds, where asked."""
     settings: dict[str, Any] = {}
     for part in reversed(_chain(experiment, extra)):
         if with_preset or part.preset is None:
@@ -139,12 +139,12 @@ def settings_of(experiment: Experiment, extra: Path | None = None, *, with_prese
 
 
 def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
-    """The preset an experiment stands on by itself, if it does."""
+    """The preset among an experiment's bases; None where there is none."""
     return next((part.preset for part in _chain(experiment, extra) if part.preset), None)
 
 
 def run_of(experiment: Experiment, extra: Path | None = None) -> str:
-    """The run an experiment, or one of its bases, names; empty where none does."""
+    """The field ``run`` of an experiment or the nearest base that has one; empty where none does."""
     return next((part.run for part in _chain(experiment, extra) if part.run), "")
 
 
@@ -154,13 +154,15 @@ def _chain(experiment: Experiment, extra: Path | None) -> list[Experiment]:
     while chain[-1].base:
         parent = _base(chain[-1], chain[-1].base, "base", extra)
         if any(parent.file.resolve() == below.file.resolve() for below in chain):
-            raise BadConfig(f"{chain[-1].at('base')}: the bases of '{experiment.name}' come back to '{parent.name}'; name another base.")
+            raise BadConfig(
+                f"{chain[-1].at('base')}: the bases of '{experiment.name}' form a circle with '{parent.name}'; name another base."
+            )
         chain.append(parent)
     return chain
 
 
 def _base(experiment: Experiment, name: str, place: str, extra: Path | None) -> Experiment:
-    """The experiment that a place of another one's file names."""
+    """The experiment that a field of another one's file names as its base."""
     try:
         path = experiment_file(name, extra)
     except UnknownName as error:
@@ -179,7 +181,7 @@ def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 MOST_CELLS = 10_000
-"""Of one experiment; a few short lines of axes would give millions, and use up the memory before anything is said."""
+"""Most cells of one experiment; a few short lines of axes could give millions and use up the memory."""
 
 
 def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -195,7 +197,7 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
             axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra) for cell, settings in values.items()})
         else:
             plain = axis.rsplit(".", 1)[-1] in ("encoder", "card")
-            axes.append({(str(v) if plain else f"{word_of(axis)}-{v}"): nested(axis, v) for v in values})
+            axes.append({(str(v) if plain else f"{short_name(axis)}-{v}"): nested(axis, v) for v in values})
     result = {}
     for combination in itertools.product(*(axis.items() for axis in axes)):
         settings: dict[str, Any] = {}
@@ -206,7 +208,7 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
 
 
 def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
-    """Axis and value of every value that stands twice on its axis."""
+    """Axis and value of every value that is repeated on its axis."""
     lists = {axis: Counter(map(str, values)) for axis, values in experiment.axes.items() if isinstance(values, list)}
     return [(axis, value) for axis, counts in lists.items() for value, count in counts.items() if count > 1]
 

@@ -139,7 +139,7 @@ def _bounds(metadata: list[Any]) -> list[str]:
     return found
 
 
-def word_of(path: str) -> str:
+def short_name(path: str) -> str:
     """The short name of a field in names of runs: the shortest end of its path that no other field shares (``sampling-shift``)."""
     words, counts = path.split("."), _endings()
     for start in reversed(range(len(words))):

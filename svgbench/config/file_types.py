@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says: weights that can be read, or what else was saved under such a name."""
+"""Recognises a file by its first bytes, whatever its name: weights that can be read, or another kind of file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ OLD_PICKLES = (b"(dp", b"(lp", b"ccollections\n", b"ccopy_reg\n", b"cposix\n", b
 
 
 def form_of(path: Path) -> Form:
-    """How a weights file is to be read; BadWeights says what any other file is and what to do."""
+    """The format of a weights file. Raises BadWeights, which names the kind of any other file and what to do."""
     regular(path)
     try:
         size = path.stat().st_size

@@ -1,4 +1,4 @@
-"""BACKEND:NAME: what a card would say of a model that has none, read from its library's names and from its configuration file. No torch."""
+"""BACKEND:NAME: makes a card for a model without one, from its library's names and its configuration file. No torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CLASSES = {
 """``model_type`` of transformers -> its image encoder."""
 
 PATCHES = {"dinov2": 14, "clip": 32, "clip_vision_model": 32}
-"""Patch sizes that transformers assumes where a configuration does not say; 16 for all others."""
+"""Default patch sizes of transformers where a configuration has none; 16 for all others."""
 
 NOT_STATED = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-"""In the place of pixel statistics that only the library knows."""
+"""Placeholder for pixel statistics that only the library knows."""
 
 WORDS = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
-"""Fields of a configuration that say nothing about the network."""
+"""Fields of a configuration that do not describe the network."""
 
 
 def describe(name: str) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:
 
 
 def _usual(statistics: Statistics, name: str, file: str) -> Statistics:
-    """The usual statistics of an architecture; tells the user that they were assumed."""
+    """The usual statistics of an architecture; a line on standard error states that they were assumed."""
     say_once(f"'{name}': no {file} states how its pixels are normalised; using its library's default, {statistics.shown}.")
     return statistics
 

@@ -1,4 +1,4 @@
-"""Where in the YAML file of an experiment a setting stands, so that an error about it can say the line."""
+"""Finds the line of a setting in an experiment's YAML file, for error messages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from svgbench.config.fields import word_of
+from svgbench.config.fields import short_name
 from svgbench.errors import BadInput
 from svgbench.shelf import file_node, yaml_node, yaml_text
 
@@ -40,7 +40,7 @@ def line_at(path: Path, place: str) -> int | None:
 
 
 def is_blank(path: Path) -> bool:
-    """Whether a file can be read and says nothing, but for comments."""
+    """Whether a file can be read and holds nothing but comments."""
     try:
         return yaml_node(yaml_text(path)) is None
     except (BadInput, yaml.YAMLError):
@@ -55,7 +55,7 @@ def _settings(root: yaml.MappingNode, cell: list[str], part: str) -> Iterator[tu
         if key.value == part == "axes" and isinstance(value, yaml.MappingNode):
             for axis, entries in value.value:
                 if isinstance(entries, yaml.SequenceNode):
-                    word = word_of(axis.value)
+                    word = short_name(axis.value)
                     named = [e for e in entries.value if f"{word}-{getattr(e, 'value', '')}" in ".".join(cell) or e.value in cell]
                     yield axis.value, _line((named or [axis])[0]), True
                 elif isinstance(entries, yaml.MappingNode):

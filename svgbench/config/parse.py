@@ -1,4 +1,4 @@
-"""From words to a configuration: unknown fields are refused with the closest name, wrong values with field, bound and value."""
+"""Validates configurations: unknown fields are refused with the closest name, wrong values with field, bound and value."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ WORDS = {
     "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
     "int_parsing": "a valid integer", "float_type": "a valid number", "float_parsing": "a valid number",
 }  # fmt: skip
-"""Pydantic's types of error -> what the value has to be."""
+"""Pydantic's error type -> what the value must be."""
 
 
 def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P:
-    """``content`` as a ``kind``; ``where`` (a file, ``--set``) opens the error's sentence."""
+    """``content`` as a ``kind``. Raises BadConfig, whose sentence starts with ``where`` (a file, ``--set``)."""
     try:
         return kind.model_validate(dict(content))
     except ValidationError as error:
@@ -33,8 +33,8 @@ def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P
 
 
 def first_problem(error: ValidationError) -> ErrorDetails:
-    """The problem to be told first: an unknown field before the one that is missing because of it; of a field that may be of several
-    kinds, what is wrong farthest inside it."""
+    """The problem to report first: an unknown field before a missing one, which it may cause; for a field of several possible types, the
+    problem deepest inside it."""
     problems = error.errors()
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     field = _place(first)
@@ -53,16 +53,16 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     path = _place(problem)
     name = ".".join(part if part.isprintable() else repr(part) for part in path)
     behind = len({tuple(_place(other)) for other in error.errors() if _place(other) != path[: len(_place(other))]})
-    more = f" ({behind} more problem{'s' if behind > 1 else ''} behind it.)" if behind else ""
+    more = f" ({behind} more problem{'s' if behind > 1 else ''}.)" if behind else ""
     if problem["type"] == "extra_forbidden":
         owner = _part_at(kind, path[:-1])
         return f"{name} is not a field.{closest(path[-1], owner.model_fields if owner else [])}{more}"
     if problem["type"] == "missing":
         return f"{name} is missing.{more}"
     if problem["type"] == "value_error":
-        said = _need(problem).rstrip(".")
-        end = "..." if said.endswith(", ") else "."  # a list that is cut short keeps its ellipsis
-        return f"{name or kind.__name__}: {said}{end}{more}"
+        need = _need(problem).rstrip(".")
+        end = "..." if need.endswith(", ") else "."  # a list that is cut short keeps its ellipsis
+        return f"{name or kind.__name__}: {need}{end}{more}"
     shown = "" if isinstance(problem["input"], dict) else f", got {'nothing' if problem['input'] is None else repr(problem['input'])}"
     need = " or ".join(dict.fromkeys(_need(other) for other in error.errors() if _place(other) == path))
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
@@ -72,7 +72,7 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
 
 
 def _need(problem: ErrorDetails) -> str:
-    """What a value has to be, in the words of a YAML file."""
+    """What a value must be, in YAML's terms."""
     if problem["type"] in ("too_short", "too_long"):
         least = problem["type"] == "too_short"
         count = problem["ctx"]["min_length" if least else "max_length"]
@@ -107,7 +107,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def override(words: Sequence[str], *, where: str = "--set") -> dict[str, Any]:
-    """``a.b=c`` words as a nested mapping; values are read as YAML (``[1, 2]``, ``true``, ``0.1``, ``text``)."""
+    """``a.b=c`` options as a nested mapping; values are read as YAML (``[1, 2]``, ``true``, ``0.1``, ``text``)."""
     result: dict[str, Any] = {}
     for word in words:
         name, sign, text = word.partition("=")

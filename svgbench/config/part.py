@@ -1,4 +1,4 @@
-"""What every piece of configuration is made of: a frozen model that knows its fields, and bounded numbers."""
+"""Base classes of every part of a configuration, and bounded numbers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 
 
 class Part(BaseModel):
-    """A frozen piece of configuration that refuses fields it does not know."""
+    """A frozen part of a configuration that refuses unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Sparse(Part):
-    """A piece of configuration with fields that came later: where they are empty they are in no file and in no key."""
+    """A part with fields that later versions added (``later``): where they are empty they are in no file and in no key."""
 
     later: ClassVar[tuple[str, ...]] = ()
 
@@ -30,7 +30,7 @@ class Sparse(Part):
 
 
 def part_in(annotation: Any) -> type[BaseModel] | None:
-    """The piece of configuration that a field of this annotation holds, optional or not; None where it holds none."""
+    """The part of a configuration that a field of this annotation holds, optional or not; None where it holds none."""
     options = [option for option in (annotation, *get_args(annotation)) if isinstance(option, type) and get_origin(option) is None]
     return next((option for option in options if issubclass(option, BaseModel)), None)
 

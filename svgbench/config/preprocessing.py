@@ -1,7 +1,7 @@
 """The pixel statistics that a model's own files state: mean and deviation of images in [0, 1]. No torch.
 
 transformers writes ``preprocessor_config.json`` (or ``processor_config.json``), open_clip ``open_clip_config.json``, timm the part
-``pretrained_cfg`` of ``config.json``. A bare file of tensors states nothing; there only its name or its directory's can tell.
+``pretrained_cfg`` of ``config.json``. A bare file of tensors states nothing; then only names of files and directories may.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ NAMED = (
     (re.compile(r"sat-?493m", re.IGNORECASE), SATELLITE, "DINOv3's training on satellite images (sat493m)"),
     (re.compile(r"augreg", re.IGNORECASE), HALF, "timm's augreg training"),
 )
-"""Words in the names of files and directories that tell other statistics than their architecture's usual ones."""
+"""Words in names of files and directories that mean other statistics than the architecture's usual ones."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 FILES = (*PROCESSORS, "open_clip_config.json", "config.json")
 
 
 def stated(folder: Path) -> tuple[Path, Statistics] | None:
-    """The file of a directory that states pixel statistics, and these; None where none does."""
+    """The file of a directory that states pixel statistics, and the statistics; None where none does."""
     for name in FILES:
         path = folder / name
         if path.is_file():
@@ -96,7 +96,7 @@ def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
     return Statistics(*(tuple(value / whole for value in values) for values in moved))  # type: ignore[arg-type]
 
 
-def told_by(path: Path) -> tuple[str, Statistics] | None:
+def stated_for(path: Path) -> tuple[str, Statistics] | None:
     """The statistics of the weights at ``path`` as far as something beside the tensors tells them, and what tells: a file of the directory
     that a library wrote, else a word in the last names of the path."""
     folder = path if path.is_dir() else path.parent if path.name in LIBRARY_NAMES else None
@@ -107,15 +107,15 @@ def told_by(path: Path) -> tuple[str, Statistics] | None:
     return next(((f"its name indicates {says}, with", numbers) for word, numbers, says in NAMED if word.search(ends)), None)
 
 
-def same_statistics(path: Path, mean: Colours, std: Colours, name: str) -> None:
+def check_statistics(path: Path, mean: Colours, std: Colours, name: str) -> None:
     """Refuses weights that were trained on pixels of other statistics than those that the card ``name`` has."""
-    told = told_by(path)
-    if told is None or all(math.isclose(a, b, abs_tol=2e-3) for one, other in zip(told[1], (mean, std), strict=True)
+    known = stated_for(path)
+    if known is None or all(math.isclose(a, b, abs_tol=2e-3) for one, other in zip(known[1], (mean, std), strict=True)
                            for a, b in zip(one, other, strict=True)):  # fmt: skip
         return
     raise BadWeights(
-        f"{path} does not match the card '{name}': {told[0]} {told[1].shown}, the card has {Statistics(mean, std).shown}; open the model's "
-        "directory (transformers:DIR, timm:DIR, open_clip:DIR) or write a card with its statistics (--shelf DIR)."
+        f"{path} does not match the card '{name}': {known[0]} {known[1].shown}, the card has {Statistics(mean, std).shown}; open the "
+        "model's directory (transformers:DIR, timm:DIR, open_clip:DIR) or write a card with its statistics (--shelf DIR)."
     )
 
 

@@ -1,4 +1,4 @@
-"""What is written down: canonical JSON, keys, manifests of finished artifacts, scores."""
+"""Stored records: canonical JSON, keys, manifests of finished artifacts, scores."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _holds(raw: bytes) -> bool:
 
 
 class Protocol(Part):
-    """How a number was made, field by field: two numbers may be ranked when all of it is equal."""
+    """How a score was made, field by field: two scores may be ranked only when all fields are equal."""
 
     measure: str
     """What is measured: fd, kd, psnr, linear, ..."""
@@ -88,7 +88,7 @@ class Protocol(Part):
     resize: str | None = None
     """How the judge brings images to its own size."""
     reference: str | None = None
-    """Which images are held against: train, val, images or statistics of others."""
+    """What the judged images are compared with: train, val, images or statistics of others."""
     reference_count: int | None = None
     """Number of reference images."""
     reference_digest: str | None = None
@@ -104,7 +104,7 @@ class Protocol(Part):
     rounding: str | None = None
     """How decoded pixels became 8-bit images."""
     details: tuple[str, ...] = ()
-    """What else changes the number, in words."""
+    """Anything else that changes the score, in words."""
     settings: str | None = None
     """Digest of the settings of what was trained to measure (probe, head)."""
     chosen: dict[str, Any] | None = None
@@ -112,9 +112,9 @@ class Protocol(Part):
     sampling: SamplingProtocol | None = None
     """How samples were drawn, for scores of samples."""
     limit: int | None = None
-    """Made with ``--limit``: a trial, beside no full number."""
+    """The ``--limit`` of a trial, which is never compared with a full run."""
     version: str
-    """Raised whenever a change of svgbench's own arithmetic changes a number."""
+    """Raised whenever a change of svgbench's arithmetic changes the score."""
 
     @property
     def text(self) -> str:
@@ -123,7 +123,7 @@ class Protocol(Part):
 
     @property
     def note(self) -> str:
-        """The text without steps and guidance, which a table's columns say."""
+        """The text without steps and guidance, which are a table's columns."""
         return self._line(self.sampling.how if self.sampling else None)
 
     def _line(self, sampling: str | None) -> str:
@@ -139,10 +139,10 @@ class Protocol(Part):
         return self.text
 
     def differs(self, other: Protocol) -> list[str]:
-        """What keeps two numbers apart, as ``field (mine, other's)``; steps and guidance are left to the table's columns."""
+        """The fields in which two protocols differ, as ``field (mine, other's)``, but for steps and guidance, a table's columns."""
         mine, others = (flat(protocol.model_dump(mode="json")) for protocol in (self, other))
-        told = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
-        names = [name for name in mine | others if name not in told]
+        left = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
+        names = [name for name in mine | others if name not in left]
         return [f"{n} ({_short(mine.get(n))}, {_short(others.get(n))})" for n in names if mine.get(n) != others.get(n)]
 
 
@@ -166,7 +166,7 @@ def _group(name: str, count: int | None, digest: str | None) -> str:
 
 
 class Score(Part):
-    """One number with what it needs to be read: interval, count and protocol."""
+    """One score with its interval, image count and protocol."""
 
     metric: str
     """A name that ``metrics/declared.py`` declares: gfid, psnr, probe_top1, ..."""
@@ -181,10 +181,10 @@ class Score(Part):
     protocol: Protocol
     """How the score was made."""
     detail: dict[str, Any] = {}
-    """What a reader may want beside it: how the interval was made, chosen learning rate, which latents."""
+    """Further facts: how the interval was made, the chosen learning rate, which latents."""
 
     def marked(self, limit: int | None) -> Score:
-        """The same number with a trial's limit in its protocol."""
+        """The same score with a trial's limit in its protocol."""
         return self.model_copy(update={"protocol": self.protocol.model_copy(update={"limit": limit})})
 
 
@@ -210,7 +210,7 @@ class Manifest(Part):
     seconds: float
     """Wall time of the stage."""
     cost: dict[str, Any] = {}
-    """images per second, peak memory, FLOPs, utilisation: what the stage reported."""
+    """What the stage reported: images per second, peak memory, FLOPs, utilisation."""
     host: dict[str, Any] = {}
     """Machine, device, threads, library versions."""
     finished: str

@@ -40,14 +40,14 @@ class Data(Part):
 
     @model_serializer(mode="wrap")
     def _without_an_empty_limit(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A run that is no trial says nothing of it, in no file and in no key."""
+        """A run that is no trial has no field ``limit``, in files and in keys."""
         fields = plain(self)
         if self.limit is None:
             fields.pop("limit", None)
         return fields
 
     def at_most(self, split: str, count: int) -> int:
-        """How many of a split's ``count`` images are meant, at most."""
+        """How many of a split's ``count`` images are used."""
         asked = self.train_images if split == "train" else self.val_images
         return min(n for n in (asked, self.limit, count) if n is not None)
 
@@ -218,7 +218,7 @@ class Diffusion(Part):
 
     @model_serializer(mode="wrap")
     def _without_empty_snapshots(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What nobody asked for is in no key."""
+        """Without snapshots the field is in no key."""
         fields = plain(self)
         if not self.snapshots:
             fields.pop("snapshots", None)

@@ -1,4 +1,4 @@
-"""The parts of a configuration that say how a run is judged."""
+"""The part of a configuration that defines how a run is scored."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Segmentation(Part):
 
     @model_serializer(mode="wrap")
     def _of_one_source(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What the source at hand does not use is in no file and in no key."""
+        """Fields that the chosen source does not use are in no file and in no key."""
         unused = ("source", "head", "identity") if self.source is None else ("epochs", "batch", "lr", "train_images")
         return {name: value for name, value in plain(self).items() if name not in unused}
 

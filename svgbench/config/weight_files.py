@@ -13,13 +13,13 @@ WEIGHTS_FILES = (
     "diffusion_pytorch_model.safetensors.index.json", "open_clip_model.safetensors", "open_clip_pytorch_model.bin", "pytorch_model.bin",
     "pytorch_model.bin.index.json", "diffusion_pytorch_model.bin", "diffusion_pytorch_model.bin.index.json",
 )  # fmt: skip
-"""What the weights are called in a directory of Hugging Face, diffusers or open_clip; the first that is there is taken."""
+"""Names of weights in a directory of Hugging Face, diffusers or open_clip; the first that exists is used."""
 AVERAGED = {"ema", "emas", "averaged", "average", "avg", "shadow", "swa", "polyak", "modelema", "emamodel", "netema", "emanet"}
 """Words in the key or the file name of a moving average; ``teacher`` is one where it is beside ``student``."""
 TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Endings of the names of weights files."""
 VARIANTS = ("fp16", "bf16", "non_ema")
-"""Words in the names of weights that lie beside the usual ones or in their place, in the order in which they are taken."""
+"""Words in the names of weights beside the usual ones or in their place, in the order in which they are used."""
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
 INDEX_BYTES = 64 << 20
 """No index is larger."""
@@ -86,7 +86,7 @@ def _alone(parts: list[Path], place: Path) -> list[Path]:
     if averages:
         raise BadWeights(
             f"the directory {place} holds {parts[0].name} and, by its name, an average of such weights, {averages[0].name}; hand over the "
-            "file that is meant."
+            "file to use."
         )
     return parts
 

@@ -1,4 +1,4 @@
-"""The Python processes that this one starts: what they may import, and how they are ended. No torch."""
+"""Child Python processes: what they may import, and how they are stopped. No torch."""
 
 from __future__ import annotations
 

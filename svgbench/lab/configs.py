@@ -20,7 +20,7 @@ from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
 
 DEFAULT_PRESET = "tiny"
-"""Where none is given."""
+"""The preset where none is given."""
 
 
 def configs_of(
@@ -39,7 +39,7 @@ def configs_of(
     loaded = load_experiment(experiment, shelf)
     fixed = preset_of(loaded, shelf)
     if fixed and preset not in (fixed, DEFAULT_PRESET):
-        raise BadConfig(f"--preset {preset}: '{experiment}' stands on the preset {fixed}; leave --preset out, or give another experiment.")
+        raise BadConfig(f"--preset {preset}: '{experiment}' is based on the preset {fixed}; leave --preset out or give another experiment.")
     preset = fixed or preset
     base_run = run_of(loaded, shelf)
     configs: dict[str, RunConfig] = {}
@@ -61,13 +61,13 @@ def configs_of(
         if same != cell:
             say(f"cell '{cell}' is the same run as '{same}'; it runs once.")
             continue
-        if base_run:  # named by the file, and by what --set has otherwise than the file
+        if base_run:  # named by the file, and by what --set changes
             plain = build(own, preset=preset, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []
             name = ".".join(_file_name(part) for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:
             name = run_name(config, shelf, plains)
-        if name in configs:  # the same letters once they fit a file's name
+        if name in configs:  # equal once they are made to fit a file's name
             name += f".{digest(cell)[:6]}"
         configs[checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")] = config
     return configs
@@ -86,20 +86,20 @@ def _check_judges(config: RunConfig) -> None:
 
 
 def _work(config: RunConfig, shelf: Path | None) -> str:
-    """What a run does, as text: its configuration without the autoencoder that a card which decodes never trains."""
+    """The configuration as text, without the autoencoder where the card is a codec: equal texts are equal runs."""
     codec = cards.find(config.encoder.card, config.preset, shelf).kind == "codec"
     return config.model_copy(update={"autoencoder": Autoencoder()} if codec else {}).model_dump_json()
 
 
 def _file_name(word: str) -> str:
-    """A word as a part of a directory's name: no slash, and never only dots."""
+    """Text as part of a directory name: no slash, and never only dots."""
     word = re.sub(r"[^\w.-]+", "-", word)
     return word if word.strip(".") else "-"
 
 
 def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:
-    """The error with the file, the line and the cell it is about, or with ``--set`` where that set the field; alone where it names the
-    images that the command line gave."""
+    """The error with the file, line and cell of the setting, or with ``--set`` where that set the field; unchanged where it is about the
+    images given on the command line."""
     about = error.field or str(error).partition(" ")[0].strip("':,")
     source = _given(over, "data.source")
     if source is not None and Path(about) == Path(str(source)):
@@ -109,7 +109,7 @@ def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], s
 
 
 def _given(over: dict[str, Any], path: str) -> Any:
-    """What the command line sets a dotted field to; None where it does not."""
+    """The value that the command line sets a dotted field to; None where it does not."""
     part: Any = over
     for name in path.split("."):
         part = part.get(name) if isinstance(part, dict) else None

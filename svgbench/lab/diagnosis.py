@@ -1,6 +1,6 @@
-"""The plan of what figures look at: diagnoses of finished runs, standing on the artifacts that the runs' own records name.
+"""The plan of the diagnoses that figures draw, on the artifacts named in the records of finished runs.
 
-Nothing here trains: a run that lacks what a diagnosis stands on is named, with the command that makes it.
+Nothing here trains: a run without the inputs of a diagnosis is an error that gives the command that makes them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from svgbench.lab.store import Store
 from svgbench.stages import graph
 
 NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.needs), "reconstructions", "samples")
-"""What diagnoses stand on, and what is drawn as it is."""
+"""Inputs of the diagnoses, and artifacts that are drawn directly."""
 
 
 def recorded(stages: list[dict[str, Any]]) -> dict[str, Node]:
-    """What a run's record (``run.json``) says it has, as nodes under the names that others need them by; of a stage with cells the last."""
+    """The finished stages of a run's record (``run.json``) as nodes, by the name that other stages need; the last cell of each."""
     known = {stage.name: stage for stage in graph.STAGES}
     found = {}
     for entry in stages:
@@ -29,7 +29,7 @@ def recorded(stages: list[dict[str, Any]]) -> dict[str, Node]:
 
 
 def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None:
-    """What a run lacks of what figures stand on, in a sentence that says what to do; None where it lacks nothing."""
+    """A sentence about the first missing input of figures and how to make it; None where nothing is missing."""
     provided = recorded(stages)
     for need in NEEDED:
         node = provided.get(need)
@@ -41,7 +41,7 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
 
 
 def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store) -> Plan:
-    """The diagnoses of runs, by name: configuration and recorded stages. The plan holds the finished nodes they stand on too."""
+    """The diagnoses of runs, by name: configuration and recorded stages. The plan also holds the finished nodes that are their inputs."""
     nodes: dict[str, Node] = {}
     plan = []
     for name, (config, stages) in runs.items():

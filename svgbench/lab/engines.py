@@ -1,4 +1,4 @@
-"""The engines by name, and the simplest of them: this process. No torch."""
+"""The engines by name, and the simplest one, which runs nodes in this process. No torch."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ ENGINES = {"local": None, "ray": "ray", "slurm": "submitit"}
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Where the nodes of a plan are executed."""
+    """The choice of an engine and its options."""
 
     engine: str = "local"
     slots: int | None = None
-    """Nodes at once; one for every visible GPU of this machine, what the cluster gives, when empty."""
+    """Nodes at once; when empty, one per visible GPU of this machine, or as many as the cluster allows."""
     leave: bool = False
-    """Submit and end; SLURM goes on."""
+    """Submit the jobs and end; SLURM continues."""
     sbatch: dict[str, str] = field(default_factory=dict)
 
     def check(self, ranks: int) -> None:
@@ -53,7 +53,7 @@ class Choice:
 
 @contextlib.contextmanager
 def opened(choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench: Bench, *, say: Callable[[str], None]) -> Iterator[Engine]:
-    """The engine that works outside this process on what is missing; its plan file goes with it, unless SLURM's jobs still need it."""
+    """The engine that runs missing nodes outside this process; its plan file is removed at the end, unless SLURM's jobs still need it."""
     shared = out / ("slurm/plans" if choice.engine == "slurm" else "plans")
     file = write_plan(plan.nodes, missing, shared)
     try:

@@ -1,4 +1,4 @@
-"""Executes one node: reuse what is finished, run what is not. Under torchrun all ranks work on it together."""
+"""Executes one node unless it is finished. Under torchrun all ranks work on it together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
 from svgbench.errors import SvgbenchError
-from svgbench.lab.plan import Node, check_files, told
+from svgbench.lab.plan import Node, check_files, shown_cell
 from svgbench.lab.store import TRACE, Store, files_of
 from svgbench.machine.files import guarded, remove_tree, write_atomic
 from svgbench.stages import graph
@@ -34,7 +34,7 @@ class Executor:
 
     @property
     def world(self) -> int:
-        """How many processes walk together."""
+        """Number of processes of one torchrun; 1 without torchrun."""
         return self._runtime.world
 
     def unready(self, key: str) -> list[str]:
@@ -43,7 +43,7 @@ class Executor:
         return [k for k in inputs if k not in self._trusted and self._store.manifest(self._nodes[k].stage, k) is None]
 
     def run(self, key: str) -> bool:
-        """Makes sure that one node is finished; whether it was run here."""
+        """Finishes a node; returns whether it was run here."""
         node = self._nodes[key]
         found = self._store.look(node.stage, key) if self._runtime.is_main else None
         if found is not None:
@@ -69,15 +69,15 @@ class Executor:
                 self._trusted.add(key)
 
     def _run_together(self, node: Node, finished: bool) -> bool:
-        """The same under torchrun: the main process decides and owns the directory, the others help inside it where the stage says so, and
-        nothing is committed before all have done their part."""
+        """``run`` under torchrun: the main process decides and owns the directory; the others work in it where the stage runs on all
+        ranks. Nothing is committed before all are done."""
         runtime = self._runtime.start()
         with runtime.together(node.stage):
             if not runtime.meet(not finished):
                 return False
             _, error = _caught(lambda: self._check_inputs(node)) if runtime.is_main else (None, None)
             if not runtime.meet(error is None):
-                raise error or SvgbenchError(f"stage {node.stage} lacks an input; the main process says which.")
+                raise error or SvgbenchError(f"stage {node.stage} lacks an input; see the main process's error.")
             if not runtime.is_main:
                 runtime.meet(True)
                 place = self._store.place(node.stage, node.key)
@@ -93,12 +93,12 @@ class Executor:
                     if agreed:
                         _, error = _caught(lambda: self._finish(node, partial, *found))
             if error is None and not agreed:
-                error = SvgbenchError(f"stage {node.stage} failed in another process, which says why.")
+                error = SvgbenchError(f"stage {node.stage} failed in another process; see its error.")
             committed = runtime.meet(error is None)
             if error is not None:
                 raise error
             if not committed:
-                raise SvgbenchError(f"stage {node.stage} was not committed by the main process, which says why.")
+                raise SvgbenchError(f"stage {node.stage} was not committed; see the main process's error.")
         return True
 
     def _work(self, node: Node, partial: Path) -> tuple[dict[str, Any], float]:
@@ -112,7 +112,7 @@ class Executor:
         return {"peak_memory_bytes": peak_memory(device), **cost}, time.perf_counter() - started
 
     def _finish(self, node: Node, partial: Path, cost: dict[str, Any], seconds: float) -> None:
-        """What the stage must have left, digests, manifest, commit."""
+        """Checks that the stage wrote its files, then digests, manifest and commit."""
         with guarded(partial, vanished=True):
             digests, sizes = files_of(partial)
         for name in graph.left(node.stage, node.slice):
@@ -128,8 +128,8 @@ class Executor:
         self._trusted.add(node.key)
 
     def _call(self, node: Node, partial: Path) -> dict[str, Any] | None:
-        """The stage's function, between two looks at the files that it opens; what it raises becomes one sentence, its trace a file in the
-        unfinished artifact."""
+        """Calls the stage's function between two checks of the files that it opens. An unexpected error becomes one sentence; its
+        traceback is written to a file in the unfinished artifact."""
         stage = graph.by_name(node.stage)
         inputs = {name: self._store.place(self._nodes[key].stage, key) for name, key in node.inputs.items()}
         note = self._store.note(node.stage, node.key) if self._noted else None
@@ -146,7 +146,7 @@ class Executor:
                 write_atomic(partial / TRACE, "".join(traceback.format_exception(error)).encode())
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             where = partial / TRACE
-            raise SvgbenchError(f"stage {stage.name} failed: {type(error).__name__}: {first}; the trace is in {where}.") from error
+            raise SvgbenchError(f"stage {stage.name} failed: {type(error).__name__}: {first}; the traceback is in {where}.") from error
         finally:
             if note is not None and self._runtime.is_main:
                 with contextlib.suppress(OSError):
@@ -154,12 +154,12 @@ class Executor:
 
 
 def text_of(node: Node) -> str:
-    """A node for people: its stage and the entries it stands for, such as ``samples steps 25 guidance 4``."""
-    return " ".join([node.stage, *(f"{name} {value:g}" for name, value in told(node.cell).items())])
+    """A node for people: its stage and cell, such as ``samples steps 25 guidance 4``."""
+    return " ".join([node.stage, *(f"{name} {value:g}" for name, value in shown_cell(node.cell).items())])
 
 
 def _caught(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """What a function gave, or what it raised, so that the ranks can meet before it goes on."""
+    """The result of a function, or the error it raised, so that all ranks can meet before the error is raised."""
     try:
         return function(), None
     except BaseException as error:

@@ -1,5 +1,4 @@
-"""What goes between a walk and the processes that work for it: the plan and, for every node, a report, as JSON files in one folder that all
-of them see. No torch."""
+"""Files between a walk and its worker processes: the plan and a report per node, as JSON in a folder that all of them see. No torch."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from svgbench.machine.files import guarded, write_atomic
 
 
 def write_plan(nodes: Mapping[str, Node], wanted: Iterable[str], folder: Path) -> Path:
-    """``folder/NAME/plan.json`` of the wanted nodes and what they stand on; NAME is this walk's own."""
+    """Writes ``folder/NAME/plan.json`` with the wanted nodes and their inputs; NAME is new for each walk."""
     keys = {k for key in wanted for k in (key, *nodes[key].inputs.values())}
     content = [asdict(node) for key, node in nodes.items() if key in keys]
     path = (folder / uuid.uuid4().hex[:12] / "plan.json").absolute()
@@ -37,12 +36,12 @@ def read_plan(path: Path) -> dict[str, Node]:
 
 
 def report_file(plan: Path, key: str) -> Path:
-    """Where the report on a node lies."""
+    """The path of a node's report."""
     return plan.parent / f"{key[:32]}.json"
 
 
 def write_report(plan: Path, report: Report) -> None:
-    """Leaves a report beside the plan."""
+    """Writes a report beside the plan."""
     error = report.error
     content = {"key": report.key, "state": report.state, "kind": type(error).__name__ if error else None, "sentence": str(error or "")}
     path = report_file(plan, report.key)
@@ -51,7 +50,7 @@ def write_report(plan: Path, report: Report) -> None:
 
 
 def read_report(plan: Path, key: str) -> Report | None:
-    """The report on a node, None as long as there is none."""
+    """The report of a node; None as long as there is none."""
     try:
         content = json.loads(report_file(plan, key).read_text())
     except FileNotFoundError:
@@ -61,5 +60,5 @@ def read_report(plan: Path, key: str) -> Report | None:
 
 
 def clear_report(plan: Path, key: str) -> None:
-    """Forgets what an earlier attempt reported."""
+    """Removes the report of an earlier attempt."""
     report_file(plan, key).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What lies in an output directory: its runs with their state, and what in its store no run needs. No torch."""
+"""The content of an output directory: its runs with their state, and artifacts of its store that no run needs. No torch."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ class Node:
     identity: dict[str, Any]
     """What the key was made of: the slice with digests in place of paths."""
     inputs: dict[str, str]
-    """Name of the input -> key of the node that provides it."""
+    """Name of the input -> key of the node that makes it."""
     cell: dict[str, Any] = field(default_factory=dict)
-    """The entries of the stage's list fields that this node stands for, also its inputs'."""
+    """Dotted list field -> the entry that this node is for, also of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a set of runs needs."""
+    """The nodes of a set of runs."""
 
     nodes: dict[str, Node]
     """By key, in an order in which they can be executed."""
     runs: tuple[Run, ...]
 
     def repeated(self) -> dict[str, str]:
-        """Run -> the first run that stands on the same nodes: two configurations that differ in nothing that is used."""
+        """Run -> the first run with the same nodes: their configurations differ only in unused settings."""
         first: dict[frozenset[str], str] = {}
         firsts = {run.name: first.setdefault(frozenset(run.nodes), run.name) for run in self.runs}
         return {name: other for name, other in firsts.items() if name != other}
@@ -68,13 +68,13 @@ class Plan:
         return Finished(self, store).keys()
 
 
-def told(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """What people are told of a cell: last words of its fields; the end of the training goes without saying."""
+def shown_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell as shown to people: the last part of each field, without ``trained`` at the end of the training."""
     return {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
 
 
 class Finished:
-    """A plan's finished nodes, each looked at once."""
+    """A plan's finished nodes; each manifest is read once."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
@@ -107,8 +107,8 @@ class Finished:
 
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False) -> Plan:
-    """The plan of named configurations whose identities are filled in (``resolve``); ``taken_over``: only what is made from files of
-    others."""
+    """The plan of named configurations whose identities are filled in (``resolve``); ``taken_over``: only stages that import released
+    files."""
     nodes: dict[str, Node] = {}
     runs = []
     judged: dict[tuple[str, ...], str] = {}
@@ -123,8 +123,8 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, ta
 def nodes_of(
     config: RunConfig, extra: Path | None = None, *, taken_over: bool = False, judged: dict[tuple[str, ...], str] | None = None
 ) -> list[Node]:
-    """The nodes of one run (those made from files of others alone, where asked), top to bottom of the stage table; ``judged``: judges'
-    identities that other runs of a plan have asked for."""
+    """The nodes of one run in the order of the stage table; ``taken_over``: only stages that import released files; ``judged``: a cache of
+    the identities of judging networks, shared by the runs of a plan."""
     judged = {} if judged is None else judged
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
@@ -148,8 +148,8 @@ def nodes_of(
 
 
 def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
-    """Names every judge of users' images whose weights file is not given, when a key needs one of them; a plan that lacks LPIPS alone is
-    made, and ``lab.preflight`` refuses to run it."""
+    """Raises BadWeights with every judging network of users' images whose weights file is not set, when a key needs one of them. A plan
+    that lacks LPIPS alone is made, and ``lab.preflight`` refuses to run it."""
     wanted, instead, fields, needed = [], [], [], False
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
         if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
@@ -165,7 +165,7 @@ def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
         instead.append(f"--set scores.perceptual={SHIPPED['pairs']}")
     raise BadWeights(
         f"{plain['data']['source']}: {'; '.join(wanted)}; or choose the shipped networks, which were trained on drawn images and "
-        f"do not know photographs, as every table then says: {' '.join(instead)}."
+        f"do not know photographs, as every table then notes: {' '.join(instead)}."
     ).about(fields[0])
 
 
@@ -203,8 +203,8 @@ def node_of(
 
 
 def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
-    """Field -> what a key holds in place of the file that it names: the digest of what the stage will open. ``config``: a run's, or the
-    stage's slice of it; ``judged``: judges' identities that are known."""
+    """Field that names a file -> the digest of what the stage will open, which a key holds in its place. ``config``: a run's, or the
+    stage's slice of it; ``judged``: a cache of the identities of judging networks."""
     judged = {} if judged is None else judged
     identities: dict[str, str | None] = {}
     for path in sorted(graph.PATHS):
@@ -230,8 +230,7 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
 
 
 def check_files(node: Node) -> None:
-    """BadInput when a file that a node's configuration names is not the one that its key was made of; what it names itself, an encoder's
-    card says too."""
+    """Raises BadInput when a file that a node's configuration or encoder card names has changed since the key was made."""
     stage = graph.by_name(node.stage)
     changed = [(path, graph.field(node.slice, path)) for path, found in digests_of(stage, node.slice).items()
                if graph.field(node.identity, path) != found]  # fmt: skip
@@ -257,9 +256,9 @@ def _among(fields: tuple[str, ...], path: str) -> bool:
 
 
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
-    """The configuration with identities filled in: the card's and its weights', the images' (but for what needs no ``images``).
-    Fails before anything is run. ``seen``: data -> identity of the images that other cells of a grid stand on."""
-    card = cards.asked(config.encoder, config.preset, extra)
+    """The configuration with identities filled in: of the card and its weights, and of the images (unless ``images`` is false).
+    ``seen``: a cache data -> identity of its images, shared by the cells of a grid."""
+    card = cards.card_of(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
     if images:
@@ -280,7 +279,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
 
 
 def _check_limit(config: RunConfig) -> None:
-    """Whether so many images feed every score, before anything is trained."""
+    """Refuses a limit that is too small for a score, before anything is trained."""
     from svgbench.images.sources import counted  # numpy
 
     *_, classes = counted(config.data)
@@ -294,7 +293,7 @@ def _check_limit(config: RunConfig) -> None:
 
 
 def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
-    """The scores with the identities of the data sets that dense prediction is trained on; ``seen``: those that other cells asked for."""
+    """The scores with the identities of the data sets of dense prediction; ``seen``: a cache shared by the cells of a grid."""
     sources = {"segmentation": scores.segmentation.source if scores.segmentation.enabled else None, "depth": scores.depth.source}
     asked = {name: source for name, source in sources.items() if source is not None}
     if not asked:
@@ -309,9 +308,9 @@ def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
 
 
 def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:
-    """The configuration with the identity of the encoder that REPA's loss looks at."""
+    """The configuration with the identity of REPA's teacher."""
     part = config.diffusion.representation
-    card = cards.asked(part.encoder, config.preset, extra)
+    card = cards.card_of(part.encoder, config.preset, extra)
     if card.kind != "features":
         raise BadConfig(f"diffusion.representation.encoder.card '{card.name}' gives no features; name an encoder such as dinov2.")
     identity = cards.identity(card, Path(part.encoder.weights) if part.encoder.weights else None, part.encoder.weights_key)

@@ -1,7 +1,7 @@
-"""The local engine: processes of this machine, one a slot, each with its share of the GPUs or of the processor's threads. No torch.
+"""The local engine: worker processes on this machine, one per slot, each with its share of the GPUs or CPU threads. No torch.
 
-A worker lives as long as the walk, so that its libraries are loaded once. It leads a session of its own: Ctrl-C reaches this process
-alone, which passes it on. When this process is killed, its workers finish the node in hand and end.
+A worker lives as long as the walk, so that its libraries are loaded once. It has its own session, so Ctrl-C reaches only this process,
+which passes it on. When this process is killed, its workers finish their current node and end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def visible_gpus() -> list[str]:
 
 
 def slots_here(bench: Bench) -> int:
-    """One for every visible GPU, or for every group of so many as a node's ranks take; one on a machine without."""
+    """Slots of this machine: one per visible GPU, or per group of ``ranks`` GPUs; one on a machine without GPUs."""
     gpus = [] if bench.device == "cpu" or bench.device.startswith("cuda:") else visible_gpus()
     return max(1, len(gpus) // bench.ranks)
 
@@ -49,7 +49,7 @@ class _Slot:
     process: subprocess.Popen | None = None
     key: str | None = None
     read: int = 0
-    """Bytes of its log that were said."""
+    """Bytes of its log that were shown."""
     last: list[str] = field(default_factory=list)
 
 
@@ -128,14 +128,14 @@ class Processes:
         report = read_report(self._plan, slot.key)
         if report is None and gone is not None:
             how = f"signal {signal.Signals(-gone).name}" if gone < 0 else f"status {gone}"
-            words = f", its last words: {slot.last[-1]}" if slot.last else ""
+            words = f"; its last line: {slot.last[-1]}" if slot.last else ""
             report = Report(slot.key, "lost", SvgbenchError(f"its worker in slot {slot.number} ended with {how}{words}"))
         if report is not None:
             slot.key = None
         return report
 
     def _hear(self, slot: _Slot) -> None:
-        """Says what a worker wrote since the last look."""
+        """Shows what a worker wrote since the last call."""
         with contextlib.suppress(FileNotFoundError), self._log(slot).open("rb") as log:
             log.seek(slot.read)
             whole, sign, _ = log.read().rpartition(b"\n")

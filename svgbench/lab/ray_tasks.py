@@ -1,7 +1,7 @@
-"""The engine of Ray: every node is a task with its processors and GPUs, behind the tasks of its inputs, on any machine of the cluster that
-sees the output directory.
+"""The Ray engine: every node is a task with CPUs and GPUs that waits for the tasks of its inputs, on any machine of the cluster that sees
+the output directory.
 
-A task whose machine goes is given to another by Ray; it resumes from what lies in the store, or waits until the store's lock is free.
+Ray moves the tasks of a lost machine to another; a task resumes from the store, or waits until the store's lock is free.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from svgbench.machine.signals import CHILD_SECONDS, GUARD, SAVE_SECONDS, Stop
 from svgbench.stages import graph
 
 RETRIES = 3
-"""How often Ray gives a task out again whose worker or machine is gone."""
+"""How often Ray restarts a task whose worker or machine was lost."""
 
 
 def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) -> str:
-    """A node, inside a worker of Ray; the report lies beside the plan. ``here``: the directory that relative paths start at; ``inputs``:
+    """Runs a node in a worker of Ray; its report is written beside the plan. ``here``: the directory of relative paths; ``inputs``:
     what the tasks it waited for gave back."""
     if Path(here).is_dir():
         os.chdir(here)
@@ -97,7 +97,7 @@ class RayTasks:
         if not ended:
             ended, _ = ray.wait(list(self._refs), num_returns=1, timeout=seconds)
         come = set(ended)
-        return [self._report(ref) for ref in list(self._refs) if ref in come]  # inputs before what stands on them
+        return [self._report(ref) for ref in list(self._refs) if ref in come]  # inputs first
 
     def _report(self, ref: Any) -> Report:
         node, before = self._refs.pop(ref)
@@ -109,15 +109,15 @@ class RayTasks:
             if self._gone & set(before):  # the error is of a task it waited for; it never ran
                 return Report(node.key, "unready")
             cause = getattr(error, "cause", None)
-            said = str(cause or error).strip().splitlines() or [type(error).__name__]
+            lines = str(cause or error).strip().splitlines() or [type(error).__name__]
             if isinstance(cause, SvgbenchError) and not isinstance(cause, Interrupted):
                 return Report(node.key, "failed", cause)
-            return Report(node.key, "lost", SvgbenchError(f"its task in Ray ended: {said[0]}"))
+            return Report(node.key, "lost", SvgbenchError(f"its task in Ray ended: {lines[0]}"))
         report = read_report(self._plan, node.key)
         return report or Report(node.key, "lost", SvgbenchError("its task in Ray ended without a report"))
 
     def where(self, key: str) -> str:
-        """Ray chooses; a node's note says which machine it is."""
+        """Ray chooses the machine; a node's progress file names it."""
         return "ray"
 
     def stop(self) -> None:

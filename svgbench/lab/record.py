@@ -1,4 +1,4 @@
-"""A run's own directory: who owns it, and what is written there for people and for ``report``."""
+"""A run's directory: its lock, and the files for people and for ``report``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from svgbench.config import cards
-from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Protocol, digest, seal, unseal
+from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Score, digest, seal, unseal
 from svgbench.lab.execute import text_of
 from svgbench.lab.plan import Finished, Node, Plan, Run
 from svgbench.lab.schedule import Outcome
@@ -22,7 +22,7 @@ from svgbench.machine.files import TEMPORARY, failpoint, guarded, write_atomic
 from svgbench.stages import graph
 
 ROWS = 1
-"""Version of a row of a run's ``scores.json``; raise it when rows say more or otherwise, so that finished runs are written anew."""
+"""Version of a row of a run's ``scores.json``; raise it when rows change, so that finished runs are written again."""
 WRITING_SECONDS = 60.0
 """How long a process waits while another one writes the same run's record."""
 
@@ -41,8 +41,8 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
 
 def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:
     """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. ``run.json`` holds the
-    digests of the others and of the manifests behind them, and its own. What says the same already and is whole is left as it is, the
-    artifacts' scores unread; what is damaged is written again. One process writes at a time."""
+    digests of the other files, of the manifests they come from, and its own. A directory that is already current is left alone without
+    reading scores; a damaged one is written again. One process writes at a time."""
     store = Store(out / "store")
     finished = finished or Finished(plan, store)
     place = out / run.name
@@ -55,7 +55,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
         "config": digest(config), "scores": digest([ROWS, behind]), "format": RUN_FORMAT,
     }  # fmt: skip
     names = [*RECORDED, *([PICTURE] if picture else [])]
-    if _says(place, content, names) and not _half_written(place):
+    if _is_current(place, content, names) and not _half_written(place):
         return
     with guarded(place, vanished=True):
         place.mkdir(parents=True, exist_ok=True)
@@ -71,12 +71,12 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
                 write_atomic(place / name, raw)
                 failpoint("record.written")
             digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
-            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests tell a mixed state
+            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests reveal files of two attempts
             lock.unlink()
 
 
-def _says(place: Path, content: dict[str, Any], names: list[str]) -> bool:
-    """Whether a run's directory says this already, every byte as it was written."""
+def _is_current(place: Path, content: dict[str, Any], names: list[str]) -> bool:
+    """Whether a run's directory has this content already, with every byte as it was written."""
     try:
         about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
         files = about.pop("files")
@@ -88,20 +88,20 @@ def _says(place: Path, content: dict[str, Any], names: list[str]) -> bool:
 
 
 def _half_written(place: Path) -> list[str]:
-    """What killed writers of the record left; only under the record's lock nobody else writes it."""
+    """Temporary files of killed writers; under the record's lock nobody else writes them."""
     ends = tuple(f"-{name}" for name in (*RECORDED, PICTURE, "run.json"))
     return [name for name in os.listdir(place) if name.startswith(TEMPORARY) and name.endswith(ends)]
 
 
 def _indented(content: Any) -> bytes:
-    """JSON for people; json's encoder in Python, which is slow: of what is written, not of what is compared."""
+    """Indented JSON, whose encoder is slow: only for files that are written."""
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def _found(
     plan: Plan, run: Run, outcome: Outcome, finished: Finished
 ) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], dict[str, str], Manifest | None]:
-    """What a run has: nodes with scores, finished stages with their cost, failed stages with their reason, the artifact of its picture."""
+    """A run's nodes with scores, finished stages with their cost, failed stages with their reason, and its picture's artifact."""
     scored: list[tuple[Node, Manifest]] = []
     stages = []
     failures = {}
@@ -136,15 +136,15 @@ def _rows(
     return rows
 
 
-def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: dict[str, Any]) -> dict[str, Any]:
+def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: Score) -> dict[str, Any]:
     """One score as ``report --format json`` prints it."""
     autoencoder = run.config.autoencoder
     codec = card.kind == "codec"
     return {
         "run": run.name, "encoder": card.name, "family": card.family, "align": None if codec else autoencoder.align,
         "residual_channels": 0 if codec else autoencoder.residual.channels, "preset": run.config.preset, "seed": run.config.seed,
-        "metric": score["metric"], "value": score["value"], "low": score["low"], "high": score["high"], "count": score["count"],
+        "metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "count": score.count,
         "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"),
-        "protocol": Protocol.model_validate(score["protocol"]).text, "protocol_fields": score["protocol"],
-        "detail": score["detail"], "key": node.key, "trained": node.cell.get("sampling.trained", 1.0), "seconds": manifest.seconds,
+        "protocol": score.protocol.text, "protocol_fields": score.protocol.model_dump(mode="json"),
+        "detail": score.detail, "key": node.key, "trained": node.cell.get("sampling.trained", 1.0), "seconds": manifest.seconds,
     }  # fmt: skip

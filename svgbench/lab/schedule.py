@@ -1,7 +1,7 @@
-"""The walk of a plan: nodes whose inputs are there go to an engine, what it reports opens the next ones. No torch.
+"""Walks a plan: submits nodes whose inputs are finished to an engine, and the nodes behind them as it reports. No torch.
 
-Equal work is done once (nodes are merged by key), a node that failed is tried once in one command, and what stands on it is left out; all
-else goes on. A node that another process works on is waited for; one whose worker died is given out again.
+Equal work is done once (nodes are merged by key). A node that failed is not tried again in the same command, and the nodes behind it are
+skipped; all others go on. A node that another process works on is waited for; one whose worker died is submitted again.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from svgbench.lab.plan import Node, Plan
 from svgbench.machine.signals import GUARD
 
 LOST_TRIES = 3
-"""How often a node is given out whose worker dies under it."""
+"""Most submissions of a node whose worker dies."""
 OCCUPIED_SECONDS = 1.0
-"""Time between two looks at a node that another process works on."""
+"""Seconds between two attempts at a node that another process works on."""
 POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a node that an engine was given."""
+    """The result of a node that was submitted to an engine."""
 
     key: str
     state: Literal["ran", "found", "failed", "occupied", "unready", "lost"]
-    """``found``: another process had finished it; ``unready``: one of its inputs is not there; ``lost``: its worker is gone."""
+    """``found``: another process had finished it; ``unready``: one of its inputs is not finished; ``lost``: its worker died."""
     error: SvgbenchError | None = None
-    """Why, where it failed, is occupied or was lost."""
+    """The reason where it failed, is occupied or was lost."""
 
 
 class Engine(Protocol):
@@ -40,26 +40,26 @@ class Engine(Protocol):
     slots: int | None
     """Nodes it works on at once; None where it queues them itself."""
     ahead: bool
-    """Whether it takes nodes whose inputs are still under way, and keeps their order itself."""
+    """Whether it accepts nodes whose inputs are not finished, and keeps their order itself."""
 
     def submit(self, nodes: list[Node]) -> None:
-        """Takes nodes of equal depth."""
+        """Submits nodes of equal depth."""
 
     def poll(self, seconds: float) -> list[Report]:
-        """What ended, after at most about so many seconds."""
+        """Reports on nodes that ended; waits at most about ``seconds`` for one."""
 
     def where(self, key: str) -> str:
         """Who works on a node, in a few words."""
 
     def stop(self) -> None:
-        """Passes a request to stop on to what is under way and waits until its work is saved."""
+        """Asks running nodes to stop and waits until their work is saved."""
 
     def close(self) -> None:
-        """Gives back what the engine holds; nothing is under way any more."""
+        """Frees what the engine holds; no node is running any more."""
 
 
 class Watch:
-    """Is told of the progress; a subclass shows it."""
+    """Gets the events of a walk; a subclass shows them."""
 
     where: Callable[[str], str] = staticmethod(lambda key: "")
     """Who works on a node, in a few words; set to the engine's."""
@@ -69,21 +69,21 @@ class Watch:
         say(sentence)
 
     def begin(self, plan: Plan, finished: set[str]) -> None:
-        """The walk starts; these nodes were there."""
+        """The walk starts; these nodes were finished before."""
 
     def submitted(self, nodes: list[Node]) -> None:
-        """Nodes were given out."""
+        """Nodes were submitted."""
 
     def ended(self, node: Node, report: Report) -> None:
-        """A node came back."""
+        """A node ended."""
 
     def tick(self) -> None:
-        """Some time went by."""
+        """Called between two polls."""
 
 
 @dataclass
 class Outcome:
-    """What an execution did."""
+    """What running a plan did."""
 
     executed: list[str] = field(default_factory=list)
     """Keys of the nodes run by this command."""
@@ -92,11 +92,11 @@ class Outcome:
     skipped: set[str] = field(default_factory=set)
     """Keys of the nodes behind a failed one."""
     left: set[str] = field(default_factory=set)
-    """Keys of the nodes that an engine goes on with after this command."""
+    """Keys of the nodes that an engine continues after this command."""
 
 
 class Walk:
-    """One walk of a plan; ``finished`` nodes are not given out."""
+    """One walk of a plan; ``finished`` nodes are not submitted."""
 
     def __init__(
         self, plan: Plan, engine: Engine, outcome: Outcome, *,
@@ -105,10 +105,10 @@ class Walk:
         self._nodes = {key: node for key, node in plan.nodes.items() if key not in finished}
         self._order = {key: i for i, key in enumerate(self._nodes)}
         self._lacks = {key: {k for k in node.inputs.values() if k not in finished} for key, node in self._nodes.items()}
-        self._stands_on_it: dict[str, list[str]] = {}
+        self._dependents: dict[str, list[str]] = {}
         for key, lacks in self._lacks.items():
             for needed in lacks:
-                self._stands_on_it.setdefault(needed, []).append(key)
+                self._dependents.setdefault(needed, []).append(key)
         self._ready = [self._order[key] for key, lacks in self._lacks.items() if not lacks]
         self._keys = list(self._nodes)
         self._open = set(self._nodes)
@@ -120,13 +120,13 @@ class Walk:
         watch.begin(plan, finished)
 
     def go(self, *, leave: bool = False) -> None:
-        """Until every node is done, failed or left out; ``leave`` ends as soon as an engine that keeps their order has them all."""
+        """Until every node is done, failed or skipped; ``leave`` ends as soon as an engine that keeps the order has all of them."""
         try:
             while self._open:
                 GUARD.check()
                 self._give()
                 if leave and self._engine.ahead and self._open <= self._away:
-                    for report in self._engine.poll(0):  # what an earlier command gave out may have ended
+                    for report in self._engine.poll(0):  # jobs of an earlier command may have ended
                         self._take(report)
                     self._outcome.left = set(self._open)
                     return
@@ -138,7 +138,7 @@ class Walk:
             raise
 
     def _give(self) -> None:
-        """Hands out what is ready, as far as the engine has room; to one that looks ahead everything, depth by depth."""
+        """Submits what is ready, as far as the engine has room; everything, depth by depth, to an engine that looks ahead."""
         now = time.monotonic()
         for since, key in list(self._waiting):
             if now - since >= OCCUPIED_SECONDS:
@@ -163,23 +163,23 @@ class Walk:
         elif report.state == "occupied":
             if not self._waiting:
                 self._say(f"waiting: {report.error}")
-            self._elsewhere.add(key)  # nothing is given out behind it until it is there
+            self._elsewhere.add(key)  # nothing behind it is submitted until it is finished
             self._waiting.append((time.monotonic(), key))
         elif report.state == "unready":
             if key in self._open and not self._lacks[key]:  # its inputs came later than its turn
                 heapq.heappush(self._ready, self._order[key])
         elif report.state == "lost" and self._lost.get(key, 0) + 1 < LOST_TRIES:
             self._lost[key] = self._lost.get(key, 0) + 1
-            self._say(f"{node.stage} {key[:12]} is given out again: {report.error}")
+            self._say(f"{node.stage} {key[:12]} is submitted again: {report.error}")
             heapq.heappush(self._ready, self._order[key])
         else:
-            self._failed(key, report.error or SvgbenchError(f"stage {node.stage} failed without a word; see its log."))
+            self._failed(key, report.error or SvgbenchError(f"stage {node.stage} failed without a message; see its log."))
 
     def _done(self, key: str, *, ran: bool) -> None:
         if ran:
             self._outcome.executed.append(key)
         self._open.discard(key)
-        for behind in self._stands_on_it.get(key, ()):
+        for behind in self._dependents.get(key, ()):
             self._lacks[behind].discard(key)
             if not self._lacks[behind] and behind in self._open and behind not in self._away:
                 heapq.heappush(self._ready, self._order[behind])
@@ -191,10 +191,10 @@ class Walk:
         if not self._keep_going or isinstance(error, StorageError):
             raise error
         self._say(f"failed: {node.stage} {key[:12]}: {error}")
-        behind = list(self._stands_on_it.get(key, ()))
+        behind = list(self._dependents.get(key, ()))
         while behind:
             one = behind.pop()
             if one in self._open:
                 self._open.discard(one)
                 self._outcome.skipped.add(one)
-                behind += self._stands_on_it.get(one, ())
+                behind += self._dependents.get(one, ())

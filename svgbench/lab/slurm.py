@@ -1,6 +1,6 @@
-"""The engine of SLURM, through submitit: nodes of equal depth are an array job, which waits for the arrays its inputs are in.
+"""The SLURM engine, through submitit: nodes of equal depth are an array job, which waits for the arrays its inputs are in.
 
-Everything is submitted at once and goes on without this process: the same command later finds its jobs, shows them while they are queued,
+Everything is submitted at once and continues without this process: the same command later finds its jobs, shows them while they are queued,
 reports when they ended, and submits again only what is still missing after that. Jobs run ``svgbench node``; what submitit keeps on disk
 is a list of words. A job at its time limit, or preempted, saves its work and is queued again.
 """
@@ -36,17 +36,17 @@ from svgbench.stages import graph
 ARRAY = 1000
 """Jobs of one array: SLURM's own MaxArraySize is 1001."""
 LOOK_SECONDS = 5.0
-"""Time between two questions to the queue."""
+"""Seconds between two queries of the queue."""
 GRACE_SECONDS = 20.0
-"""How long a shared disk may take to show the report of a job that left the queue."""
+"""Seconds that a shared disk may take to show the report of a job that left the queue."""
 PATIENCE_SECONDS = 900.0
 """How long a job waits for a node that another process works on: a lock may outlive a lost machine on a shared disk."""
 MINUTES = 720
-"""A job's time limit when none is asked for; a training that needs longer is queued again and goes on."""
+"""Default time limit of a job in minutes; a training that needs longer is queued again and continues."""
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 """States that a job does not leave by itself; one that is preempted or requeued runs again."""
 OLD_SECONDS = 3600.0
-"""A plan nobody needs may be one whose jobs are just being submitted."""
+"""Seconds that an unused plan is kept: its jobs may just be being submitted."""
 SIGNAL_SECONDS = 120
 """Time before the limit in which work is saved."""
 
@@ -128,7 +128,7 @@ class SlurmJobs:
             time.sleep(min(0.2, max(0.0, end - time.monotonic())))
 
     def where(self, key: str) -> str:
-        """A node's job and what the queue says of it."""
+        """A node's job and its state in the queue."""
         job = self._held.get(key, {}).get("job", "")
         return f"job {job} {self._queue.get(job, '').lower()}".strip()
 
@@ -149,8 +149,8 @@ class SlurmJobs:
 
     @property
     def queued(self) -> str:
-        """What SLURM goes on with, in words."""
-        return f"{len(self._held)} jobs are SLURM's ({', '.join(self._arrays(self._held))})"
+        """The jobs in SLURM's queue, for people."""
+        return f"{len(self._held)} jobs are in SLURM's queue ({', '.join(self._arrays(self._held))})"
 
     def _array(self, nodes: list[Node], networks: bool, *, shared: bool) -> None:
         executor = submitit.AutoExecutor(folder=self._out / "logs", cluster=self._cluster, slurm_max_num_timeout=1000)
@@ -161,8 +161,8 @@ class SlurmJobs:
             with executor.batch():
                 jobs = [executor.submit(command) for command in commands]
         except (FailedJobError, FailedSubmissionError) as error:
-            said = str(error).strip().splitlines() or ["without a word"]
-            raise BadInput(f"sbatch refused {len(nodes)} jobs: {said[-1]}; correct --sbatch and run the same command again.") from None
+            lines = str(error).strip().splitlines() or ["no message"]
+            raise BadInput(f"sbatch refused {len(nodes)} jobs: {lines[-1]}; correct --sbatch and run the same command again.") from None
         for node, job in zip(nodes, jobs, strict=True):
             entry = {"job": job.job_id, "plan": str(self._plan), "log": str(job.paths.stderr)}
             write_atomic(self._out / f"{node.key[:32]}.json", json.dumps(entry).encode())

@@ -1,4 +1,4 @@
-"""The store: one directory per finished stage, addressed by its content's key.
+"""The store: one directory per finished stage, addressed by the key of its content.
 
 ``store/<stage>/<key>/`` is finished when it holds ``manifest.json``, which is written last. Work happens in ``<key>.partial/`` under an
 exclusive lock (``<key>.lock``, released by the kernel when its owner dies) and is renamed at commit. What is in ``.partial`` stays for
@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -24,15 +23,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
+from pydantic import TypeAdapter
+
 from svgbench.config.file_state import FileState, state_of
-from svgbench.config.records import SEALED, Manifest, NewerRecord, digest_in
+from svgbench.config.records import SEALED, Manifest, NewerRecord, Score, digest_in
 from svgbench.errors import BrokenArtifact, Occupied, StorageError
 from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, remove_tree, sha256_of, storage_error, write_atomic
 
 CHECKPOINTS = "checkpoints"
-"""Where a training keeps what it needs to go on; not part of the artifact."""
+"""Checkpoints of a training, to resume from; not part of the artifact."""
 TRACE = "error.txt"
-"""The trace of a failed attempt; not part of the artifact."""
+"""The traceback of a failed attempt; not part of the artifact."""
 
 USE = "use.lock"
 """Locked by processes that use the store, and by ``gc`` alone."""
@@ -40,10 +41,11 @@ DIGESTED_BYTES = 1 << 30
 """Files up to this size are checked by digest at every use, larger ones by size."""
 LOCK_POLL_SECONDS = 0.05
 REMOVED_MOST = 100
-"""How often a lock's file may be found removed by its last owner in a row."""
+"""How many times in a row a lock file may have been removed by its last owner."""
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
-"""What a lock answers that another process holds."""
+"""Errors of a lock that another process holds."""
 _KEY = re.compile(r"[0-9a-f]{32}")
+_SCORES = TypeAdapter(list[Score])
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Store:
         return self.root / stage / key[:32]
 
     def note(self, stage: str, key: str) -> Path:
-        """The file that says how far the making of an artifact is."""
+        """The file with the progress of an artifact that is being made."""
         place = self.place(stage, key)
         return place.with_name(place.name + ".progress")
 
@@ -174,7 +176,7 @@ class Store:
 
     @contextlib.contextmanager
     def in_use(self, *, alone: bool = False) -> Iterator[None]:
-        """Inside, ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which shares the store with nobody. Occupied while a
+        """Inside, ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which needs the store alone. Occupied while a
         process of the other kind is inside. A store where no lock can be taken, such as a read-only one, is used without."""
         with contextlib.ExitStack() as opened:
             with contextlib.suppress(OSError):
@@ -207,11 +209,12 @@ class Store:
             remove_tree(place / CHECKPOINTS)  # last, so that a kill at any moment before costs no training
             failpoint("store.committed")
 
-    def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[dict[str, Any]]:
-        """The scores of a finished artifact (its manifest, where it is read already), only if they are those that were committed."""
+    def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[Score]:
+        """The scores of a finished artifact; none where it is not finished. BrokenArtifact when they are not those that were committed.
+        ``manifest``: the artifact's, where it is known."""
         if manifest is None:
             manifest = self.manifest(stage, key)
-        return [] if manifest is None else json.loads(self.content(manifest, "scores.json"))
+        return [] if manifest is None else _SCORES.validate_json(self.content(manifest, "scores.json"))
 
     def content(self, manifest: Manifest, name: str) -> bytes:
         """The bytes of a file of a finished artifact; BrokenArtifact when they are not those that were committed."""
@@ -264,7 +267,7 @@ def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def _take(file: TextIO, path: Path) -> bool:
-    """Whether the lock is ours now."""
+    """Whether this process now holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -305,7 +308,7 @@ def _size(path: str) -> int:
 
 
 def _readable(files: Iterable[Path], model: Path) -> None:
-    """Gives files the permissions of another one, which this process's umask has set: safetensors lets nobody but the owner read."""
+    """Gives files the permissions of ``model``, which the umask has set: safetensors makes files that only their owner can read."""
     wanted = stat.S_IMODE(model.stat().st_mode)
     for file in files:
         with contextlib.suppress(OSError):  # a file system without permissions

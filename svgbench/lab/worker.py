@@ -1,4 +1,4 @@
-"""The side of an engine that works: one node, one report. No torch until a node runs."""
+"""The worker side of an engine: runs a node and writes its report. No torch until a node runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ LOGGED = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d")
 """How a line of torchrun's log begins: W1129 03:10:15."""
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PORTS = 20_000
-"""A job's machines meet at this port or one of as many above it, by the job's number: two jobs may share a machine."""
+"""The machines of a job meet at a port in [PORTS, 2 PORTS) chosen by the job's number, because two jobs may share a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """How a process works on the nodes of a plan: words of ``svgbench node``."""
+    """How a process runs the nodes of a plan: the options of ``svgbench node``."""
 
     out: str
     device: str = "auto"
@@ -104,7 +104,7 @@ class Worker:
         if not lacking:
             return None
         names = ", ".join(f"{self._nodes[k].stage} {k[:12]}" for k in lacking)
-        return Report(key, "unready", SvgbenchError(f"it stands on {names}, which is not finished."))
+        return Report(key, "unready", SvgbenchError(f"its input {names} is not finished."))
 
     def _here(self, key: str) -> Report:
         end = time.monotonic() + self._bench.patience
@@ -126,16 +126,16 @@ class Worker:
                 return Report(key, "failed", SvgbenchError(fault))
 
     def _apart(self, key: str) -> Report:
-        """The node under torchrun; a signal to this process goes on to its ranks, whose work is saved before it ends. Of several machines
-        each starts its own ranks, and the first, which has the main one, reports."""
+        """The node under torchrun; a signal to this process is passed on to its ranks, whose work is saved before it ends. Of several
+        machines each starts its own ranks, and the first, which has the main one, reports."""
         bench = self._bench
         place = _meeting(bench, self._machine) if self._spread else ["--standalone"]
         start = ["-m", "torch.distributed.run", "--nproc-per-node", str(bench.ranks), *place]
         command = replace(bench, ranks=1, machines=1).command(self._plan, [key])
         if self._machine == 0:
             clear_report(self._plan, key)
-        with tempfile.TemporaryFile() as said:
-            process = subprocess.Popen([*python(), *start, *command[2:]], stderr=said, stdout=said, env=environment())
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen([*python(), *start, *command[2:]], stderr=log, stdout=log, env=environment())
             with GUARD.child(process.pid):
                 try:
                     status = process.wait()
@@ -144,8 +144,8 @@ class Worker:
                         process.terminate()
                         wait_for([process], saving=lambda: is_saving(Path(bench.out), key), kill=subprocess.Popen.kill)
                     raise
-            said.seek(0)
-            output = said.read().decode(errors="replace")
+            log.seek(0)
+            output = log.read().decode(errors="replace")
         for line in lines_of_ranks(output):
             say(line)
         report = read_report(self._plan, key) if self._machine == 0 else Report(key, "found") if status == 0 else None
@@ -175,13 +175,13 @@ def lines_of_ranks(output: str) -> list[str]:
 
 
 def why_it_ended(output: str) -> str:
-    """Of a torchrun: the last error that a rank told, else which rank failed first, by torchrun's log, else the last line. That a rank was
-    stopped tells nothing: torchrun stops all when one has failed."""
+    """Why a torchrun ended: the last error that a rank reported, else the rank that failed first by torchrun's log, else the last line.
+    Stopped ranks are ignored: torchrun stops all when one has failed."""
     lines = lines_of_ranks(output) or ["no message"]
     kinds = tuple(f"{kind.__name__}: " for kind in (SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()))
-    told = [line for line in lines if line.startswith(kinds) and not line.startswith(f"{Interrupted.__name__}: ")]
-    if told:
-        return told[-1].partition(": ")[2]
+    errors = [line for line in lines if line.startswith(kinds) and not line.startswith(f"{Interrupted.__name__}: ")]
+    if errors:
+        return errors[-1].partition(": ")[2]
     if failed := FAILED.search(output):
         status = int(failed[1])
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
@@ -190,7 +190,7 @@ def why_it_ended(output: str) -> str:
 
 
 def _silent(sentence: str) -> None:
-    """A worker's stages are told by the process that gave them out."""
+    """Workers announce no stages; the process that submitted them does."""
 
 
 def serve(plan: Path, bench: Bench, keys: Sequence[str]) -> int:

@@ -70,7 +70,7 @@ def read(shelf: str, name: str, kind: str, extra: Path | None = None) -> dict[st
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """``yaml.safe_load`` that refuses a key written twice, and says the place of every value that it cannot read."""
+    """``yaml.safe_load`` that refuses repeated keys and reports the place of every value that it cannot read."""
 
     def construct_object(self, node, deep=False):  # type: ignore[override]
         try:
@@ -87,7 +87,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             if isinstance(key, list | dict | set):
                 raise _off("a key must be a word or a number, not a list or a mapping", key_node.start_mark)
             if key in seen:
-                raise _off(f"the key '{key}' stands twice", key_node.start_mark)
+                raise _off(f"the key '{key}' is repeated", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -97,8 +97,8 @@ def _off(problem: str, mark: yaml.Mark | None) -> yaml.MarkedYAMLError:
 
 
 def _check(text: str) -> None:
-    """Refuses, before anything is made of it, what is no YAML, longer than ``LONGEST``, nested deeper than ``DEEPEST``, or has an alias:
-    nothing here needs one, and a few lines of them make gigabytes."""
+    """Refuses text that is no YAML, longer than ``LONGEST``, nested deeper than ``DEEPEST``, or with an alias, before it is parsed: a few
+    lines of aliases can expand to gigabytes, and nothing here needs one."""
     if len(text) > LONGEST:
         raise yaml.YAMLError(f"has {len(text):,} letters, and at most {LONGEST:,} are read")
     depth = 0
@@ -117,7 +117,7 @@ def yaml_node(text: str) -> yaml.Node | None:
 
 
 def yaml_value(text: str) -> Any:
-    """What a text holds as YAML: numbers, words, lists, mappings; raises YAMLError as ``yaml_node``."""
+    """The value of a YAML text: number, text, list or mapping; raises YAMLError."""
     _check(text)
     loader = _Loader(text)
     try:
@@ -127,7 +127,7 @@ def yaml_value(text: str) -> Any:
 
 
 def yaml_problem(error: yaml.YAMLError) -> tuple[str, str]:
-    """``:LINE:COLUMN`` where the error has them, and what is off, on one line."""
+    """``:LINE:COLUMN`` where the error has them, and the problem, on one line."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or (error.args[0] if len(error.args) == 1 else None)
     return (f":{mark.line + 1}:{mark.column + 1}" if mark else ""), " ".join(str(problem or "is not YAML").split())
@@ -151,7 +151,7 @@ def yaml_text(path: Path) -> str:
 
 
 def file_node(path: Path) -> yaml.Node | None:
-    """The YAML nodes of a file, with their lines; None where it is empty or cannot be read, which ``read_yaml`` says."""
+    """The YAML nodes of a file, with their lines; None where it is empty or cannot be read, which is an error in ``read_yaml``."""
     try:
         return yaml_node(yaml_text(path))
     except (BadInput, yaml.YAMLError):
@@ -185,7 +185,7 @@ def _copied(part: Any) -> Any:
 
 @cache
 def _parsed(path: Path, _changed: int, _size: int) -> dict[str, Any]:
-    """The same, once for every state of the file: the cells of a grid stand on the same few files."""
+    """``read_yaml`` without the copy, cached until the file changes: the cells of a grid share a few files."""
     try:
         content = yaml_value(yaml_text(path))
     except yaml.YAMLError as error:

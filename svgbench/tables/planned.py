@@ -8,7 +8,7 @@ from typing import Any
 from svgbench.config.records import Manifest
 from svgbench.lab.forecast.estimate import Estimate, Estimates
 from svgbench.lab.forecast.speed import Pace
-from svgbench.lab.plan import Plan, told
+from svgbench.lab.plan import Plan, shown_cell
 from svgbench.stages import graph
 from svgbench.tables.table import Table
 
@@ -68,7 +68,7 @@ def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
 
 def cell_text(cell: Mapping[str, Any]) -> str:
     """``steps=25 guidance=4``."""
-    return " ".join(f"{name}={value:g}" for name, value in told(cell).items())
+    return " ".join(f"{name}={value:g}" for name, value in shown_cell(cell).items())
 
 
 def _figures(flops: float, seconds: float, kept: int) -> list[str]:

@@ -18,7 +18,7 @@ from svgbench.config.cards import EncoderCard, weights_file
 from svgbench.config.file_state import FileState, state_of
 from svgbench.config.file_types import form_of
 from svgbench.config.hub import hub_file
-from svgbench.config.preprocessing import same_statistics
+from svgbench.config.preprocessing import check_statistics
 from svgbench.config.weight_files import weights_files
 from svgbench.errors import BadConfig, BadWeights, closest
 from svgbench.machine.files import sha256_of
@@ -55,7 +55,7 @@ def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str
 def _check_pixels(card: EncoderCard, path: Path) -> None:
     """Refuses weights of other pixel statistics, where the card has its own."""
     if card.channels:
-        same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
+        check_statistics(path, card.pixels.mean, card.pixels.std, card.name)
 
 
 def check_licence(card: EncoderCard) -> None:
@@ -128,7 +128,7 @@ def _refuse_average_beside(path: Path, part: Path, names: Mapping[str, Any]) -> 
         if average:
             raise BadWeights(
                 f"the directory {path} holds {part.name} and, in {file.name}, other weights of the same network, perhaps its average; hand "
-                "over the file that is meant."
+                "over the file to use."
             )
 
 

@@ -204,7 +204,7 @@ BILLION = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n"
         (b"run: !!python/object/apply:os.system [id]\n", "1:6: could not determine a constructor"),
         (b"run: a\x01b\n", "control characters are not allowed"),
         (b"run: \xff\n", "byte 5 is not UTF-8"),
-        (b"run: a\nrun: b\n", "2:1: the key 'run' stands twice"),
+        (b"run: a\nrun: b\n", "2:1: the key 'run' is repeated"),
         (b"--- a\n--- b\n", "2:1: but found another document"),
         (b"\tset: 1\n", "1:1: "),
     ],

@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from svgbench.cli.view import InPlace, LiveView, View, scores_text
+from svgbench.config.records import Protocol, Score
 from svgbench.lab.plan import Node, Plan
 from svgbench.lab.schedule import Report
 from svgbench.lab.store import Store
 
 DRAWN, SCORED = (Node(stage, key * 64, {}, {}, {}, {"sampling.steps": 5}) for stage, key in (("samples", "a"), ("generation-scores", "b")))
+MADE = Protocol(measure="fd", images="samples", version="v1")
 PLAN = Plan({node.key: node for node in (DRAWN, SCORED)}, ())
 
 
@@ -20,7 +22,7 @@ class Scored(Store):
     """Its scores are given, and so is how far a node is."""
 
     def scores(self, stage, key, manifest=None):
-        return [{"metric": "gfid", "value": 43.6321}, {"metric": "is", "value": 2.85}]
+        return [Score(metric=name, value=value, count=1, protocol=MADE) for name, value in (("gfid", 43.6321), ("is", 2.85))]
 
 
 @pytest.fixture
@@ -93,5 +95,6 @@ def test_a_terminal_shows_rows_summary_and_last_scores(store):
 
 
 def test_scores_of_several_latents_are_as_output_error():
-    rows = [{"metric": "miou", "value": value, "detail": {"latents": name}} for name, value in (("features", 7.5), ("residual", 4.3))]
-    assert scores_text(rows) == "features: miou 7.5; residual: miou 4.3"
+    pairs = (("features", 7.5), ("residual", 4.3))
+    scores = [Score(metric="miou", value=value, count=1, protocol=MADE, detail={"latents": name}) for name, value in pairs]
+    assert scores_text(scores) == "features: miou 7.5; residual: miou 4.3"

@@ -20,7 +20,7 @@ def written(folder, name: str, text: str) -> str:
 def test_bases_that_come_back_are_refused_with_their_place(tmp_path, ask, bases):
     for name, base in zip("abc", bases, strict=False):
         written(tmp_path, f"{name}.yaml", f"asks: x\nbase: {tmp_path / base}.yaml\n")
-    with pytest.raises(BadConfig, match=r"[abc]\.yaml:2: the bases of 'a' come back to '[ab]'; name another base\."):
+    with pytest.raises(BadConfig, match=r"[abc]\.yaml:2: the bases of 'a' form a circle with '[ab]'; name another base\."):
         ask(load_experiment(str(tmp_path / "a.yaml")))
 
 

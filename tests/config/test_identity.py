@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from svgbench.config.build import build
-from svgbench.config.fields import fields_of, word_of
+from svgbench.config.fields import fields_of, short_name
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, override
 from svgbench.config.records import canonical, digest
@@ -139,7 +139,7 @@ def test_a_run_s_name_says_what_is_special_and_only_the_seed_tells_seeds_apart(w
 
 def test_no_two_fields_are_called_the_same_in_names():
     every = list(fields_of(RunConfig))
-    assert len({word_of(path) for path in every}) == len(every) > 150 and word_of("sampling.guidance") == "guidance"
+    assert len({short_name(path) for path in every}) == len(every) > 150 and short_name("sampling.guidance") == "guidance"
 
 
 @pytest.mark.parametrize(

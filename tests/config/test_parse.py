@@ -53,7 +53,7 @@ def test_later_settings_win_and_leave_their_neighbours_alone():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (b"a: 1\na: 2\n", "stands twice"),
+        (b"a: 1\na: 2\n", "is repeated"),
         (b"a: [1\n", r":\d+:\d+"),
         (b"\xff\xfe", "not UTF-8"),
         (b"- 1\n", "not a mapping"),

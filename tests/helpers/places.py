@@ -20,7 +20,7 @@ PLACES = (
     Places("a backend", ("svgbench/backends/from_NAME.py", "svgbench/backends/open.py", "svgbench/config/foreign.py",
                          "svgbench/lab/forecast/requirements.py")),
     Places("an alignment", ("svgbench/config/schema.py", "svgbench/nets/alignment.py", "svgbench/lab/forecast/estimate.py")),
-    Places("a sampler", ("svgbench/config/schema.py", "svgbench/nets/sampler.py", "svgbench/config/grid.py",
+    Places("a sampler", ("svgbench/config/schema.py", "svgbench/nets/sampler.py", "svgbench/config/build.py",
                          "svgbench/lab/forecast/estimate.py")),
     Places("a metric in an existing stage", ("svgbench/metrics/NAME.py", "svgbench/tables/measures.py", "svgbench/tables/report.py",
                                              "svgbench/stages/graph.py")),

@@ -80,7 +80,7 @@ def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
 
 def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
     """What was assumed of the images, and what could not be counted."""
-    assumed = [f"counts are those of {sizes.counts.assumed}, which is not here"] if sizes.counts.assumed else []
+    assumed = [f"image counts are those published for {sizes.counts.assumed}, which is not here"] if sizes.counts.assumed else []
     unstated = [f"{name}, whose operations per image are unknown" for name in sizes.unknown]
     left_out = dict.fromkeys([*unstated, *(word for each in made for word in each.left_out)])
     return assumed + [f"not counted: {word}" for word in left_out]

@@ -191,6 +191,6 @@ def projector(tokens: int, width: int, hidden: int, outputs: int) -> Work:
 
 
 def encoding(card: EncoderCard, resolution: int, *, decode: bool = False) -> float | None:
-    """Operations of a frozen encoder (or a codec's decoder) on one image, by its card and the image's area; None where no card says."""
+    """Operations of a frozen encoder (or a codec's decoder) on one image, by its card and the image's area; None where unknown."""
     stated = card.decode_gflops if decode else card.gflops
     return stated * 1e9 * (resolution / card.pixels.size) ** 2 if stated else None

@@ -1,6 +1,7 @@
-"""What a run needs beside this program: images, weights, packages; whether they are here, and if not, whence and under which licence.
+"""What a run needs beside this program: images, weights, packages; whether they are here, and if not, where to get them and under which
+licence.
 
-Looks at places and installs nothing, fetches nothing, opens no weights. No torch.
+Only looks for files: installs, downloads and opens nothing. No torch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ EXTRAS = {
     "lightly": "pretrain", "lpips": "lpips",
     "pyarrow": "data", "matplotlib": "figures", "scikit-learn": "figures", "onedl-mmsegmentation": "seg",
 }  # fmt: skip
-"""Packages that do the work -> the extra that brings them; empty for svgbench's own."""
+"""Package -> the extra of svgbench that installs it; empty for dependencies of svgbench itself."""
 DRIVER = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver lists its GPUs (Linux)."""
 REFERENCES = "ADM's statistics: https://github.com/openai/guided-diffusion/tree/main/evaluations; --set scores.reference=FILE.npz"
@@ -35,19 +36,19 @@ REFERENCES = "ADM's statistics: https://github.com/openai/guided-diffusion/tree/
 
 @dataclass(frozen=True)
 class Need:
-    """One thing."""
+    """One requirement."""
 
     what: str
     here: bool
     found: str
-    """Where it is, or what it takes to get it."""
+    """Where it is, or how to get it."""
     licence: str = ""
     optional: bool = False
-    """Without it something is left out; the rest runs."""
+    """Whether a run works without it and only leaves a score out."""
 
     @property
     def state(self) -> str:
-        """``yes``, ``missing``, or ``not given`` for what a run can do without."""
+        """``yes``, ``missing``, or ``not given`` for an optional one."""
         return "yes" if self.here else "not given" if self.optional else "missing"
 
 
@@ -61,8 +62,8 @@ def needs_of(sizes: Sizes) -> list[Need]:
 
 
 def left_out(config: RunConfig) -> list[str]:
-    """Scores that a run of these images could have and has not, each with the setting that it wants."""
-    if config.data.source == "shapes":  # has masks of its own, and is compared with nobody's numbers
+    """Scores that a run of these images leaves out, each with the setting that would add it."""
+    if config.data.source == "shapes":  # it has its own masks, and no published numbers to compare with
         return []
     plain = config.model_dump(mode="json")
     wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
@@ -71,7 +72,7 @@ def left_out(config: RunConfig) -> list[str]:
 
 
 def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
-    """A card's weights: the file handed over, the shelf's, or the Hugging Face cache's."""
+    """A card's weights: the given file, the shelf's, or the Hugging Face cache's."""
     what, pins = f"weights of {card.name}", card.weights
     if given:
         return Need(what, Path(given).expanduser().exists(), given, card.licence)
@@ -87,7 +88,7 @@ def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
 
 
 def judge_of(kind: str, name: str, given: str | None, setting: str, *, optional: bool = False) -> Need:
-    """A judging network's weights: the file handed over, or the shelf's."""
+    """A judging network's weights: the given file, or the shelf's."""
     facts = judges.row(kind, name)
     what = f"weights of {name} ({setting.rpartition('.')[0]})"
     if given:
@@ -139,19 +140,19 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
 
 
 def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
-    """The known data sets of single scores, handed over by a field of the configuration, but for scores that are switched off."""
+    """The known data sets of single scores that are switched on."""
     known = [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
     return [facts for facts in known if graph.field(plain, facts["setting"].rpartition(".")[0]).get("enabled", True)]
 
 
 def _given(plain: dict[str, Any], setting: str) -> str | None:
-    """What a field of a configuration as in JSON says; a field that is not in it says nothing."""
+    """The value of a field of a configuration as in JSON; None where it is not in it."""
     part, _, name = setting.rpartition(".")
     return graph.field(plain, part).get(name)
 
 
 def _datasets(config: RunConfig) -> Iterator[Need]:
-    """Data sets of single scores that were handed over."""
+    """Data sets of single scores that were given."""
     plain = config.model_dump(mode="json")
     for facts in _of_scores(plain):
         given = _given(plain, facts["setting"])
@@ -162,7 +163,7 @@ def _datasets(config: RunConfig) -> Iterator[Need]:
 
 
 def _reference(config: RunConfig) -> Iterator[Need]:
-    """What samples are held against, where it was handed over."""
+    """The reference of the samples, where it was given."""
     given = config.scores.reference
     if given is not None:
         here = Path(given).exists()

@@ -27,7 +27,7 @@ class Counts:
     val: int
     classes: int
     assumed: str = ""
-    """What the counts are of, where the images are not here to be counted."""
+    """The data set whose published counts these are, where the images are not on this machine."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Sizes:
 
     @cached_property
     def teaching(self) -> float:
-        """Operations on one image of the encoder that REPA's loss looks at."""
+        """Operations of REPA's teacher on one image."""
         return (flops.encoding(self.teacher, self.side) or 0.0) if self.teacher else 0.0
 
     @property
@@ -129,7 +129,7 @@ class Sizes:
         return measured and self.latent_bytes * (self.counts.train + self.counts.val) <= KEPT_BYTES
 
     def passes(self, number_bytes: int, seen: int, *, copies: int = 1) -> int:
-        """Images to encode for a training that looks at ``seen``: each once where all stay in memory."""
+        """Images to encode for a training on ``seen`` images: each once where all stay in memory."""
         return self.counts.train * copies if number_bytes * self.counts.train * copies <= CACHE_BYTES else seen
 
 
@@ -155,5 +155,5 @@ def published(source: str) -> dict[str, Any] | None:
 def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:
     """The sizes of a run, its cards looked up."""
     part = config.diffusion.representation
-    teacher = cards.asked(part.encoder, config.preset, extra) if part.weight else None
-    return Sizes(config, cards.asked(config.encoder, config.preset, extra), counts, teacher)
+    teacher = cards.card_of(part.encoder, config.preset, extra) if part.weight else None
+    return Sizes(config, cards.card_of(config.encoder, config.preset, extra), counts, teacher)

@@ -1,4 +1,4 @@
-"""How fast a machine works through estimates: measured by finished trainings in a store where there are any, else assumed. No torch."""
+"""How fast a machine is: measured on finished trainings in a store where there are any, else assumed. No torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ H200 = {"bf16": 790e12, "fp32": 60e12}
 """FLOP/s of large matrix products on one H200: bfloat16 as measured; float32 without TF32, below the datasheet's 67, so
 what runs in TF32 all the same (convolutions, by torch's default) is planned too slow."""
 SHARE = 0.4
-"""Of that rate, what a whole training or sampling is taken to reach."""
+"""Share of that rate that a whole training or sampling is assumed to reach."""
 CORE = {"bf16": 10e9, "fp32": 50e9}
-"""FLOP/s of one processor core over whole runs: the tiny preset reaches this; bfloat16 is emulated there."""
+"""FLOP/s of one CPU core over whole runs, as the tiny preset reaches; bfloat16 is emulated on a CPU."""
 LONG = 20.0
-"""Seconds from which on a training tells a pace; what is shorter was mostly starting up."""
+"""Least seconds of a training that counts as a measurement; shorter ones are mostly start-up."""
 GPUS = {"tiny": 0, "small": 1, "paper": 8}
-"""What a preset is made for; 0 is the processor."""
+"""GPUs that a preset is made for; 0 is the CPU."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Pace:
     """A machine to plan for."""
 
     gpus: int
-    """0: this machine's processor."""
+    """0: this machine's CPU."""
     rates: dict[str, float]
-    """FLOP/s of one GPU, or of the processor, by precision."""
+    """FLOP/s of one GPU, or of the CPU, by precision."""
     said: str
-    """What the rates rest on, for the user."""
+    """Where the rates come from, for the user."""
 
     @property
     def unit(self) -> str:
@@ -53,7 +53,7 @@ class Pace:
 
 
 def pace_of(gpus: int, store: Path | None = None) -> Pace:
-    """The pace of so many H200 (0: of this processor); ``store``: where finished trainings may tell what such a device reached."""
+    """The pace of ``gpus`` H200s (0: of this CPU); ``store``: finished trainings in it are measurements."""
     cores = os.cpu_count() or 1
     assumed = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
     measured = _measured(store, "cuda" if gpus else "cpu") if store else {}
@@ -72,7 +72,7 @@ def _assumption(gpus: int, cores: int, precisions: list[str]) -> str:
         rates = " and ".join(f"{H200[name] / 1e12:g} TFLOP/s in {name}" for name in precisions)
         return f"assumed: {gpus} x H200 at {SHARE:.0%} of {rates}"
     rates = " and ".join(f"{CORE[name] / 1e9:g} GFLOP/s in {name}" for name in precisions)
-    return f"assumed: this processor's {cores} cores at {rates} each"
+    return f"assumed: {cores} CPU cores at {rates} each"
 
 
 def _measured(store: Path, device: str) -> dict[str, list[float]]:
