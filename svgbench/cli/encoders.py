@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 import yaml
 
-from svgbench.cli.console import table_of
+from svgbench.cli.console import Format, table_of
+from svgbench.cli.output import Formatted, facts
 from svgbench.config import cards
 from svgbench.errors import BadWeights, SvgbenchError
 from svgbench.tables.table import Table
@@ -25,17 +26,16 @@ def _default(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_cards(shelf: Shelf = None) -> None:
+def list_cards(shelf: Shelf = None, format: Formatted = Format.auto) -> None:
     """Every card with its grid, size, licence and origin."""
-    rows = [
-        [c.name, c.family, c.backend, c.kind, str(c.channels), str(c.stride), f"{c.params_m:g}", c.licence]
-        for c in sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
-    ]
+    known = sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
+    rows = [[c.name, c.family, c.backend, c.kind, str(c.channels), str(c.stride), f"{c.params_m:g}", c.licence] for c in known]
     notes = [
         "any other model: timm:NAME, open_clip:NAME, transformers:NAME, diffusers:NAME (the library's name, a repository or a directory)",
         "one card whole: svgbench encoders show NAME",
     ]
-    table_of(Table("Encoders", ["name", "family", "backend", "kind", "channels", "stride", "params M", "licence"], rows, notes))
+    table = Table("Encoders", ["name", "family", "backend", "kind", "channels", "stride", "params M", "licence"], rows, notes)
+    facts([table], [card.model_dump(mode="json") for card in known], format)
 
 
 @app.command("show")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.console import table_of
-from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
 from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, say
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -34,8 +34,10 @@ def figures(
     out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
     to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
     preset: Preset = DEFAULT_PRESET,
+    data: Data = None,
     sets: Set = None,
     limit: Limit = None,
+    quick: Quick = False,
     shelf: Shelf = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)] = None,
@@ -50,7 +52,7 @@ def figures(
     from svgbench.tables.figures.sources import of_one_set, tokenizers
 
     store = Store(out / "store")
-    named = Named(out, preset, sets, limit, shelf)
+    named = Named(out, preset, sets, limit, shelf, data, quick)
     runs, asked_for = _chosen(names or [], named)
     records = collect(out, runs)
     found = _named(tokenizers(records, store), names or [], named)

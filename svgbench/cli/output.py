@@ -22,3 +22,8 @@ def facts(tables: list[Table], content: Any, format: Format) -> None:
         sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     else:
         tables_of(tables, format)
+
+
+def records(table: Table) -> list[dict[str, str]]:
+    """The rows of a table as JSON objects."""
+    return [dict(zip(table.columns, map(str, row), strict=True)) for row in table.rows]

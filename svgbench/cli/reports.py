@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.console import Format, deliver, tables_of, text_of
-from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -44,14 +44,17 @@ def report(
     ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
     preset: Preset = DEFAULT_PRESET,
+    data: Data = None,
     sets: Set = None,
     limit: Limit = None,
+    quick: Quick = False,
     shelf: Shelf = None,
 ) -> None:
     """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
     names, grid, cells = None, None, None
+    format = format_of(to, format)
     if name is not None:
-        named = Named(out, preset, sets, limit, shelf)
+        named = Named(out, preset, sets, limit, shelf, data, quick)
         if named.is_experiment(name):
             (names, wanted), grid, cells = named.runs(name), name, named.cells(name)
             if len(names) < wanted:
