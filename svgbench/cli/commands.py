@@ -62,9 +62,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.", envvar="SVGBENCH_DEBUG")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="SVGBENCH_DEBUG")] = False,
 ) -> None:
-    """``--debug`` is read in ``main``, so that it may come after the command's name too."""
+    """``--debug`` is read in ``main``, so that it may also follow the command's name."""
     check_environment()
 
 

@@ -26,25 +26,44 @@ from svgbench.lab.record import owned
 from svgbench.lab.run_plan import gc_paused, is_main, run_plan
 from svgbench.lab.worker import Bench
 
-Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
-Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
-Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
-Data = Annotated[str | None, typer.Option("--data", help="A folder, shards, a Hugging Face or a packed set, or 'shapes'.")]
+Out = Annotated[Path, typer.Option("--out", callback=directory, metavar="DIR", help="The output directory: runs and their store.")]
+Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny (2 CPU cores, minutes), small (one GPU) or paper (8 GPUs).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Set a configuration field, such as sampling.shift=0.5; repeatable. 'svgbench fields' lists them.",
+        metavar="FIELD=VALUE",
+    ),
+]
+Shelf = Annotated[Path | None, typer.Option("--shelf", metavar="DIR", help="A folder of your own encoder cards and experiments.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Images: class folders, webdataset shards, a Hugging Face dataset, a packed set, or 'shapes' (drawn).",
+    ),
+]
 Limit = Annotated[
-    int | None, typer.Option("--limit", help="A trial: at most so many images of each split, and samples; trainings stay as long.", min=1)
+    int | None,
+    typer.Option(
+        "--limit", metavar="N", help="A trial on at most N images of each split and N samples; trainings keep their length.", min=1
+    ),
 ]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="A trial in seconds (at tiny): 100 images of each split, 10 updates of each training at tiny.")
-]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile of the transformer's block.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A trial in seconds at tiny: --limit 64, and a few updates of each training.")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile on the transformer's blocks.")]
 Gpus = Annotated[
-    int | None, typer.Option("--gpus", help="H200s to plan hours for, 0 for this machine's processor; the preset's own when empty.", min=0)
+    int | None,
+    typer.Option("--gpus", metavar="N", help="Plan the hours of N H200 GPUs, or of this machine's CPU (0). Default: the preset's.", min=0),
 ]
 MicroBatch = Annotated[
-    int | None, typer.Option("--micro-batch", help="Images a process holds at once; gradients add up to the same batch.", min=1)
+    int | None,
+    typer.Option(
+        "--micro-batch", metavar="N", help="Images in memory at once; gradients are accumulated, so the batch stays the same.", min=1
+    ),
 ]
 
 
@@ -53,18 +72,24 @@ def run(
         str | None,
         typer.Option(
             "--encoder",
+            metavar="NAME",
             help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.",
             autocompletion=complete_encoders,
         ),
     ] = None,
-    align: Annotated[str | None, typer.Option("--align", help=f"{listed(tuple(ALIGNMENTS))}.")] = None,
+    align: Annotated[
+        str | None,
+        typer.Option("--align", metavar="MODE", help=f"Alignment of the residual: {listed(tuple(ALIGNMENTS))}."),
+    ] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
-    no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
+    no_residual: Annotated[bool, typer.Option("--no-residual", help="Use the encoder's features alone.")] = False,
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="The encoder's weights, a file of an official release.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="The encoder's weights: a file or directory of an official release.")
+    ] = None,
     out: Out = Path("runs"),
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random draw.")] = 0,
     sets: Set = None,
     limit: Limit = None,
     quick: Quick = False,
@@ -77,7 +102,7 @@ def run(
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML and end; nothing runs.")
     ] = False,
 ) -> None:
-    """Train and score one tokenizer: reconstruction, generation, perception. The same command again answers from the store."""
+    """Train one model and score reconstruction, generation and perception. The same command again resumes, or prints the stored scores."""
     if align and no_align:
         raise BadConfig("--align and --no-align contradict each other; give one.")
     settings: dict[str, Any] = nested("seed", seed)
@@ -117,17 +142,19 @@ def ablate(
     threads: Threads = None,
     micro_batch: MicroBatch = None,
     compile_: Compile = False,
-    engine: Annotated[str, typer.Option("--engine", help="Where nodes run: local, ray or slurm.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="Where nodes run: local, ray or slurm.")] = "local",
     slots: Annotated[
-        int | None, typer.Option("--slots", help="Nodes side by side; one for every visible GPU when not given.", min=1)
+        int | None, typer.Option("--slots", metavar="N", help="Nodes to run in parallel. Default: one for every visible GPU.", min=1)
     ] = None,
-    ranks: Annotated[int, typer.Option("--ranks", help="Processes (GPUs) that share one node, by torchrun.", min=1)] = 1,
+    ranks: Annotated[int, typer.Option("--ranks", metavar="N", help="Processes (GPUs) for each node, started by torchrun.", min=1)] = 1,
     sbatch: Annotated[
-        list[str] | None, typer.Option("--sbatch", help="What sbatch is asked for: partition=gpu. Repeatable.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option("--sbatch", help="An option for sbatch, such as partition=gpu; repeatable.", metavar="NAME=VALUE")
     ] = None,
-    leave: Annotated[bool, typer.Option("--leave", help="With slurm: submit and end; the same command later shows and reports.")] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="With slurm: submit the jobs and exit. The same command later shows their state and the report.")
+    ] = False,
 ) -> None:
-    """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
+    """Run every cell of an experiment; shared work is done once. Several processes may share the work: start the same command in each."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
     plan_ = planned(experiment, preset, trial(sets, limit, quick), shelf, data)

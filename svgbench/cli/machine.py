@@ -27,17 +27,21 @@ from svgbench.tables.table import Table
 
 
 def doctor(
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs would be kept.")] = Path("runs"),
-    preset: Annotated[str | None, typer.Option("--preset", help="Say what a run of tiny, small or paper needs and would cost.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Its encoder, as in run.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Its images, as in run.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory that runs would use.")] = Path(
+        "runs"
+    ),
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="PRESET", help="Show what a run of tiny, small or paper needs and costs.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", metavar="NAME", help="The encoder of that run.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="The images of that run.")] = None,
     sets: Set = None,
     shelf: Shelf = None,
     gpus: Gpus = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """What this machine has: processors, GPUs, disk, packages, weights; for what is missing, where it comes from and under which licence.
-    With --preset: what one run needs, how much of it is here, and the hours and the disk it would take."""
+    """Show what this machine has (CPU, GPUs, disk, packages, weights) and where to get what is missing, with licences. With --preset, show
+    what one run needs, which of it is missing, and the hours and disk it takes."""
     tables = [Table("Machine", ["what", "found"], _machine(out))]
     if preset or encoder or data or sets:
         tables += _one_run(out, preset or "tiny", encoder, data, sets, shelf, gpus)

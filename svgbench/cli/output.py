@@ -12,7 +12,10 @@ from svgbench.cli.console import Format, tables_of
 from svgbench.tables.table import Table
 
 Formatted = Annotated[
-    Format, typer.Option("--format", help="auto (a table on a terminal, markdown in a pipe), markdown, csv, json, latex or html.")
+    Format,
+    typer.Option(
+        "--format", metavar="FORMAT", help="auto (a table on a terminal, markdown in a pipe), markdown, csv, json, latex or html."
+    ),
 ]
 
 

@@ -32,7 +32,7 @@ NARROWEST = 40
 def plan(
     experiment: Annotated[
         str,
-        typer.Argument(help="An experiment's name, a YAML file, or an encoder (as in run --encoder).", autocompletion=complete_experiments),
+        typer.Argument(help="An experiment, a YAML file, or an encoder (as in run --encoder).", autocompletion=complete_experiments),
     ],
     out: Out = Path("runs"),
     preset: Preset = DEFAULT_PRESET,
@@ -42,11 +42,11 @@ def plan(
     quick: Quick = False,
     shelf: Shelf = None,
     gpus: Gpus = None,
-    nodes: Annotated[bool, typer.Option("--nodes", help="Of several runs too, show a row for every node.")] = False,
+    nodes: Annotated[bool, typer.Option("--nodes", help="Show a row for every node; a plan of one run always does.")] = False,
     format: Formatted = Format.auto,
 ) -> None:
-    """Show what would run, what exists, what runs share, and the time and disk it takes. Runs nothing and writes nothing. Images and
-    weights need not be here: the published number of images is assumed then."""
+    """Show what would run, what exists, what runs share, and the time and disk it takes. Runs nothing, writes nothing. Without the images
+    of a known data set, its published number of images is assumed."""
     from svgbench.lab.forecast.estimate import estimates
     from svgbench.lab.forecast.sizes import published
     from svgbench.lab.forecast.speed import GPUS, pace_of

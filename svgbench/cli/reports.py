@@ -1,4 +1,4 @@
-"""``report``: the tables of what lies in an output directory."""
+"""``report``: tables of the runs in an output directory."""
 
 from __future__ import annotations
 
@@ -28,21 +28,34 @@ from svgbench.tables.table import Table
 
 
 def report(
-    name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
+    name: Annotated[str | None, typer.Argument(help="A run or an experiment. Default: all runs.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
     format: Annotated[
         Format,
         typer.Option(
-            "--format", help="auto is a table on a terminal, markdown in a pipe; csv: a line for each number, its protocol and source."
+            "--format",
+            metavar="FORMAT",
+            help="auto (the suffix of --to, else a table on a terminal and markdown in a pipe), markdown, csv, json, latex or html.",
         ),
     ] = Format.auto,
     layout: Annotated[
-        str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
+        str | None,
+        typer.Option(
+            "--layout", metavar="NAME", help="A table layout: a name (reports/table-NAME.yaml) or a file. Default: the experiment's."
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="A row: the others' differences from it, paired by seed, stand under each table.")
+        str | None,
+        typer.Option("--against", metavar="ROW", help="Add a table of every other row's difference from this row, paired by seed."),
     ] = None,
-    to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="Write this file instead of standard output; its suffix (.md, .csv, .json, .tex, .html) chooses the format.",
+        ),
+    ] = None,
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
     sets: Set = None,
@@ -50,7 +63,8 @@ def report(
     quick: Quick = False,
     shelf: Shelf = None,
 ) -> None:
-    """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
+    """Print tables of finished runs. Every number has its protocol, sample count and interval; an experiment is shown in the layout of its
+    paper."""
     names, grid, cells = None, None, None
     format = format_of(to, format)
     if name is not None:

@@ -166,10 +166,10 @@ def test_quick_shortens_images_and_trainings_and_is_named_as_a_trial(capsys, tmp
         return text.splitlines()[0].removeprefix("# run "), yaml.safe_load(text)
 
     (name, plain), (quick_name, quick) = config(), config("--quick")
-    assert name == "dinov3-tiny" and quick_name.startswith("dinov3-tiny.limit-100.") and quick["data"]["limit"] == 100
-    for part in ("autoencoder", "diffusion"):
-        assert quick[part]["training"]["total_images"] == 10 * plain[part]["training"]["batch"]
-    assert quick["sampling"]["count"] == 100
+    assert name == "dinov3-tiny" and quick_name.startswith("dinov3-tiny.limit-64.") and quick["data"]["limit"] == 64
+    for part, updates in (("autoencoder", 3), ("diffusion", 4)):
+        assert quick[part]["training"]["total_images"] == updates * plain[part]["training"]["batch"]
+    assert quick["sampling"]["count"] == 64
     _, wider = config("--quick", "--limit", "200", "--set", "diffusion.training.total_images=1280")
     assert wider["data"]["limit"] == 200 and wider["diffusion"]["training"]["total_images"] == 1280
     keys = [{node["key"] for node in json.loads(said(capsys, "plan", "dinov3", "--format", "json", "--out", str(tmp_path), *more))["nodes"]
