@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from svgbench.cli import (
     imports,
     machine,
     nodes,
+    planning,
     reports,
     runs,
     samples,
@@ -23,18 +25,22 @@ from svgbench.cli import (
 from svgbench.machine.ranks import check_environment
 
 app = typer.Typer(
-    name="svgbench", no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+    name="svgbench", no_args_is_help=True, add_completion=True, rich_markup_mode="markdown", pretty_exceptions_enable=False,
     help="Benchmark and ablate the latent spaces of image diffusion models (SVG: self-supervised representations for visual generation).",
 )  # fmt: skip
 
+COMPLETING = "_SVGBENCH_COMPLETE"
+"""The variable by which a shell asks for completions."""
+
 app.command("run")(experiments.run)
 app.command("ablate")(experiments.ablate)
-app.command("plan")(experiments.plan)
+app.command("plan")(planning.plan)
 app.command("report")(reports.report)
 app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("import")(imports.import_)
+app.command("fields")(planning.fields)
 app.command("runs")(runs.runs)
 app.command("gc")(runs.gc)
 app.command("pretrain")(samples.pretrain)
@@ -56,9 +62,9 @@ def _version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.", envvar="SVGBENCH_DEBUG")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="SVGBENCH_DEBUG")] = False,
 ) -> None:
-    """``--debug`` is read in ``main``, so that it may come after the command's name too."""
+    """``--debug`` is read in ``main``, so that it may also follow the command's name."""
     check_environment()
 
 
@@ -66,6 +72,8 @@ def call(words: list[str]) -> int:
     """Runs a command and gives its exit status. Errors are raised: typer's own ``main`` would hide Ctrl-C and a closed pipe."""
     try:
         command = typer.main.get_command(app)
+        if COMPLETING in os.environ:  # a shell asks for names
+            command.main(list(words), prog_name="svgbench")
         with command.make_context(app.info.name, list(words)) as context:
             return command.invoke(context) or 0
     except typer.Exit as ended:

@@ -28,6 +28,17 @@ class Format(StrEnum):
     html = "html"
 
 
+SUFFIXES = {
+    ".md": Format.markdown, ".csv": Format.csv, ".json": Format.json, ".tex": Format.latex, ".html": Format.html, ".htm": Format.html,
+}  # fmt: skip
+"""How a file of a name is written where no format is given."""
+
+
+def format_of(to: Path | None, format: Format) -> Format:
+    """The format that was given, else the one of the target's suffix."""
+    return SUFFIXES.get(to.suffix.lower(), format) if to is not None and format is Format.auto else format
+
+
 def tables_of(tables: Iterable[Table], format: Format) -> None:
     """Prints tables: for people (auto), or as text of a format; JSON is of records, not of tables."""
     tables = list(tables)

@@ -13,19 +13,25 @@ from svgbench.errors import BadData
 from svgbench.images.scan import examples
 from svgbench.tables.table import Table
 
-app = typer.Typer(no_args_is_help=True, help="Images: pack SOURCE --to DIR, or verify DIR (packed or not).")
+app = typer.Typer(no_args_is_help=True, help="Images: pack a source once, verify a source or a packed set.")
 
 
 @app.command("pack")
 def pack(
     source: Annotated[str, typer.Argument(help="Class folders, webdataset shards (*.tar), or a Hugging Face dataset (arrow or parquet).")],
-    to: Annotated[Path, typer.Option("--to", help="Where the store is made; --data takes it then.")],
-    resolution: Annotated[int, typer.Option("--resolution", min=16, max=1024, help="Side in pixels after the ADM centre crop.")] = 256,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads; as many as processors when left out.")] = None,
-    train_images: Annotated[int | None, typer.Option("--train-images", min=1, help="Only this many, evenly over the classes.")] = None,
-    val_images: Annotated[int | None, typer.Option("--val-images", min=1, help="Only this many, evenly over the classes.")] = None,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The directory to write; give it to --data afterwards.")],
+    resolution: Annotated[
+        int, typer.Option("--resolution", metavar="PIXELS", min=16, max=1024, help="Side after the ADM centre crop, 16 to 1024.")
+    ] = 256,
+    workers: Annotated[int | None, typer.Option("--workers", metavar="N", min=1, help="Threads. Default: one for every CPU core.")] = None,
+    train_images: Annotated[
+        int | None, typer.Option("--train-images", metavar="N", min=1, help="Pack only N training images, evenly over the classes.")
+    ] = None,
+    val_images: Annotated[
+        int | None, typer.Option("--val-images", metavar="N", min=1, help="Pack only N validation images, evenly over the classes.")
+    ] = None,
 ) -> None:
-    """Crops every image once into uint8 arrays that any encoder reads; the same command goes on after a kill."""
+    """Crop every image once and store it as uint8 arrays. After a stop, the same command resumes."""
     from svgbench.images import packed, packing, sources
     from svgbench.images.listing import root_of
     from svgbench.lab.store import locked
@@ -63,7 +69,7 @@ def pack(
 
 @app.command("verify")
 def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack', or a source of images.")]) -> None:
-    """Reads every byte: compares a packed store with its digests, shapes and labels, and a source with its last reading."""
+    """Read every byte: compare a packed set with its digests, shapes and labels, or a source with its last reading."""
     from svgbench.images import packed, packing
     from svgbench.images.listing import root_of
 

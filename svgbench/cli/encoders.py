@@ -1,4 +1,4 @@
-"""``encoders``: list the cards, show one, check that one keeps what the benchmark relies on."""
+"""``encoders``: list the cards, show one, check what one promises."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Annotated
 import typer
 import yaml
 
-from svgbench.cli.console import table_of
+from svgbench.cli.console import Format, table_of
+from svgbench.cli.output import Formatted, facts
 from svgbench.config import cards
 from svgbench.errors import BadWeights, SvgbenchError
 from svgbench.tables.table import Table
 
-app = typer.Typer(invoke_without_command=True, help="The encoders: list, show NAME, or check NAME.")
-Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards.")]
+app = typer.Typer(invoke_without_command=True, help="Encoders: list the cards, show one, check one.")
+Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="The preset that chooses a family's card.")]
+Shelf = Annotated[Path | None, typer.Option("--shelf", metavar="DIR", help="A folder of your own encoder cards.")]
 
 
 @app.callback()
@@ -25,24 +27,23 @@ def _default(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_cards(shelf: Shelf = None) -> None:
-    """Every card with its grid, size, licence and origin."""
-    rows = [
-        [c.name, c.family, c.backend, c.kind, str(c.channels), str(c.stride), f"{c.params_m:g}", c.licence]
-        for c in sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
-    ]
+def list_cards(shelf: Shelf = None, format: Formatted = Format.auto) -> None:
+    """List the cards with family, backend, channels, stride, parameters and licence."""
+    known = sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
+    rows = [[c.name, c.family, c.backend, c.kind, str(c.channels), str(c.stride), f"{c.params_m:g}", c.licence] for c in known]
     notes = [
         "any other model: timm:NAME, open_clip:NAME, transformers:NAME, diffusers:NAME (the library's name, a repository or a directory)",
-        "one card whole: svgbench encoders show NAME",
+        "one card: svgbench encoders show NAME",
     ]
-    table_of(Table("Encoders", ["name", "family", "backend", "kind", "channels", "stride", "params M", "licence"], rows, notes))
+    table = Table("Encoders", ["name", "family", "backend", "kind", "channels", "stride", "params M", "licence"], rows, notes)
+    facts([table], [card.model_dump(mode="json") for card in known], format)
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")], preset: str = "tiny", shelf: Shelf = None
+    name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")], preset: Preset = "tiny", shelf: Shelf = None
 ) -> None:
-    """One card whole: how it opens, its pixels, its weights and its licence."""
+    """Print one card: how it opens, its pixels, its weights and its licence."""
     card = cards.find(name, preset, shelf)
     sys.stdout.write(yaml.safe_dump(card.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True))
 
@@ -50,13 +51,13 @@ def show(
 @app.command("check")
 def check(
     name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")],
-    weights: Annotated[Path | None, typer.Option("--weights", help="A file or directory of an official release.")] = None,
-    random_weights: Annotated[bool, typer.Option("--random-weights", help="Check the architecture alone.")] = False,
-    preset: str = "tiny",
+    weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="A file or directory of an official release.")] = None,
+    random_weights: Annotated[bool, typer.Option("--random-weights", help="Check the architecture with random weights.")] = False,
+    preset: Preset = "tiny",
     shelf: Shelf = None,
-    device: Annotated[str, typer.Option("--device", help="cpu, cuda or auto.")] = "auto",
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Opens one encoder and tries every promise: shape, stride, determinism, batch independence, pixels, no gradient, speed."""
+    """Open one encoder and test what its card promises: shape, stride, determinism, batch independence, pixel range, no gradient, speed."""
     card = cards.find(name, preset, shelf)
     from svgbench.backends.conformance import examine
     from svgbench.backends.open import open_encoder

@@ -20,24 +20,39 @@ from svgbench.tables.table import Table
 def evaluate(
     images: Annotated[Path, typer.Argument(help="A folder of images, or an .npz with uint8 arr_0 [N, H, W, 3].")],
     reference: Annotated[
-        Path, typer.Option("--reference", help="The same, an ADM .npz with mu and sigma, or an images or references artifact of a store.")
+        Path,
+        typer.Option(
+            "--reference", metavar="PATH", help="The same, an ADM .npz with mu and sigma, or a directory of a store's images or references."
+        ),
     ],
     extractor: Annotated[
-        str, typer.Option("--extractor", help="inception, dinov2-vit-l-14 (both need a weights file) or shapes-cnn.")
+        str, typer.Option("--extractor", metavar="NAME", help="inception or dinov2-vit-l-14 (both need their weights file), or shapes-cnn.")
     ] = "inception",
-    extractor_weights: Annotated[Path | None, typer.Option("--extractor-weights", help="The extractor's weights file.")] = None,
+    extractor_weights: Annotated[Path | None, typer.Option("--extractor-weights", metavar="FILE", help="Weights of the extractor.")] = None,
     second_extractor: Annotated[
-        str | None, typer.Option("--second-extractor", help="Also the Frechet distance on this one's features (dinov2-vit-l-14).")
+        str | None,
+        typer.Option(
+            "--second-extractor", metavar="NAME", help="Add the Frechet distance on the features of another network: dinov2-vit-l-14."
+        ),
     ] = None,
-    second_extractor_weights: Annotated[Path | None, typer.Option("--second-extractor-weights", help="Its weights file.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="A trial on the first so many images; its numbers say so.", min=1)] = None,
+    second_extractor_weights: Annotated[
+        Path | None, typer.Option("--second-extractor-weights", metavar="FILE", help="Weights of the second extractor.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="A trial on the first N images; the protocol records it.", min=1)
+    ] = None,
     allow_doubles: Annotated[
-        bool, typer.Option("--allow-doubles", help="Score a set in which images repeat, as real images may; the protocol records it.")
+        bool, typer.Option("--allow-doubles", help="Accept a set with identical images; the protocol records it.")
     ] = False,
-    format: Annotated[Format, typer.Option("--format", help="auto is a table on a terminal, markdown in a pipe.")] = Format.auto,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format", metavar="FORMAT", help="auto (a table on a terminal, markdown in a pipe), markdown, csv, json, latex or html."
+        ),
+    ] = Format.auto,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Score images made elsewhere: gFID, sFID, IS, KID, precision, recall, each with its protocol, count and interval."""
+    """Score images made by other programs: gFID, sFID, IS, KID, precision and recall, each with protocol, sample count and interval."""
     from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor

@@ -15,8 +15,8 @@ from svgbench.errors import BadInput, SvgbenchError, say
 from svgbench.shelf import entries
 from svgbench.tables.table import Table
 
-app = typer.Typer(invoke_without_command=True, help="The experiments: list, or show NAME.")
-Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
+app = typer.Typer(invoke_without_command=True, help="Experiments: list them, or show one.")
+Shelf = Annotated[Path | None, typer.Option("--shelf", metavar="DIR", help="A folder of your own encoder cards and experiments.")]
 
 
 @app.callback()
@@ -33,7 +33,7 @@ def list_experiments(
     shelf: Shelf = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """Every experiment with its question, number of cells and base."""
+    """List the experiments with their question, number of cells and base."""
     if folder is not None and not folder.is_dir():
         raise BadInput(f"{folder} is not a directory; give a folder of experiment files, or show one: svgbench experiments show FILE.")
     files = sorted(folder.glob("*.yaml")) if folder else sorted(entries("ablations", shelf).values())
@@ -46,14 +46,14 @@ def list_experiments(
                 raise
             say(f"left out: {error}")  # a folder may hold other YAML files
     rows = [[one["name"], str(one["cells"]), one["base"] or one["preset"] or "-", one["asks"]] for one in content]
-    notes = ["run one: svgbench ablate NAME; what it costs: svgbench plan NAME; one whole: svgbench experiments show NAME"]
+    notes = ["run one: svgbench ablate NAME; what it costs: svgbench plan NAME; its file: svgbench experiments show NAME"]
     title = f"Experiments in {folder}" if folder else "Experiments"
     facts([Table(title, ["name", "cells", "base", "question"], rows, notes)], content, format)
 
 
 @app.command("show")
 def show(name: Annotated[str, typer.Argument(help="An experiment's name, or a YAML file.")], shelf: Shelf = None) -> None:
-    """One experiment file whole, after its path and the names of its cells."""
+    """Print one experiment file, after its path and the names of its cells."""
     path = experiment_file(name, shelf)
     names = [cell for cell in cells(load_experiment(name, shelf), shelf) if cell]
     head = [f"# {path}"] + ([f"# {len(names)} cells: {', '.join(names[:60])}{', ...' if len(names) > 60 else ''}"] if names else [])

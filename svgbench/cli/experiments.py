@@ -1,70 +1,108 @@
-"""``run``, ``ablate`` and ``plan``: from words to RunConfigs, to a plan, to an execution, to a table."""
+"""``run`` and ``ablate``: from options to RunConfigs, to a plan, to its execution, to tables."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
+from svgbench.cli.completion import complete_encoders, complete_experiments
 from svgbench.cli.reports import show
-from svgbench.cli.selection import directory
+from svgbench.cli.selection import directory, trial
 from svgbench.cli.view import DISPLAY
 from svgbench.config.build import build
 from svgbench.config.choices import ALIGNMENTS, listed
-from svgbench.config.experiments import load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed, say
-from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
+from svgbench.errors import BadConfig, BadInput, CellsFailed, say
+from svgbench.lab.configs import DEFAULT_PRESET, configs_of
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.run_plan import gc_paused, is_main, run_plan
-from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 
-Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
-Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Any field of the configuration: a.b=c. Repeatable.", metavar="A.B=C")]
-Shelf = Annotated[Path | None, typer.Option("--shelf", help="A folder of your own cards and experiments.")]
-Data = Annotated[str | None, typer.Option("--data", help="A folder, shards, a Hugging Face or a packed set, or 'shapes'.")]
-Limit = Annotated[
-    int | None, typer.Option("--limit", help="A trial: at most so many images of each split, and samples; trainings stay as long.", min=1)
+Out = Annotated[Path, typer.Option("--out", callback=directory, metavar="DIR", help="The output directory: runs and their store.")]
+Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny (2 CPU cores, minutes), small (one GPU) or paper (8 GPUs).")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Set a configuration field, such as sampling.shift=0.5; repeatable. 'svgbench fields' lists them.",
+        metavar="FIELD=VALUE",
+    ),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile of the transformer's block.")]
+Shelf = Annotated[Path | None, typer.Option("--shelf", metavar="DIR", help="A folder of your own encoder cards and experiments.")]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Images: class folders, webdataset shards, a Hugging Face dataset, a packed set, or 'shapes' (drawn).",
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", metavar="N", help="A trial on at most N images of each split and N samples; trainings keep their length.", min=1
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A trial in seconds at tiny: --limit 64, and a few updates of each training.")]
+Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
+Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile on the transformer's blocks.")]
 Gpus = Annotated[
-    int | None, typer.Option("--gpus", help="H200s to plan hours for, 0 for this machine's processor; the preset's own when empty.", min=0)
+    int | None,
+    typer.Option("--gpus", metavar="N", help="Plan the hours of N H200 GPUs, or of this machine's CPU (0). Default: the preset's.", min=0),
 ]
 MicroBatch = Annotated[
-    int | None, typer.Option("--micro-batch", help="Images a process holds at once; gradients add up to the same batch.", min=1)
+    int | None,
+    typer.Option(
+        "--micro-batch", metavar="N", help="Images in memory at once; gradients are accumulated, so the batch stays the same.", min=1
+    ),
 ]
 
 
 def run(
     encoder: Annotated[
-        str | None, typer.Option("--encoder", help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.")
+        str | None,
+        typer.Option(
+            "--encoder",
+            metavar="NAME",
+            help="A family (dinov3, dinov2, mae, siglip, sd-vae, va-vae), a card, or BACKEND:NAME.",
+            autocompletion=complete_encoders,
+        ),
     ] = None,
-    align: Annotated[str | None, typer.Option("--align", help=f"{listed(tuple(ALIGNMENTS))}.")] = None,
+    align: Annotated[
+        str | None,
+        typer.Option("--align", metavar="MODE", help=f"Alignment of the residual: {listed(tuple(ALIGNMENTS))}."),
+    ] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
-    no_residual: Annotated[bool, typer.Option("--no-residual", help="Features alone.")] = False,
+    no_residual: Annotated[bool, typer.Option("--no-residual", help="Use the encoder's features alone.")] = False,
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="The encoder's weights, a file of an official release.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="The encoder's weights: a file or directory of an official release.")
+    ] = None,
     out: Out = Path("runs"),
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of every random draw.")] = 0,
     sets: Set = None,
     limit: Limit = None,
+    quick: Quick = False,
     shelf: Shelf = None,
     device: Device = "auto",
     threads: Threads = None,
     micro_batch: MicroBatch = None,
     compile_: Compile = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the whole configuration as YAML and end; nothing runs.")
+    ] = False,
 ) -> None:
-    """Train and score one tokenizer: reconstruction, generation, perception. The same command again answers from the store."""
+    """Train one model and score reconstruction, generation and perception. The same command again resumes, or prints the stored scores."""
     if align and no_align:
         raise BadConfig("--align and --no-align contradict each other; give one.")
     settings: dict[str, Any] = nested("seed", seed)
@@ -75,8 +113,13 @@ def run(
     for path, value in words.items():
         if value is not None:
             settings = merge(settings, nested(path, value))
-    settings = merge(settings, override(_limited(sets, limit)))
-    config = resolve(build(settings, preset=preset, extra=shelf), shelf)
+    settings = merge(settings, override(trial(sets, limit, quick)))
+    drafted = build(settings, preset=preset, extra=shelf)
+    if print_config:
+        text = yaml.safe_dump(drafted.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        sys.stdout.write(f"# run {run_name(drafted, shelf)}\n{text}")
+        return
+    config = resolve(drafted, shelf)
     name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
@@ -87,31 +130,34 @@ def run(
 
 
 def ablate(
-    experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, or a YAML file.")],
+    experiment: Annotated[str, typer.Argument(help="An experiment's name, or a YAML file.", autocompletion=complete_experiments)],
     out: Out = Path("runs"),
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
     sets: Set = None,
     limit: Limit = None,
+    quick: Quick = False,
     shelf: Shelf = None,
     device: Device = "auto",
     threads: Threads = None,
     micro_batch: MicroBatch = None,
     compile_: Compile = False,
-    engine: Annotated[str, typer.Option("--engine", help="Where nodes run: local, ray or slurm.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="Where nodes run: local, ray or slurm.")] = "local",
     slots: Annotated[
-        int | None, typer.Option("--slots", help="Nodes side by side; one for every visible GPU when not given.", min=1)
+        int | None, typer.Option("--slots", metavar="N", help="Nodes to run in parallel. Default: one for every visible GPU.", min=1)
     ] = None,
-    ranks: Annotated[int, typer.Option("--ranks", help="Processes (GPUs) that share one node, by torchrun.", min=1)] = 1,
+    ranks: Annotated[int, typer.Option("--ranks", metavar="N", help="Processes (GPUs) for each node, started by torchrun.", min=1)] = 1,
     sbatch: Annotated[
-        list[str] | None, typer.Option("--sbatch", help="What sbatch is asked for: partition=gpu. Repeatable.", metavar="NAME=VALUE")
+        list[str] | None, typer.Option("--sbatch", help="An option for sbatch, such as partition=gpu; repeatable.", metavar="NAME=VALUE")
     ] = None,
-    leave: Annotated[bool, typer.Option("--leave", help="With slurm: submit and end; the same command later shows and reports.")] = False,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="With slurm: submit the jobs and exit. The same command later shows their state and the report.")
+    ] = False,
 ) -> None:
-    """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
+    """Run every cell of an experiment; shared work is done once. Several processes may share the work: start the same command in each."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
+    plan_ = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
@@ -126,43 +172,14 @@ def ablate(
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
 
 
-def plan(
-    experiment: Annotated[str, typer.Argument(help="An experiment's name on the shelf, a YAML file, or an encoder (as in run --encoder).")],
-    out: Out = Path("runs"),
-    preset: Preset = DEFAULT_PRESET,
-    data: Data = None,
-    sets: Set = None,
-    limit: Limit = None,
-    shelf: Shelf = None,
-    gpus: Gpus = None,
-) -> None:
-    """Show what would run, what exists, what is shared, and what it will cost in time and disk. Touches nothing."""
-    from svgbench.cli.console import table_of
-    from svgbench.lab.forecast.estimate import estimates
-    from svgbench.lab.forecast.speed import GPUS, pace_of
-    from svgbench.tables.planned import plan_table
-
-    store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
-    try:
-        plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
-    except (BadData, BadWeights) as error:
-        stood_on = (preset_of(about, shelf) if about else None) or preset
-        if stood_on == "tiny":
-            raise
-        hint = f"'svgbench doctor --preset {stood_on}' shows work, hours and disk without it"
-        raise type(error)(f"{str(error).removesuffix('.')}; {hint}.") from None
-    made = {key: manifest for key, node in plan_.nodes.items() if (manifest := store.manifest(node.stage, key))}
-    places = {GPUS.get(one.config.preset, 0) for one in plan_.runs}
-    pace = pace_of(max(places) if gpus is None else gpus, store.root)
-    table = plan_table(f"Plan of {experiment}", plan_, made, estimates(plan_, shelf), pace)
-    table.notes += [f"{word}: {getattr(about, word)}" for word in ("asks", "compares", "costs") if about and getattr(about, word)]
-    table_of(table)
-
-
-def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
-    """The plan of an experiment; cells that come to the same work are said."""
+def planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
+    """The plan of an experiment."""
     with gc_paused():
-        plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
+        return told_repeats(make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf))
+
+
+def told_repeats(plan_: Plan) -> Plan:
+    """The plan, after a sentence for every run that needs the same nodes as another one."""
     for name, other in plan_.repeated().items():
         say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
     return plan_
@@ -177,8 +194,3 @@ def _sbatch(words: list[str]) -> dict[str, str]:
             raise BadInput(f"--sbatch {word}: write it as NAME=VALUE, such as partition=gpu.")
         found[name.lstrip("-")] = value
     return found
-
-
-def _limited(sets: list[str] | None, limit: int | None) -> list[str]:
-    """``--set`` with ``--limit`` among it."""
-    return [*(sets or []), *([f"data.limit={limit}"] if limit else [])]

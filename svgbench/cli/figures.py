@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.console import table_of
-from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
 from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, say
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -28,17 +28,17 @@ PICTURED = 12
 
 
 def figures(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Runs or experiments; all runs when not given.", metavar="[RUN_OR_GRID]...")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
-    to: Annotated[Path | None, typer.Option("--to", help="Where figures are written; OUT/figures when not given.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Runs or experiments. Default: all runs.", metavar="[NAME]...")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="The folder for the figures. Default: OUT/figures.")] = None,
     preset: Preset = DEFAULT_PRESET,
+    data: Data = None,
     sets: Set = None,
     limit: Limit = None,
+    quick: Quick = False,
     shelf: Shelf = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; the machine's own choice when not given.", min=1)] = None,
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)] = None,
 ) -> None:
     """Draw finished runs: curves, reconstructions, samples, t-SNE, velocities, interpolation, editing; each as PNG, SVG and CSV."""
     if to is not None and to.exists() and not to.is_dir():
@@ -50,7 +50,7 @@ def figures(
     from svgbench.tables.figures.sources import of_one_set, tokenizers
 
     store = Store(out / "store")
-    named = Named(out, preset, sets, limit, shelf)
+    named = Named(out, preset, sets, limit, shelf, data, quick)
     runs, asked_for = _chosen(names or [], named)
     records = collect(out, runs)
     found = _named(tokenizers(records, store), names or [], named)

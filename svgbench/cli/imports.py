@@ -49,21 +49,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def import_(
     kind: Annotated[str, typer.Argument(help=f"{', '.join([*PARTS, *CODECS])}.")],
     checkpoint: Annotated[Path, typer.Argument(help="The release's file (.pt, .pth, .ckpt, .safetensors) or a directory of weights.")],
-    name: Annotated[str, typer.Option("--name", help="The run; a run imported before takes this part in beside the others.")],
-    encoder: Annotated[str | None, typer.Option("--encoder", help="The card of the frozen encoder or codec it belongs to.")] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="That encoder's weights, a file of an official release.")] = None,
-    statistics: Annotated[Path | None, typer.Option("--statistics", help="The release's file of latent means and deviations.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="The release's constructor arguments (YAML or JSON).")] = None,
-    weights_key: Annotated[
-        str | None, typer.Option("--weights-key", help="Which weights of a checkpoint that holds several (raw, averaged): their key.")
+    name: Annotated[str, typer.Option("--name", metavar="RUN", help="Name of the run. Imports under the same name form one run.")],
+    encoder: Annotated[
+        str | None, typer.Option("--encoder", metavar="CARD", help="The card of the frozen encoder or codec that it was trained with.")
     ] = None,
-    preset: Annotated[str, typer.Option("--preset", help="Images, counts and judges of what is measured on the run.")] = "paper",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Weights of that encoder: a file of an official release.")
+    ] = None,
+    statistics: Annotated[
+        Path | None, typer.Option("--statistics", metavar="FILE", help="The release's file of latent means and standard deviations.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="The constructor arguments of the release (YAML or JSON).")
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option("--weights-key", metavar="KEY", help="The key of the weights in a checkpoint that holds several (raw, averaged)."),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", metavar="PRESET", help="The preset whose images, sample counts and metrics the run is scored with.")
+    ] = "paper",
     out: Out = Path("runs"),
     sets: Set = None,
     shelf: Shelf = None,
     device: Device = "auto",
 ) -> None:
-    """Take an official network over: an autoencoder, a codec, a transformer. Import several under one name to join them."""
+    """Import an official checkpoint: an autoencoder, a codec or a transformer. Imports under the same name form one run."""
     if kind not in PARTS and kind not in CODECS:
         raise unknown("kind of official model", kind, [*PARTS, *CODECS])
     for path in (checkpoint, weights, statistics, config):

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from svgbench.cli.console import table_of
+from svgbench.cli.console import Format
 from svgbench.cli.experiments import Gpus, Set, Shelf
+from svgbench.cli.output import Formatted, facts, records
 from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.build import build
@@ -26,40 +27,54 @@ from svgbench.tables.table import Table
 
 
 def doctor(
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs would be kept.")] = Path("runs"),
-    preset: Annotated[str | None, typer.Option("--preset", help="Say what a run of tiny, small or paper needs and would cost.")] = None,
-    encoder: Annotated[str | None, typer.Option("--encoder", help="Its encoder, as in run.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Its images, as in run.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory that runs would use.")] = Path(
+        "runs"
+    ),
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="PRESET", help="Show what a run of tiny, small or paper needs and costs.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option("--encoder", metavar="NAME", help="The encoder of that run.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="The images of that run.")] = None,
     sets: Set = None,
     shelf: Shelf = None,
     gpus: Gpus = None,
+    format: Formatted = Format.auto,
 ) -> None:
-    """What this machine has: processors, GPUs, disk, packages, weights; for what is missing, where it comes from and under which licence.
-    With --preset: what one run needs, how much of it is here, and the hours and the disk it would take."""
-    table_of(Table("Machine", ["what", "found"], _machine(out)))
+    """Show what this machine has (CPU, GPUs, disk, packages, weights) and where to get what is missing, with licences. With --preset, show
+    what one run needs, which of it is missing, and the hours and disk it takes."""
+    tables = [Table("Machine", ["what", "found"], _machine(out))]
     if preset or encoder or data or sets:
-        _one_run(out, preset or "tiny", encoder, data, sets, shelf, gpus)
-        return
-    table_of(Table("Packages", ["package", "here", "version, or how to get it"], [_row(package(name)) for name in EXTRAS]))
+        tables += _one_run(out, preset or "tiny", encoder, data, sets, shelf, gpus)
+    else:
+        tables += _everything(shelf)
+    names = ("machine", "needs", "costs") if len(tables) == 3 else ("machine", "packages", "judging_networks", "encoder_weights", "images")
+    content = {name: {"rows": records(table), "notes": table.notes} for name, table in zip(names, tables, strict=True)}
+    facts(tables, content, format)
+
+
+def _everything(shelf: Path | None) -> list[Table]:
+    """Packages, weights and images that any run could need."""
+    packages = Table("Packages", ["package", "here", "version, or how to get it"], [_row(package(name)) for name in EXTRAS])
     networks = [
         judge_of(kind, name, None, setting)
         for kind, setting in (("features", "scores.extractor_weights"), ("pairs", "scores.lpips_weights"))
         for name in read_yaml(folder("reports") / "extractors.yaml")[kind]
     ]
-    table_of(Table("Judging networks", ["weights", "here", "licence", "where they are, or come from"], [_licensed(n) for n in networks]))
+    judging = Table("Judging networks", ["weights", "here", "licence", "where they are, or come from"], [_licensed(n) for n in networks])
     known = sorted(cards.load_cards(shelf).values(), key=lambda card: (card.preset != "tiny", card.family, card.name))
     note = "a file you have already: --weights FILE; nothing is fetched before it is needed"
     rows = [_licensed(weights_of(card)) for card in known]
-    table_of(Table("Encoder weights", ["weights", "here", "licence", "where they are, or come from"], rows, [note]))
+    encoders = Table("Encoder weights", ["weights", "here", "licence", "where they are, or come from"], rows, [note])
     facts = read_yaml(folder("reports") / "datasets.yaml").values()
     sources = [[f["title"], _counted(f), f["licence"], f"{f['source']}; {_handed(f['setting'])} ({f['layout']})"] for f in facts]
-    table_of(Table("Images", ["data set", "training + validation", "licence", "where it comes from, and how to hand it over"], sources))
+    images = Table("Images", ["data set", "training + validation", "licence", "where it comes from, and how to pass it"], sources)
+    return [packages, judging, encoders, images]
 
 
 def _one_run(
     out: Path, preset: str, encoder: str | None, data: str | None, sets: list[str] | None, shelf: Path | None, gpus: int | None
-) -> None:
-    """What a run of these words needs and would cost; nothing of it need be here."""
+) -> list[Table]:
+    """What a run with these options needs and would cost; nothing of it need be here."""
     words: dict[str, Any] = {}
     for path, value in (("encoder.card", encoder), ("data.source", data)):
         words = merge(words, nested(path, value)) if value is not None else words
@@ -69,10 +84,10 @@ def _one_run(
     missing = [need.what for need in needs if not need.here and not need.optional]
     notes = [f"missing: {', '.join(missing)}" if missing else "everything that this run must have is here"]
     if without := left_out(config):
-        notes.append(f"scores left out for want of a setting (--set): {', '.join(without)}")
+        notes.append(f"scores left out until a field is set (--set): {', '.join(without)}")
     title = f"What a {preset} run of {config.encoder.card} needs"
-    table_of(Table(title, ["what", "here", "licence", "where it is, or comes from"], [_licensed(need) for need in needs], notes))
-    table_of(_costs(out, sizes, preset, GPUS[preset] if gpus is None else gpus))
+    needed = Table(title, ["what", "here", "licence", "where it is, or comes from"], [_licensed(need) for need in needs], notes)
+    return [needed, _costs(out, sizes, preset, GPUS[preset] if gpus is None else gpus)]
 
 
 def _costs(out: Path, sizes: Sizes, preset: str, gpus: int) -> Table:

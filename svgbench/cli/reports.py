@@ -1,4 +1,4 @@
-"""``report``: the tables of what lies in an output directory."""
+"""``report``: tables of the runs in an output directory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from svgbench.cli.console import Format, deliver, tables_of, text_of
-from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory, unsaid
+from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -28,30 +28,47 @@ from svgbench.tables.table import Table
 
 
 def report(
-    name: Annotated[str | None, typer.Argument(help="A run or an experiment; all runs when not given.")] = None,
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
+    name: Annotated[str | None, typer.Argument(help="A run or an experiment. Default: all runs.")] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
     format: Annotated[
         Format,
         typer.Option(
-            "--format", help="auto is a table on a terminal, markdown in a pipe; csv: a line for each number, its protocol and source."
+            "--format",
+            metavar="FORMAT",
+            help="auto (the suffix of --to, else a table on a terminal and markdown in a pipe), markdown, csv, json, latex or html.",
         ),
     ] = Format.auto,
     layout: Annotated[
-        str | None, typer.Option("--layout", help="A table layout by name (reports/table-NAME.yaml) or file; else the experiment's own.")
+        str | None,
+        typer.Option(
+            "--layout", metavar="NAME", help="A table layout: a name (reports/table-NAME.yaml) or a file. Default: the experiment's."
+        ),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", help="A row: the others' differences from it, paired by seed, stand under each table.")
+        str | None,
+        typer.Option("--against", metavar="ROW", help="Add a table of every other row's difference from this row, paired by seed."),
     ] = None,
-    to: Annotated[Path | None, typer.Option("--to", help="A file to write, in place of standard output.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to",
+            metavar="FILE",
+            help="Write this file instead of standard output; its suffix (.md, .csv, .json, .tex, .html) chooses the format.",
+        ),
+    ] = None,
     preset: Preset = DEFAULT_PRESET,
+    data: Data = None,
     sets: Set = None,
     limit: Limit = None,
+    quick: Quick = False,
     shelf: Shelf = None,
 ) -> None:
-    """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
+    """Print tables of finished runs. Every number has its protocol, sample count and interval; an experiment is shown in the layout of its
+    paper."""
     names, grid, cells = None, None, None
+    format = format_of(to, format)
     if name is not None:
-        named = Named(out, preset, sets, limit, shelf)
+        named = Named(out, preset, sets, limit, shelf, data, quick)
         if named.is_experiment(name):
             (names, wanted), grid, cells = named.runs(name), name, named.cells(name)
             if len(names) < wanted:

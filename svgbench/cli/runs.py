@@ -19,7 +19,7 @@ from svgbench.lab.store import Store
 from svgbench.tables.planned import size
 from svgbench.tables.table import Table
 
-Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory: runs and their store.")]
 
 
 def runs(out: Out = Path("runs"), format: Formatted = Format.auto) -> None:
@@ -42,13 +42,13 @@ def gc(
     out: Out = Path("runs"),
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     unfinished: Annotated[
-        bool, typer.Option("--unfinished", help="Also remove work of no known run that was begun and not finished, with its checkpoints.")
+        bool, typer.Option("--unfinished", help="Also remove unfinished work, with its checkpoints, that no run on record needs.")
     ] = False,
     shelf: Shelf = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """List what no run needs in the store, ask, and remove it. Runs and work of live processes stay. To free the disk of a run you no
-    longer want, remove its directory first."""
+    """Remove from the store what no run needs, after listing it and asking. Work of live processes stays. To delete a run, remove its
+    directory, then run this."""
     _exists(out)
     if not (out / "store").is_dir():
         raise BadInput(f"{out} holds no store; give --out a directory in which runs were made.")

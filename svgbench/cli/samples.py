@@ -34,28 +34,48 @@ class Drawn(NamedTuple):
 
     @property
     def words(self) -> str:
-        """As they are asked for; the end of the training goes without saying."""
+        """The options that ask for them; the end of the training is the default."""
         share = "" if self.trained == 1 else f" --trained {self.trained:g}"
         return f"--steps {self.steps} --guidance {self.guidance:g}{share}"
 
 
 def sample(
     run: Annotated[str, typer.Argument(help="A run's name under --out.")],
-    to: Annotated[Path, typer.Option("--to", help="The PNG to write; an .npz takes the run's stored samples of these steps and guidance.")],
-    labels: Annotated[str | None, typer.Option("--labels", help="Class numbers, comma separated; every class once when not given.")] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, max=MOST_STEPS)] = 25,
-    guidance: Annotated[float, typer.Option("--guidance", min=0.0, max=MOST_GUIDANCE)] = 1.0,
-    sampler: Annotated[str | None, typer.Option("--sampler", help=f"{sampler_help()}; the run's own when not given.")] = None,
-    schedule: Annotated[str | None, typer.Option("--schedule", help=f"{SCHEDULE_HELP}; the run's own when not given.")] = None,
-    shift: Annotated[float | None, typer.Option("--shift", min=LEAST_SHIFT, help="Of the time grid; the run's own when not given.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Of the noise; 0 when not given.")] = None,
-    trained: Annotated[
-        float | None, typer.Option("--trained", help="Of an .npz: after which share of the training its samples were drawn; 1 is the end.")
+    to: Annotated[
+        Path,
+        typer.Option("--to", metavar="FILE", help="A .png to draw new samples, or an .npz to export the stored samples that were scored."),
+    ],
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="LABELS", help="Class numbers, separated by commas. Default: every class once.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where runs are kept.")] = Path("runs"),
-    device: Annotated[str, typer.Option("--device")] = "auto",
+    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, max=MOST_STEPS, help="Steps of the sampler.")] = 25,
+    guidance: Annotated[
+        float, typer.Option("--guidance", metavar="SCALE", min=0.0, max=MOST_GUIDANCE, help="Guidance scale; 1 is unguided.")
+    ] = 1.0,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler",
+            metavar="NAME",
+            help=f"{sampler_help()}. Default: the run's.",
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option("--schedule", metavar="NAME", help=f"Guidance over time: {SCHEDULE_HELP}. Default: the run's."),
+    ] = None,
+    shift: Annotated[
+        float | None, typer.Option("--shift", metavar="X", min=LEAST_SHIFT, help="Shift of the sampling times. Default: the run's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of the noise. Default: 0.")] = None,
+    trained: Annotated[
+        float | None,
+        typer.Option("--trained", metavar="SHARE", help="For an .npz: samples drawn after this share of the training; 1 is its end."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Draw samples of a finished run into one PNG, a row of images in the order of the labels; or export those it was scored by."""
+    """Draw samples of a finished run as one PNG, in the order of the labels, or export the samples that were scored (.npz)."""
     regular(to, instead="give the path of a .png or .npz file")
     if to.suffix.lower() == ".npz":
         given = {"--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift}
@@ -115,11 +135,13 @@ def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
 
 
 def pretrain(
-    name: Annotated[str, typer.Argument(help="A family (its tiny member is trained), shapes-cnn or shapes-vgg.")],
-    out: Annotated[Path, typer.Option("--out", callback=directory, help="Where the weights and the log are written.")] = Path("pretrained"),
-    device: Annotated[str, typer.Option("--device")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
-    check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights, as their card's note says.")] = False,
+    name: Annotated[str, typer.Argument(help="A family, whose tiny encoder is trained, or shapes-cnn or shapes-vgg.")],
+    out: Annotated[
+        Path, typer.Option("--out", callback=directory, metavar="DIR", help="Where the weights and the log are written.")
+    ] = Path("pretrained"),
+    device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights again.")] = False,
 ) -> None:
     """Train the weights of a tiny encoder on the embedded images, by its family's own objective, and measure them. Needs the extra
     [pretrain]; --check does not."""

@@ -34,7 +34,8 @@ def configs_of(
             cards.find(experiment, preset, shelf)
         except UnknownName:
             raise unknown("experiment or encoder", experiment, [*entries("ablations", shelf), *cards.load_cards(shelf)]) from None
-        config = resolve(build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf), shelf)
+        config = build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf)
+        config = resolve(config, shelf) if resolved else config
         return {run_name(config, shelf): config}
     loaded = load_experiment(experiment, shelf)
     fixed = preset_of(loaded, shelf)

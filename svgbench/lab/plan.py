@@ -106,12 +106,22 @@ class Finished:
         return None if found is None else found.manifest
 
 
-def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False) -> Plan:
+class _Assumed(dict[tuple[str, ...], str]):
+    """Identities of judges whose files are not here: every one is taken to be known."""
+
+    def __contains__(self, asked: object) -> bool:
+        return True
+
+    def __missing__(self, asked: tuple[str, ...]) -> str:
+        return f"assumed:{asked}"
+
+
+def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False, assumed: bool = False) -> Plan:
     """The plan of named configurations whose identities are filled in (``resolve``); ``taken_over``: only stages that import released
-    files."""
+    files; ``assumed``: for estimates alone: the judges' weights need not be here, and the keys are those of no artifact."""
     nodes: dict[str, Node] = {}
     runs = []
-    judged: dict[tuple[str, ...], str] = {}
+    judged: dict[tuple[str, ...], str] = _Assumed() if assumed else {}
     for name, config in configs.items():
         own = nodes_of(config, extra, taken_over=taken_over, judged=judged)
         for node in own:
@@ -129,7 +139,7 @@ def nodes_of(
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     plain = config.model_dump(mode="json")
-    if not taken_over and config.data.source != "shapes":
+    if not taken_over and config.data.source != "shapes" and not isinstance(judged, _Assumed):
         _check_judges(plain, facts)
     provided: dict[str, list[Node]] = {}
     for stage in graph.STAGES:

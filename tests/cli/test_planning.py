@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from svgbench.cli.main import main
+from svgbench.config.schema import RunConfig
 
 
 def said(capsys, *words: str) -> str:
@@ -28,7 +34,7 @@ def row(text: str, *beginning: str) -> list[str]:
 def test_a_plan_prints_work_time_disk_and_who_shares_a_node(tmp_path, capsys):
     grid = tmp_path / "grid.yaml"
     grid.write_text("base: smoke\naxes:\n  diffusion.shift: [0.5, 1.0]\n")
-    text = said(capsys, "plan", str(grid), "--out", str(tmp_path / "runs"))
+    text = said(capsys, "plan", str(grid), "--out", str(tmp_path / "runs"), "--nodes")
     assert row(text, "autoencoder")[3:5] == ["2", "to run"] and row(text, "diffusion")[3].startswith("dinov3-tiny.")
     assert "FLOP" in row(text, "diffusion")[5] and row(text, "samples")[7] == "148 kB"  # 48 of 3 * 32 * 32 bytes and a label
     assert "nodes serve several runs" in text and "planned: " in text and re.search(r"pace assumed: \d+ CPU cores at", text)
@@ -41,7 +47,7 @@ def test_cells_that_differ_in_nothing_that_is_used_are_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["plan", str(grid), "--out", str(tmp_path / "runs")])
     out, err = capsys.readouterr()
-    assert "2 runs, 16 nodes" in out and err.count("their work is done once and their rows are equal") == 1
+    assert row(out, "nodes")[1] == "16" and err.count("their work is done once and their rows are equal") == 1
     grid.write_text("base: smoke\nset: {sampling.guidance: [2.0]}\naxes:\n  sampling.schedule: [constant, linear]\n")
     with pytest.raises(SystemExit):
         main(["plan", str(grid), "--out", str(tmp_path / "runs")])
@@ -77,25 +83,111 @@ def test_doctor_alone_lists_packages_weights_and_data_sets(capsys, tmp_path):
 
 def test_doctor_says_which_scores_want_a_setting_and_looks_for_what_was_set(capsys, tmp_path):
     text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path))
-    (note,) = [line for line in text.splitlines() if "want of a setting" in line]
+    (note,) = [line for line in text.splitlines() if "left out until a field is set" in line]
     sets = {"scores.segmentation.source": str(tmp_path), "scores.depth.source": "nowhere", "scores.reference": "none.npz",
             "scores.second_extractor": "dinov2-vit-l-14"}  # fmt: skip
     assert all(f"({field})" in note for field in sets)
     words = [word for field, value in sets.items() for word in ("--set", f"{field}={value}")]
     text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path), *words)
-    assert "want of a setting" not in text and row(text, "images: ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "yes"
+    assert "left out until a field is set" not in text and row(text, "images: ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "yes"
     for what in ("images: NYU Depth v2 (split of BTS)", "reference of the samples", "weights of dinov2-vit-l-14 (scores)"):
         assert row(text, what)[1] == "missing" and row(text, what)[2] != "-"
 
 
-def test_a_plan_without_its_images_points_to_doctor(capsys, tmp_path):
-    elsewhere = ["smoke", "--set", f"data.source={tmp_path / 'no'}"]
-    for words, hint in ((["dinov3", "--preset", "paper"], True), (["preset-paper"], True), (elsewhere, False)):
-        with pytest.raises(SystemExit) as exit_:
-            main(["plan", *words, "--out", str(tmp_path)])
-        err = capsys.readouterr().err
-        assert exit_.value.code == 2 and "does not exist" in err and len(err.strip().splitlines()) == 1
-        assert ("; 'svgbench doctor --preset paper' shows work, hours and disk without it." in err) is hint
+def test_a_plan_of_several_runs_begins_with_a_summary_and_shows_nodes_when_asked(tmp_path, capsys):
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("base: smoke\naxes:\n  diffusion.shift: [0.5, 1.0]\n")
+    words = ("plan", str(grid), "--out", str(tmp_path / "runs"))
+    short, whole = said(capsys, *words), said(capsys, *words, "--nodes")
+    assert row(short, "runs")[1] == "2" and row(short, "to run")[1] == "30 (0 exist)" and row(short, "shared by several runs")[1][0] != "0"
+    assert (
+        "| autoencoder" not in short
+        and "--nodes" in short
+        and "| autoencoder" in whole
+        and whole.index("| to run ") < whole.index("| autoen")
+    )
+    content = json.loads(said(capsys, *words, "--format", "json"))
+    assert content["summary"]["nodes"] == len(content["nodes"]) == 30 and content["summary"]["seconds"] > 0
+    assert content["summary"]["kept_bytes"] == sum(node["bytes"] for node in content["nodes"])
+    assert "| images " in said(capsys, "plan", "smoke", "--out", str(tmp_path / "runs"))  # a single run shows its nodes
+
+
+def test_a_plan_without_images_or_weights_assumes_published_counts(capsys, tmp_path):
+    one = json.loads(said(capsys, "plan", "preset-paper", "--out", str(tmp_path), "--format", "json"))
+    assert "counts are those of ImageNet-1k (ILSVRC 2012), which is not here" in one["assumed"]
+    assert "imagenet does not exist" in one["notes"][0] and one["summary"]["device"] == "GPU"
+    doctor = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path))
+    hours = next(line for line in doctor.splitlines() if "GPU-hours" in line)
+    assert f"{one['summary']['device_hours']:,.3g} GPU-hours" in hours
+    grid = json.loads(said(capsys, "plan", "alignment", "--preset", "paper", "--out", str(tmp_path), "--format", "json"))
+    assert grid["summary"]["runs"] == 18 and sum(node["stage"] == "images" for node in grid["nodes"]) == 1
+    encoders = json.loads(said(capsys, "plan", "encoders", "--preset", "paper", "--out", str(tmp_path), "--format", "json"))
+    assert sum(node["stage"] in ("autoencoder", "adoption") for node in encoders["nodes"]) == 14  # 4 x 3 seeds, and 2 codecs
+
+
+def test_a_plan_of_a_folder_that_is_not_there_is_refused(capsys, tmp_path):
+    with pytest.raises(SystemExit) as exit_:
+        main(["plan", "smoke", "--set", f"data.source={tmp_path / 'no'}", "--out", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert exit_.value.code == 2 and "does not exist" in err and len(err.strip().splitlines()) == 1
+
+
+def test_doctor_and_encoders_print_json(capsys, tmp_path):
+    content = json.loads(said(capsys, "doctor", "--out", str(tmp_path), "--format", "json"))
+    assert {row["package"] for row in content["packages"]["rows"]} >= {"torch", "timm"} and content["images"]["rows"]
+    content = json.loads(said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path), "--format", "json"))
+    assert {row["stage"] for row in content["costs"]["rows"]} >= {"autoencoder", "diffusion"} and content["needs"]["notes"]
+    cards = json.loads(said(capsys, "encoders", "list", "--format", "json"))
+    assert {card["name"] for card in cards} >= {"dinov3-tiny", "sd-vae-ema"} and all(card["licence"] for card in cards)
+
+
+def test_fields_are_printed_with_type_bounds_default_and_meaning(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = said(capsys, "fields", "sampling")
+    assert text.startswith("sampling.count\n    integer; >= 1; default 50000\n    ") and max(map(len, text.splitlines())) <= 80
+    (field,) = json.loads(said(capsys, "fields", "sampling.shift", "--format", "json"))
+    assert field["path"] == "sampling.shift" and field["bounds"] == "> 0" and field["meaning"]
+    assert len(json.loads(said(capsys, "fields", "--format", "json"))) > 150
+    with pytest.raises(SystemExit) as exit_:
+        main(["fields", "samplin"])
+    assert exit_.value.code == 2 and "Did you mean 'sampling'" in capsys.readouterr().err
+
+
+def test_print_config_prints_what_would_run_and_runs_nothing(capsys, tmp_path):
+    text = said(capsys, "run", "--print-config", "--encoder", "mae", "--set", "diffusion.shift=0.5", "--out", str(tmp_path / "runs"))
+    content = yaml.safe_load(text)
+    assert content["encoder"]["card"] == "mae-tiny" and content["diffusion"]["shift"] == 0.5 and not (tmp_path / "runs").exists()
+    assert text.startswith("# run mae-tiny.shift-0.5\n") or text.startswith("# run mae-tiny.diffusion-shift-0.5\n")
+    assert RunConfig.model_validate(content).model_dump(mode="json") == content
+
+
+def test_quick_shortens_images_and_trainings_and_is_named_as_a_trial(capsys, tmp_path):
+    def config(*words):
+        text = said(capsys, "run", "--print-config", "--out", str(tmp_path / "runs"), *words)
+        return text.splitlines()[0].removeprefix("# run "), yaml.safe_load(text)
+
+    (name, plain), (quick_name, quick) = config(), config("--quick")
+    assert name == "dinov3-tiny" and quick_name.startswith("dinov3-tiny.limit-64.") and quick["data"]["limit"] == 64
+    for part, updates in (("autoencoder", 3), ("diffusion", 4)):
+        assert quick[part]["training"]["total_images"] == updates * plain[part]["training"]["batch"]
+    assert quick["sampling"]["count"] == 64
+    _, wider = config("--quick", "--limit", "200", "--set", "diffusion.training.total_images=1280")
+    assert wider["data"]["limit"] == 200 and wider["diffusion"]["training"]["total_images"] == 1280
+    keys = [{node["key"] for node in json.loads(said(capsys, "plan", "dinov3", "--format", "json", "--out", str(tmp_path), *more))["nodes"]
+             if node["stage"].endswith("-scores")} for more in ([], ["--quick"])]  # fmt: skip
+    assert not keys[0] & keys[1]
+
+
+def test_the_script_that_a_shell_reads_is_printed():
+    shown = subprocess.run([sys.executable, "-m", "svgbench", "--show-completion", "bash"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "_SVGBENCH_COMPLETE=complete_bash" in shown.stdout
+
+
+@pytest.mark.parametrize(("typed", "offered"), [("svgbench ablate smo", "smoke"), ("svgbench run --encoder dinov3-t", "dinov3-tiny")])
+def test_a_shell_completes_experiments_and_encoders(typed, offered):
+    env = {"_SVGBENCH_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    done = subprocess.run([sys.executable, "-m", "svgbench"], capture_output=True, text=True, env={**os.environ, **env})
+    assert offered in done.stdout.split() and not done.stderr, done.stderr
 
 
 def test_a_data_set_of_a_score_that_is_not_there_is_placed_at_set(capsys, tmp_path):

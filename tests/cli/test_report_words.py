@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from fake_runs import gfid, score, write
@@ -92,3 +94,52 @@ def test_a_run_whose_name_does_not_say_its_cell_is_shown_with_it(tmp_path, capsy
     assert f"| {runs[2]} (quick) " in table and runs[2] == "dinov3-tiny.diffusion-shift-0.3"
     assert runs[4] == "dinov3-tiny.no-align" and f"| {runs[4]}  " in table  # it says so itself
     assert "slow" not in call(capsys, *words, "--format", "csv")[1]
+
+
+@pytest.fixture
+def on_images(tmp_path, monkeypatch):
+    """Two runs of an experiment on a folder of images, made with ``--data pictures/``, and its file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / "pictures" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / name).touch()
+    (tmp_path / "grid.yaml").write_text("base: smoke\naxes:\n  seed: [0, 1]\n")
+    for name, config in configs_of("grid.yaml", "tiny", None, None, data="pictures/", resolved=False).items():
+        write(tmp_path / "runs" / name, [gfid(name.removesuffix(".seed-1"), 2.0, seed=config.seed)], config=config.model_dump(mode="json"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("spelt", ["pictures", "pictures/", "./pictures", "{here}/pictures", "link", "runs/../pictures"])
+def test_runs_made_with_data_are_found_however_the_path_is_written(on_images, capsys, spelt):
+    (on_images / "link").symlink_to("pictures")
+    status, out, err = call(capsys, "grid.yaml", "--data", spelt.format(here=on_images))
+    assert not err, err
+    assert status == 0 and "### Generation" in out and "| 2.0" in out.replace("*", "")
+    status, _, err = call(capsys, "grid.yaml", "--data", "elsewhere")
+    assert status == 2 and "svgbench ablate grid.yaml --data elsewhere" in err
+    status, _, err = call(capsys, "grid.yaml")
+    assert status == 2 and "holds no run of the experiment" in err
+
+
+def test_a_hint_can_be_pasted_with_its_directory_and_quotes(tmp_path, capsys):
+    write(tmp_path / "my runs" / "other", [score("other")])
+    status, _, err = call(capsys, "smoke", "--out", tmp_path / "my runs", "--set", "sampling.steps=[2, 3]", "--quick")
+    hint = f"svgbench ablate smoke --set 'sampling.steps=[2, 3]' --quick --out '{tmp_path}/my runs'"
+    assert status == 2 and hint in err
+
+
+def test_the_suffix_of_a_file_is_its_format_unless_one_is_given(runs, tmp_path, capsys):
+    for suffix, start in ((".md", "### "), (".csv", "table,"), (".tex", "% needs"), (".html", "<!doctype html>"), (".json", "[")):
+        assert call(capsys, "--out", runs, "--to", tmp_path / f"x{suffix}")[0] == 0
+        assert (tmp_path / f"x{suffix}").read_text().startswith(start)
+    assert call(capsys, "--out", runs, "--to", tmp_path / "y.html", "--format", "csv")[0] == 0
+    assert (tmp_path / "y.html").read_text().startswith("table,")
+
+
+@pytest.mark.parametrize("words", ["report --format html", "encoders list", "fields"])
+def test_a_reader_that_ends_early_is_no_failure(runs, words):
+    out = f"--out {runs}" if words.startswith("report") else ""
+    for lines in ("1", "0"):
+        command = f"{sys.executable} -m svgbench {words} {out} | head -n {lines}; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] in ("0", "141") and done.stderr == ""
