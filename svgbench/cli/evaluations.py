@@ -18,7 +18,7 @@ from svgbench.tables.table import Table
 
 
 def evaluate(
-    images: Annotated[Path, typer.Argument(help="A folder of images, or an .npz with uint8 arr_0 [N, H, W, 3].")],
+    images: Annotated[Path, typer.Argument(help="A folder, .zip or .tar of images, an .npz with uint8 arr_0 [N, H, W, 3], or an .npy.")],
     reference: Annotated[
         Path,
         typer.Option(
@@ -39,7 +39,14 @@ def evaluate(
         Path | None, typer.Option("--second-extractor-weights", metavar="FILE", help="Weights of the second extractor.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", metavar="N", help="A trial on the first N images; the protocol records it.", min=1)
+        int | None,
+        typer.Option("--limit", metavar="N", help="A trial on N images, drawn evenly over the classes; the protocol records it.", min=1),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            "--resize", metavar="N", help="Crop and resize both sets to N pixels a side (ADM); the protocol records it.", min=1, max=4096
+        ),
     ] = None,
     allow_doubles: Annotated[
         bool, typer.Option("--allow-doubles", help="Accept a set with identical images; the protocol records it.")
@@ -76,8 +83,8 @@ def evaluate(
             return bars.enter_context(runtime.progress(label, count)).advance
 
         scores = elsewhere_scores(
-            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, allow_doubles=allow_doubles,
-            progress=progress,
+            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, resize=resize,
+            allow_doubles=allow_doubles, progress=progress,
         )  # fmt: skip
     of_drawings = [name for name, *_ in asked if not knows_photographs("features", name)]
     if of_drawings and not are_drawn(str(reference)):
