@@ -101,7 +101,7 @@ def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
 
 def test_the_limits_are_those_of_the_stages():
     assert (own.CACHE_BYTES, own.KEPT_BYTES) == (tokenizers.CACHE_BYTES, statistics.KEPT_BYTES)
-    assert (MOMENT_IMAGES, REFERENCE_IMAGES, checkpoints.KEPT) == (autoencoder.MOMENT_IMAGES, features.KEPT, 2)
+    assert (MOMENT_IMAGES, REFERENCE_IMAGES, checkpoints.MAX_KEPT) == (autoencoder.MOMENT_IMAGES, features.KEPT, 2)
 
 
 def test_every_stage_is_estimated():
