@@ -131,7 +131,7 @@ def test_durations_read_as_people_say_them(seconds, text):
 
 def test_runtime_progress_files_folders_and_signals_import_without_torch():
     code = (
-        "import sys; from svgbench.world import runtime, progress, files, signals, folders\n"
+        "import sys; from svgbench.machine import runtime, progress, files, signals; from svgbench.images import folders\n"
         "runtime.Runtime(); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
