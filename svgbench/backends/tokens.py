@@ -1,4 +1,4 @@
-"""Vision transformers of any library: which blocks' patch tokens are the features, behind which norm, as a map."""
+"""Vision transformers of any library: patch tokens of selected blocks, normalised, as a feature map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svgbench.errors import BadConfig
 
 
 class TokenNetwork(Network):
-    """A transformer whose patch tokens are features. A backend says how its blocks' outputs are had; the choice among them is made here."""
+    """A transformer whose patch tokens are the features. A backend implements ``tokens``; this class selects and normalises them."""
 
     features: Features
     depth: int
@@ -24,35 +24,35 @@ class TokenNetwork(Network):
     norm: nn.Module
     """The final norm, a module of ``model``."""
 
-    def choose(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
-        """Fixes which features ``encode`` gives; a norm that a choice needs and the network lacks is refused here, before any weights."""
+    def select_features(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
+        """Sets the features that ``encode`` returns. Raises BadConfig for a block or a norm that the network does not have."""
         self.features, self.depth, self.prefix = features, depth, prefix
         object.__setattr__(self, "norm", norm)  # registered in ``model`` already
         self.channels = width * features.width
         self.blocks = block_indices(features, depth)
         if features.norm == "plain" and getattr(norm, "normalized_shape", None) is None:
-            raise BadConfig(f"features.norm: a {type(norm).__name__} has no form without scale and shift; use affine or none.")
+            raise BadConfig(f"features.norm: a {type(norm).__name__} cannot be applied without scale and shift; use affine or none.")
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs [B, prefix + N, C] of the blocks with these indices (from 0, ascending), before the final norm."""
         raise AttributeError(f"{type(self).__name__} gives no tokens")
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The chosen features as [B, C, h, w]; class and register tokens are left out."""
+        """The selected features [B, C, h, w] of pixels [B, 3, H, W], without class and register tokens."""
         height, width = (side // self.stride for side in pixels.shape[2:])
-        wanted = sorted(set(self.blocks))
-        found = dict(zip(wanted, self.tokens(pixels, wanted), strict=True))
-        count = next(iter(found.values())).shape[1]
+        indices = sorted(set(self.blocks))
+        outputs = dict(zip(indices, self.tokens(pixels, indices), strict=True))
+        count = next(iter(outputs.values())).shape[1]
         if count != self.prefix + height * width:
             raise BadConfig(
                 f"{type(self.model).__name__} gave {count} tokens for {height} x {width} patches and {self.prefix} prefix tokens; "
-                "it is no patch encoder that svgbench knows."
+                "it is not a supported patch encoder."
             )
-        chosen = [self._normed(found[index][:, self.prefix :]) for index in self.blocks]
-        if len(chosen) == 1:
-            features = chosen[0]
+        normalised = [self._normed(outputs[index][:, self.prefix :]) for index in self.blocks]
+        if len(normalised) == 1:
+            features = normalised[0]
         else:
-            features = torch.stack(chosen).sum(0) if self.features.combine == "sum" else torch.cat(chosen, dim=2)
+            features = torch.stack(normalised).sum(0) if self.features.combine == "sum" else torch.cat(normalised, dim=2)
         return features.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
     def _normed(self, tokens: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class TokenNetwork(Network):
 
 
 def block_indices(features: Features, depth: int) -> list[int]:
-    """Indices (from 0) of the blocks whose tokens are used, in the order in which they are named."""
+    """Indices (from 0) of the blocks whose tokens are used, in the order of ``features.layers``. Raises BadConfig for a missing block."""
     named = [-1] if features.layers == "last" else list(features.layers)
     outside = [layer for layer in named if not -depth <= layer <= depth]
     if outside:
@@ -78,12 +78,12 @@ def block_indices(features: Features, depth: int) -> list[int]:
 
 
 @contextmanager
-def tapped(blocks: nn.ModuleList, wanted: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Collects the outputs of some blocks while the network runs inside the ``with``."""
+def block_outputs(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[list[Tensor]]:
+    """Context in which a forward pass adds the outputs of some blocks to the list."""
     outputs: list[Tensor] = []
     handles = [
         blocks[index].register_forward_hook(lambda _module, _inputs, out: outputs.append(out[0] if isinstance(out, tuple) else out))
-        for index in wanted
+        for index in indices
     ]
     try:
         yield outputs

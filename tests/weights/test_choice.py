@@ -92,7 +92,7 @@ def test_an_average_is_taken_before_the_raw_weights_and_said(taken, capsys, form
 @pytest.mark.parametrize("form", [form for form in FORMS if "Averaging" not in form])
 def test_every_other_set_of_weights_can_be_asked_for(taken, form):
     content, key = FORMS[form]
-    with pytest.raises(BadWeights, match="holds no weights under 'nothing'") as error:
+    with pytest.raises(BadWeights, match="contains no weights under 'nothing'") as error:
         taken(content, "nothing")
     known = str(error.value).partition("Known: ")[2].removesuffix(".").split(", ")
     assert key in known or "callbacks" in key
@@ -127,7 +127,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("form", QUESTIONS)
 def test_what_no_rule_orders_is_a_question(taken, form):
-    with pytest.raises(BadWeights, match="sets of weights, and it is not clear which is meant; choose by --weights-key") as error:
+    with pytest.raises(BadWeights, match="sets of weights and no rule selects one; choose by --weights-key") as error:
         taken(QUESTIONS[form])
     assert "weights_key in Python" in str(error.value)
 
@@ -169,7 +169,7 @@ def test_a_key_may_name_one_network_of_several_in_a_state_dict(taken, key):
 
 
 def test_a_key_where_there_is_nothing_to_choose_is_refused(taken):
-    with pytest.raises(BadWeights, match="holds one state dict and nothing under 'ema'; leave --weights-key out"):
+    with pytest.raises(BadWeights, match="contains a single state dict and nothing under 'ema'; leave --weights-key out"):
         taken(RAW, "ema")
 
 
@@ -181,7 +181,7 @@ class Ema:
 
 
 def test_an_average_inside_an_object_is_not_passed_over(taken):
-    with pytest.raises(BadWeights, match=r"'ema' is an object \(.*Ema\); hand over a file .* 'model'"):
+    with pytest.raises(BadWeights, match=r"'ema' is an object \(.*Ema\); give a file .* 'model'"):
         taken({"model": RAW, "ema": Ema(EMA)})
     assert same(taken({"model": RAW, "ema": Ema(None)}), RAW)  # settings alone
     assert same(taken({"model": RAW, "ema": Ema(EMA)}, "model"), RAW)
@@ -190,7 +190,7 @@ def test_an_average_inside_an_object_is_not_passed_over(taken):
 def test_a_checkpoint_that_holds_itself_is_read_or_refused_at_once(taken):
     content = {"model": RAW}
     content |= {f"part {number}": content for number in range(40)}
-    with pytest.raises(BadWeights, match=r"nests more than 20,000 mappings"):
+    with pytest.raises(BadWeights, match=r"more than 20,000 nested mappings"):
         taken(content)
     laughs = Ema(None)
     for _ in range(30):
@@ -259,5 +259,5 @@ def test_a_mapping_of_another_class_is_a_mapping(taken):
 
 @pytest.mark.parametrize("content", [torch.nn.Linear(2, 2), {"model": torch.nn.Linear(2, 2)}])
 def test_a_whole_pickled_module_is_refused_by_its_class(taken, content):
-    with pytest.raises(BadWeights, match=r"torch\.nn\.modules\.linear\.Linear.*save (its|a) state dict alone"):
+    with pytest.raises(BadWeights, match=r"torch\.nn\.modules\.linear\.Linear.*save only (its|a) state dict"):
         taken(content)
