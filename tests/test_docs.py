@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import svgbench
 from typer.main import get_command
+
+from svgbench.config.cards import load
+from svgbench.tables.layouts import load_layout
 
 ROOT = Path(__file__).parents[1]
 FLOORS: dict[str, float] = ast.literal_eval(
@@ -130,6 +134,25 @@ def test_the_packages_of_the_architecture_are_all_there_from_the_lowest_floor_up
     block = re.search(r"^## The packages$.*?^```\n(.*?)^```", (ROOT / "docs" / "architecture.md").read_text(), re.M | re.S)
     rooms = [line.split()[0] for line in block[1].splitlines()]
     assert {*rooms, "mmseg"} == set(FLOORS) and [FLOORS[room] for room in rooms] == sorted(FLOORS[room] for room in rooms)
+
+
+def example(page: str, word: str) -> str:
+    """The YAML block of a page that holds a word."""
+    return next(block for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S) if word in block)
+
+
+def test_the_card_and_the_layout_of_the_pages_are_valid(tmp_path):
+    (tmp_path / "mine.yaml").write_text(example("docs/encoders.md", "backend:"))
+    assert load(tmp_path / "mine.yaml").channels == 768
+    (tmp_path / "table-mine.yaml").write_text(example("docs/extending.md", "columns:"))
+    assert load_layout(str(tmp_path / "table-mine.yaml")).ratios.over == "steps"
+
+
+def test_the_experiments_of_the_page_are_planned(tmp_path):
+    for word, cells in (("wide", 18), ("features-only", 2)):
+        (tmp_path / "mine.yaml").write_text(example("docs/experiments.md", word))
+        done = svgbench("plan", tmp_path / "mine.yaml", "--out", tmp_path / "runs")
+        assert done.returncode == 0 and f"{cells} runs" in done.stdout, done
 
 
 def test_the_first_python_example_runs():
