@@ -1,7 +1,7 @@
 """How many files one thing takes: a toy of each kind is added to a copy of the package and used.
 
-``EDITS`` is what an author writes: file -> (line after which, text). The limits are those of docs/extending.md. A kind whose text needs
-another file fails here before it reaches an author.
+``EDITS`` is what an author writes: file -> (line after which, text). The table of docs/extending.md
+names the same files.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import cache
@@ -19,6 +20,23 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 CHOICES, SOLVERS = "config/choices.py", "nets/sampler.py"
+NETWORK = """
+import torch
+from svgbench.backends.network import Network
+
+class Squares(Network):
+    channels, stride = 3, 8
+
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.AvgPool2d(8)
+
+    def encode(self, pixels):
+        return self.model(pixels)
+
+def {name}(card, state):
+    return Squares()
+"""
 EDITS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "sampler": {
         CHOICES: [("SAMPLERS: Mapping[str, Sampler] = {", '    "toy": Sampler("flow", (0.0,)),')],
@@ -72,26 +90,22 @@ EDITS: dict[str, dict[str, list[tuple[str, str]]]] = {
             )
         ],
     },
+    "metric": {
+        "metrics/declared.py": [('        ("sfid", "sFID"', '        ("toy", "Toy", "higher", 1, ""),')],
+        "metrics/generation.py": [
+            (
+                "    scores = _distances(found, frechet) + _inception(found)",
+                '    scores.append(found.score("toy", 4.0, (None, None), found.name("toy")))',
+            )
+        ],
+    },
+    "backend": {
+        "config/backends.py": [("BACKENDS = {", '    "toy-own": Backend("svgbench.backends.from_toy:open_network"),')],
+        "backends/from_toy.py": [("", NETWORK.format(name="open_network"))],
+    },
 }
-LIMITS = {"sampler": 2, "alignment": 2, "objective": 4, "sampling knob": 4}
+LIMITS = {"sampler": 2, "alignment": 2, "objective": 4, "sampling knob": 4, "metric": 2, "backend": 2}
 """Kind -> the most Python files that one takes."""
-BACKEND = """
-import torch
-from svgbench.backends.network import Network
-
-class Squares(Network):
-    channels, stride = 3, 8
-
-    def __init__(self):
-        super().__init__()
-        self.model = torch.nn.AvgPool2d(8)
-
-    def encode(self, pixels):
-        return self.model(pixels)
-
-def squares(card, state):
-    return Squares()
-"""
 
 
 def add(root: Path, edits: dict[str, list[tuple[str, str]]]) -> None:
@@ -123,7 +137,7 @@ def used(tmp_path_factory) -> dict:
     linked(root)
     for edits in EDITS.values():
         add(root, edits)
-    (root / "toy_backend.py").write_text(BACKEND)
+    (root / "toy_backend.py").write_text(NETWORK.format(name="squares"))
     about = root / "toy_backend-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-backend\nVersion: 1.0\n")
@@ -131,11 +145,14 @@ def used(tmp_path_factory) -> dict:
     shelf = root / "shelf"
     shelf.mkdir()
     card = yaml.safe_load((ROOT / "encoders" / "dinov3-tiny.yaml").read_text())
-    card = {**card, "backend": "toy-backend", "channels": 3, "stride": 8, "patch": 1}
-    (shelf / "toy-card.yaml").write_text(yaml.safe_dump(card))
+    for backend in ("toy-backend", "toy-own"):
+        changed = {**card, "backend": backend, "channels": 3, "stride": 8, "patch": 1}
+        (shelf / f"{backend}.yaml").write_text(yaml.safe_dump(changed))
     grid = {"asks": "which sampler?", "compares": "nothing", "base": "preset-tiny", "axes": {"sampling.sampler": ["euler", "toy"]}}
     (shelf / "toy-grid.yaml").write_text(yaml.safe_dump(grid))
-    (shelf / "toy-table.yaml").write_text(yaml.safe_dump({"title": "Toy", "grids": ["toy-grid"], "columns": [{"metric": "gfid"}]}))
+    (shelf / "toy-table.yaml").write_text(
+        yaml.safe_dump({"title": "Toy", "grids": ["toy-grid"], "columns": [{"metric": "gfid"}, {"metric": "toy"}]})
+    )
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     script = ROOT / "tests" / "helpers" / "use_toys.py"
     done = subprocess.run(
@@ -145,9 +162,17 @@ def used(tmp_path_factory) -> dict:
     return json.loads(done.stdout)
 
 
+def documented() -> dict[str, tuple[int, set[str]]]:
+    """Kind -> count of files and the files, by the table of docs/extending.md."""
+    rows = re.findall(r"^\| an? (.+?) \|\s*(\d+) \| (.+) \|$", (ROOT / "docs" / "extending.md").read_text(), re.MULTILINE)
+    return {kind: (int(count), set(re.findall(r"`([^`]+)`", files))) for kind, count, files in rows}
+
+
 @pytest.mark.parametrize("kind", LIMITS)
-def test_a_toy_takes_no_more_files_than_the_table_says(kind):
-    assert len(EDITS[kind]) <= LIMITS[kind]
+def test_a_toy_takes_the_files_of_the_documented_table_and_no_more_than_the_limit(kind):
+    count, files = documented()[{"sampling knob": "sampling setting", "metric": "metric in an existing stage"}.get(kind, kind)]
+    assert {name.replace("toy", "NAME") for name in EDITS[kind]} == files
+    assert len(files) == count <= LIMITS[kind]
 
 
 def test_a_sampler_is_configured_counted_shown_and_run(used):
@@ -168,6 +193,14 @@ def test_a_sampling_knob_is_configured_in_the_key_in_the_protocol_and_heard(used
     assert used["knob"] == {"configured": 0.5, "in the key": True, "in the protocol": 0.5, "changes samples": True}
 
 
+def test_a_metric_is_scored_with_its_protocol_and_shown(used):
+    assert used["metric"] == {"value": 4.0, "measure": "toy", "title": "Toy", "columns": ["gfid", "toy"]}
+
+
+def test_a_backend_of_ours_opens_its_cards(used):
+    assert used["backend"] == [2, 3, 4, 4]
+
+
 def test_a_backend_from_outside_a_layout_and_a_grid_take_no_file_of_ours(used):
     assert used["yaml only"] == {"backend": [2, 3, 4, 4], "grid": ["sampler-euler", "sampler-toy"], "layout": "Toy"}
 
@@ -176,11 +209,9 @@ def test_a_backend_from_outside_a_layout_and_a_grid_take_no_file_of_ours(used):
 def names_in(path: Path) -> frozenset[str]:
     """Identifiers of a module, and strings with the last part of dotted ones, docstrings aside."""
     found: set[str] = set()
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
     tree = ast.parse(path.read_text())
-    docs = {
-        id(node.value) for parent in ast.walk(tree) if isinstance(parent, documented) for node in parent.body if isinstance(node, ast.Expr)
-    }
+    bodies = (parent.body for parent in ast.walk(tree) if isinstance(parent, ast.Module | ast.ClassDef | ast.FunctionDef))
+    docs = {id(node.value) for body in bodies for node in body if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             found |= {node.value, node.value.rsplit(".", 1)[-1]}

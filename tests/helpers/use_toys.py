@@ -15,12 +15,18 @@ from svgbench.cli.main import app
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.config.cards import find
-from svgbench.config.choices import SAMPLERS, evaluations
+from svgbench.config.choices import evaluations
 from svgbench.config.experiments import cells, load_experiment
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadConfig
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
+from svgbench.metrics.declared import METRICS
+from svgbench.metrics.features import Features
+from svgbench.metrics.frechet import Moments
+from svgbench.metrics.generation import generation_scores
+from svgbench.metrics.protocol import ImageGroup, Judge
+from svgbench.metrics.reference import Reference
 from svgbench.nets.alignment import Alignment
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import objective_of
@@ -96,20 +102,39 @@ def knob() -> dict:
     }  # fmt: skip
 
 
+def metric(shelf: Path) -> dict:
+    sets = [torch.randn(40, 4), torch.randn(60, 4)]
+    samples, real = (Features(count=len(x), moments=Moments.empty(4).add(x), kept=x, logits=None, classes=None, spatial=()) for x in sets)
+    reference = Reference.of(real, ImageGroup(name="train", count=60, digest="ab" * 32))
+    scores = generation_scores(samples, reference, judge=Judge(name="net", digest="cd" * 32))
+    (score,) = (score for score in scores if score.metric == "toy")
+    columns = [column.metric for column in load_layout(str(shelf / "toy-table.yaml")).columns]
+    return {"value": score.value, "measure": score.protocol.measure, "title": METRICS["toy"].title, "columns": columns}
+
+
+def encoded(card: str, shelf: Path) -> list[int]:
+    encoder = open_encoder(find(card, "tiny", shelf), random_weights_seed=0)
+    return list(encoder.encode(torch.rand(2, 3, 32, 32)).shape)
+
+
 def yaml_only(shelf: Path) -> dict:
-    images = torch.rand(2, 3, 32, 32)
-    encoder = open_encoder(find("toy-card", "tiny", shelf), random_weights_seed=0)
     grid = cells(load_experiment("toy-grid", shelf), shelf)
-    return {"backend": list(encoder.encode(images).shape), "grid": list(grid), "layout": load_layout(str(shelf / "toy-table.yaml")).title}
+    return {"backend": encoded("toy-backend", shelf), "grid": list(grid), "layout": load_layout(str(shelf / "toy-table.yaml")).title}
 
 
 def main() -> None:
     place, shelf = Path(sys.argv[1]), Path(sys.argv[2])
     help_ = " ".join(CliRunner().invoke(app, ["sample", "--help"], terminal_width=200).output.split())
-    json.dump({
-        "sampler": {**sampler(), "in the help": "toy" in help_}, "alignment": alignment(), "objective": objective(place), "knob": knob(),
-        "yaml only": yaml_only(shelf), "samplers": list(SAMPLERS),
-    }, sys.stdout)  # fmt: skip
+    used = {
+        "sampler": {**sampler(), "in the help": "toy" in help_},
+        "alignment": alignment(),
+        "objective": objective(place),
+        "knob": knob(),
+        "metric": metric(shelf),
+        "backend": encoded("toy-own", shelf),
+        "yaml only": yaml_only(shelf),
+    }
+    json.dump(used, sys.stdout)
 
 
 if __name__ == "__main__":
