@@ -12,7 +12,7 @@ import typer
 
 from svgbench.cli.selection import directory
 from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS, SCHEDULE_HELP, sampler_help
-from svgbench.config.records import SamplingProtocol
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
 from svgbench.machine.files import guarded, regular

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from svgbench.config.part import Part
+from svgbench.config.sampling import SamplingProtocol
 
 STORE_FORMAT = 2
 """Version of the store's layout; a store written by a newer one is refused. In 1, manifests did not hold their own digest."""
@@ -73,39 +74,6 @@ def digest_in(raw: bytes, *, known: bool = False) -> str:
 def _holds(raw: bytes) -> bool:
     """Whether bytes end with their own digest."""
     return hashlib.sha256(raw[:-_TAIL] + _BLANK + _END).hexdigest().encode() + _END == raw[-_TAIL:]
-
-
-class SamplingProtocol(Part):
-    """How samples were drawn: the part of a generation number's protocol that is not the judges'."""
-
-    sampler: str
-    """Name of the sampler, such as ``euler``."""
-    steps: int
-    """Number of time steps."""
-    guidance: float
-    """Guidance scale; 1 is unguided."""
-    shift: float
-    """Shift of the time grid."""
-    schedule: str = "constant"
-    """Guidance schedule over time."""
-    against: str = "null"
-    """The other prediction of guidance: null or weak."""
-    guided_channels: int | None = None
-    """Number of first latent channels that are guided; all when empty."""
-
-    @property
-    def how(self) -> str:
-        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; what is at its usual value is not said."""
-        parts = [self.sampler, f"shift{self.shift:g}"]
-        parts += [self.schedule] if self.schedule != "constant" else []
-        parts += [f"against-{self.against}"] if self.against != "null" else []
-        parts += [f"first{self.guided_channels}channels"] if self.guided_channels else []
-        return "-".join(parts)
-
-    @property
-    def text(self) -> str:
-        """E.g. ``euler-shift0.15-25steps-guidance4``."""
-        return f"{self.how}-{self.steps}steps-guidance{self.guidance:g}"
 
 
 class Protocol(Part):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, AlignmentName, ObjectiveName, SamplerName, parse_schedule
+from svgbench.config.choices import AlignmentName, ObjectiveName
 from svgbench.config.networks import Decoder, Optimiser, Residual, Training, Transformer
 from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Sparse
+from svgbench.config.sampling import Sampling
 from svgbench.config.scoring import Scores
-from svgbench.errors import BadInput
 
 
 class Data(Part):
@@ -223,49 +223,6 @@ class Diffusion(Part):
         if not self.snapshots:
             fields.pop("snapshots", None)
         return fields
-
-
-class Sampling(Part):
-    """Which samples are drawn from the trained SiT."""
-
-    count: Count = 50_000
-    """Number of samples per cell."""
-    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...], Field(min_length=1)] = (25,)
-    """Number of time steps of the sampler; each entry is a cell."""
-    guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)], ...], Field(min_length=1)] = (1.0, 4.0)
-    """Guidance scales; 1 skips the unconditional prediction. Each entry is a cell."""
-    trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
-    """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
-    sampler: SamplerName = "euler"
-    """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
-    shift: Positive = 0.15
-    """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's)."""
-    dimension_shift: bool = False
-    """Whether RAE's shift, as in training, replaces ``shift``."""
-    against: Literal["null", "weak"] = "null"
-    """The other prediction of guidance: of the null class (classifier-free guidance), or of the weak model (autoguidance, arXiv
-    2406.02507)."""
-    schedule: str = "constant"
-    """constant; linear; late; early-R; interval-A-B with A below B (``config.choices``)."""
-    guided_channels: Count | None = None
-    """Guide only this many of the first latent channels, as DiT, SiT and LightningDiT do (3); all when empty."""
-    labels: Literal["balanced", "random"] = "balanced"
-    """Classes of the samples: each equally often in turn (balanced), or drawn uniformly (random)."""
-
-    @field_validator("steps", "guidance", "trained")
-    @classmethod
-    def _no_entry_twice(cls, entries: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(entries)) != len(entries):
-            raise ValueError(f"{list(entries)} names a cell twice")
-        return entries
-
-    @field_validator("schedule")
-    @classmethod
-    def _known_schedule(cls, name: str) -> str:
-        try:
-            return parse_schedule(name).name
-        except BadInput as error:
-            raise ValueError(str(error)) from None
 
 
 class RunConfig(Part):

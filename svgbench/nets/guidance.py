@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from svgbench.config.choices import parse_schedule
-from svgbench.config.records import SamplingProtocol
+from svgbench.config.sampling import SamplingProtocol
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [B, C, h, w], times [B], labels [B]) -> prediction [B, C or 2C, h, w]."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svgbench.config import choices
 from svgbench.config.choices import SAMPLERS, listed, samplers_of, shifted_times, stochastic_times
-from svgbench.config.records import SamplingProtocol
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadConfig, unknown
 from svgbench.nets import ddpm, draws
 from svgbench.nets.guidance import Field, guided

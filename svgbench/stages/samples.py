@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from svgbench.config import schema
-from svgbench.config.records import SamplingProtocol
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.runtime import Runtime

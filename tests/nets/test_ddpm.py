@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from svgbench.config.records import SamplingProtocol
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadConfig
 from svgbench.nets import ddpm, draws
 from svgbench.nets.guidance import guided

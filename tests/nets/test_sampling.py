@@ -6,7 +6,7 @@ import torch
 
 from svgbench.config.choices import SAMPLERS, parse_schedule, stochastic_times
 from svgbench.config.choices import shifted_times as times
-from svgbench.config.records import SamplingProtocol
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadConfig, UnknownName
 from svgbench.nets import draws, flow
 from svgbench.nets.sampler import SOLVERS, dopri5, euler, generate, heun, midpoint, sample, sde_euler

@@ -1,0 +1,87 @@
+"""How samples are drawn: the part of a configuration, and the protocol of one of its cells."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, SamplerName, parse_schedule
+from svgbench.config.part import Count, Part, Positive
+from svgbench.errors import BadInput
+
+
+class Sampling(Part):
+    """Which samples are drawn from the trained SiT."""
+
+    count: Count = 50_000
+    """Number of samples per cell."""
+    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...], Field(min_length=1)] = (25,)
+    """Number of time steps of the sampler; each entry is a cell."""
+    guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)], ...], Field(min_length=1)] = (1.0, 4.0)
+    """Guidance scales; 1 skips the unconditional prediction. Each entry is a cell."""
+    trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
+    """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
+    sampler: SamplerName = "euler"
+    """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
+    shift: Positive = 0.15
+    """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's)."""
+    dimension_shift: bool = False
+    """Whether RAE's shift, as in training, replaces ``shift``."""
+    against: Literal["null", "weak"] = "null"
+    """The other prediction of guidance: of the null class (classifier-free guidance), or of the weak model (autoguidance, arXiv
+    2406.02507)."""
+    schedule: str = "constant"
+    """constant; linear; late; early-R; interval-A-B with A below B (``config.choices``)."""
+    guided_channels: Count | None = None
+    """Guide only this many of the first latent channels, as DiT, SiT and LightningDiT do (3); all when empty."""
+    labels: Literal["balanced", "random"] = "balanced"
+    """Classes of the samples: each equally often in turn (balanced), or drawn uniformly (random)."""
+
+    @field_validator("steps", "guidance", "trained")
+    @classmethod
+    def _no_entry_twice(cls, entries: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(entries)) != len(entries):
+            raise ValueError(f"{list(entries)} names a cell twice")
+        return entries
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, name: str) -> str:
+        try:
+            return parse_schedule(name).name
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+
+
+class SamplingProtocol(Part):
+    """How one cell's samples are drawn: what sampling needs to know, and the part of a generation score's protocol that names it."""
+
+    sampler: str
+    """Name of the sampler, such as ``euler``."""
+    steps: int
+    """Number of time steps."""
+    guidance: float
+    """Guidance scale; 1 is unguided."""
+    shift: float
+    """Shift of the time grid."""
+    schedule: str = "constant"
+    """Guidance schedule over time."""
+    against: str = "null"
+    """The other prediction of guidance: null or weak."""
+    guided_channels: int | None = None
+    """Number of first latent channels that are guided; all when empty."""
+
+    @property
+    def how(self) -> str:
+        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; usual values are left out."""
+        parts = [self.sampler, f"shift{self.shift:g}"]
+        parts += [self.schedule] if self.schedule != "constant" else []
+        parts += [f"against-{self.against}"] if self.against != "null" else []
+        parts += [f"first{self.guided_channels}channels"] if self.guided_channels else []
+        return "-".join(parts)
+
+    @property
+    def text(self) -> str:
+        """E.g. ``euler-shift0.15-25steps-guidance4``."""
+        return f"{self.how}-{self.steps}steps-guidance{self.guidance:g}"
