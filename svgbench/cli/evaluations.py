@@ -18,7 +18,7 @@ from svgbench.tables.table import Table
 
 
 def evaluate(
-    images: Annotated[Path, typer.Argument(help="A folder of images, or an .npz with uint8 arr_0 [N, H, W, 3].")],
+    images: Annotated[Path, typer.Argument(help="A folder, .zip or .tar of images, an .npz with uint8 arr_0 [N, H, W, 3], or an .npy.")],
     reference: Annotated[
         Path, typer.Option("--reference", help="The same, an ADM .npz with mu and sigma, or an images or references artifact of a store.")
     ],
@@ -30,7 +30,20 @@ def evaluate(
         str | None, typer.Option("--second-extractor", help="Also the Frechet distance on this one's features (dinov2-vit-l-14).")
     ] = None,
     second_extractor_weights: Annotated[Path | None, typer.Option("--second-extractor-weights", help="Its weights file.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", help="A trial on the first so many images; its numbers say so.", min=1)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="A trial on so many images, drawn evenly over the classes; the protocol records it.", min=1),
+    ] = None,
+    resize: Annotated[
+        int | None,
+        typer.Option(
+            "--resize",
+            help="Crop and resize both sets of images to N pixels a side (ADM); the protocol records it.",
+            metavar="N",
+            min=1,
+            max=4096,
+        ),
+    ] = None,
     allow_doubles: Annotated[
         bool, typer.Option("--allow-doubles", help="Score a set in which images repeat, as real images may; the protocol records it.")
     ] = False,
@@ -61,8 +74,8 @@ def evaluate(
             return bars.enter_context(runtime.progress(label, count)).advance
 
         scores = elsewhere_scores(
-            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, allow_doubles=allow_doubles,
-            progress=progress,
+            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, resize=resize,
+            allow_doubles=allow_doubles, progress=progress,
         )  # fmt: skip
     of_drawings = [name for name, *_ in asked if not knows_photographs("features", name)]
     if of_drawings and not are_drawn(str(reference)):

@@ -1,8 +1,9 @@
 """Scores of images that were made elsewhere against reference images or reference statistics: what ``svgbench eval`` prints.
 
-Protocol: ``generation``'s; the samples are named ``given`` because nobody here knows how their labels were drawn, the reference is named by
+Protocol: ``generation``'s; the samples are named ``given`` because it is unknown how their labels were drawn, the reference is named by
 what it is (images, statistics) and its digest. Images that equal others in every byte are refused, because samples never do; where they
-are allowed (real images and their reconstructions may repeat) and there are any, the protocol says ``with-doubles``.
+are allowed (real images and their reconstructions may repeat) and there are any, the protocol records ``with-doubles``. Images that were
+resized here are ``resized-N``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from svgbench.config.records import Score
 from svgbench.errors import BadData
 from svgbench.metrics.features import GROUPS, Extractor, extract
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
-from svgbench.metrics.image_sets import open_set
+from svgbench.metrics.image_sets import drawn_evenly, open_set
 from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
 from svgbench.metrics.resampling import Resampling
@@ -27,20 +28,22 @@ def elsewhere_scores(
     *,
     second: Extractor | None = None,
     limit: int | None = None,
+    resize: int | None = None,
     allow_doubles: bool = False,
     neighbours: int = 3,
     resampling: Resampling = Resampling(),
     progress: Progress = lambda label, count: lambda done: None,
 ) -> list[Score]:
-    """gfid, sfid, is, kid, precision and recall of a folder or ``.npz`` of images; only gfid, sfid and is against bare statistics. With a
-    second extractor also the distance on its features. ``limit``: of the first so many images alone, said in the protocol.
-    ``allow_doubles``: also where images equal others in every byte.
+    """gfid, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); only gfid, sfid and is against bare
+    statistics. With a second extractor also the distance on its features.
 
-    ``progress``: called with a label and a count of images, gives what hears of each batch.
+    ``limit``: a trial on so many images, drawn evenly over the classes, which the protocol records. ``resize``: both sets of images to this
+    side in pixels by ADM's centre crop, which the protocol records. ``allow_doubles``: also where images equal others in every byte.
+    ``progress``: called with a label and a count of images, gives a function that is called with the count of each batch.
     """
-    given = open_set(images)
+    given = open_set(images, resize)
     limit = limit if limit and limit < len(given) else None  # else it is no trial
-    given = open_set(images, limit) if limit else given
+    given = drawn_evenly(given, limit) if limit else given
     check_counts(len(given), neighbours=neighbours, classes="logits" in row("features", extractor.name))
     check_samples(given, None, len(given), distinct=False)
     copies = doubled(given)
@@ -50,11 +53,14 @@ def elsewhere_scores(
             "real images or reconstructions that repeat are scored with --allow-doubles."
         )
     judges = [judge for judge in (extractor, second) if judge]
-    against = [open_reference(reference, one, expected=given.shape[2:], least=neighbours + 1, progress=progress) for one in judges]
+    against = [
+        open_reference(reference, one, expected=given.shape[2:], least=neighbours + 1, progress=progress, resize=resize) for one in judges
+    ]
     check_samples(given, None, len(given), size=against[0].size, distinct=False)
     scores: list[Score] = []
     for judge, real in zip((extractor, second), against, strict=False):
         samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))
         how = {"judge": judge.judge, "frechet": judge.frechet, "labels": "given", "resampling": resampling, "doubles": len(copies)}
+        how["details"] = (f"resized-{resize}",) if resize else ()
         scores += distance_scores(samples, real, **how) if scores else generation_scores(samples, real, neighbours=neighbours, **how)
     return [score.marked(limit) for score in scores]

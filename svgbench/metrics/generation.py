@@ -93,12 +93,14 @@ class Comparison:
     """How the samples were drawn; None where nobody knows."""
     doubles: int = 0
     """How many samples equal an earlier one in every byte, where that is allowed; with any, protocols are ``with-doubles``."""
+    details: tuple[str, ...] = ()
+    """Further parts of every protocol, such as ``resized-256``."""
 
     def name(self, measure: str, *details: str, against: bool = True) -> Protocol:
         """The protocol of a measure."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
         reference = self.reference.group if against else None
-        details = (*details, "with-doubles") if self.doubles else details
+        details = (*details, *self.details, *(("with-doubles",) if self.doubles else ()))
         return protocol(
             measure, judge=self.judge, reference=reference, images=images, rounding=ROUNDING, details=details, sampling=self.sampling
         )
@@ -130,6 +132,7 @@ def generation_scores(
     resampling: Resampling = Resampling(),
     sampling: SamplingProtocol | None = None,
     doubles: int = 0,
+    details: tuple[str, ...] = (),
 ) -> list[Score]:
     """gfid, sfid, is, kid, precision, recall; no is without logits, no sfid without spatial features, and neither kid nor precision and
     recall against bare statistics (an ADM ``.npz``).
@@ -140,7 +143,8 @@ def generation_scores(
     real = None if reference.kept is None else len(reference.kept)
     check_counts(samples.count, neighbours=neighbours, reference=real, classes=samples.classes is not None)
     found = Comparison(
-        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles
+        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
+        details=details,
     )  # fmt: skip
     scores = _distances(found, frechet) + _inception(found)
     return scores if reference.kept is None else scores + _kernel(found) + _precision_recall(found, neighbours)
@@ -156,11 +160,13 @@ def distance_scores(
     resampling: Resampling = Resampling(),
     sampling: SamplingProtocol | None = None,
     doubles: int = 0,
+    details: tuple[str, ...] = (),
 ) -> list[Score]:
     """The Frechet distances alone: what is asked of a second extractor."""
     check_counts(samples.count, neighbours=1, classes=False)
     found = Comparison(
-        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles
+        samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
+        details=details,
     )  # fmt: skip
     return _distances(found, frechet)
 

@@ -1,121 +1,309 @@
-"""Sets of images that were made elsewhere: a folder of image files, or an ``.npz`` as the ADM evaluator reads and papers publish it.
+"""Sets of images that were made elsewhere: a folder, a ``.zip`` or a ``.tar`` of image files, or an array in an ``.npz`` or ``.npy``.
 
-Protocol: pixels as they are, never resized and never rounded: both are part of how images were made, so a set of several sizes and images
-in floats are refused. What a set cannot tell: which labels it was made for.
+Protocol: pixels as they are, never rounded, and resized only where ``resize`` asks for it; both are part of how images were made, so a set
+of several sizes and images in floats are refused. ``resize``: ADM's centre crop to one size, which the protocol records. Archives are read
+where they lie: nothing is unpacked to disk, links inside are left out, and sizes are checked before a member is read. What a set cannot
+tell: which labels it was made for; ``labels`` are the folders of the files, or the array ``arr_1`` beside the images.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import tarfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from svgbench.config.archives import DAMAGED, LARGE, checked
 from svgbench.errors import BadData, NumericalError
-from svgbench.images.decode import UNREADABLE, open_image, reason, to_rgb
+from svgbench.images.crop import centre_crop
+from svgbench.images.decode import UNREADABLE, UnsupportedImage, check_size, open_image, reason, to_rgb
 from svgbench.images.listing import SUFFIXES
-from svgbench.images.scan import Skipped, walk
-from svgbench.machine.files import sha256_of
+from svgbench.images.scan import SYSTEM_FOLDERS, Skipped, walk
+from svgbench.machine.files import open_regular, sha256_of
 from svgbench.machine.progress import tell_once
-from svgbench.metrics.npz import IMAGES, stored
+from svgbench.metrics.npz import GIVE, IMAGES, LABELS, mapped, members, stored
+from svgbench.metrics.resampling import chosen
+
+COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
-class ImageFiles:
-    """The image files below a folder in the order of their paths (the first ``most``), all of one size; linked folders are followed, and
-    what is skipped is reported."""
+class ImageSet(ABC):
+    """Images of one size, uint8 [3, H, W] each."""
 
-    def __init__(self, folder: Path, most: int | None = None) -> None:
-        skipped = Skipped()
-        self.paths = sorted(folder / file.path for file in walk(folder, "", SUFFIXES, skipped))[:most]
-        if sentence := skipped.sentence(folder):
-            tell_once(sentence)
-        if not self.paths:
-            raise BadData(f"{folder}: holds no images ({', '.join(SUFFIXES)}); give a folder of image files or an .npz.")
-        first: dict[tuple[int, int], Path] = {}
-        for path in self.paths:
-            first.setdefault(self._size(path), path)
-        if len(first) > 1:
-            (one, a), (other, b) = list(first.items())[:2]
-            raise BadData(
-                f"{folder}: images of {len(first)} sizes ({a.name} is {one[0]} x {one[1]} px, {b.name} {other[0]} x {other[1]}); "
-                "bring them to one size first, because how they are resized changes the number."
-            )
-        (width, height), _ = next(iter(first.items()))
-        self.shape, self.dtype = (len(self.paths), 3, height, width), np.dtype(np.uint8)
-
-    @staticmethod
-    def _size(path: Path) -> tuple[int, int]:
-        try:
-            with open_image(path) as image:
-                return image.size
-        except UNREADABLE as error:
-            raise BadData(f"{path}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
+    path: Path
+    """The folder or file."""
+    shape: tuple[int, int, int, int]
+    """[N, 3, H, W]"""
+    dtype = np.dtype(np.uint8)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return self.shape[0]
 
+    @abstractmethod
     def __getitem__(self, index: int) -> np.ndarray:
-        """One image, uint8 [3, H, W]."""
-        try:
-            with open_image(self.paths[index]) as image:
-                return np.ascontiguousarray(np.asarray(to_rgb(image)).transpose(2, 0, 1))
-        except UNREADABLE as error:
-            raise BadData(f"{self.paths[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.") from None
+        """One image, uint8 [3, H, W]; BadData when it cannot be read."""
+
+    @abstractmethod
+    def digest(self) -> str:
+        """sha256 of the images' files."""
+
+    def labels(self) -> Sequence[Hashable] | None:
+        """The class of each image; None where the set does not tell."""
+        return None
 
     def batch(self, indices: Iterable[int]) -> Tensor:
-        """uint8 [B, 3, H, W]; files are decoded side by side."""
+        """uint8 [B, 3, H, W]; images are read in several threads."""
         with ThreadPoolExecutor() as pool:
             return torch.from_numpy(np.stack(list(pool.map(self.__getitem__, map(int, indices)))))
 
+
+class EncodedImages(ImageSet):
+    """Image files in the order of their paths, of one size or ``resize``d to one."""
+
+    def __init__(self, path: Path, names: Sequence[str], resize: int | None) -> None:
+        """``names``: the files' paths below the folder or in the archive, sorted."""
+        self.path, self.names, self._resize = path, names, resize
+        if not names:
+            raise BadData(f"{path}: holds no images ({', '.join(SUFFIXES)}); give {GIVE}.")
+        if resize is not None:
+            self.shape = (len(names), 3, resize, resize)
+            return
+        first: dict[tuple[int, int], str] = {}
+        for index, name in enumerate(names):
+            first.setdefault(self._size(index), name)
+        if len(first) > 1:
+            (one, a), (other, b) = list(first.items())[:2]
+            raise BadData(
+                f"{path}: images of {len(first)} sizes ({PurePosixPath(a).name} is {one[0]} x {one[1]} px, "
+                f"{PurePosixPath(b).name} {other[0]} x {other[1]}); bring them to one size first (eval --resize N does), "
+                "because how they are resized changes the number."
+            )
+        (width, height), _ = next(iter(first.items()))
+        self.shape = (len(names), 3, height, width)
+
+    @abstractmethod
+    def content(self, index: int) -> Path | bytes:
+        """One image's file, or its bytes; one of ``DAMAGED`` when they cannot be read."""
+
+    def _size(self, index: int) -> tuple[int, int]:
+        try:
+            with open_image(self.content(index)) as image:
+                return image.size
+        except (*UNREADABLE, *DAMAGED) as error:
+            raise self._unreadable(index, error) from None
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        try:
+            with open_image(self.content(index)) as image:
+                if self._resize is not None:
+                    check_size(image.size, self._resize)
+                picture = to_rgb(image)
+                pixels = np.asarray(picture) if self._resize is None else centre_crop(picture, self._resize)
+                return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+        except (*UNREADABLE, *DAMAGED) as error:
+            raise self._unreadable(index, error) from None
+
+    def _unreadable(self, index: int, error: Exception) -> BadData:
+        return BadData(f"{self.path / self.names[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.")
+
+    def labels(self) -> Sequence[Hashable] | None:
+        """The folder of each file; None where all are in one."""
+        folders = [name.rpartition("/")[0] for name in self.names]
+        return folders if len(set(folders)) > 1 else None
+
     def digest(self) -> str:
-        """sha256 of the files' contents in order."""
+        """sha256 of the files' contents in order: a folder and an archive of the same files have the same one."""
         whole = hashlib.sha256()
-        for path in self.paths:
-            whole.update(bytes.fromhex(sha256_of(path)))
+        for index in range(len(self)):
+            try:
+                content = self.content(index)
+            except DAMAGED as error:
+                raise self._unreadable(index, error) from None
+            whole.update(bytes.fromhex(sha256_of(content)) if isinstance(content, Path) else hashlib.sha256(content).digest())
         return whole.hexdigest()
 
 
-class ImageArray:
-    """The images ``arr_0`` (the first ``most``) of an ``.npz``, read where they lie when the file stores them as they are, as numpy's
-    ``savez`` does."""
+class ImageFiles(EncodedImages):
+    """The image files below a folder; linked folders are followed, and what is skipped is reported."""
 
-    def __init__(self, path: Path, most: int | None = None) -> None:
-        self.path = path
-        found = stored(path, IMAGES)
-        shape, kind = found.shape, found.dtype
+    def __init__(self, folder: Path, resize: int | None = None) -> None:
+        skipped = Skipped()
+        self.paths = sorted(folder / file.path for file in walk(folder, "", SUFFIXES, skipped))
+        if sentence := skipped.sentence(folder):
+            tell_once(sentence)
+        super().__init__(folder, [path.relative_to(folder).as_posix() for path in self.paths], resize)
+
+    def content(self, index: int) -> Path:
+        """One image's file."""
+        return self.paths[index]
+
+
+class ZippedImages(EncodedImages):
+    """The image files in a ``.zip``, read where they lie."""
+
+    def __init__(self, path: Path, resize: int | None = None) -> None:
+        try:
+            found = checked(path, BadData)
+            self._archive = zipfile.ZipFile(path)
+            listed = self._archive.namelist()
+        except DAMAGED as error:
+            raise BadData(f"{path}: cannot be read as a zip ({reason(error)}); fetch it again.") from None
+        if twice := next((name for name in found if listed.count(name) > 1), None) if len(listed) > len(found) else None:
+            raise BadData(f"{path}: holds two files of the name '{twice}'; make the archive again.")
+        super().__init__(path, _images_among({name: member.size for name, member in found.items()}, path), resize)
+
+    def content(self, index: int) -> bytes:
+        """One image's bytes; zipfile reads no more of them than the directory of the archive states."""
+        return self._archive.read(self.names[index])
+
+
+class TarredImages(EncodedImages):
+    """The image files in a plain ``.tar``, read where they lie."""
+
+    def __init__(self, path: Path, resize: int | None = None) -> None:
+        places: dict[str, tuple[int, int]] = {}
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for info in archive:
+                    if info.isreg() and not info.issparse():
+                        if info.name in places:
+                            raise BadData(f"{path}: holds two files of the name '{info.name}'; make the archive again.")
+                        places[info.name] = (info.offset_data, info.size)
+                end = archive.offset
+            with open_regular(path) as file:  # tarfile takes a damaged header for the end
+                file.seek(end)
+                if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                    raise BadData(f"{path}: is damaged at byte {end:,}; fetch it again.")
+        except (tarfile.TarError, *DAMAGED) as error:
+            raise BadData(f"{path}: cannot be read as a plain tar ({reason(error)}); fetch it again.") from None
+        if cut := next((name for name, (start, size) in places.items() if start + size > path.stat().st_size), None):
+            raise BadData(f"{path}: '{cut}' ends behind the file; fetch it again.")
+        self._places = places
+        super().__init__(path, _images_among({name: size for name, (_, size) in places.items()}, path), resize)
+
+    def content(self, index: int) -> bytes:
+        """One image's bytes."""
+        start, size = self._places[self.names[index]]
+        with open_regular(self.path) as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def _images_among(sizes: dict[str, int], path: Path) -> list[str]:
+    """The names of images among an archive's files, in the order in which a folder of them is read; hidden ones are left out."""
+    names = [name for name in sizes if name.lower().endswith(SUFFIXES) and not _is_hidden(name)]
+    if huge := next((name for name in names if sizes[name] > LARGE), None):
+        raise BadData(f"{path}: '{huge}' has {sizes[huge]:,} bytes, more than any image; remove it.")
+    return sorted(names, key=PurePosixPath)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part in SYSTEM_FOLDERS or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
+
+
+class ImageArray(ImageSet):
+    """The images ``arr_0`` [N, H, W, 3] of an ``.npz``, or an ``.npy`` of that shape or [N, 3, H, W]; read where they lie when the file
+    stores them as they are, as numpy's ``save`` and ``savez`` do."""
+
+    def __init__(self, path: Path, resize: int | None = None) -> None:
+        self.path, self._resize = path, resize
+        single = path.suffix.lower() == ".npy"
+        found = mapped(path) if single else stored(path, IMAGES)
+        name, shape, kind = "the array" if single else IMAGES, found.shape, found.dtype
         if kind.kind == "f" and not all(np.isfinite(part).all() for part in np.atleast_1d(found)):
-            raise NumericalError(f"{path}: {IMAGES} holds NaN or infinity; look at the model that made the images.")
+            raise NumericalError(f"{path}: {name} holds NaN or infinity; look at the model that made the images.")
+        if single and len(shape) == 4 and shape[1] == 3 and shape[3] != 3:  # as svgbench keeps its samples
+            found, shape = found.transpose(0, 2, 3, 1), (shape[0], *shape[2:], 3)
         if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
-            raise BadData(f"{path}: {IMAGES} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by those who made them.")
-        self._images = found[:most]
-        self.shape, self.dtype = (len(self._images), 3, shape[1], shape[2]), kind
-
-    def __len__(self) -> int:
-        return len(self._images)
+            raise BadData(f"{path}: {name} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by those who made them.")
+        self._images = found
+        self.shape = (shape[0], 3, *((shape[1], shape[2]) if resize is None else (resize, resize)))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """One image, uint8 [3, H, W]."""
-        return np.ascontiguousarray(self._images[index].transpose(2, 0, 1))
+        pixels = self._images[index]
+        if self._resize is not None:
+            try:
+                check_size((pixels.shape[1], pixels.shape[0]), self._resize)
+            except UnsupportedImage as error:
+                raise BadData(f"{self.path}: an image {error}; bring them to another size.") from None
+            pixels = centre_crop(Image.fromarray(np.ascontiguousarray(pixels)), self._resize)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
-    def batch(self, indices: Iterable[int]) -> Tensor:
-        """uint8 [B, 3, H, W]."""
-        return torch.from_numpy(np.stack([self[int(i)] for i in indices]))
+    def labels(self) -> Sequence[Hashable] | None:
+        """The whole numbers ``arr_1`` [N] of an ``.npz``, as the samplers of ADM and DiT write them; None where there are none."""
+        if self.path.suffix.lower() == ".npy" or LABELS not in members(self.path):
+            return None
+        found = stored(self.path, LABELS)
+        return found.tolist() if found.dtype.kind in "iu" and found.shape == (len(self),) else None
 
     def digest(self) -> str:
         """sha256 of the file."""
         return sha256_of(self.path)
 
 
-def open_set(path: Path, most: int | None = None) -> ImageFiles | ImageArray:
-    """The images of a folder or of an ``.npz``, or the first ``most`` of them."""
+class SomeImages(ImageSet):
+    """Some images of a set, in its order."""
+
+    def __init__(self, whole: ImageSet, places: Sequence[int]) -> None:
+        self._whole, self._places = whole, places
+        self.path, self.shape = whole.path, (len(places), *whole.shape[1:])
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._whole[int(self._places[index])]
+
+    def digest(self) -> str:
+        """sha256 of their pixels in order."""
+        whole = hashlib.sha256()
+        for index in range(len(self)):
+            whole.update(self[index].tobytes())
+        return whole.hexdigest()
+
+
+def open_set(path: Path, resize: int | None = None) -> ImageSet:
+    """The images of a folder, a ``.zip``, a ``.tar``, an ``.npz`` or an ``.npy``, ``resize``d to so many pixels a side where asked.
+
+    BadData where they cannot be read, are not uint8, or are of several sizes without ``resize``.
+    """
     if path.is_dir():
-        return ImageFiles(path, most)
+        return ImageFiles(path, resize)
     if not path.exists():
-        raise BadData(f"{path} does not exist; give a folder of images or an .npz.")
+        raise BadData(f"{path} does not exist; give {GIVE}.")
     if not path.is_file():
-        raise BadData(f"{path} is not a regular file; give a folder of images or an .npz.")
-    return ImageArray(path, most)
+        raise BadData(f"{path} is not a regular file; give {GIVE}.")
+    name = path.name.lower()
+    if name.endswith(COMPRESSED_TAR):
+        raise BadData(f"{path}: a compressed tar cannot be read where it lies; decompress it to a .tar, or give {GIVE}.")
+    kinds = {".zip": ZippedImages, ".tar": TarredImages}
+    return kinds.get(path.suffix.lower(), ImageArray)(path, resize)
+
+
+def drawn_evenly(images: ImageSet, count: int) -> ImageSet:
+    """``count`` images of a set: as many of each class as there are, or of all alike where the classes are not known. The same ones each
+    time; the set itself where it has no more than ``count``."""
+    if count >= len(images):
+        return images
+    return SomeImages(images, even_places(count, len(images), images.labels()))
+
+
+def even_places(count: int, total: int, labels: Sequence[Hashable] | None) -> list[int]:
+    """``count`` of ``total`` places in rising order: equally many of each class (one more of some, all of those that have fewer)."""
+    if labels is None:
+        return chosen(count, total).tolist()
+    groups: dict[Hashable, list[int]] = {}
+    for place, label in enumerate(labels):
+        groups.setdefault(label, []).append(place)
+    quotas, left = dict.fromkeys(groups, 0), count
+    while left:
+        open_ = [label for label, group in groups.items() if quotas[label] < len(group)]
+        for place in chosen(left, len(open_)).tolist():
+            quotas[open_[place]] += 1
+        left -= min(left, len(open_))
+    return sorted(group[place] for label, group in groups.items() for place in chosen(quotas[label], len(group)).tolist())

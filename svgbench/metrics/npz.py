@@ -21,6 +21,9 @@ from svgbench.errors import BadData
 from svgbench.machine.files import replacing
 
 IMAGES = "arr_0"
+LABELS = "arr_1"
+GIVE = "a folder, .zip or .tar of images, an .npz or an .npy"
+"""What is taken for a set of images, for a sentence."""
 STATISTICS = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, TokenError, RuntimeError, ValueError, OSError, EOFError, SyntaxError)
@@ -30,7 +33,7 @@ Python."""
 
 def holds_statistics(path: Path) -> bool:
     """Whether an ``.npz`` is a reference by its statistics."""
-    return path.is_file() and set(STATISTICS) <= set(members(path))
+    return path.suffix.lower() not in (".tar", ".npy") and path.is_file() and set(STATISTICS) <= set(members(path))
 
 
 def statistics_in(path: Path) -> dict[str, np.ndarray]:
@@ -93,6 +96,14 @@ def stored(path: Path, name: str) -> np.ndarray:
         raise BadData(f"{path}: cannot be read as arrays ({first_line(error)}); fetch it again.") from None
 
 
+def mapped(path: Path) -> np.ndarray:
+    """The array of an ``.npy``, mapped from the disk; never by pickle."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (*UNREADABLE, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
+        raise BadData(f"{path}: cannot be read as an array ({first_line(error)}); fetch it again.") from None
+
+
 def save_npz(path: Path, images: np.ndarray) -> None:
     """Writes uint8 images [N, 3, H, W] as the ``.npz`` that the ADM evaluator reads, an image at a time, so that memory does not grow."""
     shape = (len(images), *images.shape[2:], 3)
@@ -110,11 +121,11 @@ def members(path: Path) -> list[str]:
     """Names of the arrays inside."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise BadData(f"{path}: is not a regular file; give a folder of images or an .npz.")
+            raise BadData(f"{path}: is not a regular file; give {GIVE}.")
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in archive.namelist()]
     except UNREADABLE as error:
-        raise BadData(f"{path}: is neither a folder nor an .npz ({first_line(error)}); give a folder of images or an .npz.") from None
+        raise BadData(f"{path}: is neither a folder nor an .npz ({first_line(error)}); give {GIVE}.") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -86,11 +86,11 @@ class Reference:
 
 def open_reference(
     path: Path, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2, runtime: Runtime | None = None,
-    progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
+    progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None, resize: int | None = None,
 ) -> Reference:  # fmt: skip
-    """A reference from an ADM ``.npz`` of statistics, an ``.npz`` or a folder of images, or an artifact of our store (``images``: its
-    training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is looked
-    at. ``saved``: where its images' features are left for an attempt that goes on."""
+    """A reference from an ADM ``.npz`` of statistics, a set of images (``image_sets.open_set``), or an artifact of our store (``images``:
+    its training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is
+    read. ``saved``: where its images' features are left for an attempt that goes on; ``resize``: of a set of images, to this side."""
     if holds_statistics(path):
         return _published(path, extractor)
     if (path / TENSORS).is_file():
@@ -101,7 +101,7 @@ def open_reference(
         images: Any = store.train
         size = (store.resolution, store.resolution)
     else:
-        images = open_set(path)
+        images = open_set(path, resize)
         group, size = ImageGroup(name="images", count=len(images), digest=images.digest()), images.shape[2:]
     if expected not in (None, size):
         found, wanted = (f"{height} x {width}" for height, width in (size, expected))

@@ -27,7 +27,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import Tap, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance, united
-from svgbench.metrics.image_sets import ImageArray, ImageFiles, open_set
+from svgbench.metrics.image_sets import ImageArray, ImageFiles, even_places, open_set
 from svgbench.metrics.npz import save_npz, statistics_in, stored
 from svgbench.metrics.protocol import ImageGroup
 from svgbench.metrics.reference import Reference
@@ -94,14 +94,36 @@ def test_what_is_exported_is_read_back_where_it_lies(tmp_path, images):
     assert np.array_equal(ImageArray(tmp_path / "small.npz").batch(range(40)).numpy(), images[0])
 
 
-def test_a_trial_scores_the_first_images_alone_and_says_so(tmp_path, extractor, images):
+def test_a_trial_scores_evenly_drawn_images_alone_and_its_protocol_records_it(tmp_path, extractor, images):
     given, real = images
     against = npz(tmp_path / "real.npz", real)
     trial = elsewhere_scores(npz(tmp_path / "all.npz", given), against, extractor, limit=30, resampling=QUICK)
-    few = elsewhere_scores(npz(tmp_path / "few.npz", given[:30]), against, extractor, resampling=QUICK)
+    few = elsewhere_scores(npz(tmp_path / "few.npz", given[even_places(30, 40, None)]), against, extractor, resampling=QUICK)
     assert [(s.metric, s.value, s.count) for s in trial] == [(s.metric, s.value, s.count) for s in few]
     assert all(s.protocol.limit == 30 and "/limit-30/" in s.protocol.text for s in trial)
     assert all(one.protocol.differs(other.protocol) == ["limit (30, none)"] for one, other in zip(trial, few, strict=True))
+
+
+def test_resized_images_are_scored_and_their_protocol_records_it(tmp_path, extractor, images):
+    given, real = (part.repeat(2, 2).repeat(2, 3) for part in images)
+    large = npz(tmp_path / "large.npz", given)
+    found = elsewhere_scores(large, npz(tmp_path / "real.npz", real), extractor, resize=32, resampling=QUICK)
+    plain = elsewhere_scores(npz(tmp_path / "a.npz", images[0]), npz(tmp_path / "b.npz", images[1]), extractor, resampling=QUICK)
+    assert all("/resized-32/" in score.protocol.text for score in found)
+    assert values(found) == pytest.approx(values(plain), rel=1e-6)  # each pixel was written four times
+    assert any("details" in difference for difference in found[0].protocol.differs(plain[0].protocol))
+
+
+def test_the_command_reads_archives_and_resizes(tmp_path, images):
+    root = folder(tmp_path / "f", images[0])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in root.rglob("*.png"):
+            archive.write(path, path.relative_to(root))
+    words = ["eval", str(tmp_path / "a.zip"), "--reference", str(npz(tmp_path / "b.npz", images[1])), "--extractor", "shapes-cnn"]
+    done = CliRunner().invoke(app, [*words, "--format", "json", "--resize", "16", "--limit", "30", "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert all(row["protocol"]["limit"] == row["count"] == 30 and "resized-16" in row["protocol"]["details"] for row in found)
 
 
 def test_the_command_prints_scores_as_json(tmp_path, images):
