@@ -136,6 +136,13 @@ def test_the_packages_of_the_architecture_are_all_there_from_the_lowest_floor_up
     assert {*rooms, "mmseg"} == set(FLOORS) and [FLOORS[room] for room in rooms] == sorted(FLOORS[room] for room in rooms)
 
 
+def test_the_table_of_files_to_touch_is_the_same_in_both_documents():
+    tables = [
+        re.findall(r"^\| to add .*?(?=\n\n)", (ROOT / page).read_text(), re.M | re.S) for page in ("CONTRIBUTING.md", "docs/extending.md")
+    ]
+    assert len(tables[0]) == 1 and tables[0] == tables[1]
+
+
 def example(page: str, word: str) -> str:
     """The YAML block of a page that holds a word."""
     return next(block for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S) if word in block)
