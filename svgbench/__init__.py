@@ -1,35 +1,48 @@
-"""svgbench: benchmark and ablation toolkit for the latent spaces of image diffusion models. Importing it imports no torch."""
+"""svgbench: benchmark and ablation toolkit for the latent spaces of image diffusion models. Importing it imports no torch and no pandas."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from svgbench.backends.open import Encoder
+    from svgbench.api import (
+        LoadedRun,
+        frechet_distance,
+        generation_scores,
+        load_encoder,
+        load_official,
+        load_run,
+        plan,
+        published,
+        results,
+        run,
+        sample,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load_encoder", "load_official", "sample"]
-
-
-def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
-    """The frozen encoder of a card's name, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file."""
-    from svgbench.backends.open import open_encoder
-    from svgbench.config.cards import find
-
-    return open_encoder(find(name, "paper"), weights, device)
+__all__ = [
+    "LoadedRun",
+    "__version__",
+    "frechet_distance",
+    "generation_scores",
+    "load_encoder",
+    "load_official",
+    "load_run",
+    "plan",
+    "published",
+    "results",
+    "run",
+    "sample",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sample":
-        from svgbench.nets.sampler import sample
+    if name in __all__:
+        from svgbench import api
 
-        return sample
-    if name == "load_official":
-        from svgbench.releases.open import load_official
-
-        return load_official
+        return getattr(api, name)
     raise AttributeError(f"module 'svgbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,6 +24,7 @@ from svgbench.lab.run_plan import run_plan
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.machine.files import guarded, write_atomic
+from svgbench.releases.settings import SETTINGS
 from svgbench.shelf import read_yaml
 from svgbench.tables.table import Table
 
@@ -33,17 +34,6 @@ PARTS = {"svg-autoencoder": "autoencoder", "rae-decoder": "autoencoder"} | dict.
     ("svg-dit", "sit", "dit", "repa", "lightningdit", "ddt"), "diffusion"
 )
 """Kind -> the part of the configuration it takes the place of."""
-SETTINGS: dict[str, dict[str, Any]] = {
-    "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
-    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3}, "latents": {"scale": 0.18215}},
-    "repa": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
-    "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3}, "latents": {"scale": 0.18215}},
-    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3}},
-    "ddt": {"sampling": {"dimension_shift": True}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
-    "svg-autoencoder": {"autoencoder": {"align": "batch"}},
-    "rae-decoder": {"autoencoder": {"residual": {"channels": 0}}},
-}
-"""What a release's own sampling and latents are, as it documents them; --set says otherwise."""
 
 
 def import_(

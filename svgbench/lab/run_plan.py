@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from svgbench.errors import Interrupted
+from svgbench.errors import CellsFailed, Interrupted
 from svgbench.lab.engines import Choice, Inline, opened
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Finished, Plan
@@ -68,6 +68,17 @@ def run_plan(
                     record(plan, one, out, outcome, shelf, finished=finished)
         using.close()
     return outcome
+
+
+def raise_failures(plan: Plan, outcome: Outcome) -> None:
+    """Raises what failed: the first failure where no run was finished, else CellsFailed with the runs that were not."""
+    if not outcome.failed:
+        return
+    first = next(iter(outcome.failed.values()))
+    bad = [run.name for run in plan.runs if any(key in outcome.failed or key in outcome.skipped for key in run.nodes)]
+    if len(bad) == len(plan.runs):
+        raise first
+    raise CellsFailed(f"{len(bad)} of {len(plan.runs)} cells failed ({', '.join(bad[:5])}): {first}")
 
 
 @contextlib.contextmanager

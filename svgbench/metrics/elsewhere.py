@@ -14,7 +14,7 @@ from svgbench.config.records import Score
 from svgbench.errors import BadData
 from svgbench.metrics.features import GROUPS, Extractor, extract
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
-from svgbench.metrics.image_sets import drawn_evenly, open_set
+from svgbench.metrics.image_sets import ImageSet, drawn_evenly, open_set
 from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
 from svgbench.metrics.resampling import Resampling
@@ -22,8 +22,8 @@ from svgbench.metrics.samples import check_samples, doubled, doubled_words
 
 
 def elsewhere_scores(
-    images: Path,
-    reference: Path,
+    images: Path | ImageSet,
+    reference: Path | ImageSet,
     extractor: Extractor,
     *,
     second: Extractor | None = None,
@@ -49,7 +49,7 @@ def elsewhere_scores(
     copies = doubled(given)
     if copies and not allow_doubles:
         raise BadData(
-            f"{images}: {doubled_words(copies, len(given))}; draw samples again, or leave the copies out; "
+            f"{given.path}: {doubled_words(copies, len(given))}; draw samples again, or leave the copies out; "
             "real images or reconstructions that repeat are scored with --allow-doubles."
         )
     judges = [judge for judge in (extractor, second) if judge]

@@ -249,6 +249,24 @@ class ImageArray(ImageSet):
         return sha256_of(self.path)
 
 
+class ImagesInMemory(ImageSet):
+    """Images that the caller holds."""
+
+    def __init__(self, images: np.ndarray | Tensor) -> None:
+        """``images``: uint8 [N, 3, H, W]; BadData for any other type or shape."""
+        array = images.detach().cpu().numpy() if isinstance(images, Tensor) else np.asarray(images)
+        if array.dtype != np.uint8 or array.ndim != 4 or array.shape[1] != 3:
+            raise BadData(f"the images are {array.dtype} {list(array.shape)}; give uint8 [N, 3, H, W], rounded from floats in [0, 1].")
+        self.path, self._images, self.shape = Path("images in memory"), array, array.shape
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.ascontiguousarray(self._images[index])
+
+    def digest(self) -> str:
+        """sha256 of the pixels."""
+        return hashlib.sha256(np.ascontiguousarray(self._images).data).hexdigest()
+
+
 class SomeImages(ImageSet):
     """Some images of a set, in its order."""
 
@@ -267,11 +285,14 @@ class SomeImages(ImageSet):
         return whole.hexdigest()
 
 
-def open_set(path: Path, resize: int | None = None) -> ImageSet:
-    """The images of a folder, a ``.zip``, a ``.tar``, an ``.npz`` or an ``.npy``, ``resize``d to so many pixels a side where asked.
+def open_set(path: Path | ImageSet, resize: int | None = None) -> ImageSet:
+    """The set itself where it is one, or the images of a folder, a ``.zip``, a ``.tar``, an ``.npz`` or an ``.npy``, ``resize``d to so
+    many pixels a side where asked.
 
     BadData where they cannot be read, are not uint8, or are of several sizes without ``resize``.
     """
+    if isinstance(path, ImageSet):
+        return path
     if path.is_dir():
         return ImageFiles(path, resize)
     if not path.exists():

@@ -24,7 +24,7 @@ from svgbench.machine.files import sha256_of
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import Extractor, Features, Saved, extract
 from svgbench.metrics.frechet import Gaussian, read_statistics, united
-from svgbench.metrics.image_sets import open_set
+from svgbench.metrics.image_sets import ImageSet, open_set
 from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
 from svgbench.metrics.protocol import ImageGroup, Judge
 
@@ -85,29 +85,31 @@ class Reference:
 
 
 def open_reference(
-    path: Path, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2, runtime: Runtime | None = None,
+    path: Path | ImageSet, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2, runtime: Runtime | None = None,
     progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None, resize: int | None = None,
 ) -> Reference:  # fmt: skip
     """A reference from an ADM ``.npz`` of statistics, a set of images (``image_sets.open_set``), or an artifact of our store (``images``:
     its training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is
     read. ``saved``: where its images' features are left for an attempt that goes on; ``resize``: of a set of images, to this side."""
-    if holds_statistics(path):
-        return _published(path, extractor)
-    if (path / TENSORS).is_file():
-        return Reference.load(path, extractor.judge, extractor.device)
-    if (path / "images.json").is_file():
-        store = open_images(path)
-        group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(packed.resolved(path)[0] / "train.images.npy"))
-        images: Any = store.train
-        size = (store.resolution, store.resolution)
-    else:
+    images: Any = None
+    if isinstance(path, Path):
+        if holds_statistics(path):
+            return _published(path, extractor)
+        if (path / TENSORS).is_file():
+            return Reference.load(path, extractor.judge, extractor.device)
+        if (path / "images.json").is_file():
+            store = open_images(path)
+            group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(packed.resolved(path)[0] / "train.images.npy"))
+            images, where, size = store.train, path, (store.resolution, store.resolution)
+    if images is None:
         images = open_set(path, resize)
-        group, size = ImageGroup(name="images", count=len(images), digest=images.digest()), images.shape[2:]
+        where, size = images.path, images.shape[2:]
+        group = ImageGroup(name="images", count=len(images), digest=images.digest())
     if expected not in (None, size):
         found, wanted = (f"{height} x {width}" for height, width in (size, expected))
-        raise BadInput(f"{path}: images of {found} px, those to be judged are {wanted}; bring them to one size.")
+        raise BadInput(f"{where}: images of {found} px, those to be judged are {wanted}; bring them to one size.")
     if len(images) < least:
-        raise BadData(f"{path}: holds {len(images)} images, and what is asked of a reference needs {least} or more; give more.")
+        raise BadData(f"{where}: holds {len(images)} images, and what is asked of a reference needs {least} or more; give more.")
     done = progress("features of the reference", len(images))
     features = extract(extractor, images, runtime=runtime, done=done, saved=saved)
     return Reference.of(features, group, size)

@@ -8,6 +8,7 @@ from typing import Any
 
 from svgbench.errors import BadWeights, unknown
 from svgbench.releases import autoencoders, codecs
+from svgbench.releases.settings import sampling_of
 from svgbench.releases.shapes import State
 from svgbench.weights import files
 
@@ -59,10 +60,16 @@ def load_official(kind: str, path: str | Path, config: Config = None, weights_ke
     svg-dit, sit, repa, lightningdit, ddt     a velocity model ``(x, t, labels)``, t = 0 noise, t = 1 data
     dit                                       ``epsilon(x, timestep_index, labels)``
     ========================================= =====================================================================================
+
+    A transformer has ``sampling``: the release's shift, sampler, schedule and guided channels where they are not the usual ones, which
+    ``svgbench.sample`` takes as its defaults. BadWeights for a file that does not fit the kind, UnknownName for an unknown kind.
     """
     if kind not in KINDS:
         raise unknown("kind of official model", kind, KINDS)
-    return opened(kind, path, config, weights_key)[0]
+    model = opened(kind, path, config, weights_key)[0]
+    if kind in TRANSFORMERS:
+        model.sampling = sampling_of(kind, model.channels, model.grid)
+    return model
 
 
 def opened(kind: str, path: str | Path, config: Config = None, weights_key: str | None = None) -> tuple[Any, str]:

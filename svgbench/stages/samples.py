@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,16 @@ class Generator:
         self.model, self.classes = open_transformer(inputs["diffusion"], runtime, snapshot(trained))
         self.batch = batch_of(self.model, runtime.torch_device)
         self._place, self._weak, self._runtime = inputs["diffusion"], None, runtime
+        self._reseed(seed)
+
+    def _reseed(self, seed: int) -> None:
         self._noise_stream, self._sampler_seed = draws.stream(seed, "samples/noise"), draws.stream(seed, "samples/sampler")
+
+    def with_seed(self, seed: int) -> Generator:
+        """The same networks with the noise of another seed."""
+        other = copy.copy(self)
+        other._reseed(seed)
+        return other
 
     @torch.no_grad()
     def images(self, indices: Tensor, labels: Tensor, sampling: SamplingProtocol) -> Tensor:

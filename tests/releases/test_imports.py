@@ -14,8 +14,9 @@ from official import ldm, rae
 from plain_transformers import release
 from safetensors.torch import load_file, save_file
 
-from svgbench.cli.imports import CODECS, PARTS, SETTINGS
+from svgbench.cli.imports import CODECS, PARTS
 from svgbench.releases.open import KINDS
+from svgbench.releases.settings import SETTINGS
 
 SMALL = ("data.train_images=48", "data.val_images=24", "sampling.count=24", "sampling.steps=[2]", "sampling.guidance=[1.0, 2.0]",
          "scores.resamples=3", "scores.probe.epochs=1", "scores.segmentation.enabled=false")  # fmt: skip

@@ -1,0 +1,118 @@
+"""Encoders, released models, and sampling of any model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS
+from svgbench.errors import BadConfig, BadInput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from svgbench.backends.open import Encoder
+
+
+def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
+    """A frozen encoder: ``encode(images [B, 3, H, W] in [0, 1]) -> latents [B, C, h, w]``, for a codec also ``decode``.
+
+    ``name``: a card, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file. UnknownName for an unknown name,
+    BadWeights where the weights are not there or do not fit.
+    """
+    from svgbench.backends.open import open_encoder
+    from svgbench.config.cards import find
+
+    return open_encoder(find(name, "paper"), weights, device)
+
+
+def load_official(kind: str, path: str | Path, config: Mapping[str, Any] | None = None, weights_key: str | None = None) -> Any:
+    """An official model of a released file; see ``svgbench.releases.open.load_official`` for the kinds and what comes back."""
+    from svgbench.releases.open import load_official as opened
+
+    return opened(kind, path, config, weights_key)
+
+
+def sample(
+    model: Any,
+    noise: Tensor,
+    labels: Tensor | Sequence[int],
+    *,
+    steps: int = 25,
+    sampler: str | None = None,
+    shift: float | None = None,
+    guidance: float = 1.0,
+    schedule: str | None = None,
+    guided_channels: int | None = None,
+    weak: Any = None,
+    seed: int = 0,
+    indices: Tensor | None = None,
+) -> Tensor:
+    """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a velocity or a noise-predicting model.
+
+    What is None is taken from ``model.sampling``, the defaults that a released model carries, else it is euler (ddpm for a model that
+    predicts noise), shift 0.15, a constant schedule and guidance of all channels. ``guided_channels=model.channels`` guides all channels
+    of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to 100, 1 is unguided; ``shift``: 0.001 or more. The
+    label ``model.classes`` is unconditional. ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: of the noise of
+    stochastic samplers. BadConfig for a setting out of range or a sampler that does not fit, BadInput for labels or noise that do not.
+    """
+    import torch
+
+    from svgbench.nets import sampler as sampling
+    from svgbench.nets.objectives import objective_of
+
+    usual = {
+        "sampler": "ddpm" if objective_of(model) == "ddpm" else "euler",
+        "shift": 0.15,
+        "schedule": "constant",
+        "guided_channels": None,
+    }
+    asked = {"sampler": sampler, "shift": shift, "schedule": schedule, "guided_channels": guided_channels}
+    settings = {**usual, **getattr(model, "sampling", {}), **{name: value for name, value in asked.items() if value is not None}}
+    check_range(steps, guidance, settings["shift"])
+    _check_channels(model, noise, settings["guided_channels"])
+    classes = getattr(model, "classes", None)
+    if classes is not None:
+        check_labels(labels, classes, unconditional=True)
+    numbers = torch.as_tensor(labels, dtype=torch.int64).to(noise.device)
+    if numbers.shape != noise.shape[:1]:
+        raise BadInput(f"there are labels {list(numbers.shape)} for noise {list(noise.shape)}; give one label for each row of noise.")
+    return sampling.sample(model, noise, numbers, steps=steps, guidance=guidance, weak=weak, seed=seed, indices=indices, **settings)
+
+
+def check_range(steps: int, guidance: float, shift: float) -> None:
+    """BadConfig for numbers that a command would refuse."""
+    if not 1 <= steps <= MOST_STEPS:
+        raise BadConfig(f"steps must be from 1 to {MOST_STEPS}, not {steps}.")
+    if not 0 <= guidance <= MOST_GUIDANCE:
+        raise BadConfig(f"guidance must be from 0 to {MOST_GUIDANCE:g}, not {guidance:g}.")
+    if not LEAST_SHIFT <= shift < math.inf:
+        raise BadConfig(f"shift must be {LEAST_SHIFT:g} or more, and finite, not {shift:g}.")
+
+
+def check_labels(labels: Tensor | Sequence[int], classes: int, *, unconditional: bool) -> None:
+    """BadInput for labels that are not of this model's classes."""
+    import torch
+
+    numbers = torch.as_tensor(labels)
+    if numbers.ndim != 1 or numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool:
+        raise BadInput(f"labels are {str(numbers.dtype).removeprefix('torch.')} {list(numbers.shape)}; give whole numbers [B].")
+    most = classes if unconditional else classes - 1
+    wrong = [label for label in numbers.tolist() if not 0 <= label <= most]
+    if wrong:
+        more = f"; {classes} is unconditional" if unconditional else ""
+        raise BadInput(f"class {wrong[0]} does not exist; this model has classes 0 to {classes - 1}{more}.")
+
+
+def _check_channels(model: Any, noise: Tensor, guided: int | None) -> None:
+    """BadInput for noise of another shape than the model's latents."""
+    if noise.ndim != 4:
+        raise BadInput(f"the noise has shape {list(noise.shape)}; give [B, C, h, w].")
+    channels, grid = getattr(model, "channels", noise.shape[1]), getattr(model, "grid", noise.shape[2])
+    if tuple(noise.shape[1:]) != (channels, grid, grid):
+        raise BadInput(f"the noise has shape {list(noise.shape)}, but this model's latents are [B, {channels}, {grid}, {grid}].")
+    if guided is not None and not 1 <= guided <= channels:
+        raise BadConfig(f"guided_channels must be from 1 to {channels}, not {guided}.")

@@ -1,0 +1,206 @@
+"""Runs: what would be run, running it, and opening what was run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svgbench.api.models import check_labels, check_range
+from svgbench.api.scores import frame, results
+from svgbench.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from svgbench.config.schema import RunConfig
+    from svgbench.lab.plan import Plan
+    from svgbench.nets.tokenizer import Codec, Tokenizer
+
+NEEDED = ("autoencoder", "statistics", "diffusion")
+"""The artifacts that samples are drawn from."""
+PLAN_COLUMNS = {
+    "stage": "string", "cell": "string", "key": "string", "runs": "Int64", "state": "string", "flops": "Float64", "seconds": "Float64",
+    "bytes": "Int64",
+}  # fmt: skip
+
+
+def load_run(out: str | Path, name: str, device: str = "auto") -> LoadedRun:
+    """A finished run of an output directory: its tokenizer, model, samples and scores. UnknownName where ``out`` has no such run."""
+    return LoadedRun(Path(out), name, device)
+
+
+class LoadedRun:
+    """A finished run; its networks are opened when they are first used, their files checked against their digests."""
+
+    def __init__(self, out: Path, name: str, device: str = "auto") -> None:
+        from svgbench.lab.store import Store
+        from svgbench.stages.graph import by_name
+        from svgbench.tables.collect import collect
+
+        self.name, self._out, self._device = name, out, device
+        self._record, self._store = collect(out, [name])[0], Store(out / "store")
+        stages = [(stage["stage"], stage["key"]) for stage in self._record.about["stages"]]
+        self._keys = {by_name(stage).provides or stage: (stage, key) for stage, key in stages}
+
+    def __repr__(self) -> str:
+        return f"<svgbench run '{self.name}' of {self._out}>"
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """Its configuration."""
+        from svgbench.config.schema import RunConfig
+
+        return RunConfig.model_validate(self._record.config())
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """A row for each score; the columns of ``results``."""
+        return results(self._out, [self.name])
+
+    @property
+    def tokenizer(self) -> Tokenizer | Codec:
+        """``encode(images [B, 3, H, W] in [0, 1]) -> raw latents [B, C, h, w]`` and ``decode(raw latents) -> images``."""
+        return self._generator.tokenizer if set(NEEDED) <= set(self._keys) else self._tokenizer
+
+    @property
+    def model(self) -> Any:
+        """The trained transformer, called as (x [B, C, h, w], times [B], labels [B]); ``sample`` takes it. Its latents are standardised."""
+        return self._generator.model
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return self._generator.classes
+
+    def standardise(self, raw: Tensor) -> Tensor:
+        """Raw latents [B, C, h, w] of the tokenizer -> the latents of zero mean and unit deviation that the model is trained on."""
+        return self._generator.stats.standardise(raw)
+
+    def restore(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, h, w] of the model -> raw latents, which the tokenizer decodes."""
+        return self._generator.stats.restore(latents)
+
+    def sample(
+        self,
+        labels: Sequence[int],
+        *,
+        steps: int = 25,
+        guidance: float = 1.0,
+        sampler: str | None = None,
+        shift: float | None = None,
+        schedule: str | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] of class labels [B], as ``svgbench sample`` draws them.
+
+        ``sampler``, ``shift``, ``schedule``: the run's own when None. Image i depends on its label, its place i and the seed alone.
+        BadInput for a label that does not exist, BadConfig for settings out of range.
+        """
+        import torch
+
+        from svgbench.config.records import SamplingProtocol
+
+        asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule}
+        settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
+        check_range(settings["steps"], settings["guidance"], settings["shift"])
+        check_labels(labels, len(self.classes), unconditional=False)
+        sampling = SamplingProtocol(**{name: settings[name] for name in SamplingProtocol.model_fields})
+        numbers = torch.as_tensor(labels, dtype=torch.int64)
+        return self._generator.with_seed(seed).images(torch.arange(len(numbers)), numbers, sampling)
+
+    @cached_property
+    def _generator(self) -> Any:
+        from svgbench.machine.runtime import Runtime
+        from svgbench.stages.samples import Generator
+
+        places = {need: self._place(need) for need in NEEDED}
+        return Generator(places, Runtime(device=self._device, quiet=True).start(), 0)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer | Codec:
+        from svgbench.machine.runtime import Runtime
+        from svgbench.stages.tokenizers import open_tokenizer
+
+        return open_tokenizer(self._place("autoencoder"), Runtime(device=self._device, quiet=True).start())
+
+    def _place(self, need: str) -> Path:
+        """The directory of an artifact; BrokenArtifact when its files are not those that were written."""
+        if need not in self._keys:
+            raise BadInput(f"run '{self.name}' has no finished {need} stage; run its command again first.")
+        self._store.verify(*self._keys[need])
+        return self._store.place(*self._keys[need])
+
+
+def plan(
+    experiment: str,
+    *,
+    out: str | Path = "runs",
+    preset: str = "tiny",
+    data: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    shelf: str | Path | None = None,
+) -> pd.DataFrame:
+    """What ``run`` with the same arguments would do: a row for each stage execution, in an order in which they can run. Writes nothing.
+
+    Columns: ``stage``; ``cell`` (the steps, guidance, ... that it stands for); ``key``; ``runs`` (how many runs use it); ``state``
+    (``exists`` or ``to run``); ``flops``; ``seconds`` and ``bytes`` (estimated, or measured where it exists).
+    """
+    from svgbench.lab.forecast.estimate import estimates
+    from svgbench.lab.forecast.speed import GPUS, pace_of
+    from svgbench.lab.plan import Finished, told
+    from svgbench.lab.store import Store
+
+    made, extra = _planned(experiment, preset, data, settings, shelf), Path(shelf) if shelf else None
+    finished, expected = Finished(made, Store(Path(out) / "store")), estimates(made, extra)
+    pace = pace_of(max(GPUS.get(run.config.preset, 0) for run in made.runs), Path(out) / "store")
+    rows = []
+    for key, node in made.nodes.items():
+        manifest, estimate = finished.manifest(key), expected.nodes[key]
+        rows.append({
+            "stage": node.stage, "cell": ", ".join(f"{name} {value:g}" for name, value in told(node.cell).items()), "key": key,
+            "runs": sum(key in run.nodes for run in made.runs), "state": "exists" if manifest else "to run", "flops": estimate.flops,
+            "seconds": manifest.seconds if manifest else pace.seconds(estimate, node.stage),
+            "bytes": sum(manifest.sizes.values()) if manifest else estimate.kept,
+        })  # fmt: skip
+    return frame(rows, PLAN_COLUMNS)
+
+
+def run(
+    experiment: str,
+    *,
+    out: str | Path = "runs",
+    preset: str = "tiny",
+    data: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    shelf: str | Path | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+) -> pd.DataFrame:
+    """Trains and scores every cell of an experiment, or one encoder, in this process, and returns the ``results`` of its runs.
+
+    ``experiment``: an experiment of the shelf, a YAML file, or an encoder's card or family. ``settings``: dotted fields of the
+    configuration, ``{"sampling.steps": [25]}``. What the store under ``out`` holds already is not computed again. ``CellsFailed`` where
+    some cells failed (the others' results are in ``results(out)``), else the errors of ``svgbench run``.
+    """
+    from svgbench.lab.engines import Choice
+    from svgbench.lab.run_plan import raise_failures, run_plan
+    from svgbench.lab.worker import Bench
+
+    made = _planned(experiment, preset, data, settings, shelf)
+    bench = Bench(out=str(out), device=device, threads=threads)
+    outcome = run_plan(made, Path(out), bench, keep_going=True, shelf=Path(shelf) if shelf else None, choice=Choice(slots=1))
+    raise_failures(made, outcome)
+    return results(out, [one.name for one in made.runs])
+
+
+def _planned(experiment: str, preset: str, data: str | Path | None, settings: Mapping[str, Any] | None, shelf: str | Path | None) -> Plan:
+    from svgbench.lab.configs import configs_of
+    from svgbench.lab.plan import make_plan
+
+    extra = Path(shelf) if shelf else None
+    sets = [f"{path}={json.dumps(value, default=str)}" for path, value in (settings or {}).items()]
+    return make_plan(configs_of(experiment, preset, sets, extra, data=None if data is None else str(data)), extra)

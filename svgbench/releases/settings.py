@@ -1,0 +1,30 @@
+"""How official releases sample and scale their latents, as their authors document it: what ``import`` puts into a configuration and what a
+model that Python opened carries. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from svgbench.config.build import DIMENSION
+
+SETTINGS: Mapping[str, dict[str, Any]] = {
+    "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
+    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3}, "latents": {"scale": 0.18215}},
+    "repa": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
+    "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3}, "latents": {"scale": 0.18215}},
+    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3}},
+    "ddt": {"sampling": {"dimension_shift": True}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
+    "svg-autoencoder": {"autoencoder": {"align": "batch"}},
+    "rae-decoder": {"autoencoder": {"residual": {"channels": 0}}},
+}
+"""Kind of release -> fields of a configuration."""
+
+
+def sampling_of(kind: str, channels: int, grid: int) -> dict[str, Any]:
+    """The fields of ``sampling`` that a released transformer of latents [channels, grid, grid] is sampled with."""
+    fields = dict(SETTINGS.get(kind, {}).get("sampling", {}))
+    if fields.pop("dimension_shift", False):
+        fields["shift"] = round(math.sqrt(DIMENSION / channels) / grid, 6)
+    return fields
