@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from svgbench.config.cards import load
+from svgbench.lab.configs import configs_of
+from svgbench.tables.layouts import load_layout
+
 ROOT = Path(__file__).parents[1]
 FLOORS: dict[str, float] = ast.literal_eval(
     next(
@@ -130,6 +134,31 @@ def test_the_packages_of_the_architecture_are_all_there_from_the_lowest_floor_up
     block = re.search(r"^## The packages$.*?^```\n(.*?)^```", (ROOT / "docs" / "architecture.md").read_text(), re.M | re.S)
     rooms = [line.split()[0] for line in block[1].splitlines()]
     assert {*rooms, "mmseg"} == set(FLOORS) and [FLOORS[room] for room in rooms] == sorted(FLOORS[room] for room in rooms)
+
+
+def test_the_table_of_files_to_touch_is_the_same_in_both_documents():
+    tables = [
+        re.findall(r"^\| to add .*?(?=\n\n)", (ROOT / page).read_text(), re.M | re.S) for page in ("CONTRIBUTING.md", "docs/extending.md")
+    ]
+    assert len(tables[0]) == 1 and tables[0] == tables[1]
+
+
+def example(page: str, word: str) -> str:
+    """The YAML block of a page that holds a word."""
+    return next(block for block in re.findall(r"^```yaml\n(.*?)^```", (ROOT / page).read_text(), re.M | re.S) if word in block)
+
+
+def test_the_card_and_the_layout_of_the_pages_are_valid(tmp_path):
+    (tmp_path / "mine.yaml").write_text(example("docs/encoders.md", "backend:"))
+    assert load(tmp_path / "mine.yaml").channels == 768
+    (tmp_path / "table-mine.yaml").write_text(example("docs/extending.md", "columns:"))
+    assert load_layout(str(tmp_path / "table-mine.yaml")).ratios.over == "steps"
+
+
+def test_the_experiments_of_the_page_are_built(tmp_path):
+    for word, cells in (("wide", 18), ("features-only", 2)):
+        (tmp_path / "mine.yaml").write_text(example("docs/experiments.md", word))
+        assert len(configs_of(str(tmp_path / "mine.yaml"), "tiny", [], None)) == cells
 
 
 def test_the_first_python_example_runs():
