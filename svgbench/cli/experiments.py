@@ -17,13 +17,14 @@ from svgbench.config.experiments import load_experiment, preset_of
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadData, BadInput, BadWeights, CellsFailed, say
-from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
+from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.run_plan import gc_paused, is_main, run_plan
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
+from svgbench.tables.labels import cell_labels
 
 Out = Annotated[Path, typer.Option("--out", callback=directory, help="Where runs and their store are kept.")]
 Preset = Annotated[str, typer.Option("--preset", help="tiny (2 CPU cores, minutes), small (one GPU) or paper.")]
@@ -111,14 +112,15 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Start it several times to share the cells between processes."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
+    plan_, labels = _planned(experiment, preset, _limited(sets, limit), shelf, data)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
         say(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
         with gc_paused(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
-            show(out, [r.name for r in plan_.runs], grid=experiment, recorded={r.name: r.config for r in plan_.runs})
+            recorded = {r.name: r.config for r in plan_.runs}
+            show(out, list(recorded), grid=experiment, labels=labels, recorded=recorded)
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):
@@ -144,7 +146,7 @@ def plan(
 
     store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     try:
-        plan_ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
+        plan_, _ = _planned(experiment, preset, _limited(sets, limit), shelf, data)
     except (BadData, BadWeights) as error:
         stood_on = (preset_of(about, shelf) if about else None) or preset
         if stood_on == "tiny":
@@ -159,13 +161,15 @@ def plan(
     table_of(table)
 
 
-def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
-    """The plan of an experiment; cells that come to the same work are said."""
+def _planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> tuple[Plan, dict[str, str]]:
+    """The plan of an experiment, and the label of each run. Reports cells whose work is the same."""
     with gc_paused():
-        plan_ = make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf)
+        found = cells_of(experiment, preset, sets, shelf, data=data)
+        plan_ = make_plan({name: config for name, (_, config) in found.items()}, shelf)
     for name, other in plan_.repeated().items():
         say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
-    return plan_
+    labels = cell_labels(load_experiment(experiment, shelf)) if is_experiment(experiment, shelf) else {}
+    return plan_, {name: labels[cell] for name, (cell, _) in found.items() if labels.get(cell)}
 
 
 def _sbatch(words: list[str]) -> dict[str, str]:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from svgbench.config.experiments import cells, load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
-from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
-from svgbench.tables.report import group_name
-
-DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
-"""What stands in a run's name for settings that are too many to name."""
+from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
+from svgbench.tables.labels import cell_labels
 
 Preset = Annotated[str, typer.Option("--preset", help="The preset an experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="The fields it was run with: a.b=c. Repeatable.", metavar="A.B=C")]
@@ -31,11 +26,6 @@ def directory(out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out} is not a directory; give a directory, or a new name.")
     return out
-
-
-def unsaid(cells: Mapping[str, str]) -> dict[str, str]:
-    """Row -> cell, of the rows whose names do not say their cell."""
-    return {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}
 
 
 @dataclass(frozen=True)
@@ -65,17 +55,18 @@ class Named:
         return found, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
-        """Row of a table -> the name its cell has in the experiment's file; none where two cells are one run."""
-        runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
-        found: dict[str, str] = {}
-        for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
-            found |= {run: cell, group_name(run): group_name(cell)} if group_name(cell) else {}
-        return found
+        """Name of each run -> the name its cell has in the experiment's file."""
+        return {name: cell for name, (cell, _) in self._configs(experiment).items()}
 
-    def _configs(self, experiment: str) -> dict[str, RunConfig]:
-        """The experiment's runs; its images need not be on this machine."""
+    def labels(self, experiment: str) -> dict[str, str]:
+        """Name of each run -> the values of the experiment's axes, for people."""
+        labels = cell_labels(load_experiment(experiment, self.shelf))
+        return {name: labels[cell] for name, cell in self.cells(experiment).items() if labels.get(cell)}
+
+    def _configs(self, experiment: str) -> dict[str, tuple[str, RunConfig]]:
+        """The experiment's runs with their cells; its images need not be on this machine."""
         sets = [*(self.sets or []), *([f"data.limit={self.limit}"] if self.limit else [])]
-        return configs_of(experiment, self.preset, sets, self.shelf, resolved=False)
+        return cells_of(experiment, self.preset, sets, self.shelf, resolved=False)
 
     def command(self, experiment: str) -> str:
         """What makes the runs of an experiment."""

@@ -118,8 +118,11 @@ def aside(number: int, count: int) -> float:
 
 
 def in_lines(name: str) -> str:
-    """A run's name with a line for each of its words: ``mae-tiny.no-align.weak-share-0.5`` in three. A point before a digit is a number's,
-    unless six hex digits follow, a digest's: with a letter among them, or behind a letter. Long words break at their dashes."""
+    """A row's name with a line for each of its parts: ``mae-tiny.no-align.weak-share-0.5`` and ``dinov3, align=none, shift=0.5`` in three.
+    A point before a digit is a number's, unless six hex digits follow, a digest's: with a letter among them, or behind a letter. Long
+    parts break at their dashes."""
+    if "=" in name or ", " in name:
+        return "\n".join(line for part in name.split(", ") for line in textwrap.wrap(part, LONGEST, break_long_words=False) or [part])
     digest = r"[0-9a-f]{6}(?:\.|$)"
     words = re.split(rf"\.(?!\d)|\.(?=\d*[a-f])(?={digest})|(?<!\d)\.(?={digest})", name)
     return "\n".join(line for word in words for line in textwrap.wrap(word, LONGEST, break_long_words=False) or [word])
