@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,10 +90,7 @@ def test_snapshots_of_a_long_training_are_not_mixed_with_a_short_one():
 
 def test_a_row_keeps_its_colour_whichever_rows_are_drawn_beside_it():
     def colours(*names):
-        found = [
-            Tokenizer(n, build({}, preset="tiny"), (run(n, [gfid(5, 9.0), gfid(25, 5.0)]),), Store(Path("s")), "abc".index(n))
-            for n in names
-        ]
+        found = [replace(tokenizer(n, run(n, [gfid(5, 9.0), gfid(25, 5.0)])), number="abc".index(n)) for n in names]
         with styled():
             (axes,) = gfid_by_steps(found).page.figure.axes
         return [line.get_color() for line in axes.get_lines()]
