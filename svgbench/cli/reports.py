@@ -12,6 +12,7 @@ import typer
 
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory
+from svgbench.config.grid import load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -50,17 +51,18 @@ def report(
     shelf: Shelf = None,
 ) -> None:
     """Print the tables of finished runs: every number with its protocol, count and interval; an experiment's in its paper's layout."""
-    names, grid, cells, labels = None, None, None, None
+    names, grid, asks, cells, labels = None, None, "", None, None
     if name is not None:
         named = Named(out, preset, sets, limit, shelf)
         if named.is_experiment(name):
-            (names, wanted), grid, cells, labels = named.runs(name), name, named.cells(name), named.labels(name)
+            (names, wanted), grid, asks = named.runs(name), name, load_experiment(name, shelf).asks
+            cells, labels = named.cells(name), named.labels(name)
             if len(names) < wanted:
                 say(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
         else:
             names = [name]  # collect() answers with the closest names
     layouts = [load_layout(layout)] if layout else None
-    show(out, names, format, grid=grid, layouts=layouts, against=against, to=to, cells=cells, labels=labels)
+    show(out, names, format, grid=grid, asks=asks, layouts=layouts, against=against, to=to, cells=cells, labels=labels)
 
 
 def show(
@@ -69,6 +71,7 @@ def show(
     format: Format = Format.auto,
     *,
     grid: str | None = None,
+    asks: str = "",
     layouts: list[Layout] | None = None,
     against: str | None = None,
     to: Path | None = None,
@@ -77,9 +80,9 @@ def show(
     recorded: Mapping[str, RunConfig] | None = None,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures.
-    ``cells`` and ``labels``: name of a run -> its cell, and the values of its axes, which name the rows of all but CSV and JSON.
-    ``against``: the row that others are compared with, by its name, its label or its cell. ``recorded``: configurations of runs whose
-    records the same command has just written or checked."""
+    ``asks``: the question of the experiment, for the page. ``cells`` and ``labels``: name of a run -> its cell, and the values of its axes,
+    which name the rows of all but CSV and JSON. ``against``: the row that others are compared with, by its name, its label or its cell.
+    ``recorded``: configurations of runs whose records the same command has just written or checked."""
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
@@ -95,7 +98,8 @@ def show(
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
     if format is Format.html:
-        deliver(report_page(tables, records, out, title=f"svgbench: {grid or ', '.join((names or [])[:3]) or out.name}"), to)
+        title = f"svgbench: {grid or ', '.join((names or [])[:3]) or out.name}"
+        deliver(report_page(tables, records, out, title=title, asks=asks), to)
     elif to is not None:
         deliver(text_of(tables, format), to)
     else:

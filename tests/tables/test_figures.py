@@ -20,9 +20,10 @@ from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.figures.curves import gfid_by_images, gfid_by_steps
 from svgbench.tables.figures.draw import draw
+from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sheets import samples
 from svgbench.tables.figures.sources import Tokenizer, of_one_set, tokenizers
-from svgbench.tables.figures.style import LINES, in_lines, spread, styled
+from svgbench.tables.figures.style import in_lines, spread, styled
 
 
 def gfid(steps: int, value: float, seen: int = 1000, guidance: float = 1.0, judge: str = "cnn", sampler: str = "euler") -> dict:

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svgbench.config.records import Protocol, digest
+from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sources import Tokenizer
-from svgbench.tables.figures.style import LINES, SOFT, WIDTH, Drawn, Page, aside, in_lines, line_of, name_lines
+from svgbench.tables.figures.style import SOFT, WIDTH, Drawn, Page, aside, in_lines, line_of, name_lines
 from svgbench.tables.labels import row_of
 from svgbench.tables.seeds import half_interval
 

@@ -19,11 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from svgbench.tables.figures.palette import LINES
+
 WIDTH = 7.0
 """Inches: a text column of a page."""
 INK, SOFT, RULE = "#1b1b1b", "#6a6a6a", "#dcdcdc"
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1b1b1b")
-"""Okabe and Ito's colours without the yellow, which is too light for a line."""
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#7f7f7f")
 """Paul Tol's muted colours, for ten classes."""
 MARKERS, DASHES = ("o", "s", "^"), ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
