@@ -68,14 +68,22 @@ def _float(table: Table, label: str) -> str:
 
 
 def _groups(table: Table) -> list[list[int]]:
-    """The columns in groups that a page of text holds; each begins with the table's leading columns."""
+    """The columns in groups that a page of text holds; each begins with the table's leading columns. Columns that share a head stay
+    together where a group holds them."""
     keys = list(range(min(table.keys, len(table.columns))))
     groups: list[list[int]] = [[]]
-    for column in range(len(keys), len(table.columns)):
-        if groups[-1] and _letters(table, [*keys, *groups[-1], column]) > TEXT:
-            groups.append([])
-        groups[-1].append(column)
+    for _, run in itertools.groupby(range(len(keys), len(table.columns)), key=lambda i: _head(table.columns[i])):
+        shared = list(run)
+        for part in [shared] if _letters(table, [*keys, *shared]) <= TEXT else [[column] for column in shared]:
+            if groups[-1] and _letters(table, [*keys, *groups[-1], *part]) > TEXT:
+                groups.append([])
+            groups[-1] += part
     return [[*keys, *group] for group in groups]
+
+
+def _head(title: str) -> str:
+    """What a column's title says before its first comma, without its mark."""
+    return MARK.sub("", title).partition(", ")[0]
 
 
 def _letters(table: Table, columns: Sequence[int]) -> float:
@@ -98,7 +106,7 @@ def _length(text: str) -> float:
 def _heads(table: Table, columns: Sequence[int]) -> list[tuple[str, str]]:
     """The two lines of each column's head: what is measured, which neighbours share, and how; all in the second where nothing is shared."""
     found: list[tuple[str, str]] = []
-    for name, group in itertools.groupby((table.columns[i] for i in columns), key=lambda title: MARK.sub("", title).partition(", ")[0]):
+    for name, group in itertools.groupby((table.columns[i] for i in columns), key=_head):
         titles = list(group)
         if len(titles) == 1:
             found.append(("", titles[0]))

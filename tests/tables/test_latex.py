@@ -50,6 +50,9 @@ def test_a_table_fits_a_column_the_text_or_stands_in_groups_of_columns_and_is_ne
     assert r"\begin{table}[t]" in of(2) and r"\end{table}" in of(2)
     assert r"\begin{table*}[t]" in of(3) and of(3).count(r"\begin{tabular}") == 1
     assert of(8).count(r"\begin{tabular}") == 3 == of(8).count("align=none &") and of(8).count(r"\caption") == 1
+    columns = ["run", "KID", "KID, guidance 2", "IS", "IS, guidance 2"]
+    text = latex([Table("t", columns, [["align=whiten, dinov3", *["2.2210 (2.0000, 2.4000)"] * 4]])])
+    assert text.count(r"\begin{tabular}") == 2 and text.count(r"\multicolumn{2}{c}{KID}") == text.count(r"\multicolumn{2}{c}{IS}") == 1
     assert of(8, keys=2).count(r"& 12.34 {\scriptsize (12.00, 12.68)}") > 8
     assert not any(word in of(n) for n in (2, 3, 8) for word in ("resizebox", "sideways", "scalebox"))
     assert r"p{14em}" in latex([Table("t", ["run", "reason"], [["a", "a long reason " * 9]])])
