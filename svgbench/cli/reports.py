@@ -98,7 +98,7 @@ def show(
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
     if format is Format.html:
-        title = f"svgbench: {Path(grid).stem if grid else ', '.join((names or [])[:3]) or out.name}"
+        title = f"svgbench: {(grid or '').removesuffix('.yaml').rpartition('/')[2] or ', '.join((names or [])[:3]) or out.name}"
         deliver(report_page(tables, records, out, title=title, asks=asks), to)
     elif to is not None:
         deliver(text_of(tables, format), to)
