@@ -12,7 +12,7 @@ import typer
 
 from svgbench.cli.console import Format, deliver, tables_of, text_of
 from svgbench.cli.selection import Limit, Named, Preset, Set, Shelf, directory
-from svgbench.config.grid import load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
