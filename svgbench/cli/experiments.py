@@ -16,15 +16,17 @@ from svgbench.cli.selection import directory, trial
 from svgbench.cli.view import DISPLAY
 from svgbench.config.build import build
 from svgbench.config.choices import ALIGNMENTS, listed
+from svgbench.config.experiments import load_experiment
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, CellsFailed, say
-from svgbench.lab.configs import DEFAULT_PRESET, configs_of
+from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
 from svgbench.lab.run_plan import gc_paused, is_main, run_plan
 from svgbench.lab.worker import Bench
+from svgbench.tables.labels import cell_labels
 
 Out = Annotated[Path, typer.Option("--out", callback=directory, metavar="DIR", help="The output directory: runs and their store.")]
 Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny (2 CPU cores, minutes), small (one GPU) or paper (8 GPUs).")]
@@ -157,14 +159,15 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Several processes may share the work: start the same command in each."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_ = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
+    plan_, labels = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
         say(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
         with gc_paused(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
-            show(out, [r.name for r in plan_.runs], grid=experiment, recorded={r.name: r.config for r in plan_.runs})
+            recorded = {r.name: r.config for r in plan_.runs}
+            show(out, list(recorded), grid=experiment, labels=labels, recorded=recorded)
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):
@@ -172,13 +175,16 @@ def ablate(
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
 
 
-def planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
-    """The plan of an experiment."""
+def planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> tuple[Plan, dict[str, str]]:
+    """The plan of an experiment, and the label of each run. Reports runs whose work is the same."""
     with gc_paused():
-        return told_repeats(make_plan(configs_of(experiment, preset, sets, shelf, data=data), shelf))
+        named = cells_of(experiment, preset, sets, shelf, data=data)
+        plan_ = report_repeats(make_plan({name: config for name, (_, config) in named.items()}, shelf))
+    labels = cell_labels(load_experiment(experiment, shelf)) if is_experiment(experiment, shelf) else {}
+    return plan_, {name: labels[cell] for name, (cell, _) in named.items() if labels.get(cell)}
 
 
-def told_repeats(plan_: Plan) -> Plan:
+def report_repeats(plan_: Plan) -> Plan:
     """The plan, after a sentence for every run that needs the same nodes as another one."""
     for name, other in plan_.repeated().items():
         say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.console import table_of
-from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
 from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, say
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -21,6 +21,7 @@ from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.tables.collect import collect, not_held
+from svgbench.tables.labels import labelled
 from svgbench.tables.table import Table
 
 PICTURED = 12
@@ -52,8 +53,8 @@ def figures(
     store = Store(out / "store")
     named = Named(out, preset, sets, limit, shelf, data, quick)
     runs, asked_for = _chosen(names or [], named)
-    records = collect(out, runs)
-    found = _named(tokenizers(records, store), names or [], named)
+    records = labelled(collect(out, runs), _labels(names or [], named))
+    found = tokenizers(records, store)
     if not found:
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
     whole = []
@@ -87,11 +88,9 @@ def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]
     return list(dict.fromkeys(runs)) or None, named.known() & set(names)
 
 
-def _named(found: list[Any], names: list[str], named: Named) -> list[Any]:
-    """Tokenizers called by their cells where an experiment's runs do not say them and no two are called so."""
-    cells = {row: cell for name in names if named.is_experiment(name) for row, cell in unsaid(named.cells(name)).items()}
-    called = [cells.get(one.name, one.name) for one in found]
-    return [replace(one, name=name) for one, name in zip(found, called, strict=True)] if len(set(called)) == len(called) else found
+def _labels(names: list[str], named: Named) -> dict[str, str]:
+    """Name of each run of the experiments that are named -> the values of its axes."""
+    return {run: label for name in names if named.is_experiment(name) for run, label in named.labels(name).items()}
 
 
 def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:

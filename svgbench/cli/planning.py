@@ -13,7 +13,7 @@ import typer
 
 from svgbench.cli.completion import complete_experiments
 from svgbench.cli.console import Format
-from svgbench.cli.experiments import Data, Gpus, Limit, Out, Preset, Quick, Set, Shelf, planned, told_repeats
+from svgbench.cli.experiments import Data, Gpus, Limit, Out, Preset, Quick, Set, Shelf, planned, report_repeats
 from svgbench.cli.output import Formatted, facts
 from svgbench.cli.selection import trial
 from svgbench.config.experiments import load_experiment
@@ -57,7 +57,7 @@ def plan(
     missing: list[str] = []
     words = trial(sets, limit, quick)
     try:
-        plan_ = planned(experiment, preset, words, shelf, data)
+        plan_, _ = planned(experiment, preset, words, shelf, data)
         costs = estimates(plan_, shelf)
     except (BadData, BadWeights) as error:
         plan_ = _assumed(experiment, preset, words, shelf, data)
@@ -86,7 +86,7 @@ def _assumed(experiment: str, preset: str, sets: list[str], shelf: Path | None, 
     with gc_paused():
         configs = configs_of(experiment, preset, sets, shelf, data=data, resolved=False)
         configs = {name: resolve(config, shelf, images=False) for name, config in configs.items()}
-        return told_repeats(make_plan(configs, shelf, assumed=True))
+        return report_repeats(make_plan(configs, shelf, assumed=True))
 
 
 def fields(

@@ -11,18 +11,20 @@ from typing import Annotated
 import typer
 
 from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
-from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
+from svgbench.config.experiments import load_experiment
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.machine.files import regular
-from svgbench.tables.collect import RunRecord, collect, not_held
+from svgbench.tables.collect import RunRecord, collect, group_name, not_held
 from svgbench.tables.judge_notes import note_judges, noted_scores
+from svgbench.tables.labels import labelled
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.published import published
-from svgbench.tables.report import closing, group_name
+from svgbench.tables.report import closing
 from svgbench.tables.report import report as report_of
 from svgbench.tables.table import Table
 
@@ -65,17 +67,19 @@ def report(
 ) -> None:
     """Print tables of finished runs. Every number has its protocol, sample count and interval; an experiment is shown in the layout of its
     paper."""
-    names, grid, cells = None, None, None
+    names, grid, asks, cells, labels = None, None, "", None, None
     format = format_of(to, format)
     if name is not None:
         named = Named(out, preset, sets, limit, shelf, data, quick)
         if named.is_experiment(name):
-            (names, wanted), grid, cells = named.runs(name), name, named.cells(name)
+            (names, wanted), grid, asks = named.runs(name), name, load_experiment(name, shelf).asks
+            cells, labels = named.cells(name), named.labels(name)
             if len(names) < wanted:
                 say(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
         else:
             names = [name]  # collect() answers with the closest names
-    show(out, names, format, grid=grid, layouts=[load_layout(layout)] if layout else None, against=against, to=to, cells=cells)
+    layouts = [load_layout(layout)] if layout else None
+    show(out, names, format, grid=grid, asks=asks, layouts=layouts, against=against, to=to, cells=cells, labels=labels)
 
 
 def show(
@@ -84,31 +88,35 @@ def show(
     format: Format = Format.auto,
     *,
     grid: str | None = None,
+    asks: str = "",
     layouts: list[Layout] | None = None,
     against: str | None = None,
     to: Path | None = None,
     cells: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     recorded: Mapping[str, RunConfig] | None = None,
 ) -> None:
-    """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures;
-    ``cells``: the cells' names, for people behind those of rows that do not say them; ``against``: the row, by its name or its cell's, that
-    others are held to; ``recorded``: configurations of runs whose records the same command has just written or checked."""
+    """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures.
+    ``asks``: the question of the experiment, for the page. ``cells`` and ``labels``: name of a run -> its cell, and the values of its axes,
+    which name the rows of all but CSV and JSON. ``against``: the row that others are compared with, by its name, its label or its cell.
+    ``recorded``: configurations of runs whose records the same command has just written or checked."""
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
     if unheld := not_held(records):
         say(unheld)
-    against = against and _row(against, records, cells or {})
+    if format not in (Format.csv, Format.json):
+        records = labelled(records, labels or {})
+    against = against and _row(against, records, cells or {}, labels or {})
     if format is Format.json:
         deliver(json.dumps([row for record in records for row in noted_scores(record)], indent=1) + "\n", to)
         return
     tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [], against)
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
-    if format is not Format.csv:
-        _name_cells(tables, cells or {})
     if format is Format.html:
-        deliver(report_page(tables, records, out, title=f"svgbench: {grid or ', '.join((names or [])[:3]) or out.name}"), to)
+        title = f"svgbench: {(grid or '').removesuffix('.yaml').rpartition('/')[2] or ', '.join((names or [])[:3]) or out.name}"
+        deliver(report_page(tables, records, out, title=title, asks=asks), to)
     elif to is not None:
         deliver(text_of(tables, format), to)
     else:
@@ -119,23 +127,16 @@ def show(
                 sys.stdout.write(f"picture: {printable(record.place / 'overview.png')}\n")
 
 
-def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:
+def _row(name: str, records: list[RunRecord], cells: Mapping[str, str], labels: Mapping[str, str]) -> str:
     """The row that is called so, or whose cell is, or the only one of a family; unknown ones are answered with the closest."""
-    rows = {group_name(record.name): record.about["family"] for record in records}
-    families = {family: row for row, family in rows.items() if list(rows.values()).count(family) == 1}
-    known = {**families, **{cells[row]: row for row in rows if row in cells}, **{row: row for row in rows}}
+    rows = {record.row: record.about["family"] for record in records}
+    known = {family: row for row, family in rows.items() if list(rows.values()).count(family) == 1}
+    for names in (cells, labels, {record.name: record.name for record in records}):
+        known |= {group_name(names[record.name]): record.row for record in records if names.get(record.name)}
+    known |= {row: row for row in rows}
     if name not in known:
         raise unknown("row", name, known)
     return known[name]
-
-
-def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
-    """Writes the cells' names behind those of rows that do not say them, also of rows that say more than a run's name."""
-    silent = unsaid(cells)
-    for table in tables:
-        for row in table.rows:
-            name, comma, more = row[0].partition(", ")
-            row[0] = f"{name} ({silent[name]}){comma}{more}" if name in silent else row[0]
 
 
 def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None) -> list[Table]:

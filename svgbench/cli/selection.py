@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +11,13 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from svgbench.config.experiments import cells, load_experiment
+from svgbench.config.experiments import load_experiment
 from svgbench.config.records import canonical
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, SvgbenchError
-from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
+from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.shelf import read_yaml
-from svgbench.tables.report import group_name
-
-DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
-"""What stands in a run's name for settings that are too many to name."""
+from svgbench.tables.labels import cell_labels
 
 QUICK = {
     "data.limit": 64, "autoencoder.training.total_images": 96, "autoencoder.loss.adversarial_start_images": 32,
@@ -49,11 +44,6 @@ def trial(sets: list[str] | None, limit: int | None, quick: bool) -> list[str]:
     """``--set`` words with those that ``--limit`` and ``--quick`` stand for; a ``--set`` replaces what ``--quick`` sets."""
     shortened = [f"{path}={value}" for path, value in QUICK.items()] if quick else []
     return [*shortened, *(sets or []), *([f"data.limit={limit}"] if limit else [])]
-
-
-def unsaid(cells: Mapping[str, str]) -> dict[str, str]:
-    """Row -> cell, of the rows whose names do not say their cell."""
-    return {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}
 
 
 @dataclass(frozen=True)
@@ -85,30 +75,31 @@ class Named:
         return found, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
-        """Row of a table -> the name its cell has in the experiment's file; none where two cells are one run."""
-        runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
-        found: dict[str, str] = {}
-        for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
-            found |= {run: cell, group_name(run): group_name(cell)} if group_name(cell) else {}
-        return found
+        """Name of each run -> the name its cell has in the experiment's file."""
+        return {name: cell for name, (cell, _) in self._configs(experiment).items()}
 
-    def _configs(self, experiment: str) -> dict[str, RunConfig]:
-        """The experiment's runs; its images need not be on this machine."""
+    def labels(self, experiment: str) -> dict[str, str]:
+        """Name of each run -> the values of the experiment's axes, for people."""
+        labels = cell_labels(load_experiment(experiment, self.shelf))
+        return {name: labels[cell] for name, cell in self.cells(experiment).items() if labels.get(cell)}
+
+    def _configs(self, experiment: str) -> dict[str, tuple[str, RunConfig]]:
+        """The experiment's runs with their cells; its images need not be on this machine."""
         sets = trial(self.sets, self.limit, self.quick)
-        configs = configs_of(experiment, self.preset, sets, self.shelf, data=self.data, resolved=False)
-        missing = {name for name, config in configs.items() if config.data.source != "shapes"} - self.known()
+        configs = cells_of(experiment, self.preset, sets, self.shelf, data=self.data, resolved=False)
+        missing = {name for name, (_, config) in configs.items() if config.data.source != "shapes"} - self.known()
         if not missing:
             return configs
         recorded = self._recorded()
-        return {recorded.get(_work(config), name) if name in missing else name: config for name, config in configs.items()}
+        return {recorded.get(_work(one[1]), name) if name in missing else name: one for name, one in configs.items()}
 
     def _recorded(self) -> dict[str, str]:
-        """Configuration -> its recorded run: the name of a run on images of the user's holds their path as it was written then."""
-        found = {}
+        """Configuration -> its recorded run: the name of a run on the user's images contains their path as it was written then."""
+        recorded = {}
         for name in sorted(self.known()):
             with contextlib.suppress(SvgbenchError, ValidationError):
-                found[_work(RunConfig.model_validate(read_yaml(self.out / name / "config.yaml")))] = name
-        return found
+                recorded[_work(RunConfig.model_validate(read_yaml(self.out / name / "config.yaml")))] = name
+        return recorded
 
     def command(self, experiment: str) -> str:
         """What makes the runs of an experiment."""

@@ -28,6 +28,14 @@ def configs_of(
 ) -> dict[str, RunConfig]:
     """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (the configuration's own when
     None), with ``sets`` on top; with identities where they are to be ``resolved``."""
+    found = cells_of(experiment, preset, sets, shelf, data=data, resolved=resolved)
+    return {name: config for name, (_, config) in found.items()}
+
+
+def cells_of(
+    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
+) -> dict[str, tuple[str, RunConfig]]:
+    """The same with the cell of each: name -> (cell, RunConfig). Of cells that are one run the first; an encoder's cell is empty."""
     over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
@@ -36,14 +44,14 @@ def configs_of(
             raise unknown("experiment or encoder", experiment, [*entries("ablations", shelf), *cards.load_cards(shelf)]) from None
         config = build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf)
         config = resolve(config, shelf) if resolved else config
-        return {run_name(config, shelf): config}
+        return {run_name(config, shelf): ("", config)}
     loaded = load_experiment(experiment, shelf)
     fixed = preset_of(loaded, shelf)
     if fixed and preset not in (fixed, DEFAULT_PRESET):
         raise BadConfig(f"--preset {preset}: '{experiment}' is based on the preset {fixed}; leave --preset out or give another experiment.")
     preset = fixed or preset
     base_run = run_of(loaded, shelf)
-    configs: dict[str, RunConfig] = {}
+    configs: dict[str, tuple[str, RunConfig]] = {}
     seen: dict[str, str] = {}
     plains: dict[str, RunConfig] = {}
     shared = settings_of(loaded, shelf, with_preset=False)
@@ -70,7 +78,8 @@ def configs_of(
             name = run_name(config, shelf, plains)
         if name in configs:  # equal once they are made to fit a file's name
             name += f".{digest(cell)[:6]}"
-        configs[checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")] = config
+        checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
+        configs[name] = cell, config
     return configs
 
 

@@ -16,10 +16,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from svgbench import __version__
 from svgbench.errors import BadInput, SvgbenchError, say
 from svgbench.machine.heartbeat import HEARTBEAT
 from svgbench.machine.progress import Bar, open_bar
 from svgbench.machine.ranks import ranks, timeout_minutes
+from svgbench.machine.source import commit
 
 if TYPE_CHECKING:
     import torch
@@ -232,6 +234,8 @@ class Runtime:
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": numpy.__version__,
+            "svgbench": __version__,
+            "commit": commit(),
         }
 
 

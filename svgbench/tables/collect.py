@@ -25,6 +25,11 @@ WRITING_SECONDS = 1.0
 LOOK_SECONDS = 0.02
 
 
+def group_name(run: str) -> str:
+    """A run's name without its seed."""
+    return re.sub(r"(^|\.)seed-\d+", "", run).strip(".")
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What one run's directory says."""
@@ -36,6 +41,18 @@ class RunRecord:
     scores: list[dict[str, Any]]
     known: RunConfig | None = None
     """Its configuration, where this process has it already."""
+    label: str | None = None
+    """The values of its experiment's axes without the seed, where the report is of an experiment."""
+
+    @property
+    def row(self) -> str:
+        """The row of a table that the run belongs to: its label, or its name without the seed."""
+        return self.label or group_name(self.name)
+
+    @property
+    def title(self) -> str:
+        """What a table of single runs calls it: its label with the seed, or its name."""
+        return f"{self.label}, seed={self.seed}" if self.label else self.name
 
     @property
     def seed(self) -> int:

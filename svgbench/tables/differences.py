@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import mean
 
+from svgbench.tables.labels import row_of
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.seeds import half_interval
 from svgbench.tables.standings import Entry, shared_protocol
@@ -19,16 +20,24 @@ Values = dict[tuple[str, str, str], dict[int, Entry]]
 
 
 def difference_table(
-    title: str, entries: Sequence[Entry], *, rows: Sequence[str], columns: Sequence[str], baseline: str, by_design: Sequence[str] = ()
+    title: str,
+    entries: Sequence[Entry],
+    *,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    baseline: str,
+    by_design: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> Table:
     """Each row minus the baseline's at equal seed and protocol, in the columns of the table the entries are of; ``by_design``: fields of
-    the protocol in which rows may differ. A row that says more than a run's name is held against the baseline's row that says the same."""
+    the protocol in which rows may differ; ``names``: the names of rows of which several kinds may be shown, such as kinds of latents. Each
+    kind is compared with the same kind of the baseline."""
     values: Values = {}
     for entry in entries:
         place = (entry.row, entry.column, shared_protocol(entry.score, by_design))
         values.setdefault(place, {})[entry.score["seed"]] = entry
     pairs: set[int] = set()
-    held = [(row, other) for row in rows if (other := beside(row, baseline)) in rows and row != other]
+    held = [(row, other) for row in rows if (other := beside(row, baseline, names)) in rows and row != other]
     cells = {column: [_cell(values, row, other, column, pairs) for row, other in held] for column in columns}
     cells = {column: own for column, own in cells.items() if set(own) != {"-"}}
     found = [[row, *(own[i] for own in cells.values())] for i, (row, _) in enumerate(held) if cells]
@@ -40,10 +49,10 @@ def difference_table(
     return table
 
 
-def beside(row: str, baseline: str) -> str:
-    """The baseline's row that says what a row says behind its name, such as which latents."""
-    _, comma, more = row.partition(", ")
-    return baseline + comma + more
+def beside(row: str, baseline: str, names: Sequence[str]) -> str:
+    """The baseline's row of the same kind as a row: ``base, residual`` for ``name, residual``."""
+    name = row_of(row, names)
+    return baseline if name is None else baseline + row.removeprefix(name)
 
 
 def _cell(values: Values, row: str, baseline: str, column: str, pairs: set[int]) -> str:

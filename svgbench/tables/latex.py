@@ -1,18 +1,24 @@
-"""A table as LaTeX with booktabs: the best of a column in bold, the second best underlined."""
+"""A table as LaTeX with booktabs: fits the column or the text of a paper at its own letter size, the best of a column in bold, the second
+best underlined."""
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from svgbench.tables.table import Table, place_of
 
-HEAD = "% needs \\usepackage{booktabs}, \\usepackage{graphicx} and \\usepackage{rotating}"
-WIDE, SIDEWAYS = 66, 132
-"""Letters of a row, the gaps between its columns among them, that a page of 10 pt holds; beyond the first a table is brought to the width
-of the text, beyond the second, where that would halve its letters, to its height."""
+HEAD = "% needs \\usepackage{booktabs} and \\usepackage{array}"
+COLUMN, TEXT = 52, 78
+"""Letters of \\footnotesize, the gaps between columns among them, that the column of a two-column paper and the text of a page of 10 pt
+hold. A wider table stands in several groups of columns, one below the other."""
 GAP = 2
 """Letters as wide as the gap between two columns."""
+SMALLER = 0.2
+"""The share by which the letters of an interval are narrower."""
+PROSE = 28
+"""Letters beyond which a column of text is set in lines of this length."""
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
@@ -23,11 +29,21 @@ SPECIAL = {
 """Brackets are wrapped because one behind a line's end would be read as its argument."""
 OPENING = re.compile(r'(?<![^\s(\[{])"')
 """A straight quotation mark that opens: a default document's fonts have no straight ones."""
+AROUND = re.compile(r"(?<=\d) (± [\d.,]+|\([^()]*\))(?=$| \[)")
+"""The interval behind a number."""
+MARK = re.compile(r" ?(\[(?:[a-z]{1,2}|\d+)\])$")
+"""The mark of a footnote at the end of a title."""
 
 
 def latex(tables: Iterable[Table]) -> str:
-    """The tables as floats to paste into a document."""
-    return "\n".join([HEAD, *map(_float, tables)]) + "\n"
+    """The tables as floats to paste into a document, each with a label of its own: ``\\ref{tab:reconstruction}``."""
+    labels: dict[str, int] = {}
+    floats = []
+    for table in tables:
+        label = "-".join(re.findall(r"[a-z0-9]+", table.title.lower())) or "table"
+        labels[label] = labels.get(label, 0) + 1
+        floats.append(_float(table.plain(), label if labels[label] == 1 else f"{label}-{labels[label]}"))
+    return "\n".join([HEAD, *floats]) + "\n"
 
 
 def escape(text: str) -> str:
@@ -36,24 +52,106 @@ def escape(text: str) -> str:
     return "".join(SPECIAL.get(letter, letter) for letter in text)
 
 
-def _float(table: Table) -> str:
-    """One table: caption, rules, and the notes below."""
-    table = table.plain()
-    spec = "".join("r" if table.is_numeric(i) else "l" for i in range(len(table.columns)))
-    letters = sum(max(map(len, column)) + GAP for column in zip(table.columns, *table.rows, strict=True))
-    wide, kind = letters > WIDE, "sidewaystable" if letters > SIDEWAYS else "table"
-    rows = [" & ".join(_cell(cell) for cell in row) + r" \\" for row in table.rows]
-    lines = [rf"\begin{{{kind}}}" + ("[htbp]" if kind == "table" else ""), r"\centering", rf"\caption{{{escape(table.title)}}}"]
-    lines += [r"\resizebox{\linewidth}{!}{%"] if wide else []
-    lines += [rf"\begin{{tabular}}{{{spec}}}", r"\toprule", " & ".join(map(escape, table.columns)) + r" \\", r"\midrule", *rows]
-    lines += [r"\bottomrule", r"\end{tabular}" + ("}" if wide else "")]
+def _float(table: Table, label: str) -> str:
+    """One table: caption, label, its groups of columns, and the notes below. It spans both columns of a two-column page where it has to."""
+    groups = _groups(table)
+    kind = "table" if len(groups) == 1 and _letters(table, groups[0]) <= COLUMN else "table*"
+    lines = [rf"\begin{{{kind}}}[t]", r"\centering", rf"\caption{{{escape(table.title)}}}", rf"\label{{tab:{label}}}"]
+    lines += [r"\footnotesize", r"\setlength{\tabcolsep}{4pt}"]
+    for number, columns in enumerate(groups):
+        lines += [*([r"\par\medskip"] if number else []), *_tabular(table, columns)]
     if table.notes:
-        lines += [r"\par\smallskip\begin{minipage}{\linewidth}\footnotesize\raggedright"]
+        lines += [r"\par\smallskip\begin{minipage}{\linewidth}\scriptsize\raggedright"]
         lines += [escape(note).replace("/", r"/\allowbreak{}") + r"\par" for note in table.notes]
         lines += [r"\end{minipage}"]
     return "\n".join([*lines, rf"\end{{{kind}}}", ""])
 
 
+def _groups(table: Table) -> list[list[int]]:
+    """The columns in groups that a page of text holds; each begins with the table's leading columns. Columns that share a head stay
+    together where a group holds them."""
+    keys = list(range(min(table.keys, len(table.columns))))
+    groups: list[list[int]] = [[]]
+    for _, run in itertools.groupby(range(len(keys), len(table.columns)), key=lambda i: _head(table.columns[i])):
+        shared = list(run)
+        for part in [shared] if _letters(table, [*keys, *shared]) <= TEXT else [[column] for column in shared]:
+            if groups[-1] and _letters(table, [*keys, *groups[-1], *part]) > TEXT:
+                groups.append([])
+            groups[-1] += part
+    return [[*keys, *group] for group in groups]
+
+
+def _head(title: str) -> str:
+    """What a column's title says before its first comma, without its mark."""
+    return MARK.sub("", title).partition(", ")[0]
+
+
+def _letters(table: Table, columns: Sequence[int]) -> float:
+    """Letters of the widest row."""
+    heads = _heads(table, columns)
+    return sum(max(len(sub), _width(table, column)) + GAP for (_, sub), column in zip(heads, columns, strict=True)) - GAP
+
+
+def _width(table: Table, column: int) -> float:
+    longest = max((_length(row[column]) for row in table.rows), default=0.0)
+    return longest if table.is_numeric(column) else min(longest, PROSE)
+
+
+def _length(text: str) -> float:
+    """Letters of a cell, those of an interval counted as narrower."""
+    around = AROUND.search(text)
+    return len(text) - (SMALLER * len(around[1]) if around else 0)
+
+
+def _heads(table: Table, columns: Sequence[int]) -> list[tuple[str, str]]:
+    """The two lines of each column's head: what is measured, which neighbours share, and how; all in the second where nothing is shared."""
+    found: list[tuple[str, str]] = []
+    for name, group in itertools.groupby((table.columns[i] for i in columns), key=_head):
+        titles = list(group)
+        if len(titles) == 1:
+            found.append(("", titles[0]))
+            continue
+        rests = [title.removeprefix(name).removeprefix(", ").strip() for title in titles]
+        if any("guid" in rest for rest in rests):
+            rests = [rest if MARK.sub("", rest) else f"no guidance {rest}".strip() for rest in rests]
+        found += [(name, rest) for rest in rests]
+    return found
+
+
+def _tabular(table: Table, columns: Sequence[int]) -> list[str]:
+    """One group of columns with its rules."""
+    heads = _heads(table, columns)
+    spec = "".join(_spec(table, column) for column in columns)
+    lines = [rf"\begin{{tabular}}{{@{{}}{spec}@{{}}}}", r"\toprule"]
+    shared = [(name, len(list(group))) for name, group in itertools.groupby(heads, key=lambda head: head[0])]
+    if any(name for name, _ in shared):
+        tops, rules, first = [], [], 1
+        for name, count in shared:
+            tops += [rf"\multicolumn{{{count}}}{{c}}{{{escape(name)}}}"] if name else [""] * count
+            rules += [rf"\cmidrule(lr){{{first}-{first + count - 1}}}"] if name else []
+            first += count
+        lines += [" & ".join(tops) + r" \\", "".join(rules)]
+    subs = [
+        rf"\multicolumn{{1}}{{c}}{{{escape(sub)}}}" if table.is_numeric(column) else escape(sub)
+        for (_, sub), column in zip(heads, columns, strict=True)
+    ]
+    rows = [" & ".join(_cell(row[column]) for column in columns) + r" \\" for row in table.rows]
+    return [*lines, " & ".join(subs) + r" \\", r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
+
+
+def _spec(table: Table, column: int) -> str:
+    """The alignment of a column: numbers to the right, text to the left, long text in lines."""
+    if table.is_numeric(column):
+        return "r"
+    if max((len(row[column]) for row in table.rows), default=0) <= PROSE:
+        return "l"
+    return rf">{{\raggedright\arraybackslash}}p{{{PROSE / 2:g}em}}"
+
+
 def _cell(text: str) -> str:
+    """A cell: its place shown on the number alone, its interval in small letters."""
     command = {1: r"\textbf", 2: r"\underline"}.get(place_of(text))
-    return f"{command}{{{escape(text)}}}" if command else escape(text)
+    around = AROUND.search(text)
+    number, interval, rest = (text[: around.start()], around[1], text[around.end() :]) if around else (str(text), "", "")
+    shown = f"{command}{{{escape(number)}}}" if command else escape(number)
+    return shown + (rf" {{\scriptsize {escape(interval)}}}" if interval else "") + escape(rest)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from svgbench.errors import printable
+from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.figures.charts import chart
+from svgbench.tables.figures.charts import chart, swatch
 from svgbench.tables.figures.inline_sheets import RunSheets, Sheet, embedded, run_sheets
 from svgbench.tables.figures.series import panels
+from svgbench.tables.labels import row_numbers, row_of
+from svgbench.tables.provenance import made_by
 from svgbench.tables.table import Cell, Table, leading, place_of
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -33,28 +37,31 @@ class _Figure(NamedTuple):
     caption: str
 
 
-def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str) -> str:
-    """The page of a report: its tables, the curves and samples of its runs, and the PNG figures in ``out/figures`` of them alone."""
+def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str, asks: str = "") -> str:
+    """The page of a report: the question it ``asks``, its tables, the curves and samples of its runs, and the PNG figures in
+    ``out/figures`` of them alone."""
     drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") for found in panels(records, over, way)]
     figures = [found for path in sorted((out / "figures").glob("*.png")) if (found := _drawn_of(path, {r.name for r in records}))]
-    seeds = sorted({record.seed for record in records})
-    about = f"{len(records)} runs, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    charts = [chart(found, i) for i, found in enumerate(drawn)]
-    return page(tables, title=title, about=about, charts=charts, sheets=run_sheets(records, out), figures=figures)
+    rows = row_numbers(records)
+    charts = [chart(found, i, rows) for i, found in enumerate(drawn)]
+    about = made_by(records, Store(out / "store"))
+    return page(tables, title=title, asks=asks, about=about, rows=rows, charts=charts, sheets=run_sheets(records, out), figures=figures)
 
 
 def page(
     tables: Sequence[Table],
     *,
     title: str,
+    asks: str = "",
     about: str = "",
+    rows: Mapping[str, int] = MappingProxyType({}),
     charts: Sequence[str] = (),
     sheets: Sequence[RunSheets] = (),
     figures: Sequence[_Figure] = (),
 ) -> str:
-    """Tables, and what is drawn of them, as one HTML document."""
+    """Tables, and what is drawn of them, as one HTML document. ``rows``: name of each row -> its number, which is its colour."""
     tables, title = [table.plain() for table in tables], printable(title)
-    sections = [(f"table-{i}", table.title, _section(table, i)) for i, table in enumerate(tables)]
+    sections = [(f"table-{i}", table.title, _section(table, i, rows)) for i, table in enumerate(tables)]
     costs = {f"table-{i}" for i, table in enumerate(tables) if table.kind == "cost"}  # last: long, and of interest to few
     if charts:
         body = f'<section id="curves"><h2>Curves</h2><div class="charts">{"".join(charts)}</div></section>'
@@ -69,13 +76,14 @@ def page(
     sections.sort(key=lambda section: section[0] in costs)
     beside = {table.title for table in tables if table.kind in ("published", "differences")}  # they follow their own table
     links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in sections if heading not in beside)
+    question = f'<p class="asks">{escape(printable(asks))}</p>' if asks else ""
     style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#main">Skip to the tables</a>\n<header><h1>{escape(title)}</h1>'
+        f'<a class="skip" href="#main">Skip to the tables</a>\n<header><h1>{escape(title)}</h1>{question}'
         f'<p class="about">{escape(about)}</p><nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main id="main">\n'
         + "\n".join(section for _, _, section in sections)
         + '\n</main>\n<div id="hint" role="tooltip" hidden></div>\n<div id="said" class="unseen" aria-live="polite"></div>\n'
@@ -83,12 +91,12 @@ def page(
     )
 
 
-def _section(table: Table, number: int) -> str:
+def _section(table: Table, number: int, rows: Mapping[str, int]) -> str:
     """One table with its notes."""
     name, kind = f"table-{number}", KINDS[table.kind]
     tag = f'<p class="tag">{kind}</p>' if kind else ""
     head = "".join(_header(table, i) for i in range(len(table.columns)))
-    body = "".join(f"<tr>{''.join(_cell(table, i, text) for i, text in enumerate(row))}</tr>" for row in table.rows)
+    body = "".join(f"<tr>{''.join(_cell(table, i, text, rows) for i, text in enumerate(row))}</tr>" for row in table.rows)
     notes = "".join(f"<li>{_noted(note)}</li>" for note in table.notes)
     folded = "" if len(table.notes) > 6 else " open"
     return (
@@ -112,13 +120,14 @@ def _header(table: Table, column: int) -> str:
     return f'<th scope="col"{side}><button type="button" class="sort" data-first="{first}"{said}>{_headed(text)}</button></th>'
 
 
-def _cell(table: Table, column: int, text: str) -> str:
-    """A cell: the first of a row is its head; a number sorts by what its text rounds."""
+def _cell(table: Table, column: int, text: str, rows: Mapping[str, int]) -> str:
+    """A cell: the first of a row is its head, with the row's colour; a number sorts by what its text rounds."""
     value = text.value if isinstance(text, Cell) else leading(text) if table.is_numeric(column) else None
     data = "" if value is None else f' data-value="{value!r}"'
     if column == 0:
         name = re.sub(r"(?<=\w)([.-])(?=[A-Za-z])", r"\1<wbr>", _marked(text))  # a run's name breaks between its words
-        return f'<th scope="row">{name}</th>'
+        row = None if table.kind == "published" else row_of(str(text), rows)
+        return f'<th scope="row">{"" if row is None else swatch(rows[row])}{name}</th>'
     classes = [*(["num"] if table.is_numeric(column) else []), *([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")

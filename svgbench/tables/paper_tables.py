@@ -12,12 +12,12 @@ from svgbench.tables.differences import difference_table
 from svgbench.tables.facts import Row, fact, title_of
 from svgbench.tables.figures.series import curves
 from svgbench.tables.footnotes import Footnotes
+from svgbench.tables.labels import row_numbers
 from svgbench.tables.layouts import Column, Contested, Layout
 from svgbench.tables.measures import MEASURES, upstream
 from svgbench.tables.published import Published
 from svgbench.tables.published_tables import published_table
 from svgbench.tables.ratios import ratio_table
-from svgbench.tables.report import group_name
 from svgbench.tables.standings import Entry, fields_of, standings
 from svgbench.tables.table import Cell, Table
 
@@ -31,9 +31,11 @@ def paper_tables(
     tables = [_measured(layout, laid)]
     if against is not None:
         rows, columns = list(laid.rows), list(laid.titles)
-        tables.append(
-            difference_table(layout.title, laid.entries, rows=rows, columns=columns, baseline=against, by_design=laid.differing)
-        )  # fmt: skip
+        names = list(row_numbers(records))
+        difference = difference_table(
+            layout.title, laid.entries, rows=rows, columns=columns, baseline=against, by_design=laid.differing, names=names
+        )
+        tables.append(difference)
     absent = [wanted.text() for wanted in layout.published if not any(wanted.holds(row) for row in published)]
     tables[0].notes += [f"no published row is of {words}, which the layout '{layout.name}' asks for" for words in absent]
     if layout.published:
@@ -108,7 +110,7 @@ def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
     """Name of a row -> its runs (seeds) and their scores; a run scored at several points of its training has a row for each."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
-        groups.setdefault(group_name(record.name), []).append(record)
+        groups.setdefault(record.row, []).append(record)
     rows: dict[str, Row] = {}
     for name, own in groups.items():
         scores = [score for record in own for score in record.scores]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from svgbench.metrics.declared import names as declared
-from svgbench.tables.collect import RunRecord
+from svgbench.tables.collect import RunRecord, group_name
 from svgbench.tables.differences import difference_table
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.standings import Entry, standings
@@ -22,13 +22,13 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
     rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # of networks at the end of their training
     early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
     along = [row for row in whole if row["run"] in early and row["steps"]]
-    tables = partial(score_tables, against=against)
+    tables = partial(score_tables, labels={record.name: record.row for record in records}, against=against)
     found = [
         *tables("Reconstruction", rows, declared("reconstruction")),
         *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
         *tables("Generation at the most steps", _most_steps(rows), _beside_gfid(), column=_guided),
-        *tables("Perception of frozen latents", rows, declared("perception"), row=_latents),
+        *tables("Perception of frozen latents", rows, declared("perception"), parts=True),
         *closing(records),
     ]
     return [table for table in found if table.rows]
@@ -39,27 +39,31 @@ def closing(records: list[RunRecord]) -> list[Table]:
     return [table for table in (cost_table(records), failure_table(records)) if table.rows]
 
 
-def group_name(run: str) -> str:
-    """A run's name without its seed."""
-    return re.sub(r"(^|\.)seed-\d+", "", run).strip(".")
-
-
 def score_tables(
     title: str,
     rows: list[dict[str, Any]],
     metrics: tuple[str, ...],
     *,
     column: Callable[[dict[str, Any]], str] = lambda row: _title(row["metric"]),
-    row: Callable[[dict[str, Any]], str] = lambda row: group_name(row["run"]),
+    labels: Mapping[str, str] = MappingProxyType({}),
+    parts: bool = False,
     against: str | None = None,
 ) -> list[Table]:
-    """Scores of these metrics under columns of one protocol each, rows by name; then their differences from one of them."""
+    """Scores of these metrics under columns of one protocol each, in the order of their runs; then the differences from the row
+    ``against``. ``labels``: name of a run -> its row; ``parts``: a row for each kind of latents."""
+
+    def row(score: dict[str, Any]) -> str:
+        name = labels.get(score["run"]) or group_name(score["run"])
+        return f"{name}, {score['detail']['latents']}" if parts else name
+
     rows = [r for r in rows if r["metric"] in metrics]
-    names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: group_name(r["run"]))))
+    order = list(dict.fromkeys(group_name(r["run"]) for r in rows))  # the seeds of a row stand together
+    names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: order.index(group_name(r["run"])))))
     rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["images_seen"] or 0, r["guidance"] or 0))
     entries = [Entry(row(r), column(r), r) for r in rows]
+    bare = list(dict.fromkeys(labels.get(r["run"]) or group_name(r["run"]) for r in rows))
     columns = list(dict.fromkeys(e.column for e in entries))
-    differences = [] if against is None else [difference_table(title, entries, rows=names, columns=columns, baseline=against)]
+    differences = [] if against is None else [difference_table(title, entries, rows=names, columns=columns, baseline=against, names=bare)]
     return [standings(title, entries, rows=names, columns=columns), *differences]
 
 
@@ -94,10 +98,6 @@ def _said(what: str, guidance: float) -> str:
     return what if guidance == 1 else f"{what}, guidance {guidance:g}"
 
 
-def _latents(row: dict[str, Any]) -> str:
-    return f"{group_name(row['run'])}, {row['detail']['latents']}"
-
-
 def cost_table(records: list[RunRecord]) -> Table:
     """What each training stage cost: rate, model-FLOP utilisation, peak memory."""
     columns = ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"]
@@ -112,7 +112,8 @@ def cost_table(records: list[RunRecord]) -> Table:
             rate = [f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %"]
             size = [f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}"]
             device = host.get("device", "?") + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
-            table.rows.append([record.name, stage["stage"], *rate, *size, device])
+            table.rows.append([record.title, stage["stage"], *rate, *size, device])
+    _name_directories(table, records)
     if table.rows:
         table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]
     return table
@@ -120,5 +121,15 @@ def cost_table(records: list[RunRecord]) -> Table:
 
 def failure_table(records: list[RunRecord]) -> Table:
     """Runs with failed stages and why."""
-    rows = [[r.name, stage, why] for r in records for stage, why in r.about["failures"].items()]
-    return Table("Failed", ["run", "stage", "reason"], rows, keys=2)
+    rows = [[r.title, stage, why] for r in records for stage, why in r.about["failures"].items()]
+    table = Table("Failed", ["run", "stage", "reason"], rows, keys=2)
+    _name_directories(table, records)
+    return table
+
+
+def _name_directories(table: Table, records: list[RunRecord]) -> None:
+    """Adds a column with the name of each run's directory, where the rows are called by their labels."""
+    names = {record.title: record.name for record in records if record.label}
+    if names and table.rows:
+        table.columns.append("directory")
+        table.rows = [[*row, names.get(row[0], row[0])] for row in table.rows]

@@ -8,14 +8,12 @@ import json
 import pytest
 import yaml
 
-from svgbench.cli.figures import _named as named_by_cells
+from svgbench.cli.figures import _labels as labels_of
 from svgbench.cli.main import main
 from svgbench.cli.selection import Named
 from svgbench.config.build import build
 from svgbench.lab.configs import configs_of
 from svgbench.lab.diagnosis import recorded
-from svgbench.lab.store import Store
-from svgbench.tables.figures.sources import Tokenizer
 
 
 @pytest.fixture
@@ -83,11 +81,9 @@ def test_an_experiment_s_runs_are_found_where_its_images_are_not(out, capsys, tm
     assert status == 2 and f"holds no run of the experiment '{tmp_path / 'grid.yaml'}'" in err and "--limit 8" in err
 
 
-def test_tokenizers_whose_names_do_not_say_their_cell_are_called_by_it(tmp_path):
+def test_the_runs_of_an_experiment_are_called_by_the_values_of_its_axes(tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text("axes:\n  way:\n    slow: {autoencoder.align: none}\n    quick: {sampling.steps: [2, 3]}\n  seed: [0, 1]\n")
     runs = list(configs_of(str(grid), "tiny", None, None, resolved=False))
-    found = [Tokenizer(name, build({}, preset="tiny"), (), Store(tmp_path)) for name in runs if "seed" not in name]
-    assert found[0].name == "dinov3-tiny.no-align" and found[1].name.startswith("dinov3-tiny.") and len(found) == 2
-    assert [one.name for one in named_by_cells(found, [str(grid)], Named(tmp_path))] == ["slow", "quick"]
-    assert named_by_cells(found, [], Named(tmp_path)) == found
+    assert list(labels_of([str(grid)], Named(tmp_path)).items()) == list(zip(runs, ["slow", "slow", "quick", "quick"], strict=True))
+    assert labels_of([], Named(tmp_path)) == labels_of(["dinov3-tiny"], Named(tmp_path)) == {}

@@ -51,7 +51,7 @@ def test_one_process_reduces_and_agrees_with_itself():
 
 def test_the_description_names_host_device_threads_and_versions():
     described = Runtime(device="cpu").describe()
-    assert {"host", "device", "device_name", "ranks", "threads", "torch", "numpy", "python"} <= described.keys()
+    assert {"host", "device", "device_name", "ranks", "threads", "torch", "numpy", "python", "svgbench", "commit"} <= described.keys()
     assert described["device"] == "cpu" and described["ranks"] == 1
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.figures.curves import gfid_by_images, gfid_by_steps
 from svgbench.tables.figures.draw import draw
+from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sheets import samples
 from svgbench.tables.figures.sources import Tokenizer, of_one_set, tokenizers
 from svgbench.tables.figures.style import in_lines, spread, styled
@@ -87,6 +89,16 @@ def test_snapshots_of_a_long_training_are_not_mixed_with_a_short_one():
     assert [(row[0], row[3], row[4]) for row in drawn.rows] == [("short", 64000, 20.0), ("long", 64000, 30.0), ("long", 128000, 15.0)]
 
 
+def test_a_row_keeps_its_colour_whichever_rows_are_drawn_beside_it():
+    def colours(*names):
+        found = [replace(tokenizer(n, run(n, [gfid(5, 9.0), gfid(25, 5.0)])), number="abc".index(n)) for n in names]
+        with styled():
+            (axes,) = gfid_by_steps(found).page.figure.axes
+        return [line.get_color() for line in axes.get_lines()]
+
+    assert colours("a", "b", "c") == list(LINES[:3]) and colours("c") == [LINES[2]] and colours("a", "c") == [LINES[0], LINES[2]]
+
+
 def test_only_samples_of_the_whole_training_are_shown():
     cell = {"sampling.steps": 5, "sampling.guidance": 1.0}
     stages = [{"stage": "samples", "key": f"{t}", "cell": {**cell, "sampling.trained": t}} for t in (1.0, 0.5)]
@@ -100,13 +112,14 @@ def test_names_are_spread_as_little_as_needed():
     order = np.argsort([3.0, 1.0, 1.1, 1.2, 0.4])
     assert (np.diff(np.asarray(placed)[order]) >= 0.5 - 1e-9).all()
     assert in_lines("dinov3-tiny.no-align.shift-0.5") == "dinov3-tiny\nno-align\nshift-0.5"
+    assert in_lines("dinov3, align=none, shift=0.5") == "dinov3\nalign=none\nshift=0.5"
     for digest in ("bf2a89", "5edb4c", "034512"):
         assert in_lines(f"dinov3-tiny.{digest}") == f"dinov3-tiny\n{digest}"
     assert in_lines("sampling-schedule-interval-0.1-0.5") == "sampling-schedule-\ninterval-0.1-0.5"
     assert in_lines("mae-tiny.shift-0.123456.5edb4c.seed-1") == "mae-tiny\nshift-0.123456\n5edb4c\nseed-1"
 
 
-def test_runs_fold_by_seed_and_stand_in_the_order_in_which_a_tokenizer_is_built_up(tmp_path):
+def test_runs_fold_by_seed_and_stand_in_the_order_of_the_records_with_a_number_for_their_colour(tmp_path):
     records = []
     for name, settings in {
         "aligned": {}, "aligned.seed-1": {"seed": 1}, "plain": {"autoencoder": {"align": "none"}},
@@ -115,9 +128,9 @@ def test_runs_fold_by_seed_and_stand_in_the_order_in_which_a_tokenizer_is_built_
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(json.dumps(build(settings, preset="tiny").model_dump(mode="json")))
         records.append(RunRecord(name, tmp_path / name, {"stages": []}, []))
-    found = tokenizers(records[::-1], Store(tmp_path / "store"))
-    assert [one.name for one in found] == ["another", "features", "plain", "aligned"]
-    assert [record.name for record in found[-1].records] == ["aligned", "aligned.seed-1"]
+    found = tokenizers(records, Store(tmp_path / "store"))
+    assert [(one.name, one.number) for one in found] == [("aligned", 0), ("plain", 1), ("features", 2), ("another", 3)]
+    assert [record.name for record in found[0].records] == ["aligned", "aligned.seed-1"]
 
 
 def test_runs_on_two_sets_of_images_have_no_pictures_in_common():

@@ -25,18 +25,42 @@ def test_what_tex_would_take_for_a_command_is_escaped():
 
 
 def test_the_best_is_bold_and_the_second_best_underlined():
-    text = latex([Table("t", ["run", "x"], [["a", Cell("1.0", place=1)], ["b", Cell("2.0", place=2)], ["c", "-"]], ["a note"])])
-    assert r"a & \textbf{1.0} \\" in text and r"b & \underline{2.0} \\" in text and r"\begin{tabular}{lr}" in text
+    rows = [["a", Cell("1.0 ± 0.5", place=1)], ["b", Cell("2.0 (1.5, 2.5) [a]", place=2)], ["c", "-"]]
+    text = latex([Table("t", ["run", "x"], rows, ["a note"])])
+    assert r"a & \textbf{1.0} {\scriptsize $\pm$ 0.5} \\" in text and r"\begin{tabular}{@{}lr@{}}" in text
+    assert r"b & \underline{2.0} {\scriptsize (1.5, 2.5)} {[}a{]} \\" in text
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1 and "a note" in text
 
 
-def test_a_table_is_set_smaller_or_sideways_by_the_letters_of_its_rows():
-    def of(*texts):
-        return latex([Table("t", [f"c{i}" for i in range(len(texts))], [list(texts)])])
+def test_columns_of_one_metric_share_a_head_over_a_rule():
+    columns = ["run", "rFID ↓ [1]", "gFID ↓ [2]", "gFID ↓, guidance 2 [2]", "IS ↑, 5 steps [3]", "IS ↑, 25 steps [3]"]
+    lines = latex([Table("t", columns, [["a", *["1.0"] * 5]])]).splitlines()
+    first = lines.index(r"\toprule") + 1
+    assert lines[first] == r" &  & \multicolumn{2}{c}{gFID $\downarrow$} & \multicolumn{2}{c}{IS $\uparrow$} \\"
+    assert lines[first + 1] == r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}"
+    below = [r"rFID $\downarrow$ {[}1{]}", "no guidance {[}2{]}", "guidance 2 {[}2{]}", "5 steps {[}3{]}", "25 steps {[}3{]}"]
+    assert lines[first + 2] == " & ".join(["run", *(rf"\multicolumn{{1}}{{c}}{{{text}}}" for text in below)]) + r" \\"
+    assert "cmidrule" not in latex([Table("t", ["run", "rFID ↓", "gFID ↓, guidance 2"], [["a", "1", "2"]])])
 
-    assert "resizebox" not in of(*["1.0"] * 8) and "sideways" not in of(*["1.0"] * 8)
-    assert r"\resizebox{\linewidth}" in of("a" * 40, "b" * 40) and "sideways" not in of("a" * 40, "b" * 40)
-    assert r"\begin{sidewaystable}" in of("a" * 80, "b" * 80) and r"\end{sidewaystable}" in of("a" * 80, "b" * 80)
+
+def test_a_table_fits_a_column_the_text_or_stands_in_groups_of_columns_and_is_never_scaled():
+    def of(count, **more):
+        return latex([Table("t", ["run", *(f"c{i}" for i in range(count))], [["align=none", *["12.34 (12.00, 12.68)"] * count]], **more)])
+
+    assert r"\begin{table}[t]" in of(2) and r"\end{table}" in of(2)
+    assert r"\begin{table*}[t]" in of(3) and of(3).count(r"\begin{tabular}") == 1
+    assert of(8).count(r"\begin{tabular}") == 3 == of(8).count("align=none &") and of(8).count(r"\caption") == 1
+    columns = ["run", "KID", "KID, guidance 2", "IS", "IS, guidance 2"]
+    text = latex([Table("t", columns, [["align=whiten, dinov3", *["2.2210 (2.0000, 2.4000)"] * 4]])])
+    assert text.count(r"\begin{tabular}") == 2 and text.count(r"\multicolumn{2}{c}{KID}") == text.count(r"\multicolumn{2}{c}{IS}") == 1
+    assert of(8, keys=2).count(r"& 12.34 {\scriptsize (12.00, 12.68)}") > 8
+    assert not any(word in of(n) for n in (2, 3, 8) for word in ("resizebox", "sideways", "scalebox"))
+    assert r"p{14em}" in latex([Table("t", ["run", "reason"], [["a", "a long reason " * 9]])])
+
+
+def test_every_float_has_a_label_of_its_own():
+    text = latex([Table("Few steps: gFID ↓", ["run"], [["a"]]), Table("Few steps: gFID ↓", ["run"], [["a"]]), Table("↓", ["run"], [["a"]])])
+    assert re.findall(r"\\label\{(.*)\}", text) == ["tab:few-steps-gfid", "tab:few-steps-gfid-2", "tab:table"]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no TeX here: pdflatex (texlive-latex-recommended) is not installed")
@@ -55,3 +79,5 @@ def test_a_tex_sets_every_table(tmp_path):
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-1500:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000 and b"Missing character" not in done.stdout
+    wide = [float(points) for points in re.findall(rb"Overfull \\hbox \(([\d.]+)pt too wide\) in (?:paragraph|alignment)", done.stdout)]
+    assert max(wide[1:], default=0.0) < 5, wide  # the first is the unbreakable word of 200 letters

@@ -13,11 +13,15 @@ import pytest
 from fake_runs import gfid, sampled, score, write, write_samples
 from PIL import Image
 
+import svgbench
 from svgbench.cli.reports import tables_for
+from svgbench.lab.store import Store
 from svgbench.tables import page as page_module
-from svgbench.tables.collect import collect
+from svgbench.tables.collect import RunRecord, collect
+from svgbench.tables.figures.palette import LINES
 from svgbench.tables.layouts import load_layout
 from svgbench.tables.page import page, report_page
+from svgbench.tables.provenance import made_by
 from svgbench.tables.table import Cell, Table
 
 VOID = {"meta", "img", "input", "line", "circle", "rect", "path", "polyline", "wbr", "br"}
@@ -42,7 +46,13 @@ def text(tmp_path_factory):
         said = {"title": f"{name} drawn", "caption": f"{name}: one line a tokenizer", "tokenizers": [{"name": "t", "runs": runs}]}
         (out / "figures" / f"{name}.json").write_text(json.dumps(said))
     records = collect(out)
-    return report_page(tables_for(records, [load_layout("few-step"), load_layout("ablation")]), records, out, title="svgbench: few-step")
+    return report_page(
+        tables_for(records, [load_layout("few-step"), load_layout("ablation")]),
+        records,
+        out,
+        title="svgbench: few-step",
+        asks="Do <few> steps suffice?",
+    )
 
 
 class Reader(HTMLParser):
@@ -147,7 +157,7 @@ def luminance(colour):
     ("front", "back", "least"),
     [
         *((front, back, 4.5) for front in ("ink", "quiet", "accent") for back in ("paper", "sheet", "elsewhere", "fine")),
-        ("best-ink", "best", 4.5), ("paper", "ink", 4.5), *((f"h{i}", "sheet", 3.0) for i in range(8)),
+        ("best-ink", "best", 4.5), ("paper", "ink", 4.5), *((f"h{i}", "sheet", 3.0) for i in range(len(LINES))),
     ],
 )  # fmt: skip
 def test_colours_contrast_as_wcag_asks(front, back, least):
@@ -156,6 +166,27 @@ def test_colours_contrast_as_wcag_asks(front, back, least):
     for one, other in pairs:
         low, high = sorted((luminance(one), luminance(other)))
         assert (high + 0.05) / (low + 0.05) >= least, (one, other)
+
+
+def test_the_page_has_the_colours_of_the_figures():
+    assert tuple(colours(f"h{i}")[0] for i in range(len(LINES))) == LINES and colours(f"h{len(LINES)}") == []
+
+
+def test_a_row_has_one_colour_in_its_tables_and_curves(text):
+    for number, name in enumerate(("base", "quick", "third")):
+        heads = re.findall(rf'<th scope="row"><svg class="swatch hue(\d)"[^>]*>(?:(?!</svg>).)*</svg>{name}<', text)
+        keys = re.findall(rf'<svg class="swatch hue(\d)"[^>]*>(?:(?!</svg>).)*</svg>{name}</button>', text)
+        assert len(heads) >= 3 and len(keys) == 2 and set(heads + keys) == {str(number)}
+
+
+def test_the_page_says_what_was_asked_and_where_its_numbers_come_from(text, tmp_path):
+    assert '<p class="asks">Do &lt;few&gt; steps suffice?</p>' in text
+    assert f"3 runs, seed 0; svgbench {svgbench.__version__}</p>" in text  # these records hold no more
+    store = Store(tmp_path / "store")
+    hosts = [{"svgbench": "0.2", "commit": "ab" * 20}, {"svgbench": "0.2", "commit": None}]
+    stages = [{"stage": "images", "key": "k", "host": host} for host in hosts]
+    records = [RunRecord(name, tmp_path, {"stages": stages}, []) for name in ("a", "a.seed-1")]
+    assert made_by(records, store) == "2 runs, seeds 0, 1; svgbench 0.2, commit abababababab"
 
 
 PROBE = """<script>

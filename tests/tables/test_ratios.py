@@ -203,7 +203,7 @@ def test_curves_share_an_axis_under_one_judge_alone_whatever_their_sampler(tmp_p
     assert [[(curve.name, curve.sampled) for curve in panel] for panel in drawn] == [
         [("a", "euler-shift0.15"), ("b", "heun-shift0.15")], [("c", "euler-shift0.15")],
     ]  # fmt: skip
-    assert "b (heun-shift0.15)" in chart(drawn[0], 0) and "c (" not in chart(drawn[1], 1)
+    assert "b (heun-shift0.15)" in chart(drawn[0], 0, {}) and "c (" not in chart(drawn[1], 1, {})
 
 
 def test_a_single_point_is_no_curve(tmp_path):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 
+from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.series import Curve
 from svgbench.tables.ratios import NAMES
 
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 448, 14, 286
-HUES = 8
-"""Colours of the style sheet; the ninth curve takes the first colour with another dash and marker."""
+HUES = len(LINES)
+"""Colours of the style sheet; rows beyond them take the first colour again with another dash."""
 
 
-def chart(curves: Sequence[Curve], number: int) -> str:
-    """A figure with one line a curve, gFID against the logarithm of steps or images seen, its legend and its numbers as a table."""
+def chart(curves: Sequence[Curve], number: int, rows: Mapping[str, int]) -> str:
+    """A figure with one line a curve, gFID against the logarithm of steps or images seen, its legend and its numbers as a table. ``rows``:
+    name of each row of the tables -> its number, which is its colour and marker here too."""
+    hues = [rows.get(curve.records[0].row, i) for i, curve in enumerate(curves)]
     if len({curve.sampled for curve in curves}) > 1:
         curves = [replace(curve, name=f"{curve.name} ({curve.sampled})") for curve in curves]
     points = [point for curve in curves for point in curve.points()]
@@ -37,10 +40,10 @@ def chart(curves: Sequence[Curve], number: int) -> str:
     parts += [f'<line class="axis" x1="{across(x):.1f}" x2="{across(x):.1f}" y1="{BOTTOM}" y2="{BOTTOM + 5}"/>' for x in xs]
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{BOTTOM}" y2="{BOTTOM}"/>')
     parts.append(f'<text class="label" x="{(LEFT + RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">{what} (log scale)</text>')
-    parts += [_line(curve, i, across, up) for i, curve in enumerate(curves)]
+    parts += [_line(curve, i, hue, across, up) for i, (curve, hue) in enumerate(zip(curves, hues, strict=True))]
     keys = "".join(
-        f'<li><button type="button" class="key" data-curve="{i}" aria-pressed="false">{_swatch(i)}{escape(curve.name)}</button></li>'
-        for i, curve in enumerate(curves)
+        f'<li><button type="button" class="key" data-curve="{i}" aria-pressed="false">{swatch(hue)}{escape(curve.name)}</button></li>'
+        for i, (curve, hue) in enumerate(zip(curves, hues, strict=True))
     )
     caption = f'<figcaption>{escape(title)}<span class="axisnote"> ↓ lower is better</span></figcaption>'
     label = f"{escape(title)}: {len(curves)} curves; their numbers are in the table below"
@@ -96,7 +99,7 @@ def _short(x: float) -> str:
     return f"{x:g}"
 
 
-def _line(curve: Curve, number: int, across: _Across, up: _Up) -> str:
+def _line(curve: Curve, number: int, hue: int, across: _Across, up: _Up) -> str:
     """One curve: whiskers, line, and a marker for each point that says its numbers."""
     points = curve.points()
     path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in points)
@@ -105,14 +108,14 @@ def _line(curve: Curve, number: int, across: _Across, up: _Up) -> str:
         for x, y, half in points
         if half is not None
     ]
-    parts.append(f'<polyline class="line dash{number // HUES}" points="{path}"/>')
+    parts.append(f'<polyline class="line dash{hue // HUES % 3}" points="{path}"/>')
     what = "steps" if curve.over == "steps" else "images"
     for x, y, half in points:
         says = f"{curve.name}: gFID {y:.2f}{'' if half is None else f' ± {half:.2f}'} at {x:,.0f} {what}"
         place = f"translate({across(x):.1f} {up(y):.1f})"
         label = f'tabindex="-1" role="img" aria-label="{escape(says)}" data-hint="{escape(says)}"'
-        parts.append(f'<g class="point" {label} transform="{place}"><circle class="aim" r="11"/>{_marker(number)}</g>')
-    return f'<g class="curve hue{number % HUES}" data-curve="{number}">{"".join(parts)}</g>'
+        parts.append(f'<g class="point" {label} transform="{place}"><circle class="aim" r="11"/>{_marker(hue)}</g>')
+    return f'<g class="curve hue{hue % HUES}" data-curve="{number}">{"".join(parts)}</g>'
 
 
 def _marker(number: int) -> str:
@@ -124,8 +127,9 @@ def _marker(number: int) -> str:
     return shapes[number % len(shapes)]
 
 
-def _swatch(number: int) -> str:
-    drawn = f'<line class="line dash{number // HUES}" x1="-13" x2="13" y1="0" y2="0"/>{_marker(number)}'
+def swatch(number: int) -> str:
+    """The colour, dash and marker of a row, as a legend shows them."""
+    drawn = f'<line class="line dash{number // HUES % 3}" x1="-13" x2="13" y1="0" y2="0"/>{_marker(number)}'
     return f'<svg class="swatch hue{number % HUES}" viewBox="-14 -7 28 14" aria-hidden="true">{drawn}</svg>'
 
 

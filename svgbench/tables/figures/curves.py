@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svgbench.config.records import Protocol, digest
+from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sources import Tokenizer
 from svgbench.tables.figures.style import SOFT, WIDTH, Drawn, Page, aside, in_lines, line_of, name_lines
+from svgbench.tables.labels import row_of
 from svgbench.tables.seeds import half_interval
 
 LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.3, 0.3
@@ -45,7 +47,7 @@ def gfid_by_steps(found: Sequence[Tokenizer]) -> Drawn | str:
     if not _has_lines(points):
         return "gFID against sampling steps needs a run with gFID at two counts of steps or more."
     title = "gFID against sampling steps"
-    page = _panels(points, [one.name for one in found], "sampling steps", title)
+    page = _panels(points, {one.name: one.number for one in found}, "sampling steps", title)
     return _drawn("gfid-by-steps", title, "sampling steps", page, points)
 
 
@@ -56,13 +58,15 @@ def gfid_by_images(found: Sequence[Tokenizer]) -> Drawn | str:
     for one in found:
         along = len({row["images_seen"] for row in _gfid(one)}) > 1
         groups.setdefault(one.name if along else _without_length(one), []).append(one)
-    rows = {min((one.name for one in own), key=len): [row for one in own for row in _gfid(one)] for own in groups.values()}
+    names = {key: min((one.name for one in own), key=len) for key, own in groups.items()}
+    rows = {names[key]: [row for one in own for row in _gfid(one)] for key, own in groups.items()}
     most = max((row["steps"] for own in rows.values() for row in own), default=0)
     points = _points({name: [r for r in own if r["steps"] == most] for name, own in rows.items()}, lambda row: row["images_seen"])
     if not _has_lines(points):
         return "gFID against images seen needs snapshots along a training (see the experiment convergence), or two training lengths."
     title = f"gFID against images seen in training, {most} sampling steps"
-    page = _panels(points, list(rows), "images seen", title)
+    numbers = {names[key]: min(one.number for one in own) for key, own in groups.items()}
+    page = _panels(points, numbers, "images seen", title)
     return _drawn("gfid-by-images", title, "images seen in training", page, points)
 
 
@@ -125,10 +129,11 @@ def _has_lines(points: list[Point]) -> bool:
     return any(len(own) > 1 for own in ends.values())
 
 
-def _panels(points: list[Point], order: list[str], label: str, title: str) -> Page:
-    """A panel for each protocol and guidance, all with the same axes where the protocol is the same; names at the last panel of a row."""
+def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str) -> Page:
+    """A panel for each protocol and guidance, all with the same axes where the protocol is the same; names at the last panel of a row.
+    ``numbers``: name of a row -> its number, which is its colour."""
     panels = list(dict.fromkeys(point.panel for point in points))
-    lines = list(dict.fromkeys(sorted((point.line for point in points), key=lambda line: _place(line, order))))
+    lines = _numbered(dict.fromkeys(point.line for point in points), numbers)
     columns = min(ABREAST, max(sum(panel[0] == judged for panel in panels) for judged, _ in panels))
     rows = []  # a protocol begins a row
     for judged in dict.fromkeys(judged for judged, _ in panels):
@@ -156,18 +161,23 @@ def _panels(points: list[Point], order: list[str], label: str, title: str) -> Pa
     return page
 
 
-def _place(line: str, order: list[str]) -> tuple[int, str]:
-    return next((i for i, name in enumerate(order) if line == name or line.startswith(name + ", ")), len(order)), line
+def _numbered(lines: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
+    """Name of each line -> its number, in the order of the rows. Several lines of one row have one colour and differ in their dashes."""
+    of_row: dict[str, list[str]] = {}
+    for line in lines:
+        of_row.setdefault(row_of(line, numbers) or line, []).append(line)
+    rows = sorted(of_row, key=lambda row: numbers.get(row, len(numbers)))
+    return {line: numbers.get(row, len(numbers)) + i * len(LINES) for row in rows for i, line in enumerate(sorted(of_row[row]))}
 
 
-def _lines(axes: Axes, points: list[Point], lines: list[str]) -> list[tuple[float, float, str, str]]:
+def _lines(axes: Axes, points: list[Point], lines: dict[str, int]) -> list[tuple[float, float, str, str]]:
     """Draws a panel's lines; gives where each ends."""
     ends = []
-    for number, line in enumerate(lines):
+    for place, (line, number) in enumerate(lines.items()):
         own = [point for point in points if point.line == line]
         if not own:
             continue
-        how, beside = line_of(number), 1 + 0.09 * aside(number, len(lines))
+        how, beside = line_of(number), 1 + 0.09 * aside(place, len(lines))
         axes.plot([p.x * beside for p in own], [p.value for p in own], **how)
         known = [p for p in own if p.low is not None]
         axes.vlines([p.x * beside for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], **INTERVAL)
@@ -215,7 +225,7 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
     markers = {"features": "o", "residual": "x", "both": "D"}
     ends = []
     for number, one in enumerate(found):
-        colour = str(line_of(number)["color"])
+        colour = str(line_of(one.number)["color"])
         scores = one.read("embedding")[1]["class_share"]
         for score in scores:
             part = score["detail"]["latents"]
@@ -226,7 +236,7 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
             rows.append([one.name, f"latents: {part}", None, *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
         times = one.read("velocities")[1]["times"]
         beside = 0.05 * aside(number, len(found))
-        right.plot([at["t"] + beside for at in times], [100 * at["class_share"]["value"] for at in times], **line_of(number))
+        right.plot([at["t"] + beside for at in times], [100 * at["class_share"]["value"] for at in times], **line_of(one.number))
         for at in times:
             score = at["class_share"]
             right.vlines(at["t"] + beside, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
@@ -238,7 +248,7 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
     left.set_title("latents", loc="left")
     right.set_xlabel("t (0 noise, 1 data)")
     right.set_ylabel("of velocities, %")
-    right.set_title("velocities, the class untold", loc="left")
+    right.set_title("unconditional velocities", loc="left")
     for axes, direction in ((left, "x"), (right, "y")):
         axes.grid(axis=direction)
         axes.set_axisbelow(True)
@@ -247,7 +257,7 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
     caption = (
         "Omega squared of the class with its 95 % bootstrap interval; about 0 where classes are entangled, 1 where nothing but the class "
         "varies. Left: latents as the transformer sees them, averaged over positions. Right: velocities that the trained transformer gives "
-        "noised validation images without being told their class."
+        "noised validation images without the class as a condition."
     )
     return Drawn("class-share", "How far classes are apart", caption, page, columns, rows)
 

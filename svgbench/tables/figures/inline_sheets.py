@@ -10,7 +10,6 @@ from pathlib import Path
 
 from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.report import group_name
 
 SHOWN = 8
 """Samples of a sheet."""
@@ -46,7 +45,7 @@ def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
     """The sheets of the first seed of each row, as far as their samples are still in the store."""
     firsts: dict[str, RunRecord] = {}
     for record in records:
-        firsts.setdefault(group_name(record.name), record)
+        firsts.setdefault(record.row, record)
     found, left = [], SHEETS
     for name, record in list(firsts.items())[:RUNS]:
         drawn = [sheet for stage in record.about["stages"] if stage["stage"] == "samples" and (sheet := _sheet(stage, out))]

@@ -9,7 +9,6 @@ from typing import Literal
 
 from svgbench.config.records import Protocol, SamplingProtocol, canonical, flat
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.report import group_name
 from svgbench.tables.seeds import half_interval
 from svgbench.tables.standings import shared_protocol
 
@@ -75,9 +74,9 @@ def panels(records: Sequence[RunRecord], over: Over, guidance: Guidance) -> list
 
 def _same_run(record: RunRecord, over: Over) -> str:
     if over == "steps":
-        return group_name(record.name)
+        return record.row
     kept = {name: value for name, value in flat(record.config()).items() if name not in LENGTH}
-    return canonical(kept) if kept else group_name(record.name)
+    return canonical(kept) if kept else record.row
 
 
 def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Sequence[str]) -> Curve | None:
@@ -104,6 +103,7 @@ def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Se
 
 
 def _shared_name(group: Sequence[RunRecord]) -> str:
-    """The words that the names of all runs of a curve share."""
-    names = [group_name(record.name).split(".") for record in group]
-    return ".".join(word for word in names[0] if all(word in name for name in names)) or group_name(group[0].name)
+    """The parts that the names of all runs of a curve share."""
+    sign = ", " if group[0].label else "."
+    names = [record.row.split(sign) for record in group]
+    return sign.join(part for part in names[0] if all(part in name for name in names)) or group[0].row

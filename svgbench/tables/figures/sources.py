@@ -18,7 +18,7 @@ from svgbench.lab.diagnosis import recorded
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.report import group_name
+from svgbench.tables.labels import row_numbers
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Tokenizer:
     records: tuple[RunRecord, ...]
     """By seed."""
     store: Store
+    number: int = 0
+    """Its place among the rows of the tables, which is its colour."""
     diagnoses: Mapping[str, str] = field(default_factory=dict)
     """Key of each finished diagnosis of the first run."""
     checked: dict[tuple[str, str], Path] = field(default_factory=dict, compare=False)
@@ -88,23 +90,17 @@ class Tokenizer:
 
 
 def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:
-    """Runs folded by their configurations without the seed: the encoders in the order in which they come, of each first what has no
-    residual, then what is not aligned, as a paper's table builds them up."""
+    """Runs folded by their configurations without the seed, in the order of the records, which is that of the tables."""
     groups: dict[str, list[tuple[RunRecord, RunConfig]]] = {}
     for record in records:
         config = validate(RunConfig, read_yaml(record.place / "config.yaml"), where=str(record.place / "config.yaml"))
         groups.setdefault(digest(config.model_dump(mode="json", exclude={"seed": True})), []).append((record, config))
-    found = []
+    numbers, found = row_numbers([record for group in groups.values() for record, _ in group]), []
     for group in groups.values():
         group.sort(key=lambda pair: pair[1].seed)
-        found.append(Tokenizer(group_name(group[0][0].name), group[0][1], tuple(record for record, _ in group), store))
-    cards = list(dict.fromkeys(one.config.encoder.card for one in found))
-
-    def built_up(one: Tokenizer) -> tuple[int, bool, bool]:
-        autoencoder = one.config.autoencoder
-        return cards.index(one.config.encoder.card), autoencoder.residual.channels > 0, autoencoder.align != "none"
-
-    return sorted(found, key=built_up)
+        (first, config), of_seeds = group[0], tuple(record for record, _ in group)
+        found.append(Tokenizer(first.row, config, of_seeds, store, numbers[first.row]))
+    return found
 
 
 def of_one_set(found: list[Tokenizer]) -> None:

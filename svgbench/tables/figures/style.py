@@ -19,11 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from svgbench.tables.figures.palette import LINES
+
 WIDTH = 7.0
 """Inches: a text column of a page."""
 INK, SOFT, RULE = "#1b1b1b", "#6a6a6a", "#dcdcdc"
-LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#1b1b1b")
-"""Okabe and Ito's colours without the yellow, which is too light for a line."""
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#7f7f7f")
 """Paul Tol's muted colours, for ten classes."""
 MARKERS, DASHES = ("o", "s", "^"), ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
@@ -118,8 +118,11 @@ def aside(number: int, count: int) -> float:
 
 
 def in_lines(name: str) -> str:
-    """A run's name with a line for each of its words: ``mae-tiny.no-align.weak-share-0.5`` in three. A point before a digit is a number's,
-    unless six hex digits follow, a digest's: with a letter among them, or behind a letter. Long words break at their dashes."""
+    """A row's name with a line for each of its parts: ``mae-tiny.no-align.weak-share-0.5`` and ``dinov3, align=none, shift=0.5`` in three.
+    A point before a digit is a number's, unless six hex digits follow, a digest's: with a letter among them, or behind a letter. Long
+    parts break at their dashes."""
+    if "=" in name or ", " in name:
+        return "\n".join(line for part in name.split(", ") for line in textwrap.wrap(part, LONGEST, break_long_words=False) or [part])
     digest = r"[0-9a-f]{6}(?:\.|$)"
     words = re.split(rf"\.(?!\d)|\.(?=\d*[a-f])(?={digest})|(?<!\d)\.(?={digest})", name)
     return "\n".join(line for word in words for line in textwrap.wrap(word, LONGEST, break_long_words=False) or [word])

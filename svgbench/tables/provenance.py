@@ -1,0 +1,35 @@
+"""Where the numbers of a report come from: how many runs, which seeds, which svgbench, at which commit, finished when."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from svgbench import __version__
+from svgbench.lab.store import Store
+from svgbench.tables.collect import RunRecord
+
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?=T)")
+DIGITS = 12
+"""Digits of a commit that are shown."""
+
+
+def made_by(records: Sequence[RunRecord], store: Store) -> str:
+    """``12 runs, seeds 0, 1; svgbench 0.1.0, commit 4ba8e9709d25; finished 2026-01-31``. What an earlier version's record does not hold is
+    left out; the version is then the one that writes the report."""
+    stages = [stage for record in records for stage in record.about["stages"]]
+    hosts = [stage["host"] for stage in stages]
+    versions = list(dict.fromkeys(host["svgbench"] for host in hosts if host.get("svgbench"))) or [__version__]
+    commits = list(dict.fromkeys(host["commit"][:DIGITS] for host in hosts if host.get("commit")))
+    manifests = [store.manifest(stage["stage"], stage["key"]) for stage in stages]
+    dates = sorted({found[0] for manifest in manifests if manifest and (found := DATE.match(manifest.finished))})
+    seeds = sorted({record.seed for record in records})
+    parts = [f"{_count(len(records), 'run')}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
+    parts.append(f"svgbench {', '.join(versions)}" + (f", commit {', '.join(commits)}" if commits else ""))
+    if dates:
+        parts.append(f"finished {dates[0]}" if len(dates) == 1 else f"finished {dates[0]} to {dates[-1]}")
+    return "; ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
