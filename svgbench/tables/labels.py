@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from svgbench.config.experiments import Experiment
-from svgbench.config.fields import word_of
+from svgbench.config.fields import short_name
 from svgbench.tables.collect import RunRecord
 
 SEED = "seed"
@@ -23,7 +23,7 @@ def cell_labels(experiment: Experiment) -> dict[str, str]:
         if isinstance(values, dict):
             axes.append([(name, name) for name in values])
             continue
-        word, plain = word_of(axis), axis.rsplit(".", 1)[-1] in ENCODERS
+        word, plain = short_name(axis), axis.rsplit(".", 1)[-1] in ENCODERS
         texts = [str(value) for value in values]
         axes.append([(text if plain else f"{word}-{text}", "" if axis == SEED else text if plain else f"{word}={text}") for text in texts])
     return {".".join(name for name, _ in cell): ", ".join(label for _, label in cell if label) for cell in itertools.product(*axes) if cell}
