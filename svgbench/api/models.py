@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from svgbench.backends.open import Encoder
+    from svgbench.backends.open import FrozenEncoder
 
 
-def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
+def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:
     """A frozen encoder: ``encode(images [B, 3, H, W] in [0, 1]) -> latents [B, C, h, w]``, for a codec also ``decode``.
 
     ``name``: a card, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file. UnknownName for an unknown name,

@@ -151,7 +151,7 @@ def plan(
     """
     from svgbench.lab.forecast.estimate import estimates
     from svgbench.lab.forecast.speed import GPUS, pace_of
-    from svgbench.lab.plan import Finished, told
+    from svgbench.lab.plan import Finished, shown_cell
     from svgbench.lab.store import Store
 
     made, extra = _planned(experiment, preset, data, settings, shelf), Path(shelf) if shelf else None
@@ -161,7 +161,7 @@ def plan(
     for key, node in made.nodes.items():
         manifest, estimate = finished.manifest(key), expected.nodes[key]
         rows.append({
-            "stage": node.stage, "cell": ", ".join(f"{name} {value:g}" for name, value in told(node.cell).items()), "key": key,
+            "stage": node.stage, "cell": ", ".join(f"{name} {value:g}" for name, value in shown_cell(node.cell).items()), "key": key,
             "runs": sum(key in run.nodes for run in made.runs), "state": "exists" if manifest else "to run", "flops": estimate.flops,
             "seconds": manifest.seconds if manifest else pace.seconds(estimate, node.stage),
             "bytes": sum(manifest.sizes.values()) if manifest else estimate.kept,
