@@ -148,7 +148,7 @@ class Cached:
         return torch.where(flip.to(where.device)[:, None, None, None], self._memory[1][where], self._memory[0][where])
 
     def gather(self, function: Callable[[Tensor], Tensor], limit: int | None = None) -> Tensor:
-        """``function`` of the values [B, C, h, w] of (the first ``limit`` of) the set, block by block; only its results must fit in memory."""
+        """``function`` of the values [B, C, h, w] of (the first ``limit`` of) the set, by blocks; only its results must fit in memory."""
         return torch.cat([function(self(indices)) for indices in blocks(min(limit or len(self._images), len(self._images)))])
 
 
