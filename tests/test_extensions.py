@@ -39,11 +39,11 @@ def {name}(card, state):
 """
 EDITS: dict[str, dict[str, list[tuple[str, str]]]] = {
     "sampler": {
-        CHOICES: [("SAMPLERS: Mapping[str, Sampler] = {", '    "toy": Sampler("flow", (0.0,)),')],
+        CHOICES: [("SAMPLERS: Mapping[str, SamplerChoice] = {", '    "toy": SamplerChoice("flow", (0.0,)),')],
         SOLVERS: [("SOLVERS: Mapping[str, Solver] = {", '    "toy": Solver(euler),')],
     },
     "alignment": {
-        CHOICES: [("ALIGNMENTS: Mapping[str, Alignment] = {", '    "toy": Alignment("toy", True),')],
+        CHOICES: [("ALIGNMENTS: Mapping[str, AlignmentChoice] = {", '    "toy": AlignmentChoice("toy", True),')],
         "nets/alignment.py": [("MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {", '    "toy": one_scale,')],
     },
     "objective": {
@@ -52,7 +52,7 @@ EDITS: dict[str, dict[str, list[tuple[str, str]]]] = {
                 "OBJECTIVES: Mapping[str, ObjectiveChoice] = {",
                 '    "toy": ObjectiveChoice("half velocities", "halves", True, False, False),',
             ),
-            ("SAMPLERS: Mapping[str, Sampler] = {", '    "toy-euler": Sampler("toy", (0.0,)),'),
+            ("SAMPLERS: Mapping[str, SamplerChoice] = {", '    "toy-euler": SamplerChoice("toy", (0.0,)),'),
         ],
         SOLVERS: [("SOLVERS: Mapping[str, Solver] = {", '    "toy-euler": Solver(euler),')],
         "nets/objectives.py": [

@@ -24,7 +24,7 @@ NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
 
 
-class Drawn(NamedTuple):
+class StoredSamples(NamedTuple):
     """Which of a run's stored samples."""
 
     steps: int
@@ -81,7 +81,7 @@ def sample(
         given = {"--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift}
         if unused := [option for option, value in given.items() if value is not None]:
             raise BadInput(f"an .npz holds the samples that the run was scored by; leave out {', '.join(unused)}, or draw to a .png.")
-        _export(out, run, to, Drawn(steps, guidance, 1.0 if trained is None else trained))
+        _export(out, run, to, StoredSamples(steps, guidance, 1.0 if trained is None else trained))
         return
     if to.suffix.lower() != ".png":
         raise BadInput(f"--to {to} must end in .png, or in .npz for the stored samples.")
@@ -113,13 +113,13 @@ def sample(
     sys.stdout.write(f"{printable(to)}\n")
 
 
-def _export(out: Path, run: str, to: Path, asked: Drawn) -> None:
+def _export(out: Path, run: str, to: Path, asked: StoredSamples) -> None:
     """The stored samples of one cell as the ``.npz`` that the ADM evaluator reads."""
     stored = {}
     for stage in collect(out, [run])[0].about["stages"]:
         if stage["stage"] == "samples":
             cell = stage["cell"]
-            stored[Drawn(cell["sampling.steps"], cell["sampling.guidance"], cell.get("sampling.trained", 1.0))] = stage["key"]
+            stored[StoredSamples(cell["sampling.steps"], cell["sampling.guidance"], cell.get("sampling.trained", 1.0))] = stage["key"]
     if asked not in stored:
         known = ", ".join(drawn.words for drawn in stored) or "none"
         raise BadInput(f"run '{run}' has no samples of {asked.words}; it has: {known}.")

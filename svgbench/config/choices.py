@@ -43,7 +43,7 @@ OBJECTIVES: Mapping[str, ObjectiveChoice] = {
 }
 
 
-class Alignment(NamedTuple):
+class AlignmentChoice(NamedTuple):
     """A way to bring the residual's statistics to the features' (``nets.alignment`` computes it)."""
 
     about: str
@@ -51,12 +51,12 @@ class Alignment(NamedTuple):
     """Whether the map is fixed when training ends, from the statistics of the training set."""
 
 
-ALIGNMENTS: Mapping[str, Alignment] = {
-    "none": Alignment("no alignment", False),
-    "batch": Alignment("statistics of the batch, as released; a latent depends on its batch mates", False),
-    "frozen": Alignment("batch statistics in training, those of the training set afterwards", True),
-    "channel": Alignment("as frozen, each channel by itself", True),
-    "whiten": Alignment("as frozen, and residual channels are decorrelated", True),
+ALIGNMENTS: Mapping[str, AlignmentChoice] = {
+    "none": AlignmentChoice("no alignment", False),
+    "batch": AlignmentChoice("statistics of the batch, as released; a latent depends on its batch mates", False),
+    "frozen": AlignmentChoice("batch statistics in training, those of the training set afterwards", True),
+    "channel": AlignmentChoice("as frozen, each channel by itself", True),
+    "whiten": AlignmentChoice("as frozen, and residual channels are decorrelated", True),
 }
 
 
@@ -100,7 +100,7 @@ def _ddpm_times(steps: int, shift: float) -> list[float]:
     return [*(ddpm_time(step) for step in reversed(kept_steps(steps))), 1.0]
 
 
-class Sampler(NamedTuple):
+class SamplerChoice(NamedTuple):
     """A way from noise to latents (``nets.sampler`` computes it)."""
 
     objective: str
@@ -112,14 +112,14 @@ class Sampler(NamedTuple):
     about: str = ""
 
 
-SAMPLERS: Mapping[str, Sampler] = {
-    "euler": Sampler("flow", (0.0,)),
-    "heun": Sampler("flow", (0.0, 1.0)),
-    "midpoint": Sampler("flow", (0.0, 0.5)),
-    "dopri5": Sampler("flow", None, about="adaptive: a sample depends on its batch"),
-    "sde-euler": Sampler("flow", (0.0,), stochastic_times, about="stochastic"),
-    "ddim": Sampler("ddpm", (0.0,), _ddpm_times),
-    "ddpm": Sampler("ddpm", (0.0,), _ddpm_times, about="stochastic"),
+SAMPLERS: Mapping[str, SamplerChoice] = {
+    "euler": SamplerChoice("flow", (0.0,)),
+    "heun": SamplerChoice("flow", (0.0, 1.0)),
+    "midpoint": SamplerChoice("flow", (0.0, 0.5)),
+    "dopri5": SamplerChoice("flow", None, about="adaptive: a sample depends on its batch"),
+    "sde-euler": SamplerChoice("flow", (0.0,), stochastic_times, about="stochastic"),
+    "ddim": SamplerChoice("ddpm", (0.0,), _ddpm_times),
+    "ddpm": SamplerChoice("ddpm", (0.0,), _ddpm_times, about="stochastic"),
 }
 
 if TYPE_CHECKING:

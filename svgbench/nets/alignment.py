@@ -79,7 +79,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def freeze(self, statistics: Tensor) -> None:
-        """Fixes the map for inference from the sums over (much of) the training set."""
+        """Fixes the map for inference from the sums [1 + c + c^2 + 2 C] over (much of) the training set."""
         weight, bias = self.affine(statistics)
         self.weight.copy_(weight)
         self.bias.copy_(bias)

@@ -32,7 +32,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class RmsNorm(nn.RMSNorm):
-    """x / sqrt(mean x^2 + 1e-6) times a learned gain, in the gain's precision: half-precision numbers are not squared (LightningDiT)."""
+    """x / sqrt(mean x^2 + 1e-6) times a learned gain, in the gain's precision: half-precision numbers are not squared (LightningDiT).
+    Tokens [B, N, C] -> [B, N, C]."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=RMS_EPS)
@@ -81,7 +82,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (tanh form), linear."""
+    """Linear, GELU (tanh form), linear: tokens [B, N, C] -> [B, N, C]."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """Linear to two halves, SiLU of the first times the second, linear (Shazeer 2020, arXiv 2002.05202)."""
+    """Linear to two halves, SiLU of the first times the second, linear (Shazeer 2020, arXiv 2002.05202): tokens [B, N, C] -> [B, N, C]."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ def _unit(x: Tensor) -> Tensor:
 
 
 class Gradients(NamedTuple):
-    """What the losses of one micro-batch say about its reconstruction."""
+    """Gradients of the losses of one micro-batch at its reconstruction, and the losses."""
 
     reconstruction: Tensor
     """dL_rec/dy [B, 3, H, W]."""
@@ -78,7 +78,7 @@ class Gradients(NamedTuple):
     losses: dict[str, Tensor]
 
 
-class Objective:
+class ReconstructionObjective:
     """The generator's and the discriminator's losses on decoder outputs y [B, 3, H, W] in [-1, 1] beside originals in [0, 1]."""
 
     def __init__(
@@ -88,7 +88,8 @@ class Objective:
         self._judge, self._discriminator = judge, discriminator
 
     def gradients(self, y: Tensor, originals: Tensor, *, size: int, gan: bool) -> Gradients:
-        """Gradients at y, taken apart from the decoder's graph; ``size`` is the global batch."""
+        """Gradients at the decoder's output y [B, 3, H, W], apart from its graph, beside originals [B, 3, H, W]. ``size``: images of the
+        global batch."""
         leaf = y.detach().requires_grad_()
         target = originals * 2 - 1
         losses = {"l1": (leaf - target).abs().mean((1, 2, 3)).sum() / size}
@@ -107,15 +108,15 @@ class Objective:
         return Gradients(reconstruction, adversarial, {name: value.detach() for name, value in losses.items()})
 
     def discriminate(self, y: Tensor, originals: Tensor, *, size: int) -> Tensor:
-        """The discriminator's hinge loss on real and decoded images; y gets no gradient."""
+        """The discriminator's hinge loss [] on originals and decoded images y, [B, 3, H, W] each; y gets no gradient."""
         real, fake = self._discriminator(torch.cat([originals * 2 - 1, y.detach()])).chunk(2)
         return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + fake).mean((1, 2, 3))).sum() / size
 
 
-def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, found: Gradients) -> Tensor:
+def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, at_output: Gradients) -> Tensor:
     """[2, weights]: the gradients of L_rec and L_gan at the weight of the last layer, whose input was ``hidden``."""
     layer = decoder.conv_out
-    both = (found.reconstruction, found.adversarial)
+    both = (at_output.reconstruction, at_output.adversarial)
     if isinstance(layer, nn.Conv2d):
         gradients = [torch.nn.grad.conv2d_weight(hidden.detach(), layer.weight.shape, g, padding=1) for g in both]
     else:

@@ -61,7 +61,7 @@ class Chain(nn.Module):
         return (x - self.at("noise", place) * noise) / self.at("signal", place)
 
     def mean(self, data: Tensor, x: Tensor, place: Tensor | int) -> Tensor:
-        """Mean of q(x_before | x_k, data)."""
+        """Mean [B, C, h, w] of q(x_before | x_k, data)."""
         return self.at("mean_of_data", place) * data + self.at("mean_of_x", place) * x
 
     def model_log_variance(self, numbers: Tensor | None, place: Tensor | int) -> Tensor:
@@ -141,7 +141,8 @@ def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: Trai
 
 
 def log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability of each number's 8-bit bin under a Gaussian; the outermost bins reach to infinity. By DiT's tanh form of the CDF."""
+    """Log probability [B, C, h, w] of each number's 8-bit bin under a Gaussian; the outermost bins reach to infinity.
+    DiT's tanh form of the CDF."""
 
     def cdf(x: Tensor) -> Tensor:
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))

@@ -21,7 +21,7 @@ Field = Callable[[Tensor, float, int], Tensor]
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
-    """unconditional + weight (conditional - unconditional), of predictions of one shape."""
+    """unconditional + weight (conditional - unconditional) of two predictions [B, C, h, w]."""
     return unconditional + weight * (conditional - unconditional)
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
     """Group norm over ``groups``; where that is None over 32 as in LDM, or fewer where a group would hold less than LDM's 4 channels.
 
-    With one channel a group, a narrow network would see every channel at mean 0 and deviation 1 in each image and could hardly say how
-    bright it is: at base 16 and 20k images that cost 1.2 dB (18.96 against 20.18 dB, one seed).
+    With one channel a group, a narrow network would see every channel at mean 0 and deviation 1 in each image and could hardly
+    represent its brightness: at base 16 and 20k images that cost 1.2 dB (18.96 against 20.18 dB, one seed).
     """
     if groups is None:
         groups = max(count for count in range(1, min(32, max(1, channels // 4)) + 1) if channels % count == 0)

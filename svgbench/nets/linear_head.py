@@ -14,7 +14,7 @@ EPSILON, MOMENTUM = 1e-5, 0.1
 """Of the batch norm, torch's own."""
 
 
-class Moments(NamedTuple):
+class BatchMoments(NamedTuple):
     """Of the channels over images and positions: [C] each."""
 
     mean: Tensor
@@ -48,20 +48,20 @@ class DenseHead(nn.Module):
         return torch.cat([count, flat.sum(1), flat.square().sum(1)])
 
     @staticmethod
-    def moments(sums: Tensor) -> Moments:
-        """What the sums say."""
+    def moments(sums: Tensor) -> BatchMoments:
+        """The batch's mean [C] and variance [C] (over n) from its sums [1 + 2 C]."""
         count, (total, squares) = sums[0], sums[1:].chunk(2)
         mean = total / count
-        return Moments(mean, (squares / count - mean.square()).clamp_min(0), count)
+        return BatchMoments(mean, (squares / count - mean.square()).clamp_min(0), count)
 
     @torch.no_grad()
-    def follow(self, moments: Moments) -> None:
+    def follow(self, moments: BatchMoments) -> None:
         """Brings the running averages a step nearer to a batch's moments; the variance over n - 1, as batch norm keeps it."""
         unbiased = moments.variance * moments.count / (moments.count - 1).clamp_min(1)
         self.mean.lerp_(moments.mean.float(), MOMENTUM)
         self.variance.lerp_(unbiased.float(), MOMENTUM)
 
-    def forward(self, latents: Tensor, moments: Moments | None = None) -> Tensor:
+    def forward(self, latents: Tensor, moments: BatchMoments | None = None) -> Tensor:
         """``moments``: those of the batch while training."""
         mean, variance = (self.mean, self.variance) if moments is None else (moments.mean.float(), moments.variance.float())
         scale = self.scale * (variance + EPSILON).rsqrt()

@@ -57,8 +57,8 @@ class ResidualEncoder(nn.Module):
 
     ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``drop`` is the
     probability that a learned mask token replaces an image's whole residual (``replace``). Images of another size than that of its
-    training get its positions resampled to their grid, bicubically, as DINOv2 does with its own; what the release would do there is
-    nowhere said.
+    training get its positions resampled to their grid, bicubically, as DINOv2 does with its own; the release does not
+    state what it would do there.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ ABSOLUTE, RELATIVE = 1e-6, 1e-3
 
 
 def euler(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """x at the last time: one velocity an interval, order 1."""
+    """Data [B, C, h, w] from noise [B, C, h, w]: one velocity an interval, order 1."""
     x = noise
     for step, (t, after) in enumerate(pairwise(times)):
         x = x + (after - t) * velocity(x, t, step)
@@ -34,7 +34,8 @@ def euler(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def heun(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """x at the last time: the mean of the velocities at both ends of an interval (trapezoid), order 2, two velocities an interval."""
+    """Data [B, C, h, w] from noise [B, C, h, w]: the mean of the velocities at both ends of an interval (trapezoid), order 2, two
+    velocities an interval."""
     x = noise
     for step, (t, after) in enumerate(pairwise(times)):
         here = velocity(x, t, step)
@@ -44,7 +45,7 @@ def heun(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def midpoint(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """x at the last time: the velocity in the middle of an interval, order 2, two velocities an interval."""
+    """Data [B, C, h, w] from noise [B, C, h, w]: the velocity in the middle of an interval, order 2, two velocities an interval."""
     x = noise
     for step, (t, after) in enumerate(pairwise(times)):
         half = (after - t) / 2
@@ -53,7 +54,7 @@ def midpoint(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def dopri5(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """x at the last time, by Dormand and Prince's adaptive solver; ``times`` only counts the steps that a guidance schedule sees.
+    """Data [B, C, h, w] from noise, by Dormand and Prince's adaptive solver; ``times`` only counts the steps that a guidance schedule sees.
 
     The step's length follows the whole batch's error: unlike elsewhere, a sample depends (within the tolerances) on its batch.
     """
@@ -72,7 +73,8 @@ def dopri5(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def sde_euler(velocity: Field, noise: Tensor, times: Sequence[float], draw: Draw) -> Tensor:
-    """x at the last time by Euler and Maruyama's method on SiT's reverse SDE (arXiv 2401.08740 section 2.3), the last step without noise.
+    """Data [B, C, h, w] from noise by Euler and Maruyama's method on SiT's reverse SDE (arXiv 2401.08740, section 2.3), the last step
+    without noise.
 
     dx = (v + w s) dt + sqrt(2 w) dW with the score s = (t v - x) / (1 - t) and SiT's w = 1 - t; so v + w s = (1 + t) v - x.
     """

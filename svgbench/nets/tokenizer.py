@@ -91,7 +91,7 @@ class Codec(nn.Module):
         self._outside[0].check_side(side)
 
     def features(self, images: Tensor) -> Tensor:
-        """The latents themselves."""
+        """The latents themselves, [B, C, h, w] of images [B, 3, H, W]."""
         return self._outside[0].encode(images)
 
     def residual(self, images: Tensor) -> Tensor:

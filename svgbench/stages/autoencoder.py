@@ -21,7 +21,7 @@ from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.nets import draws
-from svgbench.nets.critic import Gradients, Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients
+from svgbench.nets.critic import Gradients, PatchDiscriminator, ReconstructionObjective, adaptive_weight, last_layer_gradients
 from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.cost import cost_of, product_rate
@@ -59,12 +59,12 @@ class AutoencoderTask:
             self.modules["discriminator"] = discriminator
             self.optimisers["discriminator"] = adam(discriminator.parameters(), part.training.optimiser)
         judge = load_perceptual(loss.network, loss.weights, device=device) if loss.perceptual else None
-        self._objective = Objective(
+        self._objective = ReconstructionObjective(
             l1=loss.l1, perceptual=loss.perceptual, adversarial=loss.adversarial, discriminator=discriminator, judge=judge
         )
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of the tokenizer and, once the GAN term is on, of the discriminator."""
+        """One update of the tokenizer and, once the GAN term is on, of the discriminator; gives this rank's share of each loss (scalar)."""
         loss = self._part.loss
         gan = bool(loss.adversarial) and batch.images_seen >= loss.adversarial_start_images
         micros = list(batch.micro_batches(self._runtime.micro_batch))
@@ -76,9 +76,9 @@ class AutoencoderTask:
         if gan:
             losses["discriminator"] = torch.zeros((), device=self._runtime.torch_device)
             for micro, y in zip(micros or [batch], outputs, strict=True):
-                found = self._objective.discriminate(y, self._originals(micro), size=batch.size)
-                found.backward()
-                losses["discriminator"] += found.detach()
+                loss = self._objective.discriminate(y, self._originals(micro), size=batch.size)
+                loss.backward()
+                losses["discriminator"] += loss.detach()
             apply("discriminator")
         return losses
 
@@ -117,10 +117,10 @@ class AutoencoderTask:
         with self._runtime.autocast(self._part.training.precision):
             parts = self._parts(batch)
             hidden, y = self._decode(batch, *parts, self._global(self._sums(*parts)))
-        found = self._objective.gradients(y.float(), self._originals(batch), size=batch.size, gan=gan)
-        weight = self._weight(last_layer_gradients(self._tokenizer.decoder, hidden.float(), found)) if gan else None
-        y.backward(self._combined(found, weight).to(y.dtype))
-        return found.losses, [y.detach().float()]
+        gradients = self._objective.gradients(y.float(), self._originals(batch), size=batch.size, gan=gan)
+        weight = self._weight(last_layer_gradients(self._tokenizer.decoder, hidden.float(), gradients)) if gan else None
+        y.backward(self._combined(gradients, weight).to(y.dtype))
+        return gradients.losses, [y.detach().float()]
 
     @torch.no_grad()
     def _statistics_of(self, micros: list[Batch]) -> Tensor | None:
@@ -148,10 +148,10 @@ class AutoencoderTask:
         for number, micro in enumerate(micros):
             with self._runtime.autocast(self._part.training.precision):
                 _, y = self._decode(micro, *self._parts(micro), sums)
-            found = kept[number] if gan else self._objective.gradients(y.float(), self._originals(micro), size=micro.size, gan=False)
-            y.backward(self._combined(found, weight).to(y.dtype))
+            gradients = kept[number] if gan else self._objective.gradients(y.float(), self._originals(micro), size=micro.size, gan=False)
+            y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())
-            for name, value in found.losses.items():
+            for name, value in gradients.losses.items():
                 losses[name] = losses[name] + value if name in losses else value
         return losses, outputs
 
@@ -159,8 +159,8 @@ class AutoencoderTask:
         return self._part.loss.adversarial * adaptive_weight(self._runtime.all_reduce_(gradients))
 
     @staticmethod
-    def _combined(found: Gradients, weight: Tensor | None) -> Tensor:
-        return found.reconstruction if weight is None else found.reconstruction + weight * found.adversarial
+    def _combined(gradients: Gradients, weight: Tensor | None) -> Tensor:
+        return gradients.reconstruction if weight is None else gradients.reconstruction + weight * gradients.adversarial
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

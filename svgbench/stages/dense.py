@@ -23,7 +23,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.metrics.protocol import ImageGroup
-from svgbench.nets.linear_head import DenseHead, Moments, dropped
+from svgbench.nets.linear_head import BatchMoments, DenseHead, dropped
 from svgbench.nets.tokenizer import Codec, Tokenizer, channel_parts
 from svgbench.stages.tokenizers import open_tokenizer
 
@@ -31,13 +31,13 @@ EVALUATED = 4
 """Validation images whose figures are saved at once."""
 
 
-def check_pairs(found: DenseSet, counted: Callable[[ImagePair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
+def check_pairs(dataset: DenseSet, counted: Callable[[ImagePair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair; writes ``pairs.json``: how many there are and how many of their pixels count."""
     about = {}
     for split in SPLITS:
-        pairs = getattr(found, split)
+        pairs = getattr(dataset, split)
         with runtime.progress(f"{word}, {split}", len(pairs)) as bar:
-            pixels = count_usable_pixels(found.root, pairs, counted, threads=reader_threads(runtime), kind=word, advance=bar.advance)
+            pixels = count_usable_pixels(dataset.root, pairs, counted, threads=reader_threads(runtime), kind=word, advance=bar.advance)
         about[split] = {"pairs": len(pairs), "pixels": pixels}
     write_atomic(out / "pairs.json", (json.dumps(about, indent=1) + "\n").encode())
     return {}
@@ -82,7 +82,7 @@ class HeadsTask:
         self.optimisers = {name: adam(reading.head.parameters(), optimiser) for name, reading in readings.items()}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of every head over the batch's crops."""
+        """One update of every head over the batch's crops; gives this rank's share of each head's loss, a scalar."""
         images, targets = self._fill(self._crops(batch))
         with torch.no_grad():
             latents = self._encode(images)
@@ -96,7 +96,7 @@ class HeadsTask:
         return losses
 
 
-def _outputs(head: DenseHead, latents: Tensor, moments: Moments) -> Callable[[slice], Tensor]:
+def _outputs(head: DenseHead, latents: Tensor, moments: BatchMoments) -> Callable[[slice], Tensor]:
     return lambda rows: head(latents[rows], moments)
 
 
@@ -126,20 +126,20 @@ def settings_of(head: HeadTraining) -> Training:
 class DenseRun(NamedTuple):
     """What both kinds of dense prediction are made of."""
 
-    found: DenseSet
+    dataset: DenseSet
     tokenizer: Tokenizer | Codec
     readings: dict[str, Reading]
     training_images: ImageGroup
     validation_images: ImageGroup
 
 
-def open_run(found: DenseSet, autoencoder: Path, outputs: int, *, sides: tuple[int, ...], seed: int, runtime: Runtime) -> DenseRun:
+def open_run(dataset: DenseSet, autoencoder: Path, outputs: int, *, sides: tuple[int, ...], seed: int, runtime: Runtime) -> DenseRun:
     """The tokenizer of a finished autoencoder with heads for it; refuses crop sides that its encoder cannot take."""
     tokenizer = open_tokenizer(autoencoder, runtime)
     for side in sides:
         tokenizer.check_side(side)
-    groups = [ImageGroup(name=s, count=len(getattr(found, s)), digest=found.digest(s)) for s in ("training", "validation")]
-    return DenseRun(found, tokenizer, open_readings(tokenizer, outputs, seed=seed, device=runtime.torch_device), *groups)
+    groups = [ImageGroup(name=s, count=len(getattr(dataset, s)), digest=dataset.digest(s)) for s in ("training", "validation")]
+    return DenseRun(dataset, tokenizer, open_readings(tokenizer, outputs, seed=seed, device=runtime.torch_device), *groups)
 
 
 def train_heads(
@@ -157,7 +157,7 @@ def train_heads(
 ) -> dict[str, float]:
     """Trains the heads (from where a stopped training was), leaves them in ``out/heads.safetensors`` and gives the last mean losses.
     ``read``: the crop of a training image at a position of the run."""
-    settings, count = settings_of(head), len(run.found.training)
+    settings, count = settings_of(head), len(run.dataset.training)
     with CropLoader(read, count, seed=seed, runtime=runtime) as crops:
         task = HeadsTask(
             run.readings, run.tokenizer.encode, crops, fill, loss,
@@ -178,8 +178,8 @@ def evaluated(
 
     @torch.no_grad()
     def rows(items: range) -> tuple[np.ndarray]:
-        return (torch.stack([measured(run.found.validation[index]).double().cpu() for index in items]).numpy(),)
+        return (torch.stack([measured(run.dataset.validation[index]).double().cpu() for index in items]).numpy(),)
 
-    file, count = Array(out / FOLDER / "evaluated.npy", np.float64, row), len(run.found.validation)
+    file, count = Array(out / FOLDER / "evaluated.npy", np.float64, row), len(run.dataset.validation)
     Blocks(out / FOLDER / "evaluated", [file], count=count, size=EVALUATED, runtime=runtime, label=label).run(rows)
     return torch.from_numpy(np.load(file.path)).to(runtime.torch_device)

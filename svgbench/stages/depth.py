@@ -33,20 +33,20 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Depth.model_validate(part["depth"])
     head, whole = settings.head, open_set("depth", settings.source, settings.identity)
-    found = whole.limited(limit_of(slice_))
-    run = open_run(found, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
+    dataset = whole.limited(limit_of(slice_))
+    run = open_run(dataset, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
     losses = train_heads(
-        run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
+        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
         dropout=0.0, seed=seed, out=out, runtime=runtime, label="linear head, depth",
     )  # fmt: skip
-    found_errors = _evaluated(run, head, out, runtime)
+    errors = _evaluated(run, head, out, runtime)
     if runtime.is_main:
         open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
         used = head.model_dump(mode="json", exclude={"checkpoint_images"})
         details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
         name = protocol("depth-linear", images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
-        scores = [s for kind, each in found_errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
+        scores = [s for kind, each in errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
         write_scores(out, scores, slice_)
     return {"images_seen": head.total_images, "losses": losses}
 
@@ -54,17 +54,17 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair of a folder once, so that a depth map that cannot be used is named before hours of training."""
     settings = scoring.Depth.model_validate(slice_["scores"]["depth"])
-    head, found = settings.head, open_set("depth", settings.source, settings.identity)
+    head, dataset = settings.head, open_set("depth", settings.source, settings.identity)
 
     def in_range(pair: ImagePair) -> int:
-        depth = read_depth(found.root, pair).target
+        depth = read_depth(dataset.root, pair).target
         return int(((depth > head.nearest) & (depth < head.farthest)).sum())
 
-    return check_pairs(found, in_range, "depth maps", out, runtime)
+    return check_pairs(dataset, in_range, "depth maps", out, runtime)
 
 
-def _crop(found: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:
-    sample = read_depth(found.root, found.training[index])
+def _crop(dataset: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:
+    sample = read_depth(dataset.root, dataset.training[index])
     return crops.depth_crop(sample, crops.uniform_draws(seed, position), size=head.crop, border=head.border == "nyu")
 
 
@@ -73,7 +73,8 @@ def _stacked(head: scoring.DepthHead, runtime: Runtime, made: list[Crop]) -> tup
 
 
 def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
-    """The scale-invariant log loss over the counted pixels of the global batch: its sums first, then the gradient piece by piece."""
+    """The scale-invariant log loss, a scalar, over the counted pixels of targets [B, H, W] of the global batch: its sums first, then the
+    gradient piece by piece."""
     inside = measures.counted(targets, head.nearest, head.farthest, eigen=False)
 
     def log_errors(rows: slice) -> Tensor:
@@ -97,11 +98,11 @@ def _evaluated(run: DenseRun, head: scoring.DepthHead, out: Path, runtime: Runti
     """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images."""
 
     def measured(pair: ImagePair) -> Tensor:
-        sample = read_depth(run.found.root, pair)
+        sample = read_depth(run.dataset.root, pair)
         truth = torch.from_numpy(sample.target).to(runtime.torch_device)
         mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")
-        found = depths_of(run, sample.image, head, tuple(truth.shape), runtime.torch_device)
-        return torch.stack([torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64) for depth in found])
+        depths = depths_of(run, sample.image, head, tuple(truth.shape), runtime.torch_device)
+        return torch.stack([torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64) for depth in depths])
 
     table = evaluated(run, measured, (len(run.readings), 2), out, runtime, "depth").cpu()
     return {name: table[:, row].contiguous() for row, name in enumerate(run.readings)}
@@ -115,9 +116,9 @@ def depths_of(run: DenseRun, image: Image.Image, head: scoring.DepthHead, size: 
     pixels = np.asarray(image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR))
     whole = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
     latents = run.tokenizer.encode(torch.stack([whole, whole.flip(-1)]))
-    found = []
+    depths = []
     for reading in run.readings.values():
         depth = measures.depth_of(reading.head(latents[:, reading.channels]), head.nearest, head.farthest)
         straight, mirrored = crops.resized(depth[:, None], size)[:, 0]
-        found.append(((straight + mirrored.flip(-1)) / 2).clamp(head.nearest, head.farthest))
-    return found
+        depths.append(((straight + mirrored.flip(-1)) / 2).clamp(head.nearest, head.farthest))
+    return depths

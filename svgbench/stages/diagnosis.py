@@ -28,7 +28,7 @@ from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
 from svgbench.stages.transformers import as_velocity, open_transformer
 
 CLASSES = 10
-"""Classes that a picture can tell apart by colour; of more, so many are taken at even distances."""
+"""Most classes in a picture, so that their colours can be told apart; of more, this many are taken at even distances."""
 EMBEDDED, MOVED = 500, 400
 """Validation images on the t-SNE's plane and in the velocities, the same number of each class."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -47,7 +47,7 @@ def balanced(images: ImageSet, count: int) -> tuple[Tensor, Tensor, list[int]]:
     chosen = known[torch.linspace(0, len(known) - 1, min(CLASSES, len(known))).round().long()]
     places = [(labels == label).nonzero()[:, 0] for label in chosen]
     each = max(1, min(count // len(chosen), *map(len, places)))
-    return torch.stack([own[:each] for own in places], 1).flatten(), torch.arange(len(chosen)).repeat(each), chosen.tolist()
+    return torch.stack([place[:each] for place in places], 1).flatten(), torch.arange(len(chosen)).repeat(each), chosen.tolist()
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 @torch.no_grad()
 def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The velocity that the transformer gives noised validation images without being told their class, by class.
+    """The velocity that the transformer predicts for noised validation images without their label (unconditional), by class.
 
     ``points.npy`` float32 [T, N, 2]: noised latents x_t on the plane in which the classes' mean latents differ most; ``velocities.json``:
     of each time the classes' mean position and mean velocity on it, the mean latents, and the class share of the velocities in the whole

@@ -68,7 +68,7 @@ class DiffusionTask:
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of the transformer over the batch's images."""
+        """One update of the transformer over the batch's images; gives this rank's share of each loss, a scalar."""
         weights = {"loss": 1.0} | ({"representation": self._teacher.weight} if self._teacher else {})
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also where a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):

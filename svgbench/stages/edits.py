@@ -1,6 +1,6 @@
 """Pictures from latents that were changed by hand: without the residual, between two images, under another class. Made for figures.
 
-Each artifact is ``pictures.npy`` uint8 and ``pictures.json``, which says what stands where.
+Each artifact is ``pictures.npy`` uint8 and ``pictures.json``, which names the pictures.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ REFERENCE = "scores.reference"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row: what it may read, what it stands on, who does it."""
+    """One row: the fields it may read, the stages it needs, the function that does the work."""
 
     name: str
     version: int
@@ -36,9 +36,9 @@ class Stage:
     each: tuple[str, ...] = ()
     """List fields: one node for each combination of their entries, each entry a scalar in the slice."""
     provides: str | None = None
-    """The name others need it by, where it is not the stage's own."""
+    """The name by which others need it, where that is not the stage's name."""
     when: str = "always"
-    """The fact about a run (``facts``) under which this row is its own."""
+    """The fact about a run (``facts``) under which the run has this stage."""
     taken_over: bool = False
     """Made from files of others alone: neither images nor training are needed."""
     scores: bool = False
@@ -124,7 +124,7 @@ DIAGNOSES: tuple[Stage, ...] = (
 from fixed streams, so they depend on a run's seed through its networks alone."""
 
 LABELS = frozenset({"preset", "sampling.dimension_shift"})
-"""Fields in no slice: words about a run, and what is turned into another field when a run is built."""
+"""Fields in no slice: labels of a run, and fields that become another field when a run is built."""
 
 TEACHER = "diffusion.representation.encoder"
 ENCODERS = ("encoder", TEACHER)
@@ -133,16 +133,16 @@ PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 
 LIMIT = "data.limit"
-"""In the slice of every stage that scores, where a run is a trial: its numbers say so."""
+"""In the slice of every stage that scores, where a run is a trial: the protocol of its scores names the limit."""
 
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
-"""Parts whose ``source`` is a folder: a key knows it by its files (``identity``), not by where it lies."""
+"""Parts whose ``source`` is a folder: a key holds the digest of its files (``identity``), not its path."""
 
 UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{TEACHER}.card"})
-"""Fields that a worker needs and a key does not: the encoder's identity says which it is."""
+"""Fields that a worker needs and a key does not: the encoder's identity stands for them."""
 
 UNGUIDED = {"sampling.schedule": "constant", "sampling.against": "null", "sampling.guided_channels": None}
-"""Fields that samples of guidance 1 do not see: there the class's word is taken alone. At these values they are one work."""
+"""Fields that samples of guidance 1 do not depend on: only the conditional prediction is used. With these values they share one key."""
 
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),

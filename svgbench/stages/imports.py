@@ -30,22 +30,23 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
     card, encoder = open_frozen(slice_["encoder"], torch.device("cpu"))
     state = read(release.file, release.weights_key)
     if release.kind == "svg-autoencoder":
-        found: Any = autoencoders.svg_autoencoder(state, release.config, release.file)
-        tokenizer = found.tokenizer
-        if (found.tokenizer.feature_channels, found.tokenizer.stride) != (encoder.channels, encoder.stride):
-            raise BadConfig(f"{release.file} was trained on '{found.card}', this run has '{card.name}'; set encoder.card={found.card}.")
+        released: Any = autoencoders.svg_autoencoder(state, release.config, release.file)
+        tokenizer = released.tokenizer
+        if (released.tokenizer.feature_channels, released.tokenizer.stride) != (encoder.channels, encoder.stride):
+            use = f"set encoder.card={released.card}"
+            raise BadConfig(f"{release.file} was trained on '{released.card}', this run has '{card.name}'; {use}.")
     elif release.kind == "rae-decoder":
-        tokenizer, found = autoencoders.rae_tokenizer(state, encoder, release.config, release.file)
+        tokenizer, released = autoencoders.rae_tokenizer(state, encoder, release.config, release.file)
     else:
         raise BadConfig(
             f"autoencoder.release.kind '{release.kind}' is not taken over as an autoencoder; use svg-autoencoder or rae-decoder."
         )
     side = slice_["data"]["resolution"]
-    if found.resolution != side:
+    if released.resolution != side:
         raise BadConfig(
-            f"{release.file} was trained at {found.resolution} px, this run has {side}; set data.resolution={found.resolution}."
+            f"{release.file} was trained at {released.resolution} px, this run has {side}; set data.resolution={released.resolution}."
         )
-    settings = schema.Autoencoder.model_validate(found.settings)
+    settings = schema.Autoencoder.model_validate(released.settings)
     weights = {name: tensor.contiguous() for name, tensor in tokenizer.state_dict().items()}
     build(encoder, settings, side, torch.device("cpu")).load_state_dict(weights)  # what will be opened later is what is written here
     save_file(weights, out / "autoencoder.safetensors")

@@ -97,7 +97,7 @@ def _fill(file: Array, split: str, count: int, latents: Callable[[Tensor], Tenso
 
 
 def stored(vectors: Tensor, kind: np.dtype) -> np.ndarray:
-    """Float32 vectors as a file of this type holds them: themselves, or the bits of the nearest bfloat16."""
+    """Float32 vectors [N, C] as a file of this type holds them: themselves, or the bits of the nearest bfloat16."""
     return (vectors.cpu() if kind == np.float32 else vectors.bfloat16().cpu().view(torch.uint16)).numpy()
 
 

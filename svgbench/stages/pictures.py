@@ -28,7 +28,7 @@ SHOWN = 16
 
 
 def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Packs the pre-cropped uint8 store of training and validation images, or stands on one that is packed."""
+    """Packs the pre-cropped uint8 store of training and validation images; a packed store is adopted as it is."""
     data = schema.Data.model_validate(slice_["data"])
     if data.source != "shapes" and packed.holds(Path(data.source).expanduser()):
         packed.adopt(data, out)
@@ -75,8 +75,8 @@ def overview(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime
 
 def _nth(images: np.ndarray, labels: np.ndarray, label: int, number: int) -> np.ndarray:
     """The n-th sample of a class, or the n-th sample where the class has fewer."""
-    found = np.flatnonzero(labels == label)
-    return images[found[number] if len(found) > number else number % len(images)]
+    of_label = np.flatnonzero(labels == label)
+    return images[of_label[number] if len(of_label) > number else number % len(images)]
 
 
 def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image:

@@ -60,11 +60,11 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
         sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
 
         def scored(_: Steps, name: str = name, sets: list[tuple[Tensor, Tensor]] = sets) -> tuple[dict[str, Tensor], dict[str, Any]]:
-            found = segmentation_scores(
+            fitted = segmentation_scores(
                 *sets, classes=len(collection.classes) + 1, settings=settings, latents=name, seed=slice_["seed"],
                 resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), **probe_groups(inputs, collection, len(train)),
             )  # fmt: skip
-            return {}, {"scores": [score.model_dump(mode="json") for score in found]}
+            return {}, {"scores": [score.model_dump(mode="json") for score in fitted]}
 
         scores += map(Score.model_validate, steps.once(name, scored)[1]["scores"])
     return write_scores(out, scores, slice_)
@@ -75,10 +75,10 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
     head, whole = settings.head, open_set("segmentation", settings.source, settings.identity)
-    found = whole.limited(limit_of(slice_))
-    run = open_run(found, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
+    dataset = whole.limited(limit_of(slice_))
+    run = open_run(dataset, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
     losses = train_heads(
-        run, partial(_crop, found, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
+        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
         dropout=head.dropout, seed=seed, out=out, runtime=runtime, label="linear head, segmentation",
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
@@ -98,17 +98,17 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
     settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
-    found, head = open_set("segmentation", settings.source, settings.identity), settings.head
+    dataset, head = open_set("segmentation", settings.source, settings.identity), settings.head
     largest = int(head.crop * max(1.0, *head.scales))
 
     def labelled(pair: ImagePair) -> int:
-        return int((read_labelled(found.root, pair, head.classes, largest).target != IGNORED).sum())
+        return int((read_labelled(dataset.root, pair, head.classes, largest).target != IGNORED).sum())
 
-    return check_pairs(found, labelled, "masks", out, runtime)
+    return check_pairs(dataset, labelled, "masks", out, runtime)
 
 
-def _crop(found: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:
-    sample = read_labelled(found.root, found.training[index], head.classes)
+def _crop(dataset: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:
+    sample = read_labelled(dataset.root, dataset.training[index], head.classes)
     return crops.segmentation_crop(sample, crops.uniform_draws(seed, position), side=head.crop, scales=head.scales)
 
 
@@ -117,7 +117,7 @@ def _stacked(head: scoring.SegmentationHead, runtime: Runtime, made: list[Crop])
 
 
 def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
-    """Cross-entropy of logits, enlarged to the targets' size, averaged over the labelled pixels of the global batch."""
+    """Cross-entropy, a scalar, of logits enlarged to the size of targets [B, H, W], averaged over the global batch's labelled pixels."""
     counted = runtime.all_reduce_((targets != IGNORED).sum()).clamp_min(1)
     total = torch.zeros((), device=targets.device)
     for rows in pieces(len(targets), runtime):
@@ -138,7 +138,7 @@ def _evaluated(run: DenseRun, head: scoring.SegmentationHead, out: Path, runtime
             yield [area[0] for area in areas_of(prediction, target, head.classes)]
 
     def measured(pair: ImagePair) -> Tensor:
-        return torch.stack([torch.stack(each) for each in areas(read_labelled(run.found.root, pair, head.classes))])
+        return torch.stack([torch.stack(each) for each in areas(read_labelled(run.dataset.root, pair, head.classes))])
 
     table = evaluated(run, measured, (len(run.readings), 3, head.classes), out, runtime, "mIoU")
     return {name: Areas(*table[:, row].movedim(1, 0).contiguous()) for row, name in enumerate(run.readings)}

@@ -40,10 +40,10 @@ def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.En
     card = cards.EncoderCard.model_validate(part["opened"])
     weights = Path(part["weights"]) if part["weights"] else None
     key = part.get("weights_key")
-    found = cards.identity(card, weights, key)
-    if found != part["identity"]:
+    identity = cards.identity(card, weights, key)
+    if identity != part["identity"]:
         raise BadWeights(
-            f"the encoder '{card.name}' has identity {found[:12]}, this artifact was made with {part['identity'][:12]}; "
+            f"the encoder '{card.name}' has identity {identity[:12]}, this artifact was made with {part['identity'][:12]}; "
             "its card or weights have changed, so run the command again for new artifacts."
         )
     return card, open_encoder(card, weights=weights, device=device, weights_key=key)
@@ -148,7 +148,7 @@ class Cached:
         return torch.where(flip.to(where.device)[:, None, None, None], self._memory[1][where], self._memory[0][where])
 
     def gather(self, function: Callable[[Tensor], Tensor], limit: int | None = None) -> Tensor:
-        """``function`` of the values of (the first ``limit`` of) the set, block by block, so that only its results must fit."""
+        """``function`` of the values [B, C, h, w] of (the first ``limit`` of) the set, by blocks; only its results must fit in memory."""
         return torch.cat([function(self(indices)) for indices in blocks(min(limit or len(self._images), len(self._images)))])
 
 
@@ -169,6 +169,6 @@ def latents_of(
 
 
 def blocks(count: int, size: int = BLOCK) -> Iterator[Tensor]:
-    """``range(count)`` in pieces."""
+    """``range(count)`` in pieces [size]."""
     for start in range(0, count, size):
         yield torch.arange(start, min(start + size, count))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from svgbench.nets.critic import Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients, perceptual_distance
+from svgbench.nets.critic import PatchDiscriminator, ReconstructionObjective, adaptive_weight, last_layer_gradients, perceptual_distance
 from svgbench.nets.ldm import LdmDecoder
 
 IMAGES = torch.rand(6, 3, 32, 32)
@@ -19,7 +19,7 @@ def parts():
     discriminator = PatchDiscriminator(8, 2)
     judge = nn.Conv2d(3, 7, 3, padding=1).requires_grad_(False)
     perceptual = SimpleNamespace(activations=lambda x: [judge(x), judge(x).relu()[..., ::2, ::2]], weights=[torch.rand(7), torch.rand(7)])
-    objective = Objective(l1=1.0, perceptual=0.7, adversarial=0.5, judge=perceptual, discriminator=discriminator)
+    objective = ReconstructionObjective(l1=1.0, perceptual=0.7, adversarial=0.5, judge=perceptual, discriminator=discriminator)
     return SimpleNamespace(decoder=decoder, discriminator=discriminator, judge=perceptual, objective=objective)
 
 

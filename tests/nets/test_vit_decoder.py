@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from svgbench.errors import BadConfig, BadInput
-from svgbench.nets.critic import Objective, PatchDiscriminator, adaptive_weight, last_layer_gradients
+from svgbench.nets.critic import PatchDiscriminator, ReconstructionObjective, adaptive_weight, last_layer_gradients
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.nets.vit_decoder import PatchPixels, ViTDecoder
 
@@ -58,7 +58,7 @@ def test_latents_of_another_grid_or_width_are_refused_in_words(decoder):
 def test_the_adaptive_weight_is_that_of_one_graph_in_any_micro_batches(decoder, cuts):
     torch.manual_seed(1)
     discriminator = PatchDiscriminator(8, 2)
-    objective = Objective(l1=1.0, perceptual=0.0, adversarial=0.5, judge=None, discriminator=discriminator)
+    objective = ReconstructionObjective(l1=1.0, perceptual=0.0, adversarial=0.5, judge=None, discriminator=discriminator)
     y = decoder(LATENTS)
     losses = ((y - (IMAGES * 2 - 1)).abs().mean(), -discriminator(y).mean())
     norms = [torch.autograd.grad(loss, decoder.conv_out.weight, retain_graph=True)[0].norm() for loss in losses]

@@ -215,9 +215,9 @@ def test_a_source_replaces_the_run_s_own_masks_and_is_known_by_its_files(labelle
 
 
 def test_a_source_that_is_no_folder_stops_at_the_plan():
-    with pytest.raises(BadData, match=r"is not a folder; set scores\.segmentation.source to"):
+    with pytest.raises(BadData, match=r"is not a folder; set scores\.segmentation\.source to a folder"):
         nodes("scores.segmentation.source=/nowhere/ADE20K")
-    with pytest.raises(BadData, match=r"is not a folder; set scores\.depth.source to"):
+    with pytest.raises(BadData, match=r"is not a folder; set scores\.depth\.source to a folder"):
         nodes("scores.depth.source=/nowhere/nyu")
 
 
