@@ -19,7 +19,7 @@ from svgbench.errors import BadConfig, BadInput, BrokenArtifact, unknown
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 
-AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record anew from the store."
+AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record again from the store."
 WRITING_SECONDS = 1.0
 """How long a record whose digests do not match is read again while another process writes it."""
 LOOK_SECONDS = 0.02

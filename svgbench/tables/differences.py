@@ -44,7 +44,7 @@ def difference_table(
     table = Table(f"{title}: differences from {baseline}", ["run", *cells], found, kind="differences")
     told = " or ".join(map(str, sorted(pairs)))
     spread = [f"mean ± half of the 95 % t-interval over {told} pairs"] if pairs - {1} else []
-    spread += ["one seed is a number without an interval"] if 1 in pairs else []
+    spread += ["a single pair has no interval"] if 1 in pairs else []
     table.notes = [f"each row minus {baseline} at the same seed, under the protocols of the table above", *spread]
     return table
 

@@ -162,8 +162,8 @@ def _samples(runs: Sequence[RunSheets]) -> str:
     last = len(steps) - 1
     slider = f'<input type="range" id="steps" min="0" max="{last}" step="1" value="{last}" aria-valuetext="{steps[-1]} steps">'
     return (
-        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not chosen by hand: equal classes, and in '
-        f'latents of one shape equal noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
+        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not chosen by hand: the same classes and, '
+        f'for latents of one shape, the same noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
         f'<label for="steps">Sampling steps</label>{slider}<output for="steps">{steps[-1]}</output>'
         f"<fieldset><legend>Guidance</legend>{choices}</fieldset></form>"
         f'<div class="sheets">{"".join(_sheets(run, steps[-1], scales[0]) for run in runs)}</div></section>'
@@ -178,7 +178,7 @@ def _sheets(run: RunSheets, steps: int, guidance: float) -> str:
         size = f'width="{run.side * len(sheet.labels)}" height="{run.side}"'
         which = f'data-steps="{sheet.steps}" data-guidance="{sheet.guidance:g}"'
         images += f'<img src="{sheet.data}" {which} alt="{_alt(run.name, sheet)}" {size}{hidden}>'
-    return f'<figure><figcaption>{escape(run.name)}</figcaption>{images}<p class="none" hidden>not sampled so</p></figure>'
+    return f'<figure><figcaption>{escape(run.name)}</figcaption>{images}<p class="none" hidden>no samples with these settings</p></figure>'
 
 
 def _alt(name: str, sheet: Sheet) -> str:

@@ -37,7 +37,7 @@ def paper_tables(
         )
         tables.append(difference)
     absent = [wanted.text() for wanted in layout.published if not any(wanted.holds(row) for row in published)]
-    tables[0].notes += [f"no published row is of {words}, which the layout '{layout.name}' asks for" for words in absent]
+    tables[0].notes += [f"no published row matches {words}, which the layout '{layout.name}' names" for words in absent]
     if layout.published:
         tables.append(published_table(layout, published, facts))
     if layout.ratios is not None:

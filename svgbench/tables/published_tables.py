@@ -10,7 +10,7 @@ from svgbench.tables.measures import MEASURES
 from svgbench.tables.published import Published, disagreements
 from svgbench.tables.table import Cell, Table
 
-APART = "published by others, each under the protocol of its source; not ranked, with the measured rows or among themselves"
+APART = "published numbers, each under the protocol of its source; not ranked, neither against measured rows nor among themselves"
 DIGITISED = "read off a plot, ± 0.3"
 UNSTATED = "the source does not say whether guidance was used"
 
@@ -35,7 +35,7 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
         numbers = [_cell(found, rows, facts, marks) for found in fitting]
         cited = sorted({sources.index(row.source) + 1 for found in fitting for row in found})
         table.rows.append([*(text or "-" for text in label), *numbers, " ".join(f"[{n}]" for n in cited)])
-    without = ["without a column here: " + "; ".join(map(_whole, left))] if left else []
+    without = ["no column here for: " + "; ".join(map(_whole, left))] if left else []
     table.notes = [APART, *without, *marks.notes(), *(f"[{i + 1}] {source}" for i, source in enumerate(sources))]
     return table
 

@@ -57,7 +57,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     if not found:
         return None
     base = next((curve for curve in found if curve.is_of(baseline)), found[0])
-    said = f"no curve here is of '{baseline}', the baseline asked for; {base.name} stands in its place"
+    said = f"no curve belongs to the baseline '{baseline}'; {base.name} is used instead"
     absent = [] if base.is_of(baseline) else [said]
     what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
     hours = base.over == "images_seen"
@@ -78,7 +78,7 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
         *absent,
         *partial,
         *_spread(found),
-        *(["hours: those of the diffusion stage per image seen, times the images; " + _devices(found)] if hours else []),
+        *(["device-hours: hours of the diffusion stage per image seen, times the images seen; " + _devices(found)] if hours else []),
         *notes,
     ]
     return table
@@ -169,7 +169,7 @@ def _partial(found: Sequence[Curve]) -> list[str]:
 def _spread(found: Sequence[Curve]) -> list[str]:
     counts = sorted({len(curve.seeds) for curve in found})
     if counts[-1] == 1:
-        return ["one seed: no interval, and the spread between seeds is not in it"]
+        return ["one seed: no interval; variation between seeds is not included"]
     return [f"geometric mean over {' or '.join(map(str, counts))} seeds (95 % t-interval of the logarithms)"]
 
 

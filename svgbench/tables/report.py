@@ -27,7 +27,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
         *tables("Reconstruction", rows, declared("reconstruction")),
         *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
-        *tables("Generation at the most steps", _most_steps(rows), _beside_gfid(), column=_guided),
+        *tables("Generation at the largest number of steps", _most_steps(rows), _beside_gfid(), column=_guided),
         *tables("Perception of frozen latents", rows, declared("perception"), parts=True),
         *closing(records),
     ]

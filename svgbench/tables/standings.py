@@ -18,7 +18,7 @@ from svgbench.tables.table import Cell, Table
 TITLED = ("sampling.steps", "sampling.guidance")
 """Fields of a protocol that a column's title says."""
 
-SINGULAR = "no more images than features, so the covariance is singular, and the distance stands for nothing beside one of more images"
+SINGULAR = "no more images than features: the covariance is singular, and the distance cannot be compared with one from more images"
 """What is said of scores whose ``detail`` is marked ``singular``."""
 
 
@@ -101,7 +101,7 @@ def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
     text = text_of(scores, MEASURES[scores[0]["metric"]].digits)
     seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
     detail = scores[0]["detail"]
-    rate = f"; {detail['interval']}" if len(scores) == 1 and detail.get("interval") else ""
+    rate = f"; {detail['interval'].replace('+-', '±')}" if len(scores) == 1 and detail.get("interval") else ""
     hint = f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}"
     low, high = interval_of(scores)
     facts = {"metric": scores[0]["metric"], "low": low, "high": high, "count": scores[0]["count"], "protocol": scores[0]["protocol"]}
@@ -159,7 +159,7 @@ class _Notes:
     def _design(self) -> list[str]:
         if not self._by_design or not self._of:
             return []
-        return [f"by design rows may differ in {', '.join(self._by_design)}, which stand in the row; they are ranked together"]
+        return [f"rows differ by design in {', '.join(self._by_design)}, shown in each row, and are ranked together"]
 
     def _singular(self) -> list[str]:
         few = [s["metric"] for own in self._of.values() for s in own if s["detail"].get("singular")]
@@ -173,7 +173,8 @@ class _Notes:
             notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
         stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
         if stated:
-            notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; the spread between seeds is not in it")
+            how = "; or ".join(stated).replace("+-", "±")  # stored in plain letters
+            notes.append(f"value (low, high): one seed, {how}; variation between seeds is not included")
         return [*notes, *self._fewer()]
 
     def _fewer(self) -> list[str]:
@@ -186,7 +187,7 @@ class _Notes:
             if len(own) < most[name, protocol]:
                 fewer.setdefault(row, {}).setdefault(f"{len(own)} of {most[name, protocol]}", []).append(name)
         told = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in own.items())})" for row, own in fewer.items()]
-        return [f"fewer seeds than others have: {', '.join(told)}; places are by the seeds there are"] if told else []
+        return [f"fewer seeds than other rows: {', '.join(told)}; ranked by the seeds available"] if told else []
 
 
 def _listed(names: list[str]) -> str:

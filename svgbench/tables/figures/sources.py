@@ -110,7 +110,7 @@ def of_one_set(found: list[Tokenizer]) -> None:
         sets.setdefault(one.images_key(), one.name)
     if len(sets) > 1:
         first, second = list(sets.values())[:2]
-        raise BadInput(f"'{first}' and '{second}' stand on different images, so their pictures do not compare; name runs of one set.")
+        raise BadInput(f"'{first}' and '{second}' use different images, so their pictures cannot be compared; name runs of one data set.")
 
 
 def rmse(one: np.ndarray, other: np.ndarray) -> float:
