@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from svgbench.tables.figures.sources import Tokenizer
-from svgbench.tables.figures.style import CLASSES, RULE, SOFT, WIDTH, Drawn, Page, in_lines, name_classes
+from svgbench.tables.figures.style import CLASSES, RULE, SOFT, WIDTH, FigureData, Page, in_lines, name_classes
 
 LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
 ABREAST = 4
 """Panels of t-SNE in a row."""
 
 
-def embedding(found: Sequence[Tokenizer]) -> Drawn:
+def embedding(found: Sequence[Tokenizer]) -> FigureData:
     """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
     rows: list[list[Any]] = []
     panels: list[tuple[str, str, np.ndarray, list[int], dict[str, Any]]] = []
@@ -52,10 +52,10 @@ def embedding(found: Sequence[Tokenizer]) -> Drawn:
         "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them, one dot an image, one "
         "colour a class. Distances between clusters mean nothing; the class share is measured before t-SNE."
     )
-    return Drawn("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
+    return FigureData("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
-def velocities(found: Sequence[Tokenizer]) -> Drawn:
+def velocities(found: Sequence[Tokenizer]) -> FigureData:
     """Class means of noised latents and of the velocities there: a row a tokenizer, a column a time."""
     read = [one.read("velocities") for one in found]
     times = [at["t"] for at in read[0][1]["times"]]
@@ -89,7 +89,7 @@ def velocities(found: Sequence[Tokenizer]) -> Drawn:
         "stay together: entangled. The dashed circle holds the noise (two standard deviations) and is the scale of each row."
     )
     columns = ["tokenizer", "t", "class", "x", "y", "velocity_x", "velocity_y", "true_x", "true_y"]
-    return Drawn("velocities", "Class means of velocities", caption, page, columns, rows)
+    return FigureData("velocities", "Class means of velocities", caption, page, columns, rows)
 
 
 def _field(axes: Axes, at: dict[str, Any], points: np.ndarray, labels: list[int], centres: np.ndarray) -> None:

@@ -92,7 +92,7 @@ class Page:
         return buffer.getvalue()
 
 
-class Drawn(NamedTuple):
+class FigureData(NamedTuple):
     """A figure, what it shows, and the table behind it."""
 
     name: str
