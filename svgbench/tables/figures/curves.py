@@ -83,8 +83,8 @@ def _drawn(name: str, title: str, against: str, page: Page, points: list[Point])
     for point in points:
         row = point.rows[0]
         how = Protocol.model_validate(row["protocol_fields"]).sampling
-        said = [point.line, row["guidance"], row["steps"], row["images_seen"], point.value, point.low, point.high, len(point.rows)]
-        rows.append([*said, row["count"], how.how if how else "", row["protocol"]])
+        shown = [point.line, row["guidance"], row["steps"], row["images_seen"], point.value, point.low, point.high, len(point.rows)]
+        rows.append([*shown, row["count"], how.how if how else "", row["protocol"]])
     return FigureData(name, title, caption, page, columns, rows)
 
 
