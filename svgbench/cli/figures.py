@@ -20,7 +20,7 @@ from svgbench.lab.run_plan import run_here
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
-from svgbench.tables.collect import collect, not_held
+from svgbench.tables.collect import collect, without_digests
 from svgbench.tables.labels import labelled
 from svgbench.tables.table import Table
 
@@ -69,8 +69,8 @@ def figures(
     if len(whole) > PICTURED:
         say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
     of_one_set(whole)
-    if unheld := not_held(records):
-        say(unheld)
+    if unchecked := without_digests(records):
+        say(unchecked)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
     drawn, reasons = draw(found, pictured, to)

@@ -17,7 +17,7 @@ from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.machine.files import regular
-from svgbench.tables.collect import RunRecord, collect, group_name, not_held
+from svgbench.tables.collect import RunRecord, collect, group_name, without_digests
 from svgbench.tables.judge_notes import note_judges, noted_scores
 from svgbench.tables.labels import labelled
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -103,8 +103,8 @@ def show(
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
-    if unheld := not_held(records):
-        say(unheld)
+    if unchecked := without_digests(records):
+        say(unchecked)
     if format not in (Format.csv, Format.json):
         records = labelled(records, labels or {})
     against = against and _row(against, records, cells or {}, labels or {})

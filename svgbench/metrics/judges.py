@@ -57,7 +57,7 @@ def knows_photographs(kind: str, name: str) -> bool:
 def unfamiliar(names: Iterable[str]) -> str:
     """The note for numbers where judges trained on drawn images score other images."""
     listed = " and ".join(dict.fromkeys(names))
-    return f"{listed}: trained on the embedded drawn images, does not know photographs; compare by these numbers only runs on equal images"
+    return f"{listed}: trained on the embedded shapes images, not on photographs; use these numbers only to compare runs on the same images"
 
 
 def whence(kind: str, name: str) -> str:

@@ -19,7 +19,7 @@ from svgbench.errors import BadConfig, BadInput, BrokenArtifact, unknown
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 
-AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record anew from the store."
+AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record again from the store."
 WRITING_SECONDS = 1.0
 """How long a record whose digests do not match is read again while another process writes it."""
 LOOK_SECONDS = 0.02
@@ -32,7 +32,7 @@ def group_name(run: str) -> str:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What one run's directory says."""
+    """The record in one run's directory."""
 
     name: str
     place: Path
@@ -56,18 +56,18 @@ class RunRecord:
 
     @property
     def seed(self) -> int:
-        """The run's seed: its scores say it; of a run without any its name does, where 0 is not said."""
+        """The run's seed, from its scores; for a run without scores from its name, which leaves out the seed 0."""
         if self.scores:
             return int(self.scores[0]["seed"])
         found = re.search(r"(?:^|\.)seed-(\d+)", self.name)
         return int(found[1]) if found else 0
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """What ``run.json`` says of a finished stage, the first of its name."""
+        """The entry of ``run.json`` for a finished stage, the first of its name."""
         return next((stage for stage in self.about["stages"] if stage["stage"] == name), None)
 
     @property
-    def held(self) -> bool:
+    def has_digests(self) -> bool:
         """Whether ``run.json`` holds the digests of what the record was made from; an earlier version's does not."""
         return "files" in self.about
 
@@ -83,9 +83,9 @@ class RunRecord:
 
 
 def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str, RunConfig] | None = None) -> list[RunRecord]:
-    """The runs under ``out`` in name order, or the named ones in the given order. BrokenArtifact for a damaged record: its files are held
-    against the digests in ``run.json``, that against its own, and so are the manifests of the artifacts that are there. ``recorded``:
-    configurations of runs whose files and manifests the same command has just held against them (``lab.record``)."""
+    """The runs under ``out`` in name order, or the named ones in the given order. BrokenArtifact for a damaged record: its files
+    are compared with the digests in ``run.json``, that with its own, and so are the manifests of the artifacts that exist. ``recorded``:
+    configurations of runs whose files and manifests the same command has just compared (``lab.record``)."""
     if not out.is_dir():
         raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
     found = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
@@ -103,9 +103,9 @@ def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str,
     return records
 
 
-def not_held(records: list[RunRecord]) -> str | None:
+def without_digests(records: list[RunRecord]) -> str | None:
     """What cannot be checked of records that an earlier version wrote, in a sentence; None where all hold their digests."""
-    names = [record.name for record in records if not record.held]
+    names = [record.name for record in records if not record.has_digests]
     if not names:
         return None
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""

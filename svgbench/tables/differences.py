@@ -1,7 +1,7 @@
-"""Rows of a table held against one of them, seed by seed.
+"""Rows of a table compared with one of them, seed by seed.
 
 Cells of a grid that share a seed share its images, order and noise, so what a seed does to both falls out of their difference: the interval
-of paired differences is what a claim about two rows stands on, and not whether the intervals of the rows themselves touch.
+of paired differences supports a claim about two rows; whether the intervals of the rows themselves overlap does not.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ def difference_table(
         place = (entry.row, entry.column, shared_protocol(entry.score, by_design))
         values.setdefault(place, {})[entry.score["seed"]] = entry
     pairs: set[int] = set()
-    held = [(row, other) for row in rows if (other := beside(row, baseline, names)) in rows and row != other]
-    cells = {column: [_cell(values, row, other, column, pairs) for row, other in held] for column in columns}
-    cells = {column: own for column, own in cells.items() if set(own) != {"-"}}
-    found = [[row, *(own[i] for own in cells.values())] for i, (row, _) in enumerate(held) if cells]
-    table = Table(f"{title}: differences from {baseline}", ["run", *cells], found, kind="differences")
-    told = " or ".join(map(str, sorted(pairs)))
-    spread = [f"mean ± half of the 95 % t-interval over {told} pairs"] if pairs - {1} else []
-    spread += ["one seed is a number without an interval"] if 1 in pairs else []
+    compared = [(row, other) for row in rows if (other := beside(row, baseline, names)) in rows and row != other]
+    cells = {column: [_cell(values, row, other, column, pairs) for row, other in compared] for column in columns}
+    cells = {column: texts for column, texts in cells.items() if set(texts) != {"-"}}
+    differences = [[row, *(texts[i] for texts in cells.values())] for i, (row, _) in enumerate(compared) if cells]
+    table = Table(f"{title}: differences from {baseline}", ["run", *cells], differences, kind="differences")
+    counts = " or ".join(map(str, sorted(pairs)))
+    spread = [f"mean ± half of the 95 % t-interval over {counts} pairs"] if pairs - {1} else []
+    spread += ["a single pair has no interval"] if 1 in pairs else []
     table.notes = [f"each row minus {baseline} at the same seed, under the protocols of the table above", *spread]
     return table
 

@@ -1,4 +1,4 @@
-"""Facts of the runs of a table's row that may stand beside its name: what was trained, for how long, and any field of its configuration."""
+"""Facts of the runs of a row that may be shown beside its name: what was trained, for how long, and any field of its configuration."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def title_of(name: str) -> str:
 
 
 def fact(name: str, row: Row) -> str:
-    """A fact of a row, a dash where its runs do not say it; seeds that differ are all named."""
+    """A fact of a row, a dash where its runs do not state it; seeds that differ are all named."""
     if name == "gpu_hours":
         return _hours(row)
     if name == "parameters":
@@ -74,6 +74,6 @@ def _hours(row: Row) -> str:
 
 
 def _share(stage: dict[str, Any], row: Row) -> float:
-    """The share of a stage's training that the row's samples stand on."""
+    """The share of a stage's training that the row's samples come from."""
     total = stage["cost"].get("images_seen")
     return min(1.0, row.images_seen[-1] / total) if stage["stage"] == "diffusion" and total and row.images_seen else 1.0

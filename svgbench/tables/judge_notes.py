@@ -1,4 +1,4 @@
-"""What tables say where networks that were trained on the embedded drawn images judge other images."""
+"""The note of tables where networks trained on the embedded images score other images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def are_drawn(source: str) -> bool:
 
 
 def unfamiliar(record: RunRecord) -> list[str]:
-    """The judges of a run that do not know its images, with what each judges; nothing for a run on the embedded images."""
+    """The judges of a run that were not trained on images like its own, with what each judges; nothing for a run on the embedded images."""
     config = record.config()
     if "data" not in config or are_drawn(config["data"]["source"]):
         return []
@@ -36,7 +36,7 @@ def unfamiliar(record: RunRecord) -> list[str]:
 
 
 def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Adds a note to every table of measured numbers that says which runs such networks judged."""
+    """Adds a note to every table of measured numbers that names the runs which such networks scored."""
     runs: dict[str, list[str]] = {}
     for record in records:
         found = unfamiliar(record)
@@ -44,7 +44,7 @@ def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
             runs.setdefault(judges.unfamiliar(found), []).append(record.name)
     for table in tables:
         if table.kind != "published":
-            table.notes += [said if len(names) == len(records) else f"{', '.join(names)}: {said}" for said, names in runs.items()]
+            table.notes += [note if len(names) == len(records) else f"{', '.join(names)}: {note}" for note, names in runs.items()]
 
 
 def noted_scores(record: RunRecord) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def latex(tables: Iterable[Table]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that TeX prints as it stands."""
+    """Text escaped for TeX."""
     text = OPENING.sub("``", text).replace('"', "''")
     return "".join(SPECIAL.get(letter, letter) for letter in text)
 
@@ -82,7 +82,7 @@ def _groups(table: Table) -> list[list[int]]:
 
 
 def _head(title: str) -> str:
-    """What a column's title says before its first comma, without its mark."""
+    """A column's title up to its first comma, without its mark."""
     return MARK.sub("", title).partition(", ")[0]
 
 

@@ -1,4 +1,4 @@
-"""Table layouts as data: ``reports/table-NAME.yaml`` says which scores stand in which column of a paper's table, and what stands beside."""
+"""Table layouts as data: ``reports/table-NAME.yaml`` says the scores in each column of a paper's table, and what is shown beside them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svgbench.tables.published import Published
 
 PREFIX = "table-"
 FACTS = (*facts.TITLES, *facts.FIELDS)
-"""What a row may say of its run beside its name."""
+"""What a row may show of its run beside its name."""
 PROTOCOL = (*Protocol.model_fields, *(f"sampling.{name}" for name in SamplingProtocol.model_fields))
 
 
@@ -65,7 +65,7 @@ class Column(Part):
     latents: Literal["whole", "features", "residual", "both"] = "whole"
     """Of perception: whole is all that a run has."""
     published: bool = True
-    """Whether published numbers stand in it: they do not say of which latents they are."""
+    """Whether it shows published numbers, whose latents are not stated."""
 
     @model_validator(mode="after")
     def _known(self) -> Column:
@@ -84,7 +84,7 @@ class Ratios(Part):
 
     over: Literal["steps", "images_seen"]
     baseline: str = "sd-vae"
-    """The family, the encoder or the name of the rows all others are held against; the first row where there is none."""
+    """The family, the encoder or the name of the row that all others are compared with; the first row where there is none."""
     guidance: tuple[Literal["none", "most"], ...] = ("none",)
     targets: tuple[float, ...] = ()
     """gFIDs to reach beside the best of the baseline."""
@@ -98,12 +98,12 @@ class Layout(Part):
     grids: tuple[str, ...] = ()
     """The experiments that are shown in it."""
     rows: tuple[str, ...] = ()
-    """Facts of a run that stand beside its name, also fields of its configuration such as ``diffusion.shift``."""
+    """Facts of a run that are shown beside its name, also fields of its configuration such as ``diffusion.shift``."""
     shows: tuple[str, ...] = ()
-    """Fields of the protocol in which rows may differ by design: they stand in the row, and rows are ranked across them."""
+    """Fields of the protocol in which rows may differ by design: each row shows them, and rows are ranked across them."""
     columns: tuple[Column, ...] = Field(min_length=1)
     published: tuple[Rows, ...] = ()
-    """Published rows that stand under the measured ones."""
+    """Published rows shown below the measured ones."""
     ratios: Ratios | None = None
     notes: tuple[str, ...] = ()
 
@@ -123,7 +123,7 @@ class Contested(Part):
     where: tuple[Rows, ...] = ()
     """The published rows it is a footnote of."""
     ratios: bool = False
-    """Whether it stands under headline ratios too."""
+    """Whether it is a note of headline ratios too."""
 
 
 class ContestedFacts(Part):
@@ -161,7 +161,7 @@ def contested() -> tuple[Contested, ...]:
 
 
 def _load(kind: Any, path: Path, content: dict[str, Any]) -> Any:
-    """``content`` of a file as a ``kind``; what is off is said with file, line, field and the closest name."""
+    """``content`` of a file as a ``kind``; an error names file, line, field and the closest known name."""
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -1,6 +1,6 @@
 "use strict";
 const all = (where, what) => [...where.querySelectorAll(what)];
-const say = (text) => { document.getElementById("said").textContent = text; };
+const announce = (text) => { document.getElementById("announced").textContent = text; };
 
 // Sorting: what has no number (a dash, a failure) stays last either way.
 for (const table of all(document, "table.sortable")) {
@@ -13,7 +13,7 @@ for (const table of all(document, "table.sortable")) {
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", way);
       sort(table, column, way === "ascending" ? 1 : -1);
-      say(`sorted by ${button.innerText.trim()}, ${way}`);
+      announce(`sorted by ${button.innerText.trim()}, ${way}`);
     });
   });
 }

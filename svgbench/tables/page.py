@@ -14,7 +14,7 @@ from svgbench.errors import printable
 from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.figures.charts import chart, swatch
-from svgbench.tables.figures.inline_sheets import RunSheets, Sheet, embedded, run_sheets
+from svgbench.tables.figures.inline_sheets import RunSheets, SampleSheet, embedded, run_sheets
 from svgbench.tables.figures.series import panels
 from svgbench.tables.labels import row_numbers, row_of
 from svgbench.tables.provenance import made_by
@@ -41,7 +41,7 @@ def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path
     """The page of a report: the question it ``asks``, its tables, the curves and samples of its runs, and the PNG figures in
     ``out/figures`` of them alone."""
     drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") for found in panels(records, over, way)]
-    figures = [found for path in sorted((out / "figures").glob("*.png")) if (found := _drawn_of(path, {r.name for r in records}))]
+    figures = [found for path in sorted((out / "figures").glob("*.png")) if (found := _figure_of(path, {r.name for r in records}))]
     rows = row_numbers(records)
     charts = [chart(found, i, rows) for i, found in enumerate(drawn)]
     about = made_by(records, Store(out / "store"))
@@ -86,7 +86,7 @@ def page(
         f'<a class="skip" href="#main">Skip to the tables</a>\n<header><h1>{escape(title)}</h1>{question}'
         f'<p class="about">{escape(about)}</p><nav aria-label="Contents"><ul>{links}</ul></nav></header>\n<main id="main">\n'
         + "\n".join(section for _, _, section in sections)
-        + '\n</main>\n<div id="hint" role="tooltip" hidden></div>\n<div id="said" class="unseen" aria-live="polite"></div>\n'
+        + '\n</main>\n<div id="hint" role="tooltip" hidden></div>\n<div id="announced" class="unseen" aria-live="polite"></div>\n'
         f"<script>\n{script}</script>\n</body>\n</html>\n"
     )
 
@@ -110,14 +110,14 @@ def _section(table: Table, number: int, rows: Mapping[str, int]) -> str:
 
 
 def _header(table: Table, column: int) -> str:
-    """A column's head: a button that sorts, and on hover or focus the protocol its mark stands for."""
+    """A column's head: a button that sorts, and on hover or focus the protocol its mark refers to."""
     text = table.columns[column]
     mark = re.search(r" (\[\d+\])$", text)
     hint = next((note for note in table.notes if mark and note.startswith(mark[1])), "")
-    said = f' title="{escape(hint)}"' if hint else ""
+    title = f' title="{escape(hint)}"' if hint else ""
     first = "descending" if "↑" in text else "ascending"
     side = ' class="num"' if table.is_numeric(column) else ""
-    return f'<th scope="col"{side}><button type="button" class="sort" data-first="{first}"{said}>{_headed(text)}</button></th>'
+    return f'<th scope="col"{side}><button type="button" class="sort" data-first="{first}"{title}>{_headed(text)}</button></th>'
 
 
 def _cell(table: Table, column: int, text: str, rows: Mapping[str, int]) -> str:
@@ -162,8 +162,8 @@ def _samples(runs: Sequence[RunSheets]) -> str:
     last = len(steps) - 1
     slider = f'<input type="range" id="steps" min="0" max="{last}" step="1" value="{last}" aria-valuetext="{steps[-1]} steps">'
     return (
-        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not chosen by hand: equal classes, and in '
-        f'latents of one shape equal noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
+        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not chosen by hand: the same classes and, '
+        f'for latents of one shape, the same noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
         f'<label for="steps">Sampling steps</label>{slider}<output for="steps">{steps[-1]}</output>'
         f"<fieldset><legend>Guidance</legend>{choices}</fieldset></form>"
         f'<div class="sheets">{"".join(_sheets(run, steps[-1], scales[0]) for run in runs)}</div></section>'
@@ -178,20 +178,20 @@ def _sheets(run: RunSheets, steps: int, guidance: float) -> str:
         size = f'width="{run.side * len(sheet.labels)}" height="{run.side}"'
         which = f'data-steps="{sheet.steps}" data-guidance="{sheet.guidance:g}"'
         images += f'<img src="{sheet.data}" {which} alt="{_alt(run.name, sheet)}" {size}{hidden}>'
-    return f'<figure><figcaption>{escape(run.name)}</figcaption>{images}<p class="none" hidden>not sampled so</p></figure>'
+    return f'<figure><figcaption>{escape(run.name)}</figcaption>{images}<p class="none" hidden>no samples with these settings</p></figure>'
 
 
-def _alt(name: str, sheet: Sheet) -> str:
+def _alt(name: str, sheet: SampleSheet) -> str:
     classes = ", ".join(map(str, sheet.labels))
     return escape(f"Samples of {name} with {sheet.steps} steps and guidance {sheet.guidance:g}, of classes {classes}")
 
 
-def _drawn_of(path: Path, runs: set[str]) -> _Figure | None:
-    """A PNG figure with what the JSON file beside it says, None where that names other runs than these, or none."""
+def _figure_of(path: Path, runs: set[str]) -> _Figure | None:
+    """A PNG figure with the title and caption of the JSON file beside it; None where that names other runs than these, or none."""
     try:
-        said = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        shown = {run for one in said["tokenizers"] for run in one["runs"]}
-        return _Figure(path, said["title"], said["caption"]) if shown and shown <= runs else None
+        content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        shown = {run for one in content["tokenizers"] for run in one["runs"]}
+        return _Figure(path, content["title"], content["caption"]) if shown and shown <= runs else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

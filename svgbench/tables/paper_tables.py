@@ -25,8 +25,7 @@ from svgbench.tables.table import Cell, Table
 def paper_tables(
     layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested], *, against: str | None = None
 ) -> list[Table]:
-    """The layout's table of these runs, their differences from the row ``against`` which they are to be held, the published rows under
-    it, and its headline ratios."""
+    """The layout's table of these runs, the differences from the row ``against``, the published rows under it, and its headline ratios."""
     laid = _laid_out(layout, records)
     tables = [_measured(layout, laid)]
     if against is not None:
@@ -37,14 +36,14 @@ def paper_tables(
         )
         tables.append(difference)
     absent = [wanted.text() for wanted in layout.published if not any(wanted.holds(row) for row in published)]
-    tables[0].notes += [f"no published row is of {words}, which the layout '{layout.name}' asks for" for words in absent]
+    tables[0].notes += [f"no published row matches {words}, which the layout '{layout.name}' names" for words in absent]
     if layout.published:
         tables.append(published_table(layout, published, facts))
     if layout.ratios is not None:
-        said = [f"contested: {fact.says}" for fact in facts if fact.ratios]
+        contested = [f"contested: {fact.says}" for fact in facts if fact.ratios]
         for guidance in layout.ratios.guidance:
             found = curves(records, layout.ratios.over, guidance, layout.shows)
-            tables.append(ratio_table(found, baseline=layout.ratios.baseline, targets=layout.ratios.targets, notes=said))
+            tables.append(ratio_table(found, baseline=layout.ratios.baseline, targets=layout.ratios.targets, notes=contested))
     return [table for table in tables if table is not None and table.rows]
 
 
@@ -55,7 +54,7 @@ class _Laid(NamedTuple):
     titles: dict[str, _Titled]
     entries: list[Entry]
     differing: list[str]
-    """Fields of the protocol that stand in the row."""
+    """Fields of the protocol that each row shows."""
     chosen: list[tuple[Column, str, Key, dict[str, Any]]]
 
 
@@ -73,7 +72,7 @@ def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
 
 
 def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
-    """The measured rows of a layout; what a run does not have is a dash, what failed is said, both with a footnote."""
+    """The measured rows of a layout; what a run lacks is a dash, what failed is named, both with a footnote."""
     return _measured(layout, _laid_out(layout, records))
 
 
@@ -85,7 +84,7 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
         return _absent(titles[title], rows[row], marks)
 
     table = standings(layout.title, entries, rows=list(rows), columns=list(titles), by_design=differing, absent=absent)
-    _say_missing_seeds(table, rows, titles, entries, marks)
+    _mark_missing_seeds(table, rows, titles, entries, marks)
     lead = [(title_of(name), name) for name in layout.rows]
     lead += [(name.removeprefix("sampling.").replace("_", " "), name) for name in differing]
     table.columns[1:1] = [title for title, _ in lead]
@@ -123,11 +122,11 @@ def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
 
 
 Key = tuple[int | None, float | None]
-"""Steps and guidance that a column's title has to say."""
+"""Steps and guidance that a column's title has to name."""
 
 
 class _Titled(NamedTuple):
-    """What stands under a title: a layout's column, and the steps and guidance of its numbers."""
+    """The contents of a title: a layout's column, and the steps and guidance of its numbers."""
 
     column: Column
     keys: list[Key]
@@ -148,7 +147,7 @@ def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dic
 
 
 def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
-    """A column's title: the metric, which way is better, and of samples the steps and the guidance that the rows do not say."""
+    """A column's title: the metric, which way is better, and of samples the steps and the guidance that the rows do not show."""
     measure = MEASURES[column.metric]
     title = f"{column.title or measure.title} {measure.arrow}"
     if column.latents not in ("whole", "both") and not column.title:
@@ -164,7 +163,7 @@ def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
 
 
 def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
-    """What stands where a row has no number: ``failed`` with the reason, or a dash with why."""
+    """The text where a row has no number: ``failed`` with the reason, or a dash with why."""
     column = titled.column
     failed = [record for record in row.records if _failures(titled, row, record)]
     if failed and len(failed) == len(row.records):  # a seed that did not fail would have the number if it had been asked for
@@ -177,8 +176,8 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
 
 
 def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
-    """Why a run has no such score, empty where nothing that it stands on failed. ``run.json`` names a failed node by its stage and its
-    cell, such as ``samples steps 25 guidance 4 trained 0.5``; at the end of the training that goes without saying."""
+    """Why a run has no such score, empty where nothing that it depends on failed. ``run.json`` names a failed node by its stage and its
+    cell, such as ``samples steps 25 guidance 4 trained 0.5``; ``trained`` is left out at the end of the training."""
     if not record.about["failures"]:
         return []
     column = titled.column
@@ -208,18 +207,18 @@ def _of_row(row: Row, record: RunRecord, cell: dict[str, float]) -> bool:
     """Whether a failed node is of the point of the training that a row shows, where a run has a row for each."""
     stage = record.stage("diffusion")
     total = stage["cost"].get("images_seen") if stage else None
-    if row.point is None or not total or not cell:  # what has no cell stands behind all of them
+    if row.point is None or not total or not cell:  # what has no cell belongs to all of them
         return True
     return round(total * cell.get("trained", 1.0)) == row.point
 
 
 def _reasons(titled: _Titled, row: Row, failed: list[RunRecord]) -> str:
-    """The failures of some runs of a row in words; which seed where the row has several."""
+    """The failures of some runs of a row; with the seed where the row has several."""
     several = len(row.records) > 1
     return "; ".join((f"seed {record.seed} failed: " if several else "") + ", ".join(_failures(titled, row, record)) for record in failed)
 
 
-def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Titled], entries: Sequence[Entry], marks: Footnotes) -> None:
+def _mark_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Titled], entries: Sequence[Entry], marks: Footnotes) -> None:
     """Marks the numbers that failed seeds are missing from."""
     there = {(entry.row, entry.column, entry.score["run"]) for entry in entries}
     for texts, (name, row) in zip(table.rows, rows.items(), strict=True):
@@ -232,15 +231,15 @@ def _say_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Ti
             lost = [record for record in failed if (name, title, record.name) not in there]
             if failed:
                 have = len({run for own, column, run in there if (own, column) == (name, title)})
-                said = f"{'mean over ' if have > 1 else ''}{have} of {len(row.records)} seeds; " if lost else "without "
-                mark = marks.mark(said + _reasons(titled, row, lost or failed))
+                counted = f"{'mean over ' if have > 1 else ''}{have} of {len(row.records)} seeds; " if lost else "without "
+                mark = marks.mark(counted + _reasons(titled, row, lost or failed))
                 texts[i] = text.marked(mark)
 
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     """The values of a protocol's field in a row, of samples where it is a way of sampling."""
     guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in UNGUIDED else []
-    fields = [fields_of(s) for s in guided or scores]  # without guidance nobody asks how it was led
+    fields = [fields_of(s) for s in guided or scores]  # without guidance its settings do not matter
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(own.get(name) for own in fields if own.get(part) is not None))
     return ", ".join("-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "-"

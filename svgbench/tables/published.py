@@ -1,8 +1,8 @@
 """Published figures: ``reports/published.csv`` (and any file of its shape) as typed rows, each with its source.
 
-A published number says neither its reference statistics nor its rounding and often not its sampler, so it has no protocol here: it stands
-beside measured numbers, never in a ranking with them, and rows of other papers that print another number for the same thing are found by
-``disagreements``.
+A published number states neither its reference statistics nor its rounding and often not its sampler, so it has no protocol here: it is
+shown beside measured numbers, never in a ranking with them. ``disagreements`` finds rows of other papers that print another number for
+the same thing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Published:
     """One published number."""
 
     line: int
-    """Where it stands in its file."""
+    """Its line in the file."""
     system: str
     tokenizer: str
     dataset: str
@@ -66,7 +66,7 @@ class Published:
 
     @property
     def guided(self) -> bool | None:
-        """Whether guidance was used; None where the source does not say."""
+        """Whether guidance was used; None where the source does not state it."""
         return None if self.guidance in UNSTATED else self.guidance not in UNGUIDED
 
     @property
@@ -92,7 +92,7 @@ def published(path: Path | None = None) -> list[Published]:
 
 
 def _row(path: Path, line: int, cells: list[str]) -> Published:
-    """One row; what is off is said with file and line."""
+    """One row; an error names file and line."""
     where = f"{path}:{line}"
     if len(cells) != len(COLUMNS):
         raise BadInput(f"{where}: has {len(cells)} cells, the file has {len(COLUMNS)} columns; quote what holds a comma.")
@@ -132,7 +132,7 @@ def _count(where: str, name: str, text: str) -> int | None:
 
 def disagreements(row: Published, rows: Iterable[Published]) -> list[Published]:
     """Other rows that print another value for the same thing: the same system, tokenizer, network, epochs, metric and kind of guidance, and
-    the same steps, or steps that one of two rows of stated epochs does not say, unless a third says that the value is of other steps.
+    the same steps, or steps that one of two rows of stated epochs does not state, unless a third gives the value at other steps.
     Rounding and values read off plots contradict nothing."""
     near = [other for other in rows if (other.metric, other.system) == (row.metric, row.system) and _same_thing(row, other)]
     others = [other for other in near if _steps_meet(row, other) and not _same_value(row, other)]

@@ -10,7 +10,7 @@ from svgbench.tables.measures import MEASURES
 from svgbench.tables.published import Published, disagreements
 from svgbench.tables.table import Cell, Table
 
-APART = "published by others, each under the protocol of its source; not ranked, with the measured rows or among themselves"
+APART = "published numbers, each under the protocol of its source; not ranked, neither against measured rows nor among themselves"
 DIGITISED = "read off a plot, ± 0.3"
 UNSTATED = "the source does not say whether guidance was used"
 
@@ -22,20 +22,20 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
     columns = [(c, s) for c, s in columns if any(_fits(row, c, s) for row in chosen)]
     shown = {column.metric for column in layout.columns if column.published}
     left = [row for row in chosen if row.metric in shown and not any(_fits(row, c, s) for c, s in columns)]
-    said = any(row.steps is not None for row in chosen) and all(column.steps == "most" for column in layout.columns)
+    in_rows = any(row.steps is not None for row in chosen) and all(column.steps == "most" for column in layout.columns)
     groups: dict[tuple[str, ...], list[Published]] = {}
     for row in chosen:
         if any(_fits(row, column, steps) for column, steps in columns):
-            groups.setdefault(_label(row, said), []).append(row)
+            groups.setdefault(_label(row, in_rows), []).append(row)
     marks, sources = Footnotes(), list(dict.fromkeys(row.source for own in groups.values() for row in own))
-    head = ["system", "tokenizer", "network", "epochs", *(["steps"] if said else [])]
+    head = ["system", "tokenizer", "network", "epochs", *(["steps"] if in_rows else [])]
     table = Table(f"{layout.title} (published)", [*head, *(_title(c, s) for c, s in columns), "source"], [], kind="published")
     for label, own in groups.items():
         fitting = [[row for row in own if _fits(row, column, steps)] for column, steps in columns]
         numbers = [_cell(found, rows, facts, marks) for found in fitting]
         cited = sorted({sources.index(row.source) + 1 for found in fitting for row in found})
         table.rows.append([*(text or "-" for text in label), *numbers, " ".join(f"[{n}]" for n in cited)])
-    without = ["without a column here: " + "; ".join(map(_whole, left))] if left else []
+    without = ["no column here for: " + "; ".join(map(_whole, left))] if left else []
     table.notes = [APART, *without, *marks.notes(), *(f"[{i + 1}] {source}" for i, source in enumerate(sources))]
     return table
 
@@ -49,13 +49,13 @@ def _whole(row: Published) -> str:
 
 
 def _label(row: Published, steps: bool) -> tuple[str, ...]:
-    said = ["" if row.steps is None or not MEASURES[row.metric].of_samples else str(row.steps)] if steps else []
-    return (row.system, row.tokenizer, row.network, "" if row.epochs is None else str(row.epochs), *said)
+    shown = ["" if row.steps is None or not MEASURES[row.metric].of_samples else str(row.steps)] if steps else []
+    return (row.system, row.tokenizer, row.network, "" if row.epochs is None else str(row.epochs), *shown)
 
 
 def _steps(column: Column, rows: Sequence[Published]) -> list[int | None]:
     """The steps of a column's published columns: one for each printed (None: those that print none), the layout's own, or None where
-    rows say it."""
+    rows show it."""
     if column.steps == "all":
         return sorted({row.steps for row in rows if row.metric == column.metric}, key=lambda steps: (steps is None, steps))
     return [column.steps if isinstance(column.steps, int) else None]
@@ -71,8 +71,8 @@ def _fits(row: Published, column: Column, steps: int | None) -> bool:
 def _title(column: Column, steps: int | None) -> str:
     measure = MEASURES[column.metric]
     guided = ", guided" if column.sampled and column.guidance not in ("none", "all") else ""
-    said = f", {steps} steps" if steps is not None else ", steps not stated" if column.steps == "all" and column.sampled else ""
-    return f"{column.title or measure.title} {measure.arrow}{said}{guided}"
+    at = f", {steps} steps" if steps is not None else ", steps not stated" if column.steps == "all" and column.sampled else ""
+    return f"{column.title or measure.title} {measure.arrow}{at}{guided}"
 
 
 def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> str:
@@ -91,14 +91,14 @@ def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence
 
 def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:
     """Marks of what a reader must know of one published number."""
-    said = [DIGITISED] if row.digitised else []
+    notes = [DIGITISED] if row.digitised else []
     if row.guided is None and MEASURES[row.metric].of_samples:
-        said.append(UNSTATED)
-    said += [fact.says for fact in facts if any(wanted.holds(row) for wanted in fact.where)]
+        notes.append(UNSTATED)
+    notes += [fact.says for fact in facts if any(wanted.holds(row) for wanted in fact.where)]
     others = list(dict.fromkeys(f"{other.text} ({_short(other.source)})" for other in disagreements(row, rows)))
     if others:
-        said.append(f"{row.text} is elsewhere printed as {', '.join(others)}")
-    return [marks.mark(text) for text in said]
+        notes.append(f"{row.text} is elsewhere printed as {', '.join(others)}")
+    return [marks.mark(text) for text in notes]
 
 
 def _short(source: str) -> str:

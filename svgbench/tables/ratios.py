@@ -1,7 +1,7 @@
 """Headline ratios, computed from measured curves: how many steps or images a baseline needs for a gFID, over how many a run needs.
 
 Between two measured points gFID is taken as linear in the logarithm of steps or of images seen; a curve reaches a gFID where it first comes
-down to it. Beyond its measured points a curve says nothing: what is not reached is said so, what is reached before the first point is a
+down to it. Beyond its measured points a curve is unknown: what is not reached is marked, what is reached before the first point is a
 bound. With several seeds, crossings and ratios are taken seed by seed; shown are the geometric mean and its 95 % t-interval.
 """
 
@@ -47,18 +47,18 @@ def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
 
 
 def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
-    """Each curve held against the baseline's, at the best gFID of the baseline, at the lowest that all reach, and at every target; None
+    """Each curve compared with the baseline's, at the best gFID of the baseline, at the lowest that all reach, and at every target; None
     without curves.
 
-    The best of the baseline is taken seed by seed too: each seed of a run is held against the same seed of the baseline. A seed that
-    lacks a point which others of its curve have is left out, and said."""
+    The best of the baseline is taken seed by seed too: each seed of a run is compared with the same seed of the baseline. A seed
+    that lacks a point which others of its curve have is left out, with a note."""
     partial = _partial(found)
     found = [replace(curve, seeds=curve.whole()) for curve in found if curve.whole()]
     if not found:
         return None
     base = next((curve for curve in found if curve.is_of(baseline)), found[0])
-    said = f"no curve here is of '{baseline}', the baseline asked for; {base.name} stands in its place"
-    absent = [] if base.is_of(baseline) else [said]
+    missing = f"no curve belongs to the baseline '{baseline}'; {base.name} is used instead"
+    absent = [] if base.is_of(baseline) else [missing]
     what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
     hours = base.over == "images_seen"
     columns = ["run", "gFID to reach", what, f"fewer than {base.name}", *(["device-hours", "fewer hours"] if hours else []), "curve"]
@@ -78,14 +78,14 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
         *absent,
         *partial,
         *_spread(found),
-        *(["hours: those of the diffusion stage per image seen, times the images; " + _devices(found)] if hours else []),
+        *(["device-hours: hours of the diffusion stage per image seen, times the images seen; " + _devices(found)] if hours else []),
         *notes,
     ]
     return table
 
 
 def _alike(one: Curve, other: Curve) -> bool:
-    """Whether two curves may be held against each other."""
+    """Whether two curves may be compared."""
     return (one.protocol, one.guidance, one.steps) == (other.protocol, other.guidance, other.steps)
 
 
@@ -169,7 +169,7 @@ def _partial(found: Sequence[Curve]) -> list[str]:
 def _spread(found: Sequence[Curve]) -> list[str]:
     counts = sorted({len(curve.seeds) for curve in found})
     if counts[-1] == 1:
-        return ["one seed: no interval, and the spread between seeds is not in it"]
+        return ["one seed: no interval; variation between seeds is not included"]
     return [f"geometric mean over {' or '.join(map(str, counts))} seeds (95 % t-interval of the logarithms)"]
 
 

@@ -16,7 +16,7 @@ from svgbench.tables.table import Table
 
 
 def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
-    """The tables of these runs, empty ones left out; under each the differences from the row ``against`` which they are to be held."""
+    """The tables of these runs, empty ones left out; under each the differences from the row ``against``."""
     whole = [row for record in records for row in record.scores]
     ends = {record.name: max((row["images_seen"] or 0 for row in record.scores), default=0) for record in records}
     rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # of networks at the end of their training
@@ -27,7 +27,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
         *tables("Reconstruction", rows, declared("reconstruction")),
         *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
-        *tables("Generation at the most steps", _most_steps(rows), _beside_gfid(), column=_guided),
+        *tables("Generation at the largest number of steps", _most_steps(rows), _beside_gfid(), column=_guided),
         *tables("Perception of frozen latents", rows, declared("perception"), parts=True),
         *closing(records),
     ]
@@ -35,7 +35,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
 
 
 def closing(records: list[RunRecord]) -> list[Table]:
-    """What stands behind every report: what the training cost, and what failed."""
+    """The last tables of every report: what the training cost, and what failed."""
     return [table for table in (cost_table(records), failure_table(records)) if table.rows]
 
 

@@ -1,6 +1,6 @@
-"""Scores under columns of one protocol each: what may be ranked is ranked, what may not stands apart and says why.
+"""Scores under columns of one protocol each: comparable numbers are ranked, others stand in columns of their own with the reason.
 
-Numbers share a column only when their protocols are equal in every field but steps and guidance, which the column's title says, and those
+Numbers share a column only when their protocols are equal in every field but steps and guidance, which the column's title names, and those
 in which a table's rows differ by design, which are shown in each row.
 """
 
@@ -16,14 +16,14 @@ from svgbench.tables.seeds import interval_of, text_of, value_of
 from svgbench.tables.table import Cell, Table
 
 TITLED = ("sampling.steps", "sampling.guidance")
-"""Fields of a protocol that a column's title says."""
+"""Fields of a protocol that a column's title names."""
 
-SINGULAR = "no more images than features, so the covariance is singular, and the distance stands for nothing beside one of more images"
-"""What is said of scores whose ``detail`` is marked ``singular``."""
+SINGULAR = "no more images than features: the covariance is singular, and the distance cannot be compared with one from more images"
+"""The note about scores whose ``detail`` is marked ``singular``."""
 
 
 class Entry(NamedTuple):
-    """One score and where it stands."""
+    """One score with its row and column."""
 
     row: str
     column: str
@@ -40,7 +40,7 @@ def standings(
     absent: Callable[[str, str], str] = lambda row, column: "-",
 ) -> Table:
     """The entries (seeds folded) as a table in the given order of rows and titles of columns; a title with several protocols becomes
-    several columns, one without entries stays, and ``absent`` says what stands where there is no number."""
+    several columns, one without entries stays, and ``absent`` gives the text where there is no number."""
     protocols = {id(e.score): shared_protocol(e.score, by_design) for e in entries}
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for entry in entries:
@@ -62,12 +62,12 @@ def standings(
 
 
 def shared_protocol(score: dict[str, Any], by_design: Sequence[str]) -> str:
-    """What two scores must share to stand in one column."""
+    """What two scores must share to be in one column."""
     return _shared(canonical(score["protocol_fields"]), tuple(by_design))
 
 
 def fields_of(score: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a score's protocol under dotted names; what an earlier version did not write yet stands at its default."""
+    """The fields of a score's protocol under dotted names; fields that an earlier version did not write have their defaults."""
     return _fields(canonical(score["protocol_fields"]))
 
 
@@ -101,7 +101,7 @@ def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
     text = text_of(scores, MEASURES[scores[0]["metric"]].digits)
     seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
     detail = scores[0]["detail"]
-    rate = f"; {detail['interval']}" if len(scores) == 1 and detail.get("interval") else ""
+    rate = f"; {detail['interval'].replace('+-', '±')}" if len(scores) == 1 and detail.get("interval") else ""
     hint = f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}"
     low, high = interval_of(scores)
     facts = {"metric": scores[0]["metric"], "low": low, "high": high, "count": scores[0]["count"], "protocol": scores[0]["protocol"]}
@@ -109,7 +109,7 @@ def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
 
 
 class _Notes:
-    """The lines under a table: what its columns' marks mean, why two of one title are apart, what stands around a number."""
+    """The lines under a table: what its columns' marks mean, why two columns of one title are separate, what the intervals are."""
 
     def __init__(
         self, cells: dict[tuple[str, str, str], list[dict[str, Any]]], columns: list[tuple[str, str]], by_design: Sequence[str]
@@ -159,7 +159,7 @@ class _Notes:
     def _design(self) -> list[str]:
         if not self._by_design or not self._of:
             return []
-        return [f"by design rows may differ in {', '.join(self._by_design)}, which stand in the row; they are ranked together"]
+        return [f"rows differ by design in {', '.join(self._by_design)}, shown in each row, and are ranked together"]
 
     def _singular(self) -> list[str]:
         few = [s["metric"] for own in self._of.values() for s in own if s["detail"].get("singular")]
@@ -173,11 +173,12 @@ class _Notes:
             notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
         stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
         if stated:
-            notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; the spread between seeds is not in it")
+            how = "; or ".join(stated).replace("+-", "±")  # stored in plain letters
+            notes.append(f"value (low, high): one seed, {how}; variation between seeds is not included")
         return [*notes, *self._fewer()]
 
     def _fewer(self) -> list[str]:
-        """Rows of fewer seeds than others of a column, whose place there says less."""
+        """Rows of fewer seeds than others of a column, whose place there is less certain."""
         most: dict[tuple[str, str], int] = {}
         for (_, name, protocol), own in self._cells.items():
             most[name, protocol] = max(most.get((name, protocol), 0), len(own))
@@ -185,8 +186,8 @@ class _Notes:
         for (row, name, protocol), own in self._cells.items():
             if len(own) < most[name, protocol]:
                 fewer.setdefault(row, {}).setdefault(f"{len(own)} of {most[name, protocol]}", []).append(name)
-        told = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in own.items())})" for row, own in fewer.items()]
-        return [f"fewer seeds than others have: {', '.join(told)}; places are by the seeds there are"] if told else []
+        listed = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in own.items())})" for row, own in fewer.items()]
+        return [f"fewer seeds than other rows: {', '.join(listed)}; ranked by the seeds available"] if listed else []
 
 
 def _listed(names: list[str]) -> str:

@@ -12,7 +12,7 @@ from svgbench.errors import printable
 
 NUMBER = re.compile(r"[-+*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
 INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
-"""What may stand in a number's place."""
+"""Texts that may take a number's place."""
 MARK = re.compile(r"\[(?:[a-z]{1,2}|\d+)\]")
 """The mark of a footnote."""
 AROUND = re.compile(r"\((-?[\d.]+(?:e[+-]?\d+)?), (-?[\d.]+(?:e[+-]?\d+)?)\)")
@@ -32,7 +32,7 @@ class Cell(str):
     hint: str
     """What a reader may want to know of this one number: its protocol, its count."""
     facts: dict[str, Any]
-    """Of ``FACTS``, those that CSV says of it in columns of their own."""
+    """Of ``FACTS``, those that CSV gives in columns of their own."""
 
     def __new__(cls, text: str, *, place: int = 0, value: float | None = None, hint: str = "", **facts: Any) -> Cell:
         cell = super().__new__(cls, text)
@@ -70,7 +70,7 @@ class Table:
         return replace(self, title=_clean(self.title), columns=[*map(_clean, self.columns)], rows=rows, notes=[*map(_clean, self.notes)])
 
     def is_numeric(self, column: int) -> bool:
-        """Whether a column's cells are numbers (or dashes, or what stands in a number's place), which stand to the right."""
+        """Whether a column's cells are numbers (or dashes, or texts in a number's place), which are aligned to the right."""
         texts = [row[column] for row in self.rows]
         numbers = [text for text in texts if NUMBER.match(text)]
         return bool(texts) and all(text in numbers or INSTEAD.match(text) for text in texts) and (bool(numbers) or "" not in texts)
@@ -97,21 +97,21 @@ class Table:
         notes = {found[0]: note.removeprefix(found[0]).strip() for note in table.notes if (found := MARK.match(note))}
         for number, row in enumerate(table.rows, 1):
             for column in range(1, len(row)):
-                said = {"table": table.title, "row": number, "run": MARK.sub("", row[0]).strip()}
-                writer.writerow(said | table._line(row[column], column, notes))
+                head_fields = {"table": table.title, "row": number, "run": MARK.sub("", row[0]).strip()}
+                writer.writerow(head_fields | table._line(row[column], column, notes))
         writer.writerows({"table": table.title, "note": note} for note in table.notes if not MARK.match(note))
         return stream.getvalue()
 
     def _line(self, text: str, column: int, notes: dict[str, str]) -> dict[str, Any]:
-        """What CSV says of a cell; the marks of its text and of its column's title as the notes they stand for."""
+        """The CSV fields of a cell; the marks of its text and of its column's title as the notes they refer to."""
         title, plain = self.columns[column], MARK.sub("", text).strip()
         facts = text.facts if isinstance(text, Cell) else {}
         value = text.value if isinstance(text, Cell) else leading(plain) if self.is_numeric(column) else None
         around = AROUND.search(plain)
-        said = {"low": around[1], "high": around[2]} if around and value is not None else {}
+        interval = {"low": around[1], "high": around[2]} if around and value is not None else {}
         marks = [*MARK.findall(text), *([] if "protocol" in facts else MARK.findall(title))]
         note = "; ".join(notes.get(mark, mark) for mark in marks)
-        return {"column": MARK.sub("", title).strip(), "text": plain, "value": value, **said, **facts, "note": note}
+        return {"column": MARK.sub("", title).strip(), "text": plain, "value": value, **interval, **facts, "note": note}
 
 
 def _clean(text: str) -> str:

@@ -22,35 +22,35 @@ AFTER = re.compile(r"(?<=[-._/,:=@])")
 """Where a word that is longer than its line may be broken."""
 
 
-class Column(NamedTuple):
+class SizedColumn(NamedTuple):
     """A column of a table and its width."""
 
     index: int
     width: int
 
 
-def column_groups(table: Table, width: int) -> list[list[Column]]:
+def column_groups(table: Table, width: int) -> list[list[SizedColumn]]:
     """The table's columns in groups of at most ``width`` characters; each group begins with the table's ``keys`` leading columns."""
     least, whole = zip(*(_widths(table, i) for i in range(len(table.columns))), strict=True)
-    keys = [Column(i, min(least[i], max(LEAST, width // 2 // table.keys - FRAME))) for i in range(min(table.keys, len(table.columns)))]
+    keys = [SizedColumn(i, min(least[i], max(LEAST, width // 2 // table.keys - FRAME))) for i in range(min(table.keys, len(table.columns)))]
     room = width - 1 - sum(key.width + FRAME for key in keys)
-    groups: list[list[Column]] = [[]]
+    groups: list[list[SizedColumn]] = [[]]
     for i in range(len(keys), len(table.columns)):
-        column = Column(i, min(least[i], max(LEAST, room - FRAME)))
+        column = SizedColumn(i, min(least[i], max(LEAST, room - FRAME)))
         if groups[-1] and sum(c.width + FRAME for c in [*groups[-1], column]) > room:
             groups.append([])
         groups[-1].append(column)
     return [_widened([*keys, *group], whole, width) for group in groups]
 
 
-def _widened(columns: list[Column], whole: tuple[int, ...], width: int) -> list[Column]:
+def _widened(columns: list[SizedColumn], whole: tuple[int, ...], width: int) -> list[SizedColumn]:
     """The columns with the characters that are left over, up to their whole texts."""
     left = width - 1 - sum(column.width + FRAME for column in columns)
     wide = []
     for column in columns:
         more = max(0, min(left, whole[column.index] - column.width))
         left -= more
-        wide.append(Column(column.index, column.width + more))
+        wide.append(SizedColumn(column.index, column.width + more))
     return wide
 
 

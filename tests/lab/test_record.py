@@ -17,7 +17,7 @@ from svgbench.errors import BrokenArtifact, SvgbenchError
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome
 from svgbench.tables import collect as collecting
-from svgbench.tables.collect import collect, not_held
+from svgbench.tables.collect import collect, without_digests
 
 FILES = ["run.json", "scores.json", "config.yaml", "overview.png"]
 
@@ -100,10 +100,12 @@ def test_a_record_of_an_earlier_version_is_read_and_said_and_recorded_again(copy
     about["stages"] = [{name: value for name, value in stage.items() if name != "manifest"} for stage in about["stages"]]
     path.write_text(json.dumps(about, indent=1))
     records = collect(out)
-    assert [one.held for one in records] == [False, True]
-    assert not_held(records).startswith(f"written by an earlier version, without digests to check their numbers by: {records[0].name}; run")
+    assert [one.has_digests for one in records] == [False, True]
+    assert without_digests(records).startswith(
+        f"written by an earlier version, without digests to check their numbers by: {records[0].name}; run"
+    )
     record(plan, plan.runs[0], out, Outcome())
-    assert contents(path.parent) == before and not_held(collect(out)) is None
+    assert contents(path.parent) == before and without_digests(collect(out)) is None
 
 
 def test_a_changed_manifest_behind_a_record_is_noticed(copy):

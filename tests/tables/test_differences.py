@@ -42,7 +42,7 @@ def test_only_seeds_that_both_have_are_paired():
     assert table_of(*base, score("a", value=18.0, seed=1), score("a", value=0.0, seed=2)).rows == [["a", "-2.00"]]
     lone = table_of(*base, score("a", value=18.0, seed=7), score("b", value=9.0, seed=0))
     assert lone.rows == [["a", "no seed of the baseline"], ["b", "-1.00"]]
-    assert lone.notes[1:] == ["one seed is a number without an interval"]
+    assert lone.notes[1:] == ["a single pair has no interval"]
 
 
 def test_two_protocols_have_no_difference_but_where_rows_differ_by_design():

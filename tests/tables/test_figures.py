@@ -135,7 +135,7 @@ def test_runs_fold_by_seed_and_stand_in_the_order_of_the_records_with_a_number_f
 
 def test_runs_on_two_sets_of_images_have_no_pictures_in_common():
     of_one_set([tokenizer("a", run("a", [])), tokenizer("b", run("b", []))])
-    with pytest.raises(BadInput, match="'a' and 'b' stand on different images"):
+    with pytest.raises(BadInput, match="'a' and 'b' use different images"):
         of_one_set([tokenizer("a", run("a", [])), tokenizer("b", run("b", [], key="other"))])
 
 

@@ -19,7 +19,7 @@ from svgbench.images.packing import pack
 from svgbench.lab.plan import make_plan, resolve
 from svgbench.machine.runtime import Runtime
 
-WORDS = "does not know photographs"
+WORDS = "not on photographs"
 SHIPPED = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}, "autoencoder": {"loss": {"network": "shapes-lpips"}}}
 
 
@@ -127,7 +127,7 @@ def test_the_preset_tiny_runs_on_any_folder(photographs):
 def test_images_from_elsewhere_judged_by_the_shipped_classifier_say_so(tmp_path, photographs):
     words = ("eval", photographs / "train" / "a", "--reference", photographs / "val" / "a", "--extractor", "shapes-cnn")
     (note,) = [line for line in svgbench(*words, "--format", "markdown").stdout.splitlines() if WORDS in line]
-    assert note.startswith("- shapes-cnn: trained on the embedded drawn images")
+    assert note.startswith("- shapes-cnn: trained on the embedded shapes images")
     pack(Data(source="shapes", resolution=40, train_images=12, val_images=12), tmp_path / "packed", Runtime(device="cpu", quiet=True))
     drawn = svgbench("eval", photographs / "train" / "a", "--reference", tmp_path / "packed", "--extractor", "shapes-cnn",
                      "--format", "json")  # fmt: skip

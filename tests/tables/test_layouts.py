@@ -32,7 +32,7 @@ def test_every_entry_of_a_layouts_published_rows_is_printed_and_what_has_no_colu
     for wanted in layout.published:
         assert published_table(layout.model_copy(update={"published": (wanted,)}), rows, contested()).rows, wanted
     notes = published_table(layout, rows, contested()).notes
-    left = [note for note in notes if note.startswith("without a column here: ")]
+    left = [note for note in notes if note.startswith("no column here for: ")]
     assert len(left) == (name == "main") and all("RAE DINOv2-B DiT-DH-XL, 80 epochs, recall 0.59, not guided" in note for note in left)
 
 

@@ -116,7 +116,7 @@ def test_rows_that_differ_by_design_show_it_and_are_ranked_others_stand_apart(tm
     shown = measured_table(layout({"metric": "gfid"}, shows=["sampling.sampler", "sampling.shift", "sampling.schedule"]), found)
     assert shown.columns == ["run", "sampler", "shift", "gFID ↓, 25 steps [1]"]  # the schedule is the same everywhere
     assert [row[1:3] for row in shown.rows] == [["euler", "0.15"], ["heun", "1"]] and [place_of(row[3]) for row in shown.rows] == [0, 1]
-    assert any("sampling.sampler, sampling.shift, which stand in the row" in note for note in shown.notes)
+    assert any("sampling.sampler, sampling.shift, shown in each row" in note for note in shown.notes)
 
 
 def test_a_field_that_is_not_shown_still_keeps_rows_apart(tmp_path):
@@ -228,6 +228,6 @@ def test_a_layout_that_asks_for_published_rows_nobody_printed_says_so(tmp_path):
     found = runs(tmp_path, a=[score("a")])
     mine = layout({"metric": "rfid"}, published=[{"system": "SVG"}, {"system": "SGV", "epochs": [80, None]}])
     table = paper_tables(mine, found, published(), contested())[0]
-    assert [note for note in table.notes if "asks for" in note] == [
-        "no published row is of system SGV, epochs [80, None], which the layout 'mine' asks for"
+    assert [note for note in table.notes if "no published row" in note] == [
+        "no published row matches system SGV, epochs [80, None], which the layout 'mine' names"
     ]

@@ -153,7 +153,7 @@ def test_two_scales_of_guidance_are_not_held_against_each_other(tmp_path):
 def test_a_baseline_that_is_not_there_is_said_with_what_stands_in_its_place(tmp_path):
     found = curves(grid(tmp_path, base=[[40.0, 30.0, 20.0]], quick=[[30.0, 20.0, 10.0]]), "steps")
     notes = {word: ratio_table(found, baseline=word).notes for word in ("va-vae", "sd-vae")}
-    assert "no curve here is of 'va-vae', the baseline asked for; base stands in its place" in notes["va-vae"]
+    assert "no curve belongs to the baseline 'va-vae'; base is used instead" in notes["va-vae"]
     assert not any("asked for" in note for note in notes["sd-vae"])
 
 

@@ -77,7 +77,7 @@ def test_the_second_best_is_marked_where_three_are_ranked_and_ties_share_a_place
 def test_guidance_is_a_column_and_never_shares_a_ranking():
     rows = [score(r, "is", v, made=sampled(25, g)) for r, v, g in (("a", 3.0, 1.0), ("b", 2.0, 1.0), ("a", 5.0, 2.0), ("b", 4.0, 2.0))]
     records = [RunRecord(n, Path(), {"stages": [], "failures": {}}, [row for row in rows if row["run"] == n]) for n in ("a", "b")]
-    (table,) = [t for t in report(records) if t.title.endswith("most steps")]
+    (table,) = [t for t in report(records) if t.title.endswith("number of steps")]
     assert table.columns == ["run", "IS ↑ [1]", "IS ↑, guidance 2 [1]"]
     assert [[place_of(c) for c in row[1:]] for row in table.rows] == [[1, 1], [0, 0]]
 
@@ -113,10 +113,10 @@ def test_seeds_become_a_mean_and_a_student_interval():
 def test_rows_of_fewer_seeds_than_others_are_said():
     scores = [score("a", "rfid", 1.0, seed) for seed in range(3)] + [score("b", "rfid", 2.0, seed) for seed in range(2)] + [score("c")]
     (table,) = score_tables("t", scores, ("rfid",))
-    said = "fewer seeds than others have: b (2 of 3 in rFID ↓), c (1 of 3 in rFID ↓); places are by the seeds there are"
+    said = "fewer seeds than other rows: b (2 of 3 in rFID ↓), c (1 of 3 in rFID ↓); ranked by the seeds available"
     assert said in table.notes
     (mixed,) = score_tables("t", [*scores[:4], *(score(run, "psnr", 20.0, seed) for run in "ab" for seed in range(3))], ("rfid", "psnr"))
-    assert any(note.startswith("fewer seeds than others have: b (1 of 3 in rFID ↓);") for note in mixed.notes)
+    assert any(note.startswith("fewer seeds than other rows: b (1 of 3 in rFID ↓);") for note in mixed.notes)
     (even,) = score_tables("t", scores[:3], ("rfid",))
     assert not any("fewer" in note for note in even.notes)
 

@@ -100,7 +100,7 @@ def _short(x: float) -> str:
 
 
 def _line(curve: Curve, number: int, hue: int, across: _Across, up: _Up) -> str:
-    """One curve: whiskers, line, and a marker for each point that says its numbers."""
+    """One curve: whiskers, line, and a marker for each point with its numbers as a hint."""
     points = curve.points()
     path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in points)
     parts = [
@@ -111,9 +111,9 @@ def _line(curve: Curve, number: int, hue: int, across: _Across, up: _Up) -> str:
     parts.append(f'<polyline class="line dash{hue // HUES % 3}" points="{path}"/>')
     what = "steps" if curve.over == "steps" else "images"
     for x, y, half in points:
-        says = f"{curve.name}: gFID {y:.2f}{'' if half is None else f' ± {half:.2f}'} at {x:,.0f} {what}"
+        numbers = f"{curve.name}: gFID {y:.2f}{'' if half is None else f' ± {half:.2f}'} at {x:,.0f} {what}"
         place = f"translate({across(x):.1f} {up(y):.1f})"
-        label = f'tabindex="-1" role="img" aria-label="{escape(says)}" data-hint="{escape(says)}"'
+        label = f'tabindex="-1" role="img" aria-label="{escape(numbers)}" data-hint="{escape(numbers)}"'
         parts.append(f'<g class="point" {label} transform="{place}"><circle class="aim" r="11"/>{_marker(hue)}</g>')
     return f'<g class="curve hue{hue % HUES}" data-curve="{number}">{"".join(parts)}</g>'
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from svgbench.config.records import Protocol, digest
 from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sources import Tokenizer
-from svgbench.tables.figures.style import SOFT, WIDTH, Drawn, Page, aside, in_lines, line_of, name_lines
+from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, aside, in_lines, line_of, name_lines
 from svgbench.tables.labels import row_of
 from svgbench.tables.seeds import half_interval
 
@@ -40,7 +40,7 @@ class Point(NamedTuple):
     rows: Rows
 
 
-def gfid_by_steps(found: Sequence[Tokenizer]) -> Drawn | str:
+def gfid_by_steps(found: Sequence[Tokenizer]) -> FigureData | str:
     """gFID against sampling steps, or why it is not drawn."""
     rows = {one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one)] for one in found}
     points = _points(rows, lambda row: row["steps"])
@@ -51,7 +51,7 @@ def gfid_by_steps(found: Sequence[Tokenizer]) -> Drawn | str:
     return _drawn("gfid-by-steps", title, "sampling steps", page, points)
 
 
-def gfid_by_images(found: Sequence[Tokenizer]) -> Drawn | str:
+def gfid_by_images(found: Sequence[Tokenizer]) -> FigureData | str:
     """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where its snapshots
     were sampled, else over trainings that differ in their length alone."""
     groups: dict[str, list[Tokenizer]] = {}
@@ -70,7 +70,7 @@ def gfid_by_images(found: Sequence[Tokenizer]) -> Drawn | str:
     return _drawn("gfid-by-images", title, "images seen in training", page, points)
 
 
-def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> Drawn:
+def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> FigureData:
     seeds = sorted({len(point.rows) for point in points})
     several = f"mean over {' or '.join(map(str, seeds))} seeds with its 95 % t-interval" if seeds[-1] > 1 else ""
     single = "value with its bootstrap interval where there is one seed" if seeds[0] == 1 else ""
@@ -83,9 +83,9 @@ def _drawn(name: str, title: str, against: str, page: Page, points: list[Point])
     for point in points:
         row = point.rows[0]
         how = Protocol.model_validate(row["protocol_fields"]).sampling
-        said = [point.line, row["guidance"], row["steps"], row["images_seen"], point.value, point.low, point.high, len(point.rows)]
-        rows.append([*said, row["count"], how.how if how else "", row["protocol"]])
-    return Drawn(name, title, caption, page, columns, rows)
+        shown = [point.line, row["guidance"], row["steps"], row["images_seen"], point.value, point.low, point.high, len(point.rows)]
+        rows.append([*shown, row["count"], how.how if how else "", row["protocol"]])
+    return FigureData(name, title, caption, page, columns, rows)
 
 
 def _gfid(one: Tokenizer) -> Rows:
@@ -213,7 +213,7 @@ def _count(x: int) -> str:
     return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
 
 
-def class_shares(found: Sequence[Tokenizer]) -> Drawn:
+def class_shares(found: Sequence[Tokenizer]) -> FigureData:
     """The share of what varies that is a matter of class: in pooled latents, and in the velocities at each time."""
     columns = ["tokenizer", "of", "t", "class_share", "low", "high", "count", "protocol"]
     rows: list[list[Any]] = []
@@ -259,7 +259,7 @@ def class_shares(found: Sequence[Tokenizer]) -> Drawn:
         "varies. Left: latents as the transformer sees them, averaged over positions. Right: velocities that the trained transformer gives "
         "noised validation images without the class as a condition."
     )
-    return Drawn("class-share", "How far classes are apart", caption, page, columns, rows)
+    return FigureData("class-share", "How far classes are apart", caption, page, columns, rows)
 
 
 def _text(score: dict[str, Any]) -> str:

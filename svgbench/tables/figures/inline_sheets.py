@@ -20,7 +20,7 @@ RUNS, SHEETS = 16, 120
 
 
 @dataclass(frozen=True)
-class Sheet:
+class SampleSheet:
     """The first samples of a run, drawn in one way."""
 
     steps: int
@@ -38,7 +38,7 @@ class RunSheets:
     name: str
     side: int
     """Pixels of a sample's side."""
-    sheets: tuple[Sheet, ...]
+    sheets: tuple[SampleSheet, ...]
 
 
 def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
@@ -56,7 +56,7 @@ def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
     return found
 
 
-def _sheet(stage: dict, out: Path) -> tuple[Sheet, int] | None:
+def _sheet(stage: dict, out: Path) -> tuple[SampleSheet, int] | None:
     """One sheet and its samples' side; None where there is nothing to show."""
     import numpy as np
     from PIL import Image
@@ -77,7 +77,7 @@ def _sheet(stage: dict, out: Path) -> tuple[Sheet, int] | None:
         canvas.paste(tile if tile.width == side else tile.resize((side, side), Image.Resampling.LANCZOS), (i * side, 0))
     cell = stage["cell"]
     data = _png(canvas)
-    return Sheet(int(cell["sampling.steps"]), float(cell["sampling.guidance"]), data, tuple(int(label) for label in labels)), side
+    return SampleSheet(int(cell["sampling.steps"]), float(cell["sampling.guidance"]), data, tuple(int(label) for label in labels)), side
 
 
 def _png(image) -> str:  # type: ignore[no-untyped-def]

@@ -11,14 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from svgbench.tables.figures.sources import Tokenizer
-from svgbench.tables.figures.style import CLASSES, RULE, SOFT, WIDTH, Drawn, Page, in_lines, name_classes
+from svgbench.tables.figures.style import CLASSES, RULE, SOFT, WIDTH, FigureData, Page, in_lines, name_classes
 
 LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
 ABREAST = 4
 """Panels of t-SNE in a row."""
 
 
-def embedding(found: Sequence[Tokenizer]) -> Drawn:
+def embedding(found: Sequence[Tokenizer]) -> FigureData:
     """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
     rows: list[list[Any]] = []
     panels: list[tuple[str, str, np.ndarray, list[int], dict[str, Any]]] = []
@@ -31,17 +31,17 @@ def embedding(found: Sequence[Tokenizer]) -> Drawn:
             for image, label, (x, y) in zip(about["images"], labels, own.tolist(), strict=True):
                 rows.append([one.name, part, image, classes[label], x, y])
             name = one.config.encoder.card if part == "features" else one.name
-            said = "latents" if one.first.about["kind"] == "codec" else {"both": "features + residual"}.get(part, part)
+            kind = "latents" if one.first.about["kind"] == "codec" else {"both": "features + residual"}.get(part, part)
             if not any(name == known and np.array_equal(own, old) for known, _, old, *_ in panels):
-                panels.append((name, said, own, labels, about["class_share"][number]))
+                panels.append((name, kind, own, labels, about["class_share"][number]))
     gap, below = 0.12, 0.66
     side = (WIDTH - 0.08 - RIGHT - ABREAST * gap) / ABREAST
     page = Page(WIDTH, 0.7 + math.ceil(len(panels) / ABREAST) * (side + below) - 0.35)
     page.title("t-SNE of latents by class")
-    for number, (name, said, own, labels, score) in enumerate(panels):
+    for number, (name, kind, own, labels, score) in enumerate(panels):
         x, y = 0.08 + number % ABREAST * (side + gap), 0.7 + number // ABREAST * (side + below)
         page.text(x, y - 0.2, name, va="center", fontsize=6.5)
-        page.text(x, y - 0.08, said, va="center", fontsize=6.5, color=SOFT)
+        page.text(x, y - 0.08, kind, va="center", fontsize=6.5, color=SOFT)
         axes = page.axes(x, y, side, side)
         _bare(axes)
         axes.scatter(own[:, 0], own[:, 1], s=4.5, c=[CLASSES[label] for label in labels], linewidths=0, alpha=0.85, rasterized=True)
@@ -52,10 +52,10 @@ def embedding(found: Sequence[Tokenizer]) -> Drawn:
         "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them, one dot an image, one "
         "colour a class. Distances between clusters mean nothing; the class share is measured before t-SNE."
     )
-    return Drawn("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
+    return FigureData("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
-def velocities(found: Sequence[Tokenizer]) -> Drawn:
+def velocities(found: Sequence[Tokenizer]) -> FigureData:
     """Class means of noised latents and of the velocities there: a row a tokenizer, a column a time."""
     read = [one.read("velocities") for one in found]
     times = [at["t"] for at in read[0][1]["times"]]
@@ -77,19 +77,19 @@ def velocities(found: Sequence[Tokenizer]) -> Drawn:
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
             _field(axes, at, points[across], about["labels"], centres)
             share = at["class_share"]
-            said = ("class share " if across == 0 else "") + _percent(share["value"])
-            axes.set_xlabel(said, fontsize=6, color=SOFT, labelpad=2)
+            label = ("class share " if across == 0 else "") + _percent(share["value"])
+            axes.set_xlabel(label, fontsize=6, color=SOFT, labelpad=2)
             for name, place, velocity, centre in zip(about["classes"], at["positions"], at["velocities"], about["centres"], strict=True):
                 rows.append([one.name, at["t"], name, *place, *velocity, *centre])
     name_classes(page, page.width - RIGHT + 0.05, TOP + 0.1, read[0][1]["classes"])
     caption = (
         "Noised latents x_t = (1 - t) noise + t data of validation images (dots) on the plane in which the classes' means differ most. An "
-        "arrow starts at a class's mean x_t and ends where the mean velocity that the transformer gives it, without being told the class, "
+        "arrow starts at a class's mean x_t and ends where the mean velocity that the transformer predicts for it unconditionally "
         "would bring it at t = 1; rings are the classes' true means there. Arrows that reach their rings early: separated; arrows that "
         "stay together: entangled. The dashed circle holds the noise (two standard deviations) and is the scale of each row."
     )
     columns = ["tokenizer", "t", "class", "x", "y", "velocity_x", "velocity_y", "true_x", "true_y"]
-    return Drawn("velocities", "Class means of velocities", caption, page, columns, rows)
+    return FigureData("velocities", "Class means of velocities", caption, page, columns, rows)
 
 
 def _field(axes: Axes, at: dict[str, Any], points: np.ndarray, labels: list[int], centres: np.ndarray) -> None:

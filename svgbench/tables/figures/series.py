@@ -29,7 +29,7 @@ class Curve:
     steps: int | None
     """Of a curve over images seen: the steps it was sampled with."""
     protocol: str
-    """What two curves must share to be held against each other."""
+    """What two curves must share to be compared."""
     sampled: str
     """How its samples were drawn, but for steps and guidance: ``euler-shift0.15``."""
     seeds: dict[int, tuple[tuple[float, float], ...]]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svgbench.tables.figures.sources import Tokenizer, rmse
-from svgbench.tables.figures.style import SOFT, WIDTH, Drawn, Page, in_lines
+from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, in_lines
 
 LEFT, TOP, GAP, BLOCK = 1.3, 0.72, 0.035, 0.16
 """Inches: room for names, for headings, between pictures, between blocks of them."""
@@ -63,7 +63,7 @@ class Sheet:
         return page
 
 
-def reconstructions(found: Sequence[Tokenizer]) -> Drawn:
+def reconstructions(found: Sequence[Tokenizer]) -> FigureData:
     """Originals, then what each tokenizer makes of them; of one with a residual also without it."""
     pictures, about = found[0].read("residual-left-out")
     names, places, originals = about["names"], about["images"], pictures[0]
@@ -85,10 +85,10 @@ def reconstructions(found: Sequence[Tokenizer]) -> Drawn:
         "Validation images, the first of each class, and their reconstructions (first seed). Residual left out: the same decoder with the "
         "mask token of its training in the residual's place. PSNR: of all validation images."
     )
-    return Drawn("reconstructions", sheet.title, caption, sheet.page(), ["tokenizer", "decoded", "image", "class", "rmse"], rows)
+    return FigureData("reconstructions", sheet.title, caption, sheet.page(), ["tokenizer", "decoded", "image", "class", "rmse"], rows)
 
 
-def samples(found: Sequence[Tokenizer]) -> Drawn | str:
+def samples(found: Sequence[Tokenizer]) -> FigureData | str:
     """The same sample indices of each tokenizer at a few counts of steps and the greatest guidance that all have, or why not."""
     common = set.intersection(*(set(one.cells()) for one in found))
     if not common:
@@ -115,10 +115,10 @@ def samples(found: Sequence[Tokenizer]) -> Drawn | str:
         "latents of different sizes take different numbers from the stream. Not selected: the first index of each of the first classes."
     )
     columns = ["tokenizer", "run", "steps", "guidance", "index", "label", "class"]
-    return Drawn("samples", title, caption, sheet.page(), columns, rows)
+    return FigureData("samples", title, caption, sheet.page(), columns, rows)
 
 
-def interpolation(found: Sequence[Tokenizer]) -> Drawn:
+def interpolation(found: Sequence[Tokenizer]) -> FigureData:
     """The straight way between the latents of two images, decoded."""
     about = found[0].read("interpolation")[1]
     names, shares = about["names"], about["shares"]
@@ -145,10 +145,10 @@ def interpolation(found: Sequence[Tokenizer]) -> Drawn:
         "reconstructions of the two."
     )
     columns = ["tokenizer", "from", "to", "share", "rmse_to_from", "rmse_to_to"]
-    return Drawn("interpolation", sheet.title, caption, sheet.page(), columns, rows)
+    return FigureData("interpolation", sheet.title, caption, sheet.page(), columns, rows)
 
 
-def editing(found: Sequence[Tokenizer]) -> Drawn:
+def editing(found: Sequence[Tokenizer]) -> FigureData:
     """Images led to another class from several times on."""
     about = found[0].read("editing")[1]
     starts = about["starts"]
@@ -173,7 +173,7 @@ def editing(found: Sequence[Tokenizer]) -> Drawn:
         "noised to time t first (t = 0: noise); a greater t keeps more of it. Euler's method on the run's own time grid (first seed)."
     )
     columns = ["tokenizer", "image", "class", "target", "t", "steps", "guidance", "rmse_to_image"]
-    return Drawn("editing", sheet.title, caption, sheet.page(), columns, rows)
+    return FigureData("editing", sheet.title, caption, sheet.page(), columns, rows)
 
 
 def _psnr(one: Tokenizer) -> str:

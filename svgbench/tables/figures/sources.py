@@ -49,7 +49,7 @@ class Tokenizer:
         return [row for record in self.records for row in record.scores]
 
     def read(self, stage: str) -> tuple[np.ndarray, dict[str, Any]]:
-        """A diagnosis: its array, and what its JSON says."""
+        """A diagnosis: its array, and the content of its JSON file."""
         place = self._checked(stage, self.diagnoses[stage])
         about = next(path for path in sorted(place.glob("*.json")) if path.name != "manifest.json")
         return np.load(next(place.glob("*.npy")), mmap_mode="r"), json.loads(about.read_text())
@@ -74,7 +74,7 @@ class Tokenizer:
         return json.loads((self._place("images") / "images.json").read_text())["classes"]
 
     def images_key(self) -> str:
-        """Which images the run stands on."""
+        """The key of the images that the run uses."""
         return recorded(self.first.about["stages"])["images"].key
 
     def _place(self, name: str) -> Path:
@@ -104,13 +104,13 @@ def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:
 
 
 def of_one_set(found: list[Tokenizer]) -> None:
-    """BadInput unless all stand on the same images: pictures of different images do not compare."""
+    """BadInput unless all use the same images: pictures of different images cannot be compared."""
     sets: dict[str, str] = {}
     for one in found:
         sets.setdefault(one.images_key(), one.name)
     if len(sets) > 1:
         first, second = list(sets.values())[:2]
-        raise BadInput(f"'{first}' and '{second}' stand on different images, so their pictures do not compare; name runs of one set.")
+        raise BadInput(f"'{first}' and '{second}' use different images, so their pictures cannot be compared; name runs of one data set.")
 
 
 def rmse(one: np.ndarray, other: np.ndarray) -> float:

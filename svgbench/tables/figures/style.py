@@ -68,13 +68,13 @@ class Page:
         whole = self.width, self.height
         return self.figure.add_axes((x / whole[0], 1 - (y + height) / whole[1], width / whole[0], height / whole[1]))
 
-    def title(self, words: str) -> None:
+    def title(self, text: str) -> None:
         """The figure's title, in its upper left corner."""
-        self.text(0.08, 0.16, words, fontsize=9, weight="bold", va="center")
+        self.text(0.08, 0.16, text, fontsize=9, weight="bold", va="center")
 
-    def text(self, x: float, y: float, words: str, **how: object) -> None:
-        """Words at (x, y)."""
-        self.figure.text(x / self.width, 1 - y / self.height, words, **how)
+    def text(self, x: float, y: float, text: str, **how: object) -> None:
+        """A text at (x, y)."""
+        self.figure.text(x / self.width, 1 - y / self.height, text, **how)
 
     def picture(self, x: float, y: float, side: float, pixels: np.ndarray) -> None:
         """A uint8 image [3, H, W] as a square."""
@@ -92,7 +92,7 @@ class Page:
         return buffer.getvalue()
 
 
-class Drawn(NamedTuple):
+class FigureData(NamedTuple):
     """A figure, what it shows, and the table behind it."""
 
     name: str
@@ -113,7 +113,7 @@ def line_of(number: int) -> dict[str, object]:
 
 
 def aside(number: int, count: int) -> float:
-    """Where the n-th of many stands beside their common place, -0.5 to 0.5, so that intervals do not hide one another."""
+    """The offset of the n-th of many from their common place, -0.5 to 0.5, so that intervals do not hide one another."""
     return (number - (count - 1) / 2) / max(count - 1, 1)
 
 
@@ -145,7 +145,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float) -> None:
-    """Names at the right of axes ``height`` inches high: (x, y, name, colour) of each line's end; names never lie on one another, and long
+    """Names at the right of axes ``height`` inches high: (x, y, name, colour) of each line's end; names never overlap, and long
     ones are set smaller."""
     low, high = axes.transAxes.inverted().transform(axes.transData.transform([(x, y) for x, y, *_ in ends]))[:, 1], 0.135 / height
     for (x, y, name, colour), place in zip(ends, spread(list(low), high), strict=True):
