@@ -35,7 +35,7 @@ except ImportError as error:  # also cv2, which needs the system's libGL and gli
     ) from None
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Pixel statistics that mmsegmentation's own configs give their ``SegDataPreProcessor``."""
+"""Pixel statistics that mmsegmentation's configs give their ``SegDataPreProcessor``."""
 
 
 @MODELS.register_module()
@@ -43,8 +43,8 @@ class SvgbenchBackbone(BaseModule):
     """A frozen encoder, or a run's frozen tokenizer: preprocessed images [B, 3, H, W] -> one feature map ([B, C, h, w],).
 
     Pixels come as ``SegDataPreProcessor`` makes them (RGB: ``bgr_to_rgb=True``; minus ``mean``, over ``std``, of 0 to 255); that is undone,
-    and the encoder normalises its own. H and W must be multiples of its stride (``size_divisor`` of the preprocessor, or a slide of such
-    crops). ``out_channels`` is C. Its weights stay out of checkpoints: they are the encoder's files, or the run's.
+    and the encoder normalises them itself. H and W must be multiples of its stride (``size_divisor`` of the preprocessor, or a slide of
+    such crops). ``out_channels`` is C. Its weights stay out of checkpoints: they are the encoder's files, or the run's.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SvgbenchBackbone(BaseModule):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def init_weights(self) -> None:
-        """Nothing: the weights are there."""
+        """Nothing: the weights are loaded."""
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor]:

@@ -30,12 +30,11 @@ BACKENDS = {
     "open_clip": Backend(
         "svgbench.backends.from_open_clip:open_network",
         "open_clip_torch",
-        "encoders",
         card_reader="svgbench.config.foreign:open_clip_card",
         has_pixel_statistics=True,
     ),
     "transformers": Backend(
-        "svgbench.backends.from_transformers:open_network", "transformers", "encoders", "svgbench.config.foreign:transformers_card"
+        "svgbench.backends.from_transformers:open_network", "transformers", card_reader="svgbench.config.foreign:transformers_card"
     ),
     "diffusers": Backend(
         "svgbench.backends.from_diffusers:open_network", "diffusers", card_reader="svgbench.config.foreign:diffusers_card"

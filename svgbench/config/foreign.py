@@ -197,7 +197,7 @@ def _own_folder() -> Path | None:
 def _own_config(model: str) -> dict[str, Any] | None:
     folder = _own_folder()
     if folder is None:
-        raise BadConfig("the backend open_clip needs its package: pip install 'svgbench[encoders]'.")
+        raise BadConfig("the backend open_clip needs its package: pip install open_clip_torch.")
     path = folder / f"{model}.json"
     return read_json(path) if "/" not in model and path.is_file() else None
 

@@ -164,7 +164,7 @@ def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
         if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
             continue
-        wanted.append(f"'{judge}' needs its weights file{judges.whence(kind, judge)}: --set {weights}=FILE")
+        wanted.append(f"'{judge}' needs its weights file{judges.source_of(kind, judge)}: --set {weights}=FILE")
         instead.append(f"--set {name}={SHIPPED[kind]}")
         fields.append(weights)
         needed = needed or kind == "features"

@@ -1,15 +1,15 @@
-"""Depth that a linear head reads from frozen latents: RMSE in metres and mean relative error.
+"""Depth estimation by a linear head on frozen latents: RMSE in metres and mean relative error.
 
 Protocol (``scores.depth``; DINOv3's linear one, facebookresearch/dinov3, eval/depth/configs/config-nyu.yaml): batch norm and 1x1
 convolution on raw latents to 256 numbers a position; a position's depth is the mean of 256 depths evenly between 0.001 and 10 m with
-weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, uniform bins, as DINOv2's linear depth), enlarged bilinearly to the map's size. Training:
+weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, uniform bins, as DINOv2's linear depth), upsampled bilinearly to the map's size. Training:
 the scale-invariant log loss over the batch, 38,400 updates of 16 crops of 416 x 544 with NYU's white border cut off, mirrored, tilted by
 up to 2.5 degrees, tinted, AdamW (3e-4, betas 0.9 and 0.99, decay 1e-4, 12,800 updates of warm-up, cosine to zero, gradient norm 35).
 Validation: the whole image and its mirror image, averaged; per image the errors of pixels with depth in (0.001, 10) m inside Eigen's
 crop (NYUv2: rows 45 to 470, columns 41 to 600 of 480 x 640, taken as shares of the sides); the mean over images. Images whose sides the
 encoder's stride does not divide are read at the nearest sides that it does. Unlike DINOv3, the cosine begins after the warm-up and
 AdamW's first beta stays at 0.9.
-What it cannot tell: edges finer than the grid, or what a deeper head (DPT) would find.
+What it cannot tell: edges finer than the grid, or the accuracy of a deeper head (DPT).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How much of what varies in a set of vectors is a matter of class: near 0 where classes are entangled, near 1 where they are apart.
+"""Share of a set of vectors' variance that is between classes: near 0 where classes are entangled, near 1 where they are separated.
 
 Protocol: omega squared, a one-way analysis of variance over all dimensions at once (traces of the scatter matrices): the between-class sum
 of squares less what K - 1 within-class variances would add by chance, over the total and one within-class variance (Hays 1963). It is
-nearly free of the count's bias, so a set without structure gives about 0 and can fall a little below. Vectors are taken in the units in
-which the diffusion transformer works (latents standardised per channel). Intervals draw images again. What it cannot tell: whether a
-nonlinear reader could tell the classes apart; a linear probe says more about that.
+nearly free of the count's bias, so a set without structure gives about 0 and can fall a little below. Vectors are in the units
+of the diffusion transformer (latents standardised per channel). Intervals resample images. What it cannot tell: whether a nonlinear
+classifier could separate the classes; a linear probe tells more about that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def class_share(values: Tensor, labels: Tensor) -> float:
 def class_share_score(
     values: Tensor, labels: Tensor, *, what: tuple[str, ...], images: ImageGroup, resampling: Resampling, detail: dict[str, Any]
 ) -> Score:
-    """``class_share`` with its interval; ``what`` was measured, in words that fit a protocol's name."""
+    """``class_share`` with its interval; ``what`` was measured, as parts of the protocol."""
     gram = _gram(values, labels)
     value = _shares(gram, labels, torch.ones(1, len(labels), dtype=torch.float64)).item()
     low, high = resampling.interval(value, _shares(gram, labels, resampling.counts(len(labels))), ceiling=1.0)
@@ -43,8 +43,8 @@ def _gram(values: Tensor, labels: Tensor) -> Tensor:
     """Inner products [N, N] float64 of the vectors: all that the sums of squares need."""
     if len(labels.unique()) < 2 or len(labels) <= len(labels.unique()):
         raise BadData(
-            f"{len(labels)} images of {len(labels.unique())} classes do not show whether classes are apart; give two classes or more, with "
-            "several images each."
+            f"{len(labels)} images of {len(labels.unique())} classes do not show whether classes are separated; give two classes or "
+            "more, with several images each."
         )
     flat = values.flatten(1).cpu().double()
     return flat @ flat.T

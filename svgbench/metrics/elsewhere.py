@@ -18,7 +18,7 @@ from svgbench.metrics.image_sets import ImageSet, drawn_evenly, open_set
 from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
 from svgbench.metrics.resampling import Resampling
-from svgbench.metrics.samples import check_samples, doubled, doubled_words
+from svgbench.metrics.samples import check_samples, doubled, doubled_note
 
 
 def elsewhere_scores(
@@ -49,7 +49,7 @@ def elsewhere_scores(
     copies = doubled(given)
     if copies and not allow_doubles:
         raise BadData(
-            f"{given.path}: {doubled_words(copies, len(given))}; draw samples again, or leave the copies out; "
+            f"{given.path}: {doubled_note(copies, len(given))}; draw samples again, or leave the copies out; "
             "real images or reconstructions that repeat are scored with --allow-doubles."
         )
     judges = [judge for judge in (extractor, second) if judge]

@@ -4,7 +4,7 @@ Protocol: uint8 images as they are stored; the extractor resizes and normalises 
 TensorFlow graph, bilinear to 299 px as TensorFlow 1 does it; DINOv2: ``dinov2_extractor``; shapes-cnn: no resize, made for the embedded
 images); float32 without TF32. Every metric's sums are taken in one pass, in float64, each rank on its own batches, whose place in the set
 does not depend on the number of ranks. Extractors come from torch-fidelity's registry, so another one needs a row in
-``reports/extractors.yaml`` and nothing else. What features cannot tell: anything the extractor was not trained to see.
+``reports/extractors.yaml`` and nothing else. What features cannot tell: anything that the extractor was not trained to distinguish.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ BATCH_BYTES = 2**29
 """Of the uint8 images in memory at a time: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
 
 GROUPS = 10
-"""Disjoint random groups of samples whose spatial moments stand apart, for the jackknife behind sFID's interval."""
+"""Disjoint random groups of samples with spatial moments of their own, for the jackknife behind sFID's interval."""
 
 
-class Seen(NamedTuple):
-    """What an extractor says of images."""
+class Outputs(NamedTuple):
+    """What an extractor computes of images."""
 
     features: Tensor
     """[B, D] float32"""
@@ -53,16 +53,16 @@ class Seen(NamedTuple):
 
 
 class Tap:
-    """Listens to an inner layer during a forward pass."""
+    """Records an inner layer's output during a forward pass."""
 
     def __init__(self, layer: torch.nn.Module, channels: int, dim: int) -> None:
         self.dim = dim
-        self._found: list[Tensor] = []
-        layer.register_forward_hook(lambda module, inputs, output: self._found.append(output[:, :channels].movedim(1, -1).flatten(1)))
+        self._outputs: list[Tensor] = []
+        layer.register_forward_hook(lambda module, inputs, output: self._outputs.append(output[:, :channels].movedim(1, -1).flatten(1)))
 
     def take(self) -> Tensor:
         """The layer's first channels in the last pass [B, dim], where dim is h * w * channels."""
-        return self._found.pop()
+        return self._outputs.pop()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,25 +80,25 @@ class Extractor:
     tap: Tap | None = None
     """Where sFID's features come from."""
     frechet: str = "gfid"
-    """What the Frechet distance on these features is called."""
+    """Name of the Frechet distance on these features."""
 
     @property
     def judge(self) -> Judge:
-        """What protocols say of it."""
+        """Its entry in protocols."""
         return Judge(name=self.name, digest=self.digest, resize=self.resize)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Seen:
+    def __call__(self, images: Tensor) -> Outputs:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise BadData(f"an extractor takes uint8 [B, 3, H, W], not {images.dtype} {list(images.shape)}; round the images first.")
         with full_precision():
             features, *logits = self.network(images.to(self.device))
-        return Seen(features, logits[0] if logits else None, self.tap.take() if self.tap else None)
+        return Outputs(features, logits[0] if logits else None, self.tap.take() if self.tap else None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What one pass over a set of images leaves."""
+    """The result of one pass over a set of images."""
 
     count: int
     moments: Moments
@@ -130,17 +130,17 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
 
 
 def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
-    """torch-fidelity's extractor with these weights. Foreign code would unpickle the file whole, so it gets our copy of its tensors."""
+    """torch-fidelity's extractor with these weights. torch-fidelity would unpickle the whole file, so it gets a copy of its tensors."""
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     from svgbench.metrics.dinov2_extractor import MEMBERS, Dinov2Extractor
     from svgbench.metrics.shapes_extractor import NAME, ShapesExtractor
 
-    own = {NAME: ShapesExtractor, **dict.fromkeys(MEMBERS, Dinov2Extractor)}
-    for new in own.keys() - FEATURE_EXTRACTORS_REGISTRY.keys():
-        register_feature_extractor(new, own[new])
+    ours = {NAME: ShapesExtractor, **dict.fromkeys(MEMBERS, Dinov2Extractor)}
+    for new in ours.keys() - FEATURE_EXTRACTORS_REGISTRY.keys():
+        register_feature_extractor(new, ours[new])
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
-    if name in own:
+    if name in ours:
         return kind(name, layers, feature_extractor_weights_path=path)
     copy = io.BytesIO()
     torch.save(read(path), copy)
@@ -165,47 +165,47 @@ def extract(
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
     ``keep``: features of at most so many images (a fixed choice) stay in memory; ``groups``: parts of the spatial moments; ``runtime``: all
-    its ranks share the batches and each gets the whole result, this process works alone when None; ``done`` hears of each batch's images;
-    ``saved``: each batch's features are left there, so that a stopped pass goes on, and the sums are taken of them in a second pass.
+    its ranks share the batches and each gets the whole result, this process works alone when None; ``done`` is called with the count of
+    each batch; ``saved``: each batch's features are written there, so that a stopped pass resumes; a second pass then takes the sums.
     """
     if not len(images):
-        raise BadData("there are no images to take features of; give at least one.")
+        raise BadData("there are no images to compute features of; give at least one.")
     if len(images) < groups:
         groups = 1
     if shape := getattr(images, "shape", None):  # fewer of large images
         batch = max(1, min(batch, BATCH_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)))))
-    walk = _Walk(extractor, len(images), keep, groups)
+    sums = _Pass(extractor, len(images), keep, groups)
     error: Exception | None = None
     try:
         if saved is not None:
-            for start, seen in saved.seen(extractor, images, walk.widths, batch):
-                walk.add(start, seen)
+            for start, outputs in saved.outputs(extractor, images, sums.widths, batch):
+                sums.add(start, outputs)
         for start, part in batches(images, batch, runtime) if saved is None else ():
-            walk.add(start, extractor(part))
+            sums.add(start, extractor(part))
             done(len(part) * (runtime.world if runtime else 1))
     except Exception as found:
         error = found
     if runtime is not None and not runtime.all_agree(error is None) and error is None:
-        error = SvgbenchError("features could not be taken in another process, which says why.")
+        error = SvgbenchError("features could not be computed in another process, whose message names the reason.")
     if error is not None:
         raise error
-    return walk.result(runtime)
+    return sums.result(runtime)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """Where a pass leaves the features of each image, so that one that was stopped or killed goes on. The files are removed by whoever
-    finishes the stage."""
+    """Where a pass writes the features of each image, so that one that was stopped or killed resumes. The stage removes the files when it
+    finishes."""
 
     place: Path
-    """``PLACE-features.npy`` and the like are made."""
+    """Path of the files ``PLACE-features.npy``, ``PLACE-logits.npy``, ..."""
     label: str
     runtime: Runtime
 
-    def seen(self, extractor: Extractor, images: Any, widths: Sequence[int], batch: int) -> Iterator[tuple[int, Seen]]:
-        """Place of the first image and what was seen of the batches of this rank, in order, once all ranks have seen all images."""
-        named = {name: self.place.with_name(f"{self.place.name}-{name}.npy") for name in Seen._fields}
-        files = [Array(named[name], np.float32, (width,)) for name, width in zip(Seen._fields, widths, strict=True) if width]
+    def outputs(self, extractor: Extractor, images: Any, widths: Sequence[int], batch: int) -> Iterator[tuple[int, Outputs]]:
+        """Index of the first image and the outputs of each batch of this rank, in order, once all ranks have computed all images."""
+        named = {name: self.place.with_name(f"{self.place.name}-{name}.npy") for name in Outputs._fields}
+        files = [Array(named[name], np.float32, (width,)) for name, width in zip(Outputs._fields, widths, strict=True) if width]
 
         def rows(items: range, part: Tensor) -> list[np.ndarray]:
             found = extractor(part)
@@ -219,19 +219,19 @@ class Saved:
         starts = range(0, len(images), batch)
         for number in self.runtime.shard(len(starts)):
             part = slice(starts[number], starts[number] + batch)
-            yield part.start, Seen(*(None if x is None else torch.from_numpy(np.array(x[part])).to(extractor.device) for x in opened))
+            yield part.start, Outputs(*(None if x is None else torch.from_numpy(np.array(x[part])).to(extractor.device) for x in opened))
 
 
 def _not_finite(name: str) -> NumericalError:
-    return NumericalError(f"features of '{name}' hold NaN or infinity: look at its weights file, images in uint8 are not the cause.")
+    return NumericalError(f"features of '{name}' hold NaN or infinity; check its weights file.")
 
 
-class _Walk:
-    """The sums and the kept rows of one rank on its way over its batches."""
+class _Pass:
+    """The sums and the kept rows of one rank."""
 
     def __init__(self, extractor: Extractor, count: int, keep: int, groups: int) -> None:
         self._name, device = extractor.name, extractor.device
-        example = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # tells every rank the widths, also one without images
+        example = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # gives every rank the widths, also one without images
         if example.features.shape[1] != extractor.dim:
             raise BadWeights(f"'{extractor.name}' gives {example.features.shape[1]} features, extractors.yaml says {extractor.dim}.")
         self.widths = [0 if x is None else x.shape[1] for x in example]
@@ -248,23 +248,23 @@ class _Walk:
         if extractor.tap is not None:
             self._spatial = [Moments.empty(extractor.tap.dim, device) for _ in range(groups)]
 
-    def add(self, start: int, seen: Seen) -> None:
-        """Count in what was seen of the images from ``start`` on."""
-        device, places = seen.features.device, slice(start, start + len(seen.features))
-        self._moments.add(seen.features)
+    def add(self, start: int, outputs: Outputs) -> None:
+        """Adds the outputs of the images from ``start`` on."""
+        device, places = outputs.features.device, slice(start, start + len(outputs.features))
+        self._moments.add(outputs.features)
         rows = self._row[places]
         mine = (rows >= 0).nonzero()[:, 0]
         rows, mine = rows[mine].to(device), mine.to(device)
-        self._kept[rows] = seen.features[mine]
+        self._kept[rows] = outputs.features[mine]
         if self._logits is not None and self._classes is not None:
-            self._logits[rows] = seen.logits[mine]
-            self._classes.add(seen.logits, start)
+            self._logits[rows] = outputs.logits[mine]
+            self._classes.add(outputs.logits, start)
         for number, moments in enumerate(self._spatial):
-            own = (self._group[places] == number).nonzero()[:, 0]
-            moments.add(seen.spatial[own.to(device)])
+            members = (self._group[places] == number).nonzero()[:, 0]
+            moments.add(outputs.spatial[members.to(device)])
 
     def result(self, runtime: Runtime | None) -> Features:
-        """What all ranks saw."""
+        """The features of all ranks' images."""
         if runtime is not None and runtime.world > 1:
             self._moments = self._moments.over_ranks(runtime)
             self._spatial = [moments.over_ranks(runtime) for moments in self._spatial]
@@ -282,7 +282,7 @@ class _Walk:
 
 
 def batches(images: Any, size: int, runtime: Runtime | None = None) -> Iterator[tuple[int, Tensor]]:
-    """Place of the first image and uint8 [<= size, 3, H, W], in order, one batch read ahead; each rank of a runtime gets its own."""
+    """Index of the first image and uint8 [<= size, 3, H, W], in order, one batch read ahead; each rank of a runtime gets its batches."""
 
     def at(start: int) -> Tensor:
         return rows_of(images, range(start, min(start + size, len(images))))
@@ -308,7 +308,7 @@ def rows_of(images: Any, items: range) -> Tensor:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 products without TF32 while it lasts: TF32 moves a Frechet distance in its third digit."""
+    """float32 products without TF32 inside the block: TF32 changes a Frechet distance in its third digit."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:

@@ -2,14 +2,14 @@
 
     d = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))    (arXiv 1706.08500)
 
-Protocol: features of an extractor that the name carries ("FID" means Inception's, on which published numbers rest; the distance on any
-other extractor's features is another measure and never stands beside them). gFID: all samples against all training images, as ADM
+Protocol: features of an extractor that the protocol names ("FID" means Inception's, as in published numbers; the distance on any other
+extractor's features is another measure and never shares a column with them). gFID: all samples against all training images, as ADM
 evaluates, or against the statistics of a file; rFID: reconstructions of the validation images against those same images; sFID (arXiv
 2103.03841) as ADM takes it: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (behind its ReLU;
 ``Mixed_6d.branch1x1`` in PyTorch's names), flattened with channels last, 2023 numbers. Sums are float64; covariances are unbiased (N -
 1); tr (S_1 S_2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric F' S_1 F with F F' = S_2, which needs no
-matrix square root. What it cannot tell: memorised samples, which images are bad, or anything the extractor does not see; it falls with
-the number of images (bias of order 1/N), so only equal counts compare.
+matrix square root. What it cannot tell: memorised samples, which images are bad, or anything that the extractor does not encode; it falls
+with the number of images (bias of order 1/N), so only equal counts are comparable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from svgbench.metrics.npz import SPATIAL, STATISTICS, statistics_in
 
 
 class Gaussian(NamedTuple):
-    """What the distance sees of a set of images."""
+    """Mean and covariance of the features of a set of images."""
 
     mean: Tensor
     """[D] float64"""
@@ -53,7 +53,7 @@ class Moments:
         return cls(0, torch.zeros(width, dtype=torch.float64, device=device), torch.zeros(width, width, dtype=torch.float64, device=device))
 
     def add(self, features: Tensor) -> Moments:
-        """Count in features [B, D]; gives itself."""
+        """Adds features [B, D]; returns itself."""
         if not len(features):
             return self
         features = features.to(self.mean.device, torch.float64)
@@ -62,7 +62,7 @@ class Moments:
         return self.merge(Moments(len(features), mean, centred.T @ centred))
 
     def merge(self, other: Moments) -> Moments:
-        """Count in another part; gives itself."""
+        """Adds another part; returns itself."""
         total = self.count + other.count
         if not total:
             return self
@@ -95,11 +95,11 @@ def factor(covariance: Tensor) -> Tensor:
 
 
 def frechet_distance(first: Gaussian, second: Gaussian, factor_of_second: Tensor | None = None) -> float:
-    """The squared distance of two Gaussians, not below 0; symmetric. ``factor_of_second`` spares its decomposition where it is known."""
+    """The squared distance of two Gaussians, not below 0; symmetric. ``factor_of_second``: its factor, where it is known."""
     if first.mean.shape != second.mean.shape:
-        raise BadInput(f"features of width {len(first.mean)} and {len(second.mean)} do not compare; use one extractor for both sets.")
+        raise BadInput(f"features of width {len(first.mean)} and {len(second.mean)} are not comparable; use one extractor for both sets.")
     if not all(part.isfinite().all() for part in (*first, *second)):
-        raise NumericalError("features hold NaN or infinity; a Frechet distance needs finite ones, so look at the images or the extractor.")
+        raise NumericalError("features hold NaN or infinity; a Frechet distance needs finite ones, so check the images or the extractor.")
     root = factor(second.covariance) if factor_of_second is None else factor_of_second
     product = root.T @ first.covariance @ root
     overlap = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
@@ -133,7 +133,7 @@ def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
     """Standard error of the distance of all G disjoint random groups together to a fixed reference, from leaving out one at a time.
 
     se^2 = (G - 1) / G sum_g (d_(g) - mean d)^2 (Efron & Tibshirani 1993, section 11.5). Each d_(g) has the same bias of order 1/N, which
-    leaves the sum alone, and needs moments only, so that no image's features are kept.
+    cancels in the sum, and needs moments only, so no features are kept.
     """
     root = factor(reference.covariance)
     distances = []

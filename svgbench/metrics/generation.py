@@ -1,15 +1,14 @@
 """Scores of generated images: Frechet distances, Inception score, kernel distance, precision and recall, from one pass over features.
 
-Protocol: all samples, against the reference that the name carries. gFID, sFID: ``frechet``. IS: ``inception_score``; no reference. KID
+Protocol: all samples, against the reference that the protocol names. gFID, sFID: ``frechet``. IS: ``inception_score``; no reference. KID
 (arXiv 1801.01401): unbiased squared MMD under the kernel (x.y / D + 1)^3 over all features (at most 5,000 of each set, a fixed choice)
 instead of the usual mean over random subsets: the same expectation, no random number, less spread. Precision and recall (arXiv
 1904.06991): share of samples inside the k-nearest-neighbour balls of the reference and the other way round, with as many reference images
-as samples (a fixed choice), because the balls shrink with their number. At most 50,000 images of a set keep their features. Intervals draw
-samples again and keep the reference, but recall's, which draws reference images; where fewer are kept than there are, the spread is that
-of the kept ones times sqrt(kept / all). sFID keeps no features: its interval is a jackknife over ten random tenths of the samples.
-What they cannot tell: none sees a memorised sample, IS sees no reference, a few outliers with wide balls buy much recall (one class of
-ten of the embedded images: 0.4), and recall's interval leaves out the spread of the samples. MIND (arXiv 2605.06797) is not here: it comes
-with a release of torch-fidelity after 0.4.0.
+as samples (a fixed choice), because the balls shrink with their number. The features of at most 50,000 images of a set are kept.
+Intervals resample the samples and keep the reference fixed; recall's resamples the reference images. Where only part of the features are
+kept, the spread is that of the kept ones times sqrt(kept / all). sFID keeps no features: its interval is a jackknife over ten random
+tenths of the samples. What they cannot tell: none detects a memorised sample, IS uses no reference, a few outliers with wide balls
+increase recall much (one class of ten of the embedded images: 0.4), and recall's interval leaves out the spread of the samples.
 """
 
 from __future__ import annotations
@@ -43,21 +42,21 @@ def kernel_distance(samples: Tensor, reference: Tensor, counts: Tensor | None = 
     weights = torch.ones(1, n, dtype=torch.float64, device=x.device)
     if counts is not None:
         weights = torch.cat([weights, counts.to(x.device)])
-    inner, cross, own = torch.zeros(len(weights), dtype=torch.float64, device=x.device), x.new_zeros(n), 0.0
+    inner, cross, reference_sum = torch.zeros(len(weights), dtype=torch.float64, device=x.device), x.new_zeros(n), 0.0
     diagonal = _kernel_of((x * x).sum(1) / width)
     for start in range(0, n, block):
         rows = slice(start, start + block)
         inner += (weights[:, rows] @ _kernel_of(x[rows] @ x.T / width) * weights).sum(1)
         cross[rows] = _kernel_of(x[rows] @ y.T / width).mean(1)
     for start in range(0, m, block):
-        own += _kernel_of(y[start : start + block] @ y.T / width).sum().item()
-    own -= _kernel_of((y * y).sum(1) / width).sum().item()
-    distances = (inner - weights @ diagonal) / (n * (n - 1)) + own / (m * (m - 1)) - 2 * (weights @ cross) / n
+        reference_sum += _kernel_of(y[start : start + block] @ y.T / width).sum().item()
+    reference_sum -= _kernel_of((y * y).sum(1) / width).sum().item()
+    distances = (inner - weights @ diagonal) / (n * (n - 1)) + reference_sum / (m * (m - 1)) - 2 * (weights @ cross) / n
     return distances[0].item(), distances[1:]
 
 
 def _kernel_of(product: Tensor) -> Tensor:
-    """(a + 1)^3 of the scaled inner products, in their place."""
+    """(a + 1)^3 of the scaled inner products, in place."""
     return product.add_(1).pow_(3)
 
 
@@ -70,7 +69,7 @@ def inside(points: Tensor, centres: Tensor, neighbours: int, block: int = 2048) 
 
 
 def check_counts(samples: int, *, neighbours: int, reference: int | None = None, classes: bool = True) -> None:
-    """Refuses sets that are smaller than a metric needs, before any feature is taken; ``classes``: whether there will be an IS."""
+    """BadData for sets that are smaller than a metric needs, before any feature is computed; ``classes``: whether there will be an IS."""
     least = {"a Frechet distance needs": 2, f"precision and recall by neighbour {neighbours} need": neighbours + 1}
     needs = {**least, f"an Inception score over {SPLITS} parts needs": SPLITS} if classes else least
     for what, count, wanted in (("samples", samples, needs), ("reference images", reference, least)):
@@ -81,7 +80,7 @@ def check_counts(samples: int, *, neighbours: int, reference: int | None = None,
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Samples, what they are held against, and what every score of them carries."""
+    """Samples, the reference they are compared with, and what every score of them carries."""
 
     samples: Features
     reference: Reference
@@ -90,7 +89,7 @@ class Comparison:
     """How the samples' labels were drawn."""
     resampling: Resampling
     sampling: SamplingProtocol | None
-    """How the samples were drawn; None where nobody knows."""
+    """How the samples were drawn; None where it is unknown."""
     doubles: int = 0
     """How many samples equal an earlier one in every byte, where that is allowed; with any, protocols are ``with-doubles``."""
     details: tuple[str, ...] = ()
@@ -111,12 +110,12 @@ class Comparison:
         facts = {**self.resampling.stated("samples"), **detail, **({"doubles": self.doubles} if self.doubles else {})}
         return Score(metric=metric, value=value, low=low, high=high, count=self.samples.count, protocol=name, detail=facts)
 
-    def drawn_again(self, value: float, replicates: Tensor, **limits: float) -> tuple[float | None, float | None]:
-        """The interval from resamples of the kept samples, brought to the size of all."""
+    def interval(self, value: float, replicates: Tensor, **limits: float) -> tuple[float | None, float | None]:
+        """The interval from resamples of the kept samples, scaled to the number of all samples."""
         return self.resampling.interval(value, replicates * (len(self.samples.kept) / self.samples.count) ** 0.5, **limits)
 
-    def partly(self) -> dict[str, str]:
-        """What an interval says of itself where not every sample kept its features."""
+    def interval_note(self) -> dict[str, str]:
+        """How the interval was made, where only part of the features are kept."""
         kept, count = len(self.samples.kept), self.samples.count
         return {} if kept == count else self.resampling.stated(f"{kept} of {count} samples, scaled by the root of their share")
 
@@ -138,16 +137,16 @@ def generation_scores(
     recall against bare statistics (an ADM ``.npz``).
 
     ``frechet``: the name of the distance on this judge's features; ``labels``: how the samples' labels were drawn, balanced, random or
-    given (nobody knows); ``sampling``: how they were drawn; ``doubles``: how many of them equal an earlier one, where that is allowed.
+    given (unknown); ``sampling``: how they were drawn; ``doubles``: how many of them equal an earlier one, where that is allowed.
     """
     real = None if reference.kept is None else len(reference.kept)
     check_counts(samples.count, neighbours=neighbours, reference=real, classes=samples.classes is not None)
-    found = Comparison(
+    comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
         details=details,
     )  # fmt: skip
-    scores = _distances(found, frechet) + _inception(found)
-    return scores if reference.kept is None else scores + _kernel(found) + _precision_recall(found, neighbours)
+    scores = _distances(comparison, frechet) + _inception(comparison)
+    return scores if reference.kept is None else scores + _kernel(comparison) + _precision_recall(comparison, neighbours)
 
 
 def distance_scores(
@@ -162,77 +161,83 @@ def distance_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """The Frechet distances alone: what is asked of a second extractor."""
+    """The Frechet distances alone, for a second extractor."""
     check_counts(samples.count, neighbours=1, classes=False)
-    found = Comparison(
+    comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
         details=details,
     )  # fmt: skip
-    return _distances(found, frechet)
+    return _distances(comparison, frechet)
 
 
-def _distances(found: Comparison, frechet: str) -> list[Score]:
+def _distances(comparison: Comparison, frechet: str) -> list[Score]:
     """The Frechet distance on pooled features and, where both sides have them, on spatial ones."""
-    samples, reference = found.samples, found.reference
+    samples, reference = comparison.samples, comparison.reference
     value = frechet_distance(samples.moments.gaussian(), reference.gaussian)
-    counts = found.resampling.counts(len(samples.kept), samples.kept.device)
-    bounds = found.drawn_again(value, frechet_replicates(samples.kept, reference.gaussian, counts), floor=0.0)
-    scores = [found.score(frechet, value, bounds, found.name("fd"), **found.partly(), **_singular(samples.count, samples.kept.shape[1]))]
+    counts = comparison.resampling.counts(len(samples.kept), samples.kept.device)
+    bounds = comparison.interval(value, frechet_replicates(samples.kept, reference.gaussian, counts), floor=0.0)
+    scores = [
+        comparison.score(
+            frechet, value, bounds, comparison.name("fd"), **comparison.interval_note(), **_singular(samples.count, samples.kept.shape[1])
+        )
+    ]
     if samples.spatial and reference.spatial is not None:
-        scores.append(_spatial(found))
+        scores.append(_spatial(comparison))
     return scores
 
 
-def _spatial(found: Comparison) -> Score:
+def _spatial(comparison: Comparison) -> Score:
     """sFID; its interval from the moments of disjoint groups of samples."""
-    groups, against, count = found.samples.spatial, found.reference.spatial, found.samples.count
+    groups, against, count = comparison.samples.spatial, comparison.reference.spatial, comparison.samples.count
     value = frechet_distance(united(groups).gaussian(), against)
     facts, bounds = {"interval": "none"}, (None, None)
-    if found.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
+    if comparison.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
         t = T_975[len(groups)]
         half = t * jackknife_error(groups, against)
         facts, bounds = (
-            {"interval": f"95 %, value +- {t} se of a jackknife over {len(groups)} random groups of samples"},
+            {"interval": f"95 %, value ± {t} standard errors of a jackknife over {len(groups)} random groups of samples"},
             (
                 max(0.0, value - half),
                 value + half,
             ),
         )
-    return found.score("sfid", value, bounds, found.name("fd-spatial"), **facts, **_singular(count, len(against.mean)))
+    return comparison.score("sfid", value, bounds, comparison.name("fd-spatial"), **facts, **_singular(count, len(against.mean)))
 
 
 def _singular(count: int, width: int) -> dict[str, bool]:
-    """Says so where there are no more images than features."""
+    """A mark for covariances of no more images than features."""
     return {"singular": True} if count <= width else {}
 
 
-def _inception(found: Comparison) -> list[Score]:
-    """IS, where the extractor names classes."""
-    samples = found.samples
+def _inception(comparison: Comparison) -> list[Score]:
+    """IS, where the extractor has class logits."""
+    samples = comparison.samples
     if samples.classes is None or samples.logits is None:
         return []
     value = samples.classes.score()
-    replicates = inception_replicates(samples.logits, found.resampling.counts(len(samples.logits), samples.logits.device))
-    bounds = found.drawn_again(value, replicates, floor=1.0)
-    return [found.score("is", value, bounds, found.name("is", f"{SPLITS}splits", against=False), **found.partly())]
+    replicates = inception_replicates(samples.logits, comparison.resampling.counts(len(samples.logits), samples.logits.device))
+    bounds = comparison.interval(value, replicates, floor=1.0)
+    return [comparison.score("is", value, bounds, comparison.name("is", f"{SPLITS}splits", against=False), **comparison.interval_note())]
 
 
-def _kernel(found: Comparison) -> list[Score]:
+def _kernel(comparison: Comparison) -> list[Score]:
     """KID of at most ``KERNEL_IMAGES`` of each set."""
-    mine, theirs = (kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (found.samples.kept, found.reference.kept))
-    value, replicates = kernel_distance(mine, theirs, found.resampling.counts(len(mine), mine.device))
-    bounds = found.resampling.interval(value, replicates)
-    return [found.score("kid", value, bounds, found.name("kd", f"poly3-{len(mine)}x{len(theirs)}"))]
+    features, reference = (
+        kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (comparison.samples.kept, comparison.reference.kept)
+    )
+    value, replicates = kernel_distance(features, reference, comparison.resampling.counts(len(features), features.device))
+    bounds = comparison.resampling.interval(value, replicates)
+    return [comparison.score("kid", value, bounds, comparison.name("kd", f"poly3-{len(features)}x{len(reference)}"))]
 
 
-def _precision_recall(found: Comparison, neighbours: int) -> list[Score]:
-    """Precision drawn again over samples, recall over reference images."""
-    samples, reference = found.samples.kept, found.reference.kept
+def _precision_recall(comparison: Comparison, neighbours: int) -> list[Score]:
+    """Precision with an interval over samples, recall with one over reference images."""
+    samples, reference = comparison.samples.kept, comparison.reference.kept
     real = reference[chosen(len(samples), len(reference)).to(reference.device)]
-    name = found.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}")
+    name = comparison.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}")
     inner, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))
     scores = []
     for metric, hits, over in (("precision", inner, "samples"), ("recall", covered, "reference images")):
-        bounds = found.resampling.of_mean(hits, floor=0.0, ceiling=1.0)
-        scores.append(found.score(metric, hits.mean().item(), bounds, name, **found.resampling.stated(over)))
+        bounds = comparison.resampling.of_mean(hits, floor=0.0, ceiling=1.0)
+        scores.append(comparison.score(metric, hits.mean().item(), bounds, name, **comparison.resampling.stated(over)))
     return scores

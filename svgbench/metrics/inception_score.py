@@ -1,7 +1,7 @@
 """Inception score (arXiv 1606.03498): exp of the mean KL(p(y|x) || p(y)) of an extractor's class probabilities.
 
-Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity cuts them; float64 sums in one pass, so that no logits are
-kept for the value. What it cannot tell: it sees no reference, and ten copies of ten perfect images have the highest score.
+Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity splits them; float64 sums in one pass, so that the value needs
+no stored logits. What it cannot tell: it sees no reference, and ten copies of ten perfect images have the highest score.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ClassSums:
 
     @classmethod
     def empty(cls, images: int, classes: int, device: torch.device | str = "cpu") -> ClassSums:
-        """Sums of none of so many images."""
+        """Sums of no images yet, for a set of so many."""
         order = np.random.RandomState(2020).permutation(images)
         parts = np.empty(images, dtype=np.int64)
         for part, (a, b) in enumerate(itertools.pairwise(number * images // SPLITS for number in range(SPLITS + 1))):
@@ -37,12 +37,12 @@ class ClassSums:
         return cls(torch.from_numpy(parts), torch.zeros(SPLITS, 2 + classes, dtype=torch.float64, device=device))
 
     def add(self, logits: Tensor, start: int) -> ClassSums:
-        """Count in logits [B, K] of the images from ``start`` on; gives itself."""
+        """Adds logits [B, K] of the images from ``start`` on; returns itself."""
         log_p = logits.to(self.sums.device, torch.float64).log_softmax(1)
         p = log_p.exp()
         rows = torch.cat([torch.ones_like(p[:, :1]), (p * log_p).sum(1, keepdim=True), p], 1)
-        own = torch.nn.functional.one_hot(self.parts[start : start + len(p)], SPLITS).to(rows.device, torch.float64)
-        self.sums += own.T @ rows
+        membership = torch.nn.functional.one_hot(self.parts[start : start + len(p)], SPLITS).to(rows.device, torch.float64)
+        self.sums += membership.T @ rows
         return self
 
     def over_ranks(self, runtime: Runtime) -> ClassSums:

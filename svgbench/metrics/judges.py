@@ -1,8 +1,8 @@
-"""The networks that judge images: which there are, where their weights are, and what their files must hold.
+"""The judging networks: which there are, where their weights are, and what their files must hold.
 
-Protocol: a judge is known by its name and the sha256 of the weights that were opened; another file is another judge, whose numbers
-carry another name. Files are read by ``weights.files``, which runs no code inside them. What a digest cannot tell: whether the weights
-are good. No torch: a plan asks for identities.
+Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is another judge, and its
+numbers have another protocol. Files are read by ``weights.files``, which runs no code inside them. What a digest cannot tell: whether
+the weights are good. No torch: a plan asks for identities.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
     if weights is not None:
         path = Path(weights)
         if not path.is_file():
-            raise BadWeights(f"{path} does not exist; give the weights file of '{name}'{_whence(facts)}.")
+            raise BadWeights(f"{path} does not exist; give the weights file of '{name}'{_source_of(facts)}.")
         return path
     if "shelf" not in facts:
         setting = setting or ("scores.extractor_weights" if kind == "features" else "scores.lpips_weights")
-        raise BadWeights(f"'{name}' needs its weights file{_whence(facts)}; fetch it where there is a network and set {setting} to it.")
+        raise BadWeights(f"'{name}' needs its weights file{_source_of(facts)}; fetch it where there is a network and set {setting} to it.")
     path = folder("encoders") / facts["shelf"]
     if not path.is_file():
         raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it again by 'svgbench pretrain {name}'.")
@@ -60,12 +60,12 @@ def unfamiliar(names: Iterable[str]) -> str:
     return f"{listed}: trained on the embedded shapes images, not on photographs; use these numbers only to compare runs on the same images"
 
 
-def whence(kind: str, name: str) -> str:
+def source_of(kind: str, name: str) -> str:
     """A judge's weights file, where to get it and its licence, for a sentence."""
-    return _whence(row(kind, name))
+    return _source_of(row(kind, name))
 
 
-def _whence(facts: dict[str, Any]) -> str:
+def _source_of(facts: dict[str, Any]) -> str:
     return f" {facts['file']} (from {facts['source']}, licence {facts['licence']})" if "file" in facts else ""
 
 
@@ -90,7 +90,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
             if found != wanted:
                 raise BadData(
                     f"{path}: statistics of {found} numbers, but '{extractor}' gives {wanted}; "
-                    "take the extractor that the statistics were made with."
+                    "use the extractor that the statistics were made with."
                 )
         return file_digest(path)
     if (path / "manifest.json").is_file():

@@ -1,9 +1,9 @@
-"""What L2-regularised logistic regression reads from frozen latents.
+"""L2-regularised logistic regression on frozen latents.
 
 Protocol (after facebookresearch/dinov2 and dinov3, eval/log_regression.py): softmax regression on pooled latents, standardised by the
 training images' moments, with scikit-learn's objective C * sum of cross-entropies + |W|^2 / 2 (the intercept is free), minimised in
 float64 by L-BFGS. For each C of a sweep nine tenths of the training images are fitted, each from the one before; the C that is best on
-the held-out tenth is fitted again on all training images and scored on the validation images, which choose nothing. Unlike DINO's the
+the held-out tenth is fitted again on all training images and scored on the validation images, which select nothing. Unlike DINO's the
 inputs are standardised, so that C means the same for features and residual, and the sweep has one C a decade where DINO's has four.
 With two classes the penalty is that of softmax, half as strong as scikit-learn's binomial one at equal C. What it cannot tell: as the
 linear probe, nothing of positions. Unlike the probe by SGD it has one answer, whatever the seed of the batches.
@@ -51,7 +51,7 @@ class Regression(NamedTuple):
 
 
 class LogisticResult(NamedTuple):
-    """Per validation image, whether it was right; the chosen C; how the last fit ended."""
+    """Per validation image, whether the prediction was right; the selected C; how the last fit ended."""
 
     top1: Tensor
     """[N] bool"""
@@ -75,7 +75,7 @@ def logistic_regression(
     steps: Steps = Steps(None),
 ) -> LogisticResult:
     """C chosen from ``sweep`` on a held-out tenth of vectors [N, D] with labels [N]; scored on [M, D] and [M]. ``steps``: where each fit
-    is left, so that an attempt that was stopped goes on with the next C."""
+    is saved, so that an attempt that was stopped resumes with the next C."""
     device = device or train_x.device
     vectors.check(train_x, train_y, val_x, val_y, classes, device)
     fitted, held = vectors.split(len(train_x), torch.Generator().manual_seed(seed))
@@ -108,8 +108,8 @@ def fit(
     start: Regression | None = None,
     saved: Steps = Steps(None),
 ) -> Regression:
-    """The regression of the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: a model near by, which only shortens the way;
-    ``saved``: where it is left, and taken from by a later attempt."""
+    """The regression of the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: a model to begin from, which changes only the
+    number of iterations; ``saved``: where the fit is saved, and read by a later attempt."""
     device, known = device or x.device, saved.last()
     if known is not None:
         weight, bias, present = (known.parts["tensors"][name].to(device) for name in FITTED)

@@ -1,9 +1,9 @@
-"""What a vote of the nearest training images says of frozen latents.
+"""k-nearest-neighbour classification of frozen latents.
 
 Protocol (DINO, arXiv 2104.14294, and facebookresearch/dinov3 eval/knn.py): cosine similarity of pooled latents, the k nearest training
-images (20) each vote for their class with weight exp(similarity / 0.07), the heaviest class wins. Nothing is trained and nothing chosen.
-All pairs are compared block by block, so memory does not grow with the number of images. What it cannot tell: what a trained head finds
-in directions of small variance, which a cosine does not weigh up.
+images (20) each vote for their class with weight exp(similarity / 0.07), the heaviest class wins. Nothing is trained or selected.
+All pairs are compared block by block, so memory does not grow with the number of images. What it cannot tell: what a trained head
+finds in directions of small variance, which a cosine does not amplify.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def knn(
     train_block: int = vectors.BLOCK,
     steps: Steps = Steps(None),
 ) -> Tensor:
-    """Whether the weighted vote of the nearest training vectors names each validation image's class: [M] bool on the CPU.
+    """Whether the weighted vote of the nearest training vectors predicts each validation image's class: [M] bool on the CPU.
 
     ``block`` validation and ``train_block`` training images are compared at once; ``device``: where, by default that of ``train_x``;
-    ``steps``: where the nearest found so far are left, for an attempt that goes on.
+    ``steps``: where the nearest neighbours so far are saved, so that a stopped pass resumes.
     """
     device = device or train_x.device
     classes = vectors.check(train_x, train_y, val_x, val_y, classes, device)

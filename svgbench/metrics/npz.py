@@ -1,8 +1,8 @@
 """The ``.npz`` files of the field: images as the ADM evaluator reads them, and reference statistics as it publishes them. No torch.
 
 Protocol: uint8 images [N, H, W, 3] under ``arr_0``; ``mu`` [D] and ``sigma`` [D, D] of pooled features, ``mu_s`` and ``sigma_s`` of spatial
-ones. A file with ``mu`` and ``sigma`` is a reference by those; the images beside them (10,000 in ADM's files) are not what the statistics
-are of. What a file cannot tell: which extractor its statistics are of; only their width.
+ones. A file with ``mu`` and ``sigma`` is a reference by those; the statistics are not of the images beside them (10,000 in ADM's
+files). What a file cannot tell: which extractor its statistics are of; only their width.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def statistics_in(path: Path) -> dict[str, np.ndarray]:
         if not floats or mean.ndim != 1 or not mean.size or covariance.shape != (len(mean), len(mean)):
             raise BadData(
                 f"{path}: {pair[0]} is {mean.dtype} {list(mean.shape)} and {pair[1]} {covariance.dtype} {list(covariance.shape)}; "
-                "they must be floats [D] and [D, D], so take the file as its authors publish it."
+                "they must be floats [D] and [D, D]; use the file as its authors publish it."
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-            raise BadData(f"{path}: {pair[0]} or {pair[1]} holds NaN or infinity; take the statistics again.")
+            raise BadData(f"{path}: {pair[0]} or {pair[1]} holds NaN or infinity; compute the statistics again.")
         if not _is_covariance(covariance.astype(np.float64)):
-            raise BadData(f"{path}: {pair[1]} is no covariance (symmetric, without negative eigenvalues); take the statistics again.")
+            raise BadData(f"{path}: {pair[1]} is no covariance (symmetric, without negative eigenvalues); compute the statistics again.")
         found |= dict(zip(pair, (mean.astype(np.float64), covariance.astype(np.float64)), strict=True))
     return found
 
@@ -129,5 +129,5 @@ def members(path: Path) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for a sentence."""
+    """The first line of an error, short enough for a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

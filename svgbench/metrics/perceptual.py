@@ -1,11 +1,11 @@
-"""How near a reconstruction comes to its original in a network's eyes: LPIPS, or that distance on the embedded images' own net.
+"""Perceptual distance of a reconstruction to its original: LPIPS, or the same formula on a network of the embedded images.
 
     d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
 
 Protocol: ``lpips``: VGG16 at the image's own size, five taps, the linear weights of LPIPS v0.1; equal to the package lpips.
-``shapes-lpips``: the small VGG-like classifier of the embedded images, every channel with weight 1: a distance of its own that never
-stands beside LPIPS. uint8 images of the validation set against their reconstructions. What it cannot tell: decoders are trained on
-this very network's distance, so it flatters them, as LPIPS does in the field.
+``shapes-lpips``: the small VGG-like classifier of the embedded images, every channel with weight 1: another distance, which is
+never compared with LPIPS. uint8 images of the validation set against their reconstructions. What it cannot tell: decoders are trained
+on this network's distance, so it favours them, as LPIPS does elsewhere.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Perceptual:
 
     @property
     def judge(self) -> Judge:
-        """What protocols say of it."""
+        """Its entry in protocols."""
         return Judge(name=self.name, digest=self.digest)
 
     @torch.inference_mode()

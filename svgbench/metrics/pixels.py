@@ -1,9 +1,9 @@
-"""How near a reconstruction comes to its original pixel by pixel: PSNR in dB and SSIM.
+"""Pixel-wise similarity of a reconstruction and its original: PSNR in dB and SSIM.
 
 Protocol: uint8 images of the validation set at the benchmark's size against their reconstructions, each image's number first, then the
 mean. PSNR: 10 log10(255^2 / mean squared error over all channels); an exact copy counts as 120 dB, since the true value is infinite.
 SSIM (Wang et al. 2004): Gaussian window of 11 px and standard deviation 1.5, K = (0.01, 0.03), each RGB channel by itself, edges
-reflected; equal to torchmetrics' defaults. What they cannot tell: whether the image looks right. Blur gains PSNR; the mean of PSNRs is
+reflected; equal to torchmetrics' defaults. What they cannot tell: perceptual quality. Blur gains PSNR; the mean of PSNRs is
 not the PSNR of the mean error.
 """
 

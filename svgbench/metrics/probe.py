@@ -1,13 +1,13 @@
-"""What a linear classifier reads from frozen latents; the scores of all probes of pooled latents.
+"""Linear probing of frozen latents; the scores of all probes of pooled latents.
 
-Protocol: each image's raw latents averaged over their positions (``detail`` says which: features, residual or both), training labels for
+Protocol: each image's raw latents averaged over their positions (``detail`` states which: features, residual or both), training labels for
 fitting, accuracy on all validation images. Linear: inputs standardised by the training images' moments (a batch norm without affine, as
 MAE's probe has), softmax regression by SGD (momentum 0.9, no decay, cosine to zero), one head for each learning rate side by side on nine
-tenths of the training images, the head that is best on the held-out tenth is the one reported; validation images choose nothing. DINOv2
+tenths of the training images, the head that is best on the held-out tenth is reported; validation images select nothing. DINOv2
 and DINOv3 (eval/linear.py) train 13 heads, too, 12,500 updates of 1,024 images by the same SGD and schedule, but on random crops, on class
 token and mean patch token side by side, and choose the head on the images that they report. kNN and logistic regression: see
-``neighbours`` and ``logistic``. Vectors may be mapped from disk and rounded to bfloat16 (then the protocol says bf16). Intervals draw
-validation images again. What it cannot tell: what a probe of all positions, or fine-tuning, would read; it says nothing of pixels.
+``neighbours`` and ``logistic``. Vectors may be mapped from disk and rounded to bfloat16 (then the protocol records bf16). Intervals
+resample validation images. What it cannot tell: the accuracy of a probe of all positions or of fine-tuning, or pixel quality.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCORED = 8192
 
 
 class ProbeResult(NamedTuple):
-    """Per validation image, whether it was right."""
+    """Per validation image, whether the prediction was right."""
 
     top1: Tensor
     """[N] bool"""
@@ -81,7 +81,7 @@ def linear_probe(
     """Softmax regression on vectors [N, D] with labels [N], scored on [M, D] and [M]; results on the CPU.
 
     Vectors are float32 or bfloat16 and may be mapped from disk; ``device``: where the heads are trained, by default that of ``train_x``;
-    ``steps``: where the training leaves its state and goes on from it.
+    ``steps``: where the training saves its state and resumes from.
     """
     device = device or train_x.device
     classes = vectors.check(train_x, train_y, val_x, val_y, classes, device)
@@ -100,7 +100,7 @@ def linear_probe(
 
 
 def _best(heads: Heads, x: Tensor, y: Tensor, held: Tensor, standard: Standard) -> int:
-    """The head that is right on most of the held-out images; one that diverged is not asked."""
+    """The head that is right on most of the held-out images; heads that diverged are left out."""
     right = torch.zeros(len(heads.weight), dtype=torch.int64, device=y.device)
     for part in held.split(SCORED):
         right += (heads(standard(vectors.rows(x, part, y.device))).argmax(2) == y[part.to(y.device)]).sum(1)
@@ -166,7 +166,7 @@ def probe_scores(
 ) -> list[Score]:
     """probe_top1, probe_top5, knn_top1 and logreg_top1 in percent, of pooled latents; ``latents``: features, residual or both.
 
-    ``done`` is told after each of the three probes; ``steps``: where each leaves its state and its result, so that a stopped one goes on.
+    ``done`` is called after each of the three probes; ``steps``: where each saves its state and its result, so that a stopped one resumes.
     """
     device = device or train_x.device
     sets = vectors.near(train_x, device), train_y, val_x, val_y

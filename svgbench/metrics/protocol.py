@@ -1,9 +1,9 @@
-"""How numbers were made: two numbers may be ranked when their protocols are equal, so one function makes all of them.
+"""How numbers were made: two numbers may be ranked when their protocols are equal, so one function builds every protocol.
 
-A protocol (``config.records.Protocol``) says what is measured and by which judge (network, sha256 of its weights, how it resizes), against
-which reference images (set, count, digest), on which images (set, count, how their labels were drawn), rounding, settings, and, of
-samples, how they were drawn. Its text names all of it in one line. Each part is free of the separator ``/``, so no two protocols can run
-together into one text. What it does not tell: who trained the model, which is what is compared.
+A protocol (``config.records.Protocol``) states what is measured and by which judge (network, sha256 of its weights, how it resizes),
+against which reference images (set, count, digest), on which images (set, count, how their labels were drawn), rounding, settings, and, of
+samples, how they were drawn. Its text names all of it in one line. Each part is free of the separator ``/``, so no two protocols have the
+same text. What it does not tell: which model was scored, which is what is compared.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9.,:+_=@-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageGroup:
-    """Which images, in words that fit a protocol's name."""
+    """A set of images, as a protocol names it."""
 
     name: str
     """``train``, ``val``, ``balanced`` or ``random`` (how the labels of samples were drawn)."""
     count: int | None
-    """How many; None where only statistics were handed over and do not say."""
+    """How many; None where only statistics are given."""
     digest: str = ""
     """sha256 of the images (their store's file, or their list); empty for generated images, which are what is measured."""
 
@@ -62,7 +62,7 @@ def protocol(
     sampling: SamplingProtocol | None = None,
 ) -> Protocol:
     """The protocol of a number. ``images`` named ``balanced`` or ``random`` are samples whose labels were drawn so; ``details`` are further
-    parts in words; ``settings`` enter by the digest of all their fields."""
+    parts; ``settings`` enter by the digest of all their fields. BadInput for a judge or reference without digest."""
     if judge is not None and not judge.digest:
         raise BadInput(f"the judge '{judge.name}' has no digest, so its protocol has no name; open it from a weights file.")
     if reference is not None and not reference.digest:

@@ -1,8 +1,8 @@
-"""Scores of reconstructions: rFID, PSNR, SSIM and a perceptual distance, each image beside its original.
+"""Scores of reconstructions against their originals: rFID, PSNR, SSIM and a perceptual distance.
 
 Protocol: the validation images, once each, decoded from their own latents (posterior mean, no noise), uint8, at the benchmark's size,
-against those same originals: also rFID's reference is the validation images, never the training images that gFID stands on. Intervals
-draw pairs again. What they cannot tell: how a diffusion model fares in these latents; rFID is the floor of a gFID, not a forecast.
+against those same originals: also rFID's reference is the validation images, never the training images that gFID uses. Intervals
+resample pairs. What they cannot tell: how well a diffusion model trains in these latents; rFID is a lower bound of gFID, not a forecast.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def reconstruction_scores(
     runtime: Runtime | None = None,
     saved: Path | None = None,
 ) -> list[Score]:
-    """rfid (with an extractor), psnr, ssim, lpips (with a perceptual net) of uint8 [N, 3, H, W] beside their originals in the same order.
+    """rfid (with an extractor), psnr, ssim, lpips (with a perceptual net) of uint8 [N, 3, H, W] against their originals in the same order.
 
-    ``original_features`` spares the originals' pass where another score already made it; ``runtime``: all its ranks share the images and
-    each gets all scores; ``saved``: a directory for what is finished of each pass, so that one that was stopped goes on.
+    ``original_features``: of the originals, where another score computed them; ``runtime``: all its ranks share the images and each gets
+    all scores; ``saved``: a directory for the finished part of each pass, so that one that was stopped resumes.
     """
     if len(reconstructions) != len(originals):
-        raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; make them again.")
+        raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; reconstruct the images again.")
     measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
     if perceptual is not None:
         measures["lpips"] = perceptual
@@ -79,9 +79,9 @@ def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime:
 
 
 def _rfid(metric: str, mine: Features, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
-    """The Frechet distance of reconstructions to their originals; its spread is that of the kept pairs, brought to the size of all."""
+    """The Frechet distance of reconstructions to their originals; its spread is that of the kept pairs, scaled to the number of all."""
     if theirs.kept is None or len(theirs.kept) != len(mine.kept):
-        raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; take those again.")
+        raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; compute those again.")
     kept, value = len(mine.kept), frechet_distance(mine.moments.gaussian(), theirs.gaussian)
     replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(kept, mine.kept.device))
     low, high = resampling.interval(value, replicates * (kept / mine.count) ** 0.5, floor=0.0)
@@ -99,8 +99,8 @@ def per_image(
     runtime: Runtime | None = None,
     saved: Path | None = None,
 ) -> dict[str, Tensor]:
-    """Name of each measure -> its value for each pair [N] float64 on the CPU; of a runtime's ranks each measures its own pairs and gets
-    all values. ``saved``: a directory for the values of the finished batches."""
+    """Name of each measure -> its value for each pair [N] float64 on the CPU; the ranks of a runtime share the pairs and each gets all
+    values. ``saved``: a directory for the values of the finished batches."""
     if runtime is not None and saved is not None:
 
         def rows(items: range, pair: tuple[Tensor, Tensor]) -> tuple[np.ndarray]:

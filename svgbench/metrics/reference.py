@@ -1,7 +1,7 @@
-"""What images are held against: real images' features, taken once for many scores, or the statistics that somebody published.
+"""What images are compared with: real images' features, computed once for many scores, or published statistics.
 
-Protocol: a reference is known by what it is of (``train``, ``images``, ``statistics``), the count and the digest of that; features and
-statistics of one extractor never stand for another's. What it cannot tell: which crop and resize published statistics were taken behind.
+Protocol: a reference is identified by its images (``train``, ``images``, ``statistics``), their count and digest; features and statistics
+of one extractor are never used for another. What it cannot tell: with which crop and resize published statistics were computed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Progress = Callable[[str, int], Callable[[int], None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What distances to real images need."""
+    """The features of real images, or their statistics."""
 
     group: ImageGroup
     """Its name in a protocol."""
@@ -49,12 +49,12 @@ class Reference:
 
     @classmethod
     def of(cls, features: Features, group: ImageGroup, size: tuple[int, int] | None = None) -> Reference:
-        """Images whose features were taken."""
+        """From the features of images."""
         spatial = united(features.spatial).gaussian() if features.spatial else None
         return cls(group=group, gaussian=features.moments.gaussian(), spatial=spatial, kept=features.kept, size=size)
 
     def save(self, folder: Path, judge: Judge) -> None:
-        """Writes ``reference.safetensors`` and ``reference.json``, which says what it is of and by which extractor."""
+        """Writes ``reference.safetensors`` and ``reference.json``, which states its images and extractor."""
         parts = {"mu": self.gaussian.mean, "sigma": self.gaussian.covariance, "kept": self.kept}
         parts |= dict(zip(SPATIAL, self.spatial, strict=True)) if self.spatial else {}
         save_file({name: part.cpu().contiguous() for name, part in parts.items() if part is not None}, folder / TENSORS)
@@ -64,7 +64,7 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path, judge: Judge, device: torch.device | str = "cpu") -> Reference:
-        """What ``save`` wrote, refused when another extractor's."""
+        """What ``save`` wrote; BadInput when it is another extractor's, BadData when it is damaged."""
         try:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))
@@ -75,11 +75,11 @@ class Reference:
             if pairs[0] is None:
                 raise KeyError("mu")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise BadData(f"{folder}: is no whole reference ({error}); take it again.") from None
+            raise BadData(f"{folder}: is damaged or incomplete ({error}); compute it again.") from None
         if made_by != (judge.name, judge.digest):
             raise BadInput(
-                f"{folder}: features of '{made_by[0]}@{made_by[1][:8]}', but the images are judged by '{judge.name}@{judge.digest[:8]}'; "
-                "take the extractor and the weights file that the reference was made with."
+                f"{folder}: features of '{made_by[0]}@{made_by[1][:8]}', but the images are scored by '{judge.name}@{judge.digest[:8]}'; "
+                "use the extractor and the weights file that the reference was made with."
             )
         return cls(group=group, gaussian=pairs[0], spatial=pairs[1], kept=parts.get("kept"), size=size)
 
@@ -107,28 +107,28 @@ def open_reference(
         group = ImageGroup(name="images", count=len(images), digest=images.digest())
     if expected not in (None, size):
         found, wanted = (f"{height} x {width}" for height, width in (size, expected))
-        raise BadInput(f"{where}: images of {found} px, those to be judged are {wanted}; bring them to one size.")
+        raise BadInput(f"{where}: images of {found} px, those to be scored are {wanted}; bring them to one size.")
     if len(images) < least:
-        raise BadData(f"{where}: holds {len(images)} images, and what is asked of a reference needs {least} or more; give more.")
+        raise BadData(f"{where}: holds {len(images)} images, and a reference needs {least} or more; give more.")
     done = progress("features of the reference", len(images))
     features = extract(extractor, images, runtime=runtime, done=done, saved=saved)
     return Reference.of(features, group, size)
 
 
 def _published(path: Path, extractor: Extractor) -> Reference:
-    """The statistics in an ``.npz``, refused when they cannot be this extractor's."""
+    """The statistics in an ``.npz``; BadInput when they cannot be this extractor's."""
     gaussian, spatial = (_on(pair, extractor) for pair in read_statistics(path))
     expected = [(gaussian, extractor.dim, "")] + ([(spatial, extractor.tap.dim, "spatial ")] if extractor.tap else [])
     for found, dim, kind in expected:
         if found is not None and len(found.mean) != dim:
             raise BadInput(
                 f"{path}: {kind}statistics of {len(found.mean)} numbers, but '{extractor.name}' gives {dim}; "
-                "take the extractor that the statistics were made with."
+                "use the extractor that the statistics were made with."
             )
     group = ImageGroup(name="statistics", count=None, digest=sha256_of(path))
     return Reference(group=group, gaussian=gaussian, spatial=spatial if extractor.tap else None)
 
 
 def _on(pair: Gaussian | None, extractor: Extractor) -> Gaussian | None:
-    """A Gaussian where the extractor computes."""
+    """A Gaussian on the extractor's device."""
     return None if pair is None else Gaussian(*(part.to(extractor.device) for part in pair))

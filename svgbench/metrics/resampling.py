@@ -1,11 +1,11 @@
 """Intervals: how far a number would move if other images of the same kind had been drawn.
 
 Protocol: a bootstrap over images. Each of R resamples draws as many images as there are, with replacement (as multinomial counts from
-a Philox generator keyed by the seed); the statistic is computed on each; the interval is value +- 1.96 standard deviations of the R
-results. It is centred on the value, never on the resamples: a Frechet distance has a bias of order 1/N, a resample has it a second
-time, so percentiles of resampled distances lie above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv
+a Philox generator keyed by the seed); the statistic is computed on each; the interval is value ± 1.96 standard deviations of the R
+results. It is centred on the value, not on the resamples: a Frechet distance has a bias of order 1/N, a resample has it
+twice, so percentiles of resampled distances are above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv
 1911.07023 on the bias of FID). Near zero, where images and reference share one distribution, such an interval is up to twice too wide,
-never too narrow. What it cannot tell: the spread over training seeds, and the bias itself, which is why counts stand in protocols.
+never too narrow. What it cannot tell: the spread over training seeds, and the bias itself, which is why protocols state counts.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Z95 = 1.959963984540054
 
 
 def chosen(count: int, total: int) -> Tensor:
-    """``count`` of ``total`` places in rising order, the same for all and without regard to any order of the set: int64 [count].
+    """``count`` of ``total`` indices of ``range(total)`` in rising order, a fixed pseudo-random choice: int64 [count].
 
-    Every second image would not do: where labels come in turn, it is half of the classes.
+    Every second image would be wrong: where labels alternate, that is half of the classes.
     """
     if count >= total:
         return torch.arange(total)
@@ -47,7 +47,7 @@ class Resampling:
     def interval(
         self, value: float, replicates: Tensor, *, floor: float = float("-inf"), ceiling: float = float("inf")
     ) -> tuple[float, float] | tuple[None, None]:
-        """(low, high) around a value from the statistic of each resample [R], cut at what the metric can reach."""
+        """(low, high) around a value from the statistic of each resample [R], clipped to the range of the metric."""
         if self.resamples < 2:
             return None, None
         half = Z95 * replicates.double().std().item()
@@ -62,4 +62,4 @@ class Resampling:
         """How the interval was made, for a score's ``detail``."""
         if self.resamples < 2:
             return {"interval": "none"}
-        return {"interval": f"95 %, value +- 1.96 sd of {self.resamples} bootstrap resamples over {over}"}
+        return {"interval": f"95 %, value ± 1.96 standard deviations of {self.resamples} bootstrap resamples over {over}"}

@@ -3,7 +3,7 @@
 Protocol: exactly the promised number of images; uint8 [N, 3, H, W] of the reference's size; one label each, inside the classes; no two
 generated images equal in every byte (each comes from its own noise, so an equal pair means that a rank or a shard was written twice).
 Images of one flat colour are exempt: a collapsed model draws many, and its score should say so. What it cannot tell: whether the
-images come from the checkpoint that is claimed; the store's keys do that.
+images come from the checkpoint that is claimed; the store's keys do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from svgbench.machine.runtime import Runtime
 def to_uint8(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] of floats, round(255 x) after a clamp to [0, 1]; half values go to the even neighbour."""
     if not images.isfinite().all():
-        raise NumericalError("images hold NaN or infinity and cannot be scored; look at the model that made them.")
+        raise NumericalError("images hold NaN or infinity and cannot be scored; check the model that made them.")
     return images.float().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
@@ -38,14 +38,14 @@ def check_samples(
     distinct: bool = True,
     runtime: Runtime | None = None,
 ) -> None:
-    """Refuses a set of images (numpy array, memmap or tensor) and labels [N] that would give a number without meaning.
+    """BadData for a set of images (numpy array, memmap or tensor) and labels [N] that would give a meaningless number.
 
     ``size``: height and width in pixels that the reference has; ``classes``: number of classes; ``distinct``: off for
-    reconstructions, whose originals may repeat; ``runtime``: all its ranks share the search for equal images and come to one answer.
+    reconstructions, whose originals may repeat; ``runtime``: all its ranks share the search for equal images and get the same result.
     """
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
     if kind.startswith("float") and not _finite(images):
-        raise NumericalError("the images hold NaN or infinity and cannot be scored; look at the model that made them.")
+        raise NumericalError("the images hold NaN or infinity and cannot be scored; check the model that made them.")
     if kind != "uint8":
         raise BadData(f"the images are {kind}; metrics take uint8 in 0..255, so round them first.")
     if len(shape) != 4 or shape[1] != 3:
@@ -78,12 +78,12 @@ def _check_distinct(images: Any, runtime: Runtime | None) -> None:
     """No two images that are not flat are equal in every byte."""
     if found := doubled(images, runtime):
         raise BadData(
-            f"{doubled_words(found, len(images))}; each sample has noise of its own, so a file or a part was written twice: "
+            f"{doubled_note(found, len(images))}; each sample has different noise, so a file or a part was written twice: "
             "draw the set again, or leave the copies out."
         )
 
 
-def doubled_words(found: Sequence[tuple[int, int]], count: int) -> str:
+def doubled_note(found: Sequence[tuple[int, int]], count: int) -> str:
     """How many of ``count`` images are doubled, and the first of them."""
     return f"{len(found)} of {count} images are doubled (first: {found[0][1]} equals {found[0][0]} in every byte)"
 

@@ -1,10 +1,10 @@
-"""What a linear head reads from frozen latents about where things are: mean intersection over union, mean accuracy.
+"""Semantic segmentation by a linear head on frozen latents: mean intersection over union, mean accuracy.
 
-Protocol: raw latents [C, h, w] (``detail`` says which: features, residual or both) through batch norm without affine and a 1x1
-convolution, logits enlarged bilinearly to the mask's size, cross-entropy at every pixel, AdamW with a cosine to zero; no augmentation.
+Protocol: raw latents [C, h, w] (``detail`` states which: features, residual or both) through batch norm without affine and a 1x1
+convolution, logits upsampled bilinearly to the mask's size, cross-entropy at every pixel, AdamW with a cosine to zero; no augmentation.
 Validation: areas summed over all images, IoU = intersection / union and accuracy = intersection / truth per class, then the mean over
 classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored.
-Intervals draw validation images again. What it cannot tell: boundaries finer than the grid, or what a deeper head would find; the
+Intervals resample validation images. What it cannot tell: boundaries finer than the grid, or the accuracy of a deeper head; the
 batch norm's moments are of the training latents. Of a folder with masks (ADE20K): see ``stages.segmentation.folder``.
 """
 
@@ -37,7 +37,7 @@ class Areas(NamedTuple):
 
 
 class LinearHead(NamedTuple):
-    """Class logits [B, K, H, W] of latents [B, C, h, w]: standardise by fixed moments, 1x1 convolution, enlarge."""
+    """Class logits [B, K, H, W] of latents [B, C, h, w]: standardise by fixed moments, 1x1 convolution, upsampling."""
 
     mean: Tensor
     """[1, C, 1, 1]"""
@@ -57,15 +57,15 @@ class LinearHead(NamedTuple):
         return F.interpolate(self.cells(latents), size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def enlarger(cells: int, pixels: int, device: torch.device) -> Tensor:
-    """[pixels, cells]: what bilinear enlarging does along one axis, as a matrix."""
+def upsampling_matrix(cells: int, pixels: int, device: torch.device) -> Tensor:
+    """[pixels, cells]: bilinear upsampling along one axis, as a matrix."""
     return F.interpolate(torch.eye(cells, device=device)[None], size=pixels, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def loss_gradient(cells: Tensor, target: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Gradient [B, K, h, w] of the mean cross-entropy of enlarged logits against uint8 masks [B, H, W] over the pixels that are not 255.
+    """Gradient [B, K, h, w] of the mean cross-entropy of upsampled logits against uint8 masks [B, H, W] over the pixels that are not 255.
 
-    Written out: softmax minus truth at every pixel, brought back by the transposed enlarging; five times faster than autograd.
+    Written out: softmax minus truth at every pixel, multiplied by the transposed upsampling; five times faster than autograd.
     """
     counted = (target != IGNORED)[:, None]
     error = (rows @ cells @ columns.T).softmax(1)
@@ -82,7 +82,7 @@ def fit_head(latents: Tensor, masks: Tensor, classes: int, settings: Segmentatio
     std, mean = (x.float().view(1, -1, 1, 1) for x in torch.std_mean(latents.double(), (0, 2, 3)))
     weight = torch.randn(classes, latents.shape[1], 1, 1, generator=generator).mul(0.01).to(device)
     head = LinearHead(mean, std.clamp_min(1e-6), weight, torch.zeros(classes, device=device))
-    rows, columns = (enlarger(a, b, device) for a, b in zip(latents.shape[2:], masks.shape[1:], strict=True))
+    rows, columns = (upsampling_matrix(a, b, device) for a, b in zip(latents.shape[2:], masks.shape[1:], strict=True))
     batch = min(settings.batch, len(latents))
     steps = len(latents) // batch
     optimiser = torch.optim.AdamW([head.weight, head.bias], lr=settings.lr, weight_decay=0.0)
@@ -179,7 +179,7 @@ def segmentation_scores(
 
 
 def area_scores(found: Areas, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
-    """miou and macc of areas under a protocol; intervals draw the images of the areas again."""
+    """miou and macc of areas under a protocol; intervals resample the images of the areas."""
     if not found.truth.any():
         raise BadData("no validation mask has a pixel that counts; mIoU needs masks with classes below 255.")
     values = [value.item() for value in means(found)]
@@ -193,7 +193,7 @@ def area_scores(found: Areas, name: Protocol, facts: Mapping[str, Any], resampli
 
 
 def _check(latents: Tensor, masks: Tensor, classes: int) -> None:
-    """Latents and masks that fit."""
+    """BadData for latents and masks that do not fit."""
     if latents.ndim != 4 or masks.ndim != 3 or len(latents) != len(masks) or not len(latents):
         raise BadData(f"latents {list(latents.shape)} and masks {list(masks.shape)} do not pair; they must be [N, C, h, w] and [N, H, W].")
     if classes > IGNORED:

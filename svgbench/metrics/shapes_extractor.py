@@ -1,8 +1,8 @@
 """The small classifier of the embedded images as a torch-fidelity extractor.
 
 Protocol: the classifier was trained on the training images of ``shapes`` at 32 px; its 128 averaged features feed the distances, its
-class logits the Inception-like score, always under its own name. What it cannot tell: anything about natural images; its distances
-never stand beside Inception's.
+class logits the Inception-like score, and protocols name it. What it cannot tell: anything about natural images; its distances are
+never compared with Inception's.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ShapesExtractor(FeatureExtractorBase):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """The requested layers, in their order."""
-        seen = self.network(images.float() / 255)
-        found = {"pooled": seen.features, "logits": seen.logits}
-        return tuple(found[layer] for layer in self.features_list)
+        outputs = self.network(images.float() / 255)
+        layers = {"pooled": outputs.features, "logits": outputs.logits}
+        return tuple(layers[layer] for layer in self.features_list)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

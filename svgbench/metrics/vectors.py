@@ -1,4 +1,4 @@
-"""Labelled vectors of a whole data set, in memory or mapped from disk, read by rows: no more than a block is held in full precision."""
+"""Labelled vectors of a whole data set, in memory or mapped from disk, read by rows: only one block at a time is in full precision."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def moments(vectors: Tensor, indices: Tensor, device: torch.device) -> Standard:
 
 
 def check(train_x: Tensor, train_y: Tensor, val_x: Tensor, val_y: Tensor, classes: int | None, device: torch.device) -> int:
-    """The number of classes, after the vectors and labels of both sets were found to fit each other and it; BadData says what does not."""
+    """The number of classes; BadData where the vectors and labels of both sets do not fit each other or it."""
     if train_x.ndim != 2 or val_x.ndim != 2 or train_x.shape[1] != val_x.shape[1]:
         raise BadData(f"training vectors {list(train_x.shape)} and validation vectors {list(val_x.shape)} do not fit; both must be [N, D].")
     if len(train_x) != len(train_y) or len(val_x) != len(val_y) or not len(val_x):
@@ -83,7 +83,7 @@ def check(train_x: Tensor, train_y: Tensor, val_x: Tensor, val_y: Tensor, classe
     if bool((train_y == train_y[0]).all()):
         raise BadData(f"all {len(train_y)} training images are of class {int(train_y[0])}; a probe needs two classes or more.")
     if len(train_x) < classes:
-        raise BadData(f"{len(train_x)} training images cannot stand for {classes} classes; give a probe as many images as classes or more.")
+        raise BadData(f"{len(train_x)} training images cannot represent {classes} classes; give a probe as many images as classes or more.")
     for name, vectors in (("training", train_x), ("validation", val_x)):
         check_finite(vectors, f"{name} image", device)
     return classes
@@ -95,4 +95,4 @@ def check_finite(vectors: Tensor, what: str, device: torch.device, *, first: int
         good = block.isfinite().all(1)
         if not bool(good.all()):
             place = first + number * BLOCK + int((~good).nonzero()[0])
-            raise BadData(f"the latents of {what} {place} are not finite; look at that image, or train the autoencoder again.")
+            raise BadData(f"the latents of {what} {place} are not finite; check that image, or train the autoencoder again.")

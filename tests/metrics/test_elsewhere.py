@@ -221,7 +221,7 @@ def test_fewer_images_than_a_metric_needs_are_refused_before_any_is_looked_at(tm
     given, real = images
     with pytest.raises(BadData, match="there are 9 samples, and an Inception score over 10 parts needs 10 or more"):
         elsewhere_scores(npz(tmp_path / "a.npz", given[:9]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
-    with pytest.raises(BadData, match="holds 3 images, and what is asked of a reference needs 4 or more"):
+    with pytest.raises(BadData, match="holds 3 images, and a reference needs 4 or more"):
         elsewhere_scores(npz(tmp_path / "c.npz", given), npz(tmp_path / "d.npz", real[:3]), extractor, resampling=QUICK)
 
 
@@ -306,10 +306,10 @@ def test_statistics_of_another_extractor_doubled_images_and_another_size_are_ref
     with pytest.raises(BadData, match="doubled"):
         elsewhere_scores(npz(tmp_path / "d.npz", given[[*range(12), 0]]), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
     large = npz(tmp_path / "l.npz", given.repeat(2, 2).repeat(2, 3))
-    with pytest.raises(BadInput, match="images of 32 x 32 px, those to be judged are 64 x 64"):
+    with pytest.raises(BadInput, match="images of 32 x 32 px, those to be scored are 64 x 64"):
         elsewhere_scores(large, tmp_path / "b.npz", extractor, resampling=QUICK)
     wide = npz(tmp_path / "wide.npz", np.concatenate([real, real[..., :8]], axis=3))
-    with pytest.raises(BadInput, match="images of 32 x 40 px, those to be judged are 32 x 32"):
+    with pytest.raises(BadInput, match="images of 32 x 40 px, those to be scored are 32 x 32"):
         elsewhere_scores(tmp_path / "a.npz", wide, extractor, resampling=QUICK)
 
 

@@ -16,7 +16,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
 from svgbench.images.shapes import draw
 from svgbench.machine.files import sha256_of
-from svgbench.metrics.features import Extractor, Features, _Walk, extract, load_extractor
+from svgbench.metrics.features import Extractor, Features, _Pass, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.judges import row
@@ -64,7 +64,7 @@ def test_a_reference_that_was_saved_comes_back_the_same_and_not_for_another_extr
     again = Reference.load(weights, extractor.judge)
     assert again.group == found.group and again.size == (32, 32) and again.kept.equal(found.kept) and again.spatial is None
     assert again.gaussian.covariance.equal(found.gaussian.covariance) and again.gaussian.mean.equal(found.gaussian.mean)
-    with pytest.raises(BadInput, match=r"features of 'shapes-cnn@.*, but the images are judged by 'shapes-cnn@cdcdcdcd'"):
+    with pytest.raises(BadInput, match=r"features of 'shapes-cnn@.*, but the images are scored by 'shapes-cnn@cdcdcdcd'"):
         Reference.load(weights, Judge(name="shapes-cnn", digest="cd" * 32))
     (weights / "reference.safetensors").write_bytes(b"cut")
     with pytest.raises(BadData, match="no whole reference"):
@@ -292,7 +292,7 @@ def test_what_is_held_of_images_does_not_grow_with_their_features(weights):
     extractor = load_extractor("shapes-cnn", weights / "cnn.safetensors")
     held = []
     for count in (400, 40_400):
-        walk = _Walk(extractor, count, 100, 4)
+        walk = _Pass(extractor, count, 100, 4)
         parts = (walk, walk._classes, walk._moments, *walk._spatial)
         owned = [value for part in parts for value in vars(part).values()]
         held.append(sum(value.nbytes for value in owned if isinstance(value, torch.Tensor)))

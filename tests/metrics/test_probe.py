@@ -204,7 +204,7 @@ def test_labels_and_latents_that_cannot_be_are_named(name):
         measure(x, y, vx, changed(vy, 3, -1), classes=6)
     with pytest.raises(BadData, match="all 60 training images are of class 2"):
         measure(x, torch.full_like(y, 2), vx, vy, classes=6)
-    with pytest.raises(BadData, match="5 training images cannot stand for 6 classes"):
+    with pytest.raises(BadData, match="5 training images cannot represent 6 classes"):
         measure(x[:5], torch.arange(5), vx, vy, classes=6)
     with pytest.raises(BadData, match="latents of training image 11 are not finite"):
         measure(changed(x, 11, torch.nan), y, vx, vy, classes=6)

@@ -8,7 +8,16 @@ import torch
 from svgbench.config.scoring import Segmentation
 from svgbench.errors import BadData
 from svgbench.metrics.protocol import ImageGroup
-from svgbench.metrics.segmentation import areas, areas_of, class_figures, enlarger, fit_head, loss_gradient, means, segmentation_scores
+from svgbench.metrics.segmentation import (
+    areas,
+    areas_of,
+    class_figures,
+    fit_head,
+    loss_gradient,
+    means,
+    segmentation_scores,
+    upsampling_matrix,
+)
 
 
 def scene(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +75,7 @@ def test_the_written_out_gradient_is_autograds():
     target[0, :4] = 255
     enlarged = torch.nn.functional.interpolate(cells, size=(9, 10), mode="bilinear", align_corners=False)
     torch.nn.functional.cross_entropy(enlarged, target.long(), ignore_index=255).backward()
-    found = loss_gradient(cells.detach(), target, enlarger(3, 9, cells.device), enlarger(4, 10, cells.device))
+    found = loss_gradient(cells.detach(), target, upsampling_matrix(3, 9, cells.device), upsampling_matrix(4, 10, cells.device))
     torch.testing.assert_close(found, cells.grad)
 
 

@@ -186,7 +186,7 @@ def test_a_named_reference_takes_the_place_of_the_training_images(tmp_path, inpu
     assert "/train-263@" in text(bare["second"])  # statistics are of the first extractor
     assert "/images-263@" in text(given["second"])
     assert all(rows["rfid"] == own["rfid"] for rows in (bare, given))
-    with pytest.raises(BadInput, match="images of 16 x 16 px, those to be judged are 32 x 32"):
+    with pytest.raises(BadInput, match="images of 16 x 16 px, those to be scored are 32 x 32"):
         np.savez(tmp_path / "small.npz", arr_0=np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
         scored(inputs, tmp_path / "small", QUIET, reference=str(tmp_path / "small.npz"))
 
