@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.console import table_of
-from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, hidden_cells
 from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, say
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -89,7 +89,7 @@ def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]
 
 def _named(found: list[Any], names: list[str], named: Named) -> list[Any]:
     """Tokenizers called by their cells where an experiment's runs do not say them and no two are called so."""
-    cells = {row: cell for name in names if named.is_experiment(name) for row, cell in unsaid(named.cells(name)).items()}
+    cells = {row: cell for name in names if named.is_experiment(name) for row, cell in hidden_cells(named.cells(name)).items()}
     called = [cells.get(one.name, one.name) for one in found]
     return [replace(one, name=name) for one, name in zip(found, called, strict=True)] if len(set(called)) == len(called) else found
 

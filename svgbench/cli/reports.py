@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
-from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, unsaid
+from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory, hidden_cells
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, printable, say, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -131,7 +131,7 @@ def _row(name: str, records: list[RunRecord], cells: Mapping[str, str]) -> str:
 
 def _name_cells(tables: list[Table], cells: Mapping[str, str]) -> None:
     """Writes the cells' names behind those of rows that do not say them, also of rows that say more than a run's name."""
-    silent = unsaid(cells)
+    silent = hidden_cells(cells)
     for table in tables:
         for row in table.rows:
             name, comma, more = row[0].partition(", ")

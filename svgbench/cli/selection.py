@@ -22,7 +22,7 @@ from svgbench.shelf import read_yaml
 from svgbench.tables.report import group_name
 
 DIGEST = re.compile(r"\.[0-9a-f]{6}(?=\.|$)")
-"""What stands in a run's name for settings that are too many to name."""
+"""The part of a run's name that replaces a long list of settings."""
 
 QUICK = {
     "data.limit": 64, "autoencoder.training.total_images": 96, "autoencoder.loss.adversarial_start_images": 32,
@@ -51,8 +51,18 @@ def trial(sets: list[str] | None, limit: int | None, quick: bool) -> list[str]:
     return [*shortened, *(sets or []), *([f"data.limit={limit}"] if limit else [])]
 
 
-def unsaid(cells: Mapping[str, str]) -> dict[str, str]:
-    """Row -> cell, of the rows whose names do not say their cell."""
+def pasted(verb: str, *words: object) -> str:
+    """A command that can be pasted into a shell, without ``--out runs``, which is the default."""
+    plain = ["svgbench", verb, *map(str, words)]
+    for i in range(len(plain) - 1):
+        if plain[i : i + 2] == ["--out", "runs"]:
+            del plain[i : i + 2]
+            break
+    return shlex.join(plain)
+
+
+def hidden_cells(cells: Mapping[str, str]) -> dict[str, str]:
+    """Row -> cell, for rows whose names do not contain the name of their cell."""
     return {row: cell for row, cell in cells.items() if DIGEST.search(row) or group_name(cell) not in group_name(row)}
 
 
@@ -69,15 +79,15 @@ class Named:
     quick: bool = False
 
     def known(self) -> set[str]:
-        """Names of the runs that are there."""
+        """Names of the recorded runs."""
         return {place.parent.name for place in self.out.glob("*/run.json")}
 
     def is_experiment(self, name: str) -> bool:
-        """Whether a name is an experiment's, and not that of a run that is there."""
+        """Whether a name is an experiment and not a recorded run."""
         return name not in self.known() and is_experiment(name, self.shelf)
 
     def runs(self, experiment: str) -> tuple[list[str], int]:
-        """Those runs of an experiment that are there, and how many it has; BadInput where there is none."""
+        """The names of an experiment's recorded runs, and how many it has in all; BadInput if none is recorded."""
         wanted, known = self._configs(experiment), self.known()
         found = [run for run in wanted if run in known]
         if not found:
@@ -85,7 +95,7 @@ class Named:
         return found, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
-        """Row of a table -> the name its cell has in the experiment's file; none where two cells are one run."""
+        """Row of a table -> its cell in the experiment's file; empty if two cells are the same run."""
         runs, own = list(self._configs(experiment)), list(cells(load_experiment(experiment, self.shelf), self.shelf))
         found: dict[str, str] = {}
         for run, cell in zip(runs, own, strict=True) if len(runs) == len(own) else []:
@@ -93,7 +103,7 @@ class Named:
         return found
 
     def _configs(self, experiment: str) -> dict[str, RunConfig]:
-        """The experiment's runs; its images need not be on this machine."""
+        """Name -> configuration of the experiment's runs; its images need not be here."""
         sets = trial(self.sets, self.limit, self.quick)
         configs = configs_of(experiment, self.preset, sets, self.shelf, data=self.data, resolved=False)
         missing = {name for name, config in configs.items() if config.data.source != "shapes"} - self.known()
@@ -111,16 +121,15 @@ class Named:
         return found
 
     def command(self, experiment: str) -> str:
-        """What makes the runs of an experiment."""
-        words = ["svgbench", "ablate", experiment]
+        """The command that makes the runs of an experiment."""
+        words: list[object] = [experiment]
         words += ["--preset", self.preset] if self.preset != DEFAULT_PRESET else []
         words += [word for one in self.sets or [] for word in ("--set", one)]
         words += ["--data", self.data] if self.data else []
         words += ["--limit", str(self.limit)] if self.limit else []
         words += ["--quick"] if self.quick else []
         words += ["--shelf", str(self.shelf)] if self.shelf else []
-        words += ["--out", str(self.out)] if self.out != Path("runs") else []
-        return shlex.join(words)
+        return pasted("ablate", *words, "--out", self.out)
 
 
 def _work(config: RunConfig) -> str:

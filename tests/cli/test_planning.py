@@ -194,7 +194,7 @@ def test_a_data_set_of_a_score_that_is_not_there_is_placed_at_set(capsys, tmp_pa
         with pytest.raises(SystemExit) as exit_:
             main(["plan", "smoke", "--set", f"scores.{part}.source={tmp_path / 'no'}", "--out", str(tmp_path)])
         err = capsys.readouterr().err
-        assert exit_.value.code == 2 and err.startswith("BadData: --set: ") and f"give scores.{part}.source one" in err
+        assert exit_.value.code == 2 and err.startswith("BadData: --set: ") and f"set scores.{part}.source to" in err
 
 
 def test_another_preset_than_the_experiment_s_own_is_refused(capsys, tmp_path):
