@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from svgbench.cli.console import table_of
+from svgbench.cli.selection import pasted
 from svgbench.config.schema import Data
 from svgbench.errors import BadData
 from svgbench.images.scan import examples
@@ -64,7 +65,7 @@ def pack(
             about = packing.pack(data, to, Runtime(device="cpu", workers=workers))
             packed.record(to, about)
         (to / packing.LOCK).unlink()
-    _show(to, about, [f"use it: svgbench run --data {to} --set data.resolution={resolution}"])
+    _show(to, about, [f"use it: {pasted('run', '--data', to, '--set', f'data.resolution={resolution}')}"])
 
 
 @app.command("verify")

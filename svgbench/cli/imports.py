@@ -10,6 +10,7 @@ import yaml
 
 from svgbench.cli.console import table_of
 from svgbench.cli.experiments import Device, Out, Set, Shelf
+from svgbench.cli.selection import pasted
 from svgbench.cli.view import DISPLAY
 from svgbench.config.build import build
 from svgbench.config.cards import EncoderCard
@@ -99,7 +100,10 @@ def import_(
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
     store = Store(out / "store")
     rows = [[node.stage, node.key[:12], _taken(store, node.stage, node.key)] for node in plan.nodes.values()]
-    ready = [f"measure it: svgbench ablate {place} --out {out} --set data.source=DIR", f"draw: svgbench sample {name} --to sheet.png"]
+    ready = [
+        f"score it: {pasted('ablate', place, '--out', out)} --data DIR",
+        f"draw samples: {pasted('sample', name, '--out', out, '--to', 'sheet.png')}",
+    ]
     notes = waiting or ready
     title = f"Imported into {name}" if rows else f"Opened for {name}"
     table_of(Table(title=title, columns=["stage", "key", "weights"], rows=rows, notes=notes))

@@ -60,11 +60,11 @@ def _everything(shelf: Path | None) -> list[Table]:
         for kind, setting in (("features", "scores.extractor_weights"), ("pairs", "scores.lpips_weights"))
         for name in read_yaml(folder("reports") / "extractors.yaml")[kind]
     ]
-    judging = Table("Judging networks", ["weights", "here", "licence", "where they are, or come from"], [_licensed(n) for n in networks])
+    judging = Table("Judging networks", ["weights", "here", "licence", "where it is, or how to get it"], [_licensed(n) for n in networks])
     known = sorted(cards.load_cards(shelf).values(), key=lambda card: (card.preset != "tiny", card.family, card.name))
     note = "a file you have already: --weights FILE; nothing is fetched before it is needed"
     rows = [_licensed(weights_of(card)) for card in known]
-    encoders = Table("Encoder weights", ["weights", "here", "licence", "where they are, or come from"], rows, [note])
+    encoders = Table("Encoder weights", ["weights", "here", "licence", "where it is, or how to get it"], rows, [note])
     facts = read_yaml(folder("reports") / "datasets.yaml").values()
     sources = [[f["title"], _counted(f), f["licence"], f"{f['source']}; {_handed(f['setting'])} ({f['layout']})"] for f in facts]
     images = Table("Images", ["data set", "training + validation", "licence", "where it comes from, and how to pass it"], sources)
@@ -86,7 +86,7 @@ def _one_run(
     if without := left_out(config):
         notes.append(f"scores left out until a field is set (--set): {', '.join(without)}")
     title = f"What a {preset} run of {config.encoder.card} needs"
-    needed = Table(title, ["what", "here", "licence", "where it is, or comes from"], [_licensed(need) for need in needs], notes)
+    needed = Table(title, ["what", "here", "licence", "where it is, or how to get it"], [_licensed(need) for need in needs], notes)
     return [needed, _costs(out, sizes, preset, GPUS[preset] if gpus is None else gpus)]
 
 
@@ -97,9 +97,9 @@ def _costs(out: Path, sizes: Sizes, preset: str, gpus: int) -> Table:
     wanted = sum(found.kept for _, _, found in nodes) + max(found.passing for _, _, found in nodes)
     place = _place(out)
     free = shutil.disk_usage(place).free
-    verdict = "enough" if free > wanted else "too little: give another --out"
+    verdict = "enough" if free > wanted else "too little: choose another --out"
     said.append(f"disk: at most {size(wanted)} at once, {size(free)} are free at {place}: {verdict}.")
-    return stage_table(f"What a {preset} run of {sizes.card.name} would cost", nodes, said, pace)
+    return stage_table(f"Planned costs of a {preset} run of {sizes.card.name}", nodes, said, pace)
 
 
 def _machine(out: Path) -> list[list[str]]:

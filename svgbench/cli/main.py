@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
             GUARD.uninstall()
     if arguments is None:
         GUARD.status = status
-        if GUARD.received:  # all is said and flushed; libraries may take seconds to be taken down
+        if GUARD.received:  # everything is printed; unloading the libraries may take seconds
             os._exit(status)
     sys.exit(status)
 
@@ -63,7 +63,7 @@ def _told(error: BaseException) -> int:
     number = GUARD.received
     if number and not isinstance(error, Interrupted):  # a signal breaks off system calls, and their errors follow it
         error = Interrupted(sentence_of(number))
-    with contextlib.suppress(BrokenPipeError, SvgbenchError):  # what ended the command is said, not this
+    with contextlib.suppress(BrokenPipeError, SvgbenchError):  # the first error is reported, not this one
         flushed()
     status, kind, sentence = explained(error)
     if sentence and not (number and GUARD.announced()):

@@ -27,14 +27,10 @@ def runs(out: Out = Path("runs"), format: Formatted = Format.auto) -> None:
     _exists(out)
     found = runs_in(out)
     now = time.time()
-    rows = [
-        [one.name, one.state, one.encoder, one.preset, "-" if one.seed is None else str(one.seed), _share(one), size(one.bytes),
-         age(now - one.changed)]
-        for one in found
-    ]  # fmt: skip
+    rows = [[one.name, one.state, one.encoder, _share(one), size(one.bytes), age(now - one.changed)] for one in found]
     notes = [f"{one.name}: {one.reason}" for one in found if one.reason]
-    notes += ["size counts artifacts that several runs share in each of them"] if len(found) > 1 else []
-    columns = ["run", "state", "encoder", "preset", "seed", "stages", "size", "age"]
+    notes += ["artifacts that several runs share count in the size of each"] if len(found) > 1 else []
+    columns = ["run", "state", "encoder", "stages", "size", "age"]
     facts([Table(f"Runs in {out}", columns, rows, notes)], [asdict(one) for one in found], format)
 
 

@@ -46,6 +46,16 @@ def trial(sets: list[str] | None, limit: int | None, quick: bool) -> list[str]:
     return [*shortened, *(sets or []), *([f"data.limit={limit}"] if limit else [])]
 
 
+def pasted(verb: str, *words: object) -> str:
+    """A command that can be pasted into a shell, without ``--out runs``, which is the default."""
+    plain = ["svgbench", verb, *map(str, words)]
+    for i in range(len(plain) - 1):
+        if plain[i : i + 2] == ["--out", "runs"]:
+            del plain[i : i + 2]
+            break
+    return shlex.join(plain)
+
+
 @dataclass(frozen=True)
 class Named:
     """How an experiment was run, and where its runs are."""
@@ -59,15 +69,15 @@ class Named:
     quick: bool = False
 
     def known(self) -> set[str]:
-        """Names of the runs that are there."""
+        """Names of the recorded runs."""
         return {place.parent.name for place in self.out.glob("*/run.json")}
 
     def is_experiment(self, name: str) -> bool:
-        """Whether a name is an experiment's, and not that of a run that is there."""
+        """Whether a name is an experiment and not a recorded run."""
         return name not in self.known() and is_experiment(name, self.shelf)
 
     def runs(self, experiment: str) -> tuple[list[str], int]:
-        """Those runs of an experiment that are there, and how many it has; BadInput where there is none."""
+        """The names of an experiment's recorded runs, and how many it has in all; BadInput if none is recorded."""
         wanted, known = self._configs(experiment), self.known()
         found = [run for run in wanted if run in known]
         if not found:
@@ -102,16 +112,15 @@ class Named:
         return recorded
 
     def command(self, experiment: str) -> str:
-        """What makes the runs of an experiment."""
-        words = ["svgbench", "ablate", experiment]
+        """The command that makes the runs of an experiment."""
+        words: list[object] = [experiment]
         words += ["--preset", self.preset] if self.preset != DEFAULT_PRESET else []
         words += [word for one in self.sets or [] for word in ("--set", one)]
         words += ["--data", self.data] if self.data else []
         words += ["--limit", str(self.limit)] if self.limit else []
         words += ["--quick"] if self.quick else []
         words += ["--shelf", str(self.shelf)] if self.shelf else []
-        words += ["--out", str(self.out)] if self.out != Path("runs") else []
-        return shlex.join(words)
+        return pasted("ablate", *words, "--out", self.out)
 
 
 def _work(config: RunConfig) -> str:

@@ -5,6 +5,7 @@ Nothing here trains: a run without the inputs of a diagnosis is an error that gi
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,11 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
         node = provided.get(need)
         if node is None or store.manifest(node.stage, node.key) is None:
             experiment = store.root.parent / name / "experiment.yaml"
-            command = f"svgbench ablate {experiment}" if experiment.exists() else "the command that made the run (svgbench run or ablate)"
+            command = (
+                shlex.join(["svgbench", "ablate", str(experiment), "--out", str(store.root.parent)])
+                if experiment.exists()
+                else "the command that made the run (svgbench run or ablate)"
+            )
             return f"run '{name}' has no finished {need}; run {command} again, which makes what is missing."
     return None
 

@@ -15,10 +15,13 @@ from finished import finish, planned
 
 from svgbench.cli.main import main
 from svgbench.config.records import RUN_FORMAT, unseal
+from svgbench.errors import Occupied
+from svgbench.lab import run_plan
 from svgbench.lab.plan import Plan
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store
+from svgbench.lab.worker import Bench
 
 HOLDS = """
 import fcntl, sys, time
@@ -176,11 +179,20 @@ def test_gc_leaves_an_artifact_that_a_live_process_makes(capsys, made):
     assert status == 0 and place[alone[0]].is_dir() and not place[alone[1]].exists()
 
 
-def test_a_walk_waits_for_no_gc_and_gc_for_no_walk(tmp_path):
-    store = Store(tmp_path / "store")
-    with store.in_use(), store.in_use():
-        pass
-    from svgbench.errors import Occupied
+def test_runs_use_the_store_together_and_gc_alone(made, monkeypatch):
+    plan, out = made
+    store, seen = Store(out / "store"), []
 
-    with store.in_use(alone=True), pytest.raises(Occupied, match="gc"), store.in_use():
-        pass
+    def during(*_, **__):
+        with pytest.raises(Occupied, match="a process is at work"), store.in_use(alone=True):
+            pass
+        with store.in_use():
+            seen.append("another run")
+
+    monkeypatch.setattr(run_plan, "run_here", during)
+    shutil.rmtree(places(out, plan)[plan.runs[0].nodes[-1]])
+    bench = Bench(out=str(out), device="cpu")
+    run_plan.run_plan(plan, out, bench, keep_going=False, shelf=None)
+    with store.in_use(alone=True), pytest.raises(Occupied, match="'svgbench gc' is cleaning"):
+        run_plan.run_plan(plan, out, bench, keep_going=False, shelf=None)
+    assert seen == ["another run"]
