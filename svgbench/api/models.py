@@ -94,7 +94,7 @@ def check_range(steps: int, guidance: float, shift: float) -> None:
 
 
 def check_labels(labels: Tensor | Sequence[int], classes: int, *, unconditional: bool) -> None:
-    """BadInput for labels that are not of this model's classes."""
+    """BadInput for labels [B] that are not of this model's classes."""
     import torch
 
     numbers = torch.as_tensor(labels)
