@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
     import torch
 
-    from svgbench.backends.open import Encoder
+    from svgbench.backends.open import FrozenEncoder
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_encoder", "load_official", "sample"]
 
 
-def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> Encoder:
+def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:
     """The frozen encoder of a card's name, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file."""
     from svgbench.backends.open import open_encoder
     from svgbench.config.cards import find

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from svgbench.backends.open import Encoder
+from svgbench.backends.open import FrozenEncoder
 from svgbench.errors import BadConfig, BadInput
 
 
@@ -23,7 +23,7 @@ class Finding(NamedTuple):
 
 
 @torch.no_grad()
-def examine(encoder: Encoder, seconds: float = 2.0) -> list[Finding]:
+def examine(encoder: FrozenEncoder, seconds: float = 2.0) -> list[Finding]:
     """Every promise in turn on drawn images of the card's size; about ``seconds`` are spent on the speed. One that raises is broken."""
     device = next(encoder.buffers()).device
     side = encoder.card.pixels.size
@@ -39,22 +39,22 @@ def examine(encoder: Encoder, seconds: float = 2.0) -> list[Finding]:
     return findings
 
 
-def _shape(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _shape(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     grid = images.shape[-1] // encoder.stride
-    wanted, got = (len(images), encoder.channels, grid, grid), tuple(encoder.encode(images).shape)
-    yield Finding("shape", got == wanted, f"{list(got)}" + ("" if got == wanted else f", the card says {list(wanted)}"))
-    got = tuple(encoder.encode(images[:0]).shape)
-    yield Finding("empty batch", got == (0, *wanted[1:]), f"{list(got)}")
+    expected, actual = (len(images), encoder.channels, grid, grid), tuple(encoder.encode(images).shape)
+    yield Finding("shape", actual == expected, f"{list(actual)}" + ("" if actual == expected else f", the card says {list(expected)}"))
+    actual = tuple(encoder.encode(images[:0]).shape)
+    yield Finding("empty batch", actual == (0, *expected[1:]), f"{list(actual)}")
 
 
-def _stride(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _stride(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     side, stride = images.shape[-1], encoder.stride
     step = stride * encoder.scale.denominator  # sides that both the stride and the scale divide
     if encoder.network.side is None:
         larger = torch.nn.functional.pad(images[:1], (0, step, 0, 0), mode="replicate")
-        got = tuple(encoder.encode(larger).shape[2:])
-        wanted = (side // stride, (side + step) // stride)
-        yield Finding("stride", got == wanted, f"{side} x {side + step} px give {got[0]} x {got[1]}")
+        actual = tuple(encoder.encode(larger).shape[2:])
+        expected = (side // stride, (side + step) // stride)
+        yield Finding("stride", actual == expected, f"{side} x {side + step} px give {actual[0]} x {actual[1]}")
     if stride > 1:
         try:
             encoder.encode(torch.zeros(1, 3, side + 1, side + 1, device=images.device))
@@ -64,17 +64,17 @@ def _stride(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
             yield Finding("odd sizes", False, f"{side + 1} px are taken, which {stride} px do not divide")
 
 
-def _finite(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _finite(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     latents = encoder.encode(images)
-    kept = latents.dtype == torch.float32 and bool(latents.isfinite().all())
-    yield Finding("finite float32", kept, f"{latents.dtype}, mean {latents.mean():.3g}, std {latents.std():.3g}".removeprefix("torch."))
+    valid = latents.dtype == torch.float32 and bool(latents.isfinite().all())
+    yield Finding("finite float32", valid, f"{latents.dtype}, mean {latents.mean():.3g}, std {latents.std():.3g}".removeprefix("torch."))
 
 
-def _determinism(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _determinism(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     yield _equal("determinism", encoder.encode(images), encoder.encode(images))
 
 
-def _batch(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _batch(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     together = encoder.encode(images)
     alone = torch.cat([encoder.encode(image[None]) for image in images])
     reverse = encoder.encode(images.flip(0)).flip(0)
@@ -83,16 +83,18 @@ def _batch(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
     yield Finding("batch independence", max(differences) == 0, f"largest difference alone, reversed, among others {max(differences):.1e}")
 
 
-def _pixels(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _pixels(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     levels = torch.stack([torch.full_like(images[0], value) for value in (0.0, 0.25, 0.5, 0.75, 1.0)])
     latents = encoder.encode(levels)
-    least = min((latents[i] - latents[i + 1]).abs().max().item() for i in range(len(levels) - 1))
-    told_apart = bool(latents.isfinite().all()) and least > 0
-    yield Finding("pixel range", told_apart, f"greys 0 to 1 differ by at least {least:.2g}")
+    smallest = min((latents[i] - latents[i + 1]).abs().max().item() for i in range(len(levels) - 1))
+    distinct = bool(latents.isfinite().all()) and smallest > 0
+    yield Finding("pixel range", distinct, f"greys 0 to 1 differ by at least {smallest:.2g}")
     mean, std = encoder.network.mean, encoder.network.std
     if mean is not None and std is not None:
         ours = (encoder.mean.flatten().tolist(), encoder.std.flatten().tolist())
-        same = all(abs(a - b) < 1e-4 for own, stated in zip(ours, (mean, std), strict=True) for a, b in zip(own, stated, strict=True))
+        same = all(
+            abs(a - b) < 1e-4 for of_card, stated in zip(ours, (mean, std), strict=True) for a, b in zip(of_card, stated, strict=True)
+        )
         yield Finding("pixel statistics", same, "those the library states" if same else f"the library states {mean} and {std}")
     try:
         encoder.encode((images * 255).to(torch.uint8))
@@ -102,7 +104,7 @@ def _pixels(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
         yield Finding("bytes", False, "uint8 images are taken for floats in [0, 1]")
 
 
-def _frozen(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _frozen(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     before = encoder.encode(images)
     encoder.train()
     free = sum(parameter.numel() for parameter in encoder.parameters() if parameter.requires_grad)
@@ -111,20 +113,20 @@ def _frozen(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
     yield _equal("train() changes nothing", encoder.encode(images), before)
 
 
-def _gradient(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _gradient(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     with torch.enable_grad():
         latents = encoder.encode(images[:1].clone().requires_grad_(True))
     carries = latents.requires_grad
     yield Finding("no gradient", not carries, "latents carry a gradient" if carries else "latents carry none")
 
 
-def _codec(encoder: Encoder, images: Tensor) -> Iterator[Finding]:
+def _codec(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     if encoder.card.kind != "codec":
         return
     latents = encoder.encode(images)
     decoded = encoder.decode(latents)
-    kept = decoded.shape == images.shape and decoded.min().item() >= 0 and decoded.max().item() <= 1
-    yield Finding("decoded images", kept, f"{list(decoded.shape)} in [{decoded.min():.2f}, {decoded.max():.2f}]")
+    valid = decoded.shape == images.shape and decoded.min().item() >= 0 and decoded.max().item() <= 1
+    yield Finding("decoded images", valid, f"{list(decoded.shape)} in [{decoded.min():.2f}, {decoded.max():.2f}]")
     yield _equal("decoding alone", encoder.decode(latents[:1]), decoded[:1])
 
 
@@ -133,7 +135,7 @@ def _equal(name: str, one: Tensor, other: Tensor) -> Finding:
     return Finding(name, torch.equal(one, other), f"largest difference {difference:.1e}")
 
 
-def _speed(encoder: Encoder, images: Tensor, seconds: float) -> Finding:
+def _speed(encoder: FrozenEncoder, images: Tensor, seconds: float) -> Finding:
     """Images a second, warm; a figure, not a promise."""
     batch = images.repeat(8, 1, 1, 1) if images.device.type != "cpu" else images
     encoder.encode(batch)

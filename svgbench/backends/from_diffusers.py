@@ -41,14 +41,14 @@ class DiffusersNetwork(Network):
         if "encoder.down.0.block.0.conv1.weight" in state:
             from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-            own = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
-            state = convert_ldm_vae_checkpoint(own, self.model.config)
-        wanted = self.model.state_dict()
+            codec_state = {name: value for name, value in state.items() if not name.startswith(("loss.", "model_ema."))}
+            state = convert_ldm_vae_checkpoint(codec_state, self.model.config)
+        expected = self.model.state_dict()
         result = {}
         for name, value in state.items():
             for old, new in OLD_ATTENTION.items():
                 name = name.replace(old, new)
-            if name in wanted and value.ndim == 4 and wanted[name].ndim == 2 and value.shape[2:] == (1, 1):
+            if name in expected and value.ndim == 4 and expected[name].ndim == 2 and value.shape[2:] == (1, 1):
                 value = value[:, :, 0, 0]  # attention was once written as 1x1 convolutions
             result[name] = value
         return result

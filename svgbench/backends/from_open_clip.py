@@ -34,25 +34,25 @@ class OpenClipNetwork(TokenNetwork):
         self.side = side
         if isinstance(tower, TimmModel):
             trunk = tower.trunk
-            self.choose(features, width=trunk.embed_dim, depth=len(trunk.blocks), prefix=trunk.num_prefix_tokens, norm=trunk.norm)
+            self.select_features(features, width=trunk.embed_dim, depth=len(trunk.blocks), prefix=trunk.num_prefix_tokens, norm=trunk.norm)
             self.stride = trunk.patch_embed.patch_size[0]
             self.mean, self.std = tuple(trunk.pretrained_cfg["mean"]), tuple(trunk.pretrained_cfg["std"])
         else:
             depth, width = len(tower.transformer.resblocks), tower.conv1.out_channels
-            self.choose(features, width=width, depth=depth, prefix=1, norm=tower.ln_post)
+            self.select_features(features, width=width, depth=depth, prefix=1, norm=tower.ln_post)
             self.stride = tower.patch_size[0]
             self.mean, self.std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs of blocks, the class token in front where there is one."""
-        found = self.model.forward_intermediates(
+        outputs = self.model.forward_intermediates(
             pixels, indices=list(blocks), normalize_intermediates=False, intermediates_only=True, output_fmt="NLC",
             output_extra_tokens=bool(self.prefix),
         )  # fmt: skip
-        patches = found["image_intermediates"]
+        patches = outputs["image_intermediates"]
         if not self.prefix:
             return patches
-        return [torch.cat([prefix, rest], dim=1) for prefix, rest in zip(found["image_intermediates_prefix"], patches, strict=True)]
+        return [torch.cat([prefix, rest], dim=1) for prefix, rest in zip(outputs["image_intermediates_prefix"], patches, strict=True)]
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The image tower out of a whole model's file, position embeddings resampled to the tower's grid."""

@@ -25,7 +25,7 @@ class TimmNetwork(TokenNetwork):
         super().__init__()
         self.model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
         prefix = self.model.num_prefix_tokens
-        self.choose(features, width=self.model.embed_dim, depth=len(self.model.blocks), prefix=prefix, norm=self.model.norm)
+        self.select_features(features, width=self.model.embed_dim, depth=len(self.model.blocks), prefix=prefix, norm=self.model.norm)
         self.stride = self.model.patch_embed.patch_size[0]
         settings = get_pretrained_cfg(name)
         if settings is not None:
@@ -36,10 +36,10 @@ class TimmNetwork(TokenNetwork):
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs of blocks, prefix tokens in front."""
-        found = self.model.forward_intermediates(
+        outputs = self.model.forward_intermediates(
             pixels, indices=list(blocks), norm=False, intermediates_only=True, output_fmt="NLC", return_prefix_tokens=bool(self.prefix)
         )
-        return [torch.cat([prefix, patches], dim=1) for patches, prefix in found] if self.prefix else found
+        return [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs] if self.prefix else outputs
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """timm's names; position embeddings resampled to the network's grid."""
@@ -51,9 +51,9 @@ class TimmNetwork(TokenNetwork):
             return state
         if "decoder_pred.weight" in state:  # MAE's whole model
             state = {name: value for name, value in state.items() if not name.startswith("decoder_") and name != "mask_token"}
-        wanted = self.model.state_dict()
+        expected = self.model.state_dict()
         # classification and contrastive heads are not part of an encoder, and files hold what the network computes by itself
-        return {name: value for name, value in convert(dict(state), self.model).items() if name in wanted or not name.startswith("head.")}
+        return {name: value for name, value in convert(dict(state), self.model).items() if name in expected or not name.startswith("head.")}
 
     def _set_periods(self, periods: Tensor) -> None:
         """RoPE's periods, and the embedding computed from them where timm keeps one for its fixed grid."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as progress
 
 from svgbench.backends.network import Network
-from svgbench.backends.tokens import TokenNetwork, tapped
+from svgbench.backends.tokens import TokenNetwork, block_outputs
 from svgbench.config.cards import EncoderCard
 from svgbench.config.preprocessing import IMAGENET, USUAL
 from svgbench.config.schema import Features
@@ -46,7 +46,7 @@ class TransformersNetwork(TokenNetwork):
         self.cls = int(hasattr(embeddings, "cls_token") or hasattr(embeddings, "class_embedding"))
         norm = next(part for name in ("norm", "layernorm", "post_layernorm") if (part := _part(self.model, name)) is not None)
         prefix = self.cls + getattr(config, "num_register_tokens", 0)
-        self.choose(features, width=config.hidden_size, depth=config.num_hidden_layers, prefix=prefix, norm=norm)
+        self.select_features(features, width=config.hidden_size, depth=config.num_hidden_layers, prefix=prefix, norm=norm)
         self.stride = config.patch_size
         self.mean, self.std = USUAL.get(kind.__name__, IMAGENET)
         rope = getattr(self.model, "rope_embeddings", None)
@@ -63,7 +63,7 @@ class TransformersNetwork(TokenNetwork):
             count = pixels.shape[2] // self.stride * (pixels.shape[3] // self.stride)
             extra["noise"] = torch.arange(count, device=pixels.device, dtype=torch.float32).expand(len(pixels), count)
         stack = next(part for part in self.model.modules() if isinstance(part, nn.ModuleList) and len(part) == self.depth)
-        with tapped(stack, blocks) as outputs:
+        with block_outputs(stack, blocks) as outputs:
             self.model(pixel_values=pixels, **extra)
         return outputs
 
@@ -80,8 +80,8 @@ class TransformersNetwork(TokenNetwork):
                 ignore_mismatched_sizes=True,
             )
         missing, shapes = set(report["missing_keys"]), {name: shape for name, shape, _ in report["mismatched_keys"]}
-        wanted = self.model.state_dict().keys()  # without a pooling head, which ``model`` may have
-        result = {name: value for name, value in model.state_dict().items() if name in wanted and name not in missing}
+        expected = self.model.state_dict().keys()  # without a pooling head, which ``model`` may have
+        result = {name: value for name, value in model.state_dict().items() if name in expected and name not in missing}
         result |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         for name in report["unexpected_keys"]:
             plain = name.removeprefix("vision_model.").removeprefix("vit.")

@@ -26,7 +26,7 @@ from svgbench.weights import files
 HALF = (torch.float16, torch.bfloat16)
 
 
-class Encoder(nn.Module):
+class FrozenEncoder(nn.Module):
     """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, h, w]. Each row is computed in chunks of one constant shape, so it
     depends on its own image alone, bit for bit. Arithmetic follows the caller's autocast; results are float32."""
 
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
         self.requires_grad_(False)
         super().train(False)
 
-    def train(self, mode: bool = True) -> Encoder:
+    def train(self, mode: bool = True) -> FrozenEncoder:
         """Stays in evaluation for ever: a trainer that switches its modules must not bring back the encoder's dropout."""
         return self
 
@@ -104,7 +104,7 @@ def open_encoder(
     device: str | torch.device = "cpu",
     random_weights_seed: int | None = None,
     weights_key: str | None = None,
-) -> Encoder:
+) -> FrozenEncoder:
     """The encoder of a card with its pinned weights, with those of a local file (under ``weights_key`` where it holds several), or with
     random ones of a seed (architecture tests)."""
     path = None if random_weights_seed is not None else files.resolve(card, weights)
@@ -112,11 +112,11 @@ def open_encoder(
     network = open_network(card, state, seed=random_weights_seed or 0)
     if state is not None:
         where = f"{path} for '{card.name}'"
-        files.fill(network.model, adapted(network, state, where), where=where, found=state)
+        files.fill(network.model, adapted(network, state, where), where=where, file_names=state)
     card = _completed(card, network)
     if path is not None and weights is not None:
         same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
-    encoder = Encoder(card, network).to(device)
+    encoder = FrozenEncoder(card, network).to(device)
     encoder.weights_key = state.key if isinstance(state, files.State) else None
     return encoder
 

@@ -24,7 +24,7 @@ class TokenNetwork(Network):
     norm: nn.Module
     """The final norm, a module of ``model``."""
 
-    def choose(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
+    def select_features(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
         """Fixes which features ``encode`` gives; a norm that a choice needs and the network lacks is refused here, before any weights."""
         self.features, self.depth, self.prefix = features, depth, prefix
         object.__setattr__(self, "norm", norm)  # registered in ``model`` already
@@ -40,19 +40,19 @@ class TokenNetwork(Network):
     def encode(self, pixels: Tensor) -> Tensor:
         """The chosen features as [B, C, h, w]; class and register tokens are left out."""
         height, width = (side // self.stride for side in pixels.shape[2:])
-        wanted = sorted(set(self.blocks))
-        found = dict(zip(wanted, self.tokens(pixels, wanted), strict=True))
-        count = next(iter(found.values())).shape[1]
+        indices = sorted(set(self.blocks))
+        outputs = dict(zip(indices, self.tokens(pixels, indices), strict=True))
+        count = next(iter(outputs.values())).shape[1]
         if count != self.prefix + height * width:
             raise BadConfig(
                 f"{type(self.model).__name__} gave {count} tokens for {height} x {width} patches and {self.prefix} prefix tokens; "
                 "it is no patch encoder that svgbench knows."
             )
-        chosen = [self._normed(found[index][:, self.prefix :]) for index in self.blocks]
-        if len(chosen) == 1:
-            features = chosen[0]
+        normalised = [self._normed(outputs[index][:, self.prefix :]) for index in self.blocks]
+        if len(normalised) == 1:
+            features = normalised[0]
         else:
-            features = torch.stack(chosen).sum(0) if self.features.combine == "sum" else torch.cat(chosen, dim=2)
+            features = torch.stack(normalised).sum(0) if self.features.combine == "sum" else torch.cat(normalised, dim=2)
         return features.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
     def _normed(self, tokens: Tensor) -> Tensor:
@@ -78,12 +78,12 @@ def block_indices(features: Features, depth: int) -> list[int]:
 
 
 @contextmanager
-def tapped(blocks: nn.ModuleList, wanted: Sequence[int]) -> Iterator[list[Tensor]]:
+def block_outputs(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[list[Tensor]]:
     """Collects the outputs of some blocks while the network runs inside the ``with``."""
     outputs: list[Tensor] = []
     handles = [
         blocks[index].register_forward_hook(lambda _module, _inputs, out: outputs.append(out[0] if isinstance(out, tuple) else out))
-        for index in wanted
+        for index in indices
     ]
     try:
         yield outputs

@@ -66,7 +66,7 @@ def _told(error: BaseException) -> int:
     with contextlib.suppress(BrokenPipeError, SvgbenchError):  # what ended the command is said, not this
         flushed()
     status, kind, sentence = explained(error)
-    if sentence and not (number and GUARD.said()):
+    if sentence and not (number and GUARD.announced()):
         say(f"{kind}: {sentence}")
     return status
 

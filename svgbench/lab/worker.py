@@ -20,7 +20,7 @@ from svgbench.lab.execute import Executor
 from svgbench.lab.handoff import clear_report, read_plan, read_report, write_report
 from svgbench.lab.schedule import Report
 from svgbench.lab.store import Store
-from svgbench.machine.ranks import whole
+from svgbench.machine.ranks import whole_number
 from svgbench.machine.signals import GUARD, Stop
 from svgbench.stages import graph
 
@@ -78,7 +78,7 @@ class Worker:
         self._main = runtime.is_main
         self._alone = runtime.world == 1
         self._spread = bench.machines > 1 and self._alone
-        self._machine = whole("SLURM_NODEID", os.environ) if self._spread else 0
+        self._machine = whole_number("SLURM_NODEID", os.environ) if self._spread else 0
         self._executor = Executor(self._nodes, Store(Path(bench.out) / "store"), runtime, _silent, noted=True)
 
     def work(self, key: str) -> Report:
@@ -159,7 +159,7 @@ def _meeting(bench: Bench, machine: int) -> list[str]:
     """Words of torchrun: how the machines of a SLURM job find each other, at the first of them."""
     from submitit.slurm.slurm import SlurmJobEnvironment
 
-    port = PORTS + whole("SLURM_JOB_ID", os.environ) % PORTS
+    port = PORTS + whole_number("SLURM_JOB_ID", os.environ) % PORTS
     place = ["--master-addr", SlurmJobEnvironment().hostnames[0], "--master-port", str(port)]
     return ["--nnodes", str(bench.machines), "--node-rank", str(machine), *place]
 

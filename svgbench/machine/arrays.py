@@ -29,8 +29,8 @@ def open_rows(path: Path) -> np.ndarray:
     return np.lib.format.open_memmap(path, mode="r+")
 
 
-def open_mapped(path: Path, shape: tuple[int, ...], kind: type) -> Tensor:
+def open_mapped(path: Path, shape: tuple[int, ...], dtype: type) -> Tensor:
     """A read-only mapped array as a tensor, of which nothing is read yet; BrokenArtifact when it is not of this shape and type."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes into it
-        return torch.from_numpy(rows.mapped_array(path, shape, kind))
+        return torch.from_numpy(rows.mapped_array(path, shape, dtype))

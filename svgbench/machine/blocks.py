@@ -25,27 +25,27 @@ import torch
 from svgbench.errors import Interrupted, NumericalError, StorageError, SvgbenchError
 from svgbench.machine import arrays
 from svgbench.machine.files import failpoint, guarded, sweep, write_atomic
-from svgbench.machine.rows import append_line, as_line, npy_bytes, whole_lines
+from svgbench.machine.rows import append_line, as_line, complete_lines, npy_bytes
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import Stop
 
 FORMAT = 1
 
 
-class _Cut(BaseException):
+class _Cancelled(BaseException):
     """A signal's end of the block in hand."""
 
 
-class _Cutting(Stop):
-    """A stop that does not wait for the unit in hand: while ``cuts`` is set, the first signal raises _Cut where the main thread is."""
+class _CancellingStop(Stop):
+    """A stop that does not wait for the unit in hand: while ``cancels`` is set, the first signal raises _Cut where the main thread is."""
 
-    cuts = False
+    cancels = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         super()._note(number, frame)
-        if self.cuts:
-            self.cuts = False
-            raise _Cut
+        if self.cancels:
+            self.cancels = False
+            raise _Cancelled
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class Blocks:
         self._agree(error)
         if self._world > 1:
             runtime.broadcast_(done)
-        self._left = [block for block in range(self._blocks) if not done[block]]
-        if self._rank and self._left:
+        self._remaining = [block for block in range(self._blocks) if not done[block]]
+        if self._rank and self._remaining:
             write_atomic(self._path(self._rank), as_line(self._request).encode())
 
     def run(self, work: Callable[..., Sequence[np.ndarray]], read: Callable[[range], Any] | None = None) -> None:
@@ -94,46 +94,46 @@ class Blocks:
 
         Raises Interrupted after a signal (the block in hand is given up, the finished ones are kept), and on every rank when one fails.
         """
-        if not self._left:
+        if not self._remaining:
             return
-        mine, rounds = self._left[self._rank :: self._world], math.ceil(len(self._left) / self._world)
+        mine, rounds = self._remaining[self._rank :: self._world], math.ceil(len(self._remaining) / self._world)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._runtime.together(self._label))
-            stop = stack.enter_context(_Cutting())
-            before = self._count - self._number(self._left)
+            stop = stack.enter_context(_CancellingStop())
+            before = self._count - self._number(self._remaining)
             bar = stack.enter_context(self._runtime.progress(self._label, self._count, unit=self._unit, done=before))
             opened = [stack.enter_context(_writable(file.path)) for file in self._files]
-            ahead = stack.enter_context(_Ahead(read, [self._items(block) for block in mine]))
+            prefetch = stack.enter_context(_Prefetch(read, [self._items(block) for block in mine]))
             for number in range(rounds):
-                own = mine[number : number + 1]
-                saved, error = self._one(own[0], work, ahead, opened, stop) if own else (False, None)
+                next_block = mine[number : number + 1]
+                saved, error = self._one(next_block[0], work, prefetch, opened, stop) if next_block else (False, None)
                 if error is None and stop.received:
-                    error = self._interrupted(stop.name, bar.done + (self._number(own) if saved else 0))
+                    error = self._interrupted(stop.name, bar.done + (self._number(next_block) if saved else 0))
                 self._agree(error, bar.done)
-                bar.advance(self._number(self._left[number * self._world : (number + 1) * self._world]))
+                bar.advance(self._number(self._remaining[number * self._world : (number + 1) * self._world]))
             self._agree(self._interrupted(stop.name, bar.done) if stop.received else None, bar.done)
         if stop.received and self._world == 1:
             raise self._interrupted(stop.name, self._count)
 
     def _one(
-        self, block: int, work: Callable[..., Any], ahead: _Ahead, opened: list[tuple[int, int]], stop: _Cutting
+        self, block: int, work: Callable[..., Any], prefetch: _Prefetch, opened: list[tuple[int, int]], stop: _CancellingStop
     ) -> tuple[bool, Exception | None]:
         """One block from its items to its line in the journal: whether it is saved, and what went wrong. A signal ends the computation."""
         saved, error = False, None
         try:
             try:
-                stop.cuts = True
+                stop.cancels = True
                 if not stop.received:
                     with guarded(self._journal):
-                        rows = work(self._items(block), *ahead.next())
-                        stop.cuts = False
+                        rows = work(self._items(block), *prefetch.next())
+                        stop.cancels = False
                         self._save(block, rows, opened)
                         saved = True
             except Exception as caught:
                 error = caught
             finally:
-                stop.cuts = False
-        except _Cut:
+                stop.cancels = False
+        except _Cancelled:
             pass
         return saved, error
 
@@ -189,30 +189,30 @@ class Blocks:
         folder = self._journal.parent
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
-        known: dict[int, str] = {}
+        listed: dict[int, str] = {}
         journals = sorted(folder.glob(f"{self._journal.name}.*.jsonl"))
-        for lines in map(whole_lines, journals):
+        for lines in map(complete_lines, journals):
             if lines and lines[0] == self._request:
-                known |= {line["block"]: line.get("sha256") for line in lines[1:] if line.get("block") in range(self._blocks)}
+                listed |= {line["block"]: line.get("sha256") for line in lines[1:] if line.get("block") in range(self._blocks)}
         if not all(self._fits(file) for file in self._files):
-            known = {}
-        if not known:
+            listed = {}
+        if not listed:
             for journal in journals:
                 journal.unlink()
             for file in self._files:
                 file.path.unlink(missing_ok=True)
                 arrays.create(file.path, file.kind, self._shape(file))
-        whole = {block: digest for block, digest in known.items() if digest == self._digest(block)}
-        if len(whole) < len(known):
+        intact = {block: digest for block, digest in listed.items() if digest == self._digest(block)}
+        if len(intact) < len(listed):
             self._runtime.say(
-                f"warning: {self._label}: {len(known) - len(whole)} of {len(known)} saved blocks are damaged; they are computed again."
+                f"warning: {self._label}: {len(listed) - len(intact)} of {len(listed)} saved blocks are damaged; they are computed again."
             )
-        lines = [self._request, *({"block": block, "sha256": digest} for block, digest in sorted(whole.items()))]
+        lines = [self._request, *({"block": block, "sha256": digest} for block, digest in sorted(intact.items()))]
         write_atomic(self._path(0), "".join(map(as_line, lines)).encode())
         for journal in journals:
             if journal != self._path(0):
                 journal.unlink(missing_ok=True)
-        return sorted(whole)
+        return sorted(intact)
 
     def _shape(self, file: Array) -> tuple[int, ...]:
         return (self._blocks if file.by_block else self._count, *file.row)
@@ -220,11 +220,11 @@ class Blocks:
     def _fits(self, file: Array) -> bool:
         """Whether the file is as ``arrays.create`` makes it."""
         try:
-            found = np.load(file.path, mmap_mode="r")
+            array = np.load(file.path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
             return False
         shape = self._shape(file)
-        return found.shape == shape and found.dtype == file.kind and file.path.stat().st_size == npy_bytes(shape, file.kind)
+        return array.shape == shape and array.dtype == file.kind and file.path.stat().st_size == npy_bytes(shape, file.kind)
 
     def _digest(self, block: int) -> str:
         digest = hashlib.sha256()
@@ -235,7 +235,7 @@ class Blocks:
         return digest.hexdigest()
 
 
-class _Ahead(contextlib.AbstractContextManager["_Ahead"]):
+class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
     """What is read for blocks, in order, one ahead of the computation; nothing where there is no ``read``."""
 
     def __init__(self, read: Callable[[range], Any] | None, blocks: Sequence[range]) -> None:
@@ -253,9 +253,9 @@ class _Ahead(contextlib.AbstractContextManager["_Ahead"]):
         """What was read for the next block, alone in a list."""
         if self._pool is None:
             return []
-        found = self._ready.pop().result()
+        rows = self._ready.pop().result()
         self._submit()
-        return [found]
+        return [rows]
 
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:

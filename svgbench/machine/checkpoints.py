@@ -21,7 +21,7 @@ from torch import Tensor
 
 from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, need_space, remove_tree, sha256_of, sweep
 
-KEPT = 2
+MAX_KEPT = 2
 """Checkpoints that stay: the newest, and the one before it in case the newest is damaged later."""
 FOLDER = "checkpoints"
 """Their place below the output directory of a training."""
@@ -62,13 +62,13 @@ def save(directory: Path, checkpoint: Checkpoint) -> Path:
         temporary.rename(place)
         failpoint("checkpoint.renamed")
         fsync(directory)
-        for old in found(directory)[KEPT:]:
+        for old in list_checkpoints(directory)[MAX_KEPT:]:
             failpoint("checkpoint.purge")
             remove_tree(old)
     return place
 
 
-def found(directory: Path) -> list[Path]:
+def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoint directories, newest first, valid or not."""
     if not directory.is_dir():
         return []
@@ -77,7 +77,7 @@ def found(directory: Path) -> list[Path]:
 
 def newest_valid(directory: Path, warn: Callable[[str], None]) -> Path | None:
     """The newest checkpoint whose every file has its digest; each one passed over is named to ``warn``."""
-    for place in found(directory):
+    for place in list_checkpoints(directory):
         try:
             check(place)
         except DamagedCheckpoint as damage:
@@ -96,15 +96,15 @@ def check(place: Path) -> dict[str, Any]:
     try:
         state = json.loads((place / "state.json").read_bytes())
         body = {name: value for name, value in state.items() if name != "digest"}
-        whole = state["digest"] == _digest(body) and state["format"] == FORMAT
-        files = dict(state["files"]) if whole else {}
+        intact = state["digest"] == _digest(body) and state["format"] == FORMAT
+        files = dict(state["files"]) if intact else {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"checkpoint {place / 'state.json'} cannot be read ({type(error).__name__})") from None
-    if not whole:
+    if not intact:
         raise DamagedCheckpoint(f"checkpoint {place / 'state.json'} does not have the digest it states")
-    for name, wanted in files.items():
+    for name, expected in files.items():
         try:
-            matches = sha256_of(place / name) == wanted
+            matches = sha256_of(place / name) == expected
         except OSError as error:
             raise DamagedCheckpoint(f"checkpoint {place / name} cannot be read ({type(error).__name__})") from None
         if not matches:
@@ -152,12 +152,12 @@ class Steps:
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The result of a part, computed unless an earlier attempt saved it. ``compute`` gets the part's own states."""
         result = self.part(name)
-        known = result.last()
-        if known is not None:
-            return known.parts["tensors"], known.state
-        found = compute(result.part("steps"))
-        result.save(0, lambda: found, due=True)
-        return found
+        saved = result.last()
+        if saved is not None:
+            return saved.parts["tensors"], saved.state
+        computed = compute(result.part("steps"))
+        result.save(0, lambda: computed, due=True)
+        return computed
 
 
 def clear(out: Path) -> None:

@@ -21,7 +21,7 @@ from svgbench.errors import BadInput, StorageError
 TEMPORARY = ".writing-"
 """Prefix of what is not finished; swept at the next start."""
 
-MOST_BYTES = 2**31
+MAX_BYTES = 2**31
 """Of a picture's file; a larger one is no picture."""
 
 AGAIN = "check it, then run the same command again, finished work is kept."
@@ -49,7 +49,7 @@ PATHS = {
     errno.ELOOP: "its symbolic links form a loop; correct them, or give another path.",
 }
 """What to do about a path that cannot be used on any disk, by errno: BadInput, not StorageError."""
-FOREIGN = frozenset({
+NOT_STORAGE = frozenset({
     errno.ENOENT, errno.EPIPE, errno.ECHILD, errno.ESRCH, errno.EINTR, errno.EAGAIN, errno.ECONNREFUSED, errno.ECONNRESET, errno.EADDRINUSE,
     errno.EADDRNOTAVAIL, errno.ENOEXEC, errno.EBADF,
 })  # fmt: skip
@@ -63,14 +63,14 @@ def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or (error.errno in FOREIGN and not (vanished and error.errno == errno.ENOENT)):
+        if error.errno is None or (error.errno in NOT_STORAGE and not (vanished and error.errno == errno.ENOENT)):
             raise
         raise storage_error(error, place) from error
     except Exception as error:  # safetensors raises its own class with the number in the text
-        found = re.search(r"os error (\d+)", str(error))
-        if found is None or int(found[1]) in FOREIGN:
+        match = re.search(r"os error (\d+)", str(error))
+        if match is None or int(match[1]) in NOT_STORAGE:
             raise
-        raise _explained(int(found[1]), place) from error
+        raise _explained(int(match[1]), place) from error
 
 
 def storage_error(error: OSError, place: Path | None = None) -> StorageError | BadInput:
@@ -102,10 +102,10 @@ def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
 
 def failpoint(name: str) -> None:
     """Kills this process here when SVGBENCH_FAILPOINT is ``name`` or ``name:n`` and this is the n-th pass; nothing otherwise."""
-    wanted = os.environ.get("SVGBENCH_FAILPOINT")
-    if not wanted:
+    setting = os.environ.get("SVGBENCH_FAILPOINT")
+    if not setting:
         return
-    target, _, passes = wanted.partition(":")
+    target, _, passes = setting.partition(":")
     if target != name:
         return
     left = int(passes or 1) - 1
@@ -139,12 +139,12 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
-def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
-    """The bytes of a user's file. OSError when it is not a regular file or has more than ``most`` bytes."""
+def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a user's file. OSError when it is not a regular file or has more than ``limit`` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise OSError(errno.EFBIG, f"has {size:,} bytes, more than {most:,}", str(path))
+        if size > limit:
+            raise OSError(errno.EFBIG, f"has {size:,} bytes, more than {limit:,}", str(path))
         return file.read()
 
 
@@ -210,11 +210,11 @@ def sweep(directory: Path) -> int:
     return len(leftovers)
 
 
-def need_space(directory: Path, wanted: int) -> None:
-    """Raises StorageError before anything is written when a file system has less than ``wanted`` bytes free."""
+def need_space(directory: Path, needed: int) -> None:
+    """Raises StorageError before anything is written when a file system has less than ``needed`` bytes free."""
     free = shutil.disk_usage(directory).free
-    if free < wanted:
+    if free < needed:
         raise StorageError(
-            f"{directory}: {wanted / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free; "
+            f"{directory}: {needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free; "
             "free some space and run the same command again, finished work is kept."
         )

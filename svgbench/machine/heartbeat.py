@@ -71,11 +71,11 @@ class Heartbeat:
                 self._store.set(f"{self._key}/{rank}", f"{count} {os.getpid()} {socket.gethostname()}")
                 for other in others:
                     key = f"{self._key}/{other}"
-                    found = self._store.get(key).decode() if self._store.check([key]) else ""
-                    if found == GONE:
+                    beat_of_other = self._store.get(key).decode() if self._store.check([key]) else ""
+                    if beat_of_other == GONE:
                         self._quiet.pop(other, None)
-                    elif found != self._seen.get(other) and other in self._quiet:
-                        self._quiet[other], self._seen[other] = 0.0, found
+                    elif beat_of_other != self._seen.get(other) and other in self._quiet:
+                        self._quiet[other], self._seen[other] = 0.0, beat_of_other
                 self._quiet[rank] = 0.0
             except RuntimeError:  # the store's process has ended or does not answer: the watch sees that nothing comes
                 pass

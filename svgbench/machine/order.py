@@ -33,10 +33,10 @@ class Batch:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def micro_batches(self, most: int | None) -> Iterator[Batch]:
-        """Consecutive pieces of at most ``most`` images with the same ``size``; one piece when None; none when this rank has no image."""
-        for start in range(0, len(self), most or max(len(self), 1)):
-            piece = slice(start, start + most if most else None)
+    def micro_batches(self, limit: int | None) -> Iterator[Batch]:
+        """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece when None; none when this rank has no image."""
+        for start in range(0, len(self), limit or max(len(self), 1)):
+            piece = slice(start, start + limit if limit else None)
             yield replace(self, indices=self.indices[piece], positions=self.positions[piece])
 
 

@@ -32,20 +32,20 @@ def ranks(environ: Mapping[str, str] | None = None) -> Ranks:
     for name in ("RANK", "WORLD_SIZE"):
         if name not in environ:
             raise BadInput(f"the environment has {' and '.join(given)} but not {name}; {UNSET}.")
-    world = whole("WORLD_SIZE", environ, least=1, advice=UNSET)
-    rank = whole("RANK", environ, most=world - 1, advice=UNSET)
-    local = whole("LOCAL_RANK", environ, most=world - 1, advice=UNSET) if "LOCAL_RANK" in environ else 0
+    world = whole_number("WORLD_SIZE", environ, minimum=1, advice=UNSET)
+    rank = whole_number("RANK", environ, maximum=world - 1, advice=UNSET)
+    local = whole_number("LOCAL_RANK", environ, maximum=world - 1, advice=UNSET) if "LOCAL_RANK" in environ else 0
     return Ranks(rank, world, local)
 
 
-def whole(
-    name: str, environ: Mapping[str, str], *, least: int = 0, most: int | None = None, advice: str = "correct it, or unset it"
+def whole_number(
+    name: str, environ: Mapping[str, str], *, minimum: int = 0, maximum: int | None = None, advice: str = "correct it, or unset it"
 ) -> int:
     """A whole number that the environment holds; BadInput names the variable, its value and its bounds."""
     text = environ.get(name, "").strip()
     value = int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 19 else None
-    if value is None or value < least or (most is not None and value > most):
-        bounds = f"from {least} to {most}" if most is not None else f"of {least} or more"
+    if value is None or value < minimum or (maximum is not None and value > maximum):
+        bounds = f"from {minimum} to {maximum}" if maximum is not None else f"of {minimum} or more"
         raise BadInput(f"{name}='{text}' in the environment must be a whole number {bounds}; {advice}.")
     return value
 
@@ -72,4 +72,4 @@ def check_environment() -> None:
     for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name, "").strip():
             raise BadInput(f"the environment has WORLD_SIZE={here.world} but not {name}; {UNSET}.")
-    whole("MASTER_PORT", os.environ, least=1, most=65535, advice=UNSET)
+    whole_number("MASTER_PORT", os.environ, minimum=1, maximum=65535, advice=UNSET)

@@ -71,7 +71,7 @@ class Journal:
         """Goes on with the journal in the file when it is of the same request. ``other``: the file holds one of another request and stays
         as it is."""
         self._path, self._request = path, request
-        lines = whole_lines(path)
+        lines = complete_lines(path)
         self.other = bool(lines) and lines[0] != request
         self.begun = bool(lines) and not self.other
         self._set(lines[1:] if self.begun else [])
@@ -127,7 +127,7 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def whole_lines(path: Path) -> list[dict[str, Any]]:
+def complete_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a journal up to the first that is cut or is no JSON object."""
     try:
         text = path.read_text(errors="replace")

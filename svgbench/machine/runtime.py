@@ -83,8 +83,8 @@ class Runtime:
     @property
     def cropping_threads(self) -> int:
         """``workers``, or as many as there are processors for this process."""
-        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return max(self.workers or ours or 1, 1)
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return max(self.workers or cpus or 1, 1)
 
     def start(self) -> Runtime:
         """Sets threads and device and, under torchrun, joins the other processes (gloo on CPU, NCCL on GPUs)."""
@@ -221,11 +221,11 @@ class Runtime:
         import torch
 
         device = self.torch_device
-        named = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
         return {
             "host": socket.gethostname(),
             "device": device.type,
-            "device_name": named,
+            "device_name": device_name,
             "ranks": self.world,
             "threads": torch.get_num_threads(),
             "cpus": os.cpu_count(),

@@ -67,13 +67,13 @@ class Guard:
         """Exit status of a command that is done: a signal then ends the process with it."""
         self.working = False
         """Whether there may be something to save; before, a signal ends the process at once."""
-        self._heard = False
+        self._main_thread_notified = False
         self._since = 0.0
         self._holds = 0
         self._released = 0.0
         self._stops: list[Stop] = []
         self._children: set[int] = set()
-        self._said = threading.Lock()
+        self._announced = threading.Lock()
         self._writes = -1
         self._before: dict[int, object] = {}
         self._thread: threading.Thread | None = None
@@ -113,12 +113,12 @@ class Guard:
     def retire(self) -> None:
         """Ignores stop signals from here on: while the interpreter takes its libraries down, which may take a second, it has given up its
         handlers, and a signal would end a finished command as if it had failed."""
-        for number in _wanted() if self.installed else ():
+        for number in _handled_signals() if self.installed else ():
             signal.signal(number, signal.SIG_IGN)
 
     def handle(self) -> None:
         """Sets the handlers, again where a library has set its own."""
-        for number in _wanted() if self.installed else ():
+        for number in _handled_signals() if self.installed else ():
             signal.signal(number, self._handle)
 
     def _forked(self) -> None:
@@ -168,9 +168,9 @@ class Guard:
         """The child has ended."""
         self._children.discard(pid)
 
-    def said(self) -> bool:
+    def announced(self) -> bool:
         """Whether the stop's sentence was given already; the first caller gives it."""
-        return not self._said.acquire(blocking=False)
+        return not self._announced.acquire(blocking=False)
 
     # --- what the thread does ---
 
@@ -205,9 +205,9 @@ class Guard:
         """Remembers the first signal; returns whether the main thread receives one for the first time."""
         if not self.received:
             self.received, self._since = number, time.monotonic()
-        heard = self._heard
-        self._heard = heard or threading.current_thread() is threading.main_thread()
-        return not heard
+        notified = self._main_thread_notified
+        self._main_thread_notified = notified or threading.current_thread() is threading.main_thread()
+        return not notified
 
     def end(self, children: int = signal.SIGTERM) -> None:
         """Ends this process now, with the sentence, and its children after it."""
@@ -216,7 +216,7 @@ class Guard:
                 (os.killpg if children == signal.SIGKILL and os.getpgid(pid) == pid else os.kill)(pid, children)
         if self.status is not None:
             os._exit(self.status)
-        if self._said.acquire(timeout=1.0):  # else the other thread is about to end the process, or has given the sentence
+        if self._announced.acquire(timeout=1.0):  # else the other thread is about to end the process, or has given the sentence
             with contextlib.suppress(OSError):
                 text = (SHOW_CURSOR if os.isatty(2) else "") + f"Interrupted: {sentence_of(self.received)}\n"
                 if select.select([], [2], [], 0.5)[1]:  # a full pipe that nobody reads does not keep it
@@ -239,7 +239,7 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
             GUARD._stops.append(self)
-            self._before = {number: signal.signal(number, self._note) for number in _wanted()}
+            self._before = {number: signal.signal(number, self._note) for number in _handled_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -273,7 +273,7 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
         return name_of(self.received) if self.received else ""
 
 
-def _wanted() -> list[int]:
+def _handled_signals() -> list[int]:
     """The handled signals: all but a SIGHUP that ``nohup`` had the process ignore."""
     return [number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN]
 

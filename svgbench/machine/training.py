@@ -253,12 +253,12 @@ class _Loop:
         with guarded(path):
             if not path.exists():
                 return
-            kept = []
+            lines = []
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     if json.loads(line)["images_seen"] <= self.images_seen:
-                        kept.append(line + "\n")
-            path.write_text("".join(kept), encoding="utf-8")
+                        lines.append(line + "\n")
+            path.write_text("".join(lines), encoding="utf-8")
 
     # --- checkpoints ---
 
@@ -317,7 +317,7 @@ class _Loop:
 
     def _adopt(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.state
-        _refuse_another_run(state["identity"], self._identity, self.out)
+        _check_same_training(state["identity"], self._identity, self.out)
         for name, module in self.task.modules.items():
             module.load_state_dict(checkpoint.parts[f"module.{name}"])
         for name, optimiser in self.task.optimisers.items():
@@ -376,13 +376,13 @@ def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Map
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _refuse_another_run(there: Mapping[str, Any], here: Mapping[str, Any], out: Path) -> None:
+def _check_same_training(saved: Mapping[str, Any], current: Mapping[str, Any], out: Path) -> None:
     """BadConfig that names what differs when a checkpoint belongs to other settings."""
-    if there == here:
+    if saved == current:
         return
-    flat_there, flat_here = _leaves(there), _leaves(here)
-    names = sorted(name for name in {*flat_there, *flat_here} if flat_there.get(name) != flat_here.get(name))
-    differing = ", ".join(f"{name} {flat_there.get(name)} there and {flat_here.get(name)} here" for name in names)
+    flat_saved, flat_current = _leaves(saved), _leaves(current)
+    names = sorted(name for name in {*flat_saved, *flat_current} if flat_saved.get(name) != flat_current.get(name))
+    differing = ", ".join(f"{name} {flat_saved.get(name)} there and {flat_current.get(name)} here" for name in names)
     raise BadConfig(f"{out}: its checkpoint belongs to another training ({differing}); give another --out, or remove the directory.")
 
 

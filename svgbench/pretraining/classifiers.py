@@ -19,7 +19,7 @@ WORDS_WEIGHT = 4.0
 """Weight of the mean binary cross-entropy over words beside the cross-entropy of the class; makes both of one size at the start."""
 
 
-class Naming:
+class ClassAndWordTraining:
     """A training task: the class by cross-entropy and the caption's words by binary cross-entropy."""
 
     def __init__(self, network: nn.Module, pictures: Pictures, training: Training) -> None:
@@ -30,22 +30,22 @@ class Naming:
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One step; returns the sums of both losses over the batch's images divided by its size."""
-        seen = self.network(self.pictures.floats(batch.indices))
+        outputs = self.network(self.pictures.floats(batch.indices))
         labels, words = self.pictures.labels[batch.indices], self.pictures.words(batch.indices)
-        named = F.cross_entropy(seen.logits, labels, reduction="sum") / batch.size
-        worded = F.binary_cross_entropy_with_logits(seen.words, words, reduction="sum") / (batch.size * words.shape[1])
-        (named + WORDS_WEIGHT * worded).backward()
+        class_loss = F.cross_entropy(outputs.logits, labels, reduction="sum") / batch.size
+        word_loss = F.binary_cross_entropy_with_logits(outputs.words, words, reduction="sum") / (batch.size * words.shape[1])
+        (class_loss + WORDS_WEIGHT * word_loss).backward()
         apply("network")
-        return {"class": named.detach(), "words": worded.detach()}
+        return {"class": class_loss.detach(), "words": word_loss.detach()}
 
 
 def shapes_cnn(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The extractor of the ``shapes-cnn`` metrics."""
     network = ShapesCNN(classes=CLASSES, words=len(vocabulary())).to(runtime.torch_device)
-    return Shipped(Naming(network, pictures, training), network, averaged=True)
+    return Shipped(ClassAndWordTraining(network, pictures, training), network, averaged=True)
 
 
 def shapes_vgg(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The perceptual network."""
     network = ShapesVGG(classes=CLASSES, words=len(vocabulary())).to(runtime.torch_device)
-    return Shipped(Naming(network, pictures, training), network, averaged=True)
+    return Shipped(ClassAndWordTraining(network, pictures, training), network, averaged=True)

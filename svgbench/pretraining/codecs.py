@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from svgbench.backends.open import Encoder, open_encoder, open_network
+from svgbench.backends.open import FrozenEncoder, open_encoder, open_network
 from svgbench.config.cards import EncoderCard
 from svgbench.config.networks import Training
 from svgbench.machine.order import Batch
@@ -44,11 +44,11 @@ def posterior(model: nn.Module, pixels: Tensor) -> Posterior:
     """What diffusers' AutoencoderKL or LDM's autoencoder says of pixels [B, 3, H, W] in [-1, 1]."""
     if hasattr(model, "posterior"):
         return Posterior(*model.posterior(pixels))
-    said = model.encode(pixels).latent_dist
-    return Posterior(said.mean, said.logvar)
+    distribution = model.encode(pixels).latent_dist
+    return Posterior(distribution.mean, distribution.logvar)
 
 
-def painted(model: nn.Module, latents: Tensor) -> Tensor:
+def decoded_pixels(model: nn.Module, latents: Tensor) -> Tensor:
     """Pixels [B, 3, H, W] of latents [B, C, h, w] by either library."""
     pixels = model.decode(latents)
     return pixels if isinstance(pixels, Tensor) else pixels.sample
@@ -67,7 +67,7 @@ class Autoencoding:
         training: Training,
         stream: int,
         critic: ShapesVGG,
-        teacher: Encoder | None = None,
+        teacher: FrozenEncoder | None = None,
         latent_channels: int = 0,
     ) -> None:
         self.model, self.pixels, self.pictures, self.stream, self.critic, self.teacher = model, pixels, pictures, stream, critic, teacher
@@ -84,43 +84,43 @@ class Autoencoding:
         images = self.pictures.floats(batch.indices)
         mirror = draws.uniform(draws.stream(self.stream, "mirror"), batch.positions).to(images.device) < 0.5
         images = torch.where(mirror[:, None, None, None], images.flip(3), images)
-        said = posterior(self.model, self.pixels(images))
-        noise = draws.normal(draws.stream(self.stream, "noise"), batch.positions, tuple(said.mean.shape[1:])).to(images.device)
-        latents = said.mean + noise * (0.5 * said.log_variance).exp()
-        here = latents.detach().requires_grad_()
-        losses = self._reconstruction(images, painted(self.model, here), batch.size)
+        distribution = posterior(self.model, self.pixels(images))
+        noise = draws.normal(draws.stream(self.stream, "noise"), batch.positions, tuple(distribution.mean.shape[1:])).to(images.device)
+        latents = distribution.mean + noise * (0.5 * distribution.log_variance).exp()
+        latents_leaf = latents.detach().requires_grad_()
+        losses = self._reconstruction(images, decoded_pixels(self.model, latents_leaf), batch.size)
         (losses["l1"] + PERCEPTUAL_WEIGHT * losses["perceptual"]).backward()
-        gradient = here.grad
+        gradient = latents_leaf.grad
         if self.teacher is not None:
             aligned, losses["alignment"] = self._alignment(images, latents.detach())
             gradient = gradient + ALIGNMENT_WEIGHT * gradient.norm() / (aligned.norm() + 1e-8) * aligned
-        divergence = 0.5 * (said.mean.square() + said.log_variance.exp() - 1 - said.log_variance).sum() / batch.size
+        divergence = 0.5 * (distribution.mean.square() + distribution.log_variance.exp() - 1 - distribution.log_variance).sum() / batch.size
         torch.autograd.backward([latents, KL_WEIGHT * divergence], [gradient, None])
         apply("model")
         return {name: loss.detach() for name, loss in {**losses, "kl": divergence}.items()}
 
     def _reconstruction(self, images: Tensor, pixels: Tensor, size: int) -> dict[str, Tensor]:
         """Mean absolute error in [0, 1] and perceptual distance, summed over images and divided by the batch."""
-        again = (pixels + 1) / 2
+        decoded = (pixels + 1) / 2
         with torch.no_grad():
-            wanted = self.critic.activations(images)
-        distance = perceptual_distance(self.critic.activations(again), wanted)
-        return {"l1": (again - images).abs().mean((1, 2, 3)).sum() / size, "perceptual": distance.sum() / size}
+            target = self.critic.activations(images)
+        distance = perceptual_distance(self.critic.activations(decoded), target)
+        return {"l1": (decoded - images).abs().mean((1, 2, 3)).sum() / size, "perceptual": distance.sum() / size}
 
     def _alignment(self, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient at the latents [B, C, h, w] and value of the margined cosine and distance-matrix losses; teaches the projection."""
-        here = latents.requires_grad_()
+        leaf = latents.requires_grad_()
         features = self.teacher.encode(images).flatten(2)
-        cosine = F.cosine_similarity(self.projection(here).flatten(2), features, dim=1)
-        close = F.relu(1 - COSINE_MARGIN - cosine).mean()
-        ours, theirs = F.normalize(here.flatten(2), dim=1), F.normalize(features, dim=1)
+        cosine = F.cosine_similarity(self.projection(leaf).flatten(2), features, dim=1)
+        cosine_loss = F.relu(1 - COSINE_MARGIN - cosine).mean()
+        ours, theirs = F.normalize(leaf.flatten(2), dim=1), F.normalize(features, dim=1)
         between = (ours.transpose(1, 2) @ ours - theirs.transpose(1, 2) @ theirs).abs()
-        loss = close + F.relu(between - DISTANCE_MARGIN).mean()
+        loss = cosine_loss + F.relu(between - DISTANCE_MARGIN).mean()
         loss.backward()
-        return here.grad, loss.detach()
+        return leaf.grad, loss.detach()
 
 
-def _opened(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Module:
+def _random_autoencoder(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Module:
     """The library's autoencoder with random weights of a seed and a narrow posterior."""
     model = open_network(card, seed=seed).model.train()
     nn.init.constant_(model.quant_conv.bias[card.channels :].detach(), FIRST_LOG_VARIANCE)
@@ -135,7 +135,7 @@ def _critic(runtime: Runtime) -> ShapesVGG:
 def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The tiny SD-VAE: diffusers' AutoencoderKL."""
     seed, card = draws.stream(0, "sd-vae"), card_of("sd-vae")
-    model = _opened(card, seed, runtime)
+    model = _random_autoencoder(card, seed, runtime)
     task = Autoencoding(model, Pixels(card).to(runtime.torch_device), pictures, training, seed, _critic(runtime))
     return Shipped(task, model, averaged=True)
 
@@ -143,7 +143,7 @@ def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
 def va_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The tiny VA-VAE: LDM's autoencoder, its latent aligned to the tiny DINOv2."""
     seed, card = draws.stream(0, "va-vae"), card_of("va-vae")
-    model = _opened(card, seed, runtime)
+    model = _random_autoencoder(card, seed, runtime)
     teacher = open_encoder(card_of("dinov2"), device=runtime.torch_device)
     pixels = Pixels(card).to(runtime.torch_device)
     task = Autoencoding(model, pixels, pictures, training, seed, _critic(runtime), teacher, latent_channels=card.channels)

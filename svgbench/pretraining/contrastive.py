@@ -61,8 +61,8 @@ class Matching:
         images = self.pictures.floats(batch.indices)
         stream = draws.stream(self.stream, "view")
         images = view(images, batch.positions, stream=stream, size=RESOLUTION, area=AREA, light=0.2, mirror=False)
-        seen, said = self.towers(images, self.pictures.captions[batch.indices])
-        loss = self.loss(seen, said, self.towers.log_scale.exp(), self.towers.bias)
+        image_features, text_features = self.towers(images, self.pictures.captions[batch.indices])
+        loss = self.loss(image_features, text_features, self.towers.log_scale.exp(), self.towers.bias)
         loss.backward()
         apply("towers")
         return {"sigmoid": loss.detach()}

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from svgbench.backends.open import Encoder, open_encoder
+from svgbench.backends.open import FrozenEncoder, open_encoder
 from svgbench.config.build import build
 from svgbench.images import shapes
 from svgbench.machine.runtime import Runtime
@@ -31,7 +31,7 @@ CLASSIFIERS = {"shapes-cnn": ShapesCNN, "shapes-vgg": ShapesVGG}
 BATCH = 500
 
 
-class Drawn(NamedTuple):
+class LabelledImages(NamedTuple):
     """Images of the benchmark."""
 
     images: Tensor
@@ -40,7 +40,7 @@ class Drawn(NamedTuple):
     """int64 [N]"""
 
     @classmethod
-    def of(cls, count: int, split: str) -> Drawn:
+    def of(cls, count: int, split: str) -> LabelledImages:
         """The first ``count`` of a split."""
         drawn = shapes.draw(range(count), seed=0, resolution=RESOLUTION, split=split)
         return cls(torch.from_numpy(drawn.images), torch.from_numpy(drawn.labels))
@@ -54,23 +54,25 @@ class Drawn(NamedTuple):
 def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: int = 10_000, val: int = 2_000) -> dict[str, float]:
     """``probe_top1`` and ``probe_top1_random``, or ``psnr``, or ``top1`` of the network that a recipe's name names; ``weights``: a file in
     place of the shipped one; ``train``, ``val``: other numbers of images than the notes'."""
-    drawn = Drawn.of(val, "val")
+    val_images = LabelledImages.of(val, "val")
     if name in CLASSIFIERS:
         state = load_file(weights or folder("encoders") / "tiny" / f"{name}.safetensors")
         network = CLASSIFIERS[name].filled(state).to(runtime.torch_device)
-        named = torch.cat([network(images).logits.argmax(1).cpu() for images in drawn.batches(runtime)])
-        return {"top1": 100 * (named == drawn.labels).double().mean().item()}
+        predicted = torch.cat([network(batch).logits.argmax(1).cpu() for batch in val_images.batches(runtime)])
+        return {"top1": 100 * (predicted == val_images.labels).double().mean().item()}
     card = card_of(name)
     encoder = open_encoder(card, weights=weights, device=runtime.torch_device)
     if card.kind == "codec":
-        again = torch.cat([to_uint8(encoder.decode(encoder.encode(images))).cpu() for images in drawn.batches(runtime)])
-        return {"psnr": psnr(again, drawn.images).mean().item()}
+        decoded = torch.cat([to_uint8(encoder.decode(encoder.encode(images))).cpu() for images in val_images.batches(runtime)])
+        return {"psnr": psnr(decoded, val_images.images).mean().item()}
     untrained = open_encoder(card, device=runtime.torch_device, random_weights_seed=0)
-    fitted = Drawn.of(train, "train")
-    return {key: _probed(one, fitted, drawn, runtime) for key, one in (("probe_top1", encoder), ("probe_top1_random", untrained))}
+    train_images = LabelledImages.of(train, "train")
+    return {
+        key: _probed(one, train_images, val_images, runtime) for key, one in (("probe_top1", encoder), ("probe_top1_random", untrained))
+    }
 
 
-def _probed(encoder: Encoder, train: Drawn, val: Drawn, runtime: Runtime) -> float:
+def _probed(encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages, runtime: Runtime) -> float:
     """Validation accuracy in percent of the tiny preset's linear probe."""
     x, val_x = (torch.cat([pool(encoder.encode(images)) for images in part.batches(runtime)]) for part in (train, val))
     settings = build({}, preset="tiny").scores.probe

@@ -23,7 +23,7 @@ AREA = (0.5, 1.0)
 """Crops, as in the paper's recipe; no change of colour."""
 
 
-class Painter(nn.Module):
+class MaskedAutoencoder(nn.Module):
     """A tiny MAE: a ViT, a narrower decoder of two blocks, and the mask token."""
 
     def __init__(self, network: nn.Module, pixels: nn.Module, *, width: int = 64, depth: int = 2, heads: int = 2) -> None:
@@ -37,7 +37,7 @@ class Painter(nn.Module):
         self.places = nn.Parameter(torch.randn(1, self.count, width) * 0.02)
         self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
-        self.paint = nn.Linear(width, self.patch**2 * 3)
+        self.to_pixels = nn.Linear(width, self.patch**2 * 3)
 
     def encode(self, pixels: Tensor, kept: Tensor) -> Tensor:
         """Class token and kept patches [B, 1 + K, C] after the final norm; ``kept`` [B, K] are patch numbers."""
@@ -50,12 +50,12 @@ class Painter(nn.Module):
         """Painted patches and their true, normalised colours, both [B, hidden, 3 p p]; ``order`` [B, N] lists the kept patches first."""
         pixels = self.pixels(images)
         seen = self.narrow(self.encode(pixels, order[:, :kept]))
-        blank = self.mask_token.expand(len(images), self.count - kept, -1)
-        back = order.argsort(1)[..., None]
-        patches = torch.cat([seen[:, 1:], blank], 1).gather(1, back.expand(-1, -1, seen.shape[2])) + self.places
-        painted = self.paint(self.norm(self.blocks(torch.cat([seen[:, :1], patches], 1))))[:, 1:]
-        hidden = order[:, kept:, None].expand(-1, -1, painted.shape[2])
-        return painted.gather(1, hidden), self.colours(pixels).gather(1, hidden)
+        mask_tokens = self.mask_token.expand(len(images), self.count - kept, -1)
+        inverse = order.argsort(1)[..., None]
+        patches = torch.cat([seen[:, 1:], mask_tokens], 1).gather(1, inverse.expand(-1, -1, seen.shape[2])) + self.places
+        predicted = self.to_pixels(self.norm(self.blocks(torch.cat([seen[:, :1], patches], 1))))[:, 1:]
+        hidden = order[:, kept:, None].expand(-1, -1, predicted.shape[2])
+        return predicted.gather(1, hidden), self.colours(pixels).gather(1, hidden)
 
     def colours(self, pixels: Tensor) -> Tensor:
         """Patches [B, N, 3 p p] of pixels, each brought to mean 0 and variance 1 (the paper's ``norm_pix_loss``)."""
@@ -63,24 +63,24 @@ class Painter(nn.Module):
         return (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
 
 
-class Masking:
+class MaskedTraining:
     """A training task: mean squared error of the hidden patches."""
 
     averaged = "painter"
 
-    def __init__(self, painter: Painter, pictures: Pictures, training: Training, stream: int) -> None:
-        self.painter, self.pictures, self.stream = painter, pictures, stream
-        self.modules = {"painter": painter}
-        self.optimisers = {"painter": adam(painter.parameters(), training.optimiser)}
+    def __init__(self, autoencoder: MaskedAutoencoder, pictures: Pictures, training: Training, stream: int) -> None:
+        self.autoencoder, self.pictures, self.stream = autoencoder, pictures, stream
+        self.modules = {"painter": autoencoder}
+        self.optimisers = {"painter": adam(autoencoder.parameters(), training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One step."""
         images = self.pictures.floats(batch.indices)
         images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.0)
-        count = self.painter.count
+        count = self.autoencoder.count
         order = draws.uniform(draws.stream(self.stream, "mask"), batch.positions, (count,)).argsort(1).to(images.device)
-        painted, colours = self.painter(images, order, count - round(MASKED * count))
-        loss = (painted - colours).square().mean((1, 2)).sum() / batch.size
+        predicted, colours = self.autoencoder(images, order, count - round(MASKED * count))
+        loss = (predicted - colours).square().mean((1, 2)).sum() / batch.size
         loss.backward()
         apply("painter")
         return {"painted": loss.detach()}
@@ -89,5 +89,5 @@ class Masking:
 def mae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The tiny MAE."""
     seed = draws.stream(0, "mae")
-    painter = Painter(*open_tiny("mae", seed)).to(runtime.torch_device)
-    return Shipped(Masking(painter, pictures, training, seed), painter.network, averaged=False)
+    autoencoder = MaskedAutoencoder(*open_tiny("mae", seed)).to(runtime.torch_device)
+    return Shipped(MaskedTraining(autoencoder, pictures, training, seed), autoencoder.network, averaged=False)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svgbench.backends.open import Encoder, adapted, open_network
+from svgbench.backends.open import FrozenEncoder, adapted, open_network
 from svgbench.config import cards
 from svgbench.errors import BadConfig, BadWeights
 from svgbench.nets.alignment import Alignment
@@ -22,8 +22,8 @@ from svgbench.nets.vit_decoder import EPSILON, ViTDecoder
 from svgbench.releases.shapes import (
     GROUPS,
     State,
-    agree,
-    agree_with_ldm,
+    check_config,
+    check_ldm_config,
     count,
     fill_from,
     ldm_sizes,
@@ -31,7 +31,7 @@ from svgbench.releases.shapes import (
     part,
     require,
     rounding,
-    whole,
+    whole_number,
 )
 from svgbench.weights import files
 
@@ -112,22 +112,22 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
 
     ``config``: the release's YAML, its ``model.params`` or parts of it, where it differs from the released recipe (heads, alignment).
     """
-    said = parameters(config)
+    arguments = parameters(config)
     kind = "svg-autoencoder"
     require(state, {"encoder.patch_embed.proj.weight": 4, "encoder.norm.weight": 1, "decoder.conv_in.weight": 4}, kind=kind, where=where)
-    extra = part(said, "residual", "extra_vit_config")
+    extra = part(arguments, "residual", "extra_vit_config")
     sizes, residual, resolution = _residual(state, extra, where)
-    resolution = resolution or whole(part(said, "decoder", "ddconfig"), "resolution", 256)
-    groups = whole(part(said, "decoder", "ddconfig"), "norm_num_groups", GROUPS)
+    resolution = resolution or whole_number(part(arguments, "decoder", "ddconfig"), "resolution", 256)
+    groups = whole_number(part(arguments, "decoder", "ddconfig"), "norm_num_groups", GROUPS)
     ldm = ldm_sizes(state, "decoder.", resolution=resolution, kind=kind, where=where, groups=groups)
-    agree_with_ldm(part(said, "decoder", "ddconfig"), ldm, where=where)
+    check_ldm_config(part(arguments, "decoder", "ddconfig"), ldm, where=where)
 
     # the frozen encoder, by its card
-    card = _dinov3(state, said, where)
+    card = _dinov3(state, arguments, where)
     official = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
     network = open_network(card, official)
     inside = f"the encoder '{card.name}' in {where}"
-    files.fill(network.model, adapted(network, official, inside), where=inside, found=state)
+    files.fill(network.model, adapted(network, official, inside), where=inside, file_names=state)
     if ldm["z_channels"] != card.channels + sizes["channels"]:
         raise BadWeights(
             f"{where} decodes {ldm['z_channels']} channels, but {card.name} gives {card.channels} and the residual {sizes['channels']}; "
@@ -140,7 +140,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     fill_from(trained, _modern(state, sizes), _svg_sources(trained), ignore=("encoder.", "loss.", "norm_vit."), where=where)
     align = "none" if extra.get("use_outnorm", True) is False else "batch"
     alignment = Alignment(align, feature_channels=card.channels, residual_channels=sizes["channels"]) if residual else None
-    tokenizer = Tokenizer(Encoder(card, network), residual, alignment, decoder).eval().requires_grad_(False)
+    tokenizer = Tokenizer(FrozenEncoder(card, network), residual, alignment, decoder).eval().requires_grad_(False)
     layout = {name: ldm[name] for name in ("base", "multipliers", "blocks", "attention", "groups") if name in ldm}
     settings = {"residual": sizes, "align": align, "decoder": {"kind": "ldm", **layout}}
     return Svg(tokenizer, settings, card.name, official, resolution)
@@ -148,7 +148,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
 
 def rae_decoder(state: State, config: Config = None, where: str = "the file") -> Rae:
     """RAE's decoder; ``config`` (Hugging Face's ViT-MAE) tells the heads where the width is not that of B, L or XL."""
-    said = parameters(config)
+    arguments = parameters(config)
     if any(name.startswith("decoder.decoder_embed.") for name in state):  # the whole RAE of a stage-1 checkpoint, encoder included
         state = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
     shapes = {"decoder_embed.weight": 2, "decoder_pred.weight": 2, "decoder_pos_embed": 3, "decoder_layers.0.intermediate.dense.weight": 2}
@@ -157,22 +157,22 @@ def rae_decoder(state: State, config: Config = None, where: str = "the file") ->
     stride = math.isqrt(state["decoder_pred.weight"].shape[0] // 3)
     grid = math.isqrt(state["decoder_pos_embed"].shape[1] - 1)
     layers, mlp = count(state, r"decoder_layers\.(\d+)\."), state["decoder_layers.0.intermediate.dense.weight"].shape[0]
-    told = {"decoder_hidden_size": width, "decoder_num_hidden_layers": layers, "decoder_intermediate_size": mlp}
-    agree(said, {**told, "hidden_act": "gelu", "layer_norm_eps": EPSILON}, where=where)
-    heads = whole(said, "decoder_num_attention_heads", RAE_HEADS.get(width))
+    sizes_found = {"decoder_hidden_size": width, "decoder_num_hidden_layers": layers, "decoder_intermediate_size": mlp}
+    check_config(arguments, {**sizes_found, "hidden_act": "gelu", "layer_norm_eps": EPSILON}, where=where)
+    heads = whole_number(arguments, "decoder_num_attention_heads", RAE_HEADS.get(width))
     if not heads or width % heads or width % 4:
         fact = f"{heads} heads do not divide" if heads else "no released decoder has"
         raise BadConfig(f"{fact} the width {width} of {where}; give decoder_num_attention_heads in the config.")
     vit = {"width": width, "layers": layers, "heads": heads, "mlp": mlp}
     decoder = ViTDecoder(z_channels=channels, resolution=grid * stride, stride=stride, **vit)
-    _same_positions(state["decoder_pos_embed"], decoder, where)
+    _check_positions(state["decoder_pos_embed"], decoder, where)
     fill_from(decoder, state, rae_sources(decoder), ignore=("decoder_pos_embed",), where=where)
     settings = {"residual": {"channels": 0}, "align": "none", "decoder": {"kind": "vit", "vit": vit}}
     return Rae(decoder.eval().requires_grad_(False), settings, grid * stride)
 
 
 @torch.no_grad()
-def with_pixels(decoder: ViTDecoder, encoder: Encoder) -> ViTDecoder:
+def with_pixels(decoder: ViTDecoder, encoder: FrozenEncoder) -> ViTDecoder:
     """The same decoder answering in [-1, 1] as those trained here do: 2 (x std + mean) - 1 of each colour, taken into its last layer."""
     colours = len(decoder.conv_out.bias) // 3
     std, mean = (values.flatten().to(decoder.conv_out.bias).repeat(colours) for values in (encoder.std, encoder.mean))
@@ -181,19 +181,19 @@ def with_pixels(decoder: ViTDecoder, encoder: Encoder) -> ViTDecoder:
     return decoder
 
 
-def rae_tokenizer(state: State, encoder: Encoder, config: Config = None, where: str = "the file") -> tuple[Tokenizer, Rae]:
+def rae_tokenizer(state: State, encoder: FrozenEncoder, config: Config = None, where: str = "the file") -> tuple[Tokenizer, Rae]:
     """The encoder with RAE's decoder for it as a tokenizer without residual, and what a run needs to hold it."""
-    found = rae_decoder(state, config, where)
-    channels = found.decoder.embed.in_features
-    if (channels, found.decoder.stride) != (encoder.channels, encoder.stride):
+    rae = rae_decoder(state, config, where)
+    channels = rae.decoder.embed.in_features
+    if (channels, rae.decoder.stride) != (encoder.channels, encoder.stride):
         raise BadConfig(
-            f"{where} decodes {channels} channels at stride {found.decoder.stride}, but '{encoder.card.name}' gives {encoder.channels} "
+            f"{where} decodes {channels} channels at stride {rae.decoder.stride}, but '{encoder.card.name}' gives {encoder.channels} "
             f"at stride {encoder.stride}; name the encoder that this decoder was trained with."
         )
-    return Tokenizer(encoder, None, None, with_pixels(found.decoder, encoder)).eval().requires_grad_(False), found
+    return Tokenizer(encoder, None, None, with_pixels(rae.decoder, encoder)).eval().requires_grad_(False), rae
 
 
-def _dinov3(state: State, said: Mapping[str, Any], where: str) -> cards.EncoderCard:
+def _dinov3(state: State, arguments: Mapping[str, Any], where: str) -> cards.EncoderCard:
     """The card of the encoder inside SVG's checkpoint, held against the one that the config names."""
     width = state["encoder.norm.weight"].shape[0]
     gated = "encoder.blocks.0.mlp.w1.weight" in state
@@ -201,14 +201,14 @@ def _dinov3(state: State, said: Mapping[str, Any], where: str) -> cards.EncoderC
         known = ", ".join(DINOV3.values())
         raise BadWeights(f"the encoder in {where} has width {width} and is none of {known}; hand over an autoencoder on one of those.")
     card = cards.find(DINOV3[width, gated], "paper")
-    named = said.get("encoder") or part(said, "dinoconfig").get("model_name")
+    named = arguments.get("encoder") or part(arguments, "dinoconfig").get("model_name")
     spelled = card.name.replace("dinov3-", "dinov3_vit")
     if isinstance(named, str) and named not in (card.name, spelled):
         raise BadConfig(f"the config says encoder {named}, {where} holds {spelled}; correct the config or leave the field out.")
     return card
 
 
-def _residual(state: State, said: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ResidualEncoder | None, int | None]:
+def _residual(state: State, arguments: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ResidualEncoder | None, int | None]:
     """The residual encoder's sizes as in ``networks.Residual``, the network with random weights, and the images' side in pixels."""
     if not any(name.startswith("extra_vit.") for name in state):
         return {"channels": 0}, None, None
@@ -221,11 +221,11 @@ def _residual(state: State, said: Mapping[str, Any], where: str) -> tuple[dict[s
         "channels": state["extra_vit.heads.2.weight"].shape[0],
         "layers": count(state, r"extra_vit\.encoder\.layers\.encoder_layer_(\d+)\."),
         "width": width,
-        "heads": whole(said, "num_heads", SVG_HEADS),
+        "heads": whole_number(arguments, "num_heads", SVG_HEADS),
         "mlp": 4 * width if up is None else len(up),
     }
-    told = {"output_dim": sizes["channels"], "num_layers": sizes["layers"], "hidden_dim": width, "mlp_dim": sizes["mlp"]}
-    agree(said, told, where=where)
+    sizes_found = {"output_dim": sizes["channels"], "num_layers": sizes["layers"], "hidden_dim": width, "mlp_dim": sizes["mlp"]}
+    check_config(arguments, sizes_found, where=where)
     if width % sizes["heads"]:
         raise BadConfig(f"{sizes['heads']} heads do not divide the width {width} of the residual encoder in {where}; correct num_heads.")
     resolution = math.isqrt(state["extra_vit.encoder.pos_embedding"].shape[1] - 1) * patch
@@ -242,8 +242,8 @@ def _svg_sources(trained: nn.ModuleDict) -> dict[str, list[str]]:
     """Our names -> those of SVG's checkpoint; the decoder's are LDM's on both sides."""
     sources = {}
     for name in trained.state_dict():
-        room, _, rest = name.partition(".")
-        sources[name] = [name if room == "decoder" else _official(rest, RESIDUAL_NAMES)]
+        module, _, rest = name.partition(".")
+        sources[name] = [name if module == "decoder" else _official(rest, RESIDUAL_NAMES)]
     return sources
 
 
@@ -251,14 +251,14 @@ def rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
     """Our names -> those of RAE's decoder."""
     sources = {}
     for name in decoder.state_dict():
-        block, found, kind = name.partition(".qkv.")
-        words = ("query", "key", "value") if found else ()
-        whole = [f"{_official(block, RAE_NAMES)}.attention.attention.{word}.{kind}" for word in words]
-        sources[name] = whole or [_official(name, RAE_NAMES)]
+        block, is_qkv, kind = name.partition(".qkv.")
+        projections = ("query", "key", "value") if is_qkv else ()
+        qkv = [f"{_official(block, RAE_NAMES)}.attention.attention.{word}.{kind}" for word in projections]
+        sources[name] = qkv or [_official(name, RAE_NAMES)]
     return sources
 
 
-def _same_positions(given: Tensor, decoder: ViTDecoder, where: str) -> None:
+def _check_positions(given: Tensor, decoder: ViTDecoder, where: str) -> None:
     """Refuses positions that are not those we compute."""
     ours = torch.cat([torch.zeros(1, decoder.positions.shape[1]), decoder.positions])
     if given.shape[1:] != ours.shape or not bool((given[0].float() - ours).abs().max() <= rounding(given)):

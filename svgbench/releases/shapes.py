@@ -34,34 +34,34 @@ def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -
             raise BadWeights(f"{where} has {name} of shape {tuple(state[name].shape)} instead of {count} dimensions; fetch it again.")
 
 
-def agree(config: Mapping[str, Any], found: Mapping[str, Any], *, where: str) -> None:
+def check_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
     """Refuses a config whose fields contradict what the shapes told; fields that neither tells of are not compared."""
-    for name, value in found.items():
-        said = config.get(name)
-        if said is not None and _plain(said) != _plain(value):
-            raise BadConfig(f"the config says {name} {said}, {where} holds {value}; correct the config or leave the field out.")
+    for name, value in sizes.items():
+        stated = config.get(name)
+        if stated is not None and _plain(stated) != _plain(value):
+            raise BadConfig(f"the config says {name} {stated}, {where} holds {value}; correct the config or leave the field out.")
 
 
 def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[str]], *, ignore: tuple[str, ...] = (), where: str) -> None:
     """Fills ``module`` from official tensors: ``sources`` names, for each of its own, the official ones that lie one below the other in it.
     Names that begin with a word of ``ignore`` are left out. One sentence names, in the file's words, what is missing, surplus or misshapen.
     """
-    wanted = module.state_dict()
-    parts = {name: (own, len(names)) for own, names in sources.items() for name in names}
+    expected = module.state_dict()
+    parts = {name: (ours, len(names)) for ours, names in sources.items() for name in names}
     missing = sorted(parts.keys() - state.keys())
-    surplus = sorted(name for name in state if name not in parts and not name.startswith(ignore))
+    unexpected = sorted(name for name in state if name not in parts and not name.startswith(ignore))
     shapes = []
-    for name, (own, number) in parts.items():
-        shape = (len(wanted[own]) // number, *wanted[own].shape[1:])
+    for name, (ours, number) in parts.items():
+        shape = (len(expected[ours]) // number, *expected[ours].shape[1:])
         if name in state and _essential(state[name].shape) != _essential(shape):
             shapes.append(f"{name} is {tuple(state[name].shape)} instead of {shape}")
-    faults = [_named(what, names) for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", shapes)) if names]
+    faults = [_named(what, names) for what, names in (("missing", missing), ("surplus", unexpected), ("of another shape", shapes)) if names]
     if faults:
         kind = looks_like(state)
         guess = f"it looks like {kind}, " if kind else ""
         raise BadWeights(f"{where} does not fit, of {len(parts)} tensors: {'; '.join(faults)}; {guess}hand over the whole release.")
-    own = {name: torch.cat([state[n] for n in names]).reshape(wanted[name].shape) for name, names in sources.items()}
-    files.fill(module, own, where=where, found=state)
+    ours = {name: torch.cat([state[n] for n in names]).reshape(expected[name].shape) for name, names in sources.items()}
+    files.fill(module, ours, where=where, file_names=state)
 
 
 def count(state: State, pattern: str) -> int:
@@ -73,8 +73,8 @@ def count(state: State, pattern: str) -> int:
 def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: str, groups: int = GROUPS) -> dict[str, Any]:
     """``LdmDecoder``'s sizes from a state dict in LDM's names: base, multipliers, blocks, attention, z_channels, resolution; ``groups`` of
     its norms, which no shape tells, only where the decoder would not have them by itself."""
-    telling = {f"{prefix}conv_in.weight": 4, f"{prefix}conv_out.weight": 4, f"{prefix}up.0.block.0.conv1.weight": 4}
-    require(state, telling, kind=kind, where=where)
+    required = {f"{prefix}conv_in.weight": 4, f"{prefix}conv_out.weight": 4, f"{prefix}up.0.block.0.conv1.weight": 4}
+    require(state, required, kind=kind, where=where)
     escaped = re.escape(prefix)
     levels = count(state, rf"{escaped}up\.(\d+)\.block\.0\.conv1\.weight$")
     widths = [state[f"{prefix}up.{level}.block.0.conv1.weight"].shape[0] for level in range(levels)]
@@ -96,15 +96,15 @@ def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: s
     }
 
 
-def agree_with_ldm(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
-    """``agree`` for a config in LDM's words (``ddconfig``): ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, out_ch."""
+def check_ldm_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
+    """``check_config`` for a config in LDM's words (``ddconfig``): ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, out_ch."""
     words = "channels of the levels (ch x ch_mult)"
-    widths = [whole(config, "ch", sizes["base"]) * m for m in wholes(config, "ch_mult", sizes["multipliers"])]
-    agree({words: widths}, {words: [sizes["base"] * m for m in sizes["multipliers"]]}, where=where)
-    told = {"num_res_blocks": sizes["blocks"], "z_channels": sizes["z_channels"], "resolution": sizes["resolution"], "out_ch": 3}
-    agree(config, told, where=where)
-    attention = sorted(wholes(config, "attn_resolutions", sizes["attention"]))
-    agree({"attn_resolutions": attention}, {"attn_resolutions": sorted(sizes["attention"])}, where=where)
+    widths = [whole_number(config, "ch", sizes["base"]) * m for m in whole_numbers(config, "ch_mult", sizes["multipliers"])]
+    check_config({words: widths}, {words: [sizes["base"] * m for m in sizes["multipliers"]]}, where=where)
+    sizes_found = {"num_res_blocks": sizes["blocks"], "z_channels": sizes["z_channels"], "resolution": sizes["resolution"], "out_ch": 3}
+    check_config(config, sizes_found, where=where)
+    attention = sorted(whole_numbers(config, "attn_resolutions", sizes["attention"]))
+    check_config({"attn_resolutions": attention}, {"attn_resolutions": sorted(sizes["attention"])}, where=where)
 
 
 def parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -129,7 +129,7 @@ def part(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     return {}
 
 
-def whole(config: Mapping[str, Any], name: str, default: int | None) -> Any:
+def whole_number(config: Mapping[str, Any], name: str, default: int | None) -> Any:
     """A whole number above 0 of the config, or the default where it has none."""
     value = config.get(name)
     if value is None:
@@ -139,7 +139,7 @@ def whole(config: Mapping[str, Any], name: str, default: int | None) -> Any:
     return value
 
 
-def wholes(config: Mapping[str, Any], name: str, default: Sequence[int]) -> list[int]:
+def whole_numbers(config: Mapping[str, Any], name: str, default: Sequence[int]) -> list[int]:
     """A list of whole numbers of the config, or the default where it has none."""
     values = config.get(name)
     if values is None:

@@ -68,11 +68,11 @@ def compare(arguments: Mapping[str, Any], sizes: Mapping[str, Any], where: str) 
     """Refuses arguments that the tensors contradict."""
     wide = sizes["wide"] or {}
     for name, field in COMPARED.items():
-        given, found = arguments.get(name), sizes[field]
+        given, actual = arguments.get(name), sizes[field]
         if isinstance(given, list | tuple):
-            given, found = tuple(given), (found, wide.get(field, found))
-        if given is not None and given != found:
-            raise BadConfig(f"{where}: its tensors say {name} {_plain(found)}, the config {_plain(given)}; correct the config or drop it.")
+            given, actual = tuple(given), (actual, wide.get(field, actual))
+        if given is not None and given != actual:
+            raise BadConfig(f"{where}: its tensors say {name} {_plain(actual)}, the config {_plain(given)}; correct the config or drop it.")
     for name, (field, word) in CHOICES.items():
         if name in arguments and bool(arguments[name]) != (sizes[field] == word):
             raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or drop it.")
@@ -94,12 +94,12 @@ def sizes_of(kind: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any
     needed = (embed, *NEEDED)
     for name in needed:
         if name not in state:
-            found = looks_like(state)
-            guess = f", it looks like {found}" if found else ""
+            kind_found = looks_like(state)
+            guess = f", it looks like {kind_found}" if kind_found else ""
             raise BadWeights(f"{where} has no {name} and is not a '{kind}'{guess}; name its kind or hand over another file.")
     for name, value in state.items():
-        wanted = next((count for end, count in DIMENSIONS.items() if name.endswith(end)), value.ndim)
-        if value.ndim != wanted or 0 in value.shape:
+        expected = next((count for end, count in DIMENSIONS.items() if name.endswith(end)), value.ndim)
+        if value.ndim != expected or 0 in value.shape:
             raise BadWeights(f"{where}: {name} is {tuple(value.shape)}, which tells no size; fetch the file again.")
     if arguments.get("wo_shift") or state.get("blocks.0.adaLN_modulation.1.weight", state[embed]).shape[0] == 4 * len(state[NEEDED[0]]):
         raise BadWeights(f"{where} modulates without shifts (wo_shift), which no network here does; use a release trained with them.")
@@ -166,9 +166,9 @@ def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int,
     """Heads of the backbone (part 0) or of the wide head (part 1): from a head's norm or rotation, the arguments, the named sizes."""
     rope = {0: ("feat_rope", "enc_feat_rope"), 1: ("dec_feat_rope",)}[part]
     tables = (f"blocks.{block}.attn.q_norm.weight", *(f"{name}.freqs_cos" for name in rope))
-    found = next((state[name].shape[-1] for name in tables if name in state), None)
-    if found:
-        return width // found
+    head_width = next((state[name].shape[-1] for name in tables if name in state), None)
+    if head_width:
+        return width // head_width
     given = arguments.get("num_heads")
     if given is not None:
         return int(given[part] if isinstance(given, list | tuple) else given)

@@ -22,7 +22,7 @@ class Layout(NamedTuple):
 
     mean: str
     spread: str
-    says: str
+    description: str
     shaped: Callable[[Tensor], Tensor | None]
     """Mean or spread as [C] or [C, h, w], None where the shape is another."""
     deviation: Callable[[Tensor], Tensor] = lambda spread: spread
@@ -61,7 +61,7 @@ def read_statistics(path: str | Path, kind: str | None = None, channels: int | N
     mean, spread = (layout.shaped(tensors[name].double()) for name in (layout.mean, layout.spread))
     if mean is None or spread is None or mean.shape != spread.shape:
         shapes = f"{layout.mean} {list(tensors[layout.mean].shape)} and {layout.spread} {list(tensors[layout.spread].shape)}"
-        raise BadWeights(f"{place} holds {shapes} instead of {layout.says}; hand over the file as it was released.")
+        raise BadWeights(f"{place} holds {shapes} instead of {layout.description}; hand over the file as it was released.")
     if channels is not None and layout is LAYOUTS["svg"]:
         mean, spread = mean[:channels], spread[:channels]
     if channels is not None and len(mean) != channels:
@@ -82,8 +82,8 @@ def _layout(tensors: Mapping[str, Tensor], kind: str | None, place: Path) -> Lay
         return LAYOUTS[fitting[0]]
     if kind in fitting:
         return LAYOUTS[kind]
-    wanted = LAYOUTS[kind].says if kind else "; ".join(layout.says for layout in LAYOUTS.values())
-    held = ", ".join(list(tensors)[:4])
+    expected = LAYOUTS[kind].description if kind else "; ".join(layout.description for layout in LAYOUTS.values())
+    present = ", ".join(list(tensors)[:4])
     if len(fitting) > 1:
         raise BadWeights(f"{place} fits {' and '.join(fitting)}; say which it is.")
-    raise BadWeights(f"{place} holds {held} instead of {wanted}; hand over a release's statistics.")
+    raise BadWeights(f"{place} holds {present} instead of {expected}; hand over a release's statistics.")

@@ -31,7 +31,7 @@ NAMES = (
 """Beginning of our name -> the releases'; patches and blocks are renamed in ``official_names``."""
 
 
-class Undrawn(TorchFunctionMode):
+class NoInitialisation(TorchFunctionMode):
     """Inside it networks are built without initial weights, which for XL takes longer to draw than the file to read."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,17 +52,17 @@ def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str
     arguments = arguments_of(config, where)
     sizes = sizes_of(kind, state, arguments, where)
     compare(arguments, sizes, where)
-    with Undrawn():
+    with NoInitialisation():
         model = SiT(**sizes)
     shapes = model.state_dict()
     sources = official_names(kind, sizes, shapes)
     _check_names(kind, state, sources, shapes, where)
-    own = {ours: torch.cat([state[name] for name in names]).reshape(shapes[ours].shape) for ours, names in sources.items()}
-    own = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in own.items()}  # half precision is not kept
+    weights = {ours: torch.cat([state[name] for name in names]).reshape(shapes[ours].shape) for ours, names in sources.items()}
+    weights = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in weights.items()}  # at least float32
     _check_tables(model, state, where)
     if arguments.get("noise_at", 1 if kind == "repa" else 0) == 1:
-        own |= from_noise_at_one(model, own)
-    fill(model, own, where=where, found=state)
+        weights |= from_noise_at_one(model, weights)
+    fill(model, weights, where=where, file_names=state)
     model.eval().requires_grad_(False)
     return EpsilonModel(model) if kind == "dit" else model
 
@@ -87,26 +87,26 @@ def official_names(kind: str, sizes: Mapping[str, Any], ours: Mapping[str, Tenso
             sources[name] = [f"blocks.{blocks[part][int(number)]}.{inner}"]
         else:
             short = name.removeprefix(part)
-            sources[name] = [next(theirs + short.removeprefix(own) for own, theirs in NAMES if short.startswith(own))]
+            sources[name] = [next(theirs + short.removeprefix(beginning) for beginning, theirs in NAMES if short.startswith(beginning))]
     return sources
 
 
-def from_noise_at_one(model: SiT, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_noise_at_one(model: SiT, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors that change when a net of s = 1 - t, velocity noise - data, becomes one of t, velocity data - noise; nothing is lost.
 
     The net sees s only through cos(f s) and sin(f s): cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and sin(f (1 - t)) = sin f cos(f t)
     - cos f sin(f t), so the first matrix of the time embedding is turned pair by pair. The velocity's sign goes into the last layer.
     """
-    weight = own["time.mlp.0.weight"].double()
-    drawn = "time.frequencies" in own
-    f = own["time.frequencies"].double() * 2 * math.pi if drawn else model.time.frequencies.double()
+    weight = weights["time.mlp.0.weight"].double()
+    drawn = "time.frequencies" in weights
+    f = weights["time.frequencies"].double() * 2 * math.pi if drawn else model.time.frequencies.double()
     first, second = weight.chunk(2, dim=1)
     of_cos, of_sin = (second, first) if drawn else (first, second)  # drawn frequencies come as sines, then cosines
     turned = (of_cos * f.cos() + of_sin * f.sin(), of_cos * f.sin() - of_sin * f.cos())
-    changed = {"time.mlp.0.weight": torch.cat(turned[::-1] if drawn else turned, dim=1).to(own["time.mlp.0.weight"].dtype)}
+    changed = {"time.mlp.0.weight": torch.cat(turned[::-1] if drawn else turned, dim=1).to(weights["time.mlp.0.weight"].dtype)}
     prefix = "" if model.head is model else "wide."
     for name in (f"{prefix}final.weight", f"{prefix}final.bias"):
-        value = own[name].unflatten(0, (model.patch**2, -1)).clone()
+        value = weights[name].unflatten(0, (model.patch**2, -1)).clone()
         value[:, : model.channels] *= -1  # a learned variance's numbers stay
         changed[name] = value.flatten(0, 1)
     return changed
@@ -116,9 +116,9 @@ def _check_names(
     kind: str, state: Mapping[str, Tensor], sources: Mapping[str, list[str]], shapes: Mapping[str, Tensor], where: str
 ) -> None:
     """Every official name and shape, or one sentence in the release's own names."""
-    wanted = [name for names in sources.values() for name in names]
-    allowed = [*wanted, *(name for name in state if _is_table(name) or (kind == "repa" and name.startswith("projectors.")))]
-    missing, surplus = sorted(set(wanted) - state.keys()), sorted(state.keys() - set(allowed))
+    expected = [name for names in sources.values() for name in names]
+    allowed = [*expected, *(name for name in state if _is_table(name) or (kind == "repa" and name.startswith("projectors.")))]
+    missing, unexpected = sorted(set(expected) - state.keys()), sorted(state.keys() - set(allowed))
     wrong = [
         f"{name} is {tuple(state[name].shape)}"
         for ours, names in sources.items()
@@ -126,16 +126,16 @@ def _check_names(
         if name in state and state[name].flatten(1 if state[name].ndim > 1 else 0).shape != _part(shapes[ours], len(names))
     ]
     faults = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-              for what, names in (("missing", missing), ("surplus", surplus), ("of another shape", wrong)) if names]  # fmt: skip
+              for what, names in (("missing", missing), ("surplus", unexpected), ("of another shape", wrong)) if names]  # fmt: skip
     if faults:
-        found = looks_like(state)
-        guess = f"it looks like {found}, " if found else ""
-        raise BadWeights(f"{where} does not fit '{kind}', of {len(wanted)} tensors: {'; '.join(faults)}; {guess}hand over its own file.")
+        kind_found = looks_like(state)
+        guess = f"it looks like {kind_found}, " if kind_found else ""
+        raise BadWeights(f"{where} does not fit '{kind}', of {len(expected)} tensors: {'; '.join(faults)}; {guess}hand over its own file.")
 
 
-def _part(whole: Tensor, parts: int) -> torch.Size:
+def _part(tensor: Tensor, parts: int) -> torch.Size:
     """Shape of each of the equal parts that lie one below the other."""
-    return torch.Size((len(whole) // parts, *whole.shape[1:]))
+    return torch.Size((len(tensor) // parts, *tensor.shape[1:]))
 
 
 def _is_table(name: str) -> bool:
@@ -146,13 +146,13 @@ def _is_table(name: str) -> bool:
 def _check_tables(model: SiT, state: Mapping[str, Tensor], where: str) -> None:
     """Compares the release's tables of places with ours: a trained or resized table would change every answer."""
     head = model.head
-    own = {"pos_embed": model.positions}
+    tables = {"pos_embed": model.positions}
     for prefix, rotary in (("feat_rope", model.rotary), ("enc_feat_rope", model.rotary), ("dec_feat_rope", head.rotary)):
         if rotary is not None:
-            own |= {f"{prefix}.freqs_cos": rotary[0], f"{prefix}.freqs_sin": rotary[1]}
+            tables |= {f"{prefix}.freqs_cos": rotary[0], f"{prefix}.freqs_sin": rotary[1]}
     for name, value in state.items():
         if _is_table(name):
-            table = own.get(name)
+            table = tables.get(name)
             if table is None or table.numel() != value.numel() or not _same(table, value):
                 raise BadWeights(f"{where}: {name} is not the fixed table of its places; only releases with fixed positions open here.")
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from svgbench.backends.open import Encoder
+from svgbench.backends.open import FrozenEncoder
 from svgbench.config import schema
 from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.images.store import ImageSet, open_images
@@ -189,7 +189,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
 
 
-def _taken(slice_: dict[str, Any], encoder: Encoder) -> dict[str, Any]:
+def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
     """For the manifest: which weights of a checkpoint that was handed over are the encoder's."""
     return {"weights_key": encoder.weights_key} if slice_["encoder"]["weights"] else {}
 

@@ -58,7 +58,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selection:
     """The weights that were taken."""
 
     tensors: Names
@@ -68,7 +68,7 @@ class Chosen:
 
 
 @dataclass
-class _Found:
+class _Scan:
     """What a walk through a checkpoint collects."""
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -80,76 +80,75 @@ class _Found:
     """How many mappings and lists were looked into: a file may hold itself."""
 
 
-def choose(content: Any, path: Path, key: str | None = None) -> Chosen:
+def choose(content: Any, path: Path, key: str | None = None) -> Selection:
     """The weights in a checkpoint's content, by ``key`` where one is asked for; ``path`` opens the error."""
-    found = _Found()
+    scan = _Scan()
     if isinstance(content, StandIn) and not content:
         raise BadWeights(f"{path} holds a pickled object ({content.foreign}), which is not opened; save its state dict alone.")
     if not isinstance(content, Mapping):
-        held = "one tensor without a name" if isinstance(content, Tensor | Stored) else f"{type(content).__name__}, not named tensors"
-        raise BadWeights(f"{path} holds {held}; hand over a state dict.")
-    _walk(content, (), path, found)
-    candidates = _weights_among(found.candidates)
+        single = isinstance(content, Tensor | Stored)
+        description = "one tensor without a name" if single else f"an object of type {type(content).__name__}, not named tensors"
+        raise BadWeights(f"{path} contains {description}; give a file with a state dict.")
+    _walk(content, (), path, scan)
+    candidates = _weights_among(scan.candidates)
     candidates = [one for candidate in candidates for one in _split(candidate, path)]
     candidates = _once([replace(one, tensors=plain(one.tensors)) for one in candidates if one.tensors])
     if key is not None:
-        return _asked(candidates, key, path)
+        return _by_key(candidates, key, path)
     if not candidates:
-        if found.objects:
-            raise BadWeights(
-                f"{path} holds its tensors inside objects ({found.objects[0]}), which are not opened; save a state dict alone."
-            )
+        if scan.objects:
+            raise BadWeights(f"{path} holds its tensors inside objects ({scan.objects[0]}), which are not opened; save a state dict alone.")
         raise BadWeights(f"{path} holds no named tensors; hand over a state dict.")
-    return _best(_teachers(candidates), path, found)
+    return _best(_teachers(candidates), path, scan)
 
 
 def average_beside(content: Any, path: Path, names: Names) -> bool:
     """Whether another file's content holds an average of the weights with these names."""
-    found = _Found()
+    scan = _Scan()
     if isinstance(content, Mapping):
-        _walk(content, (), path, found)
-    return bool(found.closed) or any(2 * len(one.tensors.keys() & names.keys()) > len(one.tensors) for one in found.candidates)
+        _walk(content, (), path, scan)
+    return bool(scan.closed) or any(2 * len(one.tensors.keys() & names.keys()) > len(one.tensors) for one in scan.candidates)
 
 
-def _walk(node: Any, path: tuple[str, ...], file: Path, found: _Found) -> None:
+def _walk(node: Any, path: tuple[str, ...], file: Path, scan: _Scan) -> None:
     """Collects every mapping with tensors."""
-    found.visits += 1
-    if found.visits > VISITS:
+    scan.visits += 1
+    if scan.visits > VISITS:
         raise BadWeights(f"{file} nests more than {VISITS:,} mappings, more than any checkpoint; save its state dict alone.")
     if isinstance(node, list | tuple):
         if path and is_average(".".join(path)) and node and all(isinstance(one, Tensor | Stored) for one in node):
-            found.closed.append(f"'{'.'.join(path)}' is a list of {len(node)} tensors without names")
+            scan.closed.append(f"'{'.'.join(path)}' is a list of {len(node)} tensors without names")
         if not any(isinstance(one, Mapping) for one in node) or len(node) > 64:
             return
         node = {str(number): one for number, one in enumerate(node)}
-    own = {str(name): value for name, value in node.items() if isinstance(value, Tensor | Stored)}
-    strange = {str(name): value.foreign for name, value in node.items() if isinstance(value, StandIn) and _tensor_like(value)}
-    if strange:
-        name, kind = next(iter(strange.items()))
-        raise BadWeights(f"{file} holds {len(strange)} tensors of a kind that is not read ({name}: {kind}); save plain tensors.")
-    if own:
-        found.candidates.append(Candidate(path, own))
+    tensors = {str(name): value for name, value in node.items() if isinstance(value, Tensor | Stored)}
+    unreadable = {str(name): value.foreign for name, value in node.items() if isinstance(value, StandIn) and _tensor_like(value)}
+    if unreadable:
+        name, kind = next(iter(unreadable.items()))
+        raise BadWeights(f"{file} holds {len(unreadable)} tensors of a kind that is not read ({name}: {kind}); save plain tensors.")
+    if tensors:
+        scan.candidates.append(Candidate(path, tensors))
     for name, value in node.items():
         inner = (*path, str(name))
-        if isinstance(value, StandIn) and not any(True for _ in _held(dict(value))) and any(True for _ in _held((value.state, value.args))):
-            found.objects.append(value.foreign)
+        if isinstance(value, StandIn) and not _has_tensors(dict(value)) and _has_tensors((value.state, value.args)):
+            scan.objects.append(value.foreign)
             if is_average(str(name)):
-                found.closed.append(f"'{'.'.join(inner)}' is an object ({value.foreign})")
+                scan.closed.append(f"'{'.'.join(inner)}' is an object ({value.foreign})")
         elif TRAINING.match(str(name)):
-            _averages_without_names(value, inner, found)
+            _averages_without_names(value, inner, scan)
         elif isinstance(value, Mapping | list | tuple) and len(inner) < DEPTH:
-            _walk(value, inner, file, found)
+            _walk(value, inner, file, scan)
 
 
-def _averages_without_names(node: Any, path: tuple[str, ...], found: _Found) -> None:
+def _averages_without_names(node: Any, path: tuple[str, ...], scan: _Scan) -> None:
     """Averages that some callbacks keep with the optimiser's state: lists in the order of its parameters."""
     for number, state in enumerate(node if isinstance(node, list | tuple) else [node]):
         for name, value in state.items() if isinstance(state, Mapping) else ():
             if is_average(str(name)) and isinstance(value, list | tuple) and any(isinstance(one, Tensor | Stored) for one in value):
-                found.closed.append(f"'{'.'.join(path)}.{number}.{name}' is a list of {len(value)} tensors without names")
+                scan.closed.append(f"'{'.'.join(path)}.{number}.{name}' is a list of {len(value)} tensors without names")
 
 
-def _held(node: Any, depth: int = DEPTH, seen: set[int] | None = None) -> Iterator[Any]:
+def _tensors_in(node: Any, depth: int = DEPTH, seen: set[int] | None = None) -> Iterator[Any]:
     """Tensors anywhere inside."""
     seen = set() if seen is None else seen
     if isinstance(node, Tensor | Stored):
@@ -159,7 +158,11 @@ def _held(node: Any, depth: int = DEPTH, seen: set[int] | None = None) -> Iterat
         inner = list(node.values()) if isinstance(node, Mapping) else list(node)
         inner += [node.state, node.args] if isinstance(node, StandIn) else []
         for one in inner:
-            yield from _held(one, depth - 1, seen)
+            yield from _tensors_in(one, depth - 1, seen)
+
+
+def _has_tensors(node: Any) -> bool:
+    return any(True for _ in _tensors_in(node))
 
 
 def _tensor_like(value: StandIn) -> bool:
@@ -168,11 +171,11 @@ def _tensor_like(value: StandIn) -> bool:
 
 def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
     """Without optimisers' states, and without single numbers beside the weights."""
-    kept = [one for one in candidates if not set(one.tensors) <= MOMENTS]
-    large = [one for one in kept if any(count(value) > 1 for value in one.tensors.values())]
-    kept = large or kept
-    if len(kept) > 1 and not kept[0].path and sum(count(value) > 1 for value in kept[0].tensors.values()) < 2:
-        kept = kept[1:]  # one tensor beside the state dicts, such as weights of classes
+    remaining = [one for one in candidates if not set(one.tensors) <= MOMENTS]
+    large = [one for one in remaining if any(count(value) > 1 for value in one.tensors.values())]
+    remaining = large or remaining
+    if len(remaining) > 1 and not remaining[0].path and sum(count(value) > 1 for value in remaining[0].tensors.values()) < 2:
+        remaining = remaining[1:]  # one tensor beside the state dicts, such as class weights
     paths = {one.path for one in candidates}
     averaging = {one.path[:-1] for one in candidates if one.last == "averaging_state"}
     return [  # Lightning's WeightAveraging keeps the average as the state dict and the raw weights beside it
@@ -181,7 +184,7 @@ def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
             averaged=any(is_average(key) for key in one.path)
             or (one.last == "state_dict" and one.path[:-1] in averaging and (*one.path[:-1], "current_model_state") in paths),
         )
-        for one in kept
+        for one in remaining
     ]
 
 
@@ -189,7 +192,7 @@ def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
     """The raw weights and the averages that one state dict holds under different first words."""
     tensors = unwrapped(candidate.tensors, file)
     parts = roots(tensors)
-    averages = [root for root in parts if root and is_average(root) and _is_of(parts[root], root, tensors)]
+    averages = [root for root in parts if root and is_average(root) and _is_average_of(parts[root], root, tensors)]
     if not averages and {"student", "teacher"} <= parts.keys():
         averages = ["teacher"]
     if candidate.averaged and len(candidate.path) <= 2 * DEPTH and all(root.isdigit() for root in parts):
@@ -218,7 +221,7 @@ def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
         yield Candidate(candidate.path, rest, averaged=False)
 
 
-def _is_of(average: Names, root: str, tensors: Names) -> bool:
+def _is_average_of(average: Names, root: str, tensors: Names) -> bool:
     """Whether what is under an average's word is an average of the tensors beside it, or a whole network: a part of a network may be called
     so too."""
     rest = {name: value for name, value in tensors.items() if name.partition(".")[0] != root}
@@ -253,23 +256,23 @@ def _teachers(candidates: list[Candidate]) -> list[Candidate]:
     return [replace(one, averaged=True) if "teacher" in one.path and alone else one for one in candidates]
 
 
-def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
+def _best(candidates: list[Candidate], path: Path, scan: _Scan) -> Selection:
     """The one candidate that the rules take, or the question which."""
     averages, raw = ([one for one in candidates if one.averaged is kind] for kind in (True, False))
-    if found.closed and not averages:
+    if scan.closed and not averages:
         raise BadWeights(
-            f"{path}: the averaged weights cannot be read, {found.closed[0]}; hand over a file with them as a state dict, "
-            f"or take others that it holds: {_option(raw)}."
+            f"{path}: the averaged weights cannot be read, {scan.closed[0]}; hand over a file with them as a state dict, "
+            f"or take others that it holds: {_listed_options(raw)}."
         )
     if len(candidates) == 1:
-        return Chosen(candidates[0].tensors, candidates[0].key)
+        return Selection(candidates[0].tensors, candidates[0].key)
     taken: Candidate | None = None
     if len(averages) == 1:
         (average,) = averages
         related = [one for one in raw if _related(one, average)]
         known = [one for one in raw if looks_like(one.tensors)]
         if related:
-            return _average(average, max(related, key=lambda one: _together(one.path, average.path)), path)
+            return _average(average, max(related, key=lambda one: _common_prefix(one.path, average.path)), path)
         if not known and looks_like(average.tensors):
             taken = average
     elif not averages and not any("teacher" in one.path for one in candidates):
@@ -279,8 +282,8 @@ def _best(candidates: list[Candidate], path: Path, found: _Found) -> Chosen:
         if taken is not None and any(one is not taken and _related(one, taken) for one in raw):
             taken = None  # another set of the same names under a name of its own, perhaps the average
     if taken is None:
-        raise BadWeights(f"{path} holds {len(candidates)} sets of weights, and it is not clear which is meant; {_option(candidates)}.")
-    return Chosen(taken.tensors, taken.key, f"{path}: took the weights under {taken.shown}, {_beside(taken, candidates)}")
+        raise BadWeights(f"{path} contains {len(candidates)} sets of weights and no rule selects one; {_listed_options(candidates)}.")
+    return Selection(taken.tensors, taken.key, f"{path}: took the weights under {taken.shown}, {_not_taken(taken, candidates)}")
 
 
 def _related(one: Candidate, other: Candidate) -> bool:
@@ -297,69 +300,69 @@ def _once(candidates: list[Candidate]) -> list[Candidate]:
     return list(seen.values())
 
 
-def _together(one: Sequence[str], other: Sequence[str]) -> int:
+def _common_prefix(one: Sequence[str], other: Sequence[str]) -> int:
     """How many keys two paths share from their beginning on."""
     return next((count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
-def _average(average: Candidate, raw: Candidate, path: Path) -> Chosen:
+def _average(average: Candidate, raw: Candidate, path: Path) -> Selection:
     """The average, and from the raw weights what it leaves out: tensors that were not trained. A second name of one tensor (tied weights),
     which an average of parameters has once, is one tensor there too."""
-    first = {_numbers(value): name for name, value in raw.tensors.items() if name in average.tensors}
-    left = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
-    tied = {name: average.tensors[first[_numbers(value)]] for name, value in left.items() if _numbers(value) in first}
-    frozen = {name: value for name, value in left.items() if name not in tied}
-    added = f" and from '{raw.key}' the {len(frozen)} tensors that the average leaves out ({_few(frozen)})" if frozen else ""
+    first = {_tensor_identity(value): name for name, value in raw.tensors.items() if name in average.tensors}
+    untracked = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
+    tied = {name: average.tensors[first[_tensor_identity(value)]] for name, value in untracked.items() if _tensor_identity(value) in first}
+    frozen = {name: value for name, value in untracked.items() if name not in tied}
+    added = f" and from '{raw.key}' the {len(frozen)} tensors that the average leaves out ({_examples(frozen)})" if frozen else ""
     note = f"{path}: took the averaged weights under '{average.key}'{added}, not the raw ones under '{raw.key}'; --weights-key changes it."
-    return Chosen({**average.tensors, **tied, **frozen}, average.key, note)
+    return Selection({**average.tensors, **tied, **frozen}, average.key, note)
 
 
-def _numbers(value: Any) -> tuple[Any, ...]:
+def _tensor_identity(value: Any) -> tuple[Any, ...]:
     """What two names of one tensor have in common."""
     if isinstance(value, Stored):
         return id(value.storage), value.offset, value.shape, value.stride
     return value.data_ptr() if value.numel() else id(value), 0, tuple(value.shape), value.stride()
 
 
-def _asked(candidates: Sequence[Candidate], key: str, path: Path) -> Chosen:
+def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
     """The candidate of a key: its whole path, its end where no other ends so, or what is under it."""
     exact = [one for one in candidates if one.key == key]
     ends = [one for one in candidates if one.key.endswith(f".{key}")]
     under = [one for one in candidates if one.key.startswith(f"{key}.")]
-    wanted = exact or (ends if len(ends) == 1 else []) or under or _first_words(candidates, key)
-    if not wanted:
+    matching = exact or (ends if len(ends) == 1 else []) or under or _first_words(candidates, key)
+    if not matching:
         known = [one.key for one in candidates]
         if known == ["."]:
             raise BadWeights(f"{path} holds one state dict and nothing under '{key}'; leave --weights-key out.")
         raise BadWeights(f"{path} holds no weights under '{key}'.{closest(key, known)}")
-    chosen = _best(list(wanted), path, _Found())
-    if len(wanted) == 1 and wanted[0].averaged:
-        related = [one for one in candidates if not one.averaged and one.tensors.keys() > wanted[0].tensors.keys()]
+    chosen = _best(list(matching), path, _Scan())
+    if len(matching) == 1 and matching[0].averaged:
+        related = [one for one in candidates if not one.averaged and one.tensors.keys() > matching[0].tensors.keys()]
         if len(related) == 1:
-            chosen = _average(wanted[0], related[0], path)
+            chosen = _average(matching[0], related[0], path)
     return replace(chosen, note=f"{path}: took the weights under '{chosen.key}', as asked.")
 
 
 def _first_words(candidates: Sequence[Candidate], key: str) -> list[Candidate]:
     """The tensors whose names begin with a key's words, such as one network of several in one state dict."""
-    found = []
+    matching = []
     for one in candidates:
         inside = f"{key.removeprefix(f'{one.key}.')}."
         tensors = {name.removeprefix(inside): value for name, value in one.tensors.items() if name.startswith(inside)}
         if tensors:
-            found.append(Candidate((*one.path, *inside[:-1].split(".")), plain(tensors)))
-    return found
+            matching.append(Candidate((*one.path, *inside[:-1].split(".")), plain(tensors)))
+    return matching
 
 
-def _option(candidates: Sequence[Candidate]) -> str:
+def _listed_options(candidates: Sequence[Candidate]) -> str:
     listed = ", ".join(one.shown for one in candidates) or "none"
     return f"choose by --weights-key (weights_key in Python, encoder.weights_key in a run): {listed}"
 
 
-def _beside(taken: Candidate, candidates: Sequence[Candidate]) -> str:
+def _not_taken(taken: Candidate, candidates: Sequence[Candidate]) -> str:
     others = ", ".join(one.shown for one in candidates if one is not taken)
     return f"not those under {others}; --weights-key changes it."
 
 
-def _few(names: Names) -> str:
+def _examples(names: Names) -> str:
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")

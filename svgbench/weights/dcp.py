@@ -16,7 +16,7 @@ from svgbench.config.file_types import regular
 from svgbench.errors import BadWeights
 from svgbench.weights.torch_files import DIMENSIONS, StandIn, Storage, Stored, contiguous, read_archive, read_pickle
 
-LARGEST = 1 << 30
+MAX_METADATA_BYTES = 1 << 30
 """Bytes that the metadata may have."""
 
 
@@ -25,7 +25,7 @@ def read_dcp(folder: Path) -> dict[str, Any]:
     place = folder / ".metadata" if folder.is_dir() else folder
     regular(place)
     try:
-        if place.stat().st_size > LARGEST:
+        if place.stat().st_size > MAX_METADATA_BYTES:
             raise pickle.UnpicklingError("it is larger than any metadata")
         return _read(place)
     except (pickle.UnpicklingError, OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
@@ -48,12 +48,12 @@ def _read(place: Path) -> dict[str, Any]:
         about = _fields(entry) if getattr(entry, "state", None) else {}
         if "chunks" not in about:
             continue  # numbers and words
-        found = _tensor(name, about, pieces.get(name, {}), place.parent)
+        tensor = _tensor(name, about, pieces.get(name, {}), place.parent)
         *parents, last = (state.get("planner_data") or {}).get(name) or (name,)
         inner = content
         for parent in parents:
             inner = inner.setdefault(str(parent), {})
-        inner[str(last)] = found
+        inner[str(last)] = tensor
     return content
 
 
@@ -64,25 +64,25 @@ def _tensor(name: str, about: Mapping[str, Any], pieces: Mapping[tuple[int, ...]
     kind = next((one for one in _all(properties) if isinstance(one, torch.dtype)), torch.float32)
     chunks = [(tuple(_fields(chunk)["offsets"]), tuple(_fields(chunk)["sizes"])) for chunk in about["chunks"]]
     files = {where["relative_path"] for where in pieces.values()}
-    held = sum((folder / file).stat().st_size for file in files if Path(file).name == file and (folder / file).is_file())
+    stored_bytes = sum((folder / file).stat().st_size for file in files if Path(file).name == file and (folder / file).is_file())
     if len(size) > DIMENSIONS or not all(type(side) is int and side >= 0 for side in size):
         raise ValueError(f"{name} has a size that is none")
-    if math.prod(size) * kind.itemsize > held:
+    if math.prod(size) * kind.itemsize > stored_bytes:
         raise ValueError(f"{name} would be larger than its files")
     if sum(math.prod(sizes) for sizes in dict(chunks).values()) != math.prod(size):
         raise ValueError(f"the parts of {name} are not the whole of it")
 
     def read() -> Tensor:
-        whole = torch.empty(size, dtype=kind)
+        tensor = torch.empty(size, dtype=kind)
         for offsets, sizes in chunks:
             if offsets not in pieces:
                 raise BadWeights(f"{folder} lacks a part of {name}; copy the whole folder again.")
             part = _piece(folder, pieces[offsets], name)
-            view = whole[tuple(slice(start, start + side) for start, side in zip(offsets, sizes, strict=True))]
+            view = tensor[tuple(slice(start, start + side) for start, side in zip(offsets, sizes, strict=True))]
             if view.shape != part.shape:
                 raise BadWeights(f"{folder}: a part of {name} is {list(part.shape)} instead of {list(view.shape)}; copy it again.")
             view.copy_(part)
-        return whole.flatten()
+        return tensor.flatten()
 
     return Stored(Storage(read, math.prod(size)), 0, size, contiguous(size))
 
@@ -98,10 +98,10 @@ def _piece(folder: Path, where: Mapping[str, Any], name: str) -> Tensor:
     with path.open("rb") as content:
         content.seek(start)
         data = content.read(min(length, path.stat().st_size - start))
-    found = read_archive(path, io.BytesIO(data))
-    if not isinstance(found, Stored):
-        raise BadWeights(f"{path} holds {type(found).__name__} in place of {name}; copy the folder again.")
-    return found.tensor()
+    content_of_piece = read_archive(path, io.BytesIO(data))
+    if not isinstance(content_of_piece, Stored):
+        raise BadWeights(f"{path} holds {type(content_of_piece).__name__} in place of {name}; copy the folder again.")
+    return content_of_piece.tensor()
 
 
 def _fields(value: Any) -> Mapping[str, Any]:

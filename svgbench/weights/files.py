@@ -72,10 +72,10 @@ def check_licence(card: EncoderCard) -> None:
 
 def check_digest(path: Path, card: EncoderCard) -> None:
     """Refuses a file that is not the one the card pins."""
-    found, pinned = sha256_of(path), card.weights.sha256 or ""
-    if found != pinned:
+    digest, pinned = sha256_of(path), card.weights.sha256 or ""
+    if digest != pinned:
         raise BadWeights(
-            f"{path.name} of '{card.name}' has digest {found[:12]}..., the card pins {pinned[:12]}...; "
+            f"{path.name} of '{card.name}' has digest {digest[:12]}..., the card pins {pinned[:12]}...; "
             f"fetch {path} again or correct the card."
         )
 
@@ -136,13 +136,13 @@ def _merged(parts: list[Path]) -> Any:
     """The content of a file, or of all parts of one state dict."""
     if len(parts) == 1:
         return _content(parts[0])
-    whole: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
     for part in parts:
         content = _content(part)
-        if not isinstance(content, Mapping) or whole.keys() & content.keys():
+        if not isinstance(content, Mapping) or merged.keys() & content.keys():
             raise BadWeights(f"{part} is no part of one state dict with {parts[0].name}; fetch the directory again.")
-        whole |= content
-    return whole
+        merged |= content
+    return merged
 
 
 def _content(path: Path) -> Any:
@@ -176,23 +176,25 @@ def _state(path: Path) -> FileState | None:
         return None
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, found: Iterable[str] | None = None) -> None:
-    """Loads ``state`` into ``module``, every name and shape or nothing, in the module's own precision; ``where`` opens the error.
+def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, file_names: Iterable[str] | None = None) -> None:
+    """Loads ``state`` into ``module`` in the precision of the module. All names and shapes must match and all values must be finite.
 
-    ``found``: the names as the file had them, where they were changed on the way, so that the error can say what the file looks like."""
-    wanted = module.state_dict()
-    missing, surplus = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    Raises BadWeights, beginning with ``where``, and leaves the module unchanged otherwise. ``file_names``: the names in the file, where
+    they differ from those of ``state``; the error then tells which known model has such names.
+    """
+    expected = module.state_dict()
+    missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     shapes = [
         f"{name} is {tuple(state[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    faults = [_named("missing", missing), _named("surplus", surplus), _named("of another shape", shapes)]
+    faults = [_named("missing", missing), _named("surplus", unexpected), _named("of another shape", shapes)]
     if any(faults):
         listed = "; ".join(fault for fault in faults if fault)
-        kind = looks_like(state if found is None else found)
+        kind = looks_like(state if file_names is None else file_names)
         guess = f"it looks like {kind}, " if kind else ""
-        raise BadWeights(f"{where} does not fit, of {len(wanted)} tensors: {listed}; {guess}hand over the file of this architecture.")
+        raise BadWeights(f"{where} does not fit, of {len(expected)} tensors: {listed}; {guess}hand over the file of this architecture.")
     broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
         raise BadWeights(f"{where} holds numbers that are not finite: {_named('tensors', broken)}; fetch it again.")

@@ -9,10 +9,10 @@ from typing import NamedTuple
 class Kind(NamedTuple):
     """A layout: names (or their beginnings) that must all be there, and names of which none may be."""
 
-    says: str
+    description: str
     """Words that follow "it looks like"; in brackets what opens it: a kind of ``load_official``, or an encoder's name."""
-    has: tuple[str, ...]
-    lacks: tuple[str, ...] = ()
+    required: tuple[str, ...]
+    forbidden: tuple[str, ...] = ()
 
 
 ADALN = "blocks.0.adaLN_modulation."
@@ -73,10 +73,12 @@ def looks_like(names: Iterable[str]) -> str | None:
     """Words for what a state dict (or its names) holds, ``None`` for what no rule knows: "DINOv3 as Meta publishes it"."""
     names = tuple(names)
     for kind in KINDS:
-        if all(_any(names, start) for start in kind.has) and not any(_any(names, start) for start in kind.lacks):
-            return kind.says
+        if all(_starts_with_any(names, start) for start in kind.required) and not any(
+            _starts_with_any(names, start) for start in kind.forbidden
+        ):
+            return kind.description
     return None
 
 
-def _any(names: tuple[str, ...], start: str) -> bool:
+def _starts_with_any(names: tuple[str, ...], start: str) -> bool:
     return any(name.startswith(start) for name in names)

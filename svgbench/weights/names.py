@@ -48,8 +48,8 @@ def count(value: Any) -> int:
 
 def numbers_left_out(tensors: Names) -> Names:
     """Without the counters of an average's class, where there is more than those."""
-    kept = {name: value for name, value in tensors.items() if name not in COUNTERS or count(value) > 1}
-    return kept or tensors
+    weights = {name: value for name, value in tensors.items() if name not in COUNTERS or count(value) > 1}
+    return weights or tensors
 
 
 def unwrapped(tensors: Names, file: Path | None = None) -> Names:

@@ -129,9 +129,9 @@ class Stored(_Checked):
     def tensor(self) -> Tensor:
         """Its numbers."""
         flat = self.storage.read()
-        found = (flat if self.dtype is None else flat.view(self.dtype)).as_strided(self.shape, self.stride, self.offset)
-        found = found.conj().resolve_conj() if self.conjugated else found
-        return -found if self.negated else found
+        tensor_view = (flat if self.dtype is None else flat.view(self.dtype)).as_strided(self.shape, self.stride, self.offset)
+        tensor_view = tensor_view.conj().resolve_conj() if self.conjugated else tensor_view
+        return -tensor_view if self.negated else tensor_view
 
 
 class _Function(_Checked):
@@ -331,7 +331,7 @@ def read_legacy(path: Path) -> Any:
         head = [unpickled(following()) for _ in range(3)]
         if head[0] != LEGACY_MAGIC:
             raise pickle.UnpicklingError("no file of torch")
-        found = unpickled(following(), storage)
+        content_found = unpickled(following(), storage)
         keys = unpickled(following())
         place = content.tell()
         for key in keys if isinstance(keys, list) else ():
@@ -341,7 +341,7 @@ def read_legacy(path: Path) -> Any:
                 raise EOFError(f"storage {key} ends behind the file")
             starts[str(key)] = (place + 8, stored)
             place += 8 + size
-    return found
+    return content_found
 
 
 def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -369,12 +369,12 @@ def _bytes(path: Path | io.BytesIO, member: Member) -> np.ndarray:
 
 def _slice(path: Path | io.BytesIO, start: int, size: int) -> np.ndarray:
     if isinstance(path, Path):
-        found = np.fromfile(path, dtype=np.uint8, count=size, offset=start)
+        data = np.fromfile(path, dtype=np.uint8, count=size, offset=start)
     else:
-        found = np.frombuffer(bytearray(path.getbuffer()[start : start + size]), dtype=np.uint8)
-    if len(found) != size:
+        data = np.frombuffer(bytearray(path.getbuffer()[start : start + size]), dtype=np.uint8)
+    if len(data) != size:
         raise EOFError("the file ends in the middle of a storage")
-    return found
+    return data
 
 
 def _typed(data: np.ndarray, kind: torch.dtype, count: int) -> Tensor:

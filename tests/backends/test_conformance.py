@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svgbench.backends.conformance import examine
 from svgbench.backends.network import Network
-from svgbench.backends.open import Encoder, open_encoder
+from svgbench.backends.open import FrozenEncoder, open_encoder
 from svgbench.cli.main import main
 from svgbench.config.cards import EncoderCard, find
 
@@ -88,9 +88,9 @@ class Flawed(Network):
 
 @mark.parametrize("flaw", ["shape", "stride", "determinism", "batch independence", "finite float32", "pixel range", "pixel statistics"])
 def test_a_flaw_is_named(flaw: str) -> None:
-    findings = {finding.name: finding for finding in examine(Encoder(FLAT, Flawed(flaw)), seconds=0)}
+    findings = {finding.name: finding for finding in examine(FrozenEncoder(FLAT, Flawed(flaw)), seconds=0)}
     assert not findings[flaw].ok and "speed" not in findings
-    assert all(finding.ok for finding in examine(Encoder(FLAT, Flawed("none")), seconds=0))
+    assert all(finding.ok for finding in examine(FrozenEncoder(FLAT, Flawed("none")), seconds=0))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pytest import mark, skip
 from safetensors.torch import load_file, save_file
 from small_cards import TINY, shallow
 
-from svgbench.backends.open import Encoder, open_encoder, open_network
+from svgbench.backends.open import FrozenEncoder, open_encoder, open_network
 from svgbench.backends.tokens import block_indices
 from svgbench.config import cards
 from svgbench.config.cards import EncoderCard, find
@@ -76,7 +76,7 @@ def written(folder: Path, state: State, name: str = "model.safetensors") -> Path
     return folder
 
 
-def equal(first: Encoder, second: Encoder, side: int = 256) -> None:
+def equal(first: FrozenEncoder, second: FrozenEncoder, side: int = 256) -> None:
     """The features agree to 1e-4 of the largest."""
     images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(5))
     one, two = first.encode(images), second.encode(images)
@@ -231,7 +231,7 @@ def test_siglip_in_timm_open_clip_and_transformers_at_full_size() -> None:
     for features in CHOICES[:2]:
         for network in networks:
             network.features, network.blocks = features, block_indices(features, 12)
-        first, *others = (Encoder(card, network) for card, network in zip((ours, clip, hf), networks, strict=True))
+        first, *others = (FrozenEncoder(card, network) for card, network in zip((ours, clip, hf), networks, strict=True))
         for other in others:
             equal(first, other)
 

@@ -73,7 +73,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_update(tmp_path):
         run(tmp_path, on_update=send)
 
     assert in_ranks(2, work) == [Interrupted.exit_status] * 2
-    assert int(checkpoints.found(tmp_path / "checkpoints")[0].name) == 96
+    assert int(checkpoints.list_checkpoints(tmp_path / "checkpoints")[0].name) == 96
 
 
 def test_a_disk_that_fails_the_main_rank_ends_every_rank_with_the_storage_status(tmp_path):

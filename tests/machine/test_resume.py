@@ -38,7 +38,7 @@ def test_killed_at_a_failpoint_and_resumed_equals_the_uninterrupted_run(tmp_path
     assert in_child(lambda: run(tmp_path, library=True), failpoint=point) == -signal.SIGKILL
     assert digest(*run(tmp_path, library=True)) == truth
     assert leftovers(tmp_path) == []
-    assert len(checkpoints.found(tmp_path / "checkpoints")) == 2
+    assert len(checkpoints.list_checkpoints(tmp_path / "checkpoints")) == 2
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -61,7 +61,7 @@ def test_a_signal_lets_the_update_finish_saves_it_and_resumes_exactly(tmp_path, 
     with pytest.raises(Interrupted, match=rf"stopped by {name_of(number)} after 96 of 290 images"):
         run(tmp_path, library=True, on_update=send)
     assert signal.getsignal(number) is handler
-    assert checkpoints.found(tmp_path / "checkpoints")[0].name == f"{96:012d}"
+    assert checkpoints.list_checkpoints(tmp_path / "checkpoints")[0].name == f"{96:012d}"
     assert digest(*run(tmp_path, library=True)) == truth
 
 
@@ -140,7 +140,7 @@ KINDS = (
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_path, truth, kind, capsys):
     in_child(lambda: run(tmp_path, library=True), failpoint="training.updated:20")
-    newest, before = checkpoints.found(tmp_path / "checkpoints")
+    newest, before = checkpoints.list_checkpoints(tmp_path / "checkpoints")
     damaged(kind, newest)
     visited = []
     result = run(tmp_path, library=True, on_update=visited.append)
@@ -151,7 +151,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(tmp_pat
 
 def test_without_one_valid_checkpoint_training_begins_anew_and_says_so(tmp_path, truth, capsys):
     in_child(lambda: run(tmp_path, library=True), failpoint="training.updated:20")
-    for place in checkpoints.found(tmp_path / "checkpoints"):
+    for place in checkpoints.list_checkpoints(tmp_path / "checkpoints"):
         damaged("cut 50", place)
     assert digest(*run(tmp_path, library=True)) == truth
     assert capsys.readouterr().err.count("warning: checkpoint") == 2
@@ -175,7 +175,7 @@ def test_a_disk_that_has_room_for_the_log_and_not_for_the_checkpoint_leaves_noth
 
     assert in_child(cramped) == StorageError.exit_status
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 9  # the ninth update reached the checkpoint
-    assert [int(place.name) for place in checkpoints.found(tmp_path / "checkpoints")] == [60]
+    assert [int(place.name) for place in checkpoints.list_checkpoints(tmp_path / "checkpoints")] == [60]
     assert leftovers(tmp_path) == []
     assert digest(*run(tmp_path, library=True)) == truth
 
@@ -183,14 +183,14 @@ def test_a_disk_that_has_room_for_the_log_and_not_for_the_checkpoint_leaves_noth
 @pytest.mark.parametrize("room", [0, 100, 700])
 def test_a_disk_that_takes_no_more_keeps_the_old_checkpoint_and_resumes_exactly(tmp_path, truth, room):
     in_child(lambda: run(tmp_path, library=True), failpoint="training.updated:6")
-    saved = {path.name: path.read_bytes() for path in checkpoints.found(tmp_path / "checkpoints")[0].iterdir()}
+    saved = {path.name: path.read_bytes() for path in checkpoints.list_checkpoints(tmp_path / "checkpoints")[0].iterdir()}
 
     def cramped():
         limited_files(room)
         run(tmp_path, library=True)
 
     assert in_child(cramped) == StorageError.exit_status
-    kept = checkpoints.found(tmp_path / "checkpoints")
+    kept = checkpoints.list_checkpoints(tmp_path / "checkpoints")
     assert {path.name: path.read_bytes() for path in kept[-1].iterdir()} == saved
     assert leftovers(tmp_path) == []
     assert digest(*run(tmp_path, library=True)) == truth
@@ -212,7 +212,7 @@ def test_an_error_of_the_disk_at_any_write_is_one_sentence_and_resumable(tmp_pat
         patch.setattr(checkpoints, "fsync", failing)
         with pytest.raises(StorageError, match="checkpoints"):
             run(tmp_path, library=True)
-    assert [int(p.name) for p in checkpoints.found(tmp_path / "checkpoints")][-1] == 60
+    assert [int(p.name) for p in checkpoints.list_checkpoints(tmp_path / "checkpoints")][-1] == 60
     assert leftovers(tmp_path) == []
     assert digest(*run(tmp_path, library=True)) == truth
 
@@ -227,7 +227,7 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypat
 
 def test_two_checkpoints_stay_and_clear_removes_them_and_nothing_else(tmp_path):
     run(tmp_path)
-    names = [int(place.name) for place in checkpoints.found(tmp_path / "checkpoints")]
+    names = [int(place.name) for place in checkpoints.list_checkpoints(tmp_path / "checkpoints")]
     assert names == [290, 252]
     checkpoints.clear(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]

@@ -79,7 +79,7 @@ def test_half_of_the_large_views_hide_their_share_of_patches():
 
 
 def test_a_masked_autoencoder_never_sees_hidden_patches():
-    painter = masked.Painter(*open_tiny("mae", 0))
+    painter = masked.MaskedAutoencoder(*open_tiny("mae", 0))
     order = draws.uniform(3, torch.arange(2), (16,)).argsort(1)
     images = torch.rand(2, 3, 32, 32)
     changed = images.clone()
@@ -94,7 +94,7 @@ def test_a_masked_autoencoder_never_sees_hidden_patches():
 
 def test_painted_patches_stand_where_their_colours_do():
     """Targets are the hidden patches in the order of ``order``, each of mean 0 and variance near 1."""
-    painter = masked.Painter(*open_tiny("mae", 0))
+    painter = masked.MaskedAutoencoder(*open_tiny("mae", 0))
     order = draws.uniform(3, torch.arange(1), (16,)).argsort(1)
     images = torch.rand(1, 3, 32, 32)
     colours = painter(images, order, 6)[1]
@@ -118,7 +118,7 @@ def test_the_gradient_that_meets_at_the_latent_is_that_of_the_whole_loss():
     images = torch.where(mirror[:, None, None, None], images.flip(3), images)
     said = codecs.posterior(task.model, task.pixels(images))
     noise = draws.normal(draws.stream(task.stream, "noise"), batch.positions, tuple(said.mean.shape[1:]))
-    losses = task._reconstruction(images, codecs.painted(task.model, said.mean + noise * (0.5 * said.log_variance).exp()), 8)
+    losses = task._reconstruction(images, codecs.decoded_pixels(task.model, said.mean + noise * (0.5 * said.log_variance).exp()), 8)
     divergence = 0.5 * (said.mean**2 + said.log_variance.exp() - 1 - said.log_variance).sum() / 8
     (losses["l1"] + codecs.PERCEPTUAL_WEIGHT * losses["perceptual"] + codecs.KL_WEIGHT * divergence).backward()
     for name, parameter in task.model.named_parameters():

@@ -124,7 +124,7 @@ def truth(request, tokenizers, labelled, distances, tmp_path_factory):
 def test_killed_and_resumed_heads_are_those_of_the_uninterrupted_run(tokenizers, truth, tmp_path, point):
     stage, source, place, quiet = truth
     assert in_child(lambda: stage(source, tokenizers["sd-vae"], tmp_path / "rough"), failpoint=point) == -signal.SIGKILL
-    assert checkpoints.found(tmp_path / "rough" / "checkpoints") and not (tmp_path / "rough" / "scores.json").exists()
+    assert checkpoints.list_checkpoints(tmp_path / "rough" / "checkpoints") and not (tmp_path / "rough" / "scores.json").exists()
     assert stage(source, tokenizers["sd-vae"], tmp_path / "rough") == quiet
     one, other = (load_file(folder / "heads.safetensors") for folder in (place, tmp_path / "rough"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -215,9 +215,9 @@ def test_a_source_replaces_the_run_s_own_masks_and_is_known_by_its_files(labelle
 
 
 def test_a_source_that_is_no_folder_stops_at_the_plan():
-    with pytest.raises(BadData, match=r"is no folder; give scores\.segmentation.source one"):
+    with pytest.raises(BadData, match=r"is not a folder; set scores\.segmentation.source to"):
         nodes("scores.segmentation.source=/nowhere/ADE20K")
-    with pytest.raises(BadData, match=r"is no folder; give scores\.depth.source one"):
+    with pytest.raises(BadData, match=r"is not a folder; set scores\.depth.source to"):
         nodes("scores.depth.source=/nowhere/nyu")
 
 

@@ -127,7 +127,7 @@ QUESTIONS = {
 
 @pytest.mark.parametrize("form", QUESTIONS)
 def test_what_no_rule_orders_is_a_question(taken, form):
-    with pytest.raises(BadWeights, match="sets of weights, and it is not clear which is meant; choose by --weights-key") as error:
+    with pytest.raises(BadWeights, match="sets of weights and no rule selects one; choose by --weights-key") as error:
         taken(QUESTIONS[form])
     assert "weights_key in Python" in str(error.value)
 

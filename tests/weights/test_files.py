@@ -60,6 +60,6 @@ def test_a_file_of_another_kind_is_refused_with_what_it_looks_like() -> None:
     with raises(BadWeights, match=r"2 missing \(bias, weight\).* it looks like DINOv3 as Meta publishes it, hand over the file of"):
         weights.fill(layer, state, where="x.pth")
     with raises(BadWeights, match="it looks like DINOv2 in timm's names"):
-        weights.fill(layer, {}, where="x.pth", found=["pos_embed", "blocks.0.ls1.gamma"])
+        weights.fill(layer, {}, where="x.pth", file_names=["pos_embed", "blocks.0.ls1.gamma"])
     with raises(BadWeights, match=r"1 surplus \(scale\); hand over"):
         weights.fill(layer, {**layer.state_dict(), "scale": torch.zeros(1)}, where="x.pth")

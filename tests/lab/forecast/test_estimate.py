@@ -98,7 +98,7 @@ def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
 
 
 def test_the_limits_are_those_of_the_stages():
-    assert (REFERENCE_IMAGES, CHECKPOINTS) == (features.KEPT, checkpoints.KEPT + 1)
+    assert (REFERENCE_IMAGES, CHECKPOINTS) == (features.KEPT, checkpoints.MAX_KEPT + 1)
 
 
 def test_every_stage_is_estimated():
