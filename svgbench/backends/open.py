@@ -127,10 +127,10 @@ def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str,
         return network.adapt({name: value.float() if value.dtype in HALF else value for name, value in state.items()})
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         kind = files.looks_like(state)
-        guess = f"it looks like {kind}, " if kind else ""
+        guess = f"it looks like {kind}; " if kind else ""
         raise BadWeights(
-            f"{where} does not fit, {type(network.model).__name__} cannot be made of it ({type(error).__name__}); "
-            f"{guess}hand over the file of this architecture."
+            f"{where} does not match this architecture: it cannot be loaded into {type(network.model).__name__} ({type(error).__name__}); "
+            f"{guess}give a file of this architecture."
         ) from None
 
 
@@ -165,7 +165,7 @@ def _completed(card: EncoderCard, network: Network) -> EncoderCard:
     """The card, held against what was built; one made from BACKEND:NAME gets the numbers that only the library knew."""
     stride = network.stride / Fraction(card.pixels.scale)
     if card.features != Features() and not isinstance(network, TokenNetwork):
-        raise BadConfig(f"'{card.name}': the backend {card.backend} gives one kind of features only; leave the field features out.")
+        raise BadConfig(f"'{card.name}': the backend {card.backend} has no choice of features; leave the field features out.")
     if card.channels == 0:
         if card.pixels.mean == NOT_STATED.mean and card.pixels.std == NOT_STATED.std and by_name(card):
             statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}

@@ -31,7 +31,7 @@ class TokenNetwork(Network):
         self.channels = width * features.width
         self.blocks = block_indices(features, depth)
         if features.norm == "plain" and getattr(norm, "normalized_shape", None) is None:
-            raise BadConfig(f"features.norm: a {type(norm).__name__} has no form without scale and shift; use affine or none.")
+            raise BadConfig(f"features.norm: a {type(norm).__name__} cannot be applied without scale and shift; use affine or none.")
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Outputs [B, prefix + N, C] of the blocks with these indices (from 0, ascending), before the final norm."""
@@ -46,7 +46,7 @@ class TokenNetwork(Network):
         if count != self.prefix + height * width:
             raise BadConfig(
                 f"{type(self.model).__name__} gave {count} tokens for {height} x {width} patches and {self.prefix} prefix tokens; "
-                "it is no patch encoder that svgbench knows."
+                "it is not a supported patch encoder."
             )
         normalised = [self._normed(outputs[index][:, self.prefix :]) for index in self.blocks]
         if len(normalised) == 1:

@@ -131,7 +131,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     if ldm["z_channels"] != card.channels + sizes["channels"]:
         raise BadWeights(
             f"{where} decodes {ldm['z_channels']} channels, but {card.name} gives {card.channels} and the residual {sizes['channels']}; "
-            "hand over the whole checkpoint of one training."
+            "give the complete checkpoint of one training."
         )
 
     # what was trained around it
@@ -199,12 +199,12 @@ def _dinov3(state: State, arguments: Mapping[str, Any], where: str) -> cards.Enc
     gated = "encoder.blocks.0.mlp.w1.weight" in state
     if "encoder.storage_tokens" not in state or (width, gated) not in DINOV3:
         known = ", ".join(DINOV3.values())
-        raise BadWeights(f"the encoder in {where} has width {width} and is none of {known}; hand over an autoencoder on one of those.")
+        raise BadWeights(f"the encoder in {where} has width {width} and is none of {known}; give an autoencoder with one of those.")
     card = cards.find(DINOV3[width, gated], "paper")
     named = arguments.get("encoder") or part(arguments, "dinoconfig").get("model_name")
     spelled = card.name.replace("dinov3-", "dinov3_vit")
     if isinstance(named, str) and named not in (card.name, spelled):
-        raise BadConfig(f"the config says encoder {named}, {where} holds {spelled}; correct the config or leave the field out.")
+        raise BadConfig(f"the config has the encoder {named}, but {where} has {spelled}; correct the config or leave the field out.")
     return card
 
 
@@ -262,7 +262,7 @@ def _check_positions(given: Tensor, decoder: ViTDecoder, where: str) -> None:
     """Refuses positions that are not those we compute."""
     ours = torch.cat([torch.zeros(1, decoder.positions.shape[1]), decoder.positions])
     if given.shape[1:] != ours.shape or not bool((given[0].float() - ours).abs().max() <= rounding(given)):
-        raise BadWeights(f"{where} has positions that are not the fixed sines and cosines of RAE's decoders; hand over another file.")
+        raise BadWeights(f"{where} has positions that are not the fixed sines and cosines of RAE's decoders; give another file.")
 
 
 def _official(name: str, table: tuple[tuple[str, str], ...]) -> str:

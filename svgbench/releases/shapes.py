@@ -27,8 +27,8 @@ def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -
     if absent:
         other = looks_like(state)
         guess = f"it looks like {other}" if other else f"it begins with '{next(iter(state), '')}'"
-        named = f"{len(absent)} of {len(shapes)} telling tensors are missing, such as {absent[0]}"
-        raise BadWeights(f"{where} is no file of the kind '{kind}' ({named}); {guess}, hand over another file or name its kind.")
+        named = f"{len(absent)} of {len(shapes)} required tensors are missing, such as {absent[0]}"
+        raise BadWeights(f"{where} is not a file of the kind '{kind}' ({named}); {guess}; give another file or the right kind.")
     for name, count in shapes.items():
         if state[name].ndim != count:
             raise BadWeights(f"{where} has {name} of shape {tuple(state[name].shape)} instead of {count} dimensions; fetch it again.")
@@ -39,7 +39,7 @@ def check_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: 
     for name, value in sizes.items():
         stated = config.get(name)
         if stated is not None and _plain(stated) != _plain(value):
-            raise BadConfig(f"the config says {name} {stated}, {where} holds {value}; correct the config or leave the field out.")
+            raise BadConfig(f"the config has {name} {stated}, but {where} has {value}; correct the config or leave the field out.")
 
 
 def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[str]], *, ignore: tuple[str, ...] = (), where: str) -> None:
@@ -55,11 +55,15 @@ def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[st
         shape = (len(expected[ours]) // number, *expected[ours].shape[1:])
         if name in state and _essential(state[name].shape) != _essential(shape):
             shapes.append(f"{name} is {tuple(state[name].shape)} instead of {shape}")
-    faults = [_named(what, names) for what, names in (("missing", missing), ("surplus", unexpected), ("of another shape", shapes)) if names]
+    faults = [
+        _named(what, names) for what, names in (("missing", missing), ("unexpected", unexpected), ("with another shape", shapes)) if names
+    ]
     if faults:
         kind = looks_like(state)
-        guess = f"it looks like {kind}, " if kind else ""
-        raise BadWeights(f"{where} does not fit, of {len(parts)} tensors: {'; '.join(faults)}; {guess}hand over the whole release.")
+        guess = f"it looks like {kind}; " if kind else ""
+        raise BadWeights(
+            f"{where} does not match this architecture of {len(parts)} tensors: {'; '.join(faults)}; {guess}give the complete release."
+        )
     ours = {name: torch.cat([state[n] for n in names]).reshape(expected[name].shape) for name, names in sources.items()}
     files.fill(module, ours, where=where, file_names=state)
 

@@ -58,7 +58,7 @@ def arguments_of(config: Mapping[str, Any] | None, where: str) -> dict[str, Any]
         name, _, patch = str(arguments.pop("variant")).rpartition("/")
         size = name.rpartition("-")[2]
         if size not in VARIANTS or not patch.isdigit():
-            raise BadConfig(f"{where}: config variant '{name}/{patch}' names no released size; write it like SiT-XL/2.")
+            raise BadConfig(f"{where}: config variant '{name}/{patch}' is not a released size; write it like SiT-XL/2.")
         width, depth = VARIANTS[size]
         arguments = {"hidden_size": width, "depth": depth, "num_heads": HEADS[width], "patch_size": int(patch), **arguments}
     return arguments
@@ -72,14 +72,16 @@ def compare(arguments: Mapping[str, Any], sizes: Mapping[str, Any], where: str) 
         if isinstance(given, list | tuple):
             given, actual = tuple(given), (actual, wide.get(field, actual))
         if given is not None and given != actual:
-            raise BadConfig(f"{where}: its tensors say {name} {_plain(actual)}, the config {_plain(given)}; correct the config or drop it.")
+            raise BadConfig(
+                f"{where}: its tensors have {name} {_plain(actual)}, but the config has {_plain(given)}; correct the config or leave it out."
+            )
     for name, (field, word) in CHOICES.items():
         if name in arguments and bool(arguments[name]) != (sizes[field] == word):
-            raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or drop it.")
+            raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or leave it out.")
     positions = {"use_rope": ("rope", "both"), "use_pos_embed": ("sincos", "both")}
     for name, words in positions.items():
         if name in arguments and bool(arguments[name]) != (sizes["position"] in words):
-            raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or drop it.")
+            raise BadConfig(f"{where}: its tensors contradict the config's {name} {arguments[name]}; correct the config or leave it out.")
     if arguments.get("noise_at", 0) not in (0, 1):
         raise BadConfig(f"{where}: config noise_at is the time at which the release has noise, 0 or 1, not {arguments['noise_at']}.")
 
@@ -96,13 +98,13 @@ def sizes_of(kind: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any
         if name not in state:
             kind_found = looks_like(state)
             guess = f", it looks like {kind_found}" if kind_found else ""
-            raise BadWeights(f"{where} has no {name} and is not a '{kind}'{guess}; name its kind or hand over another file.")
+            raise BadWeights(f"{where} has no {name} and is not a '{kind}'{guess}; give the right kind or another file.")
     for name, value in state.items():
         expected = next((count for end, count in DIMENSIONS.items() if name.endswith(end)), value.ndim)
         if value.ndim != expected or 0 in value.shape:
-            raise BadWeights(f"{where}: {name} is {tuple(value.shape)}, which tells no size; fetch the file again.")
+            raise BadWeights(f"{where}: {name} is {tuple(value.shape)}, which is not a valid shape; fetch the file again.")
     if arguments.get("wo_shift") or state.get("blocks.0.adaLN_modulation.1.weight", state[embed]).shape[0] == 4 * len(state[NEEDED[0]]):
-        raise BadWeights(f"{where} modulates without shifts (wo_shift), which no network here does; use a release trained with them.")
+        raise BadWeights(f"{where} has modulation without shifts (wo_shift), which is not supported; use a release with shifts.")
     width, channels = len(state["t_embedder.mlp.0.weight"]), state[embed].shape[1]
     patch = state[embed].shape[2] if state[embed].ndim == 4 else 1
     swiglu, side = "blocks.0.mlp.w12.weight" in state, _side(state, arguments, patch, where)
@@ -136,7 +138,7 @@ def _depths(
     numbers = {int(number) for name in state if name.startswith("blocks.") and (number := name.split(".")[1]).isdecimal()}
     if numbers != set(range(len(numbers))):
         gap = min(set(range(max(numbers))) - numbers)
-        raise BadWeights(f"{where} holds blocks up to {max(numbers)} but no block {gap}; fetch it again.")
+        raise BadWeights(f"{where} has blocks up to {max(numbers)} but no block {gap}; fetch it again.")
     if kind != "ddt":
         return len(numbers), None
     head = len(state["x_embedder.proj.weight"]) if "x_embedder.proj.weight" in state else width
@@ -158,7 +160,7 @@ def _side(state: Mapping[str, Tensor], arguments: Mapping[str, Any], patch: int,
     if tables:
         return math.isqrt(tables[0])
     if "input_size" not in arguments:
-        raise BadWeights(f"{where} holds no table of places that tells the latent's size; say it: config input_size.")
+        raise BadWeights(f"{where} has no position table that gives the size of the latents; give input_size in the config.")
     return int(arguments["input_size"]) // patch
 
 
@@ -173,7 +175,7 @@ def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int,
     if given is not None:
         return int(given[part] if isinstance(given, list | tuple) else given)
     if width not in HEADS:
-        raise BadWeights(f"{where} does not tell how many heads its width {width} is cut into; say it: config num_heads.")
+        raise BadWeights(f"{where} does not determine the number of heads for width {width}; give num_heads in the config.")
     return HEADS[width]
 
 

@@ -61,12 +61,12 @@ def read_statistics(path: str | Path, kind: str | None = None, channels: int | N
     mean, spread = (layout.shaped(tensors[name].double()) for name in (layout.mean, layout.spread))
     if mean is None or spread is None or mean.shape != spread.shape:
         shapes = f"{layout.mean} {list(tensors[layout.mean].shape)} and {layout.spread} {list(tensors[layout.spread].shape)}"
-        raise BadWeights(f"{place} holds {shapes} instead of {layout.description}; hand over the file as it was released.")
+        raise BadWeights(f"{place} holds {shapes} instead of {layout.description}; give the file as it was released.")
     if channels is not None and layout is LAYOUTS["svg"]:
         mean, spread = mean[:channels], spread[:channels]
     if channels is not None and len(mean) != channels:
         raise BadWeights(
-            f"{place} holds statistics of {len(mean)} channels, the latents have {channels}; hand over the file that belongs to them."
+            f"{place} holds statistics of {len(mean)} channels, the latents have {channels}; give the file that belongs to these latents."
         )
     std = layout.deviation(spread)
     bad = ~(torch.isfinite(mean) & torch.isfinite(std) & (std > 0))
@@ -85,5 +85,5 @@ def _layout(tensors: Mapping[str, Tensor], kind: str | None, place: Path) -> Lay
     expected = LAYOUTS[kind].description if kind else "; ".join(layout.description for layout in LAYOUTS.values())
     present = ", ".join(list(tensors)[:4])
     if len(fitting) > 1:
-        raise BadWeights(f"{place} fits {' and '.join(fitting)}; say which it is.")
-    raise BadWeights(f"{place} holds {present} instead of {expected}; hand over a release's statistics.")
+        raise BadWeights(f"{place} fits {' and '.join(fitting)}; give the kind.")
+    raise BadWeights(f"{place} holds {present} instead of {expected}; give a file of a release's statistics.")

@@ -126,11 +126,13 @@ def _check_names(
         if name in state and state[name].flatten(1 if state[name].ndim > 1 else 0).shape != _part(shapes[ours], len(names))
     ]
     faults = [f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-              for what, names in (("missing", missing), ("surplus", unexpected), ("of another shape", wrong)) if names]  # fmt: skip
+              for what, names in (("missing", missing), ("unexpected", unexpected), ("with another shape", wrong)) if names]  # fmt: skip
     if faults:
         kind_found = looks_like(state)
-        guess = f"it looks like {kind_found}, " if kind_found else ""
-        raise BadWeights(f"{where} does not fit '{kind}', of {len(expected)} tensors: {'; '.join(faults)}; {guess}hand over its own file.")
+        guess = f"it looks like {kind_found}; " if kind_found else ""
+        raise BadWeights(
+            f"{where} does not match '{kind}' of {len(expected)} tensors: {'; '.join(faults)}; {guess}give a file of that release."
+        )
 
 
 def _part(tensor: Tensor, parts: int) -> torch.Size:
@@ -154,7 +156,9 @@ def _check_tables(model: SiT, state: Mapping[str, Tensor], where: str) -> None:
         if _is_table(name):
             table = tables.get(name)
             if table is None or table.numel() != value.numel() or not _same(table, value):
-                raise BadWeights(f"{where}: {name} is not the fixed table of its places; only releases with fixed positions open here.")
+                raise BadWeights(
+                    f"{where}: {name} is not the fixed position embedding; only releases with fixed position embeddings are supported."
+                )
 
 
 def _same(table: Tensor, value: Tensor) -> bool:

@@ -98,7 +98,7 @@ def choose(content: Any, path: Path, key: str | None = None) -> Selection:
     if not candidates:
         if scan.objects:
             raise BadWeights(f"{path} holds its tensors inside objects ({scan.objects[0]}), which are not opened; save a state dict alone.")
-        raise BadWeights(f"{path} holds no named tensors; hand over a state dict.")
+        raise BadWeights(f"{path} holds no named tensors; give a file with a state dict.")
     return _best(_teachers(candidates), path, scan)
 
 
@@ -114,7 +114,7 @@ def _walk(node: Any, path: tuple[str, ...], file: Path, scan: _Scan) -> None:
     """Collects every mapping with tensors."""
     scan.visits += 1
     if scan.visits > VISITS:
-        raise BadWeights(f"{file} nests more than {VISITS:,} mappings, more than any checkpoint; save its state dict alone.")
+        raise BadWeights(f"{file} has more than {VISITS:,} nested mappings, more than any checkpoint; save its state dict alone.")
     if isinstance(node, list | tuple):
         if path and is_average(".".join(path)) and node and all(isinstance(one, Tensor | Stored) for one in node):
             scan.closed.append(f"'{'.'.join(path)}' is a list of {len(node)} tensors without names")
@@ -125,7 +125,7 @@ def _walk(node: Any, path: tuple[str, ...], file: Path, scan: _Scan) -> None:
     unreadable = {str(name): value.foreign for name, value in node.items() if isinstance(value, StandIn) and _tensor_like(value)}
     if unreadable:
         name, kind = next(iter(unreadable.items()))
-        raise BadWeights(f"{file} holds {len(unreadable)} tensors of a kind that is not read ({name}: {kind}); save plain tensors.")
+        raise BadWeights(f"{file} holds {len(unreadable)} tensors of an unsupported class ({name}: {kind}); save plain tensors.")
     if tensors:
         scan.candidates.append(Candidate(path, tensors))
     for name, value in node.items():
@@ -261,8 +261,8 @@ def _best(candidates: list[Candidate], path: Path, scan: _Scan) -> Selection:
     averages, raw = ([one for one in candidates if one.averaged is kind] for kind in (True, False))
     if scan.closed and not averages:
         raise BadWeights(
-            f"{path}: the averaged weights cannot be read, {scan.closed[0]}; hand over a file with them as a state dict, "
-            f"or take others that it holds: {_listed_options(raw)}."
+            f"{path}: the averaged weights cannot be read, {scan.closed[0]}; give a file that has them as a state dict, "
+            f"or use others in this file: {_listed_options(raw)}."
         )
     if len(candidates) == 1:
         return Selection(candidates[0].tensors, candidates[0].key)

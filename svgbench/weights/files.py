@@ -140,7 +140,7 @@ def _merged(parts: list[Path]) -> Any:
     for part in parts:
         content = _content(part)
         if not isinstance(content, Mapping) or merged.keys() & content.keys():
-            raise BadWeights(f"{part} is no part of one state dict with {parts[0].name}; fetch the directory again.")
+            raise BadWeights(f"{part} is not part of the same state dict as {parts[0].name}; fetch the directory again.")
         merged |= content
     return merged
 
@@ -189,15 +189,17 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, file_nam
         for name, value in expected.items()
         if name in state and state[name].shape != value.shape
     ]
-    faults = [_named("missing", missing), _named("surplus", unexpected), _named("of another shape", shapes)]
+    faults = [_named("missing", missing), _named("unexpected", unexpected), _named("with another shape", shapes)]
     if any(faults):
         listed = "; ".join(fault for fault in faults if fault)
         kind = looks_like(state if file_names is None else file_names)
-        guess = f"it looks like {kind}, " if kind else ""
-        raise BadWeights(f"{where} does not fit, of {len(expected)} tensors: {listed}; {guess}hand over the file of this architecture.")
+        guess = f"it looks like {kind}; " if kind else ""
+        raise BadWeights(
+            f"{where} does not match this architecture of {len(expected)} tensors: {listed}; {guess}give a file of this architecture."
+        )
     broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if broken:
-        raise BadWeights(f"{where} holds numbers that are not finite: {_named('tensors', broken)}; fetch it again.")
+        raise BadWeights(f"{where} has values that are not finite: {_named('tensors', broken)}; fetch it again.")
     module.load_state_dict(dict(state))
 
 
@@ -205,18 +207,18 @@ def _from_hub(card: EncoderCard, option: str) -> Path:
     """The card's file from the local Hugging Face cache, else from its server."""
     source = card.weights
     if source.hub is None:
-        raise BadWeights(f"the card '{card.name}' names no weights; {_origin(card, option)}.")
+        raise BadWeights(f"the card '{card.name}' names no weights file; {_origin(card, option)}.")
     name = source.hub_file or "model.safetensors"
     return hub_file(source.hub, name, source.revision, what=f"the weights file {name} of '{card.name}'", advice=_origin(card, option))
 
 
 def _origin(card: EncoderCard, option: str) -> str:
-    """Which file, from where, under which licence, how to give it."""
+    """Which file, from where, under which licence, and how to give it."""
     if card.weights.hub is None:
-        return f"see {card.origin} (licence {card.licence}) and hand a file over: {option}"
+        return f"see {card.origin} (licence {card.licence}) and give the file with {option}"
     name = card.weights.hub_file or "model.safetensors"
     place = f"https://huggingface.co/{card.weights.hub}"
-    return f"get {name} from {place} (licence {card.licence}) and hand it over: {option}"
+    return f"get {name} from {place} (licence {card.licence}) and give it with {option}"
 
 
 def _named(what: str, names: Iterable[str]) -> str:

@@ -177,6 +177,6 @@ def test_a_file_of_another_kind_is_refused_with_what_it_looks_like_by_every_back
         if library == "checkpoint" and "LDM" in words:
             continue
         torch.save({name: torch.zeros(1, 2) for name in names}, tmp_path / "other.pth")
-        with raises(BadWeights, match=f"it looks like {words}.*hand over the file of this architecture") as error:
+        with raises(BadWeights, match=f"it looks like {words}.*give a file of this architecture") as error:
             open_encoder(card, weights=tmp_path / "other.pth")
         assert "\n" not in str(error.value)

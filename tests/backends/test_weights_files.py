@@ -158,7 +158,7 @@ def test_missing_surplus_and_misshapen_tensors_are_named_and_counted(tmp_path: P
     path = tmp_path / "other.safetensors"
     save_file(state, path)
     sentence = refused(path)
-    for part in ("2 missing (norm.bias, norm.weight)", "1 surplus (extra)", "cls_token is (1, 1, 7) instead of (1, 1, 48)"):
+    for part in ("2 missing (norm.bias, norm.weight)", "1 unexpected (extra)", "cls_token is (1, 1, 7) instead of (1, 1, 48)"):
         assert part in sentence
 
 
@@ -231,7 +231,7 @@ def test_the_cards_of_non_commercial_weights_say_so() -> None:
 @mark.parametrize("content", [[torch.zeros(3)], {"step": 3}, torch.zeros(3), {"state_dict": {}}])
 def test_files_without_named_tensors_are_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pt")
-    assert "hand over a state dict" in refused(tmp_path / "odd.pt")
+    assert "give a file with a state dict" in refused(tmp_path / "odd.pt")
 
 
 def test_a_refused_file_leaves_the_network_as_it_was(state: State) -> None:

@@ -77,7 +77,7 @@ def test_an_average_in_a_file_beside_the_raw_weights_is_a_question(tmp_path, nam
     torch.save({"last_epoch": 3}, tmp_path / "custom_checkpoint_2.pkl")
     assert same(weights.read(tmp_path))
     save_file(AVERAGE, tmp_path / name) if BESIDE[name] is None else torch.save(BESIDE[name], tmp_path / name)
-    with pytest.raises(BadWeights, match=rf"holds model\.safetensors and.* {re.escape(name)}.*; hand over the file that is meant"):
+    with pytest.raises(BadWeights, match=rf"holds model\.safetensors and.* {re.escape(name)}.*; give the file to use"):
         weights.read(tmp_path)
     assert same(weights.read(tmp_path / "model.safetensors"))
 

@@ -227,10 +227,10 @@ def test_a_file_with_code_inside_is_refused_and_does_not_run(tmp_path):
 
 
 def test_weights_of_another_network_or_cut_short_are_refused(weights):
-    with pytest.raises(BadWeights, match="does not fit"):
+    with pytest.raises(BadWeights, match="does not match"):
         load_extractor("shapes-cnn", weights / "vgg.safetensors")
     torch.save({"a": torch.zeros(2)}, weights / "other.pth")
-    with pytest.raises(BadWeights, match="does not fit"):
+    with pytest.raises(BadWeights, match="does not match"):
         load_extractor("inception", weights / "other.pth")
     whole = (weights / "cnn.safetensors").read_bytes()
     (weights / "cut.safetensors").write_bytes(whole[:-100])

@@ -135,7 +135,7 @@ def test_a_codec_s_key_reaches_its_encoder(tmp_path):
     words = ("import", "vavae", tmp_path / "codec.ckpt", "--name", "c", "--preset", "tiny", "--out", tmp_path / "runs")
     assert "choose by --weights-key" in svgbench(*words, status=2)
     assert "holds no weights under 'nothing'" in svgbench(*words, "--weights-key", "nothing", status=2)
-    assert "codec.ckpt for 'va-vae-f16d32' does not fit" in svgbench(*words, "--weights-key", "second", status=2)
+    assert "codec.ckpt for 'va-vae-f16d32' does not match" in svgbench(*words, "--weights-key", "second", status=2)
 
 
 @pytest.mark.parametrize("content", ["half a file", "another kind"])

@@ -80,7 +80,7 @@ def test_missing_surplus_and_misshapen_tensors_are_counted_in_the_files_own_name
     state["trainable_cls_token"] = torch.zeros(1, 1, 7)
     sentence = refused(saved(state), "rae-decoder", HEADS)
     assert "2 missing (decoder_layers.1.attention.attention.key.bias, decoder_norm.weight)" in sentence
-    assert "1 surplus (extra)" in sentence and "trainable_cls_token is (1, 1, 7) instead of (1, 1, 32)" in sentence
+    assert "1 unexpected (extra)" in sentence and "trainable_cls_token is (1, 1, 7) instead of (1, 1, 32)" in sentence
 
 
 @pytest.mark.parametrize("lost", ["encoder.patch_embed.proj.bias", "encoder.rope_embed.periods", "encoder.blocks.11.mlp.fc1.weight"])
@@ -101,7 +101,7 @@ def test_parts_of_two_svg_trainings_are_refused(saved):
 @pytest.mark.parametrize("changes", [{"encoder": "dinov3_vitb16"}, {"dinoconfig": {"model_name": "dinov3_vits16plus"}}])
 def test_a_config_that_names_another_encoder_is_refused(saved, changes):
     state = official.dinov3() | official.residual(channels=4) | {f"decoder.{n}": v for n, v in DECODER.items()}
-    assert "holds dinov3_vits16; correct the config" in refused(saved(state), "svg-autoencoder", changes)
+    assert "has dinov3_vits16; correct the config" in refused(saved(state), "svg-autoencoder", changes)
 
 
 def test_numbers_that_are_not_finite_are_refused(saved):
@@ -112,14 +112,14 @@ def test_numbers_that_are_not_finite_are_refused(saved):
 @pytest.mark.parametrize(
     "kind, state, config, words",
     [
-        ("rae-decoder", RAE, {**HEADS, "decoder_hidden_size": 64}, "the config says decoder_hidden_size 64, .* holds 32; correct"),
+        ("rae-decoder", RAE, {**HEADS, "decoder_hidden_size": 64}, "the config has decoder_hidden_size 64, .* has 32; correct"),
         ("rae-decoder", RAE, {"decoder_num_attention_heads": 5}, "5 heads do not divide the width 32"),
         ("rae-decoder", RAE, None, "no released decoder has the width 32 .* give decoder_num_attention_heads"),
-        ("rae-decoder", RAE, {**HEADS, "hidden_act": "relu"}, "the config says hidden_act relu"),
-        ("vavae", LDM, {"embed_dim": 32}, "the config says embed_dim 32, .* holds 6"),
-        ("vavae", LDM, {"ch": 128, "ch_mult": [1, 1, 2]}, r"ch x ch_mult\) \[128, 128, 256\], .* holds \[128, 128, 128\]"),
-        ("vavae", LDM, {"ddconfig": {"attn_resolutions": [16], "resolution": 32}}, r"attn_resolutions \[16\], .* holds \[8\]"),
-        ("sdvae", LDM, {"z_channels": 4}, "the config says z_channels 4, .* holds 6"),
+        ("rae-decoder", RAE, {**HEADS, "hidden_act": "relu"}, "the config has hidden_act relu"),
+        ("vavae", LDM, {"embed_dim": 32}, "the config has embed_dim 32, .* has 6"),
+        ("vavae", LDM, {"ch": 128, "ch_mult": [1, 1, 2]}, r"ch x ch_mult\) \[128, 128, 256\], .* has \[128, 128, 128\]"),
+        ("vavae", LDM, {"ddconfig": {"attn_resolutions": [16], "resolution": 32}}, r"attn_resolutions \[16\], .* has \[8\]"),
+        ("sdvae", LDM, {"z_channels": 4}, "the config has z_channels 4, .* has 6"),
         ("vavae", LDM, {"attn_resolutions": 8}, "attn_resolutions in the config of a release is 8; give a list of whole numbers"),
         ("sdvae", LDM, {"resolution": "256"}, "resolution in the config of a release is '256'; give a whole number"),
         ("vavae", LDM, {"ddconfig": 3}, "ddconfig in the config of a release is int"),
@@ -168,6 +168,6 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(saved, tmp_path,
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_an_absent_file_and_one_without_tensors_are_refused(saved, tmp_path, kind):
     assert "does not exist" in refused(tmp_path / "none.pt", kind)
-    assert "hand over a state dict" in refused(saved({"step": 3}), kind)
+    assert "give a file with a state dict" in refused(saved({"step": 3}), kind)
     with pytest.raises(BadWeights):
         svgbench.load_official(kind, saved({"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}))

@@ -48,7 +48,7 @@ def test_raes_statistics_belong_to_each_position_and_its_variance_has_an_epsilon
         ({"mean": MEAN.view(1, 12, 1, 1), "std": STD[:4].view(1, 4, 1, 1)}, r"mean \[1, 12, 1, 1\] and std \[1, 4, 1, 1\]"),
         ({"mean": MEAN.view(1, 12, 1, 1), "std": 0 * STD.view(1, 12, 1, 1)}, "12 of 12 means and deviations are not finite or not above 0"),
         ({"mean": MEAN.view(12, 1, 1), "var": -STD.view(12, 1, 1)}, "12 of 12"),
-        ({"weight": MEAN, "bias": STD}, "holds weight, bias instead of dinov3_sp_mean and .*; hand over"),
+        ({"weight": MEAN, "bias": STD}, "holds weight, bias instead of dinov3_sp_mean and .*; give"),
     ],
 )
 def test_files_that_are_no_statistics_are_refused_in_one_sentence(saved, tensors, words):

@@ -178,8 +178,8 @@ def test_missing_surplus_and_misshapen_tensors_are_counted_and_named():
     state["blocks.0.attn.proj.bias"] = torch.zeros(3)
     state["head.weight"] = torch.zeros(3)
     text = refusal("sit", state, {"num_heads": 4})
-    assert "1 missing (blocks.1.mlp.fc2.bias)" in text and "1 surplus (head.weight)" in text
-    assert "1 of another shape (blocks.0.attn.proj.bias is (3,))" in text
+    assert "1 missing (blocks.1.mlp.fc2.bias)" in text and "1 unexpected (head.weight)" in text
+    assert "1 with another shape (blocks.0.attn.proj.bias is (3,))" in text
 
 
 def test_a_file_that_ends_in_the_middle_of_its_blocks_is_refused():
@@ -194,7 +194,7 @@ def test_numbers_that_are_not_finite_are_refused():
 
 
 def test_heads_that_nothing_tells_are_asked_for():
-    assert "config num_heads" in refusal("sit", release("sit", depth=1, patch=2, **SMALL))
+    assert "num_heads in the config" in refusal("sit", release("sit", depth=1, patch=2, **SMALL))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_networks_without_shifts_and_with_trained_positions_are_refused():
     narrow = {n: v[: 4 * 384] if ".adaLN_modulation" in n and n.startswith("blocks") else v for n, v in state.items()}
     assert "wo_shift" in refusal("lightningdit", narrow)
     state["pos_embed"] = state["pos_embed"] + 0.1
-    assert "pos_embed is not the fixed table" in refusal("lightningdit", state)
+    assert "pos_embed is not the fixed position embedding" in refusal("lightningdit", state)
 
 
 @pytest.mark.parametrize("kind, size", [("sit", {}), ("lightningdit", {}), ("ddt", {"wide": 768}), ("repa", {})])
@@ -245,7 +245,7 @@ def test_half_precision_throughout_opens_and_answers_as_its_own_numbers(kind, si
 def test_a_table_off_by_more_than_its_rounding_is_refused(stored):
     state = release("sit", width=384, depth=1, channels=4, grid=4)
     state["pos_embed"] = (state["pos_embed"] + 0.003).to(stored)
-    assert "pos_embed is not the fixed table" in refusal("sit", state)
+    assert "pos_embed is not the fixed position embedding" in refusal("sit", state)
 
 
 def test_configs_are_read_as_lightningdit_writes_them():

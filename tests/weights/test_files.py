@@ -57,9 +57,9 @@ def test_our_own_networks_are_recognised_and_strangers_are_not() -> None:
 def test_a_file_of_another_kind_is_refused_with_what_it_looks_like() -> None:
     state = {name: torch.zeros(1) for name in (*TRANSFORMER, "storage_tokens", "blocks.0.ls1.gamma")}
     layer = torch.nn.Linear(2, 2)
-    with raises(BadWeights, match=r"2 missing \(bias, weight\).* it looks like DINOv3 as Meta publishes it, hand over the file of"):
+    with raises(BadWeights, match=r"2 missing \(bias, weight\).* it looks like DINOv3 as Meta publishes it; give a file of"):
         weights.fill(layer, state, where="x.pth")
     with raises(BadWeights, match="it looks like DINOv2 in timm's names"):
         weights.fill(layer, {}, where="x.pth", file_names=["pos_embed", "blocks.0.ls1.gamma"])
-    with raises(BadWeights, match=r"1 surplus \(scale\); hand over"):
+    with raises(BadWeights, match=r"1 unexpected \(scale\); give"):
         weights.fill(layer, {**layer.state_dict(), "scale": torch.zeros(1)}, where="x.pth")
