@@ -1,4 +1,4 @@
-"""What every encoder owes the benchmark, tried on one: the test that the author of a card or of a backend runs."""
+"""Checks that an encoder meets the benchmark's requirements; for authors of cards and backends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from svgbench.errors import BadConfig, BadInput
 
 
 class Finding(NamedTuple):
-    """One promise and whether it was kept."""
+    """The result of one check."""
 
     name: str
     ok: bool
     figure: str
-    """What was measured."""
+    """The measured value, for the table."""
 
 
 @torch.no_grad()
 def examine(encoder: FrozenEncoder, seconds: float = 2.0) -> list[Finding]:
-    """Every promise in turn on drawn images of the card's size; about ``seconds`` are spent on the speed. One that raises is broken."""
+    """Runs every check on random images of the card's size; a check that raises has failed. When all pass, the speed is measured for about
+    ``seconds``."""
     device = next(encoder.buffers()).device
     side = encoder.card.pixels.size
     images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
@@ -136,7 +137,7 @@ def _equal(name: str, one: Tensor, other: Tensor) -> Finding:
 
 
 def _speed(encoder: FrozenEncoder, images: Tensor, seconds: float) -> Finding:
-    """Images a second, warm; a figure, not a promise."""
+    """Images per second after a warm-up; informative only."""
     batch = images.repeat(8, 1, 1, 1) if images.device.type != "cpu" else images
     encoder.encode(batch)
     count, start = 0, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Codecs in the LDM layout (VA-VAE and its kin), from their own checkpoint files."""
+"""Codecs in the layout of LDM (VA-VAE and similar), from their checkpoint files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svgbench.errors import BadConfig, unknown
 from svgbench.nets.ldm import LdmDecoder, LdmEncoder
 
 TRAINING_ONLY = ("loss.", "foundation_model.", "linear_proj.", "model_ema.")
-"""Names in released checkpoints that only their training used: discriminator, the frozen teacher and the projection onto it."""
+"""Prefixes of weights in released checkpoints that only training used: discriminator, frozen teacher and the projection onto it."""
 
 
 class LdmAutoencoder(nn.Module):
@@ -57,7 +57,7 @@ class CheckpointNetwork(Network):
         return self.model.decode(latents)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The codec's own weights, without what only its training used."""
+        """The weights of the codec, without those that only training used."""
         return {name: value for name, value in state.items() if not name.startswith(TRAINING_ONLY)}
 
 

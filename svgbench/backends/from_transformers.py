@@ -25,7 +25,7 @@ from svgbench.errors import BadConfig, unknown
 CLASSES = (
     "DINOv3ViTModel", "Dinov2Model", "Dinov2WithRegistersModel", "SiglipVisionModel", "CLIPVisionModel", "ViTModel", "ViTMAEModel",
 )  # fmt: skip
-"""The architectures whose tokens are known: a class token, then registers, where they have them; then patches, row by row."""
+"""Supported architectures. The order of their tokens is known: class token, registers (where they exist), patches row by row."""
 
 OTHER_PARTS = ("text_model.", "text_projection.", "visual_projection.", "logit_", "classifier.", "decoder.", "pooler.")
 """Beginnings of names in files of whole models that belong to no image encoder."""
@@ -68,7 +68,7 @@ class TransformersNetwork(TokenNetwork):
         return outputs
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Today's names of the weights, which transformers itself makes of older files', position embeddings resampled to the grid."""
+        """Weights with current names (transformers converts those of older files), position embeddings resampled to the grid."""
         state = {name: self._resampled(name, value) for name, value in state.items()}
         with _silent():
             model, report = type(self.model).from_pretrained(
@@ -114,7 +114,7 @@ def _part(model: nn.Module, name: str) -> nn.Module | None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Without the library's report of what it loaded (ours names what is wrong) and without its progress bar."""
+    """Context without the library's loading report and progress bar; missing and unexpected weights are reported by svgbench."""
     logger = logging.getLogger("transformers")
     level, bars = logger.level, progress.is_progress_bar_enabled()
     logger.setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""What a backend hands over: a network on normalised pixels, and how the names in its official files become its own."""
+"""The interface of a backend: a network on normalised pixels, and the conversion of official files to its parameter names."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """The base of what an opener ``(card, state) -> Network`` returns; weights are still random. ``state`` is the content of the file that
-    will be loaded, or None, for architectures that show in the file only.
+    """Base class of the networks that an opener ``(card, state) -> Network`` returns, with random weights.
 
-    Openers of other packages register as entry points of the group ``svgbench.backends``.
+    ``state`` is the state dict that will be loaded, or None; some architectures can only be recognised by it. Backends of svgbench have a
+    row in ``svgbench.config.backends``; other packages register openers as entry points of the group ``svgbench.backends``.
     """
 
     model: nn.Module
-    """The library's own module; its state dict names what a weights file must hold."""
+    """The library's module; a weights file must have the names of its state dict."""
     channels: int
     stride: int
-    """Network pixels per latent position."""
+    """Pixels per latent position along a side, at the input of the network."""
     side: int | None = None
-    """Side in pixels of the images it takes, where it takes no other."""
+    """Side of the input in pixels where it is fixed; None where any multiple of the stride is accepted."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    """Pixel statistics as the library states them, where it does."""
+    """Pixel mean and std of the library; None where it has none."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Features or posterior mean [B, C, h, w] of normalised pixels [B, 3, H, W]."""
@@ -32,5 +32,5 @@ class Network(nn.Module):
         raise AttributeError(f"{type(self).__name__} does not decode")
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of a file by the names and shapes of ``model``."""
+        """Converts the state dict of a file to the names and shapes of ``model``."""
         return state

@@ -1,4 +1,4 @@
-"""From a card to an encoder: the one table of backends, and the surface every encoder has."""
+"""Opens the encoder of a card: one interface for the encoders of all backends."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class FrozenEncoder(nn.Module):
-    """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, h, w]. Each row is computed in chunks of one constant shape, so it
-    depends on its own image alone, bit for bit. Arithmetic follows the caller's autocast; results are float32."""
+    """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, H / stride, W / stride], float32.
+
+    Images are computed in chunks of one constant shape, so that a latent does not depend on the other images of the batch, bit for bit.
+    Autocast of the caller applies.
+    """
 
     mean: Tensor
     std: Tensor
     weights_key: str | None = None
-    """Where in its checkpoint the weights were that were opened."""
+    """Dotted path of the weights in their checkpoint; None for random weights."""
 
     def __init__(self, card: EncoderCard, network: Network) -> None:
         super().__init__()
@@ -46,12 +49,15 @@ class FrozenEncoder(nn.Module):
         super().train(False)
 
     def train(self, mode: bool = True) -> FrozenEncoder:
-        """Stays in evaluation for ever: a trainer that switches its modules must not bring back the encoder's dropout."""
+        """Does nothing: the encoder stays in evaluation mode, so that a trainer cannot switch its dropout on."""
         return self
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Features, or a codec's posterior mean, [B, C, h, w] of images [B, 3, H, W] in [0, 1], H and W multiples of ``stride``."""
+        """Features, or the posterior mean of a codec, [B, C, h, w] float32, of images [B, 3, H, W] in [0, 1].
+
+        Raises BadInput for other dtypes and shapes, BadConfig when H or W is not a multiple of ``stride``.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             got = f"{images.dtype} {tuple(images.shape)}"
             raise BadInput(f"images for '{self.card.name}' must be floats [B, 3, H, W] in [0, 1], got {got}.")
@@ -61,7 +67,8 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] (unclamped on request) of a codec's latents [B, C, h, w]."""
+        """Images [B, 3, H, W] of a codec's latents [B, C, h, w], clamped to [0, 1] unless ``clamp`` is False. Raises BadInput for an
+        encoder without a decoder."""
         if self.card.kind != "codec":
             raise BadInput(f"'{self.card.name}' gives features and has no decoder; train one with the autoencoder stage.")
         height, width = (side * self.stride for side in latents.shape[2:])
@@ -73,14 +80,14 @@ class FrozenEncoder(nn.Module):
         return self.encode(images)
 
     def check_side(self, side: int) -> None:
-        """Refuses a side in pixels that the latent grid does not divide."""
+        """Raises BadConfig when a side in pixels is not a multiple of ``stride``, or not the only side that the network accepts."""
         if side % self.stride or side == 0:
             below = side - side % self.stride
             use = f"{below} or {below + self.stride}" if below else f"{self.stride}"
-            raise BadConfig(f"images of {side} px do not divide into {self.stride} px patches for '{self.card.name}'; use {use}.")
+            raise BadConfig(f"images of {side} px cannot be divided into the {self.stride} px patches of '{self.card.name}'; use {use}.")
         if self.network.side is not None and side * self.scale != self.network.side:
             fitting = self.network.side / self.scale
-            raise BadConfig(f"'{self.card.name}' takes images of {fitting} px only, not {side}; resize them or take another backend.")
+            raise BadConfig(f"'{self.card.name}' takes only images of {fitting} px, not {side}; resize them or use another backend.")
 
     def _encode(self, images: Tensor) -> Tensor:
         if self.scale != 1:
@@ -105,8 +112,11 @@ def open_encoder(
     random_weights_seed: int | None = None,
     weights_key: str | None = None,
 ) -> FrozenEncoder:
-    """The encoder of a card with its pinned weights, with those of a local file (under ``weights_key`` where it holds several), or with
-    random ones of a seed (architecture tests)."""
+    """Opens the encoder of a card with its pinned weights, those of a local file ``weights``, or random ones (``random_weights_seed``).
+
+    ``weights_key``: the dotted path of the weights in a checkpoint with several. Raises BadWeights for a file that is missing, damaged or
+    of another architecture, BadConfig for a card that the backend cannot build, BadInput for a backend that is not installed.
+    """
     path = None if random_weights_seed is not None else files.resolve(card, weights)
     state = files.read(path, weights_key) if path else None
     network = open_network(card, state, seed=random_weights_seed or 0)
@@ -122,7 +132,8 @@ def open_encoder(
 
 
 def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The file's weights by the network's names; the libraries' own converters stumble over files that they were not written for."""
+    """The weights of a file with the names of the network, float32. Raises BadWeights, beginning with ``where``, when they cannot be
+    converted."""
     try:  # what is resampled on the way is so in single precision
         return network.adapt({name: value.float() if value.dtype in HALF else value for name, value in state.items()})
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
@@ -135,14 +146,15 @@ def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str,
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None = None, *, seed: int = 0) -> Network:
-    """The card's network with random weights of a seed, trainable; the caller's random numbers are left as they were."""
+    """The network of a card with random weights of a seed, trainable. The global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return opener(card.backend)(card, state)
 
 
 def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Network]:
-    """The function that opens a backend's cards: from the table, else from an installed package's entry point."""
+    """The function that opens the cards of a backend: from the table, else from the entry point of an installed package. Raises BadInput
+    for a package that is not installed, UnknownName for an unknown backend."""
     if backend in BACKENDS:
         row = BACKENDS[backend]
         try:
@@ -162,7 +174,7 @@ def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Ne
 
 
 def _completed(card: EncoderCard, network: Network) -> EncoderCard:
-    """The card, held against what was built; one made from BACKEND:NAME gets the numbers that only the library knew."""
+    """Checks the card against the network; a card made from BACKEND:NAME gets the values that only the library knows."""
     stride = network.stride / Fraction(card.pixels.scale)
     if card.features != Features() and not isinstance(network, TokenNetwork):
         raise BadConfig(f"'{card.name}': the backend {card.backend} has no choice of features; leave the field features out.")
@@ -178,7 +190,7 @@ def _completed(card: EncoderCard, network: Network) -> EncoderCard:
         )
     if (card.channels, card.stride) != (network.channels, stride):
         raise BadConfig(
-            f"the card '{card.name}' says {card.channels} channels at stride {card.stride}, but {card.backend} built "
+            f"the card '{card.name}' has {card.channels} channels at stride {card.stride}, but the network of {card.backend} has "
             f"{network.channels} channels at stride {stride}; correct the card."
         )
     return card

@@ -1,4 +1,4 @@
-"""Vision transformers of any library: which blocks' patch tokens are the features, behind which norm, as a map."""
+"""Vision transformers of any library: patch tokens of selected blocks, normalised, as a feature map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svgbench.errors import BadConfig
 
 
 class TokenNetwork(Network):
-    """A transformer whose patch tokens are features. A backend says how its blocks' outputs are had; the choice among them is made here."""
+    """A transformer whose patch tokens are the features. A backend implements ``tokens``; this class selects and normalises them."""
 
     features: Features
     depth: int
@@ -25,7 +25,7 @@ class TokenNetwork(Network):
     """The final norm, a module of ``model``."""
 
     def select_features(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
-        """Fixes which features ``encode`` gives; a norm that a choice needs and the network lacks is refused here, before any weights."""
+        """Sets the features that ``encode`` returns. Raises BadConfig for a block or a norm that the network does not have."""
         self.features, self.depth, self.prefix = features, depth, prefix
         object.__setattr__(self, "norm", norm)  # registered in ``model`` already
         self.channels = width * features.width
@@ -38,7 +38,7 @@ class TokenNetwork(Network):
         raise AttributeError(f"{type(self).__name__} gives no tokens")
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """The chosen features as [B, C, h, w]; class and register tokens are left out."""
+        """The selected features [B, C, h, w] of pixels [B, 3, H, W], without class and register tokens."""
         height, width = (side // self.stride for side in pixels.shape[2:])
         indices = sorted(set(self.blocks))
         outputs = dict(zip(indices, self.tokens(pixels, indices), strict=True))
@@ -66,7 +66,7 @@ class TokenNetwork(Network):
 
 
 def block_indices(features: Features, depth: int) -> list[int]:
-    """Indices (from 0) of the blocks whose tokens are used, in the order in which they are named."""
+    """Indices (from 0) of the blocks whose tokens are used, in the order of ``features.layers``. Raises BadConfig for a missing block."""
     named = [-1] if features.layers == "last" else list(features.layers)
     outside = [layer for layer in named if not -depth <= layer <= depth]
     if outside:
@@ -79,7 +79,7 @@ def block_indices(features: Features, depth: int) -> list[int]:
 
 @contextmanager
 def block_outputs(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Collects the outputs of some blocks while the network runs inside the ``with``."""
+    """Context in which a forward pass adds the outputs of some blocks to the list."""
     outputs: list[Tensor] = []
     handles = [
         blocks[index].register_forward_hook(lambda _module, _inputs, out: outputs.append(out[0] if isinstance(out, tuple) else out))

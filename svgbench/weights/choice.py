@@ -1,8 +1,8 @@
-"""Which tensors of a checkpoint are the weights: averaged before raw, out of the wrappers of training codes, under their plain names.
+"""Selects the weights in a checkpoint: prefers averaged to raw weights, and removes prefixes of training frameworks.
 
-A checkpoint may hold several sets of weights: the raw ones, one or more averages (EMA), other networks. Each set is a candidate with a key,
-the dotted path to it. One average beside the raw weights that have its names is taken; where no rule says which, the file is refused with
-the list of keys, and ``--weights-key`` names one.
+A checkpoint may contain several sets of weights: raw ones, one or more averages (EMA), other networks. Each set is a candidate with a key,
+its dotted path. A single average of the raw weights is selected. Where no rule applies, the error lists the keys, and ``--weights-key``
+selects one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from svgbench.weights.names import COUNTERS, Names, count, numbers_left_out, pla
 from svgbench.weights.torch_files import StandIn, Stored
 
 RAW = ("state_dict", "model", "module", "net", "network", "model_state_dict", "params", "weights", "generator", "")
-"""Usual keys of the weights of a training; the last is the checkpoint itself."""
+"""Usual keys of raw weights; the empty one is the checkpoint itself."""
 TRAINING = re.compile(r"^(opt|lr|sched|scaler|rng|random|loops|args$|config|cfg|hparams|hyper|amp|grad_|loss_scaler)", re.IGNORECASE)
-"""Keys of what training keeps beside the weights."""
+"""Keys of the other state of a training."""
 MOMENTS = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "exp_inf", "n_averaged"}
-"""Names of an optimiser's own tensors."""
+"""Names of an optimiser's tensors."""
 DEPTH = 6
-"""Keys down to which weights are looked for."""
+"""Largest depth at which weights are searched."""
 VISITS = 20_000
-"""Mappings and lists that are looked into."""
+"""Largest number of mappings and lists that are searched."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """What ``--weights-key`` calls it."""
+        """The dotted path, as in ``--weights-key``."""
         return ".".join(self.path) or "."
 
     @property
     def last(self) -> str:
-        """The key nearest to the tensors."""
+        """The last part of the path."""
         return self.path[-1] if self.path else ""
 
     @property
@@ -59,32 +59,33 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """The weights that were taken."""
+    """The selected weights."""
 
     tensors: Names
     key: str = "."
     note: str = ""
-    """A sentence about the choice; empty where there was none."""
+    """A sentence about the selection for the user; empty where there was no choice."""
 
 
 @dataclass
 class _Scan:
-    """What a walk through a checkpoint collects."""
+    """The result of searching a checkpoint."""
 
     candidates: list[Candidate] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
-    """Averages that cannot be read, in words: lists without names, objects of unknown classes."""
+    """Descriptions of averages that cannot be read: lists without names, objects of unknown classes."""
     objects: list[str] = field(default_factory=list)
-    """Classes of objects that hold tensors."""
+    """Classes of objects that contain tensors."""
     visits: int = 0
-    """How many mappings and lists were looked into: a file may hold itself."""
+    """Number of mappings and lists searched; a checkpoint may contain itself."""
 
 
 def choose(content: Any, path: Path, key: str | None = None) -> Selection:
-    """The weights in a checkpoint's content, by ``key`` where one is asked for; ``path`` opens the error."""
+    """Selects the weights in the content of a checkpoint, those of ``key`` if given. Raises BadWeights, beginning with ``path``, when
+    there are none or no rule selects one set."""
     scan = _Scan()
     if isinstance(content, StandIn) and not content:
-        raise BadWeights(f"{path} holds a pickled object ({content.foreign}), which is not opened; save its state dict alone.")
+        raise BadWeights(f"{path} contains a pickled object ({content.foreign}), which is not loaded; save only its state dict.")
     if not isinstance(content, Mapping):
         single = isinstance(content, Tensor | Stored)
         description = "one tensor without a name" if single else f"an object of type {type(content).__name__}, not named tensors"
@@ -97,13 +98,13 @@ def choose(content: Any, path: Path, key: str | None = None) -> Selection:
         return _by_key(candidates, key, path)
     if not candidates:
         if scan.objects:
-            raise BadWeights(f"{path} holds its tensors inside objects ({scan.objects[0]}), which are not opened; save a state dict alone.")
-        raise BadWeights(f"{path} holds no named tensors; give a file with a state dict.")
+            raise BadWeights(f"{path} has its tensors in objects ({scan.objects[0]}), which are not loaded; save only a state dict.")
+        raise BadWeights(f"{path} contains no named tensors; give a file with a state dict.")
     return _best(_teachers(candidates), path, scan)
 
 
 def average_beside(content: Any, path: Path, names: Names) -> bool:
-    """Whether another file's content holds an average of the weights with these names."""
+    """Whether the content of another file includes an average of the weights with these names."""
     scan = _Scan()
     if isinstance(content, Mapping):
         _walk(content, (), path, scan)
@@ -257,7 +258,7 @@ def _teachers(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _best(candidates: list[Candidate], path: Path, scan: _Scan) -> Selection:
-    """The one candidate that the rules take, or the question which."""
+    """Selects one candidate. Raises BadWeights with the list of keys when no rule applies."""
     averages, raw = ([one for one in candidates if one.averaged is kind] for kind in (True, False))
     if scan.closed and not averages:
         raise BadWeights(
@@ -306,8 +307,8 @@ def _common_prefix(one: Sequence[str], other: Sequence[str]) -> int:
 
 
 def _average(average: Candidate, raw: Candidate, path: Path) -> Selection:
-    """The average, and from the raw weights what it leaves out: tensors that were not trained. A second name of one tensor (tied weights),
-    which an average of parameters has once, is one tensor there too."""
+    """The average, completed by raw tensors that it does not have because they were not trained. Tied weights, which an average of
+    parameters has only once, are tied in the result too."""
     first = {_tensor_identity(value): name for name, value in raw.tensors.items() if name in average.tensors}
     untracked = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
     tied = {name: average.tensors[first[_tensor_identity(value)]] for name, value in untracked.items() if _tensor_identity(value) in first}
@@ -318,14 +319,14 @@ def _average(average: Candidate, raw: Candidate, path: Path) -> Selection:
 
 
 def _tensor_identity(value: Any) -> tuple[Any, ...]:
-    """What two names of one tensor have in common."""
+    """A key that is equal for two names of the same tensor (tied weights)."""
     if isinstance(value, Stored):
         return id(value.storage), value.offset, value.shape, value.stride
     return value.data_ptr() if value.numel() else id(value), 0, tuple(value.shape), value.stride()
 
 
 def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
-    """The candidate of a key: its whole path, its end where no other ends so, or what is under it."""
+    """The candidate of a key: an exact path, else the only path that ends with it, else those below it. Raises BadWeights without one."""
     exact = [one for one in candidates if one.key == key]
     ends = [one for one in candidates if one.key.endswith(f".{key}")]
     under = [one for one in candidates if one.key.startswith(f"{key}.")]
@@ -333,8 +334,8 @@ def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
     if not matching:
         known = [one.key for one in candidates]
         if known == ["."]:
-            raise BadWeights(f"{path} holds one state dict and nothing under '{key}'; leave --weights-key out.")
-        raise BadWeights(f"{path} holds no weights under '{key}'.{closest(key, known)}")
+            raise BadWeights(f"{path} contains a single state dict and nothing under '{key}'; leave --weights-key out.")
+        raise BadWeights(f"{path} contains no weights under '{key}'.{closest(key, known)}")
     chosen = _best(list(matching), path, _Scan())
     if len(matching) == 1 and matching[0].averaged:
         related = [one for one in candidates if not one.averaged and one.tensors.keys() > matching[0].tensors.keys()]

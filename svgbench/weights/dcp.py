@@ -1,4 +1,4 @@
-"""Folders of ``torch.distributed.checkpoint``: one pickle of metadata and files of tensors, read without running anything."""
+"""Reads folders of ``torch.distributed.checkpoint`` (a pickle of metadata and files of tensors) without executing anything."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from svgbench.errors import BadWeights
 from svgbench.weights.torch_files import DIMENSIONS, StandIn, Storage, Stored, contiguous, read_archive, read_pickle
 
 MAX_METADATA_BYTES = 1 << 30
-"""Bytes that the metadata may have."""
+"""Largest size of the metadata in bytes."""
 
 
 def read_dcp(folder: Path) -> dict[str, Any]:
-    """The state dict in a folder, nested as it was saved; its tensors are ``Stored`` and read from their files when asked for."""
+    """The state dict in a folder, nested as it was saved, with tensors as ``Stored``, which are read later. Raises BadWeights when the
+    folder cannot be read."""
     place = folder / ".metadata" if folder.is_dir() else folder
     regular(place)
     try:

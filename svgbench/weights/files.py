@@ -1,4 +1,4 @@
-"""Weights of others: which local file, whether it is the pinned one, what it holds. Nothing is read that could run code."""
+"""Finds, verifies and reads weights files. Nothing in a file is executed."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ from svgbench.weights.torch_files import Hostile, Stored, read_archive, read_leg
 
 
 def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str = "--weights FILE") -> Path:
-    """The local file (or directory) of a card's weights: the given one, else the shelf's, else the Hugging Face cache's, else a download.
-    ``option``: what an error tells the user to give."""
+    """The local file or directory of a card's weights: ``weights`` if given, else the shipped file, else the Hugging Face cache, else a
+    download. Raises BadWeights when there is none, when its digest differs from the card's, or when its licence forbids the declared
+    use. ``option``: how the error tells the user to give a file."""
     check_licence(card)
     if weights is not None:
         path = Path(weights).expanduser()
@@ -53,30 +54,30 @@ def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str
 
 
 def _check_pixels(card: EncoderCard, path: Path) -> None:
-    """Refuses weights of other pixel statistics, where the card has its own."""
+    """Raises BadWeights when the files state other pixel statistics than the card."""
     if card.channels:
         same_statistics(path, card.pixels.mean, card.pixels.std, card.name)
 
 
 def check_licence(card: EncoderCard) -> None:
-    """Refuses weights whose licence forbids the use that the environment declares (``SVGBENCH_USE=commercial``; research else)."""
+    """Raises BadWeights when the licence forbids the use declared by ``SVGBENCH_USE`` (``research``, the default, or ``commercial``)."""
     use = os.environ.get("SVGBENCH_USE", "research").strip().lower() or "research"
     if use not in ("research", "commercial"):
         raise BadConfig(f"SVGBENCH_USE is '{use}'; it must be research or commercial.{closest(use, ('research', 'commercial'))}")
     if use in card.forbids:
         raise BadWeights(
-            f"the weights of '{card.name}' are licensed {card.licence}, which forbids {use} use, and SVGBENCH_USE declares it; "
-            f"take an encoder whose licence allows it (`svgbench encoders`) or ask its authors ({card.origin})."
+            f"the weights of '{card.name}' have the licence {card.licence}, which forbids {use} use (declared by SVGBENCH_USE); "
+            f"use an encoder whose licence allows it (`svgbench encoders`) or ask its authors ({card.origin})."
         )
 
 
 def check_digest(path: Path, card: EncoderCard) -> None:
-    """Refuses a file that is not the one the card pins."""
+    """Raises BadWeights when the file's SHA-256 is not the one in the card."""
     digest, pinned = sha256_of(path), card.weights.sha256 or ""
     if digest != pinned:
         raise BadWeights(
-            f"{path.name} of '{card.name}' has digest {digest[:12]}..., the card pins {pinned[:12]}...; "
-            f"fetch {path} again or correct the card."
+            f"{path.name} of '{card.name}' has the SHA-256 digest {digest[:12]}..., but the card requires {pinned[:12]}...; "
+            f"download {path} again or correct the card."
         )
 
 
@@ -84,13 +85,16 @@ class State(dict[str, Tensor]):
     """Name -> tensor of a weights file."""
 
     key = "."
-    """The dotted path inside the checkpoint under which they were; a dot for the file itself."""
+    """Dotted path of the weights in the checkpoint; a dot for the whole file."""
 
 
 def read(path: Path, key: str | None = None) -> State:
-    """Name -> tensor of a weights file (``.safetensors``, or what ``torch.save`` wrote, of which nothing but tensors is opened) or of all
-    parts of a directory. A checkpoint's averaged weights are preferred to its raw ones; ``key`` (a dotted path) names others. A choice is
-    written to standard error, once."""
+    """Reads the tensors of a weights file (``.safetensors``, or written by ``torch.save``; objects other than tensors are not loaded), or
+    of all parts of a directory.
+
+    Averaged weights (EMA) of a checkpoint are preferred to the raw ones; ``key`` (a dotted path) selects others. Where there was a choice,
+    it is reported once on standard error. Raises BadWeights for damaged files and for checkpoints in which no rule selects the weights.
+    """
     before = [(part, _state(part)) for part in weights_files(path)]
     parts = [part for part, _ in before]
     content = read_dcp(path) if parts[0].name == ".metadata" else _merged(parts)
@@ -113,11 +117,11 @@ def read(path: Path, key: str | None = None) -> State:
 
 
 NUMBERED = re.compile(r"^(custom_checkpoint_\d\.pkl|model_\d\.safetensors|pytorch_model_\d\.bin)$")
-"""What Accelerate calls objects and networks beside the first."""
+"""File names of Accelerate for further networks and registered objects."""
 
 
 def _refuse_average_beside(path: Path, part: Path, names: Mapping[str, Any]) -> None:
-    """A folder of Accelerate keeps further networks and registered objects, an average among them, in files whose names do not tell."""
+    """Raises BadWeights when another file in a folder of Accelerate may be an average of these weights; file names do not tell."""
     for file in sorted(path.glob("*_[0-9].*")) if path.is_dir() else ():
         if not NUMBERED.match(file.name):
             continue
@@ -146,7 +150,7 @@ def _merged(parts: list[Path]) -> Any:
 
 
 def _content(path: Path) -> Any:
-    """What one file holds, by its form and not by its name."""
+    """The content of one file, by its format and not its name."""
     form = form_of(path)
     try:
         if form == "safetensors":
@@ -157,12 +161,12 @@ def _content(path: Path) -> Any:
 
 
 UNREADABLE = (*DAMAGED, SafetensorError, pickle.UnpicklingError, KeyError, IndexError, TypeError, MemoryError)
-"""What damaged files raise."""
+"""Exceptions that damaged files cause."""
 
 
 def _refusal(error: Exception, path: Path) -> BadWeights:
     if isinstance(error, Hostile):
-        return BadWeights(f"{path} holds pickled objects ({error}), which could run code and are not read; save its tensors alone.")
+        return BadWeights(f"{path} contains pickled objects ({error}) that could run code, and is not read; save only its tensors.")
     if isinstance(error, PermissionError):
         return BadWeights(f"{path} may not be read; change its permissions.")
     return BadWeights(f"{path} is truncated or not a weights file ({_first_line(error)}); fetch it again.")
@@ -213,7 +217,7 @@ def _from_hub(card: EncoderCard, option: str) -> Path:
 
 
 def _origin(card: EncoderCard, option: str) -> str:
-    """Which file, from where, under which licence, and how to give it."""
+    """Advice: which file, from where, under which licence, and how to give it."""
     if card.weights.hub is None:
         return f"see {card.origin} (licence {card.licence}) and give the file with {option}"
     name = card.weights.hub_file or "model.safetensors"

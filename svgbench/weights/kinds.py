@@ -1,4 +1,4 @@
-"""Which model's weights a file holds, told by the names of its tensors alone."""
+"""Recognises the model of a weights file by the names of its tensors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """A layout: names (or their beginnings) that must all be there, and names of which none may be."""
+    """A known model: prefixes of names that must all occur, and prefixes of which none may occur."""
 
     description: str
-    """Words that follow "it looks like"; in brackets what opens it: a kind of ``load_official``, or an encoder's name."""
+    """Completes "it looks like ..."; in brackets the kind of ``load_official`` or the encoder that opens it."""
     required: tuple[str, ...]
     forbidden: tuple[str, ...] = ()
 
@@ -66,11 +66,11 @@ KINDS = (
     Kind("VGG16 of torchvision", ("features.0.", "classifier.6.")),
     Kind("a ResNet", ("layer1.0.conv1.", "layer4.0.conv1.")),
 )
-"""In the order in which they are tried: the more telling names first."""
+"""In order of precedence, the most specific first."""
 
 
 def looks_like(names: Iterable[str]) -> str | None:
-    """Words for what a state dict (or its names) holds, ``None`` for what no rule knows: "DINOv3 as Meta publishes it"."""
+    """A description of the model of a state dict (or of its names), such as "DINOv3 as Meta publishes it"; None when it is unknown."""
     names = tuple(names)
     for kind in KINDS:
         if all(_starts_with_any(names, start) for start in kind.required) and not any(

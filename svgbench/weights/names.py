@@ -1,4 +1,4 @@
-"""Names of tensors: without what training codes put in front of them or into them, as the networks themselves call their parts."""
+"""Removes the prefixes of training frameworks and wrappers from the names of tensors."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Names = dict[str, Any]
 """Name -> ``Tensor`` or ``Stored``."""
 
 COUNTERS = {"n_averaged", "initted", "step", "steps", "decay", "num_updates", "iteration", "optimization_step"}
-"""Names of single numbers that the classes of averages keep beside the weights."""
+"""Names of scalars that classes for weight averaging store beside the weights."""
 INSIDE = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_fpw_module)\.")
-"""What torch.compile, FSDP and similar wrappers put into names, at any depth."""
+"""Parts of names that torch.compile, FSDP and similar wrappers insert, at any depth."""
 WRAPPERS = (
     "module", "model", "net", "network", "_model", "wrapped_model", "ema_model", "online_model", "backbone", "student", "teacher",
     "generator", "dit", "sit", "transformer", "denoiser", "diffusion_model", "autoencoder", "vae", "tokenizer",
 )  # fmt: skip
-"""First words of names under which a training keeps the network that was asked for, beside others."""
+"""Usual first parts of names under which training code stores the network of interest, beside others."""
 CHUNKED = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
-"""Blocks in chunks, as DINOv2's and DINOv3's trainings name them."""
+"""Names of blocks in chunks, as in the training code of DINOv2 and DINOv3."""
 DEPTH = 6
-"""Wrappers around wrappers that are taken off."""
+"""Largest number of nested wrappers that are removed."""
 
 
 def plain(tensors: Names, depth: int = DEPTH) -> Names:
-    """The tensors of the one network under its own names: without what wrappers put in front, without other networks beside it, its blocks
-    numbered in one row."""
+    """The tensors of one network with its own names: without prefixes of wrappers and other networks, with blocks numbered
+    consecutively."""
     tensors = unwrapped(tensors)
     if depth == 0 or looks_like(tensors):
         return tensors
@@ -42,18 +42,18 @@ def plain(tensors: Names, depth: int = DEPTH) -> Names:
 
 
 def count(value: Any) -> int:
-    """Its elements."""
+    """Number of elements."""
     return math.prod(value.shape)
 
 
 def numbers_left_out(tensors: Names) -> Names:
-    """Without the counters of an average's class, where there is more than those."""
+    """The tensors without the scalars of ``COUNTERS``, unless there are no others."""
     weights = {name: value for name, value in tensors.items() if name not in COUNTERS or count(value) > 1}
     return weights or tensors
 
 
 def unwrapped(tensors: Names, file: Path | None = None) -> Names:
-    """Without ``_orig_mod.`` anywhere and ``module.`` in front of all, blocks in one row."""
+    """The tensors without ``_orig_mod.`` and similar parts and a common ``module.``, with blocks numbered consecutively."""
     short = {INSIDE.sub("", name): value for name, value in tensors.items()}
     if len(short) != len(tensors):
         times = Counter(INSIDE.sub("", name) for name in tensors)
@@ -71,7 +71,7 @@ def unwrapped(tensors: Names, file: Path | None = None) -> Names:
 
 
 def roots(tensors: Names) -> dict[str, Names]:
-    """First word of the names -> what follows it; names without a dot are under the empty word."""
+    """First part of the names -> rest of the name -> tensor; names without a dot are under the empty string."""
     parts: dict[str, Names] = {}
     for name, value in tensors.items():
         first, dot, rest = name.partition(".")

@@ -1,11 +1,10 @@
-"""Files of ``torch.save``, read without running anything: tensors come out, every other object becomes an inert stand-in.
+"""Reads files of ``torch.save`` without executing anything: tensors are loaded, every other object becomes an inert stand-in.
 
-``torch.load`` would import the classes that a file names, or refuse the whole file for one of them (``weights_only``). Its
-``safe_globals`` do not help with classes that no list knows beforehand: they refuse ``pickle_protocol=4``, subclasses of dict and list,
-``defaultdict`` and ``deque``, and files of torch before 1.6 do not tell their names without being opened; the metadata of
-``torch.distributed.checkpoint`` torch reads by pickle alone. Here a name in the file is never imported. A handful of names that rebuild
-tensors have functions of this module, all others are empty classes. Tensors are read from the disk when they are asked for, so that an
-optimiser's state beside the weights costs no memory.
+``torch.load`` imports the classes that a file names, or rejects the whole file because of one of them (``weights_only``). ``safe_globals``
+does not help with classes that are unknown beforehand, with ``pickle_protocol=4``, subclasses of dict and list, ``defaultdict`` and
+``deque``, files of torch before 1.6, or the metadata of ``torch.distributed.checkpoint``. Here names in a file are never imported: the few
+that rebuild tensors are implemented in this module, all others become empty classes. Tensors are read from the disk only when needed, so
+that the state of an optimiser beside the weights uses no memory.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from svgbench.config.archives import Member, checked, start_of
 from svgbench.errors import BadWeights
 
 OPERATIONS = 2_000_000
-"""More operations than this in one pickle are not followed: seconds of work, many times what large checkpoints have."""
+"""Largest number of operations in one pickle: many times that of large checkpoints."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in files of torch before 1.6."""
 NAMES = 20_000
-"""More different classes and functions in one pickle are not followed: each takes a kilobyte here."""
+"""Largest number of different classes and functions in one pickle; each takes a kilobyte here."""
 NESTED = 500
-"""Tuples inside tuples: Python hashes them by recursion, and a hundred thousand levels would end the process."""
+"""Largest nesting of tuples: Python hashes them recursively, and very deep ones would crash the process."""
 DIMENSIONS = 64
-"""What a tensor of torch can have and be computed with."""
+"""Largest number of dimensions of a tensor in torch."""
 INFLATED = 1 << 20
 """A tensor may have more elements than its storage (strides of 0) up to this count."""
 HOSTILE_MODULES = (
     "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "ctypes", "socket", "pty", "webbrowser", "commands", "code",
 )  # fmt: skip
 HOSTILE_BUILTINS = ("eval", "exec", "compile", "open", "__import__", "input", "breakpoint", "execfile")
-"""Names that no checkpoint needs and that code in pickles is made of: the file is refused, although nothing would run."""
+"""Names that no checkpoint needs and malicious pickles use: such a file is rejected, although nothing would be executed."""
 STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Long": torch.int64,
     "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool, "Untyped": torch.uint8,
@@ -58,8 +57,8 @@ class Hostile(pickle.UnpicklingError):
 
 
 class StandIn(dict):
-    """In place of any object whose class is not known: keeps what the file put into it and does nothing. A mapping where the class was
-    one (``defaultdict``, ``EasyDict``)."""
+    """Replaces an object of an unknown class: stores its content and does nothing. It is a mapping where the class was one
+    (``defaultdict``, ``EasyDict``)."""
 
     foreign = ""
     """Module and name of the class or function it stands for."""
@@ -108,7 +107,7 @@ class _Checked:
 
 @dataclass(frozen=True)
 class Storage(_Checked):
-    """Elements in the file: ``read`` gives them as a tensor of one dimension."""
+    """A storage in the file: ``read`` returns its elements, one-dimensional."""
 
     read: Callable[[], Tensor]
     count: int
@@ -127,7 +126,7 @@ class Stored(_Checked):
     negated: bool = False
 
     def tensor(self) -> Tensor:
-        """Its numbers."""
+        """The tensor, read from the file."""
         flat = self.storage.read()
         tensor_view = (flat if self.dtype is None else flat.view(self.dtype)).as_strided(self.shape, self.stride, self.offset)
         tensor_view = tensor_view.conj().resolve_conj() if self.conjugated else tensor_view
@@ -285,7 +284,7 @@ def read_archive(path: Path, source: io.BytesIO | None = None) -> Any:
         raise pickle.UnpicklingError(f"{len(pickles)} members data.pkl")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in members and _bytes(place, members[f"{root}byteorder"]).tobytes() == b"big":
-        raise BadWeights(f"{path} was written by a big-endian machine; save it again on a usual one.")
+        raise BadWeights(f"{path} was written on a big-endian machine; save it again on a little-endian one.")
     read: dict[str, Storage] = {}
 
     def storage(pid: Any) -> Storage:

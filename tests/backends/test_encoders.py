@@ -114,7 +114,7 @@ def test_codec_latent_is_the_posterior_mean(images: torch.Tensor) -> None:
 def test_other_sizes_than_the_card_s_are_seen_when_the_patch_divides_them() -> None:
     encoder = open_encoder(TINY, random_weights_seed=0)
     assert encoder.encode(torch.rand(2, 3, 40, 64)).shape == (2, 48, 5, 8)
-    with raises(BadConfig, match=r"images of 250 px do not divide into 8 px patches for 'small'; use 248 or 256\."):
+    with raises(BadConfig, match=r"images of 250 px cannot be divided into the 8 px patches of 'small'; use 248 or 256\."):
         encoder.encode(torch.rand(1, 3, 256, 250))
     with raises(BadConfig, match=r"use 8\."):
         encoder.encode(torch.rand(1, 3, 3, 8))
@@ -148,7 +148,7 @@ def test_any_timm_transformer_opens_by_its_name() -> None:
 
 
 def test_a_card_that_disagrees_with_its_network_is_refused() -> None:
-    with raises(BadConfig, match="says 64 channels at stride 8, but timm built 48 channels at stride 8"):
+    with raises(BadConfig, match="has 64 channels at stride 8, but the network of timm has 48 channels at stride 8"):
         open_encoder(TINY.model_copy(update={"channels": 64}), random_weights_seed=0)
     with raises(BadConfig, match="timm cannot build"):
         open_encoder(TINY.model_copy(update={"arguments": {"petals": 5}}), random_weights_seed=0)

@@ -83,7 +83,7 @@ def test_a_directory_of_open_clip_gives_its_image_tower(tmp_path: Path, name: st
     encoder = open_encoder(find(f"open_clip:{tmp_path}", "paper"))
     assert (encoder.channels, encoder.stride) == (64, 16) and encoder.card.pixels.mean == (0.4, 0.5, 0.6)
     assert encoder.encode(IMAGES).shape == (2, 64, 16, 16)
-    with raises(BadConfig, match="takes images of 256 px only, not 224"):
+    with raises(BadConfig, match="takes only images of 256 px, not 224"):
         encoder.encode(torch.rand(1, 3, 224, 224))
 
 

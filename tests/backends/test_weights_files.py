@@ -147,7 +147,7 @@ def test_another_digest_than_the_card_pins_is_refused(tmp_path: Path, state: Sta
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x55")
-    with raises(BadWeights, match=rf"has digest .*, the card pins {digest[:12]}\.\.\.; fetch"):
+    with raises(BadWeights, match=rf"has the SHA-256 digest .*, but the card requires {digest[:12]}\.\.\.; download"):
         open_encoder(shipped(path, sha256=digest))
 
 
@@ -195,13 +195,13 @@ def test_files_that_would_run_code_are_refused_and_run_nothing(tmp_path: Path, s
     marker = tmp_path / "ran"
     content = {"state_dict": {**state, "extra": Payload(marker)}} if nested else Payload(marker)
     torch.save(content, tmp_path / "hostile.pt")
-    assert "could run code and are not read" in refused(tmp_path / "hostile.pt")
+    assert "that could run code, and is not read" in refused(tmp_path / "hostile.pt")
     assert not marker.exists()
 
 
 def test_a_hostile_file_in_a_directory_runs_nothing_either(tmp_path: Path) -> None:
     torch.save({"a": Payload(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
-    assert "could run code and are not read" in refused(tmp_path)
+    assert "that could run code, and is not read" in refused(tmp_path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -215,7 +215,7 @@ def test_weights_whose_licence_forbids_the_declared_use_are_not_opened(tmp_path:
     card = TINY.model_copy(update={"licence": "CC-BY-NC-4.0", "forbids": ("commercial",)})
     open_encoder(card, weights=tmp_path / "own.safetensors")
     monkeypatch.setenv("SVGBENCH_USE", "commercial")
-    with raises(BadWeights, match=r"'small' are licensed CC-BY-NC-4\.0, which forbids commercial use, and SVGBENCH_USE declares it"):
+    with raises(BadWeights, match=r"'small' have the licence CC-BY-NC-4\.0, which forbids commercial use \(declared by SVGBENCH_USE\)"):
         open_encoder(card, weights=tmp_path / "own.safetensors")
     open_encoder(TINY, weights=tmp_path / "own.safetensors")
     open_encoder(card, random_weights_seed=0)

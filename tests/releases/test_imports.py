@@ -126,7 +126,7 @@ def test_weights_are_chosen_by_their_key_and_the_manifest_says_which(imported, t
     assert "| model " in svgbench(*words, "--weights-key", "model")
     manifests = [json.loads(path.read_text()) for path in (tmp_path / "runs/store/imported-diffusion").glob("*/manifest.json")]
     assert sorted(manifest["cost"]["weights_key"] for manifest in manifests) == ["model", "model_ema"]
-    assert "holds no weights under 'ema'. Did you mean 'model_ema'" in svgbench(*words, "--weights-key", "ema", status=2)
+    assert "contains no weights under 'ema'. Did you mean 'model_ema'" in svgbench(*words, "--weights-key", "ema", status=2)
 
 
 def test_a_codec_s_key_reaches_its_encoder(tmp_path):
@@ -134,7 +134,7 @@ def test_a_codec_s_key_reaches_its_encoder(tmp_path):
     torch.save({"first": states[0], "second": states[1]}, tmp_path / "codec.ckpt")
     words = ("import", "vavae", tmp_path / "codec.ckpt", "--name", "c", "--preset", "tiny", "--out", tmp_path / "runs")
     assert "choose by --weights-key" in svgbench(*words, status=2)
-    assert "holds no weights under 'nothing'" in svgbench(*words, "--weights-key", "nothing", status=2)
+    assert "contains no weights under 'nothing'" in svgbench(*words, "--weights-key", "nothing", status=2)
     assert "codec.ckpt for 'va-vae-f16d32' does not match" in svgbench(*words, "--weights-key", "second", status=2)
 
 
