@@ -22,7 +22,7 @@ LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 AGAIN = "fetch the weights file itself"
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights", "run `git lfs pull` where it was cloned, or download the file"),
-    (b"\x89HDF\r\n", "an HDF5 file (Keras or TensorFlow)", "hand over the PyTorch or safetensors weights"),
+    (b"\x89HDF\r\n", "an HDF5 file (Keras or TensorFlow)", "give the PyTorch or safetensors weights"),
     (b"\x89PNG", "a picture (PNG)", AGAIN),
     (b"\xff\xd8\xff", "a picture (JPEG)", AGAIN),
     (b"GIF8", "a picture (GIF)", AGAIN),
@@ -30,16 +30,16 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"II*\0", "a picture (TIFF)", AGAIN),
     (b"MM\0*", "a picture (TIFF)", AGAIN),
     (b"%PDF", "a PDF document", AGAIN),
-    (b"GGUF", "a GGUF file (llama.cpp)", "hand over the PyTorch or safetensors weights"),
-    (b"\x93NUMPY", "a NumPy array (.npy)", "hand over a state dict with named tensors"),
+    (b"GGUF", "a GGUF file (llama.cpp)", "give the PyTorch or safetensors weights"),
+    (b"\x93NUMPY", "a NumPy array (.npy)", "give a state dict with named tensors"),
     (b"PAR1", "a Parquet table", AGAIN),
     (b"SQLite format 3", "an SQLite database", AGAIN),
     (b"\x7fELF", "a program", AGAIN),
-    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it and hand over the weights inside"),
-    (b"Rar!", "a RAR archive", "unpack it and hand over the weights inside"),
-    (b"BZh", "a bzip2 archive", "unpack it and hand over the weights inside"),
-    (b"\xfd7zXZ\0", "an xz archive", "unpack it and hand over the weights inside"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it and hand over the weights inside"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "unpack it and give the weights inside"),
+    (b"Rar!", "a RAR archive", "unpack it and give the weights inside"),
+    (b"BZh", "a bzip2 archive", "unpack it and give the weights inside"),
+    (b"\xfd7zXZ\0", "an xz archive", "unpack it and give the weights inside"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it and give the weights inside"),
 )
 """Beginning, what it is, what to do."""
 TEXTS: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -129,13 +129,13 @@ def _other(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
     if head[257:262] == b"ustar" or _is_tar(head):
         if b"sys_info" in head[:512] or head.startswith((b"storages\0", b"tensors\0", b"pickle\0")):
             return "a file of torch older than 0.1.10 (tar)", "open it with torch and save its state dict again"
-        return "a tar archive", "unpack it and hand over the weights inside"
+        return "a tar archive", "unpack it and give the weights inside"
     if tail == b"\x57\xfb\x80\x8b\x24\x75\x47\xdb":
-        return "the index of a TensorFlow checkpoint", "hand over the PyTorch or safetensors weights"
+        return "the index of a TensorFlow checkpoint", "give the PyTorch or safetensors weights"
     if head[:1] == b"\x08" and any(word in head[:256] for word in (b"onnx", b"pytorch", b"tf2onnx", b"keras2onnx")):
-        return "an ONNX model", "hand over the PyTorch or safetensors weights"
+        return "an ONNX model", "give the PyTorch or safetensors weights"
     if path.name.endswith((".msgpack", ".data-00000-of-00001", ".pb", ".onnx", ".tflite", ".h5")):
-        return f"a {path.suffix or path.name} file, not one of PyTorch", "hand over the PyTorch or safetensors weights"
+        return f"a {path.suffix or path.name} file, not one of PyTorch", "give the PyTorch or safetensors weights"
     if (head[:1] == b"\x80" and head[1:2] <= b"\x05") or head.startswith(OLD_PICKLES):
         return (
             "a plain pickle, not one of torch.save; pickled objects could run code and are not read",
@@ -154,8 +154,8 @@ def _gzipped(head: bytes) -> tuple[str, str]:
     if text is not None and not text[0].startswith("plain text"):
         return f"gzipped: {text[0]}", text[1]
     if inside[257:262] == b"ustar":
-        return "a tar.gz archive", "unpack it and hand over the weights inside"
-    return "a gzip archive", "unpack it and hand over the weights inside"
+        return "a tar.gz archive", "unpack it and give the weights inside"
+    return "a gzip archive", "unpack it and give the weights inside"
 
 
 def _text(head: bytes) -> tuple[str, str] | None:
@@ -216,8 +216,8 @@ def _archive(path: Path) -> Form:
             raise BadWeights(f"{path} has {held:,} bytes, but its archive needs only {unpacked:,}; fetch it again from its authors.")
         return "archive"
     if names and all(name.endswith(".npy") for name in names):
-        raise BadWeights(f"{path} is an .npz of NumPy arrays, not weights; hand over a state dict saved by torch or as safetensors.")
+        raise BadWeights(f"{path} is an .npz of NumPy arrays, not weights; give a state dict saved by torch or as safetensors.")
     if "model.weights.h5" in names:
-        raise BadWeights(f"{path} is a Keras model; hand over the PyTorch or safetensors weights.")
+        raise BadWeights(f"{path} is a Keras model; give the PyTorch or safetensors weights.")
     held = f", which holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
-    raise BadWeights(f"{path} is a ZIP archive that torch did not save{held}; unpack it and hand over the weights inside.")
+    raise BadWeights(f"{path} is a ZIP archive that torch did not save{held}; unpack it and give the weights inside.")

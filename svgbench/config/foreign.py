@@ -174,7 +174,7 @@ def _configured(model: str, name: str, configs: tuple[str, ...], weights: str) -
         return read_json(path), place
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise BadConfig(f"'{name}' is neither a directory here nor a repository OWNER/NAME of Hugging Face; check the name.")
-    advice = f"hand over a directory that holds {configs[0]} and the weights: {name.partition(':')[0]}:DIR"
+    advice = f"give a directory that holds {configs[0]} and the weights: {name.partition(':')[0]}:DIR"
     for config in configs:
         try:
             path = hub_file(model, config, what=f"{config} of '{name}'", advice=advice)

@@ -26,14 +26,14 @@ INDEX_BYTES = 64 << 20
 OTHERS = (
     (("mp_rank_00_model_states.pt", "zero_to_fp32.py", "global_step*", "*zero_pp_rank_*"),
      "is a checkpoint of DeepSpeed; make one file of it with its own script: python zero_to_fp32.py DIR FILE"),
-    (("*/.metadata",), "holds a checkpoint of torch.distributed.checkpoint in {found}; hand over that folder"),
-    (("snapshots/*/*",), "is a repository in the cache of Hugging Face; hand over its folder {found}"),
+    (("*/.metadata",), "holds a checkpoint of torch.distributed.checkpoint in {found}; give that folder"),
+    (("snapshots/*/*",), "is a repository in the cache of Hugging Face; give its folder {found}"),
     (("*.distcp",), "holds {found} of torch.distributed.checkpoint without its .metadata; copy the whole folder"),
-    (("saved_model.pb", "*.data-00000-of-*", "tf_model.h5"), "holds TensorFlow weights; hand over the PyTorch or safetensors weights"),
-    (("flax_model.msgpack", "*.msgpack"), "holds Flax weights; hand over the PyTorch or safetensors weights"),
-    (("*.onnx",), "holds an ONNX model; hand over the PyTorch or safetensors weights"),
-    (("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.bin"), "holds weights under another name ({found}); hand over that file itself"),
-    (("*/model*.safetensors*", "*/diffusion_pytorch_model*", "*/pytorch_model*"), "holds weights in {found}; hand over that folder"),
+    (("saved_model.pb", "*.data-00000-of-*", "tf_model.h5"), "holds TensorFlow weights; give the PyTorch or safetensors weights"),
+    (("flax_model.msgpack", "*.msgpack"), "holds Flax weights; give the PyTorch or safetensors weights"),
+    (("*.onnx",), "holds an ONNX model; give the PyTorch or safetensors weights"),
+    (("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.bin"), "holds weights under another name ({found}); give that file itself"),
+    (("*/model*.safetensors*", "*/diffusion_pytorch_model*", "*/pytorch_model*"), "holds weights in {found}; give that folder"),
 )  # fmt: skip
 """Files in a directory without weights of the usual names -> what it is and what to do."""
 
@@ -54,7 +54,7 @@ def weights_files(path: Path) -> list[Path]:
     if path.name.endswith(".index.json") or re.search(r"\.index\.[a-z0-9_]+\.json$", path.name):
         return _indexed(path)
     if path.suffix == ".distcp":
-        raise BadWeights(f"{path} is one file of torch.distributed.checkpoint; hand over its folder {path.parent}.")
+        raise BadWeights(f"{path} is one file of torch.distributed.checkpoint; give its folder {path.parent}.")
     return _shards(path) if SHARD.match(path.name) else [path]
 
 
@@ -74,7 +74,7 @@ def _in_directory(folder: Path) -> list[Path]:
             listed = ", ".join(WEIGHTS_FILES[:3])
             inside = found.name if found.parent == folder else str(found.parent.relative_to(folder))
             raise BadWeights(f"the directory {folder} holds none of {listed}, ...: it {says.format(found=inside)}.")
-    raise BadWeights(f"the directory {folder} holds none of {', '.join(WEIGHTS_FILES)}; hand over the weights file itself.")
+    raise BadWeights(f"the directory {folder} holds none of {', '.join(WEIGHTS_FILES)}; give the weights file itself.")
 
 
 def _alone(parts: list[Path], place: Path) -> list[Path]:
@@ -85,7 +85,7 @@ def _alone(parts: list[Path], place: Path) -> list[Path]:
     ]  # fmt: skip
     if averages:
         raise BadWeights(
-            f"the directory {place} holds {parts[0].name} and, by its name, an average of such weights, {averages[0].name}; hand over the "
+            f"the directory {place} holds {parts[0].name} and, by its name, an average of such weights, {averages[0].name}; give the "
             "file to use."
         )
     return parts

@@ -1,4 +1,4 @@
-"""Arrays on disk that many processes fill: their space is taken before the first byte, so a full disk is an error and never a signal."""
+"""Arrays on disk filled by several processes. Their space is allocated first, so that a full disk is an error and not a signal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from svgbench.machine.files import guarded, need_space
 
 
 def create(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-    """A ``.npy`` of zeros with all its blocks allocated (a memory-mapped page that cannot be written kills the process by SIGBUS)."""
+    """Creates a ``.npy`` file of zeros with all blocks allocated: writing to a mapped page without one kills the process (SIGBUS). Raises
+    StorageError when the disk is full."""
     with guarded(path):
         need_space(path.parent, math.prod(shape) * np.dtype(dtype).itemsize)
         np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
@@ -25,12 +26,12 @@ def create(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
 
 
 def open_rows(path: Path) -> np.ndarray:
-    """The array of ``create``, to be filled in place."""
+    """The array of ``create``, memory-mapped for writing."""
     return np.lib.format.open_memmap(path, mode="r+")
 
 
 def open_mapped(path: Path, shape: tuple[int, ...], dtype: type) -> Tensor:
-    """A read-only mapped array as a tensor, of which nothing is read yet; BrokenArtifact when it is not of this shape and type."""
+    """A read-only memory-mapped array as a tensor. Raises BrokenArtifact when it does not have this shape and dtype."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # nobody writes into it
         return torch.from_numpy(rows.mapped_array(path, shape, dtype))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Averages:
-    """``average <- decay * average + (1 - decay) * weight`` after each step, begun at the initial weights; buffers are copied."""
+    """``average <- decay * average + (1 - decay) * weight`` after each step, starting from the initial weights; buffers are copied."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay = module, decay
@@ -18,7 +18,7 @@ class Averages:
         self.restart()
 
     def restart(self) -> None:
-        """Begins at the weights as they are."""
+        """Restarts the average from the current weights."""
         self.state = {name: tensor.detach().clone() for name, tensor in self._module.state_dict().items()}
 
     def follows(self, parameters: Iterable[nn.Parameter]) -> bool:
@@ -35,6 +35,6 @@ class Averages:
             self.state[name].copy_(live[name])
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Goes on from saved averages."""
+        """Continues from saved averages."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])

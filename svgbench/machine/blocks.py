@@ -1,9 +1,9 @@
-"""Rows of arrays on disk that all ranks compute block by block, with a journal of the finished blocks: a killed or stopped computation goes
-on with the blocks that are left.
+"""Arrays on disk whose rows all ranks compute block by block, with a journal of finished blocks: a killed or stopped computation resumes
+with the remaining blocks.
 
-Blocks are ranges of items of one constant size, and the rows of a block depend on its items alone. So any process of any later attempt,
-under any number of ranks, may compute a block, and the bytes are those of the uninterrupted run. Rows reach the disk before the line of
-the journal that lists them with their digest; a line that a kill cut does not count, and rows without their digest are computed again.
+Blocks are ranges of items of a constant size, and the rows of a block depend only on its items. Any process of a later attempt, with any
+number of ranks, can compute a block with the same bytes. Rows are on the disk before the line of the journal that lists them with their
+digest; an incomplete line is ignored, and rows whose digest does not match are computed again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMAT = 1
 
 
 class _Cancelled(BaseException):
-    """A signal's end of the block in hand."""
+    """Raised by a signal to abandon the current block."""
 
 
 class _CancellingStop(Stop):
@@ -60,14 +60,14 @@ class Array:
 
 
 class Blocks:
-    """Work on ``range(count)`` in blocks of ``size``. Making one is a meeting of all ranks, as ``run`` is."""
+    """Work on ``range(count)`` in blocks of ``size``. The constructor and ``run`` synchronise all ranks."""
 
     def __init__(
         self, journal: Path, files: Sequence[Array], *, count: int, size: int, runtime: Runtime, label: str, unit: str = "images",
         together: bool = True,
     ) -> None:  # fmt: skip
-        """Opens the arrays, with the blocks of an earlier attempt where ``journal``'s directory holds its journals (``NAME.RANK.jsonl``),
-        else new ones. ``together``: all ranks work; off for a stage that only the main rank runs. Raises StorageError."""
+        """Opens the arrays with the finished blocks of an earlier attempt, if its journals (``NAME.RANK.jsonl``) exist, or creates them.
+        ``together``: all ranks work; False for a stage that only the main rank runs. Raises StorageError."""
         self._journal, self._files, self._count, self._size = journal, tuple(files), count, size
         self._runtime, self._label, self._unit = runtime, label, unit
         self._rank, self._world = (runtime.rank, runtime.world) if together else (0, 1)
@@ -89,10 +89,10 @@ class Blocks:
             write_atomic(self._path(self._rank), as_line(self._request).encode())
 
     def run(self, work: Callable[..., Sequence[np.ndarray]], read: Callable[[range], Any] | None = None) -> None:
-        """Computes the blocks that are left: ``work(items)`` gives the block's rows for each array. With ``read``, ``work(items,
-        read(items))``: each block is read in a thread while the one before it is computed.
+        """Computes the remaining blocks: ``work(items)`` returns the rows of the block for each array. With ``read``, the call is
+        ``work(items, read(items))``, and a thread reads each block while the one before it is computed.
 
-        Raises Interrupted after a signal (the block in hand is given up, the finished ones are kept), and on every rank when one fails.
+        Raises Interrupted after a signal (the current block is abandoned, finished ones are kept), and on every rank when one rank fails.
         """
         if not self._remaining:
             return
@@ -118,7 +118,7 @@ class Blocks:
     def _one(
         self, block: int, work: Callable[..., Any], prefetch: _Prefetch, opened: list[tuple[int, int]], stop: _CancellingStop
     ) -> tuple[bool, Exception | None]:
-        """One block from its items to its line in the journal: whether it is saved, and what went wrong. A signal ends the computation."""
+        """Computes and saves one block; returns whether it was saved, and the error. A signal abandons the block."""
         saved, error = False, None
         try:
             try:
@@ -161,12 +161,12 @@ class Blocks:
             raise self._interrupted("another rank", done)
         if status:
             kinds = {kind.exit_status: kind for kind in (StorageError, NumericalError)}
-            raise kinds.get(status, SvgbenchError)(f"{self._label}: failed in another process, which says why.")
+            raise kinds.get(status, SvgbenchError)(f"{self._label}: failed in another process; see its message.")
 
     def _interrupted(self, what: str, done: int) -> Interrupted:
         return Interrupted(
             f"{self._label}: stopped by {what} after {done:,} of {self._count:,} {self._unit}, which are saved; "
-            "the same command goes on from there."
+            "run the same command again to resume."
         )
 
     def _number(self, blocks: Sequence[int]) -> int:

@@ -1,4 +1,5 @@
-"""Checkpoints: directories of safetensors with digests that are whole or absent, the two newest kept, the newest valid one restored.
+"""Checkpoints: directories of safetensors files with digests, written atomically; the two newest are kept, the newest valid one is
+restored.
 
 ``OUT/checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and every file's sha256).
 It is written under another name, flushed, and renamed, so a kill at any moment leaves the older one or the new one.
@@ -22,9 +23,9 @@ from torch import Tensor
 from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, need_space, remove_tree, sha256_of, sweep
 
 MAX_KEPT = 2
-"""Checkpoints that stay: the newest, and the one before it in case the newest is damaged later."""
+"""Number of checkpoints to keep: the newest, and the one before it in case the newest gets damaged."""
 FOLDER = "checkpoints"
-"""Their place below the output directory of a training."""
+"""Folder of the checkpoints in the output directory of a training."""
 FORMAT = 1
 """Layout of a checkpoint directory."""
 
@@ -34,7 +35,7 @@ STEP_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: tensors by part and by name, and plain JSON state."""
+    """The content of a checkpoint: part -> name -> tensor, and JSON state."""
 
     images_seen: int
     parts: dict[str, dict[str, Tensor]]
@@ -76,7 +77,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def newest_valid(directory: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest checkpoint whose every file has its digest; each one passed over is named to ``warn``."""
+    """The newest checkpoint whose files all have their digests; ``warn`` is called with a sentence for each damaged one."""
     for place in list_checkpoints(directory):
         try:
             check(place)
@@ -88,11 +89,11 @@ def newest_valid(directory: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that is not what was written; never leaves ``newest_valid``'s callers."""
+    """A checkpoint differs from what was written."""
 
 
 def check(place: Path) -> dict[str, Any]:
-    """The state of a checkpoint whose files all have the digests it lists; DamagedCheckpoint otherwise."""
+    """Verifies all files of a checkpoint and returns its state. Raises DamagedCheckpoint."""
     try:
         state = json.loads((place / "state.json").read_bytes())
         body = {name: value for name, value in state.items() if name != "digest"}
@@ -113,7 +114,7 @@ def check(place: Path) -> dict[str, Any]:
 
 
 def load(place: Path) -> Checkpoint:
-    """The content of one checkpoint, tensors on the CPU; ``check`` it first."""
+    """The content of a checkpoint, with tensors on the CPU; call ``check`` first. Raises DamagedCheckpoint."""
     state = json.loads((place / "state.json").read_bytes())
     try:
         parts = {Path(name).stem: load_file(place / name) for name in state["files"]}
@@ -150,7 +151,8 @@ class Steps:
     def once(
         self, name: str, compute: Callable[[Steps], tuple[dict[str, Tensor], dict[str, Any]]]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The result of a part, computed unless an earlier attempt saved it. ``compute`` gets the part's own states."""
+        """The result of a part: the saved one of an earlier attempt, else ``compute(steps)``, with the part's ``Steps`` for its own
+        states."""
         result = self.part(name)
         saved = result.last()
         if saved is not None:

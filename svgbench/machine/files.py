@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, digests, the disk's errors in one sentence, and points at which tests kill. No torch."""
+"""Atomic writes, digests, storage errors as sentences, and points at which tests kill the process. No torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from svgbench.config.file_state import sha256_of as sha256_of
 from svgbench.errors import BadInput, StorageError
 
 TEMPORARY = ".writing-"
-"""Prefix of what is not finished; swept at the next start."""
+"""Prefix of unfinished files; ``sweep`` removes them at the next start."""
 
 MAX_BYTES = 2**31
-"""Of a picture's file; a larger one is no picture."""
+"""Largest size of an image file."""
 
 AGAIN = "check it, then run the same command again, finished work is kept."
 REASONS = {
@@ -43,23 +43,23 @@ REASONS = {
     errno.EOPNOTSUPP: "the file system cannot do that; give an --out on another one.",
     errno.ENOENT: "was removed by another program during the work; run the same command again.",
 }
-"""What to do about the disk's answers, by errno."""
+"""errno -> reason and advice, for errors of the storage."""
 PATHS = {
     errno.ENAMETOOLONG: "the name is longer than the file system allows; give a shorter one.",
     errno.ELOOP: "its symbolic links form a loop; correct them, or give another path.",
 }
-"""What to do about a path that cannot be used on any disk, by errno: BadInput, not StorageError."""
+"""errno -> reason and advice, for paths that cannot be used on any disk (BadInput, not StorageError)."""
 NOT_STORAGE = frozenset({
     errno.ENOENT, errno.EPIPE, errno.ECHILD, errno.ESRCH, errno.EINTR, errno.EAGAIN, errno.ECONNREFUSED, errno.ECONNRESET, errno.EADDRINUSE,
     errno.EADDRNOTAVAIL, errno.ENOEXEC, errno.EBADF,
 })  # fmt: skip
-"""Errors that are not the storage's: files that are absent or closed, processes, sockets."""
+"""Errors that do not come from the storage: missing or closed files, processes, sockets."""
 
 
 @contextlib.contextmanager
 def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
-    """Turns errors of the storage (also inside safetensors) into a StorageError that says what to do (BadInput: ``PATHS``). ``vanished``:
-    what is absent was there a moment ago, so that too is the storage's error."""
+    """Converts storage errors (also those in safetensors) to StorageError with advice, or to BadInput for unusable paths. ``vanished``:
+    also converts "no such file", where the file existed a moment ago."""
     try:
         yield
     except OSError as error:
@@ -115,7 +115,7 @@ def failpoint(name: str) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Brings a file's bytes, or a directory's names, to the disk."""
+    """Flushes a file, or the entries of a directory, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -124,8 +124,8 @@ def fsync(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A user's file, for reading. OSError "is not a regular file" for a directory, a pipe, a device or a socket: reading one could wait for
-    ever, and opening one could change something."""
+    """Opens a user's file for reading. Raises OSError for a directory, pipe, device or socket: reading could block for ever, and opening
+    could have side effects."""
     descriptor = -1
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
@@ -140,7 +140,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """The bytes of a user's file. OSError when it is not a regular file or has more than ``limit`` bytes."""
+    """The bytes of a user's file. Raises OSError when it is not a regular file or has more than ``limit`` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
@@ -149,7 +149,7 @@ def read_regular(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def is_inside(root: Path, path: Path) -> bool:
-    """Whether a path, with symbolic links followed, is of something in a folder."""
+    """Whether a path, with symbolic links resolved, is inside a folder."""
     try:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, ValueError, RuntimeError):  # a name that no file can have, a loop of links
@@ -190,7 +190,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_tree(path: Path) -> None:
-    """Removes a directory so that a half-removed one is never taken for a whole one: it loses its name first."""
+    """Removes a directory, renaming it first, so that a partly removed one is never mistaken for a complete one."""
     doomed = path.parent / f"{TEMPORARY}{os.getpid()}-removed-{path.name}"
     with contextlib.suppress(FileNotFoundError):
         path.rename(doomed)
@@ -200,7 +200,7 @@ def remove_tree(path: Path) -> None:
 
 
 def sweep(directory: Path) -> int:
-    """Removes what a killed process left unfinished in a directory; gives how many entries."""
+    """Removes unfinished files of killed processes from a directory; returns their number."""
     leftovers = list(directory.glob(f"{TEMPORARY}*")) if directory.is_dir() else []
     for entry in leftovers:
         if entry.is_dir():

@@ -1,7 +1,7 @@
-"""Work and speed: floating-point operations counted, the machine's own rate measured, peak memory read.
+"""Measures FLOPs, the machine's matrix-product rate, and peak memory.
 
-Model-FLOP utilisation of a training is images/s x FLOPs an image / the rate of large matrix products on the same machine, measured in
-the same run; a datasheet's peak never enters.
+Model FLOP utilisation (MFU) of a training is images/s x FLOPs per image / the rate of large matrix products, measured on the same machine
+in the same run; the peak of the data sheet is not used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def gemm_rate(device: torch.device, precision: Literal["fp32", "bf16"], seconds: float = 0.3) -> float:
-    """FLOP/s of large square matrix products; the best of several stretches within ``seconds``, after a warm-up."""
+    """FLOP/s of large square matrix products: the best of several intervals within ``seconds``, after a warm-up."""
     side = 8192 if device.type == "cuda" else 1024
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.ones(side, side, device=device, dtype=kind), torch.ones(side, side, device=device, dtype=kind)
@@ -67,12 +67,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 def utilisation(images_per_second: float, flops_per_image: float, rate: float) -> float:
-    """Model-FLOP utilisation, a share of ``rate`` (of all ranks together)."""
+    """Model FLOP utilisation, from 0 to 1, relative to ``rate`` (FLOP/s of all ranks together)."""
     return images_per_second * flops_per_image / rate if rate else 0.0
 
 
 class Stopwatch:
-    """Time in updates; the rate leaves out each start's first stretch."""
+    """Measures the time of updates; the rate excludes the first interval after each start."""
 
     def __init__(self, *, images_seen: int = 0, seconds: float = 0.0, rated_images: int = 0, rated_seconds: float = 0.0) -> None:
         self.seconds, self._rated_images, self._rated_seconds = seconds, rated_images, rated_seconds
@@ -107,6 +107,6 @@ class Stopwatch:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device has done all it was told."""
+    """Waits until all operations on the device have finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""The order of training images: a function of the seed and the position alone, so nothing of it is ever saved."""
+"""The order of training images: a function of seed and position, so that no state has to be saved."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def stable_hash(*words: int | str, bits: int = 63) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """This rank's share of one update: which images, and their places in the run."""
+    """This rank's share of one update: image indices, and their positions in the run."""
 
     indices: Tensor
     """Images of the data set [b] int64."""
@@ -59,7 +59,7 @@ class Order:
         return self._epochs[number]
 
     def images(self, positions: np.ndarray) -> np.ndarray:
-        """Which image stands at each position of the run [n] int64."""
+        """The image index at each position [n] of the run, int64 [n]."""
         epochs, places = np.divmod(positions, self._count)
         chosen = np.empty(len(positions), dtype=np.int64)
         for number in np.unique(epochs):

@@ -1,4 +1,4 @@
-"""What torchrun tells a process about itself and the others, read from the environment in one place. No torch."""
+"""The rank of a process under torchrun, read from the environment. No torch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ TIMEOUT_MINUTES = 30.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work together."""
+    """This process among the processes of a run."""
 
     rank: int = 0
     world: int = 1
     local: int = 0
-    """Its number on its own machine, which is that of its GPU."""
+    """Number of the process on its machine, and of its GPU."""
 
 
 def ranks(environ: Mapping[str, str] | None = None) -> Ranks:
-    """RANK, WORLD_SIZE and LOCAL_RANK; BadInput where one is missing beside another, is no number, or is out of its bounds."""
+    """Reads RANK, WORLD_SIZE and LOCAL_RANK. Raises BadInput when only some are set, or a value is not a number in its range."""
     environ = os.environ if environ is None else environ
     given = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in environ]
     if not given:
@@ -41,7 +41,7 @@ def ranks(environ: Mapping[str, str] | None = None) -> Ranks:
 def whole_number(
     name: str, environ: Mapping[str, str], *, minimum: int = 0, maximum: int | None = None, advice: str = "correct it, or unset it"
 ) -> int:
-    """A whole number that the environment holds; BadInput names the variable, its value and its bounds."""
+    """A whole number from the environment. Raises BadInput with the name, value and range of the variable."""
     text = environ.get(name, "").strip()
     value = int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 19 else None
     if value is None or value < minimum or (maximum is not None and value > maximum):
@@ -51,7 +51,7 @@ def whole_number(
 
 
 def timeout_minutes() -> float:
-    """SVGBENCH_RANK_TIMEOUT_MINUTES: after how long without a heartbeat a rank is given up; fractions are allowed."""
+    """SVGBENCH_RANK_TIMEOUT_MINUTES: minutes without a heartbeat after which a rank counts as lost; fractions are allowed."""
     name = "SVGBENCH_RANK_TIMEOUT_MINUTES"
     text = os.environ.get(name, str(TIMEOUT_MINUTES))
     try:
@@ -64,7 +64,7 @@ def timeout_minutes() -> float:
 
 
 def check_environment() -> None:
-    """Refuses what the environment has only half of, or misspelt, before anything runs."""
+    """Raises BadInput for incomplete or invalid settings of torchrun in the environment."""
     here = ranks()
     timeout_minutes()
     if here.world == 1:

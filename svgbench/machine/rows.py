@@ -1,4 +1,4 @@
-"""Rows written one after the other into ``.npy`` files, and the journal that lets a killed writing go on where it was. No torch."""
+"""Appends rows to ``.npy`` files, with a journal from which a killed process resumes. No torch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from svgbench.machine.files import write_atomic
 
 
 class Rows(contextlib.AbstractContextManager["Rows"]):
-    """A ``.npy`` file written row by row: the header's count is filled in at the end (numpy pads it for that). Plain writes: on a full disk
-    a memory map kills its process."""
+    """A ``.npy`` file written row by row; the number of rows is filled into the header at the end (numpy pads it for that). It is not
+    memory-mapped, because writing to a map on a full disk kills the process."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], kind: type, *, count: int = 0) -> None:
-        """Goes on behind the first ``count`` rows of the file, from which what lies behind them is cut; a new file when 0."""
+        """Continues after the first ``count`` rows of the file and discards the rest; creates a new file when 0."""
         self._path, self._shape, self._kind = path, shape, np.dtype(kind)
         self.count = count
         self._file: BinaryIO = path.open("r+b" if count else "wb")
@@ -43,7 +43,7 @@ class Rows(contextlib.AbstractContextManager["Rows"]):
         self.count += len(rows)
 
     def sync(self) -> None:
-        """Brings what was appended to the disk."""
+        """Flushes the appended rows to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -64,12 +64,12 @@ class Rows(contextlib.AbstractContextManager["Rows"]):
 
 
 class Journal:
-    """What of a packing is on the disk: a first line that says what is packed, then a line for each finished piece of a split. A line is
-    written after its rows; one that was cut by a kill does not count."""
+    """The progress of packing: a first line with the request, then a line for each finished piece of a split. A line is written after its
+    rows; an incomplete line is ignored."""
 
     def __init__(self, path: Path, request: dict[str, Any]) -> None:
-        """Goes on with the journal in the file when it is of the same request. ``other``: the file holds one of another request and stays
-        as it is."""
+        """Continues the journal in the file when it has the same request. ``other`` is True when it has a different one; it is then left
+        unchanged."""
         self._path, self._request = path, request
         lines = complete_lines(path)
         self.other = bool(lines) and lines[0] != request
@@ -146,11 +146,11 @@ def complete_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def mapped_array(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
-    """A read-only memory-mapped array; BrokenArtifact when it is not of this shape and type."""
+    """A read-only memory-mapped array. Raises BrokenArtifact when it does not have this shape and dtype."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BrokenArtifact(f"{path}: is not a whole array ({error}); remove the directory and run again.") from None
+        raise BrokenArtifact(f"{path}: is not a complete array ({error}); remove the directory and run again.") from None
     if array.shape != shape or array.dtype != kind:
         raise BrokenArtifact(
             f"{path}: holds {array.dtype} {array.shape}, not {np.dtype(kind)} {shape}; remove the directory and run again."

@@ -1,6 +1,6 @@
-"""Runtime: what changes only speed, never a result, so it is never hashed: device, processes, threads, micro-batch, compile.
+"""Runtime: settings that change the speed and not the results, and are not hashed: device, processes, threads, micro-batch, compile.
 
-``torchrun`` starts many processes; each finds its rank in the environment. Torch is imported when first needed.
+``torchrun`` starts several processes; each reads its rank from the environment. Torch is imported when first needed.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Runtime:
     """The machine a run uses."""
 
     device: str = "auto"
-    """``auto`` (CUDA where there is one), ``cpu``, ``cuda`` or ``cuda:N``."""
+    """``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``."""
     threads: int | None = None
-    """CPU threads of torch; torch's own choice when empty. Another number may change the last bits of a result."""
+    """CPU threads of torch; torch's default when None. Another number may change the last bits of a result."""
     workers: int | None = None
-    """Threads that read and crop images while a store is packed; one for each processor this process may use when empty."""
+    """Threads that read and crop images during packing; one for each processor that this process may use when None."""
     micro_batch: int | None = None
-    """Images of one forward and backward pass on one rank; the whole share of the rank when empty."""
+    """Images in one forward and backward pass on one rank; the rank's whole share of the batch when None."""
     compile: bool = False
     """Whether networks compile their blocks."""
     quiet: bool = False
     """Shows no progress."""
     note: Path | None = None
-    """File in which progress is noted for another process to show, in place of a bar."""
+    """File to which progress is written, for another process to show, instead of a bar."""
 
     @property
     def rank(self) -> int:
@@ -62,19 +62,19 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks to the user."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     @property
     def torch_device(self) -> torch.device:
-        """Where this process's tensors live."""
+        """The device of this process. Raises BadInput when it is unknown or not available."""
         import torch
 
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
         if name.startswith("cuda") and not torch.cuda.is_available():
-            raise BadInput(f"device '{self.device}' was asked for and this machine has no CUDA device; use --device cpu.")
+            raise BadInput(f"device '{self.device}' is not available: this machine has no CUDA device; use --device cpu.")
         if name == "cuda":
             return torch.device("cuda", ranks().local)
         try:
@@ -111,7 +111,7 @@ class Runtime:
         return self
 
     def stop(self) -> None:
-        """Leaves the other processes."""
+        """Leaves the process group."""
         import torch
 
         if self.world > 1 and torch.distributed.is_initialized():
@@ -119,11 +119,11 @@ class Runtime:
             torch.distributed.destroy_process_group()
 
     def barrier(self) -> None:
-        """Waits until every process is here."""
+        """Waits until every rank has called this."""
         self.all_agree(True)
 
     def all_agree(self, fine: bool) -> bool:
-        """Whether the answer is yes on every rank; a meeting of the CPUs that the GPUs do not notice."""
+        """Whether ``fine`` is True on every rank; synchronises the ranks on the CPU, without the GPUs."""
         if self.world == 1:
             return fine
         import torch
@@ -133,8 +133,8 @@ class Runtime:
         return bool(answer.item())
 
     def meet(self, fine: bool) -> bool:
-        """``all_agree`` between stages, where one rank may work for hours while the others wait: a group without a short limit. When a
-        rank's heartbeat stops, all end (``heartbeat``)."""
+        """``all_agree`` between stages, where one rank may work for hours while the others wait: it has no short timeout. When a rank's
+        heartbeat stops, all ranks end (``heartbeat``)."""
         if self.world == 1:
             return fine
         import torch
@@ -194,11 +194,11 @@ class Runtime:
             ) from error
 
     def shard(self, count: int) -> range:
-        """This rank's share of ``range(count)``: every world-th one, none twice, none left out."""
+        """This rank's share of ``range(count)``: every ``world``-th index, starting at ``rank``."""
         return range(self.rank, count, self.world)
 
     def autocast(self, precision: Literal["fp32", "bf16"]) -> AbstractContextManager[Any]:
-        """Context in which matrix products run at this precision; fp32 leaves everything alone."""
+        """Context in which matrix products run in this precision; it does nothing for fp32."""
         if precision == "fp32":
             return contextlib.nullcontext()
         import torch
@@ -207,13 +207,13 @@ class Runtime:
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str = "images", done: int = 0) -> Iterator[Bar]:
-        """A bar on standard error with rate and time left; silent when quiet and on other ranks. ``done``: what an earlier run did."""
+        """A progress bar on standard error; silent when ``quiet`` and on other ranks. ``done``: units finished by an earlier run."""
         note = self.note if self.is_main else None
         with open_bar(label, total, unit=unit, done=done, silent=self.quiet or not self.is_main, note=note) as bar:
             yield bar
 
     def say(self, sentence: str) -> None:
-        """A line to the user on standard error, from the main rank; warnings come this way and are not silenced by ``quiet``."""
+        """Writes a line to standard error on the main rank; also used for warnings, and not silenced by ``quiet``."""
         if self.is_main:
             say(sentence)
 

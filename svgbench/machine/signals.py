@@ -1,4 +1,4 @@
-"""Signals that ask this program to stop: the work in hand is saved, and the process ends within seconds whatever its main thread does.
+"""Handles stop signals: current work is saved, and the process ends within seconds, whatever its main thread does.
 
 Python runs a signal's handler in the main thread, between two of its own instructions: while a C function computes it waits, and what it
 raises inside an import, a callback or a destructor may be lost. ``GUARD`` therefore has a thread that the interpreter wakes by itself
@@ -20,7 +20,7 @@ from svgbench.errors import Interrupted
 
 SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2") if hasattr(signal, n))
 GRACE_SECONDS = 5.0
-"""A process that was asked to stop ends within this time: work in hand is saved or given up."""
+"""A process ends within this time after a stop signal; current work is saved or abandoned."""
 CHILD_SECONDS = 7.0
 """How long a process waits for those it started, which have ``GRACE_SECONDS`` themselves."""
 SAVE_SECONDS = 120.0
@@ -50,11 +50,11 @@ def name_of(number: int) -> str:
 
 def sentence_of(number: int) -> str:
     """The sentence for a signal."""
-    return f"stopped by {name_of(number)}; what was finished is kept, run the same command again to go on."
+    return f"stopped by {name_of(number)}; finished work is kept, run the same command again to resume."
 
 
 class Guard:
-    """Handlers of all stop signals, and the thread that sees to it that one ends the process. One for the process, as signals are."""
+    """Handlers of all stop signals, and the thread that ensures that a signal ends the process. There is one per process."""
 
     def __init__(self) -> None:
         self._fork_hook = False
@@ -169,7 +169,7 @@ class Guard:
         self._children.discard(pid)
 
     def announced(self) -> bool:
-        """Whether the stop's sentence was given already; the first caller gives it."""
+        """Whether the message about the stop was already written; the first caller must write it."""
         return not self._announced.acquire(blocking=False)
 
     # --- what the thread does ---

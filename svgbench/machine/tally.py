@@ -1,4 +1,4 @@
-"""Sums of losses that stay on the device until somebody asks, so that a training loop never waits for a number."""
+"""Sums of losses, kept on the device until they are read, so that the training loop does not wait for the device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from svgbench.machine.runtime import Runtime
 
 
 class Tally:
-    """Means since the last question, and a count of updates whose numbers were not finite."""
+    """Mean losses since they were last read, and the number of updates with values that are not finite."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,11 +1,11 @@
-"""The one training loop: any task, one process or many under torchrun, stopped and resumed at any update with equal bits.
+"""The training loop for all tasks, in one process or several (torchrun); stopped and resumed at any update, it gives the same bits.
 
-A position in the run (``images_seen``) decides everything: which images come next (``order``), every random draw, the learning rate. So a
-checkpoint is weights, averages, optimiser state and that number, and resuming is calling ``train`` again with the same ``out``.
+The position in the run (``images_seen``) determines the next images (``order``), every random draw and the learning rate. A checkpoint
+therefore has weights, averages, optimiser state and that number; to resume, call ``train`` again with the same ``out``.
 
-Ranks hold whole copies (data parallel). A task's losses are sums over its local images divided by the GLOBAL batch size, so gradients add
-up over micro-batches and over ranks: ``apply`` sums them once an update, in flat pieces, which stays exact for tasks with several losses,
-optimisers and backward passes. An absent gradient counts as zero, so every layout makes the same update.
+Training is data parallel. The losses of a task are sums over local images divided by the GLOBAL batch size, so that gradients add up over
+micro-batches and ranks. ``apply`` sums them once per update, which is also exact for tasks with several losses, optimisers and backward
+passes. A missing gradient counts as zero, so that every distribution of images over ranks gives the same update.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ __all__ = ["Batch", "Task", "TrainingReport", "adam", "learning_rate", "train"]
 
 
 class Task(Protocol):
-    """What is trained. It moves its own data to the device and draws only by ``batch.positions``."""
+    """What is trained. It moves its data to the device, and its random draws depend only on ``batch.positions``."""
 
     modules: dict[str, nn.Module]
-    """All that changes in training, by name; saved and restored whole (statistics belong in buffers)."""
+    """Name -> module, for all that training changes; saved and restored completely (statistics must be buffers)."""
     averaged: str | None
     """The module whose moving average is kept, when ``settings.ema`` asks for one."""
     optimisers: dict[str, Optimizer]
@@ -57,7 +57,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingReport:
-    """What a finished training did, restarts counted in."""
+    """The result of a finished training, including restarts."""
 
     images_seen: int
     updates: int
@@ -116,7 +116,7 @@ def _run(loop: _Loop) -> None:
             if stopped:
                 raise Interrupted(
                     f"{label}: stopped by {stop.name or 'another rank'} after {loop.images_seen:,} of {settings.total_images:,} images, "
-                    "which are saved; the same command goes on from there."
+                    "which are saved; run the same command again to resume."
                 )
 
 

@@ -209,7 +209,7 @@ def _dinov3(state: State, arguments: Mapping[str, Any], where: str) -> cards.Enc
 
 
 def _residual(state: State, arguments: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ResidualEncoder | None, int | None]:
-    """The residual encoder's sizes as ``networks.Residual`` names them, the network with random weights, and the images' side in pixels."""
+    """The residual encoder's sizes as in ``networks.Residual``, the network with random weights, and the images' side in pixels."""
     if not any(name.startswith("extra_vit.") for name in state):
         return {"channels": 0}, None, None
     shapes = {"extra_vit.conv_proj.weight": 4, "extra_vit.encoder.pos_embedding": 3, "extra_vit.heads.2.weight": 2}

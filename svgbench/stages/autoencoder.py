@@ -190,7 +190,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 
 
 def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
-    """For the manifest: which weights of a checkpoint that was handed over are the encoder's."""
+    """For the manifest: which weights of a given checkpoint are the encoder's."""
     return {"weights_key": encoder.weights_key} if slice_["encoder"]["weights"] else {}
 
 

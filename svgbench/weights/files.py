@@ -31,8 +31,8 @@ from svgbench.weights.torch_files import Hostile, Stored, read_archive, read_leg
 
 def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str = "--weights FILE") -> Path:
     """The local file or directory of a card's weights: ``weights`` if given, else the shipped file, else the Hugging Face cache, else a
-    download. ``option``: what an error tells the user to give. Raises BadWeights when there is none, when its digest differs from the
-    card's, or when its licence forbids the declared use."""
+    download. Raises BadWeights when there is none, when its digest differs from the card's, or when its licence forbids the declared
+    use. ``option``: how the error tells the user to give a file."""
     check_licence(card)
     if weights is not None:
         path = Path(weights).expanduser()
@@ -131,8 +131,8 @@ def _refuse_average_beside(path: Path, part: Path, names: Mapping[str, Any]) -> 
             continue
         if average:
             raise BadWeights(
-                f"the directory {path} holds {part.name} and, in {file.name}, other weights of the same network, perhaps its average; hand "
-                "over the file to use."
+                f"the directory {path} holds {part.name} and, in {file.name}, other weights of the same network, perhaps its average; give "
+                "the file to use."
             )
 
 

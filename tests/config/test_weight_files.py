@@ -77,7 +77,7 @@ def test_an_average_in_a_file_beside_the_raw_weights_is_a_question(tmp_path, nam
     torch.save({"last_epoch": 3}, tmp_path / "custom_checkpoint_2.pkl")
     assert same(weights.read(tmp_path))
     save_file(AVERAGE, tmp_path / name) if BESIDE[name] is None else torch.save(BESIDE[name], tmp_path / name)
-    with pytest.raises(BadWeights, match=rf"holds model\.safetensors and.* {re.escape(name)}.*; hand over the file to use"):
+    with pytest.raises(BadWeights, match=rf"holds model\.safetensors and.* {re.escape(name)}.*; give the file to use"):
         weights.read(tmp_path)
     assert same(weights.read(tmp_path / "model.safetensors"))
 
@@ -96,7 +96,7 @@ def test_a_cache_of_hugging_face_opens_through_its_links(tmp_path, monkeypatch):
     save_file(STATE, blobs / "0a1b")
     (snapshot / "model.safetensors").symlink_to("../../blobs/0a1b")
     assert same(weights.read(snapshot)) and same(weights.read(snapshot / "model.safetensors")) and same(weights.read(blobs / "0a1b"))
-    with pytest.raises(BadWeights, match=r"in the cache of Hugging Face; hand over its folder snapshots/abc\.$"):
+    with pytest.raises(BadWeights, match=r"in the cache of Hugging Face; give its folder snapshots/abc\.$"):
         weights.read(tmp_path / "models--a--b")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.safetensors").symlink_to("models--a--b/blobs/0a1b")
@@ -126,9 +126,9 @@ def test_the_vae_of_a_pipeline_is_found_in_its_variant(tmp_path):
         ("flax_model.msgpack", "holds Flax weights"),
         ("decoder.onnx", "holds an ONNX model"),
         ("__0_0.distcp", r"holds __0_0.distcp of torch.distributed.checkpoint without its .metadata"),
-        ("unet/diffusion_pytorch_model.safetensors", r"holds weights in unet; hand over that folder"),
+        ("unet/diffusion_pytorch_model.safetensors", r"holds weights in unet; give that folder"),
         ("model.safetensors.index.json", r"is not an index of weights files"),
-        ("mine.ckpt", r"holds weights under another name \(mine.ckpt\); hand over that file itself"),
+        ("mine.ckpt", r"holds weights under another name \(mine.ckpt\); give that file itself"),
     ],
 )
 def test_a_directory_of_something_else_says_what_it_is(tmp_path, name, words):

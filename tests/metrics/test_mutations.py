@@ -207,7 +207,7 @@ MUTANTS = {
         "images/test_dense_sets.py:test_label_zero_is_ignored_and_class_k_is_k_minus_one", own_place),
     "pixels normalised twice": Mutant(
         "svgbench.backends.open:FrozenEncoder._encode", pixels_normalised_twice,
-        "backends/test_encoders.py:test_encoder_normalises_its_own_pixels_and_leaves_out_prefix_tokens", small_images),
+        "backends/test_open.py:test_encoder_normalises_its_own_pixels_and_leaves_out_prefix_tokens", small_images),
     "latents standardised twice": Mutant(
         "svgbench.nets.latents:LatentStats.standardise", latents_standardised_twice,
         "nets/test_latents.py:test_standardised_latents_have_unit_moments_and_come_back"),
