@@ -44,9 +44,7 @@ def evaluate(
     ] = None,
     resize: Annotated[
         int | None,
-        typer.Option(
-            "--resize", metavar="N", help="Crop and resize both sets to N pixels a side (ADM); the protocol records it.", min=1, max=4096
-        ),
+        typer.Option("--resize", metavar="N", help="Crop and resize both sets to N pixels a side (ADM); the protocol records it.", min=1),
     ] = None,
     allow_doubles: Annotated[
         bool, typer.Option("--allow-doubles", help="Accept a set with identical images; the protocol records it.")

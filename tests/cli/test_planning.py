@@ -114,7 +114,7 @@ def test_a_plan_of_several_runs_begins_with_a_summary_and_shows_nodes_when_asked
 
 def test_a_plan_without_images_or_weights_assumes_published_counts(capsys, tmp_path):
     one = json.loads(said(capsys, "plan", "preset-paper", "--out", str(tmp_path), "--format", "json"))
-    assert "counts are those of ImageNet-1k (ILSVRC 2012), which is not here" in one["assumed"]
+    assert "image counts are those published for ImageNet-1k (ILSVRC 2012), which is not here" in one["assumed"]
     assert "imagenet does not exist" in one["notes"][0] and one["summary"]["device"] == "GPU"
     doctor = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path))
     hours = next(line for line in doctor.splitlines() if "GPU-hours" in line)

@@ -107,8 +107,7 @@ def test_the_preset_small_asks_for_inception_and_lpips_before_anything_runs(phot
 
 
 def test_the_command_refuses_with_one_sentence_and_makes_nothing(tmp_path, photographs):
-    done = svgbench("plan", "preset-small", "--preset", "small", "--set", f"data.source={photographs}", "--out", tmp_path / "runs",
-                    "--set", "encoder.card=mae-tiny")  # fmt: skip
+    done = svgbench("run", "--preset", "small", "--data", photographs, "--out", tmp_path / "runs", "--encoder", "mae-tiny")
     assert done.returncode == 2 and "'inception' needs its weights file" in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
