@@ -56,6 +56,7 @@ def test_what_a_run_does_not_use_is_not_in_it():
     [
         ({"sampling": {"sampler": "ddim"}}, "does not fit diffusion.objective flow"),
         ({"diffusion": {"objective": "ddpm"}}, "use ddim or ddpm"),
+        ({"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddim", "steps": [25, 2000]}}, "in 1 to 1000 of them, not 2000"),
         ({"sampling": {"against": "weak"}}, "set diffusion.weak_share"),
         ({"diffusion": {"transformer": {"learned_sigma": True}}}, "learned_sigma is for diffusion.objective ddpm"),
         ({"autoencoder": {"decoder": {"vit": {"width": 30, "heads": 4}}}}, "is not a multiple of"),

@@ -9,7 +9,7 @@ import torch
 
 from svgbench.config.build import build
 from svgbench.config.choices import SAMPLERS, evaluations
-from svgbench.errors import BadData
+from svgbench.errors import BadData, UnknownName
 from svgbench.lab.configs import configs_of
 from svgbench.lab.forecast.estimate import (
     CHECKPOINTS,
@@ -99,6 +99,12 @@ def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
 
 def test_the_limits_are_those_of_the_stages():
     assert (REFERENCE_IMAGES, CHECKPOINTS) == (features.KEPT, checkpoints.MAX_KEPT + 1)
+
+
+def test_an_unknown_sampler_is_refused_and_an_adaptive_one_is_not_counted():
+    with pytest.raises(UnknownName, match="Did you mean 'euler'"):
+        evaluations("eular", 7, 1.0, "constant", 1.0)
+    assert evaluations("dopri5", 7, 1.0, "constant", 1.0) is None
 
 
 def test_every_stage_is_estimated():
