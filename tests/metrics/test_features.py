@@ -67,7 +67,7 @@ def test_a_reference_that_was_saved_comes_back_the_same_and_not_for_another_extr
     with pytest.raises(BadInput, match=r"features of 'shapes-cnn@.*, but the images are scored by 'shapes-cnn@cdcdcdcd'"):
         Reference.load(weights, Judge(name="shapes-cnn", digest="cd" * 32))
     (weights / "reference.safetensors").write_bytes(b"cut")
-    with pytest.raises(BadData, match="no whole reference"):
+    with pytest.raises(BadData, match="is damaged or incomplete"):
         Reference.load(weights, extractor.judge)
 
 
