@@ -14,24 +14,27 @@ from svgbench.config import cards
 
 OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--limit",
-            "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
-    "ablate": {"--out", "--preset", "--data", "--set", "--limit", "--shelf", "--device", "--threads", "--micro-batch", "--compile",
+            "--quick", "--print-config", "--shelf", "--device", "--threads", "--micro-batch", "--compile"},
+    "ablate": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--micro-batch", "--compile",
                "--engine", "--slots", "--ranks", "--sbatch", "--leave"},
-    "plan": {"--out", "--preset", "--data", "--set", "--limit", "--shelf", "--gpus"},
-    "report": {"--out", "--format", "--layout", "--against", "--to", "--preset", "--set", "--limit", "--shelf"},
-    "figures": {"--out", "--to", "--preset", "--set", "--limit", "--shelf", "--device", "--threads"},
+    "plan": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--gpus", "--nodes", "--format"},
+    "report": {"--out", "--format", "--layout", "--against", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf"},
+    "figures": {"--out", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads"},
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
                "--device"},
     "eval": {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
-        "--allow-doubles", "--format", "--device",
+        "--resize", "--allow-doubles", "--format", "--device",
     },
     "import": {
         "--name", "--encoder", "--weights", "--weights-key", "--statistics", "--config", "--preset", "--out", "--set", "--shelf",
         "--device",
     },
     "pretrain": {"--out", "--device", "--threads", "--check"},
-    "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus"},
+    "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus", "--format"},
+    "runs": {"--out", "--format"},
+    "gc": {"--out", "--shelf", "--unfinished", "--yes", "--format"},
+    "fields": {"--format", "--markdown"},
 }  # fmt: skip
 
 
@@ -47,8 +50,9 @@ def test_a_verb_has_exactly_these_options(verb):
 
 
 def test_the_verbs_are_these():
-    assert set(commands()) == {*OPTIONS, "encoders", "data", "node"} and commands()["node"].hidden
+    assert set(commands()) == {*OPTIONS, "encoders", "experiments", "data", "node"} and commands()["node"].hidden
     assert set(commands()["encoders"].commands) == {"list", "show", "check"}
+    assert set(commands()["experiments"].commands) == {"list", "show"}
     assert set(commands()["data"].commands) == {"pack", "verify"}
 
 
