@@ -62,7 +62,7 @@ def velocities(found: Sequence[Tokenizer]) -> FigureData:
     gap = 0.07
     side = (WIDTH - LEFT - RIGHT) / len(times) - gap
     page = Page(WIDTH, TOP + len(found) * (side + 0.28) + 0.05)
-    page.title("Where velocities lead the mean of each class, the class untold")
+    page.title("Where velocities lead the mean of each class, without a class label")
     rows: list[list[Any]] = []
     for across, t in enumerate(times):
         page.text(LEFT + across * (side + gap), TOP - 0.14, f"t = {t:g}", va="center")
