@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import subprocess
@@ -33,9 +34,10 @@ def notebook():
     names = {"shown": []}
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code":
-            lines = "".join(cell["source"]).rstrip().split("\n")
-            exec(compile("\n".join(lines[:-1]), "first-look.ipynb", "exec"), names)
-            names["shown"].append(eval(lines[-1], names))
+            parsed = ast.parse("".join(cell["source"]))
+            last = ast.Expression(parsed.body.pop().value)
+            exec(compile(parsed, "first-look.ipynb", "exec"), names)
+            names["shown"].append(eval(compile(last, "first-look.ipynb", "eval"), names))
     return names
 
 

@@ -70,8 +70,12 @@ def sample(
         "schedule": "constant",
         "guided_channels": None,
     }
-    asked = {"sampler": sampler, "shift": shift, "schedule": schedule, "guided_channels": guided_channels}
-    settings = {**usual, **getattr(model, "sampling", {}), **{name: value for name, value in asked.items() if value is not None}}
+    asked: dict[str, Any] = {"sampler": sampler, "shift": shift, "schedule": schedule, "guided_channels": guided_channels}
+    settings: dict[str, Any] = {
+        **usual,
+        **getattr(model, "sampling", {}),
+        **{name: value for name, value in asked.items() if value is not None},
+    }
     check_range(steps, guidance, settings["shift"])
     _check_channels(model, noise, settings["guided_channels"])
     classes = getattr(model, "classes", None)

@@ -104,7 +104,7 @@ class LoadedRun:
 
         from svgbench.config.records import SamplingProtocol
 
-        asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule}
+        asked: dict[str, Any] = {"steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule}
         settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
         check_range(settings["steps"], settings["guidance"], settings["shift"])
         check_labels(labels, len(self.classes), unconditional=False)

@@ -9,6 +9,7 @@ resized here are ``resized-N``.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from svgbench.config.records import Score
 from svgbench.errors import BadData
@@ -60,7 +61,13 @@ def elsewhere_scores(
     scores: list[Score] = []
     for judge, real in zip((extractor, second), against, strict=False):
         samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))
-        how = {"judge": judge.judge, "frechet": judge.frechet, "labels": "given", "resampling": resampling, "doubles": len(copies)}
+        how: dict[str, Any] = {
+            "judge": judge.judge,
+            "frechet": judge.frechet,
+            "labels": "given",
+            "resampling": resampling,
+            "doubles": len(copies),
+        }
         how["details"] = (f"resized-{resize}",) if resize else ()
         scores += distance_scores(samples, real, **how) if scores else generation_scores(samples, real, neighbours=neighbours, **how)
     return [score.marked(limit) for score in scores]
