@@ -21,7 +21,7 @@ from svgbench.images.packing import pack
 from svgbench.images.sources import identity
 from svgbench.images.store import open_images, reading_speed
 from svgbench.machine.runtime import Runtime
-from svgbench.stages import pictures, scores
+from svgbench.stages import pictures, results
 
 QUIET = Runtime(device="cpu", quiet=True, workers=2)
 
@@ -158,7 +158,7 @@ def test_a_run_on_a_packed_store_copies_nothing_and_reads_the_same_images(source
     adopted, own = open_images(tmp_path / "run"), open_images(source / "out")
     assert (adopted.train.images == own.train.images).all() and (adopted.val.labels == own.val.labels).all()
     digest = json.loads((source / "out" / "images.json").read_text())["files"]["val.images.npy"]["sha256"]
-    assert scores.group(tmp_path / "run", "val", adopted.val).digest == digest
+    assert results.image_group(tmp_path / "run", "val", adopted.val).digest == digest
 
 
 def test_fewer_images_of_a_packed_store_are_those_that_packing_fewer_takes(source, tmp_path):
