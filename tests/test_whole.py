@@ -199,7 +199,7 @@ def test_a_termination_signal_is_status_4_and_resumable(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 4, err
-    assert "the same command goes on" in err.splitlines()[-1]
+    assert "run the same command again to resume" in err.splitlines()[-1]
     assert list(out.glob("store/diffusion/*.partial/checkpoints/*"))
 
 

@@ -121,7 +121,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
     if side % stride:
         below = side - side % stride
         raise BadConfig(
-            f"{start}images of {side} px do not divide into {stride} px patches for '{card.name}'; use {below} or {below + stride}."
+            f"{start}images of {side} px cannot be divided into the {stride} px patches of '{card.name}'; use {below} or {below + stride}."
         ).about("data.resolution")
     own = config.autoencoder
     if card.kind == "features" and own.decoder.kind == "ldm" and not own.release and 2 ** (levels - 1) != stride:

@@ -39,7 +39,7 @@ def picture(path, colour=0, size=(40, 48)):
         (["--align", "frozen", "--no-align"], "contradict each other"),
         (["--set", "autoencoder.residual.chanels=8"], "Did you mean 'channels'"),
         (["--set", "data.resolution=4"], "must be greater than or equal to 16"),
-        (["--set", "data.resolution=36"], "do not divide into 8 px patches for 'dinov3-tiny'; use 32 or 40"),
+        (["--set", "data.resolution=36"], "cannot be divided into the 8 px patches of 'dinov3-tiny'; use 32 or 40"),
         (["--set", "scores.extractor=incepton"], "Did you mean 'inception'"),
         (["--set", "scores.extractor=inception"], r"needs its weights file weights-inception.*licence Apache"),
         (["--set", "sampling.schedule=linearly"], "Did you mean 'linear'"),

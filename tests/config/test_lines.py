@@ -108,7 +108,7 @@ def test_an_error_in_a_base_is_said_of_the_base(tmp_path):
     path = tmp_path / "g.yaml"
     path.write_text(f"base: {tmp_path / 'below.yaml'}\naxes:\n  diffusion.shift: [0.1]\n")
     assert load_experiment(str(path)).base
-    with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'diffusion-shift-0.1': images of 36 px do not divide"):
+    with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'diffusion-shift-0.1': images of 36 px cannot be divided"):
         configs_of(str(path), "tiny", None, None)
 
 

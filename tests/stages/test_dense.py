@@ -155,7 +155,7 @@ def test_the_last_image_alone_being_another_s_is_no_failure_of_ranks(tokenizers,
 
 
 def test_a_crop_that_the_encoder_cannot_take_is_refused_before_training(tokenizers, labelled, tmp_path):
-    with pytest.raises(BadConfig, match="images of 30 px do not divide"):
+    with pytest.raises(BadConfig, match="images of 30 px cannot be divided"):
         segment(labelled, tokenizers["sd-vae"], tmp_path, crop=30, stride=20)
 
 
@@ -224,5 +224,5 @@ def test_a_source_that_is_no_folder_stops_at_the_plan():
 def test_an_open_tokenizer_says_which_sides_it_takes(tokenizers):
     tokenizer = open_tokenizer(tokenizers["dinov2"], RUNTIME)
     tokenizer.check_side(64)
-    with pytest.raises(BadConfig, match="do not divide"):
+    with pytest.raises(BadConfig, match="cannot be divided"):
         tokenizer.check_side(65)
