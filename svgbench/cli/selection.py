@@ -21,9 +21,11 @@ from svgbench.tables.labels import cell_labels
 
 QUICK = {
     "data.limit": 64, "autoencoder.training.total_images": 96, "autoencoder.loss.adversarial_start_images": 32,
-    "diffusion.training.total_images": 256,
+    "diffusion.training.total_images": 256, "sampling.steps": "[2, 5]", "scores.resamples": 10, "scores.probe.epochs": 5,
+    "scores.segmentation.epochs": 2, "scores.segmentation.head.total_images": 64, "scores.depth.head.total_images": 64,
 }  # fmt: skip
-"""What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer."""
+"""What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer; samples of few steps;
+few epochs and updates of the probes' heads; few bootstrap resamples."""
 
 Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="The --preset the experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A --set it was run with; repeatable.", metavar="FIELD=VALUE")]
