@@ -195,10 +195,10 @@ def report_repeats(plan_: Plan) -> Plan:
 
 def _sbatch(words: list[str]) -> dict[str, str]:
     """``--sbatch NAME=VALUE`` words."""
-    found = {}
+    options = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name.strip("-"):
             raise BadInput(f"--sbatch {word}: write it as NAME=VALUE, such as partition=gpu.")
-        found[name.lstrip("-")] = value
-    return found
+        options[name.lstrip("-")] = value
+    return options

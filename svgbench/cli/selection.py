@@ -81,10 +81,10 @@ class Named:
     def runs(self, experiment: str) -> tuple[list[str], int]:
         """The names of an experiment's recorded runs, and how many it has in all; BadInput if none is recorded."""
         wanted, known = self._configs(experiment), self.known()
-        found = [run for run in wanted if run in known]
-        if not found:
+        recorded = [run for run in wanted if run in known]
+        if not recorded:
             raise BadInput(f"{self.out} holds no run of the experiment '{experiment}'; run: {self.command(experiment)}.")
-        return found, len(wanted)
+        return recorded, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
         """Name of each run -> the name its cell has in the experiment's file."""
