@@ -88,8 +88,8 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
     from svgbench.images.store import open_images, reading_speed
 
     speed = reading_speed(open_images(directory).train)
-    found = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
-    _show(directory, about, found)
+    notes = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
+    _show(directory, about, notes)
 
 
 def _verify_source(directory: Path) -> None:
@@ -98,7 +98,7 @@ def _verify_source(directory: Path) -> None:
 
     kind = dense_sets.kind_of(directory)
     reading = dense_sets.verify(kind, directory) if kind else sources.files_of(directory, reread=True)
-    unreadable = [path for path, found in reading.digests.items() if found == catalogue.UNREADABLE]
+    unreadable = [path for path, digest in reading.digests.items() if digest == catalogue.UNREADABLE]
     if unreadable:
         count = f"{len(unreadable):,} of {len(reading.digests):,} files"
         raise BadData(f"{directory}: {count} cannot be read ({examples(unreadable)}); repair or remove them.")

@@ -68,12 +68,12 @@ def evaluate(
         raise BadInput(f"--second-extractor {extractor} is the first one; name another or leave it out.")
     if second_extractor is None and second_extractor_weights is not None:
         raise BadInput("--second-extractor-weights needs --second-extractor; name the network that the file is of.")
-    asked = [(extractor, extractor_weights, "--extractor-weights")]
-    asked += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
-    for name, file, setting in asked:
+    extractors = [(extractor, extractor_weights, "--extractor-weights")]
+    extractors += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
+    for name, file, setting in extractors:
         weights_file("features", name, file, setting=setting)
     runtime = Runtime(device=device).start()
-    networks = [load_extractor(name, file, runtime.torch_device) for name, file, _ in asked]
+    networks = [load_extractor(name, file, runtime.torch_device) for name, file, _ in extractors]
     with ExitStack() as bars:
 
         def progress(label: str, count: int) -> Callable[[int], None]:
@@ -84,7 +84,7 @@ def evaluate(
             images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, resize=resize,
             allow_doubles=allow_doubles, progress=progress,
         )  # fmt: skip
-    of_drawings = [name for name, *_ in asked if not knows_photographs("features", name)]
+    of_drawings = [name for name, *_ in extractors if not knows_photographs("features", name)]
     if of_drawings and not are_drawn(str(reference)):
         note = unfamiliar(of_drawings)
         scores = [score.model_copy(update={"detail": {**score.detail, "judges": note}}) for score in scores]

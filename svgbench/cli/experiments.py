@@ -53,7 +53,9 @@ Limit = Annotated[
         "--limit", metavar="N", help="A trial on at most N images of each split and N samples; trainings keep their length.", min=1
     ),
 ]
-Quick = Annotated[bool, typer.Option("--quick", help="A short trial: --limit 64, and a few updates of each training.")]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="A short trial: --limit 64, few updates of each training, few sampling steps and resamples.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
 Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile on the transformer's blocks.")]
@@ -193,10 +195,10 @@ def report_repeats(plan_: Plan) -> Plan:
 
 def _sbatch(words: list[str]) -> dict[str, str]:
     """``--sbatch NAME=VALUE`` words."""
-    found = {}
+    options = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name.strip("-"):
             raise BadInput(f"--sbatch {word}: write it as NAME=VALUE, such as partition=gpu.")
-        found[name.lstrip("-")] = value
-    return found
+        options[name.lstrip("-")] = value
+    return options

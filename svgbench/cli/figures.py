@@ -54,13 +54,13 @@ def figures(
     named = Named(out, preset, sets, limit, shelf, data, quick)
     runs, asked_for = _chosen(names or [], named)
     records = labelled(collect(out, runs), _labels(names or [], named))
-    found = tokenizers(records, store)
-    if not found:
+    candidates = tokenizers(records, store)
+    if not candidates:
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
     whole = []
-    for one in found:
+    for one in candidates:
         reason = lacking(one.first.name, one.first.about["stages"], store)
-        if reason and (one.first.name in asked_for or len(found) == 1):
+        if reason and (one.first.name in asked_for or len(candidates) == 1):
             raise BadInput(reason)
         if reason:
             say(f"no pictures of it: {reason}")
@@ -73,7 +73,7 @@ def figures(
         say(unchecked)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
-    drawn, reasons = draw(found, pictured, to)
+    drawn, reasons = draw(candidates, pictured, to)
     for reason in reasons:
         say(f"not drawn: {reason}")
     rows = [[one.name, one.title, f"{to / one.name}.png"] for one in drawn]
@@ -93,9 +93,9 @@ def _labels(names: list[str], named: Named) -> dict[str, str]:
     return {run: label for name in names if named.is_experiment(name) for run, label in named.labels(name).items()}
 
 
-def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:
+def _diagnosed(pictured: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:
     """Tokenizers with their diagnoses, which are made where the store lacks them."""
-    plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in found}, store)
+    plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in pictured}, store)
     there = Finished(plan, store)
     store.sweep(there.all())
     left = set(plan.nodes) - there.keys()
@@ -104,4 +104,4 @@ def _diagnosed(found: list[Any], store: Store, device: str, threads: int | None)
         with store.in_use():
             run_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome(), display=DISPLAY)
     keys = {run.name: {plan.nodes[key].stage: key for key in run.nodes} for run in plan.runs}
-    return [replace(one, diagnoses=keys[one.first.name]) for one in found]
+    return [replace(one, diagnoses=keys[one.first.name]) for one in pictured]

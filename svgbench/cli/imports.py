@@ -152,8 +152,8 @@ def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
 def _taken(store: Store, stage: str, key: str) -> str:
     """Which weights of its checkpoint an artifact was made of, where its manifest says it."""
     manifest = store.manifest(stage, key)
-    found = str(manifest.cost.get("weights_key", "")) if manifest else ""
-    return "the file itself" if found == "." else found
+    weights_key = str(manifest.cost.get("weights_key", "")) if manifest else ""
+    return "the file itself" if weights_key == "." else weights_key
 
 
 def _settings(kind: str, checkpoint: Path, config: Path | None, key: str | None) -> dict[str, Any]:
@@ -173,9 +173,9 @@ def _inside(checkpoint: Path, config: Path | None, place: Path, key: str | None)
     from svgbench.releases.autoencoders import svg_autoencoder
     from svgbench.releases.open import read
 
-    found = svg_autoencoder(read(checkpoint, key), read_yaml(config) if config else None, str(checkpoint))
+    release = svg_autoencoder(read(checkpoint, key), read_yaml(config) if config else None, str(checkpoint))
     file = place / "encoder.safetensors"
     with guarded(file):
         place.mkdir(parents=True, exist_ok=True)
-        write_atomic(file, save({name: tensor.contiguous() for name, tensor in found.encoder_weights.items()}))
-    return {"encoder": {"card": found.card, "weights": str(file.resolve())}, "data": {"resolution": found.resolution}}
+        write_atomic(file, save({name: tensor.contiguous() for name, tensor in release.encoder_weights.items()}))
+    return {"encoder": {"card": release.card, "weights": str(file.resolve())}, "data": {"resolution": release.resolution}}

@@ -93,13 +93,13 @@ def _one_run(
 def _costs(out: Path, sizes: Sizes, preset: str, gpus: int) -> Table:
     nodes = [(stage, cell, estimate(stage.name, cell, sizes)) for stage, cell in outline(sizes.config, sizes.card.kind)]
     pace = pace_of(gpus, out / "store")
-    said = assumptions(sizes, [found for _, _, found in nodes])
-    wanted = sum(found.kept for _, _, found in nodes) + max(found.passing for _, _, found in nodes)
+    notes = assumptions(sizes, [cost for _, _, cost in nodes])
+    wanted = sum(cost.kept for _, _, cost in nodes) + max(cost.passing for _, _, cost in nodes)
     place = _place(out)
     free = shutil.disk_usage(place).free
     verdict = "enough" if free > wanted else "too little: choose another --out"
-    said.append(f"disk: at most {size(wanted)} at once, {size(free)} are free at {place}: {verdict}.")
-    return stage_table(f"Planned costs of a {preset} run of {sizes.card.name}", nodes, said, pace)
+    notes.append(f"disk: at most {size(wanted)} at once, {size(free)} are free at {place}: {verdict}.")
+    return stage_table(f"Planned costs of a {preset} run of {sizes.card.name}", nodes, notes, pace)
 
 
 def _machine(out: Path) -> list[list[str]]:

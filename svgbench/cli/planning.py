@@ -74,7 +74,7 @@ def plan(
     tables = [rows]
     if len(plan_.runs) > 1:
         short = summary_table(title, plan_, made, costs, pace)
-        short.notes = [f"pace {pace.said}.", LEFT_OUT, *costs.said, *notes, *([] if nodes else ["a row for every node: --nodes"])]
+        short.notes = [f"pace {pace.source}.", LEFT_OUT, *costs.notes, *notes, *([] if nodes else ["a row for every node: --nodes"])]
         tables = [short, rows] if nodes else [short]
     else:
         rows.notes += notes

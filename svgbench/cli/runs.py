@@ -25,13 +25,13 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, h
 def runs(out: Out = Path("runs"), format: Formatted = Format.auto) -> None:
     """List the runs of an output directory with state, size and age; failed, unfinished and imported ones too."""
     _exists(out)
-    found = runs_in(out)
+    states = runs_in(out)
     now = time.time()
-    rows = [[one.name, one.state, one.encoder, _share(one), size(one.bytes), age(now - one.changed)] for one in found]
-    notes = [f"{one.name}: {one.reason}" for one in found if one.reason]
-    notes += ["artifacts that several runs share count in the size of each"] if len(found) > 1 else []
+    rows = [[one.name, one.state, one.encoder, _share(one), size(one.bytes), age(now - one.changed)] for one in states]
+    notes = [f"{one.name}: {one.reason}" for one in states if one.reason]
+    notes += ["artifacts that several runs share count in the size of each"] if len(states) > 1 else []
     columns = ["run", "state", "encoder", "stages", "size", "age"]
-    facts([Table(f"Runs in {out}", columns, rows, notes)], [asdict(one) for one in found], format)
+    facts([Table(f"Runs in {out}", columns, rows, notes)], [asdict(one) for one in states], format)
 
 
 def gc(
@@ -56,19 +56,19 @@ def gc(
             raise BadInput(
                 "--unfinished: what the runs named above still need is unknown; correct or remove them, or leave --unfinished out."
             )
-        found = unused(out, keys, unfinished=unfinished)
+        entries = unused(out, keys, unfinished=unfinished)
         now = time.time()
-        rows = [[one.stage, one.key[:12], _kind(one), size(one.bytes), age(now - one.changed)] for one in found]
-        total = size(sum(one.bytes for one in found))
-        table = Table(f"Unused in {out / 'store'}", ["stage", "key", "what", "size", "age"], rows, [f"{len(found)} entries, {total}"])
-        facts([table], [one.content() for one in found], format)
+        rows = [[one.stage, one.key[:12], _kind(one), size(one.bytes), age(now - one.changed)] for one in entries]
+        total = size(sum(one.bytes for one in entries))
+        table = Table(f"Unused in {out / 'store'}", ["stage", "key", "what", "size", "age"], rows, [f"{len(entries)} entries, {total}"])
+        facts([table], [one.content() for one in entries], format)
         sys.stdout.flush()
-        if not found:
+        if not entries:
             return
-        if not yes and not _agreed(f"Remove {len(found)} entries ({total})? [y/N] "):
+        if not yes and not _agreed(f"Remove {len(entries)} entries ({total})? [y/N] "):
             say("nothing was removed; --yes removes without asking.")
             return
-        freed, kept = remove(found)
+        freed, kept = remove(entries)
     for sentence in kept:
         say(f"kept: {sentence}")
     say(f"{size(freed)} freed ({freed:,} bytes).")

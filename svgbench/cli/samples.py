@@ -105,25 +105,25 @@ def sample(
     from svgbench.stages.pictures import sample_sheet
 
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
-    asked = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
-    settings = {**recorded, **{name: value for name, value in asked.items() if value is not None}}
+    options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
+    settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
     sampling = {name: settings[name] for name in SamplingProtocol.model_fields}
     slice_ = {"sampling": sampling, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{printable(to)}\n")
 
 
-def _export(out: Path, run: str, to: Path, asked: StoredSamples) -> None:
+def _export(out: Path, run: str, to: Path, wanted: StoredSamples) -> None:
     """The stored samples of one cell as the ``.npz`` that the ADM evaluator reads."""
     stored = {}
     for stage in collect(out, [run])[0].about["stages"]:
         if stage["stage"] == "samples":
             cell = stage["cell"]
             stored[StoredSamples(cell["sampling.steps"], cell["sampling.guidance"], cell.get("sampling.trained", 1.0))] = stage["key"]
-    if asked not in stored:
+    if wanted not in stored:
         known = ", ".join(drawn.words for drawn in stored) or "none"
-        raise BadInput(f"run '{run}' has no samples of {asked.words}; it has: {known}.")
-    store, key = Store(out / "store"), stored[asked]
+        raise BadInput(f"run '{run}' has no samples of {wanted.words}; it has: {known}.")
+    store, key = Store(out / "store"), stored[wanted]
     store.verify("samples", key)
     import numpy as np
 

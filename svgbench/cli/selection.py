@@ -21,9 +21,11 @@ from svgbench.tables.labels import cell_labels
 
 QUICK = {
     "data.limit": 64, "autoencoder.training.total_images": 96, "autoencoder.loss.adversarial_start_images": 32,
-    "diffusion.training.total_images": 256,
+    "diffusion.training.total_images": 256, "sampling.steps": "[2, 5]", "scores.resamples": 10, "scores.probe.epochs": 5,
+    "scores.segmentation.epochs": 2, "scores.segmentation.head.total_images": 64, "scores.depth.head.total_images": 64,
 }  # fmt: skip
-"""What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer."""
+"""What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer; samples of few steps;
+few epochs and updates of the probes' heads; few bootstrap resamples."""
 
 Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="The --preset the experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A --set it was run with; repeatable.", metavar="FIELD=VALUE")]
@@ -79,10 +81,10 @@ class Named:
     def runs(self, experiment: str) -> tuple[list[str], int]:
         """The names of an experiment's recorded runs, and how many it has in all; BadInput if none is recorded."""
         wanted, known = self._configs(experiment), self.known()
-        found = [run for run in wanted if run in known]
-        if not found:
+        recorded = [run for run in wanted if run in known]
+        if not recorded:
             raise BadInput(f"{self.out} holds no run of the experiment '{experiment}'; run: {self.command(experiment)}.")
-        return found, len(wanted)
+        return recorded, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
         """Name of each run -> the name its cell has in the experiment's file."""

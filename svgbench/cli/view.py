@@ -81,23 +81,23 @@ class View(Watch):
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """What is under way: node, where, progress, rate, time left; not what an engine keeps behind other nodes."""
-        found = []
+        rows = []
         for key, (node, since) in self._under_way().items():
             note = read_note(self._store.note(node.stage, key))
             where = self.where(key)
             if note is None:
-                found.append((text_of(node), where, f"for {duration(time.monotonic() - since)}", "", ""))
+                rows.append((text_of(node), where, f"for {duration(time.monotonic() - since)}", "", ""))
                 continue
             done, total, rate = note["done"], note["total"], note["rate"]
             left = f"{duration((total - done) / rate)} left" if rate > 0 else ""
             place = f"{where} on {note['host']}" if where else note["host"]
-            found.append((text_of(node), place, f"{done:,} of {total:,} {note['unit']}", f"{rate:,.1f}/s", left))
-        return found
+            rows.append((text_of(node), place, f"{done:,} of {total:,} {note['unit']}", f"{rate:,.1f}/s", left))
+        return rows
 
     def _under_way(self) -> dict[str, tuple[Node, float]]:
         """The nodes an engine has whose inputs are there, and since when."""
         away = list(self._away.items())  # a terminal is drawn by a thread of its own
-        return {key: own for key, own in away if not any(needed in self._open for needed in own[0].inputs.values())}
+        return {key: entry for key, entry in away if not any(needed in self._open for needed in entry[0].inputs.values())}
 
     def summary(self) -> str:
         """Counts, and the time left as far as finished nodes of the same stages tell."""
@@ -175,7 +175,7 @@ def scores_text(scores: list[Score]) -> str:
     groups: dict[str, list[str]] = {}
     for score in scores:
         groups.setdefault(score.detail.get("latents", ""), []).append(f"{score.metric} {score.value:.4g}")
-    return "; ".join(f"{name}: {', '.join(found)}" if name else ", ".join(found) for name, found in groups.items())
+    return "; ".join(f"{name}: {', '.join(texts)}" if name else ", ".join(texts) for name, texts in groups.items())
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ def configs_of(
 ) -> dict[str, RunConfig]:
     """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (the configuration's own when
     None), with ``sets`` on top; with identities where they are to be ``resolved``."""
-    found = cells_of(experiment, preset, sets, shelf, data=data, resolved=resolved)
-    return {name: config for name, (_, config) in found.items()}
+    configs = cells_of(experiment, preset, sets, shelf, data=data, resolved=resolved)
+    return {name: config for name, (_, config) in configs.items()}
 
 
 def cells_of(
@@ -59,9 +59,9 @@ def cells_of(
     for axis, value in repeated(loaded):
         say(f"the axis '{axis}' names {value} twice; it runs once.")
     for cell, settings in cells(loaded, shelf).items():
-        own = merge(shared, settings)
+        cell_settings = merge(shared, settings)
         try:
-            drafted = build(merge(own, over), preset=preset, extra=shelf)
+            drafted = build(merge(cell_settings, over), preset=preset, extra=shelf)
             _check_judges(drafted)
             config = resolve(drafted, shelf, seen=seen) if resolved else drafted
         except BadInput as error:
@@ -71,7 +71,7 @@ def cells_of(
             say(f"cell '{cell}' is the same run as '{same}'; it runs once.")
             continue
         if base_run:  # named by the file, and by what --set changes
-            plain = build(own, preset=preset, extra=shelf) if over else drafted
+            plain = build(cell_settings, preset=preset, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []
             name = ".".join(_file_name(part) for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:

@@ -22,11 +22,11 @@ NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.nee
 def recorded(stages: list[dict[str, Any]]) -> dict[str, Node]:
     """The finished stages of a run's record (``run.json``) as nodes, by the name that other stages need; the last cell of each."""
     known = {stage.name: stage for stage in graph.STAGES}
-    found = {}
+    nodes = {}
     for entry in stages:
         if entry["stage"] in known:
-            found[known[entry["stage"]].provides or entry["stage"]] = Node(entry["stage"], entry["key"], {}, {}, {}, entry["cell"])
-    return found
+            nodes[known[entry["stage"]].provides or entry["stage"]] = Node(entry["stage"], entry["key"], {}, {}, {}, entry["cell"])
+    return nodes
 
 
 def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None:
@@ -53,11 +53,11 @@ def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], s
         reason = lacking(name, stages, store)
         if reason:
             raise BadInput(reason)
-        provided, own = recorded(stages), []
+        provided, keys = recorded(stages), []
         for stage in graph.DIAGNOSES:
             inputs = {need: provided[need] for need in stage.needs}
             node = node_of(stage, config.model_dump(mode="json"), inputs, {})
             nodes |= {one.key: one for one in inputs.values()} | {node.key: node}
-            own.append(node.key)
-        plan.append(Run(name, config, tuple(own)))
+            keys.append(node.key)
+        plan.append(Run(name, config, tuple(keys)))
     return Plan(nodes, tuple(plan))

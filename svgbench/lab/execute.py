@@ -45,12 +45,12 @@ class Executor:
     def run(self, key: str) -> bool:
         """Finishes a node; returns whether it was run here."""
         node = self._nodes[key]
-        found = self._store.look(node.stage, key) if self._runtime.is_main else None
-        if found is not None:
-            self._store.sweep([found])
+        finished = self._store.look(node.stage, key) if self._runtime.is_main else None
+        if finished is not None:
+            self._store.sweep([finished])
         if self._runtime.world > 1:
-            return self._run_together(node, found is not None)
-        if found is not None:
+            return self._run_together(node, finished is not None)
+        if finished is not None:
             return False
         self._check_inputs(node)
         self._runtime.start()
@@ -88,10 +88,10 @@ class Executor:
                 with self._store.claim(node.stage, node.key) as partial:
                     runtime.meet(True)
                     self._say(text_of(node))
-                    found, error = _caught(lambda: self._work(node, partial))
+                    result, error = _caught(lambda: self._work(node, partial))
                     agreed = runtime.meet(error is None)
                     if agreed:
-                        _, error = _caught(lambda: self._finish(node, partial, *found))
+                        _, error = _caught(lambda: self._finish(node, partial, *result))
             if error is None and not agreed:
                 error = SvgbenchError(f"stage {node.stage} failed in another process; see its error.")
             committed = runtime.meet(error is None)

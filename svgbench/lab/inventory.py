@@ -77,8 +77,8 @@ def runs_in(out: Path) -> list[RunState]:
 def _places(out: Path) -> list[Path]:
     """The directories of runs: with a record, or with what a run leaves before its record is written."""
     marks = ("run.json", "lock", "experiment.yaml")
-    found = [place for place in sorted(out.iterdir()) if place.is_dir() and place.name.lower() not in TAKEN]
-    return [place for place in found if any((place / mark).exists() for mark in marks)]
+    directories = [place for place in sorted(out.iterdir()) if place.is_dir() and place.name.lower() not in TAKEN]
+    return [place for place in directories if any((place / mark).exists() for mark in marks)]
 
 
 def _state(place: Path, store: Path, sizes: dict[Path, int]) -> RunState:
@@ -86,7 +86,7 @@ def _state(place: Path, store: Path, sizes: dict[Path, int]) -> RunState:
     card = config.encoder.card if config else "-"
     preset, seed = (config.preset, config.seed) if config else ("-", None)
     running, changed = _is_locked(place / "lock"), _changed(place / "run.json", place)
-    own = _bytes([place])
+    run_bytes = _bytes([place])
     try:
         about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
         stages, failures, kind = about["stages"], about["failures"], about["kind"]
@@ -94,9 +94,9 @@ def _state(place: Path, store: Path, sizes: dict[Path, int]) -> RunState:
         for artifact in artifacts - sizes.keys():
             sizes[artifact] = _bytes([artifact])
     except FileNotFoundError:
-        return RunState(place.name, "running" if running else "unfinished", card, preset, seed, 0, None, own, changed)
+        return RunState(place.name, "running" if running else "unfinished", card, preset, seed, 0, None, run_bytes, changed)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return RunState(place.name, "damaged", card, preset, seed, 0, None, own, changed, f"run.json cannot be read ({error})")
+        return RunState(place.name, "damaged", card, preset, seed, 0, None, run_bytes, changed, f"run.json cannot be read ({error})")
     wanted = len(outline(config, kind)) if config else None
     scored = any(graph.by_name(stage["stage"]).scores for stage in stages)
     if running:
@@ -108,7 +108,7 @@ def _state(place: Path, store: Path, sizes: dict[Path, int]) -> RunState:
     else:
         state = "unfinished" if wanted is not None and len(stages) < wanted else "finished"
     reason = next(iter(failures.values()), "")
-    total = own + sum(sizes[artifact] for artifact in artifacts)
+    total = run_bytes + sum(sizes[artifact] for artifact in artifacts)
     return RunState(place.name, state, about["encoder"], preset, seed, len(stages), wanted, total, changed, reason)
 
 
@@ -150,20 +150,20 @@ def needed(out: Path, extra: Path | None = None) -> tuple[set[str], list[str]]:
 
 def _named_by(config: RunConfig, store: Path) -> set[str]:
     """Artifacts of this store that a configuration names as files, such as ``scores.reference``."""
-    root, found = store.resolve(), set()
+    root, keys = store.resolve(), set()
     waiting: list[Any] = [config.model_dump(mode="json")]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict | list):
             waiting += value.values() if isinstance(value, dict) else value
         elif isinstance(value, str) and "/" in value and root in (path := Path(value).resolve()).parents:
-            found |= {part for part in path.relative_to(root).parts if _KEY.fullmatch(part)}
-    return found
+            keys |= {part for part in path.relative_to(root).parts if _KEY.fullmatch(part)}
+    return keys
 
 
 def unused(out: Path, keys: set[str], *, unfinished: bool) -> list[Unused]:
     """What in the store belongs to no needed key, the largest first; ``unfinished``: also work that was begun and not finished."""
-    found = []
+    entries = []
     for stage in sorted(path for path in (out / "store").glob("*") if path.is_dir()):
         groups: dict[str, list[Path]] = {}
         for path in sorted(stage.iterdir()):
@@ -176,8 +176,8 @@ def unused(out: Path, keys: set[str], *, unfinished: bool) -> list[Unused]:
             if _is_locked(stage / f"{key}.lock") or (begun and not unfinished) or (manifest.is_file() and _diagnoses(manifest, keys)):
                 continue
             changed = max(_changed(path) for path in paths)
-            found.append(Unused(stage.name, key, manifest.is_file(), _bytes(paths), changed, tuple(paths)))
-    return sorted(found, key=lambda one: -one.bytes)
+            entries.append(Unused(stage.name, key, manifest.is_file(), _bytes(paths), changed, tuple(paths)))
+    return sorted(entries, key=lambda one: -one.bytes)
 
 
 def _diagnoses(path: Path, keys: set[str]) -> bool:
@@ -190,11 +190,11 @@ def _diagnoses(path: Path, keys: set[str]) -> bool:
         return False
 
 
-def remove(found: Iterable[Unused]) -> tuple[int, list[str]]:
+def remove(entries: Iterable[Unused]) -> tuple[int, list[str]]:
     """Removes what is unused; the bytes freed, and a sentence for everything that was kept because a process holds it or it cannot be
     removed."""
     freed, kept = 0, []
-    for one in found:
+    for one in entries:
         place = one.paths[0].parent / one.key
         lock = place.with_name(f"{one.key}.lock")
         try:

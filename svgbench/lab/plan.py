@@ -94,26 +94,26 @@ class Finished:
         """The artifact of a node, None as long as it is not finished."""
         if key not in self._seen:
             node = self._plan.nodes[key]
-            found = self._store.look(node.stage, key, (graph.by_name(node.stage).version, node.identity, node.inputs))
-            if found is None:
+            artifact = self._store.look(node.stage, key, (graph.by_name(node.stage).version, node.identity, node.inputs))
+            if artifact is None:
                 return None
-            self._seen[key] = found
+            self._seen[key] = artifact
         return self._seen[key]
 
     def manifest(self, key: str) -> Manifest | None:
         """Its manifest."""
-        found = self.look(key)
-        return None if found is None else found.manifest
+        artifact = self.look(key)
+        return None if artifact is None else artifact.manifest
 
 
 class _Assumed(dict[tuple[str, ...], str]):
     """Identities of judges whose files are not here: every one is taken to be known."""
 
-    def __contains__(self, asked: object) -> bool:
+    def __contains__(self, judge: object) -> bool:
         return True
 
-    def __missing__(self, asked: tuple[str, ...]) -> str:
-        return f"assumed:{asked}"
+    def __missing__(self, judge: tuple[str, ...]) -> str:
+        return f"assumed:{judge}"
 
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False, assumed: bool = False) -> Plan:
@@ -123,10 +123,10 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, ta
     runs = []
     judged: dict[tuple[str, ...], str] = _Assumed() if assumed else {}
     for name, config in configs.items():
-        own = nodes_of(config, extra, taken_over=taken_over, judged=judged)
-        for node in own:
+        run_nodes = nodes_of(config, extra, taken_over=taken_over, judged=judged)
+        for node in run_nodes:
             nodes.setdefault(node.key, node)
-        runs.append(Run(name, config, tuple(node.key for node in own)))
+        runs.append(Run(name, config, tuple(node.key for node in run_nodes)))
     return Plan(nodes, tuple(runs))
 
 
@@ -198,8 +198,8 @@ def node_of(
         for path, value in graph.UNGUIDED.items():
             part = merge(part, nested(path, value))
     identity = part
-    for path, found in digests_of(stage, config, judged).items():
-        identity = merge(identity, nested(path, found))
+    for path, digest in digests_of(stage, config, judged).items():
+        identity = merge(identity, nested(path, digest))
     for path in graph.FOLDERS:
         if covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
             identity = merge(identity, nested(f"{path}.source", "folder"))
@@ -226,29 +226,29 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
         if covers(stage, name):
             file = graph.field(config, weights)
             unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
-            asked = (kind, graph.field(config, name), str(file), weights)
-            if not unused and asked not in judged:
-                judged[asked] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
-            identities[weights] = None if unused else judged[asked]
+            judge = (kind, graph.field(config, name), str(file), weights)
+            if not unused and judge not in judged:
+                judged[judge] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
+            identities[weights] = None if unused else judged[judge]
     if covers(stage, graph.REFERENCE) and (given := graph.field(config, graph.REFERENCE)):
         first = graph.field(config, "scores.extractor") if covers(stage, "scores.extractor") else None
-        asked = ("reference", str(given), str(first), graph.REFERENCE)
-        if asked not in judged:
-            judged[asked] = f"sha256:{judges.reference_identity(Path(given), first)}"
-        identities[graph.REFERENCE] = judged[asked]
+        judge = ("reference", str(given), str(first), graph.REFERENCE)
+        if judge not in judged:
+            judged[judge] = f"sha256:{judges.reference_identity(Path(given), first)}"
+        identities[graph.REFERENCE] = judged[judge]
     return identities
 
 
 def check_files(node: Node) -> None:
     """Raises BadInput when a file that a node's configuration or encoder card names has changed since the key was made."""
     stage = graph.by_name(node.stage)
-    changed = [(path, graph.field(node.slice, path)) for path, found in digests_of(stage, node.slice).items()
-               if graph.field(node.identity, path) != found]  # fmt: skip
+    changed = [(path, graph.field(node.slice, path)) for path, digest in digests_of(stage, node.slice).items()
+               if graph.field(node.identity, path) != digest]  # fmt: skip
     for path in graph.ENCODERS:
-        own = graph.field(node.slice, path) if covers(stage, path) else None
-        if own and own["opened"] is not None:
-            card, weights = cards.EncoderCard.model_validate(own["opened"]), own["weights"]
-            if cards.identity(card, Path(weights) if weights else None, own.get("weights_key")) != own["identity"]:
+        encoder = graph.field(node.slice, path) if covers(stage, path) else None
+        if encoder and encoder["opened"] is not None:
+            card, weights = cards.EncoderCard.model_validate(encoder["opened"]), encoder["weights"]
+            if cards.identity(card, Path(weights) if weights else None, encoder.get("weights_key")) != encoder["identity"]:
                 changed.append((f"{path}.weights", weights or card.weights.file))
     if changed:
         field, file = changed[0]
@@ -262,7 +262,7 @@ def covers(stage: graph.Stage, path: str) -> bool:
 
 @cache
 def _among(fields: tuple[str, ...], path: str) -> bool:
-    return any(path == own or path.startswith(own + ".") for own in fields)
+    return any(path == covered or path.startswith(covered + ".") for covered in fields)
 
 
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
@@ -275,10 +275,10 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         from svgbench.images.sources import identity as images_identity  # numpy
 
         seen = {} if seen is None else seen
-        asked = data.model_dump_json()
-        if asked not in seen:
-            seen[asked] = images_identity(data)
-        data = data.model_copy(update={"identity": seen[asked]})
+        data_text = data.model_dump_json()
+        if data_text not in seen:
+            seen[data_text] = images_identity(data)
+        data = data.model_copy(update={"identity": seen[data_text]})
         if data.limit:
             _check_limit(config)
         config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})
@@ -305,16 +305,16 @@ def _check_limit(config: RunConfig) -> None:
 def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
     """The scores with the identities of the data sets of dense prediction; ``seen``: a cache shared by the cells of a grid."""
     sources = {"segmentation": scores.segmentation.source if scores.segmentation.enabled else None, "depth": scores.depth.source}
-    asked = {name: source for name, source in sources.items() if source is not None}
-    if not asked:
+    folders = {name: source for name, source in sources.items() if source is not None}
+    if not folders:
         return scores
     from svgbench.images import dense_sets  # numpy
 
-    for name, source in asked.items():
+    for name, source in folders.items():
         if f"{name} {source}" not in seen:
             seen[f"{name} {source}"] = dense_sets.open_set(name, source).identity
-    found = {name: getattr(scores, name).model_copy(update={"identity": seen[f"{name} {source}"]}) for name, source in asked.items()}
-    return scores.model_copy(update=found)
+    identified = {name: getattr(scores, name).model_copy(update={"identity": seen[f"{name} {source}"]}) for name, source in folders.items()}
+    return scores.model_copy(update=identified)
 
 
 def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:

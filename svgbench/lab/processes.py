@@ -80,9 +80,9 @@ class Processes:
     def poll(self, seconds: float) -> list[Report]:
         end = time.monotonic() + seconds
         while True:
-            found = [report for slot in self._slots if (report := self._look(slot)) is not None]
-            if found or time.monotonic() >= end:
-                return found
+            reports = [report for slot in self._slots if (report := self._look(slot)) is not None]
+            if reports or time.monotonic() >= end:
+                return reports
             time.sleep(LOOK_SECONDS)
 
     def where(self, key: str) -> str:
@@ -152,5 +152,5 @@ def _environment(gpus: list[str], number: int, ranks: int) -> dict[str, str]:
     """A slot's environment: its own GPUs, in turn where there are fewer than all slots ask for."""
     if not gpus:
         return environment()
-    own = list(dict.fromkeys(gpus[(number * ranks + i) % len(gpus)] for i in range(ranks)))
-    return environment(CUDA_VISIBLE_DEVICES=",".join(own))
+    visible = list(dict.fromkeys(gpus[(number * ranks + i) % len(gpus)] for i in range(ranks)))
+    return environment(CUDA_VISIBLE_DEVICES=",".join(visible))

@@ -47,7 +47,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
     finished = finished or Finished(plan, store)
     place = out / run.name
     card = cards.find(run.config.encoder.card, run.config.preset, extra)
-    scored, stages, failures, picture = _found(plan, run, outcome, finished)
+    scored, stages, failures, picture = _stages_of(plan, run, outcome, finished)
     config = run.config.model_dump(mode="json")
     behind = [[node.key, node.cell, manifest.files["scores.json"]] for node, manifest in scored]
     content = {
@@ -98,7 +98,7 @@ def _indented(content: Any) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _found(
+def _stages_of(
     plan: Plan, run: Run, outcome: Outcome, finished: Finished
 ) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], dict[str, str], Manifest | None]:
     """A run's nodes with scores, finished stages with their cost, failed stages with their reason, and its picture's artifact."""
@@ -110,12 +110,12 @@ def _found(
         node = plan.nodes[key]
         if key in outcome.failed:
             failures[text_of(node)] = str(outcome.failed[key])
-        found = finished.look(key)
-        if found is None:
+        artifact = finished.look(key)
+        if artifact is None:
             continue
-        manifest = found.manifest
+        manifest = artifact.manifest
         stages.append({
-            "stage": node.stage, "key": key, "manifest": found.digest, "cell": node.cell, "seconds": manifest.seconds,
+            "stage": node.stage, "key": key, "manifest": artifact.digest, "cell": node.cell, "seconds": manifest.seconds,
             "cost": manifest.cost, "host": manifest.host,
         })  # fmt: skip
         if graph.by_name(node.stage).scores:
@@ -129,7 +129,7 @@ def _rows(
     run: Run, card: cards.EncoderCard, store: Store, scored: list[tuple[Node, Manifest]], stages: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """The scores of a run, read from its artifacts."""
-    rows = [_row(run, card, node, own, score) for node, own in scored for score in store.scores(node.stage, node.key, own)]
+    rows = [_row(run, card, node, manifest, score) for node, manifest in scored for score in store.scores(node.stage, node.key, manifest)]
     trained = next((s["cost"].get("images_seen") for s in stages if s["stage"] == "diffusion"), None)
     for row in rows:
         row["images_seen"] = trained and round(trained * row.pop("trained"))

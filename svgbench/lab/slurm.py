@@ -75,11 +75,11 @@ class Command(Checkpointable):
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
-def _machines(asked: Any) -> int:
+def _machines(count: Any) -> int:
     """How many machines ``--sbatch nodes=N`` asks for."""
-    if not str(asked).isdecimal() or int(asked) < 1:
-        raise BadInput(f"--sbatch nodes={asked}: give how many machines share a training, such as nodes=2.")
-    return int(asked)
+    if not str(count).isdecimal() or int(count) < 1:
+        raise BadInput(f"--sbatch nodes={count}: give how many machines share a training, such as nodes=2.")
+    return int(count)
 
 
 class SlurmJobs:
@@ -100,7 +100,7 @@ class SlurmJobs:
         self._held: dict[str, dict[str, Any]] = {}
         self._local: dict[str, Any] = {}
         self._queue: dict[str, str] = {}
-        self._asked = 0.0
+        self._asked_at = 0.0
         self._missed: dict[str, float] = {}
         with guarded(self._out):
             self._out.mkdir(parents=True, exist_ok=True)
@@ -122,9 +122,9 @@ class SlurmJobs:
         end = time.monotonic() + seconds
         while True:
             self._look()
-            found = [report for key in list(self._held) if (report := self._report(key)) is not None]
-            if found or time.monotonic() >= end:
-                return found
+            reports = [report for key in list(self._held) if (report := self._report(key)) is not None]
+            if reports or time.monotonic() >= end:
+                return reports
             time.sleep(min(0.2, max(0.0, end - time.monotonic())))
 
     def where(self, key: str) -> str:
@@ -236,15 +236,15 @@ class SlurmJobs:
         if self._cluster == "local":
             self._queue = {job.job_id: job.state for job in self._local.values() if not job.done()}
             return
-        if not now and time.monotonic() - self._asked < LOOK_SECONDS:
+        if not now and time.monotonic() - self._asked_at < LOOK_SECONDS:
             return
-        if now and self._asked and time.monotonic() - self._asked < 1.0:
+        if now and self._asked_at and time.monotonic() - self._asked_at < 1.0:
             return
-        self._asked = time.monotonic()
+        self._asked_at = time.monotonic()
         words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T"]
-        asked = subprocess.run(words, capture_output=True, text=True)
-        if asked.returncode != 0:
-            say(f"squeue does not answer: {asked.stderr.strip()}")
+        answer = subprocess.run(words, capture_output=True, text=True)
+        if answer.returncode != 0:
+            say(f"squeue does not answer: {answer.stderr.strip()}")
             return
-        queue = dict(line.strip().split("|", 1) for line in asked.stdout.splitlines() if "|" in line)
+        queue = dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
         self._queue = {job: state for job, state in queue.items() if state not in ENDED}  # some sites list ended jobs for a while

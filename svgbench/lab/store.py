@@ -76,8 +76,8 @@ class Store:
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest of a finished artifact, else None. It is checked against its own digest and key, its files by presence and size."""
-        found = self.look(stage, key)
-        return None if found is None else found.manifest
+        artifact = self.look(stage, key)
+        return None if artifact is None else artifact.manifest
 
     def look(self, stage: str, key: str, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Found | None:
         """A finished artifact with its manifest and leftovers, else None; checked as by ``manifest``. ``made_of``: version, slice and
@@ -102,11 +102,11 @@ class Store:
             raise BrokenArtifact(f"{path}: belongs to {manifest.stage} {manifest.key[:12]}, not to {stage} {key[:12]}; {again}")
         with guarded(self.root):
             for name, size in manifest.sizes.items():
-                found = _size(f"{place}/{name}")
-                if found < 0:
+                actual = _size(f"{place}/{name}")
+                if actual < 0:
                     raise BrokenArtifact(f"{place}/{name}: is listed in the manifest but missing; {again}")
-                if found != size:
-                    raise BrokenArtifact(f"{place}/{name}: has {found} bytes, the manifest says {size}; {again}")
+                if actual != size:
+                    raise BrokenArtifact(f"{place}/{name}: has {actual} bytes, the manifest says {size}; {again}")
         return Found(manifest, digest_in(raw, known=manifest.format >= SEALED), leftovers)
 
     def digest(self, stage: str, key: str) -> str | None:
@@ -124,8 +124,8 @@ class Store:
         """Removes what killed processes left in finished artifacts (checkpoints of 20 GB among it) and beside them: half-removed
         directories, unfinished copies, locks, notes. What another process works on is left alone, and so is what cannot be removed."""
         doomed: dict[Path, list[Path]] = {}
-        for stage, found in _by_stage(used).items():
-            for one in found:
+        for stage, artifacts in _by_stage(used).items():
+            for one in artifacts:
                 place = self.place(stage, one.manifest.key)
                 if one.leftovers:
                     doomed.setdefault(place, []).extend(place / name for name in one.leftovers)
@@ -149,15 +149,15 @@ class Store:
     def verify(self, stage: str, key: str) -> Found:
         """The artifact; BrokenArtifact when it is not finished, or when a file's digest is not the manifest's."""
         place = self.place(stage, key)
-        found = self.look(stage, key)
-        if found is None:
+        artifact = self.look(stage, key)
+        if artifact is None:
             raise BrokenArtifact(f"{place}: is not finished; run again.")
-        for name, wanted in found.manifest.files.items():
+        for name, wanted in artifact.manifest.files.items():
             with guarded(place / name):
-                whole = found.manifest.sizes[name] > DIGESTED_BYTES or sha256_of(place / name) == wanted
+                whole = artifact.manifest.sizes[name] > DIGESTED_BYTES or sha256_of(place / name) == wanted
             if not whole:
                 raise _changed(place, name)
-        return found
+        return artifact
 
     @contextlib.contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Path]:
@@ -301,10 +301,10 @@ def _leftovers(place: str) -> tuple[str, ...]:
 def _size(path: str) -> int:
     """Bytes of a file, -1 where there is none."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+    return status.st_size if stat.S_ISREG(status.st_mode) else -1
 
 
 def _readable(files: Iterable[Path], model: Path) -> None:
@@ -322,8 +322,8 @@ def _changed(place: Path, name: str) -> BrokenArtifact:
 
 def _by_stage(used: Iterable[Found]) -> dict[str, list[Found]]:
     stages: dict[str, list[Found]] = {}
-    for found in used:
-        stages.setdefault(found.manifest.stage, []).append(found)
+    for artifact in used:
+        stages.setdefault(artifact.manifest.stage, []).append(artifact)
     return stages
 
 

@@ -58,4 +58,4 @@ def content(plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pa
             "flops": estimate.flops, "seconds": manifest.seconds if manifest else pace.seconds(estimate, node.stage),
             "bytes": sum(manifest.sizes.values()) if manifest else estimate.kept,
         })  # fmt: skip
-    return {"summary": summary(plan, made, found, pace), "assumed": found.said, "runs": [run.name for run in plan.runs], "nodes": nodes}
+    return {"summary": summary(plan, made, found, pace), "assumed": found.notes, "runs": [run.name for run in plan.runs], "nodes": nodes}

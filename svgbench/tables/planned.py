@@ -39,7 +39,7 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Esti
         notes.append(f"{len(shared)} nodes serve several runs: {sum(map(len, users.values()))} uses of {len(plan.nodes)} nodes.")
     if open_:
         notes += totals([(plan.nodes[key].stage, estimate) for key, estimate in open_.items()], pace)
-    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.said], keys=2)
+    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.notes], keys=2)
 
 
 def stage_table(title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], said: Iterable[str], pace: Pace) -> Table:
@@ -61,7 +61,7 @@ def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
     return [
         f"planned: {duration(seconds)} one after the other, {device:,.3g} {pace.unit}, {size(kept)} of disk, "
         f"{size(passing)} more while a training keeps checkpoints.",
-        f"pace {pace.said}.",
+        f"pace {pace.source}.",
         LEFT_OUT,
     ]
 

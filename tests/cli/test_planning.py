@@ -14,6 +14,9 @@ import yaml
 from PIL import Image
 
 from svgbench.cli.main import main
+from svgbench.cli.selection import trial
+from svgbench.config.build import build
+from svgbench.config.parse import override
 from svgbench.config.schema import RunConfig
 
 
@@ -170,7 +173,11 @@ def test_quick_shortens_images_and_trainings_and_is_named_as_a_trial(capsys, tmp
     assert name == "dinov3-tiny" and quick_name.startswith("dinov3-tiny.limit-64.") and quick["data"]["limit"] == 64
     for part, updates in (("autoencoder", 3), ("diffusion", 4)):
         assert quick[part]["training"]["total_images"] == updates * plain[part]["training"]["batch"]
-    assert quick["sampling"]["count"] == 64
+    assert quick["sampling"] == plain["sampling"] | {"count": 64, "steps": [2, 5]}
+    scores = quick["scores"]
+    assert (scores["resamples"], scores["probe"]["epochs"], scores["segmentation"]["epochs"]) == (10, 5, 2)
+    heads = build(override(trial(None, None, quick=True)), preset="paper").scores  # trained where data sets of their own are given
+    assert heads.segmentation.head.total_images == heads.depth.head.total_images == 64
     _, wider = config("--quick", "--limit", "200", "--set", "diffusion.training.total_images=1280")
     assert wider["data"]["limit"] == 200 and wider["diffusion"]["training"]["total_images"] == 1280
     keys = [{node["key"] for node in json.loads(said(capsys, "plan", "dinov3", "--format", "json", "--out", str(tmp_path), *more))["nodes"]

@@ -58,24 +58,24 @@ class Estimates(NamedTuple):
 
     nodes: dict[str, Estimate]
     """By key; a node that several runs share is there once."""
-    said: list[str]
+    notes: list[str]
     """What was assumed and what was not counted."""
 
 
 def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
     """The estimate of every node of a plan."""
-    found: dict[str, Estimate] = {}
+    nodes: dict[str, Estimate] = {}
     counted: dict[str, Counts] = {}
-    said: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for run in plan.runs:
         source = run.config.data.model_dump_json()
         if source not in counted:
             counted[source] = counts_of(run.config)
         sizes = sizes_of(run.config, counted[source], extra)
-        own = {key: estimate(plan.nodes[key].stage, plan.nodes[key].cell, sizes) for key in run.nodes if key not in found}
-        said |= dict.fromkeys(assumptions(sizes, own.values()))
-        found |= own
-    return Estimates(found, list(said))
+        added = {key: estimate(plan.nodes[key].stage, plan.nodes[key].cell, sizes) for key in run.nodes if key not in nodes}
+        notes |= dict.fromkeys(assumptions(sizes, added.values()))
+        nodes |= added
+    return Estimates(nodes, list(notes))
 
 
 def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
@@ -141,10 +141,10 @@ def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     if sizes.residual_channels and ALIGNMENTS[part.align].freezes:
         again = 0.0 if images < training.total_images else sizes.features
         frozen += min(sizes.counts.train, MOMENT_IMAGES) * (sizes.residual.forward + again)
-    own = sizes.residual.parameters + sizes.decoder.parameters
+    parameters = sizes.residual.parameters + sizes.decoder.parameters
     critic = flops.discriminator(loss, resolution=sizes.side)[0].parameters if loss.adversarial else 0
-    passing = CHECKPOINTS * 3 * FLOAT * (own + critic)  # weights and Adam's two averages
-    return _at(training.precision, training.total_images * inside, fp32=frozen, kept=FLOAT * own, passing=passing)
+    passing = CHECKPOINTS * 3 * FLOAT * (parameters + critic)  # weights and Adam's two averages
+    return _at(training.precision, training.total_images * inside, fp32=frozen, kept=FLOAT * parameters, passing=passing)
 
 
 def _statistics(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:

@@ -165,10 +165,10 @@ def transformer(part: Transformer, *, channels: int, grid: int, classes: int) ->
     norm = width if part.norm == "rms" else 0
     if part.wide is None:
         return total + linear(1, width, 2 * width) + linear(tokens, width, outputs) + held(norm)
-    own, wide = part.wide, part.wide.width
+    head, wide = part.wide, part.wide.width
     total += linear(tokens, width, wide) if wide != width else Work()
-    total += linear(tokens, inputs, wide, first=True) + linear(tokens, wide, 6 * wide * own.depth)
-    total += adaln_block(part, tokens, wide, own.heads) * own.depth
+    total += linear(tokens, inputs, wide, first=True) + linear(tokens, wide, 6 * wide * head.depth)
+    total += adaln_block(part, tokens, wide, head.heads) * head.depth
     return total + linear(tokens, wide, 2 * wide) + linear(tokens, wide, outputs) + held(wide if part.norm == "rms" else 0)
 
 

@@ -55,10 +55,10 @@ class Need:
 def needs_of(sizes: Sizes) -> list[Need]:
     """Everything that a run of these sizes opens."""
     config = sizes.config
-    found = [_images(config), weights_of(sizes.card, config.encoder.weights)]
+    needs = [_images(config), weights_of(sizes.card, config.encoder.weights)]
     if sizes.teacher:
-        found.append(weights_of(sizes.teacher, config.diffusion.representation.encoder.weights))
-    return [*found, *_judges(sizes), *_datasets(config), *_reference(config), *_packages(sizes)]
+        needs.append(weights_of(sizes.teacher, config.diffusion.representation.encoder.weights))
+    return [*needs, *_judges(sizes), *_datasets(config), *_reference(config), *_packages(sizes)]
 
 
 def left_out(config: RunConfig) -> list[str]:
@@ -110,11 +110,11 @@ def package(name: str) -> Need:
 
 def gpus() -> list[str]:
     """Names of the GPUs that NVIDIA's driver shows; asking torch would take seconds."""
-    found = []
+    names = []
     for about in sorted(DRIVER.glob("*/information")):
         lines = dict(line.split(":", 1) for line in about.read_text().splitlines() if ":" in line)
-        found.append(lines.get("Model", "a GPU").strip())
-    return found
+        names.append(lines.get("Model", "a GPU").strip())
+    return names
 
 
 def _images(config: RunConfig) -> Need:
@@ -178,8 +178,8 @@ def _packages(sizes: Sizes) -> Iterator[Need]:
     if "lpips" in (sizes.config.scores.perceptual, sizes.config.autoencoder.loss.network):
         names.append("lpips")
     for name in dict.fromkeys(names):
-        found = package(name)
-        yield Need(f"package {found.what}", found.here, found.found)
+        need = package(name)
+        yield Need(f"package {need.what}", need.here, need.found)
 
 
 def _cached(repository: str, name: str, revision: str | None) -> Path | None:

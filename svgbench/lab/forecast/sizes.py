@@ -113,9 +113,9 @@ class Sizes:
     def unknown(self) -> list[str]:
         """Networks whose operations per image are unknown; they count as none."""
         named = [self.card, *([self.teacher] if self.teacher else [])]
-        found = [f"the encoder {card.name}" for card in named if flops.encoding(card, self.side) is None]
+        encoders = [f"the encoder {card.name}" for card in named if flops.encoding(card, self.side) is None]
         judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))
-        return found + [f"the extractor {name}" for name in judging if not judges.row("features", name).get("gflops")]
+        return encoders + [f"the extractor {name}" for name in judging if not judges.row("features", name).get("gflops")]
 
     @property
     def latent_bytes(self) -> int:

@@ -33,7 +33,7 @@ class Pace:
     """0: this machine's CPU."""
     rates: dict[str, float]
     """FLOP/s of one GPU, or of the CPU, by precision."""
-    said: str
+    source: str
     """Where the rates come from, for the user."""
 
     @property
@@ -57,10 +57,10 @@ def pace_of(gpus: int, store: Path | None = None) -> Pace:
     cores = os.cpu_count() or 1
     assumed = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
     measured = _measured(store, "cuda" if gpus else "cpu") if store else {}
-    rates = assumed | {name: statistics.median(found) for name, found in measured.items()}
+    rates = assumed | {name: statistics.median(values) for name, values in measured.items()}
     words = []
     if measured:
-        tried = ", ".join(f"{len(found)} in {name}" for name, found in sorted(measured.items()))
+        tried = ", ".join(f"{len(values)} in {name}" for name, values in sorted(measured.items()))
         words.append(f"the median of the longer finished trainings in {store} ({tried})")
     if missing := [name for name in ("bf16", "fp32") if name not in measured]:
         words.append(_assumption(gpus, cores, missing))
@@ -77,7 +77,7 @@ def _assumption(gpus: int, cores: int, precisions: list[str]) -> str:
 
 def _measured(store: Path, device: str) -> dict[str, list[float]]:
     """Precision -> FLOP/s that each finished training on such a device reached, per process."""
-    found: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
     for path in sorted(store.glob("*/*/manifest.json")):
         try:
             manifest = Manifest.read(path.read_bytes())
@@ -86,8 +86,8 @@ def _measured(store: Path, device: str) -> dict[str, list[float]]:
         cost, alike = manifest.cost, manifest.seconds >= LONG and manifest.host.get("device") == device
         if alike and cost.get("flops_per_image") and cost.get("images_per_second"):
             rate = cost["flops_per_image"] * cost["images_per_second"] / max(1, int(manifest.host.get("ranks", 1)))
-            found.setdefault(_precision(manifest.slice), []).append(rate)
-    return found
+            rates.setdefault(_precision(manifest.slice), []).append(rate)
+    return rates
 
 
 def _precision(part: dict[str, Any]) -> str:

@@ -126,7 +126,7 @@ def test_an_outline_has_the_stages_and_cells_of_the_plan():
 def test_a_node_that_runs_share_is_counted_once_and_nothing_of_torch_s_is_opened():
     plan = make_plan(configs_of("dinov3", "tiny", None, None) | configs_of("dinov3", "tiny", ["diffusion.shift=1.0"], None))
     found = estimates(plan)
-    assert found.nodes.keys() == plan.nodes.keys() and found.said == []
+    assert found.nodes.keys() == plan.nodes.keys() and found.notes == []
     assert sum(node.stage == "autoencoder" for node in plan.nodes.values()) == 1
 
 

@@ -28,7 +28,7 @@ def training(store, name, *, device="cpu", rate=1e9, precision="fp32", ranks=1, 
 def test_without_a_store_the_pace_is_assumed_and_says_so(tmp_path):
     gpus, processor = pace_of(8), pace_of(0, tmp_path / "absent")
     assert gpus.rates == {name: SHARE * rate for name, rate in H200.items()} and gpus.unit == "GPU-hours"
-    assert gpus.said == "assumed: 8 x H200 at 40% of 790 TFLOP/s in bf16 and 60 TFLOP/s in fp32"
+    assert gpus.source == "assumed: 8 x H200 at 40% of 790 TFLOP/s in bf16 and 60 TFLOP/s in fp32"
     assert processor.rates["fp32"] == CORE["fp32"] * os.cpu_count() and processor.unit == "CPU-hours"
 
 
@@ -43,9 +43,10 @@ def test_finished_trainings_on_the_same_kind_of_device_set_the_pace_of_their_pre
     (tmp_path / "images" / "broken").mkdir(parents=True)
     (tmp_path / "images" / "broken" / "manifest.json").write_text("{")
     processor, gpu = pace_of(0, tmp_path), pace_of(1, tmp_path)
-    assert processor.rates["fp32"] == 2e9 and "median of the longer finished trainings" in processor.said and "3 in fp32" in processor.said
+    assert processor.rates["fp32"] == 2e9 and "3 in fp32" in processor.source
+    assert "median of the longer finished trainings" in processor.source
     assert gpu.rates["bf16"] == pytest.approx(5e12) and gpu.rates["fp32"] == SHARE * H200["fp32"]
-    assert "1 in bf16" in gpu.said and "assumed" in gpu.said
+    assert "1 in bf16" in gpu.source and "assumed" in gpu.source
 
 
 def test_processes_share_a_training_and_not_a_score():
