@@ -109,8 +109,8 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
 
 def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
     """The preset's multipliers, with the coarsest repeated or the finest left out until they upsample by the card's stride."""
-    own, wanted = list(draft.autoencoder.decoder.multipliers), card.stride.bit_length()
-    return own[-wanted:] if len(own) >= wanted else own + own[-1:] * (wanted - len(own))
+    multipliers, wanted = list(draft.autoencoder.decoder.multipliers), card.stride.bit_length()
+    return multipliers[-wanted:] if len(multipliers) >= wanted else multipliers + multipliers[-1:] * (wanted - len(multipliers))
 
 
 def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
@@ -123,8 +123,8 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         raise BadConfig(
             f"{start}images of {side} px cannot be divided into the {stride} px patches of '{card.name}'; use {below} or {below + stride}."
         ).about("data.resolution")
-    own = config.autoencoder
-    if card.kind == "features" and own.decoder.kind == "ldm" and not own.release and 2 ** (levels - 1) != stride:
+    autoencoder = config.autoencoder
+    if card.kind == "features" and autoencoder.decoder.kind == "ldm" and not autoencoder.release and 2 ** (levels - 1) != stride:
         raise BadConfig(
             f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
             f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."

@@ -174,8 +174,8 @@ def weights_file(card: EncoderCard) -> Path | None:
     """The file of the weights that a card ships with; None for cards whose weights are elsewhere."""
     if card.weights.file is None:
         return None
-    own = Path(card.weights.file)
-    return own if own.is_absolute() else folder("encoders") / own
+    file = Path(card.weights.file)
+    return file if file.is_absolute() else folder("encoders") / file
 
 
 def digest_of(path: Path, name: str) -> str:

@@ -119,14 +119,14 @@ def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str
     shared = [part.file for part in _chain(experiment, extra)]
     places = [(experiment.file, "axes"), *((file, "set") for file in (*bases, *shared))]  # the first one overrides the others
     lines = ((file, line_of(file, field, cell, part=part, loose=loose)) for loose in (False, True) for file, part in places if field)
-    found = next((f"{file}:{line}" for file, line in lines if line), str(experiment.file))
-    return found + (f", cell '{cell}'" if cell else "")
+    place = next((f"{file}:{line}" for file, line in lines if line), str(experiment.file))
+    return place + (f", cell '{cell}'" if cell else "")
 
 
 def _bases_of(experiment: Experiment, cell: str) -> list[str]:
     """The bases of a cell's entries."""
     entries = [pair for values in experiment.axes.values() if isinstance(values, dict) for pair in values.items()]
-    return [str(own["base"]) for name, own in entries if "base" in own and f".{name}." in f".{cell}."]
+    return [str(settings["base"]) for name, settings in entries if "base" in settings and f".{name}." in f".{cell}."]
 
 
 def settings_of(experiment: Experiment, extra: Path | None = None, *, with_preset: bool = True) -> dict[str, Any]:
@@ -214,11 +214,11 @@ def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
 
 
 def _cell(experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
-    own = dict(settings)
-    if "base" not in own:
-        return expand(own)
-    base = _base(experiment, str(own.pop("base")), f"{place}.base", extra)
-    return merge(settings_of(base, extra), expand(own))
+    cell_settings = dict(settings)
+    if "base" not in cell_settings:
+        return expand(cell_settings)
+    base = _base(experiment, str(cell_settings.pop("base")), f"{place}.base", extra)
+    return merge(settings_of(base, extra), expand(cell_settings))
 
 
 def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:

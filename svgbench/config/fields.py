@@ -48,11 +48,11 @@ def field_docs(prefix: str = "") -> list[FieldDoc]:
     Raises UnknownName for a path that no field has.
     """
     every = list(_docs(RunConfig, RunConfig().model_dump(mode="json"), ""))
-    found = [doc for doc in every if not prefix or doc.path == prefix or doc.path.startswith(f"{prefix}.")]
-    if not found:
+    chosen = [doc for doc in every if not prefix or doc.path == prefix or doc.path.startswith(f"{prefix}.")]
+    if not chosen:
         parts = {doc.path.rsplit(".", depth)[0] for doc in every for depth in range(doc.path.count(".") + 1)}
         raise unknown("field", prefix, parts)
-    return found
+    return chosen
 
 
 def fields_markdown() -> str:
@@ -112,7 +112,7 @@ def _type_of(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     inside = [part for part in get_args(annotation) if part is not Ellipsis]
     if get_origin(annotation) in (Union, UnionType):
         types = [_type_of(part, []) for part in inside if part is not type(None)]
-        words = [found for found, _ in types] + (["empty"] if type(None) in inside else [])
+        words = [word for word, _ in types] + (["empty"] if type(None) in inside else [])
         return " or ".join(words), "; ".join([text for _, text in types if text] + bounds)
     if get_origin(annotation) is Literal:
         if len(inside) == 1:
@@ -129,14 +129,14 @@ def _type_of(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
 
 def _bounds(metadata: list[Any]) -> list[str]:
     """Bounds of a value in words, of pydantic's metadata."""
-    found = []
+    bounds = []
     for one in metadata:
-        found += [f"{sign} {getattr(one, name):g}" for name, sign in COMPARISONS.items() if hasattr(one, name)]
+        bounds += [f"{sign} {getattr(one, name):g}" for name, sign in COMPARISONS.items() if hasattr(one, name)]
         if getattr(one, "min_length", None):
-            found.append("not empty" if one.min_length == 1 else f"at least {one.min_length} entries")
+            bounds.append("not empty" if one.min_length == 1 else f"at least {one.min_length} entries")
         if getattr(one, "pattern", None):
-            found.append(f"like {one.pattern}")
-    return found
+            bounds.append(f"like {one.pattern}")
+    return bounds
 
 
 def short_name(path: str) -> str:

@@ -81,8 +81,10 @@ def form_of(path: Path) -> Form:
             )
         _check_safetensors(path, length, size)
         return "safetensors"
-    found = _other(path, head, tail)
-    raise BadWeights(f"{path} is {found[0]}; {found[1]}." if found else f"{path} is truncated or not a weights file; fetch it again.")
+    description = _other(path, head, tail)
+    raise BadWeights(
+        f"{path} is {description[0]}; {description[1]}." if description else f"{path} is truncated or not a weights file; fetch it again."
+    )
 
 
 def _check_safetensors(path: Path, length: int, size: int) -> None:

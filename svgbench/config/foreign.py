@@ -69,8 +69,8 @@ def _timm_directory(model: str, name: str) -> dict[str, Any]:
     architecture, arguments = config.get("architecture"), config.get("model_args") or {}
     if not isinstance(architecture, str) or not isinstance(arguments, dict):
         raise BadConfig(f"'{name}': its config.json names no architecture; name the directory that timm wrote.")
-    found = re.search(r"patch(\d+)", architecture)
-    patch = arguments.get("patch_size", int(found[1]) if found else 16)
+    match = re.search(r"patch(\d+)", architecture)
+    patch = arguments.get("patch_size", int(match[1]) if match else 16)
     pixels = of_file(Path(model).expanduser() / "config.json") or _usual(IMAGENET, name, "config.json")
     arguments = {key: value for key, value in arguments.items() if key not in ("num_classes", "global_pool")}
     return {**place, "model": architecture, "arguments": arguments, **_grid(patch, *pixels)}
@@ -78,11 +78,11 @@ def _timm_directory(model: str, name: str) -> dict[str, Any]:
 
 def open_clip_card(model: str, name: str) -> dict[str, Any]:
     """The card fields of an open_clip model by its name, or of a directory or repository of one."""
-    own = _own_config(model)
-    if own is not None:
+    local = _own_config(model)
+    if local is not None:
         hub = {"hub": f"timm/{model}", "hub_file": "open_clip_model.safetensors"} if "SigLIP" in model else {}
         place: dict[str, Any] = {"model": model, "weights": hub, "origin": "https://github.com/mlfoundations/open_clip"}
-        config, arguments, pixels = own, {}, NOT_STATED
+        config, arguments, pixels = local, {}, NOT_STATED
     elif "/" in model or Path(model).is_dir():
         content, place = _configured(model, name, ("open_clip_config.json",), "open_clip_model.safetensors")
         config = content.get("model_cfg", {})
@@ -91,8 +91,8 @@ def open_clip_card(model: str, name: str) -> dict[str, Any]:
     else:
         raise unknown("open_clip model", model, _own_names())
     vision = config.get("vision_cfg", {})
-    found = re.search(r"patch(\d+)", vision.get("timm_model_name") or "")
-    patch = int(found[1]) if found else vision.get("patch_size", 16)
+    match = re.search(r"patch(\d+)", vision.get("timm_model_name") or "")
+    patch = int(match[1]) if match else vision.get("patch_size", 16)
     grid = _grid(patch, *pixels)
     sized = {**arguments.get("vision_cfg", {}), "image_size": _seen(patch)}
     return {**place, **grid, "arguments": {**arguments, "vision_cfg": sized}}
@@ -140,9 +140,9 @@ def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:
             path = folder / file if folder.is_dir() else hub_file(model, file, what=file, advice="")
         except BadWeights:  # the repository has none, or cannot be asked
             continue
-        found = of_file(path) if path.is_file() else None
-        if found is not None:
-            return found
+        statistics = of_file(path) if path.is_file() else None
+        if statistics is not None:
+            return statistics
     return None
 
 

@@ -66,10 +66,10 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
             parts.append(f"align-{autoencoder.align}")
     if config.preset != "tiny":
         parts.append(config.preset)
-    plains, asked = {} if plains is None else plains, canonical([config.preset, named])
-    if asked not in plains:
-        plains[asked] = build(named, preset=config.preset, extra=extra)
-    plain = plains[asked].model_copy(update={"seed": config.seed})
+    plains, cache_key = {} if plains is None else plains, canonical([config.preset, named])
+    if cache_key not in plains:
+        plains[cache_key] = build(named, preset=config.preset, extra=extra)
+    plain = plains[cache_key].model_copy(update={"seed": config.seed})
     if config.data.limit:
         parts.append(f"limit-{config.data.limit}")
     return checked_name(".".join([*parts, *changes(plain, config), *([f"seed-{config.seed}"] if config.seed else [])]))
@@ -86,10 +86,10 @@ def changes(plain: RunConfig, config: RunConfig) -> list[str]:
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], start: str = "") -> dict[str, Any]:
     """Dotted path -> the other's value, wherever two mappings differ, except for fields that planning fills in."""
-    found: dict[str, Any] = {}
+    differing: dict[str, Any] = {}
     for name, value in other.items():
         if isinstance(value, Mapping) and isinstance(one.get(name), Mapping):
-            found |= differences(one[name], value, f"{start}{name}.")
+            differing |= differences(one[name], value, f"{start}{name}.")
         elif one.get(name) != value and name not in ("identity", "opened"):
-            found[start + name] = value
-    return found
+            differing[start + name] = value
+    return differing

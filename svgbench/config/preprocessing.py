@@ -53,9 +53,9 @@ def stated(folder: Path) -> tuple[Path, Statistics] | None:
     for name in FILES:
         path = folder / name
         if path.is_file():
-            found = of_file(path)
-            if found is not None:
-                return path, found
+            statistics = of_file(path)
+            if statistics is not None:
+                return path, statistics
     return None
 
 
@@ -100,9 +100,9 @@ def stated_for(path: Path) -> tuple[str, Statistics] | None:
     """The statistics of the weights at ``path`` as far as something beside the tensors tells them, and what tells: a file of the directory
     that a library wrote, else a word in the last names of the path."""
     folder = path if path.is_dir() else path.parent if path.name in LIBRARY_NAMES else None
-    found = stated(folder) if folder is not None else None
-    if found is not None:
-        return f"{found[0]} states", found[1]
+    file_and_statistics = stated(folder) if folder is not None else None
+    if file_and_statistics is not None:
+        return f"{file_and_statistics[0]} states", file_and_statistics[1]
     ends = "/".join(path.parts[-5:])
     return next(((f"its name indicates {says}, with", numbers) for word, numbers, says in NAMED if word.search(ends)), None)
 
@@ -140,7 +140,7 @@ LIBRARY_NAMES = (
 
 
 def _checked(mean: Any, std: Any, where: str) -> Statistics:
-    found = []
+    triples = []
     for name, values in (("mean", mean), ("std", std)):
         listed = list(values) if isinstance(values, list | tuple) else [values]
         listed = listed * 3 if len(listed) == 1 else listed
@@ -148,5 +148,5 @@ def _checked(mean: Any, std: Any, where: str) -> Statistics:
         if len(listed) != 3 or not numbers or (name == "std" and min(listed) <= 0):
             bound = " above 0" if name == "std" else ""
             raise BadConfig(f"{where} states the pixel {name} {values!r}; it must be three numbers{bound}.")
-        found.append((float(listed[0]), float(listed[1]), float(listed[2])))
-    return Statistics(*found)
+        triples.append((float(listed[0]), float(listed[1]), float(listed[2])))
+    return Statistics(*triples)

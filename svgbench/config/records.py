@@ -148,10 +148,10 @@ class Protocol(Part):
 
 def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
     """Nested fields under dotted names: ``{"a": {"b": 1}}`` gives ``{"a.b": 1}``."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in fields.items():
-        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
-    return found
+        values |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {before + name: value}
+    return values
 
 
 def _short(value: Any) -> str:
@@ -225,8 +225,8 @@ class Manifest(Part):
         """What such bytes hold; ValueError when they are damaged, changed, or made for another key than they state; NewerRecord when they
         are a newer svgbench's. ``made_of``: version, slice and inputs that a plan made the key of, where there is one."""
         manifest = cls.model_validate(unseal(raw, STORE_FORMAT))
-        own = (manifest.version, manifest.slice, manifest.inputs)
-        if own != made_of and manifest.key != key_of(manifest.stage, *own):
+        recorded = (manifest.version, manifest.slice, manifest.inputs)
+        if recorded != made_of and manifest.key != key_of(manifest.stage, *recorded):
             raise ValueError("its key does not match its content")
         return manifest
 

@@ -48,8 +48,8 @@ class Data(Part):
 
     def at_most(self, split: str, count: int) -> int:
         """How many of a split's ``count`` images are used."""
-        asked = self.train_images if split == "train" else self.val_images
-        return min(n for n in (asked, self.limit, count) if n is not None)
+        chosen = self.train_images if split == "train" else self.val_images
+        return min(n for n in (chosen, self.limit, count) if n is not None)
 
 
 class Features(Part):

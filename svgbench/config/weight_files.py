@@ -62,17 +62,17 @@ def _in_directory(folder: Path) -> list[Path]:
     for variant in ("", *VARIANTS):
         for place in (folder, folder / "vae"):
             for name in WEIGHTS_FILES:
-                found = place / _variant(name, variant)
-                if found.is_file():
-                    return _alone(weights_files(found), place)
+                candidate = place / _variant(name, variant)
+                if candidate.is_file():
+                    return _alone(weights_files(candidate), place)
             for file in sorted(place.glob("*-of-*")):
                 if (match := SHARD.match(file.name)) and match["stem"] in _stems(variant):
                     return _alone(_shards(file), place)
     for patterns, says in OTHERS:
-        found = next((file for pattern in patterns for file in sorted(folder.glob(pattern))), None)
-        if found is not None:
+        first = next((file for pattern in patterns for file in sorted(folder.glob(pattern))), None)
+        if first is not None:
             listed = ", ".join(WEIGHTS_FILES[:3])
-            inside = found.name if found.parent == folder else str(found.parent.relative_to(folder))
+            inside = first.name if first.parent == folder else str(first.parent.relative_to(folder))
             raise BadWeights(f"the directory {folder} holds none of {listed}, ...: it {says.format(found=inside)}.")
     raise BadWeights(f"the directory {folder} holds none of {', '.join(WEIGHTS_FILES)}; give the weights file itself.")
 

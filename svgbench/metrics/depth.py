@@ -89,14 +89,14 @@ def errors(depth: Tensor, truth: Tensor, mask: Tensor) -> tuple[float, float]:
     return (depth - truth).square().mean().sqrt().item(), ((depth - truth).abs() / truth).mean().item()
 
 
-def depth_scores(found: Tensor, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+def depth_scores(image_errors: Tensor, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
     """depth_rmse (m) and depth_arel from errors per image [N, 2] (NaN where an image has no pixel that counts) under a protocol."""
-    found = found[found.isfinite().all(1)]
-    if not len(found):
+    image_errors = image_errors[image_errors.isfinite().all(1)]
+    if not len(image_errors):
         raise BadData("no validation image has a depth that counts; they must lie within scores.depth.head.nearest and farthest.")
     facts = {**facts, **resampling.stated("validation images")}
     scores = []
-    for metric, values in zip(("depth_rmse", "depth_arel"), found.T, strict=True):
+    for metric, values in zip(("depth_rmse", "depth_arel"), image_errors.T, strict=True):
         low, high = resampling.of_mean(values, floor=0.0)
         scores.append(Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts))
     return scores

@@ -183,8 +183,8 @@ def extract(
         for start, part in batches(images, batch, runtime) if saved is None else ():
             sums.add(start, extractor(part))
             done(len(part) * (runtime.world if runtime else 1))
-    except Exception as found:
-        error = found
+    except Exception as caught:
+        error = caught
     if runtime is not None and not runtime.all_agree(error is None) and error is None:
         error = SvgbenchError("features could not be computed in another process, whose message names the reason.")
     if error is not None:
@@ -208,10 +208,10 @@ class Saved:
         files = [Array(named[name], np.float32, (width,)) for name, width in zip(Outputs._fields, widths, strict=True) if width]
 
         def rows(items: range, part: Tensor) -> list[np.ndarray]:
-            found = extractor(part)
-            if not all(bool(x.isfinite().all()) for x in (found.features, found.spatial) if x is not None):
+            outputs = extractor(part)
+            if not all(bool(x.isfinite().all()) for x in (outputs.features, outputs.spatial) if x is not None):
                 raise _not_finite(extractor.name)
-            return [x.cpu().numpy() for x in found if x is not None]
+            return [x.cpu().numpy() for x in outputs if x is not None]
 
         work = Blocks(self.place, files, count=len(images), size=batch, runtime=self.runtime, label=self.label)
         work.run(rows, lambda items: rows_of(images, items))
@@ -273,7 +273,7 @@ class _Pass:
                 runtime.all_reduce_(self._logits)
                 self._classes = self._classes.over_ranks(runtime)
         sums = [moments.scatter.diagonal() for moments in (self._moments, *self._spatial)]
-        if not all(bool(found.isfinite().all()) for found in sums):
+        if not all(bool(total.isfinite().all()) for total in sums):
             raise _not_finite(self._name)
         return Features(
             count=self._moments.count, moments=self._moments, kept=self._kept, logits=self._logits, classes=self._classes,

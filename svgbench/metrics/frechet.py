@@ -140,8 +140,8 @@ def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
     for left_out in range(len(groups)):
         rest = united([group for place, group in enumerate(groups) if place != left_out])
         distances.append(frechet_distance(rest.gaussian(), reference, root))
-    found = torch.tensor(distances, dtype=torch.float64)
-    return float(((found - found.mean()) ** 2).sum() * (len(groups) - 1) / len(groups)) ** 0.5
+    values = torch.tensor(distances, dtype=torch.float64)
+    return float(((values - values.mean()) ** 2).sum() * (len(groups) - 1) / len(groups)) ** 0.5
 
 
 def united(groups: Sequence[Moments]) -> Moments:
@@ -154,6 +154,6 @@ def united(groups: Sequence[Moments]) -> Moments:
 
 def read_statistics(path: Path) -> tuple[Gaussian, Gaussian | None]:
     """The Gaussian in an ADM evaluator's ``.npz`` (``mu`` [D], ``sigma`` [D, D]), and that of its spatial features where it has them."""
-    found = statistics_in(path)
-    pairs = [Gaussian(*(torch.from_numpy(found[name]) for name in pair)) for pair in (STATISTICS, SPATIAL) if set(pair) <= found.keys()]
+    arrays = statistics_in(path)
+    pairs = [Gaussian(*(torch.from_numpy(arrays[name]) for name in pair)) for pair in (STATISTICS, SPATIAL) if set(pair) <= arrays.keys()]
     return pairs[0], pairs[1] if len(pairs) > 1 else None

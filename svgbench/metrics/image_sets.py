@@ -151,14 +151,14 @@ class ZippedImages(EncodedImages):
 
     def __init__(self, path: Path, resize: int | None = None) -> None:
         try:
-            found = checked(path, BadData)
+            packed = checked(path, BadData)
             self._archive = zipfile.ZipFile(path)
             listed = self._archive.namelist()
         except DAMAGED as error:
             raise BadData(f"{path}: cannot be read as a zip ({reason(error)}); fetch it again.") from None
-        if twice := next((name for name in found if listed.count(name) > 1), None) if len(listed) > len(found) else None:
+        if twice := next((name for name in packed if listed.count(name) > 1), None) if len(listed) > len(packed) else None:
             raise BadData(f"{path}: holds two files of the name '{twice}'; make the archive again.")
-        super().__init__(path, _images_among({name: member.size for name, member in found.items()}, path), resize)
+        super().__init__(path, _images_among({name: member.size for name, member in packed.items()}, path), resize)
 
     def content(self, index: int) -> bytes:
         """One image's bytes; zipfile reads no more of them than the directory of the archive states."""
@@ -216,15 +216,15 @@ class ImageArray(ImageSet):
     def __init__(self, path: Path, resize: int | None = None) -> None:
         self.path, self._resize = path, resize
         single = path.suffix.lower() == ".npy"
-        found = mapped(path) if single else stored(path, IMAGES)
-        name, shape, kind = "the array" if single else IMAGES, found.shape, found.dtype
-        if kind.kind == "f" and not all(np.isfinite(part).all() for part in np.atleast_1d(found)):
+        images = mapped(path) if single else stored(path, IMAGES)
+        name, shape, kind = "the array" if single else IMAGES, images.shape, images.dtype
+        if kind.kind == "f" and not all(np.isfinite(part).all() for part in np.atleast_1d(images)):
             raise NumericalError(f"{path}: {name} holds NaN or infinity; look at the model that made the images.")
         if single and len(shape) == 4 and shape[1] == 3 and shape[3] != 3:  # as svgbench keeps its samples
-            found, shape = found.transpose(0, 2, 3, 1), (shape[0], *shape[2:], 3)
+            images, shape = images.transpose(0, 2, 3, 1), (shape[0], *shape[2:], 3)
         if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
             raise BadData(f"{path}: {name} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by those who made them.")
-        self._images = found
+        self._images = images
         self.shape = (shape[0], 3, *((shape[1], shape[2]) if resize is None else (resize, resize)))
 
     def __getitem__(self, index: int) -> np.ndarray:
@@ -241,8 +241,8 @@ class ImageArray(ImageSet):
         """The whole numbers ``arr_1`` [N] of an ``.npz``, as the samplers of ADM and DiT write them; None where there are none."""
         if self.path.suffix.lower() == ".npy" or LABELS not in members(self.path):
             return None
-        found = stored(self.path, LABELS)
-        return found.tolist() if found.dtype.kind in "iu" and found.shape == (len(self),) else None
+        labels = stored(self.path, LABELS)
+        return labels.tolist() if labels.dtype.kind in "iu" and labels.shape == (len(self),) else None
 
     def digest(self) -> str:
         """sha256 of the file."""

@@ -43,9 +43,9 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
     path = folder("encoders") / facts["shelf"]
     if not path.is_file():
         raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it again by 'svgbench pretrain {name}'.")
-    found = file_digest(path)
-    if facts.get("sha256", found) != found:
-        raise BadWeights(f"{path} has digest {found[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
+    actual = file_digest(path)
+    if facts.get("sha256", actual) != actual:
+        raise BadWeights(f"{path} has digest {actual[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
     return path
 
 
@@ -86,10 +86,10 @@ def reference_identity(path: Path, extractor: str | None) -> str:
         raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")
     if path.is_file():
         if extractor is not None and holds_statistics(path):
-            found, wanted = len(statistics_in(path)["mu"]), row("features", extractor)["dim"]
-            if found != wanted:
+            width, wanted = len(statistics_in(path)["mu"]), row("features", extractor)["dim"]
+            if width != wanted:
                 raise BadData(
-                    f"{path}: statistics of {found} numbers, but '{extractor}' gives {wanted}; "
+                    f"{path}: statistics of {width} numbers, but '{extractor}' gives {wanted}; "
                     "use the extractor that the statistics were made with."
                 )
         return file_digest(path)
@@ -112,8 +112,8 @@ def _artifact_identity(path: Path) -> str:
         files = [scan.stat_file(path, name) for name in listed]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BrokenArtifact(f"{path / 'manifest.json'}: cannot be read ({error}); make the artifact again.") from None
-    found = catalogue.read(path, files, "artifact", report=False).digests
-    if changed := next((name for name in listed if found[name] != listed[name]), None):
+    digests = catalogue.read(path, files, "artifact", report=False).digests
+    if changed := next((name for name in listed if digests[name] != listed[name]), None):
         raise BrokenArtifact(f"{path / changed}: its bytes are not those that the manifest lists; make the artifact again.")
     if packed.holds(path):
         packed.verified_digests(path)

@@ -45,17 +45,17 @@ def knn(
     near: list[tuple[Tensor, Tensor]] = []
     start, known = 0, steps.last()
     if known is not None:
-        start, found = known.images_seen, (known.parts["tensors"][name].to(device) for name in ("similarity", "index"))
-        near = list(zip(*(whole.split(block) for whole in found), strict=True))
+        start, saved = known.images_seen, (known.parts["tensors"][name].to(device) for name in ("similarity", "index"))
+        near = list(zip(*(whole.split(block) for whole in saved), strict=True))
     for train in vectors.blocks(train_x[start:], device, train_block) if start < len(train_x) else ():
         unit = F.normalize(train, dim=1).T
         for number, x in enumerate(vectors.blocks(val_x, device, block)):
-            found, index = (F.normalize(x, dim=1) @ unit).topk(min(neighbours, len(train)), 1)
+            cosines, index = (F.normalize(x, dim=1) @ unit).topk(min(neighbours, len(train)), 1)
             index += start
             if start == 0:
-                near.append((found, index))
+                near.append((cosines, index))
             else:
-                near[number] = _nearest(near[number], (found, index), neighbours)
+                near[number] = _nearest(near[number], (cosines, index), neighbours)
         start += len(train)
         steps.save(start, lambda: (dict(zip(("similarity", "index"), map(torch.cat, zip(*near, strict=True)), strict=True)), {}))
     labels, truth = train_y.to(device), val_y.to(device)

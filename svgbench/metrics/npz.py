@@ -38,7 +38,7 @@ def holds_statistics(path: Path) -> bool:
 
 def statistics_in(path: Path) -> dict[str, np.ndarray]:
     """``mu`` [D], ``sigma`` [D, D] and, where they are there, ``mu_s`` and ``sigma_s`` of an ``.npz``: float64, whole and finite."""
-    found: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {}
     for pair in (STATISTICS, SPATIAL):
         if pair is SPATIAL and not set(pair) <= set(members(path)):
             continue
@@ -53,8 +53,8 @@ def statistics_in(path: Path) -> dict[str, np.ndarray]:
             raise BadData(f"{path}: {pair[0]} or {pair[1]} holds NaN or infinity; compute the statistics again.")
         if not _is_covariance(covariance.astype(np.float64)):
             raise BadData(f"{path}: {pair[1]} is no covariance (symmetric, without negative eigenvalues); compute the statistics again.")
-        found |= dict(zip(pair, (mean.astype(np.float64), covariance.astype(np.float64)), strict=True))
-    return found
+        arrays |= dict(zip(pair, (mean.astype(np.float64), covariance.astype(np.float64)), strict=True))
+    return arrays
 
 
 def _is_covariance(matrix: np.ndarray) -> bool:

@@ -95,8 +95,8 @@ def linear_probe(
     hits = []
     for x, y in zip(vectors.blocks(val_x, device, SCORED), val_y.split(SCORED), strict=True):
         hits.append(chosen(standard(x))[0].topk(min(5, classes), 1).indices == y[:, None])
-    found = torch.cat(hits).cpu()
-    return ProbeResult(found[:, 0], found.any(1), settings.learning_rates[best])
+    correct = torch.cat(hits).cpu()
+    return ProbeResult(correct[:, 0], correct.any(1), settings.learning_rates[best])
 
 
 def _best(heads: Heads, x: Tensor, y: Tensor, held: Tensor, standard: Standard) -> int:
@@ -173,8 +173,8 @@ def probe_scores(
     common: dict[str, Any] = {"classes": classes, "device": device}
 
     def linear_result(states: Steps) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        found = linear_probe(*sets, settings, seed=seed, **common, steps=states)
-        return {"top1": found.top1, "top5": found.top5}, {"learning_rate": found.learning_rate}
+        result = linear_probe(*sets, settings, seed=seed, **common, steps=states)
+        return {"top1": result.top1, "top5": result.top5}, {"learning_rate": result.learning_rate}
 
     def vote_result(states: Steps) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"top1": knn(*sets, settings.neighbours, **common, steps=states)}, {}

@@ -62,8 +62,8 @@ def reconstruction_scores(
             theirs = Reference.of(_features(extractor, originals, "originals", batch, runtime, saved), originals_group)
         name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, rounding=ROUNDING)
         scores.append(_rfid("rfid" if extractor.frechet == "gfid" else f"r{extractor.frechet}", mine, theirs, resampling, name, facts))
-    found = per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime, saved=saved)
-    for metric, values in found.items():
+    values_by_metric = per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime, saved=saved)
+    for metric, values in values_by_metric.items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
         name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, rounding=ROUNDING)
         low, high = resampling.of_mean(values, floor=-1.0 if metric == "ssim" else 0.0, ceiling=1.0 if metric == "ssim" else float("inf"))
@@ -111,9 +111,9 @@ def per_image(
         work = Blocks(saved / "values", [file], count=len(images), size=batch, runtime=runtime, label=label)
         work.run(rows, lambda items: (rows_of(images, items), rows_of(originals, items)))
         return dict(zip(measures, torch.from_numpy(np.load(file.path)).T.contiguous(), strict=True))
-    found = {name: torch.zeros(len(images), dtype=torch.float64) for name in measures}
+    values_by_metric = {name: torch.zeros(len(images), dtype=torch.float64) for name in measures}
     for (start, mine), (_, theirs) in zip(batches(images, batch, runtime), batches(originals, batch, runtime), strict=True):
         mine, theirs = mine.to(device), theirs.to(device)
         for name, measure in measures.items():
-            found[name][start : start + len(mine)] = measure(mine, theirs).cpu()
-    return {name: values if runtime is None else runtime.all_reduce_(values) for name, values in found.items()}
+            values_by_metric[name][start : start + len(mine)] = measure(mine, theirs).cpu()
+    return {name: values if runtime is None else runtime.all_reduce_(values) for name, values in values_by_metric.items()}

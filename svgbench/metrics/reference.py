@@ -106,8 +106,8 @@ def open_reference(
         where, size = images.path, images.shape[2:]
         group = ImageGroup(name="images", count=len(images), digest=images.digest())
     if expected not in (None, size):
-        found, wanted = (f"{height} x {width}" for height, width in (size, expected))
-        raise BadInput(f"{where}: images of {found} px, those to be scored are {wanted}; bring them to one size.")
+        given, wanted = (f"{height} x {width}" for height, width in (size, expected))
+        raise BadInput(f"{where}: images of {given} px, those to be scored are {wanted}; bring them to one size.")
     if len(images) < least:
         raise BadData(f"{where}: holds {len(images)} images, and a reference needs {least} or more; give more.")
     done = progress("features of the reference", len(images))
@@ -119,10 +119,10 @@ def _published(path: Path, extractor: Extractor) -> Reference:
     """The statistics in an ``.npz``; BadInput when they cannot be this extractor's."""
     gaussian, spatial = (_on(pair, extractor) for pair in read_statistics(path))
     expected = [(gaussian, extractor.dim, "")] + ([(spatial, extractor.tap.dim, "spatial ")] if extractor.tap else [])
-    for found, dim, kind in expected:
-        if found is not None and len(found.mean) != dim:
+    for statistics, dim, kind in expected:
+        if statistics is not None and len(statistics.mean) != dim:
             raise BadInput(
-                f"{path}: {kind}statistics of {len(found.mean)} numbers, but '{extractor.name}' gives {dim}; "
+                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim}; "
                 "use the extractor that the statistics were made with."
             )
     group = ImageGroup(name="statistics", count=None, digest=sha256_of(path))

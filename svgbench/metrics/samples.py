@@ -76,16 +76,16 @@ def _finite(images: Any) -> bool:
 
 def _check_distinct(images: Any, runtime: Runtime | None) -> None:
     """No two images that are not flat are equal in every byte."""
-    if found := doubled(images, runtime):
+    if pairs := doubled(images, runtime):
         raise BadData(
-            f"{doubled_note(found, len(images))}; each sample has different noise, so a file or a part was written twice: "
+            f"{doubled_note(pairs, len(images))}; each sample has different noise, so a file or a part was written twice: "
             "draw the set again, or leave the copies out."
         )
 
 
-def doubled_note(found: Sequence[tuple[int, int]], count: int) -> str:
+def doubled_note(pairs: Sequence[tuple[int, int]], count: int) -> str:
     """How many of ``count`` images are doubled, and the first of them."""
-    return f"{len(found)} of {count} images are doubled (first: {found[0][1]} equals {found[0][0]} in every byte)"
+    return f"{len(pairs)} of {count} images are doubled (first: {pairs[0][1]} equals {pairs[0][0]} in every byte)"
 
 
 def doubled(images: Any, runtime: Runtime | None = None) -> list[tuple[int, int]]:
@@ -100,8 +100,8 @@ def doubled(images: Any, runtime: Runtime | None = None) -> list[tuple[int, int]
     prints = np.zeros((len(images), 2), dtype=np.int64)
     mine = range(len(images)) if runtime is None else runtime.shard(len(images))
     with ThreadPoolExecutor() as pool:
-        for index, found in zip(mine, pool.map(print_of, mine), strict=True):
-            prints[index] = found
+        for index, digest in zip(mine, pool.map(print_of, mine), strict=True):
+            prints[index] = digest
     if runtime is not None:
         runtime.all_reduce_(torch.from_numpy(prints))  # in its place: every rank filled its own rows
     seen: dict[bytes, int] = {}

@@ -134,9 +134,9 @@ def means(areas: Areas, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
     return 100 * iou, 100 * accuracy
 
 
-def class_figures(found: Areas, names: Sequence[str] | None) -> list[dict[str, Any]]:
+def class_figures(image_areas: Areas, names: Sequence[str] | None) -> list[dict[str, Any]]:
     """Class by class: number from 1, name where known, IoU and accuracy in percent (None without pixels), labelled pixels."""
-    inter, predicted, truth = (part.sum(0).tolist() for part in found)
+    inter, predicted, truth = (part.sum(0).tolist() for part in image_areas)
     return [
         {
             "class": k + 1,
@@ -178,17 +178,17 @@ def segmentation_scores(
     return area_scores(areas(head, *val, classes), name, {**(detail or {}), "latents": latents}, resampling)
 
 
-def area_scores(found: Areas, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
+def area_scores(image_areas: Areas, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
     """miou and macc of areas under a protocol; intervals resample the images of the areas."""
-    if not found.truth.any():
+    if not image_areas.truth.any():
         raise BadData("no validation mask has a pixel that counts; mIoU needs masks with classes below 255.")
-    values = [value.item() for value in means(found)]
-    replicates = means(found, resampling.counts(len(found.truth), found.truth.device))
+    values = [value.item() for value in means(image_areas)]
+    replicates = means(image_areas, resampling.counts(len(image_areas.truth), image_areas.truth.device))
     facts = {**facts, **resampling.stated("validation images")}
     scores = []
     for metric, value, spread in zip(("miou", "macc"), values, replicates, strict=True):
         low, high = resampling.interval(value, spread, floor=0.0, ceiling=100.0)
-        scores.append(Score(metric=metric, value=value, low=low, high=high, count=len(found.truth), protocol=name, detail=facts))
+        scores.append(Score(metric=metric, value=value, low=low, high=high, count=len(image_areas.truth), protocol=name, detail=facts))
     return scores
 
 

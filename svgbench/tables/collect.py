@@ -59,8 +59,8 @@ class RunRecord:
         """The run's seed, from its scores; for a run without scores from its name, which leaves out the seed 0."""
         if self.scores:
             return int(self.scores[0]["seed"])
-        found = re.search(r"(?:^|\.)seed-(\d+)", self.name)
-        return int(found[1]) if found else 0
+        match = re.search(r"(?:^|\.)seed-(\d+)", self.name)
+        return int(match[1]) if match else 0
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """The entry of ``run.json`` for a finished stage, the first of its name."""
@@ -88,18 +88,18 @@ def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str,
     configurations of runs whose files and manifests the same command has just compared (``lab.record``)."""
     if not out.is_dir():
         raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
-    found = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
+    folders = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
     if names is None:
-        names = list(found)
+        names = list(folders)
     store = Store(out / "store")
     records = []
     for name in names:
-        if name not in found:
-            raise unknown("run", checked_name(name), found)
+        if name not in folders:
+            raise unknown("run", checked_name(name), folders)
         if recorded and name in recorded:
-            records.append(replace(read_run(found[name], None), known=recorded[name]))
+            records.append(replace(read_run(folders[name], None), known=recorded[name]))
         else:
-            records.append(read_run(found[name], store))
+            records.append(read_run(folders[name], store))
     return records
 
 
@@ -154,7 +154,7 @@ def _read(place: Path, store: Store | None) -> RunRecord:
 
 def _check_made_again(store: Store, stage: str, key: str) -> None:
     """A manifest that is not the one a record was written from is damaged, unless the artifact was made again since."""
-    found, place = store.look(stage, key), store.place(stage, key)
-    if found is None or found.manifest.format < SEALED:
-        what = "is missing" if found is None else "was changed after it was written"
+    artifact, place = store.look(stage, key), store.place(stage, key)
+    if artifact is None or artifact.manifest.format < SEALED:
+        what = "is missing" if artifact is None else "was changed after it was written"
         raise BrokenArtifact(f"{place / 'manifest.json'}: {what}; remove the directory {place} and {AGAIN}")

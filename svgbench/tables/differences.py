@@ -67,11 +67,14 @@ def _cell(values: Values, row: str, baseline: str, column: str, pairs: set[int])
     seeds = sorted(mine[protocol].keys() & theirs[protocol].keys())
     if not seeds:
         return "no seed of the baseline"
-    score, found = mine[protocol][seeds[0]].score, [mine[protocol][s].score["value"] - theirs[protocol][s].score["value"] for s in seeds]
-    pairs.add(len(found))
-    digits, centre = MEASURES[score["metric"]].digits, mean(found)
-    half = half_interval(found) if len(found) > 1 else None
+    score, differences = (
+        mine[protocol][seeds[0]].score,
+        [mine[protocol][s].score["value"] - theirs[protocol][s].score["value"] for s in seeds],
+    )
+    pairs.add(len(differences))
+    digits, centre = MEASURES[score["metric"]].digits, mean(differences)
+    half = half_interval(differences) if len(differences) > 1 else None
     text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
-    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in zip(seeds, found, strict=True))
+    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in zip(seeds, differences, strict=True))
     ends = {} if half is None else {"low": centre - half, "high": centre + half}
     return Cell(text, value=centre, hint=hint, metric=score["metric"], count=score["count"], protocol=score["protocol"], **ends)

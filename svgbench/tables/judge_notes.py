@@ -31,17 +31,17 @@ def unfamiliar(record: RunRecord) -> list[str]:
     config = record.config()
     if "data" not in config or are_drawn(config["data"]["source"]):
         return []
-    found = graph.judging(config, trains_autoencoder=record.stage("autoencoder") is not None)
-    return [f"{judge} ({name})" for name, kind, judge, *_ in found if not judges.knows_photographs(kind, judge)]
+    judging = graph.judging(config, trains_autoencoder=record.stage("autoencoder") is not None)
+    return [f"{judge} ({name})" for name, kind, judge, *_ in judging if not judges.knows_photographs(kind, judge)]
 
 
 def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
     """Adds a note to every table of measured numbers that names the runs which such networks scored."""
     runs: dict[str, list[str]] = {}
     for record in records:
-        found = unfamiliar(record)
-        if found:
-            runs.setdefault(judges.unfamiliar(found), []).append(record.name)
+        unfamiliar_judges = unfamiliar(record)
+        if unfamiliar_judges:
+            runs.setdefault(judges.unfamiliar(unfamiliar_judges), []).append(record.name)
     for table in tables:
         if table.kind != "published":
             table.notes += [note if len(names) == len(records) else f"{', '.join(names)}: {note}" for note, names in runs.items()]
@@ -49,6 +49,6 @@ def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
 
 def noted_scores(record: RunRecord) -> list[dict[str, Any]]:
     """The run's scores, with the same note in the details of each."""
-    found = unfamiliar(record)
-    more = {"judges": judges.unfamiliar(found)} if found else {}
+    unfamiliar_judges = unfamiliar(record)
+    more = {"judges": judges.unfamiliar(unfamiliar_judges)} if unfamiliar_judges else {}
     return [{**row, "detail": {**row["detail"], **more}} for row in record.scores]

@@ -105,17 +105,17 @@ def _length(text: str) -> float:
 
 def _heads(table: Table, columns: Sequence[int]) -> list[tuple[str, str]]:
     """The two lines of each column's head: what is measured, which neighbours share, and how; all in the second where nothing is shared."""
-    found: list[tuple[str, str]] = []
+    heads: list[tuple[str, str]] = []
     for name, group in itertools.groupby((table.columns[i] for i in columns), key=_head):
         titles = list(group)
         if len(titles) == 1:
-            found.append(("", titles[0]))
+            heads.append(("", titles[0]))
             continue
         rests = [title.removeprefix(name).removeprefix(", ").strip() for title in titles]
         if any("guid" in rest for rest in rests):
             rests = [rest if MARK.sub("", rest) else f"no guidance {rest}".strip() for rest in rests]
-        found += [(name, rest) for rest in rests]
-    return found
+        heads += [(name, rest) for rest in rests]
+    return heads
 
 
 def _tabular(table: Table, columns: Sequence[int]) -> list[str]:

@@ -175,10 +175,10 @@ def _line(path: Path, place: Sequence[str | int]) -> int:
     line = node.start_mark.line if node is not None else 0
     for step in place:
         if isinstance(node, yaml.MappingNode):
-            found = [(key, value) for key, value in node.value if key.value == str(step)]
-            if not found:
+            matches = [(key, value) for key, value in node.value if key.value == str(step)]
+            if not matches:
                 break
-            line, node = found[0][0].start_mark.line, found[0][1]
+            line, node = matches[0][0].start_mark.line, matches[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             node = node.value[step]
             line = node.start_mark.line

@@ -40,10 +40,10 @@ class _Figure(NamedTuple):
 def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str, asks: str = "") -> str:
     """The page of a report: the question it ``asks``, its tables, the curves and samples of its runs, and the PNG figures in
     ``out/figures`` of them alone."""
-    drawn = [found for over in ("steps", "images_seen") for way in ("none", "most") for found in panels(records, over, way)]
-    figures = [found for path in sorted((out / "figures").glob("*.png")) if (found := _figure_of(path, {r.name for r in records}))]
+    drawn = [panel for over in ("steps", "images_seen") for way in ("none", "most") for panel in panels(records, over, way)]
+    figures = [figure for path in sorted((out / "figures").glob("*.png")) if (figure := _figure_of(path, {r.name for r in records}))]
     rows = row_numbers(records)
-    charts = [chart(found, i, rows) for i, found in enumerate(drawn)]
+    charts = [chart(panel, i, rows) for i, panel in enumerate(drawn)]
     about = made_by(records, Store(out / "store"))
     return page(tables, title=title, asks=asks, about=about, rows=rows, charts=charts, sheets=run_sheets(records, out), figures=figures)
 

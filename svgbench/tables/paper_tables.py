@@ -42,8 +42,8 @@ def paper_tables(
     if layout.ratios is not None:
         contested = [f"contested: {fact.says}" for fact in facts if fact.ratios]
         for guidance in layout.ratios.guidance:
-            found = curves(records, layout.ratios.over, guidance, layout.shows)
-            tables.append(ratio_table(found, baseline=layout.ratios.baseline, targets=layout.ratios.targets, notes=contested))
+            measured = curves(records, layout.ratios.over, guidance, layout.shows)
+            tables.append(ratio_table(measured, baseline=layout.ratios.baseline, targets=layout.ratios.targets, notes=contested))
     return [table for table in tables if table is not None and table.rows]
 
 
@@ -64,7 +64,7 @@ def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
     differing = _differing(layout.shows, [(column, score) for column, _, _, score in chosen])
     titles: dict[str, _Titled] = {}
     for column in layout.columns:
-        keys = dict.fromkeys(key for own, _, key, _ in chosen if own is column)
+        keys = dict.fromkeys(key for other, _, key, _ in chosen if other is column)
         for key in sorted(keys, key=lambda k: (k[0] or 0, k[1] or 0)) or [(None, None)]:
             titles.setdefault(_title(column, key, differing), _Titled(column, [])).keys.append(key)
     entries = [Entry(row, _title(column, key, differing), score) for column, row, key, score in chosen]
@@ -89,8 +89,8 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
     lead += [(name.removeprefix("sampling.").replace("_", " "), name) for name in differing]
     table.columns[1:1] = [title for title, _ in lead]
     for texts, (name, row) in zip(table.rows, rows.items(), strict=True):
-        own = [score for _, r, _, score in chosen if r == name]
-        texts[1:1] = [_shown(field, own) if field in differing else fact(field, row) for _, field in lead]
+        row_scores = [score for _, r, _, score in chosen if r == name]
+        texts[1:1] = [_shown(field, row_scores) if field in differing else fact(field, row) for _, field in lead]
     table.notes += [*marks.notes(), *layout.notes]
     return table
 
@@ -102,7 +102,7 @@ def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]
         fields = fields_of(score)
         for name in shows if score["guidance"] != 1 else [name for name in shows if name not in UNGUIDED]:
             values.setdefault((name, id(column)), set()).add(canonical(fields.get(name)))
-    return [name for name in shows if any(len(found) > 1 for (field, _), found in values.items() if field == name)]
+    return [name for name in shows if any(len(seen) > 1 for (field, _), seen in values.items() if field == name)]
 
 
 def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
@@ -111,13 +111,13 @@ def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
     for record in records:
         groups.setdefault(record.row, []).append(record)
     rows: dict[str, Row] = {}
-    for name, own in groups.items():
-        scores = [score for record in own for score in record.scores]
+    for name, group in groups.items():
+        scores = [score for record in group for score in record.scores]
         seen = sorted({s["images_seen"] or 0 for s in scores if s["metric"] == "gfid"})
         if len(seen) < 2:
-            rows[name] = Row(own, scores)
+            rows[name] = Row(group, scores)
         for images in seen if len(seen) > 1 else []:
-            rows[f"{name}, {images:,} images"] = Row(own, [s for s in scores if s["steps"] is None or s["images_seen"] == images], images)
+            rows[f"{name}, {images:,} images"] = Row(group, [s for s in scores if s["steps"] is None or s["images_seen"] == images], images)
     return rows
 
 
@@ -134,16 +134,16 @@ class _Titled(NamedTuple):
 
 def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dict[str, Any]]]:
     """The scores of a row that belong to a layout's column."""
-    own = [s for s in scores if s["metric"] == column.metric]
+    matching = [s for s in scores if s["metric"] == column.metric]
     if not column.sampled:
-        parts = {s["detail"].get("latents") for s in own}
+        parts = {s["detail"].get("latents") for s in matching}
         wanted = column.latents if column.latents != "whole" else "both" if "both" in parts else "features"
-        return [((None, None), s) for s in own if s["detail"].get("latents") in (None, wanted)]
-    guided = [s["guidance"] for s in own if s["guidance"] != 1]
+        return [((None, None), s) for s in matching if s["detail"].get("latents") in (None, wanted)]
+    guided = [s["guidance"] for s in matching if s["guidance"] != 1]
     scale = {"none": 1.0, "most": max(guided, default=None), "all": "all"}.get(column.guidance, column.guidance)  # type: ignore[call-overload]
-    own = [s for s in own if scale in ("all", s["guidance"])]
-    steps = max((s["steps"] for s in own), default=0) if column.steps == "most" else column.steps
-    return [((s["steps"], s["guidance"]), s) for s in own if steps in ("all", s["steps"])]
+    matching = [s for s in matching if scale in ("all", s["guidance"])]
+    steps = max((s["steps"] for s in matching), default=0) if column.steps == "most" else column.steps
+    return [((s["steps"], s["guidance"]), s) for s in matching if steps in ("all", s["steps"])]
 
 
 def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
@@ -183,13 +183,13 @@ def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
     column = titled.column
     behind = upstream(MEASURES[column.metric].stages)
     keys = [*titled.keys, *([] if _chosen(column, row.scores) else [(None, None)])]  # a row without any number may have asked for others
-    found = []
+    reasons = []
     for node, reason in record.about["failures"].items():
         stage, *words = node.split(" ")
         cell = dict(zip(words[::2], map(float, words[1::2]), strict=True))
         if stage in behind and any(_fits(column, key, cell) for key in keys) and _of_row(row, record, cell):
-            found.append(f"{node}: {reason.rstrip('.')}")
-    return found
+            reasons.append(f"{node}: {reason.rstrip('.')}")
+    return reasons
 
 
 def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
@@ -230,7 +230,7 @@ def _mark_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _T
             failed = [record for record in row.records if _failures(titled, row, record)]
             lost = [record for record in failed if (name, title, record.name) not in there]
             if failed:
-                have = len({run for own, column, run in there if (own, column) == (name, title)})
+                have = len({run for row_name, column, run in there if (row_name, column) == (name, title)})
                 counted = f"{'mean over ' if have > 1 else ''}{have} of {len(row.records)} seeds; " if lost else "without "
                 mark = marks.mark(counted + _reasons(titled, row, lost or failed))
                 texts[i] = text.marked(mark)
@@ -241,5 +241,5 @@ def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in UNGUIDED else []
     fields = [fields_of(s) for s in guided or scores]  # without guidance its settings do not matter
     part = "sampling.sampler" if name.startswith("sampling.") else name
-    values = list(dict.fromkeys(own.get(name) for own in fields if own.get(part) is not None))
+    values = list(dict.fromkeys(score_fields.get(name) for score_fields in fields if score_fields.get(part) is not None))
     return ", ".join("-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "-"

@@ -14,10 +14,10 @@ from svgbench.tables.planned import duration, size
 from svgbench.tables.table import Table
 
 
-def summary(plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> dict[str, Any]:
+def summary(plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> dict[str, Any]:
     """Counts, seconds and bytes of what is left to run; ``made``: the manifests of the nodes that exist, by key."""
     uses = Counter(key for run in plan.runs for key in run.nodes)
-    open_ = {key: estimate for key, estimate in found.nodes.items() if key not in made}
+    open_ = {key: estimate for key, estimate in estimates.nodes.items() if key not in made}
     return {
         "runs": len(plan.runs), "nodes": len(plan.nodes), "shared": sum(count > 1 for count in uses.values()),
         "uses": sum(uses.values()), "exist": len(made), "to_run": len(open_),
@@ -28,9 +28,9 @@ def summary(plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pa
     }  # fmt: skip
 
 
-def summary_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> Table:
+def summary_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> Table:
     """The summary as two columns."""
-    facts = summary(plan, made, found, pace)
+    facts = summary(plan, made, estimates, pace)
     rows = [
         ["runs", str(facts["runs"])],
         ["nodes", str(facts["nodes"])],
@@ -43,7 +43,7 @@ def summary_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: E
     return Table(title, ["what", "planned"], rows)
 
 
-def content(plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> dict[str, Any]:
+def content(plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> dict[str, Any]:
     """The plan as JSON: its summary, its assumptions, its runs and every node. Times are in seconds, sizes in bytes; those of a node that
     exists are measured."""
     users: dict[str, list[str]] = {key: [] for key in plan.nodes}
@@ -52,10 +52,15 @@ def content(plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pa
             users[key].append(run.name)
     nodes = []
     for key, node in plan.nodes.items():
-        estimate, manifest = found.nodes[key], made.get(key)
+        estimate, manifest = estimates.nodes[key], made.get(key)
         nodes.append({
             "stage": node.stage, "cell": node.cell, "key": key, "runs": users[key], "state": "exists" if manifest else "to run",
             "flops": estimate.flops, "seconds": manifest.seconds if manifest else pace.seconds(estimate, node.stage),
             "bytes": sum(manifest.sizes.values()) if manifest else estimate.kept,
         })  # fmt: skip
-    return {"summary": summary(plan, made, found, pace), "assumed": found.notes, "runs": [run.name for run in plan.runs], "nodes": nodes}
+    return {
+        "summary": summary(plan, made, estimates, pace),
+        "assumed": estimates.notes,
+        "runs": [run.name for run in plan.runs],
+        "nodes": nodes,
+    }

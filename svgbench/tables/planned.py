@@ -16,7 +16,7 @@ LEFT_OUT = "not counted: reading files, start-up, compilation."
 MEASURED = "a node that exists shows the time it took and the disk it holds."
 
 
-def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Estimates, pace: Pace) -> Table:
+def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> Table:
     """One row a node, with the run it is for, or how many; ``made``: the manifests of those that exist, by key."""
     users: dict[str, list[str]] = {key: [] for key in plan.nodes}
     for run in plan.runs:
@@ -24,13 +24,13 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Esti
             users[key].append(run.name)
     rows = []
     for key, node in plan.nodes.items():
-        estimate, manifest = found.nodes[key], made.get(key)
+        estimate, manifest = estimates.nodes[key], made.get(key)
         seconds = manifest.seconds if manifest else pace.seconds(estimate, node.stage)
         kept = sum(manifest.sizes.values()) if manifest else estimate.kept
         state = "exists" if manifest else "to run"
         used = users[key][0] if len(users[key]) == 1 < len(plan.runs) else str(len(users[key]))
         rows.append([node.stage, cell_text(node.cell), key[:12], used, state, *_figures(estimate.flops, seconds, kept)])
-    open_ = {key: estimate for key, estimate in found.nodes.items() if key not in made}
+    open_ = {key: estimate for key, estimate in estimates.nodes.items() if key not in made}
     shared = [key for key, names in users.items() if len(names) > 1]
     runs = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
     notes = [f"{runs}, {len(plan.nodes)} nodes, {len(made)} exist, {len(open_)} to run."]
@@ -39,10 +39,12 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], found: Esti
         notes.append(f"{len(shared)} nodes serve several runs: {sum(map(len, users.values()))} uses of {len(plan.nodes)} nodes.")
     if open_:
         notes += totals([(plan.nodes[key].stage, estimate) for key, estimate in open_.items()], pace)
-    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *found.notes], keys=2)
+    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *estimates.notes], keys=2)
 
 
-def stage_table(title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], said: Iterable[str], pace: Pace) -> Table:
+def stage_table(
+    title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], assumptions: Iterable[str], pace: Pace
+) -> Table:
     """One row a stage and cell of one run, of which nothing need exist."""
     nodes = list(nodes)
     rows = [
@@ -50,7 +52,7 @@ def stage_table(title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any]
         for stage, cell, estimate in nodes
     ]
     notes = totals([(stage.name, estimate) for stage, _, estimate in nodes], pace)
-    return Table(title, ["stage", "cell", "work", "time", "disk"], rows, [*notes, *said], keys=2)
+    return Table(title, ["stage", "cell", "work", "time", "disk"], rows, [*notes, *assumptions], keys=2)
 
 
 def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:

@@ -22,7 +22,7 @@ def made_by(records: Sequence[RunRecord], store: Store) -> str:
     versions = list(dict.fromkeys(host["svgbench"] for host in hosts if host.get("svgbench"))) or [__version__]
     commits = list(dict.fromkeys(host["commit"][:DIGITS] for host in hosts if host.get("commit")))
     manifests = [store.manifest(stage["stage"], stage["key"]) for stage in stages]
-    dates = sorted({found[0] for manifest in manifests if manifest and (found := DATE.match(manifest.finished))})
+    dates = sorted({match[0] for manifest in manifests if manifest and (match := DATE.match(manifest.finished))})
     seeds = sorted({record.seed for record in records})
     parts = [f"{_count(len(records), 'run')}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"]
     parts.append(f"svgbench {', '.join(versions)}" + (f", commit {', '.join(commits)}" if commits else ""))

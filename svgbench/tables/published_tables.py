@@ -27,13 +27,13 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
     for row in chosen:
         if any(_fits(row, column, steps) for column, steps in columns):
             groups.setdefault(_label(row, in_rows), []).append(row)
-    marks, sources = Footnotes(), list(dict.fromkeys(row.source for own in groups.values() for row in own))
+    marks, sources = Footnotes(), list(dict.fromkeys(row.source for group in groups.values() for row in group))
     head = ["system", "tokenizer", "network", "epochs", *(["steps"] if in_rows else [])]
     table = Table(f"{layout.title} (published)", [*head, *(_title(c, s) for c, s in columns), "source"], [], kind="published")
-    for label, own in groups.items():
-        fitting = [[row for row in own if _fits(row, column, steps)] for column, steps in columns]
-        numbers = [_cell(found, rows, facts, marks) for found in fitting]
-        cited = sorted({sources.index(row.source) + 1 for found in fitting for row in found})
+    for label, group in groups.items():
+        fitting = [[row for row in group if _fits(row, column, steps)] for column, steps in columns]
+        numbers = [_cell(printed, rows, facts, marks) for printed in fitting]
+        cited = sorted({sources.index(row.source) + 1 for printed in fitting for row in printed})
         table.rows.append([*(text or "-" for text in label), *numbers, " ".join(f"[{n}]" for n in cited)])
     without = ["no column here for: " + "; ".join(map(_whole, left))] if left else []
     table.notes = [APART, *without, *marks.notes(), *(f"[{i + 1}] {source}" for i, source in enumerate(sources))]
@@ -75,18 +75,18 @@ def _title(column: Column, steps: int | None) -> str:
     return f"{column.title or measure.title} {measure.arrow}{at}{guided}"
 
 
-def _cell(found: Sequence[Published], rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> str:
+def _cell(printed: Sequence[Published], rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> str:
     """The printed values of one thing, with what is contested about them."""
-    if not found:
+    if not printed:
         return "-"
     texts: dict[str, list[str]] = {}
-    several = len({(row.text, row.guidance) for row in found if row.guided}) > 1
-    for row in found:
+    several = len({(row.text, row.guidance) for row in printed if row.guided}) > 1
+    for row in printed:
         text = ("≈ " if row.digitised else "") + row.text + (f" ({row.guidance})" if several else "")
         texts.setdefault(text, []).extend(_remarks(row, rows, facts, marks))
     cells = [" ".join([text, *dict.fromkeys(remarks)]) for text, remarks in texts.items()]
-    source = "; ".join(dict.fromkeys(row.source for row in found))
-    return Cell(" / ".join(cells), value=found[0].value, hint=source, metric=found[0].metric, source=source)
+    source = "; ".join(dict.fromkeys(row.source for row in printed))
+    return Cell(" / ".join(cells), value=printed[0].value, hint=source, metric=printed[0].metric, source=source)
 
 
 def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:

@@ -46,17 +46,17 @@ def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
     return Crossing(math.inf)
 
 
-def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
+def ratio_table(curves: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
     """Each curve compared with the baseline's, at the best gFID of the baseline, at the lowest that all reach, and at every target; None
     without curves.
 
     The best of the baseline is taken seed by seed too: each seed of a run is compared with the same seed of the baseline. A seed
     that lacks a point which others of its curve have is left out, with a note."""
-    partial = _partial(found)
-    found = [replace(curve, seeds=curve.whole()) for curve in found if curve.whole()]
-    if not found:
+    partial = _partial(curves)
+    curves = [replace(curve, seeds=curve.whole()) for curve in curves if curve.whole()]
+    if not curves:
         return None
-    base = next((curve for curve in found if curve.is_of(baseline)), found[0])
+    base = next((curve for curve in curves if curve.is_of(baseline)), curves[0])
     missing = f"no curve belongs to the baseline '{baseline}'; {base.name} is used instead"
     absent = [] if base.is_of(baseline) else [missing]
     what, guided = NAMES[base.over], "" if base.guidance == 1 else f", guidance {base.guidance:g}"
@@ -65,11 +65,11 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
     table = Table(f"Headline ratios: {what} to reach a gFID{guided}", columns, [], kind="ratios")
     bests = {seed: min(y for _, y in points) for seed, points in base.seeds.items()}
     wanted = [(f"{mean(bests.values()):.2f} (best of {base.name})", bests)]
-    common = _common([curve for curve in found if _alike(curve, base)], bests)
+    common = _common([curve for curve in curves if _alike(curve, base)], bests)
     wanted += [(f"{mean(common.values()):.2f} (the lowest that all reach)", common)] if common != bests else []
     wanted += [(f"{t:g}", dict.fromkeys(bests, t)) for t in targets]
     for text, goals in wanted:
-        for curve in found:
+        for curve in curves:
             table.rows.append([curve.name, text, *_cells(curve, base, goals, hours), _drawn(curve)])
     steps = f"; sampled with {base.steps} steps" if hours else ""
     table.notes = [
@@ -77,8 +77,8 @@ def ratio_table(found: Sequence[Curve], *, baseline: str, targets: Sequence[floa
         "× is the baseline's number over the run's, at the same gFID and seed: above 1 the run needs fewer",
         *absent,
         *partial,
-        *_spread(found),
-        *(["device-hours: hours of the diffusion stage per image seen, times the images seen; " + _devices(found)] if hours else []),
+        *_spread(curves),
+        *(["device-hours: hours of the diffusion stage per image seen, times the images seen; " + _devices(curves)] if hours else []),
         *notes,
     ]
     return table
@@ -89,10 +89,10 @@ def _alike(one: Curve, other: Curve) -> bool:
     return (one.protocol, one.guidance, one.steps) == (other.protocol, other.guidance, other.steps)
 
 
-def _common(found: Sequence[Curve], bests: dict[int, float]) -> dict[int, float]:
+def _common(curves: Sequence[Curve], bests: dict[int, float]) -> dict[int, float]:
     """The lowest gFID that every curve comes down to, for each seed of the baseline (its best there: ``bests``)."""
-    reached = {seed: [min(y for _, y in curve.seeds[seed]) for curve in found if seed in curve.seeds] for seed in bests}
-    return {seed: max(own) for seed, own in reached.items()}
+    reached = {seed: [min(y for _, y in curve.seeds[seed]) for curve in curves if seed in curve.seeds] for seed in bests}
+    return {seed: max(bests_of_seed) for seed, bests_of_seed in reached.items()}
 
 
 def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> list[str]:
@@ -112,12 +112,12 @@ def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> l
     cells = [_folded([c.x for c in mine], sign=sign), _ratio(curve is base, mine, theirs, [1.0] * len(mine))]
     if not hours:
         return cells
-    own, others = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
-    if None in own:
+    curve_rates, others = ([_hours_per_image(c, seed) for seed in seeds] for c in (curve, base))
+    if None in curve_rates:
         return [*cells, "-", "-"]
-    cells.append(_folded([c.x * rate for c, rate in zip(mine, own, strict=True) if rate], sign=sign))
+    cells.append(_folded([c.x * rate for c, rate in zip(mine, curve_rates, strict=True) if rate], sign=sign))
     same = None not in others and _device(curve) == _device(base)
-    rates = [b / a for a, b in zip(own, others, strict=True) if a and b] if same else []
+    rates = [b / a for a, b in zip(curve_rates, others, strict=True) if a and b] if same else []
     return [*cells, _ratio(curve is base, mine, theirs, rates) if len(rates) == len(mine) else "-"]
 
 
@@ -155,10 +155,10 @@ def _drawn(curve: Curve) -> str:
     return ", ".join(f"{x:,.0f}: {y:.2f}" for x, y, _ in curve.points())
 
 
-def _partial(found: Sequence[Curve]) -> list[str]:
+def _partial(curves: Sequence[Curve]) -> list[str]:
     """Seeds without a point that others of their curve have."""
     notes = []
-    for curve in found:
+    for curve in curves:
         every = {x for x, _, _ in curve.points()}
         for seed in (seed for seed in curve.seeds if seed not in curve.whole()):
             lacking = ", ".join(f"{x:,.0f}" for x in sorted(every - {x for x, _ in curve.seeds[seed]}))
@@ -166,8 +166,8 @@ def _partial(found: Sequence[Curve]) -> list[str]:
     return notes
 
 
-def _spread(found: Sequence[Curve]) -> list[str]:
-    counts = sorted({len(curve.seeds) for curve in found})
+def _spread(curves: Sequence[Curve]) -> list[str]:
+    counts = sorted({len(curve.seeds) for curve in curves})
     if counts[-1] == 1:
         return ["one seed: no interval; variation between seeds is not included"]
     return [f"geometric mean over {' or '.join(map(str, counts))} seeds (95 % t-interval of the logarithms)"]
@@ -189,6 +189,6 @@ def _device(curve: Curve) -> str:
     return ", ".join(sorted({f"{host.get('device_name', host.get('device', '?'))}, {host.get('threads', '?')} threads" for host in hosts}))
 
 
-def _devices(found: Sequence[Curve]) -> str:
-    names = list(dict.fromkeys(name for name in map(_device, found) if name))
+def _devices(curves: Sequence[Curve]) -> str:
+    names = list(dict.fromkeys(name for name in map(_device, curves) if name))
     return f"on {'; '.join(names) or 'no recorded device'}" + (" (hours of different devices are not compared)" if len(names) > 1 else "")

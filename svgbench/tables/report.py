@@ -23,7 +23,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
     early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
     along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = partial(score_tables, labels={record.name: record.row for record in records}, against=against)
-    found = [
+    candidates = [
         *tables("Reconstruction", rows, declared("reconstruction")),
         *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
@@ -31,7 +31,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
         *tables("Perception of frozen latents", rows, declared("perception"), parts=True),
         *closing(records),
     ]
-    return [table for table in found if table.rows]
+    return [table for table in candidates if table.rows]
 
 
 def closing(records: list[RunRecord]) -> list[Table]:

@@ -45,17 +45,17 @@ def standings(
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         cells.setdefault((entry.row, entry.column, protocols[id(entry.score)]), []).append(entry.score)
-    found = list(dict.fromkeys((column, protocol) for _, column, protocol in cells))
-    ordered = [own for name in columns for own in ([c for c in found if c[0] == name] or [(name, "")])]
+    pairs = list(dict.fromkeys((column, protocol) for _, column, protocol in cells))
+    ordered = [pair for name in columns for pair in ([c for c in pairs if c[0] == name] or [(name, "")])]
     notes = _Notes(cells, ordered, by_design)
     table = Table(title, ["run", *(notes.titled(*column) for column in ordered)], [])
     places = {column: _places({row: cells[(row, *column)] for row in rows if (row, *column) in cells}) for column in ordered}
     for row in rows:
         texts = []
         for name, protocol in ordered:
-            own = cells.get((row, name, protocol))
-            elsewhere = not own and any((row, name, other) in cells for title_, other in ordered if title_ == name)
-            texts.append(_cell(own, places[name, protocol].get(row, 0)) if own else "-" if elsewhere else absent(row, name))
+            cell_scores = cells.get((row, name, protocol))
+            elsewhere = not cell_scores and any((row, name, other) in cells for title_, other in ordered if title_ == name)
+            texts.append(_cell(cell_scores, places[name, protocol].get(row, 0)) if cell_scores else "-" if elsewhere else absent(row, name))
         table.rows.append([row, *texts])
     table.notes = notes.all()
     return table
@@ -162,16 +162,18 @@ class _Notes:
         return [f"rows differ by design in {', '.join(self._by_design)}, shown in each row, and are ranked together"]
 
     def _singular(self) -> list[str]:
-        few = [s["metric"] for own in self._of.values() for s in own if s["detail"].get("singular")]
+        few = [s["metric"] for scores in self._of.values() for s in scores if s["detail"].get("singular")]
         return [f"{', '.join(dict.fromkeys(few))}: {SINGULAR}"] if few else []
 
     def _intervals(self) -> list[str]:
         cells = list(self._cells.values())
         notes = []
-        several = sorted({len(own) for own in cells if len(own) > 1})
+        several = sorted({len(scores) for scores in cells if len(scores) > 1})
         if several:
             notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
-        stated = list(dict.fromkeys(own[0]["detail"]["interval"] for own in cells if len(own) == 1 and own[0]["low"] is not None))
+        stated = list(
+            dict.fromkeys(scores[0]["detail"]["interval"] for scores in cells if len(scores) == 1 and scores[0]["low"] is not None)
+        )
         if stated:
             how = "; or ".join(stated).replace("+-", "±")  # stored in plain letters
             notes.append(f"value (low, high): one seed, {how}; variation between seeds is not included")
@@ -180,13 +182,13 @@ class _Notes:
     def _fewer(self) -> list[str]:
         """Rows of fewer seeds than others of a column, whose place there is less certain."""
         most: dict[tuple[str, str], int] = {}
-        for (_, name, protocol), own in self._cells.items():
-            most[name, protocol] = max(most.get((name, protocol), 0), len(own))
+        for (_, name, protocol), scores in self._cells.items():
+            most[name, protocol] = max(most.get((name, protocol), 0), len(scores))
         fewer: dict[str, dict[str, list[str]]] = {}
-        for (row, name, protocol), own in self._cells.items():
-            if len(own) < most[name, protocol]:
-                fewer.setdefault(row, {}).setdefault(f"{len(own)} of {most[name, protocol]}", []).append(name)
-        listed = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in own.items())})" for row, own in fewer.items()]
+        for (row, name, protocol), scores in self._cells.items():
+            if len(scores) < most[name, protocol]:
+                fewer.setdefault(row, {}).setdefault(f"{len(scores)} of {most[name, protocol]}", []).append(name)
+        listed = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in by_count.items())})" for row, by_count in fewer.items()]
         return [f"fewer seeds than other rows: {', '.join(listed)}; ranked by the seeds available"] if listed else []
 
 

@@ -94,7 +94,7 @@ class Table:
         writer = csv.DictWriter(stream, LINES, lineterminator="\n", restval="")
         if head:
             writer.writeheader()
-        notes = {found[0]: note.removeprefix(found[0]).strip() for note in table.notes if (found := MARK.match(note))}
+        notes = {match[0]: note.removeprefix(match[0]).strip() for note in table.notes if (match := MARK.match(note))}
         for number, row in enumerate(table.rows, 1):
             for column in range(1, len(row)):
                 head_fields = {"table": table.title, "row": number, "run": MARK.sub("", row[0]).strip()}
@@ -134,5 +134,5 @@ def _plain(text: str) -> str:
 
 def leading(text: str) -> float | None:
     """The number that a text starts with."""
-    found = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)
-    return float(found[1].replace(",", "")) if found else None
+    match = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)
+    return float(match[1].replace(",", "")) if match else None

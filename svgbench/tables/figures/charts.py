@@ -138,8 +138,8 @@ def _numbers(curves: Sequence[Curve], xs: list[float], title: str) -> str:
     head = "".join(f'<th scope="col">{x:,.0f}</th>' for x in xs)
     body = ""
     for curve in curves:
-        own = {x: f"{y:.2f}" + ("" if half is None else f" ± {half:.2f}") for x, y, half in curve.points()}
-        cells = "".join(f"<td>{own.get(x, '–')}</td>" for x in xs)
+        text_at = {x: f"{y:.2f}" + ("" if half is None else f" ± {half:.2f}") for x, y, half in curve.points()}
+        cells = "".join(f"<td>{text_at.get(x, '–')}</td>" for x in xs)
         body += f'<tr><th scope="row">{escape(curve.name)}</th>{cells}</tr>'
     table = f'<table><caption class="unseen">{escape(title)}</caption><thead><tr><th scope="col">run</th>{head}</tr></thead>'
     region = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(title)}: numbers">'

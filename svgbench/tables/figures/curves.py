@@ -40,32 +40,34 @@ class Point(NamedTuple):
     rows: Rows
 
 
-def gfid_by_steps(found: Sequence[Tokenizer]) -> FigureData | str:
+def gfid_by_steps(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
     """gFID against sampling steps, or why it is not drawn."""
-    rows = {one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one)] for one in found}
+    rows = {one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one)] for one in tokenizers}
     points = _points(rows, lambda row: row["steps"])
     if not _has_lines(points):
         return "gFID against sampling steps needs a run with gFID at two counts of steps or more."
     title = "gFID against sampling steps"
-    page = _panels(points, {one.name: one.number for one in found}, "sampling steps", title)
+    page = _panels(points, {one.name: one.number for one in tokenizers}, "sampling steps", title)
     return _drawn("gfid-by-steps", title, "sampling steps", page, points)
 
 
-def gfid_by_images(found: Sequence[Tokenizer]) -> FigureData | str:
+def gfid_by_images(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
     """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where its snapshots
     were sampled, else over trainings that differ in their length alone."""
     groups: dict[str, list[Tokenizer]] = {}
-    for one in found:
+    for one in tokenizers:
         along = len({row["images_seen"] for row in _gfid(one)}) > 1
         groups.setdefault(one.name if along else _without_length(one), []).append(one)
-    names = {key: min((one.name for one in own), key=len) for key, own in groups.items()}
-    rows = {names[key]: [row for one in own for row in _gfid(one)] for key, own in groups.items()}
-    most = max((row["steps"] for own in rows.values() for row in own), default=0)
-    points = _points({name: [r for r in own if r["steps"] == most] for name, own in rows.items()}, lambda row: row["images_seen"])
+    names = {key: min((one.name for one in group), key=len) for key, group in groups.items()}
+    rows = {names[key]: [row for one in group for row in _gfid(one)] for key, group in groups.items()}
+    most = max((row["steps"] for of_tokenizer in rows.values() for row in of_tokenizer), default=0)
+    points = _points(
+        {name: [r for r in of_tokenizer if r["steps"] == most] for name, of_tokenizer in rows.items()}, lambda row: row["images_seen"]
+    )
     if not _has_lines(points):
         return "gFID against images seen needs snapshots along a training (see the experiment convergence), or two training lengths."
     title = f"gFID against images seen in training, {most} sampling steps"
-    numbers = {names[key]: min(one.number for one in own) for key, own in groups.items()}
+    numbers = {names[key]: min(one.number for one in group) for key, group in groups.items()}
     page = _panels(points, numbers, "images seen", title)
     return _drawn("gfid-by-images", title, "images seen in training", page, points)
 
@@ -106,19 +108,21 @@ def _without_length(one: Tokenizer) -> str:
 def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], int]) -> list[Point]:
     """Seeds folded. A line is a tokenizer under one way of sampling; the way is named where there are several."""
     cells: dict[tuple[tuple[str, float], str, str, int], Rows] = {}
-    for name, own in rows.items():
-        for row in own:
+    for name, of_tokenizer in rows.items():
+        for row in of_tokenizer:
             made = Protocol.model_validate(row["protocol_fields"])
             judged = made.model_copy(update={"sampling": None}).text
             cells.setdefault(((judged, row["guidance"]), name, made.sampling.how if made.sampling else "", x(row)), []).append(row)
     ways = {way for _, _, way, _ in cells}
     points = []
-    for (panel, name, way, where), own in sorted(cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])):
-        values = [row["value"] for row in own]
+    for (panel, name, way, where), point_rows in sorted(
+        cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])
+    ):
+        values = [row["value"] for row in point_rows]
         value = mean(values)
         half = half_interval(values) if len(values) > 1 else None
-        low, high = (own[0]["low"], own[0]["high"]) if half is None else (value - half, value + half)
-        points.append(Point(panel, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, own))
+        low, high = (point_rows[0]["low"], point_rows[0]["high"]) if half is None else (value - half, value + half)
+        points.append(Point(panel, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, point_rows))
     return points
 
 
@@ -126,7 +130,7 @@ def _has_lines(points: list[Point]) -> bool:
     ends: dict[tuple[Any, str], set[int]] = {}
     for point in points:
         ends.setdefault((point.panel, point.line), set()).add(point.x)
-    return any(len(own) > 1 for own in ends.values())
+    return any(len(xs) > 1 for xs in ends.values())
 
 
 def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str) -> Page:
@@ -137,8 +141,8 @@ def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str
     columns = min(ABREAST, max(sum(panel[0] == judged for panel in panels) for judged, _ in panels))
     rows = []  # a protocol begins a row
     for judged in dict.fromkeys(judged for judged, _ in panels):
-        own = [panel for panel in panels if panel[0] == judged]
-        rows += [own[start : start + columns] for start in range(0, len(own), columns)]
+        judge_panels = [panel for panel in panels if panel[0] == judged]
+        rows += [judge_panels[start : start + columns] for start in range(0, len(judge_panels), columns)]
     width, height = (WIDTH - LEFT - RIGHT - (columns - 1) * GAP) / columns, max(2.1, 0.15 * len(lines))
     step = height + 0.85
     page = Page(WIDTH, TOP + len(rows) * step)
@@ -174,14 +178,14 @@ def _lines(axes: Axes, points: list[Point], lines: dict[str, int]) -> list[tuple
     """Draws a panel's lines; gives where each ends."""
     ends = []
     for place, (line, number) in enumerate(lines.items()):
-        own = [point for point in points if point.line == line]
-        if not own:
+        line_points = [point for point in points if point.line == line]
+        if not line_points:
             continue
         how, beside = line_of(number), 1 + 0.09 * aside(place, len(lines))
-        axes.plot([p.x * beside for p in own], [p.value for p in own], **how)
-        known = [p for p in own if p.low is not None]
+        axes.plot([p.x * beside for p in line_points], [p.value for p in line_points], **how)
+        known = [p for p in line_points if p.low is not None]
         axes.vlines([p.x * beside for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], **INTERVAL)
-        ends.append((own[-1].x * beside, own[-1].value, line, str(how["color"])))
+        ends.append((line_points[-1].x * beside, line_points[-1].value, line, str(how["color"])))
     return ends
 
 
@@ -213,18 +217,18 @@ def _count(x: int) -> str:
     return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
 
 
-def class_shares(found: Sequence[Tokenizer]) -> FigureData:
+def class_shares(tokenizers: Sequence[Tokenizer]) -> FigureData:
     """The share of what varies that is a matter of class: in pooled latents, and in the velocities at each time."""
     columns = ["tokenizer", "of", "t", "class_share", "low", "high", "count", "protocol"]
     rows: list[list[Any]] = []
-    height = max(2.2, 0.24 * len(found))
+    height = max(2.2, 0.24 * len(tokenizers))
     page = Page(WIDTH, TOP + height + 0.75)
     page.title("How far classes are apart: share of the variance that the class explains")
     left = page.axes(1.45, TOP + 0.22, 1.65, height)
     right = page.axes(3.75, TOP + 0.22, 1.7, height)
     markers = {"features": "o", "residual": "x", "both": "D"}
     ends = []
-    for number, one in enumerate(found):
+    for number, one in enumerate(tokenizers):
         colour = str(line_of(one.number)["color"])
         scores = one.read("embedding")[1]["class_share"]
         for score in scores:
@@ -235,15 +239,15 @@ def class_shares(found: Sequence[Tokenizer]) -> FigureData:
             left.hlines(y, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
             rows.append([one.name, f"latents: {part}", None, *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
         times = one.read("velocities")[1]["times"]
-        beside = 0.05 * aside(number, len(found))
+        beside = 0.05 * aside(number, len(tokenizers))
         right.plot([at["t"] + beside for at in times], [100 * at["class_share"]["value"] for at in times], **line_of(one.number))
         for at in times:
             score = at["class_share"]
             right.vlines(at["t"] + beside, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
             rows.append([one.name, "velocities", at["t"], *(score[name] for name in ("value", "low", "high", "count")), _text(score)])
         ends.append((times[-1]["t"] + beside, 100 * times[-1]["class_share"]["value"], one.name, colour))
-    left.set_yticks(range(len(found)), [in_lines(one.name) for one in found])
-    left.set_ylim(len(found) - 0.4, -0.6)
+    left.set_yticks(range(len(tokenizers)), [in_lines(one.name) for one in tokenizers])
+    left.set_ylim(len(tokenizers) - 0.4, -0.6)
     left.set_xlabel("of pooled latents, %\n• features   × residual   ◇ both")
     left.set_title("latents", loc="left")
     right.set_xlabel("t (0 noise, 1 data)")

@@ -27,19 +27,19 @@ def draw(curves: Sequence[Tokenizer], pictured: Sequence[Tokenizer], to: Path) -
     drawn."""
     drawn, reasons = [], []
     with styled():
-        for make, found in [*((make, curves) for make in CURVES), *((make, pictured) for make in PICTURES)]:
-            if not found:
+        for make, tokenizers in [*((make, curves) for make in CURVES), *((make, pictured) for make in PICTURES)]:
+            if not tokenizers:
                 continue
-            figure = make(found)
+            figure = make(tokenizers)
             if isinstance(figure, str):
                 reasons.append(figure)
                 continue
-            _write(figure, found, to)
+            _write(figure, tokenizers, to)
             drawn.append(figure)
     return drawn, reasons
 
 
-def _write(figure: FigureData, found: Sequence[Tokenizer], to: Path) -> None:
+def _write(figure: FigureData, tokenizers: Sequence[Tokenizer], to: Path) -> None:
     """A figure's four files; the pictures last, so that where one is, its table is too."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
@@ -47,7 +47,7 @@ def _write(figure: FigureData, found: Sequence[Tokenizer], to: Path) -> None:
     table.writerows([_plain(value) for value in row] for row in figure.rows)
     content = {
         "figure": figure.name, "title": figure.title, "caption": figure.caption,
-        "tokenizers": [{"name": one.name, "runs": [record.name for record in one.records]} for one in found],
+        "tokenizers": [{"name": one.name, "runs": [record.name for record in one.records]} for one in tokenizers],
     }  # fmt: skip
     write_atomic(to / f"{figure.name}.csv", stream.getvalue().encode())
     write_atomic(to / f"{figure.name}.json", (json.dumps(content, indent=1) + "\n").encode())

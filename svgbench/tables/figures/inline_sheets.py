@@ -46,14 +46,14 @@ def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
     firsts: dict[str, RunRecord] = {}
     for record in records:
         firsts.setdefault(record.row, record)
-    found, left = [], SHEETS
+    sheets_of_runs, left = [], SHEETS
     for name, record in list(firsts.items())[:RUNS]:
         drawn = [sheet for stage in record.about["stages"] if stage["stage"] == "samples" and (sheet := _sheet(stage, out))]
         drawn = sorted(drawn, key=lambda pair: (pair[0].guidance, pair[0].steps))[:left]
         left -= len(drawn)
         if drawn:
-            found.append(RunSheets(name, drawn[0][1], tuple(sheet for sheet, _ in drawn)))
-    return found
+            sheets_of_runs.append(RunSheets(name, drawn[0][1], tuple(sheet for sheet, _ in drawn)))
+    return sheets_of_runs
 
 
 def _sheet(stage: dict, out: Path) -> tuple[SampleSheet, int] | None:

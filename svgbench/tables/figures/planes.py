@@ -18,33 +18,35 @@ ABREAST = 4
 """Panels of t-SNE in a row."""
 
 
-def embedding(found: Sequence[Tokenizer]) -> FigureData:
+def embedding(tokenizers: Sequence[Tokenizer]) -> FigureData:
     """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
     rows: list[list[Any]] = []
     panels: list[tuple[str, str, np.ndarray, list[int], dict[str, Any]]] = []
     classes: list[str] = []
-    for one in found:
+    for one in tokenizers:
         points, about = one.read("embedding")
         labels, classes = about["labels"], about["classes"]
         for number, part in enumerate(about["parts"]):
-            own = points[number]
-            for image, label, (x, y) in zip(about["images"], labels, own.tolist(), strict=True):
+            embedded = points[number]
+            for image, label, (x, y) in zip(about["images"], labels, embedded.tolist(), strict=True):
                 rows.append([one.name, part, image, classes[label], x, y])
             name = one.config.encoder.card if part == "features" else one.name
             kind = "latents" if one.first.about["kind"] == "codec" else {"both": "features + residual"}.get(part, part)
-            if not any(name == known and np.array_equal(own, old) for known, _, old, *_ in panels):
-                panels.append((name, kind, own, labels, about["class_share"][number]))
+            if not any(name == known and np.array_equal(embedded, old) for known, _, old, *_ in panels):
+                panels.append((name, kind, embedded, labels, about["class_share"][number]))
     gap, below = 0.12, 0.66
     side = (WIDTH - 0.08 - RIGHT - ABREAST * gap) / ABREAST
     page = Page(WIDTH, 0.7 + math.ceil(len(panels) / ABREAST) * (side + below) - 0.35)
     page.title("t-SNE of latents by class")
-    for number, (name, kind, own, labels, score) in enumerate(panels):
+    for number, (name, kind, embedded, labels, score) in enumerate(panels):
         x, y = 0.08 + number % ABREAST * (side + gap), 0.7 + number // ABREAST * (side + below)
         page.text(x, y - 0.2, name, va="center", fontsize=6.5)
         page.text(x, y - 0.08, kind, va="center", fontsize=6.5, color=SOFT)
         axes = page.axes(x, y, side, side)
         _bare(axes)
-        axes.scatter(own[:, 0], own[:, 1], s=4.5, c=[CLASSES[label] for label in labels], linewidths=0, alpha=0.85, rasterized=True)
+        axes.scatter(
+            embedded[:, 0], embedded[:, 1], s=4.5, c=[CLASSES[label] for label in labels], linewidths=0, alpha=0.85, rasterized=True
+        )
         share = f"class share {_percent(score['value'])} ({100 * score['low']:.1f}, {100 * score['high']:.1f})"
         axes.set_xlabel(share, fontsize=6, color=SOFT, labelpad=2)
     name_classes(page, WIDTH - RIGHT + 0.05, 0.8, classes)
@@ -55,18 +57,18 @@ def embedding(found: Sequence[Tokenizer]) -> FigureData:
     return FigureData("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
-def velocities(found: Sequence[Tokenizer]) -> FigureData:
+def velocities(tokenizers: Sequence[Tokenizer]) -> FigureData:
     """Class means of noised latents and of the velocities there: a row a tokenizer, a column a time."""
-    read = [one.read("velocities") for one in found]
+    read = [one.read("velocities") for one in tokenizers]
     times = [at["t"] for at in read[0][1]["times"]]
     gap = 0.07
     side = (WIDTH - LEFT - RIGHT) / len(times) - gap
-    page = Page(WIDTH, TOP + len(found) * (side + 0.28) + 0.05)
+    page = Page(WIDTH, TOP + len(tokenizers) * (side + 0.28) + 0.05)
     page.title("Where velocities lead the mean of each class, without a class label")
     rows: list[list[Any]] = []
     for across, t in enumerate(times):
         page.text(LEFT + across * (side + gap), TOP - 0.14, f"t = {t:g}", va="center")
-    for down, (one, (points, about)) in enumerate(zip(found, read, strict=True)):
+    for down, (one, (points, about)) in enumerate(zip(tokenizers, read, strict=True)):
         y = TOP + down * (side + 0.28)
         page.text(0.08, y + 0.08, in_lines(one.name), va="top")
         centres = np.asarray(about["centres"])

@@ -60,16 +60,16 @@ def curves(records: Sequence[RunRecord], over: Over, guidance: Guidance = "none"
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(_same_run(record, over), []).append(record)
-    found = [_curve(group, over, guidance, by_design) for group in groups.values()]
-    return [curve for curve in found if curve is not None]
+    candidates = [_curve(group, over, guidance, by_design) for group in groups.values()]
+    return [curve for curve in candidates if curve is not None]
 
 
 def panels(records: Sequence[RunRecord], over: Over, guidance: Guidance) -> list[list[Curve]]:
     """The curves that may be drawn over one axis: under one judge and one reference, each sampled in its own way."""
-    found: dict[tuple[str, float, int | None], list[Curve]] = {}
+    panel_curves: dict[tuple[str, float, int | None], list[Curve]] = {}
     for curve in curves(records, over, guidance, SAMPLING):
-        found.setdefault((curve.protocol, curve.guidance, curve.steps), []).append(curve)
-    return list(found.values())
+        panel_curves.setdefault((curve.protocol, curve.guidance, curve.steps), []).append(curve)
+    return list(panel_curves.values())
 
 
 def _same_run(record: RunRecord, over: Over) -> str:
@@ -95,9 +95,9 @@ def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Se
     points: dict[int, dict[float, float]] = {}
     for s in scores:
         points.setdefault(s["seed"], {})[s[over]] = s["value"]
-    if len(protocols) != 1 or len({x for own in points.values() for x in own}) < 2:
+    if len(protocols) != 1 or len({x for value_at in points.values() for x in value_at}) < 2:
         return None
-    seeds = {seed: tuple(sorted(own.items())) for seed, own in sorted(points.items())}
+    seeds = {seed: tuple(sorted(value_at.items())) for seed, value_at in sorted(points.items())}
     how = Protocol.model_validate(scores[0]["protocol_fields"]).sampling
     return Curve(_shared_name(group), over, wanted, steps, protocols.pop(), how.how if how else "", seeds, tuple(group))
 

@@ -63,9 +63,9 @@ class Sheet:
         return page
 
 
-def reconstructions(found: Sequence[Tokenizer]) -> FigureData:
+def reconstructions(tokenizers: Sequence[Tokenizer]) -> FigureData:
     """Originals, then what each tokenizer makes of them; of one with a residual also without it."""
-    pictures, about = found[0].read("residual-left-out")
+    pictures, about = tokenizers[0].read("residual-left-out")
     names, places, originals = about["names"], about["images"], pictures[0]
     sheet = Sheet("Reconstructions of validation images", [[_short(name) for name in names]])
     sheet.rows.append(("original", "", list(originals)))
@@ -76,7 +76,7 @@ def reconstructions(found: Sequence[Tokenizer]) -> FigureData:
         for image, name, picture, original in zip(places, names, decoded, originals, strict=True):
             rows.append([one.name, how, image, name, rmse(picture, original)])
 
-    for one in found:
+    for one in tokenizers:
         left_out = one.read("residual-left-out")[0]
         if len(left_out) > 1:
             add(one, "residual left out", "residual left out", left_out[1])
@@ -88,22 +88,22 @@ def reconstructions(found: Sequence[Tokenizer]) -> FigureData:
     return FigureData("reconstructions", sheet.title, caption, sheet.page(), ["tokenizer", "decoded", "image", "class", "rmse"], rows)
 
 
-def samples(found: Sequence[Tokenizer]) -> FigureData | str:
+def samples(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
     """The same sample indices of each tokenizer at a few counts of steps and the greatest guidance that all have, or why not."""
-    common = set.intersection(*(set(one.cells()) for one in found))
+    common = set.intersection(*(set(one.cells()) for one in tokenizers))
     if not common:
         return "samples at equal noise need runs with a count of steps and a guidance in common."
     guidance = max(guidance for _, guidance in common)
-    steps = sorted(steps for steps, own in common if own == guidance)
+    steps = sorted(steps for steps, scale in common if scale == guidance)
     if len(steps) > COUNTS:
         steps = [steps[round(i * (len(steps) - 1) / (COUNTS - 1))] for i in range(COUNTS)]
-    names, first = found[0].classes(), found[0].samples(steps[0], guidance)[1]
+    names, first = tokenizers[0].classes(), tokenizers[0].samples(steps[0], guidance)[1]
     indices = _of_different_classes(first, DRAWN)
     title = "Samples at equal noise" + ("" if guidance == 1 else f", guidance {guidance:g}")
     heads = [f"{count} step{'s' * (count > 1)}" for count in steps]
     sheet = Sheet(title, [[_short(names[first[i]]) for i in indices]] * len(steps), heads)
     rows: list[list[Any]] = []
-    for one in found:
+    for one in tokenizers:
         drawn: list[np.ndarray | None] = []
         for count in steps:
             pixels, labels = one.samples(count, guidance)
@@ -118,26 +118,26 @@ def samples(found: Sequence[Tokenizer]) -> FigureData | str:
     return FigureData("samples", title, caption, sheet.page(), columns, rows)
 
 
-def interpolation(found: Sequence[Tokenizer]) -> FigureData:
+def interpolation(tokenizers: Sequence[Tokenizer]) -> FigureData:
     """The straight way between the latents of two images, decoded."""
-    about = found[0].read("interpolation")[1]
+    about = tokenizers[0].read("interpolation")[1]
     names, shares = about["names"], about["shares"]
     pairs = [(names[i], names[i + 1]) for i in range(0, len(names) - 1, 2)]
     heads = [f"{one} to {other}" for one, other in pairs]
     sheet = Sheet("Interpolation between the latents of two images", [[f"{share:.2g}" for share in shares]] * len(pairs), heads)
     originals: list[np.ndarray | None] = []
-    for own in found[0].read("interpolation")[0]:
-        originals += [own[0], *[None] * (len(shares) - 2), own[1]]
+    for strip in tokenizers[0].read("interpolation")[0]:
+        originals += [strip[0], *[None] * (len(shares) - 2), strip[1]]
     sheet.rows.append(("original", "", originals))
     rows: list[list[Any]] = []
-    for one in found:
+    for one in tokenizers:
         pictures, _ = one.read("interpolation")
         shown: list[np.ndarray | None] = []
-        for (start, end), own in zip(pairs, pictures, strict=True):
-            shown += list(own[2:])
+        for (start, end), strip in zip(pairs, pictures, strict=True):
+            shown += list(strip[2:])
             rows += [
-                [one.name, start, end, share, rmse(picture, own[0]), rmse(picture, own[1])]
-                for share, picture in zip(shares, own[2:], strict=True)
+                [one.name, start, end, share, rmse(picture, strip[0]), rmse(picture, strip[1])]
+                for share, picture in zip(shares, strip[2:], strict=True)
             ]
         sheet.rows.append((one.name, "", shown))
     caption = (
@@ -148,24 +148,24 @@ def interpolation(found: Sequence[Tokenizer]) -> FigureData:
     return FigureData("interpolation", sheet.title, caption, sheet.page(), columns, rows)
 
 
-def editing(found: Sequence[Tokenizer]) -> FigureData:
+def editing(tokenizers: Sequence[Tokenizer]) -> FigureData:
     """Images led to another class from several times on."""
-    about = found[0].read("editing")[1]
+    about = tokenizers[0].read("editing")[1]
     starts = about["starts"]
     heads = [f"{name} to {target}" for name, target in zip(about["names"], about["target_names"], strict=True)]
     sheet = Sheet("Editing: an image led to another class", [["t = 1", *(f"{t:g}" for t in starts)]] * len(heads), heads)
     originals: list[np.ndarray | None] = []
-    for own in found[0].read("editing")[0]:
-        originals += [own[0], *[None] * len(starts)]
+    for strip in tokenizers[0].read("editing")[0]:
+        originals += [strip[0], *[None] * len(starts)]
     sheet.rows.append(("original", "", originals))
     rows: list[list[Any]] = []
-    for one in found:
-        pictures, own = one.read("editing")
-        small = f"{own['steps']} steps" + ("" if own["guidance"] == 1 else f", guidance {own['guidance']:g}")
+    for one in tokenizers:
+        pictures, facts = one.read("editing")
+        small = f"{facts['steps']} steps" + ("" if facts["guidance"] == 1 else f", guidance {facts['guidance']:g}")
         sheet.rows.append((one.name, small, [picture for image in pictures for picture in image[1:]]))
-        for image, name, target, strip in zip(own["images"], own["names"], own["target_names"], pictures, strict=True):
+        for image, name, target, strip in zip(facts["images"], facts["names"], facts["target_names"], pictures, strict=True):
             rows += [
-                [one.name, image, name, target, t, own["steps"], own["guidance"], rmse(picture, strip[0])]
+                [one.name, image, name, target, t, facts["steps"], facts["guidance"], rmse(picture, strip[0])]
                 for t, picture in zip(starts, strip[2:], strict=True)
             ]
     caption = (

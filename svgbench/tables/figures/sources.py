@@ -95,18 +95,18 @@ def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:
     for record in records:
         config = validate(RunConfig, read_yaml(record.place / "config.yaml"), where=str(record.place / "config.yaml"))
         groups.setdefault(digest(config.model_dump(mode="json", exclude={"seed": True})), []).append((record, config))
-    numbers, found = row_numbers([record for group in groups.values() for record, _ in group]), []
+    numbers, collected = row_numbers([record for group in groups.values() for record, _ in group]), []
     for group in groups.values():
         group.sort(key=lambda pair: pair[1].seed)
         (first, config), of_seeds = group[0], tuple(record for record, _ in group)
-        found.append(Tokenizer(first.row, config, of_seeds, store, numbers[first.row]))
-    return found
+        collected.append(Tokenizer(first.row, config, of_seeds, store, numbers[first.row]))
+    return collected
 
 
-def of_one_set(found: list[Tokenizer]) -> None:
+def of_one_set(pictured: list[Tokenizer]) -> None:
     """BadInput unless all use the same images: pictures of different images cannot be compared."""
     sets: dict[str, str] = {}
-    for one in found:
+    for one in pictured:
         sets.setdefault(one.images_key(), one.name)
     if len(sets) > 1:
         first, second = list(sets.values())[:2]
