@@ -109,7 +109,7 @@ def generation_scores(
         if isinstance(source, (str, Path)):
             return Path(source)
         if resize is not None:
-            raise BadInput("resize is for files; give images in memory at the size that they are scored at.")
+            raise BadInput("resize is for files; give images in memory at the size at which they are scored.")
         return ImagesInMemory(source)
 
     network = load_extractor(extractor, weights, Runtime(device=device, quiet=True).start().torch_device)

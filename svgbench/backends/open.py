@@ -132,9 +132,9 @@ def open_encoder(
 
 
 def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The weights of a file with the names of the network, float32. Raises BadWeights, beginning with ``where``, when they cannot be
-    converted."""
-    try:  # what is resampled on the way is so in single precision
+    """The weights of a file with the names of the network, float32. Raises BadWeights, whose sentence begins with ``where``, when they
+    cannot be converted."""
+    try:  # float32, because tensors that are resampled need it
         return network.adapt({name: value.float() if value.dtype in HALF else value for name, value in state.items()})
     except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError, AssertionError) as error:
         kind = files.looks_like(state)
@@ -174,14 +174,14 @@ def opener(backend: str) -> Callable[[EncoderCard, dict[str, Tensor] | None], Ne
 
 
 def _completed(card: EncoderCard, network: Network) -> EncoderCard:
-    """Checks the card against the network; a card made from BACKEND:NAME gets the values that only the library knows."""
+    """Checks the card against the network; a card made from BACKEND:NAME gets the values that only the opened network has."""
     stride = network.stride / Fraction(card.pixels.scale)
     if card.features != Features() and not isinstance(network, TokenNetwork):
         raise BadConfig(f"'{card.name}': the backend {card.backend} has no choice of features; leave the field features out.")
     if card.channels == 0:
         if card.pixels.mean == NOT_STATED.mean and card.pixels.std == NOT_STATED.std and by_name(card):
             statistics = {"mean": network.mean or card.pixels.mean, "std": network.std or card.pixels.std}
-        else:  # by the model's own files
+        else:  # the model's files state its statistics
             statistics = {}
             network.mean, network.std = card.pixels.mean, card.pixels.std
         params_m = round(sum(p.numel() for p in network.model.parameters()) / 1e6, 1)

@@ -67,7 +67,7 @@ def evaluate(
     if second_extractor == extractor:
         raise BadInput(f"--second-extractor {extractor} is the first one; name another or leave it out.")
     if second_extractor is None and second_extractor_weights is not None:
-        raise BadInput("--second-extractor-weights needs --second-extractor; name the network that the file is of.")
+        raise BadInput("--second-extractor-weights needs --second-extractor; name the network that the file belongs to.")
     extractors = [(extractor, extractor_weights, "--extractor-weights")]
     extractors += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
     for name, file, setting in extractors:

@@ -1,5 +1,5 @@
-"""The ``svgbench`` command: one sentence and one exit status for every way it can end. Signals are heard before anything else is imported,
-and the commands, with all that they need, afterwards."""
+"""The ``svgbench`` command: one sentence and one exit status for every way it can end. Signal handlers are installed first; the commands,
+and the libraries that they need, are imported afterwards."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from svgbench.machine.signals import GUARD, sentence_of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits with the contract's status; one sentence on standard error, a traceback only with ``--debug``."""
+    """Runs the command line and exits with the documented status; one sentence on standard error, a traceback only with ``--debug``."""
     GUARD.install()
     try:
-        if arguments is None:  # the process is this command's
+        if arguments is None:  # the process runs this command alone
             atexit.register(GUARD.retire)  # the first to be registered runs last
             from svgbench.cli.streams import prepare
 
@@ -37,7 +37,7 @@ def _status(words: list[str]) -> int:
     """Runs the command, prints its result or its error, and returns the exit status."""
     from svgbench.cli.streams import flushed
 
-    if "--debug" in words:  # before or behind the verb
+    if "--debug" in words:  # before or after the command's name
         os.environ["SVGBENCH_DEBUG"] = "1"
         words = [word for word in words if word != "--debug"]
     try:
@@ -48,10 +48,10 @@ def _status(words: list[str]) -> int:
         flushed()
         return status
     except BaseException as error:
-        return _told(error)
+        return _report(error)
 
 
-def _told(error: BaseException) -> int:
+def _report(error: BaseException) -> int:
     """Prints the error that ended the command; returns its exit status."""
     from svgbench.cli.failures import explained
     from svgbench.cli.streams import flushed
@@ -61,7 +61,7 @@ def _told(error: BaseException) -> int:
 
         write("".join(traceback.format_exception(error)))
     number = GUARD.received
-    if number and not isinstance(error, Interrupted):  # a signal breaks off system calls, and their errors follow it
+    if number and not isinstance(error, Interrupted):  # a signal interrupts system calls, which then raise errors
         error = Interrupted(sentence_of(number))
     with contextlib.suppress(BrokenPipeError, SvgbenchError):  # the first error is reported, not this one
         flushed()

@@ -1,4 +1,4 @@
-"""Standard output and error of the command: also where they are closed, full, or of a character set without the letters. No torch."""
+"""Standard output and error of the command, including streams that are closed or full, or whose character set lacks a letter. No torch."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _as_output_error() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Makes the streams of this process fit for use: no file that is opened later takes a closed one's number, and a letter that the
-    terminal's character set lacks is replaced."""
+    """Prepares the streams of this process: a closed one is replaced, so that no file opened later gets its number, and a letter that
+    the terminal's character set lacks is replaced when it is printed."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -66,7 +66,7 @@ def prepare() -> None:
 
 
 def flushed() -> None:
-    """Brings the result to standard output; raises StorageError where that cannot hold it, BrokenPipeError where nobody reads it."""
+    """Flushes standard output; raises StorageError where that cannot hold it, BrokenPipeError where nobody reads it."""
     try:
         sys.stdout.flush()
     except BaseException:

@@ -151,7 +151,9 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
     if sampling.against == "weak" and not objective.autoguidance:
-        raise BadConfig(f"{start}sampling.against weak is for diffusion.objective {objectives_with('autoguidance')}; use against null.")
+        raise BadConfig(
+            f"{start}sampling.against weak is for diffusion.objective {objectives_with('autoguidance')}; set sampling.against=null."
+        )
     if sampling.against == "weak" and not diffusion.weak_share:
         raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_share, such as 0.25.")
     if (diffusion.weak_share or diffusion.snapshots) and not diffusion.training.ema:

@@ -201,13 +201,13 @@ def _archive(path: Path) -> Form:
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         raise BadWeights(
-            f"{path} is a TorchScript archive (torch.jit.save), a program with its weights, which is not run here; "
+            f"{path} is a TorchScript archive (torch.jit.save), a program with its weights, which svgbench does not run; "
             "open it with torch.jit.load yourself and save its state_dict()."
         )
     if any(name == ".data/version" or name.startswith(".data/extern_modules") for name in inner):
         raise BadWeights(f"{path} is a torch.package archive, which holds code; save its model's state dict alone.")
     if "archive_format" in inner or "archive_version" in inner:
-        raise BadWeights(f"{path} is an exported program (torch.export), which is not run here; save its state dict alone.")
+        raise BadWeights(f"{path} is an exported program (torch.export), which svgbench does not run; save its state dict alone.")
     if "data.pkl" in inner or "data.pkl" in names:
         try:
             members = checked(path)

@@ -58,7 +58,7 @@ def timm_card(model: str, name: str) -> dict[str, Any]:
         return _timm_directory(model, name)
     patch = re.search(r"patch(\d+)", model)
     if patch is None:
-        raise BadConfig(f"'{name}' does not say its patch size (patch16) in its name; write a card for it (--shelf DIR).")
+        raise BadConfig(f"the name '{name}' does not contain a patch size, such as patch16; write a card for it (--shelf DIR).")
     hub = {"hub": f"timm/{model}"} if "." in model else {}
     return {"model": model, "weights": hub, "origin": f"https://huggingface.co/timm/{model}", **_grid(int(patch[1]))}
 
@@ -103,7 +103,7 @@ def transformers_card(model: str, name: str) -> dict[str, Any]:
     config, place = _configured(model, name, ("config.json",), "model.safetensors")
     kind = config.get("model_type")
     if kind not in CLASSES:
-        raise BadConfig(f"'{name}' is a '{kind}' and svgbench knows these of transformers: {', '.join(CLASSES)}; write a backend for it.")
+        raise BadConfig(f"'{name}' is a '{kind}', and of transformers svgbench opens only {', '.join(CLASSES)}; write a backend for it.")
     config = config.get("vision_config", config)
     patch = config.get("patch_size", PATCHES.get(kind, 16))
     arguments = {key: value for key, value in config.items() if key not in WORDS and not key.startswith("_")}
@@ -117,7 +117,7 @@ def diffusers_card(model: str, name: str) -> dict[str, Any]:
     config, place = _configured(model, name, ("config.json", "vae/config.json"), "diffusion_pytorch_model.safetensors")
     kind, widths = config.get("_class_name"), config.get("block_out_channels")
     if kind != "AutoencoderKL" or not widths:
-        raise BadConfig(f"'{name}' is a '{kind}' of diffusers; only AutoencoderKL is known here.")
+        raise BadConfig(f"'{name}' is a '{kind}', and of diffusers svgbench opens only AutoencoderKL; give a directory of one.")
     stride = 2 ** (len(widths) - 1)
     half = (0.5, 0.5, 0.5)
     return {
@@ -129,7 +129,7 @@ def diffusers_card(model: str, name: str) -> dict[str, Any]:
 
 def checkpoint_card(model: str, name: str) -> dict[str, Any]:
     """Refuses a checkpoint without a card."""
-    raise BadConfig(f"'{name}': a file does not say how it is opened; hand it to a card: --encoder va-vae-f16d32 --weights {model}.")
+    raise BadConfig(f"'{name}' is a file, whose architecture is not known; choose its card: --encoder va-vae-f16d32 --weights {model}.")
 
 
 def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:

@@ -196,5 +196,5 @@ class Scores(Part):
         if self.second_extractor == self.extractor:
             raise ValueError(f"second_extractor '{self.extractor}' is the first one; name another or leave it empty")
         if self.second_extractor is None and self.second_extractor_weights is not None:
-            raise ValueError("second_extractor_weights needs second_extractor; name the network that the file is of")
+            raise ValueError("second_extractor_weights needs second_extractor; name the network that the file belongs to")
         return self

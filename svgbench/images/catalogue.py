@@ -24,7 +24,7 @@ from pathlib import Path
 from svgbench.errors import StorageError, SvgbenchError
 from svgbench.images.scan import ListedFile, examples, stamp_of
 from svgbench.machine.files import failpoint, open_regular, write_atomic
-from svgbench.machine.progress import open_bar, speaks, tell, tell_once
+from svgbench.machine.progress import open_bar, tell, tell_once, writes_to_user
 
 UNSETTLED_NS = 2_000_000_000
 """A file that changed less than this before it was read is read again next time: file systems keep times in steps of up to 2 s."""
@@ -210,7 +210,7 @@ def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: st
             finished, _ = wait(futures, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
                 yield futures.pop(future), future.result()
-            if bar is None and speaks() and time.monotonic() - started > QUIET_SECONDS:
+            if bar is None and writes_to_user() and time.monotonic() - started > QUIET_SECONDS:
                 bar = stack.enter_context(open_bar(label, total >> 20, unit="MB"))
             if bar is not None and (counter[0] >> 20) > done:
                 bar.advance((counter[0] >> 20) - done)

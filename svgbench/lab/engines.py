@@ -32,7 +32,7 @@ class Choice:
     slots: int | None = None
     """Nodes at once; when empty, one per visible GPU of this machine, or as many as the cluster allows."""
     leave: bool = False
-    """Submit the jobs and end; SLURM continues."""
+    """Submit the jobs and exit; SLURM runs them."""
     sbatch: dict[str, str] = field(default_factory=dict)
 
     def check(self, ranks: int) -> None:
@@ -84,27 +84,27 @@ def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[s
 
 
 def joins_ray() -> bool:
-    """Whether the environment names a Ray cluster to join; else one is started here, for this machine alone."""
+    """Whether the environment names a Ray cluster to join; otherwise one is started for this machine alone."""
     return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 
 class Inline:
-    """Executes nodes in this process, one after the other; under torchrun together with the other ranks, which walk alike."""
+    """Executes nodes in this process, one after the other. Under torchrun all ranks execute the same nodes in the same order."""
 
     slots, ahead = 1, False
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._given: deque[Node] = deque()
+        self._submitted: deque[Node] = deque()
 
     def submit(self, nodes: list[Node]) -> None:
-        self._given.extend(nodes)
+        self._submitted.extend(nodes)
 
     def poll(self, seconds: float) -> list[Report]:
-        if not self._given:
+        if not self._submitted:
             time.sleep(seconds)
             return []
-        node = self._given.popleft()
+        node = self._submitted.popleft()
         try:
             return [Report(node.key, "ran" if self._executor.run(node.key) else "found")]
         except Interrupted:
@@ -120,7 +120,7 @@ class Inline:
         return "here"
 
     def stop(self) -> None:
-        self._given.clear()
+        self._submitted.clear()
 
     def close(self) -> None:
         pass

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Executor:
-    """Executes nodes in this process. An input's digests are checked before its first use here, those made here excepted."""
+    """Executes nodes in this process. An input's digests are checked before its first use, unless this process made it."""
 
     def __init__(
         self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, say: Callable[[str], None], *, noted: bool = False
@@ -102,7 +102,7 @@ class Executor:
         return True
 
     def _work(self, node: Node, partial: Path) -> tuple[dict[str, Any], float]:
-        """The stage's own cost, with its peak memory, and its seconds."""
+        """Runs the stage; returns its cost, with the peak memory in bytes, and its duration in seconds."""
         from svgbench.machine.measure import peak_memory, reset_peak
 
         device = self._runtime.torch_device
@@ -154,7 +154,7 @@ class Executor:
 
 
 def text_of(node: Node) -> str:
-    """A node for people: its stage and cell, such as ``samples steps 25 guidance 4``."""
+    """A node as text: its stage and cell, such as ``samples steps 25 guidance 4``."""
     return " ".join([node.stage, *(f"{name} {value:g}" for name, value in shown_cell(node.cell).items())])
 
 

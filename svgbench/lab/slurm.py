@@ -1,8 +1,8 @@
-"""The SLURM engine, through submitit: nodes of equal depth are an array job, which waits for the arrays its inputs are in.
+"""The SLURM engine, through submitit: nodes of equal depth form an array job, which waits for the array jobs that make its inputs.
 
 Everything is submitted at once and continues without this process: the same command later finds its jobs, shows them while they are queued,
 reports when they ended, and submits again only what is still missing after that. Jobs run ``svgbench node``; what submitit keeps on disk
-is a list of words. A job at its time limit, or preempted, saves its work and is queued again.
+is a list of command-line arguments. A job at its time limit, or preempted, saves its work and is queued again.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ MINUTES = 720
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 """States that a job does not leave by itself; one that is preempted or requeued runs again."""
 OLD_SECONDS = 3600.0
-"""Seconds that an unused plan is kept: its jobs may just be being submitted."""
+"""Seconds that a plan without jobs is kept: another process may be submitting them."""
 SIGNAL_SECONDS = 120
 """Time before the limit in which work is saved."""
 
 
 class Command(Checkpointable):
-    """A command line as submitit runs it; a job that must leave its machine ends the command first, which saves its work."""
+    """A command line as submitit runs it; a job that is preempted ends the command first, so that it saves its work."""
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
@@ -71,14 +71,14 @@ class Command(Checkpointable):
         return DelayedSubmission(Command(self.words))
 
     def _until_it_ends(self) -> None:
-        """Without taking its status, so that a handler may wait inside another wait."""
+        """Waits for the process without collecting its status, so that a signal handler may wait inside another wait."""
         os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def _machines(count: Any) -> int:
-    """How many machines ``--sbatch nodes=N`` asks for."""
+    """The number of machines that ``--sbatch nodes=N`` requests."""
     if not str(count).isdecimal() or int(count) < 1:
-        raise BadInput(f"--sbatch nodes={count}: give how many machines share a training, such as nodes=2.")
+        raise BadInput(f"--sbatch nodes={count}: give the number of machines that share a training, such as nodes=2.")
     return int(count)
 
 
@@ -149,7 +149,7 @@ class SlurmJobs:
 
     @property
     def queued(self) -> str:
-        """The jobs in SLURM's queue, for people."""
+        """The number of jobs in SLURM's queue, with their job numbers, as a sentence."""
         return f"{len(self._held)} jobs are in SLURM's queue ({', '.join(self._arrays(self._held))})"
 
     def _array(self, nodes: list[Node], networks: bool, *, shared: bool) -> None:
@@ -172,7 +172,7 @@ class SlurmJobs:
         self._say(f"{len(nodes)} of {', '.join(sorted({node.stage for node in nodes}))}: job {jobs[0].job_id.partition('_')[0]}")
 
     def _parameters(self, nodes: list[Node], networks: bool, *, shared: bool) -> dict[str, Any]:
-        """What sbatch is asked for: GPUs where networks compute, machines that share a node, and the arrays of the inputs before."""
+        """The options of sbatch: GPUs where networks compute, machines that share a node, and the array jobs to wait for."""
         ranks = self._bench.ranks
         wanted: dict[str, Any] = {"timeout_min": MINUTES, "name": f"svgbench-{nodes[0].stage}"}
         if networks and self._bench.device != "cpu":
@@ -201,11 +201,11 @@ class SlurmJobs:
         return {**wanted, "slurm_additional_parameters": more}
 
     def _arrays(self, keys: Iterable[str]) -> list[str]:
-        """Numbers of the array jobs that work on nodes."""
+        """Job numbers of the arrays that work on these nodes."""
         return sorted({self._held[key]["job"].partition("_")[0] for key in keys if key in self._held})
 
     def _remembered(self, node: Node) -> dict[str, Any] | None:
-        """The job an earlier command submitted for a node, as long as it is queued or has something to report."""
+        """The job that an earlier command submitted for a node, if it is still queued or left a report that counts; else None."""
         path = self._out / f"{node.key[:32]}.json"
         if not path.exists():
             return None
@@ -232,7 +232,7 @@ class SlurmJobs:
         return report
 
     def _look(self, *, now: bool = False) -> None:
-        """Asks the queue which of this user's jobs it has; keeps the last answer when it has none."""
+        """Asks the queue which of this user's jobs it has; keeps the last answer when squeue does not answer."""
         if self._cluster == "local":
             self._queue = {job.job_id: job.state for job in self._local.values() if not job.done()}
             return

@@ -24,11 +24,11 @@ NOTE_SECONDS = 1.0
 BAR_AND_TIME = 10 + len("0:00:00") + 6
 """Columns of a terminal for the bar, the time left and the gaps."""
 LABEL_LEAST = 8
-"""Letters to which a label is shortened at most."""
+"""A label is not shortened to fewer characters than this."""
 
 
 class Bar:
-    """Counts units of work; a subclass shows them. ``done`` units were there before this process began and do not enter its rate."""
+    """Counts units of work; a subclass shows them. ``done`` units were finished by an earlier process; ``rate`` leaves them out."""
 
     def __init__(self, label: str, total: int, *, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -96,7 +96,7 @@ class RichBar(Bar):
         self._progress.start()
 
     def _texts(self) -> dict[str, str]:
-        """The texts of the line, as long as the terminal has room for beside the bar."""
+        """The texts of the line, as long as the terminal has room for them beside the bar."""
         count, rate = f"{self.done:,}/{self.total:,} {self.unit}", f"{self.rate:,.1f}/s"
         room = self._console.width - len(count) - len(rate) - BAR_AND_TIME
         label = shortened(printable(self.label), max(room, LABEL_LEAST))
@@ -167,20 +167,20 @@ def open_bar(
         bar.close()
 
 
-def speaks() -> bool:
+def writes_to_user() -> bool:
     """Whether this process writes to the user: under torchrun only rank 0 does."""
     return ranks().rank == 0
 
 
 def tell(sentence: str) -> None:
     """One line to the user on standard error; characters that are not printable (of file names) are shown as escapes."""
-    if speaks():
+    if writes_to_user():
         say(sentence)
 
 
 def tell_once(sentence: str) -> None:
-    """``tell``, but each sentence only once in a process."""
-    if speaks():
+    """The same as ``tell``, but writes each sentence only once in a process."""
+    if writes_to_user():
         say_once(sentence)
 
 

@@ -93,7 +93,7 @@ def depth_scores(image_errors: Tensor, name: Protocol, facts: Mapping[str, Any],
     """depth_rmse (m) and depth_arel from errors per image [N, 2] (NaN where an image has no pixel that counts) under a protocol."""
     image_errors = image_errors[image_errors.isfinite().all(1)]
     if not len(image_errors):
-        raise BadData("no validation image has a depth that counts; they must lie within scores.depth.head.nearest and farthest.")
+        raise BadData("no depth map has a pixel between scores.depth.head.nearest and farthest; correct the maps or these fields.")
     facts = {**facts, **resampling.stated("validation images")}
     scores = []
     for metric, values in zip(("depth_rmse", "depth_arel"), image_errors.T, strict=True):

@@ -7,7 +7,7 @@ instead of the usual mean over random subsets: the same expectation, no random n
 as samples (a fixed choice), because the balls shrink with their number. The features of at most 50,000 images of a set are kept.
 Intervals resample the samples and keep the reference fixed; recall's resamples the reference images. Where only part of the features are
 kept, the spread is that of the kept ones times sqrt(kept / all). sFID keeps no features: its interval is a jackknife over ten random
-tenths of the samples. What they cannot tell: none detects a memorised sample, IS uses no reference, a few outliers with wide balls
+tenths of the samples. Limits: none detects a memorised sample, IS uses no reference, a few outliers with wide balls
 increase recall much (one class of ten of the embedded images: 0.4), and recall's interval leaves out the spread of the samples.
 """
 
@@ -63,7 +63,7 @@ def _kernel_of(product: Tensor) -> Tensor:
 def inside(points: Tensor, centres: Tensor, neighbours: int, block: int = 2048) -> Tensor:
     """Whether each point [N, D] lies in the ball of some centre [M, D] that reaches to its k-th nearest other centre: bool [N]."""
     if len(centres) <= neighbours:
-        raise BadData(f"balls to the {neighbours}th neighbour need more than {neighbours} images, there are {len(centres)}; give more.")
+        raise BadData(f"balls to neighbour {neighbours} need more than {neighbours} images, there are {len(centres)}; give more.")
     radii = torch.cat([torch.cdist(part, centres).kthvalue(neighbours + 1).values for part in centres.split(block)])
     return torch.cat([(torch.cdist(part, centres) <= radii).any(1) for part in points.split(block)])
 
@@ -96,7 +96,7 @@ class Comparison:
     """Further parts of every protocol, such as ``resized-256``."""
 
     def name(self, measure: str, *details: str, against: bool = True) -> Protocol:
-        """The protocol of a measure."""
+        """The protocol of a measure; ``against``: whether it compares with the reference."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
         reference = self.reference.group if against else None
         details = (*details, *self.details, *(("with-doubles",) if self.doubles else ()))
@@ -133,14 +133,14 @@ def generation_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """gfid, sfid, is, kid, precision, recall; no is without logits, no sfid without spatial features, and neither kid nor precision and
-    recall against bare statistics (an ADM ``.npz``).
+    """Scores named gfid, sfid, is, kid, precision and recall. ``is`` needs logits, sfid needs spatial features, and kid, precision and
+    recall need the reference's features, which an ADM ``.npz`` of statistics does not have.
 
     ``frechet``: the name of the distance on this judge's features; ``labels``: how the samples' labels were drawn, balanced, random or
     given (unknown); ``sampling``: how they were drawn; ``doubles``: how many of them equal an earlier one, where that is allowed.
     """
-    real = None if reference.kept is None else len(reference.kept)
-    check_counts(samples.count, neighbours=neighbours, reference=real, classes=samples.classes is not None)
+    reference_count = None if reference.kept is None else len(reference.kept)
+    check_counts(samples.count, neighbours=neighbours, reference=reference_count, classes=samples.classes is not None)
     comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
         details=details,
@@ -194,18 +194,13 @@ def _spatial(comparison: Comparison) -> Score:
     if comparison.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
         t = T_975[len(groups)]
         half = t * jackknife_error(groups, against)
-        facts, bounds = (
-            {"interval": f"95 %, value ± {t} standard errors of a jackknife over {len(groups)} random groups of samples"},
-            (
-                max(0.0, value - half),
-                value + half,
-            ),
-        )
+        facts = {"interval": f"95 %, value ± {t} standard errors of a jackknife over {len(groups)} random groups of samples"}
+        bounds = max(0.0, value - half), value + half
     return comparison.score("sfid", value, bounds, comparison.name("fd-spatial"), **facts, **_singular(count, len(against.mean)))
 
 
 def _singular(count: int, width: int) -> dict[str, bool]:
-    """A mark for covariances of no more images than features."""
+    """A mark where the covariance is singular: there are no more images than features."""
     return {"singular": True} if count <= width else {}
 
 

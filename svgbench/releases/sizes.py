@@ -73,7 +73,7 @@ def compare(arguments: Mapping[str, Any], sizes: Mapping[str, Any], where: str) 
             given, actual = tuple(given), (actual, wide.get(field, actual))
         if given is not None and given != actual:
             raise BadConfig(
-                f"{where}: its tensors have {name} {_plain(actual)}, but the config has {_plain(given)}; correct the config or drop it."
+                f"{where}: its tensors have {name} {_plain(actual)}, but the config has {_plain(given)}; correct or omit the config."
             )
     for name, (field, word) in CHOICES.items():
         if name in arguments and bool(arguments[name]) != (sizes[field] == word):

@@ -39,7 +39,7 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
         tokenizer, released = autoencoders.rae_tokenizer(state, encoder, release.config, release.file)
     else:
         raise BadConfig(
-            f"autoencoder.release.kind '{release.kind}' is not taken over as an autoencoder; use svg-autoencoder or rae-decoder."
+            f"autoencoder.release.kind '{release.kind}' is not an autoencoder that can be imported; use svg-autoencoder or rae-decoder."
         )
     side = slice_["data"]["resolution"]
     if released.resolution != side:

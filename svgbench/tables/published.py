@@ -95,10 +95,10 @@ def _row(path: Path, line: int, cells: list[str]) -> Published:
     """One row; an error names file and line."""
     where = f"{path}:{line}"
     if len(cells) != len(COLUMNS):
-        raise BadInput(f"{where}: has {len(cells)} cells, the file has {len(COLUMNS)} columns; quote what holds a comma.")
+        raise BadInput(f"{where}: has {len(cells)} cells, the file has {len(COLUMNS)} columns; quote a cell that contains a comma.")
     cell = dict(zip(COLUMNS, (c.strip() for c in cells), strict=True))
     if not cell["source"]:
-        raise BadInput(f"{where}: has no source; a published number is kept with where it was read, or not at all.")
+        raise BadInput(f"{where}: has no source; give the paper and the table that the number is from.")
     metric = cell["metric"]
     measured = published_names()
     if metric not in measured and metric not in OTHERS:

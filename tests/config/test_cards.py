@@ -65,11 +65,11 @@ def test_backend_and_name_make_a_card_where_the_name_says_enough() -> None:
     card = cards.find("timm:vit_large_patch14_reg4_dinov2.lvd142m", "paper")
     assert (card.stride, card.pixels.scale, card.weights.hub) == (16, "14/16", "timm/vit_large_patch14_reg4_dinov2.lvd142m")
     assert cards.find("timm:vit_base_patch32_224", "paper").stride == 32
-    with raises(BadConfig, match="does not say its patch size"):
+    with raises(BadConfig, match="does not contain a patch size"):
         cards.find("timm:resnet50", "paper")
     with raises(BadConfig, match=r"write a card for it \(--shelf DIR\) or use timm, open_clip"):
         cards.find("jax:someone", "paper")
-    with raises(BadConfig, match="a file does not say how it is opened; hand it to a card"):
+    with raises(BadConfig, match="is a file, whose architecture is not known; choose its card"):
         cards.find("checkpoint:vae.ckpt", "paper")
     with raises(BadConfig, match="names no model"):
         cards.find("timm:", "paper")
@@ -123,13 +123,13 @@ def test_what_cannot_be_read_of_a_foreign_model_is_one_sentence(tmp_path: Path, 
         cards.find("transformers:./nowhere", "paper")
     with raises(BadConfig, match=r"holds no config\.json"):
         cards.find(f"transformers:{tmp_path}", "paper")
-    with raises(BadConfig, match="is a 'bert' and svgbench knows these of transformers"):
+    with raises(BadConfig, match="is a 'bert', and of transformers svgbench opens only"):
         cards.find(f"transformers:{configured(tmp_path / 'a', {'model_type': 'bert'})}", "paper")
     with raises(BadConfig, match="cannot be read as a configuration"):
         cards.find(f"transformers:{configured(tmp_path / 'b', '{')}", "paper")
     with raises(BadConfig, match="holds list"):
         cards.find(f"diffusers:{configured(tmp_path / 'c', [1])}", "paper")
-    with raises(BadConfig, match="is a 'VQModel' of diffusers"):
+    with raises(BadConfig, match="is a 'VQModel', and of diffusers svgbench opens only AutoencoderKL"):
         cards.find(f"diffusers:{configured(tmp_path / 'd', {'_class_name': 'VQModel'})}", "paper")
 
 

@@ -59,7 +59,7 @@ def test_several_machines_are_asked_for_where_they_share_a_node(tmp_path, monkey
     assert (asked["slurm_nodes"], asked["slurm_ntasks_per_node"], asked["gpus_per_node"]) == (3, 1, 2)
     assert "slurm_nodes" not in engine._parameters([node], networks=True, shared=False)
     assert engine._bench.words()[-2:] == ["--machines", "3"]
-    with pytest.raises(BadInput, match="nodes=2-4: give how many machines"):
+    with pytest.raises(BadInput, match="nodes=2-4: give the number of machines"):
         jobs(tmp_path, sbatch={"nodes": "2-4"})
 
 

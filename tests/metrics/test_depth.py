@@ -68,5 +68,5 @@ def test_scores_are_means_over_images_and_leave_out_images_without_depth():
     assert (rmse.metric, rmse.value, rmse.count) == ("depth_rmse", 2.0, 2)
     assert (relative.metric, relative.value) == ("depth_arel", pytest.approx(0.2))
     assert 0 <= rmse.low < 2 < rmse.high
-    with pytest.raises(BadData, match="no validation image has a depth that counts"):
+    with pytest.raises(BadData, match=r"no depth map has a pixel between scores\.depth\.head\.nearest and farthest"):
         depth_scores(found[2:], name, {}, Resampling())
