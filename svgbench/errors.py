@@ -120,7 +120,7 @@ def debugging() -> bool:
     return os.environ.get("SVGBENCH_DEBUG", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
-def say(sentence: object) -> None:
+def notify(sentence: object) -> None:
     """Writes one line to standard error; a closed or full standard error is ignored."""
     write(printable(sentence) + "\n")
 
@@ -133,6 +133,6 @@ def write(text: str) -> None:
 
 
 @cache
-def say_once(sentence: str) -> None:
+def notify_once(sentence: str) -> None:
     """Writes a line to standard error the first time it is called with it in this process, such as a default that was chosen."""
-    say(sentence)
+    notify(sentence)

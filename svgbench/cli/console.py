@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from svgbench.errors import say
+from svgbench.errors import notify
 from svgbench.machine.files import guarded, write_atomic
 from svgbench.tables.latex import latex
 from svgbench.tables.page import page
@@ -72,4 +72,4 @@ def deliver(text: str, to: Path | None) -> None:
         return
     with guarded(to):
         write_atomic(to, text.encode())
-    say(f"written: {to}")
+    notify(f"written: {to}")

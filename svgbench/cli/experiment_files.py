@@ -11,7 +11,7 @@ import typer
 from svgbench.cli.console import Format
 from svgbench.cli.output import Formatted, facts
 from svgbench.config.experiments import cells, experiment_file, load_experiment, preset_of
-from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.errors import BadInput, SvgbenchError, notify
 from svgbench.shelf import entries
 from svgbench.tables.table import Table
 
@@ -44,7 +44,7 @@ def list_experiments(
         except SvgbenchError as error:
             if folder is None:
                 raise
-            say(f"left out: {error}")  # a folder may hold other YAML files
+            notify(f"left out: {error}")  # a folder may hold other YAML files
     rows = [[one["name"], str(one["cells"]), one["base"] or one["preset"] or "-", one["asks"]] for one in content]
     notes = ["run one: svgbench ablate NAME; what it costs: svgbench plan NAME; its file: svgbench experiments show NAME"]
     title = f"Experiments in {folder}" if folder else "Experiments"

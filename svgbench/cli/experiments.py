@@ -19,7 +19,7 @@ from svgbench.config.choices import ALIGNMENTS, listed
 from svgbench.config.experiments import load_experiment
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, BadInput, CellsFailed, say
+from svgbench.errors import BadConfig, BadInput, CellsFailed, notify
 from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
@@ -165,7 +165,7 @@ def ablate(
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
-        say(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
+        notify(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
         with gc_paused(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
             recorded = {r.name: r.config for r in plan_.runs}
@@ -189,7 +189,7 @@ def planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, d
 def report_repeats(plan_: Plan) -> Plan:
     """The plan, after a sentence for every run that needs the same nodes as another one."""
     for name, other in plan_.repeated().items():
-        say(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
+        notify(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
     return plan_
 
 

@@ -12,7 +12,7 @@ import typer
 from svgbench.cli.console import table_of
 from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
 from svgbench.cli.view import DISPLAY
-from svgbench.errors import BadInput, say
+from svgbench.errors import BadInput, notify
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
 from svgbench.lab.plan import Finished
@@ -63,19 +63,19 @@ def figures(
         if reason and (one.first.name in asked_for or len(candidates) == 1):
             raise BadInput(reason)
         if reason:
-            say(f"no pictures of it: {reason}")
+            notify(f"no pictures of it: {reason}")
         else:
             whole.append(one)
     if len(whole) > PICTURED:
-        say(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
+        notify(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
     of_one_set(whole)
     if unchecked := without_digests(records):
-        say(unchecked)
+        notify(unchecked)
     pictured = _diagnosed(whole[:PICTURED], store, device, threads)
     to = to or out / "figures"
     drawn, reasons = draw(candidates, pictured, to)
     for reason in reasons:
-        say(f"not drawn: {reason}")
+        notify(f"not drawn: {reason}")
     rows = [[one.name, one.title, f"{to / one.name}.png"] for one in drawn]
     table_of(Table("Figures", ["figure", "shows", "file"], rows, ["beside each: .svg, the table behind it as .csv, its caption as .json"]))
 

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from svgbench.errors import Interrupted, SvgbenchError, debugging, say, write
+from svgbench.errors import Interrupted, SvgbenchError, debugging, notify, write
 from svgbench.machine.signals import GUARD, sentence_of
 
 
@@ -67,7 +67,7 @@ def _report(error: BaseException) -> int:
         flushed()
     status, kind, sentence = explained(error)
     if sentence and not (number and GUARD.announced()):
-        say(f"{kind}: {sentence}")
+        notify(f"{kind}: {sentence}")
     return status
 
 

@@ -14,7 +14,7 @@ from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
 from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
 from svgbench.config.experiments import load_experiment
 from svgbench.config.schema import RunConfig
-from svgbench.errors import BadInput, printable, say, unknown
+from svgbench.errors import BadInput, notify, printable, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.machine.files import regular
 from svgbench.tables.collect import RunRecord, collect, group_name, without_digests
@@ -75,7 +75,7 @@ def report(
             (names, wanted), grid, asks = named.runs(name), name, load_experiment(name, shelf).asks
             cells, labels = named.cells(name), named.labels(name)
             if len(names) < wanted:
-                say(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
+                notify(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
         else:
             names = [name]  # collect() answers with the closest names
     layouts = [load_layout(layout)] if layout else None
@@ -104,7 +104,7 @@ def show(
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
     if unchecked := without_digests(records):
-        say(unchecked)
+        notify(unchecked)
     if format not in (Format.csv, Format.json):
         records = labelled(records, labels or {})
     against = against and _row(against, records, cells or {}, labels or {})

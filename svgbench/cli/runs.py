@@ -13,7 +13,7 @@ import typer
 from svgbench.cli.console import Format
 from svgbench.cli.output import Formatted, facts
 from svgbench.cli.selection import Shelf, directory
-from svgbench.errors import BadInput, say, write
+from svgbench.errors import BadInput, notify, write
 from svgbench.lab.inventory import RunState, Unused, needed, remove, runs_in, unused
 from svgbench.lab.store import Store
 from svgbench.tables.planned import size
@@ -51,7 +51,7 @@ def gc(
     with Store(out / "store").in_use(alone=True):
         keys, unplanned = needed(out, shelf)
         for sentence in unplanned:
-            say(sentence)
+            notify(sentence)
         if unplanned and unfinished:
             raise BadInput(
                 "--unfinished: what the runs named above still need is unknown; correct or remove them, or leave --unfinished out."
@@ -66,12 +66,12 @@ def gc(
         if not entries:
             return
         if not yes and not _agreed(f"Remove {len(entries)} entries ({total})? [y/N] "):
-            say("nothing was removed; --yes removes without asking.")
+            notify("nothing was removed; --yes removes without asking.")
             return
         freed, kept = remove(entries)
     for sentence in kept:
-        say(f"kept: {sentence}")
-    say(f"{size(freed)} freed ({freed:,} bytes).")
+        notify(f"kept: {sentence}")
+    notify(f"{size(freed)} freed ({freed:,} bytes).")
 
 
 def _agreed(question: str) -> bool:

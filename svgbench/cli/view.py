@@ -46,7 +46,7 @@ class View(Watch):
     def begin(self, plan: Plan, finished: set[str]) -> None:
         self._total, self._done = len(plan.nodes), len(finished)
         self._open = {key: node for key, node in plan.nodes.items() if key not in finished}
-        self.say(f"{self._total} nodes, {self._done} exist, {len(self._open)} to run")
+        self.notify(f"{self._total} nodes, {self._done} exist, {len(self._open)} to run")
 
     def submitted(self, nodes: list[Node]) -> None:
         self._away |= {node.key: (node, time.monotonic()) for node in nodes}
@@ -70,14 +70,14 @@ class View(Watch):
     def _tell(self, node: Node, seconds: float) -> None:
         """A line about a node that is there now."""
         what = self._scores[-1] if graph.by_name(node.stage).scores else text_of(node)
-        self.say(f"{self._done} of {self._total}: {what} ({duration(seconds)})")
+        self.notify(f"{self._done} of {self._total}: {what} ({duration(seconds)})")
 
     def tick(self) -> None:
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             for row in self.rows():
-                self.say("  " + ", ".join(word for word in row if word))
-            self.say(self.summary())
+                self.notify("  " + ", ".join(word for word in row if word))
+            self.notify(self.summary())
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
         """What is under way: node, where, progress, rate, time left; not what an engine keeps behind other nodes."""
@@ -122,14 +122,14 @@ class View(Watch):
 class InPlace(View):
     """Of a walk in this process, whose stages draw bars of their own: only scores, with what is left."""
 
-    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, notify: Callable[[str], None]) -> None:
         super().__init__(store)
-        self.say = say  # above the bars
+        self.notify = notify  # above the bars
 
     def _tell(self, node: Node, seconds: float) -> None:
         if graph.by_name(node.stage).scores:
             left = self._left()
-            self.say(f"{self._done} of {self._total}{f', about {duration(left)} left' if left else ''}: {self._scores[-1]}")
+            self.notify(f"{self._done} of {self._total}{f', about {duration(left)} left' if left else ''}: {self._scores[-1]}")
 
     def tick(self) -> None:
         """The bars tell what is under way."""
@@ -150,7 +150,7 @@ class LiveView(View):
         with contextlib.suppress(OSError):
             self._live.stop()
 
-    def say(self, sentence: str) -> None:
+    def notify(self, sentence: str) -> None:
         with contextlib.suppress(OSError):  # a terminal that is gone
             self._live.console.print(escape(printable(sentence)), highlight=False, soft_wrap=True)
 

@@ -11,7 +11,7 @@ from typing import Any
 from svgbench.config.backends import BACKENDS
 from svgbench.config.hub import hub_file
 from svgbench.config.preprocessing import CLIP, IMAGENET, PROCESSORS, USUAL, Statistics, of_file, read_json
-from svgbench.errors import BadConfig, BadWeights, say_once, unknown
+from svgbench.errors import BadConfig, BadWeights, notify_once, unknown
 
 SIDE = 256
 """Side in pixels of the images that these cards are made for."""
@@ -148,7 +148,7 @@ def _stated(model: str, files: tuple[str, ...]) -> Statistics | None:
 
 def _usual(statistics: Statistics, name: str, file: str) -> Statistics:
     """The usual statistics of an architecture; a line on standard error states that they were assumed."""
-    say_once(f"'{name}': no {file} states how its pixels are normalised; using its library's default, {statistics.shown}.")
+    notify_once(f"'{name}': no {file} states how its pixels are normalised; using its library's default, {statistics.shown}.")
     return statistics
 
 

@@ -244,4 +244,4 @@ def _check_skipped(about: dict[str, Any], total: int, runtime: Runtime) -> None:
         raise BadData(f"{source}, more than 1 %: {named}; repair or remove them and run again.")
     if not all(about["counts"].values()):
         raise BadData(f"{source}, which leaves a split empty: {named}; repair or remove them and run again.")
-    runtime.say(f"warning: {source} and are left out: {named}")
+    runtime.notify(f"warning: {source} and are left out: {named}")

@@ -13,7 +13,7 @@ from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
-from svgbench.errors import BadConfig, BadInput, UnknownName, say, unknown
+from svgbench.errors import BadConfig, BadInput, UnknownName, notify, unknown
 from svgbench.lab.plan import resolve
 from svgbench.metrics import judges
 from svgbench.shelf import entries
@@ -57,7 +57,7 @@ def cells_of(
     shared = settings_of(loaded, shelf, with_preset=False)
     cell_of: dict[str, str] = {}
     for axis, value in repeated(loaded):
-        say(f"the axis '{axis}' names {value} twice; it runs once.")
+        notify(f"the axis '{axis}' names {value} twice; it runs once.")
     for cell, settings in cells(loaded, shelf).items():
         cell_settings = merge(shared, settings)
         try:
@@ -68,7 +68,7 @@ def cells_of(
             raise _placed(error, experiment, cell, over, shelf) from None
         same = cell_of.setdefault(_work(drafted, shelf), cell)
         if same != cell:
-            say(f"cell '{cell}' is the same run as '{same}'; it runs once.")
+            notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
             continue
         if base_run:  # named by the file, and by what --set changes
             plain = build(cell_settings, preset=preset, extra=shelf) if over else drafted

@@ -52,12 +52,14 @@ class Choice:
 
 
 @contextlib.contextmanager
-def opened(choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench: Bench, *, say: Callable[[str], None]) -> Iterator[Engine]:
+def opened(
+    choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench: Bench, *, notify: Callable[[str], None]
+) -> Iterator[Engine]:
     """The engine that runs missing nodes outside this process; its plan file is removed at the end, unless SLURM's jobs still need it."""
     shared = out / ("slurm/plans" if choice.engine == "slurm" else "plans")
     file = write_plan(plan.nodes, missing, shared)
     try:
-        engine = _start(choice, file, out, bench, say)
+        engine = _start(choice, file, out, bench, notify)
         try:
             yield engine
         finally:
@@ -67,20 +69,20 @@ def opened(choice: Choice, plan: Plan, missing: Iterable[str], out: Path, bench:
             remove_tree(file.parent)
 
 
-def _start(choice: Choice, file: Path, out: Path, bench: Bench, say: Callable[[str], None]) -> Engine:
+def _start(choice: Choice, file: Path, out: Path, bench: Bench, notify: Callable[[str], None]) -> Engine:
     if choice.engine == "ray":
         if not joins_ray():  # read by Ray when it is imported: without it Ray listens on every network of this machine
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from svgbench.lab.ray_tasks import RayTasks
 
-        return RayTasks(file, bench, choice.slots, say=say)
+        return RayTasks(file, bench, choice.slots, notify=notify)
     if choice.engine == "slurm":
         from svgbench.lab.slurm import SlurmJobs
 
-        return SlurmJobs(file, bench, out, say=say, sbatch=choice.sbatch)
+        return SlurmJobs(file, bench, out, notify=notify, sbatch=choice.sbatch)
     from svgbench.lab.processes import Processes, slots_here
 
-    return Processes(file, bench, choice.slots or slots_here(bench), say=say)
+    return Processes(file, bench, choice.slots or slots_here(bench), notify=notify)
 
 
 def joins_ray() -> bool:

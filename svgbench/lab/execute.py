@@ -26,10 +26,10 @@ class Executor:
     """Executes nodes in this process. An input's digests are checked before its first use, unless this process made it."""
 
     def __init__(
-        self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, say: Callable[[str], None], *, noted: bool = False
+        self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, notify: Callable[[str], None], *, noted: bool = False
     ) -> None:
         """``noted``: progress goes to a file beside the artifact, for another process to show."""
-        self._nodes, self._store, self._runtime, self._say, self._noted = nodes, store, runtime, say, noted
+        self._nodes, self._store, self._runtime, self._notify, self._noted = nodes, store, runtime, notify, noted
         self._trusted: set[str] = set()
 
     @property
@@ -58,7 +58,7 @@ class Executor:
             if self._store.manifest(node.stage, key) is not None:  # finished by another process meanwhile
                 remove_tree(partial)
                 return False
-            self._say(text_of(node))
+            self._notify(text_of(node))
             self._finish(node, partial, *self._work(node, partial))
         return True
 
@@ -87,7 +87,7 @@ class Executor:
             else:
                 with self._store.claim(node.stage, node.key) as partial:
                     runtime.meet(True)
-                    self._say(text_of(node))
+                    self._notify(text_of(node))
                     result, error = _caught(lambda: self._work(node, partial))
                     agreed = runtime.meet(error is None)
                     if agreed:

@@ -58,10 +58,10 @@ class Processes:
 
     ahead = False
 
-    def __init__(self, plan: Path, bench: Bench, slots: int, *, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Path, bench: Bench, slots: int, *, notify: Callable[[str], None]) -> None:
         self.slots = slots
         cpus = len(os.sched_getaffinity(0))
-        self._plan, self._say = plan, say
+        self._plan, self._notify = plan, notify
         self._bench = replace(bench, threads=bench.threads or max(1, cpus // (slots * bench.ranks)))
         gpus = [] if bench.device not in ("auto", "cuda") else visible_gpus()
         self._slots = [_Slot(i, _environment(gpus, i, bench.ranks)) for i in range(slots)]
@@ -142,7 +142,7 @@ class Processes:
             slot.read += len(whole) + len(sign)
             for line in whole.decode(errors="replace").splitlines():
                 slot.last = [*slot.last[-9:], line]
-                self._say(f"slot {slot.number}: {line}")
+                self._notify(f"slot {slot.number}: {line}")
 
     def _log(self, slot: _Slot) -> Path:
         return self._plan.parent / f"slot-{slot.number}.log"

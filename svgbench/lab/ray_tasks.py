@@ -59,9 +59,9 @@ def _open(folder: Path) -> None:
 class RayTasks:
     """Tasks in the cluster at RAY_ADDRESS, or in a Ray started on this machine."""
 
-    def __init__(self, plan: Path, bench: Bench, slots: int | None, *, say: Callable[[str], None]) -> None:
+    def __init__(self, plan: Path, bench: Bench, slots: int | None, *, notify: Callable[[str], None]) -> None:
         self.slots, self.ahead = slots, slots is None
-        self._plan, self._bench, self._say = plan, bench, say
+        self._plan, self._bench, self._notify = plan, bench, notify
         self._own = not ray.is_initialized()
         if self._own:
             _open(plan.parent)
@@ -75,7 +75,9 @@ class RayTasks:
         self._refs: dict[Any, tuple[Node, list[Any]]] = {}
         self._tasks: dict[str, Any] = {}
         self._gone: set[Any] = set()
-        say(f"ray: {len([n for n in ray.nodes() if n['Alive']])} machines, {have.get('CPU', 0):g} processors, {have.get('GPU', 0):g} GPUs")
+        notify(
+            f"ray: {len([n for n in ray.nodes() if n['Alive']])} machines, {have.get('CPU', 0):g} processors, {have.get('GPU', 0):g} GPUs"
+        )
 
     def submit(self, nodes: list[Node]) -> None:
         for node in nodes:

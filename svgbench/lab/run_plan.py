@@ -28,7 +28,7 @@ from svgbench.machine.signals import sentence_of
 class Display:
     """How progress is shown; by default only the stages' own progress bars and errors are."""
 
-    in_process: Callable[[Store, Callable[[str], None]], Watch] = lambda store, say: Watch()
+    in_process: Callable[[Store, Callable[[str], None]], Watch] = lambda store, notify: Watch()
     """For nodes that run in this process; gets a function that writes a line above the progress bars."""
     elsewhere: Callable[[Store], AbstractContextManager[Watch]] = lambda store: contextlib.nullcontext(Watch())
     """For nodes that run in other processes."""
@@ -101,10 +101,10 @@ def run_here(
 
     runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
     store = Store(out / "store")
-    engine = Inline(Executor(plan.nodes, store, runtime, runtime.say))
+    engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
     done = set(plan.nodes) - missing if world() == 1 else set()  # the ranks of a torchrun agree on each node, so they are asked about all
-    watch = (display or Display()).in_process(store, runtime.say)
-    Walk(plan, engine, outcome, finished=done, say=runtime.say, keep_going=keep_going, watch=watch).go()
+    watch = (display or Display()).in_process(store, runtime.notify)
+    Walk(plan, engine, outcome, finished=done, notify=runtime.notify, keep_going=keep_going, watch=watch).go()
     runtime.stop()
 
 
@@ -112,9 +112,9 @@ def _run_elsewhere(
     plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, choice: Choice, keep_going: bool, display: Display
 ) -> None:
     """Executes the missing nodes in other processes."""
-    with display.elsewhere(Store(out / "store")) as watch, opened(choice, plan, missing, out, bench, say=watch.say) as engine:
+    with display.elsewhere(Store(out / "store")) as watch, opened(choice, plan, missing, out, bench, notify=watch.notify) as engine:
         watch.where = engine.where
-        walk = Walk(plan, engine, outcome, finished=set(plan.nodes) - missing, say=watch.say, keep_going=keep_going, watch=watch)
+        walk = Walk(plan, engine, outcome, finished=set(plan.nodes) - missing, notify=watch.notify, keep_going=keep_going, watch=watch)
         walk.go(leave=choice.leave)
 
 

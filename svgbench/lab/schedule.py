@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from svgbench.errors import StorageError, SvgbenchError, say
+from svgbench.errors import StorageError, SvgbenchError, notify
 from svgbench.lab.plan import Node, Plan
 from svgbench.machine.signals import GUARD
 
@@ -64,9 +64,9 @@ class Watch:
     where: Callable[[str], str] = staticmethod(lambda key: "")
     """Who works on a node, in a few words; set to the engine's."""
 
-    def say(self, sentence: str) -> None:
+    def notify(self, sentence: str) -> None:
         """Writes a line to standard error."""
-        say(sentence)
+        notify(sentence)
 
     def begin(self, plan: Plan, finished: set[str]) -> None:
         """The walk starts; these nodes were finished before."""
@@ -100,7 +100,7 @@ class Walk:
 
     def __init__(
         self, plan: Plan, engine: Engine, outcome: Outcome, *,
-        finished: set[str], say: Callable[[str], None], keep_going: bool, watch: Watch,
+        finished: set[str], notify: Callable[[str], None], keep_going: bool, watch: Watch,
     ) -> None:  # fmt: skip
         self._nodes = {key: node for key, node in plan.nodes.items() if key not in finished}
         self._order = {key: i for i, key in enumerate(self._nodes)}
@@ -116,7 +116,7 @@ class Walk:
         self._elsewhere: set[str] = set()
         self._waiting: list[tuple[float, str]] = []
         self._lost: dict[str, int] = {}
-        self._engine, self._outcome, self._say, self._keep_going, self._watch = engine, outcome, say, keep_going, watch
+        self._engine, self._outcome, self._notify, self._keep_going, self._watch = engine, outcome, notify, keep_going, watch
         watch.begin(plan, finished)
 
     def go(self, *, leave: bool = False) -> None:
@@ -162,7 +162,7 @@ class Walk:
             self._done(key, ran=report.state == "ran")
         elif report.state == "occupied":
             if not self._waiting:
-                self._say(f"waiting: {report.error}")
+                self._notify(f"waiting: {report.error}")
             self._elsewhere.add(key)  # nothing behind it is submitted until it is finished
             self._waiting.append((time.monotonic(), key))
         elif report.state == "unready":
@@ -170,7 +170,7 @@ class Walk:
                 heapq.heappush(self._ready, self._order[key])
         elif report.state == "lost" and self._lost.get(key, 0) + 1 < LOST_TRIES:
             self._lost[key] = self._lost.get(key, 0) + 1
-            self._say(f"{node.stage} {key[:12]} is submitted again: {report.error}")
+            self._notify(f"{node.stage} {key[:12]} is submitted again: {report.error}")
             heapq.heappush(self._ready, self._order[key])
         else:
             self._failed(key, report.error or SvgbenchError(f"stage {node.stage} failed without a message; see its log."))
@@ -190,7 +190,7 @@ class Walk:
         self._open.discard(key)
         if not self._keep_going or isinstance(error, StorageError):
             raise error
-        self._say(f"failed: {node.stage} {key[:12]}: {error}")
+        self._notify(f"failed: {node.stage} {key[:12]}: {error}")
         behind = list(self._dependents.get(key, ()))
         while behind:
             one = behind.pop()

@@ -24,7 +24,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import Checkpointable, DelayedSubmission
 
-from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.errors import BadInput, SvgbenchError, notify
 from svgbench.lab.children import environment
 from svgbench.lab.handoff import read_report
 from svgbench.lab.plan import Node
@@ -89,12 +89,12 @@ class SlurmJobs:
 
     def __init__(
         self, plan: Path, bench: Bench, out: Path, *,
-        say: Callable[[str], None], sbatch: Mapping[str, Any] | None = None, cluster: str = "slurm",
+        notify: Callable[[str], None], sbatch: Mapping[str, Any] | None = None, cluster: str = "slurm",
     ) -> None:  # fmt: skip
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise BadInput("--engine slurm needs sbatch, which is not on this machine; run the command on a machine that submits to SLURM.")
         self.ahead = cluster == "slurm"
-        self._plan, self._out, self._say, self._cluster = plan, out.absolute() / "slurm", say, cluster
+        self._plan, self._out, self._notify, self._cluster = plan, out.absolute() / "slurm", notify, cluster
         self._sbatch = dict(sbatch or {})
         self._bench = replace(bench, patience=PATIENCE_SECONDS, machines=_machines(self._sbatch.pop("nodes", 1)))
         self._held: dict[str, dict[str, Any]] = {}
@@ -137,7 +137,7 @@ class SlurmJobs:
         for job in self._local.values():
             job.cancel()
         if self._held and self._cluster == "slurm":
-            self._say(f"{self.queued}; the same command shows them, 'scancel {' '.join(self._arrays(self._held))}' ends them")
+            self._notify(f"{self.queued}; the same command shows them, 'scancel {' '.join(self._arrays(self._held))}' ends them")
 
     def close(self) -> None:
         """Removes old plans that no job needs."""
@@ -169,7 +169,7 @@ class SlurmJobs:
             self._held[node.key] = entry
             self._local |= {node.key: job} if self._cluster == "local" else {}
         self._queue |= {job.job_id: "PENDING" for job in jobs}
-        self._say(f"{len(nodes)} of {', '.join(sorted({node.stage for node in nodes}))}: job {jobs[0].job_id.partition('_')[0]}")
+        self._notify(f"{len(nodes)} of {', '.join(sorted({node.stage for node in nodes}))}: job {jobs[0].job_id.partition('_')[0]}")
 
     def _parameters(self, nodes: list[Node], networks: bool, *, shared: bool) -> dict[str, Any]:
         """The options of sbatch: GPUs where networks compute, machines that share a node, and the array jobs to wait for."""
@@ -244,7 +244,7 @@ class SlurmJobs:
         words = ["squeue", "--noheader", "--array", "--user", str(os.getuid()), "--format", "%i|%T"]
         answer = subprocess.run(words, capture_output=True, text=True)
         if answer.returncode != 0:
-            say(f"squeue does not answer: {answer.stderr.strip()}")
+            notify(f"squeue does not answer: {answer.stderr.strip()}")
             return
         queue = dict(line.strip().split("|", 1) for line in answer.stdout.splitlines() if "|" in line)
         self._queue = {job: state for job, state in queue.items() if state not in ENDED}  # some sites list ended jobs for a while

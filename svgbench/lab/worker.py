@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, debugging, say, write
+from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, debugging, notify, write
 from svgbench.lab.children import environment, is_saving, python, wait_for
 from svgbench.lab.execute import Executor
 from svgbench.lab.handoff import clear_report, read_plan, read_report, write_report
@@ -147,7 +147,7 @@ class Worker:
             log.seek(0)
             output = log.read().decode(errors="replace")
         for line in lines_of_ranks(output):
-            say(line)
+            notify(line)
         report = read_report(self._plan, key) if self._machine == 0 else Report(key, "found") if status == 0 else None
         if report is None:
             ranks = bench.ranks * bench.machines

@@ -204,7 +204,7 @@ class Blocks:
                 arrays.create(file.path, file.kind, self._shape(file))
         intact = {block: digest for block, digest in listed.items() if digest == self._digest(block)}
         if len(intact) < len(listed):
-            self._runtime.say(
+            self._runtime.notify(
                 f"warning: {self._label}: {len(listed) - len(intact)} of {len(listed)} saved blocks are damaged; they are computed again."
             )
         lines = [self._request, *({"block": block, "sha256": digest} for block, digest in sorted(intact.items()))]

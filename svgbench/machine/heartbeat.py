@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from svgbench.errors import SvgbenchError, say
+from svgbench.errors import SvgbenchError, notify
 
 GONE = "gone"
 """What a rank stores in place of its count when it has finished."""
@@ -97,7 +97,7 @@ class Heartbeat:
 
     def _end(self, rank: int, world: int, lost: list[int], timeout: float, *, alone: bool) -> None:
         who = "the process that connects the ranks (rank 0, or torchrun)" if alone else f"rank {', '.join(map(str, lost))} of {world}"
-        say(
+        notify(
             f"SvgbenchError: {who} sent no heartbeat for {timeout / 60:g} minutes (it is frozen, or its machine is gone), "
             f"so rank {rank} ends; run the same command again, saved work is kept."
         )

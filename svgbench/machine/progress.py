@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from svgbench.errors import printable, say, say_once
+from svgbench.errors import notify, notify_once, printable
 from svgbench.machine.ranks import ranks
 from svgbench.machine.signals import GUARD
 
@@ -175,13 +175,13 @@ def writes_to_user() -> bool:
 def tell(sentence: str) -> None:
     """One line to the user on standard error; characters that are not printable (of file names) are shown as escapes."""
     if writes_to_user():
-        say(sentence)
+        notify(sentence)
 
 
 def tell_once(sentence: str) -> None:
     """The same as ``tell``, but writes each sentence only once in a process."""
     if writes_to_user():
-        say_once(sentence)
+        notify_once(sentence)
 
 
 def shortened(text: str, length: int) -> str:

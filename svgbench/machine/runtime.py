@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from svgbench import __version__
-from svgbench.errors import BadInput, SvgbenchError, say
+from svgbench.errors import BadInput, SvgbenchError, notify
 from svgbench.machine.heartbeat import HEARTBEAT
 from svgbench.machine.progress import Bar, open_bar
 from svgbench.machine.ranks import ranks, timeout_minutes
@@ -212,10 +212,10 @@ class Runtime:
         with open_bar(label, total, unit=unit, done=done, silent=self.quiet or not self.is_main, note=note) as bar:
             yield bar
 
-    def say(self, sentence: str) -> None:
+    def notify(self, sentence: str) -> None:
         """Writes a line to standard error on the main rank; also used for warnings, and not silenced by ``quiet``."""
         if self.is_main:
-            say(sentence)
+            notify(sentence)
 
     def describe(self) -> dict[str, Any]:
         """Host, device, threads and versions, for the manifest."""

@@ -302,7 +302,7 @@ class _Loop:
         if self.runtime.is_main:
             sweep(self.out)
             sweep(folder)
-            place = checkpoints.newest_valid(folder, self.runtime.say)
+            place = checkpoints.newest_valid(folder, self.runtime.notify)
         at = int(self.runtime.broadcast_(torch.tensor([int(place.name) if place else -1])).item())
         if at < 0:
             for module in self.task.modules.values():

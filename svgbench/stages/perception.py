@@ -125,7 +125,7 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     parts = channel_parts(features, vectors["train"].shape[1])
     groups = probe_groups(inputs, collection, len(labels["train"]))
     scores: list[Score] = []
-    steps = Steps(out / FOLDER, runtime.say)
+    steps = Steps(out / FOLDER, runtime.notify)
     with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
         for name, channels in parts.items():
             scores += probe_scores(

@@ -55,7 +55,7 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     train, val = (cached[split].gather(Tensor.cpu, limit) for split, limit in limits.items())
     masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
     scores: list[Score] = []
-    steps = Steps(out / FOLDER, runtime.say)
+    steps = Steps(out / FOLDER, runtime.notify)
     for name, channels in channel_parts(tokenizer.feature_channels, tokenizer.channels).items():
         sets = [(x[:, channels], m) for x, m in zip((train, val), masks, strict=True)]
 

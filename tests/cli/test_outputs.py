@@ -13,7 +13,7 @@ import pytest
 from commands import svgbench
 
 from svgbench.cli.failures import explained
-from svgbench.errors import BadConfig, BadInput, SvgbenchError, printable, say
+from svgbench.errors import BadConfig, BadInput, SvgbenchError, notify, printable
 from svgbench.machine.ranks import Ranks, check_environment, ranks, timeout_minutes
 from svgbench.shelf import DEEPEST, LONGEST, read_yaml
 from svgbench.tables.latex import latex
@@ -89,7 +89,7 @@ def test_a_standard_error_that_is_gone_stops_nothing(monkeypatch):
 
     for stream in (Gone(), None):
         monkeypatch.setattr(sys, "stderr", stream)
-        say("a sentence")
+        notify("a sentence")
 
 
 @pytest.mark.parametrize(

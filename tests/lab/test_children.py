@@ -36,7 +36,7 @@ def ran(place) -> set[str]:
 def test_a_worker_in_a_folder_of_modules_imports_none_of_them(hostile):
     nodes = {key * 64: Node("images", key * 64, {}, {}, {"x": "b" * 64} if key == "a" else {}) for key in "ab"}
     plan = write_plan(nodes, nodes, hostile / "plans")
-    engine = Processes(plan, Bench(out=str(hostile / "runs"), device="cpu"), 1, say=print)
+    engine = Processes(plan, Bench(out=str(hostile / "runs"), device="cpu"), 1, notify=print)
     engine.submit([nodes["a" * 64]])
     (report,) = engine.poll(60)
     engine.close()

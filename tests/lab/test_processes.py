@@ -33,7 +33,7 @@ def test_a_slot_is_a_gpu_or_a_group_of_as_many_as_a_node_has_ranks(monkeypatch):
 )
 def test_slots_share_the_gpus_out(monkeypatch, tmp_path, slots, ranks, seen):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
-    engine = Processes(tmp_path / "plan.json", Bench(out="o", ranks=ranks), slots, say=print)
+    engine = Processes(tmp_path / "plan.json", Bench(out="o", ranks=ranks), slots, notify=print)
     assert [slot.env["CUDA_VISIBLE_DEVICES"] for slot in engine._slots] == seen
 
 
@@ -130,7 +130,7 @@ def test_a_signal_reaches_the_workers_their_work_is_kept_and_the_status_is_4(tmp
 def test_a_frozen_worker_keeps_nobody_from_stopping(tmp_path, monkeypatch):
     monkeypatch.setattr("svgbench.lab.children.CHILD_SECONDS", 0.5)
     monkeypatch.setattr(Bench, "command", lambda bench, plan, keys=(): ["sleep", "60"])
-    engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, say=print)
+    engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, notify=print)
     engine.submit([Node("images", "a" * 64, {}, {}, {}), Node("images", "b" * 64, {}, {}, {})])
     frozen, plain = (slot.process for slot in engine._slots)
     frozen.send_signal(signal.SIGSTOP)
@@ -148,7 +148,7 @@ def test_workers_are_waited_for_while_one_writes_a_checkpoint(tmp_path, monkeypa
     saving.mkdir(parents=True)
     code = "trap 'sleep 1; rmdir $0; exit 4' TERM; echo up; while :; do sleep 0.05; done"
     monkeypatch.setattr(Bench, "command", lambda bench, plan, keys=(): ["bash", "-c", code, str(saving)])
-    engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 1, say=print)
+    engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 1, notify=print)
     engine.submit([Node("autoencoder", "a" * 64, {}, {}, {})])
     while "up" not in engine._log(engine._slots[0]).read_text():
         time.sleep(0.02)

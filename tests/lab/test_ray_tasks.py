@@ -50,8 +50,8 @@ def test_tasks_wait_for_those_of_their_inputs_and_an_error_is_of_the_first_alone
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        tasks = RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path), device="cpu", threads=1), None, say=lambda line: None)
-        assert tasks.ahead and not RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, say=lambda line: None).ahead
+        tasks = RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path), device="cpu", threads=1), None, notify=lambda line: None)
+        assert tasks.ahead and not RayTasks(tmp_path / "plan.json", Bench(out=str(tmp_path)), 2, notify=lambda line: None).ahead
         for depth in ([node("a"), node("b")], [node("c", one="a"), node("d", one="a", two="b")], [node("e", one="d")]):
             tasks.submit(depth)
         found = {}

@@ -80,7 +80,7 @@ def walked(engine: Fake, *, finished: set[str] = frozenset(), keep_going: bool =
     outcome = Outcome()
     engine.done |= finished
     try:
-        Walk(PLAN, engine, outcome, finished=set(finished), say=said.append, keep_going=keep_going, watch=Watch()).go(leave=leave)
+        Walk(PLAN, engine, outcome, finished=set(finished), notify=said.append, keep_going=keep_going, watch=Watch()).go(leave=leave)
     finally:
         engine.said = said
     return outcome, said

@@ -31,7 +31,7 @@ SAVES = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (ope
 def jobs(tmp_path, **more) -> SlurmJobs:
     nodes = {"a" * 64: Node("images", "a" * 64, {}, {}, {}), "b" * 64: Node("autoencoder", "b" * 64, {}, {}, {"images": "a" * 64})}
     plan = write_plan(nodes, nodes, tmp_path / "slurm" / "plans")
-    return SlurmJobs(plan, Bench(out=str(tmp_path), threads=4, ranks=2), tmp_path, say=lambda sentence: None, **more)
+    return SlurmJobs(plan, Bench(out=str(tmp_path), threads=4, ranks=2), tmp_path, notify=lambda sentence: None, **more)
 
 
 def test_without_sbatch_it_says_where_to_go(tmp_path, monkeypatch):
@@ -128,10 +128,10 @@ def test_submitit_s_jobs_of_this_machine_end_with_the_table_of_one_process(alone
     finished = plan.finished(Store(out / "store"))
     file = write_plan(plan.nodes, set(plan.nodes) - finished, out / "slurm" / "plans")
     said: list[str] = []
-    engine = SlurmJobs(file, Bench(out=str(out), threads=1), out, say=said.append, cluster="local")
+    engine = SlurmJobs(file, Bench(out=str(out), threads=1), out, notify=said.append, cluster="local")
     engine.slots = 2  # two processors
     outcome = Outcome()
-    Walk(plan, engine, outcome, finished=finished, say=said.append, keep_going=True, watch=Watch()).go()
+    Walk(plan, engine, outcome, finished=finished, notify=said.append, keep_going=True, watch=Watch()).go()
     for run in plan.runs:
         record(plan, run, out, outcome)
     (failed,) = outcome.failed

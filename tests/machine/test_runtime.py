@@ -125,7 +125,7 @@ def test_quiet_and_other_ranks_show_nothing(capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with Runtime().progress("x", 10) as bar:
         bar.advance(10)
-    Runtime().say("words")
+    Runtime().notify("words")
     assert capsys.readouterr() == ("", "")
 
 
