@@ -102,6 +102,15 @@ def test_nothing_is_unpickled_with_code(path):
         )
 
 
+def test_no_two_classes_share_a_name():
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
 def test_shelves_hold_data_only():
     for shelf in ("encoders", "ablations", "reports"):
         assert not list((ROOT / shelf).rglob("*.py"))

@@ -134,8 +134,8 @@ def _handed(setting: str) -> str:
 
 
 def _row(need: Need) -> list[str]:
-    return [need.what, need.state, need.found]
+    return [need.what, need.state, need.where]
 
 
 def _licensed(need: Need) -> list[str]:
-    return [need.what, need.state, need.licence or "-", need.found]
+    return [need.what, need.state, need.licence or "-", need.where]

@@ -41,7 +41,7 @@ UNSETTLED, TRUSTED = "?", "="
 
 
 @dataclass(frozen=True)
-class Reading:
+class FileDigests:
     """The digests of a data set's files, and how they differ from those of the last command."""
 
     digests: dict[str, str]
@@ -82,7 +82,7 @@ def read(
     reread: bool = False,
     assumed: Mapping[str, str] | None = None,
     report: bool = True,
-) -> Reading:
+) -> FileDigests:
     """The digests of files below a root. Only files that may have changed since the last call are read; with ``reread``, all are.
 
     ``purpose`` names the catalogue: two listings of one folder have one each. ``assumed``: path -> digest of files that are new to the
@@ -135,7 +135,7 @@ def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
 
 def _read_due(
     root: Path, catalogue: Path, stamps: Mapping[str, str], complete: bool, old: dict[str, str], table: dict[str, str], due: list[str]
-) -> Reading:
+) -> FileDigests:
     """Reads the files that are due and saves the catalogue."""
     later: list[tuple[str, str]] = []
     flushed_at = time.monotonic()
@@ -159,7 +159,7 @@ def _read_due(
     removed = tuple(sorted(old.keys() - stamps.keys())) if complete else ()
     if not complete or table != old:
         _save(catalogue, root, table, complete=True)
-    return Reading(digests, tuple(sorted(path for path, _ in later)), added, removed, len(due))
+    return FileDigests(digests, tuple(sorted(path for path, _ in later)), added, removed, len(due))
 
 
 def record(root: Path, digests: Mapping[str, str], files: Iterable[ListedFile], purpose: str) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from svgbench.errors import BadData
 from svgbench.images import catalogue, scan
-from svgbench.images.catalogue import Reading
+from svgbench.images.catalogue import FileDigests
 from svgbench.images.decode import UNREADABLE, check_size, open_image, read_values, reason, to_rgb
 from svgbench.images.listing import SUFFIXES
 from svgbench.images.scan import Skipped
@@ -116,12 +116,12 @@ def kind_of(root: Path) -> Kind | None:
     return next((kind for kind, targets in TARGETS.items() if {"images", targets} <= folders), None)  # type: ignore[return-value]
 
 
-def verify(kind: Kind, root: Path) -> Reading:
+def verify(kind: Kind, root: Path) -> FileDigests:
     """Reads every file of a dense set again; the result tells which files changed since they were last read."""
     return _reading(kind, root, _splits(kind, root, Skipped()), reread=True)
 
 
-def _reading(kind: Kind, root: Path, splits: Mapping[str, Sequence[ImagePair]], *, reread: bool = False) -> Reading:
+def _reading(kind: Kind, root: Path, splits: Mapping[str, Sequence[ImagePair]], *, reread: bool = False) -> FileDigests:
     paths = dict.fromkeys(path for pairs in splits.values() for pair in pairs for path in pair)
     return catalogue.read(root, [scan.stat_file(root, path) for path in paths], kind, reread=reread)
 

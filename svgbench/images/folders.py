@@ -13,7 +13,7 @@ from pathlib import Path
 
 from svgbench.errors import BadData
 from svgbench.images import scan
-from svgbench.images.listing import SUFFIXES, Collection, Entry, Read, unknown_classes
+from svgbench.images.listing import SUFFIXES, Collection, ImageEntry, Read, unknown_classes
 from svgbench.images.scan import ListedFile, Skipped, examples
 from svgbench.images.splits import Chosen, check_links, choose_splits, is_bare, split_of
 from svgbench.machine.files import is_inside, read_regular
@@ -45,7 +45,7 @@ def collect(root: Path) -> Collection:
     images."""
     layout = _layout(root, Skipped())
     splits = {
-        split: [Entry(file.path, label, file.size) for label, name in enumerate(layout.classes) for file in images[name]]
+        split: [ImageEntry(file.path, label, file.size) for label, name in enumerate(layout.classes) for file in images[name]]
         for split, images in layout.images.items()
     }
     return Collection(layout.root, layout.classes, splits["train"], splits.get("val"), lambda entries, scratch: _reader(layout.root))

@@ -17,8 +17,8 @@ from typing import Any
 from svgbench.errors import BadData
 from svgbench.images import scan
 from svgbench.images.decode import reason
-from svgbench.images.hub_files import Part, open_arrow, open_parquet, reader
-from svgbench.images.listing import MAX_NAMES, SUFFIXES, UNLABELLED, Collection, Entry, Files, check_classes, numbered, unknown_classes
+from svgbench.images.hub_files import DatasetFile, open_arrow, open_parquet, reader
+from svgbench.images.listing import MAX_NAMES, SUFFIXES, UNLABELLED, Collection, Files, ImageEntry, check_classes, numbered, unknown_classes
 from svgbench.images.scan import ListedFile, Skipped, examples
 from svgbench.images.splits import check_links, choose_splits, split_of
 from svgbench.machine.files import read_regular
@@ -66,10 +66,12 @@ def collect(root: Path) -> Collection:
         raise BadData(f"{root}: its training split has no rows; give a dataset with images.")
     classes = names or numbered(root, train_numbers)
 
-    def entries(name: str, places: range) -> list[Entry]:
+    def entries(name: str, places: range) -> list[ImageEntry]:
         start = [name] if split.has_splits else []
         return [
-            Entry("/".join([*start, classes[label] if label < len(classes) else str(label), parts[place].name(row)]), label, 0, place, row)
+            ImageEntry(
+                "/".join([*start, classes[label] if label < len(classes) else str(label), parts[place].name(row)]), label, 0, place, row
+            )
             for place in places
             for row, label in enumerate(numbers[place])
         ]
@@ -165,7 +167,7 @@ def _json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _names(parts: Sequence[Part]) -> tuple[str, ...]:
+def _names(parts: Sequence[DatasetFile]) -> tuple[str, ...]:
     """Names of the training classes: in the order of the first file that declares them, then those only in other files, then labels that
     are strings, sorted. Empty where the labels are numbers without names."""
     texts = sorted({value for part in parts for value in part.labels if isinstance(value, str)})
@@ -175,7 +177,7 @@ def _names(parts: Sequence[Part]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*(name for names in declared for name in names), *texts]))
 
 
-def _numbers(part: Part, classes: Sequence[str], *, declared: bool) -> list[int]:
+def _numbers(part: DatasetFile, classes: Sequence[str], *, declared: bool) -> list[int]:
     """Labels of a file as numbers of the training classes, matched by name where the file has names.
 
     Raises BadData at the first label that is missing, out of range, or of a class without training images. ``declared``: whether the data

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from svgbench.errors import BadData
-from svgbench.images.listing import Entry, Read
+from svgbench.images.listing import ImageEntry, Read
 from svgbench.machine.files import failpoint, guarded, is_inside, need_space, read_regular, replacing
 
 ROWS = 64
@@ -25,7 +25,7 @@ ROWS = 64
 
 
 @dataclass(frozen=True)
-class Part:
+class DatasetFile:
     """One data file: labels and names of images, and for arrow the mapped column of images."""
 
     file: Path
@@ -52,7 +52,7 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-def open_arrow(file: Path) -> Part:
+def open_arrow(file: Path) -> DatasetFile:
     """Maps and validates an arrow file of ``save_to_disk``. Raises BadData when it is damaged."""
     pa = _pyarrow()
     try:
@@ -64,10 +64,10 @@ def open_arrow(file: Path) -> Part:
         raise _unreadable(file, error) from None
     column = table.column(image)
     paths = [p for chunk in column.chunks for p in chunk.field("path").to_pylist()] if _has(column.type, "path") else [None] * len(column)
-    return Part(file, image, label, names, table.column(label).to_pylist(), paths, column)
+    return DatasetFile(file, image, label, names, table.column(label).to_pylist(), paths, column)
 
 
-def open_parquet(file: Path) -> Part:
+def open_parquet(file: Path) -> DatasetFile:
     """Labels and image names of a parquet file; reads no image. Raises BadData when it is damaged."""
     pa = _pyarrow()
     try:
@@ -79,7 +79,7 @@ def open_parquet(file: Path) -> Part:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(file, error) from None
     paths = [p for chunk in table.column(image).chunks for p in chunk.field("path").to_pylist()] if has_paths else [None] * table.num_rows
-    return Part(file, image, label, names, table.column(label).to_pylist(), paths)
+    return DatasetFile(file, image, label, names, table.column(label).to_pylist(), paths)
 
 
 def _unreadable(file: Path, error: Exception) -> BadData:
@@ -124,19 +124,19 @@ def _check_images(file: Path, column: str, kind: Any) -> None:
         raise BadData(f"{file}: the column '{column}' has the type {kind}; images must be bytes, or structs of bytes and a path.")
 
 
-def reader(root: Path, files: Sequence[Path], parts: Sequence[Part], entries: Sequence[Entry], scratch: Path) -> Read:
+def reader(root: Path, files: Sequence[Path], parts: Sequence[DatasetFile], entries: Sequence[ImageEntry], scratch: Path) -> Read:
     """A function that reads the images ``entries`` of these files; those of parquet files are first extracted into ``scratch``."""
     if files[0].suffix == ".arrow":
         columns = [_Column(part.images) for part in parts]
 
-        def read_row(entry: Entry) -> bytes:
+        def read_row(entry: ImageEntry) -> bytes:
             content = columns[entry.file].content(entry.at)
             return _linked_image(root, parts[entry.file], entry.at) if content is None else content
 
         return read_row
     extracted = _extract(parts, entries, scratch)
 
-    def read(entry: Entry) -> bytes:
+    def read(entry: ImageEntry) -> bytes:
         file, offsets = extracted[entry.file]
         begin, end = offsets[entry.at].tolist()
         if begin < 0:
@@ -162,7 +162,7 @@ class _Column:
         return self._bytes[number][row - self._starts[number]].as_py()
 
 
-def _linked_image(root: Path, part: Part, row: int) -> bytes:
+def _linked_image(root: Path, part: DatasetFile, row: int) -> bytes:
     """The bytes of the file that a row names instead of an image; empty without a name. Raises BadData for a file outside the folder."""
     name = part.paths[row]
     if not name:
@@ -176,7 +176,7 @@ def _linked_image(root: Path, part: Part, row: int) -> bytes:
     return read_regular(path)
 
 
-def _extract(parts: Sequence[Part], entries: Sequence[Entry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
+def _extract(parts: Sequence[DatasetFile], entries: Sequence[ImageEntry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
     """Extracts the images of each parquet file into one flat file; number of the file -> its path and the index. Files of an earlier
     attempt are used again."""
     rows: defaultdict[int, set[int]] = defaultdict(set)
@@ -191,7 +191,7 @@ def _extract(parts: Sequence[Part], entries: Sequence[Entry], scratch: Path) -> 
     return extracted
 
 
-def _extract_one(part: Part, rows: set[int], data: Path, index: Path) -> None:
+def _extract_one(part: DatasetFile, rows: set[int], data: Path, index: Path) -> None:
     """Writes ``data``, the concatenated bytes of some rows, then ``index``, int64 [rows, 2]: begin and end of each row, -1 without
     bytes."""
     pa = _pyarrow()

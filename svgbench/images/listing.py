@@ -26,7 +26,7 @@ MAX_NAMES = 12
 """Largest number of class names in a message."""
 
 
-class Entry(NamedTuple):
+class ImageEntry(NamedTuple):
     """One image: its path ``split/class/file`` (``class/file`` in a source without splits), label, and position in the source."""
 
     path: str
@@ -49,9 +49,9 @@ class Files(NamedTuple):
     """Whether the source has splits; the paths of its images then begin with the split."""
 
 
-Read = Callable[[Entry], bytes]
+Read = Callable[[ImageEntry], bytes]
 """Returns the bytes of an image; raises OSError when they cannot be read. Called from several threads."""
-Reader = Callable[[Sequence[Entry], Path], Read]
+Reader = Callable[[Sequence[ImageEntry], Path], Read]
 """Returns a ``Read`` for some images. Images that must be extracted first are written into the directory, and used again after a kill."""
 
 
@@ -61,8 +61,8 @@ class Collection:
 
     root: Path
     classes: tuple[str, ...]
-    train: list[Entry]
-    val: list[Entry] | None
+    train: list[ImageEntry]
+    val: list[ImageEntry] | None
     """None where the source has no validation split."""
     reader: Reader
     files: tuple[str, ...] = ()
@@ -75,12 +75,12 @@ class Listing:
 
     root: Path
     classes: tuple[str, ...]
-    train: tuple[Entry, ...]
-    val: tuple[Entry, ...]
+    train: tuple[ImageEntry, ...]
+    val: tuple[ImageEntry, ...]
     reader: Reader = field(compare=False)
     files: tuple[str, ...] = ()
 
-    def where(self, entry: Entry) -> str:
+    def where(self, entry: ImageEntry) -> str:
         """The place of an image for a message: its path, or the file that contains it and its name there."""
         return f"{self.files[entry.file]}: {entry.path.rsplit('/', 1)[-1]}" if self.files else entry.path
 
@@ -109,7 +109,7 @@ def choose(collection: Collection, data: Data) -> Listing:
     )
 
 
-def check_classes(root: Path, classes: Sequence[str], train: Iterable[Entry], val: Iterable[Entry] | None) -> None:
+def check_classes(root: Path, classes: Sequence[str], train: Iterable[ImageEntry], val: Iterable[ImageEntry] | None) -> None:
     """Raises BadData when there is only one class, or when a class has no training images."""
     if len(classes) < 2:
         raise BadData(f"{root}: has only one class, '{classes[0]}', and needs two; give images of two classes or more.")
@@ -158,11 +158,11 @@ def unknown_classes(where: str, names: Iterable[str], classes: Sequence[str]) ->
     )
 
 
-def _hold_out(entries: Iterable[Entry], *, share: float, seed: int) -> tuple[list[Entry], list[Entry]]:
+def _hold_out(entries: Iterable[ImageEntry], *, share: float, seed: int) -> tuple[list[ImageEntry], list[ImageEntry]]:
     """Splits images into training and validation: of each class, validation gets the ``share`` with the lowest hashes, at least one image
     (none of a class with a single image)."""
-    train: list[Entry] = []
-    val: list[Entry] = []
+    train: list[ImageEntry] = []
+    val: list[ImageEntry] = []
     for group in _by_class(entries, seed=seed):
         count = min(max(round(share * len(group)), 1), len(group) - 1)
         val += group[:count]
@@ -170,7 +170,7 @@ def _hold_out(entries: Iterable[Entry], *, share: float, seed: int) -> tuple[lis
     return train, val
 
 
-def _limited(entries: Sequence[Entry], limit: int | None, *, seed: int, field: str, root: Path) -> tuple[Entry, ...]:
+def _limited(entries: Sequence[ImageEntry], limit: int | None, *, seed: int, field: str, root: Path) -> tuple[ImageEntry, ...]:
     """The first ``limit`` images (all when None) in an order in which classes alternate, by the hash of the path within a class."""
     if limit is not None and limit > len(entries):
         raise BadData(f"{root}: has {len(entries)} images, but {field} asks for {limit}; lower it or leave it empty.")
@@ -179,9 +179,9 @@ def _limited(entries: Sequence[Entry], limit: int | None, *, seed: int, field: s
     return tuple(groups[number][place] for place, number in ranked[:limit])
 
 
-def _by_class(entries: Iterable[Entry], *, seed: int) -> list[list[Entry]]:
+def _by_class(entries: Iterable[ImageEntry], *, seed: int) -> list[list[ImageEntry]]:
     """The entries of each class, sorted by the hash of seed and path."""
-    groups: dict[int, list[Entry]] = {}
+    groups: dict[int, list[ImageEntry]] = {}
     for entry in entries:
         groups.setdefault(entry.label, []).append(entry)
     return [sorted(groups[label], key=lambda e: _rank(e.path, seed)) for label in sorted(groups)]

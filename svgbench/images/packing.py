@@ -27,10 +27,10 @@ from svgbench.errors import BadConfig, BadData, Interrupted
 from svgbench.images import packed, shapes, sources
 from svgbench.images.crop import read_image
 from svgbench.images.decode import reason
-from svgbench.images.listing import Entry, Listing, Read
+from svgbench.images.listing import ImageEntry, Listing, Read
 from svgbench.images.packed import SPLITS
 from svgbench.machine.files import TEMPORARY, failpoint, guarded, need_space, sha256_of, sweep
-from svgbench.machine.rows import Journal, Rows, npy_bytes
+from svgbench.machine.rows import Journal, RowFile, npy_bytes
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import Stop
 
@@ -170,7 +170,7 @@ def _file_source(data: Data, out: Path, runtime: Runtime) -> _Source:
         read = listing.reader((*listing.train, *listing.val), out / LAID)
         crop = partial(_crop, read=read, resolution=data.resolution)
         pool = ThreadPoolExecutor(max_workers=runtime.cropping_threads)
-        ahead: deque[tuple[Sequence[Entry], list[Future[np.ndarray | str]]]] = deque()
+        ahead: deque[tuple[Sequence[ImageEntry], list[Future[np.ndarray | str]]]] = deque()
         try:
             for start in range(begin, len(entries[split]), CHUNK):
                 chunk = entries[split][start : start + CHUNK]
@@ -186,7 +186,7 @@ def _file_source(data: Data, out: Path, runtime: Runtime) -> _Source:
     return _Source(listing.classes, counts, False, identity, listing.digest(), pieces)
 
 
-def _crop(entry: Entry, *, read: Read, resolution: int) -> np.ndarray | str:
+def _crop(entry: ImageEntry, *, read: Read, resolution: int) -> np.ndarray | str:
     """The image, uint8 [3, H, W], or the reason (a string) why it cannot be read."""
     try:
         content = read(entry)
@@ -197,7 +197,7 @@ def _crop(entry: Entry, *, read: Read, resolution: int) -> np.ndarray | str:
     return read_image(content, resolution)
 
 
-def _piece(listing: Listing, chunk: Sequence[Entry], futures: Sequence[Future[np.ndarray | str]], resolution: int) -> Piece:
+def _piece(listing: Listing, chunk: Sequence[ImageEntry], futures: Sequence[Future[np.ndarray | str]], resolution: int) -> Piece:
     results = [(entry, future.result()) for entry, future in zip(chunk, futures, strict=True)]
     good = [(image, entry.label) for entry, image in results if not isinstance(image, str)]
     bad = [{"path": listing.where(entry), "reason": image} for entry, image in results if isinstance(image, str)]
@@ -214,7 +214,8 @@ def _write_split(
     with contextlib.ExitStack() as stack:
         stack.enter_context(guarded(out))
         files = [
-            stack.enter_context(Rows(out / name, shape[1:], kind, count=count)) for name, (shape, kind) in packed.rows(about, split).items()
+            stack.enter_context(RowFile(out / name, shape[1:], kind, count=count))
+            for name, (shape, kind) in packed.rows(about, split).items()
         ]
         for piece in stack.enter_context(contextlib.closing(source.pieces(split, journal.seen[split]))):
             arrays = (piece.images, piece.labels, piece.masks)

@@ -39,7 +39,7 @@ _RGB = np.array(
 )
 
 
-class Kind(NamedTuple):
+class ShapeClass(NamedTuple):
     """One class: its name, the names of its two colours and of its texture."""
 
     name: str
@@ -48,16 +48,16 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("disc", ("red", "white"), "dotted"),
-    Kind("square", ("blue", "yellow"), "checked"),
-    Kind("triangle", ("orange", "black"), "striped"),
-    Kind("star", ("yellow", "purple"), "plain"),
-    Kind("ring", ("teal", "white"), "striped"),
-    Kind("cross", ("green", "white"), "plain"),
-    Kind("heart", ("pink", "red"), "ringed"),
-    Kind("crescent", ("purple", "teal"), "dotted"),
-    Kind("flower", ("pink", "blue"), "ringed"),
-    Kind("arrow", ("black", "green"), "checked"),
+    ShapeClass("disc", ("red", "white"), "dotted"),
+    ShapeClass("square", ("blue", "yellow"), "checked"),
+    ShapeClass("triangle", ("orange", "black"), "striped"),
+    ShapeClass("star", ("yellow", "purple"), "plain"),
+    ShapeClass("ring", ("teal", "white"), "striped"),
+    ShapeClass("cross", ("green", "white"), "plain"),
+    ShapeClass("heart", ("pink", "red"), "ringed"),
+    ShapeClass("crescent", ("purple", "teal"), "dotted"),
+    ShapeClass("flower", ("pink", "blue"), "ringed"),
+    ShapeClass("arrow", ("black", "green"), "checked"),
 )
 CLASSES = tuple(kind.name for kind in KINDS)
 SPLITS = ("train", "val")

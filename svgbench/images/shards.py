@@ -18,7 +18,7 @@ from pathlib import Path
 
 from svgbench.errors import BadData
 from svgbench.images import scan
-from svgbench.images.listing import SUFFIXES, UNLABELLED, Collection, Entry, Files, Read, check_classes, numbered, unknown_classes
+from svgbench.images.listing import SUFFIXES, UNLABELLED, Collection, Files, ImageEntry, Read, check_classes, numbered, unknown_classes
 from svgbench.images.scan import ListedFile, Skipped
 from svgbench.images.splits import check_links, choose_splits, split_of
 from svgbench.machine.files import open_regular
@@ -65,14 +65,14 @@ def collect(root: Path) -> Collection:
     classes, named_by = _classes(root, _names_files(root, split.train), rows)
     label_map = _label_map(root, _names_files(root, split.val), val_rows, classes, named_by)
 
-    def entries(name_of_split: str, numbers: range) -> list[Entry]:
+    def entries(name_of_split: str, numbers: range) -> list[ImageEntry]:
         entries_of_split = []
         for number in numbers:
             for _, name, size, offset, label in labelled[number]:
                 label = label if number < count else label_map.get(label, label)
                 kind = classes[label] if label < len(classes) else str(label)
                 path = f"{kind}/{name}"
-                entries_of_split.append(Entry(f"{name_of_split}/{path}" if split.has_splits else path, label, size, number, offset))
+                entries_of_split.append(ImageEntry(f"{name_of_split}/{path}" if split.has_splits else path, label, size, number, offset))
         return entries_of_split
 
     train = entries("train", range(count))
@@ -83,7 +83,7 @@ def collect(root: Path) -> Collection:
 
 
 def _reader(shards: Sequence[Path]) -> Read:
-    def read(entry: Entry) -> bytes:
+    def read(entry: ImageEntry) -> bytes:
         with open_regular(shards[entry.file]) as file:
             file.seek(entry.at)
             return file.read(entry.size)

@@ -10,7 +10,7 @@ import numpy as np
 
 from svgbench.config.schema import Data
 from svgbench.images import catalogue, packed
-from svgbench.images.catalogue import Reading
+from svgbench.images.catalogue import FileDigests
 from svgbench.images.listing import Listing, choose, root_of
 from svgbench.images.scan import Skipped
 from svgbench.machine.progress import tell_once
@@ -28,7 +28,7 @@ def identity(data: Data) -> str:
     return files_of(root, report=not data.identity).identity
 
 
-def files_of(root: Path, *, reread: bool = False, report: bool = True) -> Reading:
+def files_of(root: Path, *, reread: bool = False, report: bool = True) -> FileDigests:
     """The files of a source (not a packed store) with their digests; ``reread``: reads every file, not only those that may have changed."""
     skipped = Skipped()
     inner, files = _reader(root).files(root, skipped)

@@ -1,8 +1,8 @@
 """Heartbeats between the ranks of a torchrun: when one of them freezes or its machine fails, the others end with an error.
 
-A rank may work alone for hours while the others wait, so that no wait of theirs can be short. A thread of each rank therefore counts up in
-the store by which torch's processes found each other, whatever the main thread does, and reads the others' counts. Torch is imported when
-first needed.
+One rank may work alone for hours while the others wait, so a short timeout of the waiting itself would be wrong. Instead each rank has a
+thread that sends a heartbeat, whatever the main thread does: it increases a counter in the key-value store that connects torch's processes,
+and reads the counters of the other ranks. Torch is imported when first needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from svgbench.errors import SvgbenchError, notify
 
 GONE = "gone"
-"""What a rank stores in place of its count when it has finished."""
+"""A rank that has finished stores this instead of its count."""
 LONGEST_BEAT = 5.0
 """Longest time between two heartbeats, in seconds."""
 
@@ -44,7 +44,7 @@ class Heartbeat:
 
         beat = min(timeout / 6, LONGEST_BEAT)
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # a connection of its own: torch's waits on one, which would keep the beat
+        # a separate connection: torch's may be blocked in a wait, which would stop the heartbeat
         self._store = group.TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout))
         self._key = f"svgbench/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
         self._ended = threading.Event()
@@ -77,14 +77,15 @@ class Heartbeat:
                     elif beat_of_other != self._seen.get(other) and other in self._quiet:
                         self._quiet[other], self._seen[other] = 0.0, beat_of_other
                 self._quiet[rank] = 0.0
-            except RuntimeError:  # the store's process has ended or does not answer: the watch sees that nothing comes
+            except RuntimeError:  # the store's process has ended or does not answer: the watch thread notices
                 pass
             ended.wait(beat)
         with contextlib.suppress(RuntimeError):
             self._store.set(f"{self._key}/{rank}", GONE)
 
     def _watch(self, rank: int, world: int, beat: float, timeout: float, ended: threading.Event) -> None:
-        """Counts only the time in which this process itself runs: one that was suspended has missed no heartbeat of the others."""
+        """Counts the time since each rank's last heartbeat, but only while this process itself runs: one that was suspended did not miss
+        the others' heartbeats."""
         last = time.monotonic()
         while not ended.wait(beat):
             now = time.monotonic()
@@ -106,7 +107,8 @@ class Heartbeat:
         os._exit(SvgbenchError.exit_status)
 
     def _kill(self, other: int) -> None:
-        """Kills a frozen rank on this machine (it reacts to no other signal), if its process still is the one that sent heartbeats."""
+        """Kills a frozen rank on this machine, because it reacts to no other signal; checks first that the process is the one that sent the
+        heartbeats."""
         with contextlib.suppress(OSError, ValueError):
             _, process, host = self._seen.get(other, "").split(maxsplit=2)
             environ = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")

@@ -16,7 +16,7 @@ from svgbench.errors import BrokenArtifact
 from svgbench.machine.files import write_atomic
 
 
-class Rows(contextlib.AbstractContextManager["Rows"]):
+class RowFile(contextlib.AbstractContextManager["RowFile"]):
     """A ``.npy`` file written row by row; the number of rows is filled into the header at the end (numpy pads it for that). It is not
     memory-mapped, because writing to a map on a full disk kills the process."""
 

@@ -1,7 +1,7 @@
-"""The training loop for all tasks, in one process or several (torchrun); stopped and resumed at any update, it gives the same bits.
+"""The training loop of all tasks, in one process or several (torchrun). Stopping and resuming at any update gives the same bits.
 
 The position in the run (``images_seen``) determines the next images (``order``), every random draw and the learning rate. A checkpoint
-therefore has weights, averages, optimiser state and that number; to resume, call ``train`` again with the same ``out``.
+therefore needs only this number, weights, averages and optimiser state. To resume, call ``train`` again with the same ``out``.
 
 Training is data parallel. The losses of a task are sums over local images divided by the GLOBAL batch size, so that gradients add up over
 micro-batches and ranks. ``apply`` sums them once per update, which is also exact for tasks with several losses, optimisers and backward
@@ -45,14 +45,14 @@ class Task(Protocol):
     """What is trained. It moves its data to the device, and its random draws depend only on ``batch.positions``."""
 
     modules: dict[str, nn.Module]
-    """Name -> module, for all that training changes; saved and restored completely (statistics must be buffers)."""
+    """Name -> module, for everything that training changes. Checkpoints hold their state dicts, so statistics must be buffers."""
     averaged: str | None
     """The module whose moving average is kept, when ``settings.ema`` asks for one."""
     optimisers: dict[str, Optimizer]
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update: backward over ``batch.micro_batches(...)``, ``apply(name)`` for each optimiser that steps; the losses to report,
-        each the sum over local images divided by ``batch.size``."""
+        """One update: calls backward for each of ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns
+        the losses to report, each the sum over local images divided by ``batch.size``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,14 @@ class TrainingReport:
     seconds: float
     """Time in updates over all restarts."""
     images_per_second: float
-    """Over all ranks, without each start's first stretch (compilation, warm caches) and without checkpoints."""
+    """Over all ranks. Leaves out checkpoints, and after each start the time up to the first log line (compilation, cold caches)."""
     peak_memory_bytes: int
     losses: dict[str, float]
-    """Means over the last stretch between two log lines."""
+    """Means over the updates between the last two log lines."""
     skipped: int
-    """Updates left out because a number was not finite."""
+    """Number of updates that were skipped because a loss or gradient was not finite."""
     averages: dict[str, Tensor] | None
-    """Moving average of the averaged module as a state dict, when one was kept."""
+    """State dict of the averaged module's moving average; None when no average is kept."""
 
 
 def train(
@@ -85,11 +85,13 @@ def train(
     label: str,
     keep: Mapping[str, int] | None = None,
 ) -> TrainingReport:
-    """Trains until ``settings.total_images``, from the newest valid checkpoint below ``out`` when there is one; ``keep``: file in
-    ``out`` (safetensors) -> after how many images the averages are left there.
+    """Trains until ``settings.total_images`` and starts from the newest valid checkpoint in ``out``, if there is one.
 
-    Leaves ``out/checkpoints/`` (removed when the artifact is committed; elsewhere by ``checkpoints.clear``) and ``out/log.jsonl``.
-    Interrupted after a signal, with the work saved; NumericalError past the skip budget; StorageError when the disk fails.
+    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. The training leaves
+    ``out/log.jsonl`` and ``out/checkpoints/``; the latter is removed when the artifact is committed, or by ``checkpoints.clear``.
+
+    Raises Interrupted after a signal, with the work saved; NumericalError after more skipped updates than ``settings.skipped_updates``;
+    StorageError when the disk fails.
     """
     loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label, keep=keep)
     with runtime.together(label):
@@ -100,7 +102,7 @@ def train(
 
 
 def _run(loop: _Loop) -> None:
-    """Updates until all images are seen: log, checkpoint, and stop at an update's end when any rank got a signal."""
+    """Updates until all images are seen, with logs and checkpoints. When any rank has received a signal, all stop after the update."""
     settings, runtime, label = loop.settings, loop.runtime, loop.label
     with Stop() as stop, runtime.progress(label, settings.total_images, done=loop.images_seen) as bar:
         while loop.images_seen < settings.total_images:
@@ -126,7 +128,7 @@ def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings
 
 
 def learning_rate(settings: networks.Training, images_seen: int) -> float:
-    """The rate of the update that ends at ``images_seen``: linear warm-up, then constant or a cosine to zero at the end."""
+    """Learning rate of the update that ends at ``images_seen``: linear warm-up, then constant or a cosine to zero at the end."""
     optimiser = settings.optimiser
     warmup = optimiser.lr_warmup_images
     rate = optimiser.lr * min(1.0, images_seen / warmup) if warmup else optimiser.lr
@@ -136,7 +138,7 @@ def learning_rate(settings: networks.Training, images_seen: int) -> float:
 
 
 class _Loop:
-    """State of one training: what a checkpoint holds, and the steps of ``train``."""
+    """The state of one training, which checkpoints hold, and the steps of ``train``."""
 
     def __init__(
         self,
@@ -165,7 +167,7 @@ class _Loop:
     # --- one update ---
 
     def update(self) -> int:
-        """One update of all that the task trains; gives the images it saw."""
+        """One update of everything that the task trains; returns the number of its images."""
         size = min(self.settings.batch, self.settings.total_images - self.images_seen)
         batch = self.order.batch(self.images_seen, size, rank=self.runtime.rank, world=self.runtime.world)
         _seed_libraries(stable_hash(self.seed, "update", self.images_seen, self.runtime.rank, bits=32))
@@ -184,7 +186,8 @@ class _Loop:
         return size
 
     def apply(self, name: str, images_seen: int) -> None:
-        """One step of an optimiser on the gradients of the global batch; left out on the device itself when they are not finite."""
+        """One step of an optimiser on the gradients of the global batch. It is skipped when they are not finite; a fused optimiser decides
+        that on the device, without waiting for the host."""
         optimiser = self.task.optimisers[name]
         parameters = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
         for parameter in parameters:
@@ -210,7 +213,7 @@ class _Loop:
         failpoint("training.applied")
 
     def _check_numbers(self) -> None:
-        """Counts updates that were left out; NumericalError past the budget (weights are still those of the last good update)."""
+        """Counts skipped updates; raises NumericalError when they are too many. The weights are those of the last finite update."""
         self.skipped += int(self.runtime.all_reduce_(self.tally.take_bad(), "max").item())
         if self.skipped > self.settings.skipped_updates:
             raise NumericalError(
@@ -222,11 +225,11 @@ class _Loop:
 
     @property
     def at_log_point(self) -> bool:
-        """Whether a log line is due: a function of the position, so that all ranks agree without asking."""
+        """Whether a log line is due. It depends on the position alone, so all ranks agree without communication."""
         return self.updates % self._log_updates == 0 or self.images_seen >= self.settings.total_images
 
     def log(self) -> dict[str, float]:
-        """Writes one line of ``log.jsonl``; gives the mean losses since the line before."""
+        """Writes a line of ``log.jsonl`` and returns the mean losses since the previous line."""
         self.losses = self.tally.means(self.runtime)
         self._clock.stop(self.images_seen)
         line = {
@@ -248,7 +251,7 @@ class _Loop:
                 file.write(json.dumps(line) + "\n")
 
     def _rewind_log(self) -> None:
-        """Drops lines of updates after the checkpoint (they will be written again) and a torn last one."""
+        """Removes lines of updates after the checkpoint, which will be written again, and an incomplete last line."""
         path = self.out / "log.jsonl"
         with guarded(path):
             if not path.exists():
@@ -269,7 +272,7 @@ class _Loop:
         return self.images_seen // every > max(self.images_seen - size, 0) // every or self.images_seen >= self.settings.total_images
 
     def save(self) -> None:
-        """Writes a checkpoint; every rank leaves with the same error when the main one cannot."""
+        """Writes a checkpoint. When the main rank cannot, every rank raises the same error."""
         if self._saved_at == self.images_seen:
             return
         self._clock.stop(self.images_seen, pause=True)
@@ -294,7 +297,7 @@ class _Loop:
         failpoint("training.saved")
 
     def restore(self) -> None:
-        """Starts from the newest valid checkpoint, else from the task as it is (the main rank's weights on every rank)."""
+        """Loads the newest valid checkpoint. Without one, every rank gets the main rank's initial weights."""
         folder = self.out / checkpoints.FOLDER
         for module in self.task.modules.values():
             module.train()
@@ -330,7 +333,7 @@ class _Loop:
         self._clock = Stopwatch(images_seen=self.images_seen, **state["clock"])
 
     def _on_main(self, write: Callable[[], Any]) -> None:
-        """Writes on the main rank; a StorageError there is one everywhere."""
+        """Writes on the main rank; when that raises StorageError, every rank does."""
         error: StorageError | None = None
         if self.runtime.is_main:
             try:
@@ -341,7 +344,7 @@ class _Loop:
             raise error or StorageError(f"{self.out}: the main process could not write there; its message says why.")
 
     def report(self) -> TrainingReport:
-        """The figures of the finished training."""
+        """Counts, times and losses of the finished training."""
         return TrainingReport(
             images_seen=self.images_seen,
             updates=self.updates,
@@ -355,7 +358,7 @@ class _Loop:
 
 
 def _seed_libraries(number: int) -> None:
-    """Global generators at a function of the position, for library code that draws from them (augmentations); our own draws do not."""
+    """Seeds the global generators by the position, for libraries that draw from them (augmentations); svgbench itself uses ``draws``."""
     torch.manual_seed(number)
     np.random.seed(number)
     random.seed(number)
@@ -377,7 +380,7 @@ def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Map
 
 
 def _check_same_training(saved: Mapping[str, Any], current: Mapping[str, Any], out: Path) -> None:
-    """BadConfig that names what differs when a checkpoint belongs to other settings."""
+    """Raises BadConfig when a checkpoint belongs to other settings; the sentence names the differences."""
     if saved == current:
         return
     flat_saved, flat_current = _leaves(saved), _leaves(current)

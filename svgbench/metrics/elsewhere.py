@@ -15,7 +15,7 @@ from svgbench.config.records import Score
 from svgbench.errors import BadData
 from svgbench.metrics.features import GROUPS, Extractor, extract
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
-from svgbench.metrics.image_sets import ImageSet, drawn_evenly, open_set
+from svgbench.metrics.image_sets import GivenImages, drawn_evenly, open_set
 from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
 from svgbench.metrics.resampling import Resampling
@@ -23,8 +23,8 @@ from svgbench.metrics.samples import check_samples, doubled, doubled_note
 
 
 def elsewhere_scores(
-    images: Path | ImageSet,
-    reference: Path | ImageSet,
+    images: Path | GivenImages,
+    reference: Path | GivenImages,
     extractor: Extractor,
     *,
     second: Extractor | None = None,

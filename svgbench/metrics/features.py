@@ -97,7 +97,7 @@ class Extractor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Features:
+class ImageFeatures:
     """The result of one pass over a set of images."""
 
     count: int
@@ -161,7 +161,7 @@ def extract(
     runtime: Runtime | None = None,
     done: Callable[[int], None] = lambda count: None,
     saved: Saved | None = None,
-) -> Features:
+) -> ImageFeatures:
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
     ``keep``: features of at most so many images (a fixed choice) stay in memory; ``groups``: parts of the spatial moments; ``runtime``: all
@@ -263,7 +263,7 @@ class _Pass:
             members = (self._group[places] == number).nonzero()[:, 0]
             moments.add(outputs.spatial[members.to(device)])
 
-    def result(self, runtime: Runtime | None) -> Features:
+    def result(self, runtime: Runtime | None) -> ImageFeatures:
         """The features of all ranks' images."""
         if runtime is not None and runtime.world > 1:
             self._moments = self._moments.over_ranks(runtime)
@@ -275,7 +275,7 @@ class _Pass:
         sums = [moments.scatter.diagonal() for moments in (self._moments, *self._spatial)]
         if not all(bool(total.isfinite().all()) for total in sums):
             raise _not_finite(self._name)
-        return Features(
+        return ImageFeatures(
             count=self._moments.count, moments=self._moments, kept=self._kept, logits=self._logits, classes=self._classes,
             spatial=tuple(self._spatial),
         )  # fmt: skip

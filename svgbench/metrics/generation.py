@@ -21,7 +21,7 @@ from torch import Tensor
 
 from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.errors import BadData
-from svgbench.metrics.features import Features
+from svgbench.metrics.features import ImageFeatures
 from svgbench.metrics.frechet import frechet_distance, frechet_replicates, jackknife_error, united
 from svgbench.metrics.inception_score import SPLITS, inception_replicates
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, Judge, protocol
@@ -82,7 +82,7 @@ def check_counts(samples: int, *, neighbours: int, reference: int | None = None,
 class Comparison:
     """Samples, the reference they are compared with, and what every score of them carries."""
 
-    samples: Features
+    samples: ImageFeatures
     reference: Reference
     judge: Judge
     labels: str
@@ -121,7 +121,7 @@ class Comparison:
 
 
 def generation_scores(
-    samples: Features,
+    samples: ImageFeatures,
     reference: Reference,
     *,
     judge: Judge,
@@ -150,7 +150,7 @@ def generation_scores(
 
 
 def distance_scores(
-    samples: Features,
+    samples: ImageFeatures,
     reference: Reference,
     *,
     judge: Judge,

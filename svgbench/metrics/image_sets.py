@@ -35,7 +35,7 @@ from svgbench.metrics.resampling import chosen
 COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 
-class ImageSet(ABC):
+class GivenImages(ABC):
     """Images of one size, uint8 [3, H, W] each."""
 
     path: Path
@@ -65,7 +65,7 @@ class ImageSet(ABC):
             return torch.from_numpy(np.stack(list(pool.map(self.__getitem__, map(int, indices)))))
 
 
-class EncodedImages(ImageSet):
+class EncodedImages(GivenImages):
     """Image files in the order of their paths, of one size or ``resize``d to one."""
 
     def __init__(self, path: Path, names: Sequence[str], resize: int | None) -> None:
@@ -209,7 +209,7 @@ def _is_hidden(name: str) -> bool:
     return any(part in SYSTEM_FOLDERS or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
 
 
-class ImageArray(ImageSet):
+class ImageArray(GivenImages):
     """The images ``arr_0`` [N, H, W, 3] of an ``.npz``, or an ``.npy`` of that shape or [N, 3, H, W]; read where they lie when the file
     stores them as they are, as numpy's ``save`` and ``savez`` do."""
 
@@ -249,7 +249,7 @@ class ImageArray(ImageSet):
         return sha256_of(self.path)
 
 
-class ImagesInMemory(ImageSet):
+class ImagesInMemory(GivenImages):
     """Images that the caller holds."""
 
     def __init__(self, images: np.ndarray | Tensor) -> None:
@@ -267,10 +267,10 @@ class ImagesInMemory(ImageSet):
         return hashlib.sha256(np.ascontiguousarray(self._images).data).hexdigest()
 
 
-class SomeImages(ImageSet):
+class SomeImages(GivenImages):
     """Some images of a set, in its order."""
 
-    def __init__(self, whole: ImageSet, places: Sequence[int]) -> None:
+    def __init__(self, whole: GivenImages, places: Sequence[int]) -> None:
         self._whole, self._places = whole, places
         self.path, self.shape = whole.path, (len(places), *whole.shape[1:])
 
@@ -285,13 +285,13 @@ class SomeImages(ImageSet):
         return whole.hexdigest()
 
 
-def open_set(path: Path | ImageSet, resize: int | None = None) -> ImageSet:
+def open_set(path: Path | GivenImages, resize: int | None = None) -> GivenImages:
     """The set itself where it is one, or the images of a folder, a ``.zip``, a ``.tar``, an ``.npz`` or an ``.npy``, ``resize``d to so
     many pixels a side where asked.
 
     BadData where they cannot be read, are not uint8, or are of several sizes without ``resize``.
     """
-    if isinstance(path, ImageSet):
+    if isinstance(path, GivenImages):
         return path
     if path.is_dir():
         return ImageFiles(path, resize)
@@ -306,7 +306,7 @@ def open_set(path: Path | ImageSet, resize: int | None = None) -> ImageSet:
     return kinds.get(path.suffix.lower(), ImageArray)(path, resize)
 
 
-def drawn_evenly(images: ImageSet, count: int) -> ImageSet:
+def drawn_evenly(images: GivenImages, count: int) -> GivenImages:
     """``count`` images of a set: as many of each class as there are, or of all alike where the classes are not known. The same ones each
     time; the set itself where it has no more than ``count``."""
     if count >= len(images):

@@ -19,7 +19,7 @@ from svgbench.config.records import Protocol, Score
 from svgbench.errors import BadData
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.runtime import Runtime
-from svgbench.metrics.features import Extractor, Features, Saved, batches, extract, rows_of
+from svgbench.metrics.features import Extractor, ImageFeatures, Saved, batches, extract, rows_of
 from svgbench.metrics.frechet import frechet_distance, paired_replicates
 from svgbench.metrics.perceptual import Perceptual
 from svgbench.metrics.pixels import psnr, ssim
@@ -71,14 +71,14 @@ def reconstruction_scores(
     return scores
 
 
-def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime: Runtime | None, saved: Path | None) -> Features:
+def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime: Runtime | None, saved: Path | None) -> ImageFeatures:
     if runtime is None or saved is None:
         return extract(extractor, images, batch=batch, runtime=runtime)
     place = Saved(place=saved / what, label=f"features of the {what}", runtime=runtime)
     return extract(extractor, images, batch=batch, runtime=runtime, saved=place)
 
 
-def _rfid(metric: str, mine: Features, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
+def _rfid(metric: str, mine: ImageFeatures, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
     """The Frechet distance of reconstructions to their originals; its spread is that of the kept pairs, scaled to the number of all."""
     if theirs.kept is None or len(theirs.kept) != len(mine.kept):
         raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; compute those again.")

@@ -22,9 +22,9 @@ from svgbench.images import packed
 from svgbench.images.store import open_images
 from svgbench.machine.files import sha256_of
 from svgbench.machine.runtime import Runtime
-from svgbench.metrics.features import Extractor, Features, Saved, extract
+from svgbench.metrics.features import Extractor, ImageFeatures, Saved, extract
 from svgbench.metrics.frechet import Gaussian, read_statistics, united
-from svgbench.metrics.image_sets import ImageSet, open_set
+from svgbench.metrics.image_sets import GivenImages, open_set
 from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
 from svgbench.metrics.protocol import ImageGroup, Judge
 
@@ -48,7 +48,7 @@ class Reference:
     """Height and width in pixels of its images; None where there are statistics only."""
 
     @classmethod
-    def of(cls, features: Features, group: ImageGroup, size: tuple[int, int] | None = None) -> Reference:
+    def of(cls, features: ImageFeatures, group: ImageGroup, size: tuple[int, int] | None = None) -> Reference:
         """From the features of images."""
         spatial = united(features.spatial).gaussian() if features.spatial else None
         return cls(group=group, gaussian=features.moments.gaussian(), spatial=spatial, kept=features.kept, size=size)
@@ -85,8 +85,9 @@ class Reference:
 
 
 def open_reference(
-    path: Path | ImageSet, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2, runtime: Runtime | None = None,
-    progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None, resize: int | None = None,
+    path: Path | GivenImages, extractor: Extractor, *, expected: tuple[int, int] | None = None, least: int = 2,
+    runtime: Runtime | None = None, progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
+    resize: int | None = None,
 ) -> Reference:  # fmt: skip
     """A reference from an ADM ``.npz`` of statistics, a set of images (``image_sets.open_set``), or an artifact of our store (``images``:
     its training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is

@@ -19,7 +19,7 @@ from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.vit_decoder import ViTDecoder
 
 
-class Judge(Protocol):
+class PerceptualJudge(Protocol):
     """The network whose activations the perceptual loss compares."""
 
     activations: Callable[[Tensor], Sequence[Tensor]]
@@ -82,7 +82,7 @@ class ReconstructionObjective:
     """The generator's and the discriminator's losses on decoder outputs y [B, 3, H, W] in [-1, 1] beside originals in [0, 1]."""
 
     def __init__(
-        self, *, l1: float, perceptual: float, adversarial: float, judge: Judge | None, discriminator: PatchDiscriminator | None
+        self, *, l1: float, perceptual: float, adversarial: float, judge: PerceptualJudge | None, discriminator: PatchDiscriminator | None
     ) -> None:
         self.l1, self.perceptual, self.adversarial = l1, perceptual, adversarial
         self._judge, self._discriminator = judge, discriminator

@@ -19,7 +19,7 @@ from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.nets.classifier import ShapesVGG
 from svgbench.nets.critic import perceptual_distance
-from svgbench.pretraining.families import Pixels, card_of
+from svgbench.pretraining.families import CardPixels, card_of
 from svgbench.pretraining.pictures import Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.shelf import folder
@@ -136,7 +136,7 @@ def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     """The tiny SD-VAE: diffusers' AutoencoderKL."""
     seed, card = draws.stream(0, "sd-vae"), card_of("sd-vae")
     model = _random_autoencoder(card, seed, runtime)
-    task = Autoencoding(model, Pixels(card).to(runtime.torch_device), pictures, training, seed, _critic(runtime))
+    task = Autoencoding(model, CardPixels(card).to(runtime.torch_device), pictures, training, seed, _critic(runtime))
     return Shipped(task, model, averaged=True)
 
 
@@ -145,6 +145,6 @@ def va_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
     seed, card = draws.stream(0, "va-vae"), card_of("va-vae")
     model = _random_autoencoder(card, seed, runtime)
     teacher = open_encoder(card_of("dinov2"), device=runtime.torch_device)
-    pixels = Pixels(card).to(runtime.torch_device)
+    pixels = CardPixels(card).to(runtime.torch_device)
     task = Autoencoding(model, pixels, pictures, training, seed, _critic(runtime), teacher, latent_channels=card.channels)
     return Shipped(task, model, averaged=True)

@@ -15,7 +15,7 @@ def card_of(family: str) -> EncoderCard:
     return load(folder("encoders") / f"{family}-tiny.yaml")
 
 
-class Pixels(nn.Module):
+class CardPixels(nn.Module):
     """Images in [0, 1] as a card's encoder expects them: (image - mean) / std."""
 
     mean: Tensor
@@ -31,7 +31,7 @@ class Pixels(nn.Module):
         return (images - self.mean) / self.std
 
 
-def open_tiny(family: str, seed: int) -> tuple[nn.Module, Pixels]:
+def open_tiny(family: str, seed: int) -> tuple[nn.Module, CardPixels]:
     """The library's own module of the tiny member with random weights of a seed, trainable, and its pixels."""
     card = card_of(family)
-    return open_network(card, seed=seed).model.train(), Pixels(card)
+    return open_network(card, seed=seed).model.train(), CardPixels(card)

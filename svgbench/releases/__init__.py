@@ -1,1 +1,1 @@
-"""Official releases: what the papers' authors published, opened as our own networks. Key maps only; the networks live in ``nets``."""
+"""Official checkpoints of the papers' authors, opened as svgbench's networks. Maps of tensor names only; the networks are in ``nets``."""

@@ -1,4 +1,4 @@
-"""The autoencoders that stand on a frozen encoder, from their own files: SVG's (a Lightning checkpoint) and RAE's decoder."""
+"""Official autoencoders on a frozen encoder: SVG's (a Lightning checkpoint) and RAE's decoder."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Config = Mapping[str, Any] | None
 DINOV3 = {(384, False): "dinov3-s16", (384, True): "dinov3-s16plus", (768, False): "dinov3-b16", (1024, False): "dinov3-l16"}
 """Width and whether the MLP is gated -> the card of the encoder inside SVG's checkpoint."""
 SVG_HEADS = 8
-"""Of the residual encoder, whatever its width: SVG's code knows no other."""
+"""Attention heads of the residual encoder. SVG's code has a fixed number for all widths."""
 RESIDUAL_NAMES = (
     (r"^project\.", "extra_vit.conv_proj."),
     (r"^class_token$", "extra_vit.class_token"),
@@ -55,7 +55,7 @@ RESIDUAL_NAMES = (
     (r"\.up\.", ".mlp.0."),
     (r"\.down\.", ".mlp.3."),
 )
-"""``ResidualEncoder`` -> torchvision's ViT, as SVG keeps it."""
+"""Tensor names of ``ResidualEncoder`` -> those of torchvision's ViT in SVG's checkpoint."""
 RAE_NAMES = (
     (r"^class_token$", "trainable_cls_token"),
     (r"^(embed|norm)\.", r"decoder_\1."),
@@ -67,13 +67,13 @@ RAE_NAMES = (
     (r"\.up\.", ".intermediate.dense."),
     (r"\.down\.", ".output.dense."),
 )
-"""``ViTDecoder`` -> Hugging Face's ViT-MAE decoder; its query, key and value are one matrix here."""
+"""Tensor names of ``ViTDecoder`` -> those of Hugging Face's ViT-MAE decoder, whose query, key and value are one matrix here."""
 RAE_HEADS = {768: 12, 1024: 16, 1152: 16}
 """Width -> heads of the released decoders B, L and XL."""
 
 
 class Svg(NamedTuple):
-    """SVG's autoencoder and what a run needs to hold it."""
+    """SVG's autoencoder, and the settings with which a run builds the same networks."""
 
     tokenizer: Tokenizer
     settings: dict[str, Any]
@@ -81,12 +81,12 @@ class Svg(NamedTuple):
     card: str
     """The card of the frozen encoder."""
     encoder_weights: dict[str, Tensor]
-    """Its weights as Meta publishes them, which the card opens."""
+    """The encoder's weights in the names of Meta's release, which the card opens."""
     resolution: int
 
 
 class Rae(NamedTuple):
-    """RAE's decoder and what a run needs to hold it."""
+    """RAE's decoder, and the settings with which a run builds the same network."""
 
     decoder: ViTDecoder
     settings: dict[str, Any]
@@ -95,7 +95,7 @@ class Rae(NamedTuple):
 
 
 class PixelDecoder(nn.Module):
-    """RAE's decoder as released: ``decode`` answers in the normalised pixel space of its encoder."""
+    """RAE's decoder as released: ``decode`` returns pixels normalised by the statistics of its encoder."""
 
     def __init__(self, decoder: ViTDecoder, channels: int) -> None:
         super().__init__()
@@ -108,9 +108,9 @@ class PixelDecoder(nn.Module):
 
 
 def svg_autoencoder(state: State, config: Config = None, where: str = "the file") -> Svg:
-    """SVG's autoencoder from its Lightning checkpoint; the encoder, its residual's widths and the decoder are read from the shapes.
+    """SVG's autoencoder from its Lightning checkpoint. The shapes of the tensors determine the encoder, the residual and the decoder.
 
-    ``config``: the release's YAML, its ``model.params`` or parts of it, where it differs from the released recipe (heads, alignment).
+    ``config``: the release's YAML, its ``model.params`` or a part of it; needed only when heads or alignment are not those of the release.
     """
     arguments = parameters(config)
     kind = "svg-autoencoder"
@@ -147,9 +147,9 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
 
 
 def rae_decoder(state: State, config: Config = None, where: str = "the file") -> Rae:
-    """RAE's decoder; ``config`` (Hugging Face's ViT-MAE) tells the heads where the width is not that of B, L or XL."""
+    """RAE's decoder. ``config`` (of Hugging Face's ViT-MAE) gives the number of heads when the width is not that of B, L or XL."""
     arguments = parameters(config)
-    if any(name.startswith("decoder.decoder_embed.") for name in state):  # the whole RAE of a stage-1 checkpoint, encoder included
+    if any(name.startswith("decoder.decoder_embed.") for name in state):  # a stage-1 checkpoint, which contains the encoder too
         state = {name.removeprefix("decoder."): value for name, value in state.items() if name.startswith("decoder.")}
     shapes = {"decoder_embed.weight": 2, "decoder_pred.weight": 2, "decoder_pos_embed": 3, "decoder_layers.0.intermediate.dense.weight": 2}
     require(state, shapes, kind="rae-decoder", where=where)
@@ -173,7 +173,7 @@ def rae_decoder(state: State, config: Config = None, where: str = "the file") ->
 
 @torch.no_grad()
 def with_pixels(decoder: ViTDecoder, encoder: FrozenEncoder) -> ViTDecoder:
-    """The same decoder answering in [-1, 1] as those trained here do: 2 (x std + mean) - 1 of each colour, taken into its last layer."""
+    """Changes the decoder's last layer so that it gives pixels in [-1, 1], as decoders trained here do: 2 (x std + mean) - 1."""
     colours = len(decoder.conv_out.bias) // 3
     std, mean = (values.flatten().to(decoder.conv_out.bias).repeat(colours) for values in (encoder.std, encoder.mean))
     decoder.conv_out.weight.mul_(2 * std[:, None])
@@ -182,7 +182,7 @@ def with_pixels(decoder: ViTDecoder, encoder: FrozenEncoder) -> ViTDecoder:
 
 
 def rae_tokenizer(state: State, encoder: FrozenEncoder, config: Config = None, where: str = "the file") -> tuple[Tokenizer, Rae]:
-    """The encoder with RAE's decoder for it as a tokenizer without residual, and what a run needs to hold it."""
+    """A tokenizer without residual: the encoder and RAE's decoder for it; and the settings with which a run builds the same decoder."""
     rae = rae_decoder(state, config, where)
     channels = rae.decoder.embed.in_features
     if (channels, rae.decoder.stride) != (encoder.channels, encoder.stride):
@@ -194,7 +194,7 @@ def rae_tokenizer(state: State, encoder: FrozenEncoder, config: Config = None, w
 
 
 def _dinov3(state: State, arguments: Mapping[str, Any], where: str) -> cards.EncoderCard:
-    """The card of the encoder inside SVG's checkpoint, held against the one that the config names."""
+    """The card of the encoder inside SVG's checkpoint. Raises BadConfig when the config names another."""
     width = state["encoder.norm.weight"].shape[0]
     gated = "encoder.blocks.0.mlp.w1.weight" in state
     if "encoder.storage_tokens" not in state or (width, gated) not in DINOV3:
@@ -209,7 +209,7 @@ def _dinov3(state: State, arguments: Mapping[str, Any], where: str) -> cards.Enc
 
 
 def _residual(state: State, arguments: Mapping[str, Any], where: str) -> tuple[dict[str, Any], ResidualEncoder | None, int | None]:
-    """The residual encoder's sizes as in ``networks.Residual``, the network with random weights, and the images' side in pixels."""
+    """The residual encoder's sizes as fields of ``networks.Residual``, the network with random weights, and the images' side in pixels."""
     if not any(name.startswith("extra_vit.") for name in state):
         return {"channels": 0}, None, None
     shapes = {"extra_vit.conv_proj.weight": 4, "extra_vit.encoder.pos_embedding": 3, "extra_vit.heads.2.weight": 2}
@@ -233,13 +233,13 @@ def _residual(state: State, arguments: Mapping[str, Any], where: str) -> tuple[d
 
 
 def _modern(state: State, sizes: Mapping[str, Any]) -> State:
-    """The checkpoint in the names of today's torchvision, with a mask token of zeros where training had none (mask_ratio 0)."""
+    """The checkpoint in the names of current torchvision. Adds a mask token of zeros when training had none (mask_ratio 0)."""
     state = {name.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): value for name, value in state.items()}
     return state if "mask_token" in state or not sizes["channels"] else {**state, "mask_token": torch.zeros(1, sizes["channels"], 1)}
 
 
 def _svg_sources(trained: nn.ModuleDict) -> dict[str, list[str]]:
-    """Our names -> those of SVG's checkpoint; the decoder's are LDM's on both sides."""
+    """Our tensor names -> those of SVG's checkpoint. Both use LDM's names for the decoder."""
     sources = {}
     for name in trained.state_dict():
         module, _, rest = name.partition(".")
@@ -248,7 +248,7 @@ def _svg_sources(trained: nn.ModuleDict) -> dict[str, list[str]]:
 
 
 def rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
-    """Our names -> those of RAE's decoder."""
+    """Our tensor names -> those of RAE's decoder."""
     sources = {}
     for name in decoder.state_dict():
         block, is_qkv, kind = name.partition(".qkv.")
@@ -259,7 +259,7 @@ def rae_sources(decoder: ViTDecoder) -> dict[str, list[str]]:
 
 
 def _check_positions(given: Tensor, decoder: ViTDecoder, where: str) -> None:
-    """Refuses positions that are not those we compute."""
+    """Raises BadWeights when the position table is not the one that ``ViTDecoder`` computes."""
     ours = torch.cat([torch.zeros(1, decoder.positions.shape[1]), decoder.positions])
     if given.shape[1:] != ours.shape or not bool((given[0].float() - ours).abs().max() <= rounding(given)):
         raise BadWeights(f"{where} has positions that are not the fixed sines and cosines of RAE's decoders; give another file.")

@@ -1,4 +1,4 @@
-"""``load_official``: an official model by its kind, from its own file."""
+"""``load_official``: opens an official checkpoint as a network of its kind."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ KINDS = {**AUTOENCODERS, **TRANSFORMERS}
 
 
 def load_official(kind: str, path: str | Path, config: Config = None, weights_key: str | None = None) -> Any:
-    """The official model in a ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors`` file, or in a directory of parts; ``config``: the release's
-    constructor arguments, by name, where shapes do not tell; ``weights_key``: the dotted path to the weights in a checkpoint that holds
-    several. Averaged weights are preferred to the raw ones beside them, and what was taken is written to standard error.
+    """The official model in a ``.pt``, ``.pth``, ``.ckpt`` or ``.safetensors`` file, or in a directory of parts.
+
+    ``config``: the release's constructor arguments by name, needed when the shapes do not determine them; ``weights_key``: the dotted path
+    to the weights in a checkpoint that contains several. Averaged weights are preferred to raw ones, and the choice is written to standard
+    error.
 
     ========================================= =====================================================================================
-    kind                                      what comes back
+    kind                                      result
     ========================================= =====================================================================================
     svg-autoencoder                           ``features(images)``, ``residual(images)``, ``encode(images, align)``, ``decode(raw)``
     vavae, sdvae                              ``encode(images)`` (the posterior's mean), ``decode(latents)``
@@ -61,8 +63,9 @@ def load_official(kind: str, path: str | Path, config: Config = None, weights_ke
     dit                                       ``epsilon(x, timestep_index, labels)``
     ========================================= =====================================================================================
 
-    A transformer has ``sampling``: the release's shift, sampler, schedule and guided channels where they are not the usual ones, which
-    ``svgbench.sample`` takes as its defaults. BadWeights for a file that does not fit the kind, UnknownName for an unknown kind.
+    A transformer has the attribute ``sampling``: the release's shift, sampler, schedule and guided channels, as far as they differ from
+    svgbench's defaults; ``svgbench.sample`` uses them. Raises BadWeights for a file that does not fit the kind, UnknownName for an unknown
+    kind.
     """
     if kind not in KINDS:
         raise unknown("kind of official model", kind, KINDS)
@@ -73,13 +76,13 @@ def load_official(kind: str, path: str | Path, config: Config = None, weights_ke
 
 
 def opened(kind: str, path: str | Path, config: Config = None, weights_key: str | None = None) -> tuple[Any, str]:
-    """The model, and the key in its checkpoint under which its weights were."""
+    """The model, and the key of its weights in the checkpoint."""
     state = read(path, weights_key)
     return KINDS[kind](state, config, str(path)).eval().requires_grad_(False), state.key
 
 
 def read(path: str | Path, weights_key: str | None = None) -> files.State:
-    """Name -> tensor of an official file, never by code."""
+    """Name -> tensor of an official file, read without running code."""
     place = Path(path).expanduser()
     if not place.exists():
         raise BadWeights(f"the file {place} does not exist; give the path of an official checkpoint.")

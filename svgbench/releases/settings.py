@@ -1,5 +1,5 @@
-"""How official releases sample and scale their latents, as their authors document it: what ``import`` puts into a configuration and what a
-model that Python opened carries. No torch."""
+"""How official releases sample, and how they scale their latents, by their authors' documents. ``import`` writes these fields into a
+configuration; models opened in Python use them as defaults. No torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS: Mapping[str, dict[str, Any]] = {
 
 
 def sampling_of(kind: str, channels: int, grid: int) -> dict[str, Any]:
-    """The fields of ``sampling`` that a released transformer of latents [channels, grid, grid] is sampled with."""
+    """The fields of ``sampling`` for a released transformer of latents [channels, grid, grid]."""
     fields = dict(SETTINGS.get(kind, {}).get("sampling", {}))
     if fields.pop("dimension_shift", False):
         fields["shift"] = round(math.sqrt(DIMENSION / channels) / grid, 6)

@@ -1,4 +1,4 @@
-"""What the shapes in an official state dict say about its network, and whether the config handed over says the same."""
+"""Reads a network's sizes from the shapes in an official state dict, and compares them with the config that was given."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from svgbench.weights.kinds import looks_like
 
 State = Mapping[str, Tensor]
 GROUPS = 32
-"""Of every group norm in LDM's code."""
+"""Groups of every group norm in LDM's code."""
 OWN_GROUPS = 128
-"""Levels at least this wide get as many groups by default."""
+"""Levels of at least this many channels get ``GROUPS`` groups by default."""
 
 
 def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -> None:
-    """Refuses a file without the tensors by which a kind is known, each of so many dimensions, and says what the file looks like."""
+    """Raises BadWeights for a file without the tensors that identify a kind; the sentence names the kind that it looks like. ``shapes``:
+    name -> number of dimensions."""
     absent = [name for name in shapes if name not in state]
     if absent:
         other = looks_like(state)
@@ -35,7 +36,7 @@ def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -
 
 
 def check_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
-    """Refuses a config whose fields contradict what the shapes told; fields that neither tells of are not compared."""
+    """Raises BadConfig for a config that contradicts the sizes read from the shapes. Only fields that both have are compared."""
     for name, value in sizes.items():
         stated = config.get(name)
         if stated is not None and _plain(stated) != _plain(value):
@@ -43,8 +44,10 @@ def check_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: 
 
 
 def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[str]], *, ignore: tuple[str, ...] = (), where: str) -> None:
-    """Fills ``module`` from official tensors: ``sources`` names, for each of its own, the official ones that lie one below the other in it.
-    Names that begin with a word of ``ignore`` are left out. One sentence names, in the file's words, what is missing, surplus or misshapen.
+    """Fills ``module`` from official tensors. ``sources``: tensor name of the module -> the official tensors to concatenate along dimension
+    0 for it. Official names that begin with a word of ``ignore`` are not used.
+
+    Raises BadWeights; the sentence names the missing, unexpected and misshapen tensors by their official names.
     """
     expected = module.state_dict()
     parts = {name: (ours, len(names)) for ours, names in sources.items() for name in names}
@@ -69,14 +72,14 @@ def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[st
 
 
 def count(state: State, pattern: str) -> int:
-    """How many numbers the group of ``pattern`` takes in names that begin with it: from 0 on, without gaps."""
+    """Number of layers: how many of the numbers 0, 1, ... without a gap the group of ``pattern`` matches in names that begin with it."""
     numbers = {int(match[1]) for name in state if (match := re.match(pattern, name))}
     return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
 
 def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: str, groups: int = GROUPS) -> dict[str, Any]:
-    """``LdmDecoder``'s sizes from a state dict in LDM's names: base, multipliers, blocks, attention, z_channels, resolution; ``groups`` of
-    its norms, which no shape tells, only where the decoder would not have them by itself."""
+    """Constructor arguments of ``LdmDecoder`` from a state dict in LDM's names. No shape contains the ``groups`` of the norms; the result
+    has this argument only when it is not the decoder's default."""
     required = {f"{prefix}conv_in.weight": 4, f"{prefix}conv_out.weight": 4, f"{prefix}up.0.block.0.conv1.weight": 4}
     require(state, required, kind=kind, where=where)
     escaped = re.escape(prefix)
@@ -85,7 +88,7 @@ def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: s
     if any(width % groups for width in widths):
         raise BadWeights(
             f"{where} has levels of {widths} channels, which the {groups} groups of an official decoder's norms do not divide; "
-            "say how many it was trained with: config norm_num_groups."
+            "give the number it was trained with: config norm_num_groups."
         )
     base = math.gcd(*widths)
     chosen = {"groups": groups} if groups != GROUPS or min(widths) < OWN_GROUPS else {}
@@ -101,7 +104,7 @@ def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: s
 
 
 def check_ldm_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, where: str) -> None:
-    """``check_config`` for a config in LDM's words (``ddconfig``): ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, out_ch."""
+    """``check_config`` for LDM's ``ddconfig``: ch, ch_mult, num_res_blocks, attn_resolutions, z_channels, out_ch."""
     words = "channels of the levels (ch x ch_mult)"
     widths = [whole_number(config, "ch", sizes["base"]) * m for m in whole_numbers(config, "ch_mult", sizes["multipliers"])]
     check_config({words: widths}, {words: [sizes["base"] * m for m in sizes["multipliers"]]}, where=where)
@@ -112,7 +115,7 @@ def check_ldm_config(config: Mapping[str, Any], sizes: Mapping[str, Any], *, whe
 
 
 def parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The constructor's arguments out of a release's YAML (``model: params: ...``), or the mapping itself."""
+    """The constructor's arguments in a release's YAML (``model: params: ...``), or the mapping itself."""
     inner: Any = config or {}
     for key in ("model", "params"):
         if isinstance(inner, Mapping) and isinstance(inner.get(key), Mapping):
@@ -123,7 +126,7 @@ def parameters(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def part(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    """The first of the named sections that is there; empty without one."""
+    """The first of the named sections that the config has; empty when it has none."""
     for name in names:
         section = config.get(name)
         if section is not None:
@@ -134,7 +137,7 @@ def part(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def whole_number(config: Mapping[str, Any], name: str, default: int | None) -> Any:
-    """A whole number above 0 of the config, or the default where it has none."""
+    """A field of the config, a whole number above 0; the default when the field is missing."""
     value = config.get(name)
     if value is None:
         return default
@@ -144,7 +147,7 @@ def whole_number(config: Mapping[str, Any], name: str, default: int | None) -> A
 
 
 def whole_numbers(config: Mapping[str, Any], name: str, default: Sequence[int]) -> list[int]:
-    """A list of whole numbers of the config, or the default where it has none."""
+    """A field of the config, a list of whole numbers; the default when the field is missing."""
     values = config.get(name)
     if values is None:
         return list(default)
@@ -154,8 +157,8 @@ def whole_numbers(config: Mapping[str, Any], name: str, default: Sequence[int]) 
 
 
 def rounding(value: Tensor) -> float:
-    """What numbers of a table up to 1 may differ by: the spacing of the coarsest type that holds all of them, also where a file of half
-    precision was saved in single precision afterwards."""
+    """Tolerance for comparing a table of numbers up to 1: the spacing of the coarsest type that represents all of them, so that a table in
+    half precision that was saved again in single precision is recognised."""
     exact = value.float()
     for kind in (torch.bfloat16, torch.float16):
         if torch.equal(exact.to(kind).float(), exact):
@@ -164,7 +167,7 @@ def rounding(value: Tensor) -> float:
 
 
 def _essential(shape: Sequence[int]) -> list[int]:
-    """A shape without sides of 1, which releases add for broadcasting."""
+    """A shape without dimensions of size 1, which releases add for broadcasting."""
     return [side for side in shape if side != 1]
 
 

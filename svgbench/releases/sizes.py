@@ -1,4 +1,4 @@
-"""Sizes of a released transformer: from its tensors' shapes, and from its constructor arguments where shapes do not tell."""
+"""Sizes of a released transformer, from its tensors' shapes, and from its constructor arguments when shapes do not determine them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from svgbench.nets.blocks import MlpKind, hidden_width
 from svgbench.weights.kinds import looks_like
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16, 1536: 24, 1792: 28, 2048: 16}
-"""Heads of the named sizes S, B, L, XL, of LightningDiT's 1p0B and 1p6B and of RAE's wide head, by width."""
+"""Width -> attention heads of the sizes S, B, L, XL, of LightningDiT's 1p0B and 1p6B, and of RAE's wide head."""
 VARIANTS = {"S": (384, 12), "B": (768, 12), "L": (1024, 24), "XL": (1152, 28), "1p0B": (1536, 24), "1p6B": (1792, 28)}
-"""Width and depth of the sizes that names like ``DiT-XL/2`` carry."""
+"""Size in names like ``DiT-XL/2`` -> width and depth."""
 NEEDED = ("t_embedder.mlp.0.weight", "y_embedder.embedding_table.weight", "blocks.0.attn.qkv.weight", "final_layer.linear.weight")
-"""Tensors without which nothing can be told."""
+"""Tensors that every release has; the sizes are read from them."""
 DIMENSIONS = {
     "pos_embed": 3, "freqs_cos": 2, "q_norm.weight": 1, "embedder.proj.weight": 4, "ln1.weight": 2,
     "t_embedder.mlp.0.weight": 2, "embedding_table.weight": 2, "attn.qkv.weight": 2, "adaLN_modulation.1.weight": 2,
     "mlp.fc1.weight": 2, "mlp.w12.weight": 2, "linear.weight": 2,
 }  # fmt: skip
-"""End of a name -> how many dimensions its tensor has, where sizes are read from it."""
+"""End of a tensor's name -> its number of dimensions, for tensors from which sizes are read."""
 WIDE_DEPTH = 2
-"""Blocks of RAE's head, where it is as wide as its backbone and shapes do not tell."""
+"""Blocks of RAE's head when it is as wide as the backbone, so that shapes do not show where it begins."""
 COMPARED = {
     "input_size": "grid", "patch_size": "patch", "in_channels": "channels", "hidden_size": "width", "depth": "depth", "num_heads": "heads",
     "num_classes": "classes", "qk_norm": "qk_norm", "learn_sigma": "learned_sigma",
@@ -36,12 +36,12 @@ TRAINING_ONLY = (
     "class_dropout_prob", "path_type", "use_cfg", "z_dims", "projector_dim", "encoder_depth", "decoder_hidden_size", "fused_attn",
     "use_checkpoint", "use_gembed", "head_dim",
 )  # fmt: skip
-"""Arguments that change nothing here: of training, of REPA's projectors, of speed."""
+"""Arguments that do not change the network's outputs: of training, of REPA's projectors, of speed."""
 OTHERS = ("variant", "mlp_ratio", "wo_shift", "use_rope", "use_pos_embed", "noise_at")
 
 
 def arguments_of(config: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """The constructor arguments in a release's config: as they are, or inside the YAML files of RAE and LightningDiT."""
+    """The constructor arguments in a release's config, which may be inside the YAML files of RAE and LightningDiT."""
     if config is None:
         return {}
     if "stage_2" in config:
@@ -65,7 +65,7 @@ def arguments_of(config: Mapping[str, Any] | None, where: str) -> dict[str, Any]
 
 
 def compare(arguments: Mapping[str, Any], sizes: Mapping[str, Any], where: str) -> None:
-    """Refuses arguments that the tensors contradict."""
+    """Raises BadConfig for arguments that contradict the tensors."""
     wide = sizes["wide"] or {}
     for name, field in COMPARED.items():
         given, actual = arguments.get(name), sizes[field]
@@ -91,7 +91,7 @@ def _plain(value: Any) -> str:
 
 
 def sizes_of(kind: str, state: Mapping[str, Tensor], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """SiT's constructor arguments, from shapes and, where they do not tell, from the release's arguments."""
+    """SiT's constructor arguments, from the shapes, or from the release's arguments when shapes do not determine them."""
     embed = {"svg-dit": "ln1.weight", "ddt": "s_embedder.proj.weight"}.get(kind, "x_embedder.proj.weight")
     needed = (embed, *NEEDED)
     for name in needed:
@@ -154,7 +154,7 @@ def _depths(
 
 
 def _side(state: Mapping[str, Tensor], arguments: Mapping[str, Any], patch: int, where: str) -> int:
-    """Tokens a side: from a table of places, else from the arguments."""
+    """Tokens per side, from a position table, else from the arguments."""
     tables = [state["pos_embed"].shape[1]] if "pos_embed" in state else []
     tables += [len(value) for name, value in state.items() if name.endswith("rope.freqs_cos")]
     if tables:
@@ -165,7 +165,8 @@ def _side(state: Mapping[str, Tensor], arguments: Mapping[str, Any], patch: int,
 
 
 def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int, block: int, width: int, where: str) -> int:
-    """Heads of the backbone (part 0) or of the wide head (part 1): from a head's norm or rotation, the arguments, the named sizes."""
+    """Attention heads of the backbone (part 0) or the wide head (part 1): from the QK-norm or the rotary table, else from the arguments,
+    else from the named sizes."""
     rope = {0: ("feat_rope", "enc_feat_rope"), 1: ("dec_feat_rope",)}[part]
     tables = (f"blocks.{block}.attn.q_norm.weight", *(f"{name}.freqs_cos" for name in rope))
     head_width = next((state[name].shape[-1] for name in tables if name in state), None)
@@ -180,8 +181,8 @@ def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int,
 
 
 def _ratio(width: int, hidden: int, mlp: MlpKind, arguments: Mapping[str, Any]) -> float:
-    """The MLP's ratio that gives this hidden width: the release's own, else the nearest simple one."""
+    """The MLP ratio that gives this hidden width: that of the arguments, else 4, else the quotient."""
     for ratio in (arguments.get("mlp_ratio", 4.0), 4.0):
-        if hidden in (0, hidden_width(width, ratio, mlp)):  # 0: the tensor is missing, which is said with all others that are
+        if hidden in (0, hidden_width(width, ratio, mlp)):  # 0: the tensor is missing, which is reported later with all missing ones
             return float(ratio)
     return hidden / width if mlp == "gelu" else (1.5 * hidden + 1) / width

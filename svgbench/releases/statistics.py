@@ -1,4 +1,4 @@
-"""The means and deviations that releases standardise their latents by, from their own files."""
+"""Reads the files of latent means and standard deviations that releases publish."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from svgbench.nets.latents import LatentStats
 from svgbench.weights import files
 
 RAE_EPSILON = 1e-5
-"""RAE divides by sqrt(var + this)."""
+"""RAE divides by sqrt(var + RAE_EPSILON)."""
 
 
-class Layout(NamedTuple):
-    """How one release writes its statistics: names of mean and spread, and what makes [C] or [C, h, w] deviations of them."""
+class StatisticsLayout(NamedTuple):
+    """How a release stores its statistics: the names of mean and spread, and how to get deviations [C] or [C, h, w] from the spread."""
 
     mean: str
     spread: str
     description: str
     shaped: Callable[[Tensor], Tensor | None]
-    """Mean or spread as [C] or [C, h, w], None where the shape is another."""
+    """Mean or spread as [C] or [C, h, w]; None for an unexpected shape."""
     deviation: Callable[[Tensor], Tensor] = lambda spread: spread
 
 
@@ -40,17 +40,20 @@ def _channels(x: Tensor) -> Tensor | None:
     return x.flatten() if x.ndim == 4 and (x.shape[0], *x.shape[2:]) == (1, 1, 1) else None
 
 
-LAYOUTS: Mapping[str, Layout] = {
-    "svg": Layout("dinov3_sp_mean", "dinov3_sp_std", "dinov3_sp_mean and dinov3_sp_std [1, 1, C]", _tokens),
-    "rae": Layout("mean", "var", "mean and var [C, h, w]", _map, lambda variance: (variance + RAE_EPSILON).sqrt()),
-    "lightningdit": Layout("mean", "std", "mean and std [1, C, 1, 1]", _channels),
+LAYOUTS: Mapping[str, StatisticsLayout] = {
+    "svg": StatisticsLayout("dinov3_sp_mean", "dinov3_sp_std", "dinov3_sp_mean and dinov3_sp_std [1, 1, C]", _tokens),
+    "rae": StatisticsLayout("mean", "var", "mean and var [C, h, w]", _map, lambda variance: (variance + RAE_EPSILON).sqrt()),
+    "lightningdit": StatisticsLayout("mean", "std", "mean and std [1, C, 1, 1]", _channels),
 }
-"""Release -> its layout; the names in a file tell which it is."""
+"""Release -> its layout. A file's layout is recognised by the names in it."""
 
 
 def read_statistics(path: str | Path, kind: str | None = None, channels: int | None = None) -> LatentStats:
-    """Mean and deviation, [C] each (RAE: [C, h, w]), float64, of a release's file; ``kind``: svg, rae or lightningdit, where it should be
-    that one; ``channels``: how many the latents have, of which SVG's file may hold more (its residual is left off when there is none)."""
+    """Mean and standard deviation of a release's file, float64, [C] each (RAE: [C, h, w]).
+
+    ``kind``: svg, rae or lightningdit; recognised from the file when None. ``channels``: channels of the latents; SVG's file may have more,
+    because it includes the residual's, and the first ``channels`` are used.
+    """
     if kind is not None and kind not in LAYOUTS:
         raise unknown("layout of latent statistics", kind, LAYOUTS)
     place = Path(path).expanduser()
@@ -75,8 +78,8 @@ def read_statistics(path: str | Path, kind: str | None = None, channels: int | N
     return LatentStats(mean, std)
 
 
-def _layout(tensors: Mapping[str, Tensor], kind: str | None, place: Path) -> Layout:
-    """The asked layout, or the one whose names the file has; exactly one fits."""
+def _layout(tensors: Mapping[str, Tensor], kind: str | None, place: Path) -> StatisticsLayout:
+    """The layout ``kind``, or the only one whose names the file has."""
     fitting = [name for name, layout in LAYOUTS.items() if layout.mean in tensors and layout.spread in tensors]
     if len(fitting) == 1 and kind in (None, fitting[0]):
         return LAYOUTS[fitting[0]]

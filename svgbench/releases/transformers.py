@@ -1,4 +1,4 @@
-"""The released diffusion transformers of SVG, SiT, DiT, REPA, LightningDiT and RAE as one SiT: names and conventions."""
+"""Opens the released transformers of SVG, SiT, DiT, REPA, LightningDiT and RAE as svgbench's SiT: tensor names and time conventions."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ NAMES = (
     ("final_modulation.", "final_layer.adaLN_modulation.1."),
     ("project.", "s_projector."),
 )
-"""Beginning of our name -> the releases'; patches and blocks are renamed in ``official_names``."""
+"""Beginning of our tensor name -> beginning of the releases' name; ``official_names`` renames patches and blocks."""
 
 
 class NoInitialisation(TorchFunctionMode):
-    """Inside it networks are built without initial weights, which for XL takes longer to draw than the file to read."""
+    """A context in which networks are built without initialising their weights; for XL that would take longer than reading the file."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.uniform_, Tensor.normal_, Tensor.zero_):
@@ -41,11 +41,11 @@ class NoInitialisation(TorchFunctionMode):
 
 
 def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any] | None, where: str) -> SiT | EpsilonModel:
-    """The network of a release's tensors, frozen: a velocity model (t=0 noise, t=1 data), for ``dit`` an epsilon model.
+    """The frozen network of a release: a velocity model (t = 0 noise, t = 1 data), or for ``dit`` an epsilon model.
 
-    ``config``: the release's constructor arguments. One more, ``noise_at``, is the time at which the release has noise: where it is not
-    given 1 for REPA, else 0. RAE trains with noise at 1 (its ``stage2/transport/path.py``), which its whole YAML file tells and bare
-    arguments do not. ``where`` opens the error.
+    ``config``: the release's constructor arguments, and ``noise_at``: the time, 0 or 1, at which the release has noise (default: 1 for
+    REPA, else 0). RAE trains with noise at 1 (its ``stage2/transport/path.py``); its YAML file implies that, its arguments alone do
+    not. ``where``: the beginning of error sentences.
     """
     if kind not in KINDS:
         raise unknown("released transformer", kind, KINDS)
@@ -68,7 +68,7 @@ def open_transformer(kind: str, state: Mapping[str, Tensor], config: Mapping[str
 
 
 def official_names(kind: str, sizes: Mapping[str, Any], ours: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """Each of our names -> the release's names of the tensors that are the same numbers, one below the other."""
+    """Our tensor name -> the release's tensors to concatenate along dimension 0 for it."""
     depth, wide = sizes["depth"], (sizes["wide"] or {}).get("depth", 0)
     blocks = {"": range(depth), "wide.": range(depth, depth + wide)}
     patches = {"": {"svg-dit": "ln1", "ddt": "s_embedder.proj"}.get(kind, "x_embedder.proj"), "wide.": "x_embedder.proj"}
@@ -92,22 +92,23 @@ def official_names(kind: str, sizes: Mapping[str, Any], ours: Mapping[str, Tenso
 
 
 def from_noise_at_one(model: SiT, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that change when a net of s = 1 - t, velocity noise - data, becomes one of t, velocity data - noise; nothing is lost.
+    """The tensors to change so that a network of s = 1 - t that predicts noise - data becomes one of t that predicts data - noise. Exact.
 
-    The net sees s only through cos(f s) and sin(f s): cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and sin(f (1 - t)) = sin f cos(f t)
-    - cos f sin(f t), so the first matrix of the time embedding is turned pair by pair. The velocity's sign goes into the last layer.
+    The network sees s only through cos(f s) and sin(f s). Since cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and
+    sin(f (1 - t)) = sin f cos(f t) - cos f sin(f t), rotating each pair of columns in the first matrix of the time embedding is enough. The
+    sign of the velocity is changed in the last layer.
     """
     weight = weights["time.mlp.0.weight"].double()
     drawn = "time.frequencies" in weights
     f = weights["time.frequencies"].double() * 2 * math.pi if drawn else model.time.frequencies.double()
     first, second = weight.chunk(2, dim=1)
-    of_cos, of_sin = (second, first) if drawn else (first, second)  # drawn frequencies come as sines, then cosines
+    of_cos, of_sin = (second, first) if drawn else (first, second)  # with random frequencies the embedding has the sines first
     turned = (of_cos * f.cos() + of_sin * f.sin(), of_cos * f.sin() - of_sin * f.cos())
     changed = {"time.mlp.0.weight": torch.cat(turned[::-1] if drawn else turned, dim=1).to(weights["time.mlp.0.weight"].dtype)}
     prefix = "" if model.head is model else "wide."
     for name in (f"{prefix}final.weight", f"{prefix}final.bias"):
         value = weights[name].unflatten(0, (model.patch**2, -1)).clone()
-        value[:, : model.channels] *= -1  # a learned variance's numbers stay
+        value[:, : model.channels] *= -1  # outputs of a learned variance keep their sign
         changed[name] = value.flatten(0, 1)
     return changed
 
@@ -115,7 +116,7 @@ def from_noise_at_one(model: SiT, weights: Mapping[str, Tensor]) -> dict[str, Te
 def _check_names(
     kind: str, state: Mapping[str, Tensor], sources: Mapping[str, list[str]], shapes: Mapping[str, Tensor], where: str
 ) -> None:
-    """Every official name and shape, or one sentence in the release's own names."""
+    """Raises BadWeights unless the file has every official name and shape; the sentence uses the release's names."""
     expected = [name for names in sources.values() for name in names]
     allowed = [*expected, *(name for name in state if _is_table(name) or (kind == "repa" and name.startswith("projectors.")))]
     missing, unexpected = sorted(set(expected) - state.keys()), sorted(state.keys() - set(allowed))
@@ -136,17 +137,17 @@ def _check_names(
 
 
 def _part(tensor: Tensor, parts: int) -> torch.Size:
-    """Shape of each of the equal parts that lie one below the other."""
+    """Shape of one of ``parts`` equal parts along dimension 0."""
     return torch.Size((len(tensor) // parts, *tensor.shape[1:]))
 
 
 def _is_table(name: str) -> bool:
-    """Whether a tensor is a fixed table of places, which we compute."""
+    """Whether a tensor is a fixed position table, which SiT computes itself."""
     return name == "pos_embed" or name.endswith(("rope.freqs_cos", "rope.freqs_sin"))
 
 
 def _check_tables(model: SiT, state: Mapping[str, Tensor], where: str) -> None:
-    """Compares the release's tables of places with ours: a trained or resized table would change every answer."""
+    """Raises BadWeights when a position table is not the one that SiT computes: a trained or resized table would change the outputs."""
     head = model.head
     tables = {"pos_embed": model.positions}
     for prefix, rotary in (("feat_rope", model.rotary), ("enc_feat_rope", model.rotary), ("dec_feat_rope", head.rotary)):
@@ -162,5 +163,5 @@ def _check_tables(model: SiT, state: Mapping[str, Tensor], where: str) -> None:
 
 
 def _same(table: Tensor, value: Tensor) -> bool:
-    """Whether a stored table is ours within the rounding of the type it was stored in."""
+    """Whether a stored table equals the computed one, within the rounding of the type in which it was stored."""
     return torch.allclose(table, value.float().reshape(table.shape), rtol=0, atol=rounding(value))

@@ -13,7 +13,7 @@ from svgbench.errors import BadInput
 from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.runtime import Runtime
-from svgbench.metrics.features import GROUPS, Extractor, Features, Saved, extract, load_extractor
+from svgbench.metrics.features import GROUPS, Extractor, ImageFeatures, Saved, extract, load_extractor
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
 from svgbench.metrics.judges import row
 from svgbench.metrics.npz import holds_statistics
@@ -133,7 +133,7 @@ def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runt
     return samples, {"labels": made["labels"], "resampling": resampling, "sampling": protocol_of(made)}
 
 
-def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Runtime) -> Features:
+def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Runtime) -> ImageFeatures:
     """Features of samples, by all ranks."""
     return extract(extractor, samples, groups=GROUPS, runtime=runtime, saved=_saved(out, "the samples", extractor, runtime))
 

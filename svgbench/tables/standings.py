@@ -101,11 +101,17 @@ def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
     text = text_of(scores, MEASURES[scores[0]["metric"]].digits)
     seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
     detail = scores[0]["detail"]
-    rate = f"; {detail['interval'].replace('+-', '±')}" if len(scores) == 1 and detail.get("interval") else ""
+    rate = f"; {_interval(detail)}" if len(scores) == 1 and detail.get("interval") else ""
     hint = f"{seeds}; {scores[0]['count']} images{rate}; {scores[0]['protocol']}"
     low, high = interval_of(scores)
     facts = {"metric": scores[0]["metric"], "low": low, "high": high, "count": scores[0]["count"], "protocol": scores[0]["protocol"]}
     return Cell(text, place=place, value=value_of(scores), hint=hint, **facts)
+
+
+def _interval(detail: dict[str, Any]) -> str:
+    """How a score's interval was made, in one wording: artifacts of earlier versions have "+- 1.96 sd of" and "se of"."""
+    text = detail["interval"].replace("+-", "±")
+    return text.replace(" sd of ", " standard deviations of ").replace(" se of ", " standard errors of ")
 
 
 class _Notes:
@@ -171,12 +177,10 @@ class _Notes:
         several = sorted({len(scores) for scores in cells if len(scores) > 1})
         if several:
             notes.append(f"mean ± half of the 95 % t-interval over {' or '.join(map(str, several))} seeds")
-        stated = list(
-            dict.fromkeys(scores[0]["detail"]["interval"] for scores in cells if len(scores) == 1 and scores[0]["low"] is not None)
-        )
+        single = [scores[0] for scores in cells if len(scores) == 1 and scores[0]["low"] is not None]
+        stated = dict.fromkeys(_interval(score["detail"]) for score in single)
         if stated:
-            how = "; or ".join(stated).replace("+-", "±")  # stored in plain letters
-            notes.append(f"value (low, high): one seed, {how}; variation between seeds is not included")
+            notes.append(f"value (low, high): one seed, {'; or '.join(stated)}; variation between seeds is not included")
         return [*notes, *self._fewer()]
 
     def _fewer(self) -> list[str]:

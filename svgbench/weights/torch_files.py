@@ -1,10 +1,10 @@
-"""Reads files of ``torch.save`` without executing anything: tensors are loaded, every other object becomes an inert stand-in.
+"""Reads files of ``torch.save`` without running code from them: tensors are loaded, every other object becomes an inert stand-in.
 
-``torch.load`` imports the classes that a file names, or rejects the whole file because of one of them (``weights_only``). ``safe_globals``
-does not help with classes that are unknown beforehand, with ``pickle_protocol=4``, subclasses of dict and list, ``defaultdict`` and
-``deque``, files of torch before 1.6, or the metadata of ``torch.distributed.checkpoint``. Here names in a file are never imported: the few
-that rebuild tensors are implemented in this module, all others become empty classes. Tensors are read from the disk only when needed, so
-that the state of an optimiser beside the weights uses no memory.
+``torch.load`` imports the classes that a file names. With ``weights_only`` it rejects the file because of one such class, and
+``safe_globals`` needs to know the classes beforehand; neither reads ``pickle_protocol=4``, subclasses of dict and list, ``defaultdict`` and
+``deque``, files of torch before 1.6, or the metadata of ``torch.distributed.checkpoint``. This module never imports a name from a file: it
+implements the few functions that rebuild tensors, and replaces all other names by empty classes. Tensors are read from the disk only when
+needed, so an optimiser's state beside the weights uses no memory.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from svgbench.config.archives import Member, checked, start_of
 from svgbench.errors import BadWeights
 
 OPERATIONS = 2_000_000
-"""Largest number of operations in one pickle: many times that of large checkpoints."""
+"""Largest number of operations in one pickle; large checkpoints have a small part of it."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in files of torch before 1.6."""
 NAMES = 20_000
-"""Largest number of different classes and functions in one pickle; each takes a kilobyte here."""
+"""Largest number of different classes and functions in one pickle; each uses a kilobyte of memory."""
 NESTED = 500
-"""Largest nesting of tuples: Python hashes them recursively, and very deep ones would crash the process."""
+"""Deepest nesting of tuples. Python hashes tuples recursively, so deeper ones could crash the process."""
 DIMENSIONS = 64
 """Largest number of dimensions of a tensor in torch."""
 INFLATED = 1 << 20
-"""A tensor may have more elements than its storage (strides of 0) up to this count."""
+"""A tensor with strides of 0 may have more elements than its storage, but at most this many."""
 HOSTILE_MODULES = (
     "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "ctypes", "socket", "pty", "webbrowser", "commands", "code",
 )  # fmt: skip
@@ -78,20 +78,20 @@ class StandIn(dict):
         return StandIn(*args)
 
     def append(self, item: Any) -> None:
-        """What a list of another class would keep."""
+        """Ignores an item of a list of another class."""
 
     def extend(self, items: Any) -> None:
-        """What a list of another class would keep."""
+        """Ignores items of a list of another class."""
 
     def add(self, item: Any) -> None:
-        """What a set of another class would keep."""
+        """Ignores an item of a set of another class."""
 
     __hash__ = object.__hash__  # type: ignore[assignment]
     __eq__ = object.__eq__
 
 
-class Table(StandIn):
-    """``collections.OrderedDict``, which old pickles make of a list of pairs."""
+class OrderedStandIn(StandIn):
+    """Replaces ``collections.OrderedDict``, which old pickles build from a list of pairs."""
 
     def __init__(self, pairs: Any = (), **words: Any) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class Table(StandIn):
 
 
 class _Checked:
-    """What was checked when it was made; the file cannot change it afterwards."""
+    """An object that was checked when it was created; the file cannot set its state afterwards."""
 
     def __setstate__(self, state: Any) -> NoReturn:
         raise pickle.UnpicklingError("the state of a tensor is set a second time")
@@ -134,7 +134,7 @@ class Stored(_Checked):
 
 
 class _Function(_Checked):
-    """What a name of torch in the file calls."""
+    """Implements a function of torch that the file calls by name."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call
@@ -147,7 +147,7 @@ def _rebuilt(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> 
     numbers = (offset, *shape, *stride)
     known = isinstance(storage, Storage) and len(shape) == len(stride) <= DIMENSIONS
     if not known or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
-        raise pickle.UnpicklingError("a tensor with sizes that are none")
+        raise pickle.UnpicklingError("a tensor with invalid sizes")
     typed, *more = rest[2:] if len(rest) > 2 and isinstance(rest[2], torch.dtype) else (None, *rest[2:])  # v3 names the type of its bytes
     bits = more[0] if more and isinstance(more[0], Mapping) else {}
     count = storage.count // (1 if typed is None else typed.itemsize)
@@ -171,14 +171,14 @@ FUNCTIONS: Mapping[str, Any] = {
     "torch._utils._rebuild_parameter_with_state": _Function(lambda data, *rest: data),
     "torch._tensor._rebuild_from_type_v2": _Function(lambda function, kind, args, state: function(*args)),
     "torch.Size": _Function(tuple),
-    "collections.OrderedDict": Table,
+    "collections.OrderedDict": OrderedStandIn,
     "builtins.getattr": _Function(lambda *args: ATTRIBUTE),
 }
-"""Every name that does something; the rest are stand-ins."""
+"""The only names in a file that do something; all others become stand-ins."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Imports nothing."""
+    """An unpickler that imports nothing."""
 
     def __init__(self, data: bytes, storage: Callable[[Any], Any]) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
@@ -186,7 +186,7 @@ class _Unpickler(pickle.Unpickler):
         self._classes: dict[str, type[StandIn]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the file."""
+        """The object that is used for a name in the file."""
         module = "builtins" if module == "__builtin__" else module
         if module in HOSTILE_MODULES or (module == "builtins" and name in HOSTILE_BUILTINS):
             raise Hostile(f"{module}.{name}")
@@ -206,14 +206,14 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """The storage that a tensor refers to."""
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or type(pid[4]) is not int or pid[4] < 0:
-            raise pickle.UnpicklingError("a reference that is no storage")
+            raise pickle.UnpicklingError("a reference that is not to a storage")
         if not isinstance(pid[1], torch.dtype):
             return StandIn()
         return self._storage(pid)
 
 
 def unpickled(data: bytes, storage: Callable[[Any], Any] = lambda pid: StandIn()) -> Any:
-    """The object in a pickle of which ``_length`` has seen every operation."""
+    """The object in a pickle that ``_length`` has checked."""
     try:
         return _Unpickler(data, storage).load()
     except (TypeError, AttributeError, IndexError, KeyError, ValueError, OverflowError, MemoryError, RecursionError) as error:
@@ -221,10 +221,10 @@ def unpickled(data: bytes, storage: Callable[[Any], Any] = lambda pid: StandIn()
 
 
 def _length(source: Any) -> int:
-    """Bytes of the pickle at ``source``'s position; refuses one that is too long, that reserves memory for nothing, or whose tuples are
-    nested too deeply."""
+    """Length in bytes of the pickle at ``source``'s position. Refuses one with too many operations, with a memo larger than itself, or with
+    tuples that are nested too deeply."""
     start, largest = source.tell(), -1
-    depths, marks, memo = [], [], {}  # type: ignore[var-annotated]  # of what the unpickler will have on its stack: tuples around tuples
+    depths, marks, memo = [], [], {}  # type: ignore[var-annotated]  # depths: nesting of tuples in each object on the unpickler's stack
     for count, (operation, argument, _) in enumerate(pickletools.genops(source)):
         name = operation.name
         if name == "MARK":
@@ -252,8 +252,8 @@ def _length(source: Any) -> int:
 
 
 def _effect(operation: pickletools.OpcodeInfo) -> tuple[int, bool, int, int]:
-    """How many objects an operation takes from the stack (below a mark, where it takes all above one), how many it puts there, and whether
-    that is a tuple around them."""
+    """What an operation does with the stack: how many objects it takes (without those above a mark), whether it takes all above a mark, how
+    many it puts back, and 1 if it wraps them in a tuple."""
     before = operation.stack_before
     marked = pickletools.markobject in before
     taken = before.index(pickletools.markobject) if marked else len(before)
@@ -271,17 +271,17 @@ def read_pickle(data: bytes) -> Any:
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The strides of a tensor whose elements lie row by row."""
+    """The strides of a contiguous tensor of this shape."""
     return tuple(math.prod(shape[place + 1 :]) for place in range(len(shape)))
 
 
 def read_archive(path: Path, source: io.BytesIO | None = None) -> Any:
-    """The content of a file of ``torch.save`` (a ZIP archive), or of the bytes ``source`` inside one; tensors in it are ``Stored``."""
+    """The content of a file of ``torch.save`` (a ZIP archive), or of one that is held in ``source``; its tensors are ``Stored``."""
     place: Path | io.BytesIO = path if source is None else source
     members = checked(place, named=path)
     pickles = [name for name in members if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
     if len(pickles) != 1:
-        raise pickle.UnpicklingError(f"{len(pickles)} members data.pkl")
+        raise pickle.UnpicklingError(f"it has {len(pickles)} members data.pkl")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in members and _bytes(place, members[f"{root}byteorder"]).tobytes() == b"big":
         raise BadWeights(f"{path} was written on a big-endian machine; save it again on a little-endian one.")
@@ -301,7 +301,7 @@ def read_archive(path: Path, source: io.BytesIO | None = None) -> Any:
 
 
 def read_legacy(path: Path) -> Any:
-    """The content of a file of torch before 1.6: pickles one after the other, then the storages."""
+    """The content of a file of torch before 1.6, which consists of several pickles followed by the storages."""
     starts: dict[str, tuple[int, int]] = {}
     waiting: dict[str, Storage] = {}
 
@@ -329,7 +329,7 @@ def read_legacy(path: Path) -> Any:
 
         head = [unpickled(following()) for _ in range(3)]
         if head[0] != LEGACY_MAGIC:
-            raise pickle.UnpicklingError("no file of torch")
+            raise pickle.UnpicklingError("not a file of torch")
         content_found = unpickled(following(), storage)
         keys = unpickled(following())
         place = content.tell()
@@ -337,14 +337,14 @@ def read_legacy(path: Path) -> Any:
             stored = int.from_bytes(content[place : place + 8], "little", signed=True)
             size = stored * sizes.get(str(key), 1)
             if stored < 0 or place + 8 + size > len(content):
-                raise EOFError(f"storage {key} ends behind the file")
+                raise EOFError(f"storage {key} ends after the end of the file")
             starts[str(key)] = (place + 8, stored)
             place += 8 + size
     return content_found
 
 
 def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The same, read once: tensors that share a storage share its numbers."""
+    """The same function, but it reads once and then returns the same tensor, so that tensors share a storage as in the file."""
     found: list[Tensor] = []
 
     def again() -> Tensor:
@@ -356,7 +356,7 @@ def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def _bytes(path: Path | io.BytesIO, member: Member) -> np.ndarray:
-    """A member's bytes. Sums are not compared: torch can be told to write none."""
+    """A member's bytes. Checksums are not compared, because torch can write files without them."""
     if not member.deflated:
         return _slice(path, start_of(path, member), member.size)
     with zipfile.ZipFile(path) as archive, archive.open(member.name) as file:

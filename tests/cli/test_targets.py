@@ -21,7 +21,7 @@ from svgbench.errors import BadInput, BrokenArtifact, Occupied
 from svgbench.lab.configs import configs_of
 from svgbench.lab.diagnosis import diagnosis_plan
 from svgbench.tables.collect import RunRecord, collect
-from svgbench.tables.figures.sources import Tokenizer
+from svgbench.tables.figures.sources import TokenizerRuns
 
 
 def call(capsys, *words: object) -> tuple[int, str]:
@@ -188,7 +188,7 @@ def test_figures_are_drawn_of_what_was_committed_alone(tmp_path, read):
     finish(diagnoses, tmp_path / "runs", keys=list(diagnoses.runs[0].nodes))
     keys = {diagnoses.nodes[key].stage: key for key in diagnoses.runs[0].nodes}
     record = RunRecord(run.name, tmp_path, {"stages": stages}, [])
-    one = Tokenizer(run.name, run.config, (record,), store, diagnoses=keys)
+    one = TokenizerRuns(run.name, run.config, (record,), store, diagnoses=keys)
     stage, key = next((node.stage, key) for key, node in {**made.nodes, **diagnoses.nodes}.items()
                       if node.stage == read and key in (*run.nodes, *keys.values()))  # fmt: skip
     path = next(path for path in sorted(store.place(stage, key).iterdir()) if path.name != "manifest.json")

@@ -22,7 +22,7 @@ from svgbench.errors import BadConfig
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.declared import METRICS
-from svgbench.metrics.features import Features
+from svgbench.metrics.features import ImageFeatures
 from svgbench.metrics.frechet import Moments
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.protocol import ImageGroup, Judge
@@ -104,7 +104,9 @@ def knob() -> dict:
 
 def metric(shelf: Path) -> dict:
     sets = [torch.randn(40, 4), torch.randn(60, 4)]
-    samples, real = (Features(count=len(x), moments=Moments.empty(4).add(x), kept=x, logits=None, classes=None, spatial=()) for x in sets)
+    samples, real = (
+        ImageFeatures(count=len(x), moments=Moments.empty(4).add(x), kept=x, logits=None, classes=None, spatial=()) for x in sets
+    )
     reference = Reference.of(real, ImageGroup(name="train", count=60, digest="ab" * 32))
     scores = generation_scores(samples, reference, judge=Judge(name="net", digest="cd" * 32))
     (score,) = (score for score in scores if score.metric == "toy")

@@ -16,7 +16,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
 from svgbench.images.shapes import draw
 from svgbench.machine.files import sha256_of
-from svgbench.metrics.features import Extractor, Features, _Pass, extract, load_extractor
+from svgbench.metrics.features import Extractor, ImageFeatures, _Pass, extract, load_extractor
 from svgbench.metrics.frechet import frechet_distance
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.judges import row
@@ -264,7 +264,7 @@ def test_shipped_judges_open_with_the_pinned_digest():
     assert extractor.digest == row("features", "shapes-cnn")["sha256"]
     assert perceptual.digest == row("pairs", "shapes-lpips")["sha256"]
     found = extract(extractor, images(20))
-    assert isinstance(found, Features) and found.kept.shape == (20, extractor.dim)
+    assert isinstance(found, ImageFeatures) and found.kept.shape == (20, extractor.dim)
 
 
 def test_on_embedded_images_unseen_ones_are_near_blurred_ones_far_and_one_class_alone_has_less_recall():
@@ -282,7 +282,7 @@ def test_on_embedded_images_unseen_ones_are_near_blurred_ones_far_and_one_class_
     assert found[0]["is"] > found[1]["is"] > found[2]["is"]
 
 
-def _by_metric(extractor: Extractor, samples: Features, reference: Features) -> dict[str, float]:
+def _by_metric(extractor: Extractor, samples: ImageFeatures, reference: ImageFeatures) -> dict[str, float]:
     group = ImageGroup(name="train", count=reference.count, digest="ab" * 32)
     return {s.metric: s.value for s in generation_scores(samples, Reference.of(reference, group), judge=extractor.judge)}
 

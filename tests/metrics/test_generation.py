@@ -7,7 +7,7 @@ import torch
 
 from svgbench.config.records import SamplingProtocol
 from svgbench.errors import BadData
-from svgbench.metrics.features import Features
+from svgbench.metrics.features import ImageFeatures
 from svgbench.metrics.frechet import Moments, frechet_distance
 from svgbench.metrics.generation import check_counts, distance_scores, generation_scores, inside, kernel_distance
 from svgbench.metrics.inception_score import ClassSums, inception_replicates
@@ -24,18 +24,18 @@ GROUP = ImageGroup(name="train", count=600, digest="ab" * 32)
 JUDGE = Judge(name="net", digest="cd" * 32)
 
 
-def features(x: torch.Tensor, logits=None, *, keep: int | None = None, spatial=None) -> Features:
+def features(x: torch.Tensor, logits=None, *, keep: int | None = None, spatial=None) -> ImageFeatures:
     """What a pass over images with these features and logits would leave; spatial features in ten groups."""
     rows = chosen(len(x) if keep is None else keep, len(x))
     classes = None if logits is None else ClassSums.empty(len(x), logits.shape[1]).add(logits, 0)
     groups = () if spatial is None else tuple(Moments.empty(spatial.shape[1]).add(spatial[g::10]) for g in range(10))
     kept_logits = None if logits is None else logits[rows]
-    return Features(
+    return ImageFeatures(
         count=len(x), moments=Moments.empty(x.shape[1]).add(x), kept=x[rows], logits=kept_logits, classes=classes, spatial=groups
     )  # fmt: skip
 
 
-def score_all(samples: Features, reference: Features | Reference, **more):
+def score_all(samples: ImageFeatures, reference: ImageFeatures | Reference, **more):
     against = reference if isinstance(reference, Reference) else Reference.of(reference, GROUP)
     return {s.metric: s for s in generation_scores(samples, against, judge=JUDGE, **more)}
 

@@ -22,7 +22,7 @@ from svgbench.tables.figures.curves import gfid_by_images, gfid_by_steps
 from svgbench.tables.figures.draw import draw
 from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sheets import samples
-from svgbench.tables.figures.sources import Tokenizer, of_one_set, tokenizers
+from svgbench.tables.figures.sources import TokenizerRuns, of_one_set, tokenizers
 from svgbench.tables.figures.style import in_lines, spread, styled
 
 
@@ -38,8 +38,8 @@ def run(name: str, rows: list[dict], key: str = "k", stages: list[dict] | None =
     return RunRecord(name, Path(name), {"run": name, "kind": "features", "stages": [images, *(stages or [])]}, rows)
 
 
-def tokenizer(name: str, *records: RunRecord, config: RunConfig | None = None) -> Tokenizer:
-    return Tokenizer(name, config or build({}, preset="tiny"), records, Store(Path("store")))
+def tokenizer(name: str, *records: RunRecord, config: RunConfig | None = None) -> TokenizerRuns:
+    return TokenizerRuns(name, config or build({}, preset="tiny"), records, Store(Path("store")))
 
 
 def test_seeds_become_a_mean_and_an_interval_in_one_line():

@@ -12,6 +12,7 @@ from fake_runs import sampled, score, write
 
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import BadInput, BrokenArtifact, UnknownName
+from svgbench.metrics.resampling import Resampling
 from svgbench.tables.collect import RunRecord, collect
 from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.report import group_name, report, score_tables
@@ -60,6 +61,16 @@ def test_distances_of_too_few_images_share_one_footnote():
     table = score_table("t", [*rows, score("a", "is", 3.0, made=sampled())], ("gfid", "sfid", "is"))
     assert [note for note in table.notes if "singular" in note] == [f"gfid, sfid: {SINGULAR}"]
     assert not [note for note in score_table("t", [score("a")], ("rfid",)).notes if "singular" in note]
+
+
+def test_intervals_of_earlier_versions_share_the_note_of_todays():
+    bootstrap = Resampling(resamples=200).stated("images")["interval"]
+    ways = ("95 %, value +- 1.96 sd of 200 bootstrap resamples over images", bootstrap)
+    rows = [score(run, "gfid", 1.0, made=sampled(), detail={"interval": way}) for run, way in zip("ab", ways, strict=True)]
+    table = score_table("t", rows, ("gfid",))
+    notes = [note for note in table.notes if note.startswith("value (low, high)")]
+    assert notes == [f"value (low, high): one seed, {bootstrap}; variation between seeds is not included"]
+    assert all(bootstrap in row[1].hint for row in table.rows)
 
 
 def test_the_best_is_the_lowest_distance_and_the_highest_accuracy():

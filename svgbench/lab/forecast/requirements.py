@@ -40,7 +40,7 @@ class Need:
 
     what: str
     here: bool
-    found: str
+    where: str
     """Where it is, or how to get it."""
     licence: str = ""
     optional: bool = False
@@ -135,7 +135,7 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
     for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
         need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
         if sizes.config.data.source != "shapes" and not judges.knows_photographs(kind, judge):
-            need = replace(need, found=f"{need.found}; trained on drawn images, does not know photographs (--set {name}=...)")
+            need = replace(need, where=f"{need.where}; trained on drawn images, does not know photographs (--set {name}=...)")
         yield need
 
 
@@ -179,7 +179,7 @@ def _packages(sizes: Sizes) -> Iterator[Need]:
         names.append("lpips")
     for name in dict.fromkeys(names):
         need = package(name)
-        yield Need(f"package {need.what}", need.here, need.found)
+        yield Need(f"package {need.what}", need.here, need.where)
 
 
 def _cached(repository: str, name: str, revision: str | None) -> Path | None:

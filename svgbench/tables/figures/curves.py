@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svgbench.config.records import Protocol, digest
 from svgbench.tables.figures.palette import LINES
-from svgbench.tables.figures.sources import Tokenizer
+from svgbench.tables.figures.sources import TokenizerRuns
 from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, aside, in_lines, line_of, name_lines
 from svgbench.tables.labels import row_of
 from svgbench.tables.seeds import half_interval
@@ -40,7 +40,7 @@ class Point(NamedTuple):
     rows: Rows
 
 
-def gfid_by_steps(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
+def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     """gFID against sampling steps, or why it is not drawn."""
     rows = {one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one)] for one in tokenizers}
     points = _points(rows, lambda row: row["steps"])
@@ -51,10 +51,10 @@ def gfid_by_steps(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
     return _drawn("gfid-by-steps", title, "sampling steps", page, points)
 
 
-def gfid_by_images(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
+def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where its snapshots
     were sampled, else over trainings that differ in their length alone."""
-    groups: dict[str, list[Tokenizer]] = {}
+    groups: dict[str, list[TokenizerRuns]] = {}
     for one in tokenizers:
         along = len({row["images_seen"] for row in _gfid(one)}) > 1
         groups.setdefault(one.name if along else _without_length(one), []).append(one)
@@ -90,15 +90,15 @@ def _drawn(name: str, title: str, against: str, page: Page, points: list[Point])
     return FigureData(name, title, caption, page, columns, rows)
 
 
-def _gfid(one: Tokenizer) -> Rows:
+def _gfid(one: TokenizerRuns) -> Rows:
     return [row for row in one.rows if row["metric"] == "gfid" and row["images_seen"] is not None]
 
 
-def _longest(one: Tokenizer) -> int:
+def _longest(one: TokenizerRuns) -> int:
     return max((row["images_seen"] for row in _gfid(one)), default=0)
 
 
-def _without_length(one: Tokenizer) -> str:
+def _without_length(one: TokenizerRuns) -> str:
     """What a tokenizer and its transformer are but for how long the transformer was trained."""
     config = one.config.model_dump(mode="json", exclude={"seed": True, "sampling": True})
     training = config["diffusion"]["training"]
@@ -217,7 +217,7 @@ def _count(x: int) -> str:
     return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
 
 
-def class_shares(tokenizers: Sequence[Tokenizer]) -> FigureData:
+def class_shares(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """The share of what varies that is a matter of class: in pooled latents, and in the velocities at each time."""
     columns = ["tokenizer", "of", "t", "class_share", "low", "high", "count", "protocol"]
     rows: list[list[Any]] = []

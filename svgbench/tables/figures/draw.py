@@ -11,7 +11,7 @@ from typing import Any
 
 from svgbench.machine.files import write_atomic
 from svgbench.tables.figures import curves, planes, sheets
-from svgbench.tables.figures.sources import Tokenizer
+from svgbench.tables.figures.sources import TokenizerRuns
 from svgbench.tables.figures.style import FigureData, styled
 
 CURVES = (curves.gfid_by_steps, curves.gfid_by_images)
@@ -22,7 +22,7 @@ PICTURES = (
 KINDS = ("png", "svg")
 
 
-def draw(curves: Sequence[Tokenizer], pictured: Sequence[Tokenizer], to: Path) -> tuple[list[FigureData], list[str]]:
+def draw(curves: Sequence[TokenizerRuns], pictured: Sequence[TokenizerRuns], to: Path) -> tuple[list[FigureData], list[str]]:
     """Draws curves of all tokenizers and pictures of those with diagnoses into a directory; gives the figures, and why others are not
     drawn."""
     drawn, reasons = [], []
@@ -39,7 +39,7 @@ def draw(curves: Sequence[Tokenizer], pictured: Sequence[Tokenizer], to: Path) -
     return drawn, reasons
 
 
-def _write(figure: FigureData, tokenizers: Sequence[Tokenizer], to: Path) -> None:
+def _write(figure: FigureData, tokenizers: Sequence[TokenizerRuns], to: Path) -> None:
     """A figure's four files; the pictures last, so that where one is, its table is too."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from svgbench.tables.figures.sources import Tokenizer
+from svgbench.tables.figures.sources import TokenizerRuns
 from svgbench.tables.figures.style import CLASSES, RULE, SOFT, WIDTH, FigureData, Page, in_lines, name_classes
 
 LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
@@ -18,7 +18,7 @@ ABREAST = 4
 """Panels of t-SNE in a row."""
 
 
-def embedding(tokenizers: Sequence[Tokenizer]) -> FigureData:
+def embedding(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
     rows: list[list[Any]] = []
     panels: list[tuple[str, str, np.ndarray, list[int], dict[str, Any]]] = []
@@ -57,7 +57,7 @@ def embedding(tokenizers: Sequence[Tokenizer]) -> FigureData:
     return FigureData("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
-def velocities(tokenizers: Sequence[Tokenizer]) -> FigureData:
+def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """Class means of noised latents and of the velocities there: a row a tokenizer, a column a time."""
     read = [one.read("velocities") for one in tokenizers]
     times = [at["t"] for at in read[0][1]["times"]]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from svgbench.tables.figures.sources import Tokenizer, rmse
+from svgbench.tables.figures.sources import TokenizerRuns, rmse
 from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, in_lines
 
 LEFT, TOP, GAP, BLOCK = 1.3, 0.72, 0.035, 0.16
@@ -63,7 +63,7 @@ class Sheet:
         return page
 
 
-def reconstructions(tokenizers: Sequence[Tokenizer]) -> FigureData:
+def reconstructions(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """Originals, then what each tokenizer makes of them; of one with a residual also without it."""
     pictures, about = tokenizers[0].read("residual-left-out")
     names, places, originals = about["names"], about["images"], pictures[0]
@@ -71,7 +71,7 @@ def reconstructions(tokenizers: Sequence[Tokenizer]) -> FigureData:
     sheet.rows.append(("original", "", list(originals)))
     rows: list[list[Any]] = []
 
-    def add(one: Tokenizer, how: str, small: str, decoded: np.ndarray) -> None:
+    def add(one: TokenizerRuns, how: str, small: str, decoded: np.ndarray) -> None:
         sheet.rows.append((one.name, small, list(decoded)))
         for image, name, picture, original in zip(places, names, decoded, originals, strict=True):
             rows.append([one.name, how, image, name, rmse(picture, original)])
@@ -88,7 +88,7 @@ def reconstructions(tokenizers: Sequence[Tokenizer]) -> FigureData:
     return FigureData("reconstructions", sheet.title, caption, sheet.page(), ["tokenizer", "decoded", "image", "class", "rmse"], rows)
 
 
-def samples(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
+def samples(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     """The same sample indices of each tokenizer at a few counts of steps and the greatest guidance that all have, or why not."""
     common = set.intersection(*(set(one.cells()) for one in tokenizers))
     if not common:
@@ -118,7 +118,7 @@ def samples(tokenizers: Sequence[Tokenizer]) -> FigureData | str:
     return FigureData("samples", title, caption, sheet.page(), columns, rows)
 
 
-def interpolation(tokenizers: Sequence[Tokenizer]) -> FigureData:
+def interpolation(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """The straight way between the latents of two images, decoded."""
     about = tokenizers[0].read("interpolation")[1]
     names, shares = about["names"], about["shares"]
@@ -148,7 +148,7 @@ def interpolation(tokenizers: Sequence[Tokenizer]) -> FigureData:
     return FigureData("interpolation", sheet.title, caption, sheet.page(), columns, rows)
 
 
-def editing(tokenizers: Sequence[Tokenizer]) -> FigureData:
+def editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """Images led to another class from several times on."""
     about = tokenizers[0].read("editing")[1]
     starts = about["starts"]
@@ -176,7 +176,7 @@ def editing(tokenizers: Sequence[Tokenizer]) -> FigureData:
     return FigureData("editing", sheet.title, caption, sheet.page(), columns, rows)
 
 
-def _psnr(one: Tokenizer) -> str:
+def _psnr(one: TokenizerRuns) -> str:
     values = [row["value"] for row in one.rows if row["metric"] == "psnr"]
     return f"PSNR {mean(values):.2f} dB" if values else ""
 

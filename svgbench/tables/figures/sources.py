@@ -22,7 +22,7 @@ from svgbench.tables.labels import row_numbers
 
 
 @dataclass(frozen=True)
-class Tokenizer:
+class TokenizerRuns:
     """Runs that differ in their seed alone; pictures are of the first."""
 
     name: str
@@ -89,7 +89,7 @@ class Tokenizer:
         return self.checked[stage, key]
 
 
-def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:
+def tokenizers(records: Iterable[RunRecord], store: Store) -> list[TokenizerRuns]:
     """Runs folded by their configurations without the seed, in the order of the records, which is that of the tables."""
     groups: dict[str, list[tuple[RunRecord, RunConfig]]] = {}
     for record in records:
@@ -99,11 +99,11 @@ def tokenizers(records: Iterable[RunRecord], store: Store) -> list[Tokenizer]:
     for group in groups.values():
         group.sort(key=lambda pair: pair[1].seed)
         (first, config), of_seeds = group[0], tuple(record for record, _ in group)
-        collected.append(Tokenizer(first.row, config, of_seeds, store, numbers[first.row]))
+        collected.append(TokenizerRuns(first.row, config, of_seeds, store, numbers[first.row]))
     return collected
 
 
-def of_one_set(pictured: list[Tokenizer]) -> None:
+def of_one_set(pictured: list[TokenizerRuns]) -> None:
     """BadInput unless all use the same images: pictures of different images cannot be compared."""
     sets: dict[str, str] = {}
     for one in pictured:

@@ -29,7 +29,7 @@ def test_a_paper_run_on_a_bare_machine_misses_images_encoder_inception_and_vgg()
                        "weights of lpips (autoencoder.loss)"}  # fmt: skip
     assert all_["weights of lpips (scores)"].state == "not given"
     for what in missing:
-        assert all_[what].licence and "https://" in all_[what].found
+        assert all_[what].licence and "https://" in all_[what].where
     assert all_["weights of dinov3-s16plus"].licence == "dinov3-license"
     assert {what for what in all_ if what.startswith("package")} >= {"package timm", "package lpips", "package torch-fidelity"}
 
@@ -42,12 +42,12 @@ def test_judges_trained_on_drawn_images_are_named_where_they_judge_a_folder(tmp_
     (tmp_path / "images").mkdir()
     tiny = found("tiny", data={"source": str(tmp_path / "images")})
     for part in ("shapes-cnn (scores)", "shapes-lpips (scores)", "shapes-lpips (autoencoder.loss)"):
-        assert "does not know photographs" in tiny[f"weights of {part}"].found
+        assert "does not know photographs" in tiny[f"weights of {part}"].where
     small = found("small", data={"source": str(tmp_path / "images")})
     assert {what for what, need in small.items() if need.state == "missing"} >= {
         "weights of inception (scores)", "weights of lpips (autoencoder.loss)",
     }  # fmt: skip
-    assert not any("photographs" in need.found for need in [*small.values(), *found("small").values()])
+    assert not any("photographs" in need.where for need in [*small.values(), *found("small").values()])
 
 
 def test_what_is_handed_over_is_looked_for(tmp_path):
@@ -94,11 +94,11 @@ def test_what_single_scores_are_given_is_looked_for_and_has_a_licence(tmp_path):
              "reference": str(tmp_path / "r.npz"), "second_extractor": "dinov2-vit-l-14"}  # fmt: skip
     all_ = found(scores=given)
     ade, depth = (next(need for what, need in all_.items() if word in what) for word in ("ADE20K", "NYU"))
-    assert ade.state == "yes" and ade.found == str(tmp_path / "ade") and "BSD-3-Clause" in ade.licence
-    assert depth.state == "missing" and "cs.nyu.edu" in depth.found and "not stated" in depth.licence
-    assert all_["reference of the samples"].state == "missing" and "guided-diffusion" in all_["reference of the samples"].found
+    assert ade.state == "yes" and ade.where == str(tmp_path / "ade") and "BSD-3-Clause" in ade.licence
+    assert depth.state == "missing" and "cs.nyu.edu" in depth.where and "not stated" in depth.licence
+    assert all_["reference of the samples"].state == "missing" and "guided-diffusion" in all_["reference of the samples"].where
     second = all_["weights of dinov2-vit-l-14 (scores)"]
-    assert second.state == "missing" and "scores.second_extractor_weights=FILE" in second.found and second.licence == "Apache-2.0"
+    assert second.state == "missing" and "scores.second_extractor_weights=FILE" in second.where and second.licence == "Apache-2.0"
 
 
 def test_scores_left_out_are_named_with_their_settings():
