@@ -32,12 +32,12 @@ EVALUATION_COLUMNS = {
 
 
 def results(out: str | Path = "runs", names: Sequence[str] | None = None) -> pd.DataFrame:
-    """The scores of the runs under ``out`` (of the named ones, or of all): a row for each score.
+    """The scores of all runs under ``out``, or of those in ``names``: a row for each score.
 
     Columns: run, encoder, family, align, residual_channels, preset, seed, metric, value, low and high (95 % interval), count (images),
-    steps, guidance, images_seen, seconds, latents (of probes), interval (how it was made), judges (a note where the judging networks do
-    not know these images), protocol (rows of different protocols are not comparable), key. Missing entries are ``pandas.NA``.
-    UnknownName for an unknown run, BrokenArtifact for a damaged record.
+    steps, guidance, images_seen, seconds, latents (of probes), interval (how it was made), judges (a note when the judging networks were
+    not trained for these images), protocol (rows of different protocols are not comparable), key. Missing entries are ``pandas.NA``.
+    Raises UnknownName for an unknown run, BrokenArtifact for a damaged record.
     """
     from svgbench.tables.collect import collect
     from svgbench.tables.judge_notes import noted_scores
@@ -48,10 +48,10 @@ def results(out: str | Path = "runs", names: Sequence[str] | None = None) -> pd.
 
 
 def published(path: str | Path | None = None) -> pd.DataFrame:
-    """The published numbers that svgbench ships (or those of a file of the same columns): a row for each number, with its source.
+    """The published numbers that come with svgbench, or those of a file with the same columns: a row for each number, with its source.
 
-    ``metric`` has svgbench's own name where it measures the same thing; ``bound`` is ``>`` where only a bound was printed; ``guided`` is
-    ``pandas.NA`` where the source does not tell.
+    ``metric`` is svgbench's name of the metric if it has one; ``bound`` is ``>`` when the source prints only a lower bound; ``guided`` is
+    ``pandas.NA`` when the source does not state it.
     """
     from svgbench.tables.published import published as rows_of
 

@@ -62,7 +62,7 @@ class CheckpointNetwork(Network):
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
-    """The codec ``card.model`` with ``card.arguments``, random weights."""
+    """The codec ``card.model`` built with ``card.arguments``, with random weights."""
     if card.model != "ldm-kl":
         raise unknown("checkpoint architecture", card.model, ["ldm-kl"])
     try:

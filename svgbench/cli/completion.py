@@ -1,4 +1,4 @@
-"""Names that a shell completes: experiments and encoders."""
+"""Shell completion of the names of experiments and encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``doctor``: what this machine has, what is missing, how to get it, and what a preset would cost. No torch."""
+"""``doctor``: what this machine has, what is missing, how to get it, and what a run of a preset costs. No torch."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _everything(shelf: Path | None) -> list[Table]:
 def _one_run(
     out: Path, preset: str, encoder: str | None, data: str | None, sets: list[str] | None, shelf: Path | None, gpus: int | None
 ) -> list[Table]:
-    """What a run with these options needs and would cost; nothing of it need be here."""
+    """What a run with these options needs and costs; its data and weights may be missing on this machine."""
     words: dict[str, Any] = {}
     for path, value in (("encoder.card", encoder), ("data.source", data)):
         words = merge(words, nested(path, value)) if value is not None else words
@@ -82,7 +82,7 @@ def _one_run(
     sizes = sizes_of(config, counts_of(config), shelf)
     needs = needs_of(sizes)
     missing = [need.what for need in needs if not need.here and not need.optional]
-    notes = [f"missing: {', '.join(missing)}" if missing else "everything that this run must have is here"]
+    notes = [f"missing: {', '.join(missing)}" if missing else "this machine has everything that this run needs"]
     if without := left_out(config):
         notes.append(f"scores left out until a field is set (--set): {', '.join(without)}")
     title = f"What a {preset} run of {config.encoder.card} needs"
@@ -123,13 +123,13 @@ def _place(out: Path) -> Path:
 
 
 def _counted(facts: dict[str, Any]) -> str:
-    """Images of a data set, and its bytes where they are known."""
+    """Number of images of a data set, and its size if known."""
     counts = f"{facts['train']:,} + {facts['val']:,}"
     return f"{counts}, {size(facts['bytes'])}" if "bytes" in facts else counts
 
 
 def _handed(setting: str) -> str:
-    """How a data set's option or field is typed."""
+    """The option that gives a data set."""
     return setting if setting.startswith("--") else f"--set {setting}=DIR"
 
 

@@ -1,4 +1,4 @@
-"""The runs that an argument of ``report`` and ``figures`` names: one run, or all of an experiment and how it was run."""
+"""The runs that an argument of ``report`` and ``figures`` names: one run, or those of an experiment with the options it was run with."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ Shelf = Annotated[Path | None, typer.Option("--shelf", metavar="DIR", help="A fo
 
 
 def directory(out: Path) -> Path:
-    """``--out``, which is a directory or free; BadInput for a file, a device, a pipe."""
+    """``--out``; raises BadInput when it exists and is not a directory."""
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out} is not a directory; give a directory, or a new name.")
     return out
 
 
 def trial(sets: list[str] | None, limit: int | None, quick: bool) -> list[str]:
-    """``--set`` words with those that ``--limit`` and ``--quick`` stand for; a ``--set`` replaces what ``--quick`` sets."""
+    """The ``--set`` options, with those that ``--limit`` and ``--quick`` imply; a ``--set`` overrides ``--quick``."""
     shortened = [f"{path}={value}" for path, value in QUICK.items()] if quick else []
     return [*shortened, *(sets or []), *([f"data.limit={limit}"] if limit else [])]
 
@@ -91,7 +91,7 @@ class Named:
         return {name: cell for name, (cell, _) in self._configs(experiment).items()}
 
     def labels(self, experiment: str) -> dict[str, str]:
-        """Name of each run -> the values of the experiment's axes, for people."""
+        """Name of each run -> the values of the experiment's axes, as shown in tables."""
         labels = cell_labels(load_experiment(experiment, self.shelf))
         return {name: labels[cell] for name, cell in self.cells(experiment).items() if labels.get(cell)}
 
@@ -126,7 +126,7 @@ class Named:
 
 
 def _work(config: RunConfig) -> str:
-    """A configuration as text, without what planning fills in, with the place of its images however it was written."""
+    """A configuration as text, without fields that planning fills in, and with the absolute path of its images."""
     content = config.model_dump(mode="json")
     source = content["data"]["source"]
     if source != "shapes" and Path(source).expanduser().exists():

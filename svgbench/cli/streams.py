@@ -1,4 +1,4 @@
-"""Standard output and error of the command, including streams that are closed or full, or whose character set lacks a letter. No torch."""
+"""Standard output and error of the command. Handles closed and full streams, and character sets that lack a letter. No torch."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def prepare() -> None:
 
 
 def flushed() -> None:
-    """Flushes standard output; raises StorageError where that cannot hold it, BrokenPipeError where nobody reads it."""
+    """Flushes standard output. Raises StorageError when it cannot be written, BrokenPipeError when its reader has ended."""
     try:
         sys.stdout.flush()
     except BaseException:
@@ -75,7 +75,7 @@ def flushed() -> None:
 
 
 def discard() -> None:
-    """Discards what is left in standard output's buffer, so that nothing fails again when the process ends."""
+    """Discards what is left in standard output's buffer, so that flushing it at the end of the process does not fail again."""
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)

@@ -47,7 +47,7 @@ def checked(source: Path | io.BytesIO, error: type[BadInput] = BadWeights, named
     for entry in entries:
         stored = entry.compress_type == zipfile.ZIP_STORED
         if stored and (entry.file_size != entry.compress_size or entry.header_offset + entry.file_size > held):
-            raise EOFError(f"{entry.filename} ends behind the file")
+            raise EOFError(f"{entry.filename} ends after the end of the file")
         if entry.flag_bits & 1:
             raise ValueError(f"{entry.filename} is encrypted")
     return {e.filename: Member(e.filename, e.file_size, e.compress_type != zipfile.ZIP_STORED, e.header_offset) for e in entries}

@@ -1,4 +1,4 @@
-"""Validates configurations: unknown fields are refused with the closest name, wrong values with field, bound and value."""
+"""Validates configurations. Errors name an unknown field with the closest known one, and a wrong value with its field and bounds."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P
 
 
 def first_problem(error: ValidationError) -> ErrorDetails:
-    """The problem to report first: an unknown field before a missing one, which it may cause; for a field of several possible types, the
-    problem deepest inside it."""
+    """The problem to report: an unknown field before a missing one, because a typing error causes both; for a field that may have several
+    types, the most deeply nested problem."""
     problems = error.errors()
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     field = _place(first)
@@ -43,7 +43,7 @@ def first_problem(error: ValidationError) -> ErrorDetails:
 
 
 def _place(problem: ErrorDetails) -> list[str]:
-    """The field a problem is about, as a path without pydantic's words for the kinds that a field may be of, such as ``list[any]``."""
+    """The path of the field, without the parts that pydantic adds for a field's possible types, such as ``list[any]``."""
     return [str(part) for part in problem["loc"] if not (isinstance(part, str) and part.endswith("]") and part.split("[")[0] in KINDS)]
 
 
@@ -96,7 +96,7 @@ def _part_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | No
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``over`` on top, mapping by mapping; lists and scalars are replaced whole."""
+    """``base`` updated by ``over``: mappings are merged recursively, lists and scalars are replaced."""
     merged = dict(base)
     for name, value in over.items():
         if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
@@ -118,9 +118,9 @@ def override(words: Sequence[str], *, where: str = "--set") -> dict[str, Any]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """``a.b`` and a value as ``{"a": {"b": value}}``; BadConfig where the path is longer than any field's."""
+    """``{"a": {"b": value}}`` for the path ``a.b``; raises BadConfig for a path with more parts than any field has."""
     if path.count(".") >= DEEPEST:
-        raise BadConfig(f"{path[:40]}...: a field of {path.count('.') + 1} parts; no field has so many.")
+        raise BadConfig(f"{path[:40]}...: a field of {path.count('.') + 1} parts; no field has that many.")
     for part in reversed(path.split(".")):
         value = {part: value}
     return value

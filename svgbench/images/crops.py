@@ -1,4 +1,4 @@
-"""Training crops for segmentation and depth: random scale, window, flip and colours, each a function of the crop's position in the run.
+"""Training crops for segmentation and depth: random scale, window, flip and colours, which depend only on seed and position in the run.
 
 Threads read the crops of the next update while this one is computed (PIL releases the interpreter). The result is the same for any number
 of threads. The augmentations are those of DINOv3 (facebookresearch/dinov3, eval/segmentation/transforms.py and eval/depth/transforms.py),

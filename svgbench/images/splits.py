@@ -20,7 +20,7 @@ WORDS: dict[str, Split] = {
     "val": "val", "valid": "val", "validate": "val", "validation": "val", "valset": "val", "validset": "val", "dev": "val",
     "test": "test", "testing": "test", "testset": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-"""Words that name a split, in lower case."""
+"""Words in a file or folder name, in lower case -> the split that they stand for."""
 
 
 class Chosen(NamedTuple):

@@ -1,4 +1,5 @@
-"""Files between a walk and its worker processes: the plan and a report per node, as JSON in a folder that all of them see. No torch."""
+"""Files through which an engine and its worker processes communicate: the plan and a report for each node, as JSON in a shared folder. No
+torch."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from svgbench.machine.files import guarded, write_atomic
 
 
 def write_plan(nodes: Mapping[str, Node], wanted: Iterable[str], folder: Path) -> Path:
-    """Writes ``folder/NAME/plan.json`` with the wanted nodes and their inputs; NAME is new for each walk."""
+    """Writes ``folder/NAME/plan.json`` with the ``wanted`` nodes and their inputs; each call uses a new NAME."""
     keys = {k for key in wanted for k in (key, *nodes[key].inputs.values())}
     content = [asdict(node) for key, node in nodes.items() if key in keys]
     path = (folder / uuid.uuid4().hex[:12] / "plan.json").absolute()
@@ -32,7 +33,7 @@ def read_plan(path: Path) -> dict[str, Node]:
     try:
         return {content["key"]: Node(**content) for content in json.loads(path.read_text())}
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise BadInput(f"{path} is no plan of svgbench ({error}); 'svgbench ablate' writes and removes them.") from None
+        raise BadInput(f"{path} is not a plan of svgbench ({error}); 'svgbench ablate' writes and removes them.") from None
 
 
 def report_file(plan: Path, key: str) -> Path:
@@ -50,7 +51,7 @@ def write_report(plan: Path, report: Report) -> None:
 
 
 def read_report(plan: Path, key: str) -> Report | None:
-    """The report of a node; None as long as there is none."""
+    """The report of a node; None until it is written."""
     try:
         content = json.loads(report_file(plan, key).read_text())
     except FileNotFoundError:

@@ -31,7 +31,7 @@ LOGGED = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d")
 """How a line of torchrun's log begins: W1129 03:10:15."""
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PORTS = 20_000
-"""The machines of a job meet at a port in [PORTS, 2 PORTS) chosen by the job's number, because two jobs may share a machine."""
+"""The machines of a job connect at a port in [PORTS, 2 PORTS) that depends on the job's number, because two jobs may share a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Bench:
     ranks: int = 1
     """Processes of a torchrun for the stages that know how to share their work, on each machine."""
     machines: int = 1
-    """Machines of a SLURM job over which that torchrun goes; this process is started on each of them."""
+    """Machines of a SLURM job that share that torchrun; this process is started on each of them."""
     patience: float = 0.0
     """Seconds to wait for a node that another process works on before it is reported as occupied."""
 
@@ -60,12 +60,12 @@ class Bench:
         return words + (["--compile"] if self.compile else [])
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
-        """A command that works on nodes; on those it reads from standard input where none are named."""
+        """A command that runs the nodes ``keys``, or those that it reads from standard input."""
         return [*python("-m", "svgbench", "node"), str(plan), *keys, *self.words()]
 
 
 class Worker:
-    """Works on nodes of one plan file and reports each beside it."""
+    """Runs nodes of a plan file and writes a report of each beside the file."""
 
     def __init__(self, plan: Path, bench: Bench) -> None:
         from svgbench.machine.runtime import Runtime
@@ -82,7 +82,7 @@ class Worker:
         self._executor = Executor(self._nodes, Store(Path(bench.out) / "store"), runtime, _silent, noted=True)
 
     def work(self, key: str) -> Report:
-        """One node, reported; raises Interrupted after a signal, when its work is saved and nothing is reported."""
+        """Runs a node and writes its report. After a signal it saves the work, writes no report, and raises Interrupted."""
         if key not in self._nodes:
             raise SvgbenchError(f"{self._plan} has no node {key[:12]}; run 'svgbench ablate' again.")
         report = self._unready(key) if self._alone else None
@@ -126,8 +126,8 @@ class Worker:
                 return Report(key, "failed", SvgbenchError(fault))
 
     def _apart(self, key: str) -> Report:
-        """The node under torchrun; a signal to this process is passed on to its ranks, whose work is saved before it ends. Of several
-        machines each starts its own ranks, and the first, which has the main one, reports."""
+        """Runs the node under torchrun. A signal to this process is passed on to the ranks, which save their work. Each machine starts its
+        ranks; the first machine, which has the main rank, writes the report."""
         bench = self._bench
         place = _meeting(bench, self._machine) if self._spread else ["--standalone"]
         start = ["-m", "torch.distributed.run", "--nproc-per-node", str(bench.ranks), *place]
@@ -156,7 +156,7 @@ class Worker:
 
 
 def _meeting(bench: Bench, machine: int) -> list[str]:
-    """Words of torchrun: how the machines of a SLURM job find each other, at the first of them."""
+    """Options of torchrun with which the machines of a SLURM job connect, at the first of them."""
     from submitit.slurm.slurm import SlurmJobEnvironment
 
     port = PORTS + whole_number("SLURM_JOB_ID", os.environ) % PORTS
@@ -165,7 +165,7 @@ def _meeting(bench: Bench, machine: int) -> list[str]:
 
 
 def lines_of_ranks(output: str) -> list[str]:
-    """What the ranks of a torchrun wrote, line by line. Torchrun's own log, and its traceback, which is last: only with ``--debug``."""
+    """The lines that the ranks of a torchrun wrote. Torchrun's log and its final traceback are included only with ``--debug``."""
     if debugging():
         return output.strip().splitlines()
     before, _, traceback_of = output.rpartition(TRACEBACK)
@@ -175,8 +175,8 @@ def lines_of_ranks(output: str) -> list[str]:
 
 
 def why_it_ended(output: str) -> str:
-    """Why a torchrun ended: the last error that a rank reported, else the rank that failed first by torchrun's log, else the last line.
-    Stopped ranks are ignored: torchrun stops all when one has failed."""
+    """Why a torchrun ended: the last error of a rank, else the rank that failed first in torchrun's log, else the last line. Interrupted
+    ranks are ignored, because torchrun stops all ranks when one fails."""
     lines = lines_of_ranks(output) or ["no message"]
     kinds = tuple(f"{kind.__name__}: " for kind in (SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()))
     errors = [line for line in lines if line.startswith(kinds) and not line.startswith(f"{Interrupted.__name__}: ")]
@@ -190,11 +190,11 @@ def why_it_ended(output: str) -> str:
 
 
 def _silent(sentence: str) -> None:
-    """Workers announce no stages; the process that submitted them does."""
+    """Workers do not announce stages; the process that started them does."""
 
 
 def serve(plan: Path, bench: Bench, keys: Sequence[str]) -> int:
-    """Works on the named nodes, or on those that standard input names line by line; the exit status of the first that failed."""
+    """Runs the nodes ``keys``, or those named by the lines of standard input; returns the exit status of the first that failed."""
     worker = Worker(plan, bench)
     status = 0
     for key in keys or (line.strip() for line in sys.stdin):

@@ -1,4 +1,4 @@
-"""The order of training images: a function of seed and position, so that no state has to be saved."""
+"""The order of training images. It depends only on seed and position in the run, so no state has to be saved."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def stable_hash(*words: int | str, bits: int = 63) -> int:
-    """The same number in every process and version for the same words."""
+    """A number of ``bits`` bits from the words; the same in every process and version."""
     text = "\x1f".join(str(word) for word in words).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:16], "little") % (1 << bits)
 
@@ -28,7 +28,7 @@ class Batch:
     size: int
     """Images of the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
     images_seen: int = 0
-    """Images seen in the run before this update, on every rank: decides what begins late (a rank may have no positions of its own)."""
+    """Images seen in the run before this update, the same on all ranks; losses that start later depend on it."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -41,7 +41,7 @@ class Batch:
 
 
 class Order:
-    """A permutation of ``count`` images for each epoch; batches run over the border between two."""
+    """A permutation of ``count`` images for each epoch. A batch may contain the end of one epoch and the start of the next."""
 
     def __init__(self, count: int, *, seed: int) -> None:
         if count < 1:

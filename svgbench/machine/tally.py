@@ -1,4 +1,4 @@
-"""Sums of losses, kept on the device until they are read, so that the training loop does not wait for the device."""
+"""Sums of losses that stay on the device until they are read, so that the training loop does not wait for the device."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Tally:
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def take_bad(self) -> Tensor:
-        """Bad updates since the last call [] int64."""
+        """Number of bad updates since the last call, int64 []."""
         bad, self._bad = self._bad, torch.zeros_like(self._bad)
         return bad
 
     def means(self, runtime: Runtime) -> dict[str, float]:
-        """Means over the images since the last call and over all ranks; starts anew. The one place that waits for the device."""
+        """Means over images and ranks since the last call, and resets the sums. Only this method waits for the device."""
         sums = self._reduced(runtime)
         self._sums = {}
         return {name: total / weight for name, (total, weight) in sums.items() if weight}
@@ -66,11 +66,11 @@ class Tally:
         return {name: (row[0], row[1]) for name, row in zip(names, table.tolist(), strict=True)}
 
     def state(self, runtime: Runtime) -> dict[str, Any]:
-        """The open sums over all ranks, as exact decimal numbers."""
+        """The current sums over all ranks, as numbers that JSON stores exactly."""
         return {"sums": {name: list(pair) for name, pair in self._reduced(runtime).items()}, "shared": sorted(self._shared)}
 
     def load(self, state: Mapping[str, Any], runtime: Runtime) -> None:
-        """Goes on from saved sums, held in equal parts by the ranks."""
+        """Restores saved sums; each rank gets an equal part."""
         self._shared = set(state["shared"])
         for name, (total, weight) in state["sums"].items():
             part = total if name in self._shared else total / runtime.world

@@ -1,15 +1,20 @@
 """Depth estimation by a linear head on frozen latents: RMSE in metres and mean relative error.
 
-Protocol (``scores.depth``; DINOv3's linear one, facebookresearch/dinov3, eval/depth/configs/config-nyu.yaml): batch norm and 1x1
-convolution on raw latents to 256 numbers a position; a position's depth is the mean of 256 depths evenly between 0.001 and 10 m with
-weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, uniform bins, as DINOv2's linear depth), upsampled bilinearly to the map's size. Training:
-the scale-invariant log loss over the batch, 38,400 updates of 16 crops of 416 x 544 with NYU's white border cut off, mirrored, tilted by
-up to 2.5 degrees, tinted, AdamW (3e-4, betas 0.9 and 0.99, decay 1e-4, 12,800 updates of warm-up, cosine to zero, gradient norm 35).
-Validation: the whole image and its mirror image, averaged; per image the errors of pixels with depth in (0.001, 10) m inside Eigen's
-crop (NYUv2: rows 45 to 470, columns 41 to 600 of 480 x 640, taken as shares of the sides); the mean over images. Images whose sides the
-encoder's stride does not divide are read at the nearest sides that it does. Unlike DINOv3, the cosine begins after the warm-up and
-AdamW's first beta stays at 0.9.
-What it cannot tell: edges finer than the grid, or the accuracy of a deeper head (DPT).
+Protocol (``scores.depth``; DINOv3's linear protocol, facebookresearch/dinov3, eval/depth/configs/config-nyu.yaml):
+
+- Head: batch norm and a 1x1 convolution on raw latents, 256 outputs x per position. A position's depth is the weighted mean of 256
+  depths, evenly spaced from 0.001 to 10 m, with weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, with uniform bins, as DINOv2's linear
+  head). Depths are upsampled bilinearly to the size of the map.
+- Training: the scale-invariant log loss over the batch, 38,400 updates of 16 crops of 416 x 544 without NYU's white border, flipped,
+  rotated by up to 2.5 degrees, with colour augmentation. AdamW (3e-4, betas 0.9 and 0.99, decay 1e-4), 12,800 updates of warm-up,
+  cosine to zero, gradient norm at most 35.
+- Validation: predictions for the image and its mirror image are averaged. Each image's errors are those of pixels with a depth in
+  (0.001, 10) m inside Eigen's crop (NYUv2: rows 45 to 470, columns 41 to 600 of 480 x 640, as shares of the sides); scores are means
+  over images.
+
+Images whose sides are not multiples of the encoder's stride are resized to the nearest multiples. Unlike DINOv3, the cosine begins after
+the warm-up, and AdamW's first beta stays at 0.9. Limits: the head cannot show edges finer than the grid, or what a deeper head (DPT)
+would reach.
 """
 
 from __future__ import annotations
@@ -25,11 +30,11 @@ from svgbench.errors import BadData
 from svgbench.metrics.resampling import Resampling
 
 LEAST = 0.1
-"""Added to each bin's weight, so that a depth exists where every output is negative."""
+"""Added to each bin's weight, so that the weights do not all become zero."""
 LOG_FLOOR = 1e-3
-"""Metres added before the logarithm."""
+"""Metres added to depths before the logarithm."""
 MEAN_WEIGHT = 0.15
-"""Of the squared mean in the scale-invariant loss."""
+"""Weight of the squared mean in the scale-invariant loss."""
 EIGEN = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
 """Top, bottom, left and right of Eigen's crop as shares of the sides (Eigen et al. 2014, arXiv 1406.2283)."""
 
@@ -42,12 +47,12 @@ def depth_of(outputs: Tensor, nearest: float, farthest: float) -> Tensor:
 
 
 def log_error(depth: Tensor, truth: Tensor) -> Tensor:
-    """log(depth) - log(truth), each a millimetre further away."""
+    """log(depth + 1 mm) - log(truth + 1 mm)."""
     return (depth + LOG_FLOOR).log() - (truth + LOG_FLOOR).log()
 
 
 class SilogSums(NamedTuple):
-    """Of log errors over pixels that count; they add up over micro-batches and ranks. float64 scalars."""
+    """Sums of log errors over the valid pixels, float64 scalars; micro-batches and ranks add them up."""
 
     count: Tensor
     total: Tensor
@@ -55,9 +60,9 @@ class SilogSums(NamedTuple):
 
 
 def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """The loss sqrt(var g + 0.15 mean(g)^2) of log errors g, and a and b of its derivative by each g: a g + b.
+    """The loss sqrt(var(g) + 0.15 mean(g)^2) of log errors g, and a, b of its derivative a g + b with respect to each g.
 
-    ``variance`` false leaves the first term out. With V over n - 1: dL/dg = ((2 g - 2 m) / (n - 1) + 0.3 m / n) / 2 L.
+    Without ``variance`` the first term is left out. With V over n - 1: dL/dg = ((2 g - 2 m) / (n - 1) + 0.3 m / n) / 2 L.
     """
     n = sums.count.clamp_min(1)
     mean, rest = sums.total / n, (n - 1).clamp_min(1)
@@ -74,7 +79,7 @@ def eigen_crop(height: int, width: int) -> tuple[slice, slice]:
 
 
 def counted(truth: Tensor, nearest: float, farthest: float, *, eigen: bool) -> Tensor:
-    """Which pixels of depths [..., H, W] count: bool, of the same shape; ``eigen``: those inside Eigen's crop alone."""
+    """The valid pixels of depths [..., H, W], bool of the same shape; with ``eigen`` only those inside Eigen's crop."""
     inside = (truth > nearest) & (truth < farthest)
     if eigen:
         frame = torch.zeros_like(inside)
@@ -84,13 +89,13 @@ def counted(truth: Tensor, nearest: float, farthest: float, *, eigen: bool) -> T
 
 
 def errors(depth: Tensor, truth: Tensor, mask: Tensor) -> tuple[float, float]:
-    """(RMSE in metres, mean of |error| / truth) over the masked pixels of [H, W]; NaN where none is masked."""
+    """(RMSE in metres, mean of |error| / truth) over the pixels of [H, W] in ``mask``; NaN for an empty mask."""
     depth, truth = depth[mask].double(), truth[mask].double()
     return (depth - truth).square().mean().sqrt().item(), ((depth - truth).abs() / truth).mean().item()
 
 
 def depth_scores(image_errors: Tensor, name: Protocol, facts: Mapping[str, Any], resampling: Resampling) -> list[Score]:
-    """depth_rmse (m) and depth_arel from errors per image [N, 2] (NaN where an image has no pixel that counts) under a protocol."""
+    """The scores depth_rmse (in metres) and depth_arel from errors per image [N, 2], which are NaN for images without valid pixels."""
     image_errors = image_errors[image_errors.isfinite().all(1)]
     if not len(image_errors):
         raise BadData("no depth map has a pixel between scores.depth.head.nearest and farthest; correct the maps or these fields.")

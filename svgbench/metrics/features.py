@@ -32,24 +32,24 @@ from svgbench.metrics.resampling import chosen
 from svgbench.weights.files import read
 
 KEPT = 50_000
-"""Images of a set whose features are kept, for KID, precision, recall and bootstraps; sums are of all."""
+"""Most images of a set whose features are kept, for KID, precision, recall and bootstraps. Sums are over all images."""
 
 BATCH_BYTES = 2**29
-"""Of the uint8 images in memory at a time: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
+"""Most bytes of a batch of uint8 images: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
 
 GROUPS = 10
-"""Disjoint random groups of samples with spatial moments of their own, for the jackknife behind sFID's interval."""
+"""Number of disjoint random groups of samples with separate spatial moments, for the jackknife of sFID's interval."""
 
 
 class Outputs(NamedTuple):
-    """What an extractor computes of images."""
+    """An extractor's outputs for a batch of images."""
 
     features: Tensor
     """[B, D] float32"""
     logits: Tensor | None
     """[B, K] float32"""
     spatial: Tensor | None
-    """[B, S] float32: part of an inner layer, positions first, channels last."""
+    """[B, S] float32: the first channels of an inner layer, flattened from [h, w, channels]."""
 
 
 class Tap:
@@ -73,18 +73,18 @@ class Extractor:
     digest: str
     """sha256 of the weights."""
     resize: str
-    """How it brings images to its own size."""
+    """How images are resized to the network's input size."""
     dim: int
     network: torch.nn.Module
     device: torch.device
     tap: Tap | None = None
-    """Where sFID's features come from."""
+    """The inner layer with sFID's features; None without sFID."""
     frechet: str = "gfid"
     """Name of the Frechet distance on these features."""
 
     @property
     def judge(self) -> Judge:
-        """Its entry in protocols."""
+        """The extractor as protocols name it."""
         return Judge(name=self.name, digest=self.digest, resize=self.resize)
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class ImageFeatures:
 
 
 def load_extractor(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Extractor:
-    """The extractor of that name; ``weights`` names a local file where the shelf has none (Inception)."""
+    """Opens an extractor; ``weights``: a local file, for an extractor whose weights do not come with svgbench (Inception)."""
     facts = row("features", name)
     path = weights_file("features", name, weights)
     layers = [facts["layer"], *([facts["logits"]] if "logits" in facts else [])]
@@ -130,7 +130,7 @@ def load_extractor(name: str, weights: str | Path | None = None, device: torch.d
 
 
 def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
-    """torch-fidelity's extractor with these weights. torch-fidelity would unpickle the whole file, so it gets a copy of its tensors."""
+    """torch-fidelity's extractor with these weights. It would unpickle the file itself, so it gets a copy that has only the tensors."""
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     from svgbench.metrics.dinov2_extractor import MEMBERS, Dinov2Extractor
@@ -164,9 +164,9 @@ def extract(
 ) -> ImageFeatures:
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
-    ``keep``: features of at most so many images (a fixed choice) stay in memory; ``groups``: parts of the spatial moments; ``runtime``: all
-    its ranks share the batches and each gets the whole result, this process works alone when None; ``done`` is called with the count of
-    each batch; ``saved``: each batch's features are written there, so that a stopped pass resumes; a second pass then takes the sums.
+    ``keep``: most images (a fixed choice) whose features are kept; ``groups``: number of groups of the spatial moments; ``runtime``: its
+    ranks share the batches, and each gets the result for all images (None: this process alone); ``done`` is called with the count of each
+    batch; ``saved``: the features are first written there, so that a stopped pass resumes, and then summed in a second pass.
     """
     if not len(images):
         raise BadData("there are no images to compute features of; give at least one.")
@@ -194,8 +194,7 @@ def extract(
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """Where a pass writes the features of each image, so that one that was stopped or killed resumes. The stage removes the files when it
-    finishes."""
+    """Files to which a pass writes each image's features, so that it can resume after a stop or kill. The stage removes them at its end."""
 
     place: Path
     """Path of the files ``PLACE-features.npy``, ``PLACE-logits.npy``, ..."""
@@ -203,7 +202,8 @@ class Saved:
     runtime: Runtime
 
     def outputs(self, extractor: Extractor, images: Any, widths: Sequence[int], batch: int) -> Iterator[tuple[int, Outputs]]:
-        """Index of the first image and the outputs of each batch of this rank, in order, once all ranks have computed all images."""
+        """Waits until all ranks have computed all images, then yields, for each batch of this rank, the index of its first image and its
+        outputs."""
         named = {name: self.place.with_name(f"{self.place.name}-{name}.npy") for name in Outputs._fields}
         files = [Array(named[name], np.float32, (width,)) for name, width in zip(Outputs._fields, widths, strict=True) if width]
 
@@ -227,11 +227,11 @@ def _not_finite(name: str) -> NumericalError:
 
 
 class _Pass:
-    """The sums and the kept rows of one rank."""
+    """One rank's sums and kept features."""
 
     def __init__(self, extractor: Extractor, count: int, keep: int, groups: int) -> None:
         self._name, device = extractor.name, extractor.device
-        example = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # gives every rank the widths, also one without images
+        example = extractor(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # so that a rank without images knows the widths too
         if example.features.shape[1] != extractor.dim:
             raise BadWeights(f"'{extractor.name}' gives {example.features.shape[1]} features, extractors.yaml says {extractor.dim}.")
         self.widths = [0 if x is None else x.shape[1] for x in example]
@@ -282,7 +282,7 @@ class _Pass:
 
 
 def batches(images: Any, size: int, runtime: Runtime | None = None) -> Iterator[tuple[int, Tensor]]:
-    """Index of the first image and uint8 [<= size, 3, H, W], in order, one batch read ahead; each rank of a runtime gets its batches."""
+    """Index of the first image and uint8 [<= size, 3, H, W] of each batch of this rank, in order; the next batch is read ahead."""
 
     def at(start: int) -> Tensor:
         return rows_of(images, range(start, min(start + size, len(images))))

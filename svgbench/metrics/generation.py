@@ -1,14 +1,19 @@
 """Scores of generated images: Frechet distances, Inception score, kernel distance, precision and recall, from one pass over features.
 
-Protocol: all samples, against the reference that the protocol names. gFID, sFID: ``frechet``. IS: ``inception_score``; no reference. KID
-(arXiv 1801.01401): unbiased squared MMD under the kernel (x.y / D + 1)^3 over all features (at most 5,000 of each set, a fixed choice)
-instead of the usual mean over random subsets: the same expectation, no random number, less spread. Precision and recall (arXiv
-1904.06991): share of samples inside the k-nearest-neighbour balls of the reference and the other way round, with as many reference images
-as samples (a fixed choice), because the balls shrink with their number. The features of at most 50,000 images of a set are kept.
-Intervals resample the samples and keep the reference fixed; recall's resamples the reference images. Where only part of the features are
-kept, the spread is that of the kept ones times sqrt(kept / all). sFID keeps no features: its interval is a jackknife over ten random
-tenths of the samples. Limits: none detects a memorised sample, IS uses no reference, a few outliers with wide balls
-increase recall much (one class of ten of the embedded images: 0.4), and recall's interval leaves out the spread of the samples.
+Protocol: all samples are compared with the reference that the protocol names.
+
+- gFID and sFID: see ``frechet``. IS: see ``inception_score``; it uses no reference.
+- KID (arXiv 1801.01401): the unbiased squared MMD under the kernel (x.y / D + 1)^3, over at most 5,000 images of each set (a fixed choice).
+  The usual mean over random subsets has the same expectation, but more spread and needs random numbers.
+- Precision and recall (arXiv 1904.06991): the share of samples inside the k-nearest-neighbour balls of the reference, and the other way
+  round. Both sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows.
+
+Features of at most 50,000 images of a set are kept. Intervals resample the samples and keep the reference fixed; that of recall resamples
+the reference images. When only part of the features is kept, the spread is multiplied by sqrt(kept / all). sFID keeps no features: its
+interval is a jackknife over ten random tenths of the samples.
+
+Limits: no metric detects memorised samples; IS ignores the reference; a few outliers with large balls increase recall much (samples of one
+class of ten of the embedded images: recall 0.4); recall's interval does not include the spread of the samples.
 """
 
 from __future__ import annotations
@@ -61,15 +66,18 @@ def _kernel_of(product: Tensor) -> Tensor:
 
 
 def inside(points: Tensor, centres: Tensor, neighbours: int, block: int = 2048) -> Tensor:
-    """Whether each point [N, D] lies in the ball of some centre [M, D] that reaches to its k-th nearest other centre: bool [N]."""
+    """Whether each point [N, D] is inside the ball of some centre [M, D]; a ball's radius is the distance to the k-th nearest other centre.
+    Returns bool [N]."""
     if len(centres) <= neighbours:
-        raise BadData(f"balls to neighbour {neighbours} need more than {neighbours} images, there are {len(centres)}; give more.")
+        raise BadData(
+            f"precision and recall by neighbour {neighbours} need more than {neighbours} images, there are {len(centres)}; give more."
+        )
     radii = torch.cat([torch.cdist(part, centres).kthvalue(neighbours + 1).values for part in centres.split(block)])
     return torch.cat([(torch.cdist(part, centres) <= radii).any(1) for part in points.split(block)])
 
 
 def check_counts(samples: int, *, neighbours: int, reference: int | None = None, classes: bool = True) -> None:
-    """BadData for sets that are smaller than a metric needs, before any feature is computed; ``classes``: whether there will be an IS."""
+    """Raises BadData for a set that is too small for a metric, before features are computed; ``classes``: whether IS will be computed."""
     least = {"a Frechet distance needs": 2, f"precision and recall by neighbour {neighbours} need": neighbours + 1}
     needs = {**least, f"an Inception score over {SPLITS} parts needs": SPLITS} if classes else least
     for what, count, wanted in (("samples", samples, needs), ("reference images", reference, least)):
@@ -80,7 +88,7 @@ def check_counts(samples: int, *, neighbours: int, reference: int | None = None,
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Samples, the reference they are compared with, and what every score of them carries."""
+    """Samples, their reference, and the facts that every score of them records."""
 
     samples: ImageFeatures
     reference: Reference
@@ -91,7 +99,7 @@ class Comparison:
     sampling: SamplingProtocol | None
     """How the samples were drawn; None where it is unknown."""
     doubles: int = 0
-    """How many samples equal an earlier one in every byte, where that is allowed; with any, protocols are ``with-doubles``."""
+    """Number of samples that equal an earlier one in every byte, if that is allowed; protocols then have the part ``with-doubles``."""
     details: tuple[str, ...] = ()
     """Further parts of every protocol, such as ``resized-256``."""
 
@@ -105,7 +113,7 @@ class Comparison:
         )
 
     def score(self, metric: str, value: float, bounds: tuple[float | None, float | None], name: Protocol, **detail: Any) -> Score:
-        """One number with its interval."""
+        """A score of a value and its interval."""
         low, high = bounds
         facts = {**self.resampling.stated("samples"), **detail, **({"doubles": self.doubles} if self.doubles else {})}
         return Score(metric=metric, value=value, low=low, high=high, count=self.samples.count, protocol=name, detail=facts)
@@ -115,7 +123,7 @@ class Comparison:
         return self.resampling.interval(value, replicates * (len(self.samples.kept) / self.samples.count) ** 0.5, **limits)
 
     def interval_note(self) -> dict[str, str]:
-        """How the interval was made, where only part of the features are kept."""
+        """How the interval was made when only part of the features is kept; else empty."""
         kept, count = len(self.samples.kept), self.samples.count
         return {} if kept == count else self.resampling.stated(f"{kept} of {count} samples, scaled by the root of their share")
 
@@ -133,11 +141,11 @@ def generation_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """Scores named gfid, sfid, is, kid, precision and recall. ``is`` needs logits, sfid needs spatial features, and kid, precision and
+    """The scores gfid, sfid, is, kid, precision and recall. ``is`` needs logits, sfid needs spatial features, and kid, precision and
     recall need the reference's features, which an ADM ``.npz`` of statistics does not have.
 
-    ``frechet``: the name of the distance on this judge's features; ``labels``: how the samples' labels were drawn, balanced, random or
-    given (unknown); ``sampling``: how they were drawn; ``doubles``: how many of them equal an earlier one, where that is allowed.
+    ``frechet``: the name of the Frechet distance on this judge's features; ``labels``: how the samples' labels were drawn (balanced,
+    random, or given when unknown); ``sampling``: how the samples were drawn; ``doubles``: see ``Comparison``.
     """
     reference_count = None if reference.kept is None else len(reference.kept)
     check_counts(samples.count, neighbours=neighbours, reference=reference_count, classes=samples.classes is not None)
@@ -171,7 +179,7 @@ def distance_scores(
 
 
 def _distances(comparison: Comparison, frechet: str) -> list[Score]:
-    """The Frechet distance on pooled features and, where both sides have them, on spatial ones."""
+    """The Frechet distance on pooled features, and on spatial ones when both sides have them."""
     samples, reference = comparison.samples, comparison.reference
     value = frechet_distance(samples.moments.gaussian(), reference.gaussian)
     counts = comparison.resampling.counts(len(samples.kept), samples.kept.device)

@@ -83,7 +83,7 @@ class EncodedImages(GivenImages):
             (one, a), (other, b) = list(first.items())[:2]
             raise BadData(
                 f"{path}: images of {len(first)} sizes ({PurePosixPath(a).name} is {one[0]} x {one[1]} px, "
-                f"{PurePosixPath(b).name} {other[0]} x {other[1]}); bring them to one size first (eval --resize N does), "
+                f"{PurePosixPath(b).name} {other[0]} x {other[1]}); resize them to one size first (eval --resize N does), "
                 "because how they are resized changes the number."
             )
         (width, height), _ = next(iter(first.items()))
@@ -185,7 +185,7 @@ class TarredImages(EncodedImages):
         except (tarfile.TarError, *DAMAGED) as error:
             raise BadData(f"{path}: cannot be read as a plain tar ({reason(error)}); fetch it again.") from None
         if cut := next((name for name, (start, size) in places.items() if start + size > path.stat().st_size), None):
-            raise BadData(f"{path}: '{cut}' ends behind the file; fetch it again.")
+            raise BadData(f"{path}: '{cut}' ends after the end of the file; fetch it again.")
         self._places = places
         super().__init__(path, _images_among({name: size for name, (_, size) in places.items()}, path), resize)
 
@@ -233,7 +233,7 @@ class ImageArray(GivenImages):
             try:
                 check_size((pixels.shape[1], pixels.shape[0]), self._resize)
             except UnsupportedImage as error:
-                raise BadData(f"{self.path}: an image {error}; bring them to another size.") from None
+                raise BadData(f"{self.path}: an image {error}; resize the images.") from None
             pixels = centre_crop(Image.fromarray(np.ascontiguousarray(pixels)), self._resize)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

@@ -45,7 +45,7 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
         raise BadWeights(f"'{name}' has no {path}; install svgbench again, or train it again by 'svgbench pretrain {name}'.")
     actual = file_digest(path)
     if facts.get("sha256", actual) != actual:
-        raise BadWeights(f"{path} has digest {actual[:12]}..., extractors.yaml pins {facts['sha256'][:12]}...; install svgbench again.")
+        raise BadWeights(f"{path} has digest {actual[:12]}..., extractors.yaml requires {facts['sha256'][:12]}...; install svgbench again.")
     return path
 
 

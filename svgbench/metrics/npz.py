@@ -1,8 +1,8 @@
-"""The ``.npz`` files of the field: images as the ADM evaluator reads them, and reference statistics as it publishes them. No torch.
+"""``.npz`` files of ADM's evaluator: sets of images, and reference statistics. No torch.
 
 Protocol: uint8 images [N, H, W, 3] under ``arr_0``; ``mu`` [D] and ``sigma`` [D, D] of pooled features, ``mu_s`` and ``sigma_s`` of spatial
-ones. A file with ``mu`` and ``sigma`` is a reference by those; the statistics are not of the images beside them (10,000 in ADM's
-files). What a file cannot tell: which extractor its statistics are of; only their width.
+ones. From a file with ``mu`` and ``sigma`` these statistics are used; they were not computed from the images in the same file (10,000 in
+ADM's files). A file does not state the extractor of its statistics; only their width can be checked.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from svgbench.machine.files import replacing
 IMAGES = "arr_0"
 LABELS = "arr_1"
 GIVE = "a folder, .zip or .tar of images, an .npz or an .npy"
-"""What is taken for a set of images, for a sentence."""
+"""The accepted sets of images, for error sentences."""
 STATISTICS = ("mu", "sigma")
 SPATIAL = ("mu_s", "sigma_s")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, TokenError, RuntimeError, ValueError, OSError, EOFError, SyntaxError)
-"""What damaged archives and headers raise: bad sizes and sums, unknown compression, encryption (both RuntimeErrors), a header that is no
-Python."""
+"""Exceptions from damaged archives and headers: wrong sizes and checksums, unknown compression, encryption (both RuntimeErrors), a header
+that is not Python."""
 
 
 def holds_statistics(path: Path) -> bool:
-    """Whether an ``.npz`` is a reference by its statistics."""
+    """Whether an ``.npz`` has reference statistics."""
     return path.suffix.lower() not in (".tar", ".npy") and path.is_file() and set(STATISTICS) <= set(members(path))
 
 
 def statistics_in(path: Path) -> dict[str, np.ndarray]:
-    """``mu`` [D], ``sigma`` [D, D] and, where they are there, ``mu_s`` and ``sigma_s`` of an ``.npz``: float64, whole and finite."""
+    """``mu`` [D], ``sigma`` [D, D] and, if present, ``mu_s`` and ``sigma_s`` of an ``.npz``: float64 and finite. Raises BadData."""
     arrays: dict[str, np.ndarray] = {}
     for pair in (STATISTICS, SPATIAL):
         if pair is SPATIAL and not set(pair) <= set(members(path)):
@@ -52,7 +52,7 @@ def statistics_in(path: Path) -> dict[str, np.ndarray]:
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise BadData(f"{path}: {pair[0]} or {pair[1]} holds NaN or infinity; compute the statistics again.")
         if not _is_covariance(covariance.astype(np.float64)):
-            raise BadData(f"{path}: {pair[1]} is no covariance (symmetric, without negative eigenvalues); compute the statistics again.")
+            raise BadData(f"{path}: {pair[1]} is not a covariance (symmetric, without negative eigenvalues); compute the statistics again.")
         arrays |= dict(zip(pair, (mean.astype(np.float64), covariance.astype(np.float64)), strict=True))
     return arrays
 

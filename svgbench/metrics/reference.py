@@ -108,7 +108,7 @@ def open_reference(
         group = ImageGroup(name="images", count=len(images), digest=images.digest())
     if expected not in (None, size):
         given, wanted = (f"{height} x {width}" for height, width in (size, expected))
-        raise BadInput(f"{where}: images of {given} px, those to be scored are {wanted}; bring them to one size.")
+        raise BadInput(f"{where}: images of {given} px, those to be scored are {wanted}; resize one set.")
     if len(images) < least:
         raise BadData(f"{where}: holds {len(images)} images, and a reference needs {least} or more; give more.")
     done = progress("features of the reference", len(images))

@@ -54,7 +54,7 @@ def check_samples(
         word = "missing" if len(images) < expected_count else "too many"
         raise BadData(f"{abs(expected_count - len(images))} of {expected_count} images are {word}; draw the samples again.")
     if size is not None and shape[2:] != size:
-        raise BadData(f"the images are {shape[2]} x {shape[3]} px, the reference {size[0]} x {size[1]}; bring them to that size.")
+        raise BadData(f"the images are {shape[2]} x {shape[3]} px, the reference {size[0]} x {size[1]}; resize them.")
     if labels is not None:
         _check_labels(np.asarray(labels), expected_count, classes)
     if distinct:

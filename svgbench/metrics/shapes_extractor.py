@@ -1,8 +1,7 @@
 """The small classifier of the embedded images as a torch-fidelity extractor.
 
-Protocol: the classifier was trained on the training images of ``shapes`` at 32 px; its 128 averaged features feed the distances, its
-class logits the Inception-like score, and protocols name it. What it cannot tell: anything about natural images; its distances are
-never compared with Inception's.
+Protocol: the classifier was trained on drawn images at 32 px. Distances use its 128 averaged features; the score like IS uses its class
+logits. Protocols name it. It knows nothing about photographs, and its distances must not be compared with Inception's.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ class ShapesExtractor(FeatureExtractorBase):
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The layer torch-fidelity takes for a metric."""
+        """The layer that torch-fidelity uses for a metric."""
         return "logits" if metric == "isc" else "pooled"
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """Plain convolutions."""
+        """True: the network has only convolutions and pooling."""
         return True
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Labelled vectors of a whole data set, in memory or mapped from disk, read by rows: only one block at a time is in full precision."""
+"""Labelled vectors of a data set, in memory or memory-mapped, read in blocks: only one block at a time is in full precision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from svgbench.errors import BadData
 
 BLOCK = 1 << 14
-"""Rows read at once by passes in order."""
+"""Number of rows in a block."""
 
 
 class Standard(NamedTuple):
@@ -21,12 +21,12 @@ class Standard(NamedTuple):
     deviation: Tensor
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Float32 vectors [B, D] of zero mean and unit deviation over the images that the moments are of."""
+        """Standardised vectors, float32 [B, D]."""
         return ((vectors.double() - self.mean) / self.deviation.clamp_min(1e-6)).float()
 
 
 def near(vectors: Tensor, device: torch.device) -> Tensor:
-    """The same vectors on a GPU where they take half of its free memory or less, else where they are; changes only the speed."""
+    """Moves the vectors to a GPU when they need at most half of its free memory; this changes only the speed."""
     if device.type == "cuda" and vectors.numel() * vectors.element_size() <= torch.cuda.mem_get_info(device)[0] // 2:
         return vectors.to(device)
     return vectors
@@ -44,7 +44,7 @@ def blocks(vectors: Tensor, device: torch.device, size: int = BLOCK) -> Iterator
 
 
 def split(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Indices of the training images that are fitted, and of the tenth on which settings are chosen; in random order."""
+    """Random indices of the images to fit, and of the held-out tenth on which settings are chosen."""
     order = torch.randperm(count, generator=generator)
     held = max(1, count // 10)
     return order[held:], order[:held]
@@ -64,7 +64,7 @@ def moments(vectors: Tensor, indices: Tensor, device: torch.device) -> Standard:
 
 
 def check(train_x: Tensor, train_y: Tensor, val_x: Tensor, val_y: Tensor, classes: int | None, device: torch.device) -> int:
-    """The number of classes; BadData where the vectors and labels of both sets do not fit each other or it."""
+    """The number of classes. Raises BadData when vectors, labels and ``classes`` do not fit each other."""
     if train_x.ndim != 2 or val_x.ndim != 2 or train_x.shape[1] != val_x.shape[1]:
         raise BadData(f"training vectors {list(train_x.shape)} and validation vectors {list(val_x.shape)} do not fit; both must be [N, D].")
     if len(train_x) != len(train_y) or len(val_x) != len(val_y) or not len(val_x):
@@ -90,7 +90,7 @@ def check(train_x: Tensor, train_y: Tensor, val_x: Tensor, val_y: Tensor, classe
 
 
 def check_finite(vectors: Tensor, what: str, device: torch.device, *, first: int = 0) -> None:
-    """BadData names the first of the vectors [N, D] that is not finite; ``first`` is the number of row 0."""
+    """Raises BadData, naming the first of the vectors [N, D] that is not finite; ``first``: the number of row 0."""
     for number, block in enumerate(blocks(vectors, device)):
         good = block.isfinite().all(1)
         if not bool(good.all()):

@@ -1,8 +1,8 @@
-"""Batches cut into chunks of one constant size, so that what comes out of a row depends on that row alone, bit for bit.
+"""Splits batches into chunks of one constant size, so that the output for a row depends on that row alone, bit for bit.
 
-Kernels choose their blocking, and with it the order of their sums, by the shape of the whole batch: on two CPU cores a row of a convolution
-differs in its last bits between a batch of 1 and one of 8. At one fixed shape, each row gave the same bits at every place and beside
-every mate (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64), so a constant shape makes a latent a function of its image.
+Kernels choose their blocking, and with it the order of their sums, by the shape of the batch: on two CPU cores a row of a convolution
+differs in its last bits between batches of 1 and of 8. With one fixed shape, a row gave the same bits at every position and with any other
+rows (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64). A latent is thus a function of its image.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 
 CPU_PIXELS = 2 * 256 * 256
 ACCELERATOR_PIXELS = 64 * 256 * 256
-"""Pixels in a chunk: enough to keep the device busy; more would only make the padding of a small batch dearer."""
+"""Pixels in a chunk: enough to keep the device busy. With more, the padding of small batches would cost more."""
 
 
 def chunk_size(device: torch.device, height: int, width: int) -> int:
-    """Images [.., height, width] in one chunk: a function of the device's kind and the image's size, never of the batch."""
+    """Number of images [.., height, width] in a chunk. It depends on device type and image size, never on the batch."""
     pixels, most = (CPU_PIXELS, 32) if device.type == "cpu" else (ACCELERATOR_PIXELS, 256)
     return max(1, min(most, pixels // (height * width)))
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """``function`` of rows [B, ...], called on exactly ``size`` rows each time; the last chunk is filled with copies of its first row."""
+    """``function`` of rows [B, ...], called with exactly ``size`` rows each time; the last chunk is padded with copies of its first row."""
     if len(rows) == 0:
         return function(rows.new_zeros(size, *rows.shape[1:]))[:0]
     parts = []

@@ -142,13 +142,15 @@ def _check(grid: int, patch: int, width: int, heads: int, position: str, wide: M
     if grid % patch:
         raise BadConfig(f"a latent grid of {grid} does not divide into tokens of {patch}; use a patch that divides it.")
     if width % 4 or width % heads:
-        raise BadConfig(f"a transformer of width {width} with {heads} heads cannot be built; use a width that 4 and the heads divide.")
+        raise BadConfig(
+            f"a transformer of width {width} with {heads} heads cannot be built; use a width that is a multiple of 4 and of heads."
+        )
     sizes = [(width, heads), *([(wide["width"], wide["heads"])] if wide else [])]
     for wide_width, wide_heads in sizes:
         if wide_width % wide_heads:
-            raise BadConfig(f"a wide head of width {wide_width} cannot have {wide_heads} heads; use a width that the heads divide.")
+            raise BadConfig(f"a wide head of width {wide_width} cannot have {wide_heads} heads; use a multiple of heads as width.")
         if position != "sincos" and wide_width // wide_heads % 4:
             raise BadConfig(
-                f"rotary positions turn pairs by row and by column and need heads of a multiple of 4 numbers, "
-                f"not {wide_width // wide_heads}; use another count of heads or position: sincos."
+                f"rotary positions need heads whose width is a multiple of 4, "
+                f"not {wide_width // wide_heads}; use another number of heads, or position: sincos."
             )

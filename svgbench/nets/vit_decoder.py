@@ -40,7 +40,9 @@ class ViTDecoder(nn.Module):
     def __init__(self, *, z_channels: int, resolution: int, stride: int, width: int, layers: int, heads: int, mlp: int) -> None:
         super().__init__()
         if width % heads or width % 4:
-            raise BadConfig(f"a decoder of width {width} with {heads} heads cannot be built; use a width that 4 and the heads divide.")
+            raise BadConfig(
+                f"a decoder of width {width} with {heads} heads cannot be built; use a width that is a multiple of 4 and of heads."
+            )
         self.stride, self.grid = stride, resolution // stride
         self.embed = nn.Linear(z_channels, width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))

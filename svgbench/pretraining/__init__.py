@@ -1,7 +1,6 @@
-"""How the weights in ``encoders/tiny/`` were trained: each family by its own objective, on embedded images.
+"""How the weights in ``encoders/tiny/`` were trained: each family by the objective of its paper, on embedded images.
 
-``svgbench pretrain NAME`` repeats it, bit for bit on one CPU thread with the same library versions. Needs the
-extra [pretrain].
+``svgbench pretrain NAME`` repeats it, bit for bit on one CPU thread with the same library versions. It needs the extra [pretrain].
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ __all__ = ["pretrain"]
 
 
 def __getattr__(name: str) -> Any:
-    """``pretrain``, imported with torch when first asked for."""
+    """Imports ``pretrain``, and with it torch, when it is first used."""
     if name == "pretrain":
         from svgbench.pretraining.recipes import pretrain
 

@@ -1,4 +1,4 @@
-"""ShapesCNN and ShapesVGG: supervised by the class and by every word of the caption."""
+"""ShapesCNN and ShapesVGG, trained with supervision to predict the class and the words of the caption."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from svgbench.pretraining.pictures import CLASSES, Pictures, vocabulary
 from svgbench.pretraining.shipped import Shipped
 
 WORDS_WEIGHT = 4.0
-"""Weight of the mean binary cross-entropy over words beside the cross-entropy of the class; makes both of one size at the start."""
+"""Weight of the words' mean binary cross-entropy relative to the class's cross-entropy; at the start both are then equally large."""
 
 
 class ClassAndWordTraining:
-    """A training task: the class by cross-entropy and the caption's words by binary cross-entropy."""
+    """A training task with the class's cross-entropy and the binary cross-entropy of the caption's words."""
 
     def __init__(self, network: nn.Module, pictures: Pictures, training: Training) -> None:
         self.network, self.pictures = network, pictures
@@ -29,7 +29,7 @@ class ClassAndWordTraining:
         self.optimisers = {"network": adam(network.parameters(), training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One step; returns the sums of both losses over the batch's images divided by its size."""
+        """One update; returns both losses, averaged over the batch's images."""
         outputs = self.network(self.pictures.floats(batch.indices))
         labels, words = self.pictures.labels[batch.indices], self.pictures.words(batch.indices)
         class_loss = F.cross_entropy(outputs.logits, labels, reduction="sum") / batch.size
@@ -40,12 +40,12 @@ class ClassAndWordTraining:
 
 
 def shapes_cnn(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The extractor of the ``shapes-cnn`` metrics."""
+    """The feature extractor ``shapes-cnn``."""
     network = ShapesCNN(classes=CLASSES, words=len(vocabulary())).to(runtime.torch_device)
     return Shipped(ClassAndWordTraining(network, pictures, training), network, averaged=True)
 
 
 def shapes_vgg(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The perceptual network."""
+    """The network of the perceptual distance, ``shapes-vgg``."""
     network = ShapesVGG(classes=CLASSES, words=len(vocabulary())).to(runtime.torch_device)
     return Shipped(ClassAndWordTraining(network, pictures, training), network, averaged=True)

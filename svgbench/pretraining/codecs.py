@@ -1,4 +1,4 @@
-"""KL autoencoders (LDM 2112.10752) without a GAN term, and VA-VAE's alignment of the latent to a frozen encoder (2501.01423)."""
+"""KL autoencoders (LDM, arXiv 2112.10752) without a GAN loss, and VA-VAE's alignment to a frozen encoder (arXiv 2501.01423)."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from svgbench.pretraining.shipped import Shipped
 from svgbench.shelf import folder
 
 KL_WEIGHT = 1e-6
-"""Weight of an image's whole Kullback-Leibler divergence beside its mean absolute error."""
+"""Weight of an image's Kullback-Leibler divergence, summed over its latent, relative to its mean absolute error."""
 PERCEPTUAL_WEIGHT = 0.05
 FIRST_LOG_VARIANCE = -6.0
-"""The posterior starts narrow, so that noise does not hide the first, small latents from the decoder."""
+"""Initial log-variance of the posterior: small, so that noise does not hide the first, small latents from the decoder."""
 COSINE_MARGIN, DISTANCE_MARGIN, ALIGNMENT_WEIGHT = 0.5, 0.25, 0.1
-"""m1, m2 and w_hyper of VA-VAE, equations 5 to 8."""
+"""m1, m2 and w_hyper in equations 5 to 8 of VA-VAE."""
 
 
 class Posterior(NamedTuple):
@@ -41,7 +41,7 @@ class Posterior(NamedTuple):
 
 
 def posterior(model: nn.Module, pixels: Tensor) -> Posterior:
-    """What diffusers' AutoencoderKL or LDM's autoencoder says of pixels [B, 3, H, W] in [-1, 1]."""
+    """The posterior of pixels [B, 3, H, W] in [-1, 1] under diffusers' AutoencoderKL or LDM's autoencoder."""
     if hasattr(model, "posterior"):
         return Posterior(*model.posterior(pixels))
     distribution = model.encode(pixels).latent_dist
@@ -49,13 +49,13 @@ def posterior(model: nn.Module, pixels: Tensor) -> Posterior:
 
 
 def decoded_pixels(model: nn.Module, latents: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W] of latents [B, C, h, w] by either library."""
+    """Pixels [B, 3, H, W] of latents [B, C, h, w] under either library."""
     pixels = model.decode(latents)
     return pixels if isinstance(pixels, Tensor) else pixels.sample
 
 
 class Autoencoding:
-    """A training task: L1, a perceptual distance on ShapesVGG, KL; and, given a teacher, the alignment loss with its adaptive weight."""
+    """A training task: L1, a perceptual distance on ShapesVGG, and KL; with a teacher also VA-VAE's alignment loss and adaptive weight."""
 
     averaged = "model"
 
@@ -80,7 +80,7 @@ class Autoencoding:
         self.optimisers = {"model": adam(parameters, training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One step. The two losses meet at the latent: each is differentiated to there once, then their sum goes through the encoder."""
+        """One update. Both losses are differentiated once with respect to the latent, and their sum is then propagated into the encoder."""
         images = self.pictures.floats(batch.indices)
         mirror = draws.uniform(draws.stream(self.stream, "mirror"), batch.positions).to(images.device) < 0.5
         images = torch.where(mirror[:, None, None, None], images.flip(3), images)
@@ -100,7 +100,7 @@ class Autoencoding:
         return {name: loss.detach() for name, loss in {**losses, "kl": divergence}.items()}
 
     def _reconstruction(self, images: Tensor, pixels: Tensor, size: int) -> dict[str, Tensor]:
-        """Mean absolute error in [0, 1] and perceptual distance, summed over images and divided by the batch."""
+        """Mean absolute error in [0, 1] and perceptual distance, averaged over the batch."""
         decoded = (pixels + 1) / 2
         with torch.no_grad():
             target = self.critic.activations(images)
@@ -108,7 +108,7 @@ class Autoencoding:
         return {"l1": (decoded - images).abs().mean((1, 2, 3)).sum() / size, "perceptual": distance.sum() / size}
 
     def _alignment(self, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient at the latents [B, C, h, w] and value of the margined cosine and distance-matrix losses; teaches the projection."""
+        """Gradient with respect to the latents [B, C, h, w] and value of VA-VAE's two alignment losses; adds the projection's gradients."""
         leaf = latents.requires_grad_()
         features = self.teacher.encode(images).flatten(2)
         cosine = F.cosine_similarity(self.projection(leaf).flatten(2), features, dim=1)
@@ -121,7 +121,7 @@ class Autoencoding:
 
 
 def _random_autoencoder(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Module:
-    """The library's autoencoder with random weights of a seed and a narrow posterior."""
+    """The library's autoencoder with random weights from a seed and the posterior of ``FIRST_LOG_VARIANCE``."""
     model = open_network(card, seed=seed).model.train()
     nn.init.constant_(model.quant_conv.bias[card.channels :].detach(), FIRST_LOG_VARIANCE)
     return model.to(runtime.torch_device)
@@ -141,7 +141,7 @@ def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
 
 
 def va_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The tiny VA-VAE: LDM's autoencoder, its latent aligned to the tiny DINOv2."""
+    """The tiny VA-VAE: LDM's autoencoder, whose latent is aligned to the tiny DINOv2."""
     seed, card = draws.stream(0, "va-vae"), card_of("va-vae")
     model = _random_autoencoder(card, seed, runtime)
     teacher = open_encoder(card_of("dinov2"), device=runtime.torch_device)

@@ -1,4 +1,4 @@
-"""Sigmoid image-text learning (SigLIP 2303.15343): each picture and its own caption match, every other pair of the batch does not."""
+"""Contrastive image-text training with a sigmoid loss (SigLIP, arXiv 2303.15343): in a batch only an image and its caption match."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Towers(nn.Module):
         layer = nn.TransformerEncoderLayer(width, 3, width * 2, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         self.text = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.text_norm = nn.LayerNorm(width)
-        # The paper's start: temperature 10, bias -10, so that the many unmatched pairs do not swamp the first steps.
+        # initial values of the paper: with a bias of -10 the many pairs that do not match have a small loss at first
         self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(10.0))), nn.Parameter(torch.tensor(-10.0))
 
     def forward(self, images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ class Towers(nn.Module):
 
 
 class Matching:
-    """A training task: open_clip's sigmoid loss over all pairs of the batch, which is therefore never cut."""
+    """A training task: open_clip's sigmoid loss over all pairs of a batch. A batch is therefore never split into micro-batches."""
 
     averaged = "towers"
 
@@ -57,7 +57,7 @@ class Matching:
         self.optimisers = {"towers": adam(towers.parameters(), training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One step."""
+        """One update; returns the loss."""
         images = self.pictures.floats(batch.indices)
         stream = draws.stream(self.stream, "view")
         images = view(images, batch.positions, stream=stream, size=RESOLUTION, area=AREA, light=0.2, mirror=False)
@@ -69,7 +69,7 @@ class Matching:
 
 
 def siglip(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The tiny SigLIP: the image tower; its pooling stays, as in the official files."""
+    """The tiny SigLIP: the image tower with its attention pooling, as in the official files."""
     seed = draws.stream(0, "siglip")
     network, pixels = open_tiny("siglip", seed)
     towers = Towers(network, pixels, len(vocabulary()), pictures.captions.shape[1]).to(runtime.torch_device)

@@ -1,7 +1,9 @@
-"""Self-distillation: a student agrees with its own moving average over views of an image (DINO 2104.14294, DINOv2 2304.07193).
+"""Self-distillation (DINO, arXiv 2104.14294; DINOv2, arXiv 2304.07193): a student learns to predict its moving average, the teacher, from
+other views of an image.
 
-Three losses of lightly's: DINO on the class token over two large views and some small ones, iBOT (2111.07832) on patches hidden from the
-student in a large view, KoLeo, which spreads class tokens. They compare the images of a batch, so a batch is never cut.
+The losses are three of lightly's: DINO on the class token of two large and several small views; iBOT (arXiv 2111.07832) on patches that are
+masked for the student in a large view; KoLeo, which spreads the class tokens. They compare the images of a batch, so a batch is never split
+into micro-batches.
 """
 
 from __future__ import annotations
@@ -26,29 +28,29 @@ from svgbench.pretraining.views import view
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """What student and teacher look at, and how sharply they answer."""
+    """Views of an image and settings of the losses."""
 
     small: int = 2
-    """Small views (16 px) of an image beside the two large ones."""
+    """Number of small views (16 px) of an image; there are always two large ones."""
     large_area: tuple[float, float] = (0.5, 1.0)
     small_area: tuple[float, float] = (0.25, 0.5)
     light: float = 0.4
     prototypes: int = 512
     hidden: float = 0.4
-    """Share of patches hidden from the student in half of the large views."""
+    """Share of patches that are masked for the student, in half of the large views."""
     teacher_temperature: float = 0.05
     momentum: float = 0.99
-    """Decay of the teacher at the start; it rises to 1 along a cosine."""
+    """Decay of the teacher's moving average at the start; it rises to 1 along a cosine."""
     koleo: float = 0.1
     patches_answer: bool = False
-    """Whether the mean patch is asked the same question as the class token. In a short training of the tiny DINOv3 the class token alone
-    left the patches, which are what latents are, far behind it: linear probe 37 % on patches, 61 % on the class token."""
+    """Whether the DINO loss also applies to the mean patch token. With the class token alone, a short training of the tiny DINOv3 gave a
+    linear probe of 61 % on the class token, but 37 % on the patches, which are the latents."""
     widened: bool = False
-    """Whether the blocks start from Glorot's deviations instead of the library's."""
+    """Whether the blocks are initialised by Glorot's rule instead of the library's."""
 
 
 class Student(nn.Module):
-    """A ViT with heads for the class token and for patches, and the pixels that stand for a hidden patch."""
+    """A ViT with projection heads for the class token and for patches, and learned pixels for masked patches."""
 
     def __init__(self, network: nn.Module, pixels: nn.Module, *, prototypes: int) -> None:
         super().__init__()
@@ -59,11 +61,11 @@ class Student(nn.Module):
         width = network.embed_dim
         self.image_head = DINOProjectionHead(width, 256, 64, prototypes)
         self.patch_head = DINOProjectionHead(width, 256, 64, prototypes)
-        # A linear patch embedding maps a patch of pixels to any token, so a learned patch is a learned mask token for every ViT.
+        # the patch embedding is linear, so a learned patch of pixels is equivalent to a learned mask token, for every ViT
         self.mask_patch = nn.Parameter(torch.zeros(3, self.patch, self.patch))
 
     def forward(self, images: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Class token [B, C] and patch tokens [B, N, C] of images in [0, 1]; patches where ``hidden`` [B, h, w] are replaced."""
+        """Class token [B, C] and patch tokens [B, N, C] of images [B, 3, H, W] in [0, 1]; ``hidden`` [B, h, w]: patches to mask."""
         pixels = self.pixels(images)
         if hidden is not None:
             grid = hidden.shape[-1]
@@ -74,7 +76,7 @@ class Student(nn.Module):
 
 
 class Distillation:
-    """A training task: the student by gradient, the teacher as its moving average."""
+    """A training task: the student is trained by gradient, the teacher is its moving average."""
 
     averaged = None
 
@@ -92,7 +94,7 @@ class Distillation:
         self.optimisers = {"student": adam(_groups(student, training), training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One step of the student and one of the teacher."""
+        """One update of the student and of the teacher; returns the losses."""
         large, small = self._views(batch)
         with torch.no_grad():
             teacher_image, teacher_patches = self.teacher(large)
@@ -115,7 +117,7 @@ class Distillation:
         return {**{name: loss.detach() for name, loss in losses.items()}, "koleo": spread.detach()}
 
     def _views(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Two large views [2 B, 3, 32, 32] and the small ones [n B, 3, 16, 16], each kind in one tensor."""
+        """The large views [2 B, 3, 32, 32] and the small views [n B, 3, 16, 16]; None for ``small`` 0."""
         images, light = self.pictures.floats(batch.indices), self.views.light
 
         def stack(kind: str, count: int, size: int, area: tuple[float, float]) -> Tensor:
@@ -126,24 +128,24 @@ class Distillation:
         return large, stack("small", self.views.small, RESOLUTION // 2, self.views.small_area) if self.views.small else None
 
     def _hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
-        """Which patches the student does not see: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
+        """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
         numbers = batch.positions.repeat(2) * 2 + torch.arange(2).repeat_interleave(len(batch))
         u = draws.uniform(draws.stream(self.stream, "hidden"), numbers, (grid * grid + 1,))
         rank = u[:, 1:].argsort(1).argsort(1)
         hidden = (rank < round(self.views.hidden * grid * grid)) & (u[:, :1] < 0.5)
-        hidden[0, 0] |= ~hidden.any()  # the patch loss needs one patch in every batch
+        hidden[0, 0] |= ~hidden.any()  # the iBOT loss needs at least one masked patch in every batch
         return hidden.reshape(count, grid, grid).to(self.pictures.images.device)
 
     @torch.no_grad()
     def _follow(self, batch: Batch) -> None:
-        """teacher <- m teacher + (1 - m) student, with m rising to 1 over training."""
+        """teacher <- m teacher + (1 - m) student, where m rises to 1 during training."""
         progress = int(batch.positions[0]) / self.total
         momentum = 1 - (1 - self.views.momentum) * (math.cos(math.pi * progress) + 1) / 2
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
 
 
 def _groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
-    """Matrices with weight decay; biases, norms and tokens without."""
+    """Parameter groups: matrices with weight decay; biases, norms and tokens without."""
     parameters = [p for p in student.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim == 2], "weight_decay": training.optimiser.weight_decay},
@@ -152,9 +154,9 @@ def _groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
 
 
 def _widen(student: Student) -> None:
-    """Fresh block weights by Glorot's rule. timm starts DINOv3's linear layers at a deviation of 0.02, which suits widths near 1000. At
-    width 96, and through the product of a gated MLP, each branch whispers: after 250 updates the mean patch still was a linear map of the
-    mean colour."""
+    """Initialises the blocks again by Glorot's rule. timm initialises DINOv3's linear layers with a deviation of 0.02, which suits widths
+    near 1000. At width 96, and with a gated MLP, the outputs of the blocks are then very small: after 250 updates the mean patch token was
+    still a linear map of the mean colour."""
     for module in student.network.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

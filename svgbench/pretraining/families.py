@@ -11,12 +11,12 @@ from svgbench.shelf import folder
 
 
 def card_of(family: str) -> EncoderCard:
-    """The card of the family's tiny member."""
+    """The card of the family's tiny encoder."""
     return load(folder("encoders") / f"{family}-tiny.yaml")
 
 
 class CardPixels(nn.Module):
-    """Images in [0, 1] as a card's encoder expects them: (image - mean) / std."""
+    """Normalises images in [0, 1] for a card's encoder: (image - mean) / std."""
 
     mean: Tensor
     std: Tensor
@@ -27,11 +27,11 @@ class CardPixels(nn.Module):
         self.register_buffer("std", torch.tensor(card.pixels.std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels [B, 3, H, W] of images [B, 3, H, W]."""
+        """Normalised pixels [B, 3, H, W] of images [B, 3, H, W] in [0, 1]."""
         return (images - self.mean) / self.std
 
 
 def open_tiny(family: str, seed: int) -> tuple[nn.Module, CardPixels]:
-    """The library's own module of the tiny member with random weights of a seed, trainable, and its pixels."""
+    """The library's module of the family's tiny encoder, trainable, with random weights from a seed; and its normalisation of pixels."""
     card = card_of(family)
     return open_network(card, seed=seed).model.train(), CardPixels(card)

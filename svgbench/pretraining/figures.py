@@ -1,9 +1,9 @@
-"""The figures in the notes of the tiny cards: what trained weights are worth on the benchmark's own images, which no recipe sees.
+"""The measurements in the notes of the tiny cards. They use the benchmark's images, on which no tiny network was trained.
 
-Protocol: the drawn images of seed 0 at 32 px, 10,000 for training and 2,000 for validation. Encoders: the tiny preset's linear probe
-(``metrics.probe``) of features averaged over positions, top-1 in percent, of the weights and of the same network at random (seed 0).
-Codecs: mean PSNR in dB of the validation images against what the codec makes of their posterior mean, rounded to uint8. Classifiers: top-1
-of the validation images in percent.
+Protocol: the drawn images of seed 0 at 32 px, 10,000 for training and 2,000 for validation. Encoders: top-1 in percent of the tiny preset's
+linear probe (``metrics.probe``) on features averaged over positions, for the trained and for random weights (seed 0). Codecs: mean PSNR in
+dB of the validation images and their reconstructions from the posterior's mean, rounded to uint8. Classifiers: top-1 in percent on the
+validation images.
 """
 
 from __future__ import annotations
@@ -52,8 +52,10 @@ class LabelledImages(NamedTuple):
 
 @torch.no_grad()
 def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: int = 10_000, val: int = 2_000) -> dict[str, float]:
-    """``probe_top1`` and ``probe_top1_random``, or ``psnr``, or ``top1`` of the network that a recipe's name names; ``weights``: a file in
-    place of the shipped one; ``train``, ``val``: other numbers of images than the notes'."""
+    """``probe_top1`` and ``probe_top1_random`` of an encoder, ``psnr`` of a codec, or ``top1`` of a classifier, for a recipe's name.
+
+    ``weights``: a file to use instead of the shipped one; ``train``, ``val``: numbers of images, by default those of the notes.
+    """
     val_images = LabelledImages.of(val, "val")
     if name in CLASSIFIERS:
         state = load_file(weights or folder("encoders") / "tiny" / f"{name}.safetensors")

@@ -1,4 +1,4 @@
-"""Masked autoencoding (MAE 2111.06377): the encoder sees a few patches, a small decoder paints the others."""
+"""Masked autoencoding (MAE, arXiv 2111.06377): the encoder gets a few patches, and a small decoder predicts the others."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from svgbench.pretraining.shipped import Shipped
 from svgbench.pretraining.views import view
 
 MASKED = 0.625
-"""Share of hidden patches: 10 of 16; a patch here is a quarter of the picture's side, and 75 % would leave 4."""
+"""Share of masked patches: 10 of 16. The paper's 75 % would leave only 4."""
 AREA = (0.5, 1.0)
-"""Crops, as in the paper's recipe; no change of colour."""
+"""Bounds of the crop's share of the image. Crops are the only augmentation, as in the paper's recipe; colours do not change."""
 
 
 class MaskedAutoencoder(nn.Module):
-    """A tiny MAE: a ViT, a narrower decoder of two blocks, and the mask token."""
+    """A tiny MAE: a ViT, a narrower decoder of two blocks, and a mask token."""
 
     def __init__(self, network: nn.Module, pixels: nn.Module, *, width: int = 64, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class MaskedAutoencoder(nn.Module):
         self.to_pixels = nn.Linear(width, self.patch**2 * 3)
 
     def encode(self, pixels: Tensor, kept: Tensor) -> Tensor:
-        """Class token and kept patches [B, 1 + K, C] after the final norm; ``kept`` [B, K] are patch numbers."""
+        """Class token and visible patches [B, 1 + K, C] after the final norm; ``kept`` [B, K]: numbers of the visible patches."""
         tokens = self.network._pos_embed(self.network.patch_embed(pixels))
         patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
         tokens = self.network.norm_pre(torch.cat([tokens[:, :1], patches], 1))
         return self.network.norm(self.network.blocks(tokens))
 
     def forward(self, images: Tensor, order: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-        """Painted patches and their true, normalised colours, both [B, hidden, 3 p p]; ``order`` [B, N] lists the kept patches first."""
+        """Predicted and true normalised colours of masked patches, [B, masked, 3 p p]; ``order`` [B, N]: ``kept`` visible ones first."""
         pixels = self.pixels(images)
         seen = self.narrow(self.encode(pixels, order[:, :kept]))
         mask_tokens = self.mask_token.expand(len(images), self.count - kept, -1)
@@ -58,13 +58,13 @@ class MaskedAutoencoder(nn.Module):
         return predicted.gather(1, hidden), self.colours(pixels).gather(1, hidden)
 
     def colours(self, pixels: Tensor) -> Tensor:
-        """Patches [B, N, 3 p p] of pixels, each brought to mean 0 and variance 1 (the paper's ``norm_pix_loss``)."""
+        """Patches [B, N, 3 p p] of pixels, each normalised to mean 0 and variance 1 (MAE's ``norm_pix_loss``)."""
         patches = nn.functional.unfold(pixels, self.patch, stride=self.patch).transpose(1, 2)
         return (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
 
 
 class MaskedTraining:
-    """A training task: mean squared error of the hidden patches."""
+    """A training task with the mean squared error of the masked patches."""
 
     averaged = "painter"
 
@@ -74,7 +74,7 @@ class MaskedTraining:
         self.optimisers = {"painter": adam(autoencoder.parameters(), training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One step."""
+        """One update; returns the loss."""
         images = self.pictures.floats(batch.indices)
         images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.0)
         count = self.autoencoder.count

@@ -1,4 +1,4 @@
-"""What the tiny networks learn from: embedded images of a seed of their own (never the benchmark's), with labels and captions."""
+"""The training data of the tiny networks: embedded images, labels and captions of seeds that the benchmark does not use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLASSES = len(shapes.CLASSES)
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word a caption can hold, in alphabetical order."""
+    """Every word that a caption can contain, in alphabetical order."""
     names = {kind.name for kind in shapes.KINDS}
     places = {"left", "right", "middle", "top", "bottom", "centre"}
     return tuple(sorted({"a", "and", "at", "the", "on", "small", "medium", "large", *names, *places, *shapes.TEXTURES, *shapes.COLOURS}))
@@ -24,7 +24,7 @@ def vocabulary() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images uint8 [N, 3, 32, 32], labels int64 [N] and captions as word numbers int64 [N, words of a caption], on one device."""
+    """Images uint8 [N, 3, 32, 32], labels int64 [N], and captions as numbers of words int64 [N, words per caption], on one device."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ class Pictures:
 
     @classmethod
     def drawn(cls, count: int, *, seed: int, split: str = "train", device: torch.device | str = "cpu") -> Pictures:
-        """The first ``count`` images of a seed; every caption has the same number of words, so no padding is needed."""
+        """The first ``count`` images of a seed. All captions have the same number of words, so they need no padding."""
         drawn = shapes.draw(np.arange(count), seed=seed, resolution=RESOLUTION, split=split, captions=True)
         numbers = {word: number for number, word in enumerate(vocabulary())}
         captions = [[numbers[word] for word in caption.split()] for caption in drawn.captions or ()]
@@ -47,6 +47,6 @@ class Pictures:
         return self.images[indices.to(self.images.device)].float().div_(255)
 
     def words(self, indices: Tensor) -> Tensor:
-        """Which words of the vocabulary each caption holds: float [B, words] of zeros and ones."""
+        """1.0 for each word of the vocabulary that a caption contains, else 0.0: float [B, words]."""
         captions = self.captions[indices.to(self.captions.device)]
         return torch.zeros(len(captions), len(vocabulary()), device=captions.device).scatter_(1, captions, 1.0)

@@ -1,4 +1,4 @@
-"""The recipe of each shipped network, in one table, and ``pretrain``, which follows one from drawn images to a safetensors file."""
+"""The recipes of the shipped networks, and ``pretrain``, which trains one and writes a safetensors file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Recipe:
     """How one network is trained."""
 
     builder: str
-    """MODULE:FUNCTION below ``svgbench.pretraining``, called with (pictures, training, runtime), gives what is Shipped."""
+    """MODULE:FUNCTION in ``svgbench.pretraining``; called with (pictures, training, runtime), it returns a ``Shipped``."""
     images: int
-    """Different pictures drawn."""
+    """Number of training images."""
     seed: int
-    """Seed of the pictures, the first weights and every draw; one for each network, none of them the benchmark's."""
+    """Seed of the images, the initial weights and every random draw. Each network has another; the benchmark uses none of them."""
     training: Training
 
 
 def _training(updates: int, batch: int, lr: float, *, ema: float, decay: float, clip: float = 1.0, betas=(0.9, 0.999)) -> Training:
-    """A warm-up over a twentieth of the updates, then a cosine to zero."""
+    """Training settings with a warm-up over a twentieth of the updates, then a cosine to zero."""
     optimiser = Optimiser(
         lr=lr, betas=betas, weight_decay=decay, schedule="cosine", max_gradient_norm=clip, lr_warmup_images=updates * batch // 20
     )
@@ -60,14 +60,14 @@ RECIPES: dict[str, Recipe] = {
     "sd-vae": Recipe(builder="codecs:sd_vae", images=30_000, seed=2006, training=_training(2000, 32, 2e-3, ema=0.99, decay=0.0)),
     "va-vae": Recipe(builder="codecs:va_vae", images=30_000, seed=2007, training=_training(2500, 32, 3e-3, ema=0.99, decay=0.0)),
 }
-"""Name -> recipe; a family's name trains its tiny member."""
+"""Name -> recipe. A family's name stands for its tiny encoder."""
 
 
 def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains one network into ``out/NAME.safetensors`` (half precision) and gives {name, file, sha256, images_seen, seconds, losses}.
+    """Trains a network, writes ``out/NAME.safetensors`` (half precision), and returns name, file, digest, counts, seconds and losses.
 
-    Interrupted and called again with the same ``out``, it goes on from its last checkpoint. Losses that compare the images of a batch with
-    each other cannot be cut into micro-batches or ranks, so one process holds the whole batch.
+    After an interruption, the same call resumes from the last checkpoint. Some losses compare the images of a batch with each other, which
+    micro-batches and ranks would change, so one process computes each batch at once. Raises BadInput under torchrun.
     """
     name = known(name)
     if runtime.world > 1:
@@ -97,7 +97,7 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
 
 
 def known(name: str) -> str:
-    """The recipe's name for a name that may be a tiny card's."""
+    """The recipe's name; ``name`` may be that of a tiny card. Raises UnknownName."""
     name = name.removesuffix("-tiny")
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
@@ -105,7 +105,7 @@ def known(name: str) -> str:
 
 
 def build(recipe: Recipe, pictures: Pictures, runtime: Runtime) -> Shipped:
-    """The recipe's task with first weights of its seed; the caller's random numbers are left as they were."""
+    """The recipe's task with initial weights from its seed; torch's global generator is not changed."""
     module, _, function = recipe.builder.partition(":")
     builder = getattr(importlib.import_module(f"svgbench.pretraining.{module}"), function)
     with torch.random.fork_rng(devices=[]):
@@ -114,5 +114,5 @@ def build(recipe: Recipe, pictures: Pictures, runtime: Runtime) -> Shipped:
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict in float16 where it held floats; what ships is what was rounded, and every measurement is of the shipped file."""
+    """A state dict with floats as float16. The shipped file is rounded in this way, and measurements are made with the shipped file."""
     return {name: (t.half() if t.is_floating_point() else t).contiguous().cpu().clone() for name, t in sorted(state.items())}

@@ -1,4 +1,4 @@
-"""What a recipe's builder hands to ``pretrain``."""
+"""The result of a recipe's builder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from svgbench.machine.training import Task
 
 
 class Shipped(NamedTuple):
-    """A task, the network whose weights leave it, and whether its moving average leaves instead."""
+    """A training task, the network whose weights are written, and whether its moving average is written instead."""
 
     task: Task
     network: nn.Module

@@ -1,4 +1,4 @@
-"""Augmented views for self-distillation: crops, flips and light, each a function of an image's position in training."""
+"""Augmented views for pretraining: crops, flips, brightness and contrast, each a function of an image's position in the run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def view(
 ) -> Tensor:
     """One random view [B, 3, size, size] of images [B, 3, H, W] in [0, 1].
 
-    A crop of between ``area[0]`` and ``area[1]`` of the picture at an aspect of 3/4 to 4/3, mirrored half of the time (not where captions
-    tell left from right), then contrast, brightness and a tint of each colour channel within ``light``. Hue is not turned: a class has a
-    palette, as oranges are orange.
+    A crop with a share of the image's area between ``area[0]`` and ``area[1]`` and an aspect of 3/4 to 4/3, flipped with probability 1/2
+    (never with ``mirror`` False, because captions have left and right). Then contrast, brightness and an offset of each colour channel
+    change, each by at most ``light``. Hue does not change, because the palette is part of the class.
     """
     u = draws.uniform(stream, positions, (12,)).to(images.device)
     share = area[0] + (area[1] - area[0]) * u[:, 0]

@@ -111,7 +111,7 @@ def open_pooled(place: Path) -> Pooled:
             vectors[split] = arrays.open_mapped(place / f"{split}.npy", (count, about["channels"]), kind)
             labels[split] = arrays.open_mapped(place / f"{split}.labels.npy", (count,), np.int64)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        raise BrokenArtifact(f"{place}: holds no whole pooled latents ({error}); remove the directory and run again.") from None
+        raise BrokenArtifact(f"{place}: does not hold complete pooled latents ({error}); remove the directory and run again.") from None
     if kind is np.uint16:
         vectors = {split: bits.view(torch.bfloat16) for split, bits in vectors.items()}
     return Pooled(vectors, labels, about["features"])

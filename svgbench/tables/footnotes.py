@@ -5,11 +5,11 @@ from __future__ import annotations
 import string
 
 LETTERS = string.ascii_lowercase.replace("x", "")
-"""Without x: ``- [x]`` is a ticked box on a code host."""
+"""Without x, because ``- [x]`` is a ticked box in GitHub's Markdown."""
 
 
 class Footnotes:
-    """Letters for texts."""
+    """The footnotes of one table."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -21,7 +21,7 @@ class Footnotes:
         return f"[{_letters(self._texts.index(text))}]"
 
     def notes(self) -> list[str]:
-        """The footnotes, each behind its mark."""
+        """The footnotes, each after its mark."""
         return [f"[{_letters(i)}] {text}" for i, text in enumerate(self._texts)]
 
 

@@ -1,4 +1,4 @@
-"""A plan in a few lines: runs, nodes, what is shared, what is left to run, and what that costs; and the whole plan as JSON."""
+"""A plan's summary (runs, nodes, sharing, remaining work and its cost), and the plan as JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svgbench.tables.table import Table
 
 
 def summary(plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> dict[str, Any]:
-    """Counts, seconds and bytes of what is left to run; ``made``: the manifests of the nodes that exist, by key."""
+    """Counts of a plan, and time and disk of its remaining nodes; ``made``: the manifests of the nodes that exist, by key."""
     uses = Counter(key for run in plan.runs for key in run.nodes)
     open_ = {key: estimate for key, estimate in estimates.nodes.items() if key not in made}
     return {
@@ -44,8 +44,8 @@ def summary_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimate
 
 
 def content(plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> dict[str, Any]:
-    """The plan as JSON: its summary, its assumptions, its runs and every node. Times are in seconds, sizes in bytes; those of a node that
-    exists are measured."""
+    """The plan as JSON: summary, assumptions, runs and nodes. Times are in seconds, sizes in bytes; a node that exists has its measured
+    ones."""
     users: dict[str, list[str]] = {key: [] for key in plan.nodes}
     for run in plan.runs:
         for key in run.nodes:

@@ -67,11 +67,11 @@ def _tensor(name: str, about: Mapping[str, Any], pieces: Mapping[tuple[int, ...]
     files = {where["relative_path"] for where in pieces.values()}
     stored_bytes = sum((folder / file).stat().st_size for file in files if Path(file).name == file and (folder / file).is_file())
     if len(size) > DIMENSIONS or not all(type(side) is int and side >= 0 for side in size):
-        raise ValueError(f"{name} has a size that is none")
+        raise ValueError(f"{name} has an invalid size")
     if math.prod(size) * kind.itemsize > stored_bytes:
         raise ValueError(f"{name} would be larger than its files")
     if sum(math.prod(sizes) for sizes in dict(chunks).values()) != math.prod(size):
-        raise ValueError(f"the parts of {name} are not the whole of it")
+        raise ValueError(f"the parts of {name} do not cover it")
 
     def read() -> Tensor:
         tensor = torch.empty(size, dtype=kind)

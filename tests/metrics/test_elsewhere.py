@@ -374,7 +374,7 @@ def test_an_export_leaves_the_old_file_when_it_is_killed(tmp_path, images):
 @pytest.mark.parametrize("sigma", [-np.eye(3), np.diag([1.0, 1.0, -0.1]), np.eye(3) + np.eye(3, k=1), np.zeros((3, 3))])
 def test_statistics_that_no_images_have_are_refused(tmp_path, sigma):
     np.savez(tmp_path / "s.npz", mu=np.zeros(3), sigma=sigma)
-    with pytest.raises(BadData, match="sigma is no covariance"):
+    with pytest.raises(BadData, match="sigma is not a covariance"):
         statistics_in(tmp_path / "s.npz")
 
 

@@ -245,7 +245,7 @@ def test_raes_published_size_is_reached():
 
 
 def test_choices_that_do_not_fit_are_refused_in_one_sentence():
-    with pytest.raises(BadConfig, match="multiple of 4 numbers"):
+    with pytest.raises(BadConfig, match="width is a multiple of 4"):
         SiT(**{**SMALL, "width": 24, "position": "rope"})
     with pytest.raises(BadConfig, match="wide head of width 50"):
         SiT(**{**SMALL, "wide": {"width": 50, "depth": 2, "heads": 4}})

@@ -1,5 +1,4 @@
-"""What a run needs beside this program: images, weights, packages; whether they are here, and if not, where to get them and under which
-licence.
+"""Images, weights and packages that a run needs: whether this machine has them, else where to get them, and their licences.
 
 Only looks for files: installs, downloads and opens nothing. No torch.
 """
@@ -81,7 +80,7 @@ def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
         here = shipped.exists()
         return Need(what, here, "shipped" if here else "reinstall svgbench", card.licence)
     if pins.hub is None:
-        return Need(what, False, f"{card.origin}; hand it over: --weights FILE", card.licence)
+        return Need(what, False, f"{card.origin}; give it by --weights FILE", card.licence)
     cached = _cached(pins.hub, pins.hub_file or "model.safetensors", pins.revision)
     advice = f"{pins.hub_file or 'model.safetensors'} of https://huggingface.co/{pins.hub}, fetched when needed, or --weights FILE"
     return Need(what, cached is not None, str(cached) if cached else advice, card.licence)
