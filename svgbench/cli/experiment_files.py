@@ -63,6 +63,7 @@ def show(name: Annotated[str, typer.Argument(help="An experiment's name, or a YA
 def _about(name: str, shelf: Path | None) -> dict[str, object]:
     loaded = load_experiment(name, shelf)
     return {
-        "name": loaded.name, "asks": loaded.asks, "paper": loaded.paper, "compares": loaded.compares, "costs": loaded.costs, "base": loaded.base,
-        "preset": preset_of(loaded, shelf), "cells": len(cells(loaded, shelf)), "axes": list(loaded.axes), "file": str(loaded.file),
+        "name": loaded.name, "asks": loaded.asks, "paper": loaded.paper, "compares": loaded.compares, "costs": loaded.costs,
+        "base": loaded.base, "preset": preset_of(loaded, shelf), "cells": len(cells(loaded, shelf)), "axes": list(loaded.axes),
+        "file": str(loaded.file),
     }  # fmt: skip
