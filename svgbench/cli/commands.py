@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli import (
+    costs,
     data,
     encoders,
     evaluations,
@@ -39,6 +40,7 @@ app.command("report")(reports.report)
 app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
+app.command("cost")(costs.cost)
 app.command("import")(imports.import_)
 app.command("fields")(planning.fields)
 app.command("runs")(runs.runs)

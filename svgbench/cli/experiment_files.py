@@ -33,7 +33,7 @@ def list_experiments(
     shelf: Shelf = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """List the experiments with their question, number of cells and base."""
+    """List the experiments with their question, the table or figure of the paper that they are, number of cells and base."""
     if folder is not None and not folder.is_dir():
         raise BadInput(f"{folder} is not a directory; give a folder of experiment files, or show one: svgbench experiments show FILE.")
     files = sorted(folder.glob("*.yaml")) if folder else sorted(entries("ablations", shelf).values())
@@ -45,10 +45,10 @@ def list_experiments(
             if folder is None:
                 raise
             notify(f"left out: {error}")  # a folder may hold other YAML files
-    rows = [[one["name"], str(one["cells"]), one["base"] or one["preset"] or "-", one["asks"]] for one in content]
+    rows = [[one["name"], str(one["cells"]), one["base"] or one["preset"] or "-", one["paper"] or "-", one["asks"]] for one in content]
     notes = ["run one: svgbench ablate NAME; what it costs: svgbench plan NAME; its file: svgbench experiments show NAME"]
     title = f"Experiments in {folder}" if folder else "Experiments"
-    facts([Table(title, ["name", "cells", "base", "question"], rows, notes)], content, format)
+    facts([Table(title, ["name", "cells", "base", "paper", "question"], rows, notes)], content, format)
 
 
 @app.command("show")
@@ -63,6 +63,7 @@ def show(name: Annotated[str, typer.Argument(help="An experiment's name, or a YA
 def _about(name: str, shelf: Path | None) -> dict[str, object]:
     loaded = load_experiment(name, shelf)
     return {
-        "name": loaded.name, "asks": loaded.asks, "compares": loaded.compares, "costs": loaded.costs, "base": loaded.base,
-        "preset": preset_of(loaded, shelf), "cells": len(cells(loaded, shelf)), "axes": list(loaded.axes), "file": str(loaded.file),
+        "name": loaded.name, "asks": loaded.asks, "paper": loaded.paper, "compares": loaded.compares, "costs": loaded.costs,
+        "base": loaded.base, "preset": preset_of(loaded, shelf), "cells": len(cells(loaded, shelf)), "axes": list(loaded.axes),
+        "file": str(loaded.file),
     }  # fmt: skip

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
+from svgbench.cli.output import records as rows_of
 from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
-from svgbench.config.experiments import load_experiment
+from svgbench.config.experiments import load_experiment, preset_of
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, notify, printable, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
+from svgbench.lab.costs import read_costs
 from svgbench.machine.files import regular
+from svgbench.tables import reviewers
 from svgbench.tables.collect import RunRecord, collect, group_name, without_digests
+from svgbench.tables.costs import LAYOUT, cost_tables
 from svgbench.tables.judge_notes import note_judges, noted_scores
 from svgbench.tables.labels import labelled
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
@@ -30,7 +36,9 @@ from svgbench.tables.table import Table
 
 
 def report(
-    name: Annotated[str | None, typer.Argument(help="A run or an experiment. Default: all runs.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A run, an experiment, or reviewers: the paper's public reviews. Default: all runs.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
     format: Annotated[
         Format,
@@ -71,6 +79,12 @@ def report(
     format = format_of(to, format)
     if name is not None:
         named = Named(out, preset, sets, limit, shelf, data, quick)
+        if name == reviewers.NAME and not (name in named.known() or named.is_experiment(name)):
+            if layout or against:
+                raise BadInput(f"'{name}' has tables of several experiments; leave out --layout and --against.")
+            tables = reviewers.reviewers_tables(partial(_done, named), partial(_costs_done, out))
+            _deliver_all(tables, rows_of(tables[0]), format, to)
+            return
         if named.is_experiment(name):
             (names, wanted), grid, asks = named.runs(name), name, load_experiment(name, shelf).asks
             cells, labels = named.cells(name), named.labels(name)
@@ -79,6 +93,11 @@ def report(
         else:
             names = [name]  # collect() answers with the closest names
     layouts = [load_layout(layout)] if layout else None
+    if layouts and layouts[0].of_costs:
+        if name is not None:
+            raise BadInput(f"the layout '{layouts[0].name}' shows what 'svgbench cost' measured; leave out '{name}'.")
+        _deliver_all(cost_tables(out, layouts[0], against=against), [*read_costs(out).values()], format, to)
+        return
     show(out, names, format, grid=grid, asks=asks, layouts=layouts, against=against, to=to, cells=cells, labels=labels)
 
 
@@ -125,6 +144,37 @@ def show(
         for record in records[:12]:
             if (record.place / "overview.png").exists():
                 sys.stdout.write(f"picture: {printable(record.place / 'overview.png')}\n")
+
+
+def _done(named: Named, experiment: str) -> reviewers.Done:
+    """What has been run of an experiment, and its tables in its layouts."""
+    fixed = preset_of(load_experiment(experiment, named.shelf), named.shelf)
+    here = replace(named, preset=DEFAULT_PRESET) if fixed else named  # it stands on a preset of its own
+    cells, known = here.cells(experiment), named.known()
+    names = [name for name in cells if name in known]
+    if not names:
+        return reviewers.Done(reviewers.NOT_RUN, [])
+    found = labelled(collect(here.out, names), here.labels(experiment))
+    return reviewers.Done(f"{len(names)} of {len(cells)} runs", tables_for(found, layouts_of(experiment)))
+
+
+def _costs_done(out: Path) -> reviewers.Done:
+    """The measured costs, where there are any."""
+    count = len(read_costs(out))
+    tables = cost_tables(out, load_layout(LAYOUT)) if count else []
+    return reviewers.Done(f"{count} measured" if count else reviewers.NOT_RUN, tables)
+
+
+def _deliver_all(tables: list[Table], content: Any, format: Format, to: Path | None) -> None:
+    """Prints or writes tables, or their ``content`` as JSON."""
+    if to is not None:
+        regular(to, instead="give the path of a file, or leave out --to")
+    if format is Format.json:
+        deliver(json.dumps(content, indent=1, ensure_ascii=False) + "\n", to)
+    elif to is not None:
+        deliver(text_of(tables, format), to)
+    else:
+        tables_of(tables, format)
 
 
 def _row(name: str, records: list[RunRecord], cells: Mapping[str, str], labels: Mapping[str, str]) -> str:

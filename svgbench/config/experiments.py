@@ -29,6 +29,8 @@ class Experiment(Part):
     """Name of the experiment: its file's name without ``.yaml``."""
     asks: str = ""
     """The question it answers."""
+    paper: str = ""
+    """The table or figure of arXiv 2510.15301 that it is, such as ``table 6``; ``none`` where the paper has none like it."""
     compares: str = ""
     """The published rows that its table shows beside it."""
     costs: str = ""

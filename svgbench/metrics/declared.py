@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher"]
-Group = Literal["reconstruction", "generation", "perception"]
+Group = Literal["reconstruction", "generation", "perception", "cost"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ METRICS: dict[str, Metric] = {
     **_declare(
         "generation", "generation-scores",
         ("gfid", "gFID", "lower", 2, "gFID"),
-        ("sfid", "sFID", "lower", 2, ""),
+        ("sfid", "sFID", "lower", 2, "sFID"),
     ),
     **_declare(
         "generation", "second-generation-scores",
@@ -92,6 +92,21 @@ METRICS: dict[str, Metric] = {
         "perception", "depth-scores",
         ("depth_rmse", "RMSE", "lower", 3, "RMSE"),
         ("depth_arel", "A.Rel", "lower", 3, "AbsRel"),
+    ),
+    **_declare(  # of one image to its latent, back, and of one sample; measured by `svgbench cost`, by no stage
+        "cost", "",
+        ("encoder_params_m", "encoder params (M)", "lower", 2, "encoder_params_m"),
+        ("encoder_gflops", "encoder GFLOPs", "lower", 3, "encoder_gflops"),
+        ("encoder_latency_ms", "encoder latency (ms)", "lower", 2, "encoder_latency_ms"),
+        ("encoder_images_per_s", "encoder images/s", "higher", 2, "encoder_images_per_s"),
+        ("encoder_peak_gb", "encoder peak memory (GB)", "lower", 2, ""),
+        ("decoder_params_m", "decoder params (M)", "lower", 2, "decoder_params_m"),
+        ("decoder_gflops", "decoder GFLOPs", "lower", 3, "decoder_gflops"),
+        ("decoder_latency_ms", "decoder latency (ms)", "lower", 2, "decoder_latency_ms"),
+        ("decoder_images_per_s", "decoder images/s", "higher", 2, "decoder_images_per_s"),
+        ("decoder_peak_gb", "decoder peak memory (GB)", "lower", 2, ""),
+        ("sampling_latency_ms", "sampling latency (ms)", "lower", 2, "sampling_latency_ms"),
+        ("sampling_images_per_s", "sampled images/s", "higher", 2, "sampling_images_per_s"),
     ),
 }  # fmt: skip
 """Name -> metric, in the order of the report's columns."""

@@ -85,6 +85,12 @@ class Alignment(nn.Module):
         self.bias.copy_(bias)
 
     @torch.no_grad()
+    def leave(self) -> None:
+        """Fixes the map that changes nothing, where the residual is untrained and only its cost is asked for."""
+        self.weight.copy_(torch.eye(self.channels))
+        self.bias.zero_()
+
+    @torch.no_grad()
     def affine(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """The map aligned = weight @ residual + bias, weight [c, c] and bias [c] float32, that these sums ask for."""
         c, n = self.channels, statistics[0]

@@ -7,7 +7,9 @@ rows (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64). A late
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,18 @@ from torch import Tensor
 CPU_PIXELS = 2 * 256 * 256
 ACCELERATOR_PIXELS = 64 * 256 * 256
 """Pixels in a chunk: enough to keep the device busy. With more, the padding of small batches would cost more."""
+
+_WHOLE: ContextVar[bool] = ContextVar("whole", default=False)
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """Within it a batch is computed at once, as it is. For measuring time and memory alone, because rows then depend on their batch."""
+    token = _WHOLE.set(True)
+    try:
+        yield
+    finally:
+        _WHOLE.reset(token)
 
 
 def chunk_size(device: torch.device, height: int, width: int) -> int:
@@ -25,6 +39,8 @@ def chunk_size(device: torch.device, height: int, width: int) -> int:
 
 def in_chunks(function: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
     """``function`` of rows [B, ...], called with exactly ``size`` rows each time; the last chunk is padded with copies of its first row."""
+    if _WHOLE.get():
+        return function(rows)
     if len(rows) == 0:
         return function(rows.new_zeros(size, *rows.shape[1:]))[:0]
     parts = []

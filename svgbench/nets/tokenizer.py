@@ -38,6 +38,11 @@ class Tokenizer(nn.Module):
         self.feature_channels, self.stride = encoder.channels, encoder.stride
         self.channels = encoder.channels + (alignment.channels if alignment else 0)
 
+    @property
+    def frozen(self) -> Any:
+        """The frozen encoder."""
+        return self._outside[0]
+
     def check_side(self, side: int) -> None:
         """Refuses a side of images in pixels that the encoder cannot take."""
         self._outside[0].check_side(side)
@@ -85,6 +90,11 @@ class Codec(nn.Module):
         self._outside = (encoder,)
         self.channels = self.feature_channels = encoder.channels
         self.stride = encoder.stride
+
+    @property
+    def frozen(self) -> Any:
+        """The frozen encoder."""
+        return self._outside[0]
 
     def check_side(self, side: int) -> None:
         """Refuses a side of images in pixels that the encoder cannot take."""

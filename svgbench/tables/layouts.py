@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from svgbench.config.parse import first_problem, validate
-from svgbench.config.part import Part
+from svgbench.config.part import Part, Positive
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.errors import closest, unknown
 from svgbench.shelf import entries, file_node, read_yaml
@@ -79,6 +79,27 @@ class Column(Part):
         return MEASURES[self.metric].of_samples
 
 
+class Mark(Part):
+    """A column of marks: a row has one where its number comes near enough to the best of the table."""
+
+    title: str
+    metric: str
+    within: Positive
+    """The largest relative distance from the best number."""
+    latents: Literal["whole", "features", "residual", "both"] = "whole"
+    """As of a column."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Mark:
+        self.column  # noqa: B018  (an unknown metric is refused there)
+        return self
+
+    @property
+    def column(self) -> Column:
+        """Which scores it looks at."""
+        return Column(metric=self.metric, latents=self.latents)
+
+
 class Ratios(Part):
     """Headline ratios against a baseline, from the curves of gFID."""
 
@@ -95,6 +116,8 @@ class Layout(Part):
 
     name: str
     title: str
+    paper: str = ""
+    """The table or figure of arXiv 2510.15301 whose layout it is."""
     grids: tuple[str, ...] = ()
     """The experiments that are shown in it."""
     rows: tuple[str, ...] = ()
@@ -102,6 +125,8 @@ class Layout(Part):
     shows: tuple[str, ...] = ()
     """Fields of the protocol in which rows may differ by design: each row shows them, and rows are ranked across them."""
     columns: tuple[Column, ...] = Field(min_length=1)
+    marks: tuple[Mark, ...] = ()
+    """Columns of marks behind the numbers."""
     published: tuple[Rows, ...] = ()
     """Published rows shown below the measured ones."""
     ratios: Ratios | None = None
@@ -113,7 +138,14 @@ class Layout(Part):
             for name in given:
                 if name not in known:
                     raise ValueError(f"no {what} named '{name}'.{closest(name, known)[:-1]}")
+        if len({MEASURES[column.metric].group == "cost" for column in self.columns}) > 1:
+            raise ValueError("columns of costs, which `svgbench cost` measures, and of scores of runs are in two tables; split the layout")
         return self
+
+    @property
+    def of_costs(self) -> bool:
+        """Whether its columns are what `svgbench cost` measures."""
+        return MEASURES[self.columns[0].metric].group == "cost"
 
 
 class Contested(Part):

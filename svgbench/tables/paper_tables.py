@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svgbench.config.records import canonical
@@ -18,7 +18,8 @@ from svgbench.tables.measures import MEASURES, upstream
 from svgbench.tables.published import Published
 from svgbench.tables.published_tables import published_table
 from svgbench.tables.ratios import ratio_table
-from svgbench.tables.standings import Entry, fields_of, standings
+from svgbench.tables.seeds import value_of
+from svgbench.tables.standings import Entry, fields_of, shared_protocol, standings
 from svgbench.tables.table import Cell, Table
 
 
@@ -91,8 +92,30 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
     for texts, (name, row) in zip(table.rows, rows.items(), strict=True):
         row_scores = [score for _, r, _, score in chosen if r == name]
         texts[1:1] = [_shown(field, row_scores) if field in differing else fact(field, row) for _, field in lead]
-    table.notes += [*marks.notes(), *layout.notes]
+    named = [f"layout of {layout.paper} of arXiv 2510.15301"] if layout.paper else []
+    table.notes += [*marks.notes(), *add_marks(table, layout, rows), *named, *layout.notes]
     return table
+
+
+def add_marks(table: Table, layout: Layout, rows: Mapping[str, Row]) -> list[str]:
+    """Appends the layout's columns of marks and gives the notes of their rules. Only numbers of one protocol are compared."""
+    notes = []
+    for mark in layout.marks:
+        groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for name, row in rows.items():
+            for _, score in _chosen(mark.column, row.scores):
+                groups.setdefault(shared_protocol(score, ()), {}).setdefault(name, []).append(score)
+        measure = MEASURES[mark.metric]
+        texts = dict.fromkeys(rows, "-")
+        for of_rows in groups.values():
+            values = {name: value_of(scores) for name, scores in of_rows.items()}
+            best = (max if measure.better == "higher" else min)(values.values())
+            texts |= {name: "✓" if abs(value - best) <= mark.within * abs(best) else "✗" for name, value in values.items()}
+        table.columns.append(mark.title)
+        for cells, name in zip(table.rows, rows, strict=True):
+            cells.append(texts[name])
+        notes.append(f"{mark.title} ✓: {measure.title} within {100 * mark.within:g} % of the best row")
+    return notes
 
 
 def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]) -> list[str]:
@@ -172,7 +195,8 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
         return f"- {marks.mark('has no residual')}"
     if any(s["metric"] == column.metric for s in row.scores):
         return f"- {marks.mark('not sampled with these steps and guidance')}"
-    return f"- {marks.mark('not scored in this run')}"
+    lacks = "has no such part" if MEASURES[column.metric].group == "cost" else "not scored in this run"
+    return f"- {marks.mark(lacks)}"
 
 
 def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:

@@ -55,7 +55,7 @@ def test_every_declared_metric_names_stages_that_score_and_no_two_share_a_publis
         assert metric.of_samples == any("generation" in stage for stage in metric.stages)
     listed = [name for metric in METRICS.values() for name in metric.published]
     assert len(listed) == len(set(listed))
-    assert set(names("reconstruction")) | set(names("generation")) | set(names("perception")) == set(METRICS)
+    assert set(names("reconstruction")) | set(names("generation")) | set(names("perception")) | set(names("cost")) == set(METRICS)
 
 
 def test_declarations_need_no_torch():

@@ -1,0 +1,50 @@
+"""Measured costs of tokenizers in a layout of costs (table 7 of the paper), beside the published ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from svgbench.config.records import Protocol
+from svgbench.errors import BadInput
+from svgbench.lab.costs import read_costs
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.layouts import Layout, contested
+from svgbench.tables.paper_tables import paper_tables
+from svgbench.tables.published import published
+from svgbench.tables.table import Table
+
+INTERVAL = "value (low, high): the median of the repetitions, and the interval that holds the true median with 95 %"
+LAYOUT = "cost"
+"""The layout that shows them."""
+RANDOM = "random weights: what a network costs does not depend on their values"
+
+
+def cost_records(out: Path) -> list[RunRecord]:
+    """A record, as of a run, for each measured cost under ``out``; its row is named after the tokenizer, and says where weights are
+    random."""
+    records = []
+    for path, about in read_costs(out).items():
+        name = about["name"] + (" (random weights)" if about["random_weights"] else "")
+        fixed = {"run": name, "seed": 0, "steps": None, "guidance": None, "images_seen": None, "residual_channels": None, "seconds": 0.0}
+        fixed |= {"encoder": about["encoder"], "family": about["family"]}
+        protocols = [Protocol.model_validate(score["protocol"]) for score in about["scores"]]
+        scores = [
+            {**fixed, **score, "protocol": made.text, "protocol_fields": made.model_dump(mode="json")}
+            for made, score in zip(protocols, about["scores"], strict=True)
+        ]
+        content = {"run": name, "encoder": about["encoder"], "family": about["family"], "kind": about["kind"], "stages": [], "failures": {}}
+        records.append(RunRecord(name, path.parent, content, scores, label=name))
+    return records
+
+
+def cost_tables(out: Path, layout: Layout, *, against: str | None = None) -> list[Table]:
+    """The costs measured under ``out`` in a layout, differences from the row ``against``, and the published ones. BadInput where none was
+    measured."""
+    records = cost_records(out)
+    if not records:
+        raise BadInput(f"{out} holds no measured cost; measure one first, for example: svgbench cost dinov3.")
+    tables = paper_tables(layout, records, published(), contested(), against=against)
+    tables[0].notes = [INTERVAL if note.startswith("value (low, high)") else note for note in tables[0].notes]
+    if any("(random weights)" in record.name for record in records):
+        tables[0].notes.append(RANDOM)
+    return tables

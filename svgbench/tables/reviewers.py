@@ -1,0 +1,82 @@
+"""The reviewers' questions (``reports/reviewers.yaml``): each with its commands, and what has been run of its experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from pydantic import model_validator
+
+from svgbench.config.parse import validate
+from svgbench.config.part import Part
+from svgbench.shelf import entries, read_yaml
+from svgbench.tables.table import Table
+
+NAME = "reviewers"
+"""What ``svgbench report`` calls the page."""
+NOT_RUN = "not run"
+
+
+class Question(Part):
+    """One question."""
+
+    asks: str
+    experiments: tuple[str, ...] = ()
+    """Experiments whose tables answer it."""
+    costs: bool = False
+    """Whether the table of measured costs does."""
+    commands: tuple[str, ...] = ()
+    """What to type after ``svgbench``."""
+    open: str = ""
+    """Why svgbench cannot answer it; empty where it can."""
+
+    @model_validator(mode="after")
+    def _answered(self) -> Question:
+        if bool(self.open) == bool(self.experiments or self.costs):
+            raise ValueError("a question names experiments or costs that answer it, or says in `open` why none does")
+        if not self.open and not self.commands:
+            raise ValueError("a question that can be answered names its commands")
+        return self
+
+
+class Questions(Part):
+    """The whole file."""
+
+    questions: tuple[Question, ...]
+
+
+class Done(NamedTuple):
+    """What has been run of an experiment (or measured), and its tables."""
+
+    state: str
+    """``9 of 18 runs``, or ``not run``."""
+    tables: list[Table]
+
+
+def questions() -> tuple[Question, ...]:
+    """The questions of the shelf."""
+    path = entries("reports")[NAME]
+    return validate(Questions, read_yaml(path), where=str(path)).questions
+
+
+def reviewers_tables(of_experiment: Callable[[str], Done], of_costs: Callable[[], Done]) -> list[Table]:
+    """A table of all questions, then the tables of what has been run, each titled with the number of its question. An experiment that
+    answers several questions is printed once."""
+    overview = Table("The reviewers' questions", ["question", "asked", "command", "run"], [])
+    overview.notes = ["the public reviews of arXiv 2510.15301; numbers of the preset tiny answer in shape only"]
+    shown: dict[str, int] = {}
+    tables = []
+    for number, question in enumerate(questions(), 1):
+        found = {name: of_experiment(name) for name in question.experiments} | ({"costs": of_costs()} if question.costs else {})
+        states = [f"{name}: {done.state}" if len(found) > 1 else done.state for name, done in found.items()]
+        commands = "; ".join(f"svgbench {words}" for words in question.commands)
+        overview.rows.append([f"Q{number}", question.asks, commands or "-", "; ".join(states) or f"cannot be answered: {question.open}"])
+        for name, done in found.items():
+            if name in shown and done.tables:
+                overview.notes.append(f"Q{number}: the tables of '{name}' stand under Q{shown[name]}")
+            elif done.tables:
+                shown[name] = number
+                for table in done.tables:
+                    table.title = f"Q{number}: {table.title}"
+                tables += done.tables
+    return [overview, *tables]
