@@ -2,7 +2,7 @@
 
 Protocol: uint8 images [N, H, W, 3] under ``arr_0``; ``mu`` [D] and ``sigma`` [D, D] of pooled features, ``mu_s`` and ``sigma_s`` of spatial
 ones. A file with ``mu`` and ``sigma`` is a reference by those; the statistics are not of the images beside them (10,000 in ADM's
-files). What a file cannot tell: which extractor its statistics are of; only their width.
+files), which serve precision, recall and KID. What a file cannot tell: which extractor its statistics are of; only their width.
 """
 
 from __future__ import annotations
