@@ -154,7 +154,7 @@ def plan(
     from svgbench.lab.plan import Finished, shown_cell
     from svgbench.lab.store import Store
 
-    made, extra = _planned(experiment, preset, data, settings, shelf), Path(shelf) if shelf else None
+    (made, _), extra = _planned(experiment, preset, data, settings, shelf), Path(shelf) if shelf else None
     finished, expected = Finished(made, Store(Path(out) / "store")), estimates(made, extra)
     pace = pace_of(max(GPUS.get(run.config.preset, 0) for run in made.runs), Path(out) / "store")
     rows = []
@@ -186,21 +186,31 @@ def run(
     configuration, ``{"sampling.steps": [25]}``. What the store under ``out`` holds already is not computed again. ``CellsFailed`` where
     some cells failed (the others' results are in ``results(out)``), else the errors of ``svgbench run``.
     """
+    from svgbench.config.experiments import load_experiment
+    from svgbench.lab.configs import is_experiment
+    from svgbench.lab.contrasts import declare
     from svgbench.lab.engines import Choice
     from svgbench.lab.run_plan import raise_failures, run_plan
     from svgbench.lab.worker import Bench
 
-    made = _planned(experiment, preset, data, settings, shelf)
+    made, cells = _planned(experiment, preset, data, settings, shelf)
+    extra = Path(shelf) if shelf else None
+    if is_experiment(experiment, extra):
+        declare(load_experiment(experiment, extra), made, cells, Path(out))
     bench = Bench(out=str(out), device=device, threads=threads)
-    outcome = run_plan(made, Path(out), bench, keep_going=True, shelf=Path(shelf) if shelf else None, choice=Choice(slots=1))
+    outcome = run_plan(made, Path(out), bench, keep_going=True, shelf=extra, choice=Choice(slots=1))
     raise_failures(made, outcome)
     return results(out, [one.name for one in made.runs])
 
 
-def _planned(experiment: str, preset: str, data: str | Path | None, settings: Mapping[str, Any] | None, shelf: str | Path | None) -> Plan:
-    from svgbench.lab.configs import configs_of
+def _planned(
+    experiment: str, preset: str, data: str | Path | None, settings: Mapping[str, Any] | None, shelf: str | Path | None
+) -> tuple[Plan, dict[str, str]]:
+    """The plan, and the cell of each run."""
+    from svgbench.lab.configs import cells_of
     from svgbench.lab.plan import make_plan
 
     extra = Path(shelf) if shelf else None
     sets = [f"{path}={json.dumps(value, default=str)}" for path, value in (settings or {}).items()]
-    return make_plan(configs_of(experiment, preset, sets, extra, data=None if data is None else str(data)), extra)
+    named = cells_of(experiment, preset, sets, extra, data=None if data is None else str(data))
+    return make_plan({name: config for name, (_, config) in named.items()}, extra), {name: cell for name, (cell, _) in named.items()}

@@ -92,7 +92,8 @@ def generation_scores(
     allow_doubles: bool = False,
     device: str = "auto",
 ) -> pd.DataFrame:
-    """gFID, sFID, IS, KID, precision and recall of images against reference images, as ``svgbench eval`` computes them: a row for each.
+    """gFID (also at infinitely many samples), sFID, IS, KID, precision and recall of images against reference images, as ``svgbench eval``
+    computes them: a row for each.
 
     ``images``: a folder, .zip, .tar, .npz or .npy, or uint8 [N, 3, H, W]; ``reference``: the same, an ADM .npz of statistics or an
     artifact of a store. ``extractor``: inception or dinov2-vit-l-14 (both need a ``weights`` file), or shapes-cnn, which is shipped and

@@ -22,7 +22,9 @@ def evaluate(
     reference: Annotated[
         Path,
         typer.Option(
-            "--reference", metavar="PATH", help="The same, an ADM .npz with mu and sigma, or a directory of a store's images or references."
+            "--reference",
+            metavar="PATH",
+            help="The same, an ADM .npz (mu and sigma, and images arr_0), or a directory of a store's images or references.",
         ),
     ],
     extractor: Annotated[
@@ -57,7 +59,8 @@ def evaluate(
     ] = Format.auto,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:
-    """Score images made by other programs: gFID, sFID, IS, KID, precision and recall, each with protocol, sample count and interval."""
+    """Score images made by other programs: gFID (also at infinitely many samples), sFID, IS, KID, precision and recall, each with protocol,
+    sample count and interval."""
     from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor

@@ -21,6 +21,7 @@ from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, CellsFailed, notify
 from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
+from svgbench.lab.contrasts import declare
 from svgbench.lab.engines import Choice
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.record import owned
@@ -161,15 +162,18 @@ def ablate(
     """Run every cell of an experiment; shared work is done once. Several processes may share the work: start the same command in each."""
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
-    plan_, labels = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
+    plan_, labels, run_cells = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
+    loaded = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
+    if loaded is not None and is_main():
+        declare(loaded, plan_, run_cells, out)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
         notify(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
     if is_main():
         with gc_paused(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
             recorded = {r.name: r.config for r in plan_.runs}
-            show(out, list(recorded), grid=experiment, labels=labels, recorded=recorded)
+            show(out, list(recorded), grid=experiment, labels=labels, cells=run_cells, experiment=loaded, recorded=recorded)
     if outcome.failed:
         bad = [r.name for r in plan_.runs if any(k in outcome.failed or k in outcome.skipped for k in r.nodes)]
         if len(bad) == len(plan_.runs):
@@ -177,13 +181,16 @@ def ablate(
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
 
 
-def planned(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> tuple[Plan, dict[str, str]]:
-    """The plan of an experiment, and the label of each run. Reports runs whose work is the same."""
+def planned(
+    experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None
+) -> tuple[Plan, dict[str, str], dict[str, str]]:
+    """The plan of an experiment, the label of each run, and its cell. Reports runs whose work is the same."""
     with gc_paused():
         named = cells_of(experiment, preset, sets, shelf, data=data)
         plan_ = report_repeats(make_plan({name: config for name, (_, config) in named.items()}, shelf))
     labels = cell_labels(load_experiment(experiment, shelf)) if is_experiment(experiment, shelf) else {}
-    return plan_, {name: labels[cell] for name, (cell, _) in named.items() if labels.get(cell)}
+    run_cells = {name: cell for name, (cell, _) in named.items()}
+    return plan_, {name: labels[cell] for name, cell in run_cells.items() if labels.get(cell)}, run_cells
 
 
 def report_repeats(plan_: Plan) -> Plan:

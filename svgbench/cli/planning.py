@@ -57,7 +57,7 @@ def plan(
     missing: list[str] = []
     words = trial(sets, limit, quick)
     try:
-        plan_, _ = planned(experiment, preset, words, shelf, data)
+        plan_, *_ = planned(experiment, preset, words, shelf, data)
         costs = estimates(plan_, shelf)
     except (BadData, BadWeights) as error:
         plan_ = _assumed(experiment, preset, words, shelf, data)

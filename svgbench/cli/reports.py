@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,20 +15,23 @@ import typer
 from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
 from svgbench.cli.output import records as rows_of
 from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
-from svgbench.config.experiments import load_experiment, preset_of
+from svgbench.config.experiments import Experiment, load_experiment, preset_of
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, notify, printable, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
+from svgbench.lab.contrasts import declared
 from svgbench.lab.costs import read_costs
 from svgbench.machine.files import regular
 from svgbench.tables import reviewers
 from svgbench.tables.collect import RunRecord, collect, group_name, without_digests
+from svgbench.tables.contrasts import contrast_table
 from svgbench.tables.costs import LAYOUT, cost_tables
 from svgbench.tables.judge_notes import note_judges, noted_scores
 from svgbench.tables.labels import labelled
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
+from svgbench.tables.pretrainings import note_pretrainings
 from svgbench.tables.published import published
 from svgbench.tables.report import closing
 from svgbench.tables.report import report as report_of
@@ -75,7 +78,7 @@ def report(
 ) -> None:
     """Print tables of finished runs. Every number has its protocol, sample count and interval; an experiment is shown in the layout of its
     paper."""
-    names, grid, asks, cells, labels = None, None, "", None, None
+    names, grid, experiment, cells, labels = None, None, None, None, None
     format = format_of(to, format)
     if name is not None:
         named = Named(out, preset, sets, limit, shelf, data, quick)
@@ -86,7 +89,7 @@ def report(
             _deliver_all(tables, rows_of(tables[0]), format, to)
             return
         if named.is_experiment(name):
-            (names, wanted), grid, asks = named.runs(name), name, load_experiment(name, shelf).asks
+            (names, wanted), grid, experiment = named.runs(name), name, load_experiment(name, shelf)
             cells, labels = named.cells(name), named.labels(name)
             if len(names) < wanted:
                 notify(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
@@ -98,7 +101,9 @@ def report(
             raise BadInput(f"the layout '{layouts[0].name}' shows what 'svgbench cost' measured; leave out '{name}'.")
         _deliver_all(cost_tables(out, layouts[0], against=against), [*read_costs(out).values()], format, to)
         return
-    show(out, names, format, grid=grid, asks=asks, layouts=layouts, against=against, to=to, cells=cells, labels=labels)
+    show(
+        out, names, format, grid=grid, experiment=experiment, layouts=layouts, against=against, to=to, cells=cells, labels=labels
+    )  # fmt: skip
 
 
 def show(
@@ -107,7 +112,7 @@ def show(
     format: Format = Format.auto,
     *,
     grid: str | None = None,
-    asks: str = "",
+    experiment: Experiment | None = None,
     layouts: list[Layout] | None = None,
     against: str | None = None,
     to: Path | None = None,
@@ -116,9 +121,9 @@ def show(
     recorded: Mapping[str, RunConfig] | None = None,
 ) -> None:
     """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures.
-    ``asks``: the question of the experiment, for the page. ``cells`` and ``labels``: name of a run -> its cell, and the values of its axes,
-    which name the rows of all but CSV and JSON. ``against``: the row that others are compared with, by its name, its label or its cell.
-    ``recorded``: configurations of runs whose records the same command has just written or checked."""
+    ``experiment``: the file, for its question and its contrasts. ``cells`` and ``labels``: name of a run -> its cell, and the values of its
+    axes, which name the rows of all but CSV and JSON. ``against``: the row that others are compared with, by its name, its label or its
+    cell. ``recorded``: configurations of runs whose records the same command has just written or checked."""
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
@@ -130,12 +135,13 @@ def show(
     if format is Format.json:
         deliver(json.dumps([row for record in records for row in noted_scores(record)], indent=1) + "\n", to)
         return
-    tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [], against)
+    contrasts = compared(experiment, records, cells or {}, out) if experiment is not None else []
+    tables = tables_for(records, layouts_of(grid) if layouts is None and grid else layouts or [], against, contrasts)
     if not tables:
         raise BadInput(f"{out} holds no finished score yet; run something first, for example: svgbench run --encoder dinov3.")
     if format is Format.html:
         title = f"svgbench: {(grid or '').removesuffix('.yaml').rpartition('/')[2] or ', '.join((names or [])[:3]) or out.name}"
-        deliver(report_page(tables, records, out, title=title, asks=asks), to)
+        deliver(report_page(tables, records, out, title=title, asks=experiment.asks if experiment else ""), to)
     elif to is not None:
         deliver(text_of(tables, format), to)
     else:
@@ -189,11 +195,24 @@ def _row(name: str, records: list[RunRecord], cells: Mapping[str, str], labels: 
     return known[name]
 
 
-def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None) -> list[Table]:
-    """The tables of these runs: in their layouts, or those of any runs where there is none; with differences from a row."""
+def compared(experiment: Experiment, records: list[RunRecord], cells: Mapping[str, str], out: Path) -> list[Table]:
+    """The table of an experiment's contrasts, where it declares some."""
+    if not experiment.contrasts:
+        return []
+    return [contrast_table(experiment.contrasts, records, cells, declared(out, experiment))]
+
+
+def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None, contrasts: Sequence[Table] = ()) -> list[Table]:
+    """The tables of these runs: in their layouts, or those of any runs where there is none; with differences from a row, and the tables of
+    ``contrasts`` before those of costs and failures."""
+    last = closing(records)
     if layouts:
         rows, facts = published(), contested()
-        of_layouts = (table for layout in layouts for table in paper_tables(layout, records, rows, facts, against=against))
-    tables = [*of_layouts, *closing(records)] if layouts else report_of(records, against=against)
+        tables = [table for layout in layouts for table in paper_tables(layout, records, rows, facts, against=against)]
+    else:
+        tables = report_of(records, against=against)
+        tables = tables[: len(tables) - len(last)]
+    tables = [*tables, *contrasts, *last]
     note_judges(tables, records)
+    note_pretrainings(tables, records)
     return tables

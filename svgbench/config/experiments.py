@@ -5,18 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import PrivateAttr
 
+from svgbench.config.contrasts import Contrast, group_name
 from svgbench.config.fields import short_name
 from svgbench.config.lines import is_blank, line_at, line_of
 from svgbench.config.parse import merge, nested, validate
 from svgbench.config.part import Part
-from svgbench.errors import BadConfig, UnknownName, unknown
+from svgbench.errors import BadConfig, UnknownName, closest, unknown
 from svgbench.shelf import entries, folder, read_yaml, state_of
 
 PRESETS = ("tiny", "small", "paper")
@@ -43,6 +44,8 @@ class Experiment(Part):
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
     """``field.path: [values]`` or ``name: {cell: {settings}}``; a cell's ``base: EXPERIMENT`` brings its settings first."""
+    contrasts: tuple[Contrast, ...] = ()
+    """The comparisons that it makes, declared before it runs; of this file alone, not of its base."""
     _file: Path = PrivateAttr(default=Path())
 
     @property
@@ -206,7 +209,26 @@ def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[s
         for _, part in combination:
             settings = merge(settings, part)
         result[".".join(name for name, _ in combination)] = settings
+    _check_contrasts(experiment, result)
     return result
+
+
+def _check_contrasts(experiment: Experiment, names: Iterable[str]) -> None:
+    """Refuses a contrast between cells that there are not, and two of one name."""
+    known = sorted({group_name(name) for name in names} - {""})
+    seen: set[str] = set()
+    for number, contrast in enumerate(experiment.contrasts):
+        at = experiment.at(f"contrasts.{number}.between")
+        for cell in contrast.between:
+            if cell not in known:
+                raise BadConfig(
+                    f"{at}: the contrast '{contrast.name}' names no cell of '{experiment.name}': '{cell}'.{closest(cell, known)}"
+                    if known
+                    else f"{at}: '{experiment.name}' has no cells but its seeds, so a contrast has nothing to compare; give it axes."
+                )
+        if contrast.name in seen:
+            raise BadConfig(f"{experiment.at(f'contrasts.{number}.name')}: two contrasts are called '{contrast.name}'; rename one.")
+        seen.add(contrast.name)
 
 
 def repeated(experiment: Experiment) -> list[tuple[str, Any]]:

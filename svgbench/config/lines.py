@@ -28,9 +28,17 @@ def line_of(path: Path, field: str, cell: str = "", *, part: str, loose: bool = 
 
 
 def line_at(path: Path, place: str) -> int | None:
-    """The line (from 1) of the deepest key on a dotted path through the file as it is written; keys may hold dots themselves."""
+    """The line (from 1) of the deepest key or entry of a list on a dotted path through the file as it is written; keys may hold dots
+    themselves."""
     node, line = file_node(path), None
-    while isinstance(node, yaml.MappingNode):
+    while isinstance(node, (yaml.MappingNode, yaml.SequenceNode)):
+        if isinstance(node, yaml.SequenceNode):
+            number, _, place = place.partition(".")
+            if not number.isdigit() or int(number) >= len(node.value):
+                break
+            node = node.value[int(number)]
+            line = _line(node)
+            continue
         on_it = [(key, value) for key, value in node.value if f"{place}.".startswith(f"{key.value}.")]
         if not on_it:
             break

@@ -19,7 +19,7 @@ LONGEST = 40
 """Most letters of one setting in a name."""
 NAME_BYTES = 255
 """Longest directory name that file systems accept, in bytes."""
-TAKEN = ("store", "plans", "slurm", "figures", "costs")
+TAKEN = ("store", "plans", "slurm", "figures", "costs", "contrasts")
 """Other directories in an output directory."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.build import build
-from svgbench.config.experiments import cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
+from svgbench.config.experiments import Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
@@ -16,6 +16,7 @@ from svgbench.config.schema import Autoencoder, RunConfig
 from svgbench.errors import BadConfig, BadInput, UnknownName, notify, unknown
 from svgbench.lab.plan import resolve
 from svgbench.metrics import judges
+from svgbench.metrics.declared import METRICS
 from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
 
@@ -46,6 +47,7 @@ def cells_of(
         config = resolve(config, shelf) if resolved else config
         return {run_name(config, shelf): ("", config)}
     loaded = load_experiment(experiment, shelf)
+    _check_metrics(loaded)
     fixed = preset_of(loaded, shelf)
     if fixed and preset not in (fixed, DEFAULT_PRESET):
         raise BadConfig(f"--preset {preset}: '{experiment}' is based on the preset {fixed}; leave --preset out or give another experiment.")
@@ -81,6 +83,13 @@ def cells_of(
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
     return configs
+
+
+def _check_metrics(experiment: Experiment) -> None:
+    """Refuses a contrast of an unknown metric, with its line."""
+    for number, contrast in enumerate(experiment.contrasts):
+        if contrast.metric not in METRICS:
+            raise BadConfig(f"{experiment.at(f'contrasts.{number}.metric')}: {unknown('metric', contrast.metric, METRICS)}")
 
 
 def _check_judges(config: RunConfig) -> None:

@@ -58,16 +58,19 @@ METRICS: dict[str, Metric] = {
         ("rfd_dinov2", "rFD-DINOv2", "lower", 2, ""),
         ("psnr", "PSNR", "higher", 2, "PSNR"),
         ("ssim", "SSIM", "higher", 3, "SSIM"),
+        ("ssim_signed", "SSIM [-1, 1]", "higher", 3, ""),
         ("lpips", "LPIPS", "lower", 3, "LPIPS"),
     ),
     **_declare(
         "generation", "generation-scores",
         ("gfid", "gFID", "lower", 2, "gFID"),
+        ("gfid_infinity", "gFID∞", "lower", 2, ""),
         ("sfid", "sFID", "lower", 2, "sFID"),
     ),
     **_declare(
         "generation", "second-generation-scores",
         ("fd_dinov2", "FD-DINOv2", "lower", 2, ""),
+        ("fd_dinov2_infinity", "FD-DINOv2∞", "lower", 2, ""),
     ),
     **_declare(
         "generation", "generation-scores",

@@ -35,8 +35,8 @@ def elsewhere_scores(
     resampling: Resampling = Resampling(),
     progress: Progress = lambda label, count: lambda done: None,
 ) -> list[Score]:
-    """gfid, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); only gfid, sfid and is against bare
-    statistics. With a second extractor also the distance on its features.
+    """gfid, gfid_infinity, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); kid, precision and recall not
+    against statistics without images. With a second extractor also the distance on its features.
 
     ``limit``: a trial on so many images, drawn evenly over the classes, which the protocol records. ``resize``: both sets of images to this
     side in pixels by ADM's centre crop, which the protocol records. ``allow_doubles``: also where images equal others in every byte.

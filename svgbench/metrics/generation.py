@@ -2,11 +2,13 @@
 
 Protocol: all samples are compared with the reference that the protocol names.
 
-- gFID and sFID: see ``frechet``. IS: see ``inception_score``; it uses no reference.
+- gFID and sFID: see ``frechet``. gFID at infinitely many samples: see ``extrapolation``. IS: see ``inception_score``; it uses no reference.
 - KID (arXiv 1801.01401): the unbiased squared MMD under the kernel (x.y / D + 1)^3, over at most 5,000 images of each set (a fixed choice).
   The usual mean over random subsets has the same expectation, but more spread and needs random numbers.
 - Precision and recall (arXiv 1904.06991): the share of samples inside the k-nearest-neighbour balls of the reference, and the other way
-  round. Both sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows.
+  round. Both sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows. A reference
+  with fewer images is used whole, and the protocol states both numbers: the images ``arr_0`` of an ADM ``.npz`` are 10,000 against 50,000
+  samples, as in ADM's evaluator (openai/guided-diffusion, ``evaluations/evaluator.py``; it takes distances in float16, ours are float32).
 
 Features of at most 50,000 images of a set are kept. Intervals resample the samples and keep the reference fixed; that of recall resamples
 the reference images. When only part of the features is kept, the spread is multiplied by sqrt(kept / all). sFID keeps no features: its
@@ -18,14 +20,15 @@ class of ten of the embedded images: recall 0.4); recall's interval does not inc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.errors import BadData
+from svgbench.metrics.extrapolation import RESAMPLES, frechet_at_infinity, subset_sizes
 from svgbench.metrics.features import ImageFeatures
 from svgbench.metrics.frechet import frechet_distance, frechet_replicates, jackknife_error, united
 from svgbench.metrics.inception_score import SPLITS, inception_replicates
@@ -103,10 +106,12 @@ class Comparison:
     details: tuple[str, ...] = ()
     """Further parts of every protocol, such as ``resized-256``."""
 
-    def name(self, measure: str, *details: str, against: bool = True) -> Protocol:
-        """The protocol of a measure; ``against``: whether it compares with the reference."""
+    def name(self, measure: str, *details: str, against: Literal["all", "kept", "nothing"] = "all") -> Protocol:
+        """The protocol of a measure; ``against``: what it compares with: the reference's moments, the images whose features it keeps (which
+        are others beside published statistics), or nothing."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
-        reference = self.reference.group if against else None
+        groups = {"all": self.reference.group, "kept": self.reference.kept_group or self.reference.group}
+        reference = groups.get(against)
         details = (*details, *self.details, *(("with-doubles",) if self.doubles else ()))
         return protocol(
             measure, judge=self.judge, reference=reference, images=images, rounding=ROUNDING, details=details, sampling=self.sampling
@@ -122,10 +127,12 @@ class Comparison:
         """The interval from resamples of the kept samples, scaled to the number of all samples."""
         return self.resampling.interval(value, replicates * (len(self.samples.kept) / self.samples.count) ** 0.5, **limits)
 
-    def interval_note(self) -> dict[str, str]:
-        """How the interval was made when only part of the features is kept; else empty."""
+    def interval_note(self, how: str = "") -> dict[str, str]:
+        """How the interval was made when only part of the features is kept or ``how`` adds something; else empty."""
         kept, count = len(self.samples.kept), self.samples.count
-        return {} if kept == count else self.resampling.stated(f"{kept} of {count} samples, scaled by the root of their share")
+        if kept == count:
+            return self.resampling.stated(f"samples{how}") if how else {}
+        return self.resampling.stated(f"{kept} of {count} samples{how}, scaled by the root of their share")
 
 
 def generation_scores(
@@ -141,8 +148,9 @@ def generation_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """The scores gfid, sfid, is, kid, precision and recall. ``is`` needs logits, sfid needs spatial features, and kid, precision and
-    recall need the reference's features, which an ADM ``.npz`` of statistics does not have.
+    """The scores gfid, gfid_infinity, sfid, is, kid, precision and recall. gfid_infinity needs four times as many samples as a feature has
+    numbers, ``is`` needs logits, sfid needs spatial features, and kid, precision and recall need features of real images, which an ADM
+    ``.npz`` of statistics alone does not give.
 
     ``frechet``: the name of the Frechet distance on this judge's features; ``labels``: how the samples' labels were drawn (balanced,
     random, or given when unknown); ``sampling``: how the samples were drawn; ``doubles``: see ``Comparison``.
@@ -189,9 +197,24 @@ def _distances(comparison: Comparison, frechet: str) -> list[Score]:
             frechet, value, bounds, comparison.name("fd"), **comparison.interval_note(), **_singular(samples.count, samples.kept.shape[1])
         )
     ]
+    scores += _at_infinity(comparison, f"{frechet}_infinity")
     if samples.spatial and reference.spatial is not None:
         scores.append(_spatial(comparison))
     return scores
+
+
+def _at_infinity(comparison: Comparison, metric: str) -> list[Score]:
+    """The Frechet distance at infinitely many samples, where there are enough for a line."""
+    features, resampling = comparison.samples.kept, comparison.resampling
+    resampling = replace(resampling, resamples=min(resampling.resamples, RESAMPLES))
+    found = frechet_at_infinity(features, comparison.reference.gaussian, resampling)
+    if found is None:
+        return []
+    value, replicates = found
+    sizes = subset_sizes(*features.shape)
+    name = comparison.name("fd-infinity", f"line{len(sizes)}-{sizes[0]}-{sizes[-1]}")
+    over = "samples, the line fitted to each"
+    return [comparison.score(metric, value, resampling.interval(value, replicates), name, **resampling.stated(over))]
 
 
 def _spatial(comparison: Comparison) -> Score:
@@ -218,9 +241,10 @@ def _inception(comparison: Comparison) -> list[Score]:
     if samples.classes is None or samples.logits is None:
         return []
     value = samples.classes.score()
-    replicates = inception_replicates(samples.logits, comparison.resampling.counts(len(samples.logits), samples.logits.device))
+    replicates = inception_replicates(samples.logits, comparison.resampling.draws(len(samples.logits), samples.logits.device))
     bounds = comparison.interval(value, replicates, floor=1.0)
-    return [comparison.score("is", value, bounds, comparison.name("is", f"{SPLITS}splits", against=False), **comparison.interval_note())]
+    note = comparison.interval_note(f", each of {SPLITS} parts")
+    return [comparison.score("is", value, bounds, comparison.name("is", f"{SPLITS}splits", against="nothing"), **note)]
 
 
 def _kernel(comparison: Comparison) -> list[Score]:
@@ -230,14 +254,14 @@ def _kernel(comparison: Comparison) -> list[Score]:
     )
     value, replicates = kernel_distance(features, reference, comparison.resampling.counts(len(features), features.device))
     bounds = comparison.resampling.interval(value, replicates)
-    return [comparison.score("kid", value, bounds, comparison.name("kd", f"poly3-{len(features)}x{len(reference)}"))]
+    return [comparison.score("kid", value, bounds, comparison.name("kd", f"poly3-{len(features)}x{len(reference)}", against="kept"))]
 
 
 def _precision_recall(comparison: Comparison, neighbours: int) -> list[Score]:
     """Precision with an interval over samples, recall with one over reference images."""
     samples, reference = comparison.samples.kept, comparison.reference.kept
     real = reference[chosen(len(samples), len(reference)).to(reference.device)]
-    name = comparison.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}")
+    name = comparison.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}", against="kept")
     inner, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))
     scores = []
     for metric, hits, over in (("precision", inner, "samples"), ("recall", covered, "reference images")):

@@ -1,7 +1,8 @@
 """Inception score (arXiv 1606.03498): exp of the mean KL(p(y|x) || p(y)) of an extractor's class probabilities.
 
 Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity splits them; float64 sums in one pass, so that the value needs
-no stored logits. What it cannot tell: it sees no reference, and ten copies of ten perfect images have the highest score.
+no stored logits; its interval resamples the images and takes the same ten parts of each resample. What it cannot tell: it sees no
+reference, and ten copies of ten perfect images have the highest score.
 """
 
 from __future__ import annotations
@@ -59,10 +60,18 @@ class ClassSums:
         return gains.clamp_min(0).exp().mean().item()
 
 
-def inception_replicates(logits: Tensor, counts: Tensor) -> Tensor:
-    """exp of the mean KL over all of logits [N, K] in each resample: [R] of counts [R, N]."""
+def inception_replicates(logits: Tensor, draws: Tensor) -> Tensor:
+    """The score, over the same ten parts as the value, in each resample of logits [N, K]: [R] of the images ``draws`` [R, N] that stand at
+    each place (``Resampling.draws``)."""
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
-    share = (counts / counts.sum(1, keepdim=True)).to(logits.device)
-    marginal = share @ p
-    return (share @ (p * log_p).sum(1) - torch.special.xlogy(marginal, marginal).sum(1)).exp()
+    rows = torch.cat([(p * log_p).sum(1, keepdim=True), p], 1)
+    parts = ClassSums.empty(len(rows), p.shape[1]).parts.to(rows.device)
+    sizes = parts.bincount(minlength=SPLITS).to(rows)[:, None]
+    scores = []
+    for drawn in draws.to(rows.device):
+        weights = rows.new_zeros(SPLITS, len(rows)).index_put_((parts, drawn), rows.new_ones(()), accumulate=True)
+        means = weights @ rows / sizes
+        gains = means[:, 0] - torch.special.xlogy(means[:, 1:], means[:, 1:]).sum(1)
+        scores.append(gains.clamp_min(0).exp().mean())
+    return torch.stack(scores) if scores else rows.new_zeros(0)

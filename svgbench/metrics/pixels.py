@@ -1,10 +1,13 @@
 """Pixel-wise similarity of a reconstruction and its original: PSNR in dB and SSIM.
 
 Protocol: uint8 images of the validation set at the benchmark's size against their reconstructions, each image's number first, then the
-mean. PSNR: 10 log10(255^2 / mean squared error over all channels); an exact copy counts as 120 dB, since the true value is infinite.
-SSIM (Wang et al. 2004): Gaussian window of 11 px and standard deviation 1.5, K = (0.01, 0.03), each RGB channel by itself, edges
-reflected; equal to torchmetrics' defaults. What they cannot tell: perceptual quality. Blur gains PSNR; the mean of PSNRs is
-not the PSNR of the mean error.
+mean. PSNR: 10 log10(255^2 / mean squared error over all channels); an exact copy counts as 120 dB, since the true value is infinite. SSIM
+(Wang et al. 2004): Gaussian window of 11 px and standard deviation 1.5, K = (0.01, 0.03), each RGB channel by itself, edges reflected;
+equal to torchmetrics' defaults. ``signed_ssim`` is the same formula on pixels from -1 to 1, clamped but not moved to [0, 1], with a range
+of 2 in its constants: how published SSIM of VA-VAE and SVG was taken (torchmetrics with ``data_range=(-1.0, 1.0)`` in LightningDiT's
+``evaluate_tokenizer.py``, there on the decoder's floats, here on rounded pixels). Means near 0 are there mid-grey, so a small error of
+colour costs more: the two are different measures. What they cannot tell: perceptual quality. Blur gains PSNR; the mean of PSNRs is not the
+PSNR of the mean error.
 """
 
 from __future__ import annotations
@@ -28,17 +31,27 @@ def psnr(images: Tensor, originals: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, originals: Tensor) -> Tensor:
-    """Structural similarity of each image [B] float64 in [-1, 1], from two uint8 [B, 3, H, W]."""
+    """Structural similarity of each image [B] float64 in [-1, 1], from two uint8 [B, 3, H, W] taken as [0, 1]."""
+    return _similarity(images, originals, low=0.0, span=1.0)
+
+
+def signed_ssim(images: Tensor, originals: Tensor) -> Tensor:
+    """The same of pixels taken as [-1, 1]: [B] float64 in [-1, 1], from two uint8 [B, 3, H, W]."""
+    return _similarity(images, originals, low=-1.0, span=2.0)
+
+
+def _similarity(images: Tensor, originals: Tensor, *, low: float, span: float) -> Tensor:
+    """Structural similarity of pixels from ``low`` to ``low + span``."""
     _check_pair(images, originals)
     if min(images.shape[2:]) <= WINDOW // 2:
         raise BadData(f"SSIM's window of {WINDOW} px needs images above {WINDOW // 2} px, not {images.shape[2]} x {images.shape[3]}.")
-    x, y = images.float() / 255, originals.float() / 255
+    x, y = (z.float() / 255 * span + low for z in (images, originals))
     x, y = (F.pad(z, (WINDOW // 2,) * 4, mode="reflect") for z in (x, y))
     stack = _blur(torch.cat([x, y, x * x, y * y, x * y]))
     mean_x, mean_y, square_x, square_y, product = stack.chunk(5)
     variance_x, variance_y = (square_x - mean_x**2).clamp_min(0), (square_y - mean_y**2).clamp_min(0)
     covariance = product - mean_x * mean_y
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     bottom = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     return (top / bottom).flatten(1).double().mean(1)

@@ -1,4 +1,4 @@
-"""Scores of reconstructions against their originals: rFID, PSNR, SSIM and a perceptual distance.
+"""Scores of reconstructions against their originals: rFID, PSNR, SSIM in two ranges of pixels and a perceptual distance.
 
 Protocol: the validation images, once each, decoded from their own latents (posterior mean, no noise), uint8, at the benchmark's size,
 against those same originals: also rFID's reference is the validation images, never the training images that gFID uses. Intervals
@@ -22,7 +22,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import Extractor, ImageFeatures, Saved, batches, extract, rows_of
 from svgbench.metrics.frechet import frechet_distance, paired_replicates
 from svgbench.metrics.perceptual import Perceptual
-from svgbench.metrics.pixels import psnr, ssim
+from svgbench.metrics.pixels import psnr, signed_ssim, ssim
 from svgbench.metrics.protocol import ROUNDING, ImageGroup, protocol
 from svgbench.metrics.reference import Reference
 from svgbench.metrics.resampling import Resampling
@@ -43,14 +43,15 @@ def reconstruction_scores(
     runtime: Runtime | None = None,
     saved: Path | None = None,
 ) -> list[Score]:
-    """rfid (with an extractor), psnr, ssim, lpips (with a perceptual net) of uint8 [N, 3, H, W] against their originals in the same order.
+    """rfid (with an extractor), psnr, ssim, ssim_signed, lpips (with a perceptual net) of uint8 [N, 3, H, W] against their
+    originals in the same order.
 
     ``original_features``: of the originals, where another score computed them; ``runtime``: all its ranks share the images and each gets
     all scores; ``saved``: a directory for the finished part of each pass, so that one that was stopped resumes.
     """
     if len(reconstructions) != len(originals):
         raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; reconstruct the images again.")
-    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
+    measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim, "ssim_signed": signed_ssim}
     if perceptual is not None:
         measures["lpips"] = perceptual
     images = ImageGroup(name="reconstructed", count=len(originals))
@@ -65,8 +66,11 @@ def reconstruction_scores(
     values_by_metric = per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime, saved=saved)
     for metric, values in values_by_metric.items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
-        name = protocol("distance" if judge else metric, judge=judge, reference=originals_group, images=images, rounding=ROUNDING)
-        low, high = resampling.of_mean(values, floor=-1.0 if metric == "ssim" else 0.0, ceiling=1.0 if metric == "ssim" else float("inf"))
+        name = protocol(
+            "distance" if judge else metric.replace("_", "-"), judge=judge, reference=originals_group, images=images, rounding=ROUNDING
+        )
+        floor, ceiling = (-1.0, 1.0) if metric.startswith("ssim") else (0.0, float("inf"))
+        low, high = resampling.of_mean(values, floor=floor, ceiling=ceiling)
         scores.append(Score(metric=metric, value=values.mean().item(), low=low, high=high, count=len(values), protocol=name, detail=facts))
     return scores
 

@@ -1,14 +1,16 @@
 """What images are compared with: real images' features, computed once for many scores, or published statistics.
 
 Protocol: a reference is identified by its images (``train``, ``images``, ``statistics``), their count and digest; features and statistics
-of one extractor are never used for another. What it cannot tell: with which crop and resize published statistics were computed.
+of one extractor are never used for another. An ADM ``.npz`` gives both: its statistics are of the whole training set, and its ``arr_0``
+holds 10,000 images, whose features give precision, recall and KID. What it cannot tell: with which crop and resize published statistics
+were computed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,8 @@ from svgbench.machine.files import sha256_of
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import Extractor, ImageFeatures, Saved, extract
 from svgbench.metrics.frechet import Gaussian, read_statistics, united
-from svgbench.metrics.image_sets import GivenImages, open_set
-from svgbench.metrics.npz import SPATIAL, STATISTICS, holds_statistics
+from svgbench.metrics.image_sets import GivenImages, ImageArray, open_set
+from svgbench.metrics.npz import IMAGES, SPATIAL, STATISTICS, holds_statistics, members
 from svgbench.metrics.protocol import ImageGroup, Judge
 
 TENSORS, ABOUT = "reference.safetensors", "reference.json"
@@ -44,6 +46,8 @@ class Reference:
     """Of its spatial features."""
     kept: Tensor | None = None
     """Features [n, D] float32 of all its images, or of n of them; None where there are statistics only."""
+    kept_group: ImageGroup | None = None
+    """The images behind ``kept``, where the statistics are published ones of others."""
     size: tuple[int, int] | None = None
     """Height and width in pixels of its images; None where there are statistics only."""
 
@@ -60,6 +64,8 @@ class Reference:
         save_file({name: part.cpu().contiguous() for name, part in parts.items() if part is not None}, folder / TENSORS)
         group = {"name": self.group.name, "count": self.group.count, "digest": self.group.digest}
         about = {"group": group, "side": self.size, "extractor": {"name": judge.name, "digest": judge.digest}}
+        if self.kept_group is not None:
+            about["kept_group"] = {"name": self.kept_group.name, "count": self.kept_group.count, "digest": self.kept_group.digest}
         (folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
     @classmethod
@@ -69,6 +75,7 @@ class Reference:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))
             made_by, group = (about["extractor"]["name"], about["extractor"]["digest"]), ImageGroup(**about["group"])
+            kept_group = ImageGroup(**about["kept_group"]) if "kept_group" in about else None
             side = about["side"]  # a number where an earlier version wrote it
             size = (side, side) if isinstance(side, int) else tuple(side) if side else None
             pairs = [Gaussian(*(parts[name] for name in pair)) if set(pair) <= parts.keys() else None for pair in (STATISTICS, SPATIAL)]
@@ -81,7 +88,7 @@ class Reference:
                 f"{folder}: features of '{made_by[0]}@{made_by[1][:8]}', but the images are scored by '{judge.name}@{judge.digest[:8]}'; "
                 "use the extractor and the weights file that the reference was made with."
             )
-        return cls(group=group, gaussian=pairs[0], spatial=pairs[1], kept=parts.get("kept"), size=size)
+        return cls(group=group, gaussian=pairs[0], spatial=pairs[1], kept=parts.get("kept"), kept_group=kept_group, size=size)
 
 
 def open_reference(
@@ -89,16 +96,23 @@ def open_reference(
     runtime: Runtime | None = None, progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
     resize: int | None = None,
 ) -> Reference:  # fmt: skip
-    """A reference from an ADM ``.npz`` of statistics, a set of images (``image_sets.open_set``), or an artifact of our store (``images``:
-    its training images; ``references``). Images of another size than ``expected``, or fewer than ``least``, are refused before any is
-    read. ``saved``: where its images' features are left for an attempt that goes on; ``resize``: of a set of images, to this side."""
+    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0`` beside them where there are some; a set of
+    images (``image_sets.open_set``); or an artifact of our store (``images``: its training images; ``references``). Images of another size
+    than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: where its images' features are left for an
+    attempt that goes on; ``resize``: of a set of images, to this side."""
     images: Any = None
+    published: Reference | None = None
     if isinstance(path, Path):
         if holds_statistics(path):
-            return _published(path, extractor)
-        if (path / TENSORS).is_file():
+            published = _published(path, extractor)
+            if IMAGES not in members(path):
+                return published
+            images = ImageArray(path, resize)
+            where, size = path, images.shape[2:]
+            group = ImageGroup(name="images", count=len(images), digest=published.group.digest)
+        elif (path / TENSORS).is_file():
             return Reference.load(path, extractor.judge, extractor.device)
-        if (path / "images.json").is_file():
+        elif (path / "images.json").is_file():
             store = open_images(path)
             group = ImageGroup(name="train", count=len(store.train), digest=sha256_of(packed.resolved(path)[0] / "train.images.npy"))
             images, where, size = store.train, path, (store.resolution, store.resolution)
@@ -113,6 +127,8 @@ def open_reference(
         raise BadData(f"{where}: holds {len(images)} images, and a reference needs {least} or more; give more.")
     done = progress("features of the reference", len(images))
     features = extract(extractor, images, runtime=runtime, done=done, saved=saved)
+    if published is not None:
+        return replace(published, kept=features.kept, kept_group=group, size=size)
     return Reference.of(features, group, size)
 
 

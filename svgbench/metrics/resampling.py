@@ -44,6 +44,11 @@ class Resampling:
         drawn = generator.multinomial(images, np.full(images, 1.0 / images), size=self.resamples)
         return torch.from_numpy(drawn).to(device, torch.float64)
 
+    def draws(self, images: int, device: torch.device | str = "cpu") -> Tensor:
+        """Which image stands at each place of each resample, for statistics that need the images in order: int64 [R, N]."""
+        generator = np.random.Generator(np.random.Philox(key=[self.seed & 0xFFFFFFFFFFFFFFFF, images], counter=[0, 0, 0, 1]))
+        return torch.from_numpy(generator.integers(0, images, size=(self.resamples, images))).to(device)
+
     def interval(
         self, value: float, replicates: Tensor, *, floor: float = float("-inf"), ceiling: float = float("inf")
     ) -> tuple[float, float] | tuple[None, None]:

@@ -75,7 +75,7 @@ def _save(reference: Reference, extractor: Extractor, out: Path, runtime: Runtim
 
 
 def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """rFID, PSNR, SSIM and a perceptual distance of the validation images' reconstructions."""
+    """rFID, PSNR, SSIM in two ranges and a perceptual distance of the validation images' reconstructions."""
     part = slice_["scores"]
     val = open_images(inputs["images"]).val
     decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")
@@ -93,7 +93,8 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
 
 
 def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """gFID, sFID, IS, KID, precision and recall of one cell's samples against the training images or the reference that was named."""
+    """gFID (also at infinitely many samples), sFID, IS, KID, precision and recall of one cell's samples against the training images or the
+    reference that was named."""
     part = slice_["scores"]
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     samples, protocol = _open_samples(slice_, inputs, runtime)

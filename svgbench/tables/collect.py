@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from svgbench.config.contrasts import group_name
 from svgbench.config.names import checked_name
 from svgbench.config.records import RECORD_LOCK, RUN_FORMAT, SEALED, NewerRecord, unseal
 from svgbench.config.schema import RunConfig
@@ -23,11 +24,6 @@ AGAIN = "run the command that made the run (svgbench run, ablate or import) agai
 WRITING_SECONDS = 1.0
 """How long a record whose digests do not match is read again while another process writes it."""
 LOOK_SECONDS = 0.02
-
-
-def group_name(run: str) -> str:
-    """A run's name without its seed."""
-    return re.sub(r"(^|\.)seed-\d+", "", run).strip(".")
 
 
 @dataclass(frozen=True)

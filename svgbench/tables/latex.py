@@ -24,7 +24,7 @@ SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
     "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
-    "×": r"$\times$", "[": "{[}", "]": "{]}", "'": "'", "\n": " ",
+    "×": r"$\times$", "∞": r"$\infty$", "[": "{[}", "]": "{]}", "'": "'", "\n": " ",
 }  # fmt: skip
 """Brackets are wrapped because one behind a line's end would be read as its argument."""
 OPENING = re.compile(r'(?<![^\s(\[{])"')

@@ -23,7 +23,8 @@ from svgbench.tables.table import Cell, Table, leading, place_of
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever the page would load from elsewhere."""
 KINDS = {
-    "measured": "", "differences": "paired by seed", "published": "published elsewhere, not ranked",
+    "measured": "", "differences": "paired by seed", "contrasts": "paired by seed, Holm's correction",
+    "published": "published elsewhere, not ranked",
     "ratios": "computed from the curves above", "cost": "",
 }  # fmt: skip
 HERE = Path(__file__).parent

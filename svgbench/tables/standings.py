@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from svgbench.config.records import Protocol, canonical, flat
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.seeds import interval_of, text_of, value_of
+from svgbench.tables.significance import LEVEL, best_and_ties
 from svgbench.tables.table import Cell, Table
 
 TITLED = ("sampling.steps", "sampling.guidance")
@@ -20,6 +21,12 @@ TITLED = ("sampling.steps", "sampling.guidance")
 
 SINGULAR = "no more images than features: the covariance is singular, and the distance cannot be compared with one from more images"
 """The note about scores whose ``detail`` is marked ``singular``."""
+
+
+MARKS = "bold: the best mean, and every row that cannot be told apart from it; italic or underlined: the same among the others"
+"""The note about marked numbers, before how rows are told apart."""
+BY_SEEDS = f"by a paired t-test over seeds (two-sided, {100 * LEVEL:g} %, Holm's correction over the column)"
+BY_IMAGES = f"by their intervals over images ({100 * LEVEL:g} %, Holm's correction over the column), which leave out the spread of seeds"
 
 
 class Entry(NamedTuple):
@@ -49,7 +56,8 @@ def standings(
     ordered = [pair for name in columns for pair in ([c for c in pairs if c[0] == name] or [(name, "")])]
     notes = _Notes(cells, ordered, by_design)
     table = Table(title, ["run", *(notes.titled(*column) for column in ordered)], [])
-    places = {column: _places({row: cells[(row, *column)] for row in rows if (row, *column) in cells}) for column in ordered}
+    ranked = {column: {row: cells[(row, *column)] for row in rows if (row, *column) in cells} for column in ordered}
+    places = {column: _places(row_scores) for column, row_scores in ranked.items()}
     for row in rows:
         texts = []
         for name, protocol in ordered:
@@ -57,7 +65,7 @@ def standings(
             elsewhere = not cell_scores and any((row, name, other) in cells for title_, other in ordered if title_ == name)
             texts.append(_cell(cell_scores, places[name, protocol].get(row, 0)) if cell_scores else "-" if elsewhere else absent(row, name))
         table.rows.append([row, *texts])
-    table.notes = notes.all()
+    table.notes = [*notes.all(), *_told_apart([row_scores for column, row_scores in ranked.items() if places[column]])]
     return table
 
 
@@ -84,16 +92,25 @@ def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
 
 
 def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
-    """Best and second best of a column of two rows or more; the second only of three or more. Equal numbers share a place; where all are
-    equal there is none."""
-    if len(cells) < 2:
+    """1 for the best of a column of two rows or more and for those that cannot be told apart from it, 2 for the best of the others and
+    those that cannot be told apart from that, in a column of three or more (``significance.best_and_ties``); none where all are equal."""
+    if len(cells) < 2 or len({value_of(scores) for scores in cells.values()}) == 1:  # nothing to be better than
         return {}
-    measure = MEASURES[next(iter(cells.values()))[0]["metric"]]
-    values = {row: value_of(scores) for row, scores in cells.items()}
-    order = sorted(set(values.values()), reverse=measure.better == "higher")[: 2 if len(cells) > 2 else 1]
-    if len(set(values.values())) == 1:  # nothing to be better than
-        return {}
-    return {row: order.index(value) + 1 for row, value in values.items() if value in order}
+    lower = MEASURES[next(iter(cells.values()))[0]["metric"]].better == "lower"
+    first = best_and_ties(cells, lower=lower)
+    rest = {row: scores for row, scores in cells.items() if row not in first}
+    second = best_and_ties(rest, lower=lower) if rest and len(cells) > 2 else []
+    return dict.fromkeys(first, 1) | dict.fromkeys(second, 2)
+
+
+def _told_apart(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
+    """The note on how the rows of marked columns were told apart; nothing where nothing is marked."""
+    counts = [len(scores) for cells in marked for scores in cells.values()]
+    if not counts:
+        return []
+    several, single = max(counts) > 1, min(counts) == 1
+    how = [*([BY_SEEDS] if several else []), *([f"{'a row of one seed ' if several else ''}{BY_IMAGES}"] if single else [])]
+    return [f"{MARKS}, {'; '.join(how)}"]
 
 
 def _cell(scores: list[dict[str, Any]], place: int) -> Cell:

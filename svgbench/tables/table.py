@@ -26,7 +26,7 @@ class Cell(str):
     """The text of a cell with what a rendering may add to it."""
 
     place: int
-    """1 for the best of its column, 2 for the second best, 0 for all others."""
+    """1 for the best of its column and its ties, 2 for the best of the others and its ties, 0 for the rest."""
     value: float | None
     """What the text rounds: the number to sort by."""
     hint: str
@@ -58,9 +58,9 @@ class Table:
     rows: list[list[str]]
     """Plain strings or cells."""
     notes: list[str] = field(default_factory=list)
-    kind: Literal["measured", "differences", "published", "ratios", "cost"] = "measured"
-    """Where its numbers come from: scores measured here, their differences, what others printed, what was computed from measured curves,
-    what runs cost."""
+    kind: Literal["measured", "differences", "contrasts", "published", "ratios", "cost"] = "measured"
+    """Where its numbers come from: scores measured here, their differences, declared contrasts, what others printed, what was computed from
+    measured curves, what runs cost."""
     keys: int = 1
     """The leading columns that name a row; a rendering in several groups of columns repeats them."""
 

@@ -14,7 +14,7 @@ from measured import agrees
 
 from svgbench.metrics.frechet import Gaussian, Moments, frechet_distance
 from svgbench.metrics.perceptual import load_perceptual
-from svgbench.metrics.pixels import psnr, ssim
+from svgbench.metrics.pixels import psnr, signed_ssim, ssim
 from svgbench.nets.draws import normal
 
 
@@ -75,6 +75,9 @@ def test_psnr_and_ssim_are_torchmetrics(size):
     each("psnr", psnr(images, originals), wanted, against="torchmetrics", rel=1e-5)
     wanted = structural_similarity_index_measure(images / 255, originals / 255, data_range=1.0, reduction="none")
     each("ssim", ssim(images, originals), wanted, against="torchmetrics", rel=1e-4)
+    wide = [x / 127.5 - 1 for x in (images, originals)]
+    wanted = structural_similarity_index_measure(*wide, data_range=(-1.0, 1.0), reduction="none")
+    each("ssim_signed", signed_ssim(images, originals), wanted, against="torchmetrics", rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [32, 64])

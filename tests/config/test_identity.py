@@ -80,6 +80,8 @@ def test_a_named_reference_reaches_the_scores_of_samples_alone_and_is_known_by_w
     found = [keys(f"scores.reference={file}") for file in files]
     assert changed(f"scores.reference={files[0]}") == {"references", "generation-scores"}
     assert found[0] == found[1] != found[2]
+    np.savez(files[1], mu=np.zeros(128), sigma=np.eye(128), arr_0=np.zeros((4, 32, 32, 3), dtype=np.uint8))
+    assert keys(f"scores.reference={files[1]}")["references []"] not in {one["references []"] for one in found}
     (tmp_path / "images").mkdir()
     folders = []
     for content in ("a", "bb"):
@@ -190,13 +192,13 @@ GOLDEN = {
     "samples [1.0, 1.0, 25]": "c59f9ed34cd0",
     "samples [1.0, 2.0, 25]": "35f5c21f9fd8",
     "reconstructions []": "4c8918960dea",
-    "reconstruction-scores []": "5ddcccc173e9",
-    "generation-scores [1.0, 1.0, 5]": "b989831cd2a2",
-    "generation-scores [1.0, 2.0, 5]": "f3348c91ec1e",
-    "generation-scores [1.0, 1.0, 10]": "5e71e58a3086",
-    "generation-scores [1.0, 2.0, 10]": "5688755ee069",
-    "generation-scores [1.0, 1.0, 25]": "3acd32b56ba7",
-    "generation-scores [1.0, 2.0, 25]": "85b6a168c2cf",
+    "reconstruction-scores []": "823479e65f0b",
+    "generation-scores [1.0, 1.0, 5]": "0195b1360867",
+    "generation-scores [1.0, 2.0, 5]": "3dc7bf7fdce9",
+    "generation-scores [1.0, 1.0, 10]": "11ef2ab26994",
+    "generation-scores [1.0, 2.0, 10]": "c69031ad2461",
+    "generation-scores [1.0, 1.0, 25]": "6d1198e9432d",
+    "generation-scores [1.0, 2.0, 25]": "d70d5a9f0c23",
     "pooled-latents []": "d2cc55f33823",
     "probe-scores []": "8c591224a4e6",
     "segmentation-scores []": "cbb00c6914d5",

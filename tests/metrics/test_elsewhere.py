@@ -73,15 +73,26 @@ def test_a_folder_and_an_npz_of_the_same_images_score_the_same(tmp_path, extract
     assert all("given-40" in s.protocol.text and s.count == 40 for s in one)
 
 
-def test_statistics_stand_for_the_images_they_are_of_and_not_for_those_beside_them(tmp_path, extractor, images):
+def test_an_adm_file_gives_statistics_for_the_distance_and_images_for_precision_and_recall(tmp_path, extractor, images):
     given, real = images
     gaussian = extract(extractor, real).moments.gaussian()
-    beside = npz(tmp_path / "ref.npz", given[:10], mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
-    whole = elsewhere_scores(npz(tmp_path / "a.npz", given), npz(tmp_path / "b.npz", real), extractor, resampling=QUICK)
-    bare = elsewhere_scores(tmp_path / "a.npz", beside, extractor, resampling=QUICK)
-    assert set(values(bare)) == {"gfid", "is"}
-    assert values(bare)["gfid"] == pytest.approx(values(whole)["gfid"], rel=1e-9)
-    assert "/statistics@" in bare[0].protocol.text and bare[0].protocol != whole[0].protocol
+    statistics = {"mu": gaussian.mean.numpy(), "sigma": gaussian.covariance.numpy()}
+    np.savez(tmp_path / "bare.npz", **statistics)
+    files = {"adm": npz(tmp_path / "adm.npz", real[:10], **statistics), "part": npz(tmp_path / "part.npz", real[:10])}
+    files |= {"whole": npz(tmp_path / "b.npz", real), "bare": tmp_path / "bare.npz"}
+    npz(tmp_path / "a.npz", given)
+    found = {name: elsewhere_scores(tmp_path / "a.npz", file, extractor, resampling=QUICK) for name, file in files.items()}
+    assert set(values(found["bare"])) == {"gfid", "is"} and set(values(found["adm"])) == {"gfid", "is", "kid", "precision", "recall"}
+    assert values(found["adm"])["gfid"] == values(found["bare"])["gfid"] == pytest.approx(values(found["whole"])["gfid"], rel=1e-9)
+    texts = {score.metric: score.protocol.text for score in found["adm"]}
+    assert "/statistics@" in texts["gfid"] and all("/images-10@" in texts[name] for name in ("kid", "precision", "recall"))
+    assert "/k3-40x10/" in texts["precision"]
+    for metric in ("kid", "precision", "recall"):  # the statistics take no part in them
+        assert values(found["adm"])[metric] == values(found["part"])[metric]
+    with pytest.raises(BadInput, match=r"adm\.npz: images of 32 x 32 px, those to be scored are 64 x 64"):
+        elsewhere_scores(npz(tmp_path / "l.npz", given.repeat(2, 2).repeat(2, 3)), files["adm"], extractor, resampling=QUICK)
+    with pytest.raises(BadData, match=r"few\.npz: holds 3 images, and a reference needs 4 or more"):
+        elsewhere_scores(tmp_path / "a.npz", npz(tmp_path / "few.npz", real[:3], **statistics), extractor, resampling=QUICK)
 
 
 def test_what_is_exported_is_read_back_where_it_lies(tmp_path, images):

@@ -100,7 +100,7 @@ def test_reconstruction_scores_of_copies_are_perfect_and_of_noise_are_worse(weig
     settings = {"originals_group": group, "extractor": extractor, "perceptual": perceptual}
     copies = {s.metric: s for s in reconstruction_scores(x, x, **settings)}
     noisy = {s.metric: s for s in reconstruction_scores(x ^ 7, torch.from_numpy(x), **settings)}
-    assert list(copies) == ["rfid", "psnr", "ssim", "lpips"]
+    assert list(copies) == ["rfid", "psnr", "ssim", "ssim_signed", "lpips"]
     assert copies["rfid"].value < 1e-6 and copies["lpips"].value == 0 and copies["ssim"].value == pytest.approx(1)
     assert noisy["rfid"].value > copies["rfid"].value and noisy["lpips"].value > 0 and noisy["psnr"].value < 50
     assert noisy["lpips"].protocol.text.startswith(f"distance-shapes-lpips@{perceptual.digest[:8]}/val-40@abababab/reconstructed-40")

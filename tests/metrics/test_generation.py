@@ -52,7 +52,21 @@ def test_inception_score_equals_torch_fidelitys():
 
 def test_inception_score_of_certain_and_balanced_classes_is_their_number():
     logits = torch.eye(5).repeat(20, 1) * 100
-    assert inception_replicates(logits, torch.ones(1, 100).double()).item() == pytest.approx(5.0)
+    parts = ClassSums.empty(100, 5).parts
+    each_part_balanced = torch.empty(100, dtype=torch.int64)
+    for part in range(10):
+        each_part_balanced[parts == part] = torch.arange(10)
+    assert inception_replicates(logits, each_part_balanced[None]).item() == pytest.approx(5.0)
+
+
+def test_the_interval_of_an_inception_score_is_of_the_same_ten_part_statistic_as_the_value():
+    logits = drawn(130, width=6) * 3
+    draws = Resampling(resamples=4, seed=3).draws(130)
+    expected = [ClassSums.empty(130, 6).add(logits[rows], 0).score() for rows in draws]
+    assert inception_replicates(logits, draws).tolist() == pytest.approx(expected, rel=1e-12)
+    one_part = [(x := logits[rows].double().softmax(1), (x * (x / x.mean(0)).log()).sum(1).mean().exp().item())[1] for rows in draws]
+    assert min(b - a for a, b in zip(expected, one_part, strict=True)) > 0.1  # of all together is another statistic
+    assert "each of 10 parts" in score_all(features(drawn(130), logits), features(drawn(150)))["is"].detail["interval"]
 
 
 def test_kernel_distance_equals_torch_fidelitys_on_one_full_subset():
@@ -83,6 +97,30 @@ def test_precision_and_recall_equal_torch_fidelitys():
     assert inside(y, x, 3, block=64).double().mean().item() == pytest.approx(expected["recall"], abs=0.005)
 
 
+def test_precision_and_recall_of_ten_thousand_against_fifty_thousand_in_small_are_adms():
+    """By another implementation: nearest neighbours of scikit-learn, float64, in the proportion of ADM's evaluator: 1 reference image to 5
+    samples, all of both."""
+    from scipy.spatial.distance import cdist
+    from sklearn.neighbors import NearestNeighbors
+
+    samples, real = drawn(500, shift=0.6, width=4), drawn(100, seed=1, width=4)
+
+    def balls(centres):
+        return NearestNeighbors(n_neighbors=4).fit(centres).kneighbors(centres)[0][:, 3]  # the first is the point itself
+
+    x, y = samples.double().numpy(), real.double().numpy()
+    between = cdist(x, y)
+    precision, recall = (between <= balls(y)[None, :]).any(1).mean(), (between <= balls(x)[:, None]).any(0).mean()
+    beside = ImageGroup(name="images", count=100, digest="ef" * 32)
+    statistics = ImageGroup(name="statistics", count=None, digest="ef" * 32)
+    reference = Reference(group=statistics, gaussian=features(drawn(400, seed=2, width=4)).moments.gaussian(), kept=real, kept_group=beside)
+    scores = score_all(features(samples), reference)
+    assert (scores["precision"].value, scores["recall"].value) == (pytest.approx(precision), pytest.approx(recall))
+    assert 0.5 < precision < 0.95 and abs(recall - precision) > 0.02
+    assert scores["precision"].protocol.text == "pr-net@cdcdcdcd/images-100@efefefef/balanced-500/k3-500x100/uint8-round/v1"
+    assert "statistics@efefefef" in scores["gfid"].protocol.text and "images-100@efefefef" in scores["kid"].protocol.text
+
+
 def test_samples_far_from_the_reference_have_no_precision_and_no_recall():
     assert not inside(drawn(50), drawn(50, shift=100), 3).any()
     with pytest.raises(BadData, match="neighbour"):
@@ -100,10 +138,10 @@ def test_scores_carry_interval_count_protocol_and_detail():
     samples = features(drawn(200, shift=0.3), drawn(200, seed=5, width=7), spatial=drawn(200, seed=6))
     how = SamplingProtocol(sampler="euler", steps=25, guidance=1.0, shift=0.15)
     scores = score_all(samples, features(drawn(600, seed=1), spatial=drawn(600, seed=7)), sampling=how)
-    assert list(scores) == ["gfid", "sfid", "is", "kid", "precision", "recall"]
+    assert list(scores) == ["gfid", "gfid_infinity", "sfid", "is", "kid", "precision", "recall"]
     made = "fd-net@cdcdcdcd/train-600@abababab/balanced-200/uint8-round/euler-shift0.15-25steps-guidance1/v1"
     assert scores["gfid"].protocol.text == made
-    assert len({s.protocol.text for s in scores.values()}) == 5
+    assert len({s.protocol.text for s in scores.values()}) == 6
     for score in scores.values():
         assert score.low <= score.value <= score.high
         assert score.count == 200 and score.protocol.sampling.steps == 25

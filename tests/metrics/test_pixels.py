@@ -9,7 +9,7 @@ import torch
 
 from svgbench.errors import BadData, BadWeights
 from svgbench.metrics.perceptual import load_perceptual, perceptual_distance
-from svgbench.metrics.pixels import COPY_DB, psnr, ssim
+from svgbench.metrics.pixels import COPY_DB, psnr, signed_ssim, ssim
 
 
 def pair(count: int = 4, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,6 +29,17 @@ def test_an_exact_copy_has_the_stated_ceiling():
     images, _ = pair()
     assert psnr(images, images).tolist() == [COPY_DB] * 4
     assert ssim(images, images).tolist() == pytest.approx([1.0] * 4)
+    assert signed_ssim(images, images).tolist() == pytest.approx([1.0] * 4)
+
+
+def test_the_two_ranges_of_ssim_are_two_measures():
+    """Flat images of one value each, where SSIM is (2 a b + c) / (a^2 + b^2 + c) of the values: an error of 6 around mid-grey."""
+    grey = [torch.full((1, 3, 16, 16), value, dtype=torch.uint8) for value in (122, 134)]
+    for measure, low, span in ((ssim, 0.0, 1.0), (signed_ssim, -1.0, 2.0)):
+        a, b = (value / 255 * span + low for value in (122, 134))
+        c = (0.01 * span) ** 2
+        assert measure(*grey).item() == pytest.approx((2 * a * b + c) / (a * a + b * b + c), abs=1e-3)
+    assert ssim(*grey).item() > 0.99 and signed_ssim(*grey).item() < 0
 
 
 def test_a_swap_of_colours_is_noticed():

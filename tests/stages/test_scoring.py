@@ -92,7 +92,9 @@ def test_ranks_share_the_images_and_write_the_scores_of_one_process(tmp_path, in
 
     assert in_ranks(world, work) == [0] * world
     one, many = read(tmp_path / "one"), read(tmp_path / "many")
-    assert one.keys() == many.keys() == {"gfid", "is", "kid", "precision", "recall", "second", "rfid", "psnr", "ssim", "lpips"}
+    assert (
+        one.keys() == many.keys() == {"gfid", "is", "kid", "precision", "recall", "second", "rfid", "psnr", "ssim", "ssim_signed", "lpips"}
+    )
     for metric, row in one.items():
         for field in ("value", "low", "high"):
             close = pytest.approx(row[field], rel=1e-6, abs=1e-6)  # a root of a covariance that is nearly singular: 1e-15 becomes 1e-8
@@ -175,11 +177,17 @@ def test_every_rank_refuses_images_that_are_doubled(inputs):
 def test_a_named_reference_takes_the_place_of_the_training_images(tmp_path, inputs):
     scored(inputs, tmp_path / "own", QUIET)
     taken = load_file(tmp_path / "own" / "references" / "reference.safetensors")
-    np.savez(tmp_path / "adm.npz", mu=taken["mu"].numpy(), sigma=taken["sigma"].numpy(), arr_0=np.zeros((2, 32, 32, 3), dtype=np.uint8))
-    np.savez(tmp_path / "set.npz", arr_0=np.moveaxis(np.load(inputs["images"] / "train.images.npy"), 1, -1))
-    scored(inputs, tmp_path / "bare", QUIET, reference=str(tmp_path / "adm.npz"))
+    train = np.moveaxis(np.load(inputs["images"] / "train.images.npy"), 1, -1)
+    statistics = {"mu": taken["mu"].numpy(), "sigma": taken["sigma"].numpy()}
+    np.savez(tmp_path / "statistics.npz", **statistics)
+    np.savez(tmp_path / "adm.npz", **statistics, arr_0=train[:40])
+    np.savez(tmp_path / "set.npz", arr_0=train)
+    scored(inputs, tmp_path / "bare", QUIET, reference=str(tmp_path / "statistics.npz"))
+    scored(inputs, tmp_path / "adm", QUIET, reference=str(tmp_path / "adm.npz"))
     scored(inputs, tmp_path / "set", QUIET, reference=str(tmp_path / "set.npz"))
-    own, bare, given = (read(tmp_path / name) for name in ("own", "bare", "set"))
+    own, bare, given, adm = (read(tmp_path / name) for name in ("own", "bare", "set", "adm"))
+    assert adm["gfid"] == {**bare["gfid"], "protocol": adm["gfid"]["protocol"]} and "/statistics@" in text(adm["gfid"])
+    assert "/images-40@" in text(adm["recall"]) and "x40/" in text(adm["precision"])  # as eval scores it
     assert own["gfid"]["value"] == pytest.approx(bare["gfid"]["value"], rel=1e-9) == pytest.approx(given["gfid"]["value"], rel=1e-9)
     assert "/train-263@" in text(own["gfid"]) and "/images-263@" in text(given["gfid"])
     assert "/statistics@" in text(bare["gfid"]) and "kid" not in bare and "kid" in given

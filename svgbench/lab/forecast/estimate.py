@@ -207,7 +207,7 @@ def _generation_scores(judge: str, sizes: Sizes, *, distance_only: bool = False)
     scores, row = sizes.config.scores, judges.row("features", judge)
     features, width = _judged(judge, sizes.config.sampling.count), row["dim"]
     samples, reference = min(sizes.config.sampling.count, REFERENCE_IMAGES), min(sizes.counts.train, REFERENCE_IMAGES)
-    operations = scoring.frechet(samples, width, scores.resamples)
+    operations = scoring.frechet(samples, width, scores.resamples) + scoring.extrapolated(samples, width, scores.resamples)
     if "spatial" in row:
         operations += scoring.jackknife(row["spatial"]["dim"])
     if not distance_only:

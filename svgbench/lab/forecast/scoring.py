@@ -27,8 +27,10 @@ KERNEL_IMAGES = 5_000
 """Images of each set in a kernel distance (``metrics.generation``)."""
 GROUPS = 10
 """Groups of the jackknife of spatial features (``metrics.features``)."""
-SSIM = 2.0 * 11 * 2 * 5 * 3
-"""Operations per pixel of structural similarity: two passes of an 11 px window over five maps of three colours."""
+SSIM = 2 * 2.0 * 11 * 2 * 5 * 3
+"""Operations per pixel of structural similarity in two ranges: two passes of an 11 px window over five maps of three colours each."""
+SUBSETS, SUBSET_RESAMPLES = 15, 20
+"""Distances of a line over 1/N, and most resamples of it (``metrics.extrapolation``)."""
 
 
 class Fit(NamedTuple):
@@ -51,6 +53,12 @@ def frechet(images: int, width: int, resamples: int, *, paired: bool = False) ->
     if paired:
         one += moments(images, width) + DOUBLE * EIGENVALUES * width**3
     return (1 + resamples) * one
+
+
+def extrapolated(images: int, width: int, resamples: int) -> float:
+    """The Frechet distance at infinitely many samples and its bootstrap: the sums of all subsets are one pass over the images."""
+    one = moments(images, width) + SUBSETS * frechet(0, width, 0)
+    return (1 + min(resamples, SUBSET_RESAMPLES)) * one if images >= 4 * width else 0.0
 
 
 def jackknife(width: int) -> float:

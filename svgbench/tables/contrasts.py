@@ -1,0 +1,156 @@
+"""The table of an experiment's contrasts: paired differences over seeds, Holm's correction, and which were declared before the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+from svgbench.config.contrasts import Contrast
+from svgbench.lab.contrasts import identity, runs_of
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.footnotes import Footnotes
+from svgbench.tables.measures import MEASURES
+from svgbench.tables.pretrainings import PAIR, weights_of
+from svgbench.tables.seeds import half_interval
+from svgbench.tables.significance import LEVEL, holm, paired_p
+from svgbench.tables.standings import fields_of
+from svgbench.tables.table import Cell, Table
+
+COLUMNS = ["contrast", "metric", "difference", "seeds", "expected", "p", "p (Holm)", f"holds at {100 * LEVEL:g} %", "declared"]
+EXPECTED = {"two-sided": "other than 0", "less": "below 0", "greater": "above 0"}
+LATE = (
+    "added after the runs, or not recorded before them: some of these scores existed when it was declared, so it is exploratory; "
+    "corrected over all contrasts, the others over those declared before"
+)
+
+
+class _Tested(NamedTuple):
+    """A contrast and the scores that it pairs."""
+
+    contrast: Contrast
+    differences: dict[int, float]
+    """By seed."""
+    score: dict[str, Any] | None
+    """One of the scores, for its protocol and count."""
+    remarks: list[str]
+    early: str | None
+    """When it was declared, where that was before the runs."""
+
+    @property
+    def p(self) -> float | None:
+        return paired_p(list(self.differences.values()), self.contrast.alternative)
+
+
+def contrast_table(
+    contrasts: Sequence[Contrast], records: Sequence[RunRecord], cells: Mapping[str, str], known: Mapping[str, Mapping[str, Any]]
+) -> Table:
+    """One row a contrast. ``cells``: name of each run of the experiment -> its cell; ``known``: entries of ``lab.contrasts.declared``."""
+    tested = [_tested(contrast, records, cells, known) for contrast in contrasts]
+    corrected = [_corrected(one, tested) for one in tested]
+    marks, rows = Footnotes(), []
+    for one, p in zip(tested, corrected, strict=True):
+        name = f"{one.contrast.name}: {one.contrast.between[0]} minus {one.contrast.between[1]} {marks.mark(one.contrast.why)}"
+        found = _difference(one)
+        for remark in one.remarks:
+            found = found.marked(marks.mark(remark))
+        verdict = "untested" if p is None else "yes" if p < LEVEL else "no"
+        declared = f"before the runs, {one.early[:10]}" if one.early else f"after the runs {marks.mark(LATE)}"
+        texts = [_title(one.contrast), found, str(len(one.differences)), EXPECTED[one.contrast.alternative], _p(one.p), _p(p), verdict]
+        rows.append([name, *texts, declared])
+    table = Table("Contrasts", list(COLUMNS), rows, kind="contrasts")
+    table.notes = [
+        "difference: the first cell minus the second at the same seed, mean ± half of the 95 % t-interval; p: paired t-test over seeds, "
+        "one-sided where the expected sign is given",
+        f"p (Holm): corrected over the {len(contrasts)} contrasts of this experiment, so that the chance of one false claim or more among "
+        f"them stays below {100 * LEVEL:g} %; a contrast that cannot be tested yet counts",
+        *marks.notes(),
+    ]
+    return table
+
+
+def _corrected(one: _Tested, every: Sequence[_Tested]) -> float | None:
+    """Holm's p of a contrast in its family: those declared before the runs, or all for one that was not."""
+    if one.p is None:
+        return None
+    family = [other for other in every if other.early] if one.early else list(every)
+    ps = [1.0 if other.p is None else other.p for other in family]
+    return holm(ps)[next(i for i, other in enumerate(family) if other is one)]
+
+
+def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str, str], known: Mapping[str, Mapping[str, Any]]) -> _Tested:
+    entry = known.get(identity(contrast, cells))
+    early = entry["declared"] if entry is not None and entry["before"] else None
+    named = {record.name: record for record in records}
+    sides = [[named[run] for run in runs if run in named] for runs in runs_of(contrast, cells)]
+    one, other = ({record.seed: score for record in side if (score := _score(contrast, record))} for side in sides)
+    seeds = sorted(one.keys() & other.keys())
+    remarks = []
+    if not seeds:
+        missing = [cell for cell, scores in zip(contrast.between, (one, other), strict=True) if not scores]
+        remarks.append(f"no score yet of {' and '.join(missing)}" if missing else "no seed that both cells have a score of")
+        return _Tested(contrast, {}, None, remarks, early)
+    made = [_apart(one[seed], other[seed]) for seed in seeds]
+    if any(not comparable for comparable, _ in made):
+        remarks.append(f"not comparable, the protocols differ in {next(how for comparable, how in made if not comparable)}")
+        return _Tested(contrast, {}, None, remarks, early)
+    remarks += list(dict.fromkeys(f"the cells differ by design in {how}" for _, how in made if how))
+    if len(seeds) < 2:
+        remarks.append("one seed: no test; run two or more")
+    weights = [set().union(*(weights_of(record) for record in side)) for side in sides]
+    if all(len(files) == 1 for files in weights) and weights[0] != weights[1]:
+        remarks.append(PAIR)
+    return _Tested(contrast, {seed: one[seed]["value"] - other[seed]["value"] for seed in seeds}, one[seeds[0]], remarks, early)
+
+
+def _score(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
+    """The score of a run that a contrast compares."""
+    rows = [row for row in record.scores if row["metric"] == contrast.metric]
+    if not MEASURES[contrast.metric].of_samples:
+        parts = {row["detail"].get("latents") for row in rows}
+        wanted = contrast.latents if contrast.latents != "whole" else "both" if "both" in parts else "features"
+        return next((row for row in rows if row["detail"].get("latents") in (None, wanted)), None)
+    end = max((row["images_seen"] or 0 for row in rows), default=0)
+    rows = [row for row in rows if (row["images_seen"] or 0) == end]
+    guided = [row["guidance"] for row in rows if row["guidance"] != 1]
+    scale = 1 if contrast.guidance == "none" else max(guided, default=None) if contrast.guidance == "most" else contrast.guidance
+    rows = [row for row in rows if row["guidance"] == scale]
+    steps = max((row["steps"] for row in rows), default=0) if contrast.steps == "most" else contrast.steps
+    return next((row for row in rows if row["steps"] == steps), None)
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
+    """Whether two scores may be compared, and the fields in which their protocols differ: only the way of sampling may differ."""
+    mine, theirs = fields_of(one), fields_of(other)
+    differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
+    barred = [name for name in differing if not name.startswith("sampling.")]
+    told = barred or differing
+    return not barred, ", ".join(f"{name.removeprefix('sampling.')} ({mine.get(name)}, {theirs.get(name)})" for name in told)
+
+
+def _title(contrast: Contrast) -> str:
+    """The metric, and at which steps and guidance it is compared."""
+    measure = MEASURES[contrast.metric]
+    title = f"{measure.title} {measure.arrow}"
+    if not measure.of_samples:
+        return title if contrast.latents == "whole" else f"{title}, {contrast.latents}"
+    title += "" if contrast.steps == "most" else f", {contrast.steps} steps"
+    guidance = {"none": "", "most": ", guided"}.get(str(contrast.guidance), f", guidance {contrast.guidance}")
+    return title + guidance
+
+
+def _difference(one: _Tested) -> Cell:
+    """The mean difference and its interval; a dash where there is none."""
+    values = list(one.differences.values())
+    if not values or one.score is None:
+        return Cell("-")
+    digits, centre = MEASURES[one.contrast.metric].digits, mean(values)
+    half = half_interval(values) if len(values) > 1 else None
+    text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
+    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in one.differences.items())
+    ends = {} if half is None else {"low": centre - half, "high": centre + half}
+    return Cell(text, value=centre, hint=hint, metric=one.score["metric"], count=one.score["count"], protocol=one.score["protocol"], **ends)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

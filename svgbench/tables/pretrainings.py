@@ -1,0 +1,39 @@
+"""The note of tables that compare encoders: seeds train the autoencoder and SiT again, but each encoder is one pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from svgbench.tables.collect import RunRecord
+from svgbench.tables.labels import row_numbers, row_of
+from svgbench.tables.table import Table
+
+ABOUT = (
+    "the seeds train autoencoder and SiT again on the same encoder weights, so a difference between these rows is about these weights, "
+    "not about how they were pretrained"
+)
+PAIR = f"two encoders, one pretraining each: {ABOUT}"
+
+
+def weights_of(record: RunRecord) -> set[str]:
+    """Digest of the encoder's weights of a run; empty where its record does not hold it."""
+    encoder = record.config().get("encoder") or {}
+    return {str(encoder["identity"])} if encoder.get("identity") else set()
+
+
+def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
+    """Adds to every table of measured numbers with rows of two encoders or more a note that names the rows whose seeds all rest on one
+    pretraining."""
+    rows, weights = row_numbers(records), {}
+    for record in records:
+        weights.setdefault(record.row, set()).update(weights_of(record))
+    for table in tables:
+        if table.kind not in ("measured", "differences"):
+            continue
+        shown = list(dict.fromkeys(row for texts in table.rows if (row := row_of(texts[0], rows)) is not None))
+        if len(set().union(*(weights[row] for row in shown))) < 2:
+            continue
+        single = [row for row in shown if len(weights[row]) == 1]
+        if single:
+            who = "each row rests" if len(single) == len(shown) else f"{', '.join(single)}: each rests"
+            table.notes.append(f"{who} on one pretraining of its encoder; {ABOUT}")

@@ -1,0 +1,81 @@
+"""Tests of differences: paired t over seeds, Holm's correction, and which rows of a column cannot be told apart from its best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any, Literal
+
+from svgbench.tables.seeds import interval_of, value_of
+
+Alternative = Literal["two-sided", "less", "greater"]
+LEVEL = 0.05
+"""A difference is significant where its corrected p is below."""
+Z_975 = 1.959963984540054
+
+
+def paired_p(differences: Sequence[float], alternative: Alternative = "two-sided") -> float | None:
+    """p of a paired t-test of differences, one for each seed, as ``scipy.stats.ttest_1samp`` of them against 0; None for fewer than two.
+    Where all are equal the test has no spread to divide by: 1 for zeros, else 0 on the side of the alternative."""
+    if len(differences) < 2:
+        return None
+    spread = stdev(differences) / math.sqrt(len(differences))
+    centre = mean(differences)
+    if not spread:
+        t = 0.0 if not centre else math.copysign(math.inf, centre)
+        return 1.0 if not t else _tail(t, len(differences) - 1, alternative)
+    return _tail(centre / spread, len(differences) - 1, alternative)
+
+
+def _tail(t: float, freedom: int, alternative: Alternative) -> float:
+    """The probability of a Student t as far out as this one."""
+    from scipy.special import stdtr  # late: most commands print no test
+
+    if alternative == "two-sided":
+        return float(2 * stdtr(freedom, -abs(t)))
+    return float(stdtr(freedom, t if alternative == "less" else -t))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p values corrected over all of them by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979), in the same order."""
+    order = sorted(range(len(ps)), key=lambda i: ps[i])
+    corrected, highest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(ps) - rank) * ps[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def best_and_ties(cells: Mapping[str, list[dict[str, Any]]], *, lower: bool) -> list[str]:
+    """The row with the best mean, then the rows whose difference from it is not significant. ``cells``: row -> its scores, one a seed.
+
+    A row is compared with the best at the seeds that both have, by a paired t-test; where they share fewer than two, by the intervals of
+    both over images, as if these were independent. The p values, two-sided, are corrected by Holm's method over the rows of the column.
+    Rows without any interval are told apart by their values."""
+    values = {row: value_of(scores) for row, scores in cells.items()}
+    best = (min if lower else max)(values, key=lambda row: values[row])
+    others = [row for row in cells if row != best]
+    corrected = holm([_p(cells[row], cells[best]) for row in others])
+    return [best, *(row for row, p in zip(others, corrected, strict=True) if p >= LEVEL)]
+
+
+def _p(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
+    """Two-sided p of the difference of two rows."""
+    mine, theirs = ({score["seed"]: score["value"] for score in scores} for scores in (one, other))
+    p = paired_p([value - theirs[seed] for seed, value in mine.items() if seed in theirs])
+    if p is not None:
+        return p
+    difference = abs(value_of(one) - value_of(other))
+    halves = [_half(scores) for scores in (one, other)]
+    if not difference:
+        return 1.0
+    if None in halves or not any(halves):
+        return 0.0
+    return math.erfc(difference / math.hypot(*halves) * Z_975 / math.sqrt(2))
+
+
+def _half(scores: list[dict[str, Any]]) -> float | None:
+    """Half of the 95 % interval of a row, the longer one where the metric's range cuts the other."""
+    low, high = interval_of(scores)
+    return None if low is None or high is None else max(high - value_of(scores), value_of(scores) - low)

@@ -1,0 +1,260 @@
+"""Declared contrasts: paired tests against scipy, Holm's correction, what was declared when; ties; rows on one pretraining."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from commands import svgbench
+from fake_runs import gfid, sampled, score, write
+from scipy import stats
+
+from svgbench.config.contrasts import Contrast
+from svgbench.config.experiments import cells, load_experiment
+from svgbench.errors import BadConfig, BrokenArtifact
+from svgbench.lab.configs import cells_of
+from svgbench.lab.contrasts import declare, declared, identity
+from svgbench.lab.plan import make_plan
+from svgbench.tables.collect import collect
+from svgbench.tables.contrasts import LATE, contrast_table
+from svgbench.tables.labels import labelled
+from svgbench.tables.pretrainings import ABOUT, PAIR, note_pretrainings
+from svgbench.tables.report import report, score_tables
+from svgbench.tables.significance import best_and_ties, holm, paired_p
+from svgbench.tables.standings import BY_IMAGES, BY_SEEDS, MARKS
+from svgbench.tables.table import place_of
+
+A, B = [40.1, 39.0, 41.2, 40.0, 39.5], [41.0, 40.4, 41.5, 41.7, 40.1]
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "less", "greater"])
+def test_a_paired_test_is_scipys(alternative):
+    wanted = stats.ttest_rel(A, B, alternative=alternative).pvalue
+    assert paired_p([a - b for a, b in zip(A, B, strict=True)], alternative) == pytest.approx(wanted, rel=1e-9)
+    assert paired_p([1.0]) is None
+    assert paired_p([0.0, 0.0]) == 1 and paired_p([1.0, 1.0]) == 0 == paired_p([1.0, 1.0], "greater") and paired_p([1.0, 1.0], "less") == 1
+
+
+def test_holms_correction_is_that_of_a_printed_example():
+    """R: p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm") and c(0.01, 0.04, 0.03, 0.005), whose third and second are tied by the steps."""
+    assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def contrast(name="c", metric="gfid", between=("a", "b"), **more) -> Contrast:
+    return Contrast.model_validate({"name": name, "metric": metric, "between": between, "why": f"because {name}", **more})
+
+
+def runs(out, **values):
+    """Runs of cells with a gFID for each seed, and the cell of each."""
+    for cell, by_seed in values.items():
+        for seed, value in enumerate(by_seed):
+            write(out / f"{cell}.seed-{seed}", [gfid(f"{cell}", value, seed=seed), gfid(cell, value - 9, seed=seed, guidance=2.0)])
+    found = collect(out)
+    return found, {record.name: record.name for record in found}
+
+
+def early(contrasts, known_cells, before=True):
+    return {identity(one, known_cells): {"declared": "2026-01-31T10:00:00+00:00", "before": before} for one in contrasts}
+
+
+def test_the_table_shows_difference_interval_and_corrected_p(tmp_path):
+    found, where = runs(tmp_path, a=A, b=B, c=[a + 5 for a in A])
+    contrasts = [contrast("one", alternative="less"), contrast("two", between=("c", "a")), contrast("three", between=("a", "d"))]
+    table = contrast_table(contrasts, found, where, early(contrasts, where))
+    one, two, three = table.rows
+    p = stats.ttest_rel(A, B, alternative="less").pvalue
+    assert one[0] == "one: a minus b [a]" and "[a] because one" in table.notes
+    assert one[1] == "gFID ↓" and one[3:5] == ["5", "below 0"] and one[8] == "before the runs, 2026-01-31"
+    low, high = stats.ttest_rel(A, B).confidence_interval()
+    assert (one[2].facts["low"], one[2].facts["high"]) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+    assert one[2] == f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}" and one[2].facts["protocol"] == sampled().text
+    assert one[5:8] == [f"{p:.3f}", f"{2 * p:.3f}", "yes"]  # the second smallest of three: 2 p
+    assert two[2].startswith("+5.00 ± 0.00") and two[5:8] == ["< 0.001", "< 0.001", "yes"]
+    assert three[2].startswith("-") and three[3] == "0" and three[5:8] == ["-", "-", "untested"]
+    assert any("no score yet of d" in note for note in table.notes)
+    lines = table.csv().splitlines()
+    assert any('"one: a minus b"' not in line and "one: a minus b," in line and ",difference,gfid," in line for line in lines)
+    assert table.kind == "contrasts"
+
+
+def test_a_contrast_added_after_the_runs_is_told_apart_and_does_not_weaken_the_others(tmp_path):
+    found, where = runs(tmp_path, a=A, b=B)
+    first, later = contrast("first"), contrast("later", guidance=2.0)
+    for known in (early([first], where), early([first], where) | early([later], where, before=False)):
+        one, two = contrast_table([first, later], found, where, known).rows
+        assert one[5] == one[6] and one[8].startswith("before the runs")
+        assert float(two[6]) == pytest.approx(2 * float(two[5]), abs=2e-3) and two[8].startswith("after the runs [")
+    assert any(LATE in note for note in contrast_table([first, later], found, where, known).notes)
+    edited = first.model_copy(update={"alternative": "less"})
+    assert contrast_table([edited], found, where, early([first], where)).rows[0][8].startswith("after")
+    reworded = first.model_copy(update={"why": "better words", "name": "another"})
+    assert contrast_table([reworded], found, where, early([first], where)).rows[0][8].startswith("before")
+
+
+def test_only_the_way_of_sampling_may_differ_between_the_cells_and_it_is_said(tmp_path):
+    for seed in range(2):
+        write(tmp_path / f"a.seed-{seed}", [gfid("a", 1.0 + seed, seed=seed, steps=25)])
+        write(tmp_path / f"b.seed-{seed}", [gfid("b", 2.0, seed=seed, steps=250, shift=1.0)])
+        other = sampled().model_copy(update={"count": 7})
+        write(tmp_path / f"c.seed-{seed}", [score("c", "gfid", 2.0, seed, other)])
+    found = collect(tmp_path)
+    where = {record.name: record.name for record in found}
+    table = contrast_table([contrast(), contrast("d", between=("a", "c"))], found, where, {})
+    assert any("differ by design in steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
+    assert table.rows[1][2].startswith("-") and any("not comparable, the protocols differ in count (10, 7)" in n for n in table.notes)
+
+
+def test_one_seed_is_shown_without_a_test(tmp_path):
+    found, where = runs(tmp_path, a=A[:1], b=B[:1])
+    table = contrast_table([contrast()], found, where, {})
+    assert table.rows[0][2].startswith("-0.90 [") and table.rows[0][5:8] == ["-", "-", "untested"]
+    assert any("one seed: no test" in note for note in table.notes)
+
+
+FILE = """asks: does it?
+base: smoke
+run: mine
+axes:
+  autoencoder.align: [none, frozen]
+  seed: [0, 1]
+contrasts:
+  - {name: alignment helps, metric: gfid, between: [align-frozen, align-none], alternative: less, why: it evens the scales}
+  - name: again
+    metric: rfid
+    between: [align-none, align-frozen]
+    why: a check
+"""
+
+
+def write_file(place, text=FILE):
+    place.write_text(text)
+    return place
+
+
+def test_declared_contrasts_name_cells_without_their_seed(tmp_path):
+    loaded = load_experiment(str(write_file(tmp_path / "e.yaml")))
+    assert [c.between for c in loaded.contrasts] == [("align-frozen", "align-none"), ("align-none", "align-frozen")]
+    assert len(cells(loaded)) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("between: [align-none, align-frozen]", "between: [align-non, align-frozen]",
+         r"e\.yaml:11: the contrast 'again' names no cell of 'e': 'align-non'\. "
+         r"Did you mean 'align-none' or 'align-frozen'\? Known: align-frozen, align-none\."),
+        ("between: [align-none, align-frozen]", "between: [align-none, align-none]", r"e\.yaml:9: .*names 'align-none' twice"),
+        ("metric: rfid", "metric: rfod", r"e\.yaml:10: no metric named 'rfod'\. Did you mean 'rfid'"),
+        ("name: again", "name: alignment helps", r"e\.yaml:9: two contrasts are called 'alignment helps'"),
+        ("    why: a check\n", "", r"e\.yaml:9: .*why is missing"),
+        ("alternative: less", "alternative: lower", r"e\.yaml:8: .*alternative must be"),
+        ("between: [align-none, align-frozen]", "between: [align-none]", r"e\.yaml:11: .*between"),
+    ],
+)  # fmt: skip
+def test_a_contrast_that_cannot_be_meant_is_refused_with_file_and_line(tmp_path, old, new, said):
+    assert old in FILE
+    with pytest.raises(BadConfig, match=said):
+        cells_of(str(write_file(tmp_path / "e.yaml", FILE.replace(old, new))), "tiny", [], None, resolved=False)
+
+
+def test_a_file_whose_only_axis_is_the_seed_has_nothing_to_compare(tmp_path):
+    text = FILE.replace("  autoencoder.align: [none, frozen]\n", "")
+    with pytest.raises(BadConfig, match=r"'e' has no cells but its seeds, so a contrast has nothing to compare; give it axes"):
+        cells(load_experiment(str(write_file(tmp_path / "e.yaml", text))))
+
+
+def test_what_is_declared_before_a_score_exists_is_recorded_so_once_and_for_all(tmp_path):
+    file, out = write_file(tmp_path / "e.yaml"), tmp_path / "runs"
+    named = cells_of(str(file), "tiny", [], None)
+    plan, where = make_plan({name: config for name, (_, config) in named.items()}), {name: cell for name, (cell, _) in named.items()}
+    loaded = load_experiment(str(file))
+    declare(loaded, plan, where, out)
+    first = declared(out, loaded)
+    assert [entry["before"] for entry in first.values()] == [True, True] and len(first) == 2
+    assert next(iter(first.values()))["contrast"]["why"] == "it evens the scales"
+    run = next(iter(where))
+    write(out / run, [gfid("x", 3.0)])  # now there is a gFID, and no rFID
+    declare(loaded, plan, where, out)
+    assert declared(out, loaded) == first
+    more = loaded.model_copy(update={"contrasts": tuple(c.model_copy(update={"alternative": "greater"}) for c in loaded.contrasts)})
+    declare(more, plan, where, out)
+    late = {key: entry for key, entry in declared(out, loaded).items() if key not in first}
+    assert {entry["contrast"]["metric"]: entry["before"] for entry in late.values()} == {"gfid": False, "rfid": True}
+    place = out / "contrasts" / "e.json"
+    place.write_text(place.read_text().replace("evens", "event"))
+    with pytest.raises(BrokenArtifact, match=r"contrasts/e\.json: is damaged .*count as added after the runs"):
+        declared(out, loaded)
+
+
+def test_rows_that_the_best_is_not_significantly_better_than_share_its_mark(tmp_path):
+    """Over seeds: a beats c by a test that scipy agrees with, and b not, though b's mean is worse in every table of means."""
+    near = [41.0, 38.6, 42.3, 40.4, 39.0]
+    rows = {"a": A, "b": near, "c": [a + d for a, d in zip(A, (2.0, 2.3, 1.9, 2.2, 2.1), strict=True)]}
+    assert stats.ttest_rel(A, near).pvalue > 0.2 and 3 * stats.ttest_rel(rows["c"], A).pvalue < 0.01
+    scores = [gfid(name, value, seed=seed) for name, values in rows.items() for seed, value in enumerate(values)]
+    (table,) = score_tables("t", scores, ("gfid",))
+    assert [place_of(row[1]) for row in table.rows] == [1, 1, 2]
+    assert f"{MARKS}, {BY_SEEDS}" in table.notes
+    (accuracy,) = score_tables("t", [{**s, "metric": "probe_top1"} for s in scores], ("probe_top1",))
+    assert [place_of(row[1]) for row in accuracy.rows] == [2, 2, 1]
+
+
+def test_holms_correction_over_the_column_widens_a_tie():
+    def column(rows):
+        return {name: [gfid(name, value, seed=seed) for seed, value in enumerate(values)] for name, values in rows.items()}
+
+    worse = [a + d for a, d in zip(A, (0.2, 1.4, 0.4, 1.8, 0.7), strict=True)]
+    p = stats.ttest_rel(worse, A).pvalue
+    assert 0.025 < p < 0.05
+    assert best_and_ties(column({"a": A, "b": worse}), lower=True) == ["a"]
+    assert best_and_ties(column({"a": A, "b": worse, "c": [w + 0.01 * i for i, w in enumerate(worse)]}), lower=True) == ["a", "b", "c"]
+
+
+def test_rows_of_one_seed_are_told_apart_by_their_intervals_over_images():
+    (table,) = score_tables("t", [score("a", value=1.0), score("b", value=1.6), score("c", value=3.0)], ("rfid",))
+    assert [place_of(row[1]) for row in table.rows] == [1, 1, 2]  # ± 0.5 each: their difference is known to ± 0.71
+    assert f"{MARKS}, {BY_IMAGES}" in table.notes
+    bare = [score(run, value=value, low=None, high=None) for run, value in (("a", 1.0), ("b", 1.6), ("c", 3.0))]
+    assert [place_of(row[1]) for row in score_tables("t", bare, ("rfid",))[0].rows] == [1, 2, 0]
+    (alone,) = score_tables("t", [score("a")], ("rfid",))
+    assert not [note for note in alone.notes if note.startswith("bold")]
+
+
+def test_rows_of_several_encoders_say_that_each_is_one_pretraining(tmp_path):
+    for name, weights in {"a": ("1", "1"), "b": ("2", "2"), "c": ("3", "4")}.items():
+        for seed in range(2):
+            config = {"encoder": {"card": name, "identity": weights[seed]}}
+            write(tmp_path / (f"{name}.seed-{seed}" if seed else name), [score(name, value=1.0 + seed, seed=seed)], config=config)
+    records = collect(tmp_path)
+
+    def notes(names):
+        chosen = [record for record in records if record.row in names]
+        tables = report(chosen)
+        note_pretrainings(tables, chosen)
+        return {table.title: [note for note in table.notes if ABOUT in note] for table in tables}
+
+    assert notes("ab")["Reconstruction"] == [f"each row rests on one pretraining of its encoder; {ABOUT}"]
+    assert notes("abc")["Reconstruction"] == [f"a, b: each rests on one pretraining of its encoder; {ABOUT}"]
+    assert notes("a")["Reconstruction"] == [] and notes("ab")["Training cost"] == []
+    where = {record.name: record.name for record in records}
+    table = contrast_table([contrast(metric="rfid"), contrast("d", "rfid", ("a", "c"))], labelled(records, {}), where, {})
+    assert [PAIR in note for note in table.notes if "pretraining" in note] == [True]
+    assert sum(mark in table.rows[0][2] for mark in ("[b]", "[c]")) == 1 and "[c]" not in table.rows[1][2]
+
+
+def test_ablate_records_the_contrasts_and_every_form_of_the_report_shows_them(tmp_path):
+    file, out = write_file(tmp_path / "e.yaml"), tmp_path / "runs"
+    named = cells_of(str(file), "tiny", [], None, resolved=False)
+    plan, where = make_plan({n: c for n, (_, c) in cells_of(str(file), "tiny", [], None).items()}), {n: c for n, (c, _) in named.items()}
+    declare(load_experiment(str(file)), plan, where, out)
+    for number, name in enumerate(where):
+        write(out / name, [{**gfid("x", 30.0 + number + number**2, seed=number % 2), "run": name}])
+    told = svgbench("report", str(file), "--out", out)
+    assert told.returncode == 0 and "### Contrasts" in told.stdout and "alignment helps: align-frozen minus align-none" in told.stdout
+    assert "before the runs, " in told.stdout
+    for suffix, wanted in ((".html", "Holm&#x27;s correction"), (".tex", "\\caption{Contrasts}"), (".csv", "Contrasts,")):
+        assert svgbench("report", str(file), "--out", out, "--to", tmp_path / f"r{suffix}").returncode == 0
+        assert wanted in (tmp_path / f"r{suffix}").read_text(), suffix
+    assert json.loads(svgbench("report", str(file), "--out", out, "--format", "json").stdout)[0]["metric"] == "gfid"
