@@ -47,6 +47,8 @@ def sample(
     guidance: float = 1.0,
     schedule: str | None = None,
     guided_channels: int | None = None,
+    zero_init: int | None = None,
+    optimised_scale: bool | None = None,
     weak: Any = None,
     seed: int = 0,
     indices: Tensor | None = None,
@@ -54,10 +56,12 @@ def sample(
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a velocity or a noise-predicting model.
 
     What is None is taken from ``model.sampling``, the defaults that a released model carries, else it is euler (ddpm for a model that
-    predicts noise), shift 0.15, a constant schedule and guidance of all channels. ``guided_channels=model.channels`` guides all channels
-    of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to 100, 1 is unguided; ``shift``: 0.001 or more. The
-    label ``model.classes`` is unconditional. ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: of the noise of
-    stochastic samplers. BadConfig for a setting out of range or a sampler that does not fit, BadInput for labels or noise that do not.
+    predicts noise), shift 0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
+    ``guided_channels=model.channels`` guides all channels of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to
+    100, 1 is unguided; ``shift``: 0.001 or more. The label ``model.classes`` is unconditional. ``zero_init``: the first so many steps take
+    velocity zero (euler, heun, midpoint); ``optimised_scale``: CFG-Zero*'s (arXiv 2503.18886), for velocity models without ``weak``.
+    ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: of the noise of stochastic samplers. BadConfig for a setting out of
+    range or a sampler that does not fit, BadInput for labels or noise that do not.
     """
     import torch
 
@@ -69,8 +73,13 @@ def sample(
         "shift": 0.15,
         "schedule": "constant",
         "guided_channels": None,
+        "zero_init": 0,
+        "optimised_scale": False,
     }
-    asked: dict[str, Any] = {"sampler": sampler, "shift": shift, "schedule": schedule, "guided_channels": guided_channels}
+    asked: dict[str, Any] = {
+        "sampler": sampler, "shift": shift, "schedule": schedule, "guided_channels": guided_channels, "zero_init": zero_init,
+        "optimised_scale": optimised_scale,
+    }  # fmt: skip
     settings: dict[str, Any] = {
         **usual,
         **getattr(model, "sampling", {}),

@@ -108,7 +108,7 @@ class LoadedRun:
         settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
         check_range(settings["steps"], settings["guidance"], settings["shift"])
         check_labels(labels, len(self.classes), unconditional=False)
-        sampling = SamplingProtocol(**{name: settings[name] for name in SamplingProtocol.model_fields})
+        sampling = SamplingProtocol.of(settings)
         numbers = torch.as_tensor(labels, dtype=torch.int64)
         return self._generator.with_seed(seed).images(torch.arange(len(numbers)), numbers, sampling)
 

@@ -107,7 +107,7 @@ def sample(
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
     options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
     settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
-    sampling = {name: settings[name] for name in SamplingProtocol.model_fields}
+    sampling = SamplingProtocol.of(settings).model_dump()
     slice_ = {"sampling": sampling, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{printable(to)}\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.choices import OBJECTIVES, SAMPLERS, listed, objectives_with, samplers_of
+from svgbench.config.choices import OBJECTIVES, SAMPLERS, check_zero_init, listed, objectives_with, samplers_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
 from svgbench.config.parse import merge, validate
@@ -28,8 +28,25 @@ WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
 """The wide head RAE puts on every size (arXiv 2510.11690, section 5), and one in proportion to the size ``tiny``."""
 
 DIMENSION = 4096
-"""Numbers in the latent for which RAE's shift is 1. RAE writes a = sqrt(numbers / 4096) for times that run to noise; times that run to
-data, as here, are shifted by 1 / a."""
+"""Numbers in a latent for which RAE's shift is 1: those of the SD-VAE at 256 px, also at other resolutions."""
+REFERENCE = "sd-vae"
+"""The family whose latent RAE's shift refers to: at 256 px it has ``DIMENSION`` numbers, at the preset ``tiny`` 256."""
+
+
+def dimension_shift(numbers: float, base: float = DIMENSION) -> float:
+    """RAE's shift of a latent of so many numbers (arXiv 2510.11690, equation 6): sqrt(base / numbers), and never past 1.
+
+    RAE writes a = sqrt(numbers / base) for times that run to noise and refuses a < 1 (bytetriper/RAE, ``stage2/transport/transport.py``);
+    times that run to data, as here, are shifted by 1 / a. Latents smaller than the reference keep uniform times.
+    """
+    return round(min(1.0, math.sqrt(base / numbers)), 6)
+
+
+def reference_numbers(preset: str, extra: Path | None = None) -> int:
+    """Numbers in the preset's reference latent: of ``REFERENCE``'s card at the preset's own resolution."""
+    card, side = cards.find(REFERENCE, preset, extra), preset_settings(preset, extra)["data"]["resolution"]
+    return card.channels * (side // card.stride) ** 2
+
 
 OF_SHAPES = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}, "autoencoder": {"loss": {"network": "shapes-lpips"}}}
 """Judging networks of the preset ``small`` on its own images: shipped networks trained on drawn images. Other images have no default."""
@@ -101,7 +118,8 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
         if card.channels == 0:
             raise BadConfig(f"dimension_shift: the width of '{card.name}' is known only when it is opened; give a number as shift.")
         channels = card.channels + (config.autoencoder.residual.channels if card.kind == "features" else 0)
-        by_size = {"shift": round(math.sqrt(DIMENSION / channels) / (config.data.resolution // card.stride), 6), "dimension_shift": False}
+        numbers = channels * (config.data.resolution // card.stride) ** 2
+        by_size = {"shift": dimension_shift(numbers, reference_numbers(config.preset, extra)), "dimension_shift": False}
         diffusion = diffusion.model_copy(update=by_size) if diffusion.dimension_shift else diffusion
         sampling = sampling.model_copy(update=by_size) if sampling.dimension_shift else sampling
     return config.model_copy(update={"diffusion": diffusion, "sampling": sampling})
@@ -150,6 +168,10 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         sampler.times(max(sampling.steps), sampling.shift)
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
+    try:
+        check_zero_init(sampling.sampler, min(sampling.steps), sampling.zero_init, sampling.optimised_scale, sampling.against)
+    except BadConfig as error:
+        raise BadConfig(f"{start}sampling.{error}").about(error.field) from None
     if sampling.against == "weak" and not objective.autoguidance:
         raise BadConfig(
             f"{start}sampling.against weak is for diffusion.objective {objectives_with('autoguidance')}; set sampling.against=null."

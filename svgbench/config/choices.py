@@ -110,12 +110,14 @@ class SamplerChoice(NamedTuple):
     times: Callable[[int, float], list[float]] = shifted_times
     """(steps, shift) -> ``steps`` + 1 times from 0 (noise) to 1 (data)."""
     about: str = ""
+    zero_init: bool = False
+    """Whether the first steps may take velocity zero: a fixed number of steps along an ODE of velocities."""
 
 
 SAMPLERS: Mapping[str, SamplerChoice] = {
-    "euler": SamplerChoice("flow", (0.0,)),
-    "heun": SamplerChoice("flow", (0.0, 1.0)),
-    "midpoint": SamplerChoice("flow", (0.0, 0.5)),
+    "euler": SamplerChoice("flow", (0.0,), zero_init=True),
+    "heun": SamplerChoice("flow", (0.0, 1.0), zero_init=True),
+    "midpoint": SamplerChoice("flow", (0.0, 0.5), zero_init=True),
     "dopri5": SamplerChoice("flow", None, about="adaptive: a sample depends on its batch"),
     "sde-euler": SamplerChoice("flow", (0.0,), stochastic_times, about="stochastic"),
     "ddim": SamplerChoice("ddpm", (0.0,), _ddpm_times),
@@ -148,10 +150,11 @@ def sampler_help() -> str:
     return "; ".join(f"for {objective}: {', '.join(samplers_of(objective))}" for objective in OBJECTIVES)
 
 
-SCHEDULES = ("constant", "linear", "late", "early-0.5", "interval-0.2-0.8")
-"""One of each kind. ``constant``; ``linear`` (the weight rises from near 1 to the scale at the last step); ``late`` (the second half of the
-steps); ``early-R`` (while t > R, as the SVG release names it); ``interval-A-B`` (while A <= t <= B, arXiv 2404.07724)."""
-SCHEDULE_HELP = "constant, linear, late, early-R or interval-A-B"
+SCHEDULES = ("constant", "linear", "late-0.5", "early-0.5", "interval-0.2-0.8")
+"""One of each kind. ``constant``; ``linear`` (the weight rises from near 1 to the scale at the last step); ``late-R`` (while
+(i + 1) / N > R at step i of N, from 0; ``late`` is ``late-0.5``, the SVG release's); ``early-R`` (while t > R, as the SVG release names
+it); ``interval-A-B`` (while A <= t <= B, arXiv 2404.07724)."""
+SCHEDULE_HELP = "constant, linear, late, late-R, early-R or interval-A-B"
 _TIME = r"(0?\.\d+|0|1|0\.0*|1\.0*)"
 
 
@@ -174,9 +177,10 @@ def parse_schedule(name: str) -> Schedule:
         return Schedule(name, lambda t, step, steps: 1.0)
     if name == "linear":
         return Schedule(name, lambda t, step, steps: (step + 1) / steps)
-    if name == "late":
-        return Schedule(name, lambda t, step, steps: 2 * step >= steps)
     kind, _, rest = name.partition("-")
+    if kind == "late":
+        (share,) = _times(name, rest, 1) if name != "late" else (0.5,)
+        return Schedule(f"late-{share:g}", lambda t, step, steps: (step + 1) / steps > share)
     if kind == "early":
         (low,) = _times(name, rest, 1)
         return Schedule(name, lambda t, step, steps: t > low)
@@ -195,14 +199,38 @@ def _times(name: str, rest: str, count: int) -> list[float]:
     """``count`` times in [0, 1] written with dashes between them."""
     match = re.fullmatch("-".join([_TIME] * count), rest)
     if not match:
-        example = "early-0.5" if count == 1 else "interval-0.1-0.8"
+        example = f"{name.partition('-')[0]}-0.5" if count == 1 else "interval-0.1-0.8"
         raise BadConfig(f"guidance schedule '{name}' needs {count} time{'s' * (count > 1)} from 0 to 1, for example {example}.")
     return [float(text) for text in match.groups()]
 
 
-def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float) -> float | None:
-    """How often the network sees one sample, a guided evaluation counted twice; None for a sampler that chooses its own steps. UnknownName
-    for a sampler that is in no table."""
+def zero_init_samplers() -> str:
+    """Names of the samplers whose first steps may take velocity zero, for a sentence."""
+    return listed([name for name, sampler in SAMPLERS.items() if sampler.zero_init])
+
+
+def check_zero_init(sampler: str, steps: int, zero_init: int, optimised_scale: bool, against: str = "null") -> None:
+    """BadConfig, with the field, for zero-init or an optimised scale where it does not apply."""
+    if zero_init and not SAMPLERS[sampler].zero_init:
+        raise BadConfig(f"zero_init is for the samplers {zero_init_samplers()}, not {sampler}; leave it at 0.").about("sampling.zero_init")
+    if not 0 <= zero_init < max(steps, 1):
+        raise BadConfig(f"zero_init {zero_init} must be from 0 to below the {steps} step{'s' * (steps > 1)}; give a smaller number.").about(
+            "sampling.zero_init"
+        )
+    if optimised_scale and SAMPLERS[sampler].objective != "flow":
+        fitting = listed(samplers_of("flow"))
+        raise BadConfig(f"optimised_scale is for velocities and the samplers {fitting}, not {sampler}; leave it off.").about(
+            "sampling.optimised_scale"
+        )
+    if optimised_scale and against != "null":
+        raise BadConfig(f"optimised_scale is for guidance against the null class, not {against}; leave it off.").about(
+            "sampling.optimised_scale"
+        )
+
+
+def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float, zero_init: int = 0) -> float | None:
+    """How often the network sees one sample, a guided evaluation counted twice, a step of velocity zero not at all; None for a sampler
+    that chooses its own steps. UnknownName for a sampler that is in no table."""
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     row, guides = SAMPLERS[sampler], parse_schedule(schedule)
@@ -210,6 +238,8 @@ def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift:
         return None
     count = 0
     for step, (t, after) in enumerate(pairwise(row.times(steps, shift))):
+        if step < zero_init:
+            continue
         at = [after if share == 1 else t + share * (after - t) for share in row.evaluations]
         count += sum(1 if guides.weight(guidance, time, step, steps) == 1 else 2 for time in at)
     return float(count)

@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from svgbench.config.contrasts import Contrast, group_name
 from svgbench.config.fields import short_name
@@ -42,8 +42,11 @@ class Experiment(Part):
     """First part of the name of its runs and of those of experiments based on it; made from the settings when empty."""
     set: dict[str, Any] = {}
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
+    presets: dict[str, dict[str, Any]] = Field({}, alias="at")
+    """``preset: {settings}``: settings of every cell at one preset alone, on top of ``set``."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
-    """``field.path: [values]`` or ``name: {cell: {settings}}``; a cell's ``base: EXPERIMENT`` brings its settings first."""
+    """``field.path: [values]`` or ``name: {cell: {settings}}``. A cell's ``base: EXPERIMENT`` brings that experiment's settings, below this
+    file's own; its ``at: {preset: {settings}}`` holds at one preset alone."""
     contrasts: tuple[Contrast, ...] = ()
     """The comparisons that it makes, declared before it runs; of this file alone, not of its base."""
     _file: Path = PrivateAttr(default=Path())
@@ -69,6 +72,10 @@ class Experiment(Part):
         """``set`` as a nested mapping."""
         return expand(self.set)
 
+    def settings_at(self, preset: str | None) -> dict[str, Any]:
+        """``set``, with ``at`` of a preset on top; None: what holds at every preset."""
+        return merge(self.settings, expand(self.presets.get(preset or "", {})))
+
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
     """An experiment by its name on the shelf or by its file."""
@@ -89,9 +96,10 @@ def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
     except BadConfig as error:
         line = line_at(path, error.field)
         raise BadConfig(f"{path}{f':{line}' if line else ''}: {error}") from None
-    if not (experiment.axes or experiment.set or experiment.base or experiment.run):
+    if not (experiment.axes or experiment.set or experiment.presets or experiment.base or experiment.run):
         raise BadConfig(empty)
     experiment._file = path
+    _check_presets(experiment)
     return experiment
 
 
@@ -106,6 +114,21 @@ def _check_names(path: Path, content: Mapping[Any, Any], place: str = "") -> Non
             _check_names(path, inside, f"{place}.{name}" if place else name)
 
 
+def _check_presets(experiment: Experiment) -> None:
+    """Refuses an ``at`` that names no preset."""
+    named = [(f"at.{preset}", preset) for preset in experiment.presets]
+    for axis, values in experiment.axes.items():
+        for cell, settings in values.items() if isinstance(values, dict) else ():
+            at, place = settings.get("at", {}), f"axes.{axis}.{cell}.at"
+            if not isinstance(at, dict) or not all(isinstance(inside, dict) for inside in at.values()):
+                raise BadConfig(f"{experiment.at(place)}: {place} must be presets with settings, such as at: {{paper: {{seed: 1}}}}.")
+            named += [(f"{place}.{preset}", preset) for preset in at]
+    for place, preset in named:
+        if preset not in PRESETS:
+            error = unknown("preset", preset, PRESETS)
+            raise type(error)(f"{experiment.at(place)}: {place.removesuffix(f'.{preset}')}: {error}")
+
+
 def experiment_file(name: str, extra: Path | None = None) -> Path:
     """The file of an experiment."""
     path = Path(name)
@@ -117,13 +140,16 @@ def experiment_file(name: str, extra: Path | None = None) -> Path:
     return known[name]
 
 
-def place_of(name: str, cell: str, field: str, extra: Path | None = None) -> str:
-    """``FILE:LINE, cell 'NAME'`` of the setting of a cell's field: in the experiment's own file, else in one of its bases."""
+def place_of(name: str, cell: str, field: str, extra: Path | None = None, *, preset: str = "") -> str:
+    """``FILE:LINE, cell 'NAME'`` of the setting of a cell's field at a preset: in the experiment's own file, else in one of its bases."""
     experiment = load_experiment(name, extra)
     bases = [part.file for base in _bases_of(experiment, cell) for part in _chain(load_experiment(base, extra), extra)]
-    shared = [part.file for part in _chain(experiment, extra)]
-    places = [(experiment.file, "axes"), *((file, "set") for file in (*bases, *shared))]  # the first one overrides the others
-    lines = ((file, line_of(file, field, cell, part=part, loose=loose)) for loose in (False, True) for file, part in places if field)
+    own, *shared = [part.file for part in _chain(experiment, extra)]
+    places = [(own, "axes"), *((file, "set") for file in (own, *bases, *shared))]  # the first one overrides the others
+    lines = (
+        (file, line_of(file, field, cell, part=part, preset=preset, loose=loose))
+        for loose in (False, True) for file, part in places if field
+    )  # fmt: skip
     place = next((f"{file}:{line}" for file, line in lines if line), str(experiment.file))
     return place + (f", cell '{cell}'" if cell else "")
 
@@ -134,12 +160,20 @@ def _bases_of(experiment: Experiment, cell: str) -> list[str]:
     return [str(settings["base"]) for name, settings in entries if "base" in settings and f".{name}." in f".{cell}."]
 
 
-def settings_of(experiment: Experiment, extra: Path | None = None, *, with_preset: bool = True) -> dict[str, Any]:
-    """The settings of every cell: the base's, then the experiment's own; without a preset's, which ``build`` adds, where asked."""
+def settings_of(
+    experiment: Experiment, extra: Path | None = None, *, preset: str | None = None, with_preset: bool = True
+) -> dict[str, Any]:
+    """The settings of every cell at a preset (None: those of every preset): the base's, then the experiment's own; without a preset's,
+    which ``build`` adds, where asked."""
+    return _merged(_chain(experiment, extra), preset, with_preset=with_preset)
+
+
+def _merged(chain: list[Experiment], preset: str | None, *, with_preset: bool) -> dict[str, Any]:
+    """The settings of a chain of bases, the nearest on top."""
     settings: dict[str, Any] = {}
-    for part in reversed(_chain(experiment, extra)):
+    for part in reversed(chain):
         if with_preset or part.preset is None:
-            settings = merge(settings, part.settings)
+            settings = merge(settings, part.settings_at(preset))
     return settings
 
 
@@ -189,24 +223,27 @@ MOST_CELLS = 10_000
 """Most cells of one experiment; a few short lines of axes could give millions and use up the memory."""
 
 
-def cells(experiment: Experiment, extra: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Name of each cell -> the settings it changes; one cell of an empty name where there are no axes."""
+def cells(experiment: Experiment, extra: Path | None = None, *, preset: str | None = None) -> dict[str, dict[str, Any]]:
+    """Name of each cell -> its settings at a preset (None: those of every preset), without the preset's own: the bases' of the experiment,
+    the bases' of the cell, then the experiment's own, then the cell's own. One cell of an empty name where there are no axes."""
     count = math.prod(len(values) for values in experiment.axes.values())
     if count > MOST_CELLS:
         raise BadConfig(f"{experiment.at('axes')}: the axes give {count:,} cells, and an experiment may have {MOST_CELLS:,}; split it.")
-    axes: list[dict[str, dict[str, Any]]] = []
+    axes: list[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = []
     for axis, values in experiment.axes.items():
         if not values:
             raise BadConfig(f"{experiment.at(f'axes.{axis}')}: the axis '{axis}' is empty; give it values, or leave it out.")
         if isinstance(values, dict):
-            axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra) for cell, settings in values.items()})
+            axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra, preset) for cell, settings in values.items()})
         else:
             plain = axis.rsplit(".", 1)[-1] in ("encoder", "card")
-            axes.append({(str(v) if plain else f"{short_name(axis)}-{v}"): nested(axis, v) for v in values})
+            axes.append({(str(v) if plain else f"{short_name(axis)}-{v}"): ({}, nested(axis, v)) for v in values})
+    shared = _merged(_chain(experiment, extra)[1:], preset, with_preset=False)
+    own = {} if experiment.preset else experiment.settings_at(preset)
     result = {}
     for combination in itertools.product(*(axis.items() for axis in axes)):
-        settings: dict[str, Any] = {}
-        for _, part in combination:
+        settings = shared
+        for part in (*(bases for _, (bases, _) in combination), own, *(changes for _, (_, changes) in combination)):
             settings = merge(settings, part)
         result[".".join(name for name, _ in combination)] = settings
     _check_contrasts(experiment, result)
@@ -237,16 +274,19 @@ def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
     return [(axis, value) for axis, counts in lists.items() for value, count in counts.items() if count > 1]
 
 
-def _cell(experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None) -> dict[str, Any]:
-    cell_settings = dict(settings)
-    if "base" not in cell_settings:
-        return expand(cell_settings)
-    base = _base(experiment, str(cell_settings.pop("base")), f"{place}.base", extra)
-    return merge(settings_of(base, extra), expand(cell_settings))
+def _cell(
+    experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None, preset: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that a cell's base brings at a preset, and the cell's own."""
+    own = expand({name: value for name, value in settings.items() if name not in ("base", "at")})
+    own = merge(own, expand(settings.get("at", {}).get(preset, {})))
+    if "base" not in settings:
+        return {}, own
+    return settings_of(_base(experiment, str(settings["base"]), f"{place}.base", extra), extra, preset=preset), own
 
 
 def preset_settings(preset: str, extra: Path | None = None) -> dict[str, Any]:
     """The settings of a preset, from ``ablations/preset-NAME.yaml``."""
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    return settings_of(load_experiment(f"preset-{preset}", extra), extra)
+    return settings_of(load_experiment(f"preset-{preset}", extra), extra, preset=preset)

@@ -12,14 +12,14 @@ from svgbench.errors import BadInput
 from svgbench.shelf import file_node, yaml_node, yaml_text
 
 
-def line_of(path: Path, field: str, cell: str = "", *, part: str, loose: bool = False) -> int | None:
-    """The line (from 1) of a file's ``part`` (set or axes) that sets a dotted field, or something below it, or the value that it is in;
-    ``loose``: or that sets other fields of a mapping it is in. Of an axis, the entry that the cell's name holds."""
+def line_of(path: Path, field: str, cell: str = "", *, part: str, preset: str = "", loose: bool = False) -> int | None:
+    """The line (from 1) of a file's ``part`` (axes; set, and ``at`` of the preset) that sets a dotted field, or something below it, or the
+    value that it is in; ``loose``: or that sets other fields of a mapping it is in. Of an axis, the entry that the cell's name holds."""
     root = file_node(path)
     if not isinstance(root, yaml.MappingNode):
         return None
     best: tuple[int, int] | None = None
-    for place, line, whole in _settings(root, cell.split(".") if cell else [], part):
+    for place, line, whole in _settings(root, cell.split(".") if cell else [], part, preset):
         fits = place == field or place.startswith(field + ".") or (field.startswith(place + ".") and (loose or whole))
         shared = min(len(place), len(field)) - (place != field)
         if fits and (best is None or shared > best[0]):
@@ -55,8 +55,10 @@ def is_blank(path: Path) -> bool:
         return False
 
 
-def _settings(root: yaml.MappingNode, cell: list[str], part: str) -> Iterator[tuple[str, int, bool]]:
+def _settings(root: yaml.MappingNode, cell: list[str], part: str, preset: str) -> Iterator[tuple[str, int, bool]]:
     """Dotted field, line, and whether its value stands there whole, of everything in a part of the file that the cell is set by."""
+    if part == "set":
+        yield from _at(root, preset)
     for key, value in root.value:
         if key.value == part == "set":
             yield from _below(value, "")
@@ -69,7 +71,17 @@ def _settings(root: yaml.MappingNode, cell: list[str], part: str) -> Iterator[tu
                 elif isinstance(entries, yaml.MappingNode):
                     for name, settings in entries.value:
                         if not cell or name.value in ".".join(cell):
+                            yield from _at(settings, preset)
                             yield from _below(settings, "")
+
+
+def _at(node: yaml.Node, preset: str) -> Iterator[tuple[str, int, bool]]:
+    """What a mapping's ``at`` sets at a preset."""
+    for key, presets in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.value == "at" and isinstance(presets, yaml.MappingNode):
+            for name, settings in presets.value:
+                if name.value == preset:
+                    yield from _below(settings, "")
 
 
 def _below(node: yaml.Node, start: str) -> Iterator[tuple[str, int, bool]]:

@@ -20,13 +20,17 @@ class Part(BaseModel):
 
 
 class Sparse(Part):
-    """A part with fields that later versions added (``later``): where they are empty they are in no file and in no key."""
+    """A part with fields that later versions added (``later``): where they have their defaults they are in no file and in no key."""
 
     later: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
-    def _without_empty_choices(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in plain(self).items() if name not in self.later or value is not None}
+    def _without_later_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = plain(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                fields.pop(name, None)
+        return fields
 
 
 def part_in(annotation: Any) -> type[BaseModel] | None:

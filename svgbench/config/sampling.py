@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, SamplerName, parse_schedule
-from svgbench.config.part import Count, Part, Positive
+from svgbench.config.part import Count, Positive, Sparse
 from svgbench.errors import BadInput
 
 
-class Sampling(Part):
+class Sampling(Sparse):
     """Which samples are drawn from the trained SiT."""
+
+    later = ("zero_init", "optimised_scale")
 
     count: Count = 50_000
     """Number of samples per cell."""
@@ -32,9 +35,15 @@ class Sampling(Part):
     """The other prediction of guidance: of the null class (classifier-free guidance), or of the weak model (autoguidance, arXiv
     2406.02507)."""
     schedule: str = "constant"
-    """constant; linear; late; early-R; interval-A-B with A below B (``config.choices``)."""
+    """constant; linear; late-R, or late for late-0.5; early-R; interval-A-B with A below B (``config.choices``)."""
     guided_channels: Count | None = None
     """Guide only this many of the first latent channels, as DiT, SiT and LightningDiT do (3); all when empty."""
+    zero_init: Annotated[int, Field(ge=0, lt=MOST_STEPS)] = 0
+    """The first so many steps take velocity zero: time passes, the latent stays (CFG-Zero*'s zero-init, arXiv 2503.18886). For euler, heun
+    and midpoint, at every guidance scale, and below every entry of ``steps``."""
+    optimised_scale: bool = False
+    """Whether guidance multiplies the null class's velocity by CFG-Zero*'s optimised scale, its projection on the class's velocity
+    (arXiv 2503.18886). For samplers of ``flow`` and ``against: null``."""
     labels: Literal["balanced", "random"] = "balanced"
     """Classes of the samples: each equally often in turn (balanced), or drawn uniformly (random)."""
 
@@ -54,8 +63,10 @@ class Sampling(Part):
             raise ValueError(str(error)) from None
 
 
-class SamplingProtocol(Part):
+class SamplingProtocol(Sparse):
     """How one cell's samples are drawn: what sampling needs to know, and the part of a generation score's protocol that names it."""
+
+    later = ("zero_init", "optimised_scale")
 
     sampler: str
     """Name of the sampler, such as ``euler``."""
@@ -71,6 +82,15 @@ class SamplingProtocol(Part):
     """The other prediction of guidance: null or weak."""
     guided_channels: int | None = None
     """Number of first latent channels that are guided; all when empty."""
+    zero_init: int = 0
+    """Number of first steps that take velocity zero."""
+    optimised_scale: bool = False
+    """Whether the other prediction of guidance is multiplied by CFG-Zero*'s optimised scale."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> SamplingProtocol:
+        """The protocol among the settings of one cell; a file of an earlier version, or one with defaults left out, lacks later fields."""
+        return cls(**{name: settings[name] for name in cls.model_fields if name in settings or name not in cls.later})
 
     @property
     def how(self) -> str:
@@ -79,6 +99,8 @@ class SamplingProtocol(Part):
         parts += [self.schedule] if self.schedule != "constant" else []
         parts += [f"against-{self.against}"] if self.against != "null" else []
         parts += [f"first{self.guided_channels}channels"] if self.guided_channels else []
+        parts += [f"zero{self.zero_init}"] if self.zero_init else []
+        parts += ["optimised"] if self.optimised_scale else []
         return "-".join(parts)
 
     @property

@@ -200,7 +200,8 @@ class Diffusion(Part):
     shift: Positive = 0.4
     """Shift s of the training times of ``flow``: t <- s t / (1 + (s - 1) t)."""
     dimension_shift: bool = False
-    """Whether RAE's shift, sqrt(4096 / numbers in a latent), replaces ``shift`` (arXiv 2510.11690, equation 6)."""
+    """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / numbers in a latent), at most 1; base: the numbers
+    in the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
     representation: Representation = Representation()
     """REPA's alignment loss."""
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

@@ -8,7 +8,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.build import build
-from svgbench.config.experiments import Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of, settings_of
+from svgbench.config.experiments import Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
@@ -56,18 +56,16 @@ def cells_of(
     configs: dict[str, tuple[str, RunConfig]] = {}
     seen: dict[str, str] = {}
     plains: dict[str, RunConfig] = {}
-    shared = settings_of(loaded, shelf, with_preset=False)
     cell_of: dict[str, str] = {}
     for axis, value in repeated(loaded):
         notify(f"the axis '{axis}' names {value} twice; it runs once.")
-    for cell, settings in cells(loaded, shelf).items():
-        cell_settings = merge(shared, settings)
+    for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
         try:
             drafted = build(merge(cell_settings, over), preset=preset, extra=shelf)
             _check_judges(drafted)
             config = resolve(drafted, shelf, seen=seen) if resolved else drafted
         except BadInput as error:
-            raise _placed(error, experiment, cell, over, shelf) from None
+            raise _placed(error, experiment, cell, over, shelf, preset) from None
         same = cell_of.setdefault(_work(drafted, shelf), cell)
         if same != cell:
             notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
@@ -116,14 +114,14 @@ def _file_name(word: str) -> str:
     return word if word.strip(".") else "-"
 
 
-def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None) -> BadInput:
+def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None, preset: str) -> BadInput:
     """The error with the file, line and cell of the setting, or with ``--set`` where that set the field; unchanged where it is about the
     images given on the command line."""
     about = error.field or str(error).partition(" ")[0].strip("':,")
     source = _given(over, "data.source")
     if source is not None and Path(about) == Path(str(source)):
         return error
-    where = "--set" if _given(over, about) is not None else place_of(experiment, cell, about, shelf)
+    where = "--set" if _given(over, about) is not None else place_of(experiment, cell, about, shelf, preset=preset)
     return type(error)(f"{where}: {error}")
 
 

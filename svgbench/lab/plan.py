@@ -190,8 +190,10 @@ def node_of(
     judged = {} if judged is None else judged
     part: dict[str, Any] = {}
     limited = (graph.LIMIT,) if stage.scores and "limit" in config["data"] else ()
+    left_out = graph.UNGUIDED_LEFT_OUT if cell.get("sampling.guidance") == 1 else frozenset()
     for path in (*stage.slice, *limited):
-        part = merge(part, nested(path, graph.field(config, path)))
+        if path not in left_out and graph.holds(config, path):
+            part = merge(part, nested(path, graph.field(config, path)))
     for path, value in cell.items():
         part = merge(part, nested(path, value))
     if cell.get("sampling.guidance") == 1:

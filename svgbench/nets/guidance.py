@@ -1,7 +1,7 @@
 """Guided predictions: classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) and autoguidance (arXiv 2406.02507).
 
-prediction = unconditional + w (conditional - unconditional), where w follows a schedule (``config.choices.parse_schedule``). Where w is 1
-the unconditional branch is not evaluated.
+prediction = s unconditional + w (conditional - s unconditional), where w follows a schedule (``config.choices.parse_schedule``). Where w is
+1 the unconditional branch is not evaluated. s is 1, or CFG-Zero*'s optimised scale (``optimised_scale``, arXiv 2503.18886).
 """
 
 from __future__ import annotations
@@ -20,9 +20,22 @@ Field = Callable[[Tensor, float, int], Tensor]
 """(x [B, C, h, w], time, step) -> guided prediction [B, C or 2C, h, w]; times are plain floats, so no step waits for the device."""
 
 
+SMALL_SQUARE = 1e-8
+"""Added to the squared norm by which the optimised scale is divided, as in CFG-Zero*'s code."""
+
+
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     """unconditional + weight (conditional - unconditional) of two predictions [B, C, h, w]."""
     return unconditional + weight * (conditional - unconditional)
+
+
+def optimised_scale(conditional: Tensor, unconditional: Tensor) -> Tensor:
+    """CFG-Zero*'s scale [B, 1, 1, 1] of two velocities [B, C, h, w]: <conditional, unconditional> / |unconditional|^2 of each sample, the s
+    that brings s unconditional nearest to conditional (arXiv 2503.18886, section 4); 0 where the unconditional velocity is zero."""
+    exact = torch.promote_types(conditional.dtype, torch.float32)
+    led, base = conditional.to(exact).flatten(1), unconditional.to(exact).flatten(1)
+    scale = (led * base).sum(1) / (base.square().sum(1) + SMALL_SQUARE)
+    return scale.to(conditional.dtype)[:, None, None, None]
 
 
 def guided(
@@ -38,7 +51,8 @@ def guided(
 
     ``null``: the label of the unconditional branch. ``weak``: a weaker network whose prediction for the same labels takes the
     unconditional branch's place (autoguidance). ``schedule_time``: the network's time -> the time in [0, 1] that the schedule sees.
-    Channels from ``sampling.guided_channels`` on, and outputs past x's channels (a variance), stay the conditional branch's.
+    Channels from ``sampling.guided_channels`` on, and outputs past x's channels (a variance), stay the conditional branch's, and have no
+    part in ``sampling.optimised_scale``.
     """
     schedule = parse_schedule(sampling.schedule)
     both = torch.cat([labels, torch.full_like(labels, null)])
@@ -53,7 +67,8 @@ def guided(
         else:
             conditional, other = predict(torch.cat([x, x]), torch.cat([at, at]), both).chunk(2)
         channels = min(x.shape[1], sampling.guided_channels or x.shape[1])
-        prediction = guide(conditional[:, :channels], other[:, :channels], weight)
+        led, base = conditional[:, :channels], other[:, :channels]
+        prediction = guide(led, optimised_scale(led, base) * base if sampling.optimised_scale else base, weight)
         return prediction if conditional.shape[1] == channels else torch.cat([prediction, conditional[:, channels:]], dim=1)
 
     return field

@@ -122,6 +122,8 @@ def sample(
     seed: int = 0,
     indices: Tensor | None = None,
     guided_channels: int | None = None,
+    zero_init: int = 0,
+    optimised_scale: bool = False,
 ) -> Tensor:
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a model of any objective; ``generate`` with separate settings.
 
@@ -129,7 +131,7 @@ def sample(
     """
     sampling = SamplingProtocol(
         sampler=sampler, steps=steps, guidance=guidance, shift=shift, schedule=schedule, against="null" if weak is None else "weak",
-        guided_channels=guided_channels,
+        guided_channels=guided_channels, zero_init=zero_init, optimised_scale=optimised_scale,
     )  # fmt: skip
     return generate(model, noise, labels, sampling, weak=weak, seed=seed, indices=indices)
 
@@ -152,7 +154,8 @@ def generate(
     samplers (sde-euler, ddpm) draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when None). Row i depends
     on row i of noise, labels and indices alone (up to the rounding of differently shaped products: keep the batch constant where bits
     matter; dopri5 aside). ``sampling.guided_channels``: guide the first so many channels alone, as the sampling code of DiT, SiT and
-    LightningDiT does with 3. UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
+    LightningDiT does with 3. The first ``sampling.zero_init`` steps take velocity zero, so that the network is not evaluated in them.
+    UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
     """
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)
@@ -165,6 +168,8 @@ def generate(
     solver = SOLVERS[sampling.sampler]
     grid = solver.grid(sampling.steps, sampling.shift)
     grid = grid.to(noise.device) if isinstance(grid, ddpm.Chain) else grid
+    if sampling.zero_init:  # velocity zero leaves the noise as it is: only time passes
+        return solver.solve(lambda x, t, step: field(x, t, step + sampling.zero_init), noise, grid[sampling.zero_init :])
     return solver.solve(field, noise, grid, draw) if solver.stochastic else solver.solve(field, noise, grid)
 
 
@@ -176,6 +181,7 @@ def _check(model: Any, sampling: SamplingProtocol, weak: Any) -> None:
     if SAMPLERS[sampling.sampler].objective != objective:
         predicts, fitting = choices.OBJECTIVES[objective].predicts, listed(samplers_of(objective))
         raise BadConfig(f"sampler {sampling.sampler} does not fit a model that predicts {predicts}; use {fitting}.")
+    choices.check_zero_init(sampling.sampler, sampling.steps, sampling.zero_init, sampling.optimised_scale, sampling.against)
     if (weak is not None) != (sampling.against == "weak"):
         raise BadConfig("sampling.against weak needs a weak model, and a weak model needs sampling.against weak; give both or neither.")
     if weak is not None and objective_of(weak) != objective:

@@ -3,11 +3,10 @@ configuration; models opened in Python use them as defaults. No torch."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from svgbench.config.build import DIMENSION
+from svgbench.config.build import dimension_shift
 
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
@@ -26,5 +25,5 @@ def sampling_of(kind: str, channels: int, grid: int) -> dict[str, Any]:
     """The fields of ``sampling`` for a released transformer of latents [channels, grid, grid]."""
     fields = dict(SETTINGS.get(kind, {}).get("sampling", {}))
     if fields.pop("dimension_shift", False):
-        fields["shift"] = round(math.sqrt(DIMENSION / channels) / grid, 6)
+        fields["shift"] = dimension_shift(channels * grid**2)
     return fields

@@ -78,7 +78,7 @@ STAGES: tuple[Stage, ...] = (
           provides="diffusion", networks=False, slice=("diffusion.release",), needs=("autoencoder",)),
     Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
-                 "sampling.guided_channels",
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale",
                  "seed"),
           each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion")),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",
@@ -143,6 +143,8 @@ UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{T
 
 UNGUIDED = {"sampling.schedule": "constant", "sampling.against": "null", "sampling.guided_channels": None}
 """Fields that samples of guidance 1 do not depend on: only the conditional prediction is used. With these values they share one key."""
+UNGUIDED_LEFT_OUT = frozenset({"sampling.optimised_scale"})
+"""The same, of fields that are in a key only where they are not their defaults."""
 
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),
@@ -225,6 +227,15 @@ def field(config: dict[str, Any], path: str) -> Any:
     for part in path.split("."):
         value = None if value is None else value[part]  # an optional part that is not there has no fields
     return value
+
+
+def holds(config: dict[str, Any], path: str) -> bool:
+    """Whether a configuration as in JSON has the field: a field that a later version added is left out at its default."""
+    try:
+        field(config, path)
+    except KeyError:
+        return False
+    return True
 
 
 def facts(config: RunConfig, kind: str) -> dict[str, bool]:

@@ -38,7 +38,7 @@ def batch_of(model: Any, device: torch.device) -> int:
 
 def protocol_of(part: Mapping[str, Any]) -> SamplingProtocol:
     """How a ``sampling`` slice of one cell draws: one count of steps, one guidance scale."""
-    return SamplingProtocol(**{name: part[name] for name in SamplingProtocol.model_fields})
+    return SamplingProtocol.of(part)
 
 
 def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:

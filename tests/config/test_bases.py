@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from svgbench.config.experiments import load_experiment, place_of, preset_of, run_of, settings_of
+from svgbench.config.experiments import cells, load_experiment, place_of, preset_of, run_of, settings_of
 from svgbench.errors import BadConfig, BadInput
 from svgbench.lab.configs import configs_of
 
@@ -26,6 +26,29 @@ def test_bases_that_come_back_are_refused_with_their_place(tmp_path, ask, bases)
 
 def test_a_file_may_stand_on_an_experiment_of_its_own_name(tmp_path):
     assert preset_of(load_experiment(written(tmp_path, "smoke.yaml", "base: smoke\nset: {seed: 3}\n"))) == "tiny"
+
+
+def test_the_nearest_setting_wins_and_at_holds_at_its_preset_alone(tmp_path):
+    """The experiment's bases, the cell's base, the experiment's own set and at, the cell's own and its at: each overrides those before."""
+    written(tmp_path, "far.yaml", "set: {diffusion: {shift: 0.1, class_dropout: 0.1}, seed: 1}\nat: {paper: {seed: 2}}\n")
+    recipe = "set: {diffusion: {shift: 0.2, class_dropout: 0.2}, seed: 3}\nat: {paper: {seed: 4, diffusion.shift: 0.3}}\n"
+    written(tmp_path, "recipe.yaml", recipe)
+    grid = written(
+        tmp_path,
+        "grid.yaml",
+        f"base: {tmp_path}/far.yaml\nset: {{diffusion.class_dropout: 0.4}}\nat: {{paper: {{diffusion.class_dropout: 0.5}}}}\n"
+        f"axes:\n  x:\n    plain: {{}}\n    a: {{base: {tmp_path}/recipe.yaml}}\n"
+        f"    b: {{base: {tmp_path}/recipe.yaml, seed: 5, at: {{paper: {{seed: 6, diffusion: {{class_dropout: 0.6}}}}}}}}\n",
+    )
+
+    def found(preset):
+        made = cells(load_experiment(grid), preset=preset)
+        return {name: (s["diffusion"]["shift"], s["diffusion"]["class_dropout"], s["seed"]) for name, s in made.items()}
+
+    assert found("tiny") == found(None) == {"plain": (0.1, 0.4, 1), "a": (0.2, 0.4, 3), "b": (0.2, 0.4, 5)}
+    assert found("paper") == {"plain": (0.1, 0.5, 2), "a": (0.3, 0.5, 4), "b": (0.3, 0.6, 6)}
+    by_preset = {preset: {c.seed for c in configs_of(grid, preset, None, None, resolved=False).values()} for preset in ("tiny", "paper")}
+    assert by_preset == {"tiny": {1, 3, 5}, "paper": {2, 4, 6}}
 
 
 @pytest.mark.parametrize("name", ["paper", "small", "preset-paper"])

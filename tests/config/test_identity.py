@@ -155,6 +155,17 @@ def test_samples_without_guidance_are_one_work_however_others_are_guided(words):
     assert one.keys() == two.keys() and not any("2.0" in name for name in same)
 
 
+def test_zero_init_and_the_optimised_scale_are_in_the_key_of_what_they_change_alone():
+    assert keys("sampling.zero_init=0", "sampling.optimised_scale=false") == keys()
+    assert changed("sampling.zero_init=1") == {"samples", "generation-scores", "overview"}
+    one, two = keys("sampling.guidance=[1.0,2.0]"), keys("sampling.guidance=[1.0,2.0]", "sampling.optimised_scale=true")
+    assert {name.split("]")[0].split(", ")[1] for name in one if one[name] != two[name]} == {"2.0"}
+
+
+def test_a_schedule_has_one_key_however_its_name_is_written():
+    assert keys("sampling.schedule=late") == keys("sampling.schedule=late-0.5") != keys("sampling.schedule=late-0.25")
+
+
 def test_a_grid_shares_equal_nodes():
     one, two = config(), config("diffusion.shift=0.5")
     plan = make_plan({"a": one, "b": two})

@@ -77,7 +77,7 @@ def test_the_line_that_sets_a_field_of_a_cell(tmp_path, part, field, cell, line,
         ("base: smoke\nset:\n  scores:\n    extractor: incepton\n", r"g\.yaml:4: no extractor named 'incepton'. Did you mean 'inception'"),
         ("base: smoke\nset: {sampling.steps: []}\n", r"g\.yaml:2: sampling\.steps must be a list of at least 1 entry, got \[\]\.$"),
         ("base: smoke\nset: {sampling.steps: 3}\n", r"sampling\.steps must be a list, got 3\.$"),
-        ("base: smoke\nset: {sampling.schedule: linerly}\n", r"late, linear\.$"),
+        ("base: smoke\nset: {sampling.schedule: linerly}\n", r"late-0.5, linear\.$"),
         ("base: smoke\nset: {encoder.features.layers: []}\n", r"layers must be 'last' or a list of at least 1 entry, got \[\]\.$"),
         ("base: smoke\nset: {encoder.features.layers: [a]}\n", r"layers\.0 must be a valid integer, got 'a'\.$"),
         ("", r"g\.yaml: names no cells; give axes, cells' settings under set, or a base\.$"),
@@ -123,10 +123,37 @@ def test_an_error_in_the_base_of_a_cell_is_said_of_that_base(tmp_path):
 def test_what_a_cell_s_base_sets_is_not_laid_at_the_door_of_what_it_overrides(tmp_path):
     (tmp_path / "below.yaml").write_text("base: smoke\nset:\n  diffusion.shift: -1\n")
     path = tmp_path / "g.yaml"
-    for own in ("diffusion.shift: 0.5", "diffusion: {size: tiny}"):
-        path.write_text(f"set: {{{own}}}\naxes:\n  recipe:\n    b: {{base: {tmp_path / 'below.yaml'}}}\n")
-        with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'b': diffusion\.shift must be .*, got -1"):
-            configs_of(str(path), "tiny", None, None)
+    path.write_text(f"set: {{diffusion: {{size: tiny}}}}\naxes:\n  recipe:\n    b: {{base: {tmp_path / 'below.yaml'}}}\n")
+    with pytest.raises(BadConfig, match=r"below\.yaml:3, cell 'b': diffusion\.shift must be .*, got -1"):
+        configs_of(str(path), "tiny", None, None)
+
+
+def test_a_value_that_holds_at_one_preset_is_found_at_its_line(tmp_path):
+    path = tmp_path / "g.yaml"
+    path.write_text("set: {seed: 1}\nat:\n  tiny:\n    diffusion.shift: -1\n  paper:\n    diffusion.shift: 0.5\n")
+    with pytest.raises(BadConfig, match=r"g\.yaml:4: diffusion\.shift must be .*, got -1"):
+        configs_of(str(path), "tiny", None, None)
+    path.write_text("axes:\n  what:\n    a: {seed: 1}\n    b:\n      seed: 2\n      at: {tiny: {diffusion.shfit: 1}}\n")
+    with pytest.raises(BadConfig, match=r"g\.yaml:6, cell 'b': diffusion\.shfit is not a field\. Did you mean 'shift'"):
+        configs_of(str(path), "tiny", None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("at: {papr: {seed: 1}}\n", "g.yaml:1: at: no preset named 'papr'. Did you mean 'paper'?"),
+        ("seed: 1\n", "g.yaml:1: seed is not a field"),
+        ("axes:\n  x:\n    a: {at: {larg: {seed: 1}}}\n", "g.yaml:3: axes.x.a.at: no preset named 'larg'"),
+        ("axes:\n  x:\n    a: {at: paper}\n", "g.yaml:3: axes.x.a.at must be presets with settings, such as at: {paper: {seed: 1}}."),
+        ("at: {paper: 3}\n", "g.yaml:1: at.paper must be"),
+    ],
+)
+def test_an_at_that_names_no_preset_is_refused(tmp_path, text, said):
+    path = tmp_path / "g.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput) as caught:
+        configs_of(str(path), "tiny", None, None)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from svgbench.config.build import build
+from svgbench.config.build import build, dimension_shift, reference_numbers
 from svgbench.config.experiments import load_experiment, settings_of
 from svgbench.errors import BadConfig
 from svgbench.nets.flow import shift_time
@@ -27,14 +27,29 @@ def test_a_recipe_stands_on_every_preset(name, preset):
 
 @pytest.mark.parametrize("preset", ["tiny", "paper"])
 def test_raes_shift_moves_times_as_its_formula_does(preset):
-    """RAE: u <- a u / (1 + (a - 1) u) for time u = 1 - t, which is 1 at the noise, with a = sqrt(numbers / 4096)."""
+    """RAE: u <- a u / (1 + (a - 1) u) for time u = 1 - t, which is 1 at the noise, with a = sqrt(numbers / base) and a >= 1."""
     config = _built("rae", preset)
-    numbers = {"tiny": 96 * 4 * 4, "paper": 768 * 16 * 16}[preset]
-    a = math.sqrt(numbers / 4096)
+    numbers, base = {"tiny": (96 * 4 * 4, 4 * 8 * 8), "paper": (768 * 16 * 16, 4096)}[preset]
+    a = math.sqrt(numbers / base)
+    assert a > 1
     assert config.diffusion.shift == config.sampling.shift
     for t in (0.0, 0.1, 0.5, 0.9, 1.0):
         u = 1 - t
         assert shift_time(t, config.diffusion.shift) == pytest.approx(1 - a * u / (1 + (a - 1) * u), abs=1e-5)
+
+
+@pytest.mark.parametrize(("preset", "base"), [("tiny", 256), ("small", 4096), ("paper", 4096)])
+def test_raes_shift_is_one_for_the_reference_latent_and_never_moves_times_to_data(preset, base):
+    assert reference_numbers(preset) == base
+    assert dimension_shift(base, base) == dimension_shift(base / 4, base) == 1.0 and dimension_shift(4 * base, base) == 0.5
+    codec = build({"encoder": {"card": "sd-vae"}, "sampling": {"dimension_shift": True}}, preset=preset)
+    assert codec.sampling.shift == 1.0
+
+
+def test_the_base_of_raes_shift_does_not_follow_the_resolution():
+    """RAE's configuration of 512 px keeps 4096."""
+    larger = build({"encoder": {"card": "dinov3"}, "data": {"resolution": 512}, "diffusion": {"dimension_shift": True}}, preset="paper")
+    assert larger.diffusion.shift == pytest.approx(math.sqrt(4096 / (392 * 32 * 32)), abs=1e-6)
 
 
 def test_repa_looks_at_block_eight_or_the_middle_of_a_shallow_transformer():

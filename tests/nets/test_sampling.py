@@ -81,7 +81,14 @@ def test_guidance_moves_from_the_null_velocity_past_the_class_velocity():
 
 @pytest.mark.parametrize(
     ("schedule", "guided"),
-    [("constant", [0, 1, 2, 3]), ("late", [2, 3]), ("early-0.4", [2, 3]), ("interval-0.25-0.5", [1, 2]), ("linear", [0, 1, 2, 3])],
+    [
+        ("constant", [0, 1, 2, 3]),
+        ("late", [2, 3]),
+        ("late-0.25", [1, 2, 3]),
+        ("early-0.4", [2, 3]),
+        ("interval-0.25-0.5", [1, 2]),
+        ("linear", [0, 1, 2, 3]),
+    ],
 )
 def test_schedules_guide_their_steps_and_skip_the_null_class_on_the_others(schedule, guided):
     model = Counting()
@@ -96,7 +103,15 @@ def test_the_linear_schedule_reaches_the_scale_at_the_last_step():
 
 @pytest.mark.parametrize(
     ("word", "error"),
-    [("cosine", UnknownName), ("early", BadConfig), ("early-2", BadConfig), ("interval-0.5", BadConfig), ("interval-0.9-0.1", BadConfig)],
+    [
+        ("cosine", UnknownName),
+        ("early", BadConfig),
+        ("late-2", BadConfig),
+        ("late-", BadConfig),
+        ("early-2", BadConfig),
+        ("interval-0.5", BadConfig),
+        ("interval-0.9-0.1", BadConfig),
+    ],
 )
 def test_words_that_name_no_schedule_are_refused(word, error):
     with pytest.raises(error):

@@ -171,7 +171,7 @@ def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     part = sizes.config.sampling
-    calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, part.shift)
+    calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, part.shift, part.zero_init)
     left_out = () if calls else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
     operations = part.count * ((calls or 0.0) * sizes.transformer.forward + sizes.decoding)
     return Estimate(fp32=operations, kept=part.count * (3 * sizes.side**2 + 8), left_out=left_out)

@@ -85,7 +85,9 @@ def test_stage_one_at_the_paper_s_size_is_planned_at_the_counted_table_s_figure(
     ("ddim", "early-0.5"), ("ddpm", "interval-0.2-0.6"), ("sde-euler", "early-0.45"),
 ])  # fmt: skip
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
+@pytest.mark.parametrize("zero_init", [0, 2])
+def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance, zero_init):
+    zero_init = zero_init if SAMPLERS[sampler].zero_init else 0
     seen = []
 
     def says(x, t, labels):
@@ -93,8 +95,9 @@ def test_evaluations_are_those_that_sampling_makes(sampler, schedule, guidance):
         return torch.zeros_like(x)
 
     says.classes, says.objective = 10, SAMPLERS[sampler].objective
-    sample(says, torch.randn(1, 2, 2, 2), torch.zeros(1).long(), steps=7, sampler=sampler, schedule=schedule, guidance=guidance, shift=0.3)
-    assert evaluations(sampler, 7, guidance, schedule, 0.3) == sum(seen)
+    how = {"sampler": sampler, "schedule": schedule, "guidance": guidance, "shift": 0.3, "zero_init": zero_init}
+    sample(says, torch.randn(1, 2, 2, 2), torch.zeros(1).long(), steps=7, **how)
+    assert evaluations(steps=7, **how) == sum(seen)
 
 
 def test_the_limits_are_those_of_the_stages():
