@@ -177,7 +177,7 @@ def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> 
         ).about("continued")
     if config.diffusion.dimension_shift or config.sampling.dimension_shift:
         raise BadConfig(
-            f"{start}dimension_shift is another number at each resolution of a continued run; give diffusion.shift and sampling.shift numbers."
+            f"{start}dimension_shift is another number at each resolution of a continued run; set diffusion.shift and sampling.shift."
         ).about("continued")
     if card.kind != "codec" and config.continued[-1].autoencoder is None:
         raise BadConfig(

@@ -11,7 +11,6 @@ from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, SamplerName, pars
 from svgbench.config.part import Count, Part, Positive, Seed, Sparse
 from svgbench.errors import BadInput
 
-
 TUNED = "tuned"
 """The value of ``sampling.shift`` that asks for the best of ``sampling.tuning.shifts``."""
 
@@ -125,8 +124,8 @@ class SamplingProtocol(Part):
 
     @property
     def how(self) -> str:
-        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; usual values are left out, and so is the number
-        of a tuned shift, which differs from row to row and is a note of the table."""
+        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; usual values are left out. The number of a
+        tuned shift, which differs from row to row, is a note of the table."""
         return self._how("-tuned" if self.tuned else f"{self.shift:g}")
 
     def _how(self, shift: str) -> str:

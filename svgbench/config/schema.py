@@ -239,8 +239,8 @@ class Further(Part):
 
 
 class Continuation(Part):
-    """An entry of the list ``continued``: a finished training at one resolution goes on at the next one, which is that of the next entry or,
-    for the last entry, ``data.resolution`` (arXiv 2510.15301, appendix H). No parameter is added; statistics of latents and a frozen
+    """An entry of the list ``continued``: a finished training at one resolution goes on at the next one, which is that of the next entry
+    or, for the last entry, ``data.resolution`` (arXiv 2510.15301, appendix H). No parameter is added; statistics of latents and a frozen
     alignment are measured anew."""
 
     resolution: Annotated[int, Field(ge=16, le=1024)]
@@ -253,7 +253,7 @@ class Continuation(Part):
     """The GAN loss starts after this many images of the new resolution. Its discriminator begins anew: no artifact holds it."""
     positions: Literal["interpolated", "recomputed"] = "interpolated"
     """Fixed positions of the larger grid of tokens: interpolated keeps the extent of the first grid and puts the new places between the old
-    ones (arXiv 2310.00426); recomputed counts on past it, as a network trained at that size from its start would."""
+    ones (PixArt's, arXiv 2310.00426); recomputed counts on past it, as a network trained at that size from its start would."""
 
 
 class RunConfig(Sparse):

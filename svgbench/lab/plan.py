@@ -16,7 +16,7 @@ from svgbench.config.records import Manifest, key_of
 from svgbench.config.sampling import TUNED
 from svgbench.config.schema import RunConfig
 from svgbench.config.scoring import Scores
-from svgbench.errors import BadConfig, BadInput, BadWeights
+from svgbench.errors import BadConfig, BadWeights
 from svgbench.lab.digests import covers, digests_of
 from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
@@ -66,11 +66,6 @@ class Run:
     """Keys, in order; also of what it builds on."""
     behind: tuple[Behind, ...] = ()
     """What it builds on; no two hold the same node."""
-
-    def owners(self) -> dict[str, RunConfig]:
-        """Key of a node -> the configuration that it belongs to."""
-        of_others = {key: part.config for part in self.behind for key in part.nodes}
-        return {key: of_others.get(key, self.config) for key in self.nodes}
 
     def reason(self, key: str) -> Why | None:
         """Why the run has a node that is not its own; None of its own."""
@@ -163,10 +158,10 @@ def check_tuning_seeds(configs: Iterable[RunConfig]) -> None:
     """Refuses a seed that tunes a shift and makes a row of a table too: a shift must not be chosen on the numbers that it is shown by."""
     known = list(configs)
     seeds = {config.seed for config in known}
-    for tuning in (config.sampling.tuning for config in known if config.sampling.shift == TUNED):
-        if tuning is not None and tuning.seed in seeds:
+    for part in (config.sampling.tuning for config in known if config.sampling.shift == TUNED):
+        if part is not None and part.seed in seeds:
             raise BadConfig(
-                f"sampling.tuning.seed {tuning.seed} is among the seeds of the runs, and a shift must not be tuned on numbers that a table "
+                f"sampling.tuning.seed {part.seed} is among the seeds of the runs, and a shift must not be tuned on numbers that a table "
                 "shows; give another one."
             ).about("sampling.tuning.seed")
 

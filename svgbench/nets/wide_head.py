@@ -30,7 +30,7 @@ class WideHead(nn.Module):
         rotary: bool,
         spacing: float = 1.0,
     ) -> None:
-        """``condition``: the backbone's width; ``side``: tokens a side, for rotary positions (the head has no others), ``spacing`` apart."""
+        """``condition``: the backbone's width; ``side``: tokens a side, for rotary positions (it has no others), ``spacing`` apart."""
         super().__init__()
         self.depth, self.width = depth, width
         self.project = nn.Linear(condition, width) if condition != width else nn.Identity()

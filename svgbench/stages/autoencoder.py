@@ -165,8 +165,8 @@ class AutoencoderTask:
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``. From the artifact ``start``, where
-    there is one (``stages.continuation``)."""
+    """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``. Begins from the artifact
+    ``start``, where there is one (``stages.continuation``)."""
     part, seed, device = schema.Autoencoder.model_validate(slice_["autoencoder"]), slice_["seed"], runtime.torch_device
     images = open_images(inputs["images"])
     _, encoder = open_frozen(slice_["encoder"], device)

@@ -65,7 +65,7 @@ def _millions(count: int) -> str:
 
 
 def _hours(row: Row) -> str:
-    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen; those of a training that it continues too), and the
+    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen; also of a training that it continues), and the
     kind of device."""
     hours, devices = [], {}
     for record in row.records:

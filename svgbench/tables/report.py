@@ -15,8 +15,7 @@ from svgbench.tables.measures import MEASURES
 from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
 
-
-BEHIND = {"tuning": "to tune the shift", "start": "continued"}
+BEHIND = {"tuning": "to tune the shift", "start": "start"}
 """Why a run needs a training that is not its own."""
 
 

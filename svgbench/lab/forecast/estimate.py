@@ -90,7 +90,8 @@ def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
 
 
 def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, Any]]]:
-    """Stage and cell of every node that a run of a card of this ``kind`` has of its own, without keys: weights and images need not be here."""
+    """Stage and cell of every node that a run of a card of this ``kind`` has, without keys and without those of other configurations that
+    it builds on: weights and images need not be here."""
     facts, plain = graph.facts(config, kind), config.model_dump(mode="json")
     provided: dict[str, list[dict[str, Any]]] = {}
     rows = []
