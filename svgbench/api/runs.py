@@ -102,13 +102,15 @@ class LoadedRun:
         """
         import torch
 
-        from svgbench.config.records import SamplingProtocol
+        from svgbench.config.sampling import TUNED, SamplingProtocol
+        from svgbench.stages.tuning import chosen
 
         asked: dict[str, Any] = {"steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule}
         settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
-        check_range(settings["steps"], settings["guidance"], settings["shift"])
+        place = self._place("shift-choice") if settings["shift"] == TUNED else None
+        sampling = SamplingProtocol.of(settings, chosen(place))
+        check_range(sampling.steps, sampling.guidance, sampling.shift)
         check_labels(labels, len(self.classes), unconditional=False)
-        sampling = SamplingProtocol.of(settings)
         numbers = torch.as_tensor(labels, dtype=torch.int64)
         return self._generator.with_seed(seed).images(torch.arange(len(numbers)), numbers, sampling)
 

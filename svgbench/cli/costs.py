@@ -17,6 +17,7 @@ from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.parse import merge, nested, override
+from svgbench.config.sampling import TUNED, SamplingProtocol
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.lab.costs import read_costs, write_cost
@@ -156,8 +157,8 @@ def _run(out: Path, name: str, runtime: Runtime) -> _Subject:
     return _Subject(name, tokenizer.frozen.card, tokenizer, config.data.resolution, False, config, model)
 
 
-def _sampling(config: RunConfig) -> Any:
-    """How a run draws at its largest number of steps, without guidance."""
-    from svgbench.stages.samples import protocol_of
-
-    return protocol_of({**config.sampling.model_dump(), "steps": max(config.sampling.steps), "guidance": 1.0, "against": "null"})
+def _sampling(config: RunConfig) -> SamplingProtocol:
+    """How a run draws at its largest number of steps, without guidance. A tuned shift changes no cost; 1 takes its place."""
+    part = config.sampling.model_dump()
+    shift = 1.0 if part["shift"] == TUNED else part["shift"]
+    return SamplingProtocol.of({**part, "steps": max(part["steps"]), "guidance": 1.0, "against": "null", "shift": shift})

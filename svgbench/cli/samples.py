@@ -22,6 +22,8 @@ from svgbench.tables.collect import collect
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
 """What samples are drawn from."""
+TAKEN = (*NEEDED, "shift-choice")
+"""The same, and what chose a tuned shift."""
 
 
 class StoredSamples(NamedTuple):
@@ -95,7 +97,7 @@ def sample(
     store, inputs = Store(out / "store"), {}
     for stage in record.about["stages"]:
         provided = by_name(stage["stage"]).provides or stage["stage"]
-        if provided in NEEDED:
+        if provided in TAKEN:
             store.sweep([store.verify(stage["stage"], stage["key"])])
             inputs[provided] = store.place(stage["stage"], stage["key"])
     missing = [name for name in NEEDED if name not in inputs]
@@ -107,7 +109,7 @@ def sample(
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
     options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
     settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
-    sampling = SamplingProtocol.of(settings).model_dump()
+    sampling = {name: settings[name] for name in SamplingProtocol.model_fields if name in settings}
     slice_ = {"sampling": sampling, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{printable(to)}\n")

@@ -9,9 +9,11 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.choices import OBJECTIVES, SAMPLERS, check_zero_init, listed, objectives_with, samplers_of
+from svgbench.config.derived import start_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
 from svgbench.config.parse import merge, validate
+from svgbench.config.sampling import TUNED, Tuning
 from svgbench.config.schema import Autoencoder, Diffusion, Representation, RunConfig
 from svgbench.errors import BadConfig, UnknownName
 
@@ -82,9 +84,28 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
 
 def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
     """The same run with unused settings at their defaults, so that equal work has equal keys."""
-    sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, config.data.limit or config.sampling.count)})
+    most = config.data.limit or config.sampling.count
+    sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, most)})
     parts = {"sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
-    return _shifted(config.model_copy(update=parts), extra)
+    return _tuned(_shifted(_continued(config.model_copy(update=parts), extra), extra))
+
+
+def _continued(config: RunConfig, extra: Path | None) -> RunConfig:
+    """A codec trains no stage 1, so none goes on."""
+    if config.continued and cards.find(config.encoder.card, config.preset, extra).kind == "codec":
+        steps = tuple(step.model_copy(update={"autoencoder": None, "adversarial_start_images": 0}) for step in config.continued)
+        return config.model_copy(update={"continued": steps})
+    return config
+
+
+def _tuned(config: RunConfig) -> RunConfig:
+    """How a tuned shift is chosen; nothing where none is."""
+    sampling, limit = config.sampling, config.data.limit
+    if sampling.shift != TUNED:
+        return config.model_copy(update={"sampling": sampling.model_copy(update={"tuning": None})})
+    tuning = sampling.tuning or Tuning()
+    tuning = tuning.model_copy(update={"count": min(tuning.count, limit or tuning.count)})
+    return config.model_copy(update={"sampling": sampling.model_copy(update={"tuning": tuning})})
 
 
 def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
@@ -134,6 +155,7 @@ def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
 def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
     """Refuses parts that do not fit one another: the decoder's upsampling, the patch size, the image counts."""
     start = f"{where}: " if where else ""
+    _check_continued(config, card, start)
     stride, side = card.stride, config.data.resolution
     levels = len(config.autoencoder.decoder.multipliers)
     if side % stride:
@@ -157,6 +179,34 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
 
 
+def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
+    """Whether a training can go on at another resolution; each resolution must fit as that of a run does."""
+    before = start_of(config)
+    if before is None or not config.continued:
+        return
+    side, now = before.data.resolution, config.data.resolution
+    if side == now:
+        raise BadConfig(f"{start}continued.resolution {side} is the resolution of the run itself; give that of the training before.").about(
+            "continued"
+        )
+    if config.autoencoder.release or config.diffusion.release:
+        raise BadConfig(
+            f"{start}continued goes on with networks that were trained here, and this run has a release; leave one of them out."
+        ).about("continued")
+    if config.diffusion.dimension_shift or config.sampling.dimension_shift:
+        raise BadConfig(
+            f"{start}dimension_shift is another number at each resolution of a continued run; set diffusion.shift and sampling.shift."
+        ).about("continued")
+    if card.kind != "codec" and config.continued[-1].autoencoder is None:
+        raise BadConfig(
+            f"{start}continued.autoencoder must say how many images the autoencoder of '{card.name}' goes on for; set images."
+        ).about("continued")
+    try:
+        _check_fit(before, card, "")
+    except BadConfig as error:
+        raise BadConfig(f"{start}continued.resolution {side}: {error}").about("continued") from None
+
+
 def _check_diffusion(config: RunConfig, start: str) -> None:
     """Whether objective, samplers and guidance belong together."""
     diffusion, sampling = config.diffusion, config.sampling
@@ -164,8 +214,10 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     if sampler.objective != diffusion.objective:
         fact = f"sampling.sampler {sampling.sampler} does not fit diffusion.objective {diffusion.objective}"
         raise BadConfig(f"{start}{fact}; use {listed(samplers_of(diffusion.objective))}.")
+    if sampling.shift == TUNED and sampling.dimension_shift:
+        raise BadConfig(f"{start}sampling.shift tuned and sampling.dimension_shift exclude each other; give one.").about("sampling.shift")
     try:
-        sampler.times(max(sampling.steps), sampling.shift)
+        sampler.times(max(sampling.steps), 1.0 if sampling.shift == TUNED else sampling.shift)
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
     try:

@@ -22,6 +22,9 @@ TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 """Attributes of pydantic's bounds -> the sign of the comparison."""
 
+LATER = ("sampling.tuning.", "continued.")
+"""Parts that were added later: they take no short name from a field that had it, so that runs keep their names."""
+
 INTRODUCTION = """Set a field with `--set PATH=VALUE` or in an experiment's YAML file. Defaults are those of the schema; presets and
 experiments change them. `svgbench fields PATH` prints the same. This page is generated: `svgbench fields --markdown`."""
 
@@ -141,7 +144,7 @@ def _bounds(metadata: list[Any]) -> list[str]:
 
 def short_name(path: str) -> str:
     """The short name of a field in names of runs: the shortest end of its path that no other field shares (``sampling-shift``)."""
-    words, counts = path.split("."), _endings()
+    words, counts = path.split("."), _endings(path.startswith(LATER))
     for start in reversed(range(len(words))):
         if counts[".".join(words[start:])] <= 1:
             break
@@ -149,9 +152,9 @@ def short_name(path: str) -> str:
 
 
 @cache
-def _endings() -> Counter[str]:
-    """Every end of a field's path -> the number of fields whose paths end so."""
-    every = [path.split(".") for path in fields_of(RunConfig)]
+def _endings(later: bool) -> Counter[str]:
+    """Every end of a field's path -> the number of fields whose paths end so; of all fields, or only of those that are not ``LATER``."""
+    every = [path.split(".") for path in fields_of(RunConfig) if later or not path.startswith(LATER)]
     return Counter(".".join(words[start:]) for words in every for start in range(len(words)))
 
 

@@ -15,7 +15,7 @@ from svgbench.shelf import DEEPEST, yaml_problem, yaml_value
 
 P = TypeVar("P", bound=Part)
 
-KINDS = ("list", "dict", "tuple", "literal")
+KINDS = ("list", "dict", "tuple", "literal", "constrained-int", "constrained-float")
 WORDS = {
     "list_type": "a list", "tuple_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
     "int_parsing": "a valid integer", "float_type": "a valid number", "float_parsing": "a valid number",
@@ -44,7 +44,11 @@ def first_problem(error: ValidationError) -> ErrorDetails:
 
 def _place(problem: ErrorDetails) -> list[str]:
     """The path of the field, without the parts that pydantic adds for a field's possible types, such as ``list[any]``."""
-    return [str(part) for part in problem["loc"] if not (isinstance(part, str) and part.endswith("]") and part.split("[")[0] in KINDS)]
+    return [str(part) for part in problem["loc"] if not (isinstance(part, str) and _is_kind(part))]
+
+
+def _is_kind(part: str) -> bool:
+    return part.partition("[")[0] in KINDS and (part.endswith("]") or part.startswith("constrained-"))
 
 
 def _sentence(kind: type[BaseModel], error: ValidationError) -> str:

@@ -34,9 +34,10 @@ class Sparse(Part):
 
 
 def part_in(annotation: Any) -> type[BaseModel] | None:
-    """The part of a configuration that a field of this annotation holds, optional or not; None where it holds none."""
-    options = [option for option in (annotation, *get_args(annotation)) if isinstance(option, type) and get_origin(option) is None]
-    return next((option for option in options if issubclass(option, BaseModel)), None)
+    """The part of a configuration that a field of this annotation holds, optional or not, or a list of it; None where it holds none."""
+    if isinstance(annotation, type) and get_origin(annotation) is None:
+        return annotation if issubclass(annotation, BaseModel) else None
+    return next((inside for option in get_args(annotation) if (inside := part_in(option)) is not None), None)
 
 
 P = TypeVar("P", bound=Part)

@@ -8,14 +8,46 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, SamplerName, parse_schedule
-from svgbench.config.part import Count, Positive, Sparse
+from svgbench.config.part import Count, Part, Positive, Seed, Sparse
 from svgbench.errors import BadInput
+
+TUNED = "tuned"
+"""The value of ``sampling.shift`` that asks for the best of ``sampling.tuning.shifts``."""
+
+
+class Tuning(Part):
+    """How ``sampling.shift: tuned`` chooses: a run of the same configuration but of another seed draws samples at each candidate shift, and
+    the shift of the lowest gFID is that of all runs of this tokenizer. The seed is for tuning alone: no table shows its numbers."""
+
+    shifts: Annotated[tuple[Positive, ...], Field(min_length=2)] = (0.1, 0.15, 0.25, 0.4, 0.6, 1.0)
+    """The candidates."""
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 5
+    """Number of time steps of the samples that are compared."""
+    guidance: Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)] = 1.0
+    """Guidance scale of these samples."""
+    count: Count = 10_000
+    """Number of these samples per candidate."""
+    seed: Seed = 9001
+    """Seed of the networks and of the noise that they are drawn with; must not be the seed of a run of the experiment."""
+
+    @field_validator("shifts")
+    @classmethod
+    def _no_candidate_twice(cls, shifts: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(shifts)) != len(shifts):
+            raise ValueError(f"{list(shifts)} names a candidate twice")
+        return shifts
+
+    @property
+    def text(self) -> str:
+        """In a protocol's line: ``of-0.15,0.4-by-1000x5steps-seed9001``."""
+        guided = f"-guidance{self.guidance:g}" if self.guidance != 1 else ""
+        return f"of-{','.join(f'{shift:g}' for shift in self.shifts)}-by-{self.count}x{self.steps}steps{guided}-seed{self.seed}"
 
 
 class Sampling(Sparse):
     """Which samples are drawn from the trained SiT."""
 
-    later = ("zero_init", "optimised_scale")
+    later = ("tuning", "zero_init", "optimised_scale")
 
     count: Count = 50_000
     """Number of samples per cell."""
@@ -27,8 +59,11 @@ class Sampling(Sparse):
     """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
     sampler: SamplerName = "euler"
     """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
-    shift: Positive = 0.15
-    """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's)."""
+    shift: Positive | Literal["tuned"] = 0.15
+    """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's); ``tuned``: the best of ``tuning.shifts`` for this
+    tokenizer."""
+    tuning: Tuning | None = None
+    """How a ``tuned`` shift is chosen; its defaults when empty."""
     dimension_shift: bool = False
     """Whether RAE's shift, as in training, replaces ``shift``."""
     against: Literal["null", "weak"] = "null"
@@ -66,7 +101,7 @@ class Sampling(Sparse):
 class SamplingProtocol(Sparse):
     """How one cell's samples are drawn: what sampling needs to know, and the part of a generation score's protocol that names it."""
 
-    later = ("zero_init", "optimised_scale")
+    later = ("zero_init", "optimised_scale", "tuned")
 
     sampler: str
     """Name of the sampler, such as ``euler``."""
@@ -86,16 +121,29 @@ class SamplingProtocol(Sparse):
     """Number of first steps that take velocity zero."""
     optimised_scale: bool = False
     """Whether the other prediction of guidance is multiplied by CFG-Zero*'s optimised scale."""
+    tuned: str | None = None
+    """How the shift was chosen (``Tuning.text``); empty where it was given."""
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> SamplingProtocol:
-        """The protocol among the settings of one cell; a file of an earlier version, or one with defaults left out, lacks later fields."""
-        return cls(**{name: settings[name] for name in cls.model_fields if name in settings or name not in cls.later})
+    def of(cls, settings: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> SamplingProtocol:
+        """The protocol among the settings of one cell, with the shift that a tuning has ``chosen`` (``stages.tuning``) where they ask for
+        one. A file of an earlier version, or one with defaults left out, lacks later fields."""
+        fields = {name: settings[name] for name in cls.model_fields if name in settings or name not in cls.later}
+        if fields["shift"] == TUNED:
+            if chosen is None:
+                raise BadInput("sampling.shift is tuned, but the run has no finished shift-choice; run its command again.")
+            fields |= {"shift": chosen["shift"], "tuned": chosen["text"]}
+        return cls(**fields)
 
     @property
     def how(self) -> str:
-        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; usual values are left out."""
-        parts = [self.sampler, f"shift{self.shift:g}"]
+        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; usual values are left out. The number of a
+        tuned shift, which differs from row to row, is a note of the table."""
+        return self._how("-tuned" if self.tuned else f"{self.shift:g}")
+
+    def _how(self, shift: str) -> str:
+        parts = [self.sampler, f"shift{shift}"]
+        parts += [self.tuned] if self.tuned else []
         parts += [self.schedule] if self.schedule != "constant" else []
         parts += [f"against-{self.against}"] if self.against != "null" else []
         parts += [f"first{self.guided_channels}channels"] if self.guided_channels else []
@@ -106,4 +154,5 @@ class SamplingProtocol(Sparse):
     @property
     def text(self) -> str:
         """E.g. ``euler-shift0.15-25steps-guidance4``."""
-        return f"{self.how}-{self.steps}steps-guidance{self.guidance:g}"
+        how = self._how(f"{self.shift:g}-tuned" if self.tuned else f"{self.shift:g}")
+        return f"{how}-{self.steps}steps-guidance{self.guidance:g}"

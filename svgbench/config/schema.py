@@ -226,8 +226,41 @@ class Diffusion(Part):
         return fields
 
 
-class RunConfig(Part):
+class Further(Part):
+    """How the training of one network goes on: from its weights, with a new optimiser."""
+
+    images: Count
+    """Training images of the new resolution, repetitions counted."""
+    batch: Count | None = None
+    """Global batch; that of the training before when empty."""
+    lr: Positive | None = None
+    """Learning rate; that of the training before when empty. A cosine begins anew."""
+    lr_warmup_images: Annotated[int, Field(ge=0)] = 0
+    """Images over which the learning rate rises linearly from zero."""
+
+
+class Continuation(Part):
+    """An entry of the list ``continued``: a finished training at one resolution goes on at the next one, which is that of the next entry
+    or, for the last entry, ``data.resolution`` (arXiv 2510.15301, appendix H). No parameter is added; statistics of latents and a frozen
+    alignment are measured anew."""
+
+    resolution: Annotated[int, Field(ge=16, le=1024)]
+    """Side in pixels of the images of the training that goes on."""
+    autoencoder: Further | None = None
+    """Stage 1; must be given unless a card decodes by itself."""
+    diffusion: Further
+    """Stage 2."""
+    adversarial_start_images: Annotated[int, Field(ge=0)] = 0
+    """The GAN loss starts after this many images of the new resolution. Its discriminator begins anew: no artifact holds it."""
+    positions: Literal["interpolated", "recomputed"] = "interpolated"
+    """Fixed positions of the larger grid of tokens: interpolated keeps the extent of the first grid and puts the new places between the old
+    ones (PixArt's, arXiv 2310.00426); recomputed counts on past it, as a network trained at that size from its start would."""
+
+
+class RunConfig(Sparse):
     """One run: everything its numbers depend on."""
+
+    later = ("continued",)
 
     preset: str = "paper"
     """Name of the preset that gave the defaults; a label that is not part of a key."""
@@ -247,3 +280,5 @@ class RunConfig(Part):
     """The samples."""
     scores: Scores = Scores()
     """The metrics."""
+    continued: Annotated[tuple[Continuation, ...], Field(min_length=1)] | None = None
+    """Resolutions of earlier trainings that this run continues, in their order; none when empty."""

@@ -14,7 +14,7 @@ from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
 from svgbench.config.schema import Autoencoder, RunConfig
 from svgbench.errors import BadConfig, BadInput, UnknownName, notify, unknown
-from svgbench.lab.plan import resolve
+from svgbench.lab.plan import check_tuning_seeds, resolve
 from svgbench.metrics import judges
 from svgbench.metrics.declared import METRICS
 from svgbench.shelf import entries
@@ -80,6 +80,11 @@ def cells_of(
             name += f".{digest(cell)[:6]}"
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
+    try:
+        check_tuning_seeds(config for _, config in configs.values())
+    except BadConfig as error:
+        tuned = next(cell for cell, config in configs.values() if config.sampling.tuning is not None)
+        raise _placed(error, experiment, tuned, over, shelf) from None
     return configs
 
 

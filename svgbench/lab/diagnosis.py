@@ -55,7 +55,7 @@ def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], s
             raise BadInput(reason)
         provided, keys = recorded(stages), []
         for stage in graph.DIAGNOSES:
-            inputs = {need: provided[need] for need in stage.needs}
+            inputs = {need: provided[need] for need in (*stage.needs, *(name for name in stage.also if name in provided))}
             node = node_of(stage, config.model_dump(mode="json"), inputs, {})
             nodes |= {one.key: one for one in inputs.values()} | {node.key: node}
             keys.append(node.key)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from svgbench.config.records import Manifest
 from svgbench.errors import SvgbenchError
-from svgbench.lab.plan import Node, check_files, shown_cell
+from svgbench.lab.digests import check_files
+from svgbench.lab.plan import Node, shown_cell
 from svgbench.lab.store import TRACE, Store, files_of
 from svgbench.machine.files import guarded, remove_tree, write_atomic
 from svgbench.stages import graph

@@ -90,7 +90,7 @@ def _state(place: Path, store: Path, sizes: dict[Path, int]) -> RunState:
     try:
         about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
         stages, failures, kind = about["stages"], about["failures"], about["kind"]
-        artifacts = {store / stage["stage"] / stage["key"][:DIGITS] for stage in stages}
+        artifacts = {store / stage["stage"] / stage["key"][:DIGITS] for stage in (*stages, *about.get("behind", ()))}
         for artifact in artifacts - sizes.keys():
             sizes[artifact] = _bytes([artifact])
     except FileNotFoundError:
@@ -129,7 +129,7 @@ def needed(out: Path, extra: Path | None = None) -> tuple[set[str], list[str]]:
         config = _config(place)
         try:
             about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
-            keys |= {stage["key"][:DIGITS] for stage in about["stages"]}
+            keys |= {stage["key"][:DIGITS] for stage in (*about["stages"], *about.get("behind", ()))}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError) as error:

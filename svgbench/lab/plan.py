@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from svgbench.config import cards
+from svgbench.config.derived import candidates as tuning_candidates
+from svgbench.config.derived import start_of
 from svgbench.config.parse import merge, nested
 from svgbench.config.records import Manifest, key_of
+from svgbench.config.sampling import TUNED
 from svgbench.config.schema import RunConfig
 from svgbench.config.scoring import Scores
-from svgbench.errors import BadConfig, BadInput, BadWeights
+from svgbench.errors import BadConfig, BadWeights
+from svgbench.lab.digests import covers, digests_of
 from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
-from svgbench.stages import graph
+from svgbench.stages import graph, tuning
 
 SHIPPED = {"features": "shapes-cnn", "pairs": "shapes-lpips"}
 """The judge of each kind that needs no weights file."""
@@ -39,6 +42,20 @@ class Node:
     """Dotted list field -> the entry that this node is for, also of its inputs."""
 
 
+Why = Literal["tuning", "start"]
+"""What a run builds on beside its own nodes: the candidates of a tuned shift, or the training at the resolution before."""
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A configuration that a run builds on, and the nodes of it that are not the run's own."""
+
+    why: Why
+    config: RunConfig
+    nodes: tuple[str, ...]
+    """Keys, in order."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A named configuration and the nodes its numbers come from."""
@@ -46,7 +63,13 @@ class Run:
     name: str
     config: RunConfig
     nodes: tuple[str, ...]
-    """Keys, in order."""
+    """Keys, in order; also of what it builds on."""
+    behind: tuple[Behind, ...] = ()
+    """What it builds on; no two hold the same node."""
+
+    def reason(self, key: str) -> Why | None:
+        """Why the run has a node that is not its own; None of its own."""
+        return next((part.why for part in self.behind if key in part.nodes), None)
 
 
 @dataclass(frozen=True)
@@ -122,26 +145,65 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, ta
     nodes: dict[str, Node] = {}
     runs = []
     judged: dict[tuple[str, ...], str] = _Assumed() if assumed else {}
+    check_tuning_seeds(configs.values())
     for name, config in configs.items():
-        run_nodes = nodes_of(config, extra, taken_over=taken_over, judged=judged)
-        for node in run_nodes:
+        made = _made(config, extra, taken_over=taken_over, judged=judged)
+        for node in made.nodes:
             nodes.setdefault(node.key, node)
-        runs.append(Run(name, config, tuple(node.key for node in run_nodes)))
+        runs.append(Run(name, config, tuple(dict.fromkeys(node.key for node in made.nodes)), made.parts()))
     return Plan(nodes, tuple(runs))
+
+
+def check_tuning_seeds(configs: Iterable[RunConfig]) -> None:
+    """Refuses a seed that tunes a shift and makes a row of a table too: a shift must not be chosen on the numbers that it is shown by."""
+    known = list(configs)
+    seeds = {config.seed for config in known}
+    for part in (config.sampling.tuning for config in known if config.sampling.shift == TUNED):
+        if part is not None and part.seed in seeds:
+            raise BadConfig(
+                f"sampling.tuning.seed {part.seed} is among the seeds of the runs, and a shift must not be tuned on numbers that a table "
+                "shows; give another one."
+            ).about("sampling.tuning.seed")
 
 
 def nodes_of(
     config: RunConfig, extra: Path | None = None, *, taken_over: bool = False, judged: dict[tuple[str, ...], str] | None = None
 ) -> list[Node]:
-    """The nodes of one run in the order of the stage table; ``taken_over``: only stages that import released files; ``judged``: a cache of
-    the identities of judging networks, shared by the runs of a plan."""
-    judged = {} if judged is None else judged
+    """The nodes of one run in the order of the stage table, those that it builds on first; ``taken_over``: only stages that import released
+    files; ``judged``: a cache of the identities of judging networks, shared by the runs of a plan."""
+    return _made(config, extra, taken_over=taken_over, judged={} if judged is None else judged).nodes
+
+
+class _Made(NamedTuple):
+    """The nodes of a run."""
+
+    nodes: list[Node]
+    """All of them; an input is before the nodes that need it."""
+    provided: dict[str, list[Node]]
+    """Its own by the names that others need."""
+    behind: list[tuple[Why, RunConfig, list[Node]]]
+    """Those of each configuration that it builds on; some may be its own too."""
+
+    def parts(self) -> tuple[Behind, ...]:
+        """``behind`` without the run's own nodes and without a node twice."""
+        seen = {node.key for made in self.provided.values() for node in made}
+        parts = []
+        for why, config, nodes in self.behind:
+            keys = tuple(dict.fromkeys(node.key for node in nodes if node.key not in seen))
+            seen.update(keys)
+            parts.append(Behind(why, config, keys))
+        return tuple(parts)
+
+
+def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: dict[tuple[str, ...], str]) -> _Made:
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     plain = config.model_dump(mode="json")
     if not taken_over and config.data.source != "shapes" and not isinstance(judged, _Assumed):
         _check_judges(plain, facts)
     provided: dict[str, list[Node]] = {}
+    start, behind = _started(config, extra, judged=judged) if not taken_over else ({}, [])
+    candidates = _candidates(config, extra, behind, judged=judged) if not taken_over else {}
     for stage in graph.STAGES:
         if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
             continue
@@ -149,12 +211,51 @@ def nodes_of(
         choices = [provided[need] for need in stage.needs]
         if stage.name == "overview":  # one picture a run: the last entry of each list
             choices = [options[-1:] for options in choices]
+        more = {name: provided[name][0] for name in stage.also if name in provided}
+        more |= {"start": start[stage.start]} if stage.start else candidates if stage.name == "shift-choice" else {}
         for inputs in itertools.product(*choices):
             for entries in itertools.product(*(graph.field(plain, path) for path in stage.each)):
                 cell = dict(zip(stage.each, entries, strict=True))
-                made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)), cell, judged))
+                made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)) | more, cell, judged))
         provided[stage.provides or stage.name] = made
-    return [node for made in provided.values() for node in made]
+    nodes = {node.key: node for _, _, part in behind for node in part}
+    nodes |= {node.key: node for made in provided.values() for node in made if node.key not in nodes}
+    return _Made(list(nodes.values()), provided, behind)
+
+
+def _started(
+    config: RunConfig, extra: Path | None, *, judged: dict[tuple[str, ...], str]
+) -> tuple[dict[str, Node], list[tuple[Why, RunConfig, list[Node]]]]:
+    """The networks that a continued run goes on from, by the names that they provide, and all nodes behind them."""
+    before = start_of(config)
+    if before is None:
+        return {}, []
+    made = _made(before, extra, taken_over=False, judged=judged)
+    ends = {name: made.provided[name][0] for name in ("autoencoder", "diffusion")}
+    return ends, [("start", before, _upstream(made.nodes, ends.values()))]
+
+
+def _candidates(
+    config: RunConfig, extra: Path | None, behind: list[tuple[Why, RunConfig, list[Node]]], *, judged: dict[tuple[str, ...], str]
+) -> dict[str, Node]:
+    """The scores of a tuned shift's candidates by the names of their inputs; adds the nodes behind them to ``behind``."""
+    ends = {}
+    for shift, one in tuning_candidates(config).items():
+        made = _made(one, extra, taken_over=False, judged=judged)
+        ends[tuning.candidate(shift)] = made.provided["generation-scores"][0]
+        behind.append(("tuning", one, _upstream(made.nodes, made.provided["generation-scores"])))
+    return ends
+
+
+def _upstream(nodes: list[Node], ends: Iterable[Node]) -> list[Node]:
+    """Those of the nodes that the ends are made from, the ends among them, in their order."""
+    known, wanted, waiting = {node.key: node for node in nodes}, set(), [node.key for node in ends]
+    while waiting:
+        key = waiting.pop()
+        if key not in wanted:
+            wanted.add(key)
+            waiting += known[key].inputs.values()
+    return [node for node in nodes if node.key in wanted]
 
 
 def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
@@ -210,61 +311,10 @@ def node_of(
             identity = merge(identity, nested(path, None))
     keys = {name: node.key for name, node in inputs.items()}
     key = key_of(stage.name, stage.version, identity, keys)
-    whole = {name: value for node in inputs.values() for name, value in node.cell.items()} | cell
+    behind = ("start", "shift-choice")  # their cells are of other runs
+    passed = [node for name, node in inputs.items() if name not in behind and stage.name != "shift-choice"]
+    whole = {name: value for node in passed for name, value in node.cell.items()} | cell
     return Node(stage.name, key, part, identity, keys, whole)
-
-
-def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
-    """Field that names a file -> the digest of what the stage will open, which a key holds in its place. ``config``: a run's, or the
-    stage's slice of it; ``judged``: a cache of the identities of judging networks."""
-    judged = {} if judged is None else judged
-    identities: dict[str, str | None] = {}
-    for path in sorted(graph.PATHS):
-        if covers(stage, path):
-            file = graph.field(config, path)
-            if file:
-                identities[path] = f"sha256:{cards.digest_of(Path(file), path)}"
-    for name, kind, weights in graph.JUDGES:
-        if covers(stage, name):
-            file = graph.field(config, weights)
-            unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
-            judge = (kind, graph.field(config, name), str(file), weights)
-            if not unused and judge not in judged:
-                judged[judge] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
-            identities[weights] = None if unused else judged[judge]
-    if covers(stage, graph.REFERENCE) and (given := graph.field(config, graph.REFERENCE)):
-        first = graph.field(config, "scores.extractor") if covers(stage, "scores.extractor") else None
-        judge = ("reference", str(given), str(first), graph.REFERENCE)
-        if judge not in judged:
-            judged[judge] = f"sha256:{judges.reference_identity(Path(given), first)}"
-        identities[graph.REFERENCE] = judged[judge]
-    return identities
-
-
-def check_files(node: Node) -> None:
-    """Raises BadInput when a file that a node's configuration or encoder card names has changed since the key was made."""
-    stage = graph.by_name(node.stage)
-    changed = [(path, graph.field(node.slice, path)) for path, digest in digests_of(stage, node.slice).items()
-               if graph.field(node.identity, path) != digest]  # fmt: skip
-    for path in graph.ENCODERS:
-        encoder = graph.field(node.slice, path) if covers(stage, path) else None
-        if encoder and encoder["opened"] is not None:
-            card, weights = cards.EncoderCard.model_validate(encoder["opened"]), encoder["weights"]
-            if cards.identity(card, Path(weights) if weights else None, encoder.get("weights_key")) != encoder["identity"]:
-                changed.append((f"{path}.weights", weights or card.weights.file))
-    if changed:
-        field, file = changed[0]
-        raise BadInput(f"{file or field}: changed after this run was planned ({field}); run the same command again.")
-
-
-def covers(stage: graph.Stage, path: str) -> bool:
-    """Whether a stage's slice holds a dotted field."""
-    return _among(stage.slice, path)
-
-
-@cache
-def _among(fields: tuple[str, ...], path: str) -> bool:
-    return any(path == covered or path.startswith(covered + ".") for covered in fields)
 
 
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
@@ -281,6 +331,8 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         if data_text not in seen:
             seen[data_text] = images_identity(data)
         data = data.model_copy(update={"identity": seen[data_text]})
+        for step in config.continued or ():  # refuses packed images, which have one resolution
+            images_identity(config.data.model_copy(update={"resolution": step.resolution}))
         if data.limit:
             _check_limit(config)
         config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from svgbench.config.cards import EncoderCard
-from svgbench.lab.plan import Node, Plan, covers
+from svgbench.lab.digests import covers
+from svgbench.lab.plan import Node, Plan
 from svgbench.metrics import judges
 from svgbench.stages import graph
 

@@ -15,7 +15,7 @@ import yaml
 from svgbench.config import cards
 from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Score, digest, seal, unseal
 from svgbench.lab.execute import text_of
-from svgbench.lab.plan import Finished, Node, Plan, Run
+from svgbench.lab.plan import Finished, Node, Plan, Run, Why
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store, locked
 from svgbench.machine.files import TEMPORARY, failpoint, guarded, write_atomic
@@ -47,12 +47,13 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
     finished = finished or Finished(plan, store)
     place = out / run.name
     card = cards.find(run.config.encoder.card, run.config.preset, extra)
-    scored, stages, failures, picture = _stages_of(plan, run, outcome, finished)
+    scored, stages, behind, failures, picture = _stages_of(plan, run, outcome, finished)
     config = run.config.model_dump(mode="json")
-    behind = [[node.key, node.cell, manifest.files["scores.json"]] for node, manifest in scored]
+    made_of = [[node.key, node.cell, manifest.files["scores.json"]] for node, manifest in scored]
     content = {
         "run": run.name, "encoder": card.name, "family": card.family, "kind": card.kind, "stages": stages, "failures": failures,
-        "config": digest(config), "scores": digest([ROWS, behind]), "format": RUN_FORMAT,
+        "config": digest(config), "scores": digest([ROWS, made_of]), "format": RUN_FORMAT,
+        **({"behind": behind} if behind else {}),
     }  # fmt: skip
     names = [*RECORDED, *([PICTURE] if picture else [])]
     if _is_current(place, content, names) and not _half_written(place):
@@ -100,29 +101,45 @@ def _indented(content: Any) -> bytes:
 
 def _stages_of(
     plan: Plan, run: Run, outcome: Outcome, finished: Finished
-) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], dict[str, str], Manifest | None]:
-    """A run's nodes with scores, finished stages with their cost, failed stages with their reason, and its picture's artifact."""
+) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], list[dict[str, Any]], dict[str, str], Manifest | None]:
+    """A run's nodes with scores, finished stages with their cost, those of the configurations that it builds on, failed stages with their
+    reason, and its picture's artifact."""
     scored: list[tuple[Node, Manifest]] = []
-    stages = []
+    stages: list[dict[str, Any]] = []
+    behind: list[dict[str, Any]] = []
     failures = {}
     picture = None
     for key in run.nodes:
         node = plan.nodes[key]
+        why = run.reason(key)
         if key in outcome.failed:
-            failures[text_of(node)] = str(outcome.failed[key])
+            failures.update(_failure(node, why, str(outcome.failed[key])))
         artifact = finished.look(key)
         if artifact is None:
             continue
         manifest = artifact.manifest
-        stages.append({
+        entry = {
             "stage": node.stage, "key": key, "manifest": artifact.digest, "cell": node.cell, "seconds": manifest.seconds,
             "cost": manifest.cost, "host": manifest.host,
-        })  # fmt: skip
+        }  # fmt: skip
+        if why is not None:
+            behind.append({**entry, "why": why})
+            continue
+        stages.append(entry)
         if graph.by_name(node.stage).scores:
             scored.append((node, manifest))
         if node.stage == "overview":
             picture = manifest
-    return scored, stages, failures, picture
+    return scored, stages, behind, failures, picture
+
+
+def _failure(node: Node, why: Why | None, reason: str) -> dict[str, str]:
+    """A failed node and its reason; one that a run builds on as the failure of the stage that needs it."""
+    if why is None:
+        return {text_of(node): reason}
+    of_autoencoder = (graph.by_name(node.stage).provides or node.stage) == "autoencoder"
+    needing = "shift-choice" if why == "tuning" else "continued-autoencoder" if of_autoencoder else "continued-diffusion"
+    return {needing: f"{text_of(node)}: {reason}"}
 
 
 def _rows(
@@ -130,10 +147,16 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """The scores of a run, read from its artifacts."""
     rows = [_row(run, card, node, manifest, score) for node, manifest in scored for score in store.scores(node.stage, node.key, manifest)]
-    trained = next((s["cost"].get("images_seen") for s in stages if s["stage"] == "diffusion"), None)
+    trained, before = images_trained(stages)
     for row in rows:
-        row["images_seen"] = trained and round(trained * row.pop("trained"))
+        row["images_seen"] = trained and before + round(trained * row.pop("trained"))
     return rows
+
+
+def images_trained(stages: list[dict[str, Any]]) -> tuple[int | None, int]:
+    """Images that the transformer of a run's record was trained on, and those of the training that it continues."""
+    cost = next((s["cost"] for s in stages if s["stage"] in ("diffusion", "continued-diffusion")), {})
+    return cost.get("images_seen"), cost.get("images_before", 0)
 
 
 def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: Score) -> dict[str, Any]:

@@ -160,20 +160,22 @@ class FourierEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
 
 
-def grid_positions(width: int, side: int) -> Tensor:
-    """Fixed sin-cos position embeddings [side * side, width] of MAE and DiT: half of the width for the column, half for the row."""
+def grid_positions(width: int, side: int, spacing: float = 1.0) -> Tensor:
+    """Fixed sin-cos position embeddings [side * side, width] of MAE and DiT: half of the width for the column, half for the row. Neighbours
+    are ``spacing`` apart; 1/2 puts a grid of twice the side over the extent of the first one (PixArt, arXiv 2310.00426)."""
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * omega
+    angles = spacing * torch.arange(side, dtype=torch.float64)[:, None] * omega
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
     column = line[None].expand(side, side, -1)
     return torch.cat([column, column.transpose(0, 1)], dim=-1).reshape(side * side, -1).float()
 
 
-def rotary_angles(head_width: int, side: int) -> Tensor:
-    """Cosines and sines [2, side * side, D] of a grid's places: half of a head's pairs turn by the row, half by the column (EVA-02)."""
+def rotary_angles(head_width: int, side: int, spacing: float = 1.0) -> Tensor:
+    """Cosines and sines [2, side * side, D] of a grid's places: half of a head's pairs turn by the row, half by the column (EVA-02).
+    Neighbours are ``spacing`` apart."""
     half = head_width // 2
     omega = 1.0 / ROTARY_PERIOD ** (torch.arange(0, half, 2).float() / half)
-    line = (torch.arange(side)[:, None] * omega).repeat_interleave(2, dim=1)
+    line = (spacing * torch.arange(side)[:, None] * omega).repeat_interleave(2, dim=1)
     row, column = line[:, None].expand(side, side, -1), line[None].expand(side, side, -1)
     angles = torch.cat([row, column], dim=-1).reshape(side * side, -1)
     return torch.stack([angles.cos(), angles.sin()])

@@ -44,10 +44,13 @@ class SiT(nn.Module):
         time: Literal["cosine", "fourier"] = "cosine",
         learned_sigma: bool = False,
         wide: Mapping[str, Any] | None = None,
+        spacing: float = 1.0,
     ) -> None:
         """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs,
-        a variance's (DiT); ``wide``: width, depth and heads of RAE's head, which then makes the outputs, all else as here."""
-        self_sizes = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        a variance's (DiT); ``wide``: width, depth and heads of RAE's head, which then makes the outputs, all else as here; ``spacing``:
+        distance between the positions of neighbouring tokens, below 1 where a training goes on with a larger grid."""
+        left = ("self", "__class__", *(["spacing"] if spacing == 1 else []))
+        self_sizes = {name: value for name, value in locals().items() if name not in (*left, "left")}
         super().__init__()
         self.sizes: dict[str, Any] = self_sizes  # these arguments, which build the same network again
         _check(grid, patch, width, heads, position, wide)
@@ -65,9 +68,11 @@ class SiT(nn.Module):
             self.final_modulation = nn.Linear(width, 2 * width)
             self.final = nn.Linear(width, outputs)
         else:
-            self.wide = WideHead(inputs=inputs, outputs=outputs, condition=width, side=side, rotary=rotary, **wide, **alike)
-        self.register_buffer("positions", grid_positions(width, side) if position != "rope" else None, persistent=False)
-        self.register_buffer("rotary", rotary_angles(width // heads, side) if rotary else None, persistent=False)
+            self.wide = WideHead(
+                inputs=inputs, outputs=outputs, condition=width, side=side, rotary=rotary, spacing=spacing, **wide, **alike
+            )
+        self.register_buffer("positions", grid_positions(width, side, spacing) if position != "rope" else None, persistent=False)
+        self.register_buffer("rotary", rotary_angles(width // heads, side, spacing) if rotary else None, persistent=False)
         self._initialise()
 
     @property

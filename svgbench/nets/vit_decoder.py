@@ -37,7 +37,10 @@ class ViTDecoder(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, *, z_channels: int, resolution: int, stride: int, width: int, layers: int, heads: int, mlp: int) -> None:
+    def __init__(
+        self, *, z_channels: int, resolution: int, stride: int, width: int, layers: int, heads: int, mlp: int, spacing: float = 1.0
+    ) -> None:
+        """``spacing``: distance between the positions of neighbours."""
         super().__init__()
         if width % heads or width % 4:
             raise BadConfig(
@@ -49,7 +52,7 @@ class ViTDecoder(nn.Module):
         self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.conv_out = PatchPixels(width, stride)  # the name that LdmDecoder's last layer has: the adversarial weight is measured there
-        self.register_buffer("positions", grid_positions(width, self.grid), persistent=False)
+        self.register_buffer("positions", grid_positions(width, self.grid, spacing), persistent=False)
 
     def before_last(self, latents: Tensor) -> Tensor:
         """What ``conv_out`` sees, [B, width, h, w]."""

@@ -28,8 +28,9 @@ class WideHead(nn.Module):
         norm: Norm,
         mlp: MlpKind,
         rotary: bool,
+        spacing: float = 1.0,
     ) -> None:
-        """``condition``: the backbone's width; ``side``: tokens a side, for rotary positions (the head has no others)."""
+        """``condition``: the backbone's width; ``side``: tokens a side, for rotary positions (it has no others), ``spacing`` apart."""
         super().__init__()
         self.depth, self.width = depth, width
         self.project = nn.Linear(condition, width) if condition != width else nn.Identity()
@@ -39,7 +40,7 @@ class WideHead(nn.Module):
         self.final_norm = token_norm(width, norm)
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, outputs)
-        self.register_buffer("rotary", rotary_angles(width // heads, side) if rotary else None, persistent=False)
+        self.register_buffer("rotary", rotary_angles(width // heads, side, spacing) if rotary else None, persistent=False)
 
     def forward(self, patches: Tensor, condition: Tensor) -> Tensor:
         condition = nn.functional.silu(self.project(condition))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from svgbench.backends.open import FrozenEncoder
@@ -25,7 +26,7 @@ from svgbench.nets.critic import Gradients, PatchDiscriminator, ReconstructionOb
 from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.cost import cost_of, product_rate
-from svgbench.stages.tokenizers import Cached, blocks, build, describe, open_frozen, to_floats
+from svgbench.stages.tokenizers import Cached, Shape, blocks, build, describe, open_frozen, to_floats
 
 
 class AutoencoderTask:
@@ -164,13 +165,19 @@ class AutoencoderTask:
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``."""
+    """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``. Begins from the artifact
+    ``start``, where there is one (``stages.continuation``)."""
     part, seed, device = schema.Autoencoder.model_validate(slice_["autoencoder"]), slice_["seed"], runtime.torch_device
     images = open_images(inputs["images"])
     _, encoder = open_frozen(slice_["encoder"], device)
     features = Cached(encoder.encode, images.train, runtime, label="features of the training images")
     torch.manual_seed(draws.stream(seed, "autoencoder/weights") % 2**31)
-    tokenizer = build(encoder, part, images.resolution, device)
+    start, shape = inputs.get("start"), Shape.at(images.resolution)
+    if start is not None:
+        shape = Shape.of(json.loads((start / "autoencoder.json").read_bytes())).continued(images.resolution, slice_["positions"])
+    tokenizer = build(encoder, part, shape, device)
+    if start is not None:
+        tokenizer.load_state_dict(load_file(start / "autoencoder.safetensors", device=str(device)))
     task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
 
     # what one image costs, and what the machine could do
@@ -185,7 +192,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if runtime.is_main:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
-        write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, resolution=images.resolution))
+        write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, **shape.described()))
     return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svgbench.config import schema
@@ -25,7 +25,7 @@ from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.graph import WEAK, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
-from svgbench.stages.transformers import write_description
+from svgbench.stages.transformers import spacing_of, write_description
 
 
 class Teacher:
@@ -106,7 +106,8 @@ class DiffusionTask:
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``."""
+    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Begins from the averaged
+    weights of the artifact ``start``, where there is one (``stages.continuation``)."""
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -116,8 +117,13 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     # the network, its initial weights a function of the seed
     channels, grid, _ = latents.shape
     sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump(mode="json")}
+    start = inputs.get("start")
+    if start is not None:
+        sizes["spacing"] = spacing_of(start, grid, slice_["positions"])
     torch.manual_seed(draws.stream(seed, "diffusion/weights") % 2**31)
     model = SiT(**sizes).to(runtime.torch_device)
+    if start is not None:
+        model.load_state_dict(load_file(start / snapshot(1), device=str(runtime.torch_device)))
     teacher = None
     if part.representation.weight:
         torch.manual_seed(draws.stream(seed, "diffusion/projector") % 2**31)

@@ -82,7 +82,7 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     part = slice_["sampling"]
-    sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])})
+    sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])}, inputs)
     model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
     weak = as_velocity(open_weak(inputs["diffusion"], runtime)) if sampling.against == "weak" else None
     targets = [_opposite(label, len(collection.classes)) for label in about["labels"]]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from svgbench.config.sampling import TUNED
 from svgbench.config.schema import RunConfig
 
 ENCODER = ("encoder",)
@@ -37,6 +38,10 @@ class Stage:
     """List fields: one node for each combination of their entries, each entry a scalar in the slice."""
     provides: str | None = None
     """The name by which others need it, where that is not the stage's name."""
+    also: tuple[str, ...] = ()
+    """Names that it takes as inputs where the run has them."""
+    start: str | None = None
+    """What it continues: the input ``start`` is what provides this name in the run at the resolution before (``config.derived``)."""
     when: str = "always"
     """The fact about a run (``facts``) under which the run has this stage."""
     taken_over: bool = False
@@ -68,6 +73,9 @@ STAGES: tuple[Stage, ...] = (
           networks=False, slice=ENCODER),
     Stage(name="imported-autoencoder", version=1, worker="svgbench.stages.imports:autoencoder", taken_over=True, when="imports-autoencoder",
           provides="autoencoder", networks=False, slice=(*ENCODER, "autoencoder.release", "data.resolution")),
+    Stage(name="continued-autoencoder", version=1, worker="svgbench.stages.continuation:autoencoder", when="continues-autoencoder",
+          provides="autoencoder", start="autoencoder", ranks="all", slice=(*ENCODER, "autoencoder", "continued", "seed"),
+          needs=("images",)),
     Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", when="measures-statistics", ranks="all",
           slice=(), needs=("images", "autoencoder")),
     Stage(name="imported-statistics", version=1, worker="svgbench.stages.imports:statistics", taken_over=True, when="imports-statistics",
@@ -76,11 +84,17 @@ STAGES: tuple[Stage, ...] = (
           slice=("diffusion", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="imported-diffusion", version=1, worker="svgbench.stages.imports:diffusion", taken_over=True, when="imports-diffusion",
           provides="diffusion", networks=False, slice=("diffusion.release",), needs=("autoencoder",)),
+    Stage(name="continued-diffusion", version=1, worker="svgbench.stages.continuation:diffusion", when="continues-diffusion",
+          provides="diffusion", start="diffusion", ranks="all", slice=("diffusion", "continued", "seed"),
+          needs=("images", "autoencoder", "statistics")),
+    Stage(name="shift-choice", version=1, worker="svgbench.stages.tuning:choose", when="tunes-shift",
+          networks=False, slice=("sampling.tuning",)),
     Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
                  "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale",
                  "seed"),
-          each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion")),
+          each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion"),
+          also=("shift-choice",)),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",
           slice=(), needs=("images", "autoencoder")),
     Stage(name="reconstruction-scores", version=3, worker="svgbench.stages.scores:reconstruction", scores=True, ranks="all",
@@ -118,7 +132,7 @@ DIAGNOSES: tuple[Stage, ...] = (
     Stage(name="editing", version=1, worker="svgbench.stages.edits:editing",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
                  "sampling.guided_channels"),
-          needs=("images", "autoencoder", "statistics", "diffusion")),
+          needs=("images", "autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
 )  # fmt: skip
 """What figures look at beyond the scores: planned when figures are asked for (``lab.diagnosis``), never by a run. They draw what is random
 from fixed streams, so they depend on a run's seed through its networks alone."""
@@ -178,11 +192,16 @@ _AUTOENCODER = ("autoencoder.safetensors", "autoencoder.json")
 _STATISTICS = ("statistics.safetensors", "statistics.json")
 _TRANSFORMER = ("sit.safetensors", "sit.json")
 _PICTURES = ("pictures.npy", "pictures.json")
+TRAININGS = ("autoencoder", "continued-autoencoder", "diffusion", "continued-diffusion")
+"""The stages that train a run's networks."""
+DRAWN = "sampling.json"
+"""In an artifact of samples with a tuned shift: how they were drawn (``config.sampling.SamplingProtocol``)."""
 LEAVES: dict[str, tuple[str, ...]] = {
     "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
     "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
     "autoencoder": _AUTOENCODER, "adoption": ("autoencoder.json",), "imported-autoencoder": _AUTOENCODER,
     "statistics": _STATISTICS, "imported-statistics": _STATISTICS,
+    "continued-autoencoder": _AUTOENCODER, "continued-diffusion": _TRANSFORMER, "shift-choice": ("choice.json",),
     "diffusion": _TRANSFORMER, "imported-diffusion": _TRANSFORMER,
     "samples": ("samples.npy", "labels.npy"), "reconstructions": ("reconstructions.npy",),
     "pooled-latents": ("train.npy", "train.labels.npy", "val.npy", "val.labels.npy", "pooled.json"), "overview": ("overview.png",),
@@ -201,7 +220,9 @@ def snapshot(share: float) -> str:
 def left(stage: str, slice_: dict[str, Any]) -> list[str]:
     """The files that a stage must leave when it worked on this slice."""
     names = list(LEAVES[stage])
-    if stage == "diffusion":
+    if stage == "samples" and slice_["sampling"]["shift"] == TUNED:
+        names.append(DRAWN)
+    if stage in ("diffusion", "continued-diffusion"):
         part = slice_["diffusion"]
         names += [snapshot(share) for share in part.get("snapshots", ())] + ([WEAK] if part["weak_share"] else [])
     return names
@@ -240,17 +261,20 @@ def holds(config: dict[str, Any], path: str) -> bool:
 
 def facts(config: RunConfig, kind: str) -> dict[str, bool]:
     """What is true of a run whose card is of a ``kind`` (features, codec); names that rows' ``when`` may use."""
-    released, codec = config.autoencoder.release is not None, kind == "codec"
+    released, codec, continued = config.autoencoder.release is not None, kind == "codec", config.continued is not None
     given = config.latents.statistics is not None or config.latents.scale is not None
     segmentation = config.scores.segmentation
     return {
         "always": True,
-        "trains-autoencoder": not codec and not released,
+        "trains-autoencoder": not codec and not released and not continued,
+        "continues-autoencoder": not codec and not released and continued,
         "imports-autoencoder": not codec and released,
         "decodes": codec,
         "measures-statistics": not given,
         "imports-statistics": given,
-        "trains-diffusion": config.diffusion.release is None,
+        "trains-diffusion": config.diffusion.release is None and not continued,
+        "continues-diffusion": config.diffusion.release is None and continued,
+        "tunes-shift": config.sampling.shift == TUNED,
         "imports-diffusion": config.diffusion.release is not None,
         "second-extractor": config.scores.second_extractor is not None,
         "own-masks": config.data.source == "shapes" and segmentation.enabled and segmentation.source is None,

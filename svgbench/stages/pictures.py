@@ -108,7 +108,7 @@ def sample_sheet(slice_: dict[str, Any], inputs: dict[str, Path], to: Path, runt
     wrong = [label for label in wanted if not 0 <= label < count]
     if wrong:
         raise BadInput(f"class {wrong[0]} does not exist; this run has classes 0 to {count - 1} ({', '.join(generator.classes[:12])}).")
-    pictures: Tensor = generator.images(torch.arange(len(wanted)), torch.tensor(wanted), protocol_of(slice_["sampling"]))
+    pictures: Tensor = generator.images(torch.arange(len(wanted)), torch.tensor(wanted), protocol_of(slice_["sampling"], inputs))
     image = sheet([("", to_uint8(pictures).numpy())], [generator.classes[label] for label in wanted])
     buffer = io.BytesIO()
     image.save(buffer, format="png")

@@ -15,13 +15,16 @@ from svgbench.config import schema
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
+from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import to_uint8
 from svgbench.nets import draws
 from svgbench.nets.sampler import generate
+from svgbench.stages.graph import DRAWN
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
 from svgbench.stages.transformers import open_transformer, open_weak, snapshot
+from svgbench.stages.tuning import chosen
 
 CPU_TOKENS = 640
 """Tokens of the samples drawn at once on a CPU: a layer's activations stay in its cache (at width 128, 640 to 1280 tokens in 0.5 to 0.6 ms
@@ -36,9 +39,10 @@ def batch_of(model: Any, device: torch.device) -> int:
     return max(8, CPU_TOKENS // (model.grid // model.patch) ** 2)
 
 
-def protocol_of(part: Mapping[str, Any]) -> SamplingProtocol:
-    """How a ``sampling`` slice of one cell draws: one count of steps, one guidance scale."""
-    return SamplingProtocol.of(part)
+def protocol_of(part: Mapping[str, Any], inputs: Mapping[str, Path]) -> SamplingProtocol:
+    """How a ``sampling`` slice of one cell draws: one count of steps, one guidance scale; a tuned shift is that of the input
+    ``shift-choice``."""
+    return SamplingProtocol.of(part, chosen(inputs.get("shift-choice")))
 
 
 def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
@@ -94,13 +98,15 @@ def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Ru
     that was stopped or killed goes on."""
     part = slice_["sampling"]
     steps, guidance, trained = part["steps"], part["guidance"], part["trained"]
-    sampling = protocol_of(part)
+    sampling = protocol_of(part, inputs)
     settings = schema.Sampling.model_validate({**part, "steps": [steps], "guidance": [guidance], "trained": [trained]})
     generator = Generator(inputs, runtime, slice_["seed"], trained)
     side = generator.model.grid * generator.tokenizer.stride
     labels = labels_of(settings, len(generator.classes), slice_["seed"])
     if runtime.is_main:
         np.save(out / "labels.npy", labels.numpy())
+        if sampling.tuned:
+            write_atomic(out / DRAWN, (sampling.model_dump_json(indent=1) + "\n").encode())
 
     def drawn(items: range) -> tuple[np.ndarray]:
         indices = torch.tensor(items)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadInput
 from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER
@@ -22,8 +23,8 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.reference import Reference, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
+from svgbench.stages.graph import DRAWN
 from svgbench.stages.results import image_group, write_scores
-from svgbench.stages.samples import protocol_of
 
 
 def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -131,7 +132,9 @@ def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runt
     labels = np.load(inputs["samples"] / "labels.npy")
     check_samples(samples, labels, made["count"], size=(collection.resolution,) * 2, classes=len(collection.classes), runtime=runtime)
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
-    return samples, {"labels": made["labels"], "resampling": resampling, "sampling": protocol_of(made)}
+    drawn = inputs["samples"] / DRAWN  # where the shift was tuned
+    sampling = SamplingProtocol.model_validate_json(drawn.read_bytes()) if drawn.exists() else SamplingProtocol.of(made)
+    return samples, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}
 
 
 def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Runtime) -> ImageFeatures:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,23 +49,54 @@ def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.En
     return card, open_encoder(card, weights=weights, device=device, weights_key=key)
 
 
-def build(encoder: Any, settings: Autoencoder, resolution: int, device: torch.device) -> Tokenizer:
+class Shape(NamedTuple):
+    """The resolution of a tokenizer's networks, and what remains of the one at which they were first trained."""
+
+    resolution: int
+    """Side of its images in pixels."""
+    first: int
+    """That of the images on which it was first trained: of its learned positions, and of the decoder's levels with attention."""
+    spacing: float = 1.0
+    """Distance between neighbours of a larger grid in the fixed positions of the first."""
+
+    @classmethod
+    def at(cls, resolution: int) -> Shape:
+        """Trained at one resolution alone."""
+        return cls(resolution, resolution)
+
+    @classmethod
+    def of(cls, about: Mapping[str, Any]) -> Shape:
+        """As ``autoencoder.json`` states it."""
+        return cls(about["resolution"], about.get("first", about["resolution"]), about.get("spacing", 1.0))
+
+    def continued(self, resolution: int, positions: str) -> Shape:
+        """The same networks on images of another resolution."""
+        return Shape(resolution, self.first, self.spacing * (self.resolution / resolution if positions == "interpolated" else 1.0))
+
+    def described(self) -> dict[str, Any]:
+        """Its fields in ``autoencoder.json``."""
+        return {"resolution": self.resolution} if self == Shape.at(self.resolution) else self._asdict()
+
+
+def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: torch.device) -> Tokenizer:
     """An untrained tokenizer around a frozen encoder."""
+    shape = resolution if isinstance(resolution, Shape) else Shape.at(resolution)
     part = settings.residual
     residual = alignment = None
     if part.channels:
-        residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=resolution)
+        residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=shape.first)
         alignment = Alignment(settings.align, feature_channels=encoder.channels, residual_channels=part.channels)
-    return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, resolution)).to(device)
+    return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, shape)).to(device)
 
 
-def _decoder(encoder: Any, settings: Autoencoder, resolution: int) -> LdmDecoder | ViTDecoder:
+def _decoder(encoder: Any, settings: Autoencoder, shape: Shape) -> LdmDecoder | ViTDecoder:
     """The decoder of a kind, for features and residual together."""
     part, channels = settings.decoder, encoder.channels + settings.residual.channels
     if part.kind == "vit":
-        return ViTDecoder(z_channels=channels, resolution=resolution, stride=encoder.stride, **part.vit.model_dump())
+        sizes = {"resolution": shape.resolution, "spacing": shape.spacing, **part.vit.model_dump()}
+        return ViTDecoder(z_channels=channels, stride=encoder.stride, **sizes)
     sizes = part.model_dump(exclude={"kind", "vit"})
-    return LdmDecoder(**sizes, z_channels=channels, out_channels=3, resolution=resolution)
+    return LdmDecoder(**sizes, z_channels=channels, out_channels=3, resolution=shape.first)
 
 
 def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> bytes:
@@ -80,7 +111,7 @@ def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:
     _, encoder = open_frozen(about["encoder"], runtime.torch_device)
     if about["kind"] == "codec":
         return Codec(encoder)
-    tokenizer = build(encoder, Autoencoder.model_validate(about["settings"]), about["resolution"], runtime.torch_device)
+    tokenizer = build(encoder, Autoencoder.model_validate(about["settings"]), Shape.of(about), runtime.torch_device)
     tokenizer.load_state_dict(load_file(place / "autoencoder.safetensors", device=str(runtime.torch_device)))
     return tokenizer.eval().requires_grad_(False)
 

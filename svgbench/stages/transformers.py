@@ -22,6 +22,13 @@ def write_description(out: Path, sizes: dict[str, Any], classes: list[str], *, o
     write_atomic(out / "sit.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
+def spacing_of(start: Path, grid: int, positions: str) -> float:
+    """Distance between neighbouring tokens' positions when the transformer of an artifact goes on with latents of ``grid`` places a side;
+    ``positions``: interpolated or recomputed."""
+    sizes = json.loads((start / "sit.json").read_text())["sizes"]
+    return sizes.get("spacing", 1.0) * (sizes["grid"] / grid if positions == "interpolated" else 1.0)
+
+
 def open_transformer(place: Path, runtime: Runtime, weights: str = snapshot(1)) -> tuple[Any, list[str]]:
     """The trained model of a diffusion artifact, frozen, called as (x [B, C, h, w], times [B], labels [B]) by its objective, and the names
     of its classes. ``weights``: one of the artifact's files."""

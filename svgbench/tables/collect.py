@@ -59,8 +59,13 @@ class RunRecord:
         return int(match[1]) if match else 0
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """The entry of ``run.json`` for a finished stage, the first of its name."""
-        return next((stage for stage in self.about["stages"] if stage["stage"] == name), None)
+        """The entry of ``run.json`` for a finished stage, the first of its name; a training that goes on has the name of the one before."""
+        return next((stage for stage in self.about["stages"] if stage["stage"].removeprefix("continued-") == name), None)
+
+    @property
+    def behind(self) -> list[dict[str, Any]]:
+        """The entries of what the run builds on: its tuning, and the training that it continues."""
+        return self.about.get("behind", [])
 
     @property
     def has_digests(self) -> bool:
@@ -126,7 +131,10 @@ def _read(place: Path, store: Store | None) -> RunRecord:
     path, raw = place / "run.json", {}
     try:
         about = unseal(path.read_bytes(), RUN_FORMAT)
-        digests, entries = about.get("files", {}), [(entry["stage"], entry["key"], entry.get("manifest")) for entry in about["stages"]]
+        digests, entries = (
+            about.get("files", {}),
+            [(entry["stage"], entry["key"], entry.get("manifest")) for entry in (*about["stages"], *about.get("behind", ()))],
+        )
         for name in dict.fromkeys([*(digests if store else ()), "scores.json"]):
             path = place / name
             raw[name] = path.read_bytes()

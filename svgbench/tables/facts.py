@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from svgbench.config.records import flat
 from svgbench.config.schema import RunConfig
+from svgbench.stages.graph import TRAININGS
 from svgbench.tables.collect import RunRecord
 
 TITLES = {
@@ -64,11 +65,15 @@ def _millions(count: int) -> str:
 
 
 def _hours(row: Row) -> str:
-    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen), and the kind of device."""
+    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen; also of a training that it continues), and the
+    kind of device."""
     hours, devices = [], {}
     for record in row.records:
         stages = [stage for name in ("autoencoder", "diffusion") if (stage := record.stage(name)) is not None]
-        hours += [sum(s["seconds"] * s["host"].get("ranks", 1) * _share(s, row) for s in stages) / 3600] if stages else []
+        before = [stage for stage in record.behind if stage["why"] == "start" and stage["stage"] in TRAININGS]
+        seconds = [s["seconds"] * s["host"].get("ranks", 1) * _share(s, row) for s in stages]
+        seconds += [s["seconds"] * s["host"].get("ranks", 1) for s in before]
+        hours += [sum(seconds) / 3600] if stages else []
         devices |= {s["host"].get("device", "?"): None for s in stages}
     return f"{sum(hours) / len(hours):.3g} ({', '.join(devices)})" if hours else "-"
 
@@ -76,4 +81,6 @@ def _hours(row: Row) -> str:
 def _share(stage: dict[str, Any], row: Row) -> float:
     """The share of a stage's training that the row's samples come from."""
     total = stage["cost"].get("images_seen")
-    return min(1.0, row.images_seen[-1] / total) if stage["stage"] == "diffusion" and total and row.images_seen else 1.0
+    if stage["stage"] not in ("diffusion", "continued-diffusion") or not total or not row.images_seen:
+        return 1.0
+    return min(1.0, (row.images_seen[-1] - stage["cost"].get("images_before", 0)) / total)

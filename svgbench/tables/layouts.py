@@ -111,6 +111,21 @@ class Ratios(Part):
     """gFIDs to reach beside the best of the baseline."""
 
 
+class Surface(Part):
+    """A table with one field of the samples' protocol down and another across; the layout's ``rows`` tell its tokenizers apart."""
+
+    down: str
+    across: str
+
+    @model_validator(mode="after")
+    def _known(self) -> Surface:
+        known = [f"sampling.{name}" for name, field in SamplingProtocol.model_fields.items() if field.annotation in (int, float)]
+        for name in (self.down, self.across):
+            if name not in known:
+                raise ValueError(f"no number of a sampling protocol is named '{name}'.{closest(name, known)[:-1]}")
+        return self
+
+
 class Layout(Part):
     """One file: one table, and what belongs to it."""
 
@@ -127,6 +142,8 @@ class Layout(Part):
     columns: tuple[Column, ...] = Field(min_length=1)
     marks: tuple[Mark, ...] = ()
     """Columns of marks behind the numbers."""
+    surface: Surface | None = None
+    """Instead of a row for each run: the metric of the first column, by two fields of the protocol."""
     published: tuple[Rows, ...] = ()
     """Published rows shown below the measured ones."""
     ratios: Ratios | None = None

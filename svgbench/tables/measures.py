@@ -20,4 +20,4 @@ def upstream(stages: tuple[str, ...]) -> set[str]:
 
 
 def _needs(stage: str) -> tuple[str, ...]:
-    return next((row.needs for row in graph.STAGES if row.name == stage), ())
+    return next(((*row.needs, *row.also) for row in graph.STAGES if row.name == stage), ())

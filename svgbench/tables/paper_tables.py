@@ -20,6 +20,7 @@ from svgbench.tables.published_tables import published_table
 from svgbench.tables.ratios import ratio_table
 from svgbench.tables.seeds import value_of
 from svgbench.tables.standings import Entry, fields_of, shared_protocol, standings
+from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
 
 
@@ -28,7 +29,7 @@ def paper_tables(
 ) -> list[Table]:
     """The layout's table of these runs, the differences from the row ``against``, the published rows under it, and its headline ratios."""
     laid = _laid_out(layout, records)
-    tables = [_measured(layout, laid)]
+    tables = surface_tables(layout, records) or [_measured(layout, laid)]
     if against is not None:
         rows, columns = list(laid.rows), list(laid.titles)
         names = list(row_numbers(records))
@@ -233,7 +234,7 @@ def _of_row(row: Row, record: RunRecord, cell: dict[str, float]) -> bool:
     total = stage["cost"].get("images_seen") if stage else None
     if row.point is None or not total or not cell:  # what has no cell belongs to all of them
         return True
-    return round(total * cell.get("trained", 1.0)) == row.point
+    return stage["cost"].get("images_before", 0) + round(total * cell.get("trained", 1.0)) == row.point
 
 
 def _reasons(titled: _Titled, row: Row, failed: list[RunRecord]) -> str:

@@ -8,11 +8,15 @@ from types import MappingProxyType
 from typing import Any
 
 from svgbench.metrics.declared import names as declared
+from svgbench.stages.graph import TRAININGS
 from svgbench.tables.collect import RunRecord, group_name
 from svgbench.tables.differences import difference_table
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
+
+BEHIND = {"tuning": "to tune the shift", "start": "start"}
+"""Why a run needs a training that is not its own."""
 
 
 def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
@@ -103,16 +107,17 @@ def cost_table(records: list[RunRecord]) -> Table:
     columns = ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"]
     table = Table("Training cost", columns, [], kind="cost", keys=2)
     for record in records:
-        for stage in record.about["stages"]:
+        for stage in (*record.behind, *record.about["stages"]):
             cost = stage["cost"]
-            if stage["stage"] not in ("autoencoder", "diffusion") or "images_per_second" not in cost:
+            if stage["stage"] not in TRAININGS or "images_per_second" not in cost:
                 continue
+            name = f"{stage['stage']} ({BEHIND[stage['why']]})" if "why" in stage else stage["stage"]
             host = stage["host"]
             threads = host.get("threads") if host.get("device") == "cpu" else None
             rate = [f"{cost['images_seen']:,}", f"{cost['images_per_second']:.0f}", f"{100 * cost['utilisation']:.0f} %"]
             size = [f"{cost['flops_per_image'] / 1e9:.3f}", f"{cost['peak_memory_bytes'] / 1e9:.2f} GB", f"{stage['seconds']:.0f}"]
             device = host.get("device", "?") + (f", {threads} thread{'' if threads == 1 else 's'}" if threads else "")
-            table.rows.append([record.title, stage["stage"], *rate, *size, device])
+            table.rows.append([record.title, name, *rate, *size, device])
     _name_directories(table, records)
     if table.rows:
         table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]

@@ -63,7 +63,9 @@ def standings(
         for name, protocol in ordered:
             cell_scores = cells.get((row, name, protocol))
             elsewhere = not cell_scores and any((row, name, other) in cells for title_, other in ordered if title_ == name)
-            texts.append(_cell(cell_scores, places[name, protocol].get(row, 0)) if cell_scores else "-" if elsewhere else absent(row, name))
+            texts.append(
+                scored_cell(cell_scores, places[name, protocol].get(row, 0)) if cell_scores else "-" if elsewhere else absent(row, name)
+            )
         table.rows.append([row, *texts])
     table.notes = [*notes.all(), *_told_apart([row_scores for column, row_scores in ranked.items() if places[column]])]
     return table
@@ -87,8 +89,10 @@ def _fields(protocol: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=10_000)
 def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
-    """The fields of a protocol (canonical JSON) that a column's scores share."""
-    return canonical({k: v for k, v in _fields(protocol).items() if k not in (*TITLED, *by_design)})
+    """The fields of a protocol (canonical JSON) that a column's scores share; of a tuned shift how it was tuned, not the number."""
+    fields = _fields(protocol)
+    number = ["sampling.shift"] if fields.get("sampling.tuned") else []
+    return canonical({k: v for k, v in fields.items() if k not in (*TITLED, *by_design, *number)})
 
 
 def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
@@ -113,8 +117,8 @@ def _told_apart(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
     return [f"{MARKS}, {'; '.join(how)}"]
 
 
-def _cell(scores: list[dict[str, Any]], place: int) -> Cell:
-    """The text of folded scores, with the protocol behind it."""
+def scored_cell(scores: list[dict[str, Any]], place: int) -> Cell:
+    """The text of folded scores, with the protocol behind it; ``place``: 1 for the best of its column, 2 for the second best."""
     text = text_of(scores, MEASURES[scores[0]["metric"]].digits)
     seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
     detail = scores[0]["detail"]
@@ -150,7 +154,7 @@ class _Notes:
 
     def all(self) -> list[str]:
         """Every note."""
-        return [*self._legend(), *self._apart(), *self._design(), *self._singular(), *self._intervals()]
+        return [*self._legend(), *self._apart(), *self._design(), *self._tuned(), *self._singular(), *self._intervals()]
 
     def _made(self, protocol: str) -> Protocol:
         return Protocol.model_validate(self._of[protocol][0]["protocol_fields"])
@@ -160,7 +164,8 @@ class _Notes:
         made = self._made(protocol)
         if made.sampling is None or not any(name.startswith("sampling.") for name in self._by_design):
             return made.note
-        kept = {n: v for n, v in made.sampling.model_dump().items() if v is not None and f"sampling.{n}" not in (*TITLED, *self._by_design)}
+        left = (*TITLED, *self._by_design, *(["sampling.shift"] if made.sampling.tuned else []))
+        kept = {n: v for n, v in made.sampling.model_dump().items() if v is not None and f"sampling.{n}" not in left}
         return "; ".join([made.model_copy(update={"sampling": None}).text, *(f"{name} {value}" for name, value in kept.items())])
 
     def _legend(self) -> list[str]:
@@ -183,6 +188,15 @@ class _Notes:
         if not self._by_design or not self._of:
             return []
         return [f"rows differ by design in {', '.join(self._by_design)}, shown in each row, and are ranked together"]
+
+    def _tuned(self) -> list[str]:
+        """The shift that was chosen for each row."""
+        chosen: dict[str, dict[str, dict[float, None]]] = {}
+        for (row, _, _), scores in self._cells.items():
+            for fields in map(fields_of, scores):
+                if how := fields.get("sampling.tuned"):
+                    chosen.setdefault(how, {}).setdefault(row, {})[fields["sampling.shift"]] = None
+        return [f"sampling shift tuned ({how}): {_numbers(rows)}" for how, rows in chosen.items()]
 
     def _singular(self) -> list[str]:
         few = [s["metric"] for scores in self._of.values() for s in scores if s["detail"].get("singular")]
@@ -211,6 +225,11 @@ class _Notes:
                 fewer.setdefault(row, {}).setdefault(f"{len(scores)} of {most[name, protocol]}", []).append(name)
         listed = [f"{row} ({'; '.join(f'{n} in {_listed(names)}' for n, names in by_count.items())})" for row, by_count in fewer.items()]
         return [f"fewer seeds than other rows: {', '.join(listed)}; ranked by the seeds available"] if listed else []
+
+
+def _numbers(rows: dict[str, dict[float, None]]) -> str:
+    """The numbers of each row."""
+    return "; ".join(f"{row} {' and '.join(f'{number:g}' for number in numbers)}" for row, numbers in rows.items())
 
 
 def _listed(names: list[str]) -> str:

@@ -46,7 +46,8 @@ def test_an_experiment_is_planned_at_a_preset(name, preset, sets, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "runs", "samples"), [("scaling", 24, None), ("guidance", 15, 78), ("few-step", 9, 189), ("tiny", 24, None)]
+    ("name", "runs", "samples"),
+    [("scaling", 24, None), ("guidance", 15, 78), ("few-step", 9, 207), ("shift-steps", 18, 108), ("tiny", 24, None)],
 )
 def test_what_an_experiment_says_it_costs_is_of_as_many_runs_and_samples(name, runs, samples):
     plan = make_plan(configs_of(name, "tiny", None, None))

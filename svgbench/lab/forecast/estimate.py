@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES, evaluations
+from svgbench.config.derived import further_autoencoder, further_diffusion
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops, scoring
 from svgbench.lab.forecast.sizes import FLOAT, Counts, Sizes, counts_of, sizes_of
@@ -68,14 +69,16 @@ def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
     counted: dict[str, Counts] = {}
     notes: dict[str, None] = {}
     for run in plan.runs:
-        source = run.config.data.model_dump_json()
-        if source not in counted:
-            counted[source] = counts_of(run.config)
-        sizes = sizes_of(run.config, counted[source], extra)
-        added = {key: estimate(plan.nodes[key].stage, plan.nodes[key].cell, sizes) for key in run.nodes if key not in nodes}
-        notes |= dict.fromkeys(assumptions(sizes, added.values()))
-        nodes |= added
-    return Estimates(nodes, list(notes))
+        own = tuple(key for key in run.nodes if run.reason(key) is None)
+        for config, keys in ((run.config, own), *((part.config, part.nodes) for part in run.behind)):
+            source = config.data.model_dump_json()
+            if source not in counted:
+                counted[source] = counts_of(config)
+            sizes = sizes_of(config, counted[source], extra)
+            added = {key: estimate(plan.nodes[key].stage, plan.nodes[key].cell, sizes) for key in keys if key not in nodes}
+            notes |= dict.fromkeys(assumptions(sizes, added.values()))
+            nodes |= added
+    return Estimates({key: nodes[key] for key in plan.nodes}, list(notes))
 
 
 def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
@@ -87,7 +90,8 @@ def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
 
 
 def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, Any]]]:
-    """Stage and cell of every node that a run of a card of this ``kind`` has, without keys: weights and images need not be here."""
+    """Stage and cell of every node that a run of a card of this ``kind`` has, without keys and without those of other configurations that
+    it builds on: weights and images need not be here."""
     facts, plain = graph.facts(config, kind), config.model_dump(mode="json")
     provided: dict[str, list[dict[str, Any]]] = {}
     rows = []
@@ -169,9 +173,22 @@ def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     return _at(part.training.precision, seen * inside, fp32=encoded, kept=kept, passing=CHECKPOINTS * FLOAT * states)
 
 
+def _continued_autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    config = sizes.config
+    part = further_autoencoder(config.autoencoder, config.continued[-1]) if config.continued else config.autoencoder
+    return _autoencoder(replace(sizes, config=config.model_copy(update={"autoencoder": part})), cell)
+
+
+def _continued_diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    config = sizes.config
+    part = further_diffusion(config.diffusion, config.continued[-1]) if config.continued else config.diffusion
+    return _diffusion(replace(sizes, config=config.model_copy(update={"diffusion": part})), cell)
+
+
 def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     part = sizes.config.sampling
-    calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, part.shift, part.zero_init)
+    shift = 1.0 if isinstance(part.shift, str) else part.shift  # a tuned one is not known yet; it matters to a guidance interval alone
+    calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, shift, part.zero_init)
     left_out = () if calls else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
     operations = part.count * ((calls or 0.0) * sizes.transformer.forward + sizes.decoding)
     return Estimate(fp32=operations, kept=part.count * (3 * sizes.side**2 + 8), left_out=left_out)
@@ -284,6 +301,9 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "autoencoder": _autoencoder,
     "adoption": _adopted,
     "imported-autoencoder": _adopted,
+    "continued-autoencoder": _continued_autoencoder,
+    "continued-diffusion": _continued_diffusion,
+    "shift-choice": _adopted,
     "statistics": _statistics,
     "imported-statistics": _adopted,
     "diffusion": _diffusion,

@@ -70,21 +70,22 @@ def plain_block(tokens: int, width: int, mlp: int) -> Work:
     return layers + mixing(tokens, width) + held(4 * width)
 
 
-def residual_encoder(part: Residual, *, patch: int, resolution: int) -> Work:
-    """The residual ViT on images of ``resolution`` px; nothing without channels."""
+def residual_encoder(part: Residual, *, patch: int, resolution: int, first: int | None = None) -> Work:
+    """The residual ViT on images of ``resolution`` px, its positions those of ``first`` px; nothing without channels."""
     if not part.channels:
         return Work()
     grid, width = resolution // patch, part.width
-    tokens = grid**2
+    tokens, table = grid**2, ((first or resolution) // patch) ** 2 + 2
     ends = convolution(grid, 3, width, patch, first=True) + linear(tokens, width, width) + linear(tokens, width, part.channels)
-    return ends + plain_block(tokens + 1, width, part.mlp) * part.layers + held((tokens + 2) * width + 2 * width + part.channels)
+    return ends + plain_block(tokens + 1, width, part.mlp) * part.layers + held(table * width + 2 * width + part.channels)
 
 
-def decoder(part: Decoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True) -> Work:
-    """The decoder of raw latents; ``trained_latents``: gradients go on into the residual encoder."""
+def decoder(part: Decoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True, first: int | None = None) -> Work:
+    """The decoder of raw latents; ``trained_latents``: gradients go on into the residual encoder; ``first``: the resolution for which its
+    levels with attention were chosen, where it is another one."""
     if part.kind == "vit":
         return vit_decoder(part.vit, channels=channels, stride=stride, resolution=resolution, trained_latents=trained_latents)
-    return ldm_decoder(part, channels=channels, resolution=resolution, trained_latents=trained_latents)
+    return ldm_decoder(part, channels=channels, resolution=resolution, trained_latents=trained_latents, first=first)
 
 
 def vit_decoder(part: VitDecoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True) -> Work:
@@ -95,7 +96,7 @@ def vit_decoder(part: VitDecoder, *, channels: int, stride: int, resolution: int
     return ends + blocks + linear(tokens, part.width, 3 * stride**2) + held(3 * part.width)
 
 
-def ldm_decoder(part: Decoder, *, channels: int, resolution: int, trained_latents: bool = True) -> Work:
+def ldm_decoder(part: Decoder, *, channels: int, resolution: int, trained_latents: bool = True, first: int | None = None) -> Work:
     """LDM's convolutional decoder."""
     widths = [part.base * multiplier for multiplier in part.multipliers]
     last = len(widths) - 1
@@ -106,7 +107,7 @@ def ldm_decoder(part: Decoder, *, channels: int, resolution: int, trained_latent
         inputs, width, side = width, widths[level], resolution >> level
         for number in range(part.blocks + 1):
             total += residual_block(side, width if number else inputs, width)
-            total += grid_attention(side, width) if side in part.attention else Work()
+            total += grid_attention(side, width) if side * (first or resolution) // resolution in part.attention else Work()
         total += convolution(2 * side, width, width, 3) if level else Work()
     return total + last_layer(part, stride=2**last, resolution=resolution) + held(2 * widths[0])
 

@@ -130,7 +130,8 @@ def _images(config: RunConfig) -> Need:
 
 def _judges(sizes: Sizes) -> Iterator[Need]:
     """Networks of losses and scores."""
-    trains = graph.facts(sizes.config, sizes.card.kind)["trains-autoencoder"]
+    facts = graph.facts(sizes.config, sizes.card.kind)
+    trains = facts["trains-autoencoder"] or facts["continues-autoencoder"]
     for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
         need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
         if sizes.config.data.source != "shapes" and not judges.knows_photographs(kind, judge):

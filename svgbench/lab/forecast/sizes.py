@@ -9,6 +9,7 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES
+from svgbench.config.derived import first_resolution
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops
 from svgbench.metrics import judges
@@ -45,6 +46,11 @@ class Sizes:
         return self.config.data.resolution
 
     @property
+    def first(self) -> int:
+        """Side in pixels of the images on which the networks were first trained."""
+        return first_resolution(self.config)
+
+    @property
     def grid(self) -> int:
         """Side of a latent in positions."""
         return self.side // self.card.stride
@@ -64,13 +70,14 @@ class Sizes:
         """The residual encoder on one image."""
         if not self.residual_channels:
             return flops.Work()
-        return flops.residual_encoder(self.config.autoencoder.residual, patch=self.card.stride, resolution=self.side)
+        return flops.residual_encoder(self.config.autoencoder.residual, patch=self.card.stride, resolution=self.side, first=self.first)
 
     @cached_property
     def decoder(self) -> flops.Work:
         """The trained decoder on one latent."""
         part, trained = self.config.autoencoder.decoder, bool(self.residual_channels)
-        return flops.decoder(part, channels=self.channels, stride=self.card.stride, resolution=self.side, trained_latents=trained)
+        sizes = {"stride": self.card.stride, "resolution": self.side, "first": self.first}
+        return flops.decoder(part, channels=self.channels, trained_latents=trained, **sizes)
 
     @cached_property
     def transformer(self) -> flops.Work:

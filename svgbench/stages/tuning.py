@@ -1,0 +1,53 @@
+"""The shift that is best for a tokenizer among the candidates, by the gFID of samples that no table shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svgbench.config.sampling import Tuning
+from svgbench.errors import SvgbenchError
+from svgbench.machine.files import write_atomic
+
+if TYPE_CHECKING:
+    from svgbench.machine.runtime import Runtime
+
+CHOICE = "choice.json"
+
+
+def candidate(shift: float) -> str:
+    """The name of the input that holds the scores of a candidate."""
+    return f"shift {shift:g}"
+
+
+def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """``choice.json``: ``shift``, the candidate of the lowest gFID (the first of equal ones); ``candidates``, the score of each; ``text``,
+    how they were compared; ``edge``, whether the choice is the least or the largest candidate, beyond which a better one may lie."""
+    tuning = Tuning.model_validate(slice_["sampling"]["tuning"])
+    rows = []
+    for shift in tuning.shifts:
+        scores = json.loads((inputs[candidate(shift)] / "scores.json").read_bytes())
+        score = next((score for score in scores if score["metric"] == "gfid"), None)
+        if score is None:
+            raise SvgbenchError(f"{inputs[candidate(shift)]}: has no gFID, by which the shift is tuned; give sampling.shift a number.")
+        rows.append({"shift": shift, "gfid": score["value"], "low": score["low"], "high": score["high"], "count": score["count"]})
+    best = min(rows, key=lambda row: row["gfid"])
+    edge = best["shift"] in (min(tuning.shifts), max(tuning.shifts))
+    made = {"shift": best["shift"], "edge": edge, "text": tuning.text, "tuning": tuning.model_dump(mode="json"), "candidates": rows}
+    write_atomic(out / CHOICE, (json.dumps(made, indent=1) + "\n").encode())
+    runtime.notify(sentence(made))
+    return {}
+
+
+def chosen(place: Path | None) -> dict[str, Any] | None:
+    """What a finished choice holds; None without one."""
+    return None if place is None else json.loads((place / CHOICE).read_bytes())
+
+
+def sentence(made: dict[str, Any]) -> str:
+    """A choice for people."""
+    scores = ", ".join(f"{row['gfid']:.2f} at {row['shift']:g}" for row in made["candidates"])
+    tuning = made["tuning"]
+    edge = "; it is at the edge of the candidates, and a better one may lie beyond" if made["edge"] else ""
+    return f"sampling shift tuned to {made['shift']:g}: gFID {scores} (seed {tuning['seed']}, {tuning['steps']} steps){edge}."
