@@ -6,14 +6,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from svgbench.config.schema import RunConfig
+from svgbench.config.choices import OBJECTIVES
+from svgbench.config.schema import Diffusion, RunConfig
 from svgbench.lab.forecast.sizes import Sizes, counts_of, sizes_of
 from svgbench.shelf import entries, read_yaml
 from svgbench.tables.table import Table
 
+
+def _continuous(part: Diffusion) -> bool:
+    return OBJECTIVES[part.objective].continuous
+
+
+def _predicts(part: Diffusion) -> str:
+    """What the network predicts."""
+    return part.prediction if _continuous(part) else OBJECTIVES[part.objective].predicts
+
+
 DERIVED: Mapping[str, Callable[[Sizes], str]] = {
     "parameters": lambda sizes: f"{sizes.transformer.parameters / 1e6:.4g}M",
-    "predicts": lambda sizes: "noise" if sizes.config.diffusion.objective == "ddpm" else sizes.config.diffusion.prediction,
+    "predicts": lambda sizes: _predicts(sizes.config.diffusion),
     "latent": lambda sizes: f"{sizes.grid}x{sizes.grid}x{sizes.channels}",
     "updates": lambda sizes: f"{-(-sizes.config.diffusion.training.total_images // sizes.config.diffusion.training.batch):,}",
 }
@@ -21,7 +32,7 @@ DERIVED: Mapping[str, Callable[[Sizes], str]] = {
 OF_FEATURES = ("autoencoder.",)
 """Fields that mean nothing where a codec is adopted."""
 OF_FLOW = ("diffusion.time", "diffusion.shift", "sampling.shift")
-"""Fields that mean nothing for DDPM's noise prediction."""
+"""Fields that mean nothing for an objective of discrete times."""
 
 
 def groups() -> dict[str, dict[str, str]]:
@@ -52,10 +63,8 @@ def hyperparameters(title: str, configs: Mapping[str, RunConfig], shelf: Path | 
 
 
 def _value(sizes: Sizes, path: str) -> Any:
-    """A field's value; None of a field that a codec or DDPM leaves unused."""
-    unused = (sizes.card.kind == "codec" and path.startswith(OF_FEATURES)) or (
-        sizes.config.diffusion.objective == "ddpm" and path in OF_FLOW
-    )
+    """A field's value; None of a field that a codec or an objective leaves unused."""
+    unused = (sizes.card.kind == "codec" and path.startswith(OF_FEATURES)) or (path in OF_FLOW and not _continuous(sizes.config.diffusion))
     return None if unused else value(sizes.config, path)
 
 
