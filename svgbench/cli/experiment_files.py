@@ -1,4 +1,4 @@
-"""``experiments``: list the experiment files, show one."""
+"""``experiments``: list the experiment files, show one, show the hyperparameters of its cells."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import typer
 from svgbench.cli.console import Format
 from svgbench.cli.output import Formatted, facts
 from svgbench.config.experiments import cells, experiment_file, load_experiment, preset_of
+from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, SvgbenchError, notify
+from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.shelf import entries
+from svgbench.tables.hyperparameters import hyperparameters
+from svgbench.tables.labels import cell_labels
 from svgbench.tables.table import Table
 
 app = typer.Typer(invoke_without_command=True, help="Experiments: list them, or show one.")
@@ -58,6 +62,26 @@ def show(name: Annotated[str, typer.Argument(help="An experiment's name, or a YA
     names = [cell for cell in cells(load_experiment(name, shelf), shelf) if cell]
     head = [f"# {path}"] + ([f"# {len(names)} cells: {', '.join(names[:60])}{', ...' if len(names) > 60 else ''}"] if names else [])
     sys.stdout.write("\n".join([*head, path.read_text(encoding="utf-8").rstrip(), ""]))
+
+
+@app.command("settings")
+def settings(
+    name: Annotated[str, typer.Argument(help="An experiment's name, a YAML file, or an encoder.")] = "recipes",
+    preset: Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny, small or paper.")] = DEFAULT_PRESET,
+    data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="The images.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Set a configuration field; repeatable.", metavar="FIELD=VALUE")] = None,
+    shelf: Shelf = None,
+    format: Formatted = Format.auto,
+) -> None:
+    """Print the hyperparameters of an experiment's cells side by side, in the groups of the paper's table 5; cells that differ in the seed
+    alone are one column."""
+    labels = cell_labels(load_experiment(name, shelf)) if is_experiment(name, shelf) else {}
+    configs: dict[str, RunConfig] = {}
+    for cell, config in cells_of(name, preset, sets, shelf, data=data, resolved=False).values():
+        configs.setdefault(labels.get(cell) or name, config)
+    chosen = next(iter(configs.values())).preset
+    table, content = hyperparameters(f"Hyperparameters of {name} at {chosen}", configs, shelf)
+    facts([table], content, format)
 
 
 def _about(name: str, shelf: Path | None) -> dict[str, object]:

@@ -56,7 +56,8 @@ def operations(call: Callable[[], Any]) -> Operations:
 
 
 def parameters_of(tokenizer: Tokenizer | Codec | FrozenEncoder, images: Tensor) -> tuple[int, int]:
-    """Parameters of the encoder and of the decoder (0 where there is none). A codec's are told apart by the modules that decoding calls."""
+    """Parameters of the encoder and of the decoder (0 where there is none), found by images [B, 3, H, W]. A codec's are told apart by
+    the modules that decoding calls."""
     if isinstance(tokenizer, FrozenEncoder):
         return _count(tokenizer.network.model), 0
     frozen = tokenizer.frozen.network.model

@@ -11,7 +11,7 @@ from svgbench.tables.collect import RunRecord
 
 TITLES = {
     "encoder": "encoder", "align": "alignment", "residual_channels": "residual", "images_seen": "images seen", "parameters": "parameters",
-    "gpu_hours": "device-hours",
+    "gpu_hours": "device-hours", "layers": "blocks",
 }  # fmt: skip
 """The facts that are no fields of the configuration, and their titles."""
 FIELDS = tuple(flat(RunConfig().model_dump(mode="json")))
@@ -44,6 +44,8 @@ def fact(name: str, row: Row) -> str:
     if name == "parameters":
         stages = [stage for record in row.records if (stage := record.stage("diffusion")) is not None]
         values = [_millions(count) for stage in stages if (count := stage["cost"].get("parameters")) is not None]
+    elif name == "layers":
+        values = [_layers(record.config()) for record in row.records]
     elif name == "encoder":
         values = [record.about["encoder"] for record in row.records]
     elif name == "images_seen":
@@ -53,6 +55,12 @@ def fact(name: str, row: Row) -> str:
     else:
         values = [_plain(flat(record.config()).get(name)) for record in row.records]
     return " / ".join(dict.fromkeys(values)) or "-"
+
+
+def _layers(config: dict[str, Any]) -> str:
+    """The encoder's blocks whose tokens are the features, where the run names them."""
+    layers = ((config.get("encoder") or {}).get("features") or {}).get("layers", "-")
+    return layers if isinstance(layers, str) else ", ".join(map(str, layers))
 
 
 def _plain(value: Any) -> str:

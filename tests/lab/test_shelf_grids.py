@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +27,13 @@ def sets(tmp_path_factory) -> dict[str, list[str]]:
     (folder / "inception.pth").write_bytes(b"not opened by a plan")
     paper = [f"data.source={folder / 'data'}", f"scores.extractor_weights={folder / 'inception.pth'}"]
     return {"tiny": [], "small": [], "paper": paper}
+
+
+def test_every_experiment_names_its_table_or_figure_of_the_paper_or_none():
+    named = {name: load_experiment(name).paper for name in NAMES}
+    wrong = {name: paper for name, paper in named.items() if not re.fullmatch(r"none|(table|figure|figures|appendix) [\w ,-]+", paper)}
+    assert not wrong, "paper: the table or figure of arXiv 2510.15301 that the experiment is, or none"
+    assert {"table 1", "table 2a", "table 2b", "table 3", "table 4", "table 6", "figure 13"} <= set(named.values())
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -16,12 +16,14 @@ NAMES = sorted(layouts())
 
 def test_the_papers_tables_are_on_the_shelf():
     assert {"ablation", "main", "few-step", "scaling", "encoders", "recipes", "convergence", "guidance", "shift"} <= set(NAMES)
+    papers = {load_layout(name).paper for name in NAMES}
+    assert {"table 1", "table 2a", "table 2b", "table 3", "table 4", "table 6", "table 7"} <= papers  # 5: reports/hyperparameters.yaml
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layout_of_the_shelf_names_published_rows_that_exist(name):
     layout, rows = load_layout(name), published()
-    assert layout.title and layout.grids
+    assert layout.title and (layout.grids or layout.of_costs)
     for wanted in layout.published:
         assert any(wanted.holds(row) for row in rows), wanted
 
@@ -38,7 +40,7 @@ def test_every_entry_of_a_layouts_published_rows_is_printed_and_what_has_no_colu
 
 def test_contested_facts_are_about_rows_that_exist():
     rows, facts = published(), contested()
-    assert len(facts) == 11 and any(fact.ratios for fact in facts)
+    assert len(facts) >= 12 and any(fact.ratios for fact in facts)
     for fact in facts:
         for wanted in fact.where:
             assert any(wanted.holds(row) for row in rows), fact.says

@@ -182,7 +182,7 @@ def test_published_rows_stand_in_a_table_of_their_own_with_sources_and_are_never
     assert {row[-1] for row in printed.rows} == {"[1] [2]"} and any("public/down.jpg" in note for note in printed.notes)
     (column,) = [i for i, name in enumerate(printed.columns) if name == "gFID ↓, guided"]
     assert [row[column] for row in printed.rows] == ["6.12 [a] [b]", "9.03 [a] [b]", "6.11 [a] [b]"]
-    assert any(note.startswith("[a]") and "6.12 is the features alone" in note for note in printed.notes)
+    assert any(note.startswith("[b]") and "6.12 is the features alone" in note for note in printed.notes)
 
 
 def test_contested_numbers_carry_their_footnote_where_they_are_printed(tmp_path):
@@ -231,3 +231,26 @@ def test_a_layout_that_asks_for_published_rows_nobody_printed_says_so(tmp_path):
     assert [note for note in table.notes if "no published row" in note] == [
         "no published row matches system SGV, epochs [80, None], which the layout 'mine' names"
     ]
+
+
+def test_marks_are_of_numbers_near_the_best_of_one_protocol(tmp_path):
+    other = Protocol(measure="linear", images="val", version="v2")
+    made = Protocol(measure="linear", images="val", version="v1")
+    probes = {"a": (80.0, made), "b": (72.0, made), "c": (71.9, made), "d": (10.0, other)}
+    scores = {name: [score(name, "rfid", 1.0), score(name, "probe_top1", value, made=way)] for name, (value, way) in probes.items()}
+    found = runs(tmp_path, **scores, e=[score("e", "rfid", 1.5)])
+    marks = [{"title": "semantic", "metric": "probe_top1", "within": 0.1}, {"title": "near", "metric": "rfid", "within": 0.2}]
+    table = measured_table(layout({"metric": "rfid"}, marks=marks), found)
+    assert table.columns[-2:] == ["semantic", "near"]
+    assert [row[-2] for row in table.rows] == ["✓", "✓", "✗", "✓", "-"]  # d is the best of its own protocol
+    assert [row[-1] for row in table.rows] == ["✓"] * 4 + ["✗"]  # lower is better
+    assert "semantic ✓: top-1 within 10 % of the best row" in table.notes
+
+
+def test_a_layout_names_its_table_of_the_paper(tmp_path):
+    write(tmp_path / "a", [score("a", "rfid", 1.0)], config={"encoder": {"features": {"layers": [5, 9]}}})
+    found = collect(tmp_path)
+    table = measured_table(load_layout("layer"), found)
+    assert "layout of table 6 of arXiv 2510.15301" in table.notes and table.columns[1] == "blocks" and table.rows[0][1] == "5, 9"
+    with pytest.raises(ValueError, match="are in two tables; split the layout"):
+        layout({"metric": "rfid"}, {"metric": "encoder_params_m"})
