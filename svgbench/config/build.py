@@ -236,6 +236,10 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     absent = sorted(set(sampling.trained) - {1.0, *diffusion.snapshots})
     if absent:
         raise BadConfig(f"{start}sampling.trained names {absent[0]:g}, which diffusion.snapshots does not keep; name it there too.")
+    if diffusion.direction and not objective.continuous:
+        raise BadConfig(
+            f"{start}diffusion.direction is for velocities, diffusion.objective {objectives_with('continuous')}; set it to 0."
+        ).about("diffusion.direction")
     if diffusion.transformer.learned_sigma and not objective.learned_sigma:
         fitting = objectives_with("learned_sigma")
         raise BadConfig(f"{start}diffusion.transformer.learned_sigma is for diffusion.objective {fitting}; leave it off.")

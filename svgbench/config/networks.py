@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from svgbench.config.part import Count, NotNegative, Part, Positive, Share, Sparse, heads_divide
 
 
-class Optimiser(Part):
+class Optimiser(Sparse):
     """Adam, decoupled weight decay, linear warm-up."""
 
+    later = ("decay_start_images", "final_lr")
     lr: Positive = 1e-4
     """Learning rate after the warm-up."""
     betas: tuple[Share, Share] = (0.9, 0.999)
@@ -20,10 +21,25 @@ class Optimiser(Part):
     """Decoupled weight decay (AdamW), multiplied by the learning rate at each update; 0 gives Adam."""
     lr_warmup_images: Annotated[int, Field(ge=0)] = 0
     """Images over which the learning rate rises linearly from zero."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a cosine to zero at ``total_images``."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """After the warm-up: constant, or a cosine or a straight line to ``final_lr`` at ``total_images``."""
+    decay_start_images: Annotated[int, Field(ge=0)] = 0
+    """Images until which ``cosine`` and ``linear`` keep ``lr``; 0: the end of the warm-up."""
+    final_lr: NotNegative = 0.0
+    """Learning rate at which ``cosine`` and ``linear`` end."""
     max_gradient_norm: NotNegative = 0.0
     """Gradients with a larger norm are scaled down to this norm; 0 never scales."""
+
+    @model_validator(mode="after")
+    def _decay_decays(self) -> Optimiser:
+        used = [name for name in self.later if getattr(self, name)]
+        if used and self.schedule == "constant":
+            raise ValueError(f"{used[0]} is for schedule cosine or linear; set schedule, or leave {used[0]} out")
+        if self.final_lr > self.lr:
+            raise ValueError(f"final_lr {self.final_lr:g} is above lr {self.lr:g}; give at most lr")
+        if 0 < self.decay_start_images < self.lr_warmup_images:
+            raise ValueError(f"decay_start_images {self.decay_start_images} is below lr_warmup_images {self.lr_warmup_images}")
+        return self
 
 
 class Training(Part):
@@ -43,6 +59,13 @@ class Training(Part):
     """Updates with a loss or gradient that is not finite are skipped; one more than this number stops the run."""
     optimiser: Optimiser = Optimiser()
     """Adam and its learning rate schedule."""
+
+    @model_validator(mode="after")
+    def _decay_ends(self) -> Training:
+        start = self.optimiser.decay_start_images
+        if start and start >= self.total_images:
+            raise ValueError(f"optimiser.decay_start_images {start} leaves no image of total_images {self.total_images} to decay over")
+        return self
 
 
 class Residual(Part):

@@ -183,9 +183,10 @@ class Representation(Part):
     """The frozen teacher whose features are the target."""
 
 
-class Diffusion(Part):
+class Diffusion(Sparse):
     """Stage 2: the diffusion transformer on standardised latents, by flow matching or by DDPM's noise prediction."""
 
+    later = ("snapshots", "direction")
     objective: ObjectiveName = "flow"
     """flow: straight paths and velocity prediction (SiT); ddpm: noise prediction over 1000 steps of a linear schedule (DiT)."""
     prediction: Literal["velocity", "data"] = "velocity"
@@ -202,6 +203,9 @@ class Diffusion(Part):
     dimension_shift: bool = False
     """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / numbers in a latent), at most 1; base: the numbers
     in the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
+    direction: NotNegative = 0.0
+    """Weight of LightningDiT's loss on the direction of a velocity of ``flow`` (arXiv 2501.01423): 1 - cosine, over the channels of each
+    position; 0 leaves it out."""
     representation: Representation = Representation()
     """REPA's alignment loss."""
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -216,14 +220,6 @@ class Diffusion(Part):
     """Shares of the training after which the averaged weights are also kept, to sample from (``sampling.trained``)."""
     release: Release | None = None
     """A released transformer to use instead of training one."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty_snapshots(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without snapshots the field is in no key."""
-        fields = plain(self)
-        if not self.snapshots:
-            fields.pop("snapshots", None)
-        return fields
 
 
 class Further(Part):

@@ -128,13 +128,16 @@ def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings
 
 
 def learning_rate(settings: networks.Training, images_seen: int) -> float:
-    """Learning rate of the update that ends at ``images_seen``: linear warm-up, then constant or a cosine to zero at the end."""
+    """Learning rate of the update that ends at ``images_seen``: linear warm-up, then constant, or a cosine or a line to the final rate."""
     optimiser = settings.optimiser
     warmup = optimiser.lr_warmup_images
     rate = optimiser.lr * min(1.0, images_seen / warmup) if warmup else optimiser.lr
-    if optimiser.schedule == "cosine" and images_seen > warmup:
-        rate *= 0.5 * (1 + math.cos(math.pi * (images_seen - warmup) / max(settings.total_images - warmup, 1)))
-    return rate
+    start = max(warmup, optimiser.decay_start_images)
+    if optimiser.schedule == "constant" or images_seen <= start:
+        return rate
+    passed = (images_seen - start) / max(settings.total_images - start, 1)
+    left = 0.5 * (1 + math.cos(math.pi * passed)) if optimiser.schedule == "cosine" else 1 - passed
+    return optimiser.final_lr + (optimiser.lr - optimiser.final_lr) * left
 
 
 class _Loop:

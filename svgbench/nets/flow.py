@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from svgbench.config.choices import shift_time
@@ -50,6 +51,12 @@ def training_pair(
 def losses(velocity: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each sample's velocity: [B] float32."""
     return (velocity.float() - target).square().flatten(1).mean(1)
+
+
+def misdirection(velocity: Tensor, target: Tensor) -> Tensor:
+    """1 - cosine of the angle between velocity and target [B, C, h, w] over the channels, the mean over positions of each sample [B]:
+    LightningDiT's direction loss (arXiv 2501.01423, section 4)."""
+    return (1 - torch.cosine_similarity(velocity.float(), target.float(), dim=1)).flatten(1).mean(1)
 
 
 class DataModel(nn.Module):

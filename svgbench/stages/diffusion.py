@@ -17,6 +17,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.nets import draws
+from svgbench.nets.flow import misdirection
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import OBJECTIVES
 from svgbench.nets.representation import Projector, misalignment
@@ -69,7 +70,8 @@ class DiffusionTask:
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; gives this rank's share of each loss, a scalar."""
-        weights = {"loss": 1.0} | ({"representation": self._teacher.weight} if self._teacher else {})
+        weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
+        weights |= {"representation": self._teacher.weight} if self._teacher else {}
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also where a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
@@ -91,12 +93,14 @@ class DiffusionTask:
         tap = self._teacher.block if self._teacher else None
         pair = self._objective.pair(self._model, data, positions, self._streams["noise"], self._streams["time"], self._part)
         prediction, tokens = self._predict(pair.x, pair.time, labels, tap)
-        loss = self._objective.losses(self._model, prediction, data, pair)
+        found = {"loss": self._objective.losses(self._model, prediction, data, pair)}
+        if self._part.direction:
+            found["direction"] = misdirection(prediction, pair.target)
         if self._teacher is None:
-            return {"loss": loss}
+            return found
         with self._runtime.autocast(self._part.training.precision):
             projected = self._teacher.projector(tokens)
-        return {"loss": loss, "representation": misalignment(projected, self._teacher.features(batch.indices, flip))}
+        return found | {"representation": misalignment(projected, self._teacher.features(batch.indices, flip))}
 
     def _predict(self, x: Tensor, time: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
         """The model's prediction [B, C or 2C, h, w], and the tokens after block ``tap``."""

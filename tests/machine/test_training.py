@@ -109,6 +109,38 @@ def test_the_learning_rate_rises_then_falls_to_zero():
     assert learning_rate(Training(total_images=10, batch=10, optimiser=Optimiser(lr=0.2)), 10) == 0.2
 
 
+def test_raes_rate_is_held_and_falls_on_a_line_to_its_end():
+    """bytetriper/RAE, utils/optim_utils.py, with its training configuration's numbers: 2e-4 until epoch 40, then linear to 2e-5 at 800."""
+    epoch = 1_280_000
+    optimiser = Optimiser(lr=2e-4, schedule="linear", decay_start_images=40 * epoch, final_lr=2e-5)
+    settings = Training(total_images=800 * epoch, batch=1024, optimiser=optimiser)
+    for at in (1, 40, 41, 100, 420, 799, 800):
+        expected = 2e-4 if at < 40 else 2e-4 * (1 - (1 - 0.1) * (at - 40) / (800 - 40))
+        assert learning_rate(settings, at * epoch) == pytest.approx(expected, rel=1e-12)
+    assert learning_rate(settings, 800 * epoch) == pytest.approx(2e-5)
+
+
+def test_a_cosine_may_end_above_zero_after_its_warm_up():
+    optimiser = Optimiser(lr=2e-4, schedule="cosine", lr_warmup_images=100, final_lr=2e-5)
+    settings = Training(total_images=1100, batch=10, optimiser=optimiser)
+    assert [learning_rate(settings, at) for at in (50, 100, 600, 1100)] == pytest.approx([1e-4, 2e-4, 1.1e-4, 2e-5])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"final_lr": 1e-5}, "final_lr is for schedule cosine or linear"),
+        ({"decay_start_images": 5}, "decay_start_images is for schedule cosine or linear"),
+        ({"schedule": "linear", "final_lr": 1.0}, "final_lr 1 is above lr 0.0001; give at most lr"),
+        ({"schedule": "cosine", "decay_start_images": 5, "lr_warmup_images": 6}, "decay_start_images 5 is below lr_warmup_images 6"),
+        ({"schedule": "linear", "decay_start_images": 100}, "decay_start_images 100 leaves no image of total_images 100"),
+    ],
+)
+def test_a_decay_that_cannot_be_meant_is_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Training(total_images=100, batch=10, optimiser=settings)
+
+
 def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path):
     frozen = {}
 

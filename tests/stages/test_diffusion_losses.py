@@ -9,8 +9,11 @@ import torch
 from torch import nn
 
 from svgbench.config import schema
+from svgbench.config.build import build
+from svgbench.errors import BadConfig
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
+from svgbench.nets import flow
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.representation import Projector
 from svgbench.nets.sit import SiT
@@ -39,7 +42,9 @@ def _gradients(task, batch):
     return losses, {f"{m}.{n}": p.grad for m, module in task.modules.items() for n, p in module.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("settings", [{}, {"prediction": "data", "time": "logit-normal"}, {"objective": "ddpm"}, {"teacher": True}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"prediction": "data", "time": "logit-normal", "direction": 0.5}, {"objective": "ddpm"}, {"teacher": True}]
+)
 def test_pieces_of_a_batch_add_up_to_it(settings):
     batch = Batch(indices=torch.arange(6), positions=torch.arange(100, 106), size=6, images_seen=0)
     whole, one = _gradients(_task(**settings), batch)
@@ -64,3 +69,21 @@ def test_a_rank_without_images_reports_the_same_losses(teacher):
     nothing = torch.arange(0)
     losses = _task(teacher=teacher).update(Batch(indices=nothing, positions=nothing, size=6, images_seen=0), lambda name: None)
     assert set(losses) == ({"loss", "representation"} if teacher else {"loss"}) and not any(losses.values())
+
+
+def test_lightningdits_direction_loss_is_added_with_its_weight():
+    """1 - cosine over channels, as ``torch.nn.functional.cosine_similarity(model_output, ut, dim=1)`` in hustvl/LightningDiT, transport.py;
+    known values: 0 for equal, 1 for orthogonal, 2 for opposite directions, whatever the length."""
+    ahead = torch.tensor([1.0, 2.0])[None, :, None, None].expand(3, 2, 4, 4)
+    across = torch.tensor([2.0, -1.0])[None, :, None, None].expand(3, 2, 4, 4)
+    found = flow.misdirection(torch.stack([5 * ahead[0], across[0], -ahead[0]]), ahead)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 2.0]))
+    batch = Batch(indices=torch.arange(6), positions=torch.arange(6), size=6, images_seen=0)
+    losses, gradients = _gradients(_task(direction=0.5), batch)
+    alone, without = _gradients(_task(), batch)
+    doubled = _gradients(_task(direction=1.0), batch)[1]
+    assert set(losses) == {"loss", "direction"} and torch.equal(losses["loss"], alone["loss"])
+    for name, gradient in without.items():  # the gradient is linear in the weight
+        torch.testing.assert_close(doubled[name] - gradient, 2 * (gradients[name] - gradient), rtol=1e-3, atol=1e-6)
+    with pytest.raises(BadConfig, match=r"diffusion\.direction is for velocities, diffusion\.objective flow"):
+        build({"diffusion": {"objective": "ddpm", "direction": 1.0}, "sampling": {"sampler": "ddim"}}, preset="tiny")
