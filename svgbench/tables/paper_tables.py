@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svgbench.config.records import canonical
-from svgbench.stages.graph import UNGUIDED
+from svgbench.stages.graph import UNGUIDED, UNGUIDED_LEFT_OUT
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.differences import difference_table
 from svgbench.tables.facts import Row, fact, title_of
@@ -22,6 +22,9 @@ from svgbench.tables.seeds import value_of
 from svgbench.tables.standings import Entry, fields_of, shared_protocol, standings
 from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
+
+LED = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
+"""Fields of sampling that scores of guidance 1 do not depend on."""
 
 
 def paper_tables(
@@ -124,7 +127,7 @@ def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]
     values: dict[tuple[str, int], set[str]] = {}
     for column, score in chosen:
         fields = fields_of(score)
-        for name in shows if score["guidance"] != 1 else [name for name in shows if name not in UNGUIDED]:
+        for name in shows if score["guidance"] != 1 else [name for name in shows if name not in LED]:
             values.setdefault((name, id(column)), set()).add(canonical(fields.get(name)))
     return [name for name in shows if any(len(seen) > 1 for (field, _), seen in values.items() if field == name)]
 
@@ -263,7 +266,7 @@ def _mark_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _T
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     """The values of a protocol's field in a row, of samples where it is a way of sampling."""
-    guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in UNGUIDED else []
+    guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in LED else []
     fields = [fields_of(s) for s in guided or scores]  # without guidance its settings do not matter
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(score_fields.get(name) for score_fields in fields if score_fields.get(part) is not None))

@@ -9,11 +9,11 @@ from svgbench.config.experiments import load_experiment, settings_of
 from svgbench.errors import BadConfig
 from svgbench.nets.flow import shift_time
 
-RECIPES = ("dit", "sit", "sit-va-vae", "repa", "rae", "svg")
+RECIPES = ("dit", "sit", "sit-va-vae", "repa", "lightningdit", "rae", "svg")
 
 
 def _built(name, preset="tiny", **more):
-    return build({**settings_of(load_experiment(name)), **more}, preset=preset)
+    return build({**settings_of(load_experiment(name), preset=preset), **more}, preset=preset)
 
 
 @pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
