@@ -128,7 +128,7 @@ class SamplingProtocol(Sparse):
     def of(cls, settings: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> SamplingProtocol:
         """The protocol among the settings of one cell, with the shift that a tuning has ``chosen`` (``stages.tuning``) where they ask for
         one. A file of an earlier version, or one with defaults left out, lacks later fields."""
-        fields = {name: settings[name] for name in cls.model_fields if name in settings or name not in cls.later}
+        fields = {name: settings[name] for name in cls.model_fields if name in settings}
         if fields["shift"] == TUNED:
             if chosen is None:
                 raise BadInput("sampling.shift is tuned, but the run has no finished shift-choice; run its command again.")
