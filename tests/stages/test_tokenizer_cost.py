@@ -6,6 +6,7 @@ import json
 import math
 import random
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -33,6 +34,7 @@ def printed(tokenizer: str) -> dict[str, float]:
     return {row.metric: row.value for row in published() if row.system == "tokenizer-cost" and row.tokenizer == tokenizer}
 
 
+@cache
 def on_meta(name: str) -> tuple[FrozenEncoder, torch.Tensor]:
     """A full-size encoder and an image without memory behind them: shapes alone decide what is counted."""
     card = cards.find(name, "paper")
