@@ -14,6 +14,7 @@ from typer.main import get_command
 
 from svgbench.config.cards import load
 from svgbench.lab.configs import configs_of
+from svgbench.shelf import read_yaml
 from svgbench.tables.layouts import load_layout
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +160,14 @@ def test_the_experiments_of_the_page_are_built(tmp_path):
     for word, cells in (("wide", 18), ("features-only", 2)):
         (tmp_path / "mine.yaml").write_text(example("docs/experiments.md", word))
         assert len(configs_of(str(tmp_path / "mine.yaml"), "tiny", [], None)) == cells
+
+
+def test_the_page_of_experiments_lists_every_one_with_its_table_of_the_paper():
+    page = (ROOT / "docs" / "experiments.md").read_text()
+    rows = re.findall(r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", page, re.M)
+    listed = {name: paper for names, paper in rows for name in re.findall(r"`([^`]+)`", names)}
+    shelf = {path.stem: read_yaml(path) for path in (ROOT / "ablations").glob("*.yaml") if not path.stem.startswith("preset-")}
+    assert {name: one["paper"] for name, one in shelf.items() if one.get("axes") or name == "smoke"} == listed
 
 
 def test_the_first_python_example_runs():

@@ -7,6 +7,7 @@ in the same run; the peak of the data sheet is not used.
 from __future__ import annotations
 
 import contextlib
+import platform
 import resource
 import sys
 import time
@@ -45,6 +46,14 @@ def count_flops(function: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+def processor_name() -> str:
+    """The model of the processor where Linux names it, else what Python knows of it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
 
 
 def reset_peak(device: torch.device) -> None:

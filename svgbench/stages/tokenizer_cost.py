@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from svgbench.backends.open import FrozenEncoder
 from svgbench.config.records import Protocol, Score
 from svgbench.config.sampling import SamplingProtocol
-from svgbench.machine.measure import peak_memory, reset_peak
+from svgbench.machine.measure import peak_memory, processor_name, reset_peak
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.timing import timed
 from svgbench.nets.chunks import whole_batches
@@ -112,7 +112,7 @@ def sampling_cost(model: Any, sampling: SamplingProtocol, terms: Terms, runtime:
         return generate(model, rows, labels[:count], sampling, weak=None, seed=0, indices=torch.arange(count, device=device))
 
     with _measuring(runtime, terms):
-        return list(_times("sampling", draw, noise, terms, runtime, side=model.grid, sampling=sampling))
+        return list(_times("sampling", draw, noise, terms, runtime, images=f"{model.grid}x{model.grid}latents", way=(sampling.text,)))
 
 
 @contextmanager
@@ -131,38 +131,41 @@ def _part(
     counted = Protocol(measure="operations", images=f"{side}px", details=("a multiply-add is one",), version="v1")
     detail = {"multiply_adds": work.total, "operations": 2 * work.total, "multiply_adds_of_attention": work.attention}
     yield Score(metric=f"{name}_gflops", value=work.total / GIGA, count=1, protocol=counted, detail=detail)
-    yield from _times(name, call, rows, terms, runtime, side=side)
+    yield from _times(name, call, rows, terms, runtime, images=f"{side}px")
     reset_peak(runtime.torch_device)
     call(rows)
     peak = peak_memory(runtime.torch_device)
     whose = "the device's allocator" if runtime.torch_device.type == "cuda" else "the whole process"
-    made = _protocol("peak memory", terms, runtime, side, len(rows), whose)
+    made = _protocol("peak memory", terms, runtime, f"{side}px", len(rows), (whose,))
     yield Score(metric=f"{name}_peak_gb", value=peak / GIGA, count=len(rows), protocol=made)
 
 
 def _times(
-    name: str, call: Callable[[Tensor], Tensor], rows: Tensor, terms: Terms, runtime: Runtime, *, side: int,
-    sampling: SamplingProtocol | None = None,
-) -> Iterator[Score]:  # fmt: skip
+    name: str,
+    call: Callable[[Tensor], Tensor],
+    rows: Tensor,
+    terms: Terms,
+    runtime: Runtime,
+    *,
+    images: str,
+    way: tuple[str, ...] = (),
+) -> Iterator[Score]:
     """Latency at batch 1, and throughput at the batch of ``rows``."""
-    device, settings = runtime.torch_device, {"warm_up": terms.warm_up, "repetitions": terms.repetitions}
-    how = f"median of {terms.repetitions}"
+    device, how = runtime.torch_device, (f"median of {terms.repetitions}", *way)
     one, many = rows[:1].contiguous(), len(rows)
-    alone = timed(lambda: call(one), device, **settings)
-    made = _protocol("latency", terms, runtime, side, 1, how, sampling)
-    ends = {"low": 1e3 * alone.low, "high": 1e3 * alone.high}
-    yield Score(metric=f"{name}_latency_ms", value=1e3 * alone.seconds, count=1, protocol=made, detail={"interval": INTERVAL}, **ends)
-    together = timed(lambda: call(rows), device, **settings)
-    made = _protocol("throughput", terms, runtime, side, many, how, sampling)
-    ends = {"low": many / together.high, "high": many / together.low}
-    detail = {"interval": INTERVAL}
-    yield Score(metric=f"{name}_images_per_s", value=many / together.seconds, count=many, protocol=made, detail=detail, **ends)
+    alone = timed(lambda: call(one), device, warm_up=terms.warm_up, repetitions=terms.repetitions)
+    made = _protocol("latency", terms, runtime, images, 1, how)
+    ends = {"low": 1e3 * alone.low, "high": 1e3 * alone.high, "detail": {"interval": INTERVAL}}
+    yield Score(metric=f"{name}_latency_ms", value=1e3 * alone.seconds, count=1, protocol=made, **ends)
+    together = timed(lambda: call(rows), device, warm_up=terms.warm_up, repetitions=terms.repetitions)
+    made = _protocol("throughput", terms, runtime, images, many, how)
+    ends |= {"low": many / together.high, "high": many / together.low}
+    yield Score(metric=f"{name}_images_per_s", value=many / together.seconds, count=many, protocol=made, **ends)
 
 
-def _protocol(
-    measure: str, terms: Terms, runtime: Runtime, side: int, batch: int, how: str, sampling: SamplingProtocol | None = None
-) -> Protocol:
+def _protocol(measure: str, terms: Terms, runtime: Runtime, images: str, batch: int, how: tuple[str, ...]) -> Protocol:
+    """Everything that a time depends on: times of two machines, precisions or batches are never ranked together."""
     host = runtime.describe()
-    threads = (f"{host['threads']} threads",) if host["device"] == "cpu" else ()
-    details = (host["device_name"], *threads, f"torch {host['torch']}", terms.precision, f"batch {batch}", how)
-    return Protocol(measure=measure, images=f"{side}px", details=details, sampling=sampling, version="v1")
+    device = (processor_name(), f"{host['threads']} threads") if host["device"] == "cpu" else (host["device_name"],)
+    details = (*device, f"torch {host['torch']}", terms.precision, f"batch {batch}", *how)
+    return Protocol(measure=measure, images=images, details=details, version="v1")

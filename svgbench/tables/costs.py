@@ -11,11 +11,13 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.layouts import Layout, contested
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.published import published
+from svgbench.tables.standings import BY_IMAGES
 from svgbench.tables.table import Table
 
 INTERVAL = "value (low, high): the median of the repetitions, and the interval that holds the true median with 95 %"
 LAYOUT = "cost"
 """The layout that shows them."""
+BY_REPETITIONS = "by their intervals over repetitions (5 %, Holm's correction over the column); counts have none"
 RANDOM = "random weights: what a network costs does not depend on their values"
 
 
@@ -44,7 +46,8 @@ def cost_tables(out: Path, layout: Layout, *, against: str | None = None) -> lis
     if not records:
         raise BadInput(f"{out} holds no measured cost; measure one first, for example: svgbench cost dinov3.")
     tables = paper_tables(layout, records, published(), contested(), against=against)
-    tables[0].notes = [INTERVAL if note.startswith("value (low, high)") else note for note in tables[0].notes]
+    notes = [INTERVAL if note.startswith("value (low, high)") else note for note in tables[0].notes]
+    tables[0].notes = [note.replace(BY_IMAGES, BY_REPETITIONS) for note in notes]
     if any("(random weights)" in record.name for record in records):
         tables[0].notes.append(RANDOM)
     return tables

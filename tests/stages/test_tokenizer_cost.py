@@ -6,6 +6,7 @@ import json
 import math
 import random
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.errors import BrokenArtifact
 from svgbench.lab.costs import read_costs, write_cost
+from svgbench.machine.measure import processor_name
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.timing import LEAST, rank_of, timed, times_of
 from svgbench.nets.chunks import in_chunks, whole_batches
@@ -32,6 +34,7 @@ def printed(tokenizer: str) -> dict[str, float]:
     return {row.metric: row.value for row in published() if row.system == "tokenizer-cost" and row.tokenizer == tokenizer}
 
 
+@cache
 def on_meta(name: str) -> tuple[FrozenEncoder, torch.Tensor]:
     """A full-size encoder and an image without memory behind them: shapes alone decide what is counted."""
     card = cards.find(name, "paper")
@@ -104,8 +107,30 @@ def test_every_number_of_a_codec_says_how_it_was_made():
     assert round(1e6 * (scores["encoder_params_m"].value + scores["decoder_params_m"].value)) == whole
     speed = scores["decoder_images_per_s"]
     assert speed.low <= speed.value <= speed.high and speed.count == 3
-    assert {"fp32", "batch 3", "median of 6"} < set(speed.protocol.details) and "batch 1" in scores["decoder_latency_ms"].protocol.details
+    assert (
+        processor_name()
+        and {processor_name(), "fp32", "batch 3", "median of 6"} < set(speed.protocol.details)
+        and "batch 1" in scores["decoder_latency_ms"].protocol.details
+    )
     assert scores["encoder_gflops"].detail["operations"] == 2 * scores["encoder_gflops"].detail["multiply_adds"]
+
+
+def test_a_sample_is_timed_and_its_steps_are_part_of_how():
+    from svgbench.config.sampling import SamplingProtocol
+    from svgbench.nets.sit import SiT
+    from svgbench.stages.tokenizer_cost import sampling_cost
+    from svgbench.tables.standings import shared_protocol
+
+    calls, model = [], SiT(channels=4, grid=4, classes=3, width=32, depth=1, heads=2)
+    model.register_forward_hook(lambda _model, inputs, _out: calls.append(len(inputs[0])))
+    terms, protocols = Terms(batch=3, repetitions=6, warm_up=1), []
+    for steps in (2, 3):
+        way = SamplingProtocol(sampler="euler", steps=steps, guidance=1.0, shift=0.15)
+        alone, together = sampling_cost(model, way, terms, Runtime(quiet=True))
+        assert calls == [1] * steps * 7 + [3] * steps * 7 and together.count == 3 and alone.metric == "sampling_latency_ms"
+        protocols.append(shared_protocol({"protocol_fields": alone.protocol.model_dump(mode="json")}, ()))
+        calls.clear()
+    assert protocols[0] != protocols[1]  # no column's title names the steps
 
 
 def test_cards_are_measured_kept_and_reported_beside_the_published_rows(tmp_path):
