@@ -182,6 +182,7 @@ def test_published_rows_stand_in_a_table_of_their_own_with_sources_and_are_never
     assert {row[-1] for row in printed.rows} == {"[1] [2]"} and any("public/down.jpg" in note for note in printed.notes)
     (column,) = [i for i, name in enumerate(printed.columns) if name == "gFID ↓, guided"]
     assert [row[column] for row in printed.rows] == ["6.12 [a] [c]", "9.03 [a] [c]", "6.11 [a] [c]"]
+    assert any(note.startswith("[b]") and "read it beside SSIM [-1, 1]" in note for note in printed.notes)
     assert any(note.startswith("[c]") and "6.12 is the features alone" in note for note in printed.notes)
 
 
