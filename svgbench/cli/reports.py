@@ -154,14 +154,16 @@ def show(
 
 def _done(named: Named, experiment: str) -> reviewers.Done:
     """What has been run of an experiment, and its tables in its layouts."""
-    fixed = preset_of(load_experiment(experiment, named.shelf), named.shelf)
+    loaded = load_experiment(experiment, named.shelf)
+    fixed = preset_of(loaded, named.shelf)
     here = replace(named, preset=DEFAULT_PRESET) if fixed else named  # it stands on a preset of its own
     cells, known = here.cells(experiment), named.known()
     names = [name for name in cells if name in known]
     if not names:
         return reviewers.Done(reviewers.NOT_RUN, [])
     found = labelled(collect(here.out, names), here.labels(experiment))
-    return reviewers.Done(f"{len(names)} of {len(cells)} runs", tables_for(found, layouts_of(experiment)))
+    tables = tables_for(found, layouts_of(experiment), contrasts=compared(loaded, found, cells, here.out))
+    return reviewers.Done(f"{len(names)} of {len(cells)} runs", tables)
 
 
 def _costs_done(out: Path) -> reviewers.Done:

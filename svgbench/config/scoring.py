@@ -173,8 +173,9 @@ class Scores(Part):
     second_extractor_weights: str | None = None
     """Path of the second extractor's weights file; needed by all but ``shapes-cnn``, whose weights are shipped."""
     reference: str | None = None
-    """What samples are compared with in place of the training images: an ADM ``.npz`` of statistics, an ``.npz`` or folder of images, or an
-    ``images`` artifact of a store. Statistics belong to the first extractor; the second one then keeps the training images."""
+    """What samples are compared with in place of the training images: an ADM ``.npz`` (its statistics for gFID, its images ``arr_0`` for
+    KID, precision and recall), an ``.npz`` or folder of images, or an ``images`` artifact of a store. Statistics belong to the first
+    extractor; the second one then keeps the training images."""
     perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
     """Distance of reconstructions to originals: LPIPS (left out, shown as a dash, without its weights file) or that of the small network
     for ``shapes``."""

@@ -2,13 +2,13 @@
 
 Protocol (Chong & Forsyth 2020, arXiv 1911.07023; mchong6/FID_IS_infinity, ``score_infinity.py``): 15 subsets at regular intervals from a
 tenth of the samples to all of them, least squares in float64. Each subset holds the one before, in one fixed pseudo-random order, so that
-all take one pass of sums; the authors shuffle anew for each, which costs eight times as much in sums and spreads the value more (on 60
-sets of 1,000 Gaussian vectors of 32 numbers a standard deviation of 0.26 in place of 0.21). The reference stays as it is: its own finite
-count is not extrapolated. Subsets have at least twice as many images as the features have numbers, because the bias is no line over
-1/N where a covariance is singular or nearly so; of fewer than four times as many samples there is no such score. The interval bootstraps
-the images and repeats the whole fit on at most 20 resamples. Cost of a fit on one CPU thread for 50,000 Inception features: 15 s of sums
-and 15 distances of 2 s each, so about 15 minutes with the interval. What it cannot tell: a bias of higher order, and memorised samples. It
-may be below 0 where both distributions are one.
+all take one pass of sums; the authors shuffle anew for each, which costs eight times as much in sums and spreads the value more (on 60 sets
+of 1,000 Gaussian vectors of 32 numbers a standard deviation of 0.26 in place of 0.21). The reference stays as it is: its own finite count
+is not extrapolated. Subsets have at least twice as many images as the features have numbers, because the bias is no line over 1/N where a
+covariance is singular or nearly so; of fewer than four times as many samples there is no such score. The interval bootstraps the images and
+repeats the whole fit on at most 20 resamples. Cost of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances
+of 2 s each, so about 15 minutes with the interval. What it cannot tell: a bias of higher order, and memorised samples. It may be below 0
+where both distributions are one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from svgbench.metrics.extrapolation import POINTS, at_infinity, frechet_at_infinity, subset_sizes
-from svgbench.metrics.features import Features
+from svgbench.metrics.features import ImageFeatures
 from svgbench.metrics.frechet import Gaussian, Moments, frechet_distance
 from svgbench.metrics.generation import distance_scores, generation_scores
 from svgbench.metrics.protocol import ImageGroup, Judge
@@ -63,8 +63,8 @@ def test_subsets_are_those_of_the_papers_code_and_never_near_a_singular_covarian
     assert frechet_at_infinity(drawn(63, 0), REFERENCE, NONE) is None
 
 
-def features(x: torch.Tensor) -> Features:
-    return Features(count=len(x), moments=Moments.empty(WIDTH).add(x), kept=x.float())
+def features(x: torch.Tensor) -> ImageFeatures:
+    return ImageFeatures(count=len(x), moments=Moments.empty(WIDTH).add(x), kept=x.float())
 
 
 def test_scores_hold_it_under_its_own_protocol_beside_the_distance_of_n_samples():

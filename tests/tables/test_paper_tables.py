@@ -184,6 +184,7 @@ def test_published_rows_stand_in_a_table_of_their_own_with_sources_and_are_never
     (mark,) = [note.split(" ")[0] for note in printed.notes if "6.12 is the features alone" in note]
     cells = [row[column] for row in printed.rows]
     assert [cell.split(" ")[0] for cell in cells] == ["6.12", "9.03", "6.11"] and all(mark in cell for cell in cells)
+    assert any("read it beside SSIM [-1, 1]" in note for note in printed.notes)
 
 
 def test_contested_numbers_carry_their_footnote_where_they_are_printed(tmp_path):
