@@ -117,6 +117,17 @@ def test_relative_links_lead_to_files_and_headings(page):
         assert not anchor or anchor in anchors(target), link
 
 
+def test_what_is_known_quotes_numbers_of_the_reports_it_links():
+    page = ROOT / "reports" / "measured" / "README.md"
+    items = re.split(r"^\d+\. ", page.read_text(), flags=re.M)[1:]
+    assert len(items) == 10
+    for item in items:
+        reports = [(page.parent / link).read_text() for link in LINK.findall(item) if not link.startswith("..")]
+        assert reports, item
+        numbers = re.findall(r"\d+\.\d+(?:e-\d+)?", LINK.sub("", item))
+        assert not [number for number in numbers if not any(number in report for report in reports)], item
+
+
 @pytest.mark.parametrize("page", WRITTEN, ids=named)
 def test_the_commands_of_a_page_parse(page):
     text = page.read_text()

@@ -1,4 +1,4 @@
-"""Atomic writes, digests, storage errors as sentences, and points at which tests kill the process. No torch."""
+"""Atomic writes, digests, sentences for storage errors, and points at which tests kill the process. No torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ NOT_STORAGE = frozenset({
 @contextlib.contextmanager
 def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
     """Converts storage errors (also those in safetensors) to StorageError with advice, or to BadInput for unusable paths. ``vanished``:
-    also converts "no such file", where the file existed a moment ago."""
+    also converts "no such file", for a file that existed a moment ago."""
     try:
         yield
     except OSError as error:
@@ -74,7 +74,8 @@ def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
 
 
 def storage_error(error: OSError, place: Path | None = None) -> StorageError | BadInput:
-    """StorageError with what to do, or BadInput for a path that cannot be used; the error's own file name is preferred to ``place``."""
+    """A StorageError that says what to do, or BadInput for an unusable path. The sentence names the error's file if it has one, else
+    ``place``."""
     return _explained(error.errno or errno.EIO, error.filename or place or "the storage")
 
 
@@ -86,8 +87,8 @@ def _explained(number: int, where: object) -> StorageError | BadInput:
 
 
 def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
-    """The path, which is a regular file or free; BadInput for a directory, a device, a pipe, a socket, or a link to one of them: a rename
-    would put a file in its place."""
+    """The path, if it is a regular file or does not exist. Raises BadInput for a directory, device, pipe or socket, or a link to one, since
+    renaming a file to this path would replace it."""
     with guarded(path):
         try:
             kind = kind_of(os.stat(path))
@@ -101,7 +102,7 @@ def regular(path: Path, *, instead: str = "give the path of a file") -> Path:
 
 
 def failpoint(name: str) -> None:
-    """Kills this process here when SVGBENCH_FAILPOINT is ``name`` or ``name:n`` and this is the n-th pass; nothing otherwise."""
+    """For tests: kills this process when SVGBENCH_FAILPOINT is ``name``, or ``name:n`` at the n-th call. Otherwise does nothing."""
     setting = os.environ.get("SVGBENCH_FAILPOINT")
     if not setting:
         return
@@ -124,7 +125,7 @@ def fsync(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a user's file for reading. Raises OSError for a directory, pipe, device or socket: reading could block for ever, and opening
+    """Opens a user's file for reading. Raises OSError for a directory, pipe, device or socket: reading could block forever, and opening
     could have side effects."""
     descriptor = -1
     try:
@@ -157,16 +158,16 @@ def is_inside(root: Path, path: Path) -> bool:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Writes a file so that at any moment its name holds either the old bytes or all the new ones. A symbolic link is replaced, and what it
-    leads to is not written; BadInput where something other than a file has the name."""
+    """Writes a file so that at any moment the path has either the old bytes or all the new ones. A symbolic link is replaced; its target is
+    not changed. Raises BadInput when the path is not a file."""
     with replacing(path) as file:
         file.write(content)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file, written under a temporary name and renamed when it is complete and on the disk: at any moment its name holds either the
-    old bytes or all the new ones."""
+    """A new file that is written under a temporary name, and renamed when it is complete and on the disk: at any moment the path has either
+    the old bytes or all the new ones."""
     with guarded(path, vanished=True):
         regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)

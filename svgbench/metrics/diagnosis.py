@@ -1,10 +1,10 @@
-"""Share of a set of vectors' variance that is between classes: near 0 where classes are entangled, near 1 where they are separated.
+"""Class share: the share of the variance of vectors that is between classes; near 0 for mixed classes, near 1 for separated ones.
 
 Protocol: omega squared, a one-way analysis of variance over all dimensions at once (traces of the scatter matrices): the between-class sum
-of squares less what K - 1 within-class variances would add by chance, over the total and one within-class variance (Hays 1963). It is
-nearly free of the count's bias, so a set without structure gives about 0 and can fall a little below. Vectors are in the units
-of the diffusion transformer (latents standardised per channel). Intervals resample images. What it cannot tell: whether a nonlinear
-classifier could separate the classes; a linear probe tells more about that.
+of squares minus (K - 1) within-class variances, divided by the total sum plus one within-class variance (Hays 1963). It has almost no
+bias, so for vectors without structure it is about 0 and may be slightly negative. Vectors are in the units of the diffusion transformer
+(latents standardised as in training). Intervals resample images. Limit: it does not show whether a nonlinear classifier could separate
+the classes; for a linear one see the linear probe.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def class_share_score(
 
 
 def _gram(values: Tensor, labels: Tensor) -> Tensor:
-    """Inner products [N, N] float64 of the vectors: all that the sums of squares need."""
+    """Inner products [N, N] float64 of the vectors, from which the sums of squares are computed."""
     if len(labels.unique()) < 2 or len(labels) <= len(labels.unique()):
         raise BadData(
             f"{len(labels)} images of {len(labels.unique())} classes do not show whether classes are separated; give two classes or "

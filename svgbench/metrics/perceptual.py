@@ -2,10 +2,10 @@
 
     d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
 
-Protocol: ``lpips``: VGG16 at the image's own size, five taps, the linear weights of LPIPS v0.1; equal to the package lpips.
-``shapes-lpips``: the small VGG-like classifier of the embedded images, every channel with weight 1: another distance, which is
-never compared with LPIPS. uint8 images of the validation set against their reconstructions. What it cannot tell: decoders are trained
-on this network's distance, so it favours them, as LPIPS does elsewhere.
+Protocol: uint8 images of the validation set are compared with their reconstructions. ``lpips``: VGG16 on images that are not resized, five
+layers, the linear weights of LPIPS v0.1; equal to the package lpips. ``shapes-lpips``: the small VGG-like classifier of the embedded
+images, with weight 1 for every channel; it is another distance and never compared with LPIPS. Limit: decoders are trained with the same
+network in their loss, which makes their distance small, as with LPIPS elsewhere.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from svgbench.nets.critic import perceptual_distance
 from svgbench.weights.files import fill, read
 
 VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
-"""torchvision's VGG16: index of the ReLU behind each tap -> its channels."""
+"""Index of a ReLU in torchvision's VGG16 whose output is compared -> its channels."""
 VGG_SHIFT = (-0.030, -0.088, -0.188)
 VGG_SCALE = (0.458, 0.448, 0.450)
-"""LPIPS normalises pixels in [-1, 1] by these (its ScalingLayer)."""
+"""Mean and deviation with which LPIPS normalises pixels in [-1, 1] (its ScalingLayer)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Perceptual:
 
     @property
     def judge(self) -> Judge:
-        """Its entry in protocols."""
+        """The network as protocols name it."""
         return Judge(name=self.name, digest=self.digest)
 
     @torch.inference_mode()
@@ -96,14 +96,14 @@ class VggTaps(torch.nn.Module):
 
 
 def _vgg(path: Path) -> VggTaps:
-    """The taps with the trunk's weights from torchvision's file; its classifier is left out."""
+    """The network with the weights of torchvision's file; the classifier's weights are not used."""
     network = VggTaps()
     fill(network, {name: value for name, value in read(path).items() if name.startswith("features.")}, where=str(path))
     return network.requires_grad_(False).eval()
 
 
 def _linear_weights() -> list[Tensor]:
-    """Five vectors [C_l] that the package lpips ships."""
+    """Five vectors [C_l] from the package lpips."""
     package = importlib.util.find_spec("lpips")
     if package is None or package.origin is None:
         raise BadWeights("lpips needs its linear weights, which are inside the package 'lpips': pip install 'svgbench[lpips]'.")

@@ -1,4 +1,4 @@
-"""The network of a family's tiny member, as its card opens it, and the pixels it expects."""
+"""The network of a family's tiny encoder, as its card opens it, and its normalisation of pixels."""
 
 from __future__ import annotations
 

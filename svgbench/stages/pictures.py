@@ -1,4 +1,4 @@
-"""Image stores, reconstructions, and the pictures a person looks at."""
+"""Stages that make images: the store of images, reconstructions, the overview, and sheets of samples."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from svgbench.metrics.samples import to_uint8
 from svgbench.stages.tokenizers import BLOCK, open_tokenizer, to_floats
 
 SHOWN = 16
-"""Classes on a sample sheet that names none."""
+"""Most classes on a sheet of samples when no labels are given."""
 
 
 def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Packs the pre-cropped uint8 store of training and validation images; a packed store is adopted as it is."""
+    """Packs the pre-cropped uint8 store of training and validation images; a packed store is used as it is."""
     data = schema.Data.model_validate(slice_["data"])
     if data.source != "shapes" and packed.holds(Path(data.source).expanduser()):
         packed.adopt(data, out)
@@ -39,7 +39,7 @@ def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 
 
 def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Validation images through the tokenizer and back: ``reconstructions.npy`` uint8 [N, 3, H, W], in the order of the validation set."""
+    """Encodes and decodes the validation images: ``reconstructions.npy`` uint8 [N, 3, H, W], in the order of the validation set."""
     collection = open_images(inputs["images"])
     val = collection.val
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -74,13 +74,13 @@ def overview(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime
 
 
 def _nth(images: np.ndarray, labels: np.ndarray, label: int, number: int) -> np.ndarray:
-    """The n-th sample of a class, or the n-th sample where the class has fewer."""
+    """The n-th sample of a class, or the n-th of all samples when the class has fewer."""
     of_label = np.flatnonzero(labels == label)
     return images[of_label[number] if len(of_label) > number else number % len(images)]
 
 
 def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image:
-    """Rows of uint8 images [N, 3, H, W] with a name before each row and one above each column; small images are enlarged by whole steps."""
+    """A picture of rows of uint8 images [N, 3, H, W] with a name for each row and column; small images are enlarged by an integer factor."""
     side = rows[0][1].shape[-1]
     scale = max(1, 96 // side)
     cell, gap, left, top = side * scale, 6, 110, 22

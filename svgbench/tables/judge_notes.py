@@ -1,4 +1,4 @@
-"""The note of tables where networks trained on the embedded images score other images."""
+"""The note under tables in which judges that were trained on the embedded images score other images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svgbench.tables.table import Table
 
 
 def are_drawn(source: str) -> bool:
-    """Whether the images of a run are the embedded ones: drawn anew, or packed."""
+    """Whether a run uses the embedded images, drawn or packed."""
     if source == "shapes":
         return True
     from svgbench.images import packed  # numpy
@@ -27,7 +27,7 @@ def are_drawn(source: str) -> bool:
 
 
 def unfamiliar(record: RunRecord) -> list[str]:
-    """The judges of a run that were not trained on images like its own, with what each judges; nothing for a run on the embedded images."""
+    """The judges that were trained on other images than the run uses, each with its role; empty for a run on the embedded images."""
     config = record.config()
     if "data" not in config or are_drawn(config["data"]["source"]):
         return []
@@ -36,7 +36,7 @@ def unfamiliar(record: RunRecord) -> list[str]:
 
 
 def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Adds a note to every table of measured numbers that names the runs which such networks scored."""
+    """Adds a note to every table of measured numbers that names the runs which such judges scored."""
     runs: dict[str, list[str]] = {}
     for record in records:
         unfamiliar_judges = unfamiliar(record)
