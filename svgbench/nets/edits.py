@@ -2,8 +2,8 @@
 
 After appendix C of SVG (arXiv 2510.15301v4): the image is inverted along the ODE up to a time, its trajectory is kept, noise takes the
 place of what is inside (or outside) a box, and the rest is held to the trajectory through a mask that is softened by a Gaussian blur and
-faded while the image is denoised. Times go from 0 (noise) to 1 (data). The article gives no width of the blur and no course of the
-fading; those here are ours and are stated where they are.
+faded while the image is denoised. Times go from 0 (noise) to 1 (data). The width of the blur and the linear course of the fading are
+ours.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def edited(
 
 
 def linear(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point a ``share`` of the straight way from one tensor to another of the same shape. Between two independent noises of many
+    """The point [...] a ``share`` of the straight way from one tensor [...] to another of the same shape. Between two independent noises of many
     numbers its norm falls to about 0.71 of theirs half way."""
     return (1 - share) * one + share * other
 
 
 def spherical(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point a ``share`` of the way along the great circle (Shoemake 1985) between two tensors of one shape, taken as single vectors;
-    where their norms differ it moves from one norm to the other, and it keeps the norm where they are equal. Parallel vectors: linear."""
+    """The point [...] a ``share`` of the way along the great circle (Shoemake 1985) between two tensors [...] of one shape, taken as
+    single vectors; where their norms differ it moves from one norm to the other, and it keeps the norm where they are equal. Parallel vectors: linear."""
     angle = torch.acos((one.double() * other.double()).sum().div(one.double().norm() * other.double().norm()).clamp(-1, 1)).item()
     if math.sin(angle) < 1e-6:
         return linear(one, other, share)

@@ -43,7 +43,7 @@ STARTS = (0.8, 0.6, 0.4, 0.2)
 BOXED = SamplingProtocol(sampler="euler", steps=100, guidance=4.0, shift=0.4)
 """How an edit in a box is denoised: appendix C of arXiv 2510.15301."""
 BOX_START = 0.25
-"""Time up to which an image is inverted before an edit in a box: the article names none, this is ours."""
+"""Time up to which an image is inverted before an edit in a box: ours."""
 BOX_SHARE, BOX_BLUR = 0.5, 1 / 16
 """Side of the box and deviation of its blur, as shares of the latent grid's side: ours."""
 WAYS = {"linear": edits.linear, "spherical": edits.spherical}

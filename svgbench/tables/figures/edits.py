@@ -35,8 +35,8 @@ def box_editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
         f"again by {about['steps']} steps. An edit begins at t = {about['start']:.2f}: noise takes the latents' place inside (outside) the "
         f"box, whose mask is blurred by a Gaussian of {about['blur']:g} positions, and {about['steps']} steps of Euler's method, guidance "
         f"{about['guidance']:g}, shift {about['shift']:g} lead it to t = 1 under another class. What lies beyond the mask is held to the "
-        "inverted trajectory, less and less towards t = 1. Numbers: root mean square distance to the image, standardised latents. The "
-        "time, the width of the blur and the course of the fading are ours; the article does not state them."
+        "inverted trajectory, less and less towards t = 1. Numbers: root mean square distance to the image, standardised latents. Box, "
+        "time, blur and course of the fading are ours."
     )
     columns = ["tokenizer", "image", "class", "target", "edit", "distance_inside", "distance_outside"]
     return FigureData("box-editing", sheet.title, caption, sheet.page(), columns, rows)
