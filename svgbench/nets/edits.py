@@ -86,14 +86,15 @@ def edited(
 
 
 def linear(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point [...] a ``share`` of the straight way from one tensor [...] to another of the same shape. Between two independent noises of many
-    numbers its norm falls to about 0.71 of theirs half way."""
+    """The point [...] a ``share`` of the straight way from one tensor [...] to another of the same shape. Between two independent noises
+    of many numbers its norm falls to about 0.71 of theirs half way."""
     return (1 - share) * one + share * other
 
 
 def spherical(one: Tensor, other: Tensor, share: float) -> Tensor:
     """The point [...] a ``share`` of the way along the great circle (Shoemake 1985) between two tensors [...] of one shape, taken as
-    single vectors; where their norms differ it moves from one norm to the other, and it keeps the norm where they are equal. Parallel vectors: linear."""
+    single vectors; where their norms differ it moves from one norm to the other, and it keeps the norm where they are equal. Parallel
+    vectors: linear."""
     angle = torch.acos((one.double() * other.double()).sum().div(one.double().norm() * other.double().norm()).clamp(-1, 1)).item()
     if math.sin(angle) < 1e-6:
         return linear(one, other, share)
