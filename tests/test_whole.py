@@ -101,7 +101,15 @@ def test_samples_of_a_finished_run_can_be_drawn(finished, tmp_path):
     assert wrong.returncode == 2 and "class 77 does not exist" in wrong.stderr and not (tmp_path / "b.png").exists()
 
 
-FIGURES = {"gfid-by-steps", "reconstructions", "samples", "embedding", "velocities", "class-share", "interpolation", "editing"}
+FIGURES = {
+    "gfid-by-steps", "gfid-by-guidance", "training-curves", "reconstructions", "samples", "embedding", "embedding-by-classes",
+    "embedding-by-layer", "toy-field", "velocities", "class-share", "interpolation", "noise-interpolation", "editing", "box-editing",
+    "feature-maps",
+}  # fmt: skip
+DIAGNOSES = {
+    "embedding", "velocities", "residual-left-out", "interpolation", "editing", "class-embedding", "layer-embedding", "box-editing",
+    "noise-interpolation", "feature-maps",
+}  # fmt: skip
 
 
 def test_figures_of_a_finished_run_are_drawn_and_measured_once(finished, tmp_path):
@@ -112,16 +120,31 @@ def test_figures_of_a_finished_run_are_drawn_and_measured_once(finished, tmp_pat
     first = svgbench("figures", run, "--out", str(out), "--threads", "1")
     assert first.returncode == 0, first.stderr
     made = {key.split("/")[0] for key in keys(out) - keys(finished)}
-    assert made == {"embedding", "velocities", "residual-left-out", "interpolation", "editing"}
+    assert made == DIAGNOSES
     files = {path.name: path.read_bytes() for path in (out / "figures").iterdir()}
     assert set(files) == {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv", "json")}
     for name in FIGURES:
         with Image.open(out / "figures" / f"{name}.png") as picture:
             assert picture.width >= 1000 and np.asarray(picture.convert("L")).std() > 5
         assert len(files[f"{name}.csv"].splitlines()) > 2 and json.loads(files[f"{name}.json"])["caption"]
+    assert "After figure 6 of arXiv 2510.15301." in json.loads(files["box-editing.json"])["caption"]
+    _check_numbers(out)
     again = svgbench("figures", "smoke", "--out", str(out), "--to", str(tmp_path / "again"), *FAST[:2])
     assert again.returncode == 0 and not {line.split()[0] for line in again.stderr.splitlines()} & made
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == files
+
+
+def _check_numbers(out: Path) -> None:
+    """What the diagnoses of a run measured: the pictures' sizes, an inversion that returns the image, norms, shares."""
+    about = {path.parent.parent.name: json.loads(path.read_text()) for path in out.glob("store/*/*/pictures.json")}
+    boxed, noises, maps = (about[stage] for stage in ("box-editing", "noise-interpolation", "feature-maps"))
+    assert max(boxed["back"]) < 0.05 and boxed["box"] == [8, 24]  # of latents of unit deviation
+    assert all(edit[edit["edit"]] > [0.3, 0.3] for edit in boxed["distances"])
+    straight, circle = noises["norms"][:2]
+    assert 0.6 < straight[3] < 0.8 and min(circle) > 0.9 and noises["ways"] == ["linear", "spherical"]
+    assert all(0 < sum(shares) <= 1 + 1e-9 and shares == sorted(shares, reverse=True) for at in maps["shares"][0] for shares in at)
+    layers = json.loads(next(out.glob("store/layer-embedding/*/embedding.json")).read_text())
+    assert layers["parts"] == ["block 1", "block 2", "block 3", "block 4", "latents, alignment left out", "latents"]
 
 
 def test_figures_of_a_codec_and_of_a_noise_predictor_have_no_residual_and_are_edited_all_the_same(tmp_path):

@@ -31,6 +31,9 @@ PICTURED = 12
 def figures(
     names: Annotated[list[str] | None, typer.Argument(help="Runs or experiments. Default: all runs.", metavar="[NAME]...")] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Draw this figure alone; repeat it for several. Default: all.", metavar="FIGURE")
+    ] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="The folder for the figures. Default: OUT/figures.")] = None,
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
@@ -41,15 +44,18 @@ def figures(
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)] = None,
 ) -> None:
-    """Draw finished runs: curves, reconstructions, samples, t-SNE, velocities, interpolation, editing; each as PNG, SVG and CSV."""
+    """Draw finished runs: curves, reconstructions, samples, t-SNE, velocities, interpolation, edits, feature maps; as PNG, SVG and CSV."""
     if to is not None and to.exists() and not to.is_dir():
         raise BadInput(f"--to {to} is not a directory, and figures are several files; give a directory.")
     absent = [package for package, module in (("matplotlib",) * 2, ("scikit-learn", "sklearn")) if importlib.util.find_spec(module) is None]
     if absent:
         raise BadInput(f"figures need {' and '.join(absent)}; install them: pip install 'svgbench[figures]'.")
-    from svgbench.tables.figures.draw import draw
+    from svgbench.tables.figures.draw import DRAWINGS, chosen, draw, needed
     from svgbench.tables.figures.sources import of_one_set, tokenizers
 
+    wanted = chosen(only or None)
+    if all(DRAWINGS[name].of == "nothing" for name in wanted):
+        return _show(*draw([], [], to or out / "figures", wanted), to or out / "figures")
     store = Store(out / "store")
     named = Named(out, preset, sets, limit, shelf, data, quick)
     runs, asked_for = _chosen(names or [], named)
@@ -71,13 +77,17 @@ def figures(
     of_one_set(whole)
     if unchecked := without_digests(records):
         notify(unchecked)
-    pictured = _diagnosed(whole[:PICTURED], store, device, threads)
-    to = to or out / "figures"
-    drawn, reasons = draw(candidates, pictured, to)
+    pictured = _diagnosed(whole[:PICTURED], store, device, threads, needed(wanted))
+    _show(*draw(candidates, pictured, to or out / "figures", wanted), to or out / "figures")
+
+
+def _show(drawn: list[Any], reasons: list[str], to: Path) -> None:
+    """Says what was drawn and why the rest was not."""
     for reason in reasons:
         notify(f"not drawn: {reason}")
-    rows = [[one.name, one.title, f"{to / one.name}.png"] for one in drawn]
-    table_of(Table("Figures", ["figure", "shows", "file"], rows, ["beside each: .svg, the table behind it as .csv, its caption as .json"]))
+    rows = [[one.name, one.title, one.paper, f"{to / one.name}.png"] for one in drawn]
+    notes = ["beside each: .svg, the table behind it as .csv, its caption as .json", "the paper: arXiv 2510.15301"]
+    table_of(Table("Figures", ["figure", "shows", "in the paper", "file"], rows, notes))
 
 
 def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]:
@@ -93,9 +103,9 @@ def _labels(names: list[str], named: Named) -> dict[str, str]:
     return {run: label for name in names if named.is_experiment(name) for run, label in named.labels(name).items()}
 
 
-def _diagnosed(pictured: list[Any], store: Store, device: str, threads: int | None) -> list[Any]:
-    """Tokenizers with their diagnoses, which are made where the store lacks them."""
-    plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in pictured}, store)
+def _diagnosed(pictured: list[Any], store: Store, device: str, threads: int | None, wanted: set[str]) -> list[Any]:
+    """Tokenizers with the wanted diagnoses, which are made where the store lacks them."""
+    plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in pictured}, store, wanted)
     there = Finished(plan, store)
     store.sweep(there.all())
     left = set(plan.nodes) - there.keys()

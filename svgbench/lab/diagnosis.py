@@ -6,7 +6,7 @@ Nothing here trains: a run without the inputs of a diagnosis is an error that gi
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from svgbench.config.schema import RunConfig
@@ -45,8 +45,9 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
     return None
 
 
-def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store) -> Plan:
-    """The diagnoses of runs, by name: configuration and recorded stages. The plan also holds the finished nodes that are their inputs."""
+def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store, wanted: Collection[str] | None = None) -> Plan:
+    """The diagnoses of runs, by name: configuration and recorded stages; all, or the ``wanted``. The plan also holds the finished nodes
+    that are their inputs."""
     nodes: dict[str, Node] = {}
     plan = []
     for name, (config, stages) in runs.items():
@@ -55,6 +56,8 @@ def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], s
             raise BadInput(reason)
         provided, keys = recorded(stages), []
         for stage in graph.DIAGNOSES:
+            if wanted is not None and stage.name not in wanted:
+                continue
             inputs = {need: provided[need] for need in (*stage.needs, *(name for name in stage.also if name in provided))}
             node = node_of(stage, config.model_dump(mode="json"), inputs, {})
             nodes |= {one.key: one for one in inputs.values()} | {node.key: node}

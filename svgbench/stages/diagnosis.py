@@ -37,14 +37,14 @@ BATCH = 200
 RESAMPLING = Resampling(resamples=100, seed=0)
 
 
-def balanced(images: ImageSet, count: int) -> tuple[Tensor, Tensor, list[int]]:
-    """At most ``count`` images, the first of each chosen class in turn: their places [N], their labels as places in the chosen classes [N],
-    and those classes."""
+def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tensor, Tensor, list[int]]:
+    """At most ``count`` images of at most ``classes`` classes, the first of each chosen class in turn: their places [N], their labels as
+    places in the chosen classes [N], and those classes."""
     labels = torch.as_tensor(images.labels)
     known = labels.unique()
     if len(known) < 2:
         raise BadData(f"the validation images are of {len(known)} class; figures by class need images of two classes or more.")
-    chosen = known[torch.linspace(0, len(known) - 1, min(CLASSES, len(known))).round().long()]
+    chosen = known[torch.linspace(0, len(known) - 1, min(classes, len(known))).round().long()]
     places = [(labels == label).nonzero()[:, 0] for label in chosen]
     each = max(1, min(count // len(chosen), *map(len, places)))
     return torch.stack([place[:each] for place in places], 1).flatten(), torch.arange(len(chosen)).repeat(each), chosen.tolist()
@@ -81,9 +81,9 @@ def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
             scores.append(class_share_score(part, labels, what=what, images=seen, resampling=RESAMPLING, detail={"latents": name}))
             bar.advance(1)
     np.save(out / "points.npy", points)
-    content = {"parts": list(parts), "labels": labels.tolist(), "images": places.tolist(), "classes": _names(collection, chosen),
+    content = {"parts": list(parts), "labels": labels.tolist(), "images": places.tolist(), "classes": names_of(collection, chosen),
                "perplexity": perplexity, "class_share": [score.model_dump(mode="json") for score in scores]}  # fmt: skip
-    _write(out / "embedding.json", content)
+    write_json(out / "embedding.json", content)
     return {"images_seen": len(places)}
 
 
@@ -122,9 +122,9 @@ def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
             means = [(_means(vectors, labels) @ axes).cpu().tolist() for vectors in (x_t.flatten(1), velocity)]
             times.append({"t": t, "positions": means[0], "velocities": means[1], "class_share": score.model_dump(mode="json")})
     np.save(out / "points.npy", points)
-    content = {"labels": labels.tolist(), "images": places.tolist(), "classes": _names(collection, chosen),
+    content = {"labels": labels.tolist(), "images": places.tolist(), "classes": names_of(collection, chosen),
                "centres": (centres @ axes).cpu().tolist(), "times": times}  # fmt: skip
-    _write(out / "velocities.json", content)
+    write_json(out / "velocities.json", content)
     return {"images_seen": len(places)}
 
 
@@ -143,9 +143,11 @@ def _plane(centres: Tensor) -> Tensor:
     return (axes * largest.sign()).to(centres)
 
 
-def _names(collection: Images, chosen: list[int]) -> list[str]:
+def names_of(collection: Images, chosen: list[int]) -> list[str]:
+    """Names of these classes."""
     return [collection.classes[label] for label in chosen]
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
     write_atomic(path, (json.dumps(content) + "\n").encode())

@@ -1,4 +1,5 @@
-"""Pictures from latents that were changed by hand: without the residual, between two images, under another class. Made for figures.
+"""Pictures from latents that were changed by hand: without the residual, between two images or two noises, under another class, inside
+a box. Made for figures.
 
 Each artifact is ``pictures.npy`` uint8 and ``pictures.json``, which names the pictures.
 """
@@ -6,6 +7,7 @@ Each artifact is ``pictures.npy`` uint8 and ``pictures.json``, which names the p
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,16 @@ import torch
 from torch import Tensor
 
 from svgbench.config.choices import shifted_times
+from svgbench.config.sampling import SamplingProtocol
 from svgbench.images.store import Images, open_images
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import to_uint8
-from svgbench.nets import draws
-from svgbench.nets.guidance import guided
+from svgbench.nets import draws, edits
+from svgbench.nets.guidance import Field, guided
+from svgbench.nets.latents import LatentStats
 from svgbench.nets.sampler import euler
+from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.diagnosis import balanced, latents
 from svgbench.stages.samples import protocol_of
 from svgbench.stages.statistics import open_statistics
@@ -35,6 +40,15 @@ SHARES = (0.0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
 EDITED = 2
 STARTS = (0.8, 0.6, 0.4, 0.2)
 """Times to which an image is noised before it is edited; the less, the less is kept."""
+BOXED = SamplingProtocol(sampler="euler", steps=100, guidance=4.0, shift=0.4)
+"""How an edit in a box is denoised: appendix C of arXiv 2510.15301."""
+BOX_START = 0.25
+"""Time up to which an image is inverted before an edit in a box: ours."""
+BOX_SHARE, BOX_BLUR = 0.5, 1 / 16
+"""Side of the box and deviation of its blur, as shares of the latent grid's side: ours."""
+WAYS = {"linear": edits.linear, "spherical": edits.spherical}
+NOISE_PAIRS = 2
+"""Pairs of noises, each under one class."""
 
 
 @torch.no_grad()
@@ -83,12 +97,10 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     part = slice_["sampling"]
     sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])}, inputs)
-    model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
-    weak = as_velocity(open_weak(inputs["diffusion"], runtime)) if sampling.against == "weak" else None
     targets = [_opposite(label, len(collection.classes)) for label in about["labels"]]
     raw = latents(collection.val, places, tokenizer, runtime)
     data, labels = stats.standardise(raw), torch.tensor(targets, device=raw.device)
-    velocity = guided(model, labels, sampling, null=model.classes, weak=weak)
+    velocity = _velocities(inputs, runtime)(labels, sampling)
     noise = draws.normal(draws.stream(0, "editing/noise"), places.to(raw.device), tuple(raw.shape[1:]))
     grid = shifted_times(sampling.steps, sampling.shift)
     columns = [collection.val.batch(places), to_uint8(tokenizer.decode(raw)).cpu()]
@@ -96,10 +108,101 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
         after = [t for t in grid if t > start]
         passed = sampling.steps - len(after)  # the schedule goes by the step's place on the whole grid
         edited = euler(lambda x, t, step, passed=passed: velocity(x, t, step + passed), (1 - start) * noise + start * data, [start, *after])
-        columns.append(to_uint8(tokenizer.decode(stats.restore(edited).float())).cpu())
+        columns.append(_decoded(edited, tokenizer, stats))
     names = [collection.classes[label] for label in targets]
     how = {"targets": targets, "target_names": names, "starts": STARTS, "steps": sampling.steps, "guidance": sampling.guidance}
     return _write(out, torch.stack(columns, 1), {**about, **how})
+
+
+@torch.no_grad()
+def box_editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Images edited inside and outside a box (``nets.edits``, after appendix C of arXiv 2510.15301): inverted along the ODE under their own
+    class without guidance, then denoised under another class by 100 steps of Euler's method, guidance 4, shift 0.4.
+
+    ``pictures.npy`` [E, 5, 3, H, W]: for each image the original, its reconstruction, the image that sampling from its wholly inverted
+    noise gives back, the edit inside and the edit outside the box. ``pictures.json``: the box in pixels, and root mean square distances
+    to the image in standardised latents: of the way there and back, and of each edit inside and outside the box.
+    """
+    collection, places, about = _picked(inputs, EDITED)
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
+    targets = [_opposite(label, len(collection.classes)) for label in about["labels"]]
+    raw = latents(collection.val, places, tokenizer, runtime)
+    data = stats.standardise(raw)
+    own, other = (torch.tensor(labels, device=raw.device) for labels in (about["labels"], targets))
+    times, velocities = shifted_times(BOXED.steps, BOXED.shift), _velocities(inputs, runtime)
+    unguided, guided_away = velocities(own, BOXED.model_copy(update={"guidance": 1.0})), velocities(other, BOXED)
+    trajectory = edits.inverted(unguided, data, times)
+    back = euler(unguided, trajectory[0], times)
+    begin = min(range(len(times)), key=lambda step: abs(times[step] - BOX_START))
+    noise = draws.normal(draws.stream(0, "box-editing/noise"), places.to(raw.device), tuple(raw.shape[1:]))
+    side = raw.shape[-1]
+    inside = edits.box(side, BOX_SHARE).to(raw.device)
+    pictures, distances = [collection.val.batch(places), to_uint8(tokenizer.decode(raw)).cpu(), _decoded(back, tokenizer, stats)], []
+    for part, region in (("inside", inside), ("outside", 1 - inside)):
+        made = edits.edited(
+            lambda x, t, step: guided_away(x, t, step + begin), trajectory[begin:], times[begin:], noise,
+            edits.softened(region, BOX_BLUR * side),
+        )  # fmt: skip
+        pictures.append(_decoded(made, tokenizer, stats))
+        error = (made - data).square().mean(1)
+        means = [((error * where).sum((1, 2)) / where.sum()).sqrt().tolist() for where in (inside, 1 - inside)]
+        distances += [{"edit": part, "inside": means[0], "outside": means[1]}]
+    corners = inside.nonzero()
+    first, last = int(corners.min()) * tokenizer.stride, (int(corners.max()) + 1) * tokenizer.stride
+    how = {
+        "targets": targets, "target_names": [collection.classes[label] for label in targets], "start": times[begin], "box": [first, last],
+        "steps": BOXED.steps, "guidance": BOXED.guidance, "shift": BOXED.shift, "blur": BOX_BLUR * side, "distances": distances,
+        "back": (back - data).square().mean((1, 2, 3)).sqrt().tolist(),
+    }  # fmt: skip
+    return _write(out, torch.stack(pictures, 1), {**about, **how})
+
+
+@torch.no_grad()
+def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Samples from the noises between two noises under one class, along a straight line and along a great circle, by Euler's method on the
+    run's time grid, at its largest count of steps and its largest guidance.
+
+    ``pictures.npy`` [P, 2, S, 3, H, W]: for each pair of noises the two ``ways``, for each the ``shares`` of the way.
+    """
+    part = slice_["sampling"]
+    sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])}, inputs)
+    tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
+    stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
+    model, classes = open_transformer(inputs["diffusion"], runtime)
+    shape = (model.channels, model.grid, model.grid)
+    ends = draws.normal(draws.stream(0, "noise-interpolation/noise"), torch.arange(2 * NOISE_PAIRS, device=runtime.torch_device), shape)
+    labels = [pair * len(classes) // NOISE_PAIRS for pair in range(NOISE_PAIRS)]
+    velocities, times, rows, norms = _velocities(inputs, runtime), shifted_times(sampling.steps, sampling.shift), [], []
+    for pair, label in enumerate(labels):
+        velocity = velocities(torch.full((len(SHARES),), label, device=runtime.torch_device), sampling)
+        for way in WAYS.values():
+            noise = torch.stack([way(ends[2 * pair], ends[2 * pair + 1], share) for share in SHARES])
+            norms.append((noise.flatten(1).norm(dim=1) / noise[0].numel() ** 0.5).tolist())
+            rows.append(_decoded(euler(velocity, noise, times), tokenizer, stats))
+    about = {
+        "images": [], "labels": labels, "names": [classes[label] for label in labels], "ways": list(WAYS), "shares": SHARES, "norms": norms,
+        "steps": sampling.steps, "guidance": sampling.guidance,
+    }  # fmt: skip
+    pictures = torch.stack(rows)
+    _write(out, pictures.unflatten(0, (NOISE_PAIRS, len(WAYS))), about)
+    return {"images_seen": len(rows) * len(SHARES)}
+
+
+def _velocities(inputs: dict[str, Path], runtime: Runtime) -> Callable[[Tensor, SamplingProtocol], Field]:
+    """(labels [B], settings) -> the guided velocity of the trained transformer, whatever its objective; opened once."""
+    model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
+
+    def velocity(labels: Tensor, sampling: SamplingProtocol) -> Field:
+        weak = as_velocity(open_weak(inputs["diffusion"], runtime)) if sampling.against == "weak" else None
+        return guided(model, labels, sampling, null=model.classes, weak=weak)
+
+    return velocity
+
+
+def _decoded(latents_: Tensor, tokenizer: Tokenizer | Codec, stats: LatentStats) -> Tensor:
+    """Pictures uint8 [B, 3, H, W] on the CPU of standardised latents [B, C, h, w]."""
+    return to_uint8(tokenizer.decode(stats.restore(latents_).float())).cpu()
 
 
 def _picked(inputs: dict[str, Path], count: int) -> tuple[Images, Tensor, dict[str, Any]]:

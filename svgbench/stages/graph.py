@@ -131,8 +131,20 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder")),
     Stage(name="editing", version=1, worker="svgbench.stages.edits:editing",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
-                 "sampling.guided_channels"),
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale"),
           needs=("images", "autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
+    Stage(name="class-embedding", version=1, worker="svgbench.stages.embeddings:by_classes",
+          slice=(), needs=("images", "autoencoder")),
+    Stage(name="layer-embedding", version=1, worker="svgbench.stages.embeddings:by_layers",
+          slice=(), needs=("images", "autoencoder")),
+    Stage(name="box-editing", version=1, worker="svgbench.stages.edits:box_editing",
+          slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
+    Stage(name="noise-interpolation", version=1, worker="svgbench.stages.edits:noise_interpolation",
+          slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale"),
+          needs=("autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
+    Stage(name="feature-maps", version=1, worker="svgbench.stages.feature_maps:run",
+          slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
 )  # fmt: skip
 """What figures look at beyond the scores: planned when figures are asked for (``lab.diagnosis``), never by a run. They draw what is random
 from fixed streams, so they depend on a run's seed through its networks alone."""
@@ -207,7 +219,9 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "pooled-latents": ("train.npy", "train.labels.npy", "val.npy", "val.labels.npy", "pooled.json"), "overview": ("overview.png",),
     **{stage.name: ("scores.json",) for stage in STAGES if stage.scores},
     "embedding": ("points.npy", "embedding.json"), "velocities": ("points.npy", "velocities.json"),
-    "residual-left-out": _PICTURES, "interpolation": _PICTURES, "editing": _PICTURES,
+    "residual-left-out": _PICTURES, "interpolation": _PICTURES, "editing": _PICTURES, "box-editing": _PICTURES,
+    "noise-interpolation": _PICTURES, "class-embedding": ("points.npy", "embedding.json"),
+    "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES,
 }  # fmt: skip
 """Stage -> the files that its artifact must hold, none of them empty: nothing is committed without them."""
 

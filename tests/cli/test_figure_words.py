@@ -51,6 +51,15 @@ def test_an_unknown_or_unfinished_run_is_one_sentence(out, capsys, words, senten
     assert not (out / "figures").exists()
 
 
+def test_an_unknown_figure_is_one_sentence_and_the_toy_needs_no_run(tmp_path, capsys):
+    status, err = call(capsys, "--only", "toy-fild", "--out", str(tmp_path / "runs"))
+    assert status == 2 and "no figure named 'toy-fild'. Did you mean 'toy-field'" in err and len(err.strip().splitlines()) == 1
+    status, _ = call(capsys, "--only", "toy-field", "--out", str(tmp_path / "runs"))
+    assert status == 0 and {path.name for path in (tmp_path / "runs" / "figures").iterdir()} == {
+        f"toy-field.{kind}" for kind in ("png", "svg", "csv", "json")
+    }
+
+
 def test_an_imported_run_is_sent_to_its_experiment(out, capsys):
     (out / "dinov3-tiny" / "experiment.yaml").write_text("base: preset-tiny\n")
     status, err = call(capsys, "dinov3-tiny", "--out", str(out))

@@ -15,15 +15,18 @@ import pytest
 from svgbench.config.build import build
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.config.schema import RunConfig
-from svgbench.errors import BadInput
+from svgbench.errors import BadInput, UnknownName
 from svgbench.lab.store import Store
+from svgbench.stages import graph
 from svgbench.tables.collect import RunRecord
-from svgbench.tables.figures.curves import gfid_by_images, gfid_by_steps
-from svgbench.tables.figures.draw import draw
+from svgbench.tables.figures.curves import gfid_by_guidance, gfid_by_images, gfid_by_steps
+from svgbench.tables.figures.draw import DRAWINGS, chosen, draw, needed
+from svgbench.tables.figures.embeddings import by_classes
 from svgbench.tables.figures.palette import LINES
 from svgbench.tables.figures.sheets import samples
 from svgbench.tables.figures.sources import TokenizerRuns, of_one_set, tokenizers
-from svgbench.tables.figures.style import in_lines, spread, styled
+from svgbench.tables.figures.style import class_colours, in_lines, spread, styled
+from svgbench.tables.figures.training import POINTS, training_curves
 
 
 def gfid(steps: int, value: float, seen: int = 1000, guidance: float = 1.0, judge: str = "cnn", sampler: str = "euler") -> dict:
@@ -153,7 +156,7 @@ def test_drawing_brings_no_torch():
 def test_a_figure_is_four_files_of_the_same_bytes_every_time(tmp_path):
     found = [tokenizer("a", run("a", [gfid(5, 10.0), gfid(25, 5.0)]))]
     for place in ("one", "two"):
-        drawn, reasons = draw(found, [], tmp_path / place)
+        drawn, reasons = draw(found, [], tmp_path / place, ["gfid-by-steps", "gfid-by-images"])
         assert [figure.name for figure in drawn] == ["gfid-by-steps"] and len(reasons) == 1
     files = {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
     assert set(files) == {f"gfid-by-steps.{kind}" for kind in ("png", "svg", "csv", "json")}
@@ -161,3 +164,78 @@ def test_a_figure_is_four_files_of_the_same_bytes_every_time(tmp_path):
     rows = list(csv.DictReader((tmp_path / "one" / "gfid-by-steps.csv").read_text().splitlines()))
     assert [(row["steps"], row["gfid"], row["low"]) for row in rows] == [("5", "10", "9"), ("25", "5", "4")]
     assert json.loads(files["gfid-by-steps.json"])["tokenizers"] == [{"name": "a", "runs": ["a"]}]
+
+
+def test_gfid_against_guidance_is_a_line_a_row_at_the_most_steps():
+    rows = [gfid(n, 10.0 + w - n / 5, guidance=w) for n in (5, 25) for w in (1.0, 1.5, 4.0)]
+    with styled():
+        drawn = gfid_by_guidance([tokenizer("a", run("a", rows))])
+        assert "two guidance scales" in gfid_by_guidance([tokenizer("a", run("a", [gfid(5, 1.0), gfid(25, 2.0)]))])
+    assert [(row[0], row[1], row[2], row[4]) for row in drawn.rows] == [("a", 1.0, 25, 6.0), ("a", 1.5, 25, 6.5), ("a", 4.0, 25, 9.0)]
+    (axes,) = drawn.page.figure.axes
+    assert axes.get_title(loc="left") == "25 steps" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "1.5", "4"]
+
+
+class Logged(TokenizerRuns):
+    """A tokenizer whose training logs are these."""
+
+    def training_log(self):
+        return self.logs
+
+
+def logged(name: str, logs: list[list[tuple[int, float]]], rows: list[dict]) -> Logged:
+    one = Logged(name, build({}, preset="tiny"), (run(name, rows),), Store(Path("store")))
+    object.__setattr__(one, "logs", [[{"images_seen": seen, "loss": loss} for seen, loss in log] for log in logs])
+    return one
+
+
+def test_training_curves_are_means_over_seeds_and_neighbouring_lines_and_gfid_where_there_are_snapshots():
+    log = [(seen, 3.0) for seen in range(1, 2 * POINTS, 2)] + [(seen, 1.0) for seen in range(2, 2 * POINTS + 1, 2)]
+    other = [(seen, loss + 1) for seen, loss in log]
+    snapshots = [gfid(25, 20.0, seen=32000), gfid(25, 15.0, seen=64000), gfid(5, 30.0, seen=32000), gfid(25, 9.0, seen=64000, guidance=2.0)]
+    with styled():
+        drawn = training_curves([logged("a", [log, other], snapshots), logged("b", [log[:1]], [])])
+        assert "released files" in training_curves([logged("a", [], [])])
+    losses = [row for row in drawn.rows if row[:2] == ["a", "loss"]]
+    assert [row[3] for row in losses] == list(range(2, 2 * POINTS + 1, 2)) and {row[4] for row in losses} == {2.5}
+    assert [row[3:6] for row in drawn.rows if row[1] == "gfid"] == [[32000, 20.0, 25], [64000, 15.0, 25]]
+    loss, scores = drawn.page.figure.axes
+    assert len(loss.get_lines()) == 2 and len(scores.get_lines()) == 1
+
+
+def test_the_toy_s_numbers_say_that_separated_classes_need_fewer_steps():
+    with styled():
+        drawn = DRAWINGS["toy-field"].make([])
+    errors = {name: {row[8]: row[9] for row in drawn.rows if row[:2] == [name, "error"]} for name in ("entangled", "separated")}
+    assert all(errors["entangled"][steps] > errors["separated"][steps] > 0 for steps in (1, 2, 3, 5, 10, 25))
+    for of_layout in errors.values():
+        values = list(of_layout.values())
+        assert values == sorted(values, reverse=True) and values[-1] < 0.15
+    agreement = {(row[0], row[2]): row[9] for row in drawn.rows if row[1] == "agreement"}
+    assert agreement["entangled", 0.1] > 0.95 > 0.5 > agreement["separated", 0.1]  # at first, entangled classes ask for one direction
+
+
+def test_the_linear_probe_of_the_features_stands_below_an_encoder_s_panel(monkeypatch):
+    probe = {"metric": "probe_top1", "value": 81.7, "detail": {"latents": "features"}}
+    rows = [{**probe, "value": 9.0, "detail": {"latents": "both"}}, probe]
+    sets = [{"labels": [0, 1, 0, 1], "images": [3, 4, 5, 6], "classes": ["cat", "dog"]}]
+    monkeypatch.setattr(TokenizerRuns, "read", lambda self, stage: (np.arange(8.0).reshape(4, 2), {"sets": sets}))
+    with styled():
+        drawn = by_classes([tokenizer("a", run("a", rows)), tokenizer("b", run("b", rows))])
+    (axes,) = drawn.page.figure.axes  # one encoder, one panel
+    assert axes.get_xlabel() == "linear probe 81.7 %"
+    assert drawn.rows[1] == ["dinov3-tiny", 2, 4, "dog", 2.0, 3.0, 81.7]
+
+
+def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():
+    assert chosen(None) == list(DRAWINGS) and chosen(["toy-field", "samples"]) == ["samples", "toy-field"]
+    assert needed(chosen(None)) == {stage.name for stage in graph.DIAGNOSES}
+    assert needed(["class-share", "samples"]) == {"embedding", "velocities"}
+    with pytest.raises(UnknownName, match="Did you mean 'toy-field'"):
+        chosen(["toy-fild"])
+    shown = " ".join(row.paper for row in DRAWINGS.values())
+    assert all(f"{number}" in shown for number in (4, 5, 6, 7, 9, 10, 11, 12, 13, 14))
+
+
+def test_each_of_a_hundred_classes_has_a_colour_of_its_own():
+    assert all(len({str(colour) for colour in class_colours(count)}) == count for count in (2, 10, 11, 20, 100))

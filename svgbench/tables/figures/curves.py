@@ -1,4 +1,4 @@
-"""Curves: gFID against sampling steps and against images seen in training, and how far classes are apart."""
+"""Curves: gFID against sampling steps, guidance and images seen in training, and how far classes are apart."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Point(NamedTuple):
     """One mean over seeds of one line in one panel."""
 
     panel: tuple[str, float]
-    """The judges' part of the protocol (text), and the guidance."""
+    """The judges' part of the protocol (text), and the guidance (the steps, where guidance is the axis)."""
     line: str
-    x: int
+    x: float
     value: float
     low: float | None
     high: float | None
@@ -49,6 +49,21 @@ def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     title = "gFID against sampling steps"
     page = _panels(points, {one.name: one.number for one in tokenizers}, "sampling steps", title)
     return _drawn("gfid-by-steps", title, "sampling steps", page, points)
+
+
+def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
+    """gFID against the guidance scale at the most sampling steps of each panel's judge, or why it is not drawn."""
+    most = {one.name: max((row["steps"] for row in _gfid(one)), default=0) for one in tokenizers}
+    rows = {
+        one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one) and row["steps"] == most[one.name]]
+        for one in tokenizers
+    }
+    points = _points(rows, lambda row: row["guidance"], panel="steps")
+    if not _has_lines(points):
+        return "gFID against guidance needs a run with gFID at two guidance scales or more (see the experiment guidance)."
+    title = "gFID against the guidance scale"
+    page = _panels(points, {one.name: one.number for one in tokenizers}, "guidance scale", title)
+    return _drawn("gfid-by-guidance", title, "the guidance scale", page, points)
 
 
 def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
@@ -72,13 +87,23 @@ def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     return _drawn("gfid-by-images", title, "images seen in training", page, points)
 
 
+def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
+    """(images seen, mean gFID over seeds, a row of scores) without guidance at the most steps, along a training under one protocol."""
+    rows = [row for row in _gfid(one) if row["guidance"] == 1]
+    most = max((row["steps"] for row in rows), default=0)
+    points = _points({one.name: [row for row in rows if row["steps"] == most]}, lambda row: row["images_seen"])
+    first = (points[0].panel, points[0].line) if points else None
+    return [(int(point.x), point.value, point.rows[0]) for point in points if (point.panel, point.line) == first]
+
+
 def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> FigureData:
     seeds = sorted({len(point.rows) for point in points})
     several = f"mean over {' or '.join(map(str, seeds))} seeds with its 95 % t-interval" if seeds[-1] > 1 else ""
     single = "value with its bootstrap interval where there is one seed" if seeds[0] == 1 else ""
+    panel = "count of steps" if name == "gfid-by-guidance" else "guidance"
     caption = (
         f"Frechet distance of samples to the training images (lower is better) against {against}, one line a tokenizer, one panel a "
-        f"guidance and protocol: {'; '.join(part for part in (several, single) if part)}."
+        f"{panel} and protocol: {'; '.join(part for part in (several, single) if part)}."
     )
     columns = ["tokenizer", "guidance", "steps", "images_seen", "gfid", "low", "high", "seeds", "count", "sampler", "protocol"]
     rows = []
@@ -105,29 +130,30 @@ def _without_length(one: TokenizerRuns) -> str:
     return digest({**config, "diffusion": {**config["diffusion"], "training": {**training, "total_images": 0, "checkpoint_images": 0}}})
 
 
-def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], int]) -> list[Point]:
-    """Seeds folded. A line is a tokenizer under one way of sampling; the way is named where there are several."""
-    cells: dict[tuple[tuple[str, float], str, str, int], Rows] = {}
+def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: str = "guidance") -> list[Point]:
+    """Seeds folded; ``panel``: the column that panels go by. A line is a tokenizer under one way of sampling; the way is named where there
+    are several."""
+    cells: dict[tuple[tuple[str, float], str, str, float], Rows] = {}
     for name, of_tokenizer in rows.items():
         for row in of_tokenizer:
             made = Protocol.model_validate(row["protocol_fields"])
             judged = made.model_copy(update={"sampling": None}).text
-            cells.setdefault(((judged, row["guidance"]), name, made.sampling.how if made.sampling else "", x(row)), []).append(row)
+            cells.setdefault(((judged, row[panel]), name, made.sampling.how if made.sampling else "", x(row)), []).append(row)
     ways = {way for _, _, way, _ in cells}
     points = []
-    for (panel, name, way, where), point_rows in sorted(
+    for (place, name, way, where), point_rows in sorted(
         cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])
     ):
         values = [row["value"] for row in point_rows]
         value = mean(values)
         half = half_interval(values) if len(values) > 1 else None
         low, high = (point_rows[0]["low"], point_rows[0]["high"]) if half is None else (value - half, value + half)
-        points.append(Point(panel, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, point_rows))
+        points.append(Point(place, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, point_rows))
     return points
 
 
 def _has_lines(points: list[Point]) -> bool:
-    ends: dict[tuple[Any, str], set[int]] = {}
+    ends: dict[tuple[Any, str], set[float]] = {}
     for point in points:
         ends.setdefault((point.panel, point.line), set()).add(point.x)
     return any(len(xs) > 1 for xs in ends.values())
@@ -153,7 +179,7 @@ def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str
             axes = page.axes(LEFT + across * (width + GAP), TOP + 0.22 + down * step, width, height)
             ends = _lines(axes, [point for point in points if point.panel == panel], lines)
             _scales(axes, same)
-            axes.set_title("without guidance" if panel[1] == 1 else f"guidance {panel[1]:g}", loc="left")
+            axes.set_title(_panel_title(panel[1], label), loc="left")
             axes.set_xlabel(label)
             if across == 0:
                 axes.set_ylabel("gFID (lower is better)")
@@ -163,6 +189,13 @@ def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str
                 name_lines(axes, ends, height)
         page.text(LEFT, TOP + down * step + height + 0.72, row[0][0], fontsize=5.5, color=SOFT, va="center")
     return page
+
+
+def _panel_title(number: float, label: str) -> str:
+    """What a panel's number means: the steps where the axis is the guidance, else the guidance."""
+    if label == "guidance scale":
+        return f"{number:g} step{'s' * (number != 1)}"
+    return "without guidance" if number == 1 else f"guidance {number:g}"
 
 
 def _numbered(lines: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
@@ -194,7 +227,7 @@ def _scales(axes: Axes, points: list[Point]) -> None:
     xs = sorted({point.x for point in points})
     axes.set_xscale("log")
     axes.set_xlim(xs[0] / 1.18, xs[-1] * 1.18)
-    kept = [x for i, x in enumerate(xs) if i == 0 or x / xs[i - 1] > 1.2]
+    kept = [x for i, x in enumerate(xs) if i == 0 or x > 1.2 * xs[i - 1]]
     axes.set_xticks(kept, [_count(x) for x in kept])
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = min(p.value for p in points), max(p.value for p in points)
@@ -212,7 +245,7 @@ def _scales(axes: Axes, points: list[Point]) -> None:
     axes.set_axisbelow(True)
 
 
-def _count(x: int) -> str:
+def _count(x: float) -> str:
     """A count in few letters: 25, 64k, 1.2M."""
     return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
 

@@ -5,35 +5,87 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from svgbench.errors import unknown
 from svgbench.machine.files import write_atomic
-from svgbench.tables.figures import curves, planes, sheets
+from svgbench.tables.figures import curves, edits, embeddings, planes, sheets, toy, training
 from svgbench.tables.figures.sources import TokenizerRuns
 from svgbench.tables.figures.style import FigureData, styled
 
-CURVES = (curves.gfid_by_steps, curves.gfid_by_images)
-PICTURES = (
-    sheets.reconstructions, sheets.samples, planes.embedding, planes.velocities,
-    curves.class_shares, sheets.interpolation, sheets.editing,
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Drawing:
+    """How one figure is made, and of what."""
+
+    make: Callable[[Sequence[TokenizerRuns]], FigureData | str]
+    """The figure, or why it is not drawn."""
+    stages: tuple[str, ...] = ()
+    """The diagnoses that it reads; a figure with any, or with pictures, is of those tokenizers alone that have them."""
+    of: Literal["pictures", "scores", "nothing"] = "pictures"
+    """Pictures need every artifact of a run, scores its records, a toy nothing."""
+    paper: str = ""
+    """The figure of arXiv 2510.15301 that it follows."""
+
+
+DRAWINGS: Mapping[str, Drawing] = {
+    "gfid-by-steps": Drawing(curves.gfid_by_steps, of="scores"),
+    "gfid-by-images": Drawing(curves.gfid_by_images, of="scores", paper="figure 1"),
+    "gfid-by-guidance": Drawing(curves.gfid_by_guidance, of="scores", paper="figure 13"),
+    "training-curves": Drawing(training.training_curves, of="scores", paper="figure 14"),
+    "reconstructions": Drawing(sheets.reconstructions, ("residual-left-out",), paper="figure 5"),
+    "samples": Drawing(sheets.samples),
+    "embedding": Drawing(embeddings.embedding, ("embedding",), paper="figure 10"),
+    "embedding-by-classes": Drawing(embeddings.by_classes, ("class-embedding",), paper="figure 4"),
+    "embedding-by-layer": Drawing(embeddings.by_layers, ("layer-embedding",), paper="figure 10"),
+    "toy-field": Drawing(lambda tokenizers: toy.velocity_field(), of="nothing", paper="figure 4"),
+    "velocities": Drawing(planes.velocities, ("velocities",), paper="figure 4"),
+    "class-share": Drawing(curves.class_shares, ("embedding", "velocities"), paper="figure 4"),
+    "interpolation": Drawing(sheets.interpolation, ("interpolation",)),
+    "noise-interpolation": Drawing(edits.noise_interpolation, ("noise-interpolation",), paper="figures 7 to 9"),
+    "editing": Drawing(sheets.editing, ("editing",)),
+    "box-editing": Drawing(edits.box_editing, ("box-editing",), paper="figure 6"),
+    "feature-maps": Drawing(edits.feature_maps, ("feature-maps",), paper="figures 11 and 12"),
+}
+"""The figures by name, in the order in which they are drawn."""
+ARTICLE = "arXiv 2510.15301"
 KINDS = ("png", "svg")
 
 
-def draw(curves: Sequence[TokenizerRuns], pictured: Sequence[TokenizerRuns], to: Path) -> tuple[list[FigureData], list[str]]:
-    """Draws curves of all tokenizers and pictures of those with diagnoses into a directory; gives the figures, and why others are not
-    drawn."""
+def chosen(names: Sequence[str] | None) -> list[str]:
+    """The figures of these names (all when None), in the order of the table; UnknownName for one that does not exist."""
+    for name in names or ():
+        if name not in DRAWINGS:
+            raise unknown("figure", name, DRAWINGS)
+    return [name for name in DRAWINGS if names is None or name in names]
+
+
+def needed(names: Sequence[str]) -> set[str]:
+    """The diagnoses that these figures read."""
+    return {stage for name in names for stage in DRAWINGS[name].stages}
+
+
+def draw(
+    scored: Sequence[TokenizerRuns], pictured: Sequence[TokenizerRuns], to: Path, names: Sequence[str] | None = None
+) -> tuple[list[FigureData], list[str]]:
+    """Draws figures into a directory, all when ``names`` is None: curves of all tokenizers and pictures of those with diagnoses; gives the
+    figures, and why others are not drawn."""
     drawn, reasons = [], []
     with styled():
-        for make, tokenizers in [*((make, curves) for make in CURVES), *((make, pictured) for make in PICTURES)]:
-            if not tokenizers:
+        for name in chosen(names):
+            row = DRAWINGS[name]
+            tokenizers = {"scores": scored, "pictures": pictured, "nothing": ()}[row.of]
+            if not tokenizers and row.of != "nothing":
                 continue
-            figure = make(tokenizers)
+            figure = row.make(tokenizers)
             if isinstance(figure, str):
                 reasons.append(figure)
                 continue
+            if row.paper:
+                figure = figure._replace(caption=f"{figure.caption} After {row.paper} of {ARTICLE}.", paper=row.paper)
             _write(figure, tokenizers, to)
             drawn.append(figure)
     return drawn, reasons

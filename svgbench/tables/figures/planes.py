@@ -1,8 +1,7 @@
-"""Latents on a plane: t-SNE by class, and where the trained transformer's velocities lead each class."""
+"""Where the trained transformer's velocities lead each class, on a plane of latents."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,50 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from svgbench.tables.figures.sources import TokenizerRuns
-from svgbench.tables.figures.style import CLASSES, RULE, SOFT, WIDTH, FigureData, Page, in_lines, name_classes
+from svgbench.tables.figures.style import CLASSES, SOFT, WIDTH, FigureData, Page, bare, in_lines, name_classes, percent
 
 LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
-ABREAST = 4
-"""Panels of t-SNE in a row."""
-
-
-def embedding(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
-    rows: list[list[Any]] = []
-    panels: list[tuple[str, str, np.ndarray, list[int], dict[str, Any]]] = []
-    classes: list[str] = []
-    for one in tokenizers:
-        points, about = one.read("embedding")
-        labels, classes = about["labels"], about["classes"]
-        for number, part in enumerate(about["parts"]):
-            embedded = points[number]
-            for image, label, (x, y) in zip(about["images"], labels, embedded.tolist(), strict=True):
-                rows.append([one.name, part, image, classes[label], x, y])
-            name = one.config.encoder.card if part == "features" else one.name
-            kind = "latents" if one.first.about["kind"] == "codec" else {"both": "features + residual"}.get(part, part)
-            if not any(name == known and np.array_equal(embedded, old) for known, _, old, *_ in panels):
-                panels.append((name, kind, embedded, labels, about["class_share"][number]))
-    gap, below = 0.12, 0.66
-    side = (WIDTH - 0.08 - RIGHT - ABREAST * gap) / ABREAST
-    page = Page(WIDTH, 0.7 + math.ceil(len(panels) / ABREAST) * (side + below) - 0.35)
-    page.title("t-SNE of latents by class")
-    for number, (name, kind, embedded, labels, score) in enumerate(panels):
-        x, y = 0.08 + number % ABREAST * (side + gap), 0.7 + number // ABREAST * (side + below)
-        page.text(x, y - 0.2, name, va="center", fontsize=6.5)
-        page.text(x, y - 0.08, kind, va="center", fontsize=6.5, color=SOFT)
-        axes = page.axes(x, y, side, side)
-        _bare(axes)
-        axes.scatter(
-            embedded[:, 0], embedded[:, 1], s=4.5, c=[CLASSES[label] for label in labels], linewidths=0, alpha=0.85, rasterized=True
-        )
-        share = f"class share {_percent(score['value'])} ({100 * score['low']:.1f}, {100 * score['high']:.1f})"
-        axes.set_xlabel(share, fontsize=6, color=SOFT, labelpad=2)
-    name_classes(page, WIDTH - RIGHT + 0.05, 0.8, classes)
-    caption = (
-        "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them, one dot an image, one "
-        "colour a class. Distances between clusters mean nothing; the class share is measured before t-SNE."
-    )
-    return FigureData("embedding", "t-SNE of latents by class", caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
 def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
@@ -75,11 +33,11 @@ def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
         reach = max(1.15 * float(np.abs(centres).max()), 2.4)
         for across, at in enumerate(about["times"]):
             axes = page.axes(LEFT + across * (side + gap), y, side, side)
-            _bare(axes)
+            bare(axes)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
             _field(axes, at, points[across], about["labels"], centres)
             share = at["class_share"]
-            label = ("class share " if across == 0 else "") + _percent(share["value"])
+            label = ("class share " if across == 0 else "") + percent(share["value"])
             axes.set_xlabel(label, fontsize=6, color=SOFT, labelpad=2)
             for name, place, velocity, centre in zip(about["classes"], at["positions"], at["velocities"], about["centres"], strict=True):
                 rows.append([one.name, at["t"], name, *place, *velocity, *centre])
@@ -104,16 +62,3 @@ def _field(axes: Axes, at: dict[str, Any], points: np.ndarray, labels: list[int]
         how = {"arrowstyle": "-|>,head_length=0.25,head_width=0.13", "color": CLASSES[label], "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", tip, place, arrowprops=how)
         axes.plot(*centres[label], "o", markersize=4, markerfacecolor="none", markeredgecolor=CLASSES[label], markeredgewidth=0.9)
-
-
-def _percent(share: float) -> str:
-    """A share in percent, without a sign before zero."""
-    return f"{round(100 * share, 1) + 0.0:.1f} %"
-
-
-def _bare(axes: Axes) -> None:
-    """A frame without numbers: the plane's units are in the caption."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=RULE, linewidth=0.6)

@@ -56,7 +56,8 @@ class Sheet:
             lines = in_lines(name)
             page.text(0.08, y + 0.03, lines, va="top")
             if small:
-                page.text(0.08, y + 0.06 + 0.125 * (1 + lines.count("\n")), small, va="top", fontsize=6, color=SOFT)
+                below = 0.125 * (1 + lines.count("\n")) if name else 0.0
+                page.text(0.08, y + 0.06 + below, small, va="top", fontsize=6, color=SOFT)
             for place, pixels in zip(xs, pictures, strict=True):
                 if pixels is not None:
                     page.picture(place, y, side, pixels)
@@ -67,7 +68,7 @@ def reconstructions(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     """Originals, then what each tokenizer makes of them; of one with a residual also without it."""
     pictures, about = tokenizers[0].read("residual-left-out")
     names, places, originals = about["names"], about["images"], pictures[0]
-    sheet = Sheet("Reconstructions of validation images", [[_short(name) for name in names]])
+    sheet = Sheet("Reconstructions of validation images", [[short(name) for name in names]])
     sheet.rows.append(("original", "", list(originals)))
     rows: list[list[Any]] = []
 
@@ -101,7 +102,7 @@ def samples(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     indices = _of_different_classes(first, DRAWN)
     title = "Samples at equal noise" + ("" if guidance == 1 else f", guidance {guidance:g}")
     heads = [f"{count} step{'s' * (count > 1)}" for count in steps]
-    sheet = Sheet(title, [[_short(names[first[i]]) for i in indices]] * len(steps), heads)
+    sheet = Sheet(title, [[short(names[first[i]]) for i in indices]] * len(steps), heads)
     rows: list[list[Any]] = []
     for one in tokenizers:
         drawn: list[np.ndarray | None] = []
@@ -188,7 +189,7 @@ def _of_different_classes(labels: np.ndarray, count: int) -> list[int]:
     return chosen + [i for i in range(len(labels)) if i not in chosen][: count - len(chosen)]
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A class name that fits above a picture."""
     name = name.split(",")[0]
     return name if len(name) <= 12 else name[:11] + "…"

@@ -58,6 +58,17 @@ class TokenizerRuns:
         """uint8 [N, 3, H, W], in the order of the validation images."""
         return np.load(self._place("reconstructions") / "reconstructions.npy", mmap_mode="r")
 
+    def training_log(self) -> list[list[dict[str, Any]]]:
+        """Of each seed the lines of its transformer's training log, ``images_seen`` and losses; empty where it was not trained here."""
+        logs = []
+        for record in self.records:
+            node = recorded(record.about["stages"]).get("diffusion")
+            if node is None or not (self.store.place(node.stage, node.key) / "log.jsonl").is_file():
+                continue
+            text = (self._checked(node.stage, node.key) / "log.jsonl").read_text(encoding="utf-8")
+            logs.append([json.loads(line) for line in text.splitlines()])
+        return logs
+
     def cells(self) -> dict[tuple[int, float], str]:
         """(steps, guidance) of the samples of the whole training -> their key."""
         entries = [entry for entry in self.first.about["stages"] if entry["stage"] == "samples"]

@@ -101,6 +101,30 @@ class FigureData(NamedTuple):
     page: Page
     columns: list[str]
     rows: list[list[Any]]
+    paper: str = ""
+    """The figure of the article that it follows: ``figure 4``."""
+
+
+def percent(share: float) -> str:
+    """A share in percent, without a sign before zero."""
+    return f"{round(100 * share, 1) + 0.0:.1f} %"
+
+
+def bare(axes: Axes) -> None:
+    """A frame without numbers: the plane's units are in the caption."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=RULE, linewidth=0.6)
+
+
+def class_colours(count: int) -> list[Any]:
+    """A colour for each class: those that can be told apart for ten, a list of twenty, else the hues in turn."""
+    if count <= len(CLASSES):
+        return list(CLASSES[:count])
+    if count <= 20:
+        return [matplotlib.colormaps["tab20"](number) for number in range(count)]
+    return [matplotlib.colormaps["hsv"](number / count) for number in range(count)]
 
 
 def line_of(number: int) -> dict[str, object]:

@@ -1,0 +1,104 @@
+"""Editing with a velocity model: inversion along the ODE, a softened box, an edit inside or outside it, and ways between two noises.
+
+After appendix C of SVG (arXiv 2510.15301v4): the image is inverted along the ODE up to a time, its trajectory is kept, noise takes the
+place of what is inside (or outside) a box, and the rest is held to the trajectory through a mask that is softened by a Gaussian blur and
+faded while the image is denoised. Times go from 0 (noise) to 1 (data). The width of the blur and the linear course of the fading are
+ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from svgbench.nets.guidance import Field
+
+REACH = 3
+"""A Gaussian blur ends after this many deviations: positions further from the box are exactly outside."""
+
+
+def inverted(velocity: Field, data: Tensor, times: Sequence[float]) -> list[Tensor]:
+    """The trajectory of data [B, C, h, w] back along the ODE by Euler's method: a state [B, C, h, w] for each of the ``times`` (ascending,
+    the last one 1), the data itself last. Sampling from the first state along the same times returns the data up to an error that falls
+    with the length of the steps (order 1)."""
+    states = [data]
+    for step in reversed(range(len(times) - 1)):
+        before, after = times[step], times[step + 1]
+        states.append(states[-1] - (after - before) * velocity(states[-1], after, step))
+    return states[::-1]
+
+
+def box(grid: int, share: float = 0.5) -> Tensor:
+    """A square in the middle of a grid of positions, about ``share`` of its side: [grid, grid], 1 inside."""
+    side = max(1, round(share * grid))
+    first = (grid - side) // 2
+    mask = torch.zeros(grid, grid)
+    mask[first : first + side, first : first + side] = 1
+    return mask
+
+
+def softened(mask: Tensor, sigma: float) -> Tensor:
+    """A mask [h, w] blurred by a Gaussian of deviation ``sigma`` positions that ends after ``REACH`` deviations; its edge values continue
+    beyond the border, so that a mask of ones stays one. Values stay in [0, 1]."""
+    radius = math.ceil(REACH * sigma)
+    if radius == 0:
+        return mask
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(mask)
+    padded = torch.nn.functional.pad(mask[None, None], (radius, radius, radius, radius), mode="replicate")
+    rows = torch.nn.functional.conv2d(padded, kernel.view(1, 1, -1, 1))
+    return torch.nn.functional.conv2d(rows, kernel.view(1, 1, 1, -1))[0, 0].clamp(0, 1)
+
+
+def fading(t: float, start: float) -> float:
+    """How much of the mask is left at time t of an edit that began at ``start``: 1 there, linear to 0 at t = 1."""
+    return (1 - t) / (1 - start) if start < 1 else 0.0
+
+
+def edited(
+    velocity: Field,
+    trajectory: Sequence[Tensor],
+    times: Sequence[float],
+    noise: Tensor,
+    mask: Tensor,
+    *,
+    fade: bool = True,
+) -> Tensor:
+    """Latents [B, C, h, w] of an edit by Euler's method along ``times`` (the first is where the edit begins, the last 1).
+
+    ``trajectory``: the inverted image's state at each of the times. ``mask`` [h, w]: 1 where the image is made anew, from ``noise``
+    [B, C, h, w] at the deviation that states have at that time, sqrt((1 - t)^2 + t^2) for standardised latents; 0 where it is held to
+    the trajectory. With ``fade`` the hold loosens while the image is denoised (``fading``), so that the parts can fit each other; without,
+    positions of mask 0 end as the image's own latents exactly.
+    """
+    start = times[0]
+    x = torch.lerp(trajectory[0], math.hypot(1 - start, start) * noise, mask.to(noise))
+    for step in range(len(times) - 1):
+        t, after = times[step], times[step + 1]
+        x = x + (after - t) * velocity(x, t, step)
+        hold = (1 - mask.to(x)) * (fading(after, start) if fade else 1.0)
+        x = torch.where(hold == 1, trajectory[step + 1], x + hold * (trajectory[step + 1] - x))
+    return x
+
+
+def linear(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """The point [...] a ``share`` of the straight way from one tensor [...] to another of the same shape. Between two independent noises
+    of many numbers its norm falls to about 0.71 of theirs half way."""
+    return (1 - share) * one + share * other
+
+
+def spherical(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """The point [...] a ``share`` of the way along the great circle (Shoemake 1985) between two tensors [...] of one shape, taken as
+    single vectors; where their norms differ it moves from one norm to the other, and it keeps the norm where they are equal. Parallel
+    vectors: linear."""
+    angle = torch.acos((one.double() * other.double()).sum().div(one.double().norm() * other.double().norm()).clamp(-1, 1)).item()
+    if math.sin(angle) < 1e-6:
+        return linear(one, other, share)
+    weights = math.sin((1 - share) * angle) / math.sin(angle), math.sin(share * angle) / math.sin(angle)
+    norms = one.norm(), other.norm()
+    turned = weights[0] * one / norms[0] + weights[1] * other / norms[1]
+    return turned * linear(norms[0], norms[1], share)

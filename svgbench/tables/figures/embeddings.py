@@ -1,0 +1,155 @@
+"""t-SNE of latents: by class for each part of a tokenizer, by 20 and 100 classes for each encoder, by block of the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from svgbench.tables.figures.sources import TokenizerRuns
+from svgbench.tables.figures.style import INK, SOFT, WIDTH, FigureData, Page, bare, class_colours, name_classes, percent
+
+LEFT, RIGHT, TOP, GAP, BELOW = 0.08, 1.0, 0.7, 0.12, 0.66
+ABREAST = 4
+"""Panels in a row."""
+LONGEST = 30
+"""Letters of a name above a panel; longer ones are cut."""
+
+
+class Panel(NamedTuple):
+    """One t-SNE and what is written around it."""
+
+    name: str
+    kind: str
+    points: np.ndarray
+    """[N, 2]"""
+    labels: list[int]
+    classes: int
+    below: str
+
+
+def embedding(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
+    """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
+    rows: list[list[Any]] = []
+    panels: list[Panel] = []
+    classes: list[str] = []
+    for one in tokenizers:
+        points, about = one.read("embedding")
+        labels, classes = about["labels"], about["classes"]
+        for number, part in enumerate(about["parts"]):
+            rows += _rows([one.name, part], points[number], about["images"], labels, classes)
+            name = one.config.encoder.card if part == "features" else one.name
+            kind = "latents" if one.first.about["kind"] == "codec" else {"both": "features + residual"}.get(part, part)
+            panel = Panel(name, kind, points[number], labels, len(classes), _share(about["class_share"][number]))
+            _once(panels, panel)
+    title = "t-SNE of latents by class"
+    page = _page(title, panels, classes)
+    caption = (
+        "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them, one dot an image, one "
+        "colour a class. Distances between clusters mean nothing; the class share is measured before t-SNE."
+    )
+    return FigureData("embedding", title, caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
+
+
+def by_classes(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
+    """t-SNE of each encoder's features by 20 and by 100 classes, with the linear probe of the features."""
+    rows: list[list[Any]] = []
+    panels: list[Panel] = []
+    named: list[str] = []
+    for one in tokenizers:
+        points, about = one.read("class-embedding")
+        top1 = _probe(one)
+        below = "no linear probe" if top1 is None else f"linear probe {top1:.1f} %"
+        first = 0
+        for found in about["sets"]:
+            part = points[first : first + len(found["labels"])]
+            first += len(part)
+            each = len(part) // len(found["classes"])
+            kind = f"{len(found['classes'])} classes, {each} images each"
+            panel = Panel(one.config.encoder.card, kind, part, found["labels"], len(found["classes"]), below)
+            if not _once(panels, panel):
+                continue
+            whole = _rows([panel.name, panel.classes], part, found["images"], panel.labels, found["classes"])
+            rows += [[*row, top1] for row in whole]
+            named = found["classes"] if len(found["classes"]) <= 10 else named
+    panels.sort(key=lambda panel: panel.classes)
+    title = "t-SNE of encoders' features"
+    page = _page(title, panels, named)
+    caption = (
+        "t-SNE of the frozen encoders' features (a codec's latents) of validation images, averaged over positions: 20 and 100 classes, all "
+        "where the data have fewer, and at most 100 images of each. Below: top-1 of the linear probe on the same features, all "
+        "classes of the data (first seed). Distances between clusters mean nothing."
+    )
+    columns = ["encoder", "classes", "image", "class", "x", "y", "probe_top1"]
+    return FigureData("embedding-by-classes", title, caption, page, columns, rows)
+
+
+def by_layers(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
+    """t-SNE of some blocks of each encoder, and of each tokenizer's raw latents with and without alignment."""
+    rows: list[list[Any]] = []
+    panels: list[Panel] = []
+    classes: list[str] = []
+    for one in tokenizers:
+        points, about = one.read("layer-embedding")
+        labels, classes = about["labels"], about["classes"]
+        for number, part in enumerate(about["parts"]):
+            rows += _rows([one.name, part], points[number], about["images"], labels, classes)
+            name = one.config.encoder.card if part.startswith("block ") else one.name
+            _once(panels, Panel(name, part, points[number], labels, len(classes), _share(about["class_share"][number])))
+    title = "t-SNE by block of the encoder, and of latents without and with alignment"
+    page = _page(title, panels, classes)
+    caption = (
+        "t-SNE of validation images' raw vectors, averaged over positions: patch tokens after some blocks of the encoder (the first is 1), "
+        "and the latents, features and residual side by side, before any standardisation. Alignment left out: the same residual encoder "
+        "without its map. The class share is measured before t-SNE."
+    )
+    return FigureData("embedding-by-layer", title, caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
+
+
+def _once(panels: list[Panel], panel: Panel) -> bool:
+    """Adds a panel unless one of the same name, kind and points is there; whether it was added."""
+    if any((panel.name, panel.kind) == (old.name, old.kind) and np.array_equal(panel.points, old.points) for old in panels):
+        return False
+    panels.append(panel)
+    return True
+
+
+def _page(title: str, panels: Sequence[Panel], classes: Sequence[str]) -> Page:
+    """Panels in rows, names above and a line below each, the classes' colours at the right of the first row."""
+    side = (WIDTH - LEFT - RIGHT - ABREAST * GAP) / ABREAST
+    page = Page(WIDTH, TOP + math.ceil(len(panels) / ABREAST) * (side + BELOW) - 0.35)
+    page.title(title)
+    name_classes(page, LEFT + min(len(panels), ABREAST) * (side + GAP) + 0.02, TOP + 0.1, classes)
+    for number, panel in enumerate(panels):
+        x, y = LEFT + number % ABREAST * (side + GAP), TOP + number // ABREAST * (side + BELOW)
+        for above, text, colour in ((0.2, panel.name, INK), (0.08, panel.kind, SOFT)):
+            shown = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+            page.text(x, y - above, shown, va="center", fontsize=6.5, color=colour)
+        axes = page.axes(x, y, side, side)
+        bare(axes)
+        colours = class_colours(panel.classes)
+        size = 4.5 if len(panel.points) <= 1000 else 2.0
+        axes.scatter(
+            panel.points[:, 0], panel.points[:, 1], s=size, c=[colours[label] for label in panel.labels], linewidths=0, alpha=0.85,
+            rasterized=True,
+        )  # fmt: skip
+        axes.set_xlabel(panel.below, fontsize=6, color=SOFT, labelpad=2)
+    return page
+
+
+def _rows(begin: list[Any], points: np.ndarray, images: list[int], labels: list[int], classes: list[str]) -> list[list[Any]]:
+    return [
+        [*begin, image, classes[label], x, y] for image, label, (x, y) in zip(images, labels, points.astype(float).tolist(), strict=True)
+    ]
+
+
+def _share(score: dict[str, Any]) -> str:
+    return f"class share {percent(score['value'])} ({100 * score['low']:.1f}, {100 * score['high']:.1f})"
+
+
+def _probe(one: TokenizerRuns) -> float | None:
+    """Top-1 in percent of the first seed's linear probe on the features; None where it was not measured."""
+    found = [row["value"] for row in one.first.scores if row["metric"] == "probe_top1" and row["detail"]["latents"] == "features"]
+    return found[0] if found else None
