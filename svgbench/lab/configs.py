@@ -84,7 +84,7 @@ def cells_of(
         check_tuning_seeds(config for _, config in configs.values())
     except BadConfig as error:
         tuned = next(cell for cell, config in configs.values() if config.sampling.tuning is not None)
-        raise _placed(error, experiment, tuned, over, shelf) from None
+        raise _placed(error, experiment, tuned, over, shelf, preset) from None
     return configs
 
 

@@ -147,7 +147,15 @@ def test_noise_prediction_has_no_shift_to_tune():
 
 
 def test_a_protocol_names_the_number_and_how_it_was_tuned():
-    settings = {"sampler": "euler", "steps": 5, "guidance": 1.0, "shift": "tuned", "schedule": "constant", "against": "null"}
+    settings = {
+        "sampler": "euler",
+        "steps": 5,
+        "guidance": 1.0,
+        "shift": "tuned",
+        "schedule": "constant",
+        "against": "null",
+        "guided_channels": None,
+    }
     made = SamplingProtocol.of(settings, {"shift": 0.4, "text": Tuning(shifts=(0.15, 0.4), count=24).text})
     assert made.text == "euler-shift0.4-tuned-of-0.15,0.4-by-24x5steps-seed9001-5steps-guidance1"
     assert made.how == "euler-shift-tuned-of-0.15,0.4-by-24x5steps-seed9001"
