@@ -129,6 +129,7 @@ def test_a_tuning_seed_among_the_seeds_of_an_experiment_is_refused_with_its_line
         (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4]"), r"sampling\.tuning\.shifts must be a list of at least 2 entries"),
         (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4, 0.4]"), "names a candidate twice"),
         (("sampling.shift=tuned", "sampling.dimension_shift=true"), "exclude each other"),
+        (("sampling.shift=tuned", "sampling.tuning.steps=2", "sampling.zero_init=2"), "zero_init"),
     ],
 )
 def test_a_tuning_that_cannot_be_meant_is_refused(words, sentence):
