@@ -17,6 +17,7 @@ from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.parse import merge, nested, override
+from svgbench.config.sampling import TUNED
 from svgbench.lab.forecast.estimate import assumptions, estimate, outline
 from svgbench.lab.forecast.requirements import EXTRAS, Need, gpus, judge_of, left_out, needs_of, package, weights_of
 from svgbench.lab.forecast.sizes import Sizes, counts_of, sizes_of
@@ -94,6 +95,8 @@ def _costs(out: Path, sizes: Sizes, preset: str, gpus: int) -> Table:
     nodes = [(stage, cell, estimate(stage.name, cell, sizes)) for stage, cell in outline(sizes.config, sizes.card.kind)]
     pace = pace_of(gpus, out / "store")
     notes = assumptions(sizes, [cost for _, _, cost in nodes])
+    if sizes.config.continued or sizes.config.sampling.shift == TUNED:
+        notes.append("not counted: the training that it continues and the runs that tune its shift; 'svgbench plan' counts them")
     wanted = sum(cost.kept for _, _, cost in nodes) + max(cost.passing for _, _, cost in nodes)
     place = _place(out)
     free = shutil.disk_usage(place).free

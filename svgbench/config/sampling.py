@@ -44,6 +44,12 @@ class Tuning(Part):
         return f"of-{','.join(f'{shift:g}' for shift in self.shifts)}-by-{self.count}x{self.steps}steps{guided}-seed{self.seed}"
 
 
+def at_edge(shift: float, text: str) -> bool:
+    """Whether a tuned shift is the least or the largest candidate of ``Tuning.text``, beyond which a better one may lie."""
+    candidates = [float(word) for word in text.removeprefix("of-").partition("-by-")[0].split(",")]
+    return float(f"{shift:g}") in (min(candidates), max(candidates))
+
+
 class Sampling(Sparse):
     """Which samples are drawn from the trained SiT."""
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svgbench.config.sampling import Tuning
+from svgbench.config.sampling import Tuning, at_edge
 from svgbench.errors import SvgbenchError
 from svgbench.machine.files import write_atomic
 
@@ -33,8 +33,13 @@ def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
             raise SvgbenchError(f"{inputs[candidate(shift)]}: has no gFID, by which the shift is tuned; give sampling.shift a number.")
         rows.append({"shift": shift, "gfid": score["value"], "low": score["low"], "high": score["high"], "count": score["count"]})
     best = min(rows, key=lambda row: row["gfid"])
-    edge = best["shift"] in (min(tuning.shifts), max(tuning.shifts))
-    made = {"shift": best["shift"], "edge": edge, "text": tuning.text, "tuning": tuning.model_dump(mode="json"), "candidates": rows}
+    made = {
+        "shift": best["shift"],
+        "edge": at_edge(best["shift"], tuning.text),
+        "text": tuning.text,
+        "tuning": tuning.model_dump(mode="json"),
+        "candidates": rows,
+    }
     write_atomic(out / CHOICE, (json.dumps(made, indent=1) + "\n").encode())
     runtime.notify(sentence(made))
     return {}

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from svgbench.config.records import Protocol, canonical, flat
+from svgbench.config.sampling import at_edge
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.seeds import interval_of, text_of, value_of
 from svgbench.tables.significance import LEVEL, best_and_ties
@@ -196,7 +197,10 @@ class _Notes:
             for fields in map(fields_of, scores):
                 if how := fields.get("sampling.tuned"):
                     chosen.setdefault(how, {}).setdefault(row, {})[fields["sampling.shift"]] = None
-        return [f"sampling shift tuned ({how}): {_numbers(rows)}" for how, rows in chosen.items()]
+        notes = [f"sampling shift tuned ({how}): {_numbers(rows)}" for how, rows in chosen.items()]
+        edges = {row: None for how, rows in chosen.items() for row, numbers in rows.items() if any(at_edge(one, how) for one in numbers)}
+        beyond = "is at the edge of its candidates, beyond which a better one may lie"
+        return [*notes, *([f"the tuned shift of {', '.join(edges)} {beyond}"] if edges else [])]
 
     def _singular(self) -> list[str]:
         few = [s["metric"] for scores in self._of.values() for s in scores if s["detail"].get("singular")]

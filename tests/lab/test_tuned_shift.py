@@ -129,6 +129,7 @@ def test_a_tuning_seed_among_the_seeds_of_an_experiment_is_refused_with_its_line
         (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4]"), r"sampling\.tuning\.shifts must be a list of at least 2 entries"),
         (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4, 0.4]"), "names a candidate twice"),
         (("sampling.shift=tuned", "sampling.dimension_shift=true"), "exclude each other"),
+        (("sampling.shift=tuned", "sampling.tuning.steps=2", "sampling.zero_init=2"), "zero_init"),
     ],
 )
 def test_a_tuning_that_cannot_be_meant_is_refused(words, sentence):
@@ -147,7 +148,15 @@ def test_noise_prediction_has_no_shift_to_tune():
 
 
 def test_a_protocol_names_the_number_and_how_it_was_tuned():
-    settings = {"sampler": "euler", "steps": 5, "guidance": 1.0, "shift": "tuned", "schedule": "constant", "against": "null"}
+    settings = {
+        "sampler": "euler",
+        "steps": 5,
+        "guidance": 1.0,
+        "shift": "tuned",
+        "schedule": "constant",
+        "against": "null",
+        "guided_channels": None,
+    }
     made = SamplingProtocol.of(settings, {"shift": 0.4, "text": Tuning(shifts=(0.15, 0.4), count=24).text})
     assert made.text == "euler-shift0.4-tuned-of-0.15,0.4-by-24x5steps-seed9001-5steps-guidance1"
     assert made.how == "euler-shift-tuned-of-0.15,0.4-by-24x5steps-seed9001"

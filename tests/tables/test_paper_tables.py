@@ -200,7 +200,10 @@ def test_contested_numbers_carry_their_footnote_where_they_are_printed(tmp_path)
         assert any(mark in cell.split() for row in printed.rows for cell in row[:-1]), note
 
 
-@pytest.mark.parametrize("name", ["ablation", "main", "few-step", "scaling", "encoders", "recipes", "convergence", "guidance", "shift"])
+@pytest.mark.parametrize(
+    "name",
+    ["ablation", "main", "few-step", "scaling", "encoders", "recipes", "convergence", "guidance", "shift", "shift-steps", "continued"],
+)
 def test_every_layout_takes_any_runs(tmp_path, name):
     found = runs(tmp_path, a=[score("a"), gfid("a", 2.0, steps=5), gfid("a", 1.0), score("a", "is", 3.0, made=sampled(25, 2.0))])
     for table in paper_tables(load_layout(name), found, published(), contested()):

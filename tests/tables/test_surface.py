@@ -11,7 +11,7 @@ from svgbench.tables.layouts import Layout, load_layout
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.report import report
 
-HOW = "of-0.15,0.4-by-24x5steps-seed9001"
+HOW = "of-0.15,0.4,0.6-by-24x5steps-seed9001"
 SHIFTS = {0.15: {3: (50.0, 40.0), 25: (24.0, 24.0)}, 0.4: {3: (35.0, 45.0), 25: (24.5, 23.0)}}
 """Shift -> steps -> gFID of two tokenizers."""
 
@@ -55,6 +55,7 @@ def test_tuned_shifts_of_one_way_of_tuning_are_ranked_together_and_printed(tmp_p
     write(tmp_path / "given", [gfid("given", 10.0, steps=5, shift=0.4)], family="given")
     table = next(table for table in report(collect(tmp_path)) if "gFID" in table.title)
     assert f"sampling shift tuned ({HOW}): one 0.15; two 0.4" in table.notes
+    assert "the tuned shift of one is at the edge of its candidates, beyond which a better one may lie" in table.notes
     column = next(number for number, row in enumerate(zip(*table.rows, strict=True)) if getattr(row[2], "value", None) == 20.0)
     assert table.rows[2][column].place == 1 and table.rows[1][column].value == 30.0
     assert table.rows[0][column] == "-"  # a shift that was given is another protocol
