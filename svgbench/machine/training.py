@@ -84,16 +84,19 @@ def train(
     runtime: Runtime,
     label: str,
     keep: Mapping[str, int] | None = None,
+    rate: Callable[[int], float] | None = None,
 ) -> TrainingReport:
     """Trains until ``settings.total_images`` and starts from the newest valid checkpoint in ``out``, if there is one.
 
-    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. The training leaves
+    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. ``rate``: images seen at an
+    update's end -> its learning rate, where ``settings`` do not say it. The training leaves
     ``out/log.jsonl`` and ``out/checkpoints/``; the latter is removed when the artifact is committed, or by ``checkpoints.clear``.
 
     Raises Interrupted after a signal, with the work saved; NumericalError after more skipped updates than ``settings.skipped_updates``;
     StorageError when the disk fails.
     """
-    loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label, keep=keep)
+    common: dict[str, Any] = {"dataset_size": dataset_size, "seed": seed, "out": out, "runtime": runtime, "label": label}
+    loop = _Loop(task, settings=settings, keep=keep, rate=rate or partial(learning_rate, settings), **common)
     with runtime.together(label):
         loop.restore()
         if loop.images_seen < settings.total_images:
@@ -151,9 +154,10 @@ class _Loop:
         runtime: Runtime,
         label: str,
         keep: Mapping[str, int] | None,
+        rate: Callable[[int], float],
     ) -> None:
         self.task, self.settings, self.seed, self.out, self.runtime, self.label = task, settings, seed, out, runtime, label
-        self._keep = keep or {}
+        self._keep, self._rate = keep or {}, rate
         self.order = Order(dataset_size, seed=seed)
         self.images_seen = self.updates = self.skipped = 0
         self.tally = Tally(runtime.torch_device)
@@ -200,7 +204,7 @@ class _Loop:
         if self.settings.optimiser.max_gradient_norm:
             torch._foreach_mul_(gradients, (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(self.settings, images_seen) * group.get("lr_scale", 1.0)
+            group["lr"] = self._rate(images_seen) * group.get("lr_scale", 1.0)
         if optimiser.defaults.get("fused"):
             optimiser.found_inf, optimiser.grad_scale = bad.float(), None  # type: ignore[attr-defined]
             optimiser.step()
@@ -236,7 +240,7 @@ class _Loop:
             "images_seen": self.images_seen,
             "seconds": round(self._clock.seconds, 3),
             "images_per_second": round(self._clock.images_per_second(self.images_seen), 3),
-            "lr": learning_rate(self.settings, self.images_seen),
+            "lr": self._rate(self.images_seen),
             "skipped": self.skipped,
             **self.losses,
         }

@@ -72,6 +72,15 @@ def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Te
     return loss, slope, 2 * MEAN_WEIGHT * mean / n / (2 * loss).clamp_min(1e-12) - slope * mean
 
 
+def plain_silog(sums: SilogSums) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) (arXiv 1406.2283, equation 4 under a root, as GLPDepth has it)."""
+    n = sums.count.clamp_min(1)
+    mean = sums.total / n
+    loss = (sums.squares / n - mean.square() / 2).clamp_min(0).sqrt()
+    slope = 1 / (n * loss.clamp_min(1e-12))
+    return loss, slope, -mean / 2 * slope
+
+
 def eigen_crop(height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of Eigen's crop."""
     top, bottom, left, right = (round(share * side) for share, side in zip(EIGEN, (height, height, width, width), strict=True))
