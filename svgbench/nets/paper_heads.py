@@ -110,7 +110,8 @@ class DepthHead(nn.Module):
         inputs = (channels, *filters)
         self.deconvolutions = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2, bias=False) for a, b in zip(inputs[:-1], filters, strict=True))
         self.norms = nn.ModuleList(SharedBatchNorm(size) for size in filters)
-        self.convolution, self.norm = nn.Conv2d(inputs[-1], width, 3, padding=1), SharedBatchNorm(width)
+        self.convolution = nn.Conv2d(inputs[-1], width, 3, padding=1, bias=False)  # the norm would take a bias away again
+        self.norm = SharedBatchNorm(width)
         self.last = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)])
         for number, layer in enumerate([*self.deconvolutions, self.convolution, *self.last]):
             _draw(layer, 0.001, seed, str(number))
