@@ -184,6 +184,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
             f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
             f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
         )
+    _check_crops(config, card, start)
     _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
     if not config.diffusion.release and (side // stride) % patch:
@@ -220,6 +221,19 @@ def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> 
         _check_fit(before, card, "")
     except BadConfig as error:
         raise BadConfig(f"{start}continued.resolution {side}: {error}").about("continued") from None
+
+
+def _check_crops(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
+    """Refuses crops of the paper's heads that the encoder cannot take."""
+    scores, heads = config.scores, config.scores.paper
+    crops = {"fpn": (scores.segmentation.source, heads.fpn.crop), "deconv": (scores.depth.source, heads.deconv.crop)}
+    for name, (source, crop) in crops.items():
+        if scores.protocol == "paper" and source is not None and (rest := crop % card.stride):
+            fitting = f"{crop - rest} or {crop - rest + card.stride}" if crop > rest else card.stride
+            raise BadConfig(
+                f"{start}scores.paper.{name}.crop {crop} cannot be divided into the {card.stride} px patches of '{card.name}'; "
+                f"use {fitting}."
+            ).about(f"scores.paper.{name}.crop")
 
 
 def _check_diffusion(config: RunConfig, start: str) -> None:

@@ -21,7 +21,7 @@ Total = Callable[[Tensor], Tensor]
 
 
 def one_rank(tensor: Tensor) -> Tensor:
-    """The sum over ranks where there is one."""
+    """The sum over ranks of a tensor [...] where there is one rank."""
     return tensor
 
 
@@ -60,7 +60,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution without bias, batch norm, ReLU, under the names of mmcv's ConvModule."""
+    """3x3 convolution without bias, batch norm, ReLU: [B, C, h, w] -> [B, K, h, w]; names of its state as in mmcv's ConvModule."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -68,6 +68,7 @@ class ConvNorm(nn.Module):
         self.bn = SharedBatchNorm(outputs)
 
     def forward(self, x: Tensor, total: Total = one_rank) -> Tensor:
+        """[B, K, h, w] of [B, C, h, w]."""
         return self.bn(self.conv(x), total).relu()
 
 

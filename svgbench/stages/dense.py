@@ -93,7 +93,7 @@ class HeadsTask:
         return losses
 
     def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """Brings gradients to a head's parameters; gives this rank's share of its loss, a scalar."""
+        """Brings gradients to a head's parameters, of latents [B, C, h, w] and targets [B, H, W]; gives this rank's share of its loss."""
         seen = dropped(latents, batch.positions, self._dropout, self._seed)
         moments = head.moments(self._runtime.all_reduce_(head.sums(seen)))
         loss = self._loss(_outputs(head, seen, moments), targets, batch, self._runtime)
@@ -105,7 +105,8 @@ class DeepHeadsTask(HeadsTask):
     """The same for heads of two parts (``nets.paper_heads``): the trunk once on all crops of the rank, the tail and the loss by pieces."""
 
     def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """Gradients of the tail first, each piece's added up at the trunk's outputs; then those of the trunk, on every rank."""
+        """Of latents [B, C, h, w] and targets [B, H, W]: gradients of the tail first, added up piece by piece at the trunk's outputs; then
+        those of the trunk, on every rank."""
         hidden = head.trunk(latents, self._runtime.all_reduce_)
         leaf = hidden.detach().requires_grad_()
 

@@ -51,7 +51,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def write_errors(
     errors: dict[str, Tensor], run: DenseRun, head: scoring.DepthHead, slice_: dict[str, Any], out: Path, measure: str, used: dict[str, Any]
 ) -> None:
-    """``scores.json`` of errors per image under each head; ``measure`` and ``used`` (the settings) name the protocol."""
+    """``scores.json`` of errors per image [N, 2] under each head; ``measure`` and ``used`` (the settings) name the protocol."""
     details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
     name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
@@ -99,8 +99,8 @@ def log_error_loss(
     targets: Tensor,
     runtime: Runtime,
 ) -> Tensor:
-    """A loss that is a function of the sums of log errors over the global batch, and its gradient piece by piece; gives this rank's share.
-    ``log_errors``: rows of the targets -> log errors of their pixels; ``loss_of``: as ``metrics.depth.silog``."""
+    """A loss that is a function of the sums of log errors over the global batch, and its gradient piece by piece; gives this rank's share,
+    a scalar. ``log_errors``: rows of the targets [B, H, W] -> log errors of their pixels [n]; ``loss_of``: as ``metrics.depth.silog``."""
     sums = torch.zeros(3, dtype=torch.float64, device=targets.device)
     with torch.no_grad():
         for rows in pieces(len(targets), runtime):

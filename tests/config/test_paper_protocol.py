@@ -99,9 +99,10 @@ def test_every_stage_of_the_paper_is_one_of_a_metric():
         ("scores.paper.linear.area=[0.5, 1.5]", "must rise and end at 1 or below"),
         ("scores.paper.fpn.window_stride=600", "window_stride 600 leaves gaps between windows of crop 512"),
         ("scores.paper.fpn.resize=[2.0, 0.5]", "resize .* must rise"),
+        ("scores.paper.fpn={crop: 30, window_stride: 20}", "scores.paper.fpn.crop 30 cannot be divided .* use 16 or 32"),
         ("scores.paper.deconv.window_stride=500", "leaves gaps between windows of crop 480"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused_with_their_field(word, sentence):
     with pytest.raises(BadConfig, match=sentence):
-        build(override(["scores.protocol=paper", word]), preset="paper")
+        build(override(["scores.protocol=paper", "scores.segmentation.source=ade", word]), preset="paper")
