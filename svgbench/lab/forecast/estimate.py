@@ -301,7 +301,9 @@ def _paper_depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     from svgbench.images.dense_sets import training_count  # numpy
 
     head, source = sizes.config.scores.paper.deconv, sizes.config.scores.depth.source
-    available = training_count("depth", source) if source else 0
+    if source is None or not Path(source).expanduser().is_dir():
+        return Estimate(left_out=(f"depth crops of {source}, which is not here",))
+    available = training_count("depth", source)
     images = head.epochs * min(available, sizes.config.data.limit or available)
     one = 6.0 * head.crop**2 * 9 * head.width * (head.width + 1) * len(_widths(sizes))  # the convolutions at the size of the crop
     encoded = _on_crops(sizes, images, head.crop**2)
