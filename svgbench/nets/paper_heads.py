@@ -96,7 +96,7 @@ class FpnHead(nn.Module):
         return self.tail(self.trunk(latents))
 
 
-class DepthHead(nn.Module):
+class DeconvHead(nn.Module):
     """Latents [B, C, h, w] -> depth [B, 1, H, W] in metres: transposed convolutions of stride 2 with batch norm and ReLU, a 3x3
     convolution, bilinear doubling up to the image's size, two 3x3 convolutions and a sigmoid times ``farthest``.
 

@@ -1,7 +1,7 @@
 """Depth by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): head and hyperparameters after Xie et al. (arXiv 2205.13543).
 
 Sources: SwinTransformer/MIM-Depth-Estimation (models/model.py, train.py, models/optimizer.py, README.md); its data and losses are
-GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DepthHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
+GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DeconvHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
 CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, whose rate rises over the first half by (share)^0.9 from 3e-5
 to 5e-4 and falls the same way, decay 0.05 of weights alone; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the batch's
 known pixels. Validation: windows of 480 px every 160 px (two of an image of NYUv2), each averaged with its mirror image and then with one
@@ -31,7 +31,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
 from svgbench.metrics.sliding import averaged, cut, windows
-from svgbench.nets.paper_heads import DepthHead
+from svgbench.nets.paper_heads import DeconvHead
 from svgbench.stages.dense import DeepHeadsTask, DenseRun, HowTrained, open_run, train_heads
 from svgbench.stages.depth import errors_of, log_error_loss, write_errors
 from svgbench.stages.results import limit_of
@@ -49,7 +49,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     sizes = {"filters": head.filters, "width": head.width, "farthest": known.farthest, "seed": seed}
     run = open_run(
-        dataset, inputs["autoencoder"], lambda channels, stride: DepthHead(channels, stride=stride, **sizes), sides=(head.crop,),
+        dataset, inputs["autoencoder"], lambda channels, stride: DeconvHead(channels, stride=stride, **sizes), sides=(head.crop,),
         runtime=runtime,
     )  # fmt: skip
     how = HowTrained(training, rate=partial(rate, head, training.total_images), task=DeepHeadsTask, parameters=weights_and_others)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toys import in_ranks
 
 from svgbench.machine.runtime import Runtime
-from svgbench.nets.paper_heads import DepthHead, FpnHead, SharedBatchNorm
+from svgbench.nets.paper_heads import DeconvHead, FpnHead, SharedBatchNorm
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -87,7 +87,7 @@ class PlainDepth(nn.Module):
 @pytest.mark.parametrize("training", [False, True])
 def test_the_depth_head_is_its_sources_at_its_stride(training):
     plain = shaken(PlainDepth(5, (4, 4, 4), 6)).train(training)
-    head = DepthHead(5, stride=32, filters=(4, 4, 4), width=6, farthest=10.0, seed=0).train(training)
+    head = DeconvHead(5, stride=32, filters=(4, 4, 4), width=6, farthest=10.0, seed=0).train(training)
     ours = [
         *(pair for pairs in zip(head.deconvolutions, head.norms, strict=True) for pair in pairs),
         head.convolution,
@@ -105,7 +105,7 @@ def test_the_depth_head_is_its_sources_at_its_stride(training):
 
 @pytest.mark.parametrize(("stride", "sides"), [(16, 32), (8, 16), (4, 8), (14, 16)])
 def test_the_depth_head_ends_at_the_images_size_for_powers_of_two(stride, sides):
-    head = DepthHead(3, stride=stride, filters=(4, 4, 4), width=4, farthest=5.0, seed=0)
+    head = DeconvHead(3, stride=stride, filters=(4, 4, 4), width=4, farthest=5.0, seed=0)
     depth = head(torch.randn(2, 3, 2, 2))
     assert depth.shape == (2, 1, sides, sides) or stride == 14  # 14 px: 2 ** 3 a position, the caller enlarges
     assert depth.min() > 0 and depth.max() < 5

@@ -110,8 +110,8 @@ def test_the_rate_of_depth_is_its_sources():
 
 
 def test_only_weights_of_the_depth_head_decay():
-    from svgbench.nets.paper_heads import DepthHead
+    from svgbench.nets.paper_heads import DeconvHead
 
-    decays, free = paper_depth.weights_and_others(DepthHead(3, stride=8, filters=(4,), width=4, farthest=10.0, seed=0))
+    decays, free = paper_depth.weights_and_others(DeconvHead(3, stride=8, filters=(4,), width=4, farthest=10.0, seed=0))
     assert all(p.ndim == 4 for p in decays["params"]) and free["weight_decay"] == 0 and all(p.ndim == 1 for p in free["params"])
     assert len(decays["params"]) == 4 and len(free["params"]) == 6
