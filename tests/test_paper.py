@@ -24,9 +24,9 @@ SMALL = (
     "autoencoder.loss={network: shapes-lpips, adversarial_start_images: 8}", "diffusion.size=tiny",
     "diffusion.training={total_images: 32, batch: 16}", "sampling={count: 24, steps: [2], guidance: [4.0]}",
     "scores.neighbours=2", "scores.resamples=2", "scores.perceptual=shapes-lpips",
-    "scores.probe={epochs: 1, logreg_iterations: 5, neighbours: 5}",
-    "scores.segmentation.head={classes: 4, crop: 32, stride: 21, total_images: 32, batch: 8, lr_warmup_images: 8}",
-    "scores.depth.head={bins: 16, crop: [32, 48], total_images: 32, batch: 8, lr_warmup_images: 8}",
+    "scores.segmentation.head.classes=4", "scores.paper.linear={epochs: 1, batch: 16}",
+    "scores.paper.fpn={crop: 32, window_stride: 21, width: 8, total_images: 32, batch: 8, lr_warmup_images: 8}",
+    "scores.paper.deconv={crop: 48, window_stride: 16, filters: [4, 4, 4], width: 4, epochs: 2, batch: 4}",
 )  # fmt: skip
 
 
@@ -72,8 +72,10 @@ def test_the_paper_s_protocol_runs_from_folders_to_every_number(asked, tmp_path)
     (place,) = out.glob("*/scores.json")
     rows = json.loads(place.read_text())
     found = {row["metric"] for row in rows}
-    assert {"gfid", "is", "rfid", "psnr", "ssim", "lpips", "probe_top1", "probe_top5", "knn_top1", "logreg_top1"} <= found
-    assert {"miou", "macc", "depth_rmse", "depth_arel"} <= found
+    assert {"gfid", "is", "rfid", "psnr", "ssim", "lpips", "probe_top1", "probe_top5"} <= found
+    assert {"miou", "macc", "depth_rmse", "depth_arel"} <= found and not {"knn_top1", "logreg_top1"} & found
+    measures = {row["protocol_fields"]["measure"] for row in rows if row["metric"] in ("probe_top1", "miou", "depth_rmse")}
+    assert measures == {"paper-linear-crops", "paper-seg-fpn-slide", "paper-depth-deconv-slide"}
     assert not {"kid", "precision", "recall"} & found  # bare statistics do not give them
     gfid = next(row for row in rows if row["metric"] == "gfid")
     fields = gfid["protocol_fields"]

@@ -12,9 +12,11 @@ from svgbench.config.choices import OBJECTIVES, SAMPLERS, check_zero_init, liste
 from svgbench.config.derived import start_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
+from svgbench.config.paper_heads import PaperHeads
 from svgbench.config.parse import merge, validate
 from svgbench.config.sampling import TUNED, Tuning
 from svgbench.config.schema import Autoencoder, Diffusion, Representation, RunConfig
+from svgbench.config.scoring import DepthHead, Scores, SegmentationHead
 from svgbench.errors import BadConfig, UnknownName
 
 SIZES: dict[str, dict[str, int]] = {
@@ -86,7 +88,10 @@ def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
     """The same run with unused settings at their defaults, so that equal work has equal keys."""
     most = config.data.limit or config.sampling.count
     sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, most)})
-    parts = {"sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra)}
+    parts = {
+        "sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra),
+        "scores": _plain_scores(config.scores),
+    }  # fmt: skip
     return _tuned(_shifted(_continued(config.model_copy(update=parts), extra), extra))
 
 
@@ -106,6 +111,16 @@ def _tuned(config: RunConfig) -> RunConfig:
     tuning = sampling.tuning or Tuning()
     tuning = tuning.model_copy(update={"count": min(tuning.count, limit or tuning.count)})
     return config.model_copy(update={"sampling": sampling.model_copy(update={"tuning": tuning})})
+
+
+def _plain_scores(part: Scores) -> Scores:
+    """Only the heads of the chosen protocol as they were set; of the others only what is a fact of the data."""
+    if part.protocol == "dinov3":
+        return part.model_copy(update={"paper": PaperHeads()})
+    known = part.depth.head
+    segmentation = part.segmentation.model_copy(update={"head": SegmentationHead(classes=part.segmentation.head.classes)})
+    head = DepthHead(nearest=known.nearest, farthest=known.farthest, border=known.border)
+    return part.model_copy(update={"segmentation": segmentation, "depth": part.depth.model_copy(update={"head": head})})
 
 
 def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
@@ -169,6 +184,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
             f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
             f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
         )
+    _check_crops(config, card, start)
     _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
     if not config.diffusion.release and (side // stride) % patch:
@@ -205,6 +221,19 @@ def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> 
         _check_fit(before, card, "")
     except BadConfig as error:
         raise BadConfig(f"{start}continued.resolution {side}: {error}").about("continued") from None
+
+
+def _check_crops(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
+    """Refuses crops of the paper's heads that the encoder cannot take."""
+    scores, heads = config.scores, config.scores.paper
+    crops = {"fpn": (scores.segmentation.source, heads.fpn.crop), "deconv": (scores.depth.source, heads.deconv.crop)}
+    for name, (source, crop) in crops.items():
+        if scores.protocol == "paper" and source is not None and (rest := crop % card.stride):
+            fitting = f"{crop - rest} or {crop - rest + card.stride}" if crop > rest else card.stride
+            raise BadConfig(
+                f"{start}scores.paper.{name}.crop {crop} cannot be divided into the {card.stride} px patches of '{card.name}'; "
+                f"use {fitting}."
+            ).about(f"scores.paper.{name}.crop")
 
 
 def _check_diffusion(config: RunConfig, start: str) -> None:

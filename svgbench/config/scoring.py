@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from svgbench.config.paper_heads import PaperHeads
 from svgbench.config.part import Count, NotNegative, Part, Positive, Share
 
 
@@ -191,6 +192,17 @@ class Scores(Part):
     """Segmentation from frozen latents."""
     depth: Depth = Depth()
     """Depth from frozen latents."""
+    protocol: Literal["dinov3", "paper"] = "dinov3"
+    """Whose heads measure perception: dinov3 (linear heads, ``scores.probe``, ``scores.segmentation.head``, ``scores.depth.head``) or paper
+    (those of SVG's appendix B, ``scores.paper``). Masks of the run's own images keep their linear head. Never ranked together."""
+    paper: PaperHeads = PaperHeads()
+    """Heads of the protocol ``paper``."""
+
+    @model_serializer(mode="wrap")
+    def _of_one_protocol(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Runs by DINOv3's protocol have neither field, in files and in keys."""
+        unused = ("protocol", "paper") if self.protocol == "dinov3" else ()
+        return {name: value for name, value in plain(self).items() if name not in unused}
 
     @model_validator(mode="after")
     def _two_extractors(self) -> Scores:

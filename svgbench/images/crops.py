@@ -106,11 +106,11 @@ def _mirrored(crop: Crop, number: float) -> Crop:
     return Crop(crop.image[:, ::-1], crop.target[:, ::-1], crop.draws)
 
 
-def photometric_distortion(image: Tensor, numbers: np.ndarray) -> Tensor:
-    """mmsegmentation's photometric distortion of an image [3, h, w] in [0, 1], with any hue as in DINOv3.
+def photometric_distortion(image: Tensor, numbers: np.ndarray, turn: float = 0.5) -> Tensor:
+    """mmsegmentation's photometric distortion of an image [3, h, w] in [0, 1], with any hue as in DINOv3 (mmsegmentation: ``turn`` 0.1).
 
-    Brightness (within 32 / 255), contrast and saturation (0.5 to 1.5) and hue change independently, each with probability 1/2; contrast
-    comes before or after saturation and hue. ``numbers``: uniform [COLOUR_DRAWS].
+    Brightness (within 32 / 255), contrast and saturation (0.5 to 1.5) and hue (within ``turn`` of the circle) change independently, each
+    with probability 1/2; contrast comes before or after saturation and hue. ``numbers``: uniform [COLOUR_DRAWS].
     """
     apply, (bright, contrast, saturation, hue) = numbers[:4] < 0.5, (float(number) for number in numbers[4:8])
 
@@ -121,7 +121,7 @@ def photometric_distortion(image: Tensor, numbers: np.ndarray) -> Tensor:
     image = (image + (2 * bright - 1) * 32 / 255).clamp(0, 1) if apply[0] else image
     image = image if contrast_last else contrasted(image)
     image = colours.adjust_saturation(image, 0.5 + saturation) if apply[2] else image
-    image = colours.adjust_hue(image, hue - 0.5) if apply[3] else image
+    image = colours.adjust_hue(image, (2 * hue - 1) * turn) if apply[3] else image
     return contrasted(image) if contrast_last else image
 
 

@@ -108,6 +108,11 @@ def _open(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
     return dense_set
 
 
+def training_count(kind: Kind, source: str) -> int:
+    """How many training pairs a folder has; reads none of them. Raises BadData as ``open_set`` does."""
+    return len(_splits(kind, Path(source).expanduser(), Skipped())["training"])
+
+
 def kind_of(root: Path) -> Kind | None:
     """The kind of dense set in a folder, by the name of the folder of targets; None when it is not a dense set."""
     folders = {name.lower() for name in scan.folders(root)}

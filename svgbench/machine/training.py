@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from svgbench.config import networks
+from svgbench.config.records import flat
 from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
 from svgbench.machine import checkpoints
 from svgbench.machine.averages import Averages
@@ -84,16 +85,19 @@ def train(
     runtime: Runtime,
     label: str,
     keep: Mapping[str, int] | None = None,
+    rate: Callable[[int], float] | None = None,
 ) -> TrainingReport:
     """Trains until ``settings.total_images`` and starts from the newest valid checkpoint in ``out``, if there is one.
 
-    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. The training leaves
-    ``out/log.jsonl`` and ``out/checkpoints/``; the latter is removed when the artifact is committed, or by ``checkpoints.clear``.
+    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. ``rate``: images seen at an
+    update's end -> its learning rate, where ``settings`` do not say it. The training leaves ``out/log.jsonl`` and ``out/checkpoints/``;
+    the latter is removed when the artifact is committed, or by ``checkpoints.clear``.
 
     Raises Interrupted after a signal, with the work saved; NumericalError after more skipped updates than ``settings.skipped_updates``;
     StorageError when the disk fails.
     """
-    loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, out=out, runtime=runtime, label=label, keep=keep)
+    where: dict[str, Any] = {"out": out, "runtime": runtime, "label": label}
+    loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, keep=keep, rate=rate, **where)
     with runtime.together(label):
         loop.restore()
         if loop.images_seen < settings.total_images:
@@ -154,9 +158,10 @@ class _Loop:
         runtime: Runtime,
         label: str,
         keep: Mapping[str, int] | None,
+        rate: Callable[[int], float] | None,
     ) -> None:
         self.task, self.settings, self.seed, self.out, self.runtime, self.label = task, settings, seed, out, runtime, label
-        self._keep = keep or {}
+        self._keep, self._rate = keep or {}, rate or partial(learning_rate, settings)
         self.order = Order(dataset_size, seed=seed)
         self.images_seen = self.updates = self.skipped = 0
         self.tally = Tally(runtime.torch_device)
@@ -203,7 +208,7 @@ class _Loop:
         if self.settings.optimiser.max_gradient_norm:
             torch._foreach_mul_(gradients, (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(self.settings, images_seen) * group.get("lr_scale", 1.0)
+            group["lr"] = self._rate(images_seen) * group.get("lr_scale", 1.0)
         if optimiser.defaults.get("fused"):
             optimiser.found_inf, optimiser.grad_scale = bad.float(), None  # type: ignore[attr-defined]
             optimiser.step()
@@ -239,7 +244,7 @@ class _Loop:
             "images_seen": self.images_seen,
             "seconds": round(self._clock.seconds, 3),
             "images_per_second": round(self._clock.images_per_second(self.images_seen), 3),
-            "lr": learning_rate(self.settings, self.images_seen),
+            "lr": self._rate(self.images_seen),
             "skipped": self.skipped,
             **self.losses,
         }
@@ -382,18 +387,11 @@ def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Map
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-def _check_same_training(saved: Mapping[str, Any], current: Mapping[str, Any], out: Path) -> None:
+def _check_same_training(saved: dict[str, Any], current: dict[str, Any], out: Path) -> None:
     """Raises BadConfig when a checkpoint belongs to other settings; the sentence names the differences."""
     if saved == current:
         return
-    flat_saved, flat_current = _leaves(saved), _leaves(current)
+    flat_saved, flat_current = flat(saved), flat(current)
     names = sorted(name for name in {*flat_saved, *flat_current} if flat_saved.get(name) != flat_current.get(name))
     differing = ", ".join(f"{name} {flat_saved.get(name)} there and {flat_current.get(name)} here" for name in names)
     raise BadConfig(f"{out}: its checkpoint belongs to another training ({differing}); give another --out, or remove the directory.")
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        leaves.update(_leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value})
-    return leaves

@@ -80,19 +80,22 @@ METRICS: dict[str, Metric] = {
         ("recall", "recall", "higher", 3, "recall"),
     ),
     **_declare(
-        "perception", "probe-scores",
+        "perception", "probe-scores paper-probe-scores",
         ("probe_top1", "top-1", "higher", 2, "linear_probe_top1"),
         ("probe_top5", "top-5", "higher", 2, "linear_probe_top5"),
+    ),
+    **_declare(
+        "perception", "probe-scores",
         ("knn_top1", "kNN top-1", "higher", 2, ""),
         ("logreg_top1", "logistic top-1", "higher", 2, ""),
     ),
     **_declare(
-        "perception", "segmentation-scores dense-segmentation-scores",
+        "perception", "segmentation-scores dense-segmentation-scores paper-segmentation-scores",
         ("miou", "mIoU", "higher", 2, "mIoU mIoU_linear"),
         ("macc", "mAcc", "higher", 2, "mAcc"),
     ),
     **_declare(
-        "perception", "depth-scores",
+        "perception", "depth-scores paper-depth-scores",
         ("depth_rmse", "RMSE", "lower", 3, "RMSE"),
         ("depth_arel", "A.Rel", "lower", 3, "AbsRel"),
     ),

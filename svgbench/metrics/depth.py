@@ -47,7 +47,7 @@ def depth_of(outputs: Tensor, nearest: float, farthest: float) -> Tensor:
 
 
 def log_error(depth: Tensor, truth: Tensor) -> Tensor:
-    """log(depth + 1 mm) - log(truth + 1 mm)."""
+    """log(depth + 1 mm) - log(truth + 1 mm) of depths [B, H, W]."""
     return (depth + LOG_FLOOR).log() - (truth + LOG_FLOOR).log()
 
 
@@ -70,6 +70,16 @@ def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Te
     loss = (spread + MEAN_WEIGHT * mean.square()).sqrt()
     slope = (2 / rest if variance else torch.zeros_like(rest)) / (2 * loss).clamp_min(1e-12)
     return loss, slope, 2 * MEAN_WEIGHT * mean / n / (2 * loss).clamp_min(1e-12) - slope * mean
+
+
+def plain_silog(sums: SilogSums) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, of log errors g [n], of Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) (arXiv 1406.2283, equation 4 under a root, as
+    GLPDepth has it)."""
+    n = sums.count.clamp_min(1)
+    mean = sums.total / n
+    loss = (sums.squares / n - mean.square() / 2).clamp_min(0).sqrt()
+    slope = 1 / (n * loss.clamp_min(1e-12))
+    return loss, slope, -mean / 2 * slope
 
 
 def eigen_crop(height: int, width: int) -> tuple[slice, slice]:

@@ -1,16 +1,16 @@
-"""Linear heads trained side by side on frozen latents of crops: features, residual and both in one pass over the images."""
+"""Heads trained side by side on frozen latents of crops: features, residual and both in one pass over the images."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgbench.config.networks import Optimiser, Training
 from svgbench.config.scoring import HeadTraining
@@ -47,7 +47,8 @@ class Reading(NamedTuple):
     """Some channels of the latents and the head that reads them."""
 
     channels: slice
-    head: DenseHead
+    head: Any
+    """A ``DenseHead``, or one of ``nets.paper_heads``."""
 
 
 class HeadLoss(Protocol):
@@ -70,16 +71,15 @@ class HeadsTask:
         fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
         loss: HeadLoss,
         *,
-        optimiser: Optimiser,
-        dropout: float,
+        how: HowTrained,
         seed: int,
         runtime: Runtime,
     ) -> None:
         """``fill``: crops -> images [B, 3, H, W] in [0, 1] and targets [B, H, W]."""
         self._readings, self._encode, self._crops, self._fill, self._loss = readings, encode, crops, fill, loss
-        self._dropout, self._seed, self._runtime = dropout, seed, runtime
+        self._dropout, self._seed, self._runtime = how.dropout, seed, runtime
         self.modules = {name: reading.head for name, reading in readings.items()}
-        self.optimisers = {name: adam(reading.head.parameters(), optimiser) for name, reading in readings.items()}
+        self.optimisers = {name: adam(how.parameters(reading.head), how.settings.optimiser) for name, reading in readings.items()}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of every head over the batch's crops; gives this rank's share of each head's loss, a scalar."""
@@ -88,12 +88,47 @@ class HeadsTask:
             latents = self._encode(images)
         losses = {}
         for name, (channels, head) in self._readings.items():
-            seen = dropped(latents[:, channels], batch.positions, self._dropout, self._seed)
-            moments = head.moments(self._runtime.all_reduce_(head.sums(seen)))
-            losses[name] = self._loss(_outputs(head, seen, moments), targets, batch, self._runtime)
-            head.follow(moments)
+            losses[name] = self.step(head, latents[:, channels], targets, batch)
             apply(name)
         return losses
+
+    def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """Brings gradients to a head's parameters, of latents [B, C, h, w] and targets [B, H, W]; gives this rank's share of its loss."""
+        seen = dropped(latents, batch.positions, self._dropout, self._seed)
+        moments = head.moments(self._runtime.all_reduce_(head.sums(seen)))
+        loss = self._loss(_outputs(head, seen, moments), targets, batch, self._runtime)
+        head.follow(moments)
+        return loss
+
+
+class DeepHeadsTask(HeadsTask):
+    """The same for heads of two parts (``nets.paper_heads``): the trunk once on all crops of the rank, the tail and the loss by pieces."""
+
+    def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
+        """Of latents [B, C, h, w] and targets [B, H, W]: gradients of the tail first, added up piece by piece at the trunk's outputs; then
+        those of the trunk, on every rank."""
+        hidden = head.trunk(latents, self._runtime.all_reduce_)
+        leaf = hidden.detach().requires_grad_()
+
+        def outputs(rows: slice) -> Tensor:
+            return head.tail(dropped(leaf[rows], batch.positions[rows], self._dropout, self._seed))
+
+        loss = self._loss(outputs, targets, batch, self._runtime)
+        hidden.backward(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)  # also where this rank has no image
+        return loss
+
+
+class HowTrained(NamedTuple):
+    """How the heads of a stage are trained."""
+
+    settings: Training
+    dropout: float = 0.0
+    """Probability that a channel (of the latents, or of the hidden layer) is set to zero."""
+    rate: Callable[[int], float] | None = None
+    """Images seen at an update's end -> learning rate, where ``settings`` do not say it."""
+    task: type[HeadsTask] = HeadsTask
+    parameters: Callable[[nn.Module], Iterable[Any]] = nn.Module.parameters
+    """The optimiser's parameters or parameter groups of a head."""
 
 
 def _outputs(head: DenseHead, latents: Tensor, moments: BatchMoments) -> Callable[[slice], Tensor]:
@@ -106,21 +141,16 @@ def pieces(count: int, runtime: Runtime) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def open_readings(tokenizer: Tokenizer | Codec, outputs: int, *, seed: int, device: torch.device) -> dict[str, Reading]:
-    """An untrained head for features, residual and both, where there is a residual."""
-    parts = channel_parts(tokenizer.feature_channels, tokenizer.channels)
-    return {name: Reading(part, DenseHead(part.stop - part.start, outputs, seed=seed).to(device)) for name, part in parts.items()}
-
-
-def settings_of(head: HeadTraining) -> Training:
-    """The training loop's settings."""
-    return Training(
+def linear(head: HeadTraining, *, dropout: float = 0.0) -> HowTrained:
+    """How DINOv3's linear heads are trained."""
+    settings = Training(
         total_images=head.total_images, batch=head.batch, checkpoint_images=head.checkpoint_images,
         optimiser=Optimiser(
             lr=head.lr, betas=(0.9, head.beta2), weight_decay=head.weight_decay, lr_warmup_images=head.lr_warmup_images, schedule="cosine",
             max_gradient_norm=head.max_gradient_norm,
         ),
     )  # fmt: skip
+    return HowTrained(settings, dropout)
 
 
 class DenseRun(NamedTuple):
@@ -133,13 +163,18 @@ class DenseRun(NamedTuple):
     validation_images: ImageGroup
 
 
-def open_run(dataset: DenseSet, autoencoder: Path, outputs: int, *, sides: tuple[int, ...], seed: int, runtime: Runtime) -> DenseRun:
-    """The tokenizer of a finished autoencoder with heads for it; refuses crop sides that its encoder cannot take."""
+def open_run(
+    dataset: DenseSet, autoencoder: Path, make: Callable[[int, int], nn.Module], *, sides: tuple[int, ...], runtime: Runtime
+) -> DenseRun:
+    """The tokenizer of a finished autoencoder with untrained heads for features, residual and both (where there is a residual); ``make``:
+    channels and the encoder's stride -> a head. Refuses crop sides that the encoder cannot take."""
     tokenizer = open_tokenizer(autoencoder, runtime)
     for side in sides:
         tokenizer.check_side(side)
     groups = [ImageGroup(name=s, count=len(getattr(dataset, s)), digest=dataset.digest(s)) for s in ("training", "validation")]
-    return DenseRun(dataset, tokenizer, open_readings(tokenizer, outputs, seed=seed, device=runtime.torch_device), *groups)
+    parts = channel_parts(tokenizer.feature_channels, tokenizer.channels)
+    heads = {name: make(part.stop - part.start, tokenizer.stride).to(runtime.torch_device) for name, part in parts.items()}
+    return DenseRun(dataset, tokenizer, {name: Reading(part, heads[name]) for name, part in parts.items()}, *groups)
 
 
 def train_heads(
@@ -147,9 +182,8 @@ def train_heads(
     read: Callable[[int, int], Crop],
     fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
     loss: HeadLoss,
-    head: HeadTraining,
+    how: HowTrained,
     *,
-    dropout: float,
     seed: int,
     out: Path,
     runtime: Runtime,
@@ -157,13 +191,14 @@ def train_heads(
 ) -> dict[str, float]:
     """Trains the heads (from where a stopped training was), leaves them in ``out/heads.safetensors`` and gives the last mean losses.
     ``read``: the crop of a training image at a position of the run."""
-    settings, count = settings_of(head), len(run.dataset.training)
+    count = len(run.dataset.training)
     with CropLoader(read, count, seed=seed, runtime=runtime) as crops:
-        task = HeadsTask(
-            run.readings, run.tokenizer.encode, crops, fill, loss,
-            optimiser=settings.optimiser, dropout=dropout, seed=seed, runtime=runtime,
-        )  # fmt: skip
-        report = run_training(task, settings=settings, dataset_size=count, seed=seed, out=out, runtime=runtime, label=label)
+        task = how.task(run.readings, run.tokenizer.encode, crops, fill, loss, how=how, seed=seed, runtime=runtime)
+        report = run_training(
+            task, settings=how.settings, dataset_size=count, seed=seed, out=out, runtime=runtime, label=label, rate=how.rate
+        )
+    for reading in run.readings.values():
+        reading.head.eval()
     if runtime.is_main:
         states = {name: reading.head.state_dict() for name, reading in run.readings.items()}
         tensors = {f"{name}.{key}": tensor.cpu().contiguous() for name, state in states.items() for key, tensor in state.items()}

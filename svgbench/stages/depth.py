@@ -21,7 +21,8 @@ from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
-from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
+from svgbench.nets.linear_head import DenseHead
+from svgbench.stages.dense import DenseRun, check_pairs, evaluated, linear, open_run, pieces, train_heads
 from svgbench.stages.results import limit_of, write_scores
 
 PLAIN_SHARE = 100 / 38_400
@@ -30,25 +31,32 @@ PLAIN_SHARE = 100 / 38_400
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
-    part, seed = slice_["scores"], slice_["seed"]
-    settings = scoring.Depth.model_validate(part["depth"])
+    settings, seed = scoring.Depth.model_validate(slice_["scores"]["depth"]), slice_["seed"]
     head, whole = settings.head, open_set("depth", settings.source, settings.identity)
     dataset = whole.limited(limit_of(slice_))
-    run = open_run(dataset, inputs["autoencoder"], head.bins, sides=head.crop, seed=seed, runtime=runtime)
+    run = open_run(
+        dataset, inputs["autoencoder"], lambda channels, stride: DenseHead(channels, head.bins, seed=seed), sides=head.crop, runtime=runtime
+    )
     losses = train_heads(
-        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), head,
-        dropout=0.0, seed=seed, out=out, runtime=runtime, label="linear head, depth",
+        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), linear(head),
+        seed=seed, out=out, runtime=runtime, label="heads, depth",
     )  # fmt: skip
-    errors = _evaluated(run, head, out, runtime)
+    errors = errors_of(run, partial(depths_of, run, head), head, out, runtime)
     if runtime.is_main:
         open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
-        used = head.model_dump(mode="json", exclude={"checkpoint_images"})
-        details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
-        name = protocol("depth-linear", images=run.validation_images, reference=run.training_images, details=details, settings=used)
-        resampling = Resampling(resamples=part["resamples"], seed=seed)
-        scores = [s for kind, each in errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
-        write_scores(out, scores, slice_)
+        write_errors(errors, run, head, slice_, out, "depth-linear", head.model_dump(mode="json", exclude={"checkpoint_images"}))
     return {"images_seen": head.total_images, "losses": losses}
+
+
+def write_errors(
+    errors: dict[str, Tensor], run: DenseRun, head: scoring.DepthHead, slice_: dict[str, Any], out: Path, measure: str, used: dict[str, Any]
+) -> None:
+    """``scores.json`` of errors per image [N, 2] under each head; ``measure`` and ``used`` (the settings) name the protocol."""
+    details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
+    name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
+    resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
+    scores = [s for kind, each in errors.items() for s in measures.depth_scores(each, name, {"latents": kind}, resampling)]
+    write_scores(out, scores, slice_)
 
 
 def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -81,27 +89,45 @@ def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targ
         depth = crops.resized(measures.depth_of(outputs(rows), head.nearest, head.farthest)[:, None], targets.shape[1:])[:, 0]
         return measures.log_error(depth[inside[rows]], targets[rows][inside[rows]])
 
+    variance = batch.images_seen >= PLAIN_SHARE * head.total_images
+    return log_error_loss(log_errors, partial(measures.silog, variance=variance), targets, runtime)
+
+
+def log_error_loss(
+    log_errors: Callable[[slice], Tensor],
+    loss_of: Callable[[measures.SilogSums], tuple[Tensor, Tensor, Tensor]],
+    targets: Tensor,
+    runtime: Runtime,
+) -> Tensor:
+    """A loss that is a function of the sums of log errors over the global batch, and its gradient piece by piece; gives this rank's share,
+    a scalar. ``log_errors``: rows of the targets [B, H, W] -> log errors of their pixels [n]; ``loss_of``: as ``metrics.depth.silog``."""
     sums = torch.zeros(3, dtype=torch.float64, device=targets.device)
     with torch.no_grad():
         for rows in pieces(len(targets), runtime):
             g = log_errors(rows).double()
             sums += torch.stack([torch.full_like(sums[0], g.numel()), g.sum(), g.square().sum()])
-    runtime.all_reduce_(sums)
-    loss, slope, offset = measures.silog(measures.SilogSums(*sums), variance=batch.images_seen >= PLAIN_SHARE * head.total_images)
+    loss, slope, offset = loss_of(measures.SilogSums(*runtime.all_reduce_(sums)))
     for rows in pieces(len(targets), runtime):
         g = log_errors(rows)
         g.backward((slope * g.detach() + offset).to(g.dtype))
     return (loss / runtime.world).float()
 
 
-def _evaluated(run: DenseRun, head: scoring.DepthHead, out: Path, runtime: Runtime) -> dict[str, Tensor]:
-    """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images."""
+def errors_of(
+    run: DenseRun,
+    depths_of: Callable[[Image.Image, tuple[int, int], torch.device], list[Tensor]],
+    head: scoring.DepthHead,
+    out: Path,
+    runtime: Runtime,
+) -> dict[str, Tensor]:
+    """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images. ``depths_of``: an image, the
+    size of its map and the device -> the depth [H, W] under each head."""
 
     def measured(pair: ImagePair) -> Tensor:
         sample = read_depth(run.dataset.root, pair)
         truth = torch.from_numpy(sample.target).to(runtime.torch_device)
         mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")
-        depths = depths_of(run, sample.image, head, tuple(truth.shape), runtime.torch_device)
+        depths = depths_of(sample.image, tuple(truth.shape), runtime.torch_device)
         return torch.stack([torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64) for depth in depths])
 
     table = evaluated(run, measured, (len(run.readings), 2), out, runtime, "depth").cpu()
@@ -109,7 +135,7 @@ def _evaluated(run: DenseRun, head: scoring.DepthHead, out: Path, runtime: Runti
 
 
 @torch.no_grad()
-def depths_of(run: DenseRun, image: Image.Image, head: scoring.DepthHead, size: tuple[int, int], device: torch.device) -> list[Tensor]:
+def depths_of(run: DenseRun, head: scoring.DepthHead, image: Image.Image, size: tuple[int, int], device: torch.device) -> list[Tensor]:
     """Depth [H, W] of a whole image under each head, averaged with that of its mirror image."""
     stride = run.tokenizer.stride
     width, height = (max(round(side / stride), 1) * stride for side in image.size)

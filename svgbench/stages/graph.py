@@ -18,6 +18,7 @@ from svgbench.config.schema import RunConfig
 ENCODER = ("encoder",)
 EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 SECOND = ("scores.second_extractor", "scores.second_extractor_weights")
+PROTOCOL = "scores.protocol"
 REFERENCE = "scores.reference"
 """A field that names a file or a folder of reference images or statistics: the worker gets the path, the key what it holds."""
 
@@ -105,16 +106,24 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="second-generation-scores", version=2, worker="svgbench.stages.scores:second_generation", scores=True,
           when="second-extractor", ranks="all",
           slice=(*SECOND, "scores.resamples", "seed"), needs=("images", "second-references", "samples")),
-    Stage(name="pooled-latents", version=1, worker="svgbench.stages.perception:pooled", ranks="all",
+    Stage(name="pooled-latents", version=1, worker="svgbench.stages.perception:pooled", when="dinov3-heads", ranks="all",
           slice=("scores.probe.train_images", "scores.probe.precision"), needs=("images", "autoencoder", "statistics")),
-    Stage(name="probe-scores", version=2, worker="svgbench.stages.perception:probe", scores=True,
+    Stage(name="probe-scores", version=2, worker="svgbench.stages.perception:probe", when="dinov3-heads", scores=True,
           slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "pooled-latents")),
+    Stage(name="paper-probe-scores", version=1, worker="svgbench.stages.paper_probe:run", when="paper-heads", scores=True, ranks="all",
+          slice=(PROTOCOL, "scores.paper.linear", "scores.resamples", "seed"), needs=("images", "autoencoder")),
     Stage(name="segmentation-scores", version=2, worker="svgbench.stages.segmentation:own_masks", scores=True, when="own-masks",
           slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="dense-segmentation-scores", version=1, worker="svgbench.stages.segmentation:folder", scores=True, ranks="all",
-          when="labelled-folder", slice=("scores.segmentation", "scores.resamples", "seed"), needs=("autoencoder", "masks")),
-    Stage(name="depth-scores", version=1, worker="svgbench.stages.depth:folder", scores=True, ranks="all", when="depth-folder",
+          when="dinov3-labelled-folder", slice=("scores.segmentation", "scores.resamples", "seed"), needs=("autoencoder", "masks")),
+    Stage(name="paper-segmentation-scores", version=1, worker="svgbench.stages.paper_segmentation:folder", scores=True, ranks="all",
+          when="paper-labelled-folder", needs=("autoencoder", "masks"),
+          slice=(PROTOCOL, "scores.segmentation", "scores.paper.fpn", "scores.resamples", "seed")),
+    Stage(name="depth-scores", version=1, worker="svgbench.stages.depth:folder", scores=True, ranks="all", when="dinov3-depth-folder",
           slice=("scores.depth", "scores.resamples", "seed"), needs=("autoencoder", "depth-maps")),
+    Stage(name="paper-depth-scores", version=1, worker="svgbench.stages.paper_depth:folder", scores=True, ranks="all",
+          when="paper-depth-folder", needs=("autoencoder", "depth-maps"),
+          slice=(PROTOCOL, "scores.depth", "scores.paper.deconv", "scores.resamples", "seed")),
     Stage(name="overview", version=2, worker="svgbench.stages.pictures:overview",
           slice=(), needs=("images", "reconstructions", "samples")),
 )  # fmt: skip
@@ -277,7 +286,8 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
     """What is true of a run whose card is of a ``kind`` (features, codec); names that rows' ``when`` may use."""
     released, codec, continued = config.autoencoder.release is not None, kind == "codec", config.continued is not None
     given = config.latents.statistics is not None or config.latents.scale is not None
-    segmentation = config.scores.segmentation
+    segmentation, paper = config.scores.segmentation, config.scores.protocol == "paper"
+    labelled, depth = segmentation.enabled and segmentation.source is not None, config.scores.depth.source is not None
     return {
         "always": True,
         "trains-autoencoder": not codec and not released and not continued,
@@ -292,6 +302,12 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
         "imports-diffusion": config.diffusion.release is not None,
         "second-extractor": config.scores.second_extractor is not None,
         "own-masks": config.data.source == "shapes" and segmentation.enabled and segmentation.source is None,
-        "labelled-folder": segmentation.enabled and segmentation.source is not None,
-        "depth-folder": config.scores.depth.source is not None,
+        "labelled-folder": labelled,
+        "depth-folder": depth,
+        "dinov3-heads": not paper,
+        "paper-heads": paper,
+        "dinov3-labelled-folder": labelled and not paper,
+        "paper-labelled-folder": labelled and paper,
+        "dinov3-depth-folder": depth and not paper,
+        "paper-depth-folder": depth and paper,
     }

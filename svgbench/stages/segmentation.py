@@ -16,13 +16,13 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgbench.config import scoring
 from svgbench.config.records import Score
@@ -38,8 +38,9 @@ from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, areas_of, class_figures, segmentation_scores
 from svgbench.metrics.sliding import averaged, cut, windows
+from svgbench.nets.linear_head import DenseHead
 from svgbench.nets.tokenizer import channel_parts
-from svgbench.stages.dense import DenseRun, check_pairs, evaluated, open_run, pieces, train_heads
+from svgbench.stages.dense import DenseRun, HowTrained, check_pairs, evaluated, linear, open_run, pieces, train_heads
 from svgbench.stages.results import limit_of, probe_groups, write_scores
 from svgbench.stages.tokenizers import latents_of, open_tokenizer
 
@@ -72,27 +73,52 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
+    head, seed = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"]).head, slice_["seed"]
+    return score_folder(
+        slice_, inputs, out, runtime, Frame(head.classes, head.crop, head.stride, head.scales), linear(head, dropout=head.dropout),
+        make=lambda channels, stride: DenseHead(channels, head.classes, seed=seed), measure="seg-linear-slide",
+        used=head.model_dump(mode="json", exclude={"checkpoint_images"}), distort=crops.photometric_distortion,
+    )  # fmt: skip
+
+
+class Frame(NamedTuple):
+    """What is cut out of images, for training and for windows."""
+
+    classes: int
+    crop: int
+    """Side in pixels of crops and windows, and the short side of an image at scale 1."""
+    stride: int
+    """Pixels between two windows."""
+    scales: tuple[float, float]
+
+
+def score_folder(
+    slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime, head: Frame, how: HowTrained, *,
+    make: Callable[[int, int], nn.Module], measure: str, used: dict[str, Any], distort: Callable[[Tensor, np.ndarray], Tensor],
+) -> dict[str, Any]:  # fmt: skip
+    """Trains heads (``make``: channels and stride -> head) on crops and scores them by windows; ``measure`` and ``used`` (the settings)
+    name the protocol; ``distort``: a crop's pixels and its draws -> pixels of other colours."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
-    head, whole = settings.head, open_set("segmentation", settings.source, settings.identity)
+    whole = open_set("segmentation", settings.source, settings.identity)
     dataset = whole.limited(limit_of(slice_))
-    run = open_run(dataset, inputs["autoencoder"], head.classes, sides=(head.crop,), seed=seed, runtime=runtime)
+    run = open_run(dataset, inputs["autoencoder"], make, sides=(head.crop,), runtime=runtime)
     losses = train_heads(
-        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), pixel_cross_entropy, head,
-        dropout=head.dropout, seed=seed, out=out, runtime=runtime, label="linear head, segmentation",
+        run, partial(_crop, dataset, head, seed), partial(_stacked, head, distort, runtime), pixel_cross_entropy, how,
+        seed=seed, out=out, runtime=runtime, label="heads, segmentation",
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
     if runtime.is_main:
         open_set("segmentation", settings.source, whole.identity)  # refused when a file changed while it was trained on
-        used, details = head.model_dump(mode="json", exclude={"checkpoint_images"}), (f"{head.classes}classes",)
-        name = protocol("seg-linear-slide", images=run.validation_images, reference=run.training_images, details=details, settings=used)
+        details = (f"{head.classes}classes",)
+        name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
         scores = [score for kind, area in areas.items() for score in area_scores(area, name, {"latents": kind}, resampling)]
         write_scores(out, scores, slice_)
         names = ade20k_names() if head.classes == 150 else None  # other folders' classes have numbers
         figures = {kind: class_figures(area, names) for kind, area in areas.items()}
         write_atomic(out / "classes.json", (json.dumps(figures, indent=1) + "\n").encode())
-    return {"images_seen": head.total_images, "losses": losses}
+    return {"images_seen": how.settings.total_images, "losses": losses}
 
 
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -107,13 +133,15 @@ def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
     return check_pairs(dataset, labelled, "masks", out, runtime)
 
 
-def _crop(dataset: DenseSet, head: scoring.SegmentationHead, seed: int, index: int, position: int) -> Crop:
+def _crop(dataset: DenseSet, head: Frame, seed: int, index: int, position: int) -> Crop:
     sample = read_labelled(dataset.root, dataset.training[index], head.classes)
     return crops.segmentation_crop(sample, crops.uniform_draws(seed, position), side=head.crop, scales=head.scales)
 
 
-def _stacked(head: scoring.SegmentationHead, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
-    return crops.collate(made, (head.crop, head.crop), IGNORED, crops.photometric_distortion, runtime.torch_device)
+def _stacked(
+    head: Frame, distort: Callable[[Tensor, np.ndarray], Tensor], runtime: Runtime, made: list[Crop]
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return crops.collate(made, (head.crop, head.crop), IGNORED, distort, runtime.torch_device)
 
 
 def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
@@ -128,7 +156,7 @@ def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, bat
     return total
 
 
-def _evaluated(run: DenseRun, head: scoring.SegmentationHead, out: Path, runtime: Runtime) -> dict[str, Areas]:
+def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[str, Areas]:
     """Areas [N, K] of the validation images under each head; ranks share the images."""
 
     def areas(sample: Sample) -> Iterator[list[Tensor]]:
@@ -145,7 +173,7 @@ def _evaluated(run: DenseRun, head: scoring.SegmentationHead, out: Path, runtime
 
 
 @torch.no_grad()
-def logits_of(run: DenseRun, sample: Sample, head: scoring.SegmentationHead, device: torch.device) -> list[Tensor]:
+def logits_of(run: DenseRun, sample: Sample, head: Frame, device: torch.device) -> list[Tensor]:
     """Averaged logits [K, H, W] of each head on the image with its short side at ``head.crop``."""
     pixels = np.asarray(sample.image.resize(crops.scaled(sample.image.size, head.crop), Image.Resampling.BILINEAR))
     image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255

@@ -176,7 +176,9 @@ def test_quick_shortens_images_and_trainings_and_is_named_as_a_trial(capsys, tmp
     assert quick["sampling"] == plain["sampling"] | {"count": 64, "steps": [2, 5]}
     scores = quick["scores"]
     assert (scores["resamples"], scores["probe"]["epochs"], scores["segmentation"]["epochs"]) == (10, 5, 2)
-    heads = build(override(trial(None, None, quick=True)), preset="paper").scores  # trained where data sets of their own are given
+    words = override(trial(None, None, quick=True))
+    heads, paper = build(words, preset="small").scores, build(words, preset="paper").scores.paper  # where data sets of their own are given
+    assert (paper.linear.epochs, paper.fpn.total_images, paper.deconv.epochs) == (2, 64, 2)
     assert heads.segmentation.head.total_images == heads.depth.head.total_images == 64
     _, wider = config("--quick", "--limit", "200", "--set", "diffusion.training.total_images=1280")
     assert wider["data"]["limit"] == 200 and wider["diffusion"]["training"]["total_images"] == 1280

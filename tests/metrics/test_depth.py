@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from svgbench.errors import BadData
-from svgbench.metrics.depth import SilogSums, counted, depth_of, depth_scores, eigen_crop, errors, log_error, silog
+from svgbench.metrics.depth import SilogSums, counted, depth_of, depth_scores, eigen_crop, errors, log_error, plain_silog, silog
 from svgbench.metrics.protocol import ImageGroup, protocol
 from svgbench.metrics.resampling import Resampling
 
@@ -27,6 +27,16 @@ def test_the_loss_and_its_written_out_gradient_are_autograds(variance):
     loss, slope, offset = silog(SilogSums(torch.tensor(50.0).double(), g.detach().sum(), g.detach().square().sum()), variance=variance)
     assert loss.item() == pytest.approx(plain.item())
     torch.testing.assert_close(slope * g.detach() + offset, g.grad)
+
+
+def test_glpdepths_loss_and_its_written_out_gradient_are_autograds():
+    g = torch.randn(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).add(0.3).requires_grad_()
+    plain = (g.square().mean() - 0.5 * g.mean().square()).sqrt()
+    plain.backward()
+    loss, slope, offset = plain_silog(SilogSums(torch.tensor(50.0).double(), g.detach().sum(), g.detach().square().sum()))
+    assert loss.item() == pytest.approx(plain.item())
+    torch.testing.assert_close(slope * g.detach() + offset, g.grad)
+    assert [value.item() for value in plain_silog(SilogSums(*torch.zeros(3, dtype=torch.float64)))][::2] == [0, 0]  # no pixel at all
 
 
 def test_a_scale_common_to_all_pixels_costs_little():

@@ -14,16 +14,19 @@ from scenes import ade20k, nyu
 from toys import in_child, in_ranks
 
 from svgbench.config.build import build
+from svgbench.config.paper_heads import PaperDepth, PaperSegmentation
 from svgbench.config.parse import override
+from svgbench.config.records import Protocol
 from svgbench.config.scoring import Depth, DepthHead, Segmentation, SegmentationHead
 from svgbench.errors import BadConfig, BadData
 from svgbench.lab.plan import nodes_of, resolve
 from svgbench.machine import checkpoints
 from svgbench.machine.runtime import Runtime
-from svgbench.stages import depth, segmentation
+from svgbench.stages import depth, paper_depth, paper_segmentation, segmentation
 from svgbench.stages.autoencoder import adopt
 from svgbench.stages.tokenizers import build as build_tokenizer
 from svgbench.stages.tokenizers import describe, open_frozen, open_tokenizer
+from svgbench.tables.standings import Entry, standings
 
 RUNTIME = Runtime(device="cpu", threads=1, quiet=True)
 TRAINING = {"total_images": 80, "batch": 16, "lr": 0.05, "lr_warmup_images": 16, "checkpoint_images": 32}
@@ -77,6 +80,29 @@ def measure(source: Path, autoencoder: Path, out: Path, *, runtime: Runtime = RU
     return json.loads((out / "scores.json").read_text()) if runtime.is_main else []
 
 
+FPN = {"crop": 32, "window_stride": 21, "width": 8, "total_images": 80, "batch": 16, "lr": 0.02, "lr_warmup_images": 16,
+       "checkpoint_images": 32}  # fmt: skip
+DECONV = {"crop": 32, "window_stride": 16, "filters": (8, 8), "width": 8, "epochs": 13, "batch": 16, "lr": 0.02, "checkpoint_images": 32}
+
+
+def segment_as_paper(source: Path, autoencoder: Path, out: Path, *, runtime: Runtime = RUNTIME, **over) -> list[dict]:
+    """Scores of the segmentation stage of the paper's protocol."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = Segmentation(source=str(source), head=SegmentationHead(classes=4)).model_dump(mode="json")
+    scores = {"segmentation": part, "paper": {"fpn": PaperSegmentation(**{**FPN, **over}).model_dump(mode="json")}, "resamples": 10}
+    paper_segmentation.folder({"scores": scores, "seed": 0}, {"autoencoder": autoencoder}, out, runtime)
+    return json.loads((out / "scores.json").read_text()) if runtime.is_main else []
+
+
+def measure_as_paper(source: Path, autoencoder: Path, out: Path, *, runtime: Runtime = RUNTIME, **over) -> list[dict]:
+    """Scores of the depth stage of the paper's protocol."""
+    out.mkdir(parents=True, exist_ok=True)
+    paper = {"deconv": PaperDepth(**{**DECONV, **over}).model_dump(mode="json")}
+    scores = {"depth": Depth(source=str(source)).model_dump(mode="json"), "paper": paper, "resamples": 10}
+    paper_depth.folder({"scores": scores, "seed": 0}, {"autoencoder": autoencoder}, out, runtime)
+    return json.loads((out / "scores.json").read_text()) if runtime.is_main else []
+
+
 def value(rows: list[dict], metric: str, latents: str = "features") -> float:
     return next(row["value"] for row in rows if row["metric"] == metric and row["detail"]["latents"] == latents)
 
@@ -113,10 +139,56 @@ def test_heads_learn_depth(tokenizers, distances, tmp_path):
     assert learned[0]["count"] == 4 and learned[0]["low"] < learned[0]["value"] < learned[0]["high"]
 
 
-@pytest.fixture(scope="module", params=[segment, measure], ids=["segmentation", "depth"])
+def losses(out: Path) -> list[float]:
+    """The loss on features at each log line."""
+    return [json.loads(line)["features"] for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_paper_s_segmentation_head_learns_under_its_own_protocol(tokenizers, labelled, tmp_path):
+    rows = segment_as_paper(labelled, tokenizers["sd-vae"], tmp_path, total_images=480, width=16, lr=0.05)
+    assert value(rows, "miou") > 60 and losses(tmp_path)[-1] < 0.5 * losses(tmp_path)[0]
+    told = rows[0]["protocol"]
+    assert (told["measure"], told["reference_count"], told["count"], told["details"]) == ("paper-seg-fpn-slide", 6, 4, ["4classes"])
+    names = load_file(tmp_path / "heads.safetensors").keys()
+    assert {"features.scale_heads.0.0.conv.weight", "features.scale_heads.0.0.bn.running_var", "features.conv_seg.bias"} <= names
+
+
+def test_the_paper_s_depth_head_learns_under_its_own_protocol(tokenizers, distances, tmp_path):
+    rows = measure_as_paper(distances, tokenizers["sd-vae"], tmp_path / "long", epochs=60, lr=0.1)
+    idle = measure_as_paper(distances, tokenizers["sd-vae"], tmp_path / "short", lr=3.1e-5, epochs=2)
+    assert value(rows, "depth_rmse") < value(idle, "depth_rmse")
+    assert value(rows, "depth_arel") < 0.75 * value(idle, "depth_arel")
+    assert losses(tmp_path / "long")[-1] < 0.9 * losses(tmp_path / "long")[0]
+    told = rows[0]["protocol"]
+    assert (told["measure"], told["count"], told["details"]) == ("paper-depth-deconv-slide", 4, ["eigen-crop", "to10m"])
+
+
+def test_both_read_features_residual_and_both(tokenizers, labelled, distances, tmp_path):
+    made = segment_as_paper(labelled, tokenizers["dinov2"], tmp_path / "a", total_images=16), measure_as_paper(
+        distances, tokenizers["dinov2"], tmp_path / "b", epochs=1
+    )  # fmt: skip
+    for rows, metric in zip(made, ("miou", "depth_rmse"), strict=True):
+        assert [row["detail"]["latents"] for row in rows if row["metric"] == metric] == ["features", "residual", "both"]
+
+
+def test_two_protocols_are_never_ranked_together(tokenizers, labelled, tmp_path):
+    stages = (segment, segment_as_paper)
+    found = [stage(labelled, tokenizers["sd-vae"], tmp_path / stage.__name__, total_images=16)[0] for stage in stages]
+    rows = [{**row, "seed": 0, "protocol_fields": row["protocol"], "protocol": Protocol(**row["protocol"]).text} for row in found]
+    table = standings("t", [Entry(str(i), "mIoU", row) for i, row in enumerate(rows)], rows=["0", "1"], columns=["mIoU"])
+    assert len(table.columns) == 3 and not any(cell.place for row in table.rows for cell in row[1:] if not isinstance(cell, str))
+    assert any("are not ranked together; they differ in measure" in note for note in table.notes)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[segment, measure, segment_as_paper, measure_as_paper],
+    ids=["segmentation", "depth", "paper-segmentation", "paper-depth"],
+)
 def truth(request, tokenizers, labelled, distances, tmp_path_factory):
     """A stage, its folder, where its uninterrupted run is, and the scores of that."""
-    source, place = labelled if request.param is segment else distances, tmp_path_factory.mktemp("quiet")
+    source = labelled if request.param in (segment, segment_as_paper) else distances
+    place = tmp_path_factory.mktemp("quiet")
     return request.param, source, place, request.param(source, tokenizers["sd-vae"], place)
 
 

@@ -28,6 +28,8 @@ CHECKPOINTS = 3
 """Checkpoints on disk while one is written: the two that are kept, and the new one."""
 JPEGS_PER_SECOND = 100.0
 """ImageNet's JPEGs decoded and cropped to 256 px by one core (assumed; 50 were measured on half of a busy core)."""
+CROPS_PER_SECOND = 1_500.0
+"""Random crops of 256 px images cut and resized by one core (measured: 1,519)."""
 DRAWN_PIXELS_PER_SECOND = 4e6
 """Pixels of ``shapes`` drawn by one core (measured: 6,300,000 at 32 px, 4,400,000 at 256 px)."""
 
@@ -282,6 +284,32 @@ def _depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     return _on_crops(sizes, head.total_images, head.crop[0] * head.crop[1])
 
 
+def _paper_probe(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    crops = sizes.config.scores.paper.linear.epochs * sizes.counts.train
+    return Estimate(fp32=(crops + sizes.counts.val) * sizes.encoding, core_seconds=crops / CROPS_PER_SECOND)
+
+
+def _paper_segmentation(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    head, classes = sizes.config.scores.paper.fpn, sizes.config.scores.segmentation.head.classes
+    positions = (head.crop // sizes.card.stride) ** 2
+    one = sum(6.0 * positions * head.width * (9 * width + classes) for width in _widths(sizes))  # forward and backward
+    encoded = _on_crops(sizes, head.total_images, head.crop**2)
+    return replace(encoded, fp32=encoded.fp32 + head.total_images * one)
+
+
+def _paper_depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    from svgbench.images.dense_sets import training_count  # numpy
+
+    head, source = sizes.config.scores.paper.deconv, sizes.config.scores.depth.source
+    if source is None or not Path(source).expanduser().is_dir():
+        return Estimate(left_out=(f"depth crops of {source}, which is not here",))
+    available = training_count("depth", source)
+    images = head.epochs * min(available, sizes.config.data.limit or available)
+    one = 6.0 * head.crop**2 * 9 * head.width * (head.width + 1) * len(_widths(sizes))  # the convolutions at the size of the crop
+    encoded = _on_crops(sizes, images, head.crop**2)
+    return replace(encoded, fp32=encoded.fp32 + images * one)
+
+
 def _adopted(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     """Files taken over from others, checks of files, the overview picture: nothing worth planning."""
     return Estimate()
@@ -318,6 +346,9 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "second-generation-scores": lambda sizes, cell: _generation_scores(sizes.second_extractor, sizes, distance_only=True),
     "pooled-latents": _pooled,
     "probe-scores": _probes,
+    "paper-probe-scores": _paper_probe,
+    "paper-segmentation-scores": _paper_segmentation,
+    "paper-depth-scores": _paper_depth,
     "segmentation-scores": _own_segmentation,
     "dense-segmentation-scores": _dense_segmentation,
     "depth-scores": _depth,

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from scenes import nyu
 
 from svgbench.config.build import build
 from svgbench.config.choices import SAMPLERS, evaluations
@@ -183,3 +184,21 @@ def test_what_nobody_counted_is_said():
     )
     adaptive = sized(sampling={"sampler": "dopri5"})
     assert any("dopri5" in word for word in by_stage(adaptive)["samples"].left_out)
+
+
+def test_the_papers_heads_are_counted_by_their_crops(tmp_path):
+    source = str(nyu(tmp_path / "nyu"))
+
+    def of(stage, place=source, epochs=3):
+        deconv = {"epochs": epochs, "crop": 32, "window_stride": 16}
+        scores = {"protocol": "paper", "depth": {"source": place}, "paper": {"linear": {"epochs": epochs}, "deconv": deconv}}
+        sizes = sized(scores=scores)
+        return estimate(stage, {}, sizes), sizes
+
+    probe, sizes = of("paper-probe-scores")
+    assert (
+        probe.fp32 == (3 * sizes.counts.train + sizes.counts.val) * sizes.encoding and probe.core_seconds == 2 * sizes.counts.train / 1000
+    )
+    once, thrice = of("paper-depth-scores", epochs=1)[0].fp32, of("paper-depth-scores")[0].fp32
+    assert thrice == pytest.approx(3 * once) and once > 6 * sizes.encoding  # six images: an encoding and the head each
+    assert of("paper-depth-scores", "nowhere")[0].left_out == ("depth crops of nowhere, which is not here",)

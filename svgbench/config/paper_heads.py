@@ -1,0 +1,118 @@
+"""The perception heads of the SVG paper (arXiv 2510.15301v4, appendix B): ``scores.paper``, used where ``scores.protocol`` is ``paper``.
+
+Numbers that the appendix does not print are those of the sources that it names, or ours; ``docs/protocols.md`` lists which.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from svgbench.config.part import Count, NotNegative, Part, Positive
+
+
+class PaperProbe(Part):
+    """A linear layer on the mean of each latent, trained on random resized crops of the training images."""
+
+    epochs: Count = 30
+    """Passes over the training images, each time by another crop."""
+    batch: Count = 3072
+    """Crops per update."""
+    lr: Positive = 5e-4
+    """AdamW's initial learning rate; a cosine brings it to zero."""
+    weight_decay: NotNegative = 1e-2
+    """Decoupled weight decay, multiplied by the learning rate at each update."""
+    area: tuple[Positive, Positive] = (0.08, 1.0)
+    """Range of a crop's area as a share of the image."""
+    checkpoint_images: Count = 1_000_000
+    """Crops between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _a_range(self) -> PaperProbe:
+        if not self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"area {list(self.area)} must rise and end at 1 or below")
+        return self
+
+
+class PaperSegmentation(Part):
+    """mmsegmentation's FPNHead on the latent as its only scale, trained as VPD's short schedule (Zhao et al., ICCV 2023)."""
+
+    total_images: Count = 128_000
+    """Crops seen in training, repetitions counted: 8,000 updates of 16."""
+    batch: Count = 16
+    """Crops per update."""
+    lr: Positive = 8e-5
+    """AdamW's learning rate after the warm-up, from which it falls by a polynomial."""
+    least_lr: NotNegative = 1e-6
+    """Learning rate at the end."""
+    power: Positive = 0.9
+    """Exponent of the polynomial."""
+    lr_warmup_images: Annotated[int, Field(ge=0)] = 24_000
+    """Crops over which the learning rate rises linearly: 1,500 updates of 16."""
+    weight_decay: NotNegative = 1e-3
+    """Decoupled weight decay, multiplied by the learning rate at each update."""
+    crop: Count = 512
+    """Side in pixels of training crops and of evaluation windows, and the short side of an image at scale 1."""
+    window_stride: Count = 341
+    """Pixels between two evaluation windows."""
+    resize: tuple[Positive, Positive] = (0.5, 2.0)
+    """Range of the random image scale in training."""
+    width: Count = 256
+    """Channels of the head's hidden layer."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Probability that a hidden channel is set to zero in training."""
+    checkpoint_images: Count = 16_000
+    """Crops between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _windows_meet(self) -> PaperSegmentation:
+        if self.window_stride > self.crop:
+            raise ValueError(f"window_stride {self.window_stride} leaves gaps between windows of crop {self.crop}")
+        if self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize {list(self.resize)} must rise")
+        return self
+
+
+class PaperDepth(Part):
+    """The depth head of Xie et al. (arXiv 2205.13543): transposed convolutions, then convolutions at the size of the image."""
+
+    epochs: Count = 25
+    """Passes over the training images, each time by another crop."""
+    batch: Count = 24
+    """Crops per update."""
+    lr: Positive = 5e-4
+    """Largest learning rate of AdamW, half way through the training."""
+    least_lr: NotNegative = 3e-5
+    """Learning rate at the beginning and at the end."""
+    power: Positive = 0.9
+    """Exponent of the rise and of the fall of the learning rate."""
+    weight_decay: NotNegative = 5e-2
+    """Decoupled weight decay of weights (not of biases and norms), multiplied by the learning rate at each update."""
+    crop: Count = 480
+    """Side in pixels of training crops and of evaluation windows."""
+    window_stride: Count = 160
+    """Pixels between two evaluation windows."""
+    filters: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32, 32)
+    """Channels of each transposed convolution, which doubles the sides; fewer are built where the encoder's stride has fewer factors 2."""
+    width: Count = 128
+    """Channels of the convolutions behind them."""
+    checkpoint_images: Count = 24_000
+    """Crops between two checkpoints."""
+
+    @model_validator(mode="after")
+    def _windows_meet(self) -> PaperDepth:
+        if self.window_stride > self.crop:
+            raise ValueError(f"window_stride {self.window_stride} leaves gaps between windows of crop {self.crop}")
+        return self
+
+
+class PaperHeads(Part):
+    """The paper's perception heads; used where ``scores.protocol`` is ``paper``."""
+
+    linear: PaperProbe = PaperProbe()
+    """Classification of the run's own images."""
+    fpn: PaperSegmentation = PaperSegmentation()
+    """Segmentation on the folder ``scores.segmentation.source``; the number of classes is ``scores.segmentation.head.classes``."""
+    deconv: PaperDepth = PaperDepth()
+    """Depth on the folder ``scores.depth.source``; range and border are those of ``scores.depth.head``."""

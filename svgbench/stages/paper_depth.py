@@ -1,0 +1,115 @@
+"""Depth by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): head and hyperparameters after Xie et al. (arXiv 2205.13543).
+
+Sources: SwinTransformer/MIM-Depth-Estimation (models/model.py, train.py, models/optimizer.py, README.md); its data and losses are
+GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DeconvHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
+CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, whose rate rises over the first half by (share)^0.9 from 3e-5
+to 5e-4 and falls the same way, decay 0.05 of weights alone; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the batch's
+known pixels. Validation: windows of 480 px every 160 px (two of an image of NYUv2), each averaged with its mirror image and then with one
+another; errors per image inside Eigen's crop, the mean over images. Ours: batch norm over the whole batch (the source: over each GPU's
+share), width 128 (its SwinV2-B), fewer doublings for an encoder of stride 16, and images of other sizes than NYUv2's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from svgbench.config import scoring
+from svgbench.config.networks import Optimiser, Training
+from svgbench.config.paper_heads import PaperDepth
+from svgbench.images import crops, paper_crops
+from svgbench.images.crops import Crop
+from svgbench.images.dense_sets import DenseSet, open_set, read_depth
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch
+from svgbench.metrics import depth as measures
+from svgbench.metrics.sliding import averaged, cut, windows
+from svgbench.nets.paper_heads import DeconvHead
+from svgbench.stages.dense import DeepHeadsTask, DenseRun, HowTrained, open_run, train_heads
+from svgbench.stages.depth import errors_of, log_error_loss, write_errors
+from svgbench.stages.results import limit_of
+
+
+def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
+    part, seed = slice_["scores"], slice_["seed"]
+    settings, head = scoring.Depth.model_validate(part["depth"]), PaperDepth.model_validate(part["paper"]["deconv"])
+    known, whole = settings.head, open_set("depth", settings.source, settings.identity)
+    dataset = whole.limited(limit_of(slice_))
+    training = Training(
+        total_images=head.epochs * len(dataset.training), batch=head.batch, checkpoint_images=head.checkpoint_images,
+        optimiser=Optimiser(lr=head.lr, weight_decay=head.weight_decay),
+    )  # fmt: skip
+    sizes = {"filters": head.filters, "width": head.width, "farthest": known.farthest, "seed": seed}
+    run = open_run(
+        dataset, inputs["autoencoder"], lambda channels, stride: DeconvHead(channels, stride=stride, **sizes), sides=(head.crop,),
+        runtime=runtime,
+    )  # fmt: skip
+    how = HowTrained(training, rate=partial(rate, head, training.total_images), task=DeepHeadsTask, parameters=weights_and_others)
+    losses = train_heads(
+        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), loss, how,
+        seed=seed, out=out, runtime=runtime, label="heads, depth",
+    )  # fmt: skip
+    errors = errors_of(run, partial(depths_of, run, head), known, out, runtime)
+    if runtime.is_main:
+        open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
+        used = head.model_dump(mode="json", exclude={"checkpoint_images"})
+        write_errors(errors, run, known, slice_, out, "paper-depth-deconv-slide", used)
+    return {"images_seen": training.total_images, "losses": losses}
+
+
+def rate(head: PaperDepth, total: int, images_seen: int) -> float:
+    """The rate of the update that ends at ``images_seen`` of ``total``."""
+    place = images_seen / (total / 2)
+    share = place**head.power if place < 1 else 1 - (place - 1) ** head.power
+    return head.least_lr + (head.lr - head.least_lr) * share
+
+
+def weights_and_others(head: nn.Module) -> list[dict[str, Any]]:
+    """Parameter groups: only those of two dimensions or more decay."""
+    parameters = list(head.parameters())
+    return [{"params": [p for p in parameters if p.ndim > 1]}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+
+
+def _crop(dataset: DenseSet, head: PaperDepth, seed: int, index: int, position: int) -> Crop:
+    return paper_crops.cut_depth_crop(
+        read_depth(dataset.root, dataset.training[index]), crops.uniform_draws(seed, position), side=head.crop
+    )
+
+
+def _stacked(head: PaperDepth, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
+    return crops.collate(made, (head.crop, head.crop), 0.0, paper_crops.depth_colours, runtime.torch_device)
+
+
+def loss(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
+    """GLPDepth's loss, a scalar, over the known pixels of targets [B, H, W] of the global batch."""
+    known = targets > 0
+
+    def log_errors(rows: slice) -> Tensor:
+        depth = crops.resized(outputs(rows), targets.shape[1:])[:, 0]
+        return depth[known[rows]].log() - targets[rows][known[rows]].log()
+
+    return log_error_loss(log_errors, measures.plain_silog, targets, runtime)
+
+
+@torch.no_grad()
+def depths_of(run: DenseRun, head: PaperDepth, image: Image.Image, size: tuple[int, int], device: torch.device) -> list[Tensor]:
+    """Depth [H, W] of an image under each head: by windows and their mirror images, averaged."""
+    pixels = np.asarray(paper_crops.enlarged(image, head.crop))
+    whole = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
+    places = windows(*whole.shape[1:], head.crop, head.window_stride)
+    cuts = cut(whole, places)
+    latents = run.tokenizer.encode(torch.cat([cuts, cuts.flip(-1)]))
+    depths = []
+    for reading in run.readings.values():
+        straight, mirrored = crops.resized(reading.head(latents[:, reading.channels]), (head.crop, head.crop)).chunk(2)
+        depth = averaged(list((straight + mirrored.flip(-1)) / 2), places, *whole.shape[1:])
+        depths.append(crops.resized(depth[None], size)[0, 0])
+    return depths

@@ -1,0 +1,53 @@
+"""mIoU by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): mmsegmentation's FPNHead on the latent as its only scale.
+
+After VPD (Zhao et al., ICCV 2023; wl-zhao/VPD, segmentation/configs): crops of 512 px from images resized to 0.5 to 2 times 512, mirrored
+half of the time, mmsegmentation's photometric distortion; a 3x3 convolution to 256 channels, batch norm over the whole batch, ReLU, a tenth
+of the channels dropped, a 1x1 convolution to the classes; cross-entropy at the crop's size; AdamW 8e-5, decay 1e-3 of all parameters, 8,000
+updates of 16, linear warm-up over 1,500 updates times a polynomial of 0.9 to 1e-6. Validation as in ``stages.segmentation``: windows of 512
+every 341 px, logits averaged. The appendix prints neither batch, width, dropout nor the colours: batch, width, dropout and crops are VPD's;
+no neck is ours. What it cannot tell: what a linear head reads (``scores.protocol=dinov3``), with which it is never ranked.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from svgbench.config.networks import Optimiser, Training
+from svgbench.config.paper_heads import PaperSegmentation
+from svgbench.images.crops import photometric_distortion
+from svgbench.machine.runtime import Runtime
+from svgbench.nets.paper_heads import FpnHead
+from svgbench.stages.dense import DeepHeadsTask, HowTrained
+from svgbench.stages.segmentation import Frame, score_folder
+
+WARMUP_RATIO = 1e-6
+"""The warm-up begins at this share of the rate (VPD)."""
+HUE = 0.1
+"""Most change of the hue in training, as a share of the circle (mmsegmentation: 18 of 180)."""
+
+
+def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """mIoU and mAcc on a folder of images with masks: features, residual, both. All ranks; leaves the heads."""
+    part, seed = slice_["scores"], slice_["seed"]
+    head, classes = PaperSegmentation.model_validate(part["paper"]["fpn"]), part["segmentation"]["head"]["classes"]
+    optimiser = Optimiser(lr=head.lr, weight_decay=head.weight_decay)
+    training = Training(
+        total_images=head.total_images, batch=head.batch, checkpoint_images=head.checkpoint_images, optimiser=optimiser
+    )  # fmt: skip
+    return score_folder(
+        slice_, inputs, out, runtime, Frame(classes, head.crop, head.window_stride, head.resize),
+        HowTrained(training, head.dropout, partial(rate, head), DeepHeadsTask),
+        make=lambda channels, stride: FpnHead(channels, classes, width=head.width, seed=seed), measure="paper-seg-fpn-slide",
+        used=head.model_dump(mode="json", exclude={"checkpoint_images"}), distort=partial(photometric_distortion, turn=HUE),
+    )  # fmt: skip
+
+
+def rate(head: PaperSegmentation, images_seen: int) -> float:
+    """The rate of the update that ends at ``images_seen``: mmcv's ``poly`` by iterations, times its linear warm-up."""
+    before = max(images_seen - head.batch, 0)
+    poly = head.least_lr + (head.lr - head.least_lr) * (1 - before / head.total_images) ** head.power
+    if before >= head.lr_warmup_images:
+        return poly
+    return poly * (1 - (1 - before / head.lr_warmup_images) * (1 - WARMUP_RATIO))
