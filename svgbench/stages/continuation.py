@@ -2,10 +2,10 @@
 
 What changes with the resolution. The residual encoder keeps its learned table of positions, which it resamples bicubically to the grid of
 the images (``nets.residual``). Attention of a convolutional decoder stays on the levels that had it. Fixed positions (a ViT decoder's, the
-transformer's sines and cosines, rotary angles) are made for the larger grid, as ``continued.positions`` asks. The frozen alignment is
-fixed anew when training ends, and the statistics of the latents are measured on the new images. The optimiser, the moving average, the
-discriminator and REPA's projector begin anew: no artifact holds them. SVG's release has no code for another resolution than 256, and appendix H states epochs
-alone; batch and learning rate are those of the training before unless they are given.
+transformer's sines and cosines, rotary angles) are made for the larger grid, as ``continued.positions`` asks. The frozen alignment is fixed
+anew when training ends, and the statistics of the latents are measured on the new images. The optimiser, the moving average, the
+discriminator and REPA's projector begin anew: no artifact holds them. SVG's release has no code for another resolution than 256, and
+appendix H states epochs alone; batch and learning rate are those of the training before unless they are given.
 """
 
 from __future__ import annotations
