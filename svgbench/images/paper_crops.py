@@ -48,10 +48,11 @@ def box_of(side: int, numbers: np.ndarray, area: tuple[float, float]) -> tuple[i
 
 
 def labelled_batch(crops: list[Crop], side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images [B, 3, side, side] in [0, 1] and labels int64 [B] of random resized crops."""
+    """Images uint8 [B, 3, side, side] and labels int64 [B] of random resized crops; of none of them, too."""
     pixels = np.stack([crop.image for crop in crops]) if crops else np.zeros((0, side, side, 3), np.uint8)
-    images = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2).float() / 255
-    return images.contiguous(), torch.tensor([int(crop.target) for crop in crops], dtype=torch.int64, device=device)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(
+        [int(crop.target) for crop in crops], dtype=torch.int64, device=device
+    )
 
 
 def cut_depth_crop(sample: Sample, numbers: np.ndarray, *, side: int) -> Crop:

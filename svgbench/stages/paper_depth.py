@@ -2,8 +2,8 @@
 
 Sources: SwinTransformer/MIM-Depth-Estimation (models/model.py, train.py, models/optimizer.py, README.md); its data and losses are
 GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DeconvHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
-CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, whose rate rises over the first half by (share)^0.9 from 3e-5
-to 5e-4 and falls the same way, decay 0.05 of weights alone; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the batch's
+CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, whose rate rises over 12 epochs by (share)^0.9 from 3e-5 to
+5e-4 and falls the same way, decay 0.05 of weights alone; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the batch's
 known pixels. Validation: windows of 480 px every 160 px (two of an image of NYUv2), each averaged with its mirror image and then with one
 another; errors per image inside Eigen's crop, the mean over images. Ours: batch norm over the whole batch (the source: over each GPU's
 share), width 128 (its SwinV2-B), fewer doublings for an encoder of stride 16, and images of other sizes than NYUv2's.
@@ -52,7 +52,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         dataset, inputs["autoencoder"], lambda channels, stride: DeconvHead(channels, stride=stride, **sizes), sides=(head.crop,),
         runtime=runtime,
     )  # fmt: skip
-    how = HowTrained(training, rate=partial(rate, head, training.total_images), task=DeepHeadsTask, parameters=weights_and_others)
+    how = HowTrained(training, rate=partial(rate, head, len(dataset.training)), task=DeepHeadsTask, parameters=weights_and_others)
     losses = train_heads(
         run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), loss, how,
         seed=seed, out=out, runtime=runtime, label="heads, depth",
@@ -65,10 +65,11 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     return {"images_seen": training.total_images, "losses": losses}
 
 
-def rate(head: PaperDepth, total: int, images_seen: int) -> float:
-    """The rate of the update that ends at ``images_seen`` of ``total``."""
-    place = images_seen / (total / 2)
-    share = place**head.power if place < 1 else 1 - (place - 1) ** head.power
+def rate(head: PaperDepth, count: int, images_seen: int) -> float:
+    """The rate of the update that ends at ``images_seen``, of ``count`` training images: it is largest after half of the epochs, rounded
+    down (12 of 25), and stays at its least from twice that on."""
+    place = images_seen / ((head.epochs // 2 or head.epochs / 2) * count)
+    share = place**head.power if place < 1 else max(0.0, 1 - (place - 1) ** head.power)
     return head.least_lr + (head.lr - head.least_lr) * share
 
 

@@ -5,7 +5,7 @@ bias on the mean of the raw latent over its positions, one for features, residua
 Validation: all validation images, as the run crops them. Ours, because the appendix does not say it: the mean over positions, no class
 token and no norm before the layer, crops of 8 to 100 % of the area mirrored half of the time, a cosine to zero without warm-up, first
 weights normal with deviation 0.01, and that crops are taken from the run's images after their centre crop to the resolution. Encoders
-and tokenizers see no gradient. With ``align: batch`` an image's batch mates are those of its update, or of its block of validation images.
+and tokenizers see no gradient. With ``align: batch`` an image's batch mates are those of its block of 256.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class ProbesTask:
         """One update of every layer over the batch's crops; gives this rank's share of each layer's loss, a scalar."""
         made = self._crops(batch)
         images, labels = labelled_batch(made, self._side, self._runtime.torch_device)
-        size = self._runtime.micro_batch or max(len(images), 1)
-        vectors = torch.cat([self._pooled(piece) for piece in images.split(size)])
+        pieces = images.split(self._runtime.micro_batch or BLOCK)
+        vectors = torch.cat([self._pooled(to_floats(piece, self._runtime.torch_device)) for piece in pieces])
         losses = {}
         for name, layer in self.modules.items():
             loss = F.cross_entropy(layer(vectors[:, self._parts[name]]), labels, reduction="sum") / batch.size

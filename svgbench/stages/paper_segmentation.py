@@ -2,10 +2,10 @@
 
 After VPD (Zhao et al., ICCV 2023; wl-zhao/VPD, segmentation/configs): crops of 512 px from images resized to 0.5 to 2 times 512, mirrored
 half of the time, mmsegmentation's photometric distortion; a 3x3 convolution to 256 channels, batch norm over the whole batch, ReLU, a tenth
-of the channels dropped, a 1x1 convolution to the classes; cross-entropy at the crop's size; AdamW 8e-5, decay 1e-3 of all parameters, 8,000
-updates of 16, linear warm-up over 1,500 updates times a polynomial of 0.9 to 1e-6. Validation as in ``stages.segmentation``: windows of 512
-every 341 px, logits averaged. The appendix prints neither batch, width, dropout nor the colours: batch, width, dropout and crops are VPD's;
-no neck is ours. What it cannot tell: what a linear head reads (``scores.protocol=dinov3``), with which it is never ranked.
+of the channels dropped, a 1x1 convolution to the classes; cross-entropy at the crop's size, divided by the number of all pixels; AdamW
+8e-5, decay 1e-3 of all parameters, 8,000 updates of 16, a polynomial of 0.9 to 1e-6 times a linear warm-up over 1,500 updates. Validation
+as in ``stages.segmentation``: windows of 512 every 341 px, logits averaged. The appendix prints neither batch, width, dropout nor colours:
+they are VPD's. No neck is ours. What it cannot tell: what a linear head reads (``scores.protocol: dinov3``), with which it is never ranked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from svgbench.images.crops import photometric_distortion
 from svgbench.machine.runtime import Runtime
 from svgbench.nets.paper_heads import FpnHead
 from svgbench.stages.dense import DeepHeadsTask, HowTrained
-from svgbench.stages.segmentation import Frame, score_folder
+from svgbench.stages.segmentation import Frame, pixel_cross_entropy, score_folder
 
 WARMUP_RATIO = 1e-6
 """The warm-up begins at this share of the rate (VPD)."""
@@ -41,6 +41,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         HowTrained(training, head.dropout, partial(rate, head), DeepHeadsTask),
         make=lambda channels, stride: FpnHead(channels, classes, width=head.width, seed=seed), measure="paper-seg-fpn-slide",
         used=head.model_dump(mode="json", exclude={"checkpoint_images"}), distort=partial(photometric_distortion, turn=HUE),
+        loss=partial(pixel_cross_entropy, every=True),
     )  # fmt: skip
 
 

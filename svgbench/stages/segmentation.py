@@ -40,7 +40,7 @@ from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, area
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.nets.linear_head import DenseHead
 from svgbench.nets.tokenizer import channel_parts
-from svgbench.stages.dense import DenseRun, HowTrained, check_pairs, evaluated, linear, open_run, pieces, train_heads
+from svgbench.stages.dense import DenseRun, HeadLoss, HowTrained, check_pairs, evaluated, linear, open_run, pieces, train_heads
 from svgbench.stages.results import limit_of, probe_groups, write_scores
 from svgbench.stages.tokenizers import latents_of, open_tokenizer
 
@@ -81,6 +81,22 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
 
 
+def pixel_cross_entropy(
+    outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime, *, every: bool = False
+) -> Tensor:  # fmt: skip
+    """Cross-entropy, a scalar, of logits enlarged to the size of targets [B, H, W], summed over the global batch's labelled pixels and
+    divided by their number, or by that of ``every`` pixel (mmsegmentation's default)."""
+    divisor = torch.tensor(targets.numel(), device=targets.device) if every else (targets != IGNORED).sum()
+    counted = runtime.all_reduce_(divisor).clamp_min(1)
+    total = torch.zeros((), device=targets.device)
+    for rows in pieces(len(targets), runtime):
+        logits = crops.resized(outputs(rows), targets.shape[1:])
+        loss = F.cross_entropy(logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum") / counted
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
 class Frame(NamedTuple):
     """What is cut out of images, for training and for windows."""
 
@@ -95,6 +111,7 @@ class Frame(NamedTuple):
 def score_folder(
     slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime, head: Frame, how: HowTrained, *,
     make: Callable[[int, int], nn.Module], measure: str, used: dict[str, Any], distort: Callable[[Tensor, np.ndarray], Tensor],
+    loss: HeadLoss = pixel_cross_entropy,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains heads (``make``: channels and stride -> head) on crops and scores them by windows; ``measure`` and ``used`` (the settings)
     name the protocol; ``distort``: a crop's pixels and its draws -> pixels of other colours."""
@@ -104,7 +121,7 @@ def score_folder(
     dataset = whole.limited(limit_of(slice_))
     run = open_run(dataset, inputs["autoencoder"], make, sides=(head.crop,), runtime=runtime)
     losses = train_heads(
-        run, partial(_crop, dataset, head, seed), partial(_stacked, head, distort, runtime), pixel_cross_entropy, how,
+        run, partial(_crop, dataset, head, seed), partial(_stacked, head, distort, runtime), loss, how,
         seed=seed, out=out, runtime=runtime, label="heads, segmentation",
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
@@ -142,18 +159,6 @@ def _stacked(
     head: Frame, distort: Callable[[Tensor, np.ndarray], Tensor], runtime: Runtime, made: list[Crop]
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return crops.collate(made, (head.crop, head.crop), IGNORED, distort, runtime.torch_device)
-
-
-def pixel_cross_entropy(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
-    """Cross-entropy, a scalar, of logits enlarged to the size of targets [B, H, W], averaged over the global batch's labelled pixels."""
-    counted = runtime.all_reduce_((targets != IGNORED).sum()).clamp_min(1)
-    total = torch.zeros((), device=targets.device)
-    for rows in pieces(len(targets), runtime):
-        logits = crops.resized(outputs(rows), targets.shape[1:])
-        loss = F.cross_entropy(logits, targets[rows].long(), ignore_index=IGNORED, reduction="sum") / counted
-        loss.backward()
-        total += loss.detach()
-    return total
 
 
 def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[str, Areas]:

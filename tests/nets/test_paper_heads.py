@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from toys import in_ranks
 
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.training import Batch
 from svgbench.nets.paper_heads import DeconvHead, FpnHead, SharedBatchNorm
+from svgbench.stages.segmentation import pixel_cross_entropy
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -64,6 +66,26 @@ def test_the_fpn_head_is_mmsegmentations_with_the_same_weights_and_gradients(tra
     others = dict(theirs.named_parameters())
     for name, one in head.named_parameters():
         torch.testing.assert_close(one.grad, others[name].grad, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_is_mmsegmentations():
+    pytest.importorskip("mmseg", reason="mmsegmentation is not installed (extra seg)")
+    from mmseg.models.losses import CrossEntropyLoss
+
+    logits = torch.randn(3, 5, 4, 6, generator=GENERATOR)
+    targets = torch.randint(0, 5, (3, 4, 6), generator=GENERATOR)
+    targets[:, 0] = 255
+    found = []
+    for runtime in (Runtime(device="cpu"), Runtime(device="cpu", micro_batch=2)):
+        leaf = logits.clone().requires_grad_()
+        batch = Batch(indices=torch.arange(3), positions=torch.arange(3), size=3)
+        found.append((pixel_cross_entropy(lambda rows, leaf=leaf: leaf[rows], targets.byte(), batch, runtime, every=True), leaf.grad))
+    theirs = logits.clone().requires_grad_()
+    wanted = CrossEntropyLoss()(theirs, targets, ignore_index=255)
+    wanted.backward()
+    for loss, gradient in found:
+        torch.testing.assert_close(loss, wanted.detach())
+        torch.testing.assert_close(gradient, theirs.grad)
 
 
 class PlainDepth(nn.Module):

@@ -101,12 +101,13 @@ def test_the_rate_of_segmentation_is_mmcvs():
 
 
 def test_the_rate_of_depth_is_its_sources():
-    """train.py of the source: steps from 1, half of the 25 epochs rounded down is 12; ours turns at 12.5."""
-    head, iterations = PaperDepth(epochs=24), 100
-    for step in (1, 300, 1199, 1200, 1201, 2399, 2400):
+    """train.py of the source: steps from 1, half of the 25 epochs rounded down is 12."""
+    head, iterations = PaperDepth(), 100
+    for step in (1, 300, 1199, 1200, 1201, 2399, 2400, 2450, 2500):
         share = step / iterations / 12
         wanted = (5e-4 - 3e-5) * share**0.9 + 3e-5 if step < 1200 else max(3e-5, (3e-5 - 5e-4) * (share - 1) ** 0.9 + 5e-4)
-        assert paper_depth.rate(head, 2400 * 24, step * 24) == pytest.approx(wanted, rel=1e-9)
+        assert paper_depth.rate(head, 24 * iterations, step * 24) == pytest.approx(wanted, rel=1e-9)
+    assert paper_depth.rate(PaperDepth(epochs=1), 100, 50) == pytest.approx(5e-4)
 
 
 def test_only_weights_of_the_depth_head_decay():
