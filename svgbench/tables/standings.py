@@ -58,7 +58,7 @@ def standings(
     notes = _Notes(cells, ordered, by_design)
     table = Table(title, ["run", *(notes.titled(*column) for column in ordered)], [])
     ranked = {column: {row: cells[(row, *column)] for row in rows if (row, *column) in cells} for column in ordered}
-    places = {column: _places(row_scores) for column, row_scores in ranked.items()}
+    places = {column: places_of(row_scores) for column, row_scores in ranked.items()}
     for row in rows:
         texts = []
         for name, protocol in ordered:
@@ -68,7 +68,7 @@ def standings(
                 scored_cell(cell_scores, places[name, protocol].get(row, 0)) if cell_scores else "-" if elsewhere else absent(row, name)
             )
         table.rows.append([row, *texts])
-    table.notes = [*notes.all(), *_told_apart([row_scores for column, row_scores in ranked.items() if places[column]])]
+    table.notes = [*notes.all(), *told_apart([row_scores for column, row_scores in ranked.items() if places[column]])]
     return table
 
 
@@ -96,7 +96,7 @@ def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
     return canonical({k: v for k, v in fields.items() if k not in (*TITLED, *by_design, *number)})
 
 
-def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
+def places_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
     """1 for the best of a column of two rows or more and for those that cannot be told apart from it, 2 for the best of the others and
     those that cannot be told apart from that, in a column of three or more (``significance.best_and_ties``); none where all are equal."""
     if len(cells) < 2 or len({value_of(scores) for scores in cells.values()}) == 1:  # nothing to be better than
@@ -108,7 +108,7 @@ def _places(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
     return dict.fromkeys(first, 1) | dict.fromkeys(second, 2)
 
 
-def _told_apart(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
+def told_apart(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
     """The note on how the rows of marked columns were told apart; nothing where nothing is marked."""
     counts = [len(scores) for cells in marked for scores in cells.values()]
     if not counts:

@@ -10,8 +10,7 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.facts import Row, fact
 from svgbench.tables.layouts import Layout, Surface
 from svgbench.tables.measures import MEASURES
-from svgbench.tables.seeds import value_of
-from svgbench.tables.standings import fields_of, scored_cell, shared_protocol
+from svgbench.tables.standings import fields_of, places_of, scored_cell, shared_protocol, told_apart
 from svgbench.tables.table import Table
 
 Scores = dict[tuple[str, float, float], list[dict[str, Any]]]
@@ -44,13 +43,15 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
     measure = MEASURES[layout.columns[0].metric]
     downs, acrosses = (sorted({place[number] for place in scores}) for number in (1, 2))
     rows: list[list[str]] = []
+    ranked: list[dict[str, list[dict[str, Any]]]] = []
     for name in dict.fromkeys(name for name, _, _ in scores):
         for down in downs:
-            cells = [scores.get((name, down, across)) for across in acrosses]
-            values = [value_of(cell) for cell in cells if cell]
-            best = (min if measure.better == "lower" else max)(values) if len(set(values)) > 1 else None
-            texts = [scored_cell(cell, int(value_of(cell) == best)) if cell else "-" for cell in cells]
-            rows.append([name, f"{down:g}", *texts] if values else [])
+            cells = {f"{across:g}": scores.get((name, down, across), []) for across in acrosses}
+            there = {across: cell for across, cell in cells.items() if cell}
+            places = places_of(there)
+            ranked += [there] if places else []
+            texts = [scored_cell(cell, places.get(across, 0)) if cell else "-" for across, cell in cells.items()]
+            rows += [[name, f"{down:g}", *texts]] if there else []
     down, across = (path.rpartition(".")[2].replace("_", " ") for path in (surface.down, surface.across))
     columns = ["tokenizer", down, *(f"{across} {value:g}" for value in acrosses)]
     made = Protocol.model_validate(next(iter(scores.values()))[0]["protocol_fields"])
@@ -60,8 +61,10 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
     seeds = "one seed; variation between seeds is not included" if counts == [1] else f"mean over {' or '.join(map(str, counts))} seeds"
     notes = [
         f"{measure.title} {measure.arrow}: {'; '.join([made.model_copy(update={'sampling': None}).text, *kept])}",
-        f"bold: the best {across} of its row, by the mean; the best of a few is not a tuned {across}, which is chosen on another seed",
+        f"marks compare the columns of one row: in the next note read column for row, and row for column; the best {across} of a row is "
+        "not a tuned one, which is chosen on another seed",
+        *told_apart(ranked),
         seeds,
         *layout.notes,
     ]
-    return Table(layout.title, columns, [row for row in rows if row], notes, keys=2)
+    return Table(layout.title, columns, rows, notes, keys=2)

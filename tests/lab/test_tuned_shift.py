@@ -217,3 +217,13 @@ def test_the_same_command_again_runs_nothing_and_sample_draws_at_the_chosen_shif
     svgbench("gc", "--out", folder / "runs", "--yes")
     assert {path.name for path in (folder / "runs" / "store").iterdir()} >= {"shift-choice", "diffusion", "generation-scores"}
     assert len(list((folder / "runs" / "store" / "diffusion").glob("*/manifest.json"))) == 2
+
+
+@pytest.mark.parametrize("preset", ["tiny", "paper"])
+def test_the_surface_is_of_the_trainings_of_few_step_and_its_candidates_are_those_of_the_tuning(preset):
+    surface, few = (configs_of(name, preset, None, None, resolved=False).values() for name in ("shift-steps", "few-step"))
+    trainings = {one.model_dump_json(include={"encoder", "autoencoder", "diffusion"}) for one in surface}
+    assert len(trainings) == 3 and trainings <= {one.model_dump_json(include={"encoder", "autoencoder", "diffusion"}) for one in few}
+    assert {one.sampling.shift for one in surface} == set(Tuning().shifts) and {one.seed for one in surface} == {0}
+    assert all(one.sampling.shift == "tuned" and set(one.sampling.tuning.shifts) == set(Tuning().shifts) for one in few)
+    assert {one.sampling.tuning.seed for one in few} == {9001}

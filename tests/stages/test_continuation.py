@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 from commands import svgbench
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from safetensors.torch import load_file
+from steps import Steps
 from torch.testing import assert_close
+from toys import in_child
 
 from svgbench.config.build import build
 from svgbench.config.derived import start_of
@@ -32,8 +36,8 @@ GRID = """base: smoke
 run: c
 set:
   data: {train_images: 32, val_images: 24}
-  autoencoder: {training: {total_images: 32}, loss: {adversarial_start_images: 16}}
-  diffusion.training.total_images: 32
+  autoencoder: {training: {total_images: 32, checkpoint_images: 4}, loss: {adversarial_start_images: 16}}
+  diffusion.training: {total_images: 32, checkpoint_images: 4}
   scores: {segmentation.enabled: false, probe.epochs: 1, resamples: 2}
   sampling: {count: 24, steps: [2], guidance: [1.0]}
 axes:
@@ -42,8 +46,8 @@ axes:
       data.resolution: 64
       continued:
         - resolution: 32
-          autoencoder: {images: 8, batch: 4, lr: 1.0e-12}
-          diffusion: {images: 8, batch: 4, lr: 1.0e-12}
+          autoencoder: {images: 12, batch: 4, lr: 1.0e-12}
+          diffusion: {images: 12, batch: 4, lr: 1.0e-12}
           adversarial_start_images: 4
 """
 
@@ -188,7 +192,7 @@ def test_what_depends_on_the_resolution_is_made_for_it(ran):
 def test_the_record_and_the_table_tell_of_both_trainings(ran):
     out, done = ran
     (record,) = collect(out)
-    assert {row["images_seen"] for row in record.scores} == {32 + 8}
+    assert {row["images_seen"] for row in record.scores} == {32 + 12}
     assert {stage["why"] for stage in record.behind} == {"start"} and record.stage("diffusion")["stage"] == "continued-diffusion"
     assert "diffusion (start)" in done.stdout and "continued-diffusion" in done.stdout
 
@@ -196,3 +200,17 @@ def test_the_record_and_the_table_tell_of_both_trainings(ran):
 def test_a_sample_is_drawn_at_the_new_resolution(ran, tmp_path):
     done = svgbench("sample", "c.at-64", "--to", tmp_path / "x.png", "--steps", "2", "--labels", "1", "--out", ran[0])
     assert done.returncode == 0, done.stderr
+
+
+def test_a_continuation_that_was_killed_ends_with_the_bytes_of_the_uninterrupted_one(ran, tmp_path):
+    """The finished artifact of the command, and one made again from the same inputs, killed at its second update."""
+    shutil.copytree(ran[0] / "store", tmp_path / "store", symlinks=True)
+    store, stage = tmp_path / "store", "continued-diffusion"
+    whole = {path.name: path.read_bytes() for path in of(store, stage).glob("*.safetensors")}
+    shutil.rmtree(of(store, stage))
+    plan = make_plan(configs_of(str(ran[0].parent / "grid.yaml"), "tiny", None, None))
+    steps = Steps(tmp_path)
+    steps.nodes = list(plan.nodes.values())
+    assert in_child(lambda: steps.run(stage), failpoint="training.updated:2") == -signal.SIGKILL
+    assert in_child(lambda: steps.run(stage)) == 0
+    assert {path.name: path.read_bytes() for path in of(store, stage).glob("*.safetensors")} == whole
