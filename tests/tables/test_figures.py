@@ -216,7 +216,7 @@ def test_the_toy_s_numbers_say_that_separated_classes_need_fewer_steps():
 
 
 def test_the_linear_probe_of_the_features_stands_below_an_encoder_s_panel(monkeypatch):
-    probe = {"metric": "probe_top1", "value": 81.7, "detail": {"latents": "features"}}
+    probe = {"metric": "probe_top1", "value": 81.7, "protocol": "linear/v1", "detail": {"latents": "features"}}
     rows = [{**probe, "value": 9.0, "detail": {"latents": "both"}}, probe]
     sets = [{"labels": [0, 1, 0, 1], "images": [3, 4, 5, 6], "classes": ["cat", "dog"]}]
     monkeypatch.setattr(TokenizerRuns, "read", lambda self, stage: (np.arange(8.0).reshape(4, 2), {"sets": sets}))
@@ -224,7 +224,7 @@ def test_the_linear_probe_of_the_features_stands_below_an_encoder_s_panel(monkey
         drawn = by_classes([tokenizer("a", run("a", rows)), tokenizer("b", run("b", rows))])
     (axes,) = drawn.page.figure.axes  # one encoder, one panel
     assert axes.get_xlabel() == "linear probe 81.7 %"
-    assert drawn.rows[1] == ["dinov3-tiny", 2, 4, "dog", 2.0, 3.0, 81.7]
+    assert drawn.rows[1] == ["dinov3-tiny", 2, 4, "dog", 2.0, 3.0, 81.7, "linear/v1"]
 
 
 def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():
