@@ -239,3 +239,10 @@ def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():
 
 def test_each_of_a_hundred_classes_has_a_colour_of_its_own():
     assert all(len({str(colour) for colour in class_colours(count)}) == count for count in (2, 10, 11, 20, 100))
+
+
+def test_the_page_of_figures_lists_each_with_the_paper_s_number():
+    lines = (Path(__file__).parents[2] / "docs" / "figures.md").read_text().splitlines()
+    listed = {cells[1].strip().strip("`"): cells[2].strip() for line in lines if line.startswith("| `") and (cells := line.split("|"))}
+    papers = {name: row.paper.removeprefix("figures ").removeprefix("figure ") for name, row in DRAWINGS.items()}
+    assert listed == {name: paper.replace(" to ", "-").replace(" and ", "-") for name, paper in papers.items()}
