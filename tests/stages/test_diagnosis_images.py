@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from svgbench.backends.open import open_encoder
+from svgbench.config import cards
 from svgbench.config.sampling import SamplingProtocol
+from svgbench.config.schema import Features
 from svgbench.errors import BadData
-from svgbench.stages import graph
+from svgbench.machine.runtime import Runtime
+from svgbench.stages import embeddings, graph
 from svgbench.stages.diagnosis import CLASSES, _plane, balanced
 from svgbench.stages.edits import BOXED, _opposite
 from svgbench.stages.embeddings import shown_layers
@@ -64,3 +70,43 @@ def test_a_diagnosis_that_samples_receives_every_setting_of_sampling():
     rows = [stage for stage in graph.DIAGNOSES if "sampling.steps" in stage.slice]
     wanted = {f"sampling.{name}" for name in SamplingProtocol.model_fields} - {"sampling.sampler", "sampling.tuned"}
     assert [stage.name for stage in rows] == ["editing", "noise-interpolation"] and all(wanted <= set(stage.slice) for stage in rows)
+
+
+class Pictures:
+    """Random images of 32 pixels with labels."""
+
+    def __init__(self, labels: torch.Tensor) -> None:
+        self.labels = labels
+        self._pixels = torch.randint(0, 256, (len(labels), 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def batch(self, places: torch.Tensor) -> torch.Tensor:
+        return self._pixels[places]
+
+
+def test_blocks_of_an_encoder_are_those_that_its_features_name(tmp_path):
+    card = cards.find("dinov3", "tiny")
+    part = {"opened": card.model_dump(mode="json"), "weights": None, "identity": cards.identity(card, None, None)}
+    (tmp_path / "autoencoder.json").write_text(json.dumps({"encoder": part}))
+    images, places = Pictures(torch.zeros(5)), torch.arange(5)
+    found = embeddings._layers(tmp_path, images, places, Runtime(device="cpu", quiet=True))
+    assert list(found) == ["block 1", "block 2", "block 3", "block 4"]
+    floats = images.batch(places).float() / 255
+    second = open_encoder(card.model_copy(update={"features": Features(layers=(2,))})).encode(floats)
+    assert torch.equal(found["block 2"], second.mean((2, 3)))
+    assert torch.equal(found["block 4"], open_encoder(card).encode(floats).mean((2, 3)))
+
+
+def test_twenty_and_a_hundred_classes_are_embedded_with_as_many_images_of_each(tmp_path, monkeypatch):
+    val = Pictures(torch.arange(120).repeat(2))
+    collection = SimpleNamespace(val=val, classes=[f"c{label}" for label in range(120)])
+    monkeypatch.setattr(embeddings, "open_images", lambda place: collection)
+    monkeypatch.setattr(embeddings, "open_frozen", lambda part, device: (None, SimpleNamespace(encode=lambda x: x)))
+    monkeypatch.setattr(embeddings, "_tsne", lambda vectors: vectors[:, :2].numpy())
+    (tmp_path / "autoencoder.json").write_text('{"encoder": {}}')
+    cost = embeddings.by_classes({}, {"images": tmp_path, "autoencoder": tmp_path}, tmp_path, Runtime(device="cpu", quiet=True))
+    sets = json.loads((tmp_path / "embedding.json").read_text())["sets"]
+    assert [(len(one["classes"]), len(one["images"])) for one in sets] == [(20, 40), (100, 200)] and cost == {"images_seen": 240}
+    points = np.load(tmp_path / "points.npy")
+    place = sets[1]["images"][7]
+    assert np.allclose(points[40 + 7], val.batch(torch.tensor([place])).float().mean((2, 3))[0, :2] / 255, atol=1e-6)
+    assert sets[1]["classes"][sets[1]["labels"][7]] == f"c{int(val.labels[place])}"

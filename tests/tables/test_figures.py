@@ -216,7 +216,7 @@ def test_the_toy_s_numbers_say_that_separated_classes_need_fewer_steps():
 
 
 def test_the_linear_probe_of_the_features_stands_below_an_encoder_s_panel(monkeypatch):
-    probe = {"metric": "probe_top1", "value": 81.7, "detail": {"latents": "features"}}
+    probe = {"metric": "probe_top1", "value": 81.7, "protocol": "linear/v1", "detail": {"latents": "features"}}
     rows = [{**probe, "value": 9.0, "detail": {"latents": "both"}}, probe]
     sets = [{"labels": [0, 1, 0, 1], "images": [3, 4, 5, 6], "classes": ["cat", "dog"]}]
     monkeypatch.setattr(TokenizerRuns, "read", lambda self, stage: (np.arange(8.0).reshape(4, 2), {"sets": sets}))
@@ -224,7 +224,7 @@ def test_the_linear_probe_of_the_features_stands_below_an_encoder_s_panel(monkey
         drawn = by_classes([tokenizer("a", run("a", rows)), tokenizer("b", run("b", rows))])
     (axes,) = drawn.page.figure.axes  # one encoder, one panel
     assert axes.get_xlabel() == "linear probe 81.7 %"
-    assert drawn.rows[1] == ["dinov3-tiny", 2, 4, "dog", 2.0, 3.0, 81.7]
+    assert drawn.rows[1] == ["dinov3-tiny", 2, 4, "dog", 2.0, 3.0, 81.7, "linear/v1"]
 
 
 def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():
@@ -239,3 +239,10 @@ def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():
 
 def test_each_of_a_hundred_classes_has_a_colour_of_its_own():
     assert all(len({str(colour) for colour in class_colours(count)}) == count for count in (2, 10, 11, 20, 100))
+
+
+def test_the_page_of_figures_lists_each_with_the_paper_s_number():
+    lines = (Path(__file__).parents[2] / "docs" / "figures.md").read_text().splitlines()
+    listed = {cells[1].strip().strip("`"): cells[2].strip() for line in lines if line.startswith("| `") and (cells := line.split("|"))}
+    papers = {name: row.paper.removeprefix("figures ").removeprefix("figure ") for name, row in DRAWINGS.items()}
+    assert listed == {name: paper.replace(" to ", "-").replace(" and ", "-") for name, paper in papers.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -60,7 +59,7 @@ def by_classes(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     named: list[str] = []
     for one in tokenizers:
         points, about = one.read("class-embedding")
-        top1 = _probe(one)
+        top1, protocol = _probe(one) or (None, "")
         below = "no linear probe" if top1 is None else f"linear probe {top1:.1f} %"
         first = 0
         for found in about["sets"]:
@@ -72,7 +71,7 @@ def by_classes(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
             if not _once(panels, panel):
                 continue
             whole = _rows([panel.name, panel.classes], part, found["images"], panel.labels, found["classes"])
-            rows += [[*row, top1] for row in whole]
+            rows += [[*row, top1, protocol] for row in whole]
             named = found["classes"] if len(found["classes"]) <= 10 else named
     panels.sort(key=lambda panel: panel.classes)
     title = "t-SNE of encoders' features"
@@ -82,7 +81,7 @@ def by_classes(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
         "where the data have fewer, and at most 100 images of each. Below: top-1 of the linear probe on the same features, all "
         "classes of the data (first seed). Distances between clusters mean nothing."
     )
-    columns = ["encoder", "classes", "image", "class", "x", "y", "probe_top1"]
+    columns = ["encoder", "classes", "image", "class", "x", "y", "probe_top1", "protocol"]
     return FigureData("embedding-by-classes", title, caption, page, columns, rows)
 
 
@@ -117,13 +116,18 @@ def _once(panels: list[Panel], panel: Panel) -> bool:
 
 
 def _page(title: str, panels: Sequence[Panel], classes: Sequence[str]) -> Page:
-    """Panels in rows, names above and a line below each, the classes' colours at the right of the first row."""
+    """Panels in rows (another count of classes begins a row), names above and a line below each, the classes' colours at the right of the
+    first row."""
     side = (WIDTH - LEFT - RIGHT - ABREAST * GAP) / ABREAST
-    page = Page(WIDTH, TOP + math.ceil(len(panels) / ABREAST) * (side + BELOW) - 0.35)
+    places: list[tuple[int, int]] = []  # row, column
+    for count in dict.fromkeys(panel.classes for panel in panels):
+        first = places[-1][0] + 1 if places else 0
+        places += [(first + i // ABREAST, i % ABREAST) for i in range(sum(panel.classes == count for panel in panels))]
+    page = Page(WIDTH, TOP + (places[-1][0] + 1) * (side + BELOW) - 0.35)
     page.title(title)
-    name_classes(page, LEFT + min(len(panels), ABREAST) * (side + GAP) + 0.02, TOP + 0.1, classes)
-    for number, panel in enumerate(panels):
-        x, y = LEFT + number % ABREAST * (side + GAP), TOP + number // ABREAST * (side + BELOW)
+    name_classes(page, LEFT + (1 + max(column for row, column in places if row == 0)) * (side + GAP) + 0.02, TOP + 0.1, classes)
+    for (row, column), panel in zip(places, panels, strict=True):
+        x, y = LEFT + column * (side + GAP), TOP + row * (side + BELOW)
         for above, text, colour in ((0.2, panel.name, INK), (0.08, panel.kind, SOFT)):
             shown = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
             page.text(x, y - above, shown, va="center", fontsize=6.5, color=colour)
@@ -149,7 +153,11 @@ def _share(score: dict[str, Any]) -> str:
     return f"class share {percent(score['value'])} ({100 * score['low']:.1f}, {100 * score['high']:.1f})"
 
 
-def _probe(one: TokenizerRuns) -> float | None:
-    """Top-1 in percent of the first seed's linear probe on the features; None where it was not measured."""
-    found = [row["value"] for row in one.first.scores if row["metric"] == "probe_top1" and row["detail"]["latents"] == "features"]
+def _probe(one: TokenizerRuns) -> tuple[float, str] | None:
+    """Top-1 in percent of the first seed's linear probe on the features, and its protocol; None where it was not measured."""
+    found = [
+        (row["value"], row["protocol"])
+        for row in one.first.scores
+        if row["metric"] == "probe_top1" and row["detail"]["latents"] == "features"
+    ]
     return found[0] if found else None
