@@ -41,6 +41,7 @@ def test_the_whole_graph_gives_every_score_with_protocol_count_and_interval(fini
         "rfid",
         "psnr",
         "ssim",
+        "ssim_signed",
         "lpips",
         "is",
         "kid",
