@@ -80,7 +80,7 @@ def _nth(images: np.ndarray, labels: np.ndarray, label: int, number: int) -> np.
 
 
 def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image:
-    """A picture of rows of uint8 images [N, 3, H, W] with a name for each row and column; small images are enlarged by an integer factor."""
+    """A picture of rows of uint8 images [N, 3, H, W] with a name for each row and column; small images are enlarged by a whole factor."""
     side = rows[0][1].shape[-1]
     scale = max(1, 96 // side)
     cell, gap, left, top = side * scale, 6, 110, 22
