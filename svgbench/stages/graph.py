@@ -46,6 +46,8 @@ class Stage:
     """The fact about a run (``facts``) under which the run has this stage."""
     taken_over: bool = False
     """Made from files of others alone: neither images nor training are needed."""
+    first: tuple[str, ...] = ()
+    """Needs that are taken as the first row that provides them left them, before another row replaced them."""
     scores: bool = False
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
@@ -76,10 +78,14 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="continued-autoencoder", version=1, worker="svgbench.stages.continuation:autoencoder", when="continues-autoencoder",
           provides="autoencoder", start="autoencoder", ranks="all", slice=(*ENCODER, "autoencoder", "continued", "seed"),
           needs=("images",)),
+    Stage(name="realignment", version=1, worker="svgbench.stages.realignment:run", when="replaces-alignment", provides="autoencoder",
+          ranks="all", slice=("latents.align",), needs=("images", "autoencoder")),
     Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", when="measures-statistics", ranks="all",
           slice=(), needs=("images", "autoencoder")),
     Stage(name="imported-statistics", version=1, worker="svgbench.stages.imports:statistics", taken_over=True, when="imports-statistics",
           provides="statistics", networks=False, slice=("latents",), needs=("autoencoder",)),
+    Stage(name="standardisation", version=1, worker="svgbench.stages.statistics:standardise", when="standardises-otherwise",
+          provides="statistics", networks=False, slice=("latents.standardise",), needs=("autoencoder", "statistics")),
     Stage(name="diffusion", version=2, worker="svgbench.stages.diffusion:train", when="trains-diffusion", ranks="all",
           slice=("diffusion", "seed"), needs=("images", "autoencoder", "statistics")),
     Stage(name="imported-diffusion", version=1, worker="svgbench.stages.imports:diffusion", taken_over=True, when="imports-diffusion",
@@ -96,7 +102,7 @@ STAGES: tuple[Stage, ...] = (
           each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion"),
           also=("shift-choice",)),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions",
-          slice=(), needs=("images", "autoencoder")),
+          slice=(), needs=("images", "autoencoder"), first=("autoencoder",)),
     Stage(name="reconstruction-scores", version=3, worker="svgbench.stages.scores:reconstruction", scores=True, ranks="all",
           slice=(*EXTRACTOR, "scores.perceptual", "scores.lpips_weights", "scores.resamples", "seed"),
           needs=("images", "originals", "reconstructions")),
@@ -106,11 +112,13 @@ STAGES: tuple[Stage, ...] = (
           when="second-extractor", ranks="all",
           slice=(*SECOND, "scores.resamples", "seed"), needs=("images", "second-references", "samples")),
     Stage(name="pooled-latents", version=1, worker="svgbench.stages.perception:pooled", ranks="all",
-          slice=("scores.probe.train_images", "scores.probe.precision"), needs=("images", "autoencoder", "statistics")),
+          slice=("scores.probe.train_images", "scores.probe.precision"), needs=("images", "autoencoder", "statistics"),
+          first=("statistics",)),
     Stage(name="probe-scores", version=2, worker="svgbench.stages.perception:probe", scores=True,
           slice=("scores.probe", "scores.resamples", "seed"), needs=("images", "pooled-latents")),
     Stage(name="segmentation-scores", version=2, worker="svgbench.stages.segmentation:own_masks", scores=True, when="own-masks",
-          slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics")),
+          slice=("scores.segmentation", "scores.resamples", "seed"), needs=("images", "autoencoder", "statistics"),
+          first=("statistics",)),
     Stage(name="dense-segmentation-scores", version=1, worker="svgbench.stages.segmentation:folder", scores=True, ranks="all",
           when="labelled-folder", slice=("scores.segmentation", "scores.resamples", "seed"), needs=("autoencoder", "masks")),
     Stage(name="depth-scores", version=1, worker="svgbench.stages.depth:folder", scores=True, ranks="all", when="depth-folder",
@@ -126,9 +134,9 @@ DIAGNOSES: tuple[Stage, ...] = (
     Stage(name="velocities", version=1, worker="svgbench.stages.diagnosis:velocities",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
     Stage(name="residual-left-out", version=1, worker="svgbench.stages.edits:residual_left_out",
-          slice=(), needs=("images", "autoencoder")),
+          slice=(), needs=("images", "autoencoder"), first=("autoencoder",)),
     Stage(name="interpolation", version=1, worker="svgbench.stages.edits:interpolation",
-          slice=(), needs=("images", "autoencoder")),
+          slice=(), needs=("images", "autoencoder"), first=("autoencoder",)),
     Stage(name="editing", version=1, worker="svgbench.stages.edits:editing",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
                  "sampling.guided_channels"),
@@ -200,7 +208,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
     "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
     "autoencoder": _AUTOENCODER, "adoption": ("autoencoder.json",), "imported-autoencoder": _AUTOENCODER,
-    "statistics": _STATISTICS, "imported-statistics": _STATISTICS,
+    "realignment": _AUTOENCODER, "standardisation": _STATISTICS, "statistics": _STATISTICS, "imported-statistics": _STATISTICS,
     "continued-autoencoder": _AUTOENCODER, "continued-diffusion": _TRANSFORMER, "shift-choice": ("choice.json",),
     "diffusion": _TRANSFORMER, "imported-diffusion": _TRANSFORMER,
     "samples": ("samples.npy", "labels.npy"), "reconstructions": ("reconstructions.npy",),
@@ -270,6 +278,8 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
         "continues-autoencoder": not codec and not released and continued,
         "imports-autoencoder": not codec and released,
         "decodes": codec,
+        "replaces-alignment": not codec and config.latents.align is not None,
+        "standardises-otherwise": config.latents.standardise != "channel",
         "measures-statistics": not given,
         "imports-statistics": given,
         "trains-diffusion": config.diffusion.release is None and not continued,

@@ -97,7 +97,7 @@ def test_the_moments_that_fix_the_alignment_are_those_of_the_training_images():
     made, encoder = task(part)
     tokenizer, images, runtime = made.modules["tokenizer"], Pictures(12, 32), Runtime(device="cpu", quiet=True)
     features = tokenizers.Cached(encoder.encode, images, runtime, label="features")
-    tokenizer.alignment.freeze(autoencoder._moments(tokenizer, features, images, runtime))
+    tokenizer.alignment.freeze(autoencoder.moments(tokenizer, features, images, runtime))
     aligned = tokenizer.encode(tokenizers.to_floats(images.batch(torch.arange(12)), runtime.torch_device))[:, 5:]
     wanted = features.gather(lambda x: x).transpose(0, 1).flatten(1)
     found = aligned.transpose(0, 1).flatten(1)
