@@ -97,7 +97,7 @@ def open_run(place: Path) -> Tokenizer | Codec:
     if not (place / "run.json").is_file():
         raise BadInput(f"{place} is no finished run; give the directory of one, such as runs/dinov3-tiny.")
     store = Store(place.parent / "store")
-    for stage in read_run(place, store).about["stages"]:
+    for stage in reversed(read_run(place, store).about["stages"]):  # the last one replaced those before it
         if (by_name(stage["stage"]).provides or stage["stage"]) == "autoencoder":
             store.verify(stage["stage"], stage["key"])
             return open_tokenizer(store.place(stage["stage"], stage["key"]), Runtime(device="cpu"))

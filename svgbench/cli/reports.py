@@ -29,6 +29,7 @@ from svgbench.tables.costs import LAYOUT, cost_tables
 from svgbench.tables.judge_notes import note_judges, noted_scores
 from svgbench.tables.labels import labelled
 from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
+from svgbench.tables.one_function import note_one_function
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.pretrainings import note_pretrainings
@@ -217,4 +218,5 @@ def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | N
     tables = [*tables, *contrasts, *last]
     note_judges(tables, records)
     note_pretrainings(tables, records)
+    note_one_function(tables, records)
     return tables

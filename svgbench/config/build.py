@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.choices import OBJECTIVES, SAMPLERS, check_zero_init, listed, objectives_with, samplers_of
+from svgbench.config.choices import OBJECTIVES, SAMPLERS, check_zero_init, listed, objectives_with, replacing_alignments, samplers_of
 from svgbench.config.derived import start_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
 from svgbench.config.paper_heads import PaperHeads
 from svgbench.config.parse import merge, validate
 from svgbench.config.sampling import TUNED, Tuning
-from svgbench.config.schema import Autoencoder, Diffusion, Representation, RunConfig
+from svgbench.config.schema import Autoencoder, Diffusion, Latents, Representation, RunConfig
 from svgbench.config.scoring import DepthHead, Scores, SegmentationHead
 from svgbench.errors import BadConfig, UnknownName
 
@@ -88,9 +88,10 @@ def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
     """The same run with unused settings at their defaults, so that equal work has equal keys."""
     most = config.data.limit or config.sampling.count
     sampling = config.sampling.model_copy(update={"count": min(config.sampling.count, most)})
+    autoencoder = _plain_autoencoder(config.autoencoder)
     parts = {
-        "sampling": sampling, "autoencoder": _plain_autoencoder(config.autoencoder), "diffusion": _plain_diffusion(config, extra),
-        "scores": _plain_scores(config.scores),
+        "sampling": sampling, "autoencoder": autoencoder, "latents": _plain_latents(config.latents, autoencoder),
+        "diffusion": _plain_diffusion(config, extra), "scores": _plain_scores(config.scores),
     }  # fmt: skip
     return _tuned(_shifted(_continued(config.model_copy(update=parts), extra), extra))
 
@@ -126,10 +127,18 @@ def _plain_scores(part: Scores) -> Scores:
 def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
     if part.residual.channels == 0:  # nothing to align
         part = part.model_copy(update={"align": "none", "residual": Residual(channels=0)})
+    if part.align == "none" or part.align_strength == 0:
+        part = part.model_copy(update={"align": "none", "align_strength": 1.0})
     if part.release:
         return Autoencoder(release=part.release, residual=part.residual, align=part.align)
     sizes = {"vit": Decoder().vit} if part.decoder.kind == "ldm" else Decoder(kind="vit", vit=part.decoder.vit).model_dump()
     return part.model_copy(update={"decoder": Decoder(**{**part.decoder.model_dump(), **sizes})})
+
+
+def _plain_latents(part: Latents, autoencoder: Autoencoder) -> Latents:
+    """Without a swap that swaps nothing: there is no residual, or its alignment is the trained one."""
+    same = part.align == autoencoder.align and autoencoder.align_strength == 1
+    return part.model_copy(update={"align": None}) if same or autoencoder.residual.channels == 0 else part
 
 
 def _plain_diffusion(config: RunConfig, extra: Path | None) -> Diffusion:
@@ -185,6 +194,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
             f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
         )
     _check_crops(config, card, start)
+    _check_latents(config, card, start)
     _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
     if not config.diffusion.release and (side // stride) % patch:
@@ -193,6 +203,32 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         )
     if config.data.source == "shapes" and (config.data.train_images is None or config.data.val_images is None):
         raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
+
+
+def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
+    """Whether alignment, its replacement and the standardisation fit the encoder and the releases."""
+    latents, autoencoder = config.latents, config.autoencoder
+    if autoencoder.align == "token" and autoencoder.residual.channels == 1 and card.kind == "features":
+        raise BadConfig(
+            f"{start}autoencoder.align token takes the deviation over a token's residual channels, of which there is 1; "
+            "set autoencoder.residual.channels to 2 or more."
+        ).about("autoencoder.align")
+    if latents.align is not None and card.kind == "codec":
+        raise BadConfig(
+            f"{start}latents.align {latents.align} replaces the alignment of a residual, but '{card.name}' is a codec and has none; "
+            "leave latents.align out."
+        ).about("latents.align")
+    if latents.align is not None and latents.align not in replacing_alignments():
+        raise BadConfig(
+            f"{start}latents.align {latents.align} cannot be undone for the decoder, because its map is another one for each "
+            f"{latents.align}; use {listed(replacing_alignments())}."
+        ).about("latents.align")
+    for field, value, usual in (("standardise", latents.standardise, "channel"), ("align", latents.align, None)):
+        if config.diffusion.release and value != usual:
+            raise BadConfig(
+                f"{start}latents.{field} {value} does not fit diffusion.release, whose transformer was trained on the latents of its "
+                f"release; leave latents.{field} out."
+            ).about(f"latents.{field}")
 
 
 def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> None:

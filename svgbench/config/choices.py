@@ -49,15 +49,27 @@ class AlignmentChoice(NamedTuple):
     about: str
     freezes: bool
     """Whether the map is fixed when training ends, from the statistics of the training set."""
+    by_channel: bool = False
+    """Whether the map scales and shifts each channel, which a standardisation of each channel takes back: SiT then sees no difference."""
 
 
 ALIGNMENTS: Mapping[str, AlignmentChoice] = {
-    "none": AlignmentChoice("no alignment", False),
-    "batch": AlignmentChoice("statistics of the batch, as released; a latent depends on its batch mates", False),
-    "frozen": AlignmentChoice("batch statistics in training, those of the training set afterwards", True),
-    "channel": AlignmentChoice("as frozen, each channel by itself", True),
+    "none": AlignmentChoice("no alignment", False, by_channel=True),
+    "batch": AlignmentChoice("statistics of the batch, as released; a latent depends on its batch mates", False, by_channel=True),
+    "frozen": AlignmentChoice("batch statistics in training, those of the training set afterwards", True, by_channel=True),
+    "channel": AlignmentChoice("as frozen, each channel by itself", True, by_channel=True),
     "whiten": AlignmentChoice("as frozen, and residual channels are decorrelated", True),
+    "token": AlignmentChoice("each token by itself: mean and deviation over its channels, as arXiv 2510.15301 words equation 6", False),
 }
+
+
+STANDARDISATIONS: Mapping[str, str] = {
+    "channel": "each channel by its own mean and deviation, as released",
+    "scalar": "all channels by one mean and deviation, those of all numbers: differences in scale between channels stay",
+    "features": "all channels by the features' scale: means over the feature channels of their means and of their deviations",
+    "none": "raw latents",
+}
+"""Ways to bring raw latents to the scale that the diffusion model sees (``nets.latents`` computes them)."""
 
 
 LAST_STEP = 0.04
@@ -125,9 +137,16 @@ SAMPLERS: Mapping[str, SamplerChoice] = {
 }
 
 if TYPE_CHECKING:
-    ObjectiveName = AlignmentName = SamplerName = str
+    ObjectiveName = AlignmentName = StandardisationName = SamplerName = str
 else:  # the rows of the tables are the values that a configuration may have
-    ObjectiveName, AlignmentName, SamplerName = (Literal[tuple(table)] for table in (OBJECTIVES, ALIGNMENTS, SAMPLERS))
+    ObjectiveName, AlignmentName, StandardisationName, SamplerName = (
+        Literal[tuple(table)] for table in (OBJECTIVES, ALIGNMENTS, STANDARDISATIONS, SAMPLERS)
+    )
+
+
+def replacing_alignments() -> tuple[str, ...]:
+    """Alignments that may be put in place of a trained one: maps that depend on no batch and that decoding can undo."""
+    return tuple(name for name, choice in ALIGNMENTS.items() if choice.freezes or name == "none")
 
 
 def samplers_of(objective: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.fields import short_name
+from svgbench.config.part import whole
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
@@ -77,7 +78,7 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
 
 def changes(plain: RunConfig, config: RunConfig) -> list[str]:
     """Parts of a name for settings that differ from a plain run: up to two by name and value, more as six digits of their digest."""
-    changed = differences(plain.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = differences(whole(plain), whole(config))
     words = [f"{short_name(path)}-{value}" for path, value in changed.items()]
     if changed and (len(words) > 2 or not all(len(word) <= LONGEST and re.fullmatch(r"[\w.-]+", word) for word in words)):
         words = [digest(changed)[:6]]

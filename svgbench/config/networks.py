@@ -68,8 +68,10 @@ class Training(Part):
         return self
 
 
-class Residual(Part):
+class Residual(Sparse):
     """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail the features lack."""
+
+    later = ("attention_dropout",)
 
     channels: Annotated[int, Field(ge=0, le=1024)] = 8
     """Channels of the residual latent; 0 builds no residual encoder (``--no-residual``)."""
@@ -83,6 +85,8 @@ class Residual(Part):
     """Hidden channels of a block's MLP."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Dropout probability inside the blocks while training."""
+    attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout probability of the attention weights while training (the release: 0.1)."""
     drop: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Probability, per training image, that a learned mask token replaces the whole residual."""
 

@@ -33,6 +33,18 @@ class Sparse(Part):
         return fields
 
 
+def whole(part: Part) -> dict[str, Any]:
+    """A part as in JSON with every field, also those that files and keys leave out at their defaults."""
+    fields = part.model_dump(mode="json")
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Part):
+            fields[name] = whole(value)
+        elif name not in fields:
+            fields[name] = value
+    return fields
+
+
 def part_in(annotation: Any) -> type[BaseModel] | None:
     """The part of a configuration that a field of this annotation holds, optional or not, or a list of it; None where it holds none."""
     if isinstance(annotation, type) and get_origin(annotation) is None:

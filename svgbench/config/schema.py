@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from svgbench.config.choices import AlignmentName, ObjectiveName
+from svgbench.config.choices import AlignmentName, ObjectiveName, StandardisationName
 from svgbench.config.networks import Decoder, Optimiser, Residual, Training, Transformer
-from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Sparse
+from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share, Sparse
 from svgbench.config.sampling import Sampling
 from svgbench.config.scoring import Scores
 
@@ -113,8 +113,10 @@ class Release(Sparse):
     """Dotted path to the weights in a checkpoint that holds several sets (raw, averaged); chosen automatically when empty."""
 
 
-class ReconstructionLoss(Part):
+class ReconstructionLoss(Sparse):
     """L1 + perceptual + adaptive hinge-GAN."""
+
+    later = ("adaptive_limit",)
 
     l1: NotNegative = 1.0
     """Weight of the mean absolute pixel error."""
@@ -126,22 +128,31 @@ class ReconstructionLoss(Part):
     """Path of the VGG16 weights file of LPIPS."""
     adversarial: NotNegative = 0.5
     """Weight of the hinge-GAN loss, multiplied by its adaptive weight; 0 builds no discriminator."""
-    adversarial_start_images: Annotated[int, Field(ge=0)] = 2_560_000
-    """The GAN loss starts after this many training images (the release: 5000 updates of 512)."""
+    adversarial_start_images: Annotated[int, Field(ge=0)] = 1_280_000
+    """The GAN loss starts after this many training images (the release: its step 5001 counts the updates of both networks, so after 2500
+    batches of 512)."""
+    adaptive_limit: Positive | None = None
+    """Largest adaptive weight of the GAN loss, on losses that are means over pixels; empty: 1e4, which never binds. The release has 1e4 on
+    a sum over 3 * 256 * 256 numbers, which is 0.0509 here and binds."""
     discriminator_base: Count = 64
     """Channels of the patch discriminator's first convolution."""
     discriminator_layers: Count = 3
     """Convolutions with stride 2 of the patch discriminator, the first counted."""
 
 
-class Autoencoder(Part):
+class Autoencoder(Sparse):
     """Stage 1: features, residual, alignment, decoder. A card that already decodes is adopted and trains nothing."""
+
+    later = ("align_strength",)
 
     residual: Residual = Residual()
     """The residual encoder."""
     align: AlignmentName = "frozen"
     """Residual statistics brought to the features': none; batch (as released, batch mates matter); frozen (batch statistics while
-    training, the training set's moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen)."""
+    training, the training set's moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen); token (each
+    token by itself, moments over its channels: the words of arXiv 2510.15301 to its equation 6)."""
+    align_strength: Share = 1.0
+    """How far each residual goes to its aligned value: r + strength (aligned - r); 1 is the whole alignment, 0 none."""
     decoder: Decoder = Decoder()
     """The decoder."""
     noise: NotNegative = 0.0
@@ -155,18 +166,32 @@ class Autoencoder(Part):
     """A released autoencoder to use instead of training one."""
 
 
-class Latents(Part):
-    """How raw latents are standardised."""
+class Latents(Sparse):
+    """How raw latents are standardised, and an alignment put in place of the trained one."""
+
+    later = ("standardise", "align")
 
     statistics: str | None = None
     """Path of a release's file of means and deviations; measured on the training images when this and ``scale`` are empty."""
     scale: Positive | None = None
     """One factor for raw latents in place of statistics, as in releases on SD-VAE (0.18215)."""
+    standardise: StandardisationName = "channel"
+    """What the diffusion model's latents are brought to, by the training images' statistics: channel (each channel by its own mean and
+    deviation, as released); scalar (all channels by one mean and deviation, those of all numbers); features (all channels by the means
+    over the feature channels of their means and deviations); none (raw latents). Probes see raw latents in any case."""
+    align: AlignmentName | None = None
+    """Alignment of the residual in place of the trained one, on the trained weights and by the training images' statistics: none, frozen,
+    channel or whiten; empty: the trained one. The decoder still gets the latents that it was trained on."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Latents:
+    def _fits_the_statistics(self) -> Latents:
         if self.statistics is not None and self.scale is not None:
             raise ValueError("statistics and scale exclude each other; give one")
+        given = "statistics" if self.statistics is not None else "scale" if self.scale is not None else None
+        if given and self.standardise != "channel":
+            raise ValueError(f"standardise {self.standardise} excludes {given}, which keeps the scale of its release; leave one out")
+        if self.statistics is not None and self.align is not None:
+            raise ValueError(f"align {self.align} excludes statistics, which belong to the alignment of their release; leave one out")
         return self
 
 

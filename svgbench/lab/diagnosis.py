@@ -19,13 +19,15 @@ NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.nee
 """Inputs of the diagnoses, and artifacts that are drawn directly."""
 
 
-def recorded(stages: list[dict[str, Any]]) -> dict[str, Node]:
-    """The finished stages of a run's record (``run.json``) as nodes, by the name that other stages need; the last cell of each."""
+def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[str, Node]:
+    """The finished stages of a run's record (``run.json``) as nodes, by the name that other stages need; the last cell of each. ``first``:
+    needs that are not taken from a row that replaces another's (``graph.Stage.first``)."""
     known = {stage.name: stage for stage in graph.STAGES}
-    nodes = {}
+    nodes: dict[str, Node] = {}
     for entry in stages:
-        if entry["stage"] in known:
-            nodes[known[entry["stage"]].provides or entry["stage"]] = Node(entry["stage"], entry["key"], {}, {}, {}, entry["cell"])
+        name = known[entry["stage"]].provides or entry["stage"] if entry["stage"] in known else None
+        if name and not (name in first and name in nodes):
+            nodes[name] = Node(entry["stage"], entry["key"], {}, {}, {}, entry["cell"])
     return nodes
 
 
@@ -54,10 +56,11 @@ def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], s
         reason = lacking(name, stages, store)
         if reason:
             raise BadInput(reason)
-        provided, keys = recorded(stages), []
+        keys = []
         for stage in graph.DIAGNOSES:
             if wanted is not None and stage.name not in wanted:
                 continue
+            provided = recorded(stages, stage.first)
             inputs = {need: provided[need] for need in (*stage.needs, *(name for name in stage.also if name in provided))}
             node = node_of(stage, config.model_dump(mode="json"), inputs, {})
             nodes |= {one.key: one for one in inputs.values()} | {node.key: node}

@@ -179,14 +179,18 @@ class _Made(NamedTuple):
 
     nodes: list[Node]
     """All of them; an input is before the nodes that need it."""
+    own: list[Node]
+    """Those of its own configuration."""
     provided: dict[str, list[Node]]
     """Its own by the names that others need."""
+    firsts: dict[str, list[Node]]
+    """The same as the first row that provides a name left it (``graph.Stage.first``)."""
     behind: list[tuple[Why, RunConfig, list[Node]]]
     """Those of each configuration that it builds on; some may be its own too."""
 
     def parts(self) -> tuple[Behind, ...]:
         """``behind`` without the run's own nodes and without a node twice."""
-        seen = {node.key for made in self.provided.values() for node in made}
+        seen = {node.key for node in self.own}
         parts = []
         for why, config, nodes in self.behind:
             keys = tuple(dict.fromkeys(node.key for node in nodes if node.key not in seen))
@@ -202,13 +206,15 @@ def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: di
     if not taken_over and config.data.source != "shapes" and not isinstance(judged, _Assumed):
         _check_judges(plain, facts)
     provided: dict[str, list[Node]] = {}
+    firsts: dict[str, list[Node]] = {}
+    own: list[Node] = []
     start, behind = _started(config, extra, judged=judged) if not taken_over else ({}, [])
     candidates = _candidates(config, extra, behind, judged=judged) if not taken_over else {}
     for stage in graph.STAGES:
         if not facts[stage.when] or (taken_over and not (stage.taken_over and all(need in provided for need in stage.needs))):
             continue
         made = []
-        choices = [provided[need] for need in stage.needs]
+        choices = [(firsts if need in stage.first else provided)[need] for need in stage.needs]
         if stage.name == "overview":  # one picture a run: the last entry of each list
             choices = [options[-1:] for options in choices]
         more = {name: provided[name][0] for name in stage.also if name in provided}
@@ -218,9 +224,11 @@ def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: di
                 cell = dict(zip(stage.each, entries, strict=True))
                 made.append(node_of(stage, plain, dict(zip(stage.needs, inputs, strict=True)) | more, cell, judged))
         provided[stage.provides or stage.name] = made
+        firsts.setdefault(stage.provides or stage.name, made)
+        own += made
     nodes = {node.key: node for _, _, part in behind for node in part}
-    nodes |= {node.key: node for made in provided.values() for node in made if node.key not in nodes}
-    return _Made(list(nodes.values()), provided, behind)
+    nodes |= {node.key: node for node in own if node.key not in nodes}
+    return _Made(list(nodes.values()), own, provided, firsts, behind)
 
 
 def _started(
@@ -231,7 +239,7 @@ def _started(
     if before is None:
         return {}, []
     made = _made(before, extra, taken_over=False, judged=judged)
-    ends = {name: made.provided[name][0] for name in ("autoencoder", "diffusion")}
+    ends = {name: made.firsts[name][0] for name in ("autoencoder", "diffusion")}
     return ends, [("start", before, _upstream(made.nodes, ends.values()))]
 
 

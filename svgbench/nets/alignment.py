@@ -1,9 +1,12 @@
 """Brings the residual's statistics to the features' (SVG, arXiv 2510.15301, section 3.2):  r <- (r - m_R) / (s_R + 1e-6) * s_D + m_D.
 
-m and s are scalars: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions. No gradient
-flows through them. ``batch`` takes them from the batch at hand, also at inference, as released, so an image's latent depends on its
-batch mates; ``frozen`` fixes those of the training set when training ends, so a latent is a function of its image; ``channel`` does so for
-each residual channel on its own; ``whiten`` also removes the correlation between residual channels.
+m and s are scalars, as released: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions.
+No gradient flows through them. ``batch`` takes them from the batch at hand, also at inference, as released, so an image's latent depends on
+its batch mates; ``frozen`` fixes those of the training set when training ends, so a latent is a function of its image; ``channel`` does so
+for each residual channel on its own; ``whiten`` also removes the correlation between residual channels.
+
+``token`` is what the paper's text says of the same equation, mean and standard deviation along the feature dimension: m and s of each token
+over its channels. Gradients flow through those of the residual, as in any layer norm.
 """
 
 from __future__ import annotations
@@ -14,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from svgbench.config.choices import ALIGNMENTS
-from svgbench.errors import unknown
+from svgbench.errors import BadData, unknown
 
 EPSILON = 1e-6
+WORST_CONDITION = 1e5
+"""Largest condition of a map that is undone: float32 keeps two of its seven digits then."""
 
 
 def one_scale(covariance: Tensor, target_std: Tensor) -> Tensor:
@@ -36,8 +41,19 @@ def whitening(covariance: Tensor, target_std: Tensor) -> Tensor:
     return vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
 
 
+def untouched(residual: Tensor, features: Tensor) -> Tensor:
+    """The residual [B, c, h, w] as it is."""
+    return residual
+
+
+def of_each_token(residual: Tensor, features: Tensor) -> Tensor:
+    """Residual [B, c, h, w] with each token's mean and (unbiased) deviation over channels those of its features [B, C, h, w]."""
+    std, mean = torch.std_mean(residual.float(), dim=1, keepdim=True)
+    target_std, target_mean = torch.std_mean(features.float(), dim=1, keepdim=True)
+    return (residual - mean) / (std + EPSILON) * target_std + target_mean
+
+
 MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "none": one_scale,  # not applied
     "batch": one_scale,
     "frozen": one_scale,
     "channel": scale_of_each,
@@ -45,22 +61,26 @@ MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Mode -> (covariance of the residual [c, c], deviation to reach []) -> linear map [c, c]; all float64."""
 
+TOKENWISE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"none": untouched, "token": of_each_token}
+"""Mode -> (residual [B, c, h, w], features [B, C, h, w]) -> aligned residual [B, c, h, w]; these need no other images."""
+
 
 class Alignment(nn.Module):
-    """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``."""
+    """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``. ``strength``: how far
+    the residual goes to its aligned value, r + strength (aligned - r)."""
 
-    def __init__(self, mode: str, *, feature_channels: int, residual_channels: int) -> None:
+    def __init__(self, mode: str, *, feature_channels: int, residual_channels: int, strength: float = 1.0) -> None:
         super().__init__()
         if mode not in ALIGNMENTS:
             raise unknown("alignment", mode, ALIGNMENTS)
-        self.mode, self.features, self.channels = mode, feature_channels, residual_channels
+        self.mode, self.features, self.channels, self.strength = mode, feature_channels, residual_channels, strength
         self.register_buffer("weight", torch.full((residual_channels, residual_channels), torch.nan))
         self.register_buffer("bias", torch.full((residual_channels,), torch.nan))  # a map that nobody fixed cannot pass for one
 
     @property
     def needs_statistics(self) -> bool:
         """Whether training needs statistics of the global batch."""
-        return self.mode != "none"
+        return self.mode in MAPS
 
     @torch.no_grad()
     def statistics_of(self, residual: Tensor, features: Tensor) -> Tensor:
@@ -79,7 +99,9 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def freeze(self, statistics: Tensor) -> None:
-        """Fixes the map for inference from the sums [1 + c + c^2 + 2 C] over (much of) the training set."""
+        """Fixes the map for inference from the sums [1 + c + c^2 + 2 C] over (much of) the training set; modes without a map need none."""
+        if not self.needs_statistics:
+            return
         weight, bias = self.affine(statistics)
         self.weight.copy_(weight)
         self.bias.copy_(bias)
@@ -107,11 +129,41 @@ class Alignment(nn.Module):
     def forward(self, residual: Tensor, features: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
         """Aligned residual [B, c, h, w] of residual [B, c, h, w] and features [B, C, h, w]. ``statistics``: those of the global batch while
         training; without them the fixed map, or (where a mode has none) those of this batch."""
-        if self.mode == "none":
+        if self.strength == 0:
             return residual
+        aligned = self._whole(residual, features, statistics)
+        return aligned if self.strength == 1 else torch.lerp(residual.to(aligned.dtype), aligned, self.strength)
+
+    def _whole(self, residual: Tensor, features: Tensor | None, statistics: Tensor | None) -> Tensor:
+        """The aligned residual at strength 1."""
+        if self.mode in TOKENWISE:
+            return TOKENWISE[self.mode](residual, features)
         if statistics is None and not self.freezes:
             statistics = self.statistics_of(residual, features)
         weight, bias = (self.weight, self.bias) if statistics is None else self.affine(statistics)
         if MAPS[self.mode] is whitening:
             return torch.einsum("dc,bchw->bdhw", weight, residual) + bias[:, None, None]
         return residual * weight.diagonal()[:, None, None] + bias[:, None, None]
+
+    @torch.no_grad()
+    def undo(self, aligned: Tensor) -> Tensor:
+        """The residual [B, c, h, w] whose aligned residual [B, c, h, w] is given, by the fixed map of a whole alignment."""
+        if self.mode == "none":
+            return aligned
+        inverse, shifted = self.inverse(), aligned - self.bias[:, None, None]
+        if MAPS[self.mode] is whitening:
+            return torch.einsum("dc,bchw->bdhw", inverse, shifted)
+        return shifted * inverse.diagonal()[:, None, None]
+
+    def inverse(self) -> Tensor:
+        """Inverse [c, c] of the fixed map's matrix; BadData where float32 cannot hold it: a residual channel hardly varies."""
+        if not self.freezes or self.strength != 1:
+            raise ValueError(f"alignment '{self.mode}' at strength {self.strength:g} has no fixed map to undo")
+        weight = self.weight.double().cpu()
+        condition = float(torch.linalg.cond(weight)) if bool(weight.isfinite().all()) else torch.inf
+        if not condition < WORST_CONDITION:
+            raise BadData(
+                f"the alignment '{self.mode}' of these residuals cannot be undone: its map has condition {condition:.2g}, because a "
+                "residual channel hardly varies; use another mode, or fewer autoencoder.residual.channels."
+            )
+        return torch.linalg.inv(weight).to(self.weight)

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.vit_decoder import ViTDecoder
 
+ADAPTIVE_LIMIT = 1e4
+"""Largest adaptive weight in the code of VQGAN (arXiv 2012.09841)."""
+
 
 class PerceptualJudge(Protocol):
     """The network whose activations the perceptual loss compares."""
@@ -126,7 +129,7 @@ def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, at_ou
     return torch.stack([gradient.flatten() for gradient in gradients])
 
 
-def adaptive_weight(gradients: Tensor) -> Tensor:
-    """|dL_rec/dW| / (|dL_gan/dW| + 1e-4), at most 1e4, from the global batch's gradients [2, weights]."""
+def adaptive_weight(gradients: Tensor, limit: float | None = None) -> Tensor:
+    """|dL_rec/dW| / (|dL_gan/dW| + 1e-4) [], at most ``limit`` (empty: 1e4), from the global batch's gradients [2, weights]."""
     norms = gradients.norm(dim=1)
-    return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, 1e4)
+    return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, ADAPTIVE_LIMIT if limit is None else limit)

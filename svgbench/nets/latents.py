@@ -1,7 +1,8 @@
-"""Standardised latents: the per-channel mean and deviation of a training set's raw latents, gathered in float64."""
+"""Standardised latents: means and deviations of a training set's raw latents, gathered in float64."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,36 @@ class LatentStats:
                 f"statistics of {grids[0]} positions do not fit latents of {grids[1]}; use images of the size they were measured at."
             )
         return values.to(x)
+
+
+def _of_all_numbers(stats: LatentStats, features: int) -> tuple[Tensor, Tensor]:
+    mean = stats.mean.mean()
+    return mean, (stats.std.square() + (stats.mean - mean).square()).mean().sqrt()
+
+
+def _of_features(stats: LatentStats, features: int) -> tuple[Tensor, Tensor]:
+    return stats.mean[:features].mean(), stats.std[:features].mean()
+
+
+def _of_nothing(stats: LatentStats, features: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(stats.mean), torch.ones_like(stats.std)
+
+
+STANDARDISED: Mapping[str, Callable[[LatentStats, int], tuple[Tensor, Tensor]]] = {
+    "channel": lambda stats, features: (stats.mean, stats.std),
+    "scalar": _of_all_numbers,
+    "features": _of_features,
+    "none": _of_nothing,
+}
+"""Standardisation (``config.choices.STANDARDISATIONS``) -> (statistics of each channel [C], count of feature channels) -> mean and
+deviation, [C] or []."""
+
+
+def standardised_by(mode: str, stats: LatentStats, features: int) -> LatentStats:
+    """The statistics [C] that standardise by a mode, of those of each channel. ``features``: how many of the channels, the first ones, are
+    features."""
+    mean, std = STANDARDISED[mode](stats, features)
+    return LatentStats(mean.expand_as(stats.mean).clone(), std.expand_as(stats.std).clone())
 
 
 def noised(raw: Tensor, positions: Tensor, *, seed: int, tau: float) -> Tensor:

@@ -19,15 +19,25 @@ PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class _Keys:
     """Dropout masks as functions of (seed, place in the network, image position), so that they do not depend on the batch's layout."""
 
-    def __init__(self, seed: int, positions: Tensor, probability: float) -> None:
-        self._seed, self._positions, self._probability = seed, positions, probability
+    def __init__(self, seed: int, positions: Tensor, probability: float, attention: float = 0.0) -> None:
+        """``attention``: the probability for attention weights."""
+        self._seed, self._positions, self._probability, self.attention = seed, positions, probability, attention
 
-    def drop(self, x: Tensor, place: str) -> Tensor:
-        """``x`` [B, N, C] with elements dropped and the rest scaled up."""
-        if not self._probability:
+    def drop(self, x: Tensor, place: str, probability: float | None = None) -> Tensor:
+        """``x`` [B, ...] with elements dropped and the rest scaled up."""
+        probability = self._probability if probability is None else probability
+        if not probability:
             return x
-        keep = draws.chance(draws.stream(self._seed, f"residual/{place}"), self._positions, tuple(x.shape[1:]), 1 - self._probability)
-        return x * keep / (1 - self._probability)
+        keep = draws.chance(draws.stream(self._seed, f"residual/{place}"), self._positions, tuple(x.shape[1:]), 1 - probability)
+        return x * keep / (1 - probability)
+
+
+def _attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, keys: _Keys | None, place: int) -> Tensor:
+    """Self-attention [B, H, N, D]; in training with dropout of its weights, as torch's multi-head attention does it."""
+    if keys is None or not keys.attention:
+        return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
+    weights_BHNN = (q_BHND @ k_BHND.transpose(2, 3) / math.sqrt(q_BHND.shape[3])).softmax(3)
+    return keys.drop(weights_BHNN, f"{place}/weights", keys.attention).to(v_BHND.dtype) @ v_BHND
 
 
 class PlainBlock(nn.Module):
@@ -45,7 +55,7 @@ class PlainBlock(nn.Module):
 
     def forward(self, x: Tensor, keys: _Keys | None = None, place: int = 0) -> Tensor:
         q_BHND, k_BHND, v_BHND = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = self.out(F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND).transpose(1, 2).flatten(2))
+        mixed = self.out(_attention(q_BHND, k_BHND, v_BHND, keys, place).transpose(1, 2).flatten(2))
         x = x + (keys.drop(mixed, f"{place}/attention") if keys else mixed)
         hidden = F.gelu(self.up(self.norm_2(x)))
         hidden = self.down(keys.drop(hidden, f"{place}/hidden") if keys else hidden)
@@ -55,17 +65,28 @@ class PlainBlock(nn.Module):
 class ResidualEncoder(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment.
 
-    ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``drop`` is the
-    probability that a learned mask token replaces an image's whole residual (``replace``). Images of another size than that of its
-    training get its positions resampled to their grid, bicubically, as DINOv2 does with its own; the release does not
-    state what it would do there.
+    ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``attention_dropout``
+    on the attention weights, ``drop`` is the probability that a learned mask token replaces an image's whole residual (``replace``).
+    Images of another size than that of its training get its positions resampled to their grid, bicubically, as DINOv2 does with its own;
+    the release does not state what it would do there.
     """
 
     def __init__(
-        self, *, channels: int, layers: int, width: int, heads: int, mlp: int, dropout: float, drop: float, patch: int, resolution: int
+        self,
+        *,
+        channels: int,
+        layers: int,
+        width: int,
+        heads: int,
+        mlp: int,
+        dropout: float,
+        drop: float,
+        patch: int,
+        resolution: int,
+        attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dropout, self.drop = dropout, drop
+        self.dropout, self.drop, self.attention_dropout = dropout, drop, attention_dropout
         self.project = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, (resolution // patch) ** 2 + 1, width).normal_(std=0.02))
@@ -78,7 +99,7 @@ class ResidualEncoder(nn.Module):
 
     def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
         """``positions`` [B] (global sample counters) mean training: dropout keyed by them and by ``seed``."""
-        keys = None if positions is None else _Keys(seed, positions, self.dropout)
+        keys = None if positions is None else _Keys(seed, positions, self.dropout, self.attention_dropout)
         grid = self.project((images - self.pixel_mean) / self.pixel_std)
         tokens = [self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)]
         x = torch.cat(tokens, dim=1) + self._positions(*grid.shape[2:])

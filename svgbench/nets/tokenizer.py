@@ -26,15 +26,23 @@ class Tokenizer(nn.Module):
     """Frozen features, aligned residual and decoder. Each image is computed in chunks of one constant shape, so that with every alignment
     but ``batch`` a latent is a function of its image alone, bit for bit.
 
+    ``replacement``: an alignment in place of the trained one. ``encode`` applies it; ``decode`` undoes it and applies the trained one, so
+    that the decoder gets the latents that it was trained on.
+
     The frozen encoder is held outside the module's state: it is never trained, saved or moved with it.
     """
 
     def __init__(
-        self, encoder: Any, residual: ResidualEncoder | None, alignment: Alignment | None, decoder: LdmDecoder | ViTDecoder
+        self,
+        encoder: Any,
+        residual: ResidualEncoder | None,
+        alignment: Alignment | None,
+        decoder: LdmDecoder | ViTDecoder,
+        replacement: Alignment | None = None,
     ) -> None:
         super().__init__()
         self._outside = (encoder,)
-        self.residual_encoder, self.alignment, self.decoder = residual, alignment, decoder
+        self.residual_encoder, self.alignment, self.decoder, self.replacement = residual, alignment, decoder, replacement
         self.feature_channels, self.stride = encoder.channels, encoder.stride
         self.channels = encoder.channels + (alignment.channels if alignment else 0)
 
@@ -59,26 +67,39 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor, align: str | None = None) -> Tensor:
-        """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` in place of the trained mode."""
+        """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` in place of the tokenizer's mode."""
         features = self.features(images)
         if self.residual_encoder is None:
             return features
-        mode = align or self.alignment.mode
+        own = self.replacement or self.alignment
+        mode = align or own.mode
         if mode == "none":
             return torch.cat([features, self.residual(images)], dim=1)
         if mode == "batch":
-            alignment = Alignment("batch", feature_channels=self.alignment.features, residual_channels=self.alignment.channels)
+            sizes = {"feature_channels": own.features, "residual_channels": own.channels}
+            alignment = Alignment("batch", strength=own.strength if own.mode == "batch" else 1.0, **sizes)
             return torch.cat([features, alignment.to(images.device)(self.residual(images), features)], dim=1)
-        if mode != self.alignment.mode:
-            raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{self.alignment.mode}'")
-        size = chunk_size(images.device, *images.shape[2:])
-        aligned = in_chunks(lambda chunk: self.alignment(self.residual_encoder(chunk)), images, size)
-        return torch.cat([features, aligned], dim=1)
+        if mode != own.mode:
+            raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{own.mode}'")
+        whole = torch.cat([features, self.residual(images)], dim=1)
+        return in_chunks(lambda chunk: self._aligned(chunk, own), whole, chunk_size(images.device, *images.shape[2:]))
+
+    def _aligned(self, latents: Tensor, alignment: Alignment) -> Tensor:
+        """Features and unaligned residual [B, C + c, h, w] with the residual aligned."""
+        features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
+        return torch.cat([features, alignment(residual, features)], dim=1)
+
+    def _as_trained(self, latents: Tensor) -> Tensor:
+        """Raw latents [B, C + c, h, w] as the decoder was trained on them."""
+        if self.replacement is None:
+            return latents
+        features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
+        return self._aligned(torch.cat([features, self.replacement.undo(residual)], dim=1), self.alignment)
 
     def decode(self, raw: Tensor, clamp: bool = True) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] (unclamped on request) of raw latents [B, C + c, h, w]."""
         size = chunk_size(raw.device, *(side * self.stride for side in raw.shape[2:]))
-        images = in_chunks(lambda chunk: self.decoder(chunk) * 0.5 + 0.5, raw, size)
+        images = in_chunks(lambda chunk: self.decoder(self._as_trained(chunk)) * 0.5 + 0.5, raw, size)
         return images.clamp(0, 1) if clamp else images
 
 

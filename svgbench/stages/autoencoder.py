@@ -157,7 +157,8 @@ class AutoencoderTask:
         return losses, outputs
 
     def _weight(self, gradients: Tensor) -> Tensor:
-        return self._part.loss.adversarial * adaptive_weight(self._runtime.all_reduce_(gradients))
+        loss = self._part.loss
+        return loss.adversarial * adaptive_weight(self._runtime.all_reduce_(gradients), loss.adaptive_limit)
 
     @staticmethod
     def _combined(gradients: Gradients, weight: Tensor | None) -> Tensor:
@@ -188,7 +189,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="autoencoder"
     )
     if tokenizer.alignment is not None and tokenizer.alignment.freezes:
-        tokenizer.alignment.freeze(_moments(tokenizer, features, images.train, runtime))
+        tokenizer.alignment.freeze(moments(tokenizer, features, images.train, runtime))
     if runtime.is_main:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
@@ -202,8 +203,9 @@ def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _moments(tokenizer: Tokenizer, features: Cached, images: ImageSet, runtime: Runtime) -> Tensor:
-    """The alignment's sums over the training images (the first ``MOMENT_IMAGES``), by the trained residual encoder without dropout."""
+def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: ImageSet, runtime: Runtime) -> Tensor:
+    """The alignment's sums over the training images (the first ``MOMENT_IMAGES``), by the trained residual encoder without dropout.
+    ``features``: data set indices [B] -> frozen features [B, C, h, w]."""
     count = min(len(images), MOMENT_IMAGES)
     parts = list(blocks(count))
     c = tokenizer.alignment.channels

@@ -1,11 +1,13 @@
-"""Per-channel mean and standard deviation of the training images' raw latents: what standardises them for SiT. float64 sums of blocks of
-images, added in the images' order whichever rank made them: the same bits under any rank count. Latents that are small enough are kept
-beside them, so that the stages behind need not encode again."""
+"""Mean and standard deviation of each channel of the training images' raw latents, and what standardises them for SiT. Sums in float64 of
+blocks of images, added in the images' order whichever rank made them: the same bits under any rank count. Latents that are small enough
+are kept beside them, so that the stages behind need not encode again."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
-from svgbench.nets.latents import LatentMoments, LatentStats
+from svgbench.nets.latents import LatentMoments, LatentStats, standardised_by
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import encoder_of, open_tokenizer, to_floats
 
@@ -44,6 +46,27 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
     if runtime.is_main:
         write(stats, out, autoencoder=inputs["autoencoder"], images=len(collection.train))
     return {"images_seen": len(collection.train)}
+
+
+def standardise(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The statistics of ``latents.standardise``, of those of each channel; kept latents stay beside them."""
+    tokenizer, measured = open_tokenizer(inputs["autoencoder"], runtime), inputs["statistics"]
+    stats = open_statistics(measured, inputs["autoencoder"], tokenizer.channels, runtime)
+    stats = standardised_by(slice_["latents"]["standardise"], stats, tokenizer.feature_channels)
+    images = json.loads((measured / "statistics.json").read_bytes())["images"]
+    write(stats, out, autoencoder=inputs["autoencoder"], images=images)
+    for file in sorted(measured.glob("latents.*.npy")):
+        _linked(file, out / file.name)
+    return {}
+
+
+def _linked(file: Path, to: Path) -> None:
+    """The same file under another name, or a copy where the file system has no links."""
+    to.unlink(missing_ok=True)
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
 
 
 def write(stats: LatentStats, out: Path, *, autoencoder: Path, images: int) -> None:

@@ -78,15 +78,16 @@ class Shape(NamedTuple):
         return {"resolution": self.resolution} if self == Shape.at(self.resolution) else self._asdict()
 
 
-def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: torch.device) -> Tokenizer:
-    """An untrained tokenizer around a frozen encoder."""
+def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: torch.device, replacement: str | None = None) -> Tokenizer:
+    """An untrained tokenizer around a frozen encoder; ``replacement``: an alignment in place of the one it trains with."""
     shape = resolution if isinstance(resolution, Shape) else Shape.at(resolution)
-    part = settings.residual
-    residual = alignment = None
+    part, sizes = settings.residual, {"feature_channels": encoder.channels, "residual_channels": settings.residual.channels}
+    residual = alignment = other = None
     if part.channels:
         residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=shape.first)
-        alignment = Alignment(settings.align, feature_channels=encoder.channels, residual_channels=part.channels)
-    return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, shape)).to(device)
+        alignment = Alignment(settings.align, strength=settings.align_strength, **sizes)
+        other = None if replacement is None else Alignment(replacement, **sizes)
+    return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, shape), other).to(device)
 
 
 def _decoder(encoder: Any, settings: Autoencoder, shape: Shape) -> LdmDecoder | ViTDecoder:
@@ -111,7 +112,8 @@ def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:
     _, encoder = open_frozen(about["encoder"], runtime.torch_device)
     if about["kind"] == "codec":
         return Codec(encoder)
-    tokenizer = build(encoder, Autoencoder.model_validate(about["settings"]), Shape.of(about), runtime.torch_device)
+    settings = Autoencoder.model_validate(about["settings"])
+    tokenizer = build(encoder, settings, Shape.of(about), runtime.torch_device, about.get("replacement"))
     tokenizer.load_state_dict(load_file(place / "autoencoder.safetensors", device=str(runtime.torch_device)))
     return tokenizer.eval().requires_grad_(False)
 

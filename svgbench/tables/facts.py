@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from svgbench.config.part import whole
 from svgbench.config.records import flat
 from svgbench.config.schema import RunConfig
 from svgbench.stages.graph import TRAININGS
@@ -14,7 +16,9 @@ TITLES = {
     "gpu_hours": "device-hours", "layers": "blocks",
 }  # fmt: skip
 """The facts that are no fields of the configuration, and their titles."""
-FIELDS = tuple(flat(RunConfig().model_dump(mode="json")))
+FIELDS = tuple(flat(whole(RunConfig())))
+LATER: Mapping[str, Any] = {name: value for name, value in flat(whole(RunConfig())).items() if name not in flat(RunConfig().model_dump())}
+"""Fields that later versions added: a record lacks those that have these values."""
 
 
 class Row(NamedTuple):
@@ -53,7 +57,7 @@ def fact(name: str, row: Row) -> str:
     elif name in TITLES:
         values = [str(s[name]) for s in row.scores if s[name] is not None]
     else:
-        values = [_plain(flat(record.config()).get(name)) for record in row.records]
+        values = [_plain({**LATER, **flat(record.config())}.get(name)) for record in row.records]
     return " / ".join(dict.fromkeys(values)) or "-"
 
 

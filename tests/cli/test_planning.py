@@ -123,7 +123,7 @@ def test_a_plan_without_images_or_weights_assumes_published_counts(capsys, tmp_p
     hours = next(line for line in doctor.splitlines() if "GPU-hours" in line)
     assert f"{one['summary']['device_hours']:,.3g} GPU-hours" in hours
     grid = json.loads(said(capsys, "plan", "alignment", "--preset", "paper", "--out", str(tmp_path), "--format", "json"))
-    assert grid["summary"]["runs"] == 18 and sum(node["stage"] == "images" for node in grid["nodes"]) == 1
+    assert grid["summary"]["runs"] == 54 and sum(node["stage"] == "images" for node in grid["nodes"]) == 1
     encoders = json.loads(said(capsys, "plan", "encoders", "--preset", "paper", "--out", str(tmp_path), "--format", "json"))
     assert sum(node["stage"] in ("autoencoder", "adoption") for node in encoders["nodes"]) == 14  # 4 x 3 seeds, and 2 codecs
 

@@ -63,7 +63,7 @@ def places(out: Path, plan: Plan) -> dict[str, Path]:
 def test_experiments_lists_the_shelf_and_a_folder_and_shows_one(capsys, tmp_path):
     status, out, _ = call(capsys, "experiments", "list", "--format", "json")
     shelf = {one["name"]: one for one in json.loads(out)}
-    assert status == 0 and shelf["smoke"]["cells"] == 1 and shelf["alignment"]["cells"] == 18 and shelf["smoke"]["base"] == "preset-tiny"
+    assert status == 0 and shelf["smoke"]["cells"] == 1 and shelf["alignment"]["cells"] == 54 and shelf["smoke"]["base"] == "preset-tiny"
     (tmp_path / "mine.yaml").write_text("asks: how wide?\nbase: smoke\naxes:\n  seed: [0, 1, 2]\n")
     (tmp_path / "other.yaml").write_text("unknown: 1\n")
     status, out, err = call(capsys, "experiments", "list", tmp_path)

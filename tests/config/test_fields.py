@@ -65,7 +65,7 @@ def test_a_field_has_its_type_bounds_and_default(path, type_, bounds, default):
 
 
 def test_a_prefix_gives_the_fields_below_it_and_no_others():
-    assert [one.path for one in field_docs("latents")] == ["latents.statistics", "latents.scale"]
+    assert [one.path for one in field_docs("latents")] == ["latents.statistics", "latents.scale", "latents.standardise", "latents.align"]
     assert all(one.path.startswith("sampling.") for one in field_docs("sampling"))
 
 

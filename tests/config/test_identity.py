@@ -189,6 +189,73 @@ def test_dotted_settings_and_nested_ones_are_the_same():
     assert merge({}, override(["a.b=1", "a.c=2"])) == {"a": {"b": 1, "c": 2}}
 
 
+TRAINED = {"diffusion", "samples", "generation-scores", "overview"}
+
+
+def test_another_standardisation_shares_everything_but_the_diffusion_model():
+    for mode in ("scalar", "features", "none"):
+        assert changed(f"latents.standardise={mode}") == {"standardisation", *TRAINED}
+    assert changed("latents.standardise=channel") == set()
+
+
+def test_another_alignment_on_trained_weights_shares_stage_1_and_its_reconstructions():
+    latents = {"statistics", "pooled-latents", "probe-scores", "segmentation-scores"}
+    assert changed("latents.align=none") == {"realignment", *latents, *TRAINED}
+    nodes = nodes_of(config("latents.align=none", "latents.standardise=scalar"))
+    stages = [node.stage for node in nodes]
+    assert {"autoencoder", "realignment", "statistics", "standardisation"} <= set(stages) and len(set(n.key for n in nodes)) == len(nodes)
+    keys = {node.stage: node.key for node in nodes}
+    inputs = {node.stage: node.inputs for node in nodes}
+    assert inputs["reconstructions"]["autoencoder"] == inputs["realignment"]["autoencoder"] == keys["autoencoder"]
+    assert inputs["samples"]["autoencoder"] == inputs["pooled-latents"]["autoencoder"] == keys["realignment"]
+    assert inputs["samples"]["statistics"] == inputs["diffusion"]["statistics"] == keys["standardisation"]
+    assert inputs["pooled-latents"]["statistics"] == keys["statistics"]
+
+
+def test_alignments_that_are_the_same_work_have_the_same_keys():
+    assert changed("latents.align=frozen") == changed("autoencoder.align_strength=1") == set()
+    assert keys("autoencoder.align_strength=0") == keys("autoencoder.align=none") == keys("autoencoder.align=none", "latents.align=none")
+    assert keys("autoencoder.align=none", "autoencoder.align_strength=0.5") == keys("autoencoder.align=none")
+    assert keys("autoencoder.residual.channels=0", "latents.align=none") == keys("autoencoder.residual.channels=0")
+    assert "autoencoder" in changed("autoencoder.align_strength=0.5")
+    assert "realignment" in changed("autoencoder.align_strength=0.5", "latents.align=frozen")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["encoder.card=sd-vae", "latents.align=none"],
+            "latents.align none replaces .* but 'sd-vae-tiny' is a codec",
+        ),
+        (["latents.align=batch"], "latents.align batch cannot be undone for the decoder.*use none, frozen, channel or whiten"),
+        (["latents.align=token"], "latents.align token cannot be undone for the decoder"),
+        (
+            ["latents.standardise=scalar", "latents.scale=0.18215"],
+            "standardise scalar excludes scale, which keeps",
+        ),
+        (["latents.standardise=none", "latents.statistics=a.pt"], "standardise none excludes statistics"),
+        (["latents.align=none", "latents.statistics=a.pt"], "align none excludes statistics"),
+        (
+            ["diffusion.release={kind: svg-dit, file: a.pt}", "latents.standardise=scalar"],
+            "scalar does not fit diffusion.release",
+        ),
+        (["diffusion.release={kind: svg-dit, file: a.pt}", "latents.align=none"], "latents.align none does not fit diffusion.release"),
+        (["autoencoder.align=token", "autoencoder.residual.channels=1"], "set autoencoder.residual.channels to 2 or more"),
+        (["autoencoder.align_strength=1.5"], "autoencoder.align_strength must be"),
+    ],
+)
+def test_alignments_and_standardisations_that_cannot_be_meant_are_refused(words, sentence):
+    with pytest.raises(BadConfig, match=sentence):
+        build(override(words), preset="tiny")
+
+
+def test_a_later_field_leaves_other_fields_their_names_and_shows_its_default_where_the_preset_has_another():
+    assert short_name("autoencoder.align") == "align" and short_name("latents.align") == "latents-align"
+    assert run_name(config("latents.standardise=scalar")) == "dinov3-tiny.standardise-scalar"
+    assert run_name(build(override(["autoencoder.loss.adaptive_limit=null"]), preset="paper")).endswith(".paper.adaptive-limit-None")
+
+
 GOLDEN = {
     "images []": "5e02a7bb4658",
     "references []": "75fa33e73e7c",

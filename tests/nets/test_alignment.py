@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from svgbench.errors import UnknownName
+from svgbench.errors import BadData, UnknownName
 from svgbench.nets.alignment import Alignment
+from svgbench.nets.latents import LatentMoments, standardised_by
 
 MODES = ("none", "batch", "frozen", "channel", "whiten")
 torch.manual_seed(0)
@@ -11,12 +12,12 @@ RESIDUAL = torch.einsum("dc,bchw->bdhw", MIX, torch.randn(16, 3, 4, 4)) + torch.
 FEATURES = torch.randn(16, 10, 4, 4) * torch.rand(10)[:, None, None] * 5 + torch.randn(10)[:, None, None]
 
 
-def alignment(mode):
-    return Alignment(mode, feature_channels=10, residual_channels=3)
+def alignment(mode, strength=1.0):
+    return Alignment(mode, feature_channels=10, residual_channels=3, strength=strength)
 
 
-def frozen(mode, residual=RESIDUAL, features=FEATURES):
-    net = alignment(mode)
+def frozen(mode, residual=RESIDUAL, features=FEATURES, strength=1.0):
+    net = alignment(mode, strength)
     net.freeze(net.statistics_of(residual, features))
     return net
 
@@ -99,3 +100,63 @@ def test_moments_survive_saving():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(UnknownName, match=r"no alignment named 'match'.*frozen"):
         alignment("match")
+
+
+def test_token_gives_each_token_the_mean_and_deviation_of_its_features_over_channels():
+    aligned = alignment("token")(RESIDUAL, FEATURES)
+    for at in ((0, slice(None), 0, 0), (7, slice(None), 3, 1)):
+        r, f = RESIDUAL[at].double(), FEATURES[at].double()
+        expected = (r - r.mean()) / (r.std() + 1e-6) * f.std() + f.mean()
+        torch.testing.assert_close(aligned[at].double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alignment("token")(RESIDUAL[5:6], FEATURES[5:6]), aligned[5:6], rtol=0, atol=0)
+
+
+def test_token_hears_nothing_of_a_token_s_own_mean_and_scale():
+    residual = RESIDUAL.clone().requires_grad_()
+    (alignment("token")(residual, FEATURES) * torch.randn(16, 3, 4, 4)).sum().backward()
+    scale = residual.grad.abs().max()
+    assert residual.grad.sum(1).abs().max() < 1e-5 * scale
+    assert (residual.grad * (residual - residual.mean(1, keepdim=True))).sum(1).abs().max() < 1e-4 * scale
+
+
+@pytest.mark.parametrize("mode", ["batch", "frozen", "channel", "whiten", "token"])
+def test_strength_is_the_way_from_the_residual_to_its_aligned_value_and_exact_at_both_ends(mode):
+    whole = frozen(mode)(RESIDUAL, FEATURES)
+    assert torch.equal(frozen(mode, strength=1.0)(RESIDUAL, FEATURES), whole)
+    assert torch.equal(frozen(mode, strength=0.0)(RESIDUAL, FEATURES), RESIDUAL)
+    half = frozen(mode, strength=0.25)(RESIDUAL, FEATURES)
+    torch.testing.assert_close(half, RESIDUAL + 0.25 * (whole - RESIDUAL), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["none", "frozen", "channel", "whiten"])
+def test_a_fixed_alignment_is_undone(mode):
+    net = frozen(mode)
+    torch.testing.assert_close(net.undo(net(RESIDUAL)), RESIDUAL, rtol=1e-4, atol=1e-4)
+
+
+def test_an_alignment_without_an_inverse_is_refused():
+    dead = torch.cat([RESIDUAL[:, :2], torch.full((16, 1, 4, 4), 2.0)], dim=1)
+    for mode in ("channel", "whiten"):
+        with pytest.raises(BadData, match=f"the alignment '{mode}' of these residuals cannot be undone.*use another mode"):
+            frozen(mode, residual=dead).undo(dead)
+    for mode in ("batch", "token"):
+        with pytest.raises(ValueError, match="no fixed map"):
+            frozen(mode).undo(RESIDUAL)
+
+
+def seen_by_sit(mode, standardise):
+    """The residual's channels after the standardisation: what the diffusion model sees."""
+    raw = torch.cat([FEATURES, frozen(mode)(RESIDUAL, FEATURES)], dim=1)
+    moments = LatentMoments(13)
+    moments.add(raw)
+    return standardised_by(standardise, moments.finish(), 10).standardise(raw)[:, 10:]
+
+
+def test_standardised_by_channel_every_alignment_that_scales_channels_is_one_function_of_the_image():
+    wanted = seen_by_sit("none", "channel")
+    for mode in ("batch", "frozen", "channel"):
+        torch.testing.assert_close(seen_by_sit(mode, "channel"), wanted, rtol=0, atol=1e-5)
+    for mode in ("whiten", "token"):
+        assert (seen_by_sit(mode, "channel") - wanted).abs().max() > 0.5
+    for standardise in ("scalar", "features", "none"):
+        assert (seen_by_sit("frozen", standardise) - seen_by_sit("none", standardise)).abs().max() > 0.5

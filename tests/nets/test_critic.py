@@ -120,3 +120,33 @@ def test_perceptual_gradients_stay_finite_where_all_activations_are_zero():
     a = torch.zeros(1, 4, 2, 2, requires_grad=True)
     perceptual_distance([a], [torch.randn(1, 4, 2, 2)]).sum().backward()
     assert torch.isfinite(a.grad).all()
+
+
+def test_the_release_s_clamp_of_a_summed_loss_binds_where_its_share_does_here(parts):
+    """github:shiml20/SVG@fd69855, contperceptual_decoder.py: the loss is a sum over an image's numbers, its adaptive weight at most 1e4. On
+    a mean the same clamp is 1e4 / numbers, and the gradient is the release's over their count."""
+    numbers, clamp = 3 * 32 * 32, 200.0
+    y = parts.decoder(LATENTS)
+    wanted, seen = (parts.judge.activations(x) for x in (IMAGES, y * 0.5 + 0.5))
+    mean = (y - (IMAGES * 2 - 1)).abs().mean() + 0.7 * perceptual_distance(wanted, seen, parts.judge.weights).mean()
+    summed, adversarial = mean * numbers, -parts.discriminator(y).mean()
+    last = parts.decoder.conv_out.weight
+    norms = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (summed, adversarial)]
+    free = norms[0] / (norms[1] + 1e-4)
+    (released,) = torch.autograd.grad(summed + 0.5 * free.clamp(0.0, clamp) * adversarial, last, retain_graph=True)
+    found = parts.objective.gradients(y, IMAGES, size=6, gan=True)
+    at_last = last_layer_gradients(parts.decoder, parts.decoder.before_last(LATENTS), found)
+    weight = adaptive_weight(at_last, clamp / numbers)
+    assert free > clamp and adaptive_weight(at_last).item() > weight.item() and weight.item() == pytest.approx(clamp / numbers)
+    (ours,) = torch.autograd.grad(y, last, found.reconstruction + 0.5 * weight * found.adversarial)
+    torch.testing.assert_close(ours * numbers, released, rtol=1e-3, atol=1e-5 * released.abs().max().item())
+
+
+def test_the_preset_paper_has_the_release_s_clamp_and_start():
+    from svgbench.config.build import build
+
+    loss = build({}, preset="paper").autoencoder.loss
+    assert loss.adaptive_limit == pytest.approx(1e4 / (3 * 256 * 256), rel=1e-8)
+    first = next(batch for batch in range(5001) if 2 * batch + 1 >= 5001)  # both optimisers count: the discriminator's turn is step 2 b + 1
+    assert loss.adversarial_start_images == 1_280_000 == first * 512
+    assert all(build({}, preset=other).autoencoder.loss.adaptive_limit is None for other in ("tiny", "small"))

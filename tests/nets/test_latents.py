@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from svgbench.errors import BadData
-from svgbench.nets.latents import LatentMoments, LatentStats, noised
+from svgbench.nets.latents import LatentMoments, LatentStats, noised, standardised_by
 
 RAW = torch.randn(50, 4, 3, 3) * torch.tensor([1.0, 2.0, 0.5, 10.0])[:, None, None] + torch.tensor([0.0, 5.0, -3.0, 1e3])[:, None, None]
 
@@ -72,3 +72,33 @@ def test_noise_on_latents_is_as_strong_as_a_half_normal_draw_of_each_image():
     sigma = noised(raw, torch.arange(4000), seed=0, tau=0.8).square().mean((1, 2, 3))
     assert sigma.mean().item() == pytest.approx(0.64, rel=0.06)
     assert sigma.sqrt().mean().item() == pytest.approx(0.8 * (2 / 3.14159) ** 0.5, rel=0.04)
+
+
+def test_every_standardisation_is_the_moments_it_names():
+    raw, stats = RAW.double(), moments_of(RAW).finish()
+    channels = raw.transpose(0, 1).flatten(1)
+    expected = {
+        "channel": (channels.mean(1), channels.std(1, correction=0)),
+        "scalar": (raw.mean().expand(4), raw.std(correction=0).expand(4)),
+        "features": (channels[:3].mean().expand(4), channels[:3].std(1, correction=0).mean().expand(4)),
+        "none": (torch.zeros(4).double(), torch.ones(4).double()),
+    }
+    for mode, (mean, std) in expected.items():
+        found = standardised_by(mode, stats, 3)
+        torch.testing.assert_close(found.mean, mean, rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(found.std, std, rtol=1e-7, atol=0)
+    assert torch.equal(standardised_by("none", stats, 3).standardise(RAW), RAW)
+
+
+def test_aligned_residuals_have_mean_0_and_deviation_1_on_the_features_scale():
+    """The alignment brings the residual's moments to those by which ``features`` standardises."""
+    from svgbench.nets.alignment import Alignment
+
+    features, residual = torch.randn(200, 3, 4, 4) * 5 + 2, torch.randn(200, 2, 4, 4) * 0.1
+    net = Alignment("frozen", feature_channels=3, residual_channels=2)
+    net.freeze(net.statistics_of(residual, features))
+    raw = torch.cat([features, net(residual)], dim=1)
+    moments = LatentMoments(5)
+    moments.add(raw)
+    seen = standardised_by("features", moments.finish(), 3).standardise(raw)[:, 3:].transpose(0, 1).flatten(1)
+    assert seen.mean().item() == pytest.approx(0, abs=1e-4) and seen.std(1).mean().item() == pytest.approx(1, rel=1e-3)

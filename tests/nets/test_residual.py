@@ -76,3 +76,26 @@ def test_another_grid_gets_positions_resampled_and_the_trained_one_its_own():
     rows = found[0, 1:, 0].view(8, 4)
     assert (rows[1:] > rows[:-1]).all() and torch.allclose(rows, rows[:, :1].expand(8, 4), atol=1e-5)
     torch.testing.assert_close(rows[2:6:2, 0].diff() / 2, torch.tensor([0.5]), rtol=0.1, atol=0)
+
+
+def test_dropout_of_attention_weights_is_torch_s_formula_with_masks_by_position():
+    from svgbench.nets import draws
+    from svgbench.nets.residual import PlainBlock, _Keys
+
+    torch.manual_seed(0)
+    block, x = PlainBlock(32, 4, 48), torch.randn(6, 5, 32)
+    found = block(x, _Keys(1, POSITIONS, 0.0, 0.3), 2)
+    q, k, v = block.qkv(block.norm_1(x)).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+    weights = torch.einsum("bhnd,bhmd->bhnm", q, k).div(8**0.5).softmax(-1)
+    keep = draws.chance(draws.stream(1, "residual/2/weights"), POSITIONS, (4, 5, 5), 0.7)
+    assert keep.float().mean().item() == pytest.approx(0.7, abs=0.06)
+    y = x + block.out((weights * keep / 0.7 @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(found, y + block.down(torch.nn.functional.gelu(block.up(block.norm_2(y)))), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(block(x, _Keys(1, POSITIONS, 0.0, 0.0), 2), block(x), rtol=0, atol=0)
+
+
+def test_attention_dropout_acts_in_training_alone_and_not_by_micro_batch():
+    net = ResidualEncoder(**SMALL, dropout=0.0, drop=0.0, attention_dropout=0.3)
+    whole = net(IMAGES, POSITIONS, 1)
+    assert not torch.allclose(whole, net(IMAGES)) and torch.equal(net(IMAGES), net.eval()(IMAGES))
+    torch.testing.assert_close(torch.cat([net(IMAGES[s], POSITIONS[s], 1) for s in (slice(0, 1), slice(1, 6))]), whole)

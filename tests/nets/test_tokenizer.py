@@ -26,16 +26,18 @@ class Frozen(nn.Module):
         return images.clamp(0, 1) if clamp else images
 
 
-def tokenizer(mode="frozen", channels=3):
+def tokenizer(mode="frozen", channels=3, replacement=None):
     torch.manual_seed(0)
     residual = alignment = None
     if channels:
         residual = ResidualEncoder(channels=channels, layers=1, width=16, heads=2, mlp=16, dropout=0.1, drop=0.1, patch=8, resolution=32)
         alignment = Alignment(mode, feature_channels=5, residual_channels=channels)
     decoder = LdmDecoder(base=8, multipliers=(1, 1, 2, 2), blocks=1, attention=(4,), z_channels=5 + channels, resolution=32)
-    net = Tokenizer(Frozen(), residual, alignment, decoder)
-    if channels:
-        alignment.freeze(alignment.statistics_of(net.residual(IMAGES), net.features(IMAGES)))
+    other = None if replacement is None else Alignment(replacement, feature_channels=5, residual_channels=channels)
+    net = Tokenizer(Frozen(), residual, alignment, decoder, other)
+    for each in (alignment, other) if channels else ():
+        if each is not None:
+            each.freeze(each.statistics_of(net.residual(IMAGES), net.features(IMAGES)))
     return net.eval().requires_grad_(False)
 
 
@@ -96,3 +98,13 @@ def test_a_codec_has_the_same_surface():
     assert torch.equal(raw, codec.features(IMAGES))
     assert codec.residual(IMAGES).shape == (9, 0, 4, 4)
     assert torch.equal(codec.decode(raw), codec.decode(raw, clamp=False).clamp(0, 1))
+
+
+@pytest.mark.parametrize(("trained", "replacement"), [("none", "whiten"), ("frozen", "none"), ("token", "channel")])
+def test_another_alignment_changes_latents_and_not_what_the_decoder_gets(trained, replacement):
+    plain, replaced, direct = tokenizer(trained), tokenizer(trained, replacement=replacement), tokenizer(replacement)
+    raw = replaced.encode(IMAGES)
+    assert torch.equal(raw, direct.encode(IMAGES)) and (raw - plain.encode(IMAGES)).abs().max() > 0.05
+    torch.testing.assert_close(replaced.decode(raw), plain.decode(plain.encode(IMAGES)), rtol=0, atol=2e-4)
+    assert torch.equal(replaced.decode(raw[3:4]), replaced.decode(raw)[3:4])
+    assert (direct.decode(raw) - plain.decode(plain.encode(IMAGES))).abs().max() > 1e-3  # it matters what the decoder gets

@@ -97,7 +97,7 @@ def test_the_moments_that_fix_the_alignment_are_those_of_the_training_images():
     made, encoder = task(part)
     tokenizer, images, runtime = made.modules["tokenizer"], Pictures(12, 32), Runtime(device="cpu", quiet=True)
     features = tokenizers.Cached(encoder.encode, images, runtime, label="features")
-    tokenizer.alignment.freeze(autoencoder._moments(tokenizer, features, images, runtime))
+    tokenizer.alignment.freeze(autoencoder.moments(tokenizer, features, images, runtime))
     aligned = tokenizer.encode(tokenizers.to_floats(images.batch(torch.arange(12)), runtime.torch_device))[:, 5:]
     wanted = features.gather(lambda x: x).transpose(0, 1).flatten(1)
     found = aligned.transpose(0, 1).flatten(1)
@@ -120,3 +120,24 @@ def test_stage_one_at_the_paper_s_size_costs_at_most_970_gflop_an_image(monkeypa
         batch = Batch(torch.arange(2), torch.arange(2), 2, images_seen=10**9)
         flops = count_flops(lambda: one.update(batch, lambda name: None)) / 2 + 16e9
     assert 900e9 < flops <= 970e9
+
+
+def test_the_limit_of_the_adaptive_weight_binds_in_the_update():
+    """Where it binds, the GAN's part of the decoder's gradient is proportional to the limit, also over micro-batches."""
+
+    def at_last(limit, micro=None):
+        loss = settings().loss.model_copy(update={"adaptive_limit": limit})
+        return gradients(settings(loss=loss), micro, 1000)[0]["tokenizer.decoder.conv_out.weight"]
+
+    without, tight, doubled, free = at_last(1e-9), at_last(0.01), at_last(0.02, micro=3), at_last(None)
+    assert 0 < (tight - without).norm() < 0.5 * (free - without).norm()
+    assert (doubled - without - 2 * (tight - without)).norm() < 0.02 * (doubled - without).norm()
+
+
+@pytest.mark.parametrize(("align", "strength"), [("token", 1.0), ("frozen", 0.5)])
+def test_micro_batches_make_the_same_gradients_with_tokenwise_and_partial_alignment(align, strength):
+    part = settings(align=align, align_strength=strength)
+    (whole, _), (pieces, _) = (gradients(part, micro, 0) for micro in (None, 3))
+    largest = max(gradient.abs().max().item() for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(pieces[name], gradient, rtol=2e-3, atol=1e-5 * largest)

@@ -259,3 +259,13 @@ def test_a_layout_names_its_table_of_the_paper(tmp_path):
     assert "layout of table 6 of arXiv 2510.15301" in table.notes and table.columns[1] == "blocks" and table.rows[0][1] == "5, 9"
     with pytest.raises(ValueError, match="are in two tables; split the layout"):
         layout({"metric": "rfid"}, {"metric": "encoder_params_m"})
+
+
+def test_a_field_that_a_later_version_added_is_a_fact_where_a_record_lacks_it(tmp_path):
+    from svgbench.tables.facts import FIELDS, Row, fact
+
+    write(tmp_path / "a", [gfid("a", 9.0)], config={"latents": {"scale": None}})
+    write(tmp_path / "b", [gfid("b", 9.0)], config={"latents": {"scale": None, "standardise": "scalar"}})
+    records = collect(tmp_path, ["a", "b"])
+    assert "latents.standardise" in FIELDS
+    assert [fact("latents.standardise", Row([record], record.scores)) for record in records] == ["channel", "scalar"]

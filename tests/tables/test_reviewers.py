@@ -46,11 +46,11 @@ def test_what_has_been_run_is_counted_and_printed_once_in_its_layout(tmp_path):
     done = svgbench("report", "reviewers", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     first = next(line for line in done.stdout.splitlines() if line.startswith("| Q1"))
-    assert first.split("|")[4].strip() == "2 of 18 runs"
+    assert first.split("|")[4].strip() == "2 of 54 runs"
     assert done.stdout.count("### Q1: Ablation: reconstruction, generation and perception of one tokenizer\n") == 1
     assert "the tables of 'alignment' stand under Q1" in done.stdout and "46.51" in done.stdout
     content = json.loads(svgbench("report", "reviewers", "--out", tmp_path, "--format", "json").stdout)
-    assert content[0]["run"] == "2 of 18 runs" and content[0]["command"].startswith("svgbench ablate alignment")
+    assert content[0]["run"] == "2 of 54 runs" and content[0]["command"].startswith("svgbench ablate alignment")
     page = tmp_path / "page.html"
     assert svgbench("report", "reviewers", "--out", tmp_path, "--to", page).returncode == 0 and "The reviewers" in page.read_text()
 

@@ -96,7 +96,7 @@ def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, A
     it builds on: weights and images need not be here."""
     facts, plain = graph.facts(config, kind), config.model_dump(mode="json")
     provided: dict[str, list[dict[str, Any]]] = {}
-    rows = []
+    rows = []  # a need that is replaced has the cells of what it replaces
     for stage in graph.STAGES:
         if not facts[stage.when]:
             continue
@@ -151,6 +151,11 @@ def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     critic = flops.discriminator(loss, resolution=sizes.side)[0].parameters if loss.adversarial else 0
     passing = CHECKPOINTS * 3 * FLOAT * (parameters + critic)  # weights and Adam's two averages
     return _at(training.precision, training.total_images * inside, fp32=frozen, kept=FLOAT * parameters, passing=passing)
+
+
+def _realignment(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
+    parameters = sizes.residual.parameters + sizes.decoder.parameters
+    return Estimate(fp32=min(sizes.counts.train, MOMENT_IMAGES) * sizes.encoding, kept=FLOAT * parameters)
 
 
 def _statistics(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -332,7 +337,9 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "continued-autoencoder": _continued_autoencoder,
     "continued-diffusion": _continued_diffusion,
     "shift-choice": _adopted,
+    "realignment": _realignment,
     "statistics": _statistics,
+    "standardisation": _adopted,
     "imported-statistics": _adopted,
     "diffusion": _diffusion,
     "imported-diffusion": _adopted,

@@ -1,0 +1,51 @@
+"""Puts another alignment in place of a finished autoencoder's own, without training it again: what the alignment does to SiT alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from svgbench.config.choices import MOMENT_IMAGES
+from svgbench.config.schema import Autoencoder
+from svgbench.images.store import open_images
+from svgbench.machine.files import write_atomic
+from svgbench.machine.runtime import Runtime
+from svgbench.stages.autoencoder import moments
+from svgbench.stages.tokenizers import Shape, build, open_frozen, open_tokenizer, to_floats
+
+
+def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The autoencoder with the alignment ``latents.align`` fixed by the training images: ``autoencoder.safetensors``, ``autoencoder.json``.
+
+    Latents are aligned by it; decoding undoes it and applies the trained alignment, so that the decoder gets what it was trained on. For
+    ``batch``, whose map is another one for each batch, that is ``frozen``: trained alike, with the training images' statistics.
+    BadData where the map cannot be undone.
+    """
+    images, device = open_images(inputs["images"]), runtime.torch_device
+    about = json.loads((inputs["autoencoder"] / "autoencoder.json").read_text())
+    settings, mode = Autoencoder.model_validate(about["settings"]), slice_["latents"]["align"]
+    if settings.align == "batch":
+        settings = settings.model_copy(update={"align": "frozen"})
+    trained = open_tokenizer(inputs["autoencoder"], runtime)
+    tokenizer = build(open_frozen(about["encoder"], device)[1], settings, Shape.of(about), device, replacement=mode)
+    tokenizer.load_state_dict(trained.state_dict(), strict=False)  # all but the replacement's map
+    tokenizer.eval().requires_grad_(False)
+
+    def features(indices: Tensor) -> Tensor:
+        return tokenizer.features(to_floats(images.train.batch(indices), device))
+
+    sums = moments(tokenizer, features, images.train, runtime)
+    if not trained.alignment.freezes:
+        tokenizer.alignment.freeze(sums)
+    tokenizer.replacement.freeze(sums)
+    if tokenizer.replacement.freezes:
+        tokenizer.replacement.inverse()  # refuses a map without one
+    if runtime.is_main:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
+        about |= {"settings": settings.model_dump(mode="json"), "replacement": mode}
+        write_atomic(out / "autoencoder.json", (json.dumps(about, indent=1, sort_keys=True) + "\n").encode())
+    return {"images_seen": min(len(images.train), MOMENT_IMAGES)}
