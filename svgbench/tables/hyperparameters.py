@@ -63,8 +63,9 @@ def hyperparameters(title: str, configs: Mapping[str, RunConfig], shelf: Path | 
 
 
 def _value(sizes: Sizes, path: str) -> Any:
-    """A field's value; None of a field that a codec or an objective leaves unused."""
+    """A field's value; None of a field that a codec, an objective or a release's scale leaves unused."""
     unused = (sizes.card.kind == "codec" and path.startswith(OF_FEATURES)) or (path in OF_FLOW and not _continuous(sizes.config.diffusion))
+    unused |= path == "latents.standardise" and (sizes.config.latents.scale is not None or sizes.config.latents.statistics is not None)
     return None if unused else value(sizes.config, path)
 
 

@@ -31,6 +31,9 @@ def test_the_sizes_of_the_paper_s_models_follow_from_their_configurations():
     svg = found["size=XL, dinov3"]
     assert (svg["latent"], svg["updates"], svg["diffusion.training.optimiser.betas"]) == ("16x16x392", "400,000", [0.9, 0.999])
     assert found["size=XL, sd-vae"]["latent"] == "32x32x4" and found["size=XL, sd-vae"]["autoencoder.training.batch"] is None
+    assert svg["latents.standardise"] == "channel"
+    words = ("experiments", "settings", "svg", "--set", "latents.scale=0.5", "--format", "json")
+    assert json.loads(svgbench(*words).stdout)[0]["latents.standardise"] is None  # a factor takes its place
 
 
 def test_cells_that_differ_in_their_seed_are_one_column_and_ddpm_has_no_shift():

@@ -36,7 +36,7 @@ def test_nothing_run_is_said_of_every_question(tmp_path):
     states = [row[4].strip() for row in rows]
     assert done.returncode == 0 and len(rows) == len(questions())
     assert all("not run" in state or state.startswith("cannot be answered: ") for state in states)
-    assert states[3] == "cannot be answered: svgbench keeps every encoder frozen; no experiment trains one"
+    assert states[4] == "cannot be answered: svgbench keeps every encoder frozen; no experiment trains one"
 
 
 def test_what_has_been_run_is_counted_and_printed_once_in_its_layout(tmp_path):
