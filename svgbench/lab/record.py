@@ -161,10 +161,11 @@ def images_trained(stages: list[dict[str, Any]]) -> tuple[int | None, int]:
 
 def _row(run: Run, card: cards.EncoderCard, node: Node, manifest: Manifest, score: Score) -> dict[str, Any]:
     """One score as ``report --format json`` prints it."""
-    autoencoder = run.config.autoencoder
+    autoencoder, replacement = run.config.autoencoder, run.config.latents.align
     codec = card.kind == "codec"
+    align = f"{autoencoder.align}, then {replacement}" if replacement else autoencoder.align
     return {
-        "run": run.name, "encoder": card.name, "family": card.family, "align": None if codec else autoencoder.align,
+        "run": run.name, "encoder": card.name, "family": card.family, "align": None if codec else align,
         "residual_channels": 0 if codec else autoencoder.residual.channels, "preset": run.config.preset, "seed": run.config.seed,
         "metric": score.metric, "value": score.value, "low": score.low, "high": score.high, "count": score.count,
         "steps": node.cell.get("sampling.steps"), "guidance": node.cell.get("sampling.guidance"),

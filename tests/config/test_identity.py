@@ -212,6 +212,16 @@ def test_another_alignment_on_trained_weights_shares_stage_1_and_its_reconstruct
     assert inputs["pooled-latents"]["statistics"] == keys["statistics"]
 
 
+def test_a_continued_autoencoder_starts_from_the_trained_one_whatever_alignment_replaced_its_own():
+    words = ("data.resolution=64", "continued=[{resolution: 32, autoencoder: {images: 64}, diffusion: {images: 64}}]", "latents.align=none")
+    nodes = {node.key: node for node in nodes_of(config(*words))}
+    (stage_1,) = (node for node in nodes.values() if node.stage == "continued-autoencoder")
+    (stage_2,) = (node for node in nodes.values() if node.stage == "continued-diffusion")
+    assert nodes[stage_1.inputs["start"]].stage == "autoencoder" and nodes[stage_2.inputs["start"]].stage == "diffusion"
+    assert nodes[stage_2.inputs["autoencoder"]].stage == "realignment"
+    assert nodes[stage_2.inputs["autoencoder"]].inputs["autoencoder"] == stage_1.key
+
+
 def test_alignments_that_are_the_same_work_have_the_same_keys():
     assert changed("latents.align=frozen") == changed("autoencoder.align_strength=1") == set()
     assert keys("autoencoder.align_strength=0") == keys("autoencoder.align=none") == keys("autoencoder.align=none", "latents.align=none")

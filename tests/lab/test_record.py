@@ -217,3 +217,21 @@ def test_records_written_by_many_at_once_are_whole_at_every_moment(copy, monkeyp
             children.remove(ended)
             assert os.waitstatus_to_exitcode(status) == 0
     assert seen <= {"none", "of 0", "of 1", "of 2"} and len(seen) > 1
+
+
+def test_a_replaced_alignment_is_in_every_row_and_later_stages_take_what_replaced_an_artifact(tmp_path):
+    from svgbench.api.runs import LoadedRun
+    from svgbench.lab.diagnosis import recorded
+
+    text = "base: smoke\nset: {latents.align: none, latents.standardise: scalar, sampling.steps: [2], sampling.guidance: [1.0]}\n"
+    plan, out = planned(tmp_path, text), tmp_path / "runs"
+    finish(plan, out)
+    (run,) = plan.runs
+    record(plan, run, out, Outcome())
+    (found,) = collect(out)
+    assert {row["align"] for row in found.scores} == {"frozen, then none"}
+    stages = found.about["stages"]
+    assert [recorded(stages)[name].stage for name in ("autoencoder", "statistics")] == ["realignment", "standardisation"]
+    assert recorded(stages, ("autoencoder",))["autoencoder"].stage == "autoencoder"
+    loaded = LoadedRun(out, run.name)
+    assert [loaded._keys[name][0] for name in ("autoencoder", "statistics")] == ["realignment", "standardisation"]
