@@ -166,7 +166,7 @@ def generate(
     schedule_time = OBJECTIVES[objective_of(model)].schedule_time
     field = guided(model, labels, sampling, null=model.classes, weak=weak, schedule_time=schedule_time)
     solver = SOLVERS[sampling.sampler]
-    grid = solver.grid(sampling.steps, sampling.shift)
+    grid: Any = solver.grid(sampling.steps, sampling.shift)
     grid = grid.to(noise.device) if isinstance(grid, ddpm.Chain) else grid
     if sampling.zero_init:  # velocity zero leaves the noise as it is: only time passes
         return solver.solve(lambda x, t, step: field(x, t, step + sampling.zero_init), noise, grid[sampling.zero_init :])

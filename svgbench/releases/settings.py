@@ -10,15 +10,19 @@ from svgbench.config.build import dimension_shift
 
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
-    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3}, "latents": {"scale": 0.18215}},
-    "repa": {"sampling": {"shift": 1.0}, "latents": {"scale": 0.18215}},
-    "dit": {"diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3}, "latents": {"scale": 0.18215}},
-    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3}},
-    "ddt": {"sampling": {"dimension_shift": True}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
+    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3, "zero_init": 0}, "latents": {"scale": 0.18215}},
+    "repa": {"sampling": {"shift": 1.0, "zero_init": 0}, "latents": {"scale": 0.18215}},
+    "dit": {
+        "diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3, "zero_init": 0},
+        "latents": {"scale": 0.18215},
+    },
+    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3, "zero_init": 0}},
+    "ddt": {"sampling": {"dimension_shift": True, "zero_init": 0}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
     "svg-autoencoder": {"autoencoder": {"align": "batch"}},
     "rae-decoder": {"autoencoder": {"residual": {"channels": 0}}},
-}
-"""Kind of release -> fields of a configuration."""
+}  # fmt: skip
+"""Kind of release -> fields of a configuration. The preset ``paper`` skips the first step, as the SVG paper's tables
+and no other release."""
 
 
 def sampling_of(kind: str, channels: int, grid: int) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from svgbench.errors import BadConfig
 from svgbench.nets.guidance import optimised_scale
 from svgbench.nets.sampler import sample
 
-NOISE, LABELS = torch.randn(3, 2, 4, 4, dtype=torch.float64), torch.tensor([0, 1, 0])
+NOISE, LABELS = torch.randn(3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0])
+ROUNDING = {"rtol": 1e-5, "atol": 1e-5}
+"""Times reach a network in float32."""
 
 
 class Field:
@@ -52,7 +54,7 @@ def released(noise, labels, *, steps, scale, mode, shift, solver):
 def test_late_guides_as_the_release_at_odd_and_even_counts(steps, solver):
     expected = released(NOISE, LABELS, steps=steps, scale=3.0, mode="late", shift=0.4, solver=solver)
     got = sample(Field(), NOISE, LABELS, steps=steps, sampler=solver, shift=0.4, guidance=3.0, schedule="late")
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(got, expected, **ROUNDING)
 
 
 @pytest.mark.parametrize(("steps", "first"), [(2, 1), (5, 2), (6, 3), (25, 12), (50, 25)])
@@ -66,7 +68,7 @@ def test_late_begins_at_the_step_after_half_of_them(steps, first):
 def test_zero_init_is_the_releases_cfg_star_with_ratio_zero(steps, skipped, solver):
     expected = released(NOISE, LABELS, steps=steps, scale=1.5, mode=f"cfg_star-{skipped}-0", shift=0.15, solver=solver)
     got = sample(Field(), NOISE, LABELS, steps=steps, sampler=solver, shift=0.15, guidance=1.5, zero_init=skipped)
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(got, expected, **ROUNDING)
 
 
 @pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
