@@ -83,7 +83,7 @@ def test_what_was_trained_with_batch_statistics_is_decoded_with_those_of_the_tra
 
 
 def test_an_autoencoder_without_a_residual_has_no_alignment_to_replace(tmp_path):
-    """A released one whose configuration did not say so; one that is trained here is refused when it is planned."""
+    """A released one, whose configuration does not say so."""
     run = SmallRun(tmp_path, "autoencoder.residual.channels=0")
     run.make("images")
     run.autoencoder()
