@@ -11,6 +11,7 @@ from torch import Tensor
 
 from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.config.schema import Autoencoder
+from svgbench.errors import BadConfig
 from svgbench.images.store import open_images
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
@@ -31,6 +32,10 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
     if settings.align == "batch":
         settings = settings.model_copy(update={"align": "frozen"})
     trained = open_tokenizer(inputs["autoencoder"], runtime)
+    if trained.residual_encoder is None:
+        raise BadConfig(
+            f"latents.align {mode}: the autoencoder has no residual whose alignment could be replaced; leave latents.align out."
+        )
     tokenizer = build(open_frozen(about["encoder"], device)[1], settings, Shape.of(about), device, replacement=mode)
     tokenizer.load_state_dict(trained.state_dict(), strict=False)  # all but the replacement's map
     tokenizer.eval().requires_grad_(False)
