@@ -93,19 +93,22 @@ class LoadedRun:
         sampler: str | None = None,
         shift: float | None = None,
         schedule: str | None = None,
+        zero_init: int | None = None,
         seed: int = 0,
     ) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] of class labels [B], as ``svgbench sample`` draws them.
 
-        ``sampler``, ``shift``, ``schedule``: the run's own when None. Image i depends on its label, its place i and the seed alone.
-        BadInput for a label that does not exist, BadConfig for settings out of range.
+        ``sampler``, ``shift``, ``schedule``, ``zero_init``: the run's own when None. Image i depends on its label, its place i and the
+        seed alone. BadInput for a label that does not exist, BadConfig for settings out of range.
         """
         import torch
 
         from svgbench.config.sampling import TUNED, SamplingProtocol
         from svgbench.stages.tuning import chosen
 
-        asked: dict[str, Any] = {"steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule}
+        asked: dict[str, Any] = {
+            "steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule, "zero_init": zero_init,
+        }  # fmt: skip
         settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
         place = self._place("shift-choice") if settings["shift"] == TUNED else None
         sampling = SamplingProtocol.of(settings, chosen(place))

@@ -69,6 +69,10 @@ def sample(
     shift: Annotated[
         float | None, typer.Option("--shift", metavar="X", min=LEAST_SHIFT, help="Shift of the sampling times. Default: the run's.")
     ] = None,
+    zero_init: Annotated[
+        int | None,
+        typer.Option("--zero-init", metavar="N", min=0, help="The first N steps take velocity zero. Default: the run's."),
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of the noise. Default: 0.")] = None,
     trained: Annotated[
         float | None,
@@ -80,7 +84,9 @@ def sample(
     """Draw samples of a finished run as one PNG, in the order of the labels, or export the samples that were scored (.npz)."""
     regular(to, instead="give the path of a .png or .npz file")
     if to.suffix.lower() == ".npz":
-        given = {"--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift}
+        given = {
+            "--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift, "--zero-init": zero_init,
+        }  # fmt: skip
         if unused := [option for option, value in given.items() if value is not None]:
             raise BadInput(f"an .npz holds the samples that the run was scored by; leave out {', '.join(unused)}, or draw to a .png.")
         _export(out, run, to, StoredSamples(steps, guidance, 1.0 if trained is None else trained))
@@ -107,7 +113,7 @@ def sample(
     from svgbench.stages.pictures import sample_sheet
 
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
-    options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift}
+    options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift, "zero_init": zero_init}
     settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
     sampling = {name: settings[name] for name in SamplingProtocol.model_fields if name in settings}
     slice_ = {"sampling": sampling, "seed": seed or 0}

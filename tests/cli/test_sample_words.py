@@ -43,7 +43,9 @@ def test_absent_samples_are_answered_by_those_that_are_there(out, tmp_path, caps
     assert "it has: --steps 5 --guidance 1, --steps 5 --guidance 1 --trained 0.125, --steps 5 --guidance 1 --trained 0.5." in err
 
 
-@pytest.mark.parametrize("option", [("--labels", "1"), ("--seed", "0"), ("--sampler", "heun"), ("--schedule", "late"), ("--shift", "0.3")])
+@pytest.mark.parametrize(
+    "option", [("--labels", "1"), ("--seed", "0"), ("--sampler", "heun"), ("--schedule", "late"), ("--shift", "0.3"), ("--zero-init", "1")]
+)
 def test_what_an_export_cannot_heed_is_refused(out, tmp_path, capsys, option):
     status, err = call(capsys, "--to", str(tmp_path / "s.npz"), "--steps", "5", "--out", str(out), *option)
     assert status == 2 and f"leave out {option[0]}" in err and len(err.strip().splitlines()) == 1

@@ -27,7 +27,7 @@ run: t
 set:
   data: {train_images: 32, val_images: 24}
   scores: {segmentation.enabled: false, probe.epochs: 1, resamples: 2}
-  sampling: {count: 24, steps: [3], guidance: [1.0], shift: tuned, tuning: {count: 24}}
+  sampling: {count: 24, steps: [3], guidance: [1.0], shift: tuned, tuning: {count: 24}, zero_init: 1}
   encoder.card: sd-vae
 axes:
   seed: [0, 1]
@@ -200,7 +200,7 @@ def test_a_run_draws_at_the_chosen_shift_and_prints_it(ran):
     lowest = min(made["candidates"], key=lambda row: row["gfid"])["shift"]
     assert made["shift"] == lowest and f"sampling shift tuned to {lowest:g}: gFID" in done.stderr
     protocols = {row["protocol"] for record_ in collect(folder / "runs") for row in record_.scores if row["metric"] == "gfid"}
-    assert len(protocols) == 1 and f"euler-shift{lowest:g}-tuned-of-0.15,0.4-by-24x2steps-seed9001-3steps" in protocols.pop()
+    assert len(protocols) == 1 and f"euler-shift{lowest:g}-tuned-of-0.15,0.4-by-24x2steps-seed9001-zero1-3steps" in protocols.pop()
     assert f"sampling shift tuned (of-0.15,0.4-by-24x2steps-seed9001): t {lowest:g}" in done.stdout
     assert done.stdout.count("diffusion (to tune the shift)") == 1
 
@@ -214,6 +214,9 @@ def test_the_same_command_again_runs_nothing_and_sample_draws_at_the_chosen_shif
         done = svgbench("sample", "t.seed-0", "--to", tmp_path / f"{name}.png", "--steps", "3", "--out", folder / "runs", *words)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "tuned.png").read_bytes() == (tmp_path / "given.png").read_bytes()
+    one_step = ("sample", "t.seed-0", "--to", tmp_path / "one.png", "--steps", "1", "--out", folder / "runs")
+    refused, done = svgbench(*one_step), svgbench(*one_step, "--zero-init", "0")
+    assert (refused.returncode, done.returncode) == (2, 0) and "zero_init 1 must be from 0 to below the 1 step" in refused.stderr
     svgbench("gc", "--out", folder / "runs", "--yes")
     assert {path.name for path in (folder / "runs" / "store").iterdir()} >= {"shift-choice", "diffusion", "generation-scores"}
     assert len(list((folder / "runs" / "store" / "diffusion").glob("*/manifest.json"))) == 2
