@@ -124,10 +124,11 @@ def _score(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
 
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
-    """Whether two scores may be compared, and the fields in which their protocols differ: only the way of sampling may differ."""
+    """Whether two scores may be compared, and the fields in which their protocols differ: only the way of sampling, how labels are drawn
+    included, may differ."""
     mine, theirs = fields_of(one), fields_of(other)
     differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
-    barred = [name for name in differing if not name.startswith("sampling.")]
+    barred = [name for name in differing if not name.startswith("sampling.") and name != "balance"]
     told = barred or differing
     return not barred, ", ".join(f"{name.removeprefix('sampling.')} ({mine.get(name)}, {theirs.get(name)})" for name in told)
 

@@ -96,13 +96,14 @@ def test_a_contrast_added_after_the_runs_is_told_apart_and_does_not_weaken_the_o
 def test_only_the_way_of_sampling_may_differ_between_the_cells_and_it_is_said(tmp_path):
     for seed in range(2):
         write(tmp_path / f"a.seed-{seed}", [gfid("a", 1.0 + seed, seed=seed, steps=25)])
-        write(tmp_path / f"b.seed-{seed}", [gfid("b", 2.0, seed=seed, steps=250, shift=1.0)])
+        drawn = gfid("b", 2.0, seed=seed, steps=250, shift=1.0)  # labels at random, as SiT's own code: recipes at the preset paper
+        write(tmp_path / f"b.seed-{seed}", [{**drawn, "protocol_fields": {**drawn["protocol_fields"], "balance": "random"}}])
         other = sampled().model_copy(update={"count": 7})
         write(tmp_path / f"c.seed-{seed}", [score("c", "gfid", 2.0, seed, other)])
     found = collect(tmp_path)
     where = {record.name: record.name for record in found}
     table = contrast_table([contrast(), contrast("d", between=("a", "c"))], found, where, {})
-    assert any("differ by design in steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
+    assert any("differ by design in balance (None, random), steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
     assert table.rows[1][2].startswith("-") and any("not comparable, the protocols differ in count (10, 7)" in n for n in table.notes)
 
 
