@@ -13,6 +13,7 @@ from svgbench.config.parse import override
 from svgbench.config.sampling import SamplingProtocol, Tuning
 from svgbench.errors import BadConfig, BadInput, SvgbenchError
 from svgbench.lab.configs import configs_of
+from svgbench.lab.contrasts import _scored
 from svgbench.lab.forecast.estimate import estimates
 from svgbench.lab.plan import make_plan, nodes_of, resolve
 from svgbench.lab.record import record
@@ -183,6 +184,14 @@ def test_what_tuning_needs_is_recorded_apart_and_its_failure_is_that_of_the_choi
     assert [stage["stage"] for stage in made.about["stages"]].count("diffusion") == 1
     assert made.about["failures"] == {"shift-choice": "diffusion: of a test"}
     assert any(row[1] == "diffusion (to tune the shift)" for table in report([made]) for row in table.rows) is False  # no rate was measured
+
+
+def test_a_contrast_is_declared_before_its_runs_where_only_their_tuning_is_done():
+    plan = make_plan({"a": config("encoder.card=mae", "sampling.shift=tuned", "sampling.tuning.shifts=[0.15, 0.4]")})
+    scored_ = {key for key, node in plan.nodes.items() if node.stage == "generation-scores"}
+    tuning = {key for key in scored_ if plan.runs[0].reason(key) == "tuning"}
+    assert len(tuning) == 2 and not _scored(plan, "a", "gfid", tuning)
+    assert all(_scored(plan, "a", "gfid", {key}) for key in scored_ - tuning)
 
 
 @pytest.fixture(scope="module")
