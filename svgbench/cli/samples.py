@@ -113,9 +113,7 @@ def sample(
     from svgbench.stages.pictures import sample_sheet
 
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
-    options = {
-        "steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift, "zero_init": zero_init,
-    }  # fmt: skip
+    options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift, "zero_init": zero_init}
     settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
     sampling = {name: settings[name] for name in SamplingProtocol.model_fields if name in settings}
     slice_ = {"sampling": sampling, "seed": seed or 0}

@@ -21,12 +21,14 @@ from svgbench.tables.labels import cell_labels
 
 QUICK = {
     "data.limit": 64, "autoencoder.training.total_images": 96, "autoencoder.loss.adversarial_start_images": 32,
-    "diffusion.training.total_images": 256, "sampling.steps": "[2, 5]", "scores.resamples": 10, "scores.probe.epochs": 5,
+    "autoencoder.training.optimiser.decay_start_images": 0, "diffusion.training.total_images": 256,
+    "diffusion.training.optimiser.decay_start_images": 0, "sampling.steps": "[2, 5]", "scores.resamples": 10, "scores.probe.epochs": 5,
     "scores.segmentation.epochs": 2, "scores.segmentation.head.total_images": 64, "scores.depth.head.total_images": 64,
     "scores.paper.linear.epochs": 2, "scores.paper.fpn.total_images": 64, "scores.paper.deconv.epochs": 2,
 }  # fmt: skip
 """What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer; samples of few steps;
-few epochs and updates of the probes' heads; few bootstrap resamples."""
+few epochs and updates of the probes' heads; few bootstrap resamples. A rate that falls does so from the first image: the start of its
+fall may lie behind the end of the trial."""
 
 Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="The --preset the experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A --set it was run with; repeatable.", metavar="FIELD=VALUE")]

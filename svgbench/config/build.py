@@ -213,6 +213,11 @@ def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> No
             f"{start}autoencoder.align token takes the deviation over a token's residual channels, of which there is 1; "
             "set autoencoder.residual.channels to 2 or more."
         ).about("autoencoder.align")
+    if autoencoder.release and autoencoder.align_strength != 1:
+        raise BadConfig(
+            f"{start}autoencoder.align_strength {autoencoder.align_strength:g} does not fit autoencoder.release, whose decoder was trained "
+            "on whole alignment; leave autoencoder.align_strength out."
+        ).about("autoencoder.align_strength")
     if latents.align is not None and card.kind == "codec":
         raise BadConfig(
             f"{start}latents.align {latents.align} replaces the alignment of a residual, but '{card.name}' is a codec and has none; "

@@ -8,6 +8,8 @@ from typing import Any
 
 from svgbench.config import cards
 from svgbench.config.build import build
+from svgbench.config.choices import listed
+from svgbench.config.contrasts import group_name
 from svgbench.config.experiments import Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
@@ -85,7 +87,25 @@ def cells_of(
     except BadConfig as error:
         tuned = next(cell for cell, config in configs.values() if config.sampling.tuning is not None)
         raise _placed(error, experiment, tuned, over, shelf, preset) from None
+    if not over:  # --set and trials may leave steps out; the table of contrasts then says so
+        _check_samples(loaded, list(configs.values()))
     return configs
+
+
+def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -> None:
+    """Refuses a contrast at steps or a guidance scale at which one of its cells draws no samples, with its line."""
+    for number, contrast in enumerate(experiment.contrasts):
+        asked = {"steps": contrast.steps, "guidance": contrast.guidance} if METRICS[contrast.metric].of_samples else {}
+        for what, value in asked.items():
+            for cell, config in cells:
+                drawn = getattr(config.sampling, what)
+                there = value in drawn if not isinstance(value, str) else what == "steps" or value == "none" or set(drawn) != {1.0}
+                if group_name(cell) in contrast.between and not there:
+                    at = experiment.at(f"contrasts.{number}.{what}")
+                    raise BadConfig(
+                        f"{at}: the contrast '{contrast.name}' compares samples of {what} {value}, and '{group_name(cell)}' draws {what} "
+                        f"{listed([f'{each:g}' for each in drawn])}; name one of these, or add it to sampling.{what}."
+                    ).about(f"sampling.{what}")
 
 
 def _check_metrics(experiment: Experiment) -> None:

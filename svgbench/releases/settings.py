@@ -8,21 +8,21 @@ from typing import Any
 
 from svgbench.config.build import dimension_shift
 
+WHOLE = {"zero_init": 0}
+"""Sampling without a skipped first step, also at the preset ``paper``, whose own is the protocol of SVG's tables."""
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
-    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3, "zero_init": 0}, "latents": {"scale": 0.18215}},
-    "repa": {"sampling": {"shift": 1.0, "zero_init": 0}, "latents": {"scale": 0.18215}},
+    "sit": {"sampling": {"shift": 1.0, "guided_channels": 3, **WHOLE}, "latents": {"scale": 0.18215}},
+    "repa": {"sampling": {"shift": 1.0, **WHOLE}, "latents": {"scale": 0.18215}},
     "dit": {
-        "diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3, "zero_init": 0},
-        "latents": {"scale": 0.18215},
+        "diffusion": {"objective": "ddpm"}, "sampling": {"sampler": "ddpm", "guided_channels": 3, **WHOLE}, "latents": {"scale": 0.18215},
     },
-    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3, "zero_init": 0}},
-    "ddt": {"sampling": {"dimension_shift": True, "zero_init": 0}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
+    "lightningdit": {"sampling": {"shift": 0.3, "schedule": "interval-0.11-1", "guided_channels": 3, **WHOLE}},
+    "ddt": {"sampling": {"dimension_shift": True, **WHOLE}, "diffusion": {"release": {"config": {"noise_at": 1}}}},
     "svg-autoencoder": {"autoencoder": {"align": "batch"}},
     "rae-decoder": {"autoencoder": {"residual": {"channels": 0}}},
 }  # fmt: skip
-"""Kind of release -> fields of a configuration. The preset ``paper`` skips the first step, as the SVG paper's tables
-and no other release."""
+"""Kind of release -> fields of a configuration."""
 
 
 def sampling_of(kind: str, channels: int, grid: int) -> dict[str, Any]:

@@ -190,12 +190,14 @@ def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Pa
 
 
 def _velocities(inputs: dict[str, Path], runtime: Runtime) -> Callable[[Tensor, SamplingProtocol], Field]:
-    """(labels [B], settings) -> the guided velocity of the trained transformer, whatever its objective; opened once."""
+    """(labels [B], settings) -> the guided velocity of the trained transformer, whatever its objective, zero in the first
+    ``sampling.zero_init`` steps; opened once."""
     model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
 
     def velocity(labels: Tensor, sampling: SamplingProtocol) -> Field:
         weak = as_velocity(open_weak(inputs["diffusion"], runtime)) if sampling.against == "weak" else None
-        return guided(model, labels, sampling, null=model.classes, weak=weak)
+        field = guided(model, labels, sampling, null=model.classes, weak=weak)
+        return lambda x, t, step: torch.zeros_like(x) if step < sampling.zero_init else field(x, t, step)
 
     return velocity
 

@@ -87,8 +87,12 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
     seeds = sorted(one.keys() & other.keys())
     remarks = []
     if not seeds:
-        missing = [cell for cell, scores in zip(contrast.between, (one, other), strict=True) if not scores]
-        remarks.append(f"no score yet of {' and '.join(missing)}" if missing else "no seed that both cells have a score of")
+        absent = [(cell, side) for cell, side, scores in zip(contrast.between, sides, (one, other), strict=True) if not scores]
+        elsewhere = [cell for cell, side in absent if any(row["metric"] == contrast.metric for record in side for row in record.scores)]
+        missing = [cell for cell, _ in absent if cell not in elsewhere]
+        remarks += [f"no score yet of {' and '.join(missing)}"] if missing else []
+        remarks += [f"{' and '.join(elsewhere)}: scored, but not as this contrast compares ({_way(contrast)})"] if elsewhere else []
+        remarks += [] if absent else ["no seed that both cells have a score of"]
         return _Tested(contrast, {}, None, remarks, early)
     made = [_apart(one[seed], other[seed]) for seed in seeds]
     if any(not comparable for comparable, _ in made):
@@ -120,10 +124,11 @@ def _score(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
 
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
-    """Whether two scores may be compared, and the fields in which their protocols differ: only the way of sampling may differ."""
+    """Whether two scores may be compared, and the fields in which their protocols differ: only the way of sampling, how labels are drawn
+    included, may differ."""
     mine, theirs = fields_of(one), fields_of(other)
     differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
-    barred = [name for name in differing if not name.startswith("sampling.")]
+    barred = [name for name in differing if not name.startswith("sampling.") and name != "balance"]
     told = barred or differing
     return not barred, ", ".join(f"{name.removeprefix('sampling.')} ({mine.get(name)}, {theirs.get(name)})" for name in told)
 
@@ -131,12 +136,19 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
 def _title(contrast: Contrast) -> str:
     """The metric, and at which steps and guidance it is compared."""
     measure = MEASURES[contrast.metric]
-    title = f"{measure.title} {measure.arrow}"
-    if not measure.of_samples:
-        return title if contrast.latents == "whole" else f"{title}, {contrast.latents}"
-    title += "" if contrast.steps == "most" else f", {contrast.steps} steps"
-    guidance = {"none": "", "most": ", guided"}.get(str(contrast.guidance), f", guidance {contrast.guidance}")
-    return title + guidance
+    return ", ".join([f"{measure.title} {measure.arrow}", *_ways(contrast)])
+
+
+def _way(contrast: Contrast) -> str:
+    return ", ".join(_ways(contrast)) or "without guidance"
+
+
+def _ways(contrast: Contrast) -> list[str]:
+    """Which part of the latents, or which steps and guidance, where they are not the usual ones."""
+    if not MEASURES[contrast.metric].of_samples:
+        return [] if contrast.latents == "whole" else [contrast.latents]
+    guidance = {"none": [], "most": ["guided"]}.get(str(contrast.guidance), [f"guidance {contrast.guidance}"])
+    return [*([] if contrast.steps == "most" else [f"{contrast.steps} steps"]), *guidance]
 
 
 def _difference(one: _Tested) -> Cell:

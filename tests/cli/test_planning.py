@@ -18,6 +18,7 @@ from svgbench.cli.selection import trial
 from svgbench.config.build import build
 from svgbench.config.parse import override
 from svgbench.config.schema import RunConfig
+from svgbench.lab.configs import configs_of
 
 
 def said(capsys, *words: str) -> str:
@@ -42,6 +43,13 @@ def test_a_plan_prints_work_time_disk_and_who_shares_a_node(tmp_path, capsys):
     assert "FLOP" in row(text, "diffusion")[5] and row(text, "samples")[7] == "148 kB"  # 48 of 3 * 32 * 32 bytes and a label
     assert "nodes serve several runs" in text and "planned: " in text and re.search(r"pace assumed: \d+ CPU cores at", text)
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "paper"])
+def test_a_quick_trial_of_every_recipe_can_be_planned(preset):
+    """RAE's rate is held for 40 epochs before it falls, which is longer than a trial."""
+    made = configs_of("recipes", preset, trial(["seed=0"], None, True), None, resolved=False)
+    assert len(made) == 7 and {one.diffusion.training.total_images for one in made.values()} == {256}
 
 
 def test_cells_that_differ_in_nothing_that_is_used_are_said(tmp_path, capsys):

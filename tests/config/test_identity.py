@@ -251,6 +251,10 @@ def test_alignments_that_are_the_same_work_have_the_same_keys():
             "scalar does not fit diffusion.release",
         ),
         (["diffusion.release={kind: svg-dit, file: a.pt}", "latents.align=none"], "latents.align none does not fit diffusion.release"),
+        (
+            ["autoencoder.release={kind: svg-autoencoder, file: a.pt}", "autoencoder.align_strength=0"],
+            "align_strength 0 does not fit autoencoder.release, whose decoder was trained on whole alignment",
+        ),
         (["autoencoder.align=token", "autoencoder.residual.channels=1"], "set autoencoder.residual.channels to 2 or more"),
         (["autoencoder.align_strength=1.5"], "autoencoder.align_strength must be"),
     ],

@@ -13,6 +13,7 @@ from svgbench.config.parse import override
 from svgbench.config.sampling import SamplingProtocol, Tuning
 from svgbench.errors import BadConfig, BadInput, SvgbenchError
 from svgbench.lab.configs import configs_of
+from svgbench.lab.contrasts import _scored
 from svgbench.lab.forecast.estimate import estimates
 from svgbench.lab.plan import make_plan, nodes_of, resolve
 from svgbench.lab.record import record
@@ -27,7 +28,7 @@ run: t
 set:
   data: {train_images: 32, val_images: 24}
   scores: {segmentation.enabled: false, probe.epochs: 1, resamples: 2}
-  sampling: {count: 24, steps: [3], guidance: [1.0], shift: tuned, tuning: {count: 24}}
+  sampling: {count: 24, steps: [3], guidance: [1.0], shift: tuned, tuning: {count: 24}, zero_init: 1}
   encoder.card: sd-vae
 axes:
   seed: [0, 1]
@@ -185,6 +186,14 @@ def test_what_tuning_needs_is_recorded_apart_and_its_failure_is_that_of_the_choi
     assert any(row[1] == "diffusion (to tune the shift)" for table in report([made]) for row in table.rows) is False  # no rate was measured
 
 
+def test_a_contrast_is_declared_before_its_runs_where_only_their_tuning_is_done():
+    plan = make_plan({"a": config("encoder.card=mae", "sampling.shift=tuned", "sampling.tuning.shifts=[0.15, 0.4]")})
+    scored_ = {key for key, node in plan.nodes.items() if node.stage == "generation-scores"}
+    tuning = {key for key in scored_ if plan.runs[0].reason(key) == "tuning"}
+    assert len(tuning) == 2 and not _scored(plan, "a", "gfid", tuning)
+    assert all(_scored(plan, "a", "gfid", {key}) for key in scored_ - tuning)
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     """The grid, run by its command."""
@@ -200,7 +209,7 @@ def test_a_run_draws_at_the_chosen_shift_and_prints_it(ran):
     lowest = min(made["candidates"], key=lambda row: row["gfid"])["shift"]
     assert made["shift"] == lowest and f"sampling shift tuned to {lowest:g}: gFID" in done.stderr
     protocols = {row["protocol"] for record_ in collect(folder / "runs") for row in record_.scores if row["metric"] == "gfid"}
-    assert len(protocols) == 1 and f"euler-shift{lowest:g}-tuned-of-0.15,0.4-by-24x2steps-seed9001-3steps" in protocols.pop()
+    assert len(protocols) == 1 and f"euler-shift{lowest:g}-tuned-of-0.15,0.4-by-24x2steps-seed9001-zero1-3steps" in protocols.pop()
     assert f"sampling shift tuned (of-0.15,0.4-by-24x2steps-seed9001): t {lowest:g}" in done.stdout
     assert done.stdout.count("diffusion (to tune the shift)") == 1
 
@@ -214,6 +223,9 @@ def test_the_same_command_again_runs_nothing_and_sample_draws_at_the_chosen_shif
         done = svgbench("sample", "t.seed-0", "--to", tmp_path / f"{name}.png", "--steps", "3", "--out", folder / "runs", *words)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "tuned.png").read_bytes() == (tmp_path / "given.png").read_bytes()
+    one_step = ("sample", "t.seed-0", "--to", tmp_path / "one.png", "--steps", "1", "--out", folder / "runs")
+    refused, done = svgbench(*one_step), svgbench(*one_step, "--zero-init", "0")
+    assert (refused.returncode, done.returncode) == (2, 0) and "zero_init 1 must be from 0 to below the 1 step" in refused.stderr
     svgbench("gc", "--out", folder / "runs", "--yes")
     assert {path.name for path in (folder / "runs" / "store").iterdir()} >= {"shift-choice", "diffusion", "generation-scores"}
     assert len(list((folder / "runs" / "store" / "diffusion").glob("*/manifest.json"))) == 2

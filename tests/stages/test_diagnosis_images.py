@@ -11,11 +11,13 @@ import torch
 
 from svgbench.backends.open import open_encoder
 from svgbench.config import cards
+from svgbench.config.choices import shifted_times
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.config.schema import Features
 from svgbench.errors import BadData
 from svgbench.machine.runtime import Runtime
-from svgbench.stages import embeddings, graph
+from svgbench.nets.sampler import euler, generate
+from svgbench.stages import edits, embeddings, graph
 from svgbench.stages.diagnosis import CLASSES, _plane, balanced
 from svgbench.stages.edits import BOXED, _opposite
 from svgbench.stages.embeddings import shown_layers
@@ -70,6 +72,22 @@ def test_a_diagnosis_that_samples_receives_every_setting_of_sampling():
     rows = [stage for stage in graph.DIAGNOSES if "sampling.steps" in stage.slice]
     wanted = {f"sampling.{name}" for name in SamplingProtocol.model_fields} - {"sampling.sampler", "sampling.tuned"}
     assert [stage.name for stage in rows] == ["editing", "noise-interpolation"] and all(wanted <= set(stage.slice) for stage in rows)
+
+
+@pytest.mark.parametrize("skipped", [0, 2])
+def test_figures_skip_the_first_steps_as_samples_do(monkeypatch, skipped):
+    class Model:
+        classes, channels, grid = 2, 2, 4
+
+        def __call__(self, x, t, labels):
+            return torch.cos(x) + t[:, None, None, None] + labels[:, None, None, None]
+
+    monkeypatch.setattr(edits, "open_transformer", lambda place, runtime: (Model(), ["a", "b"]))
+    monkeypatch.setattr(edits, "as_velocity", lambda model: model)
+    noise, labels = torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1])
+    how = SamplingProtocol(sampler="euler", steps=4, guidance=2.0, shift=0.4, zero_init=skipped)
+    velocity = edits._velocities({"diffusion": None}, Runtime(device="cpu", quiet=True))(labels, how)
+    torch.testing.assert_close(euler(velocity, noise, shifted_times(4, 0.4)), generate(Model(), noise, labels, how))
 
 
 class Pictures:

@@ -96,13 +96,14 @@ def test_a_contrast_added_after_the_runs_is_told_apart_and_does_not_weaken_the_o
 def test_only_the_way_of_sampling_may_differ_between_the_cells_and_it_is_said(tmp_path):
     for seed in range(2):
         write(tmp_path / f"a.seed-{seed}", [gfid("a", 1.0 + seed, seed=seed, steps=25)])
-        write(tmp_path / f"b.seed-{seed}", [gfid("b", 2.0, seed=seed, steps=250, shift=1.0)])
+        drawn = gfid("b", 2.0, seed=seed, steps=250, shift=1.0)  # labels at random, as SiT's own code: recipes at the preset paper
+        write(tmp_path / f"b.seed-{seed}", [{**drawn, "protocol_fields": {**drawn["protocol_fields"], "balance": "random"}}])
         other = sampled().model_copy(update={"count": 7})
         write(tmp_path / f"c.seed-{seed}", [score("c", "gfid", 2.0, seed, other)])
     found = collect(tmp_path)
     where = {record.name: record.name for record in found}
     table = contrast_table([contrast(), contrast("d", between=("a", "c"))], found, where, {})
-    assert any("differ by design in steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
+    assert any("differ by design in balance (None, random), steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
     assert table.rows[1][2].startswith("-") and any("not comparable, the protocols differ in count (10, 7)" in n for n in table.notes)
 
 
@@ -149,13 +150,27 @@ def test_declared_contrasts_name_cells_without_their_seed(tmp_path):
         ("name: again", "name: alignment helps", r"e\.yaml:9: two contrasts are called 'alignment helps'"),
         ("    why: a check\n", "", r"e\.yaml:9: .*why is missing"),
         ("alternative: less", "alternative: lower", r"e\.yaml:8: .*alternative must be"),
+        ("alternative: less", "steps: 77", r"e\.yaml:8: .*'alignment helps' compares .* steps 77, and 'align-none' draws steps 2 or 3;"),
+        ("alternative: less", "guidance: 4", r"e\.yaml:8: .* guidance 4.*draws guidance 1 or 2; .*add it to sampling\.guidance\."),
+        ("run: mine", "set: {sampling.guidance: [1.0]}", r"e\.yaml:8: .* samples of guidance most, .*draws guidance 1;"),
         ("between: [align-none, align-frozen]", "between: [align-none]", r"e\.yaml:11: .*between"),
     ],
 )  # fmt: skip
 def test_a_contrast_that_cannot_be_meant_is_refused_with_file_and_line(tmp_path, old, new, said):
     assert old in FILE
+    file = FILE.replace("alternative: less", "guidance: most") if "guidance" in new and old == "run: mine" else FILE
     with pytest.raises(BadConfig, match=said):
-        cells_of(str(write_file(tmp_path / "e.yaml", FILE.replace(old, new))), "tiny", [], None, resolved=False)
+        cells_of(str(write_file(tmp_path / "e.yaml", file.replace(old, new))), "tiny", [], None, resolved=False)
+
+
+def test_where_the_command_line_leaves_the_steps_of_a_contrast_out_the_table_says_so(tmp_path):
+    file = write_file(tmp_path / "e.yaml", FILE.replace("alternative: less", "steps: 3"))
+    assert cells_of(str(file), "tiny", ["sampling.steps=[2]"], None, resolved=False)
+    found, where = runs(tmp_path / "runs", a=A[:2], b=B[:2])
+    table = contrast_table([contrast(steps=3, guidance=2.0), contrast("d", between=("a", "e"), steps=3)], found, where, {})
+    assert [row[2].split()[0] for row in table.rows] == ["-", "-"] and [row[7] for row in table.rows] == ["untested", "untested"]
+    assert any("a and b: scored, but not as this contrast compares (3 steps, guidance 2.0)" in note for note in table.notes)
+    assert any("no score yet of e" in note for note in table.notes)
 
 
 def test_a_file_whose_only_axis_is_the_seed_has_nothing_to_compare(tmp_path):
