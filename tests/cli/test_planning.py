@@ -18,6 +18,7 @@ from svgbench.cli.selection import trial
 from svgbench.config.build import build
 from svgbench.config.parse import override
 from svgbench.config.schema import RunConfig
+from svgbench.lab.configs import configs_of
 
 
 def said(capsys, *words: str) -> str:
@@ -185,6 +186,15 @@ def test_quick_shortens_images_and_trainings_and_is_named_as_a_trial(capsys, tmp
     keys = [{node["key"] for node in json.loads(said(capsys, "plan", "dinov3", "--format", "json", "--out", str(tmp_path), *more))["nodes"]
              if node["stage"].endswith("-scores")} for more in ([], ["--quick"])]  # fmt: skip
     assert not keys[0] & keys[1]
+
+
+def test_quick_shortens_a_training_that_goes_on_too():
+    def images(experiment, sets=None):
+        runs = configs_of(experiment, "tiny", trial(sets, None, quick=True), None, resolved=False).values()
+        return [[(step.autoencoder.images, step.diffusion.images) for step in run.continued or ()] for run in runs]
+
+    assert images("continue-64") == [[], [(96, 256)], []]
+    assert images("continue-512", ["continued.*.diffusion.images=7"]) == [[], [(96, 7)], [(96, 7), (96, 7)]]
 
 
 def test_the_script_that_a_shell_reads_is_printed():
