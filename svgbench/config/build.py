@@ -13,7 +13,7 @@ from svgbench.config.derived import start_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
 from svgbench.config.paper_heads import PaperHeads
-from svgbench.config.parse import merge, validate
+from svgbench.config.parse import merge, of_each, validate
 from svgbench.config.sampling import TUNED, Tuning
 from svgbench.config.schema import Autoencoder, Diffusion, Latents, Representation, RunConfig
 from svgbench.config.scoring import DepthHead, Scores, SegmentationHead
@@ -60,6 +60,8 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
     """The RunConfig of a preset with settings on top: names resolved to a card, sizes to a transformer; identities still empty."""
     base = preset_settings(preset, extra)
     merged = {**merge(base, settings), "preset": preset}
+    if of_each(merged.get("continued")):  # and there is none
+        del merged["continued"]
     draft = validate(RunConfig, {**merged, "diffusion": {**merged.get("diffusion", {}), "transformer": {}}}, where=where)
     try:
         card = cards.find(draft.encoder.card, preset, extra)

@@ -302,4 +302,4 @@ class RunConfig(Sparse):
     scores: Scores = Scores()
     """The metrics."""
     continued: Annotated[tuple[Continuation, ...], Field(min_length=1)] | None = None
-    """Resolutions of earlier trainings that this run continues, in their order; none when empty."""
+    """How trainings at lower or other resolutions go on, in their order; nothing goes on when empty."""

@@ -24,6 +24,8 @@ from svgbench.nets.tokenizer import Codec, Tokenizer
 
 INTERVAL = "an interval of the median over repetitions"
 MILLION, GIGA = 1e6, 1e9
+WEIGHT = 4
+"""Bytes of a parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +134,21 @@ def _part(
     detail = {"multiply_adds": work.total, "operations": 2 * work.total, "multiply_adds_of_attention": work.attention}
     yield Score(metric=f"{name}_gflops", value=work.total / GIGA, count=1, protocol=counted, detail=detail)
     yield from _times(name, call, rows, terms, runtime, images=f"{side}px")
-    reset_peak(runtime.torch_device)
-    call(rows)
-    peak = peak_memory(runtime.torch_device)
-    whose = "the device's allocator" if runtime.torch_device.type == "cuda" else "the whole process"
+    peak, whose = _peak(lambda: call(rows), parameters, runtime.torch_device)
     made = _protocol("peak memory", terms, runtime, f"{side}px", len(rows), (whose,))
     yield Score(metric=f"{name}_peak_gb", value=peak / GIGA, count=len(rows), protocol=made)
+
+
+def _peak(call: Callable[[], Any], parameters: int, device: torch.device) -> tuple[int, str]:
+    """Bytes of one call at the highest, and of what: on a GPU of the part's own weights and what the call takes beside them, without the
+    networks that are there too; on a CPU of the whole process."""
+    reset_peak(device)
+    if device.type != "cuda":
+        call()
+        return peak_memory(device), "the whole process"
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return peak_memory(device) - before + WEIGHT * parameters, "own weights and one call"
 
 
 def _times(

@@ -18,7 +18,7 @@ from svgbench.tables.figures.inline_sheets import RunSheets, SampleSheet, embedd
 from svgbench.tables.figures.series import panels
 from svgbench.tables.labels import row_numbers, row_of
 from svgbench.tables.provenance import made_by
-from svgbench.tables.table import Cell, Table, leading, place_of
+from svgbench.tables.table import Cell, Table, leading, place_of, what_and_how
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 """The browser itself refuses whatever the page would load from elsewhere."""
@@ -28,6 +28,8 @@ KINDS = {
     "ratios": "computed from the curves above", "cost": "",
 }  # fmt: skip
 HERE = Path(__file__).parent
+PROSE = 40
+"""Letters; a longer text is set in several lines."""
 
 
 class _Figure(NamedTuple):
@@ -129,7 +131,8 @@ def _cell(table: Table, column: int, text: str, rows: Mapping[str, int]) -> str:
         name = re.sub(r"(?<=\w)([.-])(?=[A-Za-z])", r"\1<wbr>", _marked(text))  # a run's name breaks between its words
         row = None if table.kind == "published" else row_of(str(text), rows)
         return f'<th scope="row">{"" if row is None else swatch(rows[row])}{name}</th>'
-    classes = [*(["num"] if table.is_numeric(column) else []), *([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
+    classes = ["num"] if table.is_numeric(column) else ["prose"] if len(text) > PROSE else []
+    classes += [*([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")
     hint = f' title="{escape(text.hint)}" tabindex="-1"' if isinstance(text, Cell) and text.hint else ""
@@ -144,8 +147,8 @@ def _marked(text: str) -> str:
 
 def _headed(text: str) -> str:
     """A column's title: what is measured with its arrow, and on a line of its own how."""
-    what, comma, how = text.partition(", ")
-    return re.sub(r" (?=[↓↑])", "&nbsp;", _marked(what)) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if comma else "")
+    what, how = what_and_how(text)
+    return re.sub(r" (?=[↓↑])", "&nbsp;", _marked(what)) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if how else "")
 
 
 def _noted(note: str) -> str:

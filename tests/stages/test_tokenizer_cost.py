@@ -22,6 +22,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.timing import LEAST, rank_of, timed, times_of
 from svgbench.nets.chunks import in_chunks, whole_batches
 from svgbench.nets.tokenizer import Codec
+from svgbench.stages import tokenizer_cost as tokenizer_cost_module
 from svgbench.stages import tokenizers
 from svgbench.stages.tokenizer_cost import Terms, operations, parameters_of, tokenizer_cost
 from svgbench.tables.published import published
@@ -115,6 +116,15 @@ def test_every_number_of_a_codec_says_how_it_was_made():
     assert scores["encoder_gflops"].detail["operations"] == 2 * scores["encoder_gflops"].detail["multiply_adds"]
 
 
+def test_a_gpu_s_peak_is_of_the_part_s_own_weights_and_its_call(monkeypatch):
+    """Allocated before: 900 bytes, of which 400 are this part's 100 parameters; the call takes 250 more."""
+    monkeypatch.setattr(tokenizer_cost_module, "reset_peak", lambda device: None)
+    monkeypatch.setattr(tokenizer_cost_module, "peak_memory", lambda device: 1150)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 900)
+    assert tokenizer_cost_module._peak(list, 100, torch.device("cuda")) == (650, "own weights and one call")
+    assert tokenizer_cost_module._peak(list, 100, torch.device("cpu")) == (1150, "the whole process")
+
+
 def test_a_sample_is_timed_and_its_steps_are_part_of_how():
     from svgbench.config.sampling import SamplingProtocol
     from svgbench.nets.sit import SiT
@@ -138,6 +148,12 @@ def test_cards_are_measured_kept_and_reported_beside_the_published_rows(tmp_path
     done = svgbench("cost", "dinov3", "va-vae-tiny", "--out", out, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "SVG(dinov3-tiny) (random weights)" in done.stdout and "layout of table 7" in done.stdout and "135.59" in done.stdout
+    heads, *rows = (
+        [cell.strip() for cell in line.split("|")] for line in done.stdout.split("(published)")[0].splitlines() if line[:1] == "|"
+    )
+    peaks = [row[i] for row in rows[1:] for i, head in enumerate(heads) if "peak memory" in head]
+    assert len(peaks) == 6 and not any("*" in peak for peak in peaks), peaks  # the whole process: what was measured before is in it
+    assert "peak memory of the whole process is not ranked" in done.stdout
     again = svgbench("report", "--layout", "cost", "--out", out)
     assert again.returncode == 0 and again.stdout == done.stdout
     shown = svgbench("cost", "va-vae", "--random-weights", "--out", out, *QUICK, "--format", "json")

@@ -26,7 +26,10 @@ def test_every_question_names_experiments_and_commands_that_exist():
             assert load_experiment(name).asks
             assert any(shlex.split(words)[:2] == ["ablate", name] for words in question.commands), question.asks
         for words in map(shlex.split, question.commands):
-            program.commands[words[0]].make_context(words[0], words[1:])  # refuses an option or a value
+            made = program.commands[words[0]].make_context(words[0], words[1:])  # refuses an option or a value
+            if words[0] in ("report", "figures"):
+                named = made.params["name" if words[0] == "report" else "names"]
+                assert set([named] if isinstance(named, str) else named) <= set(question.experiments), question.asks
     assert sum(question.costs for question in questions()) == 1 and all(q.open or q.commands for q in questions())
 
 

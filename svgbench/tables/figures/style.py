@@ -180,8 +180,17 @@ def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height
         )  # fmt: skip
 
 
+NAME_STEP = 0.15
+"""Inches between the names of two classes."""
+
+
+def height_of_names(names: Sequence[str]) -> float:
+    """Inches that ``name_classes`` takes below its first line's middle."""
+    return NAME_STEP * len(names)
+
+
 def name_classes(page: Page, x: float, y: float, names: Sequence[str]) -> None:
     """The classes' colours and names, one below the other."""
     for number, name in enumerate(names):
-        page.text(x, y + 0.15 * number, "●", color=CLASSES[number], va="center", fontsize=7)
-        page.text(x + 0.13, y + 0.15 * number, name if len(name) <= 18 else name[:17] + "…", va="center", fontsize=7)
+        page.text(x, y + NAME_STEP * number, "●", color=CLASSES[number], va="center", fontsize=7)
+        page.text(x + 0.13, y + NAME_STEP * number, name if len(name) <= 18 else name[:17] + "…", va="center", fontsize=7)
