@@ -283,7 +283,7 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     if sampling.shift == TUNED and sampling.dimension_shift:
         raise BadConfig(f"{start}sampling.shift tuned and sampling.dimension_shift exclude each other; give one.").about("sampling.shift")
     try:
-        sampler.times(max(sampling.steps), 1.0 if sampling.shift == TUNED else sampling.shift)
+        sampler.times(max(sampling.steps), 1.0 if isinstance(sampling.shift, str) else sampling.shift)
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
     try:
