@@ -197,7 +197,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
     _check_latents(config, card, start)
     _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
-    if not config.diffusion.release and (side // stride) % patch:
+    if not config.diffusion.release and patch is not None and (side // stride) % patch:
         raise BadConfig(
             f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
         )
