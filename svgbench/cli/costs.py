@@ -94,7 +94,7 @@ def cost(
             scores = tokenizer_cost(subject.tokenizer, subject.side, terms, runtime)
             if subject.model is not None and subject.config is not None:
                 scores += sampling_cost(subject.model, _sampling(subject.config), terms, runtime)
-            about = {"encoder": subject.card.name, "family": subject.card.family, "kind": subject.card.kind}
+            about: dict[str, Any] = {"encoder": subject.card.name, "family": subject.card.family, "kind": subject.card.kind}
             about |= {"random_weights": subject.random, "host": runtime.describe()}
             written.append(write_cost(out, subject.name, about, scores))
     if format is Format.json:

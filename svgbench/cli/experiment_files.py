@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,7 +84,7 @@ def settings(
     facts([table], content, format)
 
 
-def _about(name: str, shelf: Path | None) -> dict[str, object]:
+def _about(name: str, shelf: Path | None) -> dict[str, Any]:
     loaded = load_experiment(name, shelf)
     return {
         "name": loaded.name, "asks": loaded.asks, "paper": loaded.paper, "compares": loaded.compares, "costs": loaded.costs,

@@ -199,7 +199,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
     _check_latents(config, card, start)
     _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
-    if not config.diffusion.release and (side // stride) % patch:
+    if not config.diffusion.release and patch is not None and (side // stride) % patch:
         raise BadConfig(
             f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
         )
@@ -290,7 +290,7 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     if sampling.shift == TUNED and sampling.dimension_shift:
         raise BadConfig(f"{start}sampling.shift tuned and sampling.dimension_shift exclude each other; give one.").about("sampling.shift")
     try:
-        sampler.times(max(sampling.steps), 1.0 if sampling.shift == TUNED else sampling.shift)
+        sampler.times(max(sampling.steps), 1.0 if isinstance(sampling.shift, str) else sampling.shift)
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
     try:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from svgbench.errors import BadConfig, unknown
 
@@ -137,7 +137,10 @@ SAMPLERS: Mapping[str, SamplerChoice] = {
 }
 
 if TYPE_CHECKING:
-    ObjectiveName = AlignmentName = StandardisationName = SamplerName = str
+    ObjectiveName: TypeAlias = str
+    AlignmentName: TypeAlias = str
+    StandardisationName: TypeAlias = str
+    SamplerName: TypeAlias = str
 else:  # the rows of the tables are the values that a configuration may have
     ObjectiveName, AlignmentName, StandardisationName, SamplerName = (
         Literal[tuple(table)] for table in (OBJECTIVES, ALIGNMENTS, STANDARDISATIONS, SAMPLERS)

@@ -342,7 +342,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         for step in config.continued or ():  # refuses packed images, which have one resolution
             images_identity(config.data.model_copy(update={"resolution": step.resolution}))
         if data.limit:
-            _check_limit(config)
+            _check_limit(config, data.limit)
         config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights, config.encoder.weights_key), "opened": opened})
@@ -350,7 +350,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
     return _with_teacher(config, extra) if config.diffusion.representation.weight else config
 
 
-def _check_limit(config: RunConfig) -> None:
+def _check_limit(config: RunConfig, limit: int) -> None:
     """Refuses a limit that is too small for a score, before anything is trained."""
     from svgbench.images.sources import counted  # numpy
 
@@ -360,8 +360,8 @@ def _check_limit(config: RunConfig) -> None:
         f"precision and recall by neighbour {config.scores.neighbours}": config.scores.neighbours + 1,
     }  # fmt: skip
     most = max(needs, key=lambda name: needs[name])
-    if config.data.limit < needs[most]:
-        raise BadConfig(f"data.limit {config.data.limit} is too few for {most}; give {needs[most]} or more.").about("data.limit")
+    if limit < needs[most]:
+        raise BadConfig(f"data.limit {limit} is too few for {most}; give {needs[most]} or more.").about("data.limit")
 
 
 def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:

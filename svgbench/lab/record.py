@@ -155,7 +155,7 @@ def _rows(
 
 def images_trained(stages: list[dict[str, Any]]) -> tuple[int | None, int]:
     """Images that the transformer of a run's record was trained on, and those of the training that it continues."""
-    cost = next((s["cost"] for s in stages if s["stage"] in ("diffusion", "continued-diffusion")), {})
+    cost: dict[str, Any] = next((s["cost"] for s in stages if s["stage"] in ("diffusion", "continued-diffusion")), {})
     return cost.get("images_seen"), cost.get("images_before", 0)
 
 

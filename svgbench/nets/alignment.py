@@ -41,13 +41,14 @@ def whitening(covariance: Tensor, target_std: Tensor) -> Tensor:
     return vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
 
 
-def untouched(residual: Tensor, features: Tensor) -> Tensor:
+def untouched(residual: Tensor, features: Tensor | None) -> Tensor:
     """The residual [B, c, h, w] as it is."""
     return residual
 
 
-def of_each_token(residual: Tensor, features: Tensor) -> Tensor:
+def of_each_token(residual: Tensor, features: Tensor | None) -> Tensor:
     """Residual [B, c, h, w] with each token's mean and (unbiased) deviation over channels those of its features [B, C, h, w]."""
+    assert features is not None
     std, mean = torch.std_mean(residual.float(), dim=1, keepdim=True)
     target_std, target_mean = torch.std_mean(features.float(), dim=1, keepdim=True)
     return (residual - mean) / (std + EPSILON) * target_std + target_mean
@@ -61,13 +62,18 @@ MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Mode -> (covariance of the residual [c, c], deviation to reach []) -> linear map [c, c]; all float64."""
 
-TOKENWISE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"none": untouched, "token": of_each_token}
+TOKENWISE: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {"none": untouched, "token": of_each_token}
 """Mode -> (residual [B, c, h, w], features [B, C, h, w]) -> aligned residual [B, c, h, w]; these need no other images."""
 
 
 class Alignment(nn.Module):
     """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``. ``strength``: how far
     the residual goes to its aligned value, r + strength (aligned - r)."""
+
+    weight: Tensor
+    """Of the fixed map, [c, c]."""
+    bias: Tensor
+    """Of the fixed map, [c]."""
 
     def __init__(self, mode: str, *, feature_channels: int, residual_channels: int, strength: float = 1.0) -> None:
         super().__init__()
@@ -139,6 +145,7 @@ class Alignment(nn.Module):
         if self.mode in TOKENWISE:
             return TOKENWISE[self.mode](residual, features)
         if statistics is None and not self.freezes:
+            assert features is not None
             statistics = self.statistics_of(residual, features)
         weight, bias = (self.weight, self.bias) if statistics is None else self.affine(statistics)
         if MAPS[self.mode] is whitening:

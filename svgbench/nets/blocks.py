@@ -136,6 +136,8 @@ class Block(nn.Module):
 class TimeEmbedding(nn.Module):
     """Times [B] -> [B, width]: 128 cosines and 128 sines of frequencies 1 to 1/10000, then linear, SiLU, linear."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, frequencies: int = FREQUENCIES) -> None:
         super().__init__()
         half = frequencies // 2
@@ -149,6 +151,8 @@ class TimeEmbedding(nn.Module):
 
 class FourierEmbedding(nn.Module):
     """Times [B] -> [B, width]: sines and cosines of 256 frequencies drawn once from N(0, 1) and kept, then linear, SiLU, linear (RAE)."""
+
+    frequencies: Tensor
 
     def __init__(self, width: int, frequencies: int = FREQUENCIES) -> None:
         super().__init__()

@@ -42,6 +42,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
     """Batch norm whose moments, while training, are those of the images [B, C, h, w] of all ranks together (SyncBN on any device); a rank
     may have no image."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor, total: Total = one_rank) -> Tensor:
         if not self.training:
             return super().forward(x)
@@ -78,15 +83,17 @@ class FpnHead(nn.Module):
 
     def __init__(self, channels: int, classes: int, *, width: int, seed: int) -> None:
         super().__init__()
-        self.scale_heads = nn.ModuleList([nn.ModuleList([ConvNorm(channels, width)])])
+        hidden = ConvNorm(channels, width)
+        self.scale_heads = nn.ModuleList([nn.ModuleList([hidden])])
         self.conv_seg = nn.Conv2d(width, classes, 1)
         fan = (2 / (9 * width)) ** 0.5  # mmcv's ConvModule: Kaiming, fan out, ReLU
-        _draw(self.scale_heads[0][0].conv, fan, seed, "hidden")
+        _draw(hidden.conv, fan, seed, "hidden")
         _draw(self.conv_seg, 0.01, seed, "classes")
 
     def trunk(self, latents: Tensor, total: Total = one_rank) -> Tensor:
         """Hidden maps [B, width, h, w] of all latents of this rank."""
-        return self.scale_heads[0][0](latents, total)
+        (hidden,) = self.scale_heads[0].children()
+        return hidden(latents, total)
 
     def tail(self, hidden: Tensor) -> Tensor:
         """Logits [B, K, h, w] of hidden maps."""

@@ -71,6 +71,9 @@ class ResidualEncoder(nn.Module):
     the release does not state what it would do there.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(
         self,
         *,

@@ -185,5 +185,5 @@ def _check(model: Any, sampling: SamplingProtocol, weak: Any) -> None:
     if (weak is not None) != (sampling.against == "weak"):
         raise BadConfig("sampling.against weak needs a weak model, and a weak model needs sampling.against weak; give both or neither.")
     if weak is not None and objective_of(weak) != objective:
-        predicts = [choices.OBJECTIVES[objective_of(one)].predicts for one in (model, weak)]
-        raise BadConfig(f"the model predicts {predicts[0]}, the weak model {predicts[1]}; autoguidance needs two models of one objective.")
+        own, others = (choices.OBJECTIVES[objective_of(one)].predicts for one in (model, weak))
+        raise BadConfig(f"the model predicts {own}, the weak model {others}; autoguidance needs two models of one objective.")

@@ -86,8 +86,9 @@ class SiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for weight in (self.labels.weight, self.time.mlp[0].weight, self.time.mlp[2].weight):
-            nn.init.normal_(weight, std=0.02)
+        for layer in (self.labels, *self.time.mlp):
+            if isinstance(layer, (nn.Embedding, nn.Linear)):
+                nn.init.normal_(layer.weight, std=0.02)
         for layer in {self.modulation, self.head.modulation, self.head.final_modulation, self.head.final}:
             nn.init.zeros_(layer.weight)
 

@@ -72,12 +72,13 @@ class Tokenizer(nn.Module):
         if self.residual_encoder is None:
             return features
         own = self.replacement or self.alignment
+        assert own is not None  # a residual comes with an alignment
         mode = align or own.mode
         if mode == "none":
             return torch.cat([features, self.residual(images)], dim=1)
         if mode == "batch":
-            sizes = {"feature_channels": own.features, "residual_channels": own.channels}
-            alignment = Alignment("batch", strength=own.strength if own.mode == "batch" else 1.0, **sizes)
+            strength = own.strength if own.mode == "batch" else 1.0
+            alignment = Alignment("batch", feature_channels=own.features, residual_channels=own.channels, strength=strength)
             return torch.cat([features, alignment.to(images.device)(self.residual(images), features)], dim=1)
         if mode != own.mode:
             raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{own.mode}'")
@@ -93,6 +94,7 @@ class Tokenizer(nn.Module):
         """Raw latents [B, C + c, h, w] as the decoder was trained on them."""
         if self.replacement is None:
             return latents
+        assert self.alignment is not None  # what was replaced
         features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
         return self._aligned(torch.cat([features, self.replacement.undo(residual)], dim=1), self.alignment)
 

@@ -166,12 +166,17 @@ def _times(
     one, many = rows[:1].contiguous(), len(rows)
     alone = timed(lambda: call(one), device, warm_up=terms.warm_up, repetitions=terms.repetitions)
     made = _protocol("latency", terms, runtime, images, 1, how)
-    ends = {"low": 1e3 * alone.low, "high": 1e3 * alone.high, "detail": {"interval": INTERVAL}}
-    yield Score(metric=f"{name}_latency_ms", value=1e3 * alone.seconds, count=1, protocol=made, **ends)
+    detail = {"interval": INTERVAL}
+    yield Score(
+        metric=f"{name}_latency_ms", value=1e3 * alone.seconds, low=1e3 * alone.low, high=1e3 * alone.high, count=1, protocol=made,
+        detail=detail,
+    )  # fmt: skip
     together = timed(lambda: call(rows), device, warm_up=terms.warm_up, repetitions=terms.repetitions)
     made = _protocol("throughput", terms, runtime, images, many, how)
-    ends |= {"low": many / together.high, "high": many / together.low}
-    yield Score(metric=f"{name}_images_per_s", value=many / together.seconds, count=many, protocol=made, **ends)
+    yield Score(
+        metric=f"{name}_images_per_s", value=many / together.seconds, low=many / together.high, high=many / together.low, count=many,
+        protocol=made, detail=detail,
+    )  # fmt: skip
 
 
 def _protocol(measure: str, terms: Terms, runtime: Runtime, images: str, batch: int, how: tuple[str, ...]) -> Protocol:

@@ -160,7 +160,7 @@ def _difference(one: _Tested) -> Cell:
     half = half_interval(values) if len(values) > 1 else None
     text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
     hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in one.differences.items())
-    ends = {} if half is None else {"low": centre - half, "high": centre + half}
+    ends: dict[str, Any] = {} if half is None else {"low": centre - half, "high": centre + half}
     return Cell(text, value=centre, hint=hint, metric=one.score["metric"], count=one.score["count"], protocol=one.score["protocol"], **ends)
 
 

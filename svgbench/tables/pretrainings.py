@@ -24,7 +24,8 @@ def weights_of(record: RunRecord) -> set[str]:
 def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
     """Adds to every table of measured numbers with rows of two encoders or more a note that names the rows whose seeds all rest on one
     pretraining."""
-    rows, weights = row_numbers(records), {}
+    rows = row_numbers(records)
+    weights: dict[str, set[str]] = {}
     for record in records:
         weights.setdefault(record.row, set()).update(weights_of(record))
     for table in tables:

@@ -216,8 +216,8 @@ def _lines(axes: Axes, points: list[Point], lines: dict[str, int]) -> list[tuple
             continue
         how, beside = line_of(number), 1 + 0.09 * aside(place, len(lines))
         axes.plot([p.x * beside for p in line_points], [p.value for p in line_points], **how)
-        known = [p for p in line_points if p.low is not None]
-        axes.vlines([p.x * beside for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], **INTERVAL)
+        known = [(p.x * beside, p.low, p.high) for p in line_points if p.low is not None and p.high is not None]
+        axes.vlines([x for x, _, _ in known], [low for _, low, _ in known], [high for _, _, high in known], color=how["color"], **INTERVAL)
         ends.append((line_points[-1].x * beside, line_points[-1].value, line, str(how["color"])))
     return ends
 
@@ -266,7 +266,7 @@ def class_shares(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
         scores = one.read("embedding")[1]["class_share"]
         for score in scores:
             part = score["detail"]["latents"]
-            how = {"markerfacecolor": "white"} if part == "both" else {}
+            how: dict[str, Any] = {"markerfacecolor": "white"} if part == "both" else {}
             y = number + 0.44 * aside(list(markers).index(part), len(markers)) if len(scores) > 1 else number
             left.plot(100 * score["value"], y, markers[part], color=colour, clip_on=False, **how)
             left.hlines(y, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
@@ -286,8 +286,9 @@ def class_shares(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     right.set_xlabel("t (0 noise, 1 data)")
     right.set_ylabel("of velocities, %")
     right.set_title("unconditional velocities", loc="left")
-    for axes, direction in ((left, "x"), (right, "y")):
-        axes.grid(axis=direction)
+    left.grid(axis="x")
+    right.grid(axis="y")
+    for axes in (left, right):
         axes.set_axisbelow(True)
         axes.axhline(0, color=SOFT, linewidth=0.5) if axes is right else axes.axvline(0, color=SOFT, linewidth=0.5)
     name_lines(right, ends, height)

@@ -32,7 +32,7 @@ DPI = 200
 SMALL_IMAGE = 96
 """Images up to this side are shown by their pixels; larger ones are averaged down."""
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.titlepad": 5, "axes.linewidth": 0.6, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
@@ -72,7 +72,7 @@ class Page:
         """The figure's title, in its upper left corner."""
         self.text(0.08, 0.16, text, fontsize=9, weight="bold", va="center")
 
-    def text(self, x: float, y: float, text: str, **how: object) -> None:
+    def text(self, x: float, y: float, text: str, **how: Any) -> None:
         """A text at (x, y)."""
         self.figure.text(x / self.width, 1 - y / self.height, text, **how)
 
@@ -127,7 +127,7 @@ def class_colours(count: int) -> list[Any]:
     return [matplotlib.colormaps["hsv"](number / count) for number in range(count)]
 
 
-def line_of(number: int) -> dict[str, object]:
+def line_of(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of the n-th line."""
     turn = number // len(LINES) % len(MARKERS)
     return {

@@ -41,7 +41,7 @@ def training_curves(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
         ends = []
         for one in shown:
             how = line_of(one.number)
-            marked = {} if label.startswith("gFID") else {"marker": ""}
+            marked: dict[str, Any] = {} if label.startswith("gFID") else {"marker": ""}
             points = curves[one.name]
             axes.plot([seen for seen, _ in points], [value for _, value in points], **{**how, **marked})
             ends.append((points[-1][0], points[-1][1], one.name, str(how["color"])))
