@@ -34,7 +34,7 @@ class Optimiser(Sparse):
     def _decay_decays(self) -> Optimiser:
         used = [name for name in self.later if getattr(self, name)]
         if used and self.schedule == "constant":
-            raise ValueError(f"{used[0]} is for schedule cosine or linear; set schedule, or leave {used[0]} out")
+            raise ValueError(f"{used[0]} needs schedule cosine or linear; set schedule, or leave {used[0]} out")
         if self.final_lr > self.lr:
             raise ValueError(f"final_lr {self.final_lr:g} is above lr {self.lr:g}; give at most lr")
         if 0 < self.decay_start_images < self.lr_warmup_images:
@@ -64,7 +64,9 @@ class Training(Part):
     def _decay_ends(self) -> Training:
         start = self.optimiser.decay_start_images
         if start and start >= self.total_images:
-            raise ValueError(f"optimiser.decay_start_images {start} leaves no image of total_images {self.total_images} to decay over")
+            raise ValueError(
+                f"optimiser.decay_start_images {start} must be below total_images {self.total_images}, so that the learning rate can decay"
+            )
         return self
 
 

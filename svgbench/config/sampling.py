@@ -34,7 +34,7 @@ class Tuning(Part):
     @classmethod
     def _no_candidate_twice(cls, shifts: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(shifts)) != len(shifts):
-            raise ValueError(f"{list(shifts)} names a candidate twice")
+            raise ValueError(f"{list(shifts)} lists a candidate twice")
         return shifts
 
     @property
@@ -137,7 +137,7 @@ class SamplingProtocol(Sparse):
         fields = {name: settings[name] for name in cls.model_fields if name in settings}
         if fields["shift"] == TUNED:
             if chosen is None:
-                raise BadInput("sampling.shift is tuned, but the run has no finished shift-choice; run its command again.")
+                raise BadInput("sampling.shift is tuned, but the run has no finished stage shift-choice; run its command again.")
             fields |= {"shift": chosen["shift"], "tuned": chosen["text"]}
         return cls(**fields)
 

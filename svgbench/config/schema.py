@@ -189,9 +189,13 @@ class Latents(Sparse):
             raise ValueError("statistics and scale exclude each other; give one")
         given = "statistics" if self.statistics is not None else "scale" if self.scale is not None else None
         if given and self.standardise != "channel":
-            raise ValueError(f"standardise {self.standardise} excludes {given}, which keeps the scale of its release; leave one out")
+            raise ValueError(
+                f"standardise {self.standardise} cannot be combined with {given}, which keeps the scale of a release; leave one of them out"
+            )
         if self.statistics is not None and self.align is not None:
-            raise ValueError(f"align {self.align} excludes statistics, which belong to the alignment of their release; leave one out")
+            raise ValueError(
+                f"align {self.align} cannot be combined with statistics, which belong to the alignment of a release; leave one of them out"
+            )
         return self
 
 

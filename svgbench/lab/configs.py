@@ -58,7 +58,7 @@ def cells_of(
     plains: dict[str, RunConfig] = {}
     cell_of: dict[str, str] = {}
     for axis, value in repeated(loaded):
-        notify(f"the axis '{axis}' names {value} twice; it runs once.")
+        notify(f"the axis '{axis}' lists {value} twice; it runs once.")
     for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
         try:
             drafted = build(merge(cell_settings, over), preset=preset, extra=shelf)

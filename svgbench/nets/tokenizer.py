@@ -80,7 +80,7 @@ class Tokenizer(nn.Module):
             alignment = Alignment("batch", strength=own.strength if own.mode == "batch" else 1.0, **sizes)
             return torch.cat([features, alignment.to(images.device)(self.residual(images), features)], dim=1)
         if mode != own.mode:
-            raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{own.mode}'")
+            raise ValueError(f"this tokenizer has the alignment '{own.mode}', not '{mode}'")
         whole = torch.cat([features, self.residual(images)], dim=1)
         return in_chunks(lambda chunk: self._aligned(chunk, own), whole, chunk_size(images.device, *images.shape[2:]))
 
