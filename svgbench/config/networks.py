@@ -22,9 +22,9 @@ class Optimiser(Sparse):
     lr_warmup_images: Annotated[int, Field(ge=0)] = 0
     """Images over which the learning rate rises linearly from zero."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: constant, or a cosine or a straight line to ``final_lr`` at ``total_images``."""
+    """Schedule after the warm-up: constant, or cosine or linear decay to ``final_lr`` at ``total_images``."""
     decay_start_images: Annotated[int, Field(ge=0)] = 0
-    """Images until which ``cosine`` and ``linear`` keep ``lr``; 0: the end of the warm-up."""
+    """Number of images after which ``cosine`` and ``linear`` start to decay; 0: the end of the warm-up."""
     final_lr: NotNegative = 0.0
     """Learning rate at which ``cosine`` and ``linear`` end."""
     max_gradient_norm: NotNegative = 0.0

@@ -73,8 +73,8 @@ def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Te
 
 
 def plain_silog(sums: SilogSums) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, of log errors g [n], of Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) (arXiv 1406.2283, equation 4 under a root, as
-    GLPDepth has it)."""
+    """The same, of log errors g [n], of Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) (arXiv 1406.2283, the square root of equation
+    4, as in GLPDepth)."""
     n = sums.count.clamp_min(1)
     mean = sums.total / n
     loss = (sums.squares / n - mean.square() / 2).clamp_min(0).sqrt()

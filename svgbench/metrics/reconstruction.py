@@ -1,8 +1,8 @@
 """Scores of reconstructions against their originals: rFID, PSNR, SSIM in two ranges of pixels and a perceptual distance.
 
 Protocol: the validation images, once each, decoded from their own latents (posterior mean, no noise), uint8, at the benchmark's size,
-against those same originals: also rFID's reference is the validation images, never the training images that gFID uses. Intervals
-resample pairs. What they cannot tell: how well a diffusion model trains in these latents; rFID is a lower bound of gFID, not a forecast.
+against the same originals. The reference of rFID is therefore the validation images, not the training images that gFID uses. Intervals
+resample pairs. Limit: they do not show how well a diffusion model trains in these latents; rFID is a lower bound of gFID, not a prediction.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def reconstruction_scores(
     """rfid (with an extractor), psnr, ssim, ssim_signed, lpips (with a perceptual net) of uint8 [N, 3, H, W] against their
     originals in the same order.
 
-    ``original_features``: of the originals, where another score computed them; ``runtime``: all its ranks share the images and each gets
-    all scores; ``saved``: a directory for the finished part of each pass, so that one that was stopped resumes.
+    ``original_features``: features of the originals, if another score has computed them; ``runtime``: all ranks share the images, and each
+    gets all scores; ``saved``: a directory for the finished part of each pass, so that a stopped pass can resume.
     """
     if len(reconstructions) != len(originals):
         raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; reconstruct the images again.")
