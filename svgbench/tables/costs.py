@@ -14,7 +14,7 @@ from svgbench.tables.published import published
 from svgbench.tables.standings import BY_IMAGES
 from svgbench.tables.table import Cell, Table
 
-INTERVAL = "value (low, high): the median of the repetitions, and the interval that holds the true median with 95 %"
+INTERVAL = "value (low, high): the median of the repetitions and its 95 % confidence interval"
 LAYOUT = "cost"
 """The layout that shows them."""
 BY_REPETITIONS = "by their intervals over repetitions (5 %, Holm's correction over the column); counts have none"
@@ -25,8 +25,7 @@ RANDOM = "random weights: what a network costs does not depend on their values"
 
 
 def cost_records(out: Path) -> list[RunRecord]:
-    """A record, as of a run, for each measured cost under ``out``; its row is named after the tokenizer, and says where weights are
-    random."""
+    """A record (as of a run) for each measured cost under ``out``. Its row has the name of the tokenizer and notes random weights."""
     records = []
     for path, about in read_costs(out).items():
         name = about["name"] + (" (random weights)" if about["random_weights"] else "")
@@ -43,8 +42,8 @@ def cost_records(out: Path) -> list[RunRecord]:
 
 
 def cost_tables(out: Path, layout: Layout, *, against: str | None = None) -> list[Table]:
-    """The costs measured under ``out`` in a layout, differences from the row ``against``, and the published ones. BadInput where none was
-    measured."""
+    """The costs measured under ``out`` in a layout, differences from the row ``against``, and published costs. Raises BadInput when none
+    was measured."""
     records = cost_records(out)
     if not records:
         raise BadInput(f"{out} holds no measured cost; measure one first, for example: svgbench cost dinov3.")

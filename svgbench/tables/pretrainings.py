@@ -9,10 +9,10 @@ from svgbench.tables.labels import row_numbers, row_of
 from svgbench.tables.table import Table
 
 ABOUT = (
-    "the seeds train autoencoder and SiT again on the same encoder weights, so a difference between these rows is about these weights, "
-    "not about how they were pretrained"
+    "the seeds train autoencoder and SiT again on the same encoder weights, so a difference between these rows holds for these weights, "
+    "not for the method that pretrained them"
 )
-PAIR = f"two encoders, one pretraining each: {ABOUT}"
+PAIR = f"two encoders, each pretrained once: {ABOUT}"
 
 
 def weights_of(record: RunRecord) -> set[str]:
@@ -36,5 +36,5 @@ def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> 
             continue
         single = [row for row in shown if len(weights[row]) == 1]
         if single:
-            who = "each row rests" if len(single) == len(shown) else f"{', '.join(single)}: each rests"
-            table.notes.append(f"{who} on one pretraining of its encoder; {ABOUT}")
+            who = "each row uses" if len(single) == len(shown) else f"{', '.join(single)}: each uses"
+            table.notes.append(f"{who} one pretrained encoder; {ABOUT}")

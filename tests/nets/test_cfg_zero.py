@@ -131,11 +131,11 @@ def test_the_python_function_takes_both_and_the_protocol_names_both():
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ({"zero_init": 5}, "zero_init 5 must be from 0 to below the 5 steps"),
-        ({"zero_init": -1}, "zero_init -1 must be from 0"),
-        ({"zero_init": 1, "sampler": "sde-euler"}, "zero_init is for the samplers euler, heun or midpoint, not sde-euler"),
-        ({"zero_init": 1, "sampler": "dopri5"}, "not dopri5; leave it at 0"),
-        ({"optimised_scale": True, "weak": Field()}, "guidance against the null class, not weak; leave it off"),
+        ({"zero_init": 5}, "zero_init 5 must be at least 0 and below the 5 steps"),
+        ({"zero_init": -1}, "zero_init -1 must be at least 0"),
+        ({"zero_init": 1, "sampler": "sde-euler"}, "zero_init works with the samplers euler, heun or midpoint, not with sde-euler"),
+        ({"zero_init": 1, "sampler": "dopri5"}, "not with dopri5; set it to 0"),
+        ({"optimised_scale": True, "weak": Field()}, "guidance against the null class, not weak; set it to false"),
     ],
 )
 def test_where_they_do_not_apply_they_are_refused(how, sentence):
@@ -146,12 +146,16 @@ def test_where_they_do_not_apply_they_are_refused(how, sentence):
 @pytest.mark.parametrize(
     ("settings", "field", "sentence"),
     [
-        ({"sampling": {"steps": [5, 3], "zero_init": 3}}, "sampling.zero_init", "sampling.zero_init 3 must be from 0 to below the 3 steps"),
-        ({"sampling": {"zero_init": 1, "sampler": "sde-euler"}}, "sampling.zero_init", "not sde-euler"),
+        (
+            {"sampling": {"steps": [5, 3], "zero_init": 3}},
+            "sampling.zero_init",
+            "sampling.zero_init 3 must be at least 0 and below the 3 steps",
+        ),
+        ({"sampling": {"zero_init": 1, "sampler": "sde-euler"}}, "sampling.zero_init", "not with sde-euler"),
         (
             {"sampling": {"optimised_scale": True, "sampler": "ddim"}, "diffusion": {"objective": "ddpm"}},
             "sampling.optimised_scale",
-            "sampling.optimised_scale is for velocities and the samplers euler, .*, not ddim",
+            "sampling.optimised_scale works with velocity models and the samplers euler, .*, not with ddim",
         ),
         (
             {"sampling": {"optimised_scale": True, "against": "weak"}, "diffusion": {"weak_share": 0.5}},

@@ -74,7 +74,7 @@ def test_an_interval_of_the_median_holds_it_as_often_as_it_says():
         found = times_of([draw.expovariate(1.0) for _ in range(20)])
         held += found.low <= math.log(2) <= found.high
     assert 0.945 < held / 2000 < 0.975  # 0.9586 by the binomial distribution
-    with pytest.raises(ValueError, match="5 times give no interval; 6 are the fewest"):
+    with pytest.raises(ValueError, match="5 times give no interval; at least 6 are needed"):
         times_of([1.0] * 5)
 
 
@@ -167,7 +167,7 @@ def test_cards_are_measured_kept_and_reported_beside_the_published_rows(tmp_path
     [
         (["dinvo3"], "no card or run named 'dinvo3'. Did you mean 'dinov3'"),
         (["dinov3", "--precision", "fp8"], "--precision fp8 is unknown; use fp32 or bf16."),
-        (["dinov3", "mae", "--weights", "x.pt"], "--weights FILE is of one card"),
+        (["dinov3", "mae", "--weights", "x.pt"], "--weights FILE belongs to one card"),
         (["dinov3", "--device", "cuda:99"], "is not available"),
         (["dinov3", "--repetitions", "5"], "--repetitions"),
     ],

@@ -52,7 +52,7 @@ def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """gFID against the guidance scale at the most sampling steps of each panel's judge, or why it is not drawn."""
+    """gFID against the guidance scale at the largest number of sampling steps for each judge, or the reason why it is not drawn."""
     most = {one.name: max((row["steps"] for row in _gfid(one)), default=0) for one in tokenizers}
     rows = {
         one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one) and row["steps"] == most[one.name]]
@@ -88,7 +88,8 @@ def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
-    """(images seen, mean gFID over seeds, a row of scores) without guidance at the most steps, along a training under one protocol."""
+    """(images seen, mean gFID over seeds, a row of scores) without guidance at the largest number of steps, along a training under one
+    protocol."""
     rows = [row for row in _gfid(one) if row["guidance"] == 1]
     most = max((row["steps"] for row in rows), default=0)
     points = _points({one.name: [row for row in rows if row["steps"] == most]}, lambda row: row["images_seen"])
@@ -99,10 +100,10 @@ def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
 def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> FigureData:
     seeds = sorted({len(point.rows) for point in points})
     several = f"mean over {' or '.join(map(str, seeds))} seeds with its 95 % t-interval" if seeds[-1] > 1 else ""
-    single = "value with its bootstrap interval where there is one seed" if seeds[0] == 1 else ""
-    panel = "count of steps" if name == "gfid-by-guidance" else "guidance"
+    single = "value with its bootstrap interval for one seed" if seeds[0] == 1 else ""
+    panel = "number of steps" if name == "gfid-by-guidance" else "guidance"
     caption = (
-        f"Frechet distance of samples to the training images (lower is better) against {against}, one line a tokenizer, one panel a "
+        f"Frechet distance of samples to the training images (lower is better) against {against}; one line per tokenizer, one panel per "
         f"{panel} and protocol: {'; '.join(part for part in (several, single) if part)}."
     )
     columns = ["tokenizer", "guidance", "steps", "images_seen", "gfid", "low", "high", "seeds", "count", "sampler", "protocol"]
@@ -131,8 +132,8 @@ def _without_length(one: TokenizerRuns) -> str:
 
 
 def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: str = "guidance") -> list[Point]:
-    """Seeds folded; ``panel``: the column that panels go by. A line is a tokenizer under one way of sampling; the way is named where there
-    are several."""
+    """Averages seeds. ``panel``: the column whose values are the panels. A line is a tokenizer with one way of sampling, which is named
+    when there are several."""
     cells: dict[tuple[tuple[str, float], str, str, float], Rows] = {}
     for name, of_tokenizer in rows.items():
         for row in of_tokenizer:
