@@ -74,7 +74,8 @@ def declared(out: Path, experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def _scored(plan: Plan, run: str, metric: str, finished: set[str]) -> bool:
-    """Whether a stage that computes this score is finished in a run. Stages that it builds on, such as the tuning of its shift, do not count."""
+    """Whether a stage that computes this score is finished in a run. Stages that it builds on, such as a
+    tuning of the shift, do not count."""
     nodes = (key for one in plan.runs if one.name == run for key in one.nodes if one.reason(key) is None)
     return any(key in finished and plan.nodes[key].stage in METRICS[metric].stages for key in nodes)
 

@@ -91,9 +91,9 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
         absent = [(cell, side) for cell, side, scores in zip(contrast.between, sides, (one, other), strict=True) if not scores]
         elsewhere = [cell for cell, side in absent if any(row["metric"] == contrast.metric for record in side for row in record.scores)]
         missing = [cell for cell, _ in absent if cell not in elsewhere]
-        remarks += [f"no score yet of {' and '.join(missing)}"] if missing else []
+        remarks += [f"no score yet for {' and '.join(missing)}"] if missing else []
         remarks += [f"{' and '.join(elsewhere)}: scored, but not as this contrast compares ({_way(contrast)})"] if elsewhere else []
-        remarks += [] if absent else ["no seed that both cells have a score of"]
+        remarks += [] if absent else ["no seed for which both cells have a score"]
         return _Tested(contrast, {}, None, remarks, early)
     made = [_apart(one[seed], other[seed]) for seed in seeds]
     if any(not comparable for comparable, _ in made):
