@@ -66,7 +66,11 @@ class SvgbenchBackbone(BaseModule):
             raise BadConfig("SvgbenchBackbone needs one of encoder='dinov2-b14' and run='runs/NAME'.")
         if latents not in ("features", "residual", "both"):
             raise BadConfig(f"latents='{latents}' is not one of features, residual, both.")
-        model: Any = open_run(Path(run)) if run is not None else svgbench.load_encoder(encoder, weights)
+        if run is not None:
+            model: Any = open_run(Path(run))
+        else:
+            assert encoder is not None  # one of them is given
+            model = svgbench.load_encoder(encoder, weights)
         self._outside = (model,)  # not registered: neither trained nor saved
         features = getattr(model, "feature_channels", model.channels)
         self._channels = {"features": slice(0, features), "residual": slice(features, None), "both": slice(None)}[latents]

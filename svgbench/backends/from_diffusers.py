@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from diffusers import AutoencoderKL
 from torch import Tensor
 
@@ -16,9 +18,10 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 class DiffusersNetwork(Network):
     """A diffusers AutoencoderKL."""
 
-    model: AutoencoderKL
+    model: Any
+    """It, whose base classes have no types."""
 
-    def __init__(self, model: AutoencoderKL) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.channels = model.config.latent_channels

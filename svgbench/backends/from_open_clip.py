@@ -27,6 +27,7 @@ class OpenClipNetwork(TokenNetwork):
     """The image tower of a contrastive model, for images of one size."""
 
     model: TimmModel | VisionTransformer
+    side: int
 
     def __init__(self, tower: TimmModel | VisionTransformer, side: int, features: Features) -> None:
         super().__init__()

@@ -21,6 +21,9 @@ from svgbench.errors import BadConfig, unknown
 class TimmNetwork(TokenNetwork):
     """A timm ViT (VisionTransformer, Eva) without its head."""
 
+    model: Any
+    """Both have the attributes that are read here, but no common type that declares them."""
+
     def __init__(self, name: str, arguments: dict[str, Any], features: Features) -> None:
         super().__init__()
         self.model = timm.create_model(name, pretrained=False, num_classes=0, **arguments)
@@ -29,8 +32,9 @@ class TimmNetwork(TokenNetwork):
         self.stride = self.model.patch_embed.patch_size[0]
         settings = get_pretrained_cfg(name)
         if settings is not None:
-            self.mean, self.std = tuple(settings.mean), tuple(settings.std)
-        rope = getattr(self.model, "rope", None)
+            (red, green, blue), (red_std, green_std, blue_std) = settings.mean, settings.std
+            self.mean, self.std = (red, green, blue), (red_std, green_std, blue_std)
+        rope: Any = getattr(self.model, "rope", None)
         if hasattr(rope, "periods"):  # DINOv3 was trained and is released with periods rounded to bfloat16; timm computes them in float32
             self._set_periods(rope.periods.to(torch.bfloat16))
 

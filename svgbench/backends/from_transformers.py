@@ -41,6 +41,7 @@ class TransformersNetwork(TokenNetwork):
         if kind.__name__ == "ViTMAEModel":
             arguments = {**arguments, "mask_ratio": 0.0}
         pooled = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
+        assert kind.config_class is not None  # every architecture has one
         self.model = kind(kind.config_class(**arguments), **pooled)
         config, embeddings = self.model.config, _part(self.model, "embeddings")
         self.cls = int(hasattr(embeddings, "cls_token") or hasattr(embeddings, "class_embedding"))
@@ -71,7 +72,7 @@ class TransformersNetwork(TokenNetwork):
         """Weights with current names (transformers converts those of older files), position embeddings resampled to the grid."""
         state = {name: self._resampled(name, value) for name, value in state.items()}
         with _silent():
-            model, report = type(self.model).from_pretrained(
+            loaded: Any = type(self.model).from_pretrained(
                 None,
                 config=self.model.config,
                 state_dict=state,
@@ -79,6 +80,7 @@ class TransformersNetwork(TokenNetwork):
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
+        model, report = loaded  # as ``output_loading_info`` asks for
         missing, shapes = set(report["missing_keys"]), {name: shape for name, shape, _ in report["mismatched_keys"]}
         expected = self.model.state_dict().keys()  # without a pooling head, which ``model`` may have
         result = {name: value for name, value in model.state_dict().items() if name in expected and name not in missing}

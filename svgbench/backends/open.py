@@ -188,7 +188,7 @@ def _completed(card: EncoderCard, network: Network) -> EncoderCard:
         card = card.model_copy(
             update={"channels": network.channels, "params_m": params_m, "pixels": card.pixels.model_copy(update=statistics)}
         )
-    if (card.channels, card.stride) != (network.channels, stride):
+    if card.channels != network.channels or card.stride != stride:
         raise BadConfig(
             f"the card '{card.name}' has {card.channels} channels at stride {card.stride}, but the network of {card.backend} has "
             f"{network.channels} channels at stride {stride}; correct the card."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +22,8 @@ class TokenNetwork(Network):
     depth: int
     prefix: int
     """Class and register tokens in front of the patch tokens."""
-    norm: nn.Module
-    """The final norm, a module of ``model``."""
+    norm: Any
+    """The final norm, a module of ``model``: a layer norm, or a library's own RMS norm."""
 
     def select_features(self, features: Features, *, width: int, depth: int, prefix: int, norm: nn.Module) -> None:
         """Sets the features that ``encode`` returns. Raises BadConfig for a block or a norm that the network does not have."""

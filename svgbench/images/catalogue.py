@@ -269,8 +269,8 @@ def _load(path: Path) -> tuple[bool, dict[str, str]]:
         return False, {}
     table = {}
     for line in lines[1:]:
-        entry, _, path = line.partition("\t")
-        table[_unescaped(path)] = entry
+        entry, _, name = line.partition("\t")
+        table[_unescaped(name)] = entry
     return status == ["complete"], table
 
 

@@ -77,7 +77,8 @@ def depth_crop(sample: Sample, numbers: np.ndarray, *, size: tuple[int, int], bo
     image, depth = sample.image, Image.fromarray(sample.target)
     if border:
         sides = (*image.size, *image.size)
-        box = tuple(round(share * side) for share, side in zip(NYU_BORDER, sides, strict=True))
+        left, top, right, bottom = (round(share * side) for share, side in zip(NYU_BORDER, sides, strict=True))
+        box = (left, top, right, bottom)
         image, depth = image.crop(box), depth.crop(box)
     if numbers[0] < 0.5:
         angle = MAX_TILT * (2 * float(numbers[2]) - 1)
@@ -178,7 +179,11 @@ class CropLoader(AbstractContextManager["CropLoader"]):
 
     def _submit(self, batch: Batch) -> dict[int, Future[Crop]]:
         pairs = zip(batch.indices.tolist(), batch.positions.tolist(), strict=True)
-        return {position: self._waiting.pop(position, None) or self._pool.submit(self._read, index, position) for index, position in pairs}
+        waiting = self._waiting
+        return {
+            position: waiting.pop(position) if position in waiting else self._pool.submit(self._read, index, position)
+            for index, position in pairs
+        }
 
     def __exit__(self, *_: Any) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -29,7 +29,7 @@ from svgbench.images.splits import choose_splits, split_of
 from svgbench.machine.progress import tell_once
 
 SPLITS = ("training", "validation")
-TARGETS = {"segmentation": "annotations", "depth": "depth"}
+TARGETS: dict[Kind, str] = {"segmentation": "annotations", "depth": "depth"}
 LISTS = {"training": "nyu_train.txt", "validation": "nyu_test.txt"}
 IGNORED = 255
 """The label of unlabelled pixels."""

@@ -7,7 +7,12 @@ OpenBLAS on x86-64 with AVX-512, so that the embedded images keep the bytes on w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
+
+Numbers: TypeAlias = np.ndarray | np.floating
 
 _BLOCK = 1 << 15
 """Numbers in the processor's cache at a time."""
@@ -66,7 +71,7 @@ def _sum(x: np.ndarray) -> np.ndarray:
     return total
 
 
-def _blockwise(function, *arrays: np.ndarray) -> np.ndarray:
+def _blockwise(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:
     """A function of float32 arrays of one shape, applied to a part at a time."""
     flat = [np.ravel(array) for array in arrays]
     result = np.empty(flat[0].shape, np.float32)
@@ -76,7 +81,7 @@ def _blockwise(function, *arrays: np.ndarray) -> np.ndarray:
     return result.reshape(arrays[0].shape)
 
 
-def _fused(a, b, c) -> np.ndarray:
+def _fused(a: Numbers, b: Numbers, c: Numbers) -> np.ndarray:
     """a b + c of float32 numbers, rounded once. The product is exact in float64; where the float64 sum was rounded to the middle of two
     float32 numbers, it is moved to the side on which the true sum is, so that the second rounding is right too."""
     product, addend = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
@@ -120,7 +125,7 @@ def _angle(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def _polynomial(coefficients: tuple[float, ...], x: np.ndarray) -> np.ndarray:
     """Horner's rule, the highest coefficient first."""
-    result = np.float32(coefficients[0])
+    result = np.asarray(coefficients[0], np.float32)
     for coefficient in coefficients[1:]:
         result = _fused(result, x, np.float32(coefficient))
     return result

@@ -124,7 +124,9 @@ def _split(root: Path, skipped: Skipped) -> Files:
         names = _saved_apart(root)
     if names:
         chosen = choose_splits(root, names, skipped, single=True)
-        return Files(*([file for name in part for file in _saved(root, name)] for part in chosen or ()), True)
+        assert chosen is not None  # some name stands for a split
+        train, val = ([file for name in part for file in _saved(root, name)] for part in chosen)
+        return Files(train, val, True)
     by_name = {name.rstrip("/").rpartition("/")[2]: name for name in _parquet(root, skipped)}
     parent = next(iter(by_name.values())).rstrip("/").rpartition("/")[0]
     check_links(root / parent)
@@ -140,7 +142,8 @@ def _split(root: Path, skipped: Skipped) -> Files:
         path = by_name[name]
         return sorted(scan.walk(root, path.rstrip("/"), PARQUET, skipped)) if path.endswith("/") else [scan.stat_file(root, path)]
 
-    return Files(*([file for name in part for file in data_files(name)] for part in chosen), True)
+    train, val = ([file for name in part for file in data_files(name)] for part in chosen)
+    return Files(train, val, True)
 
 
 def _saved(root: Path, split: str) -> list[ListedFile]:

@@ -31,7 +31,7 @@ def resized_crop(image: np.ndarray, label: int, numbers: np.ndarray, *, area: tu
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     cut = picture.crop((left, top, left + width, top + height)).resize((side, side), Image.Resampling.BILINEAR)
     pixels = np.asarray(cut)
-    return Crop(pixels[:, ::-1] if numbers[0] < 0.5 else pixels, np.int64(label), numbers[:0])
+    return Crop(pixels[:, ::-1] if numbers[0] < 0.5 else pixels, np.asarray(label, np.int64), numbers[:0])
 
 
 def box_of(side: int, numbers: np.ndarray, area: tuple[float, float]) -> tuple[int, int, int, int]:

@@ -111,16 +111,16 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], skipped: Skipped, *,
     empty stamp; reading it raises. Without ``links``, all links are ignored. Raises BadData when a folder cannot be read.
     """
     visited = _ancestors(root / start)
-    pending, linked_folders = [start], []
+    pending, linked_folders = [start], list[str]()
     while pending or linked_folders:
         place = pending.pop() if pending else linked_folders.pop(0)
         folder = root / place
         try:
-            state = os.stat(folder)
-            if (state.st_dev, state.st_ino) in visited:
+            own = os.stat(folder)
+            if (own.st_dev, own.st_ino) in visited:
                 skipped.loops.append(place)
                 continue
-            visited.add((state.st_dev, state.st_ino))
+            visited.add((own.st_dev, own.st_ino))
             with os.scandir(folder) as entries:
                 entries_here = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ class ShapeBatch(NamedTuple):
     captions: list[str] | None
 
 
-def draw(indices, *, seed: int, resolution: int, split: str, captions: bool = False) -> ShapeBatch:
+def draw(indices: Sequence[int] | np.ndarray, *, seed: int, resolution: int, split: str, captions: bool = False) -> ShapeBatch:
     """Draws the images ``indices`` [n] of a split, ``resolution`` pixels wide. The classes alternate, so that ten consecutive images have
     all ten. Raises BadData for an unknown split, a resolution outside 16 to 1024, or a negative index."""
     if split not in SPLITS:

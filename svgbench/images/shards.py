@@ -112,7 +112,8 @@ def _split(root: Path, skipped: Skipped) -> Files:
         inside = sorted(scan.walk(root, name, (*TAR, NAMES), skipped))
         return [file for file in inside if file.path.lower().endswith(TAR)]
 
-    return Files(*([file for name in part for file in shard_files(name)] for part in chosen), True)
+    train, val = ([file for name in part for file in shard_files(name)] for part in chosen)
+    return Files(train, val, True)
 
 
 def _names_files(root: Path, shards: Sequence[ListedFile]) -> list[str]:

@@ -53,7 +53,7 @@ def choose_splits(place: Path, names: Iterable[str], skipped: Skipped, *, single
     skipped.notes += _incomplete(names)
     for name in names:
         by_split.setdefault(split_of(name), []).append(name)
-    train, val, test = (sorted(by_split.get(split, [])) for split in ("train", "val", "test"))  # type: ignore[arg-type]
+    train, val, test = (sorted(by_split.get(split, [])) for split in ("train", "val", "test"))
     if not (train or val or test):
         return None
     if not train:

@@ -77,8 +77,8 @@ def reading_speed(images: ImageSet, *, seconds: float = 2.0) -> float:
     try:
         for start in range(0, available, BATCH):
             images.batch(range(start, min(start + BATCH, available)))
-        start = time.thread_time()
-        while (spent := time.thread_time() - start) < seconds:
+        begun = time.thread_time()
+        while (spent := time.thread_time() - begun) < seconds:
             images.batch(torch.randint(available, (BATCH,), generator=generator))
             count += BATCH
     finally:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from svgbench.config import cards
 from svgbench.config.derived import candidates as tuning_candidates
@@ -21,6 +21,9 @@ from svgbench.lab.digests import covers, digests_of
 from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
 from svgbench.stages import graph, tuning
+
+if TYPE_CHECKING:
+    from svgbench.images.dense_sets import Kind
 
 SHIPPED = {"features": "shapes-cnn", "pairs": "shapes-lpips"}
 """The judge of each kind that needs no weights file."""
@@ -366,7 +369,8 @@ def _check_limit(config: RunConfig, limit: int) -> None:
 
 def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
     """The scores with the identities of the data sets of dense prediction; ``seen``: a cache shared by the cells of a grid."""
-    sources = {"segmentation": scores.segmentation.source if scores.segmentation.enabled else None, "depth": scores.depth.source}
+    segmentation = scores.segmentation.source if scores.segmentation.enabled else None
+    sources: dict[Kind, str | None] = {"segmentation": segmentation, "depth": scores.depth.source}
     folders = {name: source for name, source in sources.items() if source is not None}
     if not folders:
         return scores
@@ -375,8 +379,8 @@ def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
     for name, source in folders.items():
         if f"{name} {source}" not in seen:
             seen[f"{name} {source}"] = dense_sets.open_set(name, source).identity
-    identified = {name: getattr(scores, name).model_copy(update={"identity": seen[f"{name} {source}"]}) for name, source in folders.items()}
-    return scores.model_copy(update=identified)
+    identities = {name: {"identity": seen[f"{name} {source}"]} for name, source in folders.items()}
+    return scores.model_copy(update={str(name): getattr(scores, name).model_copy(update=one) for name, one in identities.items()})
 
 
 def _with_teacher(config: RunConfig, extra: Path | None) -> RunConfig:

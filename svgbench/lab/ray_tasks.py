@@ -7,6 +7,7 @@ Ray moves the tasks of a lost machine to another; a task resumes from the store,
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -49,7 +50,8 @@ def _open(folder: Path) -> None:
     try:
         with contextlib.chdir(folder):
             ray.init(
-                log_to_driver=False, logging_level="warning", configure_logging=True, include_dashboard=False, runtime_env=safe, **more
+                log_to_driver=False, logging_level=logging.WARNING, configure_logging=True, include_dashboard=False, runtime_env=safe,
+                **more,
             )  # fmt: skip
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")

@@ -99,7 +99,7 @@ class Blocks:
         mine, rounds = self._remaining[self._rank :: self._world], math.ceil(len(self._remaining) / self._world)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self._runtime.together(self._label))
-            stop = stack.enter_context(_CancellingStop())
+            stack.enter_context(stop := _CancellingStop())
             before = self._count - self._number(self._remaining)
             bar = stack.enter_context(self._runtime.progress(self._label, self._count, unit=self._unit, done=before))
             opened = [stack.enter_context(_writable(file.path)) for file in self._files]
@@ -240,13 +240,13 @@ class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
 
     def __init__(self, read: Callable[[range], Any] | None, blocks: Sequence[range]) -> None:
         self._read, self._blocks = read, iter(blocks)
-        self._pool = ThreadPoolExecutor(1) if read else None
+        self._pool = None if read is None else ThreadPoolExecutor(1)
         self._ready: list[Future[Any]] = []
         self._submit()
 
     def _submit(self) -> None:
         items = next(self._blocks, None)
-        if self._pool is not None and items is not None:
+        if self._pool is not None and self._read is not None and items is not None:
             self._ready.append(self._pool.submit(self._read, items))
 
     def next(self) -> list[Any]:
@@ -279,7 +279,7 @@ def _row_bytes(file: Array) -> int:
 def _bytes(file: Array, rows: np.ndarray, count: int) -> memoryview:
     if rows.shape != (count, *file.row) or rows.dtype != file.kind:
         raise ValueError(f"{file.path.name} takes {np.dtype(file.kind)} {(count, *file.row)}, not {rows.dtype} {rows.shape}")
-    return memoryview(np.ascontiguousarray(rows)).cast("B")
+    return np.ascontiguousarray(rows).data.cast("B")
 
 
 def _write(descriptor: int, content: memoryview, place: int) -> None:

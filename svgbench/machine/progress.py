@@ -95,7 +95,7 @@ class RichBar(Bar):
         self._task = self._progress.add_task("", total=total, completed=done, **self._texts())
         self._progress.start()
 
-    def _texts(self) -> dict[str, str]:
+    def _texts(self) -> dict[str, Any]:
         """The texts of the line, as long as the terminal has room for them beside the bar."""
         count, rate = f"{self.done:,}/{self.total:,} {self.unit}", f"{self.rate:,.1f}/s"
         room = self._console.width - len(count) - len(rate) - BAR_AND_TIME

@@ -140,6 +140,7 @@ class Runtime:
         import torch
 
         group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+        assert not isinstance(group, int)  # every rank is in it
         answer = torch.tensor([1 if fine else 0], dtype=torch.int64)
         torch.distributed.all_reduce(answer, op=torch.distributed.ReduceOp.MIN, group=group)
         torch.distributed.destroy_process_group(group)

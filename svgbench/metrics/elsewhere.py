@@ -59,7 +59,7 @@ def elsewhere_scores(
     ]
     check_samples(given, None, len(given), size=against[0].size, distinct=False)
     scores: list[Score] = []
-    for judge, real in zip((extractor, second), against, strict=False):
+    for judge, real in zip(judges, against, strict=True):
         samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))
         how: dict[str, Any] = {
             "judge": judge.judge,

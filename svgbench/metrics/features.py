@@ -219,7 +219,9 @@ class Saved:
         starts = range(0, len(images), batch)
         for number in self.runtime.shard(len(starts)):
             part = slice(starts[number], starts[number] + batch)
-            yield part.start, Outputs(*(None if x is None else torch.from_numpy(np.array(x[part])).to(extractor.device) for x in opened))
+            features, *others = (None if x is None else torch.from_numpy(np.array(x[part])).to(extractor.device) for x in opened)
+            assert features is not None  # every extractor has some
+            yield part.start, Outputs(features, *others)
 
 
 def _not_finite(name: str) -> NumericalError:
@@ -257,10 +259,12 @@ class _Pass:
         rows, mine = rows[mine].to(device), mine.to(device)
         self._kept[rows] = outputs.features[mine]
         if self._logits is not None and self._classes is not None:
+            assert outputs.logits is not None  # the example had them
             self._logits[rows] = outputs.logits[mine]
             self._classes.add(outputs.logits, start)
         for number, moments in enumerate(self._spatial):
             members = (self._group[places] == number).nonzero()[:, 0]
+            assert outputs.spatial is not None  # the extractor has a tap
             moments.add(outputs.spatial[members.to(device)])
 
     def result(self, runtime: Runtime | None) -> ImageFeatures:

@@ -220,8 +220,10 @@ def _at_infinity(comparison: Comparison, metric: str) -> list[Score]:
 def _spatial(comparison: Comparison) -> Score:
     """sFID; its interval from the moments of disjoint groups of samples."""
     groups, against, count = comparison.samples.spatial, comparison.reference.spatial, comparison.samples.count
+    assert against is not None  # asked for where the reference has them
     value = frechet_distance(united(groups).gaussian(), against)
-    facts, bounds = {"interval": "none"}, (None, None)
+    facts = {"interval": "none"}
+    bounds: tuple[float | None, float | None] = (None, None)
     if comparison.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
         t = T_975[len(groups)]
         half = t * jackknife_error(groups, against)
@@ -249,9 +251,9 @@ def _inception(comparison: Comparison) -> list[Score]:
 
 def _kernel(comparison: Comparison) -> list[Score]:
     """KID of at most ``KERNEL_IMAGES`` of each set."""
-    features, reference = (
-        kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (comparison.samples.kept, comparison.reference.kept)
-    )
+    theirs = comparison.reference.kept
+    assert theirs is not None  # asked for where the reference has images
+    features, reference = (kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (comparison.samples.kept, theirs))
     value, replicates = kernel_distance(features, reference, comparison.resampling.counts(len(features), features.device))
     bounds = comparison.resampling.interval(value, replicates)
     return [comparison.score("kid", value, bounds, comparison.name("kd", f"poly3-{len(features)}x{len(reference)}", against="kept"))]
@@ -260,6 +262,7 @@ def _kernel(comparison: Comparison) -> list[Score]:
 def _precision_recall(comparison: Comparison, neighbours: int) -> list[Score]:
     """Precision with an interval over samples, recall with one over reference images."""
     samples, reference = comparison.samples.kept, comparison.reference.kept
+    assert reference is not None  # asked for where the reference has images
     real = reference[chosen(len(samples), len(reference)).to(reference.device)]
     name = comparison.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}", against="kept")
     inner, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))

@@ -151,6 +151,7 @@ def fit(
     loss = objective()
     if not bool(loss.isfinite()):
         raise NumericalError(f"the logistic regression with C {c:g} ended at an infinite loss; leave that C out of scores.probe.logreg_c.")
+    assert weight.grad is not None and bias.grad is not None  # the objective leaves them
     left = max(weight.grad.abs().max().item(), bias.grad.abs().max().item())
     state = {"iterations": optimiser.state[weight]["n_iter"], "gradient": left}
     saved.save(0, lambda: (dict(zip(FITTED, (weight, bias, present), strict=True)), state), due=True)

@@ -55,8 +55,8 @@ class Perceptual:
             shapes = " and ".join(f"{list(x.shape)} {x.dtype}" for x in (images, originals))
             raise BadData(f"{shapes} do not pair; both must be uint8 [B, 3, H, W].")
         with full_precision():
-            pair = [self.activations(x.to(self.device).float() / 255) for x in (images, originals)]
-        return perceptual_distance(*pair, self.weights)
+            ours, theirs = (self.activations(x.to(self.device).float() / 255) for x in (images, originals))
+        return perceptual_distance(ours, theirs, self.weights)
 
 
 def load_perceptual(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Perceptual:
@@ -64,8 +64,8 @@ def load_perceptual(name: str, weights: str | Path | None = None, device: torch.
     path = weights_file("pairs", name, weights)
     digest, device = identity("pairs", name, path), torch.device(device)
     if name == "lpips":
-        network, linear = _vgg(path).to(device), [weight.to(device) for weight in _linear_weights()]
-        return Perceptual(name=name, digest=digest, activations=network, weights=linear, device=device)
+        taps, linear = _vgg(path).to(device), [weight.to(device) for weight in _linear_weights()]
+        return Perceptual(name=name, digest=digest, activations=taps, weights=linear, device=device)
     from svgbench.nets.classifier import ShapesVGG
 
     state = read(path)
@@ -77,6 +77,9 @@ def load_perceptual(name: str, weights: str | Path | None = None, device: torch.
 
 class VggTaps(torch.nn.Module):
     """VGG16's five ReLU outputs of images [B, 3, H, W] in [0, 1]."""
+
+    shift: Tensor
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -184,12 +184,12 @@ def probe_scores(
         return {"top1": made.top1}, {"c": made.c, "iterations": made.iterations, "gradient": made.gradient}
 
     tensors, state = steps.once("linear", linear_result)
-    result = ProbeResult(**tensors, **state)
+    result = ProbeResult(tensors["top1"], tensors["top5"], **state)
     done(1)
     vote = steps.once("knn", vote_result)[0]["top1"]
     done(1)
     tensors, state = steps.once("logistic", regression_result)
-    fitted = LogisticResult(**tensors, **state)
+    fitted = LogisticResult(tensors["top1"], **state)
     done(1)
 
     def score(metric: str, right: Tensor, measure: str, fields: set[str], **more: Any) -> Score:

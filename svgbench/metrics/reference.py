@@ -134,7 +134,8 @@ def open_reference(
 
 def _published(path: Path, extractor: Extractor) -> Reference:
     """The statistics in an ``.npz``; BadInput when they cannot be this extractor's."""
-    gaussian, spatial = (_on(pair, extractor) for pair in read_statistics(path))
+    whole, inner = read_statistics(path)
+    gaussian, spatial = _on(whole, extractor), None if inner is None else _on(inner, extractor)
     expected = [(gaussian, extractor.dim, "")] + ([(spatial, extractor.tap.dim, "spatial ")] if extractor.tap else [])
     for statistics, dim, kind in expected:
         if statistics is not None and len(statistics.mean) != dim:
@@ -146,6 +147,6 @@ def _published(path: Path, extractor: Extractor) -> Reference:
     return Reference(group=group, gaussian=gaussian, spatial=spatial if extractor.tap else None)
 
 
-def _on(pair: Gaussian | None, extractor: Extractor) -> Gaussian | None:
+def _on(pair: Gaussian, extractor: Extractor) -> Gaussian:
     """A Gaussian on the extractor's device."""
-    return None if pair is None else Gaussian(*(part.to(extractor.device) for part in pair))
+    return Gaussian(*(part.to(extractor.device) for part in pair))

@@ -26,6 +26,11 @@ class Tapped(NamedTuple):
 class SiT(nn.Module):
     """Velocity [B, C, h, w] of latents x_t [B, C, h, w] at times t [B] (0 noise, 1 data) for labels [B]; ``classes`` is the null label."""
 
+    positions: Tensor | None
+    """Added to the tokens, [N, C]; None where positions are rotary alone."""
+    rotary: Tensor | None
+    """Cosines and sines of the places, [2, N, D]; None without rotary positions."""
+
     def __init__(
         self,
         *,

@@ -15,6 +15,9 @@ class WideHead(nn.Module):
     A latent of many channels needs a network wider than the channels (RAE section 4); only these blocks have that width.
     """
 
+    rotary: Tensor | None
+    """Cosines and sines of the places, [2, N, D]; None without rotary positions."""
+
     def __init__(
         self,
         *,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ class Posterior(NamedTuple):
     log_variance: Tensor
 
 
-def posterior(model: nn.Module, pixels: Tensor) -> Posterior:
+def posterior(model: Any, pixels: Tensor) -> Posterior:
     """The posterior of pixels [B, 3, H, W] in [-1, 1] under diffusers' AutoencoderKL or LDM's autoencoder."""
     if hasattr(model, "posterior"):
         return Posterior(*model.posterior(pixels))
@@ -48,7 +48,7 @@ def posterior(model: nn.Module, pixels: Tensor) -> Posterior:
     return Posterior(distribution.mean, distribution.logvar)
 
 
-def decoded_pixels(model: nn.Module, latents: Tensor) -> Tensor:
+def decoded_pixels(model: Any, latents: Tensor) -> Tensor:
     """Pixels [B, 3, H, W] of latents [B, C, h, w] under either library."""
     pixels = model.decode(latents)
     return pixels if isinstance(pixels, Tensor) else pixels.sample
@@ -91,6 +91,7 @@ class Autoencoding:
         losses = self._reconstruction(images, decoded_pixels(self.model, latents_leaf), batch.size)
         (losses["l1"] + PERCEPTUAL_WEIGHT * losses["perceptual"]).backward()
         gradient = latents_leaf.grad
+        assert gradient is not None  # both losses are of the decoded latent
         if self.teacher is not None:
             aligned, losses["alignment"] = self._alignment(images, latents.detach())
             gradient = gradient + ALIGNMENT_WEIGHT * gradient.norm() / (aligned.norm() + 1e-8) * aligned
@@ -109,6 +110,7 @@ class Autoencoding:
 
     def _alignment(self, images: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient with respect to the latents [B, C, h, w] and value of VA-VAE's two alignment losses; adds the projection's gradients."""
+        assert self.teacher is not None
         leaf = latents.requires_grad_()
         features = self.teacher.encode(images).flatten(2)
         cosine = F.cosine_similarity(self.projection(leaf).flatten(2), features, dim=1)
@@ -117,12 +119,13 @@ class Autoencoding:
         between = (ours.transpose(1, 2) @ ours - theirs.transpose(1, 2) @ theirs).abs()
         loss = cosine_loss + F.relu(between - DISTANCE_MARGIN).mean()
         loss.backward()
+        assert leaf.grad is not None
         return leaf.grad, loss.detach()
 
 
 def _random_autoencoder(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Module:
     """The library's autoencoder with random weights from a seed and the posterior of ``FIRST_LOG_VARIANCE``."""
-    model = open_network(card, seed=seed).model.train()
+    model: Any = open_network(card, seed=seed).model.train()
     nn.init.constant_(model.quant_conv.bias[card.channels :].detach(), FIRST_LOG_VARIANCE)
     return model.to(runtime.torch_device)
 

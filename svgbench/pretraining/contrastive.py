@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,10 @@ AREA = (0.75, 1.0)
 class Towers(nn.Module):
     """The family's ViT with its attention pooling, and a small text transformer."""
 
-    def __init__(self, network: nn.Module, pixels: nn.Module, words: int, length: int) -> None:
+    network: Any
+    """A ViT of timm."""
+
+    def __init__(self, network: Any, pixels: nn.Module, words: int, length: int) -> None:
         super().__init__()
         width = network.embed_dim
         self.network, self.pixels = network, pixels

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,10 @@ class Views:
 class Student(nn.Module):
     """A ViT with projection heads for the class token and for patches, and learned pixels for masked patches."""
 
-    def __init__(self, network: nn.Module, pixels: nn.Module, *, prototypes: int) -> None:
+    network: Any
+    """A ViT of timm."""
+
+    def __init__(self, network: Any, pixels: nn.Module, *, prototypes: int) -> None:
         super().__init__()
         from lightly.models.modules import DINOProjectionHead
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,10 @@ AREA = (0.5, 1.0)
 class MaskedAutoencoder(nn.Module):
     """A tiny MAE: a ViT, a narrower decoder of two blocks, and a mask token."""
 
-    def __init__(self, network: nn.Module, pixels: nn.Module, *, width: int = 64, depth: int = 2, heads: int = 2) -> None:
+    network: Any
+    """A ViT of timm."""
+
+    def __init__(self, network: Any, pixels: nn.Module, *, width: int = 64, depth: int = 2, heads: int = 2) -> None:
         super().__init__()
         from timm.models.vision_transformer import Block
 

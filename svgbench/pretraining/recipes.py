@@ -34,7 +34,9 @@ class Recipe:
     training: Training
 
 
-def _training(updates: int, batch: int, lr: float, *, ema: float, decay: float, clip: float = 1.0, betas=(0.9, 0.999)) -> Training:
+def _training(
+    updates: int, batch: int, lr: float, *, ema: float, decay: float, clip: float = 1.0, betas: tuple[float, float] = (0.9, 0.999)
+) -> Training:
     """Training settings with a warm-up over a twentieth of the updates, then a cosine to zero."""
     optimiser = Optimiser(
         lr=lr, betas=betas, weight_decay=decay, schedule="cosine", max_gradient_norm=clip, lr_warmup_images=updates * batch // 20

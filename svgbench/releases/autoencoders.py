@@ -141,7 +141,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
     align = "none" if extra.get("use_outnorm", True) is False else "batch"
     alignment = Alignment(align, feature_channels=card.channels, residual_channels=sizes["channels"]) if residual else None
     tokenizer = Tokenizer(FrozenEncoder(card, network), residual, alignment, decoder).eval().requires_grad_(False)
-    layout = {name: ldm[name] for name in ("base", "multipliers", "blocks", "attention", "groups") if name in ldm}
+    layout: dict[str, Any] = {name: ldm[name] for name in ("base", "multipliers", "blocks", "attention", "groups") if name in ldm}
     settings = {"residual": sizes, "align": align, "decoder": {"kind": "ldm", **layout}}
     return Svg(tokenizer, settings, card.name, official, resolution)
 

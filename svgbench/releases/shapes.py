@@ -67,8 +67,8 @@ def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[st
         raise BadWeights(
             f"{where} does not match this architecture of {len(parts)} tensors: {'; '.join(faults)}; {guess}give the complete release."
         )
-    ours = {name: torch.cat([state[n] for n in names]).reshape(expected[name].shape) for name, names in sources.items()}
-    files.fill(module, ours, where=where, file_names=state)
+    joined = {name: torch.cat([state[n] for n in names]).reshape(expected[name].shape) for name, names in sources.items()}
+    files.fill(module, joined, where=where, file_names=state)
 
 
 def count(state: State, pattern: str) -> int:

@@ -72,7 +72,7 @@ def read(shelf: str, name: str, kind: str, extra: Path | None = None) -> dict[st
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """``yaml.safe_load`` that refuses repeated keys and reports the place of every value that it cannot read."""
 
-    def construct_object(self, node, deep=False):  # type: ignore[override]
+    def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep=deep)
         except yaml.YAMLError:
@@ -80,7 +80,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:  # a date, a number that there is not
             raise _off(f"a value cannot be read ({error})", node.start_mark) from None
 
-    def construct_mapping(self, node, deep=False):  # type: ignore[override]
+    def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)

@@ -48,8 +48,9 @@ def paper_tables(
         contested = [f"contested: {fact.says}" for fact in facts if fact.ratios]
         for guidance in layout.ratios.guidance:
             measured = curves(records, layout.ratios.over, guidance, layout.shows)
-            tables.append(ratio_table(measured, baseline=layout.ratios.baseline, targets=layout.ratios.targets, notes=contested))
-    return [table for table in tables if table is not None and table.rows]
+            ratios = ratio_table(measured, baseline=layout.ratios.baseline, targets=layout.ratios.targets, notes=contested)
+            tables += [] if ratios is None else [ratios]
+    return [table for table in tables if table.rows]
 
 
 class _Laid(NamedTuple):

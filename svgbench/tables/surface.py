@@ -41,7 +41,7 @@ def _scale(guidance: Any) -> float:
 
 def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
     measure = MEASURES[layout.columns[0].metric]
-    downs, acrosses = (sorted({place[number] for place in scores}) for number in (1, 2))
+    downs, acrosses = sorted({down for _, down, _ in scores}), sorted({across for _, _, across in scores})
     rows: list[list[str]] = []
     ranked: list[dict[str, list[dict[str, Any]]]] = []
     for name in dict.fromkeys(name for name, _, _ in scores):
@@ -52,8 +52,8 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
             ranked += [there] if places else []
             texts = [scored_cell(cell, places.get(across, 0)) if cell else "-" for across, cell in cells.items()]
             rows += [[name, f"{down:g}", *texts]] if there else []
-    down, across = (path.rpartition(".")[2].replace("_", " ") for path in (surface.down, surface.across))
-    columns = ["tokenizer", down, *(f"{across} {value:g}" for value in acrosses)]
+    below, beside = (path.rpartition(".")[2].replace("_", " ") for path in (surface.down, surface.across))
+    columns = ["tokenizer", below, *(f"{beside} {value:g}" for value in acrosses)]
     made = Protocol.model_validate(next(iter(scores.values()))[0]["protocol_fields"])
     sampled = made.sampling.model_dump(exclude_defaults=True) if made.sampling else {}
     kept = [f"{name} {value}" for name, value in sampled.items() if f"sampling.{name}" not in (surface.down, surface.across)]
@@ -61,7 +61,7 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
     seeds = "one seed; variation between seeds is not included" if counts == [1] else f"mean over {' or '.join(map(str, counts))} seeds"
     notes = [
         f"{measure.title} {measure.arrow}: {'; '.join([made.model_copy(update={'sampling': None}).text, *kept])}",
-        f"marks compare the cells of one row; the next note holds with rows and columns exchanged. The best {across} of a row was chosen "
+        f"marks compare the cells of one row; the next note holds with rows and columns exchanged. The best {beside} of a row was chosen "
         "on these scores, unlike a tuned one, which is chosen on another seed",
         *told_apart(ranked),
         seeds,

@@ -41,9 +41,9 @@ def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str
         weights_files(path)
         _check_pixels(card, path)
         return path
-    path = weights_file(card)
-    if path is None:
-        path = _from_hub(card, option)
+    shipped = weights_file(card)
+    path = _from_hub(card, option) if shipped is None else shipped
+    if shipped is None:
         _check_pixels(card, path)
     elif not path.exists():
         made = f" or make it again with `{card.trained_by}`" if card.trained_by else ""

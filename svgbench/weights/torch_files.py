@@ -62,6 +62,10 @@ class StandIn(dict):
 
     foreign = ""
     """Module and name of the class or function it stands for."""
+    args: tuple[Any, ...]
+    """What it was made of."""
+    state: Any
+    """What it was given afterwards."""
 
     def __new__(cls, *args: Any, **words: Any) -> StandIn:
         made = dict.__new__(cls)
