@@ -19,9 +19,9 @@ OPTIONS = {
                "--compile", "--engine", "--slots", "--ranks", "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--gpus", "--nodes", "--format"},
     "report": {"--out", "--format", "--layout", "--against", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf"},
-    "figures": {"--out", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads"},
-    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
-               "--device"},
+    "figures": {"--out", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--only"},
+    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--zero-init", "--seed", "--trained",
+               "--out", "--device"},
     "eval": {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
         "--resize", "--allow-doubles", "--format", "--device",
@@ -35,6 +35,8 @@ OPTIONS = {
     "runs": {"--out", "--format"},
     "gc": {"--out", "--shelf", "--unfinished", "--yes", "--format"},
     "fields": {"--format", "--markdown"},
+    "cost": {"--out", "--preset", "--set", "--batch", "--repetitions", "--warm-up", "--precision", "--weights", "--random-weights", "--shelf",
+             "--format", "--device", "--threads"},
 }  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def test_a_verb_has_exactly_these_options(verb):
 def test_the_verbs_are_these():
     assert set(commands()) == {*OPTIONS, "encoders", "experiments", "data", "node"} and commands()["node"].hidden
     assert set(commands()["encoders"].commands) == {"list", "show", "check"}
-    assert set(commands()["experiments"].commands) == {"list", "show"}
+    assert set(commands()["experiments"].commands) == {"list", "show", "settings"}
     assert set(commands()["data"].commands) == {"pack", "verify"}
 
 
