@@ -20,8 +20,8 @@ OPTIONS = {
     "plan": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--gpus", "--nodes", "--format"},
     "report": {"--out", "--format", "--layout", "--against", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf"},
     "figures": {"--out", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--only"},
-    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--zero-init", "--seed", "--trained",
-               "--out", "--device"},
+    "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
+               "--device", "--zero-init"},
     "eval": {
         "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
         "--resize", "--allow-doubles", "--format", "--device",
@@ -35,8 +35,10 @@ OPTIONS = {
     "runs": {"--out", "--format"},
     "gc": {"--out", "--shelf", "--unfinished", "--yes", "--format"},
     "fields": {"--format", "--markdown"},
-    "cost": {"--out", "--preset", "--set", "--batch", "--repetitions", "--warm-up", "--precision", "--weights", "--random-weights", "--shelf",
-             "--format", "--device", "--threads"},
+    "cost": {
+        "--batch", "--device", "--format", "--out", "--precision", "--preset", "--random-weights", "--repetitions", "--set", "--shelf",
+        "--threads", "--warm-up", "--weights",
+    },
 }  # fmt: skip
 
 

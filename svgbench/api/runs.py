@@ -77,7 +77,7 @@ class LoadedRun:
         return self._generator.classes
 
     def standardise(self, raw: Tensor) -> Tensor:
-        """Raw latents [B, C, h, w] of the tokenizer -> the latents of zero mean and unit deviation that the model is trained on."""
+        """Raw latents [B, C, h, w] of the tokenizer -> the latents that the model is trained on (``latents.standardise``)."""
         return self._generator.stats.standardise(raw)
 
     def restore(self, latents: Tensor) -> Tensor:

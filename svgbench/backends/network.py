@@ -18,10 +18,10 @@ class Network(nn.Module):
     stride: int
     """Pixels per latent position along a side, at the input of the network."""
     side: int | None = None
-    """Side of the input in pixels where it is fixed; None where any multiple of the stride is accepted."""
+    """Side of the input in pixels if it is fixed; None if any multiple of the stride is accepted."""
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    """Pixel mean and std of the library; None where it has none."""
+    """Pixel mean and std of the library; None if it has none."""
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Features or posterior mean [B, C, h, w] of normalised pixels [B, 3, H, W]."""

@@ -39,7 +39,7 @@ class _Subject(NamedTuple):
     tokenizer: Any
     side: int
     random: bool
-    """Whether some of its weights are random."""
+    """Whether any of its weights are random."""
     config: RunConfig | None = None
     """Of a run."""
     model: Any = None
@@ -51,20 +51,21 @@ def cost(
         list[str], typer.Argument(metavar="NAME...", help="Cards, families, BACKEND:NAME, or runs.", autocompletion=complete_encoders)
     ],
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory: its runs; DIR/costs is written.")
+        Path, typer.Option("--out", metavar="DIR", callback=directory, help="Directory of the runs; results go to DIR/costs.")
     ] = Path("runs"),
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="PRESET", help="Sizes of SVG around a card. Default: tiny for tiny cards, else paper.")
+        str | None,
+        typer.Option("--preset", metavar="PRESET", help="Preset of SVG around a card. Default: tiny for tiny cards, else paper."),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="The card's weights: a file or directory of an official release.")
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="Measure cards with random weights; the numbers are the same, the table says so.")
+        bool, typer.Option("--random-weights", help="Measure cards with random weights: cost does not depend on them. The table notes it.")
     ] = False,
-    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Images of throughput and peak memory.")] = 64,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Batch size for throughput and peak memory.")] = 64,
     repetitions: Annotated[int, typer.Option("--repetitions", metavar="N", min=6, help="Timed repetitions of each call.")] = 20,
-    warm_up: Annotated[int, typer.Option("--warm-up", metavar="N", min=1, help="Calls before them that are not timed.")] = 10,
+    warm_up: Annotated[int, typer.Option("--warm-up", metavar="N", min=1, help="Untimed calls before the timed ones.")] = 10,
     precision: Annotated[str, typer.Option("--precision", metavar="NAME", help="fp32 or bf16 (autocast).")] = "fp32",
     sets: Set = None,
     shelf: Shelf = None,
@@ -72,15 +73,15 @@ def cost(
     threads: Threads = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """Measure parameters, multiply-adds, latency at batch 1, throughput and peak memory of encoder and decoder apart, in the layout of
-    the paper's table 7. A card of features is measured alone and inside SVG; a run also by the time of a sample."""
+    """Measure parameters, multiply-adds, latency at batch 1, throughput and peak memory of encoder and decoder separately, in the layout of
+    the paper's table 7. A card of features is measured alone and inside SVG. For a run, the time of a sample is measured too."""
     if precision not in ("fp32", "bf16"):
         raise BadConfig(f"--precision {precision} is unknown; use fp32 or bf16.")
     if weights is not None and (random_weights or len(names) > 1):
-        raise BadInput("--weights FILE is of one card: give one name, and no --random-weights.")
+        raise BadInput("--weights FILE belongs to one card; give one name and leave out --random-weights.")
     known = {place.parent.name for place in out.glob("*/run.json")}
     if weights is not None and names[0] in known:
-        raise BadInput(f"--weights: '{names[0]}' is a run, which has weights of its own; give a card.")
+        raise BadInput(f"--weights: '{names[0]}' is a run, which has its own weights; give a card, or leave out --weights.")
     found = {name: None if name in known else _card(name, preset, shelf, known) for name in names}
     from svgbench.machine.runtime import Runtime
     from svgbench.stages.tokenizer_cost import Terms, sampling_cost, tokenizer_cost
@@ -94,7 +95,7 @@ def cost(
             scores = tokenizer_cost(subject.tokenizer, subject.side, terms, runtime)
             if subject.model is not None and subject.config is not None:
                 scores += sampling_cost(subject.model, _sampling(subject.config), terms, runtime)
-            about = {"encoder": subject.card.name, "family": subject.card.family, "kind": subject.card.kind}
+            about: dict[str, Any] = {"encoder": subject.card.name, "family": subject.card.family, "kind": subject.card.kind}
             about |= {"random_weights": subject.random, "host": runtime.describe()}
             written.append(write_cost(out, subject.name, about, scores))
     if format is Format.json:
@@ -104,7 +105,7 @@ def cost(
 
 
 def _card(name: str, preset: str | None, shelf: Path | None, runs: set[str]) -> cards.EncoderCard:
-    """The card of a name; UnknownName, with the closest cards and runs, for what is neither."""
+    """The card of this name. Raises UnknownName, with the closest cards and runs, when the name is neither."""
     try:
         return cards.find(name, preset or "tiny", shelf)
     except BadInput:
@@ -117,7 +118,7 @@ def _of_card(
     card: cards.EncoderCard, preset: str | None, sets: list[str] | None, shelf: Path | None, weights: Path | None, random: bool,
     runtime: Runtime,
 ) -> list[_Subject]:  # fmt: skip
-    """The card alone; of features also SVG around them, whose residual encoder and decoder are untrained."""
+    """The card itself, and for a card of features also SVG around it, with untrained residual encoder and decoder."""
     from svgbench.backends.open import open_encoder
     from svgbench.nets.tokenizer import Codec
     from svgbench.stages import tokenizers
@@ -126,7 +127,7 @@ def _of_card(
     try:
         encoder = open_encoder(card, weights, place, random_weights_seed=0 if random else None)
     except BadWeights as error:
-        raise BadWeights(f"{str(error).rstrip('.')}; or measure the architecture: --random-weights.") from None
+        raise BadWeights(f"{str(error).rstrip('.')}; or measure the architecture with --random-weights.") from None
     side = card.pixels.size
     if card.kind == "codec":
         return [_Subject(card.name, card, Codec(encoder), side, random)]
@@ -139,7 +140,7 @@ def _of_card(
 
 
 def _run(out: Path, name: str, runtime: Runtime) -> _Subject:
-    """The tokenizer of a finished run, and its transformer where it has one."""
+    """The tokenizer of a finished run, and its transformer if it has one."""
     from svgbench.stages.tokenizers import open_tokenizer
     from svgbench.stages.transformers import open_transformer
 
@@ -158,7 +159,8 @@ def _run(out: Path, name: str, runtime: Runtime) -> _Subject:
 
 
 def _sampling(config: RunConfig) -> SamplingProtocol:
-    """How a run draws at its largest number of steps, without guidance. A tuned shift changes no cost; 1 takes its place."""
+    """The run's sampling settings at its largest number of steps, without guidance. A tuned shift is replaced by 1, because it does not
+    change the cost."""
     part = config.sampling.model_dump()
     shift = 1.0 if part["shift"] == TUNED else part["shift"]
     return SamplingProtocol.of({**part, "steps": max(part["steps"]), "guidance": 1.0, "against": "null", "shift": shift})

@@ -24,7 +24,7 @@ def evaluate(
         typer.Option(
             "--reference",
             metavar="PATH",
-            help="The same, an ADM .npz (mu and sigma, and images arr_0), or a directory of a store's images or references.",
+            help="As above, an ADM .npz (mu, sigma, arr_0), or an artifact (images or references) of a store.",
         ),
     ],
     extractor: Annotated[
@@ -70,7 +70,7 @@ def evaluate(
     if second_extractor == extractor:
         raise BadInput(f"--second-extractor {extractor} is the first one; name another or leave it out.")
     if second_extractor is None and second_extractor_weights is not None:
-        raise BadInput("--second-extractor-weights needs --second-extractor; name the network that the file belongs to.")
+        raise BadInput("--second-extractor-weights needs --second-extractor; name the network that these weights belong to.")
     extractors = [(extractor, extractor_weights, "--extractor-weights")]
     extractors += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
     for name, file, setting in extractors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,7 @@ def list_experiments(
     shelf: Shelf = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """List the experiments with their question, the table or figure of the paper that they are, number of cells and base."""
+    """List the experiments with their question, the table or figure of the paper that they reproduce, number of cells and base."""
     if folder is not None and not folder.is_dir():
         raise BadInput(f"{folder} is not a directory; give a folder of experiment files, or show one: svgbench experiments show FILE.")
     files = sorted(folder.glob("*.yaml")) if folder else sorted(entries("ablations", shelf).values())
@@ -73,8 +73,8 @@ def settings(
     shelf: Shelf = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """Print the hyperparameters of an experiment's cells side by side, in the groups of the paper's table 5; cells that differ in the seed
-    alone are one column."""
+    """Print the hyperparameters of an experiment's cells side by side, in the groups of the paper's table 5; cells that differ only in the
+    seed share a column."""
     labels = cell_labels(load_experiment(name, shelf)) if is_experiment(name, shelf) else {}
     configs: dict[str, RunConfig] = {}
     for cell, config in cells_of(name, preset, sets, shelf, data=data, resolved=False).values():
@@ -84,7 +84,7 @@ def settings(
     facts([table], content, format)
 
 
-def _about(name: str, shelf: Path | None) -> dict[str, object]:
+def _about(name: str, shelf: Path | None) -> dict[str, Any]:
     loaded = load_experiment(name, shelf)
     return {
         "name": loaded.name, "asks": loaded.asks, "paper": loaded.paper, "compares": loaded.compares, "costs": loaded.costs,

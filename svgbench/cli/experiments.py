@@ -169,7 +169,7 @@ def ablate(
         declare(loaded, plan_, run_cells, out)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
-        notify(f"{len(outcome.left)} of {len(plan_.nodes)} nodes are SLURM's; the same command shows how far they are.")
+        notify(f"{len(outcome.left)} of {len(plan_.nodes)} nodes were given to SLURM; the same command shows their progress.")
     if is_main():
         with gc_paused(), contextlib.suppress(*([BadInput] if outcome.left else [])):  # nothing is scored yet
             recorded = {r.name: r.config for r in plan_.runs}
@@ -196,7 +196,7 @@ def planned(
 def report_repeats(plan_: Plan) -> Plan:
     """The plan, after a sentence for every run that needs the same nodes as another one."""
     for name, other in plan_.repeated().items():
-        notify(f"run '{name}' uses nothing that '{other}' does not; their work is done once and their rows are equal.")
+        notify(f"runs '{name}' and '{other}' need the same stages; their work is done once and their rows are equal.")
     return plan_
 
 

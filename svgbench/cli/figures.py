@@ -69,11 +69,11 @@ def figures(
         if reason and (one.first.name in asked_for or len(candidates) == 1):
             raise BadInput(reason)
         if reason:
-            notify(f"no pictures of it: {reason}")
+            notify(f"only curves are drawn of it: {reason}")
         else:
             whole.append(one)
     if len(whole) > PICTURED:
-        notify(f"pictures are of the first {PICTURED} of {len(whole)} tokenizers; name runs to see others.")
+        notify(f"pictures show only the first {PICTURED} of {len(whole)} tokenizers; name runs to choose others.")
     of_one_set(whole)
     if unchecked := without_digests(records):
         notify(unchecked)
@@ -82,11 +82,11 @@ def figures(
 
 
 def _show(drawn: list[Any], reasons: list[str], to: Path) -> None:
-    """Says what was drawn and why the rest was not."""
+    """Prints what was drawn and why the rest was not."""
     for reason in reasons:
         notify(f"not drawn: {reason}")
     rows = [[one.name, one.title, one.paper, f"{to / one.name}.png"] for one in drawn]
-    notes = ["beside each: .svg, the table behind it as .csv, its caption as .json", "the paper: arXiv 2510.15301"]
+    notes = ["each with .svg, its numbers as .csv and its caption as .json", "the paper: arXiv 2510.15301"]
     table_of(Table("Figures", ["figure", "shows", "in the paper", "file"], rows, notes))
 
 
@@ -104,7 +104,7 @@ def _labels(names: list[str], named: Named) -> dict[str, str]:
 
 
 def _diagnosed(pictured: list[Any], store: Store, device: str, threads: int | None, wanted: set[str]) -> list[Any]:
-    """Tokenizers with the wanted diagnoses, which are made where the store lacks them."""
+    """Tokenizers with the wanted diagnoses; missing ones are computed first."""
     plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in pictured}, store, wanted)
     there = Finished(plan, store)
     store.sweep(there.all())

@@ -77,9 +77,9 @@ def import_(
     settings = merge(merge(known, SETTINGS.get(kind, {})), _settings(kind, checkpoint.resolve(), config, weights_key))
     words = {"encoder.card": encoder, "encoder.weights": weights and str(weights.resolve()),
              "latents.statistics": statistics and str(statistics.resolve())}  # fmt: skip
-    for path, value in words.items():
+    for field, value in words.items():
         if value is not None:
-            settings = merge(settings, nested(path, value))
+            settings = merge(settings, nested(field, value))
     if settings.get("latents", {}).get("statistics"):
         settings = merge(settings, nested("latents.scale", None))
     if kind == "svg-autoencoder":

@@ -93,13 +93,13 @@ def report(
             (names, wanted), grid, experiment = named.runs(name), name, load_experiment(name, shelf)
             cells, labels = named.cells(name), named.labels(name)
             if len(names) < wanted:
-                notify(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; the rest: {named.command(name)}")
+                notify(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; to run the rest: {named.command(name)}")
         else:
             names = [name]  # collect() answers with the closest names
     layouts = [load_layout(layout)] if layout else None
     if layouts and layouts[0].of_costs:
         if name is not None:
-            raise BadInput(f"the layout '{layouts[0].name}' shows what 'svgbench cost' measured; leave out '{name}'.")
+            raise BadInput(f"the layout '{layouts[0].name}' shows the results of 'svgbench cost', not of runs; leave out '{name}'.")
         _deliver_all(cost_tables(out, layouts[0], against=against), [*read_costs(out).values()], format, to)
         return
     show(
@@ -121,7 +121,7 @@ def show(
     labels: Mapping[str, str] | None = None,
     recorded: Mapping[str, RunConfig] | None = None,
 ) -> None:
-    """Prints the tables of runs, in the layouts given or in those of an experiment where it has any, and the paths of their pictures.
+    """Prints the tables of runs and the paths of their pictures, in the given layouts or in those of the experiment, if it has any.
     ``experiment``: the file, for its question and its contrasts. ``cells`` and ``labels``: name of a run -> its cell, and the values of its
     axes, which name the rows of all but CSV and JSON. ``against``: the row that others are compared with, by its name, its label or its
     cell. ``recorded``: configurations of runs whose records the same command has just written or checked."""
@@ -154,10 +154,10 @@ def show(
 
 
 def _done(named: Named, experiment: str) -> reviewers.Done:
-    """What has been run of an experiment, and its tables in its layouts."""
+    """The finished runs of an experiment, and their tables in its layouts."""
     loaded = load_experiment(experiment, named.shelf)
     fixed = preset_of(loaded, named.shelf)
-    here = replace(named, preset=DEFAULT_PRESET) if fixed else named  # it stands on a preset of its own
+    here = replace(named, preset=DEFAULT_PRESET) if fixed else named  # its base is a preset
     cells, known = here.cells(experiment), named.known()
     names = [name for name in cells if name in known]
     if not names:
@@ -168,7 +168,7 @@ def _done(named: Named, experiment: str) -> reviewers.Done:
 
 
 def _costs_done(out: Path) -> reviewers.Done:
-    """The measured costs, where there are any."""
+    """The measured costs, if there are any."""
     count = len(read_costs(out))
     tables = cost_tables(out, load_layout(LAYOUT)) if count else []
     return reviewers.Done(f"{count} measured" if count else reviewers.NOT_RUN, tables)
@@ -199,14 +199,14 @@ def _row(name: str, records: list[RunRecord], cells: Mapping[str, str], labels: 
 
 
 def compared(experiment: Experiment, records: list[RunRecord], cells: Mapping[str, str], out: Path) -> list[Table]:
-    """The table of an experiment's contrasts, where it declares some."""
+    """The table of an experiment's contrasts, if it declares any."""
     if not experiment.contrasts:
         return []
     return [contrast_table(experiment.contrasts, records, cells, declared(out, experiment))]
 
 
 def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None, contrasts: Sequence[Table] = ()) -> list[Table]:
-    """The tables of these runs: in their layouts, or those of any runs where there is none; with differences from a row, and the tables of
+    """The tables of these runs in their layouts, or in the general ones if there is none; with differences from a row, and the tables of
     ``contrasts`` before those of costs and failures."""
     last = closing(records)
     if layouts:

@@ -24,6 +24,7 @@ QUICK = {
     "autoencoder.training.optimiser.decay_start_images": 0, "diffusion.training.total_images": 256,
     "diffusion.training.optimiser.decay_start_images": 0, "sampling.steps": "[2, 5]", "scores.resamples": 10, "scores.probe.epochs": 5,
     "scores.segmentation.epochs": 2, "scores.segmentation.head.total_images": 64, "scores.depth.head.total_images": 64,
+    "continued.*.autoencoder.images": 96, "continued.*.diffusion.images": 256,
     "scores.paper.linear.epochs": 2, "scores.paper.fpn.total_images": 64, "scores.paper.deconv.epochs": 2,
 }  # fmt: skip
 """What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer; samples of few steps;

@@ -54,14 +54,14 @@ def prepare() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this one
     if sys.stdout is None:
         sys.stdout = _Closed()
-    else:
+    elif isinstance(sys.stdout, io.TextIOWrapper):
         encoding, by_line, through = sys.stdout.encoding, sys.stdout.line_buffering, sys.stdout.write_through
         buffer = sys.stdout.detach()
         sys.stdout = _Output(buffer, encoding=encoding, errors="replace", line_buffering=by_line, write_through=through)
         sys.__stdout__ = sys.stdout  # type: ignore[misc]
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    else:
+    elif isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
 
 

@@ -124,7 +124,11 @@ class InPlace(View):
 
     def __init__(self, store: Store, notify: Callable[[str], None]) -> None:
         super().__init__(store)
-        self.notify = notify  # above the bars
+        self._above = notify  # the bars
+
+    def notify(self, sentence: str) -> None:
+        """Writes a line above the bars."""
+        self._above(sentence)
 
     def _tell(self, node: Node, seconds: float) -> None:
         if graph.by_name(node.stage).scores:
@@ -159,8 +163,8 @@ class LiveView(View):
 
     def _drawn(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name, side in (("under way", "left"), ("where", "left"), ("progress", "right"), ("rate", "right"), ("time left", "right")):
-            table.add_column(name, justify=side, no_wrap=name != "under way")
+        for name in ("under way", "where", "progress", "rate", "time left"):
+            table.add_column(name, justify="left" if name in ("under way", "where") else "right", no_wrap=name != "under way")
         rows = self.rows()
         for row in rows[:SHOWN]:
             table.add_row(*(escape(printable(word)) for word in row))

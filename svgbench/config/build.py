@@ -13,7 +13,7 @@ from svgbench.config.derived import start_of
 from svgbench.config.experiments import preset_settings
 from svgbench.config.networks import Decoder, Residual
 from svgbench.config.paper_heads import PaperHeads
-from svgbench.config.parse import merge, validate
+from svgbench.config.parse import merge, of_each, validate
 from svgbench.config.sampling import TUNED, Tuning
 from svgbench.config.schema import Autoencoder, Diffusion, Latents, Representation, RunConfig
 from svgbench.config.scoring import DepthHead, Scores, SegmentationHead
@@ -32,22 +32,22 @@ WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
 """The wide head RAE puts on every size (arXiv 2510.11690, section 5), and one in proportion to the size ``tiny``."""
 
 DIMENSION = 4096
-"""Numbers in a latent for which RAE's shift is 1: those of the SD-VAE at 256 px, also at other resolutions."""
+"""Dimension of a latent for which RAE's shift is 1: that of the SD-VAE at 256 px, also at other resolutions."""
 REFERENCE = "sd-vae"
-"""The family whose latent RAE's shift refers to: at 256 px it has ``DIMENSION`` numbers, at the preset ``tiny`` 256."""
+"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, and 256 at the preset ``tiny``."""
 
 
 def dimension_shift(numbers: float, base: float = DIMENSION) -> float:
-    """RAE's shift of a latent of so many numbers (arXiv 2510.11690, equation 6): sqrt(base / numbers), and never past 1.
+    """RAE's shift for a latent of this dimension (arXiv 2510.11690, equation 6): sqrt(base / dimension), at most 1.
 
-    RAE writes a = sqrt(numbers / base) for times that run to noise and refuses a < 1 (bytetriper/RAE, ``stage2/transport/transport.py``);
+    RAE writes a = sqrt(dimension / base) for times that run to noise and refuses a < 1 (bytetriper/RAE, ``stage2/transport/transport.py``);
     times that run to data, as here, are shifted by 1 / a. Latents smaller than the reference keep uniform times.
     """
     return round(min(1.0, math.sqrt(base / numbers)), 6)
 
 
 def reference_numbers(preset: str, extra: Path | None = None) -> int:
-    """Numbers in the preset's reference latent: of ``REFERENCE``'s card at the preset's own resolution."""
+    """Dimension of the preset's reference latent: that of ``REFERENCE``'s card at the preset's own resolution."""
     card, side = cards.find(REFERENCE, preset, extra), preset_settings(preset, extra)["data"]["resolution"]
     return card.channels * (side // card.stride) ** 2
 
@@ -60,6 +60,8 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
     """The RunConfig of a preset with settings on top: names resolved to a card, sizes to a transformer; identities still empty."""
     base = preset_settings(preset, extra)
     merged = {**merge(base, settings), "preset": preset}
+    if of_each(merged.get("continued")):  # and there is none
+        del merged["continued"]
     draft = validate(RunConfig, {**merged, "diffusion": {**merged.get("diffusion", {}), "transformer": {}}}, where=where)
     try:
         card = cards.find(draft.encoder.card, preset, extra)
@@ -97,7 +99,7 @@ def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
 
 
 def _continued(config: RunConfig, extra: Path | None) -> RunConfig:
-    """A codec trains no stage 1, so none goes on."""
+    """A codec has no stage-1 training, so none continues."""
     if config.continued and cards.find(config.encoder.card, config.preset, extra).kind == "codec":
         steps = tuple(step.model_copy(update={"autoencoder": None, "adversarial_start_images": 0}) for step in config.continued)
         return config.model_copy(update={"continued": steps})
@@ -105,7 +107,7 @@ def _continued(config: RunConfig, extra: Path | None) -> RunConfig:
 
 
 def _tuned(config: RunConfig) -> RunConfig:
-    """How a tuned shift is chosen; nothing where none is."""
+    """How a tuned shift is chosen; empty if the shift is not tuned."""
     sampling, limit = config.sampling, config.data.limit
     if sampling.shift != TUNED:
         return config.model_copy(update={"sampling": sampling.model_copy(update={"tuning": None})})
@@ -115,7 +117,7 @@ def _tuned(config: RunConfig) -> RunConfig:
 
 
 def _plain_scores(part: Scores) -> Scores:
-    """Only the heads of the chosen protocol as they were set; of the others only what is a fact of the data."""
+    """The heads of the chosen protocol as they were set; of the others only what describes the data."""
     if part.protocol == "dinov3":
         return part.model_copy(update={"paper": PaperHeads()})
     known = part.depth.head
@@ -136,7 +138,7 @@ def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
 
 
 def _plain_latents(part: Latents, autoencoder: Autoencoder) -> Latents:
-    """Without a swap that swaps nothing: there is no residual, or its alignment is the trained one."""
+    """Leaves out a replacement that changes nothing, because there is no residual or the alignment is the trained one."""
     same = part.align == autoencoder.align and autoencoder.align_strength == 1
     return part.model_copy(update={"align": None}) if same or autoencoder.residual.channels == 0 else part
 
@@ -197,7 +199,7 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
     _check_latents(config, card, start)
     _check_diffusion(config, start)
     patch = config.diffusion.transformer.patch
-    if not config.diffusion.release and (side // stride) % patch:
+    if not config.diffusion.release and patch is not None and (side // stride) % patch:
         raise BadConfig(
             f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
         )
@@ -206,11 +208,11 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
 
 
 def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
-    """Whether alignment, its replacement and the standardisation fit the encoder and the releases."""
+    """Checks that alignment, its replacement and the standardisation fit the encoder and the releases."""
     latents, autoencoder = config.latents, config.autoencoder
     if autoencoder.align == "token" and autoencoder.residual.channels == 1 and card.kind == "features":
         raise BadConfig(
-            f"{start}autoencoder.align token takes the deviation over a token's residual channels, of which there is 1; "
+            f"{start}autoencoder.align token needs the standard deviation over a token's residual channels, but there is only 1; "
             "set autoencoder.residual.channels to 2 or more."
         ).about("autoencoder.align")
     if autoencoder.release and autoencoder.align_strength != 1:
@@ -220,12 +222,12 @@ def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> No
         ).about("autoencoder.align_strength")
     if latents.align is not None and card.kind == "codec":
         raise BadConfig(
-            f"{start}latents.align {latents.align} replaces the alignment of a residual, but '{card.name}' is a codec and has none; "
+            f"{start}latents.align {latents.align} replaces the alignment of a residual, but '{card.name}' is a codec and has no residual; "
             "leave latents.align out."
         ).about("latents.align")
     if latents.align is not None and latents.align not in replacing_alignments():
         raise BadConfig(
-            f"{start}latents.align {latents.align} cannot be undone for the decoder, because its map is another one for each "
+            f"{start}latents.align {latents.align} cannot be undone for the decoder, because its map differs for each "
             f"{latents.align}; use {listed(replacing_alignments())}."
         ).about("latents.align")
     for field, value, usual in (("standardise", latents.standardise, "channel"), ("align", latents.align, None)):
@@ -237,26 +239,26 @@ def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> No
 
 
 def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
-    """Whether a training can go on at another resolution; each resolution must fit as that of a run does."""
+    """Checks that a training can continue at another resolution. Each resolution is checked as that of a run."""
     before = start_of(config)
     if before is None or not config.continued:
         return
     side, now = before.data.resolution, config.data.resolution
     if side == now:
-        raise BadConfig(f"{start}continued.resolution {side} is the resolution of the run itself; give that of the training before.").about(
+        raise BadConfig(
+            f"{start}continued.resolution {side} is the resolution of the run itself; give that of the earlier training."
+        ).about("continued")
+    if config.autoencoder.release or config.diffusion.release:
+        raise BadConfig(f"{start}continued needs networks trained by svgbench, but this run uses a release; leave one of them out.").about(
             "continued"
         )
-    if config.autoencoder.release or config.diffusion.release:
-        raise BadConfig(
-            f"{start}continued goes on with networks that were trained here, and this run has a release; leave one of them out."
-        ).about("continued")
     if config.diffusion.dimension_shift or config.sampling.dimension_shift:
         raise BadConfig(
-            f"{start}dimension_shift is another number at each resolution of a continued run; set diffusion.shift and sampling.shift."
+            f"{start}dimension_shift would differ between the resolutions of a continued run; set diffusion.shift and sampling.shift."
         ).about("continued")
     if card.kind != "codec" and config.continued[-1].autoencoder is None:
         raise BadConfig(
-            f"{start}continued.autoencoder must say how many images the autoencoder of '{card.name}' goes on for; set images."
+            f"{start}continued.autoencoder must state for how many images the autoencoder of '{card.name}' is trained further; set images."
         ).about("continued")
     try:
         _check_fit(before, card, "")
@@ -278,7 +280,7 @@ def _check_crops(config: RunConfig, card: cards.EncoderCard, start: str) -> None
 
 
 def _check_diffusion(config: RunConfig, start: str) -> None:
-    """Whether objective, samplers and guidance belong together."""
+    """Checks that objective, samplers and guidance fit together."""
     diffusion, sampling = config.diffusion, config.sampling
     objective, sampler = OBJECTIVES[diffusion.objective], SAMPLERS[sampling.sampler]
     if sampler.objective != diffusion.objective:
@@ -288,7 +290,7 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     if sampling.shift == TUNED and sampling.dimension_shift:
         raise BadConfig(f"{start}sampling.shift tuned and sampling.dimension_shift exclude each other; give one.").about("sampling.shift")
     try:
-        sampler.times(max(sampling.steps), 1.0 if sampling.shift == TUNED else sampling.shift)
+        sampler.times(max(sampling.steps), 1.0 if isinstance(sampling.shift, str) else sampling.shift)
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
     try:
@@ -297,7 +299,7 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         raise BadConfig(f"{start}sampling.{error}").about(error.field) from None
     if sampling.against == "weak" and not objective.autoguidance:
         raise BadConfig(
-            f"{start}sampling.against weak is for diffusion.objective {objectives_with('autoguidance')}; set sampling.against=null."
+            f"{start}sampling.against weak needs diffusion.objective {objectives_with('autoguidance')}; set sampling.against=null."
         )
     if sampling.against == "weak" and not diffusion.weak_share:
         raise BadConfig(f"{start}sampling.against weak needs a weak model; set diffusion.weak_share, such as 0.25.")
@@ -309,7 +311,7 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
         raise BadConfig(f"{start}sampling.trained names {absent[0]:g}, which diffusion.snapshots does not keep; name it there too.")
     if diffusion.direction and not objective.continuous:
         raise BadConfig(
-            f"{start}diffusion.direction is for velocities, diffusion.objective {objectives_with('continuous')}; set it to 0."
+            f"{start}diffusion.direction needs a velocity model, diffusion.objective {objectives_with('continuous')}; set it to 0."
         ).about("diffusion.direction")
     if diffusion.transformer.learned_sigma and not objective.learned_sigma:
         fitting = objectives_with("learned_sigma")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from svgbench.errors import BadConfig, unknown
 
@@ -50,23 +50,27 @@ class AlignmentChoice(NamedTuple):
     freezes: bool
     """Whether the map is fixed when training ends, from the statistics of the training set."""
     by_channel: bool = False
-    """Whether the map scales and shifts each channel, which a standardisation of each channel takes back: SiT then sees no difference."""
+    """Whether the map only scales and shifts channels. Standardising each channel undoes such a map, so SiT sees no difference."""
 
 
 ALIGNMENTS: Mapping[str, AlignmentChoice] = {
     "none": AlignmentChoice("no alignment", False, by_channel=True),
-    "batch": AlignmentChoice("statistics of the batch, as released; a latent depends on its batch mates", False, by_channel=True),
+    "batch": AlignmentChoice(
+        "statistics of the batch, as released; a latent depends on the other images of its batch", False, by_channel=True
+    ),
     "frozen": AlignmentChoice("batch statistics in training, those of the training set afterwards", True, by_channel=True),
-    "channel": AlignmentChoice("as frozen, each channel by itself", True, by_channel=True),
+    "channel": AlignmentChoice("as frozen, for each channel separately", True, by_channel=True),
     "whiten": AlignmentChoice("as frozen, and residual channels are decorrelated", True),
-    "token": AlignmentChoice("each token by itself: mean and deviation over its channels, as arXiv 2510.15301 words equation 6", False),
+    "token": AlignmentChoice(
+        "each token separately: mean and standard deviation over its channels, the text of arXiv 2510.15301 to its equation 6", False
+    ),
 }
 
 
 STANDARDISATIONS: Mapping[str, str] = {
-    "channel": "each channel by its own mean and deviation, as released",
-    "scalar": "all channels by one mean and deviation, those of all numbers: differences in scale between channels stay",
-    "features": "all channels by the features' scale: means over the feature channels of their means and of their deviations",
+    "channel": "each channel by its own mean and standard deviation, as released",
+    "scalar": "all channels by one mean and standard deviation over all values: differences in scale between channels remain",
+    "features": "all channels by the features' scale: mean and standard deviation of the feature channels, averaged over them",
     "none": "raw latents",
 }
 """Ways to bring raw latents to the scale that the diffusion model sees (``nets.latents`` computes them)."""
@@ -123,7 +127,7 @@ class SamplerChoice(NamedTuple):
     """(steps, shift) -> ``steps`` + 1 times from 0 (noise) to 1 (data)."""
     about: str = ""
     zero_init: bool = False
-    """Whether the first steps may take velocity zero: a fixed number of steps along an ODE of velocities."""
+    """Whether the sampler allows zero-init: it takes a fixed number of steps along an ODE of velocities."""
 
 
 SAMPLERS: Mapping[str, SamplerChoice] = {
@@ -137,7 +141,10 @@ SAMPLERS: Mapping[str, SamplerChoice] = {
 }
 
 if TYPE_CHECKING:
-    ObjectiveName = AlignmentName = StandardisationName = SamplerName = str
+    ObjectiveName: TypeAlias = str
+    AlignmentName: TypeAlias = str
+    StandardisationName: TypeAlias = str
+    SamplerName: TypeAlias = str
 else:  # the rows of the tables are the values that a configuration may have
     ObjectiveName, AlignmentName, StandardisationName, SamplerName = (
         Literal[tuple(table)] for table in (OBJECTIVES, ALIGNMENTS, STANDARDISATIONS, SAMPLERS)
@@ -145,7 +152,7 @@ else:  # the rows of the tables are the values that a configuration may have
 
 
 def replacing_alignments() -> tuple[str, ...]:
-    """Alignments that may be put in place of a trained one: maps that depend on no batch and that decoding can undo."""
+    """Alignments that can replace a trained one: their maps do not depend on the batch, and decoding can undo them."""
     return tuple(name for name, choice in ALIGNMENTS.items() if choice.freezes or name == "none")
 
 
@@ -170,7 +177,7 @@ def sampler_help() -> str:
 
 
 SCHEDULES = ("constant", "linear", "late-0.5", "early-0.5", "interval-0.2-0.8")
-"""One of each kind. ``constant``; ``linear`` (the weight rises from near 1 to the scale at the last step); ``late-R`` (while
+"""One example of each kind: ``constant``; ``linear`` (the weight rises from near 1 to the scale at the last step); ``late-R`` (while
 (i + 1) / N > R at step i of N, from 0; ``late`` is ``late-0.5``, the SVG release's); ``early-R`` (while t > R, as the SVG release names
 it); ``interval-A-B`` (while A <= t <= B, arXiv 2404.07724)."""
 SCHEDULE_HELP = "constant, linear, late, late-R, early-R or interval-A-B"
@@ -224,32 +231,34 @@ def _times(name: str, rest: str, count: int) -> list[float]:
 
 
 def zero_init_samplers() -> str:
-    """Names of the samplers whose first steps may take velocity zero, for a sentence."""
+    """Names of the samplers that allow zero-init, for a sentence."""
     return listed([name for name, sampler in SAMPLERS.items() if sampler.zero_init])
 
 
 def check_zero_init(sampler: str, steps: int, zero_init: int, optimised_scale: bool, against: str = "null") -> None:
-    """BadConfig, with the field, for zero-init or an optimised scale where it does not apply."""
+    """Raises BadConfig, with the field, for zero-init or an optimised scale that does not fit the sampler."""
     if zero_init and not SAMPLERS[sampler].zero_init:
-        raise BadConfig(f"zero_init is for the samplers {zero_init_samplers()}, not {sampler}; leave it at 0.").about("sampling.zero_init")
+        raise BadConfig(f"zero_init works with the samplers {zero_init_samplers()}, not with {sampler}; set it to 0.").about(
+            "sampling.zero_init"
+        )
     if not 0 <= zero_init < max(steps, 1):
-        raise BadConfig(f"zero_init {zero_init} must be from 0 to below the {steps} step{'s' * (steps > 1)}; give a smaller number.").about(
+        raise BadConfig(f"zero_init {zero_init} must be at least 0 and below the {steps} step{'s' * (steps > 1)}; change it.").about(
             "sampling.zero_init"
         )
     if optimised_scale and SAMPLERS[sampler].objective != "flow":
         fitting = listed(samplers_of("flow"))
-        raise BadConfig(f"optimised_scale is for velocities and the samplers {fitting}, not {sampler}; leave it off.").about(
-            "sampling.optimised_scale"
-        )
+        raise BadConfig(
+            f"optimised_scale works with velocity models and the samplers {fitting}, not with {sampler}; set it to false."
+        ).about("sampling.optimised_scale")
     if optimised_scale and against != "null":
-        raise BadConfig(f"optimised_scale is for guidance against the null class, not {against}; leave it off.").about(
+        raise BadConfig(f"optimised_scale works with guidance against the null class, not {against}; set it to false.").about(
             "sampling.optimised_scale"
         )
 
 
 def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float, zero_init: int = 0) -> float | None:
-    """How often the network sees one sample, a guided evaluation counted twice, a step of velocity zero not at all; None for a sampler
-    that chooses its own steps. UnknownName for a sampler that is in no table."""
+    """Number of network evaluations for one sample: a guided one counts twice, a step of zero-init not at all. None for a sampler with
+    adaptive steps. Raises UnknownName for an unknown sampler."""
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)
     row, guides = SAMPLERS[sampler], parse_schedule(schedule)

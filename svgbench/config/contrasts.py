@@ -1,4 +1,4 @@
-"""A comparison of two cells that an experiment declares in its file before it runs: what is expected of which number, and why."""
+"""A comparison of two cells that an experiment declares in its file before it runs: the metric, the expected difference and the reason."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ def group_name(run: str) -> str:
 
 
 class Contrast(Part):
-    """One comparison. Cells are named as in ``svgbench experiments show``, without the seed, over which they are paired."""
+    """One comparison. Cells have their names in ``svgbench experiments show``, without the seed; they are paired by seed."""
 
     name: Text
-    """What the comparison is called in tables."""
+    """The name of the comparison in tables."""
     metric: str
     """The compared score, such as gfid (``metrics/declared.py``)."""
     between: tuple[Text, Text]
     """Two cells; the difference is the first minus the second."""
     alternative: Literal["two-sided", "less", "greater"] = "two-sided"
-    """What is expected of the first cell's number against the second's; less and greater give a one-sided test."""
+    """The expected relation of the first cell's number to the second's; less and greater give a one-sided test."""
     why: Text
-    """The reason for the expectation, a footnote of the table."""
+    """The reason for the expectation; printed as a footnote of the table."""
     steps: Annotated[int, Field(ge=1)] | Literal["most"] = "most"
-    """Of samples: the steps at which the cells are compared, or the most of each."""
+    """For scores of samples: the number of steps at which the cells are compared; most: the largest of each cell."""
     guidance: Annotated[float, Field(ge=0)] | Literal["none", "most"] = "none"
-    """Of samples: guidance scale, 1 (none), or the largest of each."""
+    """For scores of samples: the guidance scale; none: 1; most: the largest of each cell."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"
-    """Of perception: which latents; whole is all that a run has."""
+    """For perception scores: features, residual or whole (the full latent)."""
 
     @model_validator(mode="after")
     def _two_cells(self) -> Contrast:
         if self.between[0] == self.between[1]:
-            raise ValueError(f"between names '{self.between[0]}' twice; name two cells")
+            raise ValueError(f"between lists '{self.between[0]}' twice; name two different cells")
         return self

@@ -1,4 +1,4 @@
-"""Configurations that a run builds on beside its own: the candidates of a tuned shift, and the training that it continues."""
+"""Other configurations that a run needs: the candidates of a tuned shift, and the training that it continues."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from svgbench.config.schema import Autoencoder, Continuation, Diffusion, Further
 
 
 def candidates(config: RunConfig) -> dict[float, RunConfig]:
-    """Shift -> the run whose samples stand for it when the shift is tuned: the same run of the tuning seed. None where none is tuned."""
+    """Candidate shift -> the configuration whose samples are scored for it: the run's own with the tuning seed. Empty when the shift is not
+    tuned."""
     part = config.sampling
     if part.shift != TUNED or part.tuning is None:
         return {}
@@ -21,7 +22,7 @@ def candidates(config: RunConfig) -> dict[float, RunConfig]:
 
 
 def start_of(config: RunConfig) -> RunConfig | None:
-    """The run that a continued run continues: the same at the resolution before; None where nothing is continued."""
+    """The run that a continued run continues, at the earlier resolution; None if it continues none."""
     if not config.continued:
         return None
     *before, last = config.continued
@@ -35,7 +36,7 @@ def first_resolution(config: RunConfig) -> int:
 
 
 def further_autoencoder(part: Autoencoder, step: Continuation) -> Autoencoder:
-    """Stage 1 as it goes on at the new resolution."""
+    """The settings with which stage 1 continues at the new resolution."""
     if step.autoencoder is None:
         return part
     loss = part.loss.model_copy(update={"adversarial_start_images": step.adversarial_start_images})
@@ -43,12 +44,12 @@ def further_autoencoder(part: Autoencoder, step: Continuation) -> Autoencoder:
 
 
 def further_diffusion(part: Diffusion, step: Continuation) -> Diffusion:
-    """Stage 2 as it goes on at the new resolution."""
+    """The settings with which stage 2 continues at the new resolution."""
     return part.model_copy(update={"training": _further(part.training, step.diffusion)})
 
 
 def _further(training: Training, step: Further) -> Training:
-    """A training with the length of its continuation, and its batch and rate where they are given."""
+    """The settings of a training with the length of its continuation, and with batch and learning rate if they are given."""
     optimiser = training.optimiser.model_copy(update={"lr": step.lr or training.optimiser.lr, "lr_warmup_images": step.lr_warmup_images})
     update = {"total_images": step.images, "batch": step.batch or training.batch, "optimiser": optimiser}
     return training.model_copy(update=update)

@@ -31,7 +31,7 @@ class Experiment(Part):
     asks: str = ""
     """The question it answers."""
     paper: str = ""
-    """The table or figure of arXiv 2510.15301 that it is, such as ``table 6``; ``none`` where the paper has none like it."""
+    """The table or figure of arXiv 2510.15301 that it reproduces, such as ``table 6``; ``none`` if there is no such table."""
     compares: str = ""
     """The published rows that its table shows beside it."""
     costs: str = ""
@@ -43,12 +43,12 @@ class Experiment(Part):
     set: dict[str, Any] = {}
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
     presets: dict[str, dict[str, Any]] = Field({}, alias="at")
-    """``preset: {settings}``: settings of every cell at one preset alone, on top of ``set``."""
+    """``preset: {settings}``: settings of every cell that hold only at one preset and override ``set``."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
-    """``field.path: [values]`` or ``name: {cell: {settings}}``. A cell's ``base: EXPERIMENT`` brings that experiment's settings, below this
-    file's own; its ``at: {preset: {settings}}`` holds at one preset alone."""
+    """``field.path: [values]`` or ``name: {cell: {settings}}``. A cell's ``base: EXPERIMENT`` takes over that experiment's settings, which
+    this file's own settings override; its ``at: {preset: {settings}}`` holds only at one preset."""
     contrasts: tuple[Contrast, ...] = ()
-    """The comparisons that it makes, declared before it runs; of this file alone, not of its base."""
+    """The comparisons that it declares before it runs; those of its base are not inherited."""
     _file: Path = PrivateAttr(default=Path())
 
     @property
@@ -73,7 +73,7 @@ class Experiment(Part):
         return expand(self.set)
 
     def settings_at(self, preset: str | None) -> dict[str, Any]:
-        """``set``, with ``at`` of a preset on top; None: what holds at every preset."""
+        """``set``, overridden by ``at`` of a preset; None: only what holds at every preset."""
         return merge(self.settings, expand(self.presets.get(preset or "", {})))
 
 
@@ -115,13 +115,13 @@ def _check_names(path: Path, content: Mapping[Any, Any], place: str = "") -> Non
 
 
 def _check_presets(experiment: Experiment) -> None:
-    """Refuses an ``at`` that names no preset."""
+    """Raises BadConfig for an ``at`` with an unknown preset."""
     named = [(f"at.{preset}", preset) for preset in experiment.presets]
     for axis, values in experiment.axes.items():
         for cell, settings in values.items() if isinstance(values, dict) else ():
             at, place = settings.get("at", {}), f"axes.{axis}.{cell}.at"
             if not isinstance(at, dict) or not all(isinstance(inside, dict) for inside in at.values()):
-                raise BadConfig(f"{experiment.at(place)}: {place} must be presets with settings, such as at: {{paper: {{seed: 1}}}}.")
+                raise BadConfig(f"{experiment.at(place)}: {place} must map presets to settings, such as at: {{paper: {{seed: 1}}}}.")
             named += [(f"{place}.{preset}", preset) for preset in at]
     for place, preset in named:
         if preset not in PRESETS:
@@ -163,13 +163,13 @@ def _bases_of(experiment: Experiment, cell: str) -> list[str]:
 def settings_of(
     experiment: Experiment, extra: Path | None = None, *, preset: str | None = None, with_preset: bool = True
 ) -> dict[str, Any]:
-    """The settings of every cell at a preset (None: those of every preset): the base's, then the experiment's own; without a preset's,
-    which ``build`` adds, where asked."""
+    """The settings of every cell at a preset (None: those of every preset): those of its bases, then the experiment's own. The settings of
+    ``preset-NAME``, which ``build`` adds, are left out if asked."""
     return _merged(_chain(experiment, extra), preset, with_preset=with_preset)
 
 
 def _merged(chain: list[Experiment], preset: str | None, *, with_preset: bool) -> dict[str, Any]:
-    """The settings of a chain of bases, the nearest on top."""
+    """The merged settings of a chain of bases; nearer bases override."""
     settings: dict[str, Any] = {}
     for part in reversed(chain):
         if with_preset or part.preset is None:
@@ -251,7 +251,7 @@ def cells(experiment: Experiment, extra: Path | None = None, *, preset: str | No
 
 
 def _check_contrasts(experiment: Experiment, names: Iterable[str]) -> None:
-    """Refuses a contrast between cells that there are not, and two of one name."""
+    """Raises BadConfig for a contrast of an unknown cell, and for two contrasts of the same name."""
     known = sorted({group_name(name) for name in names} - {""})
     seen: set[str] = set()
     for number, contrast in enumerate(experiment.contrasts):
@@ -259,9 +259,9 @@ def _check_contrasts(experiment: Experiment, names: Iterable[str]) -> None:
         for cell in contrast.between:
             if cell not in known:
                 raise BadConfig(
-                    f"{at}: the contrast '{contrast.name}' names no cell of '{experiment.name}': '{cell}'.{closest(cell, known)}"
+                    f"{at}: the contrast '{contrast.name}' names '{cell}', which is no cell of '{experiment.name}'.{closest(cell, known)}"
                     if known
-                    else f"{at}: '{experiment.name}' has no cells but its seeds, so a contrast has nothing to compare; give it axes."
+                    else f"{at}: '{experiment.name}' has no axis except the seed, so a contrast has nothing to compare; add an axis."
                 )
         if contrast.name in seen:
             raise BadConfig(f"{experiment.at(f'contrasts.{number}.name')}: two contrasts are called '{contrast.name}'; rename one.")
@@ -277,7 +277,7 @@ def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
 def _cell(
     experiment: Experiment, place: str, settings: Mapping[str, Any], extra: Path | None, preset: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings that a cell's base brings at a preset, and the cell's own."""
+    """The settings of a cell's base at a preset, and the cell's own."""
     own = expand({name: value for name, value in settings.items() if name not in ("base", "at")})
     own = merge(own, expand(settings.get("at", {}).get(preset, {})))
     if "base" not in settings:

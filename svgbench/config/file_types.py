@@ -221,5 +221,5 @@ def _archive(path: Path) -> Form:
         raise BadWeights(f"{path} is an .npz of NumPy arrays, not weights; give a state dict saved by torch or as safetensors.")
     if "model.weights.h5" in names:
         raise BadWeights(f"{path} is a Keras model; give the PyTorch or safetensors weights.")
-    held = f", which holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
-    raise BadWeights(f"{path} is a ZIP archive that torch did not save{held}; unpack it and give the weights inside.")
+    about = f", which holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
+    raise BadWeights(f"{path} is a ZIP archive that torch did not save{about}; unpack it and give the weights inside.")

@@ -103,7 +103,7 @@ def transformers_card(model: str, name: str) -> dict[str, Any]:
     config, place = _configured(model, name, ("config.json",), "model.safetensors")
     kind = config.get("model_type")
     if kind not in CLASSES:
-        raise BadConfig(f"'{name}' is a '{kind}', and of transformers svgbench opens only {', '.join(CLASSES)}; write a backend for it.")
+        raise BadConfig(f"'{name}' is a '{kind}', but from transformers svgbench opens only {', '.join(CLASSES)}; write a backend for it.")
     config = config.get("vision_config", config)
     patch = config.get("patch_size", PATCHES.get(kind, 16))
     arguments = {key: value for key, value in config.items() if key not in WORDS and not key.startswith("_")}
@@ -117,7 +117,9 @@ def diffusers_card(model: str, name: str) -> dict[str, Any]:
     config, place = _configured(model, name, ("config.json", "vae/config.json"), "diffusion_pytorch_model.safetensors")
     kind, widths = config.get("_class_name"), config.get("block_out_channels")
     if kind != "AutoencoderKL" or not widths:
-        raise BadConfig(f"'{name}' is a '{kind}', and of diffusers svgbench opens only AutoencoderKL; give a directory of one.")
+        raise BadConfig(
+            f"'{name}' is a '{kind}', but from diffusers svgbench opens only AutoencoderKL; give a directory with an AutoencoderKL."
+        )
     stride = 2 ** (len(widths) - 1)
     half = (0.5, 0.5, 0.5)
     return {

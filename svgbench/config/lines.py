@@ -13,8 +13,8 @@ from svgbench.shelf import file_node, yaml_node, yaml_text
 
 
 def line_of(path: Path, field: str, cell: str = "", *, part: str, preset: str = "", loose: bool = False) -> int | None:
-    """The line (from 1) of a file's ``part`` (axes; set, and ``at`` of the preset) that sets a dotted field, or something below it, or the
-    value that it is in; ``loose``: or that sets other fields of a mapping it is in. Of an axis, the entry that the cell's name holds."""
+    """The line (from 1) in a file's ``part`` (axes; set, and ``at`` of the preset) that sets a dotted field, a field below it, or a value
+    that contains it; ``loose``: or other fields of the same mapping. For an axis: the entry of the cell."""
     root = file_node(path)
     if not isinstance(root, yaml.MappingNode):
         return None
@@ -76,7 +76,7 @@ def _settings(root: yaml.MappingNode, cell: list[str], part: str, preset: str) -
 
 
 def _at(node: yaml.Node, preset: str) -> Iterator[tuple[str, int, bool]]:
-    """What a mapping's ``at`` sets at a preset."""
+    """The settings of a mapping's ``at`` for a preset."""
     for key, presets in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.value == "at" and isinstance(presets, yaml.MappingNode):
             for name, settings in presets.value:

@@ -22,9 +22,9 @@ class Optimiser(Sparse):
     lr_warmup_images: Annotated[int, Field(ge=0)] = 0
     """Images over which the learning rate rises linearly from zero."""
     schedule: Literal["constant", "cosine", "linear"] = "constant"
-    """After the warm-up: constant, or a cosine or a straight line to ``final_lr`` at ``total_images``."""
+    """Schedule after the warm-up: constant, or cosine or linear decay to ``final_lr`` at ``total_images``."""
     decay_start_images: Annotated[int, Field(ge=0)] = 0
-    """Images until which ``cosine`` and ``linear`` keep ``lr``; 0: the end of the warm-up."""
+    """Number of images after which ``cosine`` and ``linear`` start to decay; 0: the end of the warm-up."""
     final_lr: NotNegative = 0.0
     """Learning rate at which ``cosine`` and ``linear`` end."""
     max_gradient_norm: NotNegative = 0.0
@@ -34,7 +34,7 @@ class Optimiser(Sparse):
     def _decay_decays(self) -> Optimiser:
         used = [name for name in self.later if getattr(self, name)]
         if used and self.schedule == "constant":
-            raise ValueError(f"{used[0]} is for schedule cosine or linear; set schedule, or leave {used[0]} out")
+            raise ValueError(f"{used[0]} needs schedule cosine or linear; set schedule, or leave {used[0]} out")
         if self.final_lr > self.lr:
             raise ValueError(f"final_lr {self.final_lr:g} is above lr {self.lr:g}; give at most lr")
         if 0 < self.decay_start_images < self.lr_warmup_images:
@@ -46,7 +46,7 @@ class Training(Part):
     """How long a network is trained, on what batches, at which precision."""
 
     total_images: Count
-    """Training images seen in total, repetitions counted."""
+    """Training images seen in total, counted with repetition."""
     batch: Count
     """Global batch: images per update over all processes and micro-batches."""
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -54,7 +54,7 @@ class Training(Part):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic inside the networks (bf16: autocast; weights, losses and statistics stay fp32)."""
     checkpoint_images: Count = 1_000_000
-    """Images between two checkpoints: the most work that an interruption can lose."""
+    """Images between two checkpoints: an interruption loses at most this work."""
     skipped_updates: Annotated[int, Field(ge=0)] = 3
     """Updates with a loss or gradient that is not finite are skipped; one more than this number stops the run."""
     optimiser: Optimiser = Optimiser()
@@ -64,12 +64,14 @@ class Training(Part):
     def _decay_ends(self) -> Training:
         start = self.optimiser.decay_start_images
         if start and start >= self.total_images:
-            raise ValueError(f"optimiser.decay_start_images {start} leaves no image of total_images {self.total_images} to decay over")
+            raise ValueError(
+                f"optimiser.decay_start_images {start} must be below total_images {self.total_images}, so that the learning rate can decay"
+            )
         return self
 
 
 class Residual(Sparse):
-    """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail the features lack."""
+    """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail that the features lack."""
 
     later = ("attention_dropout",)
 
@@ -94,7 +96,7 @@ class Residual(Sparse):
 
 
 class VitDecoder(Part):
-    """RAE's decoder (arXiv 2510.11690): a ViT as in MAE's decoder, one token a latent position."""
+    """RAE's decoder (arXiv 2510.11690): a ViT like MAE's decoder, with one token per latent position."""
 
     width: Count = 1152
     """Channels of a token; a multiple of 4 and of ``heads``."""
@@ -113,14 +115,14 @@ class VitDecoder(Part):
 
 
 class Decoder(Sparse):
-    """From raw latents to pixels. The LDM convolutional decoder's levels fix its upsampling, 2 ** (levels - 1), which must be the
-    encoder's stride; the ViT decoder fits any."""
+    """The decoder from raw latents to pixels. The LDM convolutional decoder upsamples by 2 ** (levels - 1), which must be the encoder's
+    stride; the ViT decoder fits any stride."""
 
     later = ("groups",)
     kind: Literal["ldm", "vit"] = "ldm"
     """ldm: LDM's convolutional decoder; vit: RAE's transformer, which fits any encoder stride."""
     vit: VitDecoder = VitDecoder()
-    """The sizes of ``kind: vit``; the other fields are of ``kind: ldm``."""
+    """Sizes for ``kind: vit``; the other fields are for ``kind: ldm``."""
     base: Count = 128
     """Channels of the finest level; each level has ``base`` times its multiplier."""
     multipliers: tuple[Count, ...] = (1, 1, 2, 2, 4)
@@ -141,7 +143,7 @@ class Decoder(Sparse):
 
 
 class Wide(Part):
-    """RAE's wide head (DDT): a shallow transformer on the noised latents, each token conditioned on the body's."""
+    """RAE's wide head (DDT): a shallow transformer on the noised latents, each token is conditioned on the backbone's token."""
 
     width: Count = 2048
     """Channels of a token; a multiple of ``heads``."""
@@ -163,9 +165,9 @@ class Transformer(Part):
     heads: Count = 16
     """Attention heads of a block."""
     mlp_ratio: Positive = 4.0
-    """Hidden channels of a block's MLP over ``width``."""
+    """Hidden channels of a block's MLP divided by ``width``."""
     patch: Count | None = None
-    """Latent positions per token side; the card's own when empty (1 for ViT latents, 2 for SD-VAE)."""
+    """Latent positions per token side; empty: the card's value (1 for ViT latents, 2 for SD-VAE)."""
     qk_norm: bool = True
     """Whether queries and keys are normalised before attention."""
     norm: Literal["layer", "rms"] = "layer"
@@ -177,7 +179,7 @@ class Transformer(Part):
     time: Literal["cosine", "fourier"] = "cosine"
     """Embedding of the time t: DiT's sines and cosines of fixed frequencies, or RAE's of random frequencies."""
     learned_sigma: bool = False
-    """Whether the network also predicts a variance for each latent number (DiT); for ``objective: ddpm``."""
+    """Whether the network also predicts a variance for each latent value (DiT); for ``objective: ddpm``."""
     wide: Wide | None = None
     """RAE's wide head; none when empty."""
 

@@ -1,6 +1,6 @@
 """The perception heads of the SVG paper (arXiv 2510.15301v4, appendix B): ``scores.paper``, used where ``scores.protocol`` is ``paper``.
 
-Numbers that the appendix does not print are those of the sources that it names, or ours; ``docs/protocols.md`` lists which.
+Numbers that the appendix does not print are taken from the sources that it cites, or are our choices; ``docs/protocols.md`` lists them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class PaperProbe(Part):
     """A linear layer on the mean of each latent, trained on random resized crops of the training images."""
 
     epochs: Count = 30
-    """Passes over the training images, each time by another crop."""
+    """Epochs; each epoch draws a new crop of every image."""
     batch: Count = 3072
     """Crops per update."""
     lr: Positive = 5e-4
@@ -31,19 +31,19 @@ class PaperProbe(Part):
     @model_validator(mode="after")
     def _a_range(self) -> PaperProbe:
         if not self.area[0] <= self.area[1] <= 1:
-            raise ValueError(f"area {list(self.area)} must rise and end at 1 or below")
+            raise ValueError(f"area {list(self.area)} must be in ascending order and at most 1")
         return self
 
 
 class PaperSegmentation(Part):
-    """mmsegmentation's FPNHead on the latent as its only scale, trained as VPD's short schedule (Zhao et al., ICCV 2023)."""
+    """mmsegmentation's FPNHead with the latent as its only scale, trained with VPD's short schedule (Zhao et al., ICCV 2023)."""
 
     total_images: Count = 128_000
     """Crops seen in training, repetitions counted: 8,000 updates of 16."""
     batch: Count = 16
     """Crops per update."""
     lr: Positive = 8e-5
-    """AdamW's learning rate after the warm-up, from which it falls by a polynomial."""
+    """AdamW's learning rate after the warm-up; a polynomial schedule then lowers it."""
     least_lr: NotNegative = 1e-6
     """Learning rate at the end."""
     power: Positive = 0.9
@@ -70,7 +70,7 @@ class PaperSegmentation(Part):
         if self.window_stride > self.crop:
             raise ValueError(f"window_stride {self.window_stride} leaves gaps between windows of crop {self.crop}")
         if self.resize[0] > self.resize[1]:
-            raise ValueError(f"resize {list(self.resize)} must rise")
+            raise ValueError(f"resize {list(self.resize)} must be in ascending order")
         return self
 
 
@@ -78,7 +78,7 @@ class PaperDepth(Part):
     """The depth head of Xie et al. (arXiv 2205.13543): transposed convolutions, then convolutions at the size of the image."""
 
     epochs: Count = 25
-    """Passes over the training images, each time by another crop."""
+    """Epochs; each epoch draws a new crop of every image."""
     batch: Count = 24
     """Crops per update."""
     lr: Positive = 5e-4
@@ -86,7 +86,7 @@ class PaperDepth(Part):
     least_lr: NotNegative = 3e-5
     """Learning rate at the beginning and at the end."""
     power: Positive = 0.9
-    """Exponent of the rise and of the fall of the learning rate."""
+    """Exponent with which the learning rate rises and falls."""
     weight_decay: NotNegative = 5e-2
     """Decoupled weight decay of weights (not of biases and norms), multiplied by the learning rate at each update."""
     crop: Count = 480

@@ -21,6 +21,8 @@ WORDS = {
     "int_parsing": "a valid integer", "float_type": "a valid number", "float_parsing": "a valid number",
 }  # fmt: skip
 """Pydantic's error type -> what the value must be."""
+EACH = "*"
+"""In place of a list's index: each of its entries, of which there may be none. ``continued.*.diffusion.images``."""
 
 
 def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P:
@@ -100,11 +102,20 @@ def _part_at(kind: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | No
     return kind
 
 
+def of_each(value: Any) -> bool:
+    """Whether a value holds settings of every entry of a list, and nothing else."""
+    return isinstance(value, Mapping) and set(value) == {EACH} and isinstance(value[EACH], Mapping)
+
+
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` updated by ``over``: mappings are merged recursively, lists and scalars are replaced."""
+    """``base`` updated by ``over``: mappings are merged recursively, lists and scalars are replaced. What stands under ``EACH`` is merged
+    into every mapping of a list."""
     merged = dict(base)
     for name, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
+        old = merged.get(name)
+        if of_each(value) and isinstance(old, list):
+            merged[name] = [merge(entry, value[EACH]) if isinstance(entry, Mapping) else entry for entry in old]
+        elif isinstance(value, Mapping) and isinstance(merged.get(name), Mapping):
             merged[name] = merge(merged[name], value)
         else:
             merged[name] = value

@@ -20,7 +20,7 @@ class Part(BaseModel):
 
 
 class Sparse(Part):
-    """A part with fields that later versions added (``later``): where they have their defaults they are in no file and in no key."""
+    """A part with fields that later versions added (``later``). At their defaults they are left out of files and keys."""
 
     later: ClassVar[tuple[str, ...]] = ()
 
@@ -34,7 +34,7 @@ class Sparse(Part):
 
 
 def whole(part: Part) -> dict[str, Any]:
-    """A part as in JSON with every field, also those that files and keys leave out at their defaults."""
+    """A part as JSON data with every field, including those that files and keys leave out."""
     fields = part.model_dump(mode="json")
     for name in type(part).model_fields:
         value = getattr(part, name)
@@ -46,7 +46,7 @@ def whole(part: Part) -> dict[str, Any]:
 
 
 def part_in(annotation: Any) -> type[BaseModel] | None:
-    """The part of a configuration that a field of this annotation holds, optional or not, or a list of it; None where it holds none."""
+    """The part of a configuration that is this annotation's type (also if optional, or in a list); None if there is none."""
     if isinstance(annotation, type) and get_origin(annotation) is None:
         return annotation if issubclass(annotation, BaseModel) else None
     return next((inside for option in get_args(annotation) if (inside := part_in(option)) is not None), None)

@@ -12,12 +12,12 @@ from svgbench.config.part import Count, Part, Positive, Seed, Sparse
 from svgbench.errors import BadInput
 
 TUNED = "tuned"
-"""The value of ``sampling.shift`` that asks for the best of ``sampling.tuning.shifts``."""
+"""The value of ``sampling.shift`` that selects the best of ``sampling.tuning.shifts``."""
 
 
 class Tuning(Part):
-    """How ``sampling.shift: tuned`` chooses: a run of the same configuration but of another seed draws samples at each candidate shift, and
-    the shift of the lowest gFID is that of all runs of this tokenizer. The seed is for tuning alone: no table shows its numbers."""
+    """How ``sampling.shift: tuned`` chooses: a run of the same configuration with another seed draws samples at each candidate shift, and
+    all runs of this tokenizer use the shift with the lowest gFID. The seed is used only for tuning: no table shows its scores."""
 
     shifts: Annotated[tuple[Positive, ...], Field(min_length=2)] = (0.1, 0.15, 0.25, 0.4, 0.6, 1.0)
     """The candidates."""
@@ -28,24 +28,24 @@ class Tuning(Part):
     count: Count = 10_000
     """Number of these samples per candidate."""
     seed: Seed = 9001
-    """Seed of the networks and of the noise that they are drawn with; must not be the seed of a run of the experiment."""
+    """Seed of the networks and of the noise for tuning; must not be the seed of a run of the experiment."""
 
     @field_validator("shifts")
     @classmethod
     def _no_candidate_twice(cls, shifts: tuple[float, ...]) -> tuple[float, ...]:
         if len(set(shifts)) != len(shifts):
-            raise ValueError(f"{list(shifts)} names a candidate twice")
+            raise ValueError(f"{list(shifts)} lists a candidate twice")
         return shifts
 
     @property
     def text(self) -> str:
-        """In a protocol's line: ``of-0.15,0.4-by-1000x5steps-seed9001``."""
+        """As in a protocol: ``of-0.15,0.4-by-1000x5steps-seed9001``."""
         guided = f"-guidance{self.guidance:g}" if self.guidance != 1 else ""
         return f"of-{','.join(f'{shift:g}' for shift in self.shifts)}-by-{self.count}x{self.steps}steps{guided}-seed{self.seed}"
 
 
 def at_edge(shift: float, text: str) -> bool:
-    """Whether a tuned shift is the least or the largest candidate of ``Tuning.text``, beyond which a better one may lie."""
+    """Whether a tuned shift is the smallest or largest candidate of ``Tuning.text``, so that a better one may lie outside their range."""
     candidates = [float(word) for word in text.removeprefix("of-").partition("-by-")[0].split(",")]
     return float(f"{shift:g}") in (min(candidates), max(candidates))
 
@@ -80,11 +80,11 @@ class Sampling(Sparse):
     guided_channels: Count | None = None
     """Guide only this many of the first latent channels, as DiT, SiT and LightningDiT do (3); all when empty."""
     zero_init: Annotated[int, Field(ge=0, lt=MOST_STEPS)] = 0
-    """The first so many steps take velocity zero: time passes, the latent stays (CFG-Zero*'s zero-init, arXiv 2503.18886). For euler, heun
-    and midpoint, at every guidance scale, and below every entry of ``steps``."""
+    """Number of first steps with a velocity of zero: time advances, the latent stays (zero-init of CFG-Zero*, arXiv 2503.18886). For euler,
+    heun and midpoint, at every guidance scale; smaller than every entry of ``steps``."""
     optimised_scale: bool = False
-    """Whether guidance multiplies the null class's velocity by CFG-Zero*'s optimised scale, its projection on the class's velocity
-    (arXiv 2503.18886). For samplers of ``flow`` and ``against: null``."""
+    """Whether guidance multiplies the null class's velocity by the optimised scale of CFG-Zero* (arXiv 2503.18886), which brings it closest
+    to the class's velocity. For samplers of ``flow`` and ``against: null``."""
     labels: Literal["balanced", "random"] = "balanced"
     """Classes of the samples: each equally often in turn (balanced), or drawn uniformly (random)."""
 
@@ -124,27 +124,27 @@ class SamplingProtocol(Sparse):
     guided_channels: int | None = None
     """Number of first latent channels that are guided; all when empty."""
     zero_init: int = 0
-    """Number of first steps that take velocity zero."""
+    """Number of first steps with a velocity of zero."""
     optimised_scale: bool = False
     """Whether the other prediction of guidance is multiplied by CFG-Zero*'s optimised scale."""
     tuned: str | None = None
-    """How the shift was chosen (``Tuning.text``); empty where it was given."""
+    """How the shift was tuned (``Tuning.text``); empty for a fixed shift."""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> SamplingProtocol:
-        """The protocol among the settings of one cell, with the shift that a tuning has ``chosen`` (``stages.tuning``) where they ask for
-        one. A file of an earlier version, or one with defaults left out, lacks later fields."""
+        """The protocol from the settings of one cell. ``chosen``: the tuned shift (``stages.tuning``), if they ask for one. Files of
+        earlier versions, and files without defaults, lack later fields."""
         fields = {name: settings[name] for name in cls.model_fields if name in settings}
         if fields["shift"] == TUNED:
             if chosen is None:
-                raise BadInput("sampling.shift is tuned, but the run has no finished shift-choice; run its command again.")
+                raise BadInput("sampling.shift is tuned, but the run has no finished stage shift-choice; run its command again.")
             fields |= {"shift": chosen["shift"], "tuned": chosen["text"]}
         return cls(**fields)
 
     @property
     def how(self) -> str:
-        """All but steps and guidance, which are a table's columns, e.g. ``euler-shift0.15``; usual values are left out. The number of a
-        tuned shift, which differs from row to row, is a note of the table."""
+        """Everything except steps and guidance, which are columns of a table, e.g. ``euler-shift0.15``; default values are left out. The
+        value of a tuned shift differs between rows and is in a note of the table."""
         return self._how("-tuned" if self.tuned else f"{self.shift:g}")
 
     def _how(self, shift: str) -> str:

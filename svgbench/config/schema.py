@@ -129,11 +129,11 @@ class ReconstructionLoss(Sparse):
     adversarial: NotNegative = 0.5
     """Weight of the hinge-GAN loss, multiplied by its adaptive weight; 0 builds no discriminator."""
     adversarial_start_images: Annotated[int, Field(ge=0)] = 1_280_000
-    """The GAN loss starts after this many training images (the release: its step 5001 counts the updates of both networks, so after 2500
+    """The GAN loss starts after this many training images (the release: step 5001, which counts the updates of both networks, so after 2500
     batches of 512)."""
     adaptive_limit: Positive | None = None
-    """Largest adaptive weight of the GAN loss, on losses that are means over pixels; empty: 1e4, which never binds. The release has 1e4 on
-    a sum over 3 * 256 * 256 numbers, which is 0.0509 here and binds."""
+    """Upper limit of the adaptive weight of the GAN loss, for losses averaged over pixels; empty: 1e4, which is never reached. The
+    release's limit of 1e4 is for losses summed over 3 * 256 * 256 values; here this is 0.0509, which is reached."""
     discriminator_base: Count = 64
     """Channels of the patch discriminator's first convolution."""
     discriminator_layers: Count = 3
@@ -148,11 +148,11 @@ class Autoencoder(Sparse):
     residual: Residual = Residual()
     """The residual encoder."""
     align: AlignmentName = "frozen"
-    """Residual statistics brought to the features': none; batch (as released, batch mates matter); frozen (batch statistics while
-    training, the training set's moments afterwards); channel (per-channel frozen moments); whiten (full covariance, frozen); token (each
-    token by itself, moments over its channels: the words of arXiv 2510.15301 to its equation 6)."""
+    """Alignment of the residual's statistics to the features': none; batch (as released: depends on the other images of the batch); frozen
+    (batch statistics in training, the training set's afterwards); channel (frozen, per channel); whiten (frozen, full covariance); token
+    (each token separately, over its channels: the text of arXiv 2510.15301 to its equation 6)."""
     align_strength: Share = 1.0
-    """How far each residual goes to its aligned value: r + strength (aligned - r); 1 is the whole alignment, 0 none."""
+    """Strength of the alignment: r + strength (aligned - r); 1 is full alignment, 0 none."""
     decoder: Decoder = Decoder()
     """The decoder."""
     noise: NotNegative = 0.0
@@ -167,7 +167,7 @@ class Autoencoder(Sparse):
 
 
 class Latents(Sparse):
-    """How raw latents are standardised, and an alignment put in place of the trained one."""
+    """How raw latents are standardised, and an alignment that replaces the trained one."""
 
     later = ("standardise", "align")
 
@@ -176,12 +176,12 @@ class Latents(Sparse):
     scale: Positive | None = None
     """One factor for raw latents in place of statistics, as in releases on SD-VAE (0.18215)."""
     standardise: StandardisationName = "channel"
-    """What the diffusion model's latents are brought to, by the training images' statistics: channel (each channel by its own mean and
-    deviation, as released); scalar (all channels by one mean and deviation, those of all numbers); features (all channels by the means
-    over the feature channels of their means and deviations); none (raw latents). Probes see raw latents in any case."""
+    """Standardisation of the diffusion model's latents by statistics of the training images: channel (each channel by its own mean and
+    standard deviation, as released); scalar (all channels by one mean and standard deviation over all values); features (all channels by
+    the average mean and standard deviation of the feature channels); none (raw latents). Probes always see raw latents."""
     align: AlignmentName | None = None
-    """Alignment of the residual in place of the trained one, on the trained weights and by the training images' statistics: none, frozen,
-    channel or whiten; empty: the trained one. The decoder still gets the latents that it was trained on."""
+    """Alignment that replaces the trained one without training again, with the training images' statistics: none, frozen, channel or
+    whiten; empty: the trained one. The decoder still gets the latents that it was trained on."""
 
     @model_validator(mode="after")
     def _fits_the_statistics(self) -> Latents:
@@ -189,9 +189,13 @@ class Latents(Sparse):
             raise ValueError("statistics and scale exclude each other; give one")
         given = "statistics" if self.statistics is not None else "scale" if self.scale is not None else None
         if given and self.standardise != "channel":
-            raise ValueError(f"standardise {self.standardise} excludes {given}, which keeps the scale of its release; leave one out")
+            raise ValueError(
+                f"standardise {self.standardise} cannot be combined with {given}, which keeps the scale of a release; leave one of them out"
+            )
         if self.statistics is not None and self.align is not None:
-            raise ValueError(f"align {self.align} excludes statistics, which belong to the alignment of their release; leave one out")
+            raise ValueError(
+                f"align {self.align} cannot be combined with statistics, which belong to the alignment of a release; leave one of them out"
+            )
         return self
 
 
@@ -226,11 +230,11 @@ class Diffusion(Sparse):
     shift: Positive = 0.4
     """Shift s of the training times of ``flow``: t <- s t / (1 + (s - 1) t)."""
     dimension_shift: bool = False
-    """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / numbers in a latent), at most 1; base: the numbers
-    in the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
+    """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / dimension of the latent), at most 1; base: the
+    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
     direction: NotNegative = 0.0
-    """Weight of LightningDiT's loss on the direction of a velocity of ``flow`` (arXiv 2501.01423): 1 - cosine, over the channels of each
-    position; 0 leaves it out."""
+    """Weight of LightningDiT's loss on the direction of a velocity of ``flow`` (arXiv 2501.01423): 1 - cosine over the channels of each
+    position; 0: not used."""
     representation: Representation = Representation()
     """REPA's alignment loss."""
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
@@ -248,34 +252,34 @@ class Diffusion(Sparse):
 
 
 class Further(Part):
-    """How the training of one network goes on: from its weights, with a new optimiser."""
+    """How the training of one network continues: from its weights, with a new optimiser."""
 
     images: Count
-    """Training images of the new resolution, repetitions counted."""
+    """Training images at the new resolution, counted with repetition."""
     batch: Count | None = None
-    """Global batch; that of the training before when empty."""
+    """Global batch size; empty: that of the earlier training."""
     lr: Positive | None = None
-    """Learning rate; that of the training before when empty. A cosine begins anew."""
+    """Learning rate; empty: that of the earlier training. A cosine schedule starts anew."""
     lr_warmup_images: Annotated[int, Field(ge=0)] = 0
     """Images over which the learning rate rises linearly from zero."""
 
 
 class Continuation(Part):
-    """An entry of the list ``continued``: a finished training at one resolution goes on at the next one, which is that of the next entry
+    """An entry of the list ``continued``: a finished training at one resolution continues at the next one, which is that of the next entry
     or, for the last entry, ``data.resolution`` (arXiv 2510.15301, appendix H). No parameter is added; statistics of latents and a frozen
-    alignment are measured anew."""
+    alignment are measured again."""
 
     resolution: Annotated[int, Field(ge=16, le=1024)]
-    """Side in pixels of the images of the training that goes on."""
+    """Side in pixels of the images of the earlier training."""
     autoencoder: Further | None = None
-    """Stage 1; must be given unless a card decodes by itself."""
+    """Stage 1; required unless the card is a codec."""
     diffusion: Further
     """Stage 2."""
     adversarial_start_images: Annotated[int, Field(ge=0)] = 0
-    """The GAN loss starts after this many images of the new resolution. Its discriminator begins anew: no artifact holds it."""
+    """The GAN loss starts after this many images of the new resolution, with a new discriminator, because no artifact holds the old one."""
     positions: Literal["interpolated", "recomputed"] = "interpolated"
-    """Fixed positions of the larger grid of tokens: interpolated keeps the extent of the first grid and puts the new places between the old
-    ones (PixArt's, arXiv 2310.00426); recomputed counts on past it, as a network trained at that size from its start would."""
+    """Fixed position embeddings of the larger grid of tokens: interpolated keeps the extent of the first grid and puts new positions
+    between the old ones (PixArt, arXiv 2310.00426); recomputed extends the grid, as in a network trained at that size from the start."""
 
 
 class RunConfig(Sparse):
@@ -302,4 +306,4 @@ class RunConfig(Sparse):
     scores: Scores = Scores()
     """The metrics."""
     continued: Annotated[tuple[Continuation, ...], Field(min_length=1)] | None = None
-    """Resolutions of earlier trainings that this run continues, in their order; none when empty."""
+    """Earlier trainings at other resolutions that this run continues, in order; none when empty."""

@@ -174,9 +174,9 @@ class Scores(Part):
     second_extractor_weights: str | None = None
     """Path of the second extractor's weights file; needed by all but ``shapes-cnn``, whose weights are shipped."""
     reference: str | None = None
-    """What samples are compared with in place of the training images: an ADM ``.npz`` (its statistics for gFID, its images ``arr_0`` for
+    """What samples are compared with instead of the training images: an ADM ``.npz`` (its statistics for gFID, its images ``arr_0`` for
     KID, precision and recall), an ``.npz`` or folder of images, or an ``images`` artifact of a store. Statistics belong to the first
-    extractor; the second one then keeps the training images."""
+    extractor; the second one then still uses the training images."""
     perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
     """Distance of reconstructions to originals: LPIPS (left out, shown as a dash, without its weights file) or that of the small network
     for ``shapes``."""
@@ -193,14 +193,15 @@ class Scores(Part):
     depth: Depth = Depth()
     """Depth from frozen latents."""
     protocol: Literal["dinov3", "paper"] = "dinov3"
-    """Whose heads measure perception: dinov3 (linear heads, ``scores.probe``, ``scores.segmentation.head``, ``scores.depth.head``) or paper
-    (those of SVG's appendix B, ``scores.paper``). Masks of the run's own images keep their linear head. Never ranked together."""
+    """Protocol of the perception scores: dinov3 (linear heads, ``scores.probe``, ``scores.segmentation.head``, ``scores.depth.head``) or
+    paper (the heads of SVG's appendix B, ``scores.paper``). The masks of the run's own images always use a linear head. Scores of the two
+    are never ranked together."""
     paper: PaperHeads = PaperHeads()
     """Heads of the protocol ``paper``."""
 
     @model_serializer(mode="wrap")
     def _of_one_protocol(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Runs by DINOv3's protocol have neither field, in files and in keys."""
+        """With DINOv3's protocol, files and keys contain neither field."""
         unused = ("protocol", "paper") if self.protocol == "dinov3" else ()
         return {name: value for name, value in plain(self).items() if name not in unused}
 

@@ -150,7 +150,7 @@ def collate(
     return images, targets
 
 
-def resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+def resized(image: Tensor, size: tuple[int, ...]) -> Tensor:
     """[B, K, h, w] -> [B, K, *size] by bilinear interpolation; the input itself where it has that size."""
     return image if tuple(image.shape[2:]) == tuple(size) else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
+from svgbench.config.scoring import Depth, Segmentation
 from svgbench.errors import BadData
 from svgbench.images import catalogue, scan
 from svgbench.images.catalogue import FileDigests
@@ -108,6 +109,12 @@ def _open(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
     return dense_set
 
 
+def opened(kind: Kind, settings: Segmentation | Depth, identity: str | None = None) -> DenseSet:
+    """The set of a stage's settings, whose ``source`` is set; ``identity``: in place of theirs. Raises BadData as ``open_set`` does."""
+    assert settings.source is not None  # else the run has no such stage
+    return open_set(kind, settings.source, settings.identity if identity is None else identity)
+
+
 def training_count(kind: Kind, source: str) -> int:
     """How many training pairs a folder has; reads none of them. Raises BadData as ``open_set`` does."""
     return len(_splits(kind, Path(source).expanduser(), Skipped())["training"])
@@ -118,7 +125,7 @@ def kind_of(root: Path) -> Kind | None:
     folders = {name.lower() for name in scan.folders(root)}
     if (root / LISTS["training"]).is_file():
         return "depth"
-    return next((kind for kind, targets in TARGETS.items() if {"images", targets} <= folders), None)  # type: ignore[return-value]
+    return next((kind for kind, targets in TARGETS.items() if {"images", targets} <= folders), None)
 
 
 def verify(kind: Kind, root: Path) -> FileDigests:

@@ -23,14 +23,14 @@ from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
 
 DEFAULT_PRESET = "tiny"
-"""The preset where none is given."""
+"""The preset when none is given."""
 
 
 def configs_of(
     experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
 ) -> dict[str, RunConfig]:
-    """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (the configuration's own when
-    None), with ``sets`` on top; with identities where they are to be ``resolved``."""
+    """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (None: the configuration's own),
+    with ``sets`` applied last. ``resolved``: whether to add the identities of files."""
     configs = cells_of(experiment, preset, sets, shelf, data=data, resolved=resolved)
     return {name: config for name, (_, config) in configs.items()}
 
@@ -38,7 +38,8 @@ def configs_of(
 def cells_of(
     experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
 ) -> dict[str, tuple[str, RunConfig]]:
-    """The same with the cell of each: name -> (cell, RunConfig). Of cells that are one run the first; an encoder's cell is empty."""
+    """The same with the cell of each run: name -> (cell, RunConfig). Of several cells with the same run the first; for an encoder the cell
+    is empty."""
     over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
@@ -60,7 +61,7 @@ def cells_of(
     plains: dict[str, RunConfig] = {}
     cell_of: dict[str, str] = {}
     for axis, value in repeated(loaded):
-        notify(f"the axis '{axis}' names {value} twice; it runs once.")
+        notify(f"the axis '{axis}' lists {value} twice; it runs once.")
     for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
         try:
             drafted = build(merge(cell_settings, over), preset=preset, extra=shelf)
@@ -72,13 +73,13 @@ def cells_of(
         if same != cell:
             notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
             continue
-        if base_run:  # named by the file, and by what --set changes
+        if base_run:  # the name comes from the file and from what --set changes
             plain = build(cell_settings, preset=preset, extra=shelf) if over else drafted
             place = [preset] if preset != "tiny" and not fixed else []
             name = ".".join(_file_name(part) for part in (base_run, cell, *place, *changes(plain, drafted)) if part)
         else:
             name = run_name(config, shelf, plains)
-        if name in configs:  # equal once they are made to fit a file's name
+        if name in configs:  # two names became equal when they were converted to file names
             name += f".{digest(cell)[:6]}"
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
@@ -109,14 +110,14 @@ def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -
 
 
 def _check_metrics(experiment: Experiment) -> None:
-    """Refuses a contrast of an unknown metric, with its line."""
+    """Raises BadConfig, with the line, for a contrast of an unknown metric."""
     for number, contrast in enumerate(experiment.contrasts):
         if contrast.metric not in METRICS:
             raise BadConfig(f"{experiment.at(f'contrasts.{number}.metric')}: {unknown('metric', contrast.metric, METRICS)}")
 
 
 def _check_judges(config: RunConfig) -> None:
-    """Refuses a judging network that is unknown, with its field."""
+    """Raises UnknownName, with the field, for an unknown judging network."""
     plain = config.model_dump(mode="json")
     for path, kind, _ in JUDGES:
         name = field(plain, path)
@@ -128,20 +129,20 @@ def _check_judges(config: RunConfig) -> None:
 
 
 def _work(config: RunConfig, shelf: Path | None) -> str:
-    """The configuration as text, without the autoencoder where the card is a codec: equal texts are equal runs."""
+    """The configuration as text, without the autoencoder if the card is a codec. Equal texts mean equal runs."""
     codec = cards.find(config.encoder.card, config.preset, shelf).kind == "codec"
     return config.model_copy(update={"autoencoder": Autoencoder()} if codec else {}).model_dump_json()
 
 
 def _file_name(word: str) -> str:
-    """Text as part of a directory name: no slash, and never only dots."""
+    """Text that can be part of a directory name: without slashes, and not only dots."""
     word = re.sub(r"[^\w.-]+", "-", word)
     return word if word.strip(".") else "-"
 
 
 def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], shelf: Path | None, preset: str) -> BadInput:
-    """The error with the file, line and cell of the setting, or with ``--set`` where that set the field; unchanged where it is about the
-    images given on the command line."""
+    """The error with the file, line and cell of the setting, or with ``--set`` if that set the field; unchanged if it is about images given
+    on the command line."""
     about = error.field or str(error).partition(" ")[0].strip("':,")
     source = _given(over, "data.source")
     if source is not None and Path(about) == Path(str(source)):
@@ -151,7 +152,7 @@ def _placed(error: BadInput, experiment: str, cell: str, over: dict[str, Any], s
 
 
 def _given(over: dict[str, Any], path: str) -> Any:
-    """The value that the command line sets a dotted field to; None where it does not."""
+    """The value that the command line gives to a dotted field; None if it gives none."""
     part: Any = over
     for name in path.split("."):
         part = part.get(name) if isinstance(part, dict) else None

@@ -1,8 +1,8 @@
 """The record of an experiment's contrasts: which were declared before any of the compared runs was scored, and when. No torch.
 
 ``contrasts/EXPERIMENT.json`` in the output directory is written by the commands that run an experiment, before anything runs. An entry
-holds the contrast, the runs that it compares, the time, and whether a score of these runs existed by then. Entries are never changed: a
-contrast that is edited, or that gets more runs, is another one.
+holds the contrast, the runs that it compares, the time, and whether a score of these runs existed by then. Entries are never changed: an
+edited contrast, or one with more runs, gets a new entry.
 """
 
 from __future__ import annotations
@@ -74,16 +74,17 @@ def declared(out: Path, experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def _scored(plan: Plan, run: str, metric: str, finished: set[str]) -> bool:
-    """Whether a stage that may give this score is finished in a run; what it builds on, such as the tuning of its shift, is in no table."""
+    """Whether a stage that computes this score is finished in a run. Stages that it builds on, such as a
+    tuning of the shift, do not count."""
     nodes = (key for one in plan.runs if one.name == run for key in one.nodes if one.reason(key) is None)
     return any(key in finished and plan.nodes[key].stage in METRICS[metric].stages for key in nodes)
 
 
 def _recorded(place: Path, metric: str) -> bool:
-    """Whether a run's record holds this score, of whatever version of its stage."""
+    """Whether a run's record holds this score, from any version of its stage."""
     try:
         return any(row["metric"] == metric for row in json.loads((place / "scores.json").read_bytes()))
     except FileNotFoundError:
         return False
     except (OSError, ValueError, KeyError, TypeError):
-        return True  # damaged: what it held was there to be read
+        return True  # damaged: its scores may have been read before

@@ -1,4 +1,4 @@
-"""Measured costs of tokenizers under an output directory: ``costs/NAME.json``, sealed as a run's record is. No torch."""
+"""Measured costs of tokenizers under an output directory: ``costs/NAME.json``, with a digest like a run's record. No torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = "costs"
 
 
 def write_cost(out: Path, name: str, about: dict[str, Any], scores: Sequence[Score]) -> Path:
-    """Writes what was measured of one tokenizer, in place of an earlier measurement of that name. ``about``: encoder, family, kind,
+    """Writes the measured costs of one tokenizer and replaces an earlier measurement of that name. ``about``: encoder, family, kind,
     random_weights, host."""
     place = out / FOLDER / f"{checked_name(name, 'the name of a tokenizer')}.json"
     content = {**about, "name": name, "format": RUN_FORMAT, "scores": [score.model_dump(mode="json") for score in scores]}

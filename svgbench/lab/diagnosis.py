@@ -20,8 +20,8 @@ NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.nee
 
 
 def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[str, Node]:
-    """The finished stages of a run's record (``run.json``) as nodes, by the name that other stages need; the last cell of each. ``first``:
-    needs that are not taken from a row that replaces another's (``graph.Stage.first``)."""
+    """The finished stages of a run's record (``run.json``) as nodes, by the names that other stages need; of several cells the last.
+    ``first``: names for which a stage that replaces another is ignored (``graph.Stage.first``)."""
     known = {stage.name: stage for stage in graph.STAGES}
     nodes: dict[str, Node] = {}
     for entry in stages:
@@ -48,8 +48,8 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
 
 
 def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store, wanted: Collection[str] | None = None) -> Plan:
-    """The diagnoses of runs, by name: configuration and recorded stages; all, or the ``wanted``. The plan also holds the finished nodes
-    that are their inputs."""
+    """The plan of the diagnoses (all, or the ``wanted``) of runs, given by name with configuration and recorded stages. It also holds the
+    finished nodes that are their inputs."""
     nodes: dict[str, Node] = {}
     plan = []
     for name, (config, stages) in runs.items():

@@ -1,4 +1,4 @@
-"""Digests of the files that a node opens: they stand in its key in place of the paths."""
+"""Digests of the files that a node opens: the node's key contains them instead of the paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
-    """Field that names a file -> the digest of what the stage will open, which a key holds in its place. ``config``: a run's, or the
+    """Field that names a file -> the digest of that file, which replaces the path in a key. ``config``: a run's, or the
     stage's slice of it; ``judged``: a cache of the identities of judging networks."""
     judged = {} if judged is None else judged
     identities: dict[str, str | None] = {}
@@ -28,7 +28,7 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
     for name, kind, weights in graph.JUDGES:
         if covers(stage, name):
             file = graph.field(config, weights)
-            unused = graph.field(config, name) == "lpips" and not file  # left out of the scores, or refused when the stage opens it
+            unused = graph.field(config, name) == "lpips" and not file  # the stage leaves its scores out, or refuses it
             judge = (kind, graph.field(config, name), str(file), weights)
             if not unused and judge not in judged:
                 judged[judge] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"

@@ -167,9 +167,9 @@ def unused(out: Path, keys: set[str], *, unfinished: bool) -> list[Unused]:
     for stage in sorted(path for path in (out / "store").glob("*") if path.is_dir()):
         groups: dict[str, list[Path]] = {}
         for path in sorted(stage.iterdir()):
-            key = _KEY.search(path.name)
-            if key is not None and key[0] not in keys:
-                groups.setdefault(key[0], []).append(path)
+            found = _KEY.search(path.name)
+            if found is not None and found[0] not in keys:
+                groups.setdefault(found[0], []).append(path)
         for key, paths in groups.items():
             manifest = stage / key / "manifest.json"
             begun = (stage / f"{key}.partial").is_dir() and not manifest.is_file()

@@ -43,12 +43,12 @@ class Node:
 
 
 Why = Literal["tuning", "start"]
-"""What a run builds on beside its own nodes: the candidates of a tuned shift, or the training at the resolution before."""
+"""Why a run needs nodes of another configuration: to tune its shift, or to continue a training."""
 
 
 @dataclass(frozen=True)
 class Behind:
-    """A configuration that a run builds on, and the nodes of it that are not the run's own."""
+    """Another configuration that a run needs, and its nodes that are not the run's own."""
 
     why: Why
     config: RunConfig
@@ -63,12 +63,12 @@ class Run:
     name: str
     config: RunConfig
     nodes: tuple[str, ...]
-    """Keys, in order; also of what it builds on."""
+    """Keys, in order, including those of the other configurations."""
     behind: tuple[Behind, ...] = ()
-    """What it builds on; no two hold the same node."""
+    """The other configurations that it needs; no two hold the same node."""
 
     def reason(self, key: str) -> Why | None:
-        """Why the run has a node that is not its own; None of its own."""
+        """Why the run has a node of another configuration; None for its own nodes."""
         return next((part.why for part in self.behind if key in part.nodes), None)
 
 
@@ -155,7 +155,7 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, ta
 
 
 def check_tuning_seeds(configs: Iterable[RunConfig]) -> None:
-    """Refuses a seed that tunes a shift and makes a row of a table too: a shift must not be chosen on the numbers that it is shown by."""
+    """Raises BadConfig when a tuning seed is also the seed of a run: a shift must not be tuned on numbers that a table shows."""
     known = list(configs)
     seeds = {config.seed for config in known}
     for part in (config.sampling.tuning for config in known if config.sampling.shift == TUNED):
@@ -169,8 +169,8 @@ def check_tuning_seeds(configs: Iterable[RunConfig]) -> None:
 def nodes_of(
     config: RunConfig, extra: Path | None = None, *, taken_over: bool = False, judged: dict[tuple[str, ...], str] | None = None
 ) -> list[Node]:
-    """The nodes of one run in the order of the stage table, those that it builds on first; ``taken_over``: only stages that import released
-    files; ``judged``: a cache of the identities of judging networks, shared by the runs of a plan."""
+    """The nodes of one run in the order of the stage table, after those of other configurations that it needs; ``taken_over``: only stages
+    that import released files; ``judged``: a cache of the identities of judging networks, shared by the runs of a plan."""
     return _made(config, extra, taken_over=taken_over, judged={} if judged is None else judged).nodes
 
 
@@ -178,18 +178,18 @@ class _Made(NamedTuple):
     """The nodes of a run."""
 
     nodes: list[Node]
-    """All of them; an input is before the nodes that need it."""
+    """All nodes; an input is before the nodes that need it."""
     own: list[Node]
-    """Those of its own configuration."""
+    """The nodes of its own configuration."""
     provided: dict[str, list[Node]]
-    """Its own by the names that others need."""
+    """Its own nodes, by the names that other stages need."""
     firsts: dict[str, list[Node]]
-    """The same as the first row that provides a name left it (``graph.Stage.first``)."""
+    """The same, but from the first row that provides a name, before a later row replaced it (``graph.Stage.first``)."""
     behind: list[tuple[Why, RunConfig, list[Node]]]
-    """Those of each configuration that it builds on; some may be its own too."""
+    """The nodes of each other configuration that it needs; some may be its own too."""
 
     def parts(self) -> tuple[Behind, ...]:
-        """``behind`` without the run's own nodes and without a node twice."""
+        """``behind`` without the run's own nodes and without duplicates."""
         seen = {node.key for node in self.own}
         parts = []
         for why, config, nodes in self.behind:
@@ -234,7 +234,7 @@ def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: di
 def _started(
     config: RunConfig, extra: Path | None, *, judged: dict[tuple[str, ...], str]
 ) -> tuple[dict[str, Node], list[tuple[Why, RunConfig, list[Node]]]]:
-    """The networks that a continued run goes on from, by the names that they provide, and all nodes behind them."""
+    """The networks that a continued run starts from, by the names that they provide, and all nodes that these need."""
     before = start_of(config)
     if before is None:
         return {}, []
@@ -246,7 +246,7 @@ def _started(
 def _candidates(
     config: RunConfig, extra: Path | None, behind: list[tuple[Why, RunConfig, list[Node]]], *, judged: dict[tuple[str, ...], str]
 ) -> dict[str, Node]:
-    """The scores of a tuned shift's candidates by the names of their inputs; adds the nodes behind them to ``behind``."""
+    """The scores of a tuned shift's candidates, by the names of the inputs; adds the nodes that they need to ``behind``."""
     ends = {}
     for shift, one in tuning_candidates(config).items():
         made = _made(one, extra, taken_over=False, judged=judged)
@@ -256,7 +256,7 @@ def _candidates(
 
 
 def _upstream(nodes: list[Node], ends: Iterable[Node]) -> list[Node]:
-    """Those of the nodes that the ends are made from, the ends among them, in their order."""
+    """The ends and all nodes that they need, in the order of ``nodes``."""
     known, wanted, waiting = {node.key: node for node in nodes}, set(), [node.key for node in ends]
     while waiting:
         key = waiting.pop()
@@ -319,7 +319,7 @@ def node_of(
             identity = merge(identity, nested(path, None))
     keys = {name: node.key for name, node in inputs.items()}
     key = key_of(stage.name, stage.version, identity, keys)
-    behind = ("start", "shift-choice")  # their cells are of other runs
+    behind = ("start", "shift-choice")  # their cells belong to other runs
     passed = [node for name, node in inputs.items() if name not in behind and stage.name != "shift-choice"]
     whole = {name: value for node in passed for name, value in node.cell.items()} | cell
     return Node(stage.name, key, part, identity, keys, whole)
@@ -342,7 +342,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         for step in config.continued or ():  # refuses packed images, which have one resolution
             images_identity(config.data.model_copy(update={"resolution": step.resolution}))
         if data.limit:
-            _check_limit(config)
+            _check_limit(config, data.limit)
         config = config.model_copy(update={"scores": _with_folders(config.scores, seen)})
     opened = card.model_dump(mode="json")
     encoder = config.encoder.model_copy(update={"identity": cards.identity(card, weights, config.encoder.weights_key), "opened": opened})
@@ -350,7 +350,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
     return _with_teacher(config, extra) if config.diffusion.representation.weight else config
 
 
-def _check_limit(config: RunConfig) -> None:
+def _check_limit(config: RunConfig, limit: int) -> None:
     """Refuses a limit that is too small for a score, before anything is trained."""
     from svgbench.images.sources import counted  # numpy
 
@@ -360,8 +360,8 @@ def _check_limit(config: RunConfig) -> None:
         f"precision and recall by neighbour {config.scores.neighbours}": config.scores.neighbours + 1,
     }  # fmt: skip
     most = max(needs, key=lambda name: needs[name])
-    if config.data.limit < needs[most]:
-        raise BadConfig(f"data.limit {config.data.limit} is too few for {most}; give {needs[most]} or more.").about("data.limit")
+    if limit < needs[most]:
+        raise BadConfig(f"data.limit {limit} is too few for {most}; give {needs[most]} or more.").about("data.limit")
 
 
 def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 from svgbench.errors import SvgbenchError
 from svgbench.lab.children import LOOK_SECONDS, environment, is_saving, wait_for
@@ -53,6 +54,12 @@ class _Slot:
     last: list[str] = field(default_factory=list)
 
 
+def _asked(slot: _Slot) -> IO[str]:
+    """The pipe to a slot's worker."""
+    assert slot.process is not None and slot.process.stdin is not None  # it was started with a pipe
+    return slot.process.stdin
+
+
 class Processes:
     """Worker processes of this machine."""
 
@@ -74,8 +81,8 @@ class Processes:
             if slot.process is None or slot.process.poll() is not None:
                 self._start(slot)
             with contextlib.suppress(BrokenPipeError):  # poll finds it dead
-                slot.process.stdin.write(node.key + "\n")
-                slot.process.stdin.flush()
+                _asked(slot).write(node.key + "\n")
+                _asked(slot).flush()
 
     def poll(self, seconds: float) -> list[Report]:
         end = time.monotonic() + seconds
@@ -107,19 +114,19 @@ class Processes:
         for slot in self._slots:
             if slot.process is not None:
                 with contextlib.suppress(BrokenPipeError):
-                    slot.process.stdin.close()
+                    _asked(slot).close()
                 slot.process.wait()
 
     def _start(self, slot: _Slot) -> None:
         log = self._log(slot).open("ab")
-        slot.process = subprocess.Popen(
+        slot.process = process = subprocess.Popen(
             self._bench.command(self._plan), env=slot.env, stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, start_new_session=True
         )
         log.close()
-        GUARD.adopt(slot.process.pid)
+        GUARD.adopt(process.pid)
 
     def _look(self, slot: _Slot) -> Report | None:
-        if slot.key is None:
+        if slot.key is None or slot.process is None:
             return None
         gone = slot.process.poll()  # asked before the report is looked for: a worker may report and end
         if gone is not None:

@@ -43,7 +43,7 @@ def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) ->
 def _open(folder: Path) -> None:
     """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine, which listens on the loopback alone (``engines``).
     Ray lets its workers import from the directory that it is started in, so it is started in one of ours."""
-    more = {} if joins_ray() else {"address": "local"}
+    more: dict[str, Any] = {} if joins_ray() else {"address": "local"}
     safe = {"env_vars": {"PYTHONSAFEPATH": "1"}}
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -102,8 +102,8 @@ def _indented(content: Any) -> bytes:
 def _stages_of(
     plan: Plan, run: Run, outcome: Outcome, finished: Finished
 ) -> tuple[list[tuple[Node, Manifest]], list[dict[str, Any]], list[dict[str, Any]], dict[str, str], Manifest | None]:
-    """A run's nodes with scores, finished stages with their cost, those of the configurations that it builds on, failed stages with their
-    reason, and its picture's artifact."""
+    """A run's nodes with scores, finished stages with their cost (also those of other configurations that it needs), failed stages with
+    their reason, and the artifact of its picture."""
     scored: list[tuple[Node, Manifest]] = []
     stages: list[dict[str, Any]] = []
     behind: list[dict[str, Any]] = []
@@ -134,7 +134,7 @@ def _stages_of(
 
 
 def _failure(node: Node, why: Why | None, reason: str) -> dict[str, str]:
-    """A failed node and its reason; one that a run builds on as the failure of the stage that needs it."""
+    """A failed node and its reason. A failed node of another configuration counts as the failure of the stage that needs it."""
     if why is None:
         return {text_of(node): reason}
     of_autoencoder = (graph.by_name(node.stage).provides or node.stage) == "autoencoder"
@@ -155,7 +155,7 @@ def _rows(
 
 def images_trained(stages: list[dict[str, Any]]) -> tuple[int | None, int]:
     """Images that the transformer of a run's record was trained on, and those of the training that it continues."""
-    cost = next((s["cost"] for s in stages if s["stage"] in ("diffusion", "continued-diffusion")), {})
+    cost: dict[str, Any] = next((s["cost"] for s in stages if s["stage"] in ("diffusion", "continued-diffusion")), {})
     return cost.get("images_seen"), cost.get("images_before", 0)
 
 

@@ -37,10 +37,13 @@ class Report:
 class Engine(Protocol):
     """Where nodes are executed."""
 
-    slots: int | None
-    """Nodes it works on at once; None where it queues them itself."""
-    ahead: bool
-    """Whether it accepts nodes whose inputs are not finished, and keeps their order itself."""
+    @property
+    def slots(self) -> int | None:
+        """Nodes it works on at once; None where it queues them itself."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it accepts nodes whose inputs are not finished, and keeps their order itself."""
 
     def submit(self, nodes: list[Node]) -> None:
         """Submits nodes of equal depth."""

@@ -60,19 +60,20 @@ class Command(Checkpointable):
 
     def __call__(self) -> int:
         self._process = subprocess.Popen(self.words, env=environment())
-        self._until_it_ends()
+        self._until_ends(self._process)
         return self._process.wait()
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit inside the handler of a signal."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
-            self._until_it_ends()
+            self._until_ends(self._process)
         return DelayedSubmission(Command(self.words))
 
-    def _until_it_ends(self) -> None:
+    @staticmethod
+    def _until_ends(process: subprocess.Popen) -> None:
         """Waits for the process without collecting its status, so that a signal handler may wait inside another wait."""
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def _machines(count: Any) -> int:

@@ -178,7 +178,8 @@ def why_it_ended(output: str) -> str:
     """Why a torchrun ended: the last error of a rank, else the rank that failed first in torchrun's log, else the last line. Interrupted
     ranks are ignored, because torchrun stops all ranks when one fails."""
     lines = lines_of_ranks(output) or ["no message"]
-    kinds = tuple(f"{kind.__name__}: " for kind in (SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()))
+    named: list[type[SvgbenchError]] = [SvgbenchError, *SvgbenchError.__subclasses__(), *BadInput.__subclasses__()]
+    kinds = tuple(f"{kind.__name__}: " for kind in named)
     errors = [line for line in lines if line.startswith(kinds) and not line.startswith(f"{Interrupted.__name__}: ")]
     if errors:
         return errors[-1].partition(": ")[2]

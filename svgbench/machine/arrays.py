@@ -25,7 +25,7 @@ def create(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def open_rows(path: Path) -> np.ndarray:
+def open_rows(path: Path) -> np.memmap:
     """The array of ``create``, memory-mapped for writing."""
     return np.lib.format.open_memmap(path, mode="r+")
 

@@ -45,7 +45,7 @@ def times_of(spent: list[float]) -> Times:
     """The median of some seconds, and the interval between two of them whose ranks follow from a binomial distribution of p = 1/2, so that
     nothing is assumed of how the times are distributed (Conover, Practical Nonparametric Statistics, section 3.2)."""
     if len(spent) < LEAST:
-        raise ValueError(f"{len(spent)} times give no interval; {LEAST} are the fewest")
+        raise ValueError(f"{len(spent)} times give no interval; at least {LEAST} are needed")
     ordered = sorted(spent)
     rank = rank_of(len(ordered))
     return Times(median(ordered), ordered[rank], ordered[-1 - rank])

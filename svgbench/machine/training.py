@@ -39,17 +39,21 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import GUARD, Stop
 from svgbench.machine.tally import Tally
 
-__all__ = ["Batch", "Task", "TrainingReport", "adam", "learning_rate", "train"]
-
 
 class Task(Protocol):
     """What is trained. It moves its data to the device, and its random draws depend only on ``batch.positions``."""
 
-    modules: dict[str, nn.Module]
-    """Name -> module, for everything that training changes. Checkpoints hold their state dicts, so statistics must be buffers."""
-    averaged: str | None
-    """The module whose moving average is kept, when ``settings.ema`` asks for one."""
-    optimisers: dict[str, Optimizer]
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Name -> module, for everything that training changes. Checkpoints hold their state dicts, so statistics must be buffers."""
+
+    @property
+    def averaged(self) -> str | None:
+        """The module whose moving average is kept, when ``settings.ema`` asks for one."""
+
+    @property
+    def optimisers(self) -> Mapping[str, Optimizer]:
+        """By the names that ``update`` applies."""
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update: calls backward for each of ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns
@@ -241,13 +245,10 @@ class _Loop:
         self.losses = self.tally.means(self.runtime)
         self._clock.stop(self.images_seen)
         line = {
-            "images_seen": self.images_seen,
-            "seconds": round(self._clock.seconds, 3),
-            "images_per_second": round(self._clock.images_per_second(self.images_seen), 3),
-            "lr": self._rate(self.images_seen),
-            "skipped": self.skipped,
-            **self.losses,
-        }
+            "images_seen": self.images_seen, "seconds": round(self._clock.seconds, 3),
+            "images_per_second": round(self._clock.images_per_second(self.images_seen), 3), "lr": self._rate(self.images_seen),
+            "skipped": self.skipped, **self.losses,
+        }  # fmt: skip
         self._on_main(lambda: self._append(line))
         return {name: value for name, value in self.losses.items() if not name.endswith("_gradient_norm")}
 

@@ -1,7 +1,8 @@
-"""Principal components of vectors, and their colours: what a feature map looks like to a person.
+"""Principal components of vectors, shown as colours, to look at a feature map.
 
-Protocol: vectors are centred, not scaled; each component's sign makes its largest weight positive; a colour is a component's score
-between the 1st and the 99th percentile of all vectors. What it cannot tell: what lies beyond three components (``shares`` says how much).
+Protocol: vectors are centred, not scaled; each component's sign makes its largest weight positive; a colour is a component's score between
+the 1st and the 99th percentile of all vectors. Limit: it does not show the variance beyond three components (``shares`` states how much
+they explain).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ class Components(NamedTuple):
     """The first principal components of a set of vectors."""
 
     scores: Tensor
-    """[N, count]: each vector's coordinates; zero where there are fewer dimensions."""
+    """[N, count]: the coordinates of each vector; zero for components beyond the dimension of the vectors."""
     shares: list[float]
-    """Share of the variance that each holds; zeros where nothing varies."""
+    """Share of the variance that each explains; zeros when nothing varies."""
 
 
 def components(vectors: Tensor, count: int = 3) -> Components:
@@ -34,7 +35,7 @@ def components(vectors: Tensor, count: int = 3) -> Components:
 
 
 def coloured(scores: Tensor) -> Tensor:
-    """Colours uint8 [N, 3] of scores [N, 3]; a component that does not vary is a medium grey's share."""
+    """Colours uint8 [N, 3] of scores [N, 3]; a component that does not vary gets the middle value."""
     low, high = torch.quantile(scores, 0.01, dim=0), torch.quantile(scores, 0.99, dim=0)
     width = high - low
     placed = torch.where(width > 0, (scores - low) / width.where(width > 0, torch.ones_like(width)), torch.full_like(scores, 0.5))

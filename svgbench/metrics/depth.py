@@ -54,7 +54,8 @@ def log_error(depth: Tensor, truth: Tensor) -> Tensor:
 class SilogSums(NamedTuple):
     """Sums of log errors over the valid pixels, float64 scalars; micro-batches and ranks add them up."""
 
-    count: Tensor
+    n: Tensor
+    """How many."""
     total: Tensor
     squares: Tensor
 
@@ -64,7 +65,7 @@ def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Te
 
     Without ``variance`` the first term is left out. With V over n - 1: dL/dg = ((2 g - 2 m) / (n - 1) + 0.3 m / n) / 2 L.
     """
-    n = sums.count.clamp_min(1)
+    n = sums.n.clamp_min(1)
     mean, rest = sums.total / n, (n - 1).clamp_min(1)
     spread = ((sums.squares - n * mean.square()) / rest).clamp_min(0) if variance else torch.zeros_like(mean)
     loss = (spread + MEAN_WEIGHT * mean.square()).sqrt()
@@ -75,7 +76,7 @@ def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Te
 def plain_silog(sums: SilogSums) -> tuple[Tensor, Tensor, Tensor]:
     """The same, of log errors g [n], of Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) (arXiv 1406.2283, equation 4 under a root, as
     GLPDepth has it)."""
-    n = sums.count.clamp_min(1)
+    n = sums.n.clamp_min(1)
     mean = sums.total / n
     loss = (sums.squares / n - mean.square() / 2).clamp_min(0).sqrt()
     slope = 1 / (n * loss.clamp_min(1e-12))

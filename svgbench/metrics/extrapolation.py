@@ -1,14 +1,15 @@
-"""The Frechet distance at infinitely many samples: distances of subsets of the samples, a line over 1/N, and its value at 0.
+"""The Frechet distance at infinitely many samples: a line over 1/N is fitted to distances of subsets of the samples; the score is its value
+at 0.
 
 Protocol (Chong & Forsyth 2020, arXiv 1911.07023; mchong6/FID_IS_infinity, ``score_infinity.py``): 15 subsets at regular intervals from a
-tenth of the samples to all of them, least squares in float64. Each subset holds the one before, in one fixed pseudo-random order, so that
-all take one pass of sums; the authors shuffle anew for each, which costs eight times as much in sums and spreads the value more (on 60 sets
-of 1,000 Gaussian vectors of 32 numbers a standard deviation of 0.26 in place of 0.21). The reference stays as it is: its own finite count
-is not extrapolated. Subsets have at least twice as many images as the features have numbers, because the bias is no line over 1/N where a
-covariance is singular or nearly so; of fewer than four times as many samples there is no such score. The interval bootstraps the images and
-repeats the whole fit on at most 20 resamples. Cost of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances
-of 2 s each, so about 15 minutes with the interval. What it cannot tell: a bias of higher order, and memorised samples. It may be below 0
-where both distributions are one.
+tenth of the samples to all of them, least squares in float64. Each subset contains the one before, in one fixed pseudo-random order, so
+that one pass computes the sums of all; the authors shuffle anew for each, which costs eight times as many sums and has more variance (a
+standard deviation of 0.26 instead of 0.21 on 60 sets of 1,000 Gaussian vectors of dimension 32). The reference is not extrapolated. Subsets
+have at least twice as many images as the features have dimensions, because the bias is not linear in 1/N when a covariance is singular or
+nearly so; with fewer than four times as many samples there is no score. The interval bootstraps the images and repeats the whole fit on at
+most 20 resamples. Cost of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances of 2 s each, so about 15
+minutes with the interval. Limits: it does not remove a bias of higher order, and does not detect memorised samples. It may be below 0 when
+both distributions are equal.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from svgbench.metrics.frechet import Gaussian, Moments, factor, frechet_distance
 from svgbench.metrics.resampling import Resampling
 
 POINTS = 15
-"""Subsets of the samples, as the authors' code takes them."""
+"""Number of subsets, as in the authors' code."""
 SHARE = 10
-"""The smallest subset holds the samples' number over this, where that is ``WIDTHS`` times the features' width or more."""
+"""The smallest subset has the number of samples divided by this, but at least ``WIDTHS`` times the features' width."""
 WIDTHS = 2
-"""Images of the smallest subset over the features' width."""
+"""The smallest subset has at least this many times the features' width."""
 RESAMPLES = 20
-"""Most resamples of the interval: each needs ``POINTS`` distances."""
+"""Largest number of resamples for the interval; each needs ``POINTS`` distances."""
 
 
 def subset_sizes(images: int, width: int) -> list[int]:
-    """Numbers of images of the subsets, rising to all; empty where there are too few images for features of this width."""
+    """Sizes of the subsets in ascending order, the last with all images; empty when there are too few images for features of this width."""
     smallest = max(-(-images // SHARE), WIDTHS * width)
     if images < 2 * smallest:
         return []
@@ -50,8 +51,8 @@ def at_infinity(sizes: list[int], distances: Tensor) -> Tensor:
 
 
 def frechet_at_infinity(features: Tensor, reference: Gaussian, resampling: Resampling) -> tuple[float, Tensor] | None:
-    """The distance of features [N, D] to a fixed reference at infinitely many samples, and the same in each resample [R]; None where there
-    are too few images (``subset_sizes``)."""
+    """The distance of features [N, D] to a fixed reference at infinitely many samples, and in each resample [R]; None when there are too
+    few images (``subset_sizes``)."""
     sizes = subset_sizes(*features.shape)
     if not sizes:
         return None

@@ -32,10 +32,10 @@ from svgbench.metrics.resampling import chosen
 from svgbench.weights.files import read
 
 KEPT = 50_000
-"""Most images of a set whose features are kept, for KID, precision, recall and bootstraps. Sums are over all images."""
+"""Largest number of images of a set whose features are kept, for KID, precision, recall and bootstraps. Sums are over all images."""
 
 BATCH_BYTES = 2**29
-"""Most bytes of a batch of uint8 images: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
+"""Largest size in bytes of a batch of uint8 images: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
 
 GROUPS = 10
 """Number of disjoint random groups of samples with separate spatial moments, for the jackknife of sFID's interval."""

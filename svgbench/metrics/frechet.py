@@ -1,15 +1,15 @@
-"""Frechet distance between two sets of images: each set's features as one Gaussian, the squared 2-Wasserstein distance of the two.
+"""Frechet distance between two sets of images: the squared 2-Wasserstein distance of two Gaussians fitted to their features.
 
     d = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))    (arXiv 1706.08500)
 
-Protocol: features of an extractor that the protocol names ("FID" means Inception's, as in published numbers; the distance on any other
-extractor's features is another measure and never shares a column with them). gFID: all samples against all training images, as ADM
-evaluates, or against the statistics of a file; rFID: reconstructions of the validation images against those same images; sFID (arXiv
-2103.03841) as ADM takes it: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (behind its ReLU;
-``Mixed_6d.branch1x1`` in PyTorch's names), flattened with channels last, 2023 numbers. Sums are float64; covariances are unbiased (N -
-1); tr (S_1 S_2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric F' S_1 F with F F' = S_2, which needs no
-matrix square root. What it cannot tell: memorised samples, which images are bad, or anything that the extractor does not encode; it falls
-with the number of images (bias of order 1/N), so only equal counts are comparable.
+Protocol: features of an extractor that the protocol names ("FID" means Inception's, as in published numbers; the distance on another
+extractor's features is a different measure and is never in the same column). gFID: all samples against all training images, as in ADM's
+evaluation, or against the statistics of a file; rFID: reconstructions of the validation images against the same images; sFID (arXiv
+2103.03841) as in ADM: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (behind its ReLU;
+``Mixed_6d.branch1x1`` in PyTorch's names), flattened with channels last (2023 dimensions). Sums are float64; covariances are unbiased (N -
+1); tr (S_1 S_2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric F' S_1 F with F F' = S_2, which needs no matrix
+square root. Limits: it does not detect memorised samples, does not show which images are bad, and ignores what the extractor does not
+encode. It falls with the number of images (bias of order 1/N), so only equal counts are comparable.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Moments:
         return self
 
     def over_ranks(self, runtime: Runtime) -> Moments:
-        """The moments of every rank's part together, with the same bits on each."""
+        """The moments of all ranks together, bit-equal on each rank."""
         if runtime.world == 1:
             return self
         total = int(runtime.all_reduce_(torch.tensor([self.count], dtype=torch.int64, device=self.mean.device)).item())
@@ -89,13 +89,13 @@ class Moments:
 
 
 def factor(covariance: Tensor) -> Tensor:
-    """F [D, D] with F F' = covariance, also where that is singular."""
+    """F [D, D] with F F' = covariance, which may be singular."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors * values.clamp_min(0).sqrt()
 
 
 def frechet_distance(first: Gaussian, second: Gaussian, factor_of_second: Tensor | None = None) -> float:
-    """The squared distance of two Gaussians, not below 0; symmetric. ``factor_of_second``: its factor, where it is known."""
+    """The squared distance of two Gaussians, not below 0; symmetric. ``factor_of_second``: its ``factor``, if already computed."""
     if first.mean.shape != second.mean.shape:
         raise BadInput(f"features of width {len(first.mean)} and {len(second.mean)} are not comparable; use one extractor for both sets.")
     if not all(part.isfinite().all() for part in (*first, *second)):
@@ -118,22 +118,22 @@ def resampled(features: Tensor, counts: Tensor) -> Gaussian:
 
 
 def frechet_replicates(features: Tensor, reference: Gaussian, counts: Tensor) -> Tensor:
-    """The distance to a fixed reference in each resample of the samples' features [N, D]: [R] of counts [R, N]."""
+    """The distance to a fixed reference in each resample of the samples' features [N, D]: [R] from counts [R, N]."""
     rows, root = features.double(), factor(reference.covariance)
     return torch.tensor([frechet_distance(resampled(rows, row), reference, root) for row in counts], dtype=torch.float64)
 
 
 def paired_replicates(features: Tensor, originals: Tensor, counts: Tensor) -> Tensor:
-    """The distance between images [N, D] and their originals [N, D] where each resample draws pairs: [R] of counts [R, N]."""
+    """The distance between images [N, D] and their originals [N, D] when each resample draws pairs: [R] from counts [R, N]."""
     rows, partners = features.double(), originals.double()
     return torch.tensor([frechet_distance(resampled(rows, row), resampled(partners, row)) for row in counts], dtype=torch.float64)
 
 
 def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
-    """Standard error of the distance of all G disjoint random groups together to a fixed reference, from leaving out one at a time.
+    """Standard error of the distance of G disjoint random groups together to a fixed reference, by leaving out one group at a time.
 
     se^2 = (G - 1) / G sum_g (d_(g) - mean d)^2 (Efron & Tibshirani 1993, section 11.5). Each d_(g) has the same bias of order 1/N, which
-    cancels in the sum, and needs moments only, so no features are kept.
+    cancels in the sum. It needs only moments, so no features are kept.
     """
     root = factor(reference.covariance)
     distances = []
@@ -153,7 +153,7 @@ def united(groups: Sequence[Moments]) -> Moments:
 
 
 def read_statistics(path: Path) -> tuple[Gaussian, Gaussian | None]:
-    """The Gaussian in an ADM evaluator's ``.npz`` (``mu`` [D], ``sigma`` [D, D]), and that of its spatial features where it has them."""
+    """The Gaussian in an ADM evaluator's ``.npz`` (``mu`` [D], ``sigma`` [D, D]), and that of its spatial features, if it has them."""
     arrays = statistics_in(path)
     pairs = [Gaussian(*(torch.from_numpy(arrays[name]) for name in pair)) for pair in (STATISTICS, SPATIAL) if set(pair) <= arrays.keys()]
     return pairs[0], pairs[1] if len(pairs) > 1 else None

@@ -4,18 +4,18 @@ Protocol: all samples are compared with the reference that the protocol names.
 
 - gFID and sFID: see ``frechet``. gFID at infinitely many samples: see ``extrapolation``. IS: see ``inception_score``; it uses no reference.
 - KID (arXiv 1801.01401): the unbiased squared MMD under the kernel (x.y / D + 1)^3, over at most 5,000 images of each set (a fixed choice).
-  The usual mean over random subsets has the same expectation, but more spread and needs random numbers.
-- Precision and recall (arXiv 1904.06991): the share of samples inside the k-nearest-neighbour balls of the reference, and the other way
-  round. Both sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows. A reference
-  with fewer images is used whole, and the protocol states both numbers: the images ``arr_0`` of an ADM ``.npz`` are 10,000 against 50,000
-  samples, as in ADM's evaluator (openai/guided-diffusion, ``evaluations/evaluator.py``; it takes distances in float16, ours are float32).
+  The usual mean over random subsets has the same expectation, but a larger variance, and needs random numbers.
+- Precision and recall (arXiv 1904.06991): the share of samples inside the k-nearest-neighbour balls of the reference, and vice versa. Both
+  sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows. Of a reference with
+  fewer images all are used, and the protocol states both numbers: the images ``arr_0`` of an ADM ``.npz`` are 10,000, against 50,000
+  samples, as in ADM's evaluator (openai/guided-diffusion, ``evaluations/evaluator.py``, with distances in float16; ours are in float32).
 
 Features of at most 50,000 images of a set are kept. Intervals resample the samples and keep the reference fixed; that of recall resamples
 the reference images. When only part of the features is kept, the spread is multiplied by sqrt(kept / all). sFID keeps no features: its
 interval is a jackknife over ten random tenths of the samples.
 
-Limits: no metric detects memorised samples; IS ignores the reference; a few outliers with large balls increase recall much (samples of one
-class of ten of the embedded images: recall 0.4); recall's interval does not include the spread of the samples.
+Limits: no metric detects memorised samples; IS ignores the reference; a few outliers with large balls strongly increase recall (samples of
+one class of ten of the embedded images: recall 0.4); recall's interval does not include the spread of the samples.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def check_counts(samples: int, *, neighbours: int, reference: int | None = None,
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Samples, their reference, and the facts that every score of them records."""
+    """Samples, their reference, and the facts that each of their scores records."""
 
     samples: ImageFeatures
     reference: Reference
@@ -107,8 +107,8 @@ class Comparison:
     """Further parts of every protocol, such as ``resized-256``."""
 
     def name(self, measure: str, *details: str, against: Literal["all", "kept", "nothing"] = "all") -> Protocol:
-        """The protocol of a measure; ``against``: what it compares with: the reference's moments, the images whose features it keeps (which
-        are others beside published statistics), or nothing."""
+        """The protocol of a measure; ``against``: what it compares with: the reference's moments, the images whose features it keeps (for
+        published statistics these are other images), or nothing."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
         groups = {"all": self.reference.group, "kept": self.reference.kept_group or self.reference.group}
         reference = groups.get(against)
@@ -148,8 +148,8 @@ def generation_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """The scores gfid, gfid_infinity, sfid, is, kid, precision and recall. gfid_infinity needs four times as many samples as a feature has
-    numbers, ``is`` needs logits, sfid needs spatial features, and kid, precision and recall need features of real images, which an ADM
+    """The scores gfid, gfid_infinity, sfid, is, kid, precision and recall. gfid_infinity needs four times as many samples as features have
+    dimensions, ``is`` needs logits, sfid needs spatial features, and kid, precision and recall need features of real images, which an ADM
     ``.npz`` of statistics alone does not give.
 
     ``frechet``: the name of the Frechet distance on this judge's features; ``labels``: how the samples' labels were drawn (balanced,
@@ -204,7 +204,7 @@ def _distances(comparison: Comparison, frechet: str) -> list[Score]:
 
 
 def _at_infinity(comparison: Comparison, metric: str) -> list[Score]:
-    """The Frechet distance at infinitely many samples, where there are enough for a line."""
+    """The Frechet distance at infinitely many samples, if there are enough samples to fit a line."""
     features, resampling = comparison.samples.kept, comparison.resampling
     resampling = replace(resampling, resamples=min(resampling.resamples, RESAMPLES))
     found = frechet_at_infinity(features, comparison.reference.gaussian, resampling)
@@ -231,7 +231,7 @@ def _spatial(comparison: Comparison) -> Score:
 
 
 def _singular(count: int, width: int) -> dict[str, bool]:
-    """A mark where the covariance is singular: there are no more images than features."""
+    """A mark if the covariance is singular because there are no more images than features."""
     return {"singular": True} if count <= width else {}
 
 

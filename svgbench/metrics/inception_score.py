@@ -1,8 +1,8 @@
 """Inception score (arXiv 1606.03498): exp of the mean KL(p(y|x) || p(y)) of an extractor's class probabilities.
 
 Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity splits them; float64 sums in one pass, so that the value needs
-no stored logits; its interval resamples the images and takes the same ten parts of each resample. What it cannot tell: it sees no
-reference, and ten copies of ten perfect images have the highest score.
+no stored logits; its interval resamples the images and uses the same ten parts of each resample. Limits: it uses no reference, and ten
+copies of ten perfect images have the highest score.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class ClassSums:
 
 
 def inception_replicates(logits: Tensor, draws: Tensor) -> Tensor:
-    """The score, over the same ten parts as the value, in each resample of logits [N, K]: [R] of the images ``draws`` [R, N] that stand at
-    each place (``Resampling.draws``)."""
+    """The score, over the same ten parts as the value, in each resample of logits [N, K]: [R]; ``draws`` [R, N]: the image at each position
+    (``Resampling.draws``)."""
     log_p = logits.double().log_softmax(1)
     p = log_p.exp()
     rows = torch.cat([(p * log_p).sum(1, keepdim=True), p], 1)

@@ -80,7 +80,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
     cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
     from svgbench.images import catalogue, packed, scan
     from svgbench.images.listing import SUFFIXES
-    from svgbench.metrics.npz import IMAGES, holds_statistics, members, statistics_in  # numpy, as do those below
+    from svgbench.metrics.npz import IMAGES, holds_statistics, members, statistics_in  # imports numpy, like the ones below
 
     if not path.exists():
         raise BadData(f"{path} does not exist; set scores.reference to an .npz, a folder of images or an artifact of the store.")
@@ -92,7 +92,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
                     f"{path}: statistics of {width} numbers, but '{extractor}' gives {wanted}; "
                     "use the extractor that the statistics were made with."
                 )
-            if IMAGES in members(path):  # read as well; a file of statistics alone keeps its identity
+            if IMAGES in members(path):  # also read; the identity of a file with only statistics is unchanged
                 return digest({"file": file_digest(path), "images": IMAGES})
         return file_digest(path)
     if (path / "manifest.json").is_file():

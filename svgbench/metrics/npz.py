@@ -2,7 +2,8 @@
 
 Protocol: uint8 images [N, H, W, 3] under ``arr_0``; ``mu`` [D] and ``sigma`` [D, D] of pooled features, ``mu_s`` and ``sigma_s`` of spatial
 ones. From a file with ``mu`` and ``sigma`` these statistics are used; they were not computed from the images in the same file (10,000 in
-ADM's files), which serve precision, recall and KID. A file does not state the extractor of its statistics; only their width can be checked.
+ADM's files), which are used for precision, recall and KID. A file does not state the extractor of its statistics; only their dimension can
+be checked.
 """
 
 from __future__ import annotations

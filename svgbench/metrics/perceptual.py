@@ -1,4 +1,4 @@
-"""Perceptual distance of a reconstruction to its original: LPIPS, or the same formula on a network of the embedded images.
+"""Perceptual distance of a reconstruction to its original: LPIPS, or the same formula on a network trained on the embedded images.
 
     d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
 

@@ -1,13 +1,13 @@
 """Pixel-wise similarity of a reconstruction and its original: PSNR in dB and SSIM.
 
-Protocol: uint8 images of the validation set at the benchmark's size against their reconstructions, each image's number first, then the
-mean. PSNR: 10 log10(255^2 / mean squared error over all channels); an exact copy counts as 120 dB, since the true value is infinite. SSIM
-(Wang et al. 2004): Gaussian window of 11 px and standard deviation 1.5, K = (0.01, 0.03), each RGB channel by itself, edges reflected;
-equal to torchmetrics' defaults. ``signed_ssim`` is the same formula on pixels from -1 to 1, clamped but not moved to [0, 1], with a range
-of 2 in its constants: how published SSIM of VA-VAE and SVG was taken (torchmetrics with ``data_range=(-1.0, 1.0)`` in LightningDiT's
-``evaluate_tokenizer.py``, there on the decoder's floats, here on rounded pixels). Means near 0 are there mid-grey, so a small error of
-colour costs more: the two are different measures. What they cannot tell: perceptual quality. Blur gains PSNR; the mean of PSNRs is not the
-PSNR of the mean error.
+Protocol: uint8 images of the validation set at the benchmark's size against their reconstructions, computed per image and then averaged.
+PSNR: 10 log10(255^2 / mean squared error over all channels); an exact copy counts as 120 dB, since the true value is infinite. SSIM (Wang
+et al. 2004): Gaussian window of 11 px and standard deviation 1.5, K = (0.01, 0.03), each RGB channel by itself, edges reflected; equal to
+torchmetrics' defaults. ``signed_ssim`` is the same formula on pixels from -1 to 1, clamped but not moved to [0, 1], with a range of 2 in
+its constants: how published SSIM of VA-VAE and SVG was taken (torchmetrics with ``data_range=(-1.0, 1.0)`` in LightningDiT's
+``evaluate_tokenizer.py``, there on the decoder's floats, here on rounded pixels). There a mean near 0 is mid-grey, so a small colour error
+costs more: the two measures differ. Limits: neither measures perceptual quality. Blur raises PSNR; the mean of PSNRs is not the PSNR of the
+mean error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scores of reconstructions against their originals: rFID, PSNR, SSIM in two ranges of pixels and a perceptual distance.
 
 Protocol: the validation images, once each, decoded from their own latents (posterior mean, no noise), uint8, at the benchmark's size,
-against those same originals: also rFID's reference is the validation images, never the training images that gFID uses. Intervals
-resample pairs. What they cannot tell: how well a diffusion model trains in these latents; rFID is a lower bound of gFID, not a forecast.
+against the same originals. The reference of rFID is therefore the validation images, not the training images that gFID uses. Intervals
+resample pairs. Limit: they do not show how well a diffusion model trains in these latents; rFID is a lower bound of gFID, not a prediction.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def reconstruction_scores(
     """rfid (with an extractor), psnr, ssim, ssim_signed, lpips (with a perceptual net) of uint8 [N, 3, H, W] against their
     originals in the same order.
 
-    ``original_features``: of the originals, where another score computed them; ``runtime``: all its ranks share the images and each gets
-    all scores; ``saved``: a directory for the finished part of each pass, so that one that was stopped resumes.
+    ``original_features``: features of the originals, if another score has computed them; ``runtime``: all ranks share the images, and each
+    gets all scores; ``saved``: a directory for the finished part of each pass, so that a stopped pass can resume.
     """
     if len(reconstructions) != len(originals):
         raise BadData(f"{len(reconstructions)} reconstructions do not pair with {len(originals)} originals; reconstruct the images again.")
@@ -83,7 +83,8 @@ def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime:
 
 
 def _rfid(metric: str, mine: ImageFeatures, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
-    """The Frechet distance of reconstructions to their originals; its spread is that of the kept pairs, scaled to the number of all."""
+    """The Frechet distance of reconstructions to their originals; its interval is that of the kept pairs, scaled to the number of all
+    pairs."""
     if theirs.kept is None or len(theirs.kept) != len(mine.kept):
         raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; compute those again.")
     kept, value = len(mine.kept), frechet_distance(mine.moments.gaussian(), theirs.gaussian)
@@ -103,7 +104,7 @@ def per_image(
     runtime: Runtime | None = None,
     saved: Path | None = None,
 ) -> dict[str, Tensor]:
-    """Name of each measure -> its value for each pair [N] float64 on the CPU; the ranks of a runtime share the pairs and each gets all
+    """Name of each measure -> its value for each pair [N] float64 on the CPU; the ranks of a runtime share the pairs, and each gets all
     values. ``saved``: a directory for the values of the finished batches."""
     if runtime is not None and saved is not None:
 

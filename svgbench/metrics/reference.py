@@ -1,9 +1,9 @@
-"""What images are compared with: real images' features, computed once for many scores, or published statistics.
+"""References to compare images with: features of real images, computed once for many scores, or published statistics.
 
 Protocol: a reference is identified by its images (``train``, ``images``, ``statistics``), their count and digest; features and statistics
 of one extractor are never used for another. An ADM ``.npz`` gives both: its statistics are of the whole training set, and its ``arr_0``
-holds 10,000 images, whose features give precision, recall and KID. What it cannot tell: with which crop and resize published statistics
-were computed.
+holds 10,000 images, whose features give precision, recall and KID. Limit: a file does not state with which crop and resize published
+statistics were computed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Reference:
     kept: Tensor | None = None
     """Features [n, D] float32 of all its images, or of n of them; None where there are statistics only."""
     kept_group: ImageGroup | None = None
-    """The images behind ``kept``, where the statistics are published ones of others."""
+    """The images of ``kept``, when the statistics are published ones of other images."""
     size: tuple[int, int] | None = None
     """Height and width in pixels of its images; None where there are statistics only."""
 
@@ -98,8 +98,8 @@ def open_reference(
 ) -> Reference:  # fmt: skip
     """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0`` beside them where there are some; a set of
     images (``image_sets.open_set``); or an artifact of our store (``images``: its training images; ``references``). Images of another size
-    than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: where its images' features are left for an
-    attempt that goes on; ``resize``: of a set of images, to this side."""
+    than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
+    computation can resume; ``resize``: the side in pixels to which a set of images is resized."""
     images: Any = None
     published: Reference | None = None
     if isinstance(path, Path):

@@ -45,7 +45,7 @@ class Resampling:
         return torch.from_numpy(drawn).to(device, torch.float64)
 
     def draws(self, images: int, device: torch.device | str = "cpu") -> Tensor:
-        """Which image stands at each place of each resample, for statistics that need the images in order: int64 [R, N]."""
+        """The image at each position of each resample, for statistics that depend on the order: int64 [R, N]."""
         generator = np.random.Generator(np.random.Philox(key=[self.seed & 0xFFFFFFFFFFFFFFFF, images], counter=[0, 0, 0, 1]))
         return torch.from_numpy(generator.integers(0, images, size=(self.resamples, images))).to(device)
 

@@ -1,12 +1,12 @@
 """Brings the residual's statistics to the features' (SVG, arXiv 2510.15301, section 3.2):  r <- (r - m_R) / (s_R + 1e-6) * s_D + m_D.
 
 m and s are scalars, as released: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions.
-No gradient flows through them. ``batch`` takes them from the batch at hand, also at inference, as released, so an image's latent depends on
-its batch mates; ``frozen`` fixes those of the training set when training ends, so a latent is a function of its image; ``channel`` does so
-for each residual channel on its own; ``whiten`` also removes the correlation between residual channels.
+No gradient flows through them. ``batch`` takes them from the current batch, also at inference, as released, so a latent depends on the
+other images of the batch; ``frozen`` fixes those of the training set when training ends, so a latent depends only on its image; ``channel``
+does the same for each residual channel; ``whiten`` also removes the correlation between residual channels.
 
-``token`` is what the paper's text says of the same equation, mean and standard deviation along the feature dimension: m and s of each token
-over its channels. Gradients flow through those of the residual, as in any layer norm.
+``token`` follows the paper's text to the same equation (mean and standard deviation along the feature dimension): m and s are those of each
+token over its channels. Gradients flow through those of the residual, as in layer norm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svgbench.errors import BadData, unknown
 
 EPSILON = 1e-6
 WORST_CONDITION = 1e5
-"""Largest condition of a map that is undone: float32 keeps two of its seven digits then."""
+"""Largest condition number of a map that is undone; float32 then keeps two of its seven digits."""
 
 
 def one_scale(covariance: Tensor, target_std: Tensor) -> Tensor:
@@ -41,13 +41,14 @@ def whitening(covariance: Tensor, target_std: Tensor) -> Tensor:
     return vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
 
 
-def untouched(residual: Tensor, features: Tensor) -> Tensor:
+def untouched(residual: Tensor, features: Tensor | None) -> Tensor:
     """The residual [B, c, h, w] as it is."""
     return residual
 
 
-def of_each_token(residual: Tensor, features: Tensor) -> Tensor:
+def of_each_token(residual: Tensor, features: Tensor | None) -> Tensor:
     """Residual [B, c, h, w] with each token's mean and (unbiased) deviation over channels those of its features [B, C, h, w]."""
+    assert features is not None
     std, mean = torch.std_mean(residual.float(), dim=1, keepdim=True)
     target_std, target_mean = torch.std_mean(features.float(), dim=1, keepdim=True)
     return (residual - mean) / (std + EPSILON) * target_std + target_mean
@@ -61,13 +62,18 @@ MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 """Mode -> (covariance of the residual [c, c], deviation to reach []) -> linear map [c, c]; all float64."""
 
-TOKENWISE: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {"none": untouched, "token": of_each_token}
-"""Mode -> (residual [B, c, h, w], features [B, C, h, w]) -> aligned residual [B, c, h, w]; these need no other images."""
+TOKENWISE: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {"none": untouched, "token": of_each_token}
+"""Mode -> (residual [B, c, h, w], features [B, C, h, w]) -> aligned residual [B, c, h, w]; these use no other images."""
 
 
 class Alignment(nn.Module):
-    """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``. ``strength``: how far
-    the residual goes to its aligned value, r + strength (aligned - r)."""
+    """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``. ``strength``: r +
+    strength (aligned - r)."""
+
+    weight: Tensor
+    """Of the fixed map, [c, c]."""
+    bias: Tensor
+    """Of the fixed map, [c]."""
 
     def __init__(self, mode: str, *, feature_channels: int, residual_channels: int, strength: float = 1.0) -> None:
         super().__init__()
@@ -108,7 +114,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def leave(self) -> None:
-        """Fixes the map that changes nothing, where the residual is untrained and only its cost is asked for."""
+        """Fixes the identity map, for an untrained residual whose cost is measured."""
         self.weight.copy_(torch.eye(self.channels))
         self.bias.zero_()
 
@@ -139,6 +145,7 @@ class Alignment(nn.Module):
         if self.mode in TOKENWISE:
             return TOKENWISE[self.mode](residual, features)
         if statistics is None and not self.freezes:
+            assert features is not None
             statistics = self.statistics_of(residual, features)
         weight, bias = (self.weight, self.bias) if statistics is None else self.affine(statistics)
         if MAPS[self.mode] is whitening:
@@ -147,7 +154,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def undo(self, aligned: Tensor) -> Tensor:
-        """The residual [B, c, h, w] whose aligned residual [B, c, h, w] is given, by the fixed map of a whole alignment."""
+        """The residual [B, c, h, w] from its aligned residual [B, c, h, w], by inverting the fixed map."""
         if self.mode == "none":
             return aligned
         inverse, shifted = self.inverse(), aligned - self.bias[:, None, None]
@@ -156,7 +163,7 @@ class Alignment(nn.Module):
         return shifted * inverse.diagonal()[:, None, None]
 
     def inverse(self) -> Tensor:
-        """Inverse [c, c] of the fixed map's matrix; BadData where float32 cannot hold it: a residual channel hardly varies."""
+        """Inverse [c, c] of the fixed map's matrix. Raises BadData when it is ill-conditioned, because a residual channel hardly varies."""
         if not self.freezes or self.strength != 1:
             raise ValueError(f"alignment '{self.mode}' at strength {self.strength:g} has no fixed map to undo")
         weight = self.weight.double().cpu()

@@ -136,6 +136,8 @@ class Block(nn.Module):
 class TimeEmbedding(nn.Module):
     """Times [B] -> [B, width]: 128 cosines and 128 sines of frequencies 1 to 1/10000, then linear, SiLU, linear."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, frequencies: int = FREQUENCIES) -> None:
         super().__init__()
         half = frequencies // 2
@@ -150,6 +152,8 @@ class TimeEmbedding(nn.Module):
 class FourierEmbedding(nn.Module):
     """Times [B] -> [B, width]: sines and cosines of 256 frequencies drawn once from N(0, 1) and kept, then linear, SiLU, linear (RAE)."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, frequencies: int = FREQUENCIES) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
@@ -161,8 +165,9 @@ class FourierEmbedding(nn.Module):
 
 
 def grid_positions(width: int, side: int, spacing: float = 1.0) -> Tensor:
-    """Fixed sin-cos position embeddings [side * side, width] of MAE and DiT: half of the width for the column, half for the row. Neighbours
-    are ``spacing`` apart; 1/2 puts a grid of twice the side over the extent of the first one (PixArt, arXiv 2310.00426)."""
+    """Fixed sin-cos position embeddings [side * side, width] of MAE and DiT: half of the width for the column, half for the row.
+    ``spacing``: distance between neighbours; with 1/2 a grid of twice the side covers the extent of the first one (PixArt, arXiv
+    2310.00426)."""
     omega = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     angles = spacing * torch.arange(side, dtype=torch.float64)[:, None] * omega
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -171,8 +176,8 @@ def grid_positions(width: int, side: int, spacing: float = 1.0) -> Tensor:
 
 
 def rotary_angles(head_width: int, side: int, spacing: float = 1.0) -> Tensor:
-    """Cosines and sines [2, side * side, D] of a grid's places: half of a head's pairs turn by the row, half by the column (EVA-02).
-    Neighbours are ``spacing`` apart."""
+    """Cosines and sines [2, side * side, D] of the positions of a grid: half of a head's pairs rotate by the row, half by the column
+    (EVA-02). ``spacing``: distance between neighbours."""
     half = head_width // 2
     omega = 1.0 / ROTARY_PERIOD ** (torch.arange(0, half, 2).float() / half)
     line = (spacing * torch.arange(side)[:, None] * omega).repeat_interleave(2, dim=1)

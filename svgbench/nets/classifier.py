@@ -90,6 +90,7 @@ class ShapesVGG(_Naming):
         for module in self.modules():  # without normalisation, He's initialisation keeps the scale through eight layers
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
         self.logits = nn.Linear(self.WIDTHS[-1], classes)
         self.words = nn.Linear(self.WIDTHS[-1], words)

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.vit_decoder import ViTDecoder
@@ -25,10 +26,13 @@ ADAPTIVE_LIMIT = 1e4
 class PerceptualJudge(Protocol):
     """The network whose activations the perceptual loss compares."""
 
-    activations: Callable[[Tensor], Sequence[Tensor]]
-    """Images [B, 3, H, W] in [0, 1] -> feature maps [B, C_l, h_l, w_l]."""
-    weights: Sequence[Tensor] | None
-    """[C_l] per layer."""
+    @property
+    def activations(self) -> Callable[[Tensor], Sequence[Tensor]]:
+        """Images [B, 3, H, W] in [0, 1] -> feature maps [B, C_l, h_l, w_l]."""
+
+    @property
+    def weights(self) -> Sequence[Tensor] | None:
+        """[C_l] per layer."""
 
 
 class PatchDiscriminator(nn.Module):
@@ -106,12 +110,14 @@ class ReconstructionObjective:
         (reconstruction,) = torch.autograd.grad(total, leaf)
         adversarial = None
         if gan:
+            assert self._discriminator is not None
             losses["generator"] = -self._discriminator(leaf.view_as(leaf)).mean((1, 2, 3)).sum() / size
             (adversarial,) = torch.autograd.grad(losses["generator"], leaf)
         return Gradients(reconstruction, adversarial, {name: value.detach() for name, value in losses.items()})
 
     def discriminate(self, y: Tensor, originals: Tensor, *, size: int) -> Tensor:
         """The discriminator's hinge loss [] on originals and decoded images y, [B, 3, H, W] each; y gets no gradient."""
+        assert self._discriminator is not None
         real, fake = self._discriminator(torch.cat([originals * 2 - 1, y.detach()])).chunk(2)
         return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + fake).mean((1, 2, 3))).sum() / size
 
@@ -121,7 +127,7 @@ def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, at_ou
     layer = decoder.conv_out
     both = (at_output.reconstruction, at_output.adversarial)
     if isinstance(layer, nn.Conv2d):
-        gradients = [torch.nn.grad.conv2d_weight(hidden.detach(), layer.weight.shape, g, padding=1) for g in both]
+        gradients = [conv2d_weight(hidden.detach(), layer.weight.shape, g, padding=1) for g in both]
     else:
         with torch.enable_grad():  # the linear layer once more: a small part of the transformer in front of it
             y = layer(hidden.detach())

@@ -30,6 +30,8 @@ Epsilon = Callable[[Tensor, int, int], Tensor]
 class Chain(nn.Module):
     """Constants of the steps that are kept of the 1000: float32 tables [steps], in the order of k."""
 
+    signal: Tensor
+
     def __init__(self, steps: int = STEPS) -> None:
         """``steps``: how many are kept (``config.choices.kept_steps``)."""
         super().__init__()

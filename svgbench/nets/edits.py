@@ -1,9 +1,8 @@
-"""Editing with a velocity model: inversion along the ODE, a softened box, an edit inside or outside it, and ways between two noises.
+"""Editing with a velocity model: inversion along the ODE, a blurred box, an edit inside or outside it, and interpolation of two noises.
 
-After appendix C of SVG (arXiv 2510.15301v4): the image is inverted along the ODE up to a time, its trajectory is kept, noise takes the
-place of what is inside (or outside) a box, and the rest is held to the trajectory through a mask that is softened by a Gaussian blur and
-faded while the image is denoised. Times go from 0 (noise) to 1 (data). The width of the blur and the linear course of the fading are
-ours.
+After appendix C of SVG (arXiv 2510.15301v4): the image is inverted along the ODE up to a time and its trajectory is stored. Noise replaces
+the latents inside (or outside) a box. While the image is denoised, the rest is kept on the trajectory through a mask that is blurred by a
+Gaussian and faded out. Times go from 0 (noise) to 1 (data). The width of the blur and the linear fading are our choices.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from torch import Tensor
 from svgbench.nets.guidance import Field
 
 REACH = 3
-"""A Gaussian blur ends after this many deviations: positions further from the box are exactly outside."""
+"""A Gaussian blur is cut after this many standard deviations."""
 
 
 def inverted(velocity: Field, data: Tensor, times: Sequence[float]) -> list[Tensor]:
     """The trajectory of data [B, C, h, w] back along the ODE by Euler's method: a state [B, C, h, w] for each of the ``times`` (ascending,
-    the last one 1), the data itself last. Sampling from the first state along the same times returns the data up to an error that falls
-    with the length of the steps (order 1)."""
+    the last one 1); the last state is the data. Sampling from the first state along the same times returns the data up to an error of order
+    1 in the step length."""
     states = [data]
     for step in reversed(range(len(times) - 1)):
         before, after = times[step], times[step + 1]
@@ -41,8 +40,8 @@ def box(grid: int, share: float = 0.5) -> Tensor:
 
 
 def softened(mask: Tensor, sigma: float) -> Tensor:
-    """A mask [h, w] blurred by a Gaussian of deviation ``sigma`` positions that ends after ``REACH`` deviations; its edge values continue
-    beyond the border, so that a mask of ones stays one. Values stay in [0, 1]."""
+    """A mask [h, w] blurred by a Gaussian with a standard deviation of ``sigma`` positions, cut after ``REACH`` standard deviations. Edge
+    values are repeated beyond the border, so a mask of ones is unchanged. Values stay in [0, 1]."""
     radius = math.ceil(REACH * sigma)
     if radius == 0:
         return mask
@@ -55,7 +54,7 @@ def softened(mask: Tensor, sigma: float) -> Tensor:
 
 
 def fading(t: float, start: float) -> float:
-    """How much of the mask is left at time t of an edit that began at ``start``: 1 there, linear to 0 at t = 1."""
+    """Weight of the mask at time t of an edit that starts at ``start``: linear from 1 there to 0 at t = 1."""
     return (1 - t) / (1 - start) if start < 1 else 0.0
 
 
@@ -70,10 +69,10 @@ def edited(
 ) -> Tensor:
     """Latents [B, C, h, w] of an edit by Euler's method along ``times`` (the first is where the edit begins, the last 1).
 
-    ``trajectory``: the inverted image's state at each of the times. ``mask`` [h, w]: 1 where the image is made anew, from ``noise``
-    [B, C, h, w] at the deviation that states have at that time, sqrt((1 - t)^2 + t^2) for standardised latents; 0 where it is held to
-    the trajectory. With ``fade`` the hold loosens while the image is denoised (``fading``), so that the parts can fit each other; without,
-    positions of mask 0 end as the image's own latents exactly.
+    ``trajectory``: the inverted image's state at each of the times. ``mask`` [h, w]: 1 where the image is generated anew, from ``noise``
+    [B, C, h, w] scaled to the standard deviation of states at that time, sqrt((1 - t)^2 + t^2) for standardised latents; 0 where it is kept
+    on the trajectory. With ``fade`` this constraint is faded out while the image is denoised (``fading``), so that the parts can fit each
+    other; without it, positions of mask 0 end exactly as the image's own latents.
     """
     start = times[0]
     x = torch.lerp(trajectory[0], math.hypot(1 - start, start) * noise, mask.to(noise))
@@ -86,15 +85,14 @@ def edited(
 
 
 def linear(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point [...] a ``share`` of the straight way from one tensor [...] to another of the same shape. Between two independent noises
-    of many numbers its norm falls to about 0.71 of theirs half way."""
+    """Linear interpolation: the point [...] at ``share`` of the straight line from one tensor [...] to another of the same shape. Between
+    two independent noises of high dimension, the midpoint has about 0.71 of their norm."""
     return (1 - share) * one + share * other
 
 
 def spherical(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point [...] a ``share`` of the way along the great circle (Shoemake 1985) between two tensors [...] of one shape, taken as
-    single vectors; where their norms differ it moves from one norm to the other, and it keeps the norm where they are equal. Parallel
-    vectors: linear."""
+    """Spherical interpolation (Shoemake 1985): the point [...] at ``share`` of the great circle between two tensors [...] of the same
+    shape, each taken as one vector. The norm is interpolated from one to the other. Parallel vectors are interpolated linearly."""
     angle = torch.acos((one.double() * other.double()).sum().div(one.double().norm() * other.double().norm()).clamp(-1, 1)).item()
     if math.sin(angle) < 1e-6:
         return linear(one, other, share)

@@ -21,7 +21,7 @@ Field = Callable[[Tensor, float, int], Tensor]
 
 
 SMALL_SQUARE = 1e-8
-"""Added to the squared norm by which the optimised scale is divided, as in CFG-Zero*'s code."""
+"""Added to the squared norm in the denominator of the optimised scale, as in CFG-Zero*'s code."""
 
 
 def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
@@ -30,8 +30,8 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
 
 
 def optimised_scale(conditional: Tensor, unconditional: Tensor) -> Tensor:
-    """CFG-Zero*'s scale [B, 1, 1, 1] of two velocities [B, C, h, w]: <conditional, unconditional> / |unconditional|^2 of each sample, the s
-    that brings s unconditional nearest to conditional (arXiv 2503.18886, section 4); 0 where the unconditional velocity is zero."""
+    """CFG-Zero*'s scale [B, 1, 1, 1] of two velocities [B, C, h, w]: <conditional, unconditional> / |unconditional|^2 of each sample. This
+    s brings s unconditional closest to conditional (arXiv 2503.18886, section 4); it is 0 when the unconditional velocity is zero."""
     exact = torch.promote_types(conditional.dtype, torch.float32)
     led, base = conditional.to(exact).flatten(1), unconditional.to(exact).flatten(1)
     scale = (led * base).sum(1) / (base.square().sum(1) + SMALL_SQUARE)
@@ -49,10 +49,10 @@ def guided(
 ) -> Field:
     """The guided prediction for labels [B]. Both branches of classifier-free guidance go through the network in one batch.
 
-    ``null``: the label of the unconditional branch. ``weak``: a weaker network whose prediction for the same labels takes the
-    unconditional branch's place (autoguidance). ``schedule_time``: the network's time -> the time in [0, 1] that the schedule sees.
-    Channels from ``sampling.guided_channels`` on, and outputs past x's channels (a variance), stay the conditional branch's, and have no
-    part in ``sampling.optimised_scale``.
+    ``null``: the label of the unconditional branch. ``weak``: a weaker network whose prediction for the same labels replaces the
+    unconditional branch (autoguidance). ``schedule_time``: the network's time -> the time in [0, 1] that the schedule sees. Channels from
+    ``sampling.guided_channels`` on, and outputs beyond x's channels (a variance), are those of the conditional branch and do not enter
+    ``sampling.optimised_scale``.
     """
     schedule = parse_schedule(sampling.schedule)
     both = torch.cat([labels, torch.full_like(labels, null)])

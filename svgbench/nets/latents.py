@@ -1,4 +1,4 @@
-"""Standardised latents: means and deviations of a training set's raw latents, gathered in float64."""
+"""Standardisation of latents: means and standard deviations of a training set's raw latents, accumulated in float64."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ STANDARDISED: Mapping[str, Callable[[LatentStats, int], tuple[Tensor, Tensor]]] 
     "features": _of_features,
     "none": _of_nothing,
 }
-"""Standardisation (``config.choices.STANDARDISATIONS``) -> (statistics of each channel [C], count of feature channels) -> mean and
+"""Standardisation (``config.choices.STANDARDISATIONS``) -> (statistics of each channel [C], count of feature channels) -> mean and standard
 deviation, [C] or []."""
 
 
 def standardised_by(mode: str, stats: LatentStats, features: int) -> LatentStats:
-    """The statistics [C] that standardise by a mode, of those of each channel. ``features``: how many of the channels, the first ones, are
-    features."""
+    """The statistics [C] of a mode of standardisation, from those of each channel. ``features``: the number of feature channels, which are
+    the first ones."""
     mean, std = STANDARDISED[mode](stats, features)
     return LatentStats(mean.expand_as(stats.mean).clone(), std.expand_as(stats.std).clone())
 

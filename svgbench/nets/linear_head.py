@@ -20,13 +20,18 @@ class BatchMoments(NamedTuple):
     mean: Tensor
     variance: Tensor
     """Over n, which normalises."""
-    count: Tensor
-    """n, a scalar."""
+    n: Tensor
+    """Numbers of a channel, a scalar."""
 
 
 class DenseHead(nn.Module):
     """Latents [B, C, h, w] -> outputs [B, K, h, w]. Training normalises by moments of the GLOBAL batch that the caller adds up over
     micro-batches and ranks (latents are frozen, so no gradient flows through them); afterwards by their running averages."""
+
+    mean: Tensor
+    """Running average [C]."""
+    variance: Tensor
+    """Running average [C]."""
 
     def __init__(self, channels: int, outputs: int, *, seed: int) -> None:
         super().__init__()
@@ -57,7 +62,7 @@ class DenseHead(nn.Module):
     @torch.no_grad()
     def follow(self, moments: BatchMoments) -> None:
         """Brings the running averages a step nearer to a batch's moments; the variance over n - 1, as batch norm keeps it."""
-        unbiased = moments.variance * moments.count / (moments.count - 1).clamp_min(1)
+        unbiased = moments.variance * moments.n / (moments.n - 1).clamp_min(1)
         self.mean.lerp_(moments.mean.float(), MOMENTUM)
         self.variance.lerp_(unbiased.float(), MOMENTUM)
 

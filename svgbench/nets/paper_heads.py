@@ -1,8 +1,9 @@
 """The dense heads of the SVG paper's protocol (arXiv 2510.15301v4, appendix B): mmsegmentation's FPNHead on one scale, and the depth head
 of Xie et al. (arXiv 2205.13543; SwinTransformer/MIM-Depth-Estimation, models/model.py), written anew.
 
-Both have batch norms behind trained layers: moments are those of the whole batch on all ranks, and gradients flow through them. A head is
-therefore in two parts: ``trunk`` sees all crops of a rank at once, ``tail`` (the larger maps, no batch norm) any rows of the result.
+Both have batch norms behind trained layers: moments are those of the global batch on all ranks, and gradients flow through them. A head
+therefore has two parts: ``trunk`` processes all crops of a rank at once; ``tail`` (larger maps, no batch norm) can process the result in
+pieces.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from svgbench.nets import draws
 
 Total = Callable[[Tensor], Tensor]
-"""Adds a tensor up over all ranks, in place."""
+"""Sums a tensor over all ranks, in place."""
 
 
 def one_rank(tensor: Tensor) -> Tensor:
-    """The sum over ranks of a tensor [...] where there is one rank."""
+    """The sum over ranks of a tensor [...] when there is one rank."""
     return tensor
 
 
@@ -39,8 +40,13 @@ class _Total(torch.autograd.Function):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose moments, while training, are those of the images [B, C, h, w] of all ranks together (SyncBN on any device); a rank
-    may have no image."""
+    """Batch norm that in training uses the moments of the images [B, C, h, w] of all ranks (SyncBN on any device); a rank may have no
+    image."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def forward(self, x: Tensor, total: Total = one_rank) -> Tensor:
         if not self.training:
@@ -74,19 +80,21 @@ class ConvNorm(nn.Module):
 
 class FpnHead(nn.Module):
     """mmsegmentation's FPNHead (Semantic FPN, arXiv 1901.02446) with one scale: latents [B, C, h, w] -> class logits [B, K, h, w]. Its
-    state has the names of mmsegmentation's, so weights can be exchanged. Dropout of hidden channels is the caller's."""
+    state has mmsegmentation's names, so weights can be exchanged. The caller applies dropout to hidden channels."""
 
     def __init__(self, channels: int, classes: int, *, width: int, seed: int) -> None:
         super().__init__()
-        self.scale_heads = nn.ModuleList([nn.ModuleList([ConvNorm(channels, width)])])
+        hidden = ConvNorm(channels, width)
+        self.scale_heads = nn.ModuleList([nn.ModuleList([hidden])])
         self.conv_seg = nn.Conv2d(width, classes, 1)
         fan = (2 / (9 * width)) ** 0.5  # mmcv's ConvModule: Kaiming, fan out, ReLU
-        _draw(self.scale_heads[0][0].conv, fan, seed, "hidden")
+        _draw(hidden.conv, fan, seed, "hidden")
         _draw(self.conv_seg, 0.01, seed, "classes")
 
     def trunk(self, latents: Tensor, total: Total = one_rank) -> Tensor:
         """Hidden maps [B, width, h, w] of all latents of this rank."""
-        return self.scale_heads[0][0](latents, total)
+        (hidden,) = self.scale_heads[0].children()
+        return hidden(latents, total)
 
     def tail(self, hidden: Tensor) -> Tensor:
         """Logits [B, K, h, w] of hidden maps."""
@@ -105,13 +113,13 @@ class DeconvHead(nn.Module):
 
     def __init__(self, channels: int, *, stride: int, filters: tuple[int, ...], width: int, farthest: float, seed: int) -> None:
         super().__init__()
-        doublings = stride.bit_length() - 1  # of a stride that is no power of two, those below it
+        doublings = stride.bit_length() - 1  # for a stride that is no power of two: the power of two below it
         filters = filters[:doublings]
         self._farthest, self._doublings = farthest, doublings - len(filters)
         inputs = (channels, *filters)
         self.deconvolutions = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2, bias=False) for a, b in zip(inputs[:-1], filters, strict=True))
         self.norms = nn.ModuleList(SharedBatchNorm(size) for size in filters)
-        self.convolution = nn.Conv2d(inputs[-1], width, 3, padding=1, bias=False)  # the norm would take a bias away again
+        self.convolution = nn.Conv2d(inputs[-1], width, 3, padding=1, bias=False)  # the norm would remove a bias
         self.norm = SharedBatchNorm(width)
         self.last = nn.ModuleList([nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)])
         for number, layer in enumerate([*self.deconvolutions, self.convolution, *self.last]):
@@ -124,7 +132,7 @@ class DeconvHead(nn.Module):
         return self.norm(self.convolution(latents), total).relu()
 
     def tail(self, hidden: Tensor) -> Tensor:
-        """Depth [B, 1, H, W] of such maps."""
+        """Depth [B, 1, H, W] from such maps."""
         for _ in range(self._doublings):
             hidden = F.interpolate(hidden, scale_factor=2, mode="bilinear", align_corners=False)
         return self.last[1](self.last[0](hidden).relu()).sigmoid() * self._farthest
@@ -135,7 +143,7 @@ class DeconvHead(nn.Module):
 
 @torch.no_grad()
 def _draw(layer: nn.Conv2d | nn.ConvTranspose2d, deviation: float, seed: int, name: str) -> None:
-    """Normal weights of this deviation, a function of the seed and the layer's name; biases zero."""
+    """Initialises weights from a normal distribution of this standard deviation, by seed and the layer's name; biases are zero."""
     index = torch.zeros(1, dtype=torch.int64)
     layer.weight.copy_(deviation * draws.normal(draws.stream(seed, f"paper/{name}"), index, tuple(layer.weight.shape))[0])
     if layer.bias is not None:

@@ -33,7 +33,7 @@ class _Keys:
 
 
 def _attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, keys: _Keys | None, place: int) -> Tensor:
-    """Self-attention [B, H, N, D]; in training with dropout of its weights, as torch's multi-head attention does it."""
+    """Self-attention [B, H, N, D], in training with dropout on its weights, as in torch's multi-head attention."""
     if keys is None or not keys.attention:
         return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
     weights_BHNN = (q_BHND @ k_BHND.transpose(2, 3) / math.sqrt(q_BHND.shape[3])).softmax(3)
@@ -66,10 +66,13 @@ class ResidualEncoder(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment.
 
     ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``attention_dropout``
-    on the attention weights, ``drop`` is the probability that a learned mask token replaces an image's whole residual (``replace``).
-    Images of another size than that of its training get its positions resampled to their grid, bicubically, as DINOv2 does with its own;
-    the release does not state what it would do there.
+    on the attention weights, ``drop`` is the probability that a learned mask token replaces an image's whole residual (``replace``). For
+    images of another size than in training, positions are resampled bicubically to their grid, as in DINOv2; the release does not support
+    other sizes.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self,

@@ -151,11 +151,11 @@ def generate(
 
     ``sampling.steps`` counts intervals of the time grid (for ddim and ddpm the steps kept of 1000, which no shift moves). Guidance 1
     evaluates neither the unconditional branch, whose label is ``model.classes``, nor the ``weak`` model that replaces it. Stochastic
-    samplers (sde-euler, ddpm) draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when None). Row i depends
-    on row i of noise, labels and indices alone (up to the rounding of differently shaped products: keep the batch constant where bits
-    matter; dopri5 aside). ``sampling.guided_channels``: guide the first so many channels alone, as the sampling code of DiT, SiT and
-    LightningDiT does with 3. The first ``sampling.zero_init`` steps take velocity zero, so that the network is not evaluated in them.
-    UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
+    samplers (sde-euler, ddpm) draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when None). Row i depends on
+    row i of noise, labels and indices alone (up to the rounding of differently shaped products: keep the batch constant where bits matter;
+    dopri5 aside). ``sampling.guided_channels``: guide only this number of first channels, as the sampling code of DiT, SiT and LightningDiT
+    does with 3. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the network. Raises UnknownName or
+    BadConfig for a sampler that is unknown or does not fit the model.
     """
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)
@@ -166,9 +166,9 @@ def generate(
     schedule_time = OBJECTIVES[objective_of(model)].schedule_time
     field = guided(model, labels, sampling, null=model.classes, weak=weak, schedule_time=schedule_time)
     solver = SOLVERS[sampling.sampler]
-    grid = solver.grid(sampling.steps, sampling.shift)
+    grid: Any = solver.grid(sampling.steps, sampling.shift)
     grid = grid.to(noise.device) if isinstance(grid, ddpm.Chain) else grid
-    if sampling.zero_init:  # velocity zero leaves the noise as it is: only time passes
+    if sampling.zero_init:  # with a velocity of zero the noise is unchanged and only time advances
         return solver.solve(lambda x, t, step: field(x, t, step + sampling.zero_init), noise, grid[sampling.zero_init :])
     return solver.solve(field, noise, grid, draw) if solver.stochastic else solver.solve(field, noise, grid)
 
@@ -185,5 +185,5 @@ def _check(model: Any, sampling: SamplingProtocol, weak: Any) -> None:
     if (weak is not None) != (sampling.against == "weak"):
         raise BadConfig("sampling.against weak needs a weak model, and a weak model needs sampling.against weak; give both or neither.")
     if weak is not None and objective_of(weak) != objective:
-        predicts = [choices.OBJECTIVES[objective_of(one)].predicts for one in (model, weak)]
-        raise BadConfig(f"the model predicts {predicts[0]}, the weak model {predicts[1]}; autoguidance needs two models of one objective.")
+        own, others = (choices.OBJECTIVES[objective_of(one)].predicts for one in (model, weak))
+        raise BadConfig(f"the model predicts {own}, the weak model {others}; autoguidance needs two models of one objective.")

@@ -46,9 +46,9 @@ class SiT(nn.Module):
         wide: Mapping[str, Any] | None = None,
         spacing: float = 1.0,
     ) -> None:
-        """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs,
-        a variance's (DiT); ``wide``: width, depth and heads of RAE's head, which then makes the outputs, all else as here; ``spacing``:
-        distance between the positions of neighbouring tokens, below 1 where a training goes on with a larger grid."""
+        """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs, a
+        variance's (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``: distance
+        between the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
         left = ("self", "__class__", *(["spacing"] if spacing == 1 else []))
         self_sizes = {name: value for name, value in locals().items() if name not in (*left, "left")}
         super().__init__()
@@ -86,8 +86,9 @@ class SiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for weight in (self.labels.weight, self.time.mlp[0].weight, self.time.mlp[2].weight):
-            nn.init.normal_(weight, std=0.02)
+        for layer in (self.labels, *self.time.mlp):
+            if isinstance(layer, (nn.Embedding, nn.Linear)):
+                nn.init.normal_(layer.weight, std=0.02)
         for layer in {self.modulation, self.head.modulation, self.head.final_modulation, self.head.final}:
             nn.init.zeros_(layer.weight)
 

@@ -23,10 +23,10 @@ def channel_parts(features: int, channels: int) -> dict[str, slice]:
 
 
 class Tokenizer(nn.Module):
-    """Frozen features, aligned residual and decoder. Each image is computed in chunks of one constant shape, so that with every alignment
-    but ``batch`` a latent is a function of its image alone, bit for bit.
+    """Frozen features, aligned residual and decoder. Images are computed in chunks of one constant shape, so that with every alignment
+    except ``batch`` a latent depends only on its image, bit for bit.
 
-    ``replacement``: an alignment in place of the trained one. ``encode`` applies it; ``decode`` undoes it and applies the trained one, so
+    ``replacement``: an alignment that replaces the trained one. ``encode`` applies it; ``decode`` undoes it and applies the trained one, so
     that the decoder gets the latents that it was trained on.
 
     The frozen encoder is held outside the module's state: it is never trained, saved or moved with it.
@@ -67,25 +67,26 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, images: Tensor, align: str | None = None) -> Tensor:
-        """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` in place of the tokenizer's mode."""
+        """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` instead of the tokenizer's mode."""
         features = self.features(images)
         if self.residual_encoder is None:
             return features
         own = self.replacement or self.alignment
+        assert own is not None  # a residual comes with an alignment
         mode = align or own.mode
         if mode == "none":
             return torch.cat([features, self.residual(images)], dim=1)
         if mode == "batch":
-            sizes = {"feature_channels": own.features, "residual_channels": own.channels}
-            alignment = Alignment("batch", strength=own.strength if own.mode == "batch" else 1.0, **sizes)
+            strength = own.strength if own.mode == "batch" else 1.0
+            alignment = Alignment("batch", feature_channels=own.features, residual_channels=own.channels, strength=strength)
             return torch.cat([features, alignment.to(images.device)(self.residual(images), features)], dim=1)
         if mode != own.mode:
-            raise ValueError(f"alignment '{mode}' was not trained here; this tokenizer has '{own.mode}'")
+            raise ValueError(f"this tokenizer has the alignment '{own.mode}', not '{mode}'")
         whole = torch.cat([features, self.residual(images)], dim=1)
         return in_chunks(lambda chunk: self._aligned(chunk, own), whole, chunk_size(images.device, *images.shape[2:]))
 
     def _aligned(self, latents: Tensor, alignment: Alignment) -> Tensor:
-        """Features and unaligned residual [B, C + c, h, w] with the residual aligned."""
+        """Latents with aligned residual [B, C + c, h, w] from features and unaligned residual [B, C + c, h, w]."""
         features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
         return torch.cat([features, alignment(residual, features)], dim=1)
 
@@ -93,6 +94,7 @@ class Tokenizer(nn.Module):
         """Raw latents [B, C + c, h, w] as the decoder was trained on them."""
         if self.replacement is None:
             return latents
+        assert self.alignment is not None  # what was replaced
         features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
         return self._aligned(torch.cat([features, self.replacement.undo(residual)], dim=1), self.alignment)
 

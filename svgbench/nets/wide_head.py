@@ -1,4 +1,5 @@
-"""The wide head of RAE's transformer (arXiv 2510.11690 section 5; DDT, arXiv 2504.05741): few wide blocks, a condition per token."""
+"""The wide head of RAE's transformer (arXiv 2510.11690 section 5; DDT, arXiv 2504.05741): a few wide blocks with one condition per
+token."""
 
 from __future__ import annotations
 
@@ -8,9 +9,10 @@ from svgbench.nets.blocks import Block, MlpKind, Norm, modulate, rotary_angles, 
 
 
 class WideHead(nn.Module):
-    """Outputs [B, N, out] of the noised patches [B, N, in], each block conditioned by the backbone's tokens of the same places [B, N, W].
+    """Outputs [B, N, out] from noised patches [B, N, in]; each block is conditioned on the backbone's tokens at the same positions [B, N,
+    W].
 
-    A latent of many channels needs a network wider than the channels (RAE section 4); only these blocks pay for that width.
+    A latent of many channels needs a network wider than the channels (RAE section 4); only these blocks have that width.
     """
 
     def __init__(
@@ -30,7 +32,8 @@ class WideHead(nn.Module):
         rotary: bool,
         spacing: float = 1.0,
     ) -> None:
-        """``condition``: the backbone's width; ``side``: tokens a side, for rotary positions (it has no others), ``spacing`` apart."""
+        """``condition``: the backbone's width; ``side``: tokens per side, for rotary positions (it has no others); ``spacing``: their
+        distance."""
         super().__init__()
         self.depth, self.width = depth, width
         self.project = nn.Linear(condition, width) if condition != width else nn.Identity()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from svgbench.backends.open import FrozenEncoder
 from svgbench.config import schema
@@ -52,7 +53,7 @@ class AutoencoderTask:
             runtime,
         )
         loss, device = part.loss, runtime.torch_device
-        self.modules = {"tokenizer": tokenizer}
+        self.modules: dict[str, nn.Module] = {"tokenizer": tokenizer}
         self.optimisers = {"tokenizer": adam(tokenizer.parameters(), part.training.optimiser)}
         discriminator = None
         if loss.adversarial:
@@ -77,9 +78,9 @@ class AutoencoderTask:
         if gan:
             losses["discriminator"] = torch.zeros((), device=self._runtime.torch_device)
             for micro, y in zip(micros or [batch], outputs, strict=True):
-                loss = self._objective.discriminate(y, self._originals(micro), size=batch.size)
-                loss.backward()
-                losses["discriminator"] += loss.detach()
+                told_apart = self._objective.discriminate(y, self._originals(micro), size=batch.size)
+                told_apart.backward()
+                losses["discriminator"] += told_apart.detach()
             apply("discriminator")
         return losses
 
@@ -96,7 +97,9 @@ class AutoencoderTask:
     def _sums(self, features: Tensor, residual: Tensor | None) -> Tensor | None:
         """This process's sums for the alignment; None where it needs none."""
         alignment = self._tokenizer.alignment
-        return alignment.statistics_of(residual, features) if alignment is not None and alignment.needs_statistics else None
+        if residual is None or alignment is None or not alignment.needs_statistics:
+            return None
+        return alignment.statistics_of(residual, features)
 
     def _global(self, sums: Tensor | None) -> Tensor | None:
         """The sums of the global batch."""
@@ -106,9 +109,11 @@ class AutoencoderTask:
         """The last convolution's input and output [B, 3, H, W] in [-1, 1]."""
         latents = features
         if residual is not None:
-            aligned = self._tokenizer.alignment(residual, features, sums)
+            encoder, alignment = self._tokenizer.residual_encoder, self._tokenizer.alignment
+            assert encoder is not None and alignment is not None  # they make the residual
+            aligned = alignment(residual, features, sums)
             positions = micro.positions.to(features.device)
-            latents = torch.cat([features, self._tokenizer.residual_encoder.replace(aligned, positions, self._seed)], dim=1)
+            latents = torch.cat([features, encoder.replace(aligned, positions, self._seed)], dim=1)
         latents = noised(latents, micro.positions.to(features.device), seed=self._seed, tau=self._part.noise)
         hidden = self._tokenizer.decoder.before_last(latents)
         return hidden, self._tokenizer.decoder.conv_out(hidden)
@@ -126,11 +131,12 @@ class AutoencoderTask:
     @torch.no_grad()
     def _statistics_of(self, micros: list[Batch]) -> Tensor | None:
         """The alignment's sums before any piece needs them. No gradient flows through them, so a pass without a graph is exact."""
-        total = None
+        total: Tensor | None = None
         for micro in micros:
             with self._runtime.autocast(self._part.training.precision):
                 sums = self._sums(*self._parts(micro))
-            total = sums if total is None else total + sums
+            if sums is not None:
+                total = sums if total is None else total + sums
         return self._global(total)
 
     def _in_pieces(self, micros: list[Batch], sums: Tensor | None, gan: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -139,7 +145,7 @@ class AutoencoderTask:
         losses: dict[str, Tensor] = {}
         outputs, kept, weight = [], [], None
         if gan:
-            at_last = 0.0
+            at_last = torch.zeros((), device=self._runtime.torch_device)
             for micro in micros:
                 with torch.no_grad(), self._runtime.autocast(self._part.training.precision):
                     hidden, y = self._decode(micro, *self._parts(micro), sums)
@@ -162,7 +168,10 @@ class AutoencoderTask:
 
     @staticmethod
     def _combined(gradients: Gradients, weight: Tensor | None) -> Tensor:
-        return gradients.reconstruction if weight is None else gradients.reconstruction + weight * gradients.adversarial
+        if weight is None:
+            return gradients.reconstruction
+        assert gradients.adversarial is not None  # the weight comes from both
+        return gradients.reconstruction + weight * gradients.adversarial
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -208,12 +217,14 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
     ``features``: data set indices [B] -> frozen features [B, C, h, w]."""
     count = min(len(images), MOMENT_IMAGES)
     parts = list(blocks(count))
-    c = tokenizer.alignment.channels
+    alignment = tokenizer.alignment
+    assert alignment is not None  # asked for where there is a residual
+    c = alignment.channels
     total = torch.zeros(1 + c + c * c + 2 * tokenizer.feature_channels, dtype=torch.float64, device=runtime.torch_device)
     with runtime.progress("alignment moments", count) as bar:
         for number in runtime.shard(len(parts)):
             residual = tokenizer.residual(to_floats(images.batch(parts[number]), runtime.torch_device))
-            total += tokenizer.alignment.statistics_of(residual, features(parts[number]))
+            total += alignment.statistics_of(residual, features(parts[number]))
             bar.advance(len(parts[number]) * runtime.world)
     return runtime.all_reduce_(total)
 
@@ -225,7 +236,7 @@ def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
     counted = []
     for images_seen in (-1, start):
         probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2, images_seen=images_seen)
-        counted.append(count_flops(lambda batch=probe: task.update(batch, lambda name: None)) / 2)
+        counted.append(count_flops(partial(task.update, probe, lambda name: None)) / 2)
         for module in task.modules.values():
             module.zero_grad(set_to_none=True)
     return round((1 - share) * counted[0] + share * counted[1])

@@ -1,11 +1,11 @@
-"""A finished training goes on at another resolution without a new parameter (SVG, arXiv 2510.15301, appendix H).
+"""Continues a finished training at another resolution without new parameters (SVG, arXiv 2510.15301, appendix H).
 
-What changes with the resolution. The residual encoder keeps its learned table of positions, which it resamples bicubically to the grid of
-the images (``nets.residual``). Attention of a convolutional decoder stays on the levels that had it. Fixed positions (a ViT decoder's, the
-transformer's sines and cosines, rotary angles) are made for the larger grid, as ``continued.positions`` asks. The frozen alignment is fixed
-anew when training ends, and the statistics of the latents are measured on the new images. The optimiser, the moving average, the
-discriminator and REPA's projector begin anew: no artifact holds them. SVG's release has no code for another resolution than 256, and
-appendix H states epochs alone; batch and learning rate are those of the training before unless they are given.
+Changes with the resolution: the residual encoder keeps its learned table of positions, which it resamples bicubically to the grid of the
+images (``nets.residual``). A convolutional decoder keeps attention on the same levels. Fixed position embeddings (of a ViT decoder and of
+the transformer, sincos or rotary) are computed for the larger grid, by ``continued.positions``. The frozen alignment is fixed again when
+training ends, and the statistics of the latents are measured on the new images. The optimiser, the moving average, the discriminator and
+REPA's projector start anew, because no artifact holds them. SVG's release supports only a resolution of 256, and appendix H states only
+epochs; batch and learning rate are those of the earlier training unless they are given.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from svgbench.stages import diffusion as stage_two
 
 
 def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Stage 1 from the weights of the artifact ``start``; leaves what ``stages.autoencoder.train`` leaves."""
+    """Stage 1 from the weights of the artifact ``start``; writes the files of ``stages.autoencoder.train``."""
     step = _step(slice_)
     part = further_autoencoder(schema.Autoencoder.model_validate(slice_["autoencoder"]), step)
     changed = {"autoencoder": part.model_dump(mode="json"), "seed": _seed(slice_, "autoencoder"), "positions": step.positions}
@@ -31,7 +31,7 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
 
 
 def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Stage 2 from the averaged weights of the artifact ``start``; leaves what ``stages.diffusion.train`` leaves."""
+    """Stage 2 from the averaged weights of the artifact ``start``; writes the files of ``stages.diffusion.train``."""
     step = _step(slice_)
     part = further_diffusion(schema.Diffusion.model_validate(slice_["diffusion"]), step)
     changed = {"diffusion": part.model_dump(mode="json"), "seed": _seed(slice_, "diffusion"), "positions": step.positions}
@@ -39,12 +39,12 @@ def diffusion(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 
 def _step(slice_: dict[str, Any]) -> schema.Continuation:
-    """The last entry: those before it were trained by the start."""
+    """The last entry of ``continued``: the artifact ``start`` includes the earlier ones."""
     return schema.Continuation.model_validate(slice_["continued"][-1])
 
 
 def _seed(slice_: dict[str, Any], stage: str) -> int:
-    """A seed of the run's seed, so that order and noise are not those of the training before."""
+    """A seed derived from the run's seed, so that order and noise differ from the earlier training."""
     return draws.stream(slice_["seed"], f"continued/{stage}/{len(slice_['continued'])}") % 2**31
 
 

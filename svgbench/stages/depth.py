@@ -15,7 +15,7 @@ from torch import Tensor
 from svgbench.config import scoring
 from svgbench.images import crops
 from svgbench.images.crops import Crop
-from svgbench.images.dense_sets import DenseSet, ImagePair, open_set, read_depth
+from svgbench.images.dense_sets import DenseSet, ImagePair, opened, read_depth
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
@@ -32,7 +32,7 @@ PLAIN_SHARE = 100 / 38_400
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
     settings, seed = scoring.Depth.model_validate(slice_["scores"]["depth"]), slice_["seed"]
-    head, whole = settings.head, open_set("depth", settings.source, settings.identity)
+    head, whole = settings.head, opened("depth", settings)
     dataset = whole.limited(limit_of(slice_))
     run = open_run(
         dataset, inputs["autoencoder"], lambda channels, stride: DenseHead(channels, head.bins, seed=seed), sides=head.crop, runtime=runtime
@@ -43,7 +43,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     errors = errors_of(run, partial(depths_of, run, head), head, out, runtime)
     if runtime.is_main:
-        open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
+        opened("depth", settings, whole.identity)  # refused when a file changed while it was trained on
         write_errors(errors, run, head, slice_, out, "depth-linear", head.model_dump(mode="json", exclude={"checkpoint_images"}))
     return {"images_seen": head.total_images, "losses": losses}
 
@@ -62,7 +62,7 @@ def write_errors(
 def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair of a folder once, so that a depth map that cannot be used is named before hours of training."""
     settings = scoring.Depth.model_validate(slice_["scores"]["depth"])
-    head, dataset = settings.head, open_set("depth", settings.source, settings.identity)
+    head, dataset = settings.head, opened("depth", settings)
 
     def in_range(pair: ImagePair) -> int:
         depth = read_depth(dataset.root, pair).target
@@ -127,7 +127,8 @@ def errors_of(
         sample = read_depth(run.dataset.root, pair)
         truth = torch.from_numpy(sample.target).to(runtime.torch_device)
         mask = measures.counted(truth, head.nearest, head.farthest, eigen=head.border == "nyu")
-        depths = depths_of(sample.image, tuple(truth.shape), runtime.torch_device)
+        height, width = truth.shape
+        depths = depths_of(sample.image, (height, width), runtime.torch_device)
         return torch.stack([torch.tensor(measures.errors(depth, truth, mask), dtype=torch.float64) for depth in depths])
 
     table = evaluated(run, measured, (len(run.readings), 2), out, runtime, "depth").cpu()

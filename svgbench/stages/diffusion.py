@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class DiffusionTask:
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also where a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
-            sum(weights[name] * loss for name, loss in losses.items()).backward()
+            reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
             for name, loss in losses.items():
                 totals[name] += loss.detach()
         apply("sit")
@@ -138,7 +139,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     # what one image costs, and what the machine could do
     task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher)
     probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2)
-    flops = count_flops(lambda: sum(loss.sum() for loss in task.losses(probe).values()).backward()) // 2
+    flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(probe).values())).backward()) // 2
     for module in task.modules.values():
         module.zero_grad(set_to_none=True)
     rate = product_rate(runtime, part.training.precision)

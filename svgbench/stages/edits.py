@@ -107,7 +107,11 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     for start in STARTS:
         after = [t for t in grid if t > start]
         passed = sampling.steps - len(after)  # the schedule goes by the step's place on the whole grid
-        edited = euler(lambda x, t, step, passed=passed: velocity(x, t, step + passed), (1 - start) * noise + start * data, [start, *after])
+
+        def later(x: Tensor, t: float, step: int, passed: int = passed) -> Tensor:
+            return velocity(x, t, step + passed)
+
+        edited = euler(later, (1 - start) * noise + start * data, [start, *after])
         columns.append(_decoded(edited, tokenizer, stats))
     names = [collection.classes[label] for label in targets]
     how = {"targets": targets, "target_names": names, "starts": STARTS, "steps": sampling.steps, "guidance": sampling.guidance}

@@ -139,7 +139,7 @@ STAGES: tuple[Stage, ...] = (
 
 DIAGNOSES: tuple[Stage, ...] = (
     Stage(name="embedding", version=1, worker="svgbench.stages.diagnosis:embedding",
-          slice=(), needs=("images", "autoencoder", "statistics")),
+          slice=(), needs=("images", "autoencoder", "statistics"), first=("statistics",)),
     Stage(name="velocities", version=1, worker="svgbench.stages.diagnosis:velocities",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
     Stage(name="residual-left-out", version=1, worker="svgbench.stages.edits:residual_left_out",

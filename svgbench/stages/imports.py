@@ -63,6 +63,7 @@ def statistics(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
         whole = torch.ones(tokenizer.channels, dtype=torch.float64)
         stats = LatentStats(0 * whole, whole / part.scale)
     else:
+        assert part.statistics is not None  # the stage takes over the one or the other
         stats = read_statistics(part.statistics, channels=tokenizer.channels)
     write_statistics(stats, out, autoencoder=inputs["autoencoder"], images=0)
     return {}

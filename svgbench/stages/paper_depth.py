@@ -26,7 +26,7 @@ from svgbench.config.networks import Optimiser, Training
 from svgbench.config.paper_heads import PaperDepth
 from svgbench.images import crops, paper_crops
 from svgbench.images.crops import Crop
-from svgbench.images.dense_sets import DenseSet, open_set, read_depth
+from svgbench.images.dense_sets import DenseSet, opened, read_depth
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
@@ -41,7 +41,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings, head = scoring.Depth.model_validate(part["depth"]), PaperDepth.model_validate(part["paper"]["deconv"])
-    known, whole = settings.head, open_set("depth", settings.source, settings.identity)
+    known, whole = settings.head, opened("depth", settings)
     dataset = whole.limited(limit_of(slice_))
     training = Training(
         total_images=head.epochs * len(dataset.training), batch=head.batch, checkpoint_images=head.checkpoint_images,
@@ -59,7 +59,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     errors = errors_of(run, partial(depths_of, run, head), known, out, runtime)
     if runtime.is_main:
-        open_set("depth", settings.source, whole.identity)  # refused when a file changed while it was trained on
+        opened("depth", settings, whole.identity)  # refused when a file changed while it was trained on
         used = head.model_dump(mode="json", exclude={"checkpoint_images"})
         write_errors(errors, run, known, slice_, out, "paper-depth-deconv-slide", used)
     return {"images_seen": training.total_images, "losses": losses}
@@ -105,12 +105,13 @@ def depths_of(run: DenseRun, head: PaperDepth, image: Image.Image, size: tuple[i
     """Depth [H, W] of an image under each head: by windows and their mirror images, averaged."""
     pixels = np.asarray(paper_crops.enlarged(image, head.crop))
     whole = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
-    places = windows(*whole.shape[1:], head.crop, head.window_stride)
+    height, width = whole.shape[1:]
+    places = windows(height, width, head.crop, head.window_stride)
     cuts = cut(whole, places)
     latents = run.tokenizer.encode(torch.cat([cuts, cuts.flip(-1)]))
     depths = []
     for reading in run.readings.values():
         straight, mirrored = crops.resized(reading.head(latents[:, reading.channels]), (head.crop, head.crop)).chunk(2)
-        depth = averaged(list((straight + mirrored.flip(-1)) / 2), places, *whole.shape[1:])
+        depth = averaged(list((straight + mirrored.flip(-1)) / 2), places, height, width)
         depths.append(crops.resized(depth[None], size)[0, 0])
     return depths

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.config.schema import Autoencoder
+from svgbench.errors import BadConfig
 from svgbench.images.store import open_images
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
+from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.autoencoder import moments
 from svgbench.stages.tokenizers import Shape, build, open_frozen, open_tokenizer, to_floats
 
@@ -31,6 +33,10 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
     if settings.align == "batch":
         settings = settings.model_copy(update={"align": "frozen"})
     trained = open_tokenizer(inputs["autoencoder"], runtime)
+    if not isinstance(trained, Tokenizer) or trained.alignment is None:
+        raise BadConfig(
+            f"latents.align {mode}: the autoencoder has no residual whose alignment could be replaced; leave latents.align out."
+        )
     tokenizer = build(open_frozen(about["encoder"], device)[1], settings, Shape.of(about), device, replacement=mode)
     tokenizer.load_state_dict(trained.state_dict(), strict=False)  # all but the replacement's map
     tokenizer.eval().requires_grad_(False)
@@ -39,11 +45,13 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
         return tokenizer.features(to_floats(images.train.batch(indices), device))
 
     sums = moments(tokenizer, features, images.train, runtime)
+    own, replacement = tokenizer.alignment, tokenizer.replacement
+    assert own is not None and replacement is not None  # ``build`` made both
     if not trained.alignment.freezes:
-        tokenizer.alignment.freeze(sums)
-    tokenizer.replacement.freeze(sums)
-    if tokenizer.replacement.freezes:
-        tokenizer.replacement.inverse()  # refuses a map without one
+        own.freeze(sums)
+    replacement.freeze(sums)
+    if replacement.freezes:
+        replacement.inverse()  # refuses a map without one
     if runtime.is_main:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         about |= {"settings": settings.model_dump(mode="json"), "replacement": mode}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from svgbench.config.records import Score
 from svgbench.images import packed
@@ -21,7 +21,14 @@ def image_group(place: Path, split: str, images: ImageSet, count: int | None = N
     return ImageGroup(name=split, count=count or len(images), digest=digest)
 
 
-def probe_groups(inputs: dict[str, Path], collection: Images, count: int) -> dict[str, ImageGroup]:
+class ProbeGroups(TypedDict):
+    """The images behind a probe's score."""
+
+    train_images: ImageGroup
+    val_images: ImageGroup
+
+
+def probe_groups(inputs: dict[str, Path], collection: Images, count: int) -> ProbeGroups:
     """The images that a probe was trained on (the first ``count``) and those that it was evaluated on."""
     place = inputs["images"]
     return {"train_images": image_group(place, "train", collection.train, count), "val_images": image_group(place, "val", collection.val)}

@@ -80,7 +80,8 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
     part = slice_["scores"]
     val = open_images(inputs["images"]).val
     decoded = np.load(inputs["reconstructions"] / "reconstructions.npy", mmap_mode="r")
-    check_samples(decoded, None, len(val), size=tuple(val.batch(torch.arange(1)).shape[-2:]), distinct=False)
+    height, width = val.batch(torch.arange(1)).shape[-2:]
+    check_samples(decoded, None, len(val), size=(height, width), distinct=False)
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     left_out = part["perceptual"] == "lpips" and not part["lpips_weights"]
     perceptual = None if left_out else load_perceptual(part["perceptual"], part["lpips_weights"], device=runtime.torch_device)

@@ -28,7 +28,7 @@ from svgbench.config import scoring
 from svgbench.config.records import Score
 from svgbench.images import crops
 from svgbench.images.crops import Crop
-from svgbench.images.dense_sets import IGNORED, DenseSet, ImagePair, Sample, open_set, read_labelled
+from svgbench.images.dense_sets import IGNORED, DenseSet, ImagePair, Sample, opened, read_labelled
 from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER, Steps
 from svgbench.machine.files import write_atomic
@@ -54,7 +54,8 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     limits = {"train": settings.train_images, "val": None}
     cached = {split: latents_of(split, tokenizer, getattr(collection, split), inputs["statistics"], runtime) for split in limits}
     train, val = (cached[split].gather(Tensor.cpu, limit) for split, limit in limits.items())
-    masks = [torch.from_numpy(np.array(s.masks[: len(x)])) for s, x in ((collection.train, train), (collection.val, val))]
+    assert collection.train.masks is not None and collection.val.masks is not None  # else the run has no such stage
+    masks = [torch.from_numpy(np.array(m[: len(x)])) for m, x in ((collection.train.masks, train), (collection.val.masks, val))]
     scores: list[Score] = []
     steps = Steps(out / FOLDER, runtime.notify)
     for name, channels in channel_parts(tokenizer.feature_channels, tokenizer.channels).items():
@@ -117,7 +118,7 @@ def score_folder(
     name the protocol; ``distort``: a crop's pixels and its draws -> pixels of other colours."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
-    whole = open_set("segmentation", settings.source, settings.identity)
+    whole = opened("segmentation", settings)
     dataset = whole.limited(limit_of(slice_))
     run = open_run(dataset, inputs["autoencoder"], make, sides=(head.crop,), runtime=runtime)
     losses = train_heads(
@@ -126,7 +127,7 @@ def score_folder(
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
     if runtime.is_main:
-        open_set("segmentation", settings.source, whole.identity)  # refused when a file changed while it was trained on
+        opened("segmentation", settings, whole.identity)  # refused when a file changed while it was trained on
         details = (f"{head.classes}classes",)
         name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
@@ -141,7 +142,7 @@ def score_folder(
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
     settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
-    dataset, head = open_set("segmentation", settings.source, settings.identity), settings.head
+    dataset, head = opened("segmentation", settings), settings.head
     largest = int(head.crop * max(1.0, *head.scales))
 
     def labelled(pair: ImagePair) -> int:
@@ -182,7 +183,8 @@ def logits_of(run: DenseRun, sample: Sample, head: Frame, device: torch.device) 
     """Averaged logits [K, H, W] of each head on the image with its short side at ``head.crop``."""
     pixels = np.asarray(sample.image.resize(crops.scaled(sample.image.size, head.crop), Image.Resampling.BILINEAR))
     image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
-    places = windows(*image.shape[1:], head.crop, head.stride)
+    height, width = image.shape[1:]
+    places = windows(height, width, head.crop, head.stride)
     latents = run.tokenizer.encode(cut(image, places))
     outputs = (crops.resized(reading.head(latents[:, reading.channels]), (head.crop, head.crop)) for reading in run.readings.values())
-    return [averaged(list(each), places, *image.shape[1:]) for each in outputs]
+    return [averaged(list(each), places, height, width) for each in outputs]

@@ -24,6 +24,8 @@ from svgbench.nets.tokenizer import Codec, Tokenizer
 
 INTERVAL = "an interval of the median over repetitions"
 MILLION, GIGA = 1e6, 1e9
+WEIGHT = 4
+"""Bytes of a parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +134,21 @@ def _part(
     detail = {"multiply_adds": work.total, "operations": 2 * work.total, "multiply_adds_of_attention": work.attention}
     yield Score(metric=f"{name}_gflops", value=work.total / GIGA, count=1, protocol=counted, detail=detail)
     yield from _times(name, call, rows, terms, runtime, images=f"{side}px")
-    reset_peak(runtime.torch_device)
-    call(rows)
-    peak = peak_memory(runtime.torch_device)
-    whose = "the device's allocator" if runtime.torch_device.type == "cuda" else "the whole process"
+    peak, whose = _peak(lambda: call(rows), parameters, runtime.torch_device)
     made = _protocol("peak memory", terms, runtime, f"{side}px", len(rows), (whose,))
     yield Score(metric=f"{name}_peak_gb", value=peak / GIGA, count=len(rows), protocol=made)
+
+
+def _peak(call: Callable[[], Any], parameters: int, device: torch.device) -> tuple[int, str]:
+    """Bytes of one call at the highest, and of what: on a GPU of the part's own weights and what the call takes beside them, without the
+    networks that are there too; on a CPU of the whole process."""
+    reset_peak(device)
+    if device.type != "cuda":
+        call()
+        return peak_memory(device), "the whole process"
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return peak_memory(device) - before + WEIGHT * parameters, "own weights and one call"
 
 
 def _times(
@@ -155,12 +166,17 @@ def _times(
     one, many = rows[:1].contiguous(), len(rows)
     alone = timed(lambda: call(one), device, warm_up=terms.warm_up, repetitions=terms.repetitions)
     made = _protocol("latency", terms, runtime, images, 1, how)
-    ends = {"low": 1e3 * alone.low, "high": 1e3 * alone.high, "detail": {"interval": INTERVAL}}
-    yield Score(metric=f"{name}_latency_ms", value=1e3 * alone.seconds, count=1, protocol=made, **ends)
+    detail = {"interval": INTERVAL}
+    yield Score(
+        metric=f"{name}_latency_ms", value=1e3 * alone.seconds, low=1e3 * alone.low, high=1e3 * alone.high, count=1, protocol=made,
+        detail=detail,
+    )  # fmt: skip
     together = timed(lambda: call(rows), device, warm_up=terms.warm_up, repetitions=terms.repetitions)
     made = _protocol("throughput", terms, runtime, images, many, how)
-    ends |= {"low": many / together.high, "high": many / together.low}
-    yield Score(metric=f"{name}_images_per_s", value=many / together.seconds, count=many, protocol=made, **ends)
+    yield Score(
+        metric=f"{name}_images_per_s", value=many / together.seconds, low=many / together.high, high=many / together.low, count=many,
+        protocol=made, detail=detail,
+    )  # fmt: skip
 
 
 def _protocol(measure: str, terms: Terms, runtime: Runtime, images: str, batch: int, how: tuple[str, ...]) -> Protocol:

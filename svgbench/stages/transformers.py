@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from svgbench.nets.sit import SiT
 from svgbench.stages.graph import WEAK, snapshot
 
 
-def write_description(out: Path, sizes: dict[str, Any], classes: list[str], *, objective: str, prediction: str = "velocity") -> None:
+def write_description(out: Path, sizes: dict[str, Any], classes: Sequence[str], *, objective: str, prediction: str = "velocity") -> None:
     """``sit.json``: what ``open_transformer`` needs beside the weights."""
     content = {"sizes": sizes, "classes": classes, "objective": objective, "prediction": prediction}
     write_atomic(out / "sit.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())

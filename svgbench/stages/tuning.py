@@ -23,14 +23,15 @@ def candidate(shift: float) -> str:
 
 def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """``choice.json``: ``shift``, the candidate of the lowest gFID (the first of equal ones); ``candidates``, the score of each; ``text``,
-    how they were compared; ``edge``, whether the choice is the least or the largest candidate, beyond which a better one may lie."""
+    how they were compared; ``edge``, whether the choice is the smallest or largest candidate, so that a better shift may lie outside their
+    range."""
     tuning = Tuning.model_validate(slice_["sampling"]["tuning"])
     rows = []
     for shift in tuning.shifts:
         scores = json.loads((inputs[candidate(shift)] / "scores.json").read_bytes())
         score = next((score for score in scores if score["metric"] == "gfid"), None)
         if score is None:
-            raise SvgbenchError(f"{inputs[candidate(shift)]}: has no gFID, by which the shift is tuned; give sampling.shift a number.")
+            raise SvgbenchError(f"{inputs[candidate(shift)]}: has no gFID, so the shift cannot be tuned; set sampling.shift to a number.")
         rows.append({"shift": shift, "gfid": score["value"], "low": score["low"], "high": score["high"], "count": score["count"]})
     best = min(rows, key=lambda row: row["gfid"])
     made = {
@@ -46,13 +47,13 @@ def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 
 
 def chosen(place: Path | None) -> dict[str, Any] | None:
-    """What a finished choice holds; None without one."""
+    """The content of a finished choice; None if there is none."""
     return None if place is None else json.loads((place / CHOICE).read_bytes())
 
 
 def sentence(made: dict[str, Any]) -> str:
-    """A choice for people."""
+    """The choice as a sentence."""
     scores = ", ".join(f"{row['gfid']:.2f} at {row['shift']:g}" for row in made["candidates"])
     tuning = made["tuning"]
-    edge = "; it is at the edge of the candidates, and a better one may lie beyond" if made["edge"] else ""
+    edge = "; it is the smallest or largest candidate, so a better one may lie outside their range" if made["edge"] else ""
     return f"sampling shift tuned to {made['shift']:g}: gFID {scores} (seed {tuning['seed']}, {tuning['steps']} steps){edge}."

@@ -148,8 +148,8 @@ def _read(place: Path, store: Store | None) -> RunRecord:
     for name, content in raw.items():
         if digests and hashlib.sha256(content).hexdigest() != digests.get(name):
             raise BrokenArtifact(f"{place / name}: its bytes are not those that run.json lists; {AGAIN}")
-    for stage, key, wanted in entries if store else ():
-        if wanted is not None and store.digest(stage, key) not in (wanted, None):
+    for stage, key, wanted in entries:
+        if wanted is not None and store is not None and store.digest(stage, key) not in (wanted, None):
             _check_made_again(store, stage, key)
     if not kept:
         raise BrokenArtifact(f"{place}: its scores were written by an earlier version; {AGAIN}")

@@ -20,8 +20,8 @@ from svgbench.tables.table import Cell, Table
 COLUMNS = ["contrast", "metric", "difference", "seeds", "expected", "p", "p (Holm)", f"holds at {100 * LEVEL:g} %", "declared"]
 EXPECTED = {"two-sided": "other than 0", "less": "below 0", "greater": "above 0"}
 LATE = (
-    "added after the runs, or not recorded before them: some of these scores existed when it was declared, so it is exploratory; "
-    "corrected over all contrasts, the others over those declared before"
+    "added after the runs, or not recorded before them: some of these scores existed when it was declared, so it is exploratory. "
+    "Its p is corrected over all contrasts, the p of the others over those declared before the runs"
 )
 
 
@@ -35,7 +35,7 @@ class _Tested(NamedTuple):
     """One of the scores, for its protocol and count."""
     remarks: list[str]
     early: str | None
-    """When it was declared, where that was before the runs."""
+    """Time of the declaration if it was before the runs, else None."""
 
     @property
     def p(self) -> float | None:
@@ -45,7 +45,8 @@ class _Tested(NamedTuple):
 def contrast_table(
     contrasts: Sequence[Contrast], records: Sequence[RunRecord], cells: Mapping[str, str], known: Mapping[str, Mapping[str, Any]]
 ) -> Table:
-    """One row a contrast. ``cells``: name of each run of the experiment -> its cell; ``known``: entries of ``lab.contrasts.declared``."""
+    """One row for each contrast. ``cells``: name of each run of the experiment -> its cell; ``known``: entries of
+    ``lab.contrasts.declared``."""
     tested = [_tested(contrast, records, cells, known) for contrast in contrasts]
     corrected = [_corrected(one, tested) for one in tested]
     marks, rows = Footnotes(), []
@@ -62,15 +63,15 @@ def contrast_table(
     table.notes = [
         "difference: the first cell minus the second at the same seed, mean ± half of the 95 % t-interval; p: paired t-test over seeds, "
         "one-sided where the expected sign is given",
-        f"p (Holm): corrected over the {len(contrasts)} contrasts of this experiment, so that the chance of one false claim or more among "
-        f"them stays below {100 * LEVEL:g} %; a contrast that cannot be tested yet counts",
+        f"p (Holm): corrected over the {len(contrasts)} contrasts of this experiment, so that the probability of any false positive among "
+        f"them stays below {100 * LEVEL:g} %; contrasts that cannot be tested yet are counted",
         *marks.notes(),
     ]
     return table
 
 
 def _corrected(one: _Tested, every: Sequence[_Tested]) -> float | None:
-    """Holm's p of a contrast in its family: those declared before the runs, or all for one that was not."""
+    """Holm's p of a contrast. The correction is over the contrasts declared before the runs, or over all contrasts if this one was not."""
     if one.p is None:
         return None
     family = [other for other in every if other.early] if one.early else list(every)
@@ -90,17 +91,17 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
         absent = [(cell, side) for cell, side, scores in zip(contrast.between, sides, (one, other), strict=True) if not scores]
         elsewhere = [cell for cell, side in absent if any(row["metric"] == contrast.metric for record in side for row in record.scores)]
         missing = [cell for cell, _ in absent if cell not in elsewhere]
-        remarks += [f"no score yet of {' and '.join(missing)}"] if missing else []
+        remarks += [f"no score yet for {' and '.join(missing)}"] if missing else []
         remarks += [f"{' and '.join(elsewhere)}: scored, but not as this contrast compares ({_way(contrast)})"] if elsewhere else []
-        remarks += [] if absent else ["no seed that both cells have a score of"]
+        remarks += [] if absent else ["no seed for which both cells have a score"]
         return _Tested(contrast, {}, None, remarks, early)
     made = [_apart(one[seed], other[seed]) for seed in seeds]
     if any(not comparable for comparable, _ in made):
-        remarks.append(f"not comparable, the protocols differ in {next(how for comparable, how in made if not comparable)}")
+        remarks.append(f"not comparable: the protocols differ in {next(how for comparable, how in made if not comparable)}")
         return _Tested(contrast, {}, None, remarks, early)
     remarks += list(dict.fromkeys(f"the cells differ by design in {how}" for _, how in made if how))
     if len(seeds) < 2:
-        remarks.append("one seed: no test; run two or more")
+        remarks.append("one seed: no test is possible; run two or more")
     weights = [set().union(*(weights_of(record) for record in side)) for side in sides]
     if all(len(files) == 1 for files in weights) and weights[0] != weights[1]:
         remarks.append(PAIR)
@@ -152,7 +153,7 @@ def _ways(contrast: Contrast) -> list[str]:
 
 
 def _difference(one: _Tested) -> Cell:
-    """The mean difference and its interval; a dash where there is none."""
+    """The mean difference and its interval; a dash if there is none."""
     values = list(one.differences.values())
     if not values or one.score is None:
         return Cell("-")
@@ -160,7 +161,7 @@ def _difference(one: _Tested) -> Cell:
     half = half_interval(values) if len(values) > 1 else None
     text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
     hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in one.differences.items())
-    ends = {} if half is None else {"low": centre - half, "high": centre + half}
+    ends: dict[str, Any] = {} if half is None else {"low": centre - half, "high": centre + half}
     return Cell(text, value=centre, hint=hint, metric=one.score["metric"], count=one.score["count"], protocol=one.score["protocol"], **ends)
 
 

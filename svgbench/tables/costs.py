@@ -12,18 +12,20 @@ from svgbench.tables.layouts import Layout, contested
 from svgbench.tables.paper_tables import paper_tables
 from svgbench.tables.published import published
 from svgbench.tables.standings import BY_IMAGES
-from svgbench.tables.table import Table
+from svgbench.tables.table import Cell, Table
 
-INTERVAL = "value (low, high): the median of the repetitions, and the interval that holds the true median with 95 %"
+INTERVAL = "value (low, high): the median of the repetitions and its 95 % confidence interval"
 LAYOUT = "cost"
 """The layout that shows them."""
 BY_REPETITIONS = "by their intervals over repetitions (5 %, Holm's correction over the column); counts have none"
+WHOLE = "the whole process"
+"""What a CPU's peak memory is of: Python, the libraries and the networks measured before are in it."""
+NOT_RANKED = "peak memory of the whole process is not ranked: Python, its libraries and networks that were measured before are in it"
 RANDOM = "random weights: what a network costs does not depend on their values"
 
 
 def cost_records(out: Path) -> list[RunRecord]:
-    """A record, as of a run, for each measured cost under ``out``; its row is named after the tokenizer, and says where weights are
-    random."""
+    """A record (as of a run) for each measured cost under ``out``. Its row has the name of the tokenizer and notes random weights."""
     records = []
     for path, about in read_costs(out).items():
         name = about["name"] + (" (random weights)" if about["random_weights"] else "")
@@ -40,14 +42,26 @@ def cost_records(out: Path) -> list[RunRecord]:
 
 
 def cost_tables(out: Path, layout: Layout, *, against: str | None = None) -> list[Table]:
-    """The costs measured under ``out`` in a layout, differences from the row ``against``, and the published ones. BadInput where none was
-    measured."""
+    """The costs measured under ``out`` in a layout, differences from the row ``against``, and published costs. Raises BadInput when none
+    was measured."""
     records = cost_records(out)
     if not records:
         raise BadInput(f"{out} holds no measured cost; measure one first, for example: svgbench cost dinov3.")
     tables = paper_tables(layout, records, published(), contested(), against=against)
     notes = [INTERVAL if note.startswith("value (low, high)") else note for note in tables[0].notes]
     tables[0].notes = [note.replace(BY_IMAGES, BY_REPETITIONS) for note in notes]
+    if any(_of_the_process(cell) for row in tables[0].rows for cell in row):
+        tables[0].rows = [[_unmarked(cell) if _of_the_process(cell) else cell for cell in row] for row in tables[0].rows]
+        tables[0].notes.append(NOT_RANKED)
     if any("(random weights)" in record.name for record in records):
         tables[0].notes.append(RANDOM)
     return tables
+
+
+def _of_the_process(cell: str) -> bool:
+    return isinstance(cell, Cell) and str(cell.facts.get("metric", "")).endswith("_peak_gb") and WHOLE in cell.facts["protocol"]
+
+
+def _unmarked(cell: str) -> str:
+    """The same number without a place in its column."""
+    return Cell(cell, value=cell.value, hint=cell.hint, **cell.facts) if isinstance(cell, Cell) else cell

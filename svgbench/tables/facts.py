@@ -79,7 +79,8 @@ def _millions(count: int) -> str:
 def _hours(row: Row) -> str:
     """Device-hours of training a seed (autoencoder, and diffusion up to the images seen; also of a training that it continues), and the
     kind of device."""
-    hours, devices = [], {}
+    hours: list[float] = []
+    devices: dict[str, None] = {}
     for record in row.records:
         stages = [stage for name in ("autoencoder", "diffusion") if (stage := record.stage(name)) is not None]
         before = [stage for stage in record.behind if stage["why"] == "start" and stage["stage"] in TRAININGS]

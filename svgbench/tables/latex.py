@@ -7,7 +7,7 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 
-from svgbench.tables.table import Table, place_of
+from svgbench.tables.table import Table, place_of, what_and_how
 
 HEAD = "% needs \\usepackage{booktabs} and \\usepackage{array}"
 COLUMN, TEXT = 52, 78
@@ -83,7 +83,7 @@ def _groups(table: Table) -> list[list[int]]:
 
 def _head(title: str) -> str:
     """A column's title up to its first comma, without its mark."""
-    return MARK.sub("", title).partition(", ")[0]
+    return what_and_how(MARK.sub("", title))[0]
 
 
 def _letters(table: Table, columns: Sequence[int]) -> float:

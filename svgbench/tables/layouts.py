@@ -80,14 +80,14 @@ class Column(Part):
 
 
 class Mark(Part):
-    """A column of marks: a row has one where its number comes near enough to the best of the table."""
+    """A column of marks: a row gets a mark when its number is close enough to the best of the table."""
 
     title: str
     metric: str
     within: Positive
     """The largest relative distance from the best number."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"
-    """As of a column."""
+    """As for a column."""
 
     @model_validator(mode="after")
     def _known(self) -> Mark:
@@ -112,7 +112,7 @@ class Ratios(Part):
 
 
 class Surface(Part):
-    """A table with one field of the samples' protocol down and another across; the layout's ``rows`` tell its tokenizers apart."""
+    """A table whose rows and columns are two fields of the samples' protocol; the layout's ``rows`` distinguish its tokenizers."""
 
     down: str
     across: str
@@ -122,7 +122,7 @@ class Surface(Part):
         known = [f"sampling.{name}" for name, field in SamplingProtocol.model_fields.items() if field.annotation in (int, float)]
         for name in (self.down, self.across):
             if name not in known:
-                raise ValueError(f"no number of a sampling protocol is named '{name}'.{closest(name, known)[:-1]}")
+                raise ValueError(f"a sampling protocol has no numeric field '{name}'.{closest(name, known)[:-1]}")
         return self
 
 
@@ -132,7 +132,7 @@ class Layout(Part):
     name: str
     title: str
     paper: str = ""
-    """The table or figure of arXiv 2510.15301 whose layout it is."""
+    """The table or figure of arXiv 2510.15301 that has this layout."""
     grids: tuple[str, ...] = ()
     """The experiments that are shown in it."""
     rows: tuple[str, ...] = ()
@@ -141,7 +141,7 @@ class Layout(Part):
     """Fields of the protocol in which rows may differ by design: each row shows them, and rows are ranked across them."""
     columns: tuple[Column, ...] = Field(min_length=1)
     marks: tuple[Mark, ...] = ()
-    """Columns of marks behind the numbers."""
+    """Columns of marks, right of the numbers."""
     surface: Surface | None = None
     """Instead of a row for each run: the metric of the first column, by two fields of the protocol."""
     published: tuple[Rows, ...] = ()
@@ -156,12 +156,12 @@ class Layout(Part):
                 if name not in known:
                     raise ValueError(f"no {what} named '{name}'.{closest(name, known)[:-1]}")
         if len({MEASURES[column.metric].group == "cost" for column in self.columns}) > 1:
-            raise ValueError("columns of costs, which `svgbench cost` measures, and of scores of runs are in two tables; split the layout")
+            raise ValueError("a table cannot mix columns of `svgbench cost` with scores of runs; split the layout")
         return self
 
     @property
     def of_costs(self) -> bool:
-        """Whether its columns are what `svgbench cost` measures."""
+        """Whether its columns are measured by `svgbench cost`."""
         return MEASURES[self.columns[0].metric].group == "cost"
 
 

@@ -1,4 +1,4 @@
-"""The notes of tables in which rows differ in their alignment, but the diffusion model sees no difference.
+"""The notes of tables with rows whose alignments differ, although the diffusion model sees no difference.
 
 Latents that are standardised channel by channel lose what an alignment does to each channel: of a residual r, (a r + b - (a m + b)) / (a s)
 is (r - m) / s.
@@ -16,12 +16,12 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.table import Cell, Table
 
 STAGE_1 = ("autoencoder", "imported-autoencoder")
-WHY = "which latents.standardise channel takes back"
+WHY = "which latents.standardise channel undoes"
 
 
 def note_one_function(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Adds to every table of samples' scores which of its rows are one function of the image to the diffusion model, and which others
-    differ by the training of stage 1 alone."""
+    """Adds a note to every table of samples' scores: which of its rows give the diffusion model the same latents, and which others differ
+    only by the training of stage 1."""
     unseen = [(record, parts) for record in records if (parts := _unseen(record)) is not None]
     same = _groups((canonical([*parts, record.seed, weights]), record) for record, parts in unseen if (weights := _weights(record)))
     alike = _groups((canonical(parts), record) for record, parts in unseen)
@@ -31,21 +31,20 @@ def note_one_function(tables: Sequence[Table], records: Sequence[RunRecord]) -> 
             for rows in same:
                 if shown.issuperset(rows):
                     table.notes.append(
-                        f"one function of the image: {_listed(rows)} give the diffusion model the same latents, because they have the same "
-                        f"weights of stage 1 and their alignments only scale and shift channels, {WHY}; the gFID of these rows differs "
-                        "by rounding alone"
+                        f"same latents: {_listed(rows)} give the diffusion model the same latents, because they share the weights of stage "
+                        f"1 and their alignments only scale and shift channels, {WHY}; the gFID of these rows differs only by rounding"
                     )
             for rows in alike:
                 if shown.issuperset(rows) and rows not in same:
                     table.notes.append(
-                        f"seen through stage 1 alone: the alignments of {_listed(rows)} only scale and shift channels, {WHY}; what these "
-                        "rows differ by comes from the training of stage 1"
+                        f"equal up to stage 1: the alignments of {_listed(rows)} only scale and shift channels, {WHY}; any "
+                        "difference between these rows comes from the training of stage 1"
                     )
 
 
 def _unseen(record: RunRecord) -> list[Any] | None:
-    """What must be equal between runs whose alignments the diffusion model does not see; None for a run whose alignment it sees, or
-    that has none to see."""
+    """The settings that must be equal for two runs whose alignments have no effect on the diffusion model. None for a run without
+    alignment, or with one that has an effect."""
     config = record.config()
     autoencoder, latents = config.get("autoencoder") or {}, config.get("latents") or {}
     if record.about.get("kind") == "codec" or "align" not in autoencoder or not autoencoder["residual"]["channels"]:
@@ -60,7 +59,7 @@ def _unseen(record: RunRecord) -> list[Any] | None:
 
 
 def _weights(record: RunRecord) -> str | None:
-    """Key of the trained or imported stage 1; None where the latents depend on the batch."""
+    """Key of the trained or imported stage 1; None when the latents depend on the batch."""
     config = record.config()
     if config["autoencoder"]["align"] == "batch" and not config["latents"].get("align"):
         return None
@@ -68,7 +67,7 @@ def _weights(record: RunRecord) -> str | None:
 
 
 def _groups(keyed: Iterable[tuple[str, RunRecord]]) -> list[tuple[str, ...]]:
-    """Two or more rows whose runs share a key, in the order of the runs; each such set of rows once."""
+    """Sets of two or more rows whose runs have the same key, in the order of the runs."""
     rows: dict[str, dict[str, None]] = {}
     order: dict[str, int] = {}
     for key, record in keyed:

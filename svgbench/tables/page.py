@@ -1,4 +1,4 @@
-"""One self-contained HTML page: sortable tables, curves, sample sheets. Reads without script, network or colour vision."""
+"""One self-contained HTML page: sortable tables, curves, sample sheets. Readable without script, network or colour vision."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from svgbench.tables.figures.inline_sheets import RunSheets, SampleSheet, embedd
 from svgbench.tables.figures.series import panels
 from svgbench.tables.labels import row_numbers, row_of
 from svgbench.tables.provenance import made_by
-from svgbench.tables.table import Cell, Table, leading, place_of
+from svgbench.tables.table import Cell, Table, leading, place_of, what_and_how
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""The browser itself refuses whatever the page would load from elsewhere."""
+"""Makes the browser refuse to load anything from elsewhere."""
 KINDS = {
     "measured": "", "differences": "paired by seed", "contrasts": "paired by seed, Holm's correction",
     "published": "published elsewhere, not ranked",
     "ratios": "computed from the curves above", "cost": "",
 }  # fmt: skip
 HERE = Path(__file__).parent
+PROSE = 40
+"""Letters; a longer text is set in several lines."""
 
 
 class _Figure(NamedTuple):
@@ -40,7 +42,7 @@ class _Figure(NamedTuple):
 
 def report_page(tables: Sequence[Table], records: Sequence[RunRecord], out: Path, *, title: str, asks: str = "") -> str:
     """The page of a report: the question it ``asks``, its tables, the curves and samples of its runs, and the PNG figures in
-    ``out/figures`` of them alone."""
+    ``out/figures`` that show only these runs."""
     drawn = [panel for over in ("steps", "images_seen") for way in ("none", "most") for panel in panels(records, over, way)]
     figures = [figure for path in sorted((out / "figures").glob("*.png")) if (figure := _figure_of(path, {r.name for r in records}))]
     rows = row_numbers(records)
@@ -60,10 +62,12 @@ def page(
     sheets: Sequence[RunSheets] = (),
     figures: Sequence[_Figure] = (),
 ) -> str:
-    """Tables, and what is drawn of them, as one HTML document. ``rows``: name of each row -> its number, which is its colour."""
+    """Tables, charts, samples and figures as one HTML document. ``rows``: name of each row -> its number, which determines its colour."""
     tables, title = [table.plain() for table in tables], printable(title)
     sections = [(f"table-{i}", table.title, _section(table, i, rows)) for i, table in enumerate(tables)]
-    costs = {f"table-{i}" for i, table in enumerate(tables) if table.kind == "cost"}  # last: long, and of interest to few
+    costs = {
+        f"table-{i}" for i, table in enumerate(tables) if table.kind == "cost"
+    }  # last, because they are long and few readers need them
     if charts:
         body = f'<section id="curves"><h2>Curves</h2><div class="charts">{"".join(charts)}</div></section>'
         first = next((i for i, table in enumerate(tables) if table.kind == "ratios"), min(1, len(sections)))
@@ -75,7 +79,7 @@ def page(
     if figures:
         sections.append(("figures", "Figures", f'<section id="figures"><h2>Figures</h2>{"".join(map(_figure, figures))}</section>'))
     sections.sort(key=lambda section: section[0] in costs)
-    beside = {table.title for table in tables if table.kind in ("published", "differences")}  # they follow their own table
+    beside = {table.title for table in tables if table.kind in ("published", "differences")}  # these follow the table that they belong to
     links = "".join(f'<li><a href="#{name}">{escape(heading)}</a></li>' for name, heading, _ in sections if heading not in beside)
     question = f'<p class="asks">{escape(printable(asks))}</p>' if asks else ""
     style, script = ((HERE / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
@@ -111,7 +115,7 @@ def _section(table: Table, number: int, rows: Mapping[str, int]) -> str:
 
 
 def _header(table: Table, column: int) -> str:
-    """A column's head: a button that sorts, and on hover or focus the protocol its mark refers to."""
+    """A column's header: a button that sorts; hover or focus shows the protocol to which its mark refers."""
     text = table.columns[column]
     mark = re.search(r" (\[\d+\])$", text)
     hint = next((note for note in table.notes if mark and note.startswith(mark[1])), "")
@@ -122,14 +126,15 @@ def _header(table: Table, column: int) -> str:
 
 
 def _cell(table: Table, column: int, text: str, rows: Mapping[str, int]) -> str:
-    """A cell: the first of a row is its head, with the row's colour; a number sorts by what its text rounds."""
+    """A cell. The first cell of a row is its header, with the row's colour. Numbers are sorted by their unrounded value."""
     value = text.value if isinstance(text, Cell) else leading(text) if table.is_numeric(column) else None
     data = "" if value is None else f' data-value="{value!r}"'
     if column == 0:
         name = re.sub(r"(?<=\w)([.-])(?=[A-Za-z])", r"\1<wbr>", _marked(text))  # a run's name breaks between its words
         row = None if table.kind == "published" else row_of(str(text), rows)
         return f'<th scope="row">{"" if row is None else swatch(rows[row])}{name}</th>'
-    classes = [*(["num"] if table.is_numeric(column) else []), *([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
+    classes = ["num"] if table.is_numeric(column) else ["prose"] if len(text) > PROSE else []
+    classes += [*([("best", "second")[place_of(text) - 1]] if place_of(text) else [])]
     kind = f' class="{" ".join(classes)}"' if classes else ""
     place = {1: '<span class="unseen">best: </span>', 2: '<span class="unseen">second best: </span>'}.get(place_of(text), "")
     hint = f' title="{escape(text.hint)}" tabindex="-1"' if isinstance(text, Cell) and text.hint else ""
@@ -137,24 +142,24 @@ def _cell(table: Table, column: int, text: str, rows: Mapping[str, int]) -> str:
 
 
 def _marked(text: str) -> str:
-    """Text with its footnote marks raised and its interval in the background."""
+    """Text with superscript footnote marks and a dimmed interval."""
     shown = re.sub(r" ?\[([a-z]{1,2}|\d+)\]", r"&nbsp;<sup>\1</sup>", escape(str(text)))
     return re.sub(r"( ± [\d.,]+|(?<=\d) \([^()]*\))", r'<span class="around">\1</span>', shown)
 
 
 def _headed(text: str) -> str:
-    """A column's title: what is measured with its arrow, and on a line of its own how."""
-    what, comma, how = text.partition(", ")
-    return re.sub(r" (?=[↓↑])", "&nbsp;", _marked(what)) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if comma else "")
+    """A column's title: the metric with its arrow, and the settings on a second line."""
+    what, how = what_and_how(text)
+    return re.sub(r" (?=[↓↑])", "&nbsp;", _marked(what)) + (f'<small><span class="unseen">, </span>{_marked(how)}</small>' if how else "")
 
 
 def _noted(note: str) -> str:
-    """A note, its mark in front, breakable at the separators of a protocol."""
+    """A note with its mark; lines may break at the separators of a protocol."""
     return re.sub(r"^\[(\w+)\]", r'<b class="mark">\1</b>', escape(note).replace("/", "/<wbr>"))
 
 
 def _samples(runs: Sequence[RunSheets]) -> str:
-    """The sheets of all runs behind one slider of steps and one choice of guidance."""
+    """The sheets of all runs, with one slider for the steps and one choice of guidance."""
     steps = sorted({sheet.steps for run in runs for sheet in run.sheets})
     scales = sorted({sheet.guidance for run in runs for sheet in run.sheets})
     choices = "".join(
@@ -163,8 +168,8 @@ def _samples(runs: Sequence[RunSheets]) -> str:
     last = len(steps) - 1
     slider = f'<input type="range" id="steps" min="0" max="{last}" step="1" value="{last}" aria-valuetext="{steps[-1]} steps">'
     return (
-        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not chosen by hand: the same classes and, '
-        f'for latents of one shape, the same noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
+        '<section id="samples"><h2>Samples</h2><p>The first samples of each row\'s first seed, not selected by hand: the same classes and, '
+        f'for latents of the same shape, the same noise.</p><form class="ways" data-steps="{escape(json.dumps(steps))}">'
         f'<label for="steps">Sampling steps</label>{slider}<output for="steps">{steps[-1]}</output>'
         f"<fieldset><legend>Guidance</legend>{choices}</fieldset></form>"
         f'<div class="sheets">{"".join(_sheets(run, steps[-1], scales[0]) for run in runs)}</div></section>'
@@ -172,7 +177,7 @@ def _samples(runs: Sequence[RunSheets]) -> str:
 
 
 def _sheets(run: RunSheets, steps: int, guidance: float) -> str:
-    """The sheets of a run, of which one is shown."""
+    """The sheets of a run; one of them is visible."""
     images = ""
     for sheet in run.sheets:
         hidden = "" if (sheet.steps, sheet.guidance) == (steps, guidance) else " hidden"
@@ -188,7 +193,7 @@ def _alt(name: str, sheet: SampleSheet) -> str:
 
 
 def _figure_of(path: Path, runs: set[str]) -> _Figure | None:
-    """A PNG figure with the title and caption of the JSON file beside it; None where that names other runs than these, or none."""
+    """A PNG figure with the title and caption of the JSON file beside it; None if that file names other runs, or none."""
     try:
         content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         shown = {run for one in content["tokenizers"] for run in one["runs"]}
@@ -198,7 +203,7 @@ def _figure_of(path: Path, runs: set[str]) -> _Figure | None:
 
 
 def _figure(figure: _Figure) -> str:
-    """A figure; its title is in the picture, and here for those who do not see it."""
+    """A figure; its title is in the picture, and in the text for screen readers."""
     title, caption = escape(figure.title), escape(figure.caption)
     image = f'<img src="{embedded(figure.path)}" alt="{caption}">'
     return f'<figure class="drawn"><h3 class="unseen">{title}</h3>{image}<figcaption>{caption}</figcaption></figure>'

@@ -167,7 +167,8 @@ def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dic
         wanted = column.latents if column.latents != "whole" else "both" if "both" in parts else "features"
         return [((None, None), s) for s in matching if s["detail"].get("latents") in (None, wanted)]
     guided = [s["guidance"] for s in matching if s["guidance"] != 1]
-    scale = {"none": 1.0, "most": max(guided, default=None), "all": "all"}.get(column.guidance, column.guidance)  # type: ignore[call-overload]
+    named: dict[Any, Any] = {"none": 1.0, "most": max(guided, default=None), "all": "all"}
+    scale = named.get(column.guidance, column.guidance)
     matching = [s for s in matching if scale in ("all", s["guidance"])]
     steps = max((s["steps"] for s in matching), default=0) if column.steps == "most" else column.steps
     return [((s["steps"], s["guidance"]), s) for s in matching if steps in ("all", s["steps"])]
@@ -225,7 +226,8 @@ def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
     steps, guidance = key
     if key == (None, None):
         steps = column.steps if isinstance(column.steps, int) else None
-        guidance = {"none": 1.0, "most": None, "all": None}.get(column.guidance, column.guidance)  # type: ignore[call-overload]
+        named: dict[Any, Any] = {"none": 1.0, "most": None, "all": None}
+        guidance = named.get(column.guidance, column.guidance)
         if column.guidance == "most" and cell.get("guidance") == 1:
             return False
     return all(wanted in (None, cell.get(name, wanted)) for name, wanted in (("steps", steps), ("guidance", guidance)))
@@ -235,7 +237,7 @@ def _of_row(row: Row, record: RunRecord, cell: dict[str, float]) -> bool:
     """Whether a failed node is of the point of the training that a row shows, where a run has a row for each."""
     stage = record.stage("diffusion")
     total = stage["cost"].get("images_seen") if stage else None
-    if row.point is None or not total or not cell:  # what has no cell belongs to all of them
+    if row.point is None or stage is None or not total or not cell:  # what has no cell belongs to all of them
         return True
     return stage["cost"].get("images_before", 0) + round(total * cell.get("trained", 1.0)) == row.point
 

@@ -9,10 +9,10 @@ from svgbench.tables.labels import row_numbers, row_of
 from svgbench.tables.table import Table
 
 ABOUT = (
-    "the seeds train autoencoder and SiT again on the same encoder weights, so a difference between these rows is about these weights, "
-    "not about how they were pretrained"
+    "the seeds train autoencoder and SiT again on the same encoder weights, so a difference between these rows holds for these weights, "
+    "not for the method that pretrained them"
 )
-PAIR = f"two encoders, one pretraining each: {ABOUT}"
+PAIR = f"two encoders, each pretrained once: {ABOUT}"
 
 
 def weights_of(record: RunRecord) -> set[str]:
@@ -24,7 +24,8 @@ def weights_of(record: RunRecord) -> set[str]:
 def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
     """Adds to every table of measured numbers with rows of two encoders or more a note that names the rows whose seeds all rest on one
     pretraining."""
-    rows, weights = row_numbers(records), {}
+    rows = row_numbers(records)
+    weights: dict[str, set[str]] = {}
     for record in records:
         weights.setdefault(record.row, set()).update(weights_of(record))
     for table in tables:
@@ -35,5 +36,5 @@ def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> 
             continue
         single = [row for row in shown if len(weights[row]) == 1]
         if single:
-            who = "each row rests" if len(single) == len(shown) else f"{', '.join(single)}: each rests"
-            table.notes.append(f"{who} on one pretraining of its encoder; {ABOUT}")
+            who = "each row uses" if len(single) == len(shown) else f"{', '.join(single)}: each uses"
+            table.notes.append(f"{who} one pretrained encoder; {ABOUT}")

@@ -43,7 +43,7 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
 def _whole(row: Published) -> str:
     """A published number in one breath: ``RAE DINOv2-B DiT-DH-XL, recall 0.59, not guided``."""
     who = " ".join(text for text in (row.system, row.tokenizer, row.network) if text)
-    guided = {True: ", guided", False: ", not guided"}.get(row.guided, "") if MEASURES[row.metric].of_samples else ""
+    guided = {True: ", guided", False: ", not guided", None: ""}[row.guided] if MEASURES[row.metric].of_samples else ""
     steps = f", {row.steps} steps" if row.steps is not None else ""
     return f"{who}{f', {row.epochs} epochs' if row.epochs is not None else ''}, {MEASURES[row.metric].title} {row.text}{steps}{guided}"
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
+from typing import Any
 
 from svgbench.tables.figures.series import Curve
 from svgbench.tables.seeds import half_interval
@@ -139,7 +140,8 @@ def _folded(values: list[float], *, sign: str = "", unit: str = "") -> Cell:
     """The geometric mean over seeds with its interval; a bound has none."""
     logs = [math.log(v) for v in values]
     centre = math.exp(mean(logs))
-    text, ends = f"{sign}{_number(centre)}", {}
+    text = f"{sign}{_number(centre)}"
+    ends: dict[str, Any] = {}
     if len(logs) > 1 and not sign and len(set(values)) > 1:
         half = half_interval(logs)
         ends = {"low": math.exp(mean(logs) - half), "high": math.exp(mean(logs) + half)}

@@ -1,4 +1,4 @@
-"""The tables of any set of runs: reconstruction, generation, perception, cost; seeds folded into mean and interval."""
+"""The tables of any set of runs: reconstruction, generation, perception, cost; seeds are averaged to mean and interval."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
 
 BEHIND = {"tuning": "to tune the shift", "start": "start"}
-"""Why a run needs a training that is not its own."""
+"""Why a run needs a training of another configuration."""
 
 
 def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
-    """The tables of these runs, empty ones left out; under each the differences from the row ``against``."""
+    """The tables of these runs, without empty ones; each is followed by the differences from the row ``against``."""
     whole = [row for record in records for row in record.scores]
     ends = {record.name: max((row["images_seen"] or 0 for row in record.scores), default=0) for record in records}
-    rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # of networks at the end of their training
+    rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # scores at the end of the training
     early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
     along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = partial(score_tables, labels={record.name: record.row for record in records}, against=against)
@@ -39,7 +39,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
 
 
 def closing(records: list[RunRecord]) -> list[Table]:
-    """The last tables of every report: what the training cost, and what failed."""
+    """The last tables of every report: training cost and failed stages."""
     return [table for table in (cost_table(records), failure_table(records)) if table.rows]
 
 
@@ -53,7 +53,7 @@ def score_tables(
     parts: bool = False,
     against: str | None = None,
 ) -> list[Table]:
-    """Scores of these metrics under columns of one protocol each, in the order of their runs; then the differences from the row
+    """Scores of these metrics in columns of one protocol each, in the order of their runs; then the differences from the row
     ``against``. ``labels``: name of a run -> its row; ``parts``: a row for each kind of latents."""
 
     def row(score: dict[str, Any]) -> str:
@@ -61,7 +61,7 @@ def score_tables(
         return f"{name}, {score['detail']['latents']}" if parts else name
 
     rows = [r for r in rows if r["metric"] in metrics]
-    order = list(dict.fromkeys(group_name(r["run"]) for r in rows))  # the seeds of a row stand together
+    order = list(dict.fromkeys(group_name(r["run"]) for r in rows))  # the seeds of a row are adjacent
     names = list(dict.fromkeys(row(r) for r in sorted(rows, key=lambda r: order.index(group_name(r["run"])))))
     rows.sort(key=lambda r: (metrics.index(r["metric"]), r["steps"] or 0, r["images_seen"] or 0, r["guidance"] or 0))
     entries = [Entry(row(r), column(r), r) for r in rows]
@@ -72,7 +72,7 @@ def score_tables(
 
 
 def _beside_gfid() -> tuple[str, ...]:
-    """The metrics of generation but gFID, which has a table by steps and guidance."""
+    """The generation metrics except gFID, which has a separate table by steps and guidance."""
     return tuple(name for name in declared("generation") if name != "gfid")
 
 
@@ -82,7 +82,7 @@ def _most_steps(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _title(metric: str) -> str:
-    """A metric's title and which way is better."""
+    """A metric's title with the arrow of its better direction."""
     return f"{MEASURES[metric].title} {MEASURES[metric].arrow}"
 
 
@@ -103,7 +103,7 @@ def _said(what: str, guidance: float) -> str:
 
 
 def cost_table(records: list[RunRecord]) -> Table:
-    """What each training stage cost: rate, model-FLOP utilisation, peak memory."""
+    """Cost of each training stage: images per second, model-FLOP utilisation, peak memory."""
     columns = ["run", "stage", "images seen", "images/s", "MFU", "GFLOP/image", "peak memory", "seconds", "device"]
     table = Table("Training cost", columns, [], kind="cost", keys=2)
     for record in records:
@@ -120,7 +120,9 @@ def cost_table(records: list[RunRecord]) -> Table:
             table.rows.append([record.title, name, *rate, *size, device])
     _name_directories(table, records)
     if table.rows:
-        table.notes = ["MFU: counted FLOPs (1 multiply-add = 2) a second over the matrix-product rate measured in the same process"]
+        table.notes = [
+            "MFU: counted FLOPs (1 multiply-add = 2) per second, divided by the matrix-product rate measured in the same process"
+        ]
     return table
 
 
@@ -133,7 +135,7 @@ def failure_table(records: list[RunRecord]) -> Table:
 
 
 def _name_directories(table: Table, records: list[RunRecord]) -> None:
-    """Adds a column with the name of each run's directory, where the rows are called by their labels."""
+    """Adds a column with the name of each run's directory if rows are named by labels."""
     names = {record.title: record.name for record in records if record.label}
     if names and table.rows:
         table.columns.append("directory")

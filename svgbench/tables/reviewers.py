@@ -1,4 +1,4 @@
-"""The reviewers' questions (``reports/reviewers.yaml``): each with its commands, and what has been run of its experiments."""
+"""The reviewers' questions (``reports/reviewers.yaml``): each with its commands and the finished runs of its experiments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Question(Part):
     experiments: tuple[str, ...] = ()
     """Experiments whose tables answer it."""
     costs: bool = False
-    """Whether the table of measured costs does."""
+    """Whether the table of measured costs answers it."""
     commands: tuple[str, ...] = ()
     """What to type after ``svgbench``."""
     open: str = ""
@@ -33,9 +33,9 @@ class Question(Part):
     @model_validator(mode="after")
     def _answered(self) -> Question:
         if bool(self.open) == bool(self.experiments or self.costs):
-            raise ValueError("a question names experiments or costs that answer it, or says in `open` why none does")
+            raise ValueError("a question must list experiments, set costs, or state in `open` why it cannot be answered")
         if not self.open and not self.commands:
-            raise ValueError("a question that can be answered names its commands")
+            raise ValueError("a question that can be answered must list its commands")
         return self
 
 
@@ -46,7 +46,7 @@ class Questions(Part):
 
 
 class Done(NamedTuple):
-    """What has been run of an experiment (or measured), and its tables."""
+    """The finished runs of an experiment, or the measured costs, and their tables."""
 
     state: str
     """``9 of 18 runs``, or ``not run``."""
@@ -60,10 +60,10 @@ def questions() -> tuple[Question, ...]:
 
 
 def reviewers_tables(of_experiment: Callable[[str], Done], of_costs: Callable[[], Done]) -> list[Table]:
-    """A table of all questions, then the tables of what has been run, each titled with the number of its question. An experiment that
+    """A table of all questions, then the tables of finished runs, each titled with the number of its question. An experiment that
     answers several questions is printed once."""
     overview = Table("The reviewers' questions", ["question", "asked", "command", "run"], [])
-    overview.notes = ["the public reviews of arXiv 2510.15301; numbers of the preset tiny answer in shape only"]
+    overview.notes = ["the public reviews of arXiv 2510.15301; numbers of the preset tiny show trends only"]
     shown: dict[str, int] = {}
     tables = []
     for number, question in enumerate(questions(), 1):
@@ -73,7 +73,7 @@ def reviewers_tables(of_experiment: Callable[[str], Done], of_costs: Callable[[]
         overview.rows.append([f"Q{number}", question.asks, commands or "-", "; ".join(states) or f"cannot be answered: {question.open}"])
         for name, done in found.items():
             if name in shown and done.tables:
-                overview.notes.append(f"Q{number}: the tables of '{name}' stand under Q{shown[name]}")
+                overview.notes.append(f"Q{number}: the tables of '{name}' are printed under Q{shown[name]}")
             elif done.tables:
                 shown[name] = number
                 for table in done.tables:

@@ -67,12 +67,12 @@ def _p(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
     if p is not None:
         return p
     difference = abs(value_of(one) - value_of(other))
-    halves = [_half(scores) for scores in (one, other)]
+    mine_half, their_half = _half(one), _half(other)
     if not difference:
         return 1.0
-    if None in halves or not any(halves):
+    if mine_half is None or their_half is None or not (mine_half or their_half):
         return 0.0
-    return math.erfc(difference / math.hypot(*halves) * Z_975 / math.sqrt(2))
+    return math.erfc(difference / math.hypot(mine_half, their_half) * Z_975 / math.sqrt(2))
 
 
 def _half(scores: list[dict[str, Any]]) -> float | None:

@@ -24,10 +24,10 @@ SINGULAR = "no more images than features: the covariance is singular, and the di
 """The note about scores whose ``detail`` is marked ``singular``."""
 
 
-MARKS = "bold: the best mean, and every row that cannot be told apart from it; italic or underlined: the same among the others"
-"""The note about marked numbers, before how rows are told apart."""
+MARKS = "bold: the best mean, and every row that does not differ significantly from it; italic or underlined: the same among the other rows"
+"""The note about marked numbers; the test follows."""
 BY_SEEDS = f"by a paired t-test over seeds (two-sided, {100 * LEVEL:g} %, Holm's correction over the column)"
-BY_IMAGES = f"by their intervals over images ({100 * LEVEL:g} %, Holm's correction over the column), which leave out the spread of seeds"
+BY_IMAGES = f"by their intervals over images ({100 * LEVEL:g} %, Holm's correction over the column), without the variation between seeds"
 
 
 class Entry(NamedTuple):
@@ -90,16 +90,16 @@ def _fields(protocol: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=10_000)
 def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
-    """The fields of a protocol (canonical JSON) that a column's scores share; of a tuned shift how it was tuned, not the number."""
+    """The fields of a protocol (canonical JSON) that the scores of a column share. Of a tuned shift: how it was tuned, not its value."""
     fields = _fields(protocol)
     number = ["sampling.shift"] if fields.get("sampling.tuned") else []
     return canonical({k: v for k, v in fields.items() if k not in (*TITLED, *by_design, *number)})
 
 
 def places_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
-    """1 for the best of a column of two rows or more and for those that cannot be told apart from it, 2 for the best of the others and
-    those that cannot be told apart from that, in a column of three or more (``significance.best_and_ties``); none where all are equal."""
-    if len(cells) < 2 or len({value_of(scores) for scores in cells.values()}) == 1:  # nothing to be better than
+    """1 for the best row of a column of two or more and for rows that do not differ significantly from it; 2 for the best of the others and
+    its ties, in a column of three or more (``significance.best_and_ties``). Empty when all rows are equal."""
+    if len(cells) < 2 or len({value_of(scores) for scores in cells.values()}) == 1:  # a single row has nothing to compare with
         return {}
     lower = MEASURES[next(iter(cells.values()))[0]["metric"]].better == "lower"
     first = best_and_ties(cells, lower=lower)
@@ -109,17 +109,18 @@ def places_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
 
 
 def told_apart(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
-    """The note on how the rows of marked columns were told apart; nothing where nothing is marked."""
+    """The note on the tests behind the marks; empty when nothing is marked."""
     counts = [len(scores) for cells in marked for scores in cells.values()]
     if not counts:
         return []
     several, single = max(counts) > 1, min(counts) == 1
-    how = [*([BY_SEEDS] if several else []), *([f"{'a row of one seed ' if several else ''}{BY_IMAGES}"] if single else [])]
+    how = [*([BY_SEEDS] if several else []), *([f"{'rows of one seed ' if several else ''}{BY_IMAGES}"] if single else [])]
     return [f"{MARKS}, {'; '.join(how)}"]
 
 
 def scored_cell(scores: list[dict[str, Any]], place: int) -> Cell:
-    """The text of folded scores, with the protocol behind it; ``place``: 1 for the best of its column, 2 for the second best."""
+    """The text of scores averaged over seeds, with the mark of their protocol; ``place``: 1 for the best of its column, 2 for the second
+    best."""
     text = text_of(scores, MEASURES[scores[0]["metric"]].digits)
     seeds = ", ".join(f"{s['value']:.6g} (seed {s['seed']})" for s in scores)
     detail = scores[0]["detail"]
@@ -131,7 +132,7 @@ def scored_cell(scores: list[dict[str, Any]], place: int) -> Cell:
 
 
 def _interval(detail: dict[str, Any]) -> str:
-    """How a score's interval was made, in one wording: artifacts of earlier versions have "+- 1.96 sd of" and "se of"."""
+    """How a score's interval was computed, in the current wording: artifacts of earlier versions have "+- 1.96 sd of" and "se of"."""
     text = detail["interval"].replace("+-", "±")
     return text.replace(" sd of ", " standard deviations of ").replace(" se of ", " standard errors of ")
 
@@ -199,7 +200,7 @@ class _Notes:
                     chosen.setdefault(how, {}).setdefault(row, {})[fields["sampling.shift"]] = None
         notes = [f"sampling shift tuned ({how}): {_numbers(rows)}" for how, rows in chosen.items()]
         edges = {row: None for how, rows in chosen.items() for row, numbers in rows.items() if any(at_edge(one, how) for one in numbers)}
-        beyond = "is at the edge of its candidates, beyond which a better one may lie"
+        beyond = "is the smallest or largest candidate, so a better one may lie outside their range"
         return [*notes, *([f"the tuned shift of {', '.join(edges)} {beyond}"] if edges else [])]
 
     def _singular(self) -> list[str]:

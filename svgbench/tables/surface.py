@@ -1,4 +1,4 @@
-"""A surface of one metric: one field of the samples' protocol down, another across, a block of rows for each tokenizer."""
+"""A surface of one metric: rows and columns are two fields of the samples' protocol, with a block of rows for each tokenizer."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
     seeds = "one seed; variation between seeds is not included" if counts == [1] else f"mean over {' or '.join(map(str, counts))} seeds"
     notes = [
         f"{measure.title} {measure.arrow}: {'; '.join([made.model_copy(update={'sampling': None}).text, *kept])}",
-        f"marks compare the columns of one row: in the next note read column for row, and row for column; the best {across} of a row is "
-        "not a tuned one, which is chosen on another seed",
+        f"marks compare the cells of one row; the next note holds with rows and columns exchanged. The best {across} of a row was chosen "
+        "on these scores, unlike a tuned one, which is chosen on another seed",
         *told_apart(ranked),
         seeds,
         *layout.notes,

@@ -132,6 +132,12 @@ def _plain(text: str) -> str:
     return re.sub(r"<(?=[\w/!?])", r"\\<", " ".join(text.splitlines()))
 
 
+def what_and_how(title: str) -> tuple[str, str]:
+    """A column's title up to its first comma, and the rest; a comma inside brackets, as in ``SSIM [-1, 1]``, divides nothing."""
+    what, *how = re.split(r", (?![^\[]*\])", title, maxsplit=1)
+    return what, "".join(how)
+
+
 def leading(text: str) -> float | None:
     """The number that a text starts with."""
     match = re.match(r"[≤≥≈>< ]*(-?[\d,]+(?:\.\d+)?)", text)

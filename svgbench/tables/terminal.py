@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -25,7 +25,7 @@ AFTER = re.compile(r"(?<=[-._/,:=@])")
 class SizedColumn(NamedTuple):
     """A column of a table and its width."""
 
-    index: int
+    place: int
     width: int
 
 
@@ -48,9 +48,9 @@ def _widened(columns: list[SizedColumn], whole: tuple[int, ...], width: int) -> 
     left = width - 1 - sum(column.width + FRAME for column in columns)
     wide = []
     for column in columns:
-        more = max(0, min(left, whole[column.index] - column.width))
+        more = max(0, min(left, whole[column.place] - column.width))
         left -= more
-        wide.append(SizedColumn(column.index, column.width + more))
+        wide.append(SizedColumn(column.place, column.width + more))
     return wide
 
 
@@ -94,7 +94,7 @@ def draw(table: Table, console: Console) -> None:
             console.print(Text("\n".join(wrapped(table.title, console.width)), style="bold"))
         drawn = RichTable(header_style="bold")
         for column, width in columns:
-            side = "right" if table.is_numeric(column) else "left"
+            side: Literal["right", "left"] = "right" if table.is_numeric(column) else "left"
             drawn.add_column(Text("\n".join(wrapped(table.columns[column], width))), justify=side, width=width, no_wrap=True)
         for row in table.rows:
             drawn.add_row(*(Text("\n".join(wrapped(row[i], width)), style=STYLES[place_of(row[i])]) for i, width in columns))

@@ -195,6 +195,15 @@ def test_quick_shortens_images_and_trainings_and_is_named_as_a_trial(capsys, tmp
     assert not keys[0] & keys[1]
 
 
+def test_quick_shortens_a_training_that_goes_on_too():
+    def images(experiment, sets=None):
+        runs = configs_of(experiment, "tiny", trial(sets, None, quick=True), None, resolved=False).values()
+        return [[(step.autoencoder.images, step.diffusion.images) for step in run.continued or ()] for run in runs]
+
+    assert images("continue-64") == [[], [(96, 256)], []]
+    assert images("continue-512", ["continued.*.diffusion.images=7"]) == [[], [(96, 7)], [(96, 7), (96, 7)]]
+
+
 def test_the_script_that_a_shell_reads_is_printed():
     shown = subprocess.run([sys.executable, "-m", "svgbench", "--show-completion", "bash"], capture_output=True, text=True)
     assert shown.returncode == 0 and "_SVGBENCH_COMPLETE=complete_bash" in shown.stdout

@@ -78,7 +78,7 @@ def test_the_shelf_s_experiments_stand_on_their_presets(name, preset):
             {"sd-vae-tiny"},
             ["cell 'sd-vae.align-none' is the same run as 'sd-vae.align-frozen'; it runs once."],
         ),
-        ("base: smoke\nrun: m\naxes: {seed: [0, 1, 0]}\n", {"m.seed-0", "m.seed-1"}, ["the axis 'seed' names 0 twice; it runs once."]),
+        ("base: smoke\nrun: m\naxes: {seed: [0, 1, 0]}\n", {"m.seed-0", "m.seed-1"}, ["the axis 'seed' lists 0 twice; it runs once."]),
     ],
 )
 @pytest.mark.parametrize("resolved", [True, False])

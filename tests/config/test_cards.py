@@ -123,13 +123,13 @@ def test_what_cannot_be_read_of_a_foreign_model_is_one_sentence(tmp_path: Path, 
         cards.find("transformers:./nowhere", "paper")
     with raises(BadConfig, match=r"holds no config\.json"):
         cards.find(f"transformers:{tmp_path}", "paper")
-    with raises(BadConfig, match="is a 'bert', and of transformers svgbench opens only"):
+    with raises(BadConfig, match="is a 'bert', but from transformers svgbench opens only"):
         cards.find(f"transformers:{configured(tmp_path / 'a', {'model_type': 'bert'})}", "paper")
     with raises(BadConfig, match="cannot be read as a configuration"):
         cards.find(f"transformers:{configured(tmp_path / 'b', '{')}", "paper")
     with raises(BadConfig, match="holds list"):
         cards.find(f"diffusers:{configured(tmp_path / 'c', [1])}", "paper")
-    with raises(BadConfig, match="is a 'VQModel', and of diffusers svgbench opens only AutoencoderKL"):
+    with raises(BadConfig, match="is a 'VQModel', but from diffusers svgbench opens only AutoencoderKL"):
         cards.find(f"diffusers:{configured(tmp_path / 'd', {'_class_name': 'VQModel'})}", "paper")
 
 

@@ -99,6 +99,14 @@ def test_at_tiny_a_recipe_keeps_its_character_at_the_tiers_size(recipe):
     assert [value_of(tiny, field) for field in sized] == [value_of(preset, field) for field in sized]
 
 
+@pytest.mark.parametrize("recipe", ["dit", "sit", "repa"])
+def test_sd_vae_latents_have_one_scale_at_every_preset(recipe):
+    """0.18215, the released codec's; of the tiny codec that of its own latents."""
+    for preset, expected in {"tiny": (None, "scalar"), "small": (0.18215, "channel"), "paper": (0.18215, "channel")}.items():
+        latents = build(settings_of(load_experiment(recipe), preset=preset), preset=preset).latents
+        assert (latents.scale, latents.standardise) == expected
+
+
 @pytest.mark.parametrize("grid", ["few-step", "scaling", "convergence"])
 @pytest.mark.parametrize("preset", ["tiny", "paper"])
 def test_a_comparison_gives_each_baseline_its_own_recipe_and_all_the_same_training(grid, preset):

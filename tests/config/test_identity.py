@@ -242,10 +242,10 @@ def test_alignments_that_are_the_same_work_have_the_same_keys():
         (["latents.align=token"], "latents.align token cannot be undone for the decoder"),
         (
             ["latents.standardise=scalar", "latents.scale=0.18215"],
-            "standardise scalar excludes scale, which keeps",
+            "standardise scalar cannot be combined with scale, which keeps",
         ),
-        (["latents.standardise=none", "latents.statistics=a.pt"], "standardise none excludes statistics"),
-        (["latents.align=none", "latents.statistics=a.pt"], "align none excludes statistics"),
+        (["latents.standardise=none", "latents.statistics=a.pt"], "standardise none cannot be combined with statistics"),
+        (["latents.align=none", "latents.statistics=a.pt"], "align none cannot be combined with statistics"),
         (
             ["diffusion.release={kind: svg-dit, file: a.pt}", "latents.standardise=scalar"],
             "scalar does not fit diffusion.release",

@@ -145,7 +145,7 @@ def test_a_value_that_holds_at_one_preset_is_found_at_its_line(tmp_path):
         ("at: {papr: {seed: 1}}\n", "g.yaml:1: at: no preset named 'papr'. Did you mean 'paper'?"),
         ("seed: 1\n", "g.yaml:1: seed is not a field"),
         ("axes:\n  x:\n    a: {at: {larg: {seed: 1}}}\n", "g.yaml:3: axes.x.a.at: no preset named 'larg'"),
-        ("axes:\n  x:\n    a: {at: paper}\n", "g.yaml:3: axes.x.a.at must be presets with settings, such as at: {paper: {seed: 1}}."),
+        ("axes:\n  x:\n    a: {at: paper}\n", "g.yaml:3: axes.x.a.at must map presets to settings, such as at: {paper: {seed: 1}}."),
         ("at: {paper: 3}\n", "g.yaml:1: at.paper must be"),
     ],
 )

@@ -85,10 +85,10 @@ def test_every_stage_of_the_paper_is_one_of_a_metric():
     ("word", "sentence"),
     [
         ("scores.protocol=ours", "scores.protocol"),
-        ("scores.paper.linear.area=[0.5, 0.1]", "area .* must rise"),
-        ("scores.paper.linear.area=[0.5, 1.5]", "must rise and end at 1 or below"),
+        ("scores.paper.linear.area=[0.5, 0.1]", "area .* must be in ascending order"),
+        ("scores.paper.linear.area=[0.5, 1.5]", "must be in ascending order and at most 1"),
         ("scores.paper.fpn.window_stride=600", "window_stride 600 leaves gaps between windows of crop 512"),
-        ("scores.paper.fpn.resize=[2.0, 0.5]", "resize .* must rise"),
+        ("scores.paper.fpn.resize=[2.0, 0.5]", "resize .* must be in ascending order"),
         ("scores.paper.fpn={crop: 30, window_stride: 20}", "scores.paper.fpn.crop 30 cannot be divided .* use 16 or 32"),
         ("scores.paper.deconv.window_stride=500", "leaves gaps between windows of crop 480"),
     ],

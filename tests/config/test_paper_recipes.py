@@ -61,7 +61,7 @@ def test_repa_looks_at_block_eight_or_the_middle_of_a_shallow_transformer():
 def test_what_a_run_does_not_use_is_not_in_it():
     plain, other = _built("sit"), _built("sit", autoencoder={"decoder": {"vit": {"width": 64}}})
     assert plain == other
-    other = build({**settings_of(load_experiment("sit")), "diffusion": {"shift": 1.0, "transformer": {"qk_norm": False},
+    other = build({**settings_of(load_experiment("sit"), preset="tiny"), "diffusion": {"shift": 1.0, "transformer": {"qk_norm": False},
                    "representation": {"width": 7}}}, preset="tiny")  # fmt: skip
     assert plain == other
 

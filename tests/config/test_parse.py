@@ -86,5 +86,18 @@ def test_no_content_gets_past_validation_with_another_error(content):
         assert "\n" not in str(error).strip()
 
 
+def test_a_setting_of_each_entry_of_a_list():
+    words = override(["continued.*.positions=recomputed", "continued.*.diffusion.images=5"])
+    steps = {"continued": [{"resolution": 16, "diffusion": {"images": 1, "lr": 0.1}}, {"resolution": 24}]}
+    first, second = merge(steps, words)["continued"]
+    assert first == {"resolution": 16, "positions": "recomputed", "diffusion": {"images": 5, "lr": 0.1}}
+    assert second == {"resolution": 24, "positions": "recomputed", "diffusion": {"images": 5}}
+    assert build(words, preset="tiny") == build({}, preset="tiny")  # there is no entry
+    assert merge(words, steps) == steps  # a list that is set later stands
+    for word in ("continued.*=3", "continued.0.positions=recomputed"):
+        with pytest.raises(BadConfig, match="continued must be a list"):
+            build(merge(steps, override([word])), preset="tiny")
+
+
 def test_nested_makes_a_path():
     assert nested("a.b.c", 1) == {"a": {"b": {"c": 1}}}

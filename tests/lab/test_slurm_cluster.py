@@ -105,7 +105,7 @@ def test_jobs_are_submitted_and_left_one_is_requeued_and_the_same_command_report
     words = ablate(grid, out, "--device", "cpu", "--engine", "slurm", "--sbatch", "time=60", "--leave")
     first = subprocess.run(words, env=cluster, capture_output=True, text=True, timeout=300)
     assert first.returncode == 0, first.stderr
-    assert "nodes are SLURM's" in first.stderr
+    assert "nodes were given to SLURM" in first.stderr
     names = {name for _, name, _ in queued(cluster)}
     assert {"svgbench-autoencoder", "svgbench-diffusion"} <= names
 
@@ -116,7 +116,7 @@ def test_jobs_are_submitted_and_left_one_is_requeued_and_the_same_command_report
     (job,) = {job for job, name, state in queued(cluster) if name == "svgbench-autoencoder" and state == "RUNNING"}
     subprocess.run(["scontrol", "requeue", job], env=cluster, check=True)  # what a preemption does
     second = subprocess.run(words, env=cluster, capture_output=True, text=True, timeout=300)
-    assert second.returncode == 0 and "nodes are SLURM's" in second.stderr
+    assert second.returncode == 0 and "nodes were given to SLURM" in second.stderr
     assert len({job for job, name, _ in queued(cluster) if name == "svgbench-autoencoder"}) <= 1  # it was not submitted again
 
     while queued(cluster):

@@ -128,7 +128,7 @@ def test_a_tuning_seed_among_the_seeds_of_an_experiment_is_refused_with_its_line
     [
         (("sampling.shift=best",), r"sampling\.shift must be .*'tuned'"),
         (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4]"), r"sampling\.tuning\.shifts must be a list of at least 2 entries"),
-        (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4, 0.4]"), "names a candidate twice"),
+        (("sampling.shift=tuned", "sampling.tuning.shifts=[0.4, 0.4]"), "lists a candidate twice"),
         (("sampling.shift=tuned", "sampling.dimension_shift=true"), "exclude each other"),
         (("sampling.shift=tuned", "sampling.tuning.steps=2", "sampling.zero_init=2"), "zero_init"),
     ],
@@ -161,7 +161,7 @@ def test_a_protocol_names_the_number_and_how_it_was_tuned():
     made = SamplingProtocol.of(settings, {"shift": 0.4, "text": Tuning(shifts=(0.15, 0.4), count=24).text})
     assert made.text == "euler-shift0.4-tuned-of-0.15,0.4-by-24x5steps-seed9001-5steps-guidance1"
     assert made.how == "euler-shift-tuned-of-0.15,0.4-by-24x5steps-seed9001"
-    with pytest.raises(BadInput, match="no finished shift-choice"):
+    with pytest.raises(BadInput, match="no finished stage shift-choice"):
         SamplingProtocol.of(settings)
 
 

@@ -129,11 +129,11 @@ def test_a_cosine_may_end_above_zero_after_its_warm_up():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"final_lr": 1e-5}, "final_lr is for schedule cosine or linear"),
-        ({"decay_start_images": 5}, "decay_start_images is for schedule cosine or linear"),
+        ({"final_lr": 1e-5}, "final_lr needs schedule cosine or linear"),
+        ({"decay_start_images": 5}, "decay_start_images needs schedule cosine or linear"),
         ({"schedule": "linear", "final_lr": 1.0}, "final_lr 1 is above lr 0.0001; give at most lr"),
         ({"schedule": "cosine", "decay_start_images": 5, "lr_warmup_images": 6}, "decay_start_images 5 is below lr_warmup_images 6"),
-        ({"schedule": "linear", "decay_start_images": 100}, "decay_start_images 100 leaves no image of total_images 100"),
+        ({"schedule": "linear", "decay_start_images": 100}, "decay_start_images 100 must be below total_images 100"),
     ],
 )
 def test_a_decay_that_cannot_be_meant_is_refused(settings, sentence):

@@ -85,5 +85,5 @@ def test_lightningdits_direction_loss_is_added_with_its_weight():
     assert set(losses) == {"loss", "direction"} and torch.equal(losses["loss"], alone["loss"])
     for name, gradient in without.items():  # the gradient is linear in the weight
         torch.testing.assert_close(doubled[name] - gradient, 2 * (gradients[name] - gradient), rtol=1e-3, atol=1e-6)
-    with pytest.raises(BadConfig, match=r"diffusion\.direction is for velocities, diffusion\.objective flow"):
+    with pytest.raises(BadConfig, match=r"diffusion\.direction needs a velocity model, diffusion\.objective flow"):
         build({"diffusion": {"objective": "ddpm", "direction": 1.0}, "sampling": {"sampler": "ddim"}}, preset="tiny")

@@ -11,7 +11,7 @@ import torch
 from artifacts import SmallRun
 from safetensors.torch import load_file
 
-from svgbench.errors import BrokenArtifact
+from svgbench.errors import BadConfig, BrokenArtifact
 from svgbench.images.store import open_images
 from svgbench.machine.runtime import Runtime
 from svgbench.stages.statistics import open_statistics
@@ -80,3 +80,13 @@ def test_what_was_trained_with_batch_statistics_is_decoded_with_those_of_the_tra
     deviation = decoded.std(1)
     features, residual = deviation.split([tokenizer.feature_channels, 8])
     assert residual.mean().item() == pytest.approx(features.mean().item(), rel=1e-3)
+
+
+def test_an_autoencoder_without_a_residual_has_no_alignment_to_replace(tmp_path):
+    """A released one, whose configuration does not say so."""
+    run = SmallRun(tmp_path, "autoencoder.residual.channels=0")
+    run.make("images")
+    run.autoencoder()
+    run.slices["realignment"] = {"latents": {"align": "whiten"}}
+    with pytest.raises(BadConfig, match=r"latents\.align whiten: the autoencoder has no residual whose alignment could be replaced"):
+        run.make("realignment")

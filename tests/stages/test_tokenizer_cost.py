@@ -22,6 +22,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.timing import LEAST, rank_of, timed, times_of
 from svgbench.nets.chunks import in_chunks, whole_batches
 from svgbench.nets.tokenizer import Codec
+from svgbench.stages import tokenizer_cost as tokenizer_cost_module
 from svgbench.stages import tokenizers
 from svgbench.stages.tokenizer_cost import Terms, operations, parameters_of, tokenizer_cost
 from svgbench.tables.published import published
@@ -73,7 +74,7 @@ def test_an_interval_of_the_median_holds_it_as_often_as_it_says():
         found = times_of([draw.expovariate(1.0) for _ in range(20)])
         held += found.low <= math.log(2) <= found.high
     assert 0.945 < held / 2000 < 0.975  # 0.9586 by the binomial distribution
-    with pytest.raises(ValueError, match="5 times give no interval; 6 are the fewest"):
+    with pytest.raises(ValueError, match="5 times give no interval; at least 6 are needed"):
         times_of([1.0] * 5)
 
 
@@ -115,6 +116,15 @@ def test_every_number_of_a_codec_says_how_it_was_made():
     assert scores["encoder_gflops"].detail["operations"] == 2 * scores["encoder_gflops"].detail["multiply_adds"]
 
 
+def test_a_gpu_s_peak_is_of_the_part_s_own_weights_and_its_call(monkeypatch):
+    """Allocated before: 900 bytes, of which 400 are this part's 100 parameters; the call takes 250 more."""
+    monkeypatch.setattr(tokenizer_cost_module, "reset_peak", lambda device: None)
+    monkeypatch.setattr(tokenizer_cost_module, "peak_memory", lambda device: 1150)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 900)
+    assert tokenizer_cost_module._peak(list, 100, torch.device("cuda")) == (650, "own weights and one call")
+    assert tokenizer_cost_module._peak(list, 100, torch.device("cpu")) == (1150, "the whole process")
+
+
 def test_a_sample_is_timed_and_its_steps_are_part_of_how():
     from svgbench.config.sampling import SamplingProtocol
     from svgbench.nets.sit import SiT
@@ -138,6 +148,12 @@ def test_cards_are_measured_kept_and_reported_beside_the_published_rows(tmp_path
     done = svgbench("cost", "dinov3", "va-vae-tiny", "--out", out, *QUICK)
     assert done.returncode == 0, done.stderr
     assert "SVG(dinov3-tiny) (random weights)" in done.stdout and "layout of table 7" in done.stdout and "135.59" in done.stdout
+    heads, *rows = (
+        [cell.strip() for cell in line.split("|")] for line in done.stdout.split("(published)")[0].splitlines() if line[:1] == "|"
+    )
+    peaks = [row[i] for row in rows[1:] for i, head in enumerate(heads) if "peak memory" in head]
+    assert len(peaks) == 6 and not any("*" in peak for peak in peaks), peaks  # the whole process: what was measured before is in it
+    assert "peak memory of the whole process is not ranked" in done.stdout
     again = svgbench("report", "--layout", "cost", "--out", out)
     assert again.returncode == 0 and again.stdout == done.stdout
     shown = svgbench("cost", "va-vae", "--random-weights", "--out", out, *QUICK, "--format", "json")
@@ -151,7 +167,7 @@ def test_cards_are_measured_kept_and_reported_beside_the_published_rows(tmp_path
     [
         (["dinvo3"], "no card or run named 'dinvo3'. Did you mean 'dinov3'"),
         (["dinov3", "--precision", "fp8"], "--precision fp8 is unknown; use fp32 or bf16."),
-        (["dinov3", "mae", "--weights", "x.pt"], "--weights FILE is of one card"),
+        (["dinov3", "mae", "--weights", "x.pt"], "--weights FILE belongs to one card"),
         (["dinov3", "--device", "cuda:99"], "is not available"),
         (["dinov3", "--repetitions", "5"], "--repetitions"),
     ],

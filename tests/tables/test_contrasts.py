@@ -73,7 +73,7 @@ def test_the_table_shows_difference_interval_and_corrected_p(tmp_path):
     assert one[5:8] == [f"{p:.3f}", f"{2 * p:.3f}", "yes"]  # the second smallest of three: 2 p
     assert two[2].startswith("+5.00 ± 0.00") and two[5:8] == ["< 0.001", "< 0.001", "yes"]
     assert three[2].startswith("-") and three[3] == "0" and three[5:8] == ["-", "-", "untested"]
-    assert any("no score yet of d" in note for note in table.notes)
+    assert any("no score yet for d" in note for note in table.notes)
     lines = table.csv().splitlines()
     assert any('"one: a minus b"' not in line and "one: a minus b," in line and ",difference,gfid," in line for line in lines)
     assert table.kind == "contrasts"
@@ -104,14 +104,14 @@ def test_only_the_way_of_sampling_may_differ_between_the_cells_and_it_is_said(tm
     where = {record.name: record.name for record in found}
     table = contrast_table([contrast(), contrast("d", between=("a", "c"))], found, where, {})
     assert any("differ by design in balance (None, random), steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
-    assert table.rows[1][2].startswith("-") and any("not comparable, the protocols differ in count (10, 7)" in n for n in table.notes)
+    assert table.rows[1][2].startswith("-") and any("not comparable: the protocols differ in count (10, 7)" in n for n in table.notes)
 
 
 def test_one_seed_is_shown_without_a_test(tmp_path):
     found, where = runs(tmp_path, a=A[:1], b=B[:1])
     table = contrast_table([contrast()], found, where, {})
     assert table.rows[0][2].startswith("-0.90 [") and table.rows[0][5:8] == ["-", "-", "untested"]
-    assert any("one seed: no test" in note for note in table.notes)
+    assert any("one seed: no test is possible" in note for note in table.notes)
 
 
 FILE = """asks: does it?
@@ -144,8 +144,8 @@ def test_declared_contrasts_name_cells_without_their_seed(tmp_path):
     ("old", "new", "said"),
     [
         ("between: [align-none, align-frozen]", "between: [align-non, align-frozen]",
-         r"e\.yaml:11: the contrast 'again' names no cell of 'e': 'align-non'\. Did you mean .*\? Known: align-frozen, align-none\."),
-        ("between: [align-none, align-frozen]", "between: [align-none, align-none]", r"e\.yaml:9: .*names 'align-none' twice"),
+         r"e\.yaml:11: the contrast 'again' names 'align-non', which is no cell of 'e'\. Did you mean .*Known: align-frozen, align-none"),
+        ("between: [align-none, align-frozen]", "between: [align-none, align-none]", r"e\.yaml:9: .*lists 'align-none' twice"),
         ("metric: rfid", "metric: rfod", r"e\.yaml:10: no metric named 'rfod'\. Did you mean 'rfid'"),
         ("name: again", "name: alignment helps", r"e\.yaml:9: two contrasts are called 'alignment helps'"),
         ("    why: a check\n", "", r"e\.yaml:9: .*why is missing"),
@@ -175,7 +175,7 @@ def test_where_the_command_line_leaves_the_steps_of_a_contrast_out_the_table_say
 
 def test_a_file_whose_only_axis_is_the_seed_has_nothing_to_compare(tmp_path):
     text = FILE.replace("  autoencoder.align: [none, frozen]\n", "")
-    with pytest.raises(BadConfig, match=r"'e' has no cells but its seeds, so a contrast has nothing to compare; give it axes"):
+    with pytest.raises(BadConfig, match=r"'e' has no axis except the seed, so a contrast has nothing to compare; add an axis"):
         cells(load_experiment(str(write_file(tmp_path / "e.yaml", text))))
 
 
@@ -249,12 +249,12 @@ def test_rows_of_several_encoders_say_that_each_is_one_pretraining(tmp_path):
         note_pretrainings(tables, chosen)
         return {table.title: [note for note in table.notes if ABOUT in note] for table in tables}
 
-    assert notes("ab")["Reconstruction"] == [f"each row rests on one pretraining of its encoder; {ABOUT}"]
-    assert notes("abc")["Reconstruction"] == [f"a, b: each rests on one pretraining of its encoder; {ABOUT}"]
+    assert notes("ab")["Reconstruction"] == [f"each row uses one pretrained encoder; {ABOUT}"]
+    assert notes("abc")["Reconstruction"] == [f"a, b: each uses one pretrained encoder; {ABOUT}"]
     assert notes("a")["Reconstruction"] == [] and notes("ab")["Training cost"] == []
     where = {record.name: record.name for record in records}
     table = contrast_table([contrast(metric="rfid"), contrast("d", "rfid", ("a", "c"))], labelled(records, {}), where, {})
-    assert [PAIR in note for note in table.notes if "pretraining" in note] == [True]
+    assert [PAIR in note for note in table.notes if "pretrained" in note] == [True]
     assert sum(mark in table.rows[0][2] for mark in ("[b]", "[c]")) == 1 and "[c]" not in table.rows[1][2]
 
 

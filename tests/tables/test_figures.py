@@ -23,6 +23,7 @@ from svgbench.tables.figures.curves import gfid_by_guidance, gfid_by_images, gfi
 from svgbench.tables.figures.draw import DRAWINGS, chosen, draw, needed
 from svgbench.tables.figures.embeddings import by_classes
 from svgbench.tables.figures.palette import LINES
+from svgbench.tables.figures.planes import velocities
 from svgbench.tables.figures.sheets import samples
 from svgbench.tables.figures.sources import TokenizerRuns, of_one_set, tokenizers
 from svgbench.tables.figures.style import class_colours, in_lines, spread, styled
@@ -225,6 +226,18 @@ def test_the_linear_probe_of_the_features_stands_below_an_encoder_s_panel(monkey
     (axes,) = drawn.page.figure.axes  # one encoder, one panel
     assert axes.get_xlabel() == "linear probe 81.7 %"
     assert drawn.rows[1] == ["dinov3-tiny", 2, 4, "dog", 2.0, 3.0, 81.7, "linear/v1"]
+
+
+def test_the_names_of_ten_classes_stand_on_the_page_of_one_tokenizer(monkeypatch):
+    classes = [f"class {number}" for number in range(10)]
+    plane = [[0.1 * number, 0.0] for number in range(10)]
+    times = [{"t": t, "positions": plane, "velocities": plane, "class_share": {"value": 0.1}} for t in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    about = {"times": times, "labels": [0, 1], "centres": plane, "classes": classes}
+    monkeypatch.setattr(TokenizerRuns, "read", lambda self, stage: (np.zeros((5, 2, 2)), about))
+    with styled():
+        page = velocities([tokenizer("a", run("a", []))]).page
+    named = {text.get_text(): text.get_position()[1] * page.height for text in page.figure.texts}
+    assert min(named[name] for name in classes) > 0.05  # inches from the lower edge
 
 
 def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():

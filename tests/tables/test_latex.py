@@ -40,6 +40,8 @@ def test_columns_of_one_metric_share_a_head_over_a_rule():
     assert lines[first + 1] == r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}"
     below = [r"rFID $\downarrow$ {[}1{]}", "no guidance {[}2{]}", "guidance 2 {[}2{]}", "5 steps {[}3{]}", "25 steps {[}3{]}"]
     assert lines[first + 2] == " & ".join(["run", *(rf"\multicolumn{{1}}{{c}}{{{text}}}" for text in below)]) + r" \\"
+    text = latex([Table("t", ["run", "SSIM [-1, 1] ↑", "SSIM [-1, 1], guided ↑"], [["a", "1", "2"]])])
+    assert r"\multicolumn{2}{c}{SSIM {[}-1, 1{]}" not in text and "SSIM {[}-1, 1{]}, guided" in text
     assert "cmidrule" not in latex([Table("t", ["run", "rFID ↓", "gFID ↓, guidance 2"], [["a", "1", "2"]])])
 
 

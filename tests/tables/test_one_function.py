@@ -49,14 +49,14 @@ def notes(tmp_path):
 
 
 def test_two_alignments_on_the_same_weights_are_one_function_of_the_image_under_channel_statistics(notes):
-    assert notes("residual", "residual-then-frozen") == ["one function of the image: residual and residual-then-frozen"]
+    assert notes("residual", "residual-then-frozen") == ["same latents: residual and residual-then-frozen"]
 
 
 def test_alignments_that_were_trained_apart_are_seen_through_stage_1_alone(notes):
     rows = "frozen; half; residual and residual-then-frozen"
     assert notes("residual", "residual-then-frozen", "frozen", "half", "token", "features-only", "residual-then-whiten") == [
-        "one function of the image: residual and residual-then-frozen",
-        f"seen through stage 1 alone: the alignments of {rows}",
+        f"equal up to stage 1: the alignments of {rows}",
+        "same latents: residual and residual-then-frozen",
     ]
 
 

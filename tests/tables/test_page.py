@@ -123,6 +123,20 @@ def test_a_number_carries_its_protocol_and_sorts_by_what_it_rounds():
     assert '<td class="num">-&nbsp;<sup>a</sup></td>' in text
 
 
+def test_a_title_s_second_line_begins_after_a_comma_that_is_in_no_brackets():
+    table = Table("t", ["run", "SSIM [-1, 1] ↑ [4]", "SSIM [-1, 1] ↑, guidance 2 [4]"], [["a", "0.5", "0.6"]], ["[4] ssim/v1"])
+    text = page([table], title="t")
+    assert ">SSIM [-1, 1]&nbsp;↑&nbsp;<sup>4</sup></button>" in text
+    assert '>SSIM [-1, 1]&nbsp;↑<small><span class="unseen">, </span>guidance 2&nbsp;<sup>4</sup></small></button>' in text
+
+
+def test_long_texts_are_set_in_several_lines_and_numbers_in_one():
+    command = "svgbench ablate alignment; svgbench report alignment"
+    text = page([Table("t", ["question", "command", "gFID"], [["Q1", command, "12.34"], ["Q2", "-", "5.6"]])], title="t")
+    assert f'<td class="prose">{command}</td>' in text and '<td class="num" data-value="12.34">' in text and "<td>-</td>" in text
+    assert "td.prose { white-space: normal;" in text
+
+
 def test_curves_read_without_script_and_have_a_table_behind_them(text):
     found = Reader(text)
     labels = [a["aria-label"] for a in found.all("g") if "aria-label" in a]

@@ -257,7 +257,7 @@ def test_a_layout_names_its_table_of_the_paper(tmp_path):
     found = collect(tmp_path)
     table = measured_table(load_layout("layer"), found)
     assert "layout of table 6 of arXiv 2510.15301" in table.notes and table.columns[1] == "blocks" and table.rows[0][1] == "5, 9"
-    with pytest.raises(ValueError, match="are in two tables; split the layout"):
+    with pytest.raises(ValueError, match="a table cannot mix columns"):
         layout({"metric": "rfid"}, {"metric": "encoder_params_m"})
 
 

@@ -26,7 +26,10 @@ def test_every_question_names_experiments_and_commands_that_exist():
             assert load_experiment(name).asks
             assert any(shlex.split(words)[:2] == ["ablate", name] for words in question.commands), question.asks
         for words in map(shlex.split, question.commands):
-            program.commands[words[0]].make_context(words[0], words[1:])  # refuses an option or a value
+            made = program.commands[words[0]].make_context(words[0], words[1:])  # refuses an option or a value
+            if words[0] in ("report", "figures"):
+                named = made.params["name" if words[0] == "report" else "names"]
+                assert set([named] if isinstance(named, str) else named) <= set(question.experiments), question.asks
     assert sum(question.costs for question in questions()) == 1 and all(q.open or q.commands for q in questions())
 
 
@@ -48,7 +51,7 @@ def test_what_has_been_run_is_counted_and_printed_once_in_its_layout(tmp_path):
     first = next(line for line in done.stdout.splitlines() if line.startswith("| Q1"))
     assert first.split("|")[4].strip() == "2 of 54 runs"
     assert done.stdout.count("### Q1: Ablation: reconstruction, generation and perception of one tokenizer\n") == 1
-    assert "the tables of 'alignment' stand under Q1" in done.stdout and "46.51" in done.stdout
+    assert "the tables of 'alignment' are printed under Q1" in done.stdout and "46.51" in done.stdout
     content = json.loads(svgbench("report", "reviewers", "--out", tmp_path, "--format", "json").stdout)
     assert content[0]["run"] == "2 of 54 runs" and content[0]["command"].startswith("svgbench ablate alignment")
     page = tmp_path / "page.html"
@@ -63,9 +66,9 @@ def test_options_of_one_table_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("- {asks: why?}", "or says in `open` why none does"),
-        ("- {asks: why?, experiments: [a], open: never}", "or says in `open` why none does"),
-        ("- {asks: why?, experiments: [a]}", "names its commands"),
+        ("- {asks: why?}", "or state in `open` why it cannot be answered"),
+        ("- {asks: why?, experiments: [a], open: never}", "or state in `open` why it cannot be answered"),
+        ("- {asks: why?, experiments: [a]}", "must list its commands"),
     ],
 )
 def test_a_question_without_an_answer_is_refused(tmp_path, monkeypatch, content, said):

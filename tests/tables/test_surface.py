@@ -45,7 +45,7 @@ def test_numbers_of_two_protocols_are_two_surfaces(records, tmp_path):
 
 
 def test_a_surface_over_what_is_no_number_is_refused():
-    with pytest.raises(ValueError, match=r"no number of a sampling protocol is named 'sampling\.shfit'.*sampling\.shift"):
+    with pytest.raises(ValueError, match=r"a sampling protocol has no numeric field 'sampling\.shfit'.*sampling\.shift"):
         Layout(name="x", title="x", columns=[{"metric": "gfid"}], surface={"down": "sampling.steps", "across": "sampling.shfit"})
 
 
@@ -55,7 +55,7 @@ def test_tuned_shifts_of_one_way_of_tuning_are_ranked_together_and_printed(tmp_p
     write(tmp_path / "given", [gfid("given", 10.0, steps=5, shift=0.4)], family="given")
     table = next(table for table in report(collect(tmp_path)) if "gFID" in table.title)
     assert f"sampling shift tuned ({HOW}): one 0.15; two 0.4" in table.notes
-    assert "the tuned shift of one is at the edge of its candidates, beyond which a better one may lie" in table.notes
+    assert "the tuned shift of one is the smallest or largest candidate, so a better one may lie outside their range" in table.notes
     column = next(number for number, row in enumerate(zip(*table.rows, strict=True)) if getattr(row[2], "value", None) == 20.0)
     assert table.rows[2][column].place == 1 and table.rows[1][column].value == 30.0
     assert table.rows[0][column] == "-"  # a shift that was given is another protocol

@@ -33,8 +33,8 @@ def test_no_line_is_wider_than_the_terminal_and_no_word_is_broken(width):
 
 def test_a_table_that_fits_is_one_group_and_one_that_does_not_repeats_its_keys():
     table = Table("t", ["stage", "cell", "work", "time"], [["samples", "steps=2", "4.35 GFLOP", "0.1 s"]], keys=2)
-    assert [[column.index for column in group] for group in column_groups(table, 80)] == [[0, 1, 2, 3]]
-    assert [[column.index for column in group] for group in column_groups(table, 36)] == [[0, 1, 2], [0, 1, 3]]
+    assert [[column.place for column in group] for group in column_groups(table, 80)] == [[0, 1, 2, 3]]
+    assert [[column.place for column in group] for group in column_groups(table, 36)] == [[0, 1, 2], [0, 1, 3]]
 
 
 def test_the_places_are_styled_and_a_bracket_is_no_markup():

@@ -29,7 +29,7 @@ CHECKPOINTS = 3
 JPEGS_PER_SECOND = 100.0
 """ImageNet's JPEGs decoded and cropped to 256 px by one core (assumed; 50 were measured on half of a busy core)."""
 CROPS_PER_SECOND = 1_500.0
-"""Random crops of 256 px images cut and resized by one core (measured: 1,519)."""
+"""Random crops of 256 px images that one core cuts and resizes per second (measured: 1,519)."""
 DRAWN_PIXELS_PER_SECOND = 4e6
 """Pixels of ``shapes`` drawn by one core (measured: 6,300,000 at 32 px, 4,400,000 at 256 px)."""
 
@@ -92,11 +92,11 @@ def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
 
 
 def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, Any]]]:
-    """Stage and cell of every node that a run of a card of this ``kind`` has, without keys and without those of other configurations that
-    it builds on: weights and images need not be here."""
+    """Stage and cell of every node of a run with a card of this ``kind``, without keys and without nodes of other configurations. Weights
+    and images need not exist."""
     facts, plain = graph.facts(config, kind), config.model_dump(mode="json")
     provided: dict[str, list[dict[str, Any]]] = {}
-    rows = []  # a need that is replaced has the cells of what it replaces
+    rows = []  # a replaced input has the cells of the original
     for stage in graph.STAGES:
         if not facts[stage.when]:
             continue
@@ -194,7 +194,7 @@ def _continued_diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     part = sizes.config.sampling
-    shift = 1.0 if isinstance(part.shift, str) else part.shift  # a tuned one is not known yet; it matters to a guidance interval alone
+    shift = 1.0 if isinstance(part.shift, str) else part.shift  # a tuned shift is not known yet; it only matters for a guidance interval
     calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, shift, part.zero_init)
     left_out = () if calls else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
     operations = part.count * ((calls or 0.0) * sizes.transformer.forward + sizes.decoding)

@@ -71,7 +71,7 @@ def plain_block(tokens: int, width: int, mlp: int) -> Work:
 
 
 def residual_encoder(part: Residual, *, patch: int, resolution: int, first: int | None = None) -> Work:
-    """The residual ViT on images of ``resolution`` px, its positions those of ``first`` px; nothing without channels."""
+    """The residual ViT on images of ``resolution`` px, with position embeddings of ``first`` px; zero without channels."""
     if not part.channels:
         return Work()
     grid, width = resolution // patch, part.width
@@ -81,8 +81,8 @@ def residual_encoder(part: Residual, *, patch: int, resolution: int, first: int 
 
 
 def decoder(part: Decoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True, first: int | None = None) -> Work:
-    """The decoder of raw latents; ``trained_latents``: gradients go on into the residual encoder; ``first``: the resolution for which its
-    levels with attention were chosen, where it is another one."""
+    """The decoder of raw latents; ``trained_latents``: gradients go on into the residual encoder; ``first``: the resolution that determined
+    its levels with attention, if it differs."""
     if part.kind == "vit":
         return vit_decoder(part.vit, channels=channels, stride=stride, resolution=resolution, trained_latents=trained_latents)
     return ldm_decoder(part, channels=channels, resolution=resolution, trained_latents=trained_latents, first=first)

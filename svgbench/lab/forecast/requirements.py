@@ -135,7 +135,7 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
     for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
         need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
         if sizes.config.data.source != "shapes" and not judges.knows_photographs(kind, judge):
-            need = replace(need, where=f"{need.where}; trained on drawn images, does not know photographs (--set {name}=...)")
+            need = replace(need, where=f"{need.where}; trained on drawn images, not on photographs (--set {name}=...)")
         yield need
 
 

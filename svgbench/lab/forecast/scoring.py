@@ -28,9 +28,9 @@ KERNEL_IMAGES = 5_000
 GROUPS = 10
 """Groups of the jackknife of spatial features (``metrics.features``)."""
 SSIM = 2 * 2.0 * 11 * 2 * 5 * 3
-"""Operations per pixel of structural similarity in two ranges: two passes of an 11 px window over five maps of three colours each."""
+"""Operations per pixel of SSIM in two pixel ranges: two passes of an 11 px window over five maps of three colours each."""
 SUBSETS, SUBSET_RESAMPLES = 15, 20
-"""Distances of a line over 1/N, and most resamples of it (``metrics.extrapolation``)."""
+"""Number of Frechet distances for a line over 1/N, and the largest number of its resamples (``metrics.extrapolation``)."""
 
 
 class Fit(NamedTuple):
@@ -56,7 +56,7 @@ def frechet(images: int, width: int, resamples: int, *, paired: bool = False) ->
 
 
 def extrapolated(images: int, width: int, resamples: int) -> float:
-    """The Frechet distance at infinitely many samples and its bootstrap: the sums of all subsets are one pass over the images."""
+    """The Frechet distance at infinitely many samples and its bootstrap: the sums of all subsets need one pass over the images."""
     one = moments(images, width) + SUBSETS * frechet(0, width, 0)
     return (1 + min(resamples, SUBSET_RESAMPLES)) * one if images >= 4 * width else 0.0
 

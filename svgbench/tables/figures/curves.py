@@ -52,7 +52,7 @@ def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """gFID against the guidance scale at the most sampling steps of each panel's judge, or why it is not drawn."""
+    """gFID against the guidance scale at the largest number of sampling steps for each judge, or the reason why it is not drawn."""
     most = {one.name: max((row["steps"] for row in _gfid(one)), default=0) for one in tokenizers}
     rows = {
         one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one) and row["steps"] == most[one.name]]
@@ -88,7 +88,8 @@ def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
-    """(images seen, mean gFID over seeds, a row of scores) without guidance at the most steps, along a training under one protocol."""
+    """(images seen, mean gFID over seeds, a row of scores) without guidance at the largest number of steps, along a training under one
+    protocol."""
     rows = [row for row in _gfid(one) if row["guidance"] == 1]
     most = max((row["steps"] for row in rows), default=0)
     points = _points({one.name: [row for row in rows if row["steps"] == most]}, lambda row: row["images_seen"])
@@ -99,10 +100,10 @@ def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
 def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> FigureData:
     seeds = sorted({len(point.rows) for point in points})
     several = f"mean over {' or '.join(map(str, seeds))} seeds with its 95 % t-interval" if seeds[-1] > 1 else ""
-    single = "value with its bootstrap interval where there is one seed" if seeds[0] == 1 else ""
-    panel = "count of steps" if name == "gfid-by-guidance" else "guidance"
+    single = "value with its bootstrap interval for one seed" if seeds[0] == 1 else ""
+    panel = "number of steps" if name == "gfid-by-guidance" else "guidance"
     caption = (
-        f"Frechet distance of samples to the training images (lower is better) against {against}, one line a tokenizer, one panel a "
+        f"Frechet distance of samples to the training images (lower is better) against {against}; one line per tokenizer, one panel per "
         f"{panel} and protocol: {'; '.join(part for part in (several, single) if part)}."
     )
     columns = ["tokenizer", "guidance", "steps", "images_seen", "gfid", "low", "high", "seeds", "count", "sampler", "protocol"]
@@ -131,8 +132,8 @@ def _without_length(one: TokenizerRuns) -> str:
 
 
 def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: str = "guidance") -> list[Point]:
-    """Seeds folded; ``panel``: the column that panels go by. A line is a tokenizer under one way of sampling; the way is named where there
-    are several."""
+    """Averages seeds. ``panel``: the column whose values are the panels. A line is a tokenizer with one way of sampling, which is named
+    when there are several."""
     cells: dict[tuple[tuple[str, float], str, str, float], Rows] = {}
     for name, of_tokenizer in rows.items():
         for row in of_tokenizer:
@@ -216,8 +217,8 @@ def _lines(axes: Axes, points: list[Point], lines: dict[str, int]) -> list[tuple
             continue
         how, beside = line_of(number), 1 + 0.09 * aside(place, len(lines))
         axes.plot([p.x * beside for p in line_points], [p.value for p in line_points], **how)
-        known = [p for p in line_points if p.low is not None]
-        axes.vlines([p.x * beside for p in known], [p.low for p in known], [p.high for p in known], color=how["color"], **INTERVAL)
+        known = [(p.x * beside, p.low, p.high) for p in line_points if p.low is not None and p.high is not None]
+        axes.vlines([x for x, _, _ in known], [low for _, low, _ in known], [high for _, _, high in known], color=how["color"], **INTERVAL)
         ends.append((line_points[-1].x * beside, line_points[-1].value, line, str(how["color"])))
     return ends
 
@@ -266,7 +267,7 @@ def class_shares(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
         scores = one.read("embedding")[1]["class_share"]
         for score in scores:
             part = score["detail"]["latents"]
-            how = {"markerfacecolor": "white"} if part == "both" else {}
+            how: dict[str, Any] = {"markerfacecolor": "white"} if part == "both" else {}
             y = number + 0.44 * aside(list(markers).index(part), len(markers)) if len(scores) > 1 else number
             left.plot(100 * score["value"], y, markers[part], color=colour, clip_on=False, **how)
             left.hlines(y, 100 * score["low"], 100 * score["high"], color=colour, **INTERVAL)
@@ -286,8 +287,9 @@ def class_shares(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     right.set_xlabel("t (0 noise, 1 data)")
     right.set_ylabel("of velocities, %")
     right.set_title("unconditional velocities", loc="left")
-    for axes, direction in ((left, "x"), (right, "y")):
-        axes.grid(axis=direction)
+    left.grid(axis="x")
+    right.grid(axis="y")
+    for axes in (left, right):
         axes.set_axisbelow(True)
         axes.axhline(0, color=SOFT, linewidth=0.5) if axes is right else axes.axvline(0, color=SOFT, linewidth=0.5)
     name_lines(right, ends, height)

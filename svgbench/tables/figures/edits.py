@@ -13,11 +13,11 @@ from svgbench.tables.figures.sources import TokenizerRuns, rmse
 from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, in_lines
 
 MAPPED = 4
-"""Tokenizers whose feature maps a page holds."""
+"""Most tokenizers on one page of feature maps."""
 
 
 def box_editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """Images whose inside or outside of a box was led to another class."""
+    """Images that were edited to another class inside or outside a box."""
     pictures, about = tokenizers[0].read("box-editing")
     heads = [f"{name} to {target}" for name, target in zip(about["names"], about["target_names"], strict=True)]
     sheet = Sheet("Editing in a box, from the inverted image", [["decoded", "inverted, back", "inside", "outside"]] * len(heads), heads)
@@ -31,19 +31,20 @@ def box_editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
             rows.append([*common, name, "none", facts["back"][number], facts["back"][number]])
             rows += [[*common, target, edit["edit"], edit["inside"][number], edit["outside"][number]] for edit in facts["distances"]]
     caption = (
-        f"A validation image is inverted along the ODE without guidance under its own class; inverted, back: from its noise to the image "
-        f"again by {about['steps']} steps. An edit begins at t = {about['start']:.2f}: noise takes the latents' place inside (outside) the "
-        f"box, whose mask is blurred by a Gaussian of {about['blur']:g} positions, and {about['steps']} steps of Euler's method, guidance "
-        f"{about['guidance']:g}, shift {about['shift']:g} lead it to t = 1 under another class. What lies beyond the mask is held to the "
-        "inverted trajectory, less and less towards t = 1. Numbers: root mean square distance to the image, standardised latents. Box, "
-        "time, blur and course of the fading are ours."
+        f"A validation image is inverted along the ODE with its own class and without guidance. 'inverted, back': sampled again from the "
+        f"inverted noise in {about['steps']} steps. An edit starts at t = {about['start']:.2f}: noise replaces the latents inside "
+        f"(outside) the box, whose mask is blurred by a Gaussian with a standard deviation of {about['blur']:g} positions. "
+        f"{about['steps']} Euler steps with guidance {about['guidance']:g} and shift {about['shift']:g} then lead to t = 1 with another "
+        "class. Elsewhere the latents follow the inverted trajectory, with a weight that falls to 0 at t = 1. Numbers: root mean square "
+        "distance to the image in standardised latents. The paper states neither the box, the start, the blur nor the fading: these are "
+        "our choices."
     )
     columns = ["tokenizer", "image", "class", "target", "edit", "distance_inside", "distance_outside"]
     return FigureData("box-editing", sheet.title, caption, sheet.page(), columns, rows)
 
 
 def noise_interpolation(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """Samples along the straight line and the great circle between two noises under one class."""
+    """Samples along the straight line and the great circle between two noises, with one class."""
     about = tokenizers[0].read("noise-interpolation")[1]
     shares = about["shares"]
     sheet = Sheet(
@@ -63,16 +64,16 @@ def noise_interpolation(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
                     for share, norm, change in zip(shares, norms, moved, strict=True)
                 ]
     caption = (
-        "Samples from the noises between two noises, under one class: along the straight line, whose noises are shorter half way than a "
-        "normal draw (norm over the root of its numbers: about 0.71), and along the great circle. Euler's method on the run's own time "
-        f"grid, {about['steps']} steps, guidance {about['guidance']:g} (first seed). Latents of different sizes take different noises."
+        "Samples from interpolations between two noises, with one class: along the straight line, whose midpoint has a smaller norm than "
+        "normal noise (about 0.71 of it), and along the great circle. Euler's method on the run's own time grid, "
+        f"{about['steps']} steps, guidance {about['guidance']:g} (first seed). Latents of different sizes use different noises."
     )
     columns = ["tokenizer", "class", "way", "share", "norm", "steps", "guidance", "rmse_to_the_one_before"]
     return FigureData("noise-interpolation", sheet.title, caption, sheet.page(), columns, rows)
 
 
 def feature_maps(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """Principal components of the transformer's tokens as colours: a block of rows a tokenizer, a row a time, a column a block."""
+    """Principal components of the transformer's tokens as colours: rows are times (grouped by tokenizer), columns are blocks."""
     shown = tokenizers[:MAPPED]
     read = [one.read("feature-maps") for one in shown]
     columns = max(len(about["blocks"]) for _, about in read)
@@ -98,12 +99,12 @@ def feature_maps(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
             for across, layer in enumerate(about["blocks"]):
                 page.picture(left + across * (side + gap), y + down * (side + gap), side, np.asarray(pictures[0, down, across]))
                 rows.append([one.name, layer, t, *about["shares"][0][down][across], sum(about["shares"][0][down][across])])
-    left_out = f" The first {MAPPED} of {len(tokenizers)} tokenizers." if len(tokenizers) > MAPPED else ""
+    left_out = f" Shown are the first {MAPPED} of {len(tokenizers)} tokenizers." if len(tokenizers) > MAPPED else ""
     caption = (
         "Tokens after each block (counted from 0) of the trained transformer on a noised validation image x_t (t = 1: the image's own "
-        "latents, t = 0: noise), under its label. The three principal components of a map's tokens are red, green and blue, so colours of "
-        "two maps cannot be compared. Beside: the image as the tokenizer decodes it. Numbers: the share of the tokens' variance that the "
-        "components hold." + left_out
+        "latents, t = 0: noise), with its label. The three principal components of a map's tokens are red, green and blue, so colours of "
+        "two maps cannot be compared. Beside the maps: the image's reconstruction. Numbers: the share of the tokens' variance that the "
+        "components explain." + left_out
     )
     names = ["tokenizer", "block", "t", "share_first", "share_second", "share_third", "share_of_three"]
     return FigureData("feature-maps", title, caption, page, names, rows)

@@ -14,11 +14,11 @@ LEFT, RIGHT, TOP, GAP, BELOW = 0.08, 1.0, 0.7, 0.12, 0.66
 ABREAST = 4
 """Panels in a row."""
 LONGEST = 30
-"""Letters of a name above a panel; longer ones are cut."""
+"""Most characters of a name above a panel; longer names are cut."""
 
 
 class Panel(NamedTuple):
-    """One t-SNE and what is written around it."""
+    """One t-SNE plot with its labels."""
 
     name: str
     kind: str
@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
 
 def embedding(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """t-SNE of pooled latents by class: panels of features (once an encoder), residual and both of each tokenizer."""
+    """t-SNE of pooled latents by class: panels of features (once per encoder), residual and both of each tokenizer."""
     rows: list[list[Any]] = []
     panels: list[Panel] = []
     classes: list[str] = []
@@ -46,14 +46,14 @@ def embedding(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     title = "t-SNE of latents by class"
     page = _page(title, panels, classes)
     caption = (
-        "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them, one dot an image, one "
-        "colour a class. Distances between clusters mean nothing; the class share is measured before t-SNE."
+        "t-SNE of validation images' latents, averaged over positions and standardised as the transformer sees them. One dot is one "
+        "image, one colour one class. Distances between clusters have no meaning; the class share is measured before t-SNE."
     )
     return FigureData("embedding", title, caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
 def by_classes(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """t-SNE of each encoder's features by 20 and by 100 classes, with the linear probe of the features."""
+    """t-SNE of each encoder's features for 20 and for 100 classes, with the linear probe of the features."""
     rows: list[list[Any]] = []
     panels: list[Panel] = []
     named: list[str] = []
@@ -77,9 +77,9 @@ def by_classes(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     title = "t-SNE of encoders' features"
     page = _page(title, panels, named)
     caption = (
-        "t-SNE of the frozen encoders' features (a codec's latents) of validation images, averaged over positions: 20 and 100 classes, all "
-        "where the data have fewer, and at most 100 images of each. Below: top-1 of the linear probe on the same features, all "
-        "classes of the data (first seed). Distances between clusters mean nothing."
+        "t-SNE of the frozen encoders' features (a codec's latents) of validation images, averaged over positions, for 20 and for 100 "
+        "classes (all classes when the data have fewer), with at most 100 images per class. Below: top-1 of the linear probe on the same "
+        "features, over all classes of the data (first seed). Distances between clusters have no meaning."
     )
     columns = ["encoder", "classes", "image", "class", "x", "y", "probe_top1", "protocol"]
     return FigureData("embedding-by-classes", title, caption, page, columns, rows)
@@ -101,14 +101,14 @@ def by_layers(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     page = _page(title, panels, classes)
     caption = (
         "t-SNE of validation images' raw vectors, averaged over positions: patch tokens after some blocks of the encoder (the first is 1), "
-        "and the latents, features and residual side by side, before any standardisation. Alignment left out: the same residual encoder "
-        "without its map. The class share is measured before t-SNE."
+        "and the latents (features and residual concatenated) before standardisation. 'alignment left out': the same trained residual "
+        "encoder without its alignment. The class share is measured before t-SNE."
     )
     return FigureData("embedding-by-layer", title, caption, page, ["tokenizer", "part", "image", "class", "x", "y"], rows)
 
 
 def _once(panels: list[Panel], panel: Panel) -> bool:
-    """Adds a panel unless one of the same name, kind and points is there; whether it was added."""
+    """Adds a panel unless there is one of the same name, kind and points. Returns whether it was added."""
     if any((panel.name, panel.kind) == (old.name, old.kind) and np.array_equal(panel.points, old.points) for old in panels):
         return False
     panels.append(panel)
@@ -116,8 +116,8 @@ def _once(panels: list[Panel], panel: Panel) -> bool:
 
 
 def _page(title: str, panels: Sequence[Panel], classes: Sequence[str]) -> Page:
-    """Panels in rows (another count of classes begins a row), names above and a line below each, the classes' colours at the right of the
-    first row."""
+    """Panels in rows (a new number of classes begins a new row), with names above, a line of text below, and the colours of the classes at
+    the right of the first row."""
     side = (WIDTH - LEFT - RIGHT - ABREAST * GAP) / ABREAST
     places: list[tuple[int, int]] = []  # row, column
     for count in dict.fromkeys(panel.classes for panel in panels):
@@ -154,7 +154,7 @@ def _share(score: dict[str, Any]) -> str:
 
 
 def _probe(one: TokenizerRuns) -> tuple[float, str] | None:
-    """Top-1 in percent of the first seed's linear probe on the features, and its protocol; None where it was not measured."""
+    """Top-1 in percent of the first seed's linear probe on the features, and its protocol; None when it was not measured."""
     found = [
         (row["value"], row["protocol"])
         for row in one.first.scores

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from svgbench.tables.figures.sources import TokenizerRuns
-from svgbench.tables.figures.style import CLASSES, SOFT, WIDTH, FigureData, Page, bare, in_lines, name_classes, percent
+from svgbench.tables.figures.style import CLASSES, SOFT, WIDTH, FigureData, Page, bare, height_of_names, in_lines, name_classes, percent
 
 LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
 
@@ -21,7 +21,8 @@ def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     times = [at["t"] for at in read[0][1]["times"]]
     gap = 0.07
     side = (WIDTH - LEFT - RIGHT) / len(times) - gap
-    page = Page(WIDTH, TOP + len(tokenizers) * (side + 0.28) + 0.05)
+    classes = read[0][1]["classes"]
+    page = Page(WIDTH, max(TOP + len(tokenizers) * (side + 0.28) + 0.05, TOP + 0.1 + height_of_names(classes)))
     page.title("Where velocities lead the mean of each class, without a class label")
     rows: list[list[Any]] = []
     for across, t in enumerate(times):
@@ -41,7 +42,7 @@ def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
             axes.set_xlabel(label, fontsize=6, color=SOFT, labelpad=2)
             for name, place, velocity, centre in zip(about["classes"], at["positions"], at["velocities"], about["centres"], strict=True):
                 rows.append([one.name, at["t"], name, *place, *velocity, *centre])
-    name_classes(page, page.width - RIGHT + 0.05, TOP + 0.1, read[0][1]["classes"])
+    name_classes(page, page.width - RIGHT + 0.05, TOP + 0.1, classes)
     caption = (
         "Noised latents x_t = (1 - t) noise + t data of validation images (dots) on the plane in which the classes' means differ most. An "
         "arrow starts at a class's mean x_t and ends where the mean velocity that the transformer predicts for it unconditionally "

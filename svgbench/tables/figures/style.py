@@ -32,7 +32,7 @@ DPI = 200
 SMALL_IMAGE = 96
 """Images up to this side are shown by their pixels; larger ones are averaged down."""
 
-_SETTINGS = {
+_SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.titlepad": 5, "axes.linewidth": 0.6, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
@@ -72,7 +72,7 @@ class Page:
         """The figure's title, in its upper left corner."""
         self.text(0.08, 0.16, text, fontsize=9, weight="bold", va="center")
 
-    def text(self, x: float, y: float, text: str, **how: object) -> None:
+    def text(self, x: float, y: float, text: str, **how: Any) -> None:
         """A text at (x, y)."""
         self.figure.text(x / self.width, 1 - y / self.height, text, **how)
 
@@ -127,7 +127,7 @@ def class_colours(count: int) -> list[Any]:
     return [matplotlib.colormaps["hsv"](number / count) for number in range(count)]
 
 
-def line_of(number: int) -> dict[str, object]:
+def line_of(number: int) -> dict[str, Any]:
     """Colour, marker and dashes of the n-th line."""
     turn = number // len(LINES) % len(MARKERS)
     return {
@@ -180,8 +180,17 @@ def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height
         )  # fmt: skip
 
 
+NAME_STEP = 0.15
+"""Inches between the names of two classes."""
+
+
+def height_of_names(names: Sequence[str]) -> float:
+    """Inches that ``name_classes`` takes below its first line's middle."""
+    return NAME_STEP * len(names)
+
+
 def name_classes(page: Page, x: float, y: float, names: Sequence[str]) -> None:
     """The classes' colours and names, one below the other."""
     for number, name in enumerate(names):
-        page.text(x, y + 0.15 * number, "●", color=CLASSES[number], va="center", fontsize=7)
-        page.text(x + 0.13, y + 0.15 * number, name if len(name) <= 18 else name[:17] + "…", va="center", fontsize=7)
+        page.text(x, y + NAME_STEP * number, "●", color=CLASSES[number], va="center", fontsize=7)
+        page.text(x + 0.13, y + NAME_STEP * number, name if len(name) <= 18 else name[:17] + "…", va="center", fontsize=7)

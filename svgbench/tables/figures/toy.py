@@ -12,15 +12,15 @@ from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, bare
 
 TIMES = (0.1, 0.5, 0.9)
 STEPS = (1, 2, 3, 5, 10, 25)
-"""Counts of Euler steps whose error is drawn."""
+"""Numbers of Euler steps whose error is drawn."""
 FINE = 300
-"""Steps that stand for the exact path."""
+"""Number of Euler steps that is used as the exact path."""
 POINTS, REACH, PATHS, NOISES = 7, 2.6, 60, 300
 LAYOUTS = (("entangled", True), ("separated", False))
 
 
 def velocity_field() -> FigureData:
-    """Velocities of two classes at three times, paths, and the error of few steps; the same data in both rows, other labels."""
+    """Velocities of two classes at three times, paths, and the error of few steps. Both rows have the same data with different labels."""
     title = "Exact velocity field of two classes: entangled and separated"
     side, left, top, gap = 1.2, 0.8, 0.62, 0.08
     page = Page(WIDTH, top + 2 * (side + 0.3) + 0.08)
@@ -65,11 +65,11 @@ def velocity_field() -> FigureData:
         ]
         _error_axes(page, y, side, errors[name], last=down == 1)
     caption = (
-        "Data of 16 Gaussians (dots: their centres at time t); the two classes share them out like a chessboard (entangled) or by halves "
-        "(separated), so both rows are the same data with other labels. Arrows: the exact velocity E[x_1 - x_0 | x_t, class], in closed "
-        "form. Cosine: of the two classes' velocities at one place, the mean over the drawn places. Right: root mean square distance "
-        f"between the end of few Euler steps and that of {FINE}, mean over both classes and {NOISES} noises, over the data's deviation. "
-        "Nothing is trained."
+        "The data are 16 Gaussians (dots: their centres at time t). Their two classes alternate as on a chessboard (entangled) or divide "
+        "them into halves (separated), so both rows have the same data with different labels. Arrows: the exact velocity "
+        "E[x_1 - x_0 | x_t, class], in closed form. Cosine: between the two classes' velocities at the same place, averaged over the drawn "
+        f"places. Right: root mean square distance between the end points of few and of {FINE} Euler steps, averaged over both classes "
+        f"and {NOISES} noises and divided by the data's standard deviation. Nothing is trained."
     )
     columns = ["layout", "what", "t", "class", "x", "y", "velocity_x", "velocity_y", "steps", "value"]
     return FigureData("toy-field", title, caption, page, columns, rows)
@@ -92,7 +92,8 @@ def _agreement(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _errors(classes: tuple[Mixture, Mixture], noise: np.ndarray) -> list[float]:
-    """Root mean square distance between each of ``STEPS`` and ``FINE`` Euler steps, over the deviation of both classes' data."""
+    """Root mean square distance between the results of each of ``STEPS`` and of ``FINE`` Euler steps, divided by the standard deviation of
+    both classes' data."""
     spread = np.square(np.concatenate([one.centres for one in classes])).sum(1).mean() + 2 * classes[0].deviation ** 2
     ends = [one.path(noise, FINE)[-1] for one in classes]
     squares = [

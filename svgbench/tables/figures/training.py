@@ -1,4 +1,4 @@
-"""Training curves side by side: the transformers' loss, and gFID where snapshots along the training were sampled."""
+"""Training curves side by side: the transformers' loss, and gFID if snapshots were sampled during the training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from svgbench.tables.figures.style import WIDTH, FigureData, Page, line_of, name
 
 LEFT, RIGHT, TOP, GAP = 0.62, 1.55, 0.52, 0.62
 POINTS = 40
-"""Points of a loss curve: neighbouring lines of the log are averaged to so many at most."""
+"""Most points of a loss curve; neighbouring lines of a longer log are averaged."""
 
 
 def training_curves(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """Loss against images seen, a panel an objective, then gFID along the training; or why it is not drawn."""
+    """Loss against images seen, one panel per objective, then gFID along the training; or the reason why it is not drawn."""
     losses = {one.name: _loss(one) for one in tokenizers}
     drawn = [one for one in tokenizers if losses[one.name]]
     if not drawn:
@@ -41,7 +41,7 @@ def training_curves(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
         ends = []
         for one in shown:
             how = line_of(one.number)
-            marked = {} if label.startswith("gFID") else {"marker": ""}
+            marked: dict[str, Any] = {} if label.startswith("gFID") else {"marker": ""}
             points = curves[one.name]
             axes.plot([seen for seen, _ in points], [value for _, value in points], **{**how, **marked})
             ends.append((points[-1][0], points[-1][1], one.name, str(how["color"])))
@@ -61,9 +61,9 @@ def training_curves(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
         rows += [[one.name, "loss", objective, seen, value, None, seeds, ""] for seen, value in losses[one.name]]
         rows += [[one.name, "gfid", objective, seen, value, row["steps"], seeds, row["protocol"]] for seen, value, row in scores[one.name]]
     caption = (
-        "Loss of the transformer's training, the mean over seeds and over neighbouring lines of the log, and where snapshots along the "
-        "training were sampled their gFID without guidance at the most steps. Latents of different encoders have losses of different size: "
-        "compare the shape of such curves, and the height only where the latent is the same."
+        "Training loss of the transformer, averaged over seeds and over neighbouring lines of the log. If snapshots were sampled during "
+        "training: their gFID without guidance at the largest number of steps. The size of a loss depends on the latents: compare the "
+        "heights of curves only for the same latents, else only their shapes."
     )
     columns = ["tokenizer", "what", "objective", "images_seen", "value", "steps", "seeds", "protocol"]
     return FigureData("training-curves", title, caption, page, columns, rows)

@@ -42,7 +42,7 @@ def test_judges_trained_on_drawn_images_are_named_where_they_judge_a_folder(tmp_
     (tmp_path / "images").mkdir()
     tiny = found("tiny", data={"source": str(tmp_path / "images")})
     for part in ("shapes-cnn (scores)", "shapes-lpips (scores)", "shapes-lpips (autoencoder.loss)"):
-        assert "does not know photographs" in tiny[f"weights of {part}"].where
+        assert "not on photographs" in tiny[f"weights of {part}"].where
     small = found("small", data={"source": str(tmp_path / "images")})
     assert {what for what, need in small.items() if need.state == "missing"} >= {
         "weights of inception (scores)", "weights of lpips (autoencoder.loss)",
