@@ -170,7 +170,7 @@ def test_where_the_command_line_leaves_the_steps_of_a_contrast_out_the_table_say
     table = contrast_table([contrast(steps=3, guidance=2.0), contrast("d", between=("a", "e"), steps=3)], found, where, {})
     assert [row[2].split()[0] for row in table.rows] == ["-", "-"] and [row[7] for row in table.rows] == ["untested", "untested"]
     assert any("a and b: scored, but not as this contrast compares (3 steps, guidance 2.0)" in note for note in table.notes)
-    assert any("no score yet of e" in note for note in table.notes)
+    assert any("no score yet for e" in note for note in table.notes)
 
 
 def test_a_file_whose_only_axis_is_the_seed_has_nothing_to_compare(tmp_path):
