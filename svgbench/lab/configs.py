@@ -24,6 +24,8 @@ from svgbench.stages.graph import JUDGES, field
 
 DEFAULT_PRESET = "tiny"
 """The preset when none is given."""
+REPEATS = 2
+"""Cells whose work repeats another cell's are named up to this number; the others are counted."""
 
 
 def configs_of(
@@ -60,6 +62,7 @@ def cells_of(
     seen: dict[str, str] = {}
     plains: dict[str, RunConfig] = {}
     cell_of: dict[str, str] = {}
+    repeats: list[tuple[str, str]] = []
     for axis, value in repeated(loaded):
         notify(f"the axis '{axis}' lists {value} twice; it runs once.")
     for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
@@ -71,7 +74,7 @@ def cells_of(
             raise _placed(error, experiment, cell, over, shelf, preset) from None
         same = cell_of.setdefault(_work(drafted, shelf), cell)
         if same != cell:
-            notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
+            repeats.append((cell, same))
             continue
         if base_run:  # the name comes from the file and from what --set changes
             plain = build(cell_settings, preset=preset, extra=shelf) if over else drafted
@@ -83,6 +86,10 @@ def cells_of(
             name += f".{digest(cell)[:6]}"
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
+    for cell, same in repeats[:REPEATS]:
+        notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
+    if len(repeats) > REPEATS:
+        notify(f"{len(repeats) - REPEATS} more cells are the same run as another cell.")
     try:
         check_tuning_seeds(config for _, config in configs.values())
     except BadConfig as error:

@@ -78,6 +78,11 @@ def test_the_shelf_s_experiments_stand_on_their_presets(name, preset):
             {"sd-vae-tiny"},
             ["cell 'sd-vae.align-none' is the same run as 'sd-vae.align-frozen'; it runs once."],
         ),
+        (
+            "base: smoke\nrun: mine\naxes:\n  way: {a: {}, b: {seed: 0}, c: {seed: 0}, d: {seed: 0}, e: {seed: 0}}\n",
+            {"mine.a"},
+            ["cell 'b' is the same run as 'a'; it runs once.", "cell 'c' is", "2 more cells are the same run as another cell."],
+        ),
         ("base: smoke\nrun: m\naxes: {seed: [0, 1, 0]}\n", {"m.seed-0", "m.seed-1"}, ["the axis 'seed' lists 0 twice; it runs once."]),
     ],
 )
