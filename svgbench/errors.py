@@ -86,8 +86,11 @@ class Occupied(SvgbenchError):
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``"""
+    """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``; `` There is none.``
+    where none is known."""
     names = sorted(known)
+    if not names:
+        return " There is none."
     import difflib  # late: signal handlers are set first
 
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)

@@ -62,7 +62,8 @@ def _sentence(kind: type[BaseModel], error: ValidationError) -> str:
     more = f" ({behind} more problem{'s' if behind > 1 else ''}.)" if behind else ""
     if problem["type"] == "extra_forbidden":
         owner = _part_at(kind, path[:-1])
-        return f"{name} is not a field.{closest(path[-1], owner.model_fields if owner else [])}{more}"
+        known = [field.alias or own for own, field in owner.model_fields.items()] if owner else []
+        return f"{name} is not a field.{closest(path[-1], known)}{more}"
     if problem["type"] == "missing":
         return f"{name} is missing.{more}"
     if problem["type"] == "value_error":

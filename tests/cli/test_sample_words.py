@@ -55,3 +55,9 @@ def test_what_an_export_cannot_heed_is_refused(out, tmp_path, capsys, option):
 def test_a_picture_takes_no_share_of_the_training(out, tmp_path, capsys):
     status, err = call(capsys, "--to", str(tmp_path / "s.png"), "--trained", "0.5", "--out", str(out))
     assert status == 2 and "--trained chooses among stored samples" in err
+
+
+def test_where_there_is_no_run_none_is_offered(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    status, err = call(capsys, "--to", str(tmp_path / "s.png"), "--out", str(tmp_path / "runs"))
+    assert status == 2 and "no run named 'a'. There is none." in err

@@ -225,7 +225,7 @@ def test_the_same_command_again_runs_nothing_and_sample_draws_at_the_chosen_shif
     assert (tmp_path / "tuned.png").read_bytes() == (tmp_path / "given.png").read_bytes()
     one_step = ("sample", "t.seed-0", "--to", tmp_path / "one.png", "--steps", "1", "--out", folder / "runs")
     refused, done = svgbench(*one_step), svgbench(*one_step, "--zero-init", "0")
-    assert (refused.returncode, done.returncode) == (2, 0) and "zero_init 1 must be from 0 to below the 1 step" in refused.stderr
+    assert (refused.returncode, done.returncode) == (2, 0) and "zero_init 1 must be at least 0 and below the 1 step" in refused.stderr
     svgbench("gc", "--out", folder / "runs", "--yes")
     assert {path.name for path in (folder / "runs" / "store").iterdir()} >= {"shift-choice", "diffusion", "generation-scores"}
     assert len(list((folder / "runs" / "store" / "diffusion").glob("*/manifest.json"))) == 2
