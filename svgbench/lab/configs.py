@@ -21,6 +21,8 @@ from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
 
 DEFAULT_PRESET = "tiny"
+FEW = 3
+"""Equal cells that are named one by one."""
 """The preset where none is given."""
 
 
@@ -34,9 +36,17 @@ def configs_of(
 
 
 def cells_of(
-    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
+    experiment: str,
+    preset: str,
+    sets: list[str] | None,
+    shelf: Path | None,
+    *,
+    data: str | None = None,
+    resolved: bool = True,
+    told: bool = True,
 ) -> dict[str, tuple[str, RunConfig]]:
-    """The same with the cell of each: name -> (cell, RunConfig). Of cells that are one run the first; an encoder's cell is empty."""
+    """The same with the cell of each: name -> (cell, RunConfig). Of cells that are one run the first, which is ``told``; an encoder's cell
+    is empty."""
     over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
@@ -57,7 +67,8 @@ def cells_of(
     seen: dict[str, str] = {}
     plains: dict[str, RunConfig] = {}
     cell_of: dict[str, str] = {}
-    for axis, value in repeated(loaded):
+    equal: dict[str, str] = {}
+    for axis, value in repeated(loaded) if told else []:
         notify(f"the axis '{axis}' names {value} twice; it runs once.")
     for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
         try:
@@ -68,7 +79,7 @@ def cells_of(
             raise _placed(error, experiment, cell, over, shelf, preset) from None
         same = cell_of.setdefault(_work(drafted, shelf), cell)
         if same != cell:
-            notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
+            equal[cell] = same
             continue
         if base_run:  # named by the file, and by what --set changes
             plain = build(cell_settings, preset=preset, extra=shelf) if over else drafted
@@ -80,12 +91,24 @@ def cells_of(
             name += f".{digest(cell)[:6]}"
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
+    if told:
+        _tell_equal(equal, len(cell_of) + len(equal))
     try:
         check_tuning_seeds(config for _, config in configs.values())
     except BadConfig as error:
         tuned = next(cell for cell, config in configs.values() if config.sampling.tuning is not None)
         raise _placed(error, experiment, tuned, over, shelf, preset) from None
     return configs
+
+
+def _tell_equal(equal: dict[str, str], count: int) -> None:
+    """Says which of ``count`` cells are the run of another one: each of a few, one for example of many."""
+    if len(equal) <= FEW:
+        for cell, same in equal.items():
+            notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
+    else:
+        cell, same = next(iter(equal.items()))
+        notify(f"{len(equal)} of {count} cells are the same runs as others, such as '{cell}' as '{same}'; each runs once.")
 
 
 def _check_metrics(experiment: Experiment) -> None:
