@@ -131,15 +131,17 @@ def _without_length(one: TokenizerRuns) -> str:
 
 
 def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: str = "guidance") -> list[Point]:
-    """Seeds folded; ``panel``: the column that panels go by. A line is a tokenizer under one way of sampling; the way is named where there
-    are several."""
+    """Seeds folded; ``panel``: the column that panels go by. A line is a tokenizer under one way of sampling; what ways differ in is named
+    where there are several. Where guidance is the axis, samples without guidance begin the line of a tokenizer's guided ones."""
     cells: dict[tuple[tuple[str, float], str, str, float], Rows] = {}
     for name, of_tokenizer in rows.items():
+        guided = {_way(row) for row in of_tokenizer if row["guidance"] != 1} if panel == "steps" else set()
         for row in of_tokenizer:
+            way = guided.copy().pop() if row["guidance"] == 1 and len(guided) == 1 else _way(row)
             made = Protocol.model_validate(row["protocol_fields"])
             judged = made.model_copy(update={"sampling": None}).text
-            cells.setdefault(((judged, row[panel]), name, made.sampling.how if made.sampling else "", x(row)), []).append(row)
-    ways = {way for _, _, way, _ in cells}
+            cells.setdefault(((judged, row[panel]), name, way, x(row)), []).append(row)
+    shown = _told_apart({way for _, _, way, _ in cells})
     points = []
     for (place, name, way, where), point_rows in sorted(
         cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])
@@ -148,8 +150,20 @@ def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: 
         value = mean(values)
         half = half_interval(values) if len(values) > 1 else None
         low, high = (point_rows[0]["low"], point_rows[0]["high"]) if half is None else (value - half, value + half)
-        points.append(Point(place, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, point_rows))
+        points.append(Point(place, f"{name}, {shown[way]}" if shown[way] else name, where, value, low, high, point_rows))
     return points
+
+
+def _way(row: dict[str, Any]) -> str:
+    """How a row's samples were drawn, but for steps and guidance."""
+    how = Protocol.model_validate(row["protocol_fields"]).sampling
+    return how.how if how else ""
+
+
+def _told_apart(ways: set[str]) -> dict[str, str]:
+    """Each way of sampling -> those of its words that not all ways have: ``euler-shift0.15`` and ``heun-shift0.15`` as euler and heun."""
+    common = set.intersection(*(set(way.split("-")) for way in ways)) if ways else set()
+    return {way: "-".join(word for word in way.split("-") if word not in common) for way in ways}
 
 
 def _has_lines(points: list[Point]) -> bool:
