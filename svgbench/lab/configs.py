@@ -24,8 +24,8 @@ from svgbench.stages.graph import JUDGES, field
 
 DEFAULT_PRESET = "tiny"
 """The preset when none is given."""
-REPEATS = 2
-"""Cells whose work repeats another cell's are named up to this number; the others are counted."""
+FEW = 3
+"""Repeated cells that are named one by one."""
 
 
 def configs_of(
@@ -38,9 +38,17 @@ def configs_of(
 
 
 def cells_of(
-    experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
+    experiment: str,
+    preset: str,
+    sets: list[str] | None,
+    shelf: Path | None,
+    *,
+    data: str | None = None,
+    resolved: bool = True,
+    told: bool = True,
 ) -> dict[str, tuple[str, RunConfig]]:
-    """The same with the cell of each run: name -> (cell, RunConfig). Of several cells with the same run the first; for an encoder the cell
+    """The same with the cell of each run: name -> (cell, RunConfig). Of several cells with the same run the first, which is ``told``; for
+    an encoder the cell
     is empty."""
     over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
@@ -62,8 +70,8 @@ def cells_of(
     seen: dict[str, str] = {}
     plains: dict[str, RunConfig] = {}
     cell_of: dict[str, str] = {}
-    repeats: list[tuple[str, str]] = []
-    for axis, value in repeated(loaded):
+    repeats: dict[str, str] = {}
+    for axis, value in repeated(loaded) if told else []:
         notify(f"the axis '{axis}' lists {value} twice; it runs once.")
     for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
         try:
@@ -74,7 +82,7 @@ def cells_of(
             raise _placed(error, experiment, cell, over, shelf, preset) from None
         same = cell_of.setdefault(_work(drafted, shelf), cell)
         if same != cell:
-            repeats.append((cell, same))
+            repeats[cell] = same
             continue
         if base_run:  # the name comes from the file and from what --set changes
             plain = build(cell_settings, preset=preset, extra=shelf) if over else drafted
@@ -86,10 +94,8 @@ def cells_of(
             name += f".{digest(cell)[:6]}"
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
-    for cell, same in repeats[:REPEATS]:
-        notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
-    if len(repeats) > REPEATS:
-        notify(f"{len(repeats) - REPEATS} more cells are the same run as another cell.")
+    if told:
+        _tell_repeats(repeats, len(cell_of) + len(repeats))
     try:
         check_tuning_seeds(config for _, config in configs.values())
     except BadConfig as error:
@@ -114,6 +120,16 @@ def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -
                         f"{at}: the contrast '{contrast.name}' compares samples of {what} {value}, and '{group_name(cell)}' draws {what} "
                         f"{listed([f'{each:g}' for each in drawn])}; name one of these, or add it to sampling.{what}."
                     ).about(f"sampling.{what}")
+
+
+def _tell_repeats(repeats: dict[str, str], count: int) -> None:
+    """Tells which of ``count`` cells are the same run as another cell: each of a few, one example of many."""
+    if len(repeats) <= FEW:
+        for cell, same in repeats.items():
+            notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")
+    else:
+        cell, same = next(iter(repeats.items()))
+        notify(f"{len(repeats)} of {count} cells are the same run as another cell, for example '{cell}' as '{same}'; each runs once.")
 
 
 def _check_metrics(experiment: Experiment) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from svgbench.cli.selection import Named
 from svgbench.config.experiments import cells, load_experiment, place_of, preset_of, run_of, settings_of
 from svgbench.errors import BadConfig, BadInput
 from svgbench.lab.configs import configs_of
@@ -78,11 +79,6 @@ def test_the_shelf_s_experiments_stand_on_their_presets(name, preset):
             {"sd-vae-tiny"},
             ["cell 'sd-vae.align-none' is the same run as 'sd-vae.align-frozen'; it runs once."],
         ),
-        (
-            "base: smoke\nrun: mine\naxes:\n  way: {a: {}, b: {seed: 0}, c: {seed: 0}, d: {seed: 0}, e: {seed: 0}}\n",
-            {"mine.a"},
-            ["cell 'b' is the same run as 'a'; it runs once.", "cell 'c' is", "2 more cells are the same run as another cell."],
-        ),
         ("base: smoke\nrun: m\naxes: {seed: [0, 1, 0]}\n", {"m.seed-0", "m.seed-1"}, ["the axis 'seed' lists 0 twice; it runs once."]),
     ],
 )
@@ -92,6 +88,13 @@ def test_cells_that_are_the_same_work_are_said_and_are_one_run(tmp_path, capsys,
     err = capsys.readouterr().err
     assert len(found) == len(names) and all(sentence in err for sentence in said) and len(err.splitlines()) == len(said)
     assert {name if name.startswith("m") else name.split(".")[0] for name in found} == names
+
+
+def test_many_equal_cells_are_one_line_and_a_report_says_nothing_of_them(tmp_path, capsys):
+    assert len(configs_of("layer", "tiny", ["seed=0"], None, resolved=False)) == 3
+    said = "6 of 9 cells are the same run as another cell, for example 'early.seed-1' as 'early.seed-0'; each runs once."
+    assert capsys.readouterr().err.splitlines() == [said]
+    assert len(Named(tmp_path, sets=["seed=0"]).cells("layer")) == 3 and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

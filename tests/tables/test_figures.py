@@ -65,7 +65,7 @@ def test_numbers_of_two_protocols_or_guidances_are_in_two_panels_and_of_two_samp
         assert len(gfid_by_steps([one]).page.figure.axes) == 2
         assert len(gfid_by_steps([one, two]).page.figure.axes) == 3
         mixed = gfid_by_steps([tokenizer("a", run("a", [gfid(s, 3.0, sampler=w) for w in ("euler", "heun") for s in (5, 25)]))])
-    assert len(mixed.page.figure.axes) == 1 and {row[0] for row in mixed.rows} == {"a, euler-shift0.15", "a, heun-shift0.15"}
+    assert len(mixed.page.figure.axes) == 1 and {row[0] for row in mixed.rows} == {"a, euler", "a, heun"}
 
 
 def test_images_seen_join_runs_that_differ_in_their_length_alone():
@@ -175,6 +175,26 @@ def test_gfid_against_guidance_is_a_line_a_row_at_the_most_steps():
     assert [(row[0], row[1], row[2], row[4]) for row in drawn.rows] == [("a", 1.0, 25, 6.0), ("a", 1.5, 25, 6.5), ("a", 4.0, 25, 9.0)]
     (axes,) = drawn.page.figure.axes
     assert axes.get_title(loc="left") == "25 steps" and [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "1.5", "4"]
+
+
+def test_what_guidance_alone_needs_does_not_part_a_line_at_scale_1():
+    """The guided channels and the schedule are in the protocol of guided samples only; of a tuned shift the long name is in no line's."""
+
+    def rows(guided: dict) -> list[dict]:
+        tuned = {"shift": 0.4, "tuned": "of-0.15,0.4-by-1000x5steps-seed9001"}
+        made = []
+        for scale in (1.0, 2.0, 4.0):
+            how = SamplingProtocol(sampler="euler", steps=25, guidance=scale, **tuned, **(guided if scale > 1 else {}))
+            protocol = Protocol(measure="fd", judge="cnn", judge_digest="ab" * 32, images="samples", version="v1", sampling=how)
+            made.append(gfid(25, scale, guidance=scale) | {"protocol_fields": protocol.model_dump(mode="json")})
+        return made
+
+    both = [tokenizer("a", run("a", rows({}))), tokenizer("b", run("b", rows({"guided_channels": 3, "schedule": "linear"})))]
+    with styled():
+        drawn = gfid_by_guidance(both)
+    assert [(row[0], row[1]) for row in drawn.rows] == [
+        *(("a", scale) for scale in (1.0, 2.0, 4.0)), *(("b, linear-first3channels", scale) for scale in (1.0, 2.0, 4.0))
+    ]  # fmt: skip
 
 
 class Logged(TokenizerRuns):

@@ -132,15 +132,17 @@ def _without_length(one: TokenizerRuns) -> str:
 
 
 def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: str = "guidance") -> list[Point]:
-    """Averages seeds. ``panel``: the column whose values are the panels. A line is a tokenizer with one way of sampling, which is named
-    when there are several."""
+    """Averages seeds. ``panel``: the column whose values are the panels. A line is a tokenizer with one way of sampling, named by what
+    differs when there are several. With guidance as the axis, samples without guidance begin the line of the tokenizer's guided ones."""
     cells: dict[tuple[tuple[str, float], str, str, float], Rows] = {}
     for name, of_tokenizer in rows.items():
+        guided = {_way(row) for row in of_tokenizer if row["guidance"] != 1} if panel == "steps" else set()
         for row in of_tokenizer:
+            way = guided.copy().pop() if row["guidance"] == 1 and len(guided) == 1 else _way(row)
             made = Protocol.model_validate(row["protocol_fields"])
             judged = made.model_copy(update={"sampling": None}).text
-            cells.setdefault(((judged, row[panel]), name, made.sampling.how if made.sampling else "", x(row)), []).append(row)
-    ways = {way for _, _, way, _ in cells}
+            cells.setdefault(((judged, row[panel]), name, way, x(row)), []).append(row)
+    shown = _told_apart({way for _, _, way, _ in cells})
     points = []
     for (place, name, way, where), point_rows in sorted(
         cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])
@@ -149,8 +151,20 @@ def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: 
         value = mean(values)
         half = half_interval(values) if len(values) > 1 else None
         low, high = (point_rows[0]["low"], point_rows[0]["high"]) if half is None else (value - half, value + half)
-        points.append(Point(place, f"{name}, {way}" if len(ways) > 1 else name, where, value, low, high, point_rows))
+        points.append(Point(place, f"{name}, {shown[way]}" if shown[way] else name, where, value, low, high, point_rows))
     return points
+
+
+def _way(row: dict[str, Any]) -> str:
+    """How a row's samples were drawn, but for steps and guidance."""
+    how = Protocol.model_validate(row["protocol_fields"]).sampling
+    return how.how if how else ""
+
+
+def _told_apart(ways: set[str]) -> dict[str, str]:
+    """Each way of sampling -> those of its words that not all ways have: ``euler-shift0.15`` and ``heun-shift0.15`` as euler and heun."""
+    common = set.intersection(*(set(way.split("-")) for way in ways)) if ways else set()
+    return {way: "-".join(word for word in way.split("-") if word not in common) for way in ways}
 
 
 def _has_lines(points: list[Point]) -> bool:
