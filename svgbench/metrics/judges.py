@@ -1,8 +1,8 @@
 """The judging networks: which there are, where their weights are, and what their files must hold.
 
-Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is another judge, and its
-numbers have another protocol. Files are read by ``weights.files``, which runs no code inside them. What a digest cannot tell: whether
-the weights are good. No torch: a plan asks for identities.
+Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is a different judge, whose numbers
+have a different protocol. Files are read by ``weights.files``, which runs no code inside them. Limit: a digest does not show whether the
+weights are good. No torch, because plans need the identities.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
 from svgbench.stages.transformers import as_velocity, open_transformer
 
 CLASSES = 10
-"""Most classes in a picture, so that their colours can be told apart; of more, this many are taken at even distances."""
+"""Largest number of classes in a picture, so that their colours are distinct; of more classes, this many are taken at even distances."""
 EMBEDDED, MOVED = 500, 400
 """Validation images on the t-SNE's plane and in the velocities, the same number of each class."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -38,8 +38,8 @@ RESAMPLING = Resampling(resamples=100, seed=0)
 
 
 def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tensor, Tensor, list[int]]:
-    """At most ``count`` images of at most ``classes`` classes, the first of each chosen class in turn: their places [N], their labels as
-    places in the chosen classes [N], and those classes."""
+    """At most ``count`` images of at most ``classes`` classes, taken from the chosen classes in turn: their indices [N], their labels as
+    indices of the chosen classes [N], and these classes."""
     labels = torch.as_tensor(images.labels)
     known = labels.unique()
     if len(known) < 2:
@@ -149,5 +149,5 @@ def names_of(collection: Images, chosen: list[int]) -> list[str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_atomic(path, (json.dumps(content) + "\n").encode())

@@ -110,8 +110,8 @@ class DiffusionTask:
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Begins from the averaged
-    weights of the artifact ``start``, where there is one (``stages.continuation``)."""
+    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Starts from the averaged
+    weights of the artifact ``start``, if there is one (``stages.continuation``)."""
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)

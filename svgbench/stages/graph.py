@@ -40,15 +40,15 @@ class Stage:
     provides: str | None = None
     """The name by which others need it, where that is not the stage's name."""
     also: tuple[str, ...] = ()
-    """Names that it takes as inputs where the run has them."""
+    """Names of optional inputs, which it gets if the run has them."""
     start: str | None = None
-    """What it continues: the input ``start`` is what provides this name in the run at the resolution before (``config.derived``)."""
+    """The name that it continues: the input ``start`` provides this name in the run at the earlier resolution (``config.derived``)."""
     when: str = "always"
     """The fact about a run (``facts``) under which the run has this stage."""
     taken_over: bool = False
     """Made from files of others alone: neither images nor training are needed."""
     first: tuple[str, ...] = ()
-    """Needs that are taken as the first row that provides them left them, before another row replaced them."""
+    """Needs that come from the first row that provides them, not from a later row that replaces it."""
     scores: bool = False
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
@@ -187,7 +187,7 @@ UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{T
 UNGUIDED = {"sampling.schedule": "constant", "sampling.against": "null", "sampling.guided_channels": None}
 """Fields that samples of guidance 1 do not depend on: only the conditional prediction is used. With these values they share one key."""
 UNGUIDED_LEFT_OUT = frozenset({"sampling.optimised_scale"})
-"""The same, of fields that are in a key only where they are not their defaults."""
+"""The same, for fields that are in a key only when they differ from their defaults."""
 
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),
@@ -224,7 +224,7 @@ _PICTURES = ("pictures.npy", "pictures.json")
 TRAININGS = ("autoencoder", "continued-autoencoder", "diffusion", "continued-diffusion")
 """The stages that train a run's networks."""
 DRAWN = "sampling.json"
-"""In an artifact of samples with a tuned shift: how they were drawn (``config.sampling.SamplingProtocol``)."""
+"""File in an artifact of samples with a tuned shift: how they were drawn (``config.sampling.SamplingProtocol``)."""
 LEAVES: dict[str, tuple[str, ...]] = {
     "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
     "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
@@ -282,7 +282,7 @@ def field(config: dict[str, Any], path: str) -> Any:
 
 
 def holds(config: dict[str, Any], path: str) -> bool:
-    """Whether a configuration as in JSON has the field: a field that a later version added is left out at its default."""
+    """Whether a configuration (as JSON data) has the field: fields that later versions added are left out at their defaults."""
     try:
         field(config, path)
     except KeyError:
