@@ -224,8 +224,8 @@ MOST_CELLS = 10_000
 
 
 def cells(experiment: Experiment, extra: Path | None = None, *, preset: str | None = None) -> dict[str, dict[str, Any]]:
-    """Name of each cell -> its settings at a preset (None: those of every preset), without the preset's own: the bases' of the experiment,
-    the bases' of the cell, then the experiment's own, then the cell's own. One cell of an empty name where there are no axes."""
+    """Name of each cell -> its settings at a preset (None: those of every preset), without the preset's own settings. Later ones override:
+    the experiment's bases, the cell's bases, the experiment, the cell. One cell with an empty name if there are no axes."""
     count = math.prod(len(values) for values in experiment.axes.values())
     if count > MOST_CELLS:
         raise BadConfig(f"{experiment.at('axes')}: the axes give {count:,} cells, and an experiment may have {MOST_CELLS:,}; split it.")

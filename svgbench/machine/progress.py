@@ -96,7 +96,7 @@ class RichBar(Bar):
         self._progress.start()
 
     def _texts(self) -> dict[str, str]:
-        """The texts of the line, as long as the terminal has room for them beside the bar."""
+        """The texts of the line that fit into the terminal together with the bar."""
         count, rate = f"{self.done:,}/{self.total:,} {self.unit}", f"{self.rate:,.1f}/s"
         room = self._console.width - len(count) - len(rate) - BAR_AND_TIME
         label = shortened(printable(self.label), max(room, LABEL_LEAST))

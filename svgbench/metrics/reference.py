@@ -96,7 +96,7 @@ def open_reference(
     runtime: Runtime | None = None, progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
     resize: int | None = None,
 ) -> Reference:  # fmt: skip
-    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0`` beside them where there are some; a set of
+    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0``, if it has any; a set of
     images (``image_sets.open_set``); or an artifact of our store (``images``: its training images; ``references``). Images of another size
     than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
     computation can resume; ``resize``: the side in pixels to which a set of images is resized."""

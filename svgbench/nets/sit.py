@@ -46,9 +46,9 @@ class SiT(nn.Module):
         wide: Mapping[str, Any] | None = None,
         spacing: float = 1.0,
     ) -> None:
-        """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs, a
-        variance's (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``: distance
-        between the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
+        """``grid`` latent positions per side, divided into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further
+        outputs, a variance's (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``:
+        distance between the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
         left = ("self", "__class__", *(["spacing"] if spacing == 1 else []))
         self_sizes = {name: value for name, value in locals().items() if name not in (*left, "left")}
         super().__init__()

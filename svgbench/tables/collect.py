@@ -59,12 +59,12 @@ class RunRecord:
         return int(match[1]) if match else 0
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """The entry of ``run.json`` for a finished stage, the first of its name; a training that goes on has the name of the one before."""
+        """The entry of ``run.json`` for a finished stage, the first of this name; a continued training has the name of the earlier one."""
         return next((stage for stage in self.about["stages"] if stage["stage"].removeprefix("continued-") == name), None)
 
     @property
     def behind(self) -> list[dict[str, Any]]:
-        """The entries of what the run builds on: its tuning, and the training that it continues."""
+        """The entries of stages of other configurations: for its tuning, and of the training that it continues."""
         return self.about.get("behind", [])
 
     @property

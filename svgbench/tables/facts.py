@@ -18,7 +18,7 @@ TITLES = {
 """The facts that are no fields of the configuration, and their titles."""
 FIELDS = tuple(flat(whole(RunConfig())))
 LATER: Mapping[str, Any] = {name: value for name, value in flat(whole(RunConfig())).items() if name not in flat(RunConfig().model_dump())}
-"""Fields that later versions added: a record lacks those that have these values."""
+"""Fields that later versions added; a record leaves out fields with these values."""
 
 
 class Row(NamedTuple):
@@ -62,7 +62,7 @@ def fact(name: str, row: Row) -> str:
 
 
 def _layers(config: dict[str, Any]) -> str:
-    """The encoder's blocks whose tokens are the features, where the run names them."""
+    """The encoder's blocks whose tokens are the features, if the run names them."""
     layers = ((config.get("encoder") or {}).get("features") or {}).get("layers", "-")
     return layers if isinstance(layers, str) else ", ".join(map(str, layers))
 
@@ -77,7 +77,7 @@ def _millions(count: int) -> str:
 
 
 def _hours(row: Row) -> str:
-    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen; also of a training that it continues), and the
+    """Device-hours of training per seed (autoencoder, and diffusion up to the images seen, including a training that it continues), and the
     kind of device."""
     hours, devices = [], {}
     for record in row.records:

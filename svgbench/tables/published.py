@@ -47,7 +47,7 @@ class Published:
     params_m: int | None
     """Millions of parameters."""
     epochs: int | None
-    """Of the transformer's training; of a reconstruction, of the autoencoder's."""
+    """Epochs of the transformer's training; for a reconstruction, of the autoencoder's."""
     sampler: str
     steps: int | None
     guidance: str

@@ -81,8 +81,8 @@ def residual_encoder(part: Residual, *, patch: int, resolution: int, first: int 
 
 
 def decoder(part: Decoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True, first: int | None = None) -> Work:
-    """The decoder of raw latents; ``trained_latents``: gradients go on into the residual encoder; ``first``: the resolution that determined
-    its levels with attention, if it differs."""
+    """The decoder of raw latents; ``trained_latents``: gradients also flow into the residual encoder; ``first``: the resolution that
+    determined its levels with attention, if it differs."""
     if part.kind == "vit":
         return vit_decoder(part.vit, channels=channels, stride=stride, resolution=resolution, trained_latents=trained_latents)
     return ldm_decoder(part, channels=channels, resolution=resolution, trained_latents=trained_latents, first=first)

@@ -46,7 +46,7 @@ def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
         "Noised latents x_t = (1 - t) noise + t data of validation images (dots) on the plane in which the class means differ most. An "
         "arrow starts at a class's mean x_t and ends where the mean velocity that the transformer predicts for it unconditionally "
         "would bring it at t = 1; rings are the classes' true means there. If arrows reach their rings early, classes are "
-        "separated; if they stay together, entangled. The dashed circle holds the noise (two standard deviations); it sets the scale of a row."
+        "separated; if they stay together, entangled. The dashed circle holds the noise (two standard deviations) and sets the scale."
     )
     columns = ["tokenizer", "t", "class", "x", "y", "velocity_x", "velocity_y", "true_x", "true_y"]
     return FigureData("velocities", "Class means of velocities", caption, page, columns, rows)
