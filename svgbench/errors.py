@@ -25,7 +25,7 @@ class BadInput(SvgbenchError):
 
     exit_status = 2
     field = ""
-    """Dotted path of the configuration field that is wrong; empty where it is none."""
+    """Dotted path of the configuration field that is wrong; empty if it is none."""
 
     def about(self, field: str) -> Self:
         """Sets the field and returns the error."""

@@ -16,7 +16,7 @@ class Backend(NamedTuple):
     package: str | None = None
     """The package on PyPI that the opener imports; None where torch is enough."""
     extra: str = ""
-    """The extra of svgbench that installs the package; empty where the package is a dependency."""
+    """The extra of svgbench that installs the package; empty if the package is a dependency."""
     card_reader: str | None = None
     """``MODULE:FUNCTION``, called with (model, BACKEND:NAME), returns the card fields of a model without a card; None: it needs a card."""
     has_pixel_statistics: bool = False

@@ -178,12 +178,12 @@ def _merged(chain: list[Experiment], preset: str | None, *, with_preset: bool) -
 
 
 def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
-    """The preset among an experiment's bases; None where there is none."""
+    """The preset among an experiment's bases; None if there is none."""
     return next((part.preset for part in _chain(experiment, extra) if part.preset), None)
 
 
 def run_of(experiment: Experiment, extra: Path | None = None) -> str:
-    """The field ``run`` of an experiment or the nearest base that has one; empty where none does."""
+    """The field ``run`` of an experiment or the nearest base that has one; empty if none does."""
     return next((part.run for part in _chain(experiment, extra) if part.run), "")
 
 

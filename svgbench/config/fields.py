@@ -38,7 +38,7 @@ class FieldDoc:
     type: str
     """For example ``integer``, ``number or empty``, ``list of integer``."""
     bounds: str
-    """For example ``>= 1``, ``one of euler, heun``; empty where any value of the type is accepted."""
+    """For example ``>= 1``, ``one of euler, heun``; empty if any value of the type is accepted."""
     default: str
     """As in YAML: ``null`` for empty, ``required`` where there is none. Presets and experiments change it."""
     meaning: str

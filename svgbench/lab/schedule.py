@@ -38,7 +38,7 @@ class Engine(Protocol):
     """Where nodes are executed."""
 
     slots: int | None
-    """Nodes it works on at once; None where it queues them itself."""
+    """Nodes it works on at once; None if it queues them itself."""
     ahead: bool
     """Whether it accepts nodes whose inputs are not finished, and keeps their order itself."""
 

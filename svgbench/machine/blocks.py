@@ -236,7 +236,7 @@ class Blocks:
 
 
 class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
-    """What is read for blocks, in order, one ahead of the computation; nothing where there is no ``read``."""
+    """What is read for blocks, in order, one ahead of the computation; nothing if there is no ``read``."""
 
     def __init__(self, read: Callable[[range], Any] | None, blocks: Sequence[range]) -> None:
         self._read, self._blocks = read, iter(blocks)

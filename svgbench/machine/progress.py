@@ -139,7 +139,7 @@ class NoteBar(Bar):
 
 
 def read_note(note: Path) -> dict[str, Any] | None:
-    """What a ``NoteBar`` wrote last: label, done, total, unit, rate, figures, host; None where there is none."""
+    """What a ``NoteBar`` wrote last: label, done, total, unit, rate, figures, host; None if there is none."""
     try:
         return json.loads(note.read_text())
     except (OSError, ValueError):

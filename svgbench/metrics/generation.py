@@ -100,7 +100,7 @@ class Comparison:
     """How the samples' labels were drawn."""
     resampling: Resampling
     sampling: SamplingProtocol | None
-    """How the samples were drawn; None where it is unknown."""
+    """How the samples were drawn; None if it is unknown."""
     doubles: int = 0
     """Number of samples that equal an earlier one in every byte, if that is allowed; protocols then have the part ``with-doubles``."""
     details: tuple[str, ...] = ()

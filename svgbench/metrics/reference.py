@@ -45,11 +45,11 @@ class Reference:
     spatial: Gaussian | None = None
     """Of its spatial features."""
     kept: Tensor | None = None
-    """Features [n, D] float32 of all its images, or of n of them; None where there are statistics only."""
+    """Features [n, D] float32 of all its images, or of n of them; None if there are statistics only."""
     kept_group: ImageGroup | None = None
     """The images of ``kept``, when the statistics are published ones of other images."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels of its images; None where there are statistics only."""
+    """Height and width in pixels of its images; None if there are statistics only."""
 
     @classmethod
     def of(cls, features: ImageFeatures, group: ImageGroup, size: tuple[int, int] | None = None) -> Reference:

@@ -150,7 +150,7 @@ def class_figures(image_areas: Areas, names: Sequence[str] | None) -> list[dict[
 
 
 def ade20k_names() -> tuple[str, ...] | None:
-    """Names of ADE20K's 150 classes as mmsegmentation has them; None where it is not installed (extra ``seg``)."""
+    """Names of ADE20K's 150 classes as mmsegmentation has them; None if it is not installed (extra ``seg``)."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints when imported
             from mmseg.datasets import ADE20KDataset

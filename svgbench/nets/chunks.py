@@ -2,7 +2,7 @@
 
 Kernels choose their blocking, and with it the order of their sums, by the shape of the batch: on two CPU cores a row of a convolution
 differs in its last bits between batches of 1 and of 8. With one fixed shape, a row gave the same bits at every position and with any other
-rows (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64). A latent is thus a function of its image.
+rows (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64). So a latent depends only on its image.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ class AutoencoderTask:
         return features, encoder(self._originals(micro), micro.positions.to(features.device), self._seed)
 
     def _sums(self, features: Tensor, residual: Tensor | None) -> Tensor | None:
-        """This process's sums for the alignment; None where it needs none."""
+        """This process's sums for the alignment; None if it needs none."""
         alignment = self._tokenizer.alignment
         return alignment.statistics_of(residual, features) if alignment is not None and alignment.needs_statistics else None
 

@@ -82,7 +82,7 @@ class HeadsTask:
         self.optimisers = {name: adam(how.parameters(reading.head), how.settings.optimiser) for name, reading in readings.items()}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of every head over the batch's crops; gives this rank's share of each head's loss, a scalar."""
+        """One update of every head on the batch's crops; returns this rank's share of each head's loss, a scalar."""
         images, targets = self._fill(self._crops(batch))
         with torch.no_grad():
             latents = self._encode(images)
@@ -155,7 +155,7 @@ def linear(head: HeadTraining, *, dropout: float = 0.0) -> HowTrained:
 
 
 class DenseRun(NamedTuple):
-    """What both kinds of dense prediction are made of."""
+    """Parts of segmentation and depth stages."""
 
     dataset: DenseSet
     tokenizer: Tokenizer | Codec
@@ -167,8 +167,8 @@ class DenseRun(NamedTuple):
 def open_run(
     dataset: DenseSet, autoencoder: Path, make: Callable[[int, int], nn.Module], *, sides: tuple[int, ...], runtime: Runtime
 ) -> DenseRun:
-    """The tokenizer of a finished autoencoder with untrained heads for features, residual and both (where there is a residual); ``make``:
-    channels and the encoder's stride -> a head. Refuses crop sides that the encoder cannot take."""
+    """The tokenizer of a finished autoencoder with untrained heads for features, residual and both (if there is a residual); ``make``:
+    (channels, the encoder's stride) -> a head. Raises BadConfig for crop sides that do not fit the encoder."""
     tokenizer = open_tokenizer(autoencoder, runtime)
     for side in sides:
         tokenizer.check_side(side)
@@ -190,8 +190,8 @@ def train_heads(
     runtime: Runtime,
     label: str,
 ) -> dict[str, float]:
-    """Trains the heads (from where a stopped training was), leaves them in ``out/heads.safetensors`` and gives the last mean losses.
-    ``read``: the crop of a training image at a position of the run."""
+    """Trains the heads (resumes a stopped training), writes them to ``out/heads.safetensors`` and returns the last mean losses. ``read``:
+    position in the run -> a crop of a training image."""
     count = len(run.dataset.training)
     with CropLoader(read, count, seed=seed, runtime=runtime) as crops:
         task = how.task(run.readings, run.tokenizer.encode, crops, fill, loss, how=how, seed=seed, runtime=runtime)
@@ -210,7 +210,8 @@ def train_heads(
 def evaluated(
     run: DenseRun, measured: Callable[[ImagePair], Tensor], row: tuple[int, ...], out: Path, runtime: Runtime, label: str
 ) -> Tensor:  # fmt: skip
-    """float64 [N, *row] on the device: ``measured`` [*row] of each validation image; ranks share them, and a stopped evaluation goes on."""
+    """float64 [N, *row] on the device: ``measured`` [*row] for each validation image; ranks share the images, and a stopped evaluation
+    resumes."""
 
     @torch.no_grad()
     def rows(items: range) -> tuple[np.ndarray]:

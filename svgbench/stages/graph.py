@@ -207,7 +207,7 @@ def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[s
 
 
 def _given(config: dict[str, Any], path: str) -> Any:
-    """A field's value; None where an earlier version's configuration lacks the field."""
+    """A field's value; None if an earlier version's configuration lacks the field."""
     try:
         return field(config, path)
     except KeyError:

@@ -186,7 +186,7 @@ class Cached:
 
 
 def kept_latents(statistics: Path, split: str) -> np.ndarray | None:
-    """Raw latents float32 [N, C, h, w] of a split, mapped from the artifact of the statistics stage; None where they were too large."""
+    """Raw latents float32 [N, C, h, w] of a split, mapped from the artifact of the statistics stage; None if they were too large."""
     path = statistics / f"latents.{split}.npy"
     return np.load(path, mmap_mode="r") if path.exists() else None
 

@@ -73,7 +73,7 @@ class RunRecord:
         return "files" in self.about
 
     def config(self) -> dict[str, Any]:
-        """The run's ``config.yaml``, empty where there is none."""
+        """The run's ``config.yaml``, empty if there is none."""
         if self.known is not None:
             return self.known.model_dump(mode="json")
         path = self.place / "config.yaml"
@@ -105,7 +105,7 @@ def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str,
 
 
 def without_digests(records: list[RunRecord]) -> str | None:
-    """What cannot be checked of records that an earlier version wrote, in a sentence; None where all hold their digests."""
+    """What cannot be checked of records that an earlier version wrote, in a sentence; None if all hold their digests."""
     names = [record.name for record in records if not record.has_digests]
     if not names:
         return None

@@ -204,7 +204,7 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
 
 
 def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
-    """Why a run has no such score, empty where nothing that it depends on failed. ``run.json`` names a failed node by its stage and its
+    """Why a run has no such score, empty if nothing that it depends on failed. ``run.json`` names a failed node by its stage and its
     cell, such as ``samples steps 25 guidance 4 trained 0.5``; ``trained`` is left out at the end of the training."""
     if not record.about["failures"]:
         return []

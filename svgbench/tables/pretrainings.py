@@ -16,7 +16,7 @@ PAIR = f"two encoders, each pretrained once: {ABOUT}"
 
 
 def weights_of(record: RunRecord) -> set[str]:
-    """Digest of the encoder's weights of a run; empty where its record does not hold it."""
+    """Digest of the encoder's weights of a run; empty if its record does not hold it."""
     encoder = record.config().get("encoder") or {}
     return {str(encoder["identity"])} if encoder.get("identity") else set()
 

@@ -68,7 +68,7 @@ class Published:
 
     @property
     def guided(self) -> bool | None:
-        """Whether guidance was used; None where the source does not state it."""
+        """Whether guidance was used; None if the source does not state it."""
         return None if self.guidance in UNSTATED else self.guidance not in UNGUIDED
 
     @property

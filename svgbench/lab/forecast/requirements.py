@@ -146,7 +146,7 @@ def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _given(plain: dict[str, Any], setting: str) -> str | None:
-    """The value of a field of a configuration as in JSON; None where it is not in it."""
+    """The value of a field of a configuration as in JSON; None if it is not in it."""
     part, _, name = setting.rpartition(".")
     return graph.field(plain, part).get(name)
 
