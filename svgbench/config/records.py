@@ -80,7 +80,7 @@ class Protocol(Part):
     """How a score was computed, field by field. Two scores may be ranked only if all fields are equal."""
 
     measure: str
-    """What is measured: fd, kd, psnr, linear, ..."""
+    """The measured quantity: fd, kd, psnr, linear, ..."""
     judge: str | None = None
     """The network that a number depends on."""
     judge_digest: str | None = None
@@ -102,7 +102,7 @@ class Protocol(Part):
     balance: str | None = None
     """How the labels of samples were drawn: balanced or random."""
     rounding: str | None = None
-    """How decoded pixels became 8-bit images."""
+    """How decoded pixels were rounded to 8-bit images."""
     details: tuple[str, ...] = ()
     """Anything else that changes the score, in words."""
     settings: str | None = None
@@ -156,7 +156,7 @@ def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A field's value for people: digests by 8 digits."""
+    """A field's value as shown to users; digests have 8 digits."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return "none" if value is None or not text else text[:8] if len(text) == 64 else text
 
@@ -215,7 +215,7 @@ class Manifest(Part):
     host: dict[str, Any] = {}
     """Machine, device, threads, library versions."""
     finished: str
-    """UTC time, for people; nothing is ordered by it."""
+    """UTC time; only informative, nothing is ordered by it."""
 
     def written(self) -> bytes:
         """The bytes of ``manifest.json``, with their own digest."""

@@ -21,9 +21,9 @@ Z95 = 1.959963984540054
 
 
 def chosen(count: int, total: int) -> Tensor:
-    """``count`` of ``total`` indices of ``range(total)`` in rising order, a fixed pseudo-random choice: int64 [count].
+    """``count`` indices of ``range(total)`` in ascending order, a fixed pseudo-random choice: int64 [count].
 
-    Every second image would be wrong: where labels alternate, that is half of the classes.
+    Every second image would be a wrong choice: if labels alternate, it contains only half of the classes.
     """
     if count >= total:
         return torch.arange(total)

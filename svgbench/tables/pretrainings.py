@@ -1,4 +1,5 @@
-"""The note of tables that compare encoders: seeds train the autoencoder and SiT again, but each encoder is one pretraining."""
+"""The note of tables that compare encoders: seeds train the autoencoder and SiT again, but the weights of each encoder come from one
+pretraining."""
 
 from __future__ import annotations
 
