@@ -30,7 +30,7 @@ class ClassSums:
 
     @classmethod
     def empty(cls, images: int, classes: int, device: torch.device | str = "cpu") -> ClassSums:
-        """Empty sums for a set of ``count`` images."""
+        """Empty sums for a set of ``images`` images."""
         order = np.random.RandomState(2020).permutation(images)
         parts = np.empty(images, dtype=np.int64)
         for part, (a, b) in enumerate(itertools.pairwise(number * images // SPLITS for number in range(SPLITS + 1))):

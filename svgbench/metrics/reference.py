@@ -41,9 +41,9 @@ class Reference:
     group: ImageGroup
     """Its name in a protocol."""
     gaussian: Gaussian
-    """Of the extractor's features [D]."""
+    """Moments of the extractor's features [D]."""
     spatial: Gaussian | None = None
-    """Of its spatial features."""
+    """Moments of its spatial features."""
     kept: Tensor | None = None
     """Features [n, D] float32 of all its images, or of n of them; None if there are statistics only."""
     kept_group: ImageGroup | None = None
@@ -70,13 +70,13 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path, judge: Judge, device: torch.device | str = "cpu") -> Reference:
-        """What ``save`` wrote; BadInput when it is another extractor's, BadData when it is damaged."""
+        """Reads what ``save`` wrote. Raises BadInput when it is of another extractor, BadData when it is damaged."""
         try:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))
             made_by, group = (about["extractor"]["name"], about["extractor"]["digest"]), ImageGroup(**about["group"])
             kept_group = ImageGroup(**about["kept_group"]) if "kept_group" in about else None
-            side = about["side"]  # a number where an earlier version wrote it
+            side = about["side"]  # an earlier version wrote a single number
             size = (side, side) if isinstance(side, int) else tuple(side) if side else None
             pairs = [Gaussian(*(parts[name] for name in pair)) if set(pair) <= parts.keys() else None for pair in (STATISTICS, SPATIAL)]
             if pairs[0] is None:
@@ -133,13 +133,13 @@ def open_reference(
 
 
 def _published(path: Path, extractor: Extractor) -> Reference:
-    """The statistics in an ``.npz``; BadInput when they cannot be this extractor's."""
+    """The statistics in an ``.npz``. Raises BadInput when they cannot be of this extractor."""
     gaussian, spatial = (_on(pair, extractor) for pair in read_statistics(path))
     expected = [(gaussian, extractor.dim, "")] + ([(spatial, extractor.tap.dim, "spatial ")] if extractor.tap else [])
     for statistics, dim, kind in expected:
         if statistics is not None and len(statistics.mean) != dim:
             raise BadInput(
-                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim}; "
+                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim};  "
                 "use the extractor that the statistics were made with."
             )
     group = ImageGroup(name="statistics", count=None, digest=sha256_of(path))
