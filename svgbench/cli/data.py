@@ -82,13 +82,13 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
         return
     place, about, _ = packed.resolved(directory)
     if "files" not in about:
-        raise BadData(f"{directory}: was made before stores kept digests; pack the images again.")
+        raise BadData(f"{directory}: was made by a version without digests; pack the images again.")
     for _ in packed.verify(place, about):
         pass
     from svgbench.images.store import open_images, reading_speed
 
     speed = reading_speed(open_images(directory).train)
-    notes = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
+    notes = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s per core in random batches of 256"]
     _show(directory, about, notes)
 
 
