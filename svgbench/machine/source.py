@@ -1,4 +1,4 @@
-"""The commit of svgbench where it runs from a clone."""
+"""The commit of svgbench if it runs from a clone."""
 
 from __future__ import annotations
 

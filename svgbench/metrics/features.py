@@ -67,7 +67,7 @@ class Tap:
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A frozen network: calling it on uint8 [B, 3, H, W] gives features, and class logits and spatial features where it has them."""
+    """A frozen network: calling it on uint8 [B, 3, H, W] gives features, and, if it has them, class logits and spatial features."""
 
     name: str
     digest: str
