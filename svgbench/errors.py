@@ -25,7 +25,7 @@ class BadInput(SvgbenchError):
 
     exit_status = 2
     field = ""
-    """Dotted path of the configuration field that is wrong; empty where it is none."""
+    """Dotted path of the configuration field that is wrong; empty if it is none."""
 
     def about(self, field: str) -> Self:
         """Sets the field and returns the error."""
@@ -68,7 +68,7 @@ class Interrupted(SvgbenchError):
 
 
 class StorageError(SvgbenchError):
-    """The disk is full, read-only or answers with an input/output error."""
+    """The disk is full, read-only or has an input/output error."""
 
     exit_status = 5
 
@@ -86,12 +86,12 @@ class Occupied(SvgbenchError):
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A sentence that offers the nearest of the known names, then some of them: ``Did you mean 'x'? Known: a, b.``; `` There is none.``
-    where none is known."""
+    """A sentence with the closest known names, then some of the others: ``Did you mean 'x'? Known: a, b.``; `` There is none.`` if no name is
+    known."""
     names = sorted(known)
     if not names:
         return " There is none."
-    import difflib  # late: signal handlers are set first
+    import difflib  # imported here, because signal handlers are set first
 
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
@@ -100,14 +100,14 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """The error for an unknown name of a kind of thing, with the nearest known ones."""
+    """The error for an unknown name of a kind of thing, with the closest known names."""
     return UnknownName(f"no {kind} named '{name}'.{closest(name, known)}")
 
 
 ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that move the cursor, start escape sequences, turn the direction of writing, end a line, or cannot be encoded."""
+"""Unicode categories that move the cursor, start escape sequences, change the direction of text, end a line, or cannot be encoded."""
 JOINERS = "\u200c\u200d"
-"""Format characters that words and emoji are spelled with."""
+"""Format characters that are part of words and emoji."""
 
 
 def printable(text: object) -> str:

@@ -55,13 +55,13 @@ def sample(
 ) -> Tensor:
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a velocity or a noise-predicting model.
 
-    What is None is taken from ``model.sampling``, the defaults that a released model carries, else it is euler (ddpm for a model that
-    predicts noise), shift 0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
+    A setting that is None comes from ``model.sampling``, the defaults of a released model, else it is euler (ddpm for a model that predicts
+    noise), shift 0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
     ``guided_channels=model.channels`` guides all channels of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to
-    100, 1 is unguided; ``shift``: 0.001 or more. The label ``model.classes`` is unconditional. ``zero_init``: the first so many steps take
-    velocity zero (euler, heun, midpoint); ``optimised_scale``: CFG-Zero*'s (arXiv 2503.18886), for velocity models without ``weak``.
-    ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: of the noise of stochastic samplers. BadConfig for a setting out of
-    range or a sampler that does not fit, BadInput for labels or noise that do not.
+    100, 1 is unguided; ``shift``: 0.001 or more. The label ``model.classes`` is unconditional. ``zero_init``: number of first steps with a
+    velocity of zero (euler, heun, midpoint); ``optimised_scale``: use the optimised scale of CFG-Zero* (arXiv 2503.18886), for velocity
+    models without ``weak``. ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: for the noise of stochastic samplers.
+    Raises BadConfig for a setting out of range or a sampler that does not fit the model, BadInput for labels or noise that do not fit.
     """
     import torch
 

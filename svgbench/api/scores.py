@@ -93,13 +93,13 @@ def generation_scores(
     device: str = "auto",
 ) -> pd.DataFrame:
     """gFID (also at infinitely many samples), sFID, IS, KID, precision and recall of images against reference images, as ``svgbench eval``
-    computes them: a row for each.
+    computes them, one row per score.
 
-    ``images``: a folder, .zip, .tar, .npz or .npy, or uint8 [N, 3, H, W]; ``reference``: the same, an ADM .npz of statistics or an
-    artifact of a store. ``extractor``: inception or dinov2-vit-l-14 (both need a ``weights`` file), or shapes-cnn, which is shipped and
-    knows the embedded drawn images alone. ``limit``: a trial on so many images, drawn evenly over the classes; ``resize``: both
-    sets to this side in pixels.
-    Columns: metric, value, low, high, count, interval, protocol. BadData for images that cannot be scored, BadWeights without weights.
+    ``images``: a folder, .zip, .tar, .npz or .npy, or uint8 [N, 3, H, W]; ``reference``: the same, an ADM .npz of statistics or an artifact
+    of a store. ``extractor``: inception or dinov2-vit-l-14 (both need a ``weights`` file), or shapes-cnn, which comes with svgbench and was
+    trained only on the embedded drawn images. ``limit``: a trial on this number of images, drawn evenly over the classes; ``resize``: side
+    in pixels to which both sets are resized. Columns: metric, value, low, high, count, interval, protocol. BadData for images that cannot
+    be scored, BadWeights without weights.
     """
     from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores

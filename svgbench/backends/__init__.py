@@ -1,1 +1,1 @@
-"""Encoders and codecs of other libraries behind one surface."""
+"""Encoders and codecs of other libraries with one interface."""

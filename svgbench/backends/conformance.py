@@ -33,7 +33,7 @@ def examine(encoder: FrozenEncoder, seconds: float = 2.0) -> list[Finding]:
     for check in (_shape, _stride, _finite, _determinism, _batch, _pixels, _frozen, _gradient, _codec):
         try:
             findings += list(check(encoder, images))
-        except Exception as error:  # a backend of others may raise anything, and the table must still be printed
+        except Exception as error:  # a third-party backend may raise anything, and the table must still be printed
             findings.append(Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {str(error)[:160]}"))
     if all(finding.ok for finding in findings):
         findings.append(_speed(encoder, images, seconds))
@@ -81,7 +81,9 @@ def _batch(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:
     reverse = encoder.encode(images.flip(0)).flip(0)
     brighter = encoder.encode(torch.cat([images[:1], images[1:] * 0.1 + 0.9]))[:1]
     differences = [(one - other).abs().max().item() for one, other in ((alone, together), (reverse, together), (brighter, together[:1]))]
-    yield Finding("batch independence", max(differences) == 0, f"largest difference alone, reversed, among others {max(differences):.1e}")
+    yield Finding(
+        "batch independence", max(differences) == 0, f"largest difference when alone, reversed or in another batch {max(differences):.1e}"
+    )
 
 
 def _pixels(encoder: FrozenEncoder, images: Tensor) -> Iterator[Finding]:

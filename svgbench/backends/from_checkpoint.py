@@ -12,7 +12,8 @@ from svgbench.errors import BadConfig, unknown
 from svgbench.nets.ldm import LdmDecoder, LdmEncoder
 
 TRAINING_ONLY = ("loss.", "foundation_model.", "linear_proj.", "model_ema.")
-"""Prefixes of weights in released checkpoints that only training used: discriminator, frozen teacher and the projection onto it."""
+"""Prefixes of weights in released checkpoints that are only needed for training: discriminator, frozen teacher and the projection onto
+it."""
 
 
 class LdmAutoencoder(nn.Module):
@@ -57,7 +58,7 @@ class CheckpointNetwork(Network):
         return self.model.decode(latents)
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights of the codec, without those that only training used."""
+        """The weights of the codec, without those that are only needed for training."""
         return {name: value for name, value in state.items() if not name.startswith(TRAINING_ONLY)}
 
 

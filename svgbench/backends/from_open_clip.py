@@ -45,7 +45,7 @@ class OpenClipNetwork(TokenNetwork):
             self.mean, self.std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Outputs of blocks, the class token in front where there is one."""
+        """Outputs of blocks, the class token in front if there is one."""
         outputs = self.model.forward_intermediates(
             pixels, indices=list(blocks), normalize_intermediates=False, intermediates_only=True, output_fmt="NLC",
             output_extra_tokens=bool(self.prefix),

@@ -28,7 +28,7 @@ CLASSES = (
 """Supported architectures. The order of their tokens is known: class token, registers (where they exist), patches row by row."""
 
 OTHER_PARTS = ("text_model.", "text_projection.", "visual_projection.", "logit_", "classifier.", "decoder.", "pooler.")
-"""Beginnings of names in files of whole models that belong to no image encoder."""
+"""Prefixes of tensor names that do not belong to an image encoder, in files of complete models."""
 
 
 class TransformersNetwork(TokenNetwork):
@@ -55,12 +55,12 @@ class TransformersNetwork(TokenNetwork):
             rope.inv_freq.copy_(1 / (1 / rope.inv_freq).to(torch.bfloat16).to(rope.inv_freq.dtype))
 
     def tokens(self, pixels: Tensor, blocks: Sequence[int]) -> list[Tensor]:
-        """Outputs of blocks, prefix tokens in front, patches in their own order."""
+        """Outputs of blocks: prefix tokens first, then patches in row order."""
         extra: dict[str, Any] = {}
         known = inspect.signature(self.model.forward).parameters
         if "interpolate_pos_encoding" in known and tuple(pixels.shape[2:]) != (self.model.config.image_size,) * 2:
             extra["interpolate_pos_encoding"] = True
-        if "noise" in known:  # MAE shuffles its tokens by the order of this noise even when it masks none: in order, they stay in order
+        if "noise" in known:  # MAE sorts its tokens by this noise even when it masks none; ascending noise keeps their order
             count = pixels.shape[2] // self.stride * (pixels.shape[3] // self.stride)
             extra["noise"] = torch.arange(count, device=pixels.device, dtype=torch.float32).expand(len(pixels), count)
         stack = next(part for part in self.model.modules() if isinstance(part, nn.ModuleList) and len(part) == self.depth)
@@ -110,7 +110,7 @@ def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
 
 
 def _part(model: nn.Module, name: str) -> nn.Module | None:
-    """A part of the encoder, which older classes keep one level down."""
+    """A part of the encoder; in older classes it is one level deeper."""
     return getattr(model, name, None) or getattr(getattr(model, "vision_model", None), name, None)
 
 

@@ -32,7 +32,7 @@ def pack(
         int | None, typer.Option("--val-images", metavar="N", min=1, help="Pack only N validation images, evenly over the classes.")
     ] = None,
 ) -> None:
-    """Crop every image once and store it as uint8 arrays. After a stop, the same command resumes."""
+    """Crop every image once and store it as uint8 arrays. The same command resumes after a stop."""
     from svgbench.images import packed, packing, sources
     from svgbench.images.listing import root_of
     from svgbench.lab.store import locked
@@ -70,7 +70,7 @@ def pack(
 
 @app.command("verify")
 def verify(directory: Annotated[Path, typer.Argument(help="A directory made by 'svgbench data pack', or a source of images.")]) -> None:
-    """Read every byte: compare a packed set with its digests, shapes and labels, or a source with its last reading."""
+    """Read every byte: compare a packed set with its digests, shapes and labels, or a source with the digests of its last reading."""
     from svgbench.images import packed, packing
     from svgbench.images.listing import root_of
 
@@ -82,13 +82,13 @@ def verify(directory: Annotated[Path, typer.Argument(help="A directory made by '
         return
     place, about, _ = packed.resolved(directory)
     if "files" not in about:
-        raise BadData(f"{directory}: was made before stores kept digests; pack the images again.")
+        raise BadData(f"{directory}: was made by a version without digests; pack the images again.")
     for _ in packed.verify(place, about):
         pass
     from svgbench.images.store import open_images, reading_speed
 
     speed = reading_speed(open_images(directory).train)
-    notes = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s a core in random batches of 256"]
+    notes = ["every digest, shape and label is as packed", f"reads {speed:,.0f} images/s per core in random batches of 256"]
     _show(directory, about, notes)
 
 

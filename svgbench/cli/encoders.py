@@ -1,4 +1,4 @@
-"""``encoders``: list the cards, show one, check what one promises."""
+"""``encoders``: list the cards, show one, check one encoder."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def check(
     try:
         encoder = open_encoder(card, weights, place, random_weights_seed=0 if random_weights else None)
     except BadWeights as error:
-        raise BadWeights(f"{str(error).rstrip('.')}; or check the architecture alone: --random-weights.") from None
+        raise BadWeights(f"{str(error).rstrip('.')}; or check only the architecture with --random-weights.") from None
     findings = examine(encoder)
     rows = [[finding.name, "ok" if finding.ok else "FAIL", finding.figure] for finding in findings]
     notes = [f"licence {card.licence}, which forbids {' and '.join(card.forbids)} use"] if card.forbids else [f"licence {card.licence}"]
-    notes += ["random weights: the architecture alone"] if random_weights else []
+    notes += ["random weights: only the architecture was checked"] if random_weights else []
     table_of(Table(f"Check of {card.name}", ["promise", "kept", "measured"], rows, notes))
     broken = [finding.name for finding in findings if not finding.ok]
     if broken:

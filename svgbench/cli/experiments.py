@@ -62,7 +62,7 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, c
 Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile on the transformer's blocks.")]
 Gpus = Annotated[
     int | None,
-    typer.Option("--gpus", metavar="N", help="Plan the hours of N H200 GPUs, or of this machine's CPU (0). Default: the preset's.", min=0),
+    typer.Option("--gpus", metavar="N", help="Estimate the hours on N H200 GPUs, or on this CPU (0). Default: the preset's.", min=0),
 ]
 MicroBatch = Annotated[
     int | None,

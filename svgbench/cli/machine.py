@@ -63,7 +63,7 @@ def _everything(shelf: Path | None) -> list[Table]:
     ]
     judging = Table("Judging networks", ["weights", "here", "licence", "where it is, or how to get it"], [_licensed(n) for n in networks])
     known = sorted(cards.load_cards(shelf).values(), key=lambda card: (card.preset != "tiny", card.family, card.name))
-    note = "a file you have already: --weights FILE; nothing is fetched before it is needed"
+    note = "for a file that you already have: --weights FILE; nothing is fetched before it is needed"
     rows = [_licensed(weights_of(card)) for card in known]
     encoders = Table("Encoder weights", ["weights", "here", "licence", "where it is, or how to get it"], rows, [note])
     facts = read_yaml(folder("reports") / "datasets.yaml").values()
@@ -116,7 +116,7 @@ def _machine(out: Path) -> list[list[str]]:
         rows.append(["--out", f"{place} cannot be written; give another --out"])
     named = gpus()
     counted = ", ".join(f"{named.count(name)} x {name}" for name in dict.fromkeys(named))
-    rows.append(["GPU", counted or "none that NVIDIA's driver shows: the tiny preset runs on the CPU, small and paper need one"])
+    rows.append(["GPU", counted or "NVIDIA's driver shows none: the tiny preset runs on the CPU, small and paper need one"])
     return rows
 
 

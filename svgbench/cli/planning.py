@@ -1,4 +1,4 @@
-"""``plan``: what an experiment would run, and what that would cost. ``fields``: what can be set."""
+"""``plan``: the nodes that an experiment would run, and their cost. ``fields``: the fields of the configuration."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from svgbench.lab.store import Store
 from svgbench.tables.table import Table
 
 NARROWEST = 40
-"""Columns of text on a terminal that says it has fewer."""
+"""Smallest width of text, for terminals that report fewer columns."""
 
 
 def plan(
@@ -82,7 +82,7 @@ def plan(
 
 
 def _assumed(experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None) -> Plan:
-    """The plan of an experiment whose images or judges' weights are not here; its keys are those of no artifact."""
+    """The plan of an experiment whose images or judges' weights are not here; its keys match no artifact."""
     with gc_paused():
         configs = configs_of(experiment, preset, sets, shelf, data=data, resolved=False)
         configs = {name: resolve(config, shelf, images=False) for name, config in configs.items()}
@@ -107,7 +107,7 @@ def fields(
 
 
 def _field_text(doc: FieldDoc) -> str:
-    """A field for people: its path, then its facts, indented to fit the terminal."""
+    """A field as text: its path, then its facts, indented and wrapped to the terminal's width."""
     width = max(NARROWEST, min(shutil.get_terminal_size().columns, 100))
     about = "; ".join([doc.type, *([doc.bounds] if doc.bounds else []), f"default {doc.default}"])
     lines = [line for text in (about, doc.meaning) for line in textwrap.wrap(text, width - 4, break_long_words=False)]

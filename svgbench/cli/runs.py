@@ -43,7 +43,7 @@ def gc(
     shelf: Shelf = None,
     format: Formatted = Format.auto,
 ) -> None:
-    """Remove from the store what no run needs, after listing it and asking. Work of live processes stays. To delete a run, remove its
+    """Remove from the store what no run needs, after listing it and asking. Work of running processes is kept. To delete a run, remove its
     directory, then run this."""
     _exists(out)
     if not (out / "store").is_dir():

@@ -151,7 +151,7 @@ def pretrain(
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
     check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights again.")] = False,
 ) -> None:
-    """Train the weights of a tiny encoder on the embedded images, by its family's own objective, and measure them. Needs the extra
+    """Train the weights of a tiny encoder on the embedded images, with its family's own objective, and measure them. Needs the extra
     [pretrain]; --check does not."""
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
     if absent and not check:

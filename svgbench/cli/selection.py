@@ -139,7 +139,7 @@ def _work(config: RunConfig) -> str:
 
 
 def _unfilled(content: Any) -> Any:
-    """A configuration as in JSON without identities and opened cards."""
+    """A configuration as JSON data without identities and opened cards."""
     if not isinstance(content, dict):
         return content
     return {name: _unfilled(value) for name, value in content.items() if name not in ("identity", "opened")}

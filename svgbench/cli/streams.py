@@ -1,4 +1,4 @@
-"""Standard output and error of the command. Handles closed and full streams, and character sets that lack a letter. No torch."""
+"""Standard output and error of the command. Handles closed and full streams, and character sets that lack a character. No torch."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def _as_output_error() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Prepares the streams of this process: a closed one is replaced, so that no file opened later gets its number, and a letter that
-    the terminal's character set lacks is replaced when it is printed."""
+    """Prepares the streams of this process: a closed one is replaced, so that no file opened later gets its number, and a character that
+    the terminal's character set lacks is replaced when printed."""
     for number in range(3):
         try:
             os.fstat(number)

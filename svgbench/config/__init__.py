@@ -1,1 +1,1 @@
-"""What a run is, as data: no torch, no files of weights, no devices."""
+"""The configuration of a run as data: no torch, no weights, no devices."""

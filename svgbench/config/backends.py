@@ -1,4 +1,5 @@
-"""The table of backends: which function opens an encoder, which package it needs, how BACKEND:NAME is read without a card. No torch.
+"""The table of backends: the function that opens an encoder, the package that it needs, and the function that makes a card for
+BACKEND:NAME. No torch.
 
 A new backend is a module with an opener and a row here. Other packages register theirs as entry points of the group ``svgbench.backends``.
 """
@@ -9,14 +10,14 @@ from typing import NamedTuple
 
 
 class Backend(NamedTuple):
-    """How the encoders of one library are opened."""
+    """The functions that open the encoders of one library."""
 
     opener: str
     """``MODULE:FUNCTION``, called with (card, state dict or None), returns a ``svgbench.backends.network.Network``."""
     package: str | None = None
-    """The package on PyPI that the opener imports; None where torch is enough."""
+    """The package on PyPI that the opener imports; None if torch is enough."""
     extra: str = ""
-    """The extra of svgbench that installs the package; empty where the package is a dependency."""
+    """The extra of svgbench that installs the package; empty if the package is a dependency."""
     card_reader: str | None = None
     """``MODULE:FUNCTION``, called with (model, BACKEND:NAME), returns the card fields of a model without a card; None: it needs a card."""
     has_pixel_statistics: bool = False

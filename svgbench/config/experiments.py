@@ -178,12 +178,12 @@ def _merged(chain: list[Experiment], preset: str | None, *, with_preset: bool) -
 
 
 def preset_of(experiment: Experiment, extra: Path | None = None) -> str | None:
-    """The preset among an experiment's bases; None where there is none."""
+    """The preset among an experiment's bases; None if there is none."""
     return next((part.preset for part in _chain(experiment, extra) if part.preset), None)
 
 
 def run_of(experiment: Experiment, extra: Path | None = None) -> str:
-    """The field ``run`` of an experiment or the nearest base that has one; empty where none does."""
+    """The field ``run`` of an experiment or the nearest base that has one; empty if none does."""
     return next((part.run for part in _chain(experiment, extra) if part.run), "")
 
 
@@ -224,8 +224,8 @@ MOST_CELLS = 10_000
 
 
 def cells(experiment: Experiment, extra: Path | None = None, *, preset: str | None = None) -> dict[str, dict[str, Any]]:
-    """Name of each cell -> its settings at a preset (None: those of every preset), without the preset's own: the bases' of the experiment,
-    the bases' of the cell, then the experiment's own, then the cell's own. One cell of an empty name where there are no axes."""
+    """Name of each cell -> its settings at a preset (None: those of every preset), without the preset's own settings. Later ones override:
+    the experiment's bases, the cell's bases, the experiment, the cell. One cell with an empty name if there are no axes."""
     count = math.prod(len(values) for values in experiment.axes.values())
     if count > MOST_CELLS:
         raise BadConfig(f"{experiment.at('axes')}: the axes give {count:,} cells, and an experiment may have {MOST_CELLS:,}; split it.")

@@ -23,7 +23,7 @@ COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 """Attributes of pydantic's bounds -> the sign of the comparison."""
 
 LATER = ("sampling.tuning.", "continued.", "latents.align")
-"""Parts that were added later: they take no short name from a field that had it, so that runs keep their names."""
+"""Parts that were added later. They do not take over the short name of an older field, so that runs keep their names."""
 
 INTRODUCTION = """Set a field with `--set PATH=VALUE` or in an experiment's YAML file. Defaults are those of the schema; presets and
 experiments change them. `svgbench fields PATH` prints the same. This page is generated: `svgbench fields --markdown`."""
@@ -38,7 +38,7 @@ class FieldDoc:
     type: str
     """For example ``integer``, ``number or empty``, ``list of integer``."""
     bounds: str
-    """For example ``>= 1``, ``one of euler, heun``; empty where any value of the type is accepted."""
+    """For example ``>= 1``, ``one of euler, heun``; empty if any value of the type is accepted."""
     default: str
     """As in YAML: ``null`` for empty, ``required`` where there is none. Presets and experiments change it."""
     meaning: str
@@ -153,7 +153,7 @@ def short_name(path: str) -> str:
 
 @cache
 def _endings(later: bool) -> Counter[str]:
-    """Every end of a field's path -> the number of fields whose paths end so; of all fields, or only of those that are not ``LATER``."""
+    """Every suffix of a field's path -> the number of fields with this suffix; of all fields, or only of those that are not ``LATER``."""
     every = [path.split(".") for path in fields_of(RunConfig) if later or not path.startswith(LATER)]
     return Counter(".".join(words[start:]) for words in every for start in range(len(words)))
 

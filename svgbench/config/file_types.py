@@ -1,4 +1,4 @@
-"""Recognises a file by its first bytes, whatever its name: weights that can be read, or another kind of file."""
+"""Recognises a file by its first bytes, not by its name: readable weights, or another kind of file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from svgbench.errors import BadWeights
 
 Form = Literal["safetensors", "archive", "legacy"]
 HEADER = 32 << 20
-"""Bytes that the header of a safetensors file may have; those of large models have less than one."""
+"""Largest size in bytes of the header of a safetensors file; headers of large models are much smaller."""
 PADDING = 64 << 20
-"""Bytes that an archive may have beside its members."""
+"""Largest size in bytes of an archive without its members."""
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled number with which files of torch before 1.6 begin, behind the protocol."""
+"""The pickled number at the beginning of files of torch before 1.6, after the pickle protocol."""
 AGAIN = "fetch the weights file itself"
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights", "run `git lfs pull` where it was cloned, or download the file"),
@@ -41,7 +41,7 @@ SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"\xfd7zXZ\0", "an xz archive", "unpack it and give the weights inside"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", "unpack it and give the weights inside"),
 )
-"""Beginning, what it is, what to do."""
+"""First bytes of a file, its description, and advice."""
 TEXTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<!doctype html", "<html", "<head", "<body"), "a web page (HTML), such as a server sends in place of a file"),
     (("<?xml", "<error", "<!doctype"), "an XML document, such as a server sends when it refuses a file"),
@@ -50,11 +50,11 @@ TEXTS: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 OLD_PICKLES = (b"(dp", b"(lp", b"ccollections\n", b"ccopy_reg\n", b"cposix\n", b"cos\n")
-"""Beginnings of pickles of protocol 0."""
+"""First bytes of pickles of protocol 0."""
 
 
 def form_of(path: Path) -> Form:
-    """The format of a weights file. Raises BadWeights, which names the kind of any other file and what to do."""
+    """The format of a weights file. For any other file, raises BadWeights with the kind of the file and advice."""
     regular(path)
     try:
         size = path.stat().st_size
@@ -88,7 +88,7 @@ def form_of(path: Path) -> Form:
 
 
 def _check_safetensors(path: Path, length: int, size: int) -> None:
-    """Refuses a file whose header lists fewer or more bytes than there are, before any tensor is read."""
+    """Raises BadWeights for a file whose header lists fewer or more bytes than there are, before any tensor is read."""
     with path.open("rb") as file:
         text = file.read(8 + length)[8:]
     try:
@@ -104,7 +104,7 @@ def _check_safetensors(path: Path, length: int, size: int) -> None:
 
 
 def regular(path: Path) -> None:
-    """BadWeights unless the path names a regular file that can be read."""
+    """Raises BadWeights unless the path is a readable regular file."""
     try:
         check_regular(path)
     except OSError as error:
@@ -118,7 +118,7 @@ def _unread(path: Path, error: OSError) -> BadWeights:
 
 
 def _other(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
-    """What a file is that holds no weights, and what to do; None where it is unknown."""
+    """Description of a file without weights, and advice; None if its kind is unknown."""
     for start, says, advice in SIGNATURES:
         if head.startswith(start):
             return says, advice
@@ -147,7 +147,7 @@ def _other(path: Path, head: bytes, tail: bytes) -> tuple[str, str] | None:
 
 
 def _gzipped(head: bytes) -> tuple[str, str]:
-    """What is inside a gzip file, by its first kilobytes."""
+    """Description of the content of a gzip file, from its first kilobytes."""
     try:
         inside = zlib.decompressobj(wbits=31).decompress(head, 4096)
     except zlib.error:
@@ -161,12 +161,12 @@ def _gzipped(head: bytes) -> tuple[str, str]:
 
 
 def _text(head: bytes) -> tuple[str, str] | None:
-    """Which text a file begins with."""
+    """Description of a text file."""
     coding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         text = head.decode(coding)
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else: a letter that the first kilobytes cut
+        if error.start < len(head) - 4:  # else: the end of the first kilobytes divides a character
             return None
         text = head[: error.start].decode(coding, errors="ignore")
     if any(ord(letter) < 32 and letter not in "\t\n\r\f\x1b" for letter in text):
@@ -181,7 +181,7 @@ def _text(head: bytes) -> tuple[str, str] | None:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether an old tar header (without ``ustar``) is there: its sum is that of its bytes."""
+    """Whether the file begins with an old tar header (without ``ustar``), by its checksum."""
     if len(head) < 512:
         return False
     try:
@@ -192,7 +192,7 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _archive(path: Path) -> Form:
-    """A ZIP archive: one of ``torch.save``, or what else."""
+    """The format of a ZIP archive of ``torch.save``; raises BadWeights for other archives."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

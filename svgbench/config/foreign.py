@@ -14,7 +14,7 @@ from svgbench.config.preprocessing import CLIP, IMAGENET, PROCESSORS, USUAL, Sta
 from svgbench.errors import BadConfig, BadWeights, notify_once, unknown
 
 SIDE = 256
-"""Side in pixels of the images that these cards are made for."""
+"""Side in pixels of the images for these cards."""
 
 CLASSES = {
     "dinov3_vit": "DINOv3ViTModel", "dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel",
@@ -24,7 +24,7 @@ CLASSES = {
 """``model_type`` of transformers -> its image encoder."""
 
 PATCHES = {"dinov2": 14, "clip": 32, "clip_vision_model": 32}
-"""Default patch sizes of transformers where a configuration has none; 16 for all others."""
+"""Default patch sizes of transformers if a configuration has none; 16 for all others."""
 
 NOT_STATED = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Placeholder for pixel statistics that only the library knows."""
@@ -34,7 +34,8 @@ WORDS = ("architectures", "model_type", "transformers_version", "torch_dtype", "
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The fields of a card for BACKEND:NAME; channels, parameters and mostly pixel statistics are the library's, filled in on opening."""
+    """The fields of a card for BACKEND:NAME; channels, parameters and usually pixel statistics are filled in when the library opens the
+    model."""
     backend, _, model = name.partition(":")
     readers = {backend: row.card_reader for backend, row in BACKENDS.items() if row.card_reader}
     if backend not in readers:
@@ -48,7 +49,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def by_name(card: Any) -> bool:
-    """Whether a card made here is of a library's own model, whose pixel statistics the library states."""
+    """Whether a card of this module is for a library's own model, whose pixel statistics the library knows."""
     return card.backend in BACKENDS and BACKENDS[card.backend].has_pixel_statistics and card.model != "custom" and card.weights.file is None
 
 
@@ -130,7 +131,7 @@ def diffusers_card(model: str, name: str) -> dict[str, Any]:
 
 
 def checkpoint_card(model: str, name: str) -> dict[str, Any]:
-    """Refuses a checkpoint without a card."""
+    """Raises BadConfig for a checkpoint without a card."""
     raise BadConfig(f"'{name}' is a file, whose architecture is not known; choose its card: --encoder va-vae-f16d32 --weights {model}.")
 
 
@@ -155,13 +156,14 @@ def _usual(statistics: Statistics, name: str, file: str) -> Statistics:
 
 
 def _grid(patch: int, mean: Any = NOT_STATED.mean, std: Any = NOT_STATED.std) -> dict[str, Any]:
-    """Stride and pixels; patch 14 sees images at 14/16, so that its grid is that of patch 16. Statistics 0, 1 stand for the library's."""
+    """Stride and pixels; models with patch 14 get images resized by 14/16, so that the grid is that of patch 16. Statistics 0 and 1 are
+    placeholders for the library's."""
     stride, scale = (16, "14/16") if patch == 14 else (patch, "1/1")
     return {"stride": stride, "pixels": {"mean": mean, "std": std, "size": SIDE, "scale": scale}}
 
 
 def _seen(patch: int) -> int:
-    """Side in pixels of what the network sees of an image of ``SIDE``."""
+    """Side in pixels at which the network gets an image of side ``SIDE``."""
     return SIDE * 14 // 16 if patch == 14 else SIDE // patch * patch
 
 
@@ -191,7 +193,7 @@ def _configured(model: str, name: str, configs: tuple[str, ...], weights: str) -
 
 
 def _own_folder() -> Path | None:
-    """Where open_clip keeps its configurations; finding it imports nothing."""
+    """The folder of open_clip's configurations, found without importing it."""
     spec = importlib.util.find_spec("open_clip")
     return Path(spec.origin).parent / "model_configs" if spec and spec.origin else None
 

@@ -20,7 +20,7 @@ class PaperProbe(Part):
     batch: Count = 3072
     """Crops per update."""
     lr: Positive = 5e-4
-    """AdamW's initial learning rate; a cosine brings it to zero."""
+    """AdamW's initial learning rate, with cosine decay to zero."""
     weight_decay: NotNegative = 1e-2
     """Decoupled weight decay, multiplied by the learning rate at each update."""
     area: tuple[Positive, Positive] = (0.08, 1.0)
@@ -82,7 +82,7 @@ class PaperDepth(Part):
     batch: Count = 24
     """Crops per update."""
     lr: Positive = 5e-4
-    """Largest learning rate of AdamW, half way through the training."""
+    """AdamW's largest learning rate, reached half way through the training."""
     least_lr: NotNegative = 3e-5
     """Learning rate at the beginning and at the end."""
     power: Positive = 0.9
@@ -94,9 +94,9 @@ class PaperDepth(Part):
     window_stride: Count = 160
     """Pixels between two evaluation windows."""
     filters: Annotated[tuple[Count, ...], Field(min_length=1, max_length=6)] = (32, 32, 32)
-    """Channels of each transposed convolution, which doubles the sides; fewer are built where the encoder's stride has fewer factors 2."""
+    """Channels of each transposed convolution, which doubles the sides; fewer are built if the encoder's stride has fewer factors of 2."""
     width: Count = 128
-    """Channels of the convolutions behind them."""
+    """Channels of the convolutions after them."""
     checkpoint_images: Count = 24_000
     """Crops between two checkpoints."""
 

@@ -49,7 +49,7 @@ FILES = (*PROCESSORS, "open_clip_config.json", "config.json")
 
 
 def stated(folder: Path) -> tuple[Path, Statistics] | None:
-    """The file of a directory that states pixel statistics, and the statistics; None where none does."""
+    """The file of a directory that states pixel statistics, and the statistics; None if none does."""
     for name in FILES:
         path = folder / name
         if path.is_file():
@@ -60,7 +60,7 @@ def stated(folder: Path) -> tuple[Path, Statistics] | None:
 
 
 def of_file(path: Path) -> Statistics | None:
-    """What one file states, by its name; None where it states nothing."""
+    """What one file states, by its name; None if it states nothing."""
     content = read_json(path)
     if path.name in PROCESSORS:
         return of_processor(content, str(path))

@@ -13,15 +13,15 @@ from svgbench.config.part import Part
 from svgbench.config.sampling import SamplingProtocol
 
 STORE_FORMAT = 2
-"""Version of the store's layout; a store written by a newer one is refused. In 1, manifests did not hold their own digest."""
+"""Version of the store's layout; a store with a newer version is refused. In version 1, manifests did not contain their digest."""
 SEALED = 2
-"""The ``format`` from which on a record holds its own digest."""
+"""First ``format`` in which a record contains its digest."""
 RUN_FORMAT = 2
-"""Of ``run.json``; in 1 it held no digests."""
+"""Version of ``run.json``; in version 1 it held no digests."""
 RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
 """Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
 RECORD_LOCK = "record.lock"
-"""In a run's directory while a process writes its record."""
+"""Lock file in a run's directory while a process writes its record."""
 _BLANK, _END = b"0" * 64, b'"\n}\n'
 _TAIL = len(_BLANK + _END)
 
@@ -41,15 +41,15 @@ def digest(content: Any) -> str:
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
-    """JSON for people whose last field, ``digest``, is the sha256 of all these bytes with zeros in place of the digest. ``content`` has a
-    ``format`` of ``SEALED`` or more, so that a lost digest is noticed."""
+    """Indented JSON whose last field, ``digest``, is the sha256 of its bytes with zeros instead of the digest. ``content`` has a ``format``
+    of ``SEALED`` or more, so that a missing digest is detected."""
     blank = (json.dumps({**content, "digest": _BLANK.decode()}, indent=1) + "\n").encode()
     return blank[:-_TAIL] + hashlib.sha256(blank).hexdigest().encode() + _END
 
 
 def unseal(raw: bytes, newest: int) -> dict[str, Any]:
-    """The content of such a record without its digest, or of one from before records held one (no ``format``, or 1). ValueError when it is
-    not JSON, or when any of its bytes is not the one that was written; NewerRecord when its format is above ``newest``."""
+    """The content of such a record without its digest, or of an old record without digest (no ``format``, or 1). Raises ValueError when it
+    is not JSON or any byte was changed; NewerRecord when its format is above ``newest``."""
     content = from_json(raw)
     if not isinstance(content, dict):
         raise ValueError("it holds no fields")
@@ -67,7 +67,7 @@ def unseal(raw: bytes, newest: int) -> dict[str, Any]:
 
 
 def digest_in(raw: bytes, *, known: bool = False) -> str:
-    """The digest that a record states, where its bytes have it (``known``: they do); else that of all its bytes."""
+    """The digest in a record if it is correct (``known``: it is not checked), else the digest of all its bytes."""
     return raw[-_TAIL : -len(_END)].decode() if known or _holds(raw) else hashlib.sha256(raw).hexdigest()
 
 
@@ -77,16 +77,16 @@ def _holds(raw: bytes) -> bool:
 
 
 class Protocol(Part):
-    """How a score was made, field by field: two scores may be ranked only when all fields are equal."""
+    """How a score was computed, field by field. Two scores may be ranked only if all fields are equal."""
 
     measure: str
-    """What is measured: fd, kd, psnr, linear, ..."""
+    """The measured quantity: fd, kd, psnr, linear, ..."""
     judge: str | None = None
     """The network that a number depends on."""
     judge_digest: str | None = None
     """sha256 of its weights."""
     resize: str | None = None
-    """How the judge brings images to its own size."""
+    """How the judge resizes images."""
     reference: str | None = None
     """What the judged images are compared with: train, val, images or statistics of others."""
     reference_count: int | None = None
@@ -102,7 +102,7 @@ class Protocol(Part):
     balance: str | None = None
     """How the labels of samples were drawn: balanced or random."""
     rounding: str | None = None
-    """How decoded pixels became 8-bit images."""
+    """How decoded pixels were rounded to 8-bit images."""
     details: tuple[str, ...] = ()
     """Anything else that changes the score, in words."""
     settings: str | None = None
@@ -114,7 +114,7 @@ class Protocol(Part):
     limit: int | None = None
     """The ``--limit`` of a trial, which is never compared with a full run."""
     version: str
-    """Raised whenever a change of svgbench's arithmetic changes the score."""
+    """Increased whenever a change of svgbench's arithmetic changes the score."""
 
     @property
     def text(self) -> str:
@@ -123,7 +123,7 @@ class Protocol(Part):
 
     @property
     def note(self) -> str:
-        """The text without steps and guidance, which are a table's columns."""
+        """The text without steps and guidance, which are columns of a table."""
         return self._line(self.sampling.how if self.sampling else None)
 
     def _line(self, sampling: str | None) -> str:
@@ -139,7 +139,8 @@ class Protocol(Part):
         return self.text
 
     def differs(self, other: Protocol) -> list[str]:
-        """The fields in which two protocols differ, as ``field (mine, other's)``, but for steps and guidance, a table's columns."""
+        """The fields in which two protocols differ, as ``field (mine, other's)``, without steps and guidance, which are columns of a
+        table."""
         mine, others = (flat(protocol.model_dump(mode="json")) for protocol in (self, other))
         left = {"sampling.steps", "sampling.guidance", *(["settings"] if self.chosen and other.chosen else [])}
         names = [name for name in mine | others if name not in left]
@@ -155,7 +156,7 @@ def flat(fields: dict[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    """A field's value for people: digests by 8 digits."""
+    """A field's value as shown to users; digests have 8 digits."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return "none" if value is None or not text else text[:8] if len(text) == 64 else text
 
@@ -177,9 +178,9 @@ class Score(Part):
     high: float | None = None
     """Upper end of the interval; how it was made is the protocol's last part or ``detail['interval']``."""
     count: int
-    """Images behind the number."""
+    """Number of images."""
     protocol: Protocol
-    """How the score was made."""
+    """How the score was computed."""
     detail: dict[str, Any] = {}
     """Further facts: how the interval was made, the chosen learning rate, which latents."""
 
@@ -200,7 +201,7 @@ class Manifest(Part):
     key: str
     """Key of the artifact: sha256 of stage, version, slice and inputs."""
     slice: dict[str, Any]
-    """All of the configuration that the stage could read."""
+    """The part of the configuration that the stage could read."""
     inputs: dict[str, str]
     """Name of the input -> key of its artifact."""
     files: dict[str, str]
@@ -214,7 +215,7 @@ class Manifest(Part):
     host: dict[str, Any] = {}
     """Machine, device, threads, library versions."""
     finished: str
-    """UTC time, for people; nothing is ordered by it."""
+    """UTC time; only informative, nothing is ordered by it."""
 
     def written(self) -> bytes:
         """The bytes of ``manifest.json``, with their own digest."""
@@ -222,8 +223,8 @@ class Manifest(Part):
 
     @classmethod
     def read(cls, raw: bytes, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Manifest:
-        """What such bytes hold; ValueError when they are damaged, changed, or made for another key than they state; NewerRecord when they
-        are a newer svgbench's. ``made_of``: version, slice and inputs that a plan made the key of, where there is one."""
+        """The content of such bytes. Raises ValueError when they are damaged or changed, or do not match their key; NewerRecord when a
+        newer svgbench wrote them. ``made_of``: version, slice and inputs from which a plan computed the key, if there is one."""
         manifest = cls.model_validate(unseal(raw, STORE_FORMAT))
         recorded = (manifest.version, manifest.slice, manifest.inputs)
         if recorded != made_of and manifest.key != key_of(manifest.stage, *recorded):
@@ -232,5 +233,5 @@ class Manifest(Part):
 
 
 def key_of(stage: str, version: int, slice_: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """The key of a stage's execution: all that its numbers depend on. ``slice_`` has digests in place of paths."""
+    """The key of a stage's execution, from everything on which its numbers depend. ``slice_`` has digests instead of paths."""
     return digest({"stage": stage, "version": version, "slice": slice_, "inputs": inputs})

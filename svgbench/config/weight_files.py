@@ -1,4 +1,4 @@
-"""Which files a weights path means: itself, or those of a directory as the libraries write them. No torch."""
+"""The files of a weights path: the file itself, or the weights in a directory as libraries write them. No torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WEIGHTS_FILES = (
 )  # fmt: skip
 """Names of weights in a directory of Hugging Face, diffusers or open_clip; the first that exists is used."""
 AVERAGED = {"ema", "emas", "averaged", "average", "avg", "shadow", "swa", "polyak", "modelema", "emamodel", "netema", "emanet"}
-"""Words in the key or the file name of a moving average; ``teacher`` is one where it is beside ``student``."""
+"""Words in the key or the file name of a moving average; ``teacher`` counts if there is also a ``student``."""
 TENSORS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Endings of the names of weights files."""
 VARIANTS = ("fp16", "bf16", "non_ema")
-"""Words in the names of weights beside the usual ones or in their place, in the order in which they are used."""
+"""Words in the names of variants of the usual weights, in order of preference."""
 SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.safetensors|\.bin)$")
 INDEX_BYTES = 64 << 20
-"""No index is larger."""
+"""Largest size of an index in bytes."""
 OTHERS = (
     (("mp_rank_00_model_states.pt", "zero_to_fp32.py", "global_step*", "*zero_pp_rank_*"),
      "is a checkpoint of DeepSpeed; make one file of it with its own script: python zero_to_fp32.py DIR FILE"),
@@ -44,8 +44,8 @@ def is_average(key: str) -> bool:
 
 
 def weights_files(path: Path) -> list[Path]:
-    """The files that a weights path means: itself and the other shards of its set; those of a directory (or of its ``vae``), of one variant
-    and in full precision where it has that; every part that an index lists; the metadata and files of torch.distributed.checkpoint."""
+    """The files of a weights path: the file itself and the other shards of its set; the weights in a directory (or in its ``vae``), of one
+    variant, in full precision if available; every part that an index lists; the metadata and files of torch.distributed.checkpoint."""
     path = path.expanduser()
     if path.is_dir():
         if (path / ".metadata").is_file():
@@ -78,7 +78,7 @@ def _in_directory(folder: Path) -> list[Path]:
 
 
 def _alone(parts: list[Path], place: Path) -> list[Path]:
-    """These files, where no other beside them has the name of an average."""
+    """These files, if no other file next to them has the name of an average."""
     averages = [
         file for file in sorted(place.iterdir())
         if file.suffix in TENSORS and file not in parts and is_average(file.stem) and "non_ema" not in file.stem and file.is_file()

@@ -54,7 +54,7 @@ UNREADABLE = (
 )  # fmt: skip
 """Exceptions that PIL raises for damaged files."""
 
-warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata and large pictures, without the file's name; what matters is raised
+warnings.filterwarnings("ignore", module=r"PIL\.")  # PIL warns without the file's name; real problems are raised as errors
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def check_size(size: tuple[int, int], short: int | None = None) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB, by the scale of its file type (see above). Raises UnsupportedImage where the scale is unknown."""
+    """The image in 8-bit RGB, by the scale of its file type (see above). Raises UnsupportedImage if the scale is unknown."""
     depth = _tiff_depth(image)
     if image.mode == "F":
         return Image.fromarray(_of_floats(np.asarray(image), _white_is_zero(image))).convert("RGB")
@@ -98,13 +98,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_of_integers(image, depth)).convert("RGB")
     if image.mode == "P":
         image.load()
-        image.info.pop("transparency", None)  # dropped as alpha is; PIL would warn
+        image.info.pop("transparency", None)  # dropped like alpha, because PIL would warn
     return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
 
 
 def read_values(image: Image.Image) -> np.ndarray:
-    """The stored values of a mask or depth map (PNG or TIFF): [H, W] bool, uint8 (indices of a palette) or uint16; other types and
-    [H, W, C] where the file has them. Raises UnsupportedImage for lossy formats such as JPEG."""
+    """The stored values of a mask or depth map (PNG or TIFF): [H, W] bool, uint8 (indices of a palette) or uint16; or other types and [H,
+    W, C], if the file has them. Raises UnsupportedImage for lossy formats such as JPEG."""
     if image.format not in ("PNG", "TIFF"):
         raise UnsupportedImage(f"is a {image.format}, which may change the stored values; save it as a PNG")
     tiles = getattr(image, "tile", None)
@@ -166,7 +166,7 @@ def _tag(image: Image.Image, tag: int, absent: int) -> int:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error without the memory addresses that PIL includes; the name of its class where it has no message."""
+    """The first line of an error without the memory addresses that PIL includes; the name of its class if it has no message."""
     if isinstance(error, Image.DecompressionBombError):
         return "has more pixels than any photograph"
     if isinstance(error, OSError) and error.strerror:

@@ -139,7 +139,7 @@ def _splits(root: Path, skipped: Skipped) -> tuple[Path, str, str | None]:
 
 
 def _only_folder(folder: Path) -> str | None:
-    """The only subfolder of a folder without images of its own; None where there is none or it is a link to a folder above."""
+    """The only subfolder of a folder without images of its own; None if there is none or it is a link to a folder above."""
     names = scan.folders(folder)
     if len(names) != 1 or scan.files_in(folder, SUFFIXES) or is_inside(folder / names[0], folder):
         return None

@@ -172,7 +172,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _names(parts: Sequence[DatasetFile]) -> tuple[str, ...]:
     """Names of the training classes: in the order of the first file that declares them, then those only in other files, then labels that
-    are strings, sorted. Empty where the labels are numbers without names."""
+    are strings, sorted. Empty if the labels are numbers without names."""
     texts = sorted({value for part in parts for value in part.labels if isinstance(value, str)})
     declared = list(dict.fromkeys(part.names for part in parts if part.names))
     if len(declared) == 1 and not texts:
@@ -181,7 +181,7 @@ def _names(parts: Sequence[DatasetFile]) -> tuple[str, ...]:
 
 
 def _numbers(part: DatasetFile, classes: Sequence[str], *, declared: bool) -> list[int]:
-    """Labels of a file as numbers of the training classes, matched by name where the file has names.
+    """Labels of a file as numbers of the training classes, matched by name if the file has names.
 
     Raises BadData at the first label that is missing, out of range, or of a class without training images. ``declared``: whether the data
     set itself numbers the training classes."""

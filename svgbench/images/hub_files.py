@@ -32,7 +32,7 @@ class DatasetFile:
     image: str
     label: str
     names: tuple[str, ...] | None
-    """Names of the classes; None where the file has none."""
+    """Names of the classes; None if the file has none."""
     labels: list[Any]
     paths: list[str | None]
     images: Any = None
@@ -157,7 +157,7 @@ class _Column:
         self._bytes = [chunk.field("bytes") if _has(chunk.type, "bytes") else chunk for chunk in self._chunks]
 
     def content(self, row: int) -> bytes | None:
-        """The bytes of one image; None where the row has none."""
+        """The bytes of one image; None if the row has none."""
         number = bisect_right(self._starts, row) - 1
         return self._bytes[number][row - self._starts[number]].as_py()
 

@@ -32,7 +32,7 @@ class ImageEntry(NamedTuple):
     path: str
     label: int
     size: int = 0
-    """Size in bytes; 0 where it is unknown before reading."""
+    """Size in bytes; 0 if it is unknown before reading."""
     file: int = 0
     """Index of the source's file that contains it."""
     at: int = 0
@@ -44,7 +44,7 @@ class Files(NamedTuple):
 
     train: list[ListedFile]
     val: list[ListedFile]
-    """Empty where the source has no validation images of its own."""
+    """Empty if the source has no validation images."""
     has_splits: bool
     """Whether the source has splits; the paths of its images then begin with the split."""
 
@@ -63,10 +63,10 @@ class Collection:
     classes: tuple[str, ...]
     train: list[ImageEntry]
     val: list[ImageEntry] | None
-    """None where the source has no validation split."""
+    """None if the source has no validation split."""
     reader: Reader
     files: tuple[str, ...] = ()
-    """Files with many images each, relative to the root; empty where each image is a file."""
+    """Files with many images each, relative to the root; empty if each image is a file."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Listing:
 
 
 def choose(collection: Collection, data: Data) -> Listing:
-    """The images of a source that ``data`` asks for. Raises BadData when there are too few."""
+    """Selects the images of a source by the settings ``data``. Raises BadData when there are too few."""
     root, train, val = collection.root, collection.train, collection.val
     if val is None:
         train, val = _hold_out(train, share=data.val_share, seed=data.seed)

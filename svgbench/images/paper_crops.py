@@ -1,5 +1,5 @@
-"""Training crops of the paper's perception heads: random resized crops for classification, GLPDepth's augmentation for depth. Each is a
-function of the crop's position in the run, as in ``crops``."""
+"""Training crops of the paper's perception heads: random resized crops for classification, GLPDepth's augmentation for depth. Each depends
+only on the crop's position in the run, as in ``crops``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from svgbench.images.dense_sets import Sample
 ASPECT = (3 / 4, 4 / 3)
 """Range of a random resized crop's width over its height."""
 TRIES = 10
-"""Sizes that are drawn for a crop until one fits into the image (torchvision's number)."""
+"""Number of attempts to draw a crop size that fits into the image (torchvision's number)."""
 CUT_SHARE, CUT_WIDTH = 0.25, 0.75
-"""Vertical CutDepth (arXiv 2201.07436): the share of crops that have it, and its most width as a share of the columns right of its left
+"""Vertical CutDepth (arXiv 2201.07436): the share of crops that have it, and its largest width as a share of the columns right of its left
 edge."""
 
 
@@ -36,7 +36,7 @@ def resized_crop(image: np.ndarray, label: int, numbers: np.ndarray, *, area: tu
 
 def box_of(side: int, numbers: np.ndarray, area: tuple[float, float]) -> tuple[int, int, int, int]:
     """Left, top, width and height of a random box in a square of ``side`` pixels: its area uniform in the range, the logarithm of its
-    aspect uniform; the whole square where no drawn size fits. ``numbers``: uniform [2 * TRIES + 2]."""
+    aspect ratio uniform; the full square if no drawn size fits. ``numbers``: uniform [2 * TRIES + 2]."""
     low, high = map(math.log, ASPECT)
     for share, aspect in numbers[2 : 2 + 2 * TRIES].reshape(TRIES, 2).tolist():
         pixels, ratio = side * side * (area[0] + (area[1] - area[0]) * share), math.exp(low + (high - low) * aspect)
@@ -48,7 +48,7 @@ def box_of(side: int, numbers: np.ndarray, area: tuple[float, float]) -> tuple[i
 
 
 def labelled_batch(crops: list[Crop], side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images uint8 [B, 3, side, side] and labels int64 [B] of random resized crops; of none of them, too."""
+    """Images uint8 [B, 3, side, side] and labels int64 [B] of random resized crops; B may be 0."""
     pixels = np.stack([crop.image for crop in crops]) if crops else np.zeros((0, side, side, 3), np.uint8)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(
         [int(crop.target) for crop in crops], dtype=torch.int64, device=device
@@ -56,9 +56,9 @@ def labelled_batch(crops: list[Crop], side: int, device: torch.device) -> tuple[
 
 
 def cut_depth_crop(sample: Sample, numbers: np.ndarray, *, side: int) -> Crop:
-    """A random window of ``side`` pixels, mirrored in half of the cases; a quarter of the images first show depth in a band of columns: its
-    millimetres modulo 256 as grey, which is what GLPDepth's cast to bytes makes of them. An image with a shorter side than the window is
-    enlarged to it. ``numbers``: ``crops.uniform_draws``."""
+    """A random window of ``side`` pixels, mirrored in half of the cases; in a quarter of the images a band of columns shows the depth:
+    millimetres modulo 256 as grey, the result of GLPDepth's cast to bytes. An image with a shorter side than the window is enlarged first.
+    ``numbers``: ``crops.uniform_draws``."""
     image, depth = enlarged(sample.image, side), sample.target
     if image.size != sample.image.size:
         depth = np.asarray(Image.fromarray(depth).resize(image.size, Image.Resampling.NEAREST))
@@ -76,7 +76,7 @@ def cut_depth_crop(sample: Sample, numbers: np.ndarray, *, side: int) -> Crop:
 
 
 def enlarged(image: Image.Image, side: int) -> Image.Image:
-    """The image, or one with its short side at ``side`` where it is shorter."""
+    """The image, enlarged so that its short side is at least ``side``."""
     return image if min(image.size) >= side else image.resize(scaled(image.size, side), Image.Resampling.BILINEAR)
 
 
@@ -96,9 +96,9 @@ def depth_colours(image: Tensor, numbers: np.ndarray) -> Tensor:
 
 
 def _shifted(image: Tensor, *, saturation: float, value: float) -> Tensor:
-    """The image with HSV's saturation and value moved by these amounts and its hue kept; grey pixels stay grey."""
+    """The image with its HSV saturation and value changed by these amounts; hue is unchanged and grey pixels stay grey."""
     most, least = image.amax(0), image.amin(0)
     spread = most - least
-    place = torch.where(spread > 0, (most - image) / spread.clamp_min(1e-8), 0.0)  # 0 at the largest colour, 1 at the smallest
+    place = torch.where(spread > 0, (most - image) / spread.clamp_min(1e-8), 0.0)  # 0 for the largest colour channel, 1 for the smallest
     wanted = (spread / most.clamp_min(1e-8) + saturation).clamp(0, 1)
     return (most + value).clamp(0, 1) * (1 - wanted * place)

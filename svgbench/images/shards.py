@@ -200,7 +200,7 @@ def _classes(root: Path, names_files: Sequence[str], rows: Rows) -> tuple[tuple[
 
 
 def _label_map(root: Path, names_files: Sequence[str], rows: Rows, classes: Sequence[str], named_by: str) -> dict[int, int]:
-    """Validation label -> training label, matched by class names; empty where the labels are already the same. Raises BadData for a class
+    """Validation label -> training label, matched by class names; empty if the labels are already the same. Raises BadData for a class
     without training images."""
     if not rows:
         return {}

@@ -38,7 +38,7 @@ def files_of(root: Path, *, reread: bool = False, report: bool = True) -> FileDi
 
 
 def list_images(data: Data) -> Listing:
-    """The images that ``data`` asks for, in the order of the store. Raises BadData when the source cannot be used."""
+    """The images selected by ``data``, in the order of the store. Raises BadData when the source cannot be used."""
     root = root_of(data.source)
     return choose(_reader(root).collect(root), data)
 

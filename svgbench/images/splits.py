@@ -28,7 +28,7 @@ class Chosen(NamedTuple):
 
     train: list[str]
     val: list[str]
-    """Empty where there is no validation split."""
+    """Empty if there is no validation split."""
 
 
 def split_of(name: str) -> Split | None:

@@ -30,7 +30,7 @@ class ImageSet:
     labels: Tensor
     """int64 [N]"""
     masks: Tensor | None
-    """uint8 [N, H, W]: 0 background, 1 + label on the object; None where the source has no masks."""
+    """uint8 [N, H, W]: 0 background, 1 + label on the object; None if the source has no masks."""
 
     def __len__(self) -> int:
         return len(self.labels)

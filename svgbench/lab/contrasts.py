@@ -61,7 +61,7 @@ def declare(experiment: Experiment, plan: Plan, cells: Mapping[str, str], out: P
 
 
 def declared(out: Path, experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Identity of a contrast -> its entry; empty where nothing is recorded. BrokenArtifact for a damaged record."""
+    """Identity of a contrast -> its entry; empty if nothing is recorded. BrokenArtifact for a damaged record."""
     place = out / FOLDER / f"{experiment.name}.json"
     try:
         return dict(unseal(place.read_bytes(), SEALED)["entries"])

@@ -1,6 +1,6 @@
-"""The plan of the diagnoses that figures draw, on the artifacts named in the records of finished runs.
+"""The plan of the diagnoses that figures need, from the artifacts in the records of finished runs.
 
-Nothing here trains: a run without the inputs of a diagnosis is an error that gives the command that makes them.
+Nothing is trained here: if a run lacks an input of a diagnosis, the error gives the command that computes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from svgbench.lab.store import Store
 from svgbench.stages import graph
 
 NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.needs), "reconstructions", "samples")
-"""Inputs of the diagnoses, and artifacts that are drawn directly."""
+"""Inputs of the diagnoses, and artifacts that figures read directly."""
 
 
 def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[str, Node]:
@@ -32,7 +32,7 @@ def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[
 
 
 def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None:
-    """A sentence about the first missing input of figures and how to make it; None where nothing is missing."""
+    """A sentence about the first missing input of figures and how to compute it; None if nothing is missing."""
     provided = recorded(stages)
     for need in NEEDED:
         node = provided.get(need)
@@ -43,7 +43,7 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
                 if experiment.exists()
                 else "the command that made the run (svgbench run or ablate)"
             )
-            return f"run '{name}' has no finished {need}; run {command} again, which makes what is missing."
+            return f"run '{name}' has no finished {need}; run {command} again to compute it."
     return None
 
 

@@ -43,7 +43,7 @@ class RunState:
     done: int
     """Finished stages and cells."""
     wanted: int | None
-    """Stages and cells that its configuration asks for; None where that cannot be read."""
+    """Stages and cells that its configuration asks for; None if that cannot be read."""
     bytes: int
     """Of its directory and of the artifacts it uses, shared ones too."""
     changed: float
@@ -113,7 +113,7 @@ def _state(place: Path, store: Path, sizes: dict[Path, int]) -> RunState:
 
 
 def _config(place: Path) -> RunConfig | None:
-    """A run's configuration; None where it cannot be read or is of another version."""
+    """A run's configuration; None if it cannot be read or is of another version."""
     with contextlib.suppress(OSError, SvgbenchError, ValidationError):
         return RunConfig.model_validate(read_yaml(place / "config.yaml"))
     return None

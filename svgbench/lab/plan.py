@@ -1,4 +1,4 @@
-"""The plan of a set of runs: nodes with equal keys merged, in an order in which they can be executed. Touches nothing, no torch."""
+"""The plan of a set of runs: nodes with equal keys are merged and ordered so that they can be executed. Writes nothing. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from svgbench.images.dense_sets import Kind
 
 SHIPPED = {"features": "shapes-cnn", "pairs": "shapes-lpips"}
-"""The judge of each kind that needs no weights file."""
+"""For each kind the judge that needs no weights file."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Node:
     stage: str
     key: str
     slice: dict[str, Any]
-    """What the worker receives."""
+    """The slice that the worker receives."""
     identity: dict[str, Any]
-    """What the key was made of: the slice with digests in place of paths."""
+    """The slice in the key, with digests instead of paths."""
     inputs: dict[str, str]
     """Name of the input -> key of the node that makes it."""
     cell: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Behind:
 
 @dataclass(frozen=True)
 class Run:
-    """A named configuration and the nodes its numbers come from."""
+    """A named configuration and the nodes that compute its numbers."""
 
     name: str
     config: RunConfig
@@ -95,7 +95,7 @@ class Plan:
 
 
 def shown_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell as shown to people: the last part of each field, without ``trained`` at the end of the training."""
+    """A cell as shown to users: the last part of each field, without ``trained`` at the end of the training."""
     return {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
 
 
@@ -133,7 +133,7 @@ class Finished:
 
 
 class _Assumed(dict[tuple[str, ...], str]):
-    """Identities of judges whose files are not here: every one is taken to be known."""
+    """Placeholder identities of judges, for plans without their files."""
 
     def __contains__(self, judge: object) -> bool:
         return True
@@ -144,7 +144,7 @@ class _Assumed(dict[tuple[str, ...], str]):
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False, assumed: bool = False) -> Plan:
     """The plan of named configurations whose identities are filled in (``resolve``); ``taken_over``: only stages that import released
-    files; ``assumed``: for estimates alone: the judges' weights need not be here, and the keys are those of no artifact."""
+    files; ``assumed``: only for estimates; the judges' weights need not exist, and the keys match no artifact."""
     nodes: dict[str, Node] = {}
     runs = []
     judged: dict[tuple[str, ...], str] = _Assumed() if assumed else {}
@@ -218,7 +218,7 @@ def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: di
             continue
         made = []
         choices = [(firsts if need in stage.first else provided)[need] for need in stage.needs]
-        if stage.name == "overview":  # one picture a run: the last entry of each list
+        if stage.name == "overview":  # one picture per run, from the last entry of each list
             choices = [options[-1:] for options in choices]
         more = {name: provided[name][0] for name in stage.also if name in provided}
         more |= {"start": start[stage.start]} if stage.start else candidates if stage.name == "shift-choice" else {}
@@ -270,11 +270,11 @@ def _upstream(nodes: list[Node], ends: Iterable[Node]) -> list[Node]:
 
 
 def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
-    """Raises BadWeights with every judging network of users' images whose weights file is not set, when a key needs one of them. A plan
-    that lacks LPIPS alone is made, and ``lab.preflight`` refuses to run it."""
+    """Raises BadWeights with every judging network of users' images whose weights file is not set, when a key needs one of them. If only
+    LPIPS is missing, the plan is made, but ``lab.preflight`` refuses to run it."""
     wanted, instead, fields, needed = [], [], [], False
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
-        if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # LPIPS of the scores is left out then
+        if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # the LPIPS score is then left out
             continue
         wanted.append(f"'{judge}' needs its weights file{judges.source_of(kind, judge)}: --set {weights}=FILE")
         instead.append(f"--set {name}={SHIPPED[kind]}")
@@ -298,7 +298,7 @@ def node_of(
     cell: dict[str, Any],
     judged: dict[tuple[str, ...], str] | None = None,
 ) -> Node:
-    """The execution of a stage for a run (its configuration as in JSON), on its inputs, at one entry of each of its list fields."""
+    """The node of a stage for a run (its configuration as JSON data), with its inputs and one entry of each list field."""
     judged = {} if judged is None else judged
     part: dict[str, Any] = {}
     limited = (graph.LIMIT,) if stage.scores and "limit" in config["data"] else ()
@@ -342,7 +342,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
         if data_text not in seen:
             seen[data_text] = images_identity(data)
         data = data.model_copy(update={"identity": seen[data_text]})
-        for step in config.continued or ():  # refuses packed images, which have one resolution
+        for step in config.continued or ():  # raises an error for packed images, which have one resolution
             images_identity(config.data.model_copy(update={"resolution": step.resolution}))
         if data.limit:
             _check_limit(config, data.limit)
@@ -354,7 +354,7 @@ def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True
 
 
 def _check_limit(config: RunConfig, limit: int) -> None:
-    """Refuses a limit that is too small for a score, before anything is trained."""
+    """Raises BadConfig, before anything is trained, for a limit that is too small for a score."""
     from svgbench.images.sources import counted  # numpy
 
     *_, classes = counted(config.data)

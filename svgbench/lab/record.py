@@ -1,4 +1,4 @@
-"""A run's directory: its lock, and the files for people and for ``report``."""
+"""A run's directory: its lock, and its files for users and for ``report``."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
 
 def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:
     """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. ``run.json`` holds the
-    digests of the other files, of the manifests they come from, and its own. A directory that is already current is left alone without
-    reading scores; a damaged one is written again. One process writes at a time."""
+    digests of the other files, of the manifests they come from, and its own. A directory that is already current is unchanged, and its
+    scores are not read; a damaged one is written again. One process writes at a time."""
     store = Store(out / "store")
     finished = finished or Finished(plan, store)
     place = out / run.name
@@ -77,7 +77,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
 
 
 def _is_current(place: Path, content: dict[str, Any], names: list[str]) -> bool:
-    """Whether a run's directory has this content already, with every byte as it was written."""
+    """Whether a run's directory already has this content, with unchanged files."""
     try:
         about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
         files = about.pop("files")
@@ -89,7 +89,7 @@ def _is_current(place: Path, content: dict[str, Any], names: list[str]) -> bool:
 
 
 def _half_written(place: Path) -> list[str]:
-    """Temporary files of killed writers; under the record's lock nobody else writes them."""
+    """Temporary files of killed writers; no other process writes them while this one holds the record's lock."""
     ends = tuple(f"-{name}" for name in (*RECORDED, PICTURE, "run.json"))
     return [name for name in os.listdir(place) if name.startswith(TEMPORARY) and name.endswith(ends)]
 

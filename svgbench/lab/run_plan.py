@@ -40,8 +40,8 @@ def run_plan(
 ) -> Outcome:  # fmt: skip
     """Executes the missing nodes of a plan, then writes every run's directory, also after a failure or a stop.
 
-    ``keep_going``: a failed node does not stop the others. Raises BadWeights before the first node where weights are missing, and
-    Interrupted after a stop signal.
+    ``keep_going``: a failed node does not stop the others. Raises BadWeights before the first node if weights are missing, and Interrupted
+    after a stop signal.
     """
     choice, display = choice or Choice(slots=1), display or Display()
     store, outcome, using = Store(out / "store"), Outcome(), contextlib.ExitStack()
@@ -71,7 +71,7 @@ def run_plan(
 
 
 def raise_failures(plan: Plan, outcome: Outcome) -> None:
-    """Raises what failed: the first failure where no run was finished, else CellsFailed with the runs that were not."""
+    """Raises the first failure if no run was finished, else CellsFailed with the runs that were not finished."""
     if not outcome.failed:
         return
     first = next(iter(outcome.failed.values()))
@@ -102,7 +102,7 @@ def run_here(
     runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
     store = Store(out / "store")
     engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
-    done = set(plan.nodes) - missing if world() == 1 else set()  # the ranks of a torchrun agree on each node, so they are asked about all
+    done = set(plan.nodes) - missing if world() == 1 else set()  # the ranks of a torchrun decide together on each node
     watch = (display or Display()).in_process(store, runtime.notify)
     Walk(plan, engine, outcome, finished=done, notify=runtime.notify, keep_going=keep_going, watch=watch).go()
     runtime.stop()

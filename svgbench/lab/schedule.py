@@ -1,7 +1,7 @@
-"""Walks a plan: submits nodes whose inputs are finished to an engine, and the nodes behind them as it reports. No torch.
+"""Walks a plan: submits nodes whose inputs are finished to an engine, and dependent nodes when it reports results. No torch.
 
-Equal work is done once (nodes are merged by key). A node that failed is not tried again in the same command, and the nodes behind it are
-skipped; all others go on. A node that another process works on is waited for; one whose worker died is submitted again.
+Equal work is done once (nodes are merged by key). A node that failed is not tried again in the same command, and its dependent nodes are
+skipped; all others run. If another process works on a node, this one waits; a node whose worker died is submitted again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from svgbench.lab.plan import Node, Plan
 from svgbench.machine.signals import GUARD
 
 LOST_TRIES = 3
-"""Most submissions of a node whose worker dies."""
+"""Largest number of submissions of a node whose worker dies."""
 OCCUPIED_SECONDS = 1.0
 """Seconds between two attempts at a node that another process works on."""
 POLL_SECONDS = 0.5
@@ -31,7 +31,7 @@ class Report:
     state: Literal["ran", "found", "failed", "occupied", "unready", "lost"]
     """``found``: another process had finished it; ``unready``: one of its inputs is not finished; ``lost``: its worker died."""
     error: SvgbenchError | None = None
-    """The reason where it failed, is occupied or was lost."""
+    """The reason if it failed, is occupied or was lost."""
 
 
 class Engine(Protocol):
@@ -39,7 +39,7 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int | None:
-        """Nodes it works on at once; None where it queues them itself."""
+        """Nodes it works on at once; None if it queues them itself."""
 
     @property
     def ahead(self) -> bool:
@@ -55,7 +55,7 @@ class Engine(Protocol):
         """Who works on a node, in a few words."""
 
     def stop(self) -> None:
-        """Asks running nodes to stop and waits until their work is saved."""
+        """Stops running nodes and waits until their work is saved."""
 
     def close(self) -> None:
         """Frees what the engine holds; no node is running any more."""
@@ -86,14 +86,14 @@ class Watch:
 
 @dataclass
 class Outcome:
-    """What running a plan did."""
+    """The result of running a plan."""
 
     executed: list[str] = field(default_factory=list)
     """Keys of the nodes run by this command."""
     failed: dict[str, SvgbenchError] = field(default_factory=dict)
     """Keys of the nodes that failed -> why."""
     skipped: set[str] = field(default_factory=set)
-    """Keys of the nodes behind a failed one."""
+    """Keys of the nodes that depend on a failed one."""
     left: set[str] = field(default_factory=set)
     """Keys of the nodes that an engine continues after this command."""
 
@@ -123,7 +123,8 @@ class Walk:
         watch.begin(plan, finished)
 
     def go(self, *, leave: bool = False) -> None:
-        """Until every node is done, failed or skipped; ``leave`` ends as soon as an engine that keeps the order has all of them."""
+        """Runs until every node is done, failed or skipped. With ``leave`` it ends as soon as an engine that keeps the order has all
+        nodes."""
         try:
             while self._open:
                 GUARD.check()
@@ -141,7 +142,7 @@ class Walk:
             raise
 
     def _give(self) -> None:
-        """Submits what is ready, as far as the engine has room; everything, depth by depth, to an engine that looks ahead."""
+        """Submits the ready nodes for which the engine has room; to an engine that keeps the order, all nodes, depth by depth."""
         now = time.monotonic()
         for since, key in list(self._waiting):
             if now - since >= OCCUPIED_SECONDS:
@@ -166,10 +167,10 @@ class Walk:
         elif report.state == "occupied":
             if not self._waiting:
                 self._notify(f"waiting: {report.error}")
-            self._elsewhere.add(key)  # nothing behind it is submitted until it is finished
+            self._elsewhere.add(key)  # no dependent node is submitted until it is finished
             self._waiting.append((time.monotonic(), key))
         elif report.state == "unready":
-            if key in self._open and not self._lacks[key]:  # its inputs came later than its turn
+            if key in self._open and not self._lacks[key]:  # its inputs were finished after its turn
                 heapq.heappush(self._ready, self._order[key])
         elif report.state == "lost" and self._lost.get(key, 0) + 1 < LOST_TRIES:
             self._lost[key] = self._lost.get(key, 0) + 1

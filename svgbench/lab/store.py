@@ -110,7 +110,7 @@ class Store:
         return Found(manifest, digest_in(raw, known=manifest.format >= SEALED), leftovers)
 
     def digest(self, stage: str, key: str) -> str | None:
-        """Digest of an artifact's ``manifest.json``, None where there is no artifact at all, empty where its directory lacks the
+        """Digest of an artifact's ``manifest.json``, None if there is no artifact at all, empty if its directory lacks the
         manifest."""
         path = f"{self.root}/{stage}/{key[:32]}/manifest.json"
         try:

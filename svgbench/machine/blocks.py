@@ -37,7 +37,7 @@ class _Cancelled(BaseException):
 
 
 class _CancellingStop(Stop):
-    """A stop that does not wait for the unit in hand: while ``cancels`` is set, the first signal raises _Cut where the main thread is."""
+    """A stop that does not wait for the current unit of work: while ``cancels`` is set, the first signal raises _Cut in the main thread."""
 
     cancels = False
 
@@ -138,7 +138,7 @@ class Blocks:
         return saved, error
 
     def _save(self, block: int, rows: Sequence[np.ndarray], opened: list[tuple[int, int]]) -> None:
-        """Rows first, then their line."""
+        """Writes the rows first, then their line in the journal."""
         digest = hashlib.sha256()
         for file, (descriptor, start), part in zip(self._files, opened, rows, strict=True):
             content = _bytes(file, part, 1 if file.by_block else len(self._items(block)))
@@ -151,7 +151,7 @@ class Blocks:
         failpoint("blocks.journal")
 
     def _agree(self, error: Exception | None, done: int = 0) -> None:
-        """Raises this rank's error, or one of the same exit status where another rank has one."""
+        """Raises this rank's error, or one with the same exit status if another rank failed."""
         status = 0 if error is None else getattr(error, "exit_status", SvgbenchError.exit_status)
         if self._world > 1:
             status = int(self._runtime.all_reduce_(torch.tensor([status]), "max").item())
@@ -170,7 +170,7 @@ class Blocks:
         )
 
     def _number(self, blocks: Sequence[int]) -> int:
-        """How many items blocks have."""
+        """Number of items in a block."""
         return sum(len(self._items(block)) for block in blocks)
 
     def _items(self, block: int) -> range:
@@ -182,10 +182,10 @@ class Blocks:
     def _path(self, rank: int) -> Path:
         return self._journal.with_name(f"{self._journal.name}.{rank}.jsonl")
 
-    # --- what an earlier attempt left; the main rank alone ---
+    # --- the results of an earlier attempt; only on the main rank ---
 
     def _finished(self) -> list[int]:
-        """The blocks that are complete on disk; makes the arrays where there are none."""
+        """The blocks that are complete on disk; creates missing arrays."""
         folder = self._journal.parent
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
@@ -218,7 +218,7 @@ class Blocks:
         return (self._blocks if file.by_block else self._count, *file.row)
 
     def _fits(self, file: Array) -> bool:
-        """Whether the file is as ``arrays.create`` makes it."""
+        """Whether the file has the layout of ``arrays.create``."""
         try:
             array = np.load(file.path, mmap_mode="r")
         except (OSError, ValueError, EOFError):
@@ -236,7 +236,7 @@ class Blocks:
 
 
 class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
-    """What is read for blocks, in order, one ahead of the computation; nothing where there is no ``read``."""
+    """The data read for the blocks, in order, one block ahead of the computation; nothing if there is no ``read``."""
 
     def __init__(self, read: Callable[[range], Any] | None, blocks: Sequence[range]) -> None:
         self._read, self._blocks = read, iter(blocks)
@@ -250,7 +250,7 @@ class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
             self._ready.append(self._pool.submit(self._read, items))
 
     def next(self) -> list[Any]:
-        """What was read for the next block, alone in a list."""
+        """The data read for the next block, as the only item of a list."""
         if self._pool is None:
             return []
         rows = self._ready.pop().result()

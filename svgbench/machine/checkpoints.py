@@ -135,7 +135,7 @@ class Steps:
         return Steps(self._folder / name if self._folder else None, self._warn)
 
     def last(self) -> Checkpoint | None:
-        """The newest state, its tensors on the CPU; None where there is none."""
+        """The newest state, its tensors on the CPU; None if there is none."""
         place = newest_valid(self._folder, self._warn) if self._folder else None
         return load(place) if place else None
 

@@ -1,7 +1,7 @@
 """Measures FLOPs, the machine's matrix-product rate, and peak memory.
 
-Model FLOP utilisation (MFU) of a training is images/s x FLOPs per image / the rate of large matrix products, measured on the same machine
-in the same run; the peak of the data sheet is not used.
+Model FLOP utilisation (MFU) of a training is images/s x FLOPs per image / the rate of large matrix products, measured on the same
+machine in the same run, not the peak of a data sheet.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def gemm_rate(device: torch.device, precision: Literal["fp32", "bf16"], seconds:
     for _ in range(3):
         torch.mm(a, b, out=out)
     synchronise(device)
-    best, spent, repeats = 0.0, 0.0, 4 if device.type == "cuda" else 1  # a short stretch may fall between the neighbours' turns
+    best, spent, repeats = 0.0, 0.0, 4 if device.type == "cuda" else 1  # other processes may be idle during a short interval
     while spent < seconds or best == 0.0:
         start = time.perf_counter()
         for _ in range(repeats):
@@ -49,7 +49,7 @@ def count_flops(function: Callable[[], Any]) -> int:
 
 
 def processor_name() -> str:
-    """The model of the processor where Linux names it, else what Python knows of it."""
+    """The model of the processor from Linux, else from Python."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -57,7 +57,7 @@ def processor_name() -> str:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Starts ``peak_memory`` anew (on a CPU where the system lets a process do so: Linux)."""
+    """Resets ``peak_memory`` (on a CPU only under Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -65,7 +65,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at the highest since ``reset_peak``: of the device's allocator on a GPU, of the whole process on a CPU."""
+    """Peak memory in bytes since ``reset_peak``: of the device's allocator on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, StopIteration):
@@ -89,12 +89,12 @@ class Stopwatch:
         self._at, self._warm = images_seen, False
 
     def go(self) -> None:
-        """The clock runs from here, unless it runs already."""
+        """Starts the clock, unless it is running."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def stop(self, images_seen: int, pause: bool = False) -> None:
-        """Ends a stretch; the next begins now, or at the next ``go`` after a pause."""
+        """Ends an interval; the next one begins now, or at the next ``go`` after a pause."""
         now = time.perf_counter()
         if self._since is not None:
             spent = now - self._since
@@ -106,12 +106,12 @@ class Stopwatch:
         self._since = None if pause else now
 
     def images_per_second(self, images_seen: int) -> float:
-        """Rate of the rated stretches, of everything where there is none yet."""
+        """Rate of the counted intervals, or of all intervals if none counts yet."""
         images, seconds = (self._rated_images, self._rated_seconds) if self._rated_seconds else (images_seen, self.seconds)
         return images / seconds if seconds else 0.0
 
     def state(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """The state that a checkpoint stores."""
         return {"seconds": self.seconds, "rated_images": self._rated_images, "rated_seconds": self._rated_seconds}
 
 

@@ -37,7 +37,7 @@ class Bar:
         self._start = time.monotonic()
 
     def advance(self, count: int, **figures: float) -> None:
-        """``count`` more units are done; figures (losses and the like) are shown beside them."""
+        """``count`` more units are done; ``figures`` (such as losses) are shown with them."""
         GUARD.check()
         self.done += count
         self.figures.update(figures)
@@ -45,7 +45,7 @@ class Bar:
 
     @property
     def rate(self) -> float:
-        """Units a second since this process began."""
+        """Units per second since this process began."""
         return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
 
     def show(self) -> None:
@@ -109,12 +109,12 @@ class RichBar(Bar):
         self._progress.update(self._task, completed=self.done, **self._texts())
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+        with contextlib.suppress(OSError, ValueError):  # the terminal no longer exists
             self._progress.stop()
 
 
 class NoteBar(Bar):
-    """Keeps its state in a small file, whole at every moment, for the process that started this one."""
+    """Writes its state atomically to a small file, for the process that started this one."""
 
     def __init__(self, label: str, total: int, *, unit: str, done: int, note: Path) -> None:
         super().__init__(label, total, unit=unit, done=done)
@@ -139,7 +139,7 @@ class NoteBar(Bar):
 
 
 def read_note(note: Path) -> dict[str, Any] | None:
-    """What a ``NoteBar`` wrote last: label, done, total, unit, rate, figures, host; None where there is none."""
+    """What a ``NoteBar`` wrote last: label, done, total, unit, rate, figures, host; None if there is none."""
     try:
         return json.loads(note.read_text())
     except (OSError, ValueError):
@@ -185,7 +185,7 @@ def tell_once(sentence: str) -> None:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text, or as much of its beginning as ``length`` characters hold, with an ellipsis."""
+    """The text, shortened to ``length`` characters with an ellipsis if it is longer."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 

@@ -1,4 +1,4 @@
-"""The commit of svgbench where it runs from a clone."""
+"""The commit of svgbench if it runs from a clone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 @cache
 def commit() -> str | None:
-    """The commit that the clone around this package is at; None where it was installed without one. Git itself is not needed."""
+    """The commit that the clone around this package is at; None if it was installed without one. Git itself is not needed."""
     return commit_at(Path(__file__).parent.parent.parent)
 
 
 def commit_at(clone: Path) -> str | None:
-    """The commit that a clone or a work tree is at, 40 hex digits; None where it has none that can be read."""
+    """The commit that a clone or a work tree is at, 40 hex digits; None if it has none that can be read."""
     try:
         git = clone / ".git"
         if git.is_file():  # a work tree: a pointer to its directory

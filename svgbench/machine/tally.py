@@ -36,7 +36,7 @@ class Tally:
         self._add(name, value, 1)
 
     def _add(self, name: str, value: Tensor, weight: int) -> None:
-        """Adds [value * weight, weight] where the value is finite."""
+        """Adds [value * weight, weight] if the value is finite."""
         value = value.detach().double()
         finite = torch.isfinite(value)
         pair = torch.stack([torch.where(finite, value * weight, 0.0), finite * float(weight)])

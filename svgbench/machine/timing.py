@@ -1,4 +1,4 @@
-"""Times of a repeated call: warm-up, repetitions, the median and its interval."""
+"""Times of a repeated call: warm-up, repetitions, median and its interval."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from svgbench.machine.measure import synchronise
 
 LEAST = 6
-"""Fewest repetitions: of five, even the smallest and the largest hold the median with only 94 %."""
+"""Fewest repetitions: with five, even the range from smallest to largest contains the true median with only 94 %."""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a call: the median of its repetitions, and an interval that holds the true median with 95 % or more."""
+    """Seconds of a call: the median of its repetitions, and an interval with at least 95 % confidence."""
 
     seconds: float
     low: float
@@ -27,8 +27,8 @@ class Times:
 
 
 def timed(call: Callable[[], Any], device: torch.device, *, warm_up: int, repetitions: int) -> Times:
-    """Runs ``call`` ``warm_up`` times, then ``repetitions`` times (at least ``LEAST``), waiting for the device around each. ValueError for
-    fewer repetitions."""
+    """Runs ``call`` ``warm_up`` times, then ``repetitions`` times (at least ``LEAST``), waiting for the device before and after each.
+    Raises ValueError for fewer repetitions."""
     for _ in range(warm_up):
         call()
     spent = []
@@ -42,8 +42,8 @@ def timed(call: Callable[[], Any], device: torch.device, *, warm_up: int, repeti
 
 
 def times_of(spent: list[float]) -> Times:
-    """The median of some seconds, and the interval between two of them whose ranks follow from a binomial distribution of p = 1/2, so that
-    nothing is assumed of how the times are distributed (Conover, Practical Nonparametric Statistics, section 3.2)."""
+    """The median of times, and its interval between two order statistics from a binomial distribution with p = 1/2, without assumptions on
+    the distribution of the times (Conover, Practical Nonparametric Statistics, section 3.2)."""
     if len(spent) < LEAST:
         raise ValueError(f"{len(spent)} times give no interval; at least {LEAST} are needed")
     ordered = sorted(spent)
@@ -52,7 +52,8 @@ def times_of(spent: list[float]) -> Times:
 
 
 def rank_of(count: int) -> int:
-    """The largest r such that the r-th smallest and the r-th largest (from 0) of ``count`` values hold their median with 95 %."""
+    """The largest r such that the range from the r-th smallest to the r-th largest (from 0) of ``count`` values contains the true median
+    with 95 %."""
     below, rank = 0.0, -1
     while below + math.comb(count, rank + 1) / 2**count <= 0.025:
         rank += 1

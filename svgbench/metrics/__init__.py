@@ -1,1 +1,1 @@
-"""How good are the images and the latents: every number with its protocol, its count and its interval."""
+"""Scores of images and latents, each with its protocol, count and interval."""

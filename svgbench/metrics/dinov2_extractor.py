@@ -1,9 +1,9 @@
-"""DINOv2 as a torch-fidelity extractor with a local file: Meta's own weights, the class token behind the final norm.
+"""DINOv2 as a torch-fidelity extractor with a local file: Meta's weights, the class token after the final norm.
 
 Protocol: what torch-fidelity's ``dinov2-vit-*-14`` computes, which fetches code and weights from GitHub and takes no file: uint8, bilinear
 to 224 px as TensorFlow 1 does it, ImageNet's mean and deviation, positions resampled from the file's 37 x 37 grid as Meta's code does it
-(bicubic, without antialias, scale (16 + 0.1) / 37), float32. The network is timm's. Where the paper that proposed the distance (arXiv
-2306.04675) resizes by PIL's bicubic, numbers differ. What it cannot tell: details below a 14 px patch of the 224 px image.
+(bicubic, without antialias, scale (16 + 0.1) / 37), float32. The network is timm's. The paper that proposed the distance (arXiv 2306.04675)
+resizes with PIL's bicubic filter, so its numbers differ. Limit: details smaller than a 14 px patch of the 224 px image.
 """
 
 from __future__ import annotations

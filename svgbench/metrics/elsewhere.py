@@ -38,8 +38,8 @@ def elsewhere_scores(
     """gfid, gfid_infinity, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); kid, precision and recall need
     a reference with images. A second extractor adds the distance on its features.
 
-    ``limit``: a trial on so many images, drawn evenly over the classes, which the protocol records. ``resize``: both sets of images to this
-    side in pixels by ADM's centre crop, which the protocol records. ``allow_doubles``: accept images that are identical in every byte.
+    ``limit``: a trial on this number of images, drawn evenly over the classes. ``resize``: side in pixels to which both sets are cropped
+    and resized (ADM's centre crop). The protocol records both. ``allow_doubles``: accept images that are identical in every byte.
     ``progress``: called with a label and a count of images, gives a function that is called with the count of each batch.
     """
     given = open_set(images, resize)

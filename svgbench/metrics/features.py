@@ -2,9 +2,9 @@
 
 Protocol: uint8 images as they are stored; the extractor resizes and normalises them itself (Inception: torch-fidelity's copy of the
 TensorFlow graph, bilinear to 299 px as TensorFlow 1 does it; DINOv2: ``dinov2_extractor``; shapes-cnn: no resize, made for the embedded
-images); float32 without TF32. Every metric's sums are taken in one pass, in float64, each rank on its own batches, whose place in the set
-does not depend on the number of ranks. Extractors come from torch-fidelity's registry, so another one needs a row in
-``reports/extractors.yaml`` and nothing else. What features cannot tell: anything that the extractor was not trained to distinguish.
+images); float32 without TF32. The sums of all metrics are computed in one pass in float64, each rank on its own batches, whose position in
+the set does not depend on the number of ranks. Extractors come from torch-fidelity's registry, so a new one only needs a row in
+``reports/extractors.yaml``. Limit: features do not show what the extractor was not trained to distinguish.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Tap:
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """A frozen network: calling it on uint8 [B, 3, H, W] gives features, and class logits and spatial features where it has them."""
+    """A frozen network: calling it on uint8 [B, 3, H, W] gives features, and, if it has them, class logits and spatial features."""
 
     name: str
     digest: str

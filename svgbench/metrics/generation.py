@@ -100,7 +100,7 @@ class Comparison:
     """How the samples' labels were drawn."""
     resampling: Resampling
     sampling: SamplingProtocol | None
-    """How the samples were drawn; None where it is unknown."""
+    """How the samples were drawn; None if it is unknown."""
     doubles: int = 0
     """Number of samples that equal an earlier one in every byte, if that is allowed; protocols then have the part ``with-doubles``."""
     details: tuple[str, ...] = ()
@@ -150,7 +150,7 @@ def generation_scores(
 ) -> list[Score]:
     """The scores gfid, gfid_infinity, sfid, is, kid, precision and recall. gfid_infinity needs four times as many samples as features have
     dimensions, ``is`` needs logits, sfid needs spatial features, and kid, precision and recall need features of real images, which an ADM
-    ``.npz`` of statistics alone does not give.
+    ``.npz`` with only statistics does not have.
 
     ``frechet``: the name of the Frechet distance on this judge's features; ``labels``: how the samples' labels were drawn (balanced,
     random, or given when unknown); ``sampling``: how the samples were drawn; ``doubles``: see ``Comparison``.

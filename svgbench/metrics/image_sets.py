@@ -1,9 +1,9 @@
-"""Sets of images that were made elsewhere: a folder, a ``.zip`` or a ``.tar`` of image files, or an array in an ``.npz`` or ``.npy``.
+"""Sets of images of other programs: a folder, a ``.zip`` or a ``.tar`` of image files, or an array in an ``.npz`` or ``.npy``.
 
-Protocol: pixels as they are, never rounded, and resized only where ``resize`` asks for it; both are part of how images were made, so a set
-of several sizes and images in floats are refused. ``resize``: ADM's centre crop to one size, which the protocol records. Archives are read
-where they lie: nothing is unpacked to disk, links inside are left out, and sizes are checked before a member is read. What a set cannot
-tell: which labels it was made for; ``labels`` are the folders of the files, or the array ``arr_1`` beside the images.
+Protocol: pixels are used as they are: never rounded, and resized only with ``resize``. Rounding and resizing change scores, so sets of
+several sizes and images in floats are refused. ``resize``: ADM's centre crop to one size, which the protocol records. Archives are read in
+place: nothing is unpacked to disk, links inside are left out, and sizes are checked before a member is read. ``labels`` are the folders of
+the files, or the array ``arr_1`` of the file. Limit: they need not be the labels with which the images were sampled.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ class GivenImages(ABC):
         """sha256 of the images' files."""
 
     def labels(self) -> Sequence[Hashable] | None:
-        """The class of each image; None where the set does not tell."""
+        """The class of each image; None if unknown."""
         return None
 
     def batch(self, indices: Iterable[int]) -> Tensor:
-        """uint8 [B, 3, H, W]; images are read in several threads."""
+        """uint8 [B, 3, H, W]; images are read by several threads."""
         with ThreadPoolExecutor() as pool:
             return torch.from_numpy(np.stack(list(pool.map(self.__getitem__, map(int, indices)))))
 
@@ -115,12 +115,12 @@ class EncodedImages(GivenImages):
         return BadData(f"{self.path / self.names[index]}: cannot be read as an image ({reason(error)}); remove it or make it again.")
 
     def labels(self) -> Sequence[Hashable] | None:
-        """The folder of each file; None where all are in one."""
+        """The folder of each file; None if all files are in the same folder."""
         folders = [name.rpartition("/")[0] for name in self.names]
         return folders if len(set(folders)) > 1 else None
 
     def digest(self) -> str:
-        """sha256 of the files' contents in order: a folder and an archive of the same files have the same one."""
+        """sha256 of the files' contents in order: a folder and an archive of the same files have the same digest."""
         whole = hashlib.sha256()
         for index in range(len(self)):
             try:
@@ -147,7 +147,7 @@ class ImageFiles(EncodedImages):
 
 
 class ZippedImages(EncodedImages):
-    """The image files in a ``.zip``, read where they lie."""
+    """The image files in a ``.zip``, read in place."""
 
     def __init__(self, path: Path, resize: int | None = None) -> None:
         try:
@@ -161,12 +161,12 @@ class ZippedImages(EncodedImages):
         super().__init__(path, _images_among({name: member.size for name, member in packed.items()}, path), resize)
 
     def content(self, index: int) -> bytes:
-        """One image's bytes; zipfile reads no more of them than the directory of the archive states."""
+        """One image's bytes; zipfile reads at most the size in the archive's directory."""
         return self._archive.read(self.names[index])
 
 
 class TarredImages(EncodedImages):
-    """The image files in a plain ``.tar``, read where they lie."""
+    """The image files in a plain ``.tar``, read in place."""
 
     def __init__(self, path: Path, resize: int | None = None) -> None:
         places: dict[str, tuple[int, int]] = {}
@@ -178,7 +178,7 @@ class TarredImages(EncodedImages):
                             raise BadData(f"{path}: holds two files of the name '{info.name}'; make the archive again.")
                         places[info.name] = (info.offset_data, info.size)
                 end = archive.offset
-            with open_regular(path) as file:  # tarfile takes a damaged header for the end
+            with open_regular(path) as file:  # tarfile treats a damaged header as the end
                 file.seek(end)
                 if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                     raise BadData(f"{path}: is damaged at byte {end:,}; fetch it again.")
@@ -210,8 +210,8 @@ def _is_hidden(name: str) -> bool:
 
 
 class ImageArray(GivenImages):
-    """The images ``arr_0`` [N, H, W, 3] of an ``.npz``, or an ``.npy`` of that shape or [N, 3, H, W]; read where they lie when the file
-    stores them as they are, as numpy's ``save`` and ``savez`` do."""
+    """The images ``arr_0`` [N, H, W, 3] of an ``.npz``, or an ``.npy`` of that shape or [N, 3, H, W]; read in place if they are stored
+    uncompressed, as by numpy's ``save`` and ``savez``."""
 
     def __init__(self, path: Path, resize: int | None = None) -> None:
         self.path, self._resize = path, resize
@@ -220,10 +220,10 @@ class ImageArray(GivenImages):
         name, shape, kind = "the array" if single else IMAGES, images.shape, images.dtype
         if kind.kind == "f" and not all(np.isfinite(part).all() for part in np.atleast_1d(images)):
             raise NumericalError(f"{path}: {name} holds NaN or infinity; look at the model that made the images.")
-        if single and len(shape) == 4 and shape[1] == 3 and shape[3] != 3:  # as svgbench keeps its samples
+        if single and len(shape) == 4 and shape[1] == 3 and shape[3] != 3:  # the layout of svgbench's own samples
             images, shape = images.transpose(0, 2, 3, 1), (shape[0], *shape[2:], 3)
         if kind != np.uint8 or len(shape) != 4 or shape[3] != 3:
-            raise BadData(f"{path}: {name} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by those who made them.")
+            raise BadData(f"{path}: {name} is {kind} {list(shape)}; save images as uint8 [N, H, W, 3], rounded by their program.")
         self._images = images
         self.shape = (shape[0], 3, *((shape[1], shape[2]) if resize is None else (resize, resize)))
 
@@ -238,7 +238,7 @@ class ImageArray(GivenImages):
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def labels(self) -> Sequence[Hashable] | None:
-        """The whole numbers ``arr_1`` [N] of an ``.npz``, as the samplers of ADM and DiT write them; None where there are none."""
+        """The whole numbers ``arr_1`` [N] of an ``.npz``, as the samplers of ADM and DiT write them; None if there are none."""
         if self.path.suffix.lower() == ".npy" or LABELS not in members(self.path):
             return None
         labels = stored(self.path, LABELS)
@@ -250,7 +250,7 @@ class ImageArray(GivenImages):
 
 
 class ImagesInMemory(GivenImages):
-    """Images that the caller holds."""
+    """Images in memory."""
 
     def __init__(self, images: np.ndarray | Tensor) -> None:
         """``images``: uint8 [N, 3, H, W]; BadData for any other type or shape."""
@@ -286,10 +286,10 @@ class SomeImages(GivenImages):
 
 
 def open_set(path: Path | GivenImages, resize: int | None = None) -> GivenImages:
-    """The set itself where it is one, or the images of a folder, a ``.zip``, a ``.tar``, an ``.npz`` or an ``.npy``, ``resize``d to so
-    many pixels a side where asked.
+    """A set (returned unchanged), or the images of a folder, a ``.zip``, a ``.tar``, an ``.npz`` or an ``.npy``. ``resize``: side in pixels
+    to which they are resized.
 
-    BadData where they cannot be read, are not uint8, or are of several sizes without ``resize``.
+    Raises BadData when they cannot be read, are not uint8, or have several sizes without ``resize``.
     """
     if isinstance(path, GivenImages):
         return path
@@ -301,21 +301,22 @@ def open_set(path: Path | GivenImages, resize: int | None = None) -> GivenImages
         raise BadData(f"{path} is not a regular file; give {GIVE}.")
     name = path.name.lower()
     if name.endswith(COMPRESSED_TAR):
-        raise BadData(f"{path}: a compressed tar cannot be read where it lies; decompress it to a .tar, or give {GIVE}.")
+        raise BadData(f"{path}: a compressed tar cannot be read in place; decompress it to a .tar, or give {GIVE}.")
     kinds = {".zip": ZippedImages, ".tar": TarredImages}
     return kinds.get(path.suffix.lower(), ImageArray)(path, resize)
 
 
 def drawn_evenly(images: GivenImages, count: int) -> GivenImages:
-    """``count`` images of a set: as many of each class as there are, or of all alike where the classes are not known. The same ones each
-    time; the set itself where it has no more than ``count``."""
+    """``count`` images of a set, evenly over the classes if these are known. The choice is always the same; a set of at most ``count``
+    images is returned unchanged."""
     if count >= len(images):
         return images
     return SomeImages(images, even_places(count, len(images), images.labels()))
 
 
 def even_places(count: int, total: int, labels: Sequence[Hashable] | None) -> list[int]:
-    """``count`` of ``total`` places in rising order: equally many of each class (one more of some, all of those that have fewer)."""
+    """``count`` of ``total`` indices in ascending order, evenly over the classes (up to one more for some; all images of smaller
+    classes)."""
     if labels is None:
         return chosen(count, total).tolist()
     groups: dict[Hashable, list[int]] = {}

@@ -30,7 +30,7 @@ class ClassSums:
 
     @classmethod
     def empty(cls, images: int, classes: int, device: torch.device | str = "cpu") -> ClassSums:
-        """Sums of no images yet, for a set of so many."""
+        """Empty sums for a set of ``images`` images."""
         order = np.random.RandomState(2020).permutation(images)
         parts = np.empty(images, dtype=np.int64)
         for part, (a, b) in enumerate(itertools.pairwise(number * images // SPLITS for number in range(SPLITS + 1))):
@@ -47,7 +47,7 @@ class ClassSums:
         return self
 
     def over_ranks(self, runtime: Runtime) -> ClassSums:
-        """The sums of every rank's images together."""
+        """The sums over the images of all ranks."""
         return ClassSums(self.parts, runtime.all_reduce_(self.sums))
 
     def score(self) -> float:

@@ -1,8 +1,8 @@
-"""The judging networks: which there are, where their weights are, and what their files must hold.
+"""The judging networks: their names, the places of their weights, and the required content of their files.
 
-Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is another judge, and its
-numbers have another protocol. Files are read by ``weights.files``, which runs no code inside them. What a digest cannot tell: whether
-the weights are good. No torch: a plan asks for identities.
+Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is a different judge, whose numbers
+have a different protocol. Files are read by ``weights.files``, which runs no code inside them. Limit: a digest does not show whether the
+weights are good. No torch, because plans need the identities.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
 
 
 def knows_photographs(kind: str, name: str) -> bool:
-    """Whether a judge was trained on photographs: the shipped ones were trained on the embedded drawn images alone."""
+    """Whether a judge was trained on photographs: the shipped ones were trained only on the embedded drawn images."""
     return "shelf" not in row(kind, name)
 
 
 def unfamiliar(names: Iterable[str]) -> str:
-    """The note for numbers where judges trained on drawn images score other images."""
+    """The note for numbers for which judges trained on drawn images score other images."""
     listed = " and ".join(dict.fromkeys(names))
     return f"{listed}: trained on the embedded shapes images, not on photographs; use these numbers only to compare runs on the same images"
 
@@ -70,14 +70,14 @@ def _source_of(facts: dict[str, Any]) -> str:
 
 
 def identity(kind: str, name: str, weights: str | Path | None = None, *, setting: str | None = None) -> str:
-    """sha256 of the weights that would be opened: what a plan's key needs, without torch."""
+    """sha256 of the weights that would be opened, for a plan's key; without torch."""
     return file_digest(weights_file(kind, name, weights, setting=setting))
 
 
 def reference_identity(path: Path, extractor: str | None) -> str:
-    """Digest of what reference images or statistics hold, for a plan's key: a file's bytes; an artifact's or a packed store's digests, with
-    which its files are compared; paths and bytes of a folder's images (or of all its files, where it holds statistics). Statistics that
-    cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
+    """Digest of the content of reference images or statistics, for a plan's key: a file's bytes; an artifact's or a packed store's digests,
+    with which its files are compared; paths and bytes of a folder's images (or of all its files, where it holds statistics). Statistics
+    that cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
     from svgbench.images import catalogue, packed, scan
     from svgbench.images.listing import SUFFIXES
     from svgbench.metrics.npz import IMAGES, holds_statistics, members, statistics_in  # imports numpy, like the ones below
@@ -106,7 +106,8 @@ def reference_identity(path: Path, extractor: str | None) -> str:
 
 
 def _artifact_identity(path: Path) -> str:
-    """The digests in an artifact's manifest; BrokenArtifact when its files are not those, or those of the packed images that it names."""
+    """The digests in an artifact's manifest. Raises BrokenArtifact when its files, or those of the packed images that it names, do not
+    match."""
     from svgbench.images import catalogue, packed, scan
 
     try:
@@ -123,7 +124,7 @@ def _artifact_identity(path: Path) -> str:
 
 
 def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:
-    """How many classes and caption words the heads of a small classifier name, from the shapes of its weights."""
+    """Numbers of classes and of caption words of a small classifier, from the shapes of its weights."""
     heads = {"classes": "logits.weight", "words": "words.weight"}
     absent = [name for name in heads.values() if name not in state]
     if absent:

@@ -1,9 +1,9 @@
 """k-nearest-neighbour classification of frozen latents.
 
 Protocol (DINO, arXiv 2104.14294, and facebookresearch/dinov3 eval/knn.py): cosine similarity of pooled latents, the k nearest training
-images (20) each vote for their class with weight exp(similarity / 0.07), the heaviest class wins. Nothing is trained or selected.
-All pairs are compared block by block, so memory does not grow with the number of images. What it cannot tell: what a trained head
-finds in directions of small variance, which a cosine does not amplify.
+images (20) each vote for their class with weight exp(similarity / 0.07), and the class with the largest weight wins. Nothing is trained or
+selected. All pairs are compared block by block, so memory does not grow with the number of images. Limit: it ignores directions of small
+variance, which a trained head can use.
 """
 
 from __future__ import annotations

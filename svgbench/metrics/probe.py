@@ -2,12 +2,12 @@
 
 Protocol: each image's raw latents averaged over their positions (``detail`` states which: features, residual or both), training labels for
 fitting, accuracy on all validation images. Linear: inputs standardised by the training images' moments (a batch norm without affine, as
-MAE's probe has), softmax regression by SGD (momentum 0.9, no decay, cosine to zero), one head for each learning rate side by side on nine
-tenths of the training images, the head that is best on the held-out tenth is reported; validation images select nothing. DINOv2
-and DINOv3 (eval/linear.py) train 13 heads, too, 12,500 updates of 1,024 images by the same SGD and schedule, but on random crops, on class
-token and mean patch token side by side, and choose the head on the images that they report. kNN and logistic regression: see
-``neighbours`` and ``logistic``. Vectors may be mapped from disk and rounded to bfloat16 (then the protocol records bf16). Intervals
-resample validation images. What it cannot tell: the accuracy of a probe of all positions or of fine-tuning, or pixel quality.
+MAE's probe has), softmax regression by SGD (momentum 0.9, no decay, cosine to zero), one head for each learning rate, trained side by side
+on nine tenths of the training images; the head that is best on the held-out tenth is reported, and validation images select nothing. DINOv2
+and DINOv3 (eval/linear.py) also train 13 heads, for 12,500 updates of 1,024 images with the same SGD and schedule, but on random crops and
+on the concatenated class token and mean patch token, and they choose the head on the images that they report. kNN and logistic regression:
+see ``neighbours`` and ``logistic``. Vectors may be mapped from disk and rounded to bfloat16 (then the protocol records bf16). Intervals
+resample validation images. Limits: it does not show the accuracy of a probe on all positions or of fine-tuning, nor pixel quality.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Judge:
     digest: str
     """sha256 of its weights."""
     resize: str = ""
-    """How it brings images to its own size; empty where it takes them as they are."""
+    """How it brings images to its own size; empty if it takes them as they are."""
 
 
 def protocol(

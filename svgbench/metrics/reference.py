@@ -41,15 +41,15 @@ class Reference:
     group: ImageGroup
     """Its name in a protocol."""
     gaussian: Gaussian
-    """Of the extractor's features [D]."""
+    """Moments of the extractor's features [D]."""
     spatial: Gaussian | None = None
-    """Of its spatial features."""
+    """Moments of its spatial features."""
     kept: Tensor | None = None
-    """Features [n, D] float32 of all its images, or of n of them; None where there are statistics only."""
+    """Features [n, D] float32 of all its images, or of n of them; None if there are statistics only."""
     kept_group: ImageGroup | None = None
     """The images of ``kept``, when the statistics are published ones of other images."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels of its images; None where there are statistics only."""
+    """Height and width in pixels of its images; None if there are statistics only."""
 
     @classmethod
     def of(cls, features: ImageFeatures, group: ImageGroup, size: tuple[int, int] | None = None) -> Reference:
@@ -70,13 +70,13 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path, judge: Judge, device: torch.device | str = "cpu") -> Reference:
-        """What ``save`` wrote; BadInput when it is another extractor's, BadData when it is damaged."""
+        """Reads what ``save`` wrote. Raises BadInput when it is of another extractor, BadData when it is damaged."""
         try:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))
             made_by, group = (about["extractor"]["name"], about["extractor"]["digest"]), ImageGroup(**about["group"])
             kept_group = ImageGroup(**about["kept_group"]) if "kept_group" in about else None
-            side = about["side"]  # a number where an earlier version wrote it
+            side = about["side"]  # an earlier version wrote a single number
             size = (side, side) if isinstance(side, int) else tuple(side) if side else None
             pairs = [Gaussian(*(parts[name] for name in pair)) if set(pair) <= parts.keys() else None for pair in (STATISTICS, SPATIAL)]
             if pairs[0] is None:
@@ -96,7 +96,7 @@ def open_reference(
     runtime: Runtime | None = None, progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
     resize: int | None = None,
 ) -> Reference:  # fmt: skip
-    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0`` beside them where there are some; a set of
+    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0``, if it has any; a set of
     images (``image_sets.open_set``); or an artifact of our store (``images``: its training images; ``references``). Images of another size
     than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
     computation can resume; ``resize``: the side in pixels to which a set of images is resized."""
@@ -140,7 +140,7 @@ def _published(path: Path, extractor: Extractor) -> Reference:
     for statistics, dim, kind in expected:
         if statistics is not None and len(statistics.mean) != dim:
             raise BadInput(
-                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim}; "
+                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim};  "
                 "use the extractor that the statistics were made with."
             )
     group = ImageGroup(name="statistics", count=None, digest=sha256_of(path))

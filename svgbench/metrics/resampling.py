@@ -1,11 +1,11 @@
-"""Intervals: how far a number would move if other images of the same kind had been drawn.
+"""Intervals: how much a number would change with other images from the same distribution.
 
-Protocol: a bootstrap over images. Each of R resamples draws as many images as there are, with replacement (as multinomial counts from
-a Philox generator keyed by the seed); the statistic is computed on each; the interval is value ± 1.96 standard deviations of the R
-results. It is centred on the value, not on the resamples: a Frechet distance has a bias of order 1/N, a resample has it
-twice, so percentiles of resampled distances are above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv
-1911.07023 on the bias of FID). Near zero, where images and reference share one distribution, such an interval is up to twice too wide,
-never too narrow. What it cannot tell: the spread over training seeds, and the bias itself, which is why protocols state counts.
+Protocol: a bootstrap over images. Each of R resamples draws as many images as there are, with replacement (as multinomial counts from a
+Philox generator keyed by the seed); the statistic is computed on each; the interval is value ± 1.96 standard deviations of the R results.
+It is centred on the value, not on the resamples: a Frechet distance has a bias of order 1/N, and a resample has twice this bias, so
+percentiles of resampled distances are above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv 1911.07023 on the bias
+of FID). Near zero, where images and reference have the same distribution, such an interval is up to twice too wide, but never too narrow.
+Limits: it does not contain the variation between training seeds, nor the bias, which is why protocols state counts.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Z95 = 1.959963984540054
 
 
 def chosen(count: int, total: int) -> Tensor:
-    """``count`` of ``total`` indices of ``range(total)`` in rising order, a fixed pseudo-random choice: int64 [count].
+    """``count`` indices of ``range(total)`` in ascending order, a fixed pseudo-random choice: int64 [count].
 
-    Every second image would be wrong: where labels alternate, that is half of the classes.
+    Every second image would be a wrong choice: if labels alternate, it contains only half of the classes.
     """
     if count >= total:
         return torch.arange(total)

@@ -1,9 +1,9 @@
 """Whether a set of images may be scored at all: complete, distinct, of the right size and type.
 
 Protocol: exactly the promised number of images; uint8 [N, 3, H, W] of the reference's size; one label each, inside the classes; no two
-generated images equal in every byte (each comes from its own noise, so an equal pair means that a rank or a shard was written twice).
-Images of one flat colour are exempt: a collapsed model draws many, and its score should say so. What it cannot tell: whether the
-images come from the checkpoint that is claimed; the store's keys do.
+generated images are identical in every byte (each comes from different noise, so an identical pair means that a rank or a shard was written
+twice). Images of one flat colour are exempt: a collapsed model draws many, and its score should show this. Limit: it does not check which
+checkpoint the images are from; the store's keys do.
 """
 
 from __future__ import annotations

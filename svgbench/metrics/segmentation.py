@@ -3,9 +3,9 @@
 Protocol: raw latents [C, h, w] (``detail`` states which: features, residual or both) through batch norm without affine and a 1x1
 convolution, logits upsampled bilinearly to the mask's size, cross-entropy at every pixel, AdamW with a cosine to zero; no augmentation.
 Validation: areas summed over all images, IoU = intersection / union and accuracy = intersection / truth per class, then the mean over
-classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored.
-Intervals resample validation images. What it cannot tell: boundaries finer than the grid, or the accuracy of a deeper head; the
-batch norm's moments are of the training latents. Of a folder with masks (ADE20K): see ``stages.segmentation.folder``.
+classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored. Intervals
+resample validation images. Limits: boundaries finer than the grid and the accuracy of a deeper head; the batch norm's moments are those of
+the training latents. For a folder with masks (ADE20K) see ``stages.segmentation.folder``.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def class_figures(image_areas: Areas, names: Sequence[str] | None) -> list[dict[
 
 
 def ade20k_names() -> tuple[str, ...] | None:
-    """Names of ADE20K's 150 classes as mmsegmentation has them; None where it is not installed (extra ``seg``)."""
+    """Names of ADE20K's 150 classes as mmsegmentation has them; None if it is not installed (extra ``seg``)."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints when imported
             from mmseg.datasets import ADE20KDataset

@@ -1,8 +1,8 @@
-"""Splits batches into chunks of one constant size, so that the output for a row depends on that row alone, bit for bit.
+"""Splits batches into chunks of one constant size, so that the output for a row depends only on that row, bit for bit.
 
 Kernels choose their blocking, and with it the order of their sums, by the shape of the batch: on two CPU cores a row of a convolution
 differs in its last bits between batches of 1 and of 8. With one fixed shape, a row gave the same bits at every position and with any other
-rows (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64). A latent is thus a function of its image.
+rows (ViT and convolutional autoencoder, 1 and 2 threads, sizes 2 to 64). So a latent depends only on its image.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _WHOLE: ContextVar[bool] = ContextVar("whole", default=False)
 
 @contextmanager
 def whole_batches() -> Iterator[None]:
-    """Within it a batch is computed at once, as it is. For measuring time and memory alone, because rows then depend on their batch."""
+    """Inside this context a batch is computed at once. Only for measuring time and memory, because rows then depend on their batch."""
     token = _WHOLE.set(True)
     try:
         yield

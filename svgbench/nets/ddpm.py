@@ -1,4 +1,4 @@
-"""DDPM as DiT has it: noise prediction over 1000 steps of the linear schedule, a learned variance, DDIM and ancestral sampling.
+"""DDPM as in DiT: noise prediction over 1000 steps of the linear schedule, a learned variance, DDIM and ancestral sampling.
 
 Ho et al. 2020 (arXiv 2006.11239); Nichol and Dhariwal 2021 (arXiv 2102.09672) for the variance; Song et al. 2020 (arXiv 2010.02502) for
 DDIM; Peebles and Xie 2022 (arXiv 2212.09748). Step k, 0 (nearly data) to 999 (nearly noise): x_k = sqrt(a_k) x + sqrt(1 - a_k) eps.
@@ -21,19 +21,19 @@ STEPS = DDPM_STEPS
 FIRST_BETA, LAST_BETA = 1e-4, 0.02
 """The linear schedule of Ho et al., section 4."""
 HALF_BIN = 1 / 255
-"""Half a bin of a likelihood over 8-bit values in [-1, 1]. DiT applies it to latents all the same."""
+"""Half a bin of a likelihood over 8-bit values in [-1, 1]. DiT also applies it to latents."""
 
 Epsilon = Callable[[Tensor, int, int], Tensor]
 """(x [B, C, h, w], k, count of steps before this one) -> predicted noise [B, C, h, w], or [B, 2C, h, w] with the variance last."""
 
 
 class Chain(nn.Module):
-    """Constants of the steps that are kept of the 1000: float32 tables [steps], in the order of k."""
+    """Constants of the steps that are kept out of 1000: float32 tables [steps], in the order of k."""
 
     signal: Tensor
 
     def __init__(self, steps: int = STEPS) -> None:
-        """``steps``: how many are kept (``config.choices.kept_steps``)."""
+        """``steps``: the number of kept steps (``config.choices.kept_steps``)."""
         super().__init__()
         self.kept = kept_steps(steps)
         kept = torch.cumprod(1 - torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64), 0)[self.kept]
@@ -120,7 +120,8 @@ def training_pair(chain: Chain, data: Tensor, positions: Tensor, *, noise: int, 
 
 
 def losses(chain: Chain, outputs: Tensor, data: Tensor, pair: TrainingPair) -> Tensor:
-    """The loss of each sample [B] float32: mean squared error of the noise, plus the bound's term where a variance is predicted (DiT)."""
+    """The loss of each sample [B] float32: mean squared error of the noise, plus the term of the variational bound if a variance is
+    predicted (DiT)."""
     outputs, channels = outputs.float(), data.shape[1]
     error = (outputs[:, :channels] - pair.target).square().flatten(1).mean(1)
     if outputs.shape[1] == channels:
@@ -129,7 +130,8 @@ def losses(chain: Chain, outputs: Tensor, data: Tensor, pair: TrainingPair) -> T
 
 
 def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: TrainingPair) -> Tensor:
-    """The variational bound's term of each sample's step [B], bits a number: it trains the variance, the noise comes detached.
+    """The variational bound's term of each sample's step [B], in bits per dimension. It trains only the variance; the predicted noise is
+    detached.
 
     The KL divergence of the model's Gaussian from q(x_before | x_k, x); at step 0 the negative log likelihood of the data.
     """

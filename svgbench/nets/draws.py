@@ -2,8 +2,8 @@
 
 A draw belongs to (stream, index, element). ``index`` is a sample's global position: ``images_seen + place in the global batch`` while
 training, the sample's own number while sampling. Bits come from splitmix64 (Steele, Lea, Flood 2014) as a counter-based generator: two
-mixing rounds make a row's key from (stream, index), a third makes the bits of each element. Integer arithmetic wraps alike everywhere, and
-the transcendental functions run in float64 before rounding, so that vector widths and devices do not show in the float32 result.
+mixing rounds make a row's key from (stream, index), a third makes the bits of each element. Integer overflow wraps identically everywhere,
+and transcendental functions run in float64 before rounding, so that the float32 result does not depend on vector widths and devices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def stream(seed: int, purpose: str) -> int:
-    """A 63-bit number that keeps the draws of one seed and one purpose apart from all others."""
+    """A 63-bit number for a seed and a purpose, whose draws are independent of those of all others."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
 
 
@@ -74,5 +74,6 @@ def chance(stream: int, indices: Tensor, shape: tuple[int, ...], probability: fl
 
 
 def integers(stream: int, indices: Tensor, high: int) -> Tensor:
-    """Whole numbers in [0, high): int64 [B] for indices [B]; ``high`` is far below 2^63, so the remainder's bias does not matter."""
+    """Whole numbers in [0, high): int64 [B] for indices [B]; ``high`` must be far below 2^63, so that the bias of the remainder is
+    negligible."""
     return _shifted(_bits(stream, indices, 1)[:, 0], 1).remainder_(high)

@@ -54,7 +54,7 @@ def losses(velocity: Tensor, target: Tensor) -> Tensor:
 
 
 def misdirection(velocity: Tensor, target: Tensor) -> Tensor:
-    """1 - cosine of the angle between velocity and target [B, C, h, w] over the channels, the mean over positions of each sample [B]:
+    """1 - cosine between velocity and target [B, C, h, w] over the channels, averaged over the positions of each sample [B]:
     LightningDiT's direction loss (arXiv 2501.01423, section 4)."""
     return (1 - torch.cosine_similarity(velocity.float(), target.float(), dim=1)).flatten(1).mean(1)
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 
 def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
-    """Group norm over ``groups``; where that is None over 32 as in LDM, or fewer where a group would hold less than LDM's 4 channels.
+    """Group norm with ``groups`` groups; None: 32 as in LDM, or fewer if a group would have less than LDM's 4 channels.
 
-    With one channel a group, a narrow network would see every channel at mean 0 and deviation 1 in each image and could hardly
-    represent its brightness: at base 16 and 20k images that cost 1.2 dB (18.96 against 20.18 dB, one seed).
+    With one channel per group, every channel of a narrow network would have mean 0 and standard deviation 1 in each image, so the network
+    could hardly represent its brightness: at base 16 and 20k images that cost 1.2 dB (18.96 against 20.18 dB, one seed).
     """
     if groups is None:
         groups = max(count for count in range(1, min(32, max(1, channels // 4)) + 1) if channels % count == 0)
@@ -26,7 +26,7 @@ def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, each after group norm and swish, beside a shortcut: [B, inputs, h, w] -> [B, outputs, h, w]."""
+    """Two 3x3 convolutions, each after group norm and swish, plus a shortcut: [B, inputs, h, w] -> [B, outputs, h, w]."""
 
     def __init__(self, inputs: int, outputs: int, groups: int | None = None) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class AttentionBlock(nn.Module):
 
 
 class _Downsample(nn.Module):
-    """Half the grid by a strided 3x3 convolution padded on the right and below only, as in LDM."""
+    """Halves the grid with a strided 3x3 convolution, padded only on the right and below, as in LDM."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Downsample(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """Twice the grid: nearest neighbour, then a 3x3 convolution."""
+    """Doubles the grid: nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _Upsample(nn.Module):
 
 
 class _Level(nn.Module):
-    """The residual blocks of one grid size, each followed by attention where the level has any, then the resampling if there is one."""
+    """The residual blocks of one grid size, each followed by attention if the level has any, then the resampling, if there is one."""
 
     def __init__(
         self, inputs: int, outputs: int, *, blocks: int, attention: bool, resample: nn.Module | None, name: str, groups: int | None
@@ -120,9 +120,9 @@ class _Middle(nn.Module):
 class LdmEncoder(nn.Module):
     """Pixels [B, in_channels, H, W] in [-1, 1] -> [B, z_channels (twice that with ``double_z``: mean, log-variance), h, w].
 
-    ``multipliers`` run from the finest level to the coarsest and fix the stride, 2 ** (levels - 1); ``attention`` lists the grid
-    sizes that get self-attention beside the middle's, counted for images of ``resolution`` pixels; ``groups`` are those of each group norm
-    (None: 32, or fewer on levels narrower than 128 channels).
+    ``multipliers`` are for levels from the finest to the coarsest and determine the stride, 2 ** (levels - 1); ``attention`` lists the grid
+    sizes with self-attention (besides the middle), for images of ``resolution`` pixels; ``groups`` are those of each group norm (None: 32,
+    or fewer on levels narrower than 128 channels).
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class LdmEncoder(nn.Module):
 class LdmDecoder(nn.Module):
     """Latents [B, z_channels, h, w] -> pixels [B, out_channels, h * stride, w * stride], in [-1, 1] up to overshoot.
 
-    ``multipliers``, ``attention`` and ``groups`` as in the encoder; each level has one residual block more than ``blocks``.
+    ``multipliers``, ``attention`` and ``groups`` as in the encoder; each level has one more residual block than ``blocks``.
     """
 
     def __init__(
@@ -205,7 +205,8 @@ class LdmDecoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def before_last(self, latents: Tensor) -> Tensor:
-        """What ``conv_out`` sees, [B, base * multipliers[0], H, W]: the adaptive adversarial weight is measured across that convolution."""
+        """The input of ``conv_out`` [B, base * multipliers[0], H, W]; the adaptive weight of the GAN loss is measured at that
+        convolution."""
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from svgbench.nets import draws
 
 EPSILON, MOMENTUM = 1e-5, 0.1
-"""Of the batch norm, torch's own."""
+"""Epsilon of the batch norm, torch's default."""
 
 
 class BatchMoments(NamedTuple):
-    """Of the channels over images and positions: [C] each."""
+    """Moments of the channels over images and positions: [C] each."""
 
     mean: Tensor
     variance: Tensor
-    """Over n, which normalises."""
+    """Divided by n; used to normalise."""
     n: Tensor
     """Numbers of a channel, a scalar."""
 
 
 class DenseHead(nn.Module):
-    """Latents [B, C, h, w] -> outputs [B, K, h, w]. Training normalises by moments of the GLOBAL batch that the caller adds up over
-    micro-batches and ranks (latents are frozen, so no gradient flows through them); afterwards by their running averages."""
+    """Latents [B, C, h, w] -> outputs [B, K, h, w]. In training, latents are normalised by moments of the GLOBAL batch, which the caller
+    sums over micro-batches and ranks (latents are frozen, so no gradient flows through them); at evaluation by their running averages."""
 
     mean: Tensor
     """Running average [C]."""
@@ -61,20 +61,21 @@ class DenseHead(nn.Module):
 
     @torch.no_grad()
     def follow(self, moments: BatchMoments) -> None:
-        """Brings the running averages a step nearer to a batch's moments; the variance over n - 1, as batch norm keeps it."""
+        """Updates the running averages with a batch's moments; the variance is divided by n - 1, as in batch norm."""
         unbiased = moments.variance * moments.n / (moments.n - 1).clamp_min(1)
         self.mean.lerp_(moments.mean.float(), MOMENTUM)
         self.variance.lerp_(unbiased.float(), MOMENTUM)
 
     def forward(self, latents: Tensor, moments: BatchMoments | None = None) -> Tensor:
-        """``moments``: those of the batch while training."""
+        """``moments``: in training, those of the batch."""
         mean, variance = (self.mean, self.variance) if moments is None else (moments.mean.float(), moments.variance.float())
         scale = self.scale * (variance + EPSILON).rsqrt()
         return F.conv2d(latents * scale[:, None, None] + (self.shift - mean * scale)[:, None, None], self.weight, self.bias)
 
 
 def dropped(latents: Tensor, positions: Tensor, share: float, seed: int) -> Tensor:
-    """Latents [B, C, h, w] with a ``share`` of each image's channels left out whole and the rest scaled up, keyed by positions [B]."""
+    """Latents [B, C, h, w] in which a ``share`` of each image's channels is set to zero and the rest scaled up; the draw depends on
+    positions [B]."""
     if not share or not len(latents):  # a rank may have no image
         return latents
     keep = draws.chance(draws.stream(seed, "dense/dropout"), positions, (latents.shape[1], 1, 1), 1 - share)

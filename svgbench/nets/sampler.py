@@ -149,13 +149,13 @@ def generate(
 ) -> Tensor:
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a model of any objective.
 
-    ``sampling.steps`` counts intervals of the time grid (for ddim and ddpm the steps kept of 1000, which no shift moves). Guidance 1
-    evaluates neither the unconditional branch, whose label is ``model.classes``, nor the ``weak`` model that replaces it. Stochastic
-    samplers (sde-euler, ddpm) draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when None). Row i depends on
-    row i of noise, labels and indices alone (up to the rounding of differently shaped products: keep the batch constant where bits matter;
-    dopri5 aside). ``sampling.guided_channels``: guide only this number of first channels, as the sampling code of DiT, SiT and LightningDiT
-    does with 3. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the network. Raises UnknownName or
-    BadConfig for a sampler that is unknown or does not fit the model.
+    ``sampling.steps`` counts intervals of the time grid (for ddim and ddpm the number of steps kept out of 1000; they ignore the shift).
+    Guidance 1 evaluates neither the unconditional branch, whose label is ``model.classes``, nor the ``weak`` model that replaces it.
+    Stochastic samplers (sde-euler, ddpm) draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when None). Row i
+    depends on row i of noise, labels and indices alone (up to the rounding of differently shaped products: keep the batch constant where
+    bits matter; dopri5 aside). ``sampling.guided_channels``: guide only this number of first channels, as the sampling code of DiT, SiT and
+    LightningDiT does with 3. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the network. Raises
+    UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
     """
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)

@@ -1,7 +1,9 @@
-"""SiT: the velocity transformer on latents (Ma et al. 2024, arXiv 2401.08740; SVG section 3.4), and the choices in which its kin differ.
+"""SiT: the velocity transformer on latents (Ma et al. 2024, arXiv 2401.08740; SVG section 3.4), and the options in which related models
+differ.
 
-Parameters map onto the released nets of SVG, SiT, DiT, REPA, LightningDiT and RAE by renaming and reshaping (``svgbench.releases``): patch
-and output orders are theirs, and ``modulation`` holds their ``adaLN_modulation.1`` of all blocks, one below the other.
+The parameters of the released SVG, SiT, DiT, REPA, LightningDiT and RAE networks are loaded by renaming and reshaping
+(``svgbench.releases``): patch and output orders are the same, and ``modulation`` is their ``adaLN_modulation.1`` of all blocks,
+concatenated along the outputs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from svgbench.nets.wide_head import WideHead
 
 
 class Tapped(NamedTuple):
-    """A network's prediction [B, C, h, w] and its tokens [B, N, width] after one of the blocks on the way (REPA aligns those)."""
+    """A network's prediction [B, C, h, w] and its tokens [B, N, width] after one of its blocks (which REPA aligns)."""
 
     prediction: Tensor
     tokens: Tensor
@@ -51,13 +53,13 @@ class SiT(nn.Module):
         wide: Mapping[str, Any] | None = None,
         spacing: float = 1.0,
     ) -> None:
-        """``grid`` latent positions a side, cut into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs, a
-        variance's (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``: distance
-        between the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
+        """``grid`` latent positions per side, divided into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further
+        outputs, a variance's (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``:
+        distance between the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
         left = ("self", "__class__", *(["spacing"] if spacing == 1 else []))
         self_sizes = {name: value for name, value in locals().items() if name not in (*left, "left")}
         super().__init__()
-        self.sizes: dict[str, Any] = self_sizes  # these arguments, which build the same network again
+        self.sizes: dict[str, Any] = self_sizes  # the arguments with which the same network can be built again
         _check(grid, patch, width, heads, position, wide)
         self.channels, self.grid, self.classes, self.patch, self.depth, self.width = channels, grid, classes, patch, depth, width
         rotary, side = position != "sincos", grid // patch
@@ -82,11 +84,12 @@ class SiT(nn.Module):
 
     @property
     def head(self) -> SiT | WideHead:
-        """The module whose ``final`` layer makes the outputs."""
+        """The module whose ``final`` layer computes the outputs."""
         return self.wide if hasattr(self, "wide") else self
 
     def _initialise(self) -> None:
-        """DiT's start: Xavier for matrices, small normal embeddings, zero gates and output, so that each block begins as the identity."""
+        """DiT's initialisation: Xavier for matrices, small normal embeddings, zero gates and output, so that each block begins as the
+        identity."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -98,12 +101,12 @@ class SiT(nn.Module):
             nn.init.zeros_(layer.weight)
 
     def compile_blocks(self) -> None:
-        """Compiles the block in place; all blocks are alike, so the first one's code serves the others."""
+        """Compiles the block in place; all blocks have the same code, so it is compiled only once."""
         for block in [*self.blocks, *(self.head.blocks if self.head is not self else ())]:
             block.compile()
 
     def tokens(self, x: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> patches [B, N, C * patch * patch], channel first as a convolution's kernel has it."""
+        """Latents [B, C, h, w] -> patches [B, N, C * patch * patch], with channels first, as in the kernel of a convolution."""
         if self.patch == 1:
             return x.flatten(2).transpose(1, 2)
         b, c, h, w = x.shape
@@ -111,7 +114,7 @@ class SiT(nn.Module):
         return x.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, (h // p) * (w // p), c * p * p)
 
     def latents(self, tokens: Tensor) -> Tensor:
-        """Outputs [B, N, patch * patch * C], channel last as in DiT's final layer -> [B, C, h, w]."""
+        """Outputs [B, N, patch * patch * C], with channels last, as in DiT's final layer -> [B, C, h, w]."""
         b, p, side = len(tokens), self.patch, self.grid // self.patch
         if p == 1:
             return tokens.transpose(1, 2).reshape(b, -1, side, side)

@@ -41,7 +41,7 @@ class LabelledImages(NamedTuple):
 
     @classmethod
     def of(cls, count: int, split: str) -> LabelledImages:
-        """The first ``count`` of a split."""
+        """The first ``count`` images of a split."""
         drawn = shapes.draw(range(count), seed=0, resolution=RESOLUTION, split=split)
         return cls(torch.from_numpy(drawn.images), torch.from_numpy(drawn.labels))
 

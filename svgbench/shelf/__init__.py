@@ -111,7 +111,7 @@ def _check(text: str) -> None:
 
 
 def yaml_node(text: str) -> yaml.Node | None:
-    """The one document in a text as YAML nodes, None where it is empty; raises YAMLError."""
+    """The one document in a text as YAML nodes, None if it is empty; raises YAMLError."""
     _check(text)
     return yaml.compose(text, Loader=_Loader)
 
@@ -151,7 +151,7 @@ def yaml_text(path: Path) -> str:
 
 
 def file_node(path: Path) -> yaml.Node | None:
-    """The YAML nodes of a file, with their lines; None where it is empty or cannot be read, which is an error in ``read_yaml``."""
+    """The YAML nodes of a file, with their lines; None if it is empty or cannot be read, which is an error in ``read_yaml``."""
     try:
         return yaml_node(yaml_text(path))
     except (BadInput, yaml.YAMLError):

@@ -95,7 +95,7 @@ class AutoencoderTask:
         return features, encoder(self._originals(micro), micro.positions.to(features.device), self._seed)
 
     def _sums(self, features: Tensor, residual: Tensor | None) -> Tensor | None:
-        """This process's sums for the alignment; None where it needs none."""
+        """This process's sums for the alignment; None if it needs none."""
         alignment = self._tokenizer.alignment
         if residual is None or alignment is None or not alignment.needs_statistics:
             return None
@@ -175,8 +175,8 @@ class AutoencoderTask:
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``. Begins from the artifact
-    ``start``, where there is one (``stages.continuation``)."""
+    """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``. Starts from the artifact
+    ``start``, if there is one (``stages.continuation``)."""
     part, seed, device = schema.Autoencoder.model_validate(slice_["autoencoder"]), slice_["seed"], runtime.torch_device
     images = open_images(inputs["images"])
     _, encoder = open_frozen(slice_["encoder"], device)
@@ -213,7 +213,7 @@ def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
 
 @torch.no_grad()
 def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: ImageSet, runtime: Runtime) -> Tensor:
-    """The alignment's sums over the training images (the first ``MOMENT_IMAGES``), by the trained residual encoder without dropout.
+    """Sums over the (first ``MOMENT_IMAGES``) training images for the alignment, from the trained residual encoder without dropout.
     ``features``: data set indices [B] -> frozen features [B, C, h, w]."""
     count = min(len(images), MOMENT_IMAGES)
     parts = list(blocks(count))

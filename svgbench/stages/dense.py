@@ -28,11 +28,11 @@ from svgbench.nets.tokenizer import Codec, Tokenizer, channel_parts
 from svgbench.stages.tokenizers import open_tokenizer
 
 EVALUATED = 4
-"""Validation images whose figures are saved at once."""
+"""Number of validation images whose results are saved together."""
 
 
 def check_pairs(dataset: DenseSet, counted: Callable[[ImagePair], int], word: str, out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Reads every pair; writes ``pairs.json``: how many there are and how many of their pixels count."""
+    """Reads every pair and writes ``pairs.json`` with the numbers of pairs and of usable pixels."""
     about = {}
     for split in SPLITS:
         pairs = getattr(dataset, split)
@@ -44,7 +44,7 @@ def check_pairs(dataset: DenseSet, counted: Callable[[ImagePair], int], word: st
 
 
 class Reading(NamedTuple):
-    """Some channels of the latents and the head that reads them."""
+    """A range of latent channels and its head."""
 
     channels: slice
     head: Any
@@ -52,10 +52,10 @@ class Reading(NamedTuple):
 
 
 class HeadLoss(Protocol):
-    """A loss of outputs against targets, over the pixels of the whole batch on all ranks."""
+    """A loss of outputs and targets over the pixels of the global batch."""
 
     def __call__(self, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
-        """Brings gradients to the parameters behind ``outputs(rows)`` [b, K, h, w]; gives this rank's share of the loss."""
+        """Computes gradients of the parameters of ``outputs(rows)`` [b, K, h, w]; returns this rank's share of the loss."""
 
 
 class HeadsTask:
@@ -82,7 +82,7 @@ class HeadsTask:
         self.optimisers = {name: adam(how.parameters(reading.head), how.settings.optimiser) for name, reading in readings.items()}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of every head over the batch's crops; gives this rank's share of each head's loss, a scalar."""
+        """One update of every head on the batch's crops; returns this rank's share of each head's loss, a scalar."""
         images, targets = self._fill(self._crops(batch))
         with torch.no_grad():
             latents = self._encode(images)
@@ -93,7 +93,8 @@ class HeadsTask:
         return losses
 
     def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """Brings gradients to a head's parameters, of latents [B, C, h, w] and targets [B, H, W]; gives this rank's share of its loss."""
+        """Computes gradients of a head's parameters from latents [B, C, h, w] and targets [B, H, W]; returns this rank's share of its
+        loss."""
         seen = dropped(latents, batch.positions, self._dropout, self._seed)
         moments = head.moments(self._runtime.all_reduce_(head.sums(seen)))
         loss = self._loss(_outputs(head, seen, moments), targets, batch, self._runtime)
@@ -102,11 +103,11 @@ class HeadsTask:
 
 
 class DeepHeadsTask(HeadsTask):
-    """The same for heads of two parts (``nets.paper_heads``): the trunk once on all crops of the rank, the tail and the loss by pieces."""
+    """The same for heads with two parts (``nets.paper_heads``): the trunk runs once on all crops of the rank, tail and loss in pieces."""
 
     def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """Of latents [B, C, h, w] and targets [B, H, W]: gradients of the tail first, added up piece by piece at the trunk's outputs; then
-        those of the trunk, on every rank."""
+        """For latents [B, C, h, w] and targets [B, H, W]: first the gradients of the tail, accumulated over pieces at the trunk's outputs,
+        then those of the trunk, on every rank."""
         hidden = head.trunk(latents, self._runtime.all_reduce_)
         leaf = hidden.detach().requires_grad_()
 
@@ -114,7 +115,7 @@ class DeepHeadsTask(HeadsTask):
             return head.tail(dropped(leaf[rows], batch.positions[rows], self._dropout, self._seed))
 
         loss = self._loss(outputs, targets, batch, self._runtime)
-        hidden.backward(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)  # also where this rank has no image
+        hidden.backward(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)  # also if this rank has no image
         return loss
 
 
@@ -125,7 +126,7 @@ class HowTrained(NamedTuple):
     dropout: float = 0.0
     """Probability that a channel (of the latents, or of the hidden layer) is set to zero."""
     rate: Callable[[int], float] | None = None
-    """Images seen at an update's end -> learning rate, where ``settings`` do not say it."""
+    """Images seen at an update's end -> learning rate; None: by ``settings``."""
     task: type[HeadsTask] = HeadsTask
     parameters: Callable[[nn.Module], Iterable[Any]] = nn.Module.parameters
     """The optimiser's parameters or parameter groups of a head."""
@@ -154,7 +155,7 @@ def linear(head: HeadTraining, *, dropout: float = 0.0) -> HowTrained:
 
 
 class DenseRun(NamedTuple):
-    """What both kinds of dense prediction are made of."""
+    """Parts of segmentation and depth stages."""
 
     dataset: DenseSet
     tokenizer: Tokenizer | Codec
@@ -166,8 +167,8 @@ class DenseRun(NamedTuple):
 def open_run(
     dataset: DenseSet, autoencoder: Path, make: Callable[[int, int], nn.Module], *, sides: tuple[int, ...], runtime: Runtime
 ) -> DenseRun:
-    """The tokenizer of a finished autoencoder with untrained heads for features, residual and both (where there is a residual); ``make``:
-    channels and the encoder's stride -> a head. Refuses crop sides that the encoder cannot take."""
+    """The tokenizer of a finished autoencoder with untrained heads for features, residual and both (if there is a residual); ``make``:
+    (channels, the encoder's stride) -> a head. Raises BadConfig for crop sides that do not fit the encoder."""
     tokenizer = open_tokenizer(autoencoder, runtime)
     for side in sides:
         tokenizer.check_side(side)
@@ -189,8 +190,8 @@ def train_heads(
     runtime: Runtime,
     label: str,
 ) -> dict[str, float]:
-    """Trains the heads (from where a stopped training was), leaves them in ``out/heads.safetensors`` and gives the last mean losses.
-    ``read``: the crop of a training image at a position of the run."""
+    """Trains the heads (resumes a stopped training), writes them to ``out/heads.safetensors`` and returns the last mean losses. ``read``:
+    position in the run -> a crop of a training image."""
     count = len(run.dataset.training)
     with CropLoader(read, count, seed=seed, runtime=runtime) as crops:
         task = how.task(run.readings, run.tokenizer.encode, crops, fill, loss, how=how, seed=seed, runtime=runtime)
@@ -209,7 +210,8 @@ def train_heads(
 def evaluated(
     run: DenseRun, measured: Callable[[ImagePair], Tensor], row: tuple[int, ...], out: Path, runtime: Runtime, label: str
 ) -> Tensor:  # fmt: skip
-    """float64 [N, *row] on the device: ``measured`` [*row] of each validation image; ranks share them, and a stopped evaluation goes on."""
+    """float64 [N, *row] on the device: ``measured`` [*row] for each validation image; ranks share the images, and a stopped evaluation
+    resumes."""
 
     @torch.no_grad()
     def rows(items: range) -> tuple[np.ndarray]:

@@ -51,7 +51,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def write_errors(
     errors: dict[str, Tensor], run: DenseRun, head: scoring.DepthHead, slice_: dict[str, Any], out: Path, measure: str, used: dict[str, Any]
 ) -> None:
-    """``scores.json`` of errors per image [N, 2] under each head; ``measure`` and ``used`` (the settings) name the protocol."""
+    """Writes ``scores.json`` from errors per image [N, 2] of each head; ``measure`` and ``used`` (the settings) name the protocol."""
     details = ("eigen-crop" if head.border == "nyu" else "whole-images", f"to{head.farthest:g}m")
     name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
@@ -99,8 +99,8 @@ def log_error_loss(
     targets: Tensor,
     runtime: Runtime,
 ) -> Tensor:
-    """A loss that is a function of the sums of log errors over the global batch, and its gradient piece by piece; gives this rank's share,
-    a scalar. ``log_errors``: rows of the targets [B, H, W] -> log errors of their pixels [n]; ``loss_of``: as ``metrics.depth.silog``."""
+    """A loss that depends on sums of log errors over the global batch, with its gradient computed in pieces; returns this rank's share, a
+    scalar. ``log_errors``: rows of the targets [B, H, W] -> log errors of their pixels [n]; ``loss_of``: as ``metrics.depth.silog``."""
     sums = torch.zeros(3, dtype=torch.float64, device=targets.device)
     with torch.no_grad():
         for rows in pieces(len(targets), runtime):
@@ -120,8 +120,8 @@ def errors_of(
     out: Path,
     runtime: Runtime,
 ) -> dict[str, Tensor]:
-    """(RMSE, relative error) of each validation image under each head: [N, 2] float64; ranks share the images. ``depths_of``: an image, the
-    size of its map and the device -> the depth [H, W] under each head."""
+    """(RMSE, relative error) of each validation image for each head: [N, 2] float64; ranks share the images. ``depths_of``: (image, size of
+    its map, device) -> the depth [H, W] of each head."""
 
     def measured(pair: ImagePair) -> Tensor:
         sample = read_depth(run.dataset.root, pair)

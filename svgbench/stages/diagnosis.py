@@ -1,6 +1,7 @@
-"""What a latent space looks like: latents of each class on a plane, and the velocities that a trained transformer gives each class.
+"""Pictures of a latent space, for figures: latents of each class on a plane, and the velocities that a trained transformer predicts for
+each class.
 
-Made for figures. An artifact holds all that its drawing needs, so that no network is opened again and drawing brings no torch.
+An artifact holds everything that drawing needs, so that drawing opens no network and imports no torch.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
 from svgbench.stages.transformers import as_velocity, open_transformer
 
 CLASSES = 10
-"""Most classes in a picture, so that their colours can be told apart; of more, this many are taken at even distances."""
+"""Largest number of classes in a picture, so that their colours are distinct; of more classes, this many are taken at even distances."""
 EMBEDDED, MOVED = 500, 400
 """Validation images on the t-SNE's plane and in the velocities, the same number of each class."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 BATCH = 200
-"""Latents whose velocity is asked at once."""
+"""Number of latents in one call of the transformer."""
 RESAMPLING = Resampling(resamples=100, seed=0)
 
 
 def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tensor, Tensor, list[int]]:
-    """At most ``count`` images of at most ``classes`` classes, the first of each chosen class in turn: their places [N], their labels as
-    places in the chosen classes [N], and those classes."""
+    """At most ``count`` images of at most ``classes`` classes, taken from the chosen classes in turn: their indices [N], their labels as
+    indices of the chosen classes [N], and these classes."""
     labels = torch.as_tensor(images.labels)
     known = labels.unique()
     if len(known) < 2:
@@ -91,9 +92,10 @@ def embedding(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 def velocities(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """The velocity that the transformer predicts for noised validation images without their label (unconditional), by class.
 
-    ``points.npy`` float32 [T, N, 2]: noised latents x_t on the plane in which the classes' mean latents differ most; ``velocities.json``:
-    of each time the classes' mean position and mean velocity on it, the mean latents, and the class share of the velocities in the whole
-    space. The plane's axes are unit vectors of the latent space, so noise (t = 0) has standard deviation 1 along each.
+    ``points.npy`` float32 [T, N, 2]: noised latents x_t on the plane in which the mean latents of the classes differ most;
+    ``velocities.json``: for each time the classes' mean position and mean velocity on the plane, the mean latents, and the class share of
+    the velocities in the full space. The plane's axes are unit vectors of the latent space, so noise (t = 0) has standard deviation 1 along
+    each.
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -149,5 +151,5 @@ def names_of(collection: Images, chosen: list[int]) -> list[str]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_atomic(path, (json.dumps(content) + "\n").encode())

@@ -1,4 +1,4 @@
-"""Trains the diffusion transformer on standardised latents by one of ``nets.objectives``, with REPA's loss where asked for."""
+"""Trains the diffusion transformer on standardised latents by one of ``nets.objectives``, with REPA's loss if configured."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ class DiffusionTask:
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of the transformer over the batch's images; gives this rank's share of each loss, a scalar."""
+        """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
         weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
         weights |= {"representation": self._teacher.weight} if self._teacher else {}
-        totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also where a rank has no image
+        totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also if a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
             reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
@@ -111,8 +111,8 @@ class DiffusionTask:
 
 
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Begins from the averaged
-    weights of the artifact ``start``, where there is one (``stages.continuation``)."""
+    """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Starts from the averaged
+    weights of the artifact ``start``, if there is one (``stages.continuation``)."""
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -136,7 +136,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if runtime.compile:
         model.compile_blocks()
 
-    # what one image costs, and what the machine could do
+    # operations of one image, and the machine's speed
     task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher)
     probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2)
     flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(probe).values())).backward()) // 2

@@ -1,5 +1,4 @@
-"""Pictures from latents that were changed by hand: without the residual, between two images or two noises, under another class, inside
-a box. Made for figures.
+"""Pictures from edited latents, for figures: without the residual, between two images or two noises, with another class, inside a box.
 
 Each artifact is ``pictures.npy`` uint8 and ``pictures.json``, which names the pictures.
 """
@@ -41,14 +40,14 @@ EDITED = 2
 STARTS = (0.8, 0.6, 0.4, 0.2)
 """Times to which an image is noised before it is edited; the less, the less is kept."""
 BOXED = SamplingProtocol(sampler="euler", steps=100, guidance=4.0, shift=0.4)
-"""How an edit in a box is denoised: appendix C of arXiv 2510.15301."""
+"""Settings with which an edit in a box is denoised, from appendix C of arXiv 2510.15301."""
 BOX_START = 0.25
-"""Time up to which an image is inverted before an edit in a box: ours."""
+"""Time up to which an image is inverted before an edit in a box (our choice)."""
 BOX_SHARE, BOX_BLUR = 0.5, 1 / 16
-"""Side of the box and deviation of its blur, as shares of the latent grid's side: ours."""
+"""Side of the box and standard deviation of its blur, as shares of the latent grid's side (our choice)."""
 WAYS = {"linear": edits.linear, "spherical": edits.spherical}
 NOISE_PAIRS = 2
-"""Pairs of noises, each under one class."""
+"""Number of pairs of noises; each pair has one class."""
 
 
 @torch.no_grad()
@@ -120,12 +119,12 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
 
 @torch.no_grad()
 def box_editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Images edited inside and outside a box (``nets.edits``, after appendix C of arXiv 2510.15301): inverted along the ODE under their own
-    class without guidance, then denoised under another class by 100 steps of Euler's method, guidance 4, shift 0.4.
+    """Images edited inside and outside a box (``nets.edits``, after appendix C of arXiv 2510.15301): inverted along the ODE with their own
+    class and without guidance, then denoised with another class in 100 Euler steps, guidance 4, shift 0.4.
 
-    ``pictures.npy`` [E, 5, 3, H, W]: for each image the original, its reconstruction, the image that sampling from its wholly inverted
-    noise gives back, the edit inside and the edit outside the box. ``pictures.json``: the box in pixels, and root mean square distances
-    to the image in standardised latents: of the way there and back, and of each edit inside and outside the box.
+    ``pictures.npy`` [E, 5, 3, H, W]: for each image the original, its reconstruction, the image sampled from its fully inverted noise, the
+    edit inside and the edit outside the box. ``pictures.json``: the box in pixels, and root mean square distances to the image in
+    standardised latents, for the image sampled from its inversion and for each edit, inside and outside the box.
     """
     collection, places, about = _picked(inputs, EDITED)
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -164,10 +163,10 @@ def box_editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
 
 @torch.no_grad()
 def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Samples from the noises between two noises under one class, along a straight line and along a great circle, by Euler's method on the
-    run's time grid, at its largest count of steps and its largest guidance.
+    """Samples from interpolations of two noises with one class, along a straight line and along a great circle, with Euler's method on the
+    run's time grid, at its largest number of steps and largest guidance.
 
-    ``pictures.npy`` [P, 2, S, 3, H, W]: for each pair of noises the two ``ways``, for each the ``shares`` of the way.
+    ``pictures.npy`` [P, 2, S, 3, H, W]: for each pair of noises the two ``ways`` (lines), for each the samples at the ``shares``.
     """
     part = slice_["sampling"]
     sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])}, inputs)
@@ -194,7 +193,7 @@ def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Pa
 
 
 def _velocities(inputs: dict[str, Path], runtime: Runtime) -> Callable[[Tensor, SamplingProtocol], Field]:
-    """(labels [B], settings) -> the guided velocity of the trained transformer, whatever its objective, zero in the first
+    """(labels [B], settings) -> the guided velocity of the trained transformer of any objective, zero in the first
     ``sampling.zero_init`` steps; opened once."""
     model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
 
@@ -207,7 +206,7 @@ def _velocities(inputs: dict[str, Path], runtime: Runtime) -> Callable[[Tensor, 
 
 
 def _decoded(latents_: Tensor, tokenizer: Tokenizer | Codec, stats: LatentStats) -> Tensor:
-    """Pictures uint8 [B, 3, H, W] on the CPU of standardised latents [B, C, h, w]."""
+    """Decodes standardised latents [B, C, h, w] to pictures uint8 [B, 3, H, W] on the CPU."""
     return to_uint8(tokenizer.decode(stats.restore(latents_).float())).cpu()
 
 

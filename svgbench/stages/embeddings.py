@@ -1,4 +1,4 @@
-"""t-SNE (van der Maaten & Hinton 2008) of what an encoder sees: by many classes, and by the blocks of the encoder. Made for figures."""
+"""t-SNE (van der Maaten & Hinton 2008) of an encoder's features, for figures: for many classes, and for several blocks of the encoder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ from svgbench.stages.results import image_group
 from svgbench.stages.tokenizers import blocks, open_frozen, open_tokenizer, to_floats
 
 COUNTS = (20, 100)
-"""Classes of figure 4 of arXiv 2510.15301."""
+"""Numbers of classes in figure 4 of arXiv 2510.15301."""
 EACH = 100
-"""Images of a class there; here of the validation images, where a class has as many."""
+"""Images per class there; here validation images, if a class has as many."""
 LAYERS = 4
-"""Blocks of an encoder that are shown."""
+"""Number of blocks of an encoder that are shown."""
 
 
 @torch.no_grad()
 def by_classes(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The frozen encoder's features (a codec's latents), averaged over positions, of 20 and of 100 classes (of all where there are fewer):
-    ``points.npy`` float32 [N, 2], the sets one after the other, and ``embedding.json``: of each set its classes, labels and images."""
+    """The frozen encoder's features (a codec's latents), averaged over positions, of 20 and of 100 classes (of all classes if there are
+    fewer): ``points.npy`` float32 [N, 2], with both sets concatenated, and ``embedding.json`` with the classes, labels and images of each
+    set."""
     collection = open_images(inputs["images"])
     encoder = open_frozen(json.loads((inputs["autoencoder"] / "autoencoder.json").read_text())["encoder"], runtime.torch_device)[1]
     known = len(torch.as_tensor(collection.val.labels).unique())
@@ -57,7 +58,7 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     """Raw vectors averaged over positions, of some blocks of the encoder and of the latents with and without their alignment:
     ``points.npy`` float32 [P, N, 2] and ``embedding.json``: the parts' names, labels, classes, and the class share before t-SNE.
 
-    Without alignment: the same trained residual encoder, its map left out. A codec has its latents alone.
+    Without alignment: the same trained residual encoder without its alignment. For a codec only its latents.
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -85,13 +86,13 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 
 def shown_layers(depth: int) -> list[int]:
-    """The blocks of an encoder that are shown, from 1: the first, and those at a third, two thirds and the end of the others, rounded
-    down (of 12 blocks 1, 4, 8 and 12)."""
+    """The blocks of an encoder that are shown, from 1: the first, and those at a third, two thirds and the end of the encoder, rounded down
+    (of 12 blocks 1, 4, 8 and 12)."""
     return sorted({1 + int((depth - 1) * place / (LAYERS - 1)) for place in range(LAYERS)})
 
 
 def _layers(autoencoder: Path, images: ImageSet, places: Tensor, runtime: Runtime) -> Mapping[str, Tensor]:
-    """Pooled patch tokens [N, C] of some blocks of a transformer, normalised as its card asks; none of another kind of encoder."""
+    """Pooled patch tokens [N, C] of some blocks of a transformer, normalised by its card; empty for other kinds of encoders."""
     part = json.loads((autoencoder / "autoencoder.json").read_text())["encoder"]
     card, encoder = open_frozen(part, runtime.torch_device)
     if not isinstance(encoder.network, TokenNetwork):
@@ -104,7 +105,7 @@ def _layers(autoencoder: Path, images: ImageSet, places: Tensor, runtime: Runtim
 
 
 def _of_layers(card: cards.EncoderCard, part: Mapping[str, Any], layers: list[int], width: int, runtime: Runtime) -> FrozenEncoder:
-    """The encoder of a card with the tokens of these blocks side by side, [B, len(layers) * width, h, w]."""
+    """The encoder of a card with the concatenated tokens of these blocks, [B, len(layers) * width, h, w]."""
     features = Features(layers=tuple(layers), combine="concat", norm=card.features.norm)
     changed = card.model_copy(update={"features": features, "channels": width * len(layers)})
     weights = Path(part["weights"]) if part["weights"] else None
@@ -118,7 +119,7 @@ def _pooled(images: ImageSet, places: Tensor, encode: Any, runtime: Runtime) -> 
 
 
 def _tsne(vectors: Tensor) -> np.ndarray:
-    """Points float32 [N, 2] of vectors [N, C]: perplexity 30, fewer for few images."""
+    """t-SNE points float32 [N, 2] of vectors [N, C], with a perplexity of 30, or less for few images."""
     from sklearn.manifold import TSNE
 
     init = "pca" if vectors.shape[1] > 1 else "random"

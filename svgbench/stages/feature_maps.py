@@ -1,4 +1,4 @@
-"""What a transformer's blocks see: principal components of its tokens as colours, by block and by time. Made for figures."""
+"""Principal components of a transformer's tokens as colours, by block and by time, for figures."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from svgbench.stages.tokenizers import open_tokenizer
 from svgbench.stages.transformers import as_velocity, open_transformer
 
 TIMES = (1.0, 0.9, 0.7, 0.5, 0.1)
-"""Figures 11 and 12 of arXiv 2510.15301 show 0, 0.1, 0.3, 0.5 and 0.9, where 0 is data; here 1 is."""
+"""Figures 11 and 12 of arXiv 2510.15301 show 0, 0.1, 0.3, 0.5 and 0.9, where 0 is data; here 1 is data."""
 SHOWN = 1
-"""Images whose maps are made."""
+"""Number of images with feature maps."""
 
 
 @torch.no_grad()
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """A noised validation image x_t goes through the trained transformer under its own label; its tokens after a block give three
-    principal components, which are red, green and blue of each token's place.
+    """A noised validation image x_t goes through the trained transformer with its own label. The first three principal components of its
+    tokens after a block are the red, green and blue of each token's position.
 
-    ``pictures.npy`` uint8 [N, T, L, 3, side, side]: of each image the maps at the ``times`` after the ``blocks`` (counted from 0);
-    ``pictures.json``: also the share of the tokens' variance that each of the three components holds, [N, T, L, 3].
+    ``pictures.npy`` uint8 [N, T, L, 3, side, side]: for each image the maps at the ``times`` after the ``blocks`` (counted from 0);
+    ``pictures.json``: also the share of the tokens' variance that each of the three components explains, [N, T, L, 3].
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -62,6 +62,6 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def shown_blocks(depth: int) -> list[int]:
-    """The blocks that are shown, from 0: the first seven, and those that end the second, third and last quarter (of 28 blocks 0 to 6, 13,
-    20 and 27, as in the article)."""
+    """The blocks that are shown, counted from 0: the first seven, and the last block of the second, third and fourth quarter (of 28 blocks
+    0 to 6, 13, 20 and 27, as in the article)."""
     return sorted({*range(min(7, depth)), *(max(round(depth * quarter / 4) - 1, 0) for quarter in (2, 3, 4))})

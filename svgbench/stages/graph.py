@@ -1,8 +1,8 @@
-"""The whole graph of a run as one literal table. No torch: workers are named, and imported when they run.
+"""The graph of a run as one literal table. No torch: workers are given by name and imported when they run.
 
 A stage is a function ``(slice, inputs, out, runtime) -> cost``. It receives only its slice of the configuration and its inputs'
-directories, so it cannot read what it did not declare; that is what makes its key honest. Raise ``version`` when the numbers a
-stage gives change: its key and all keys behind it change with it.
+directories, so it cannot read what it did not declare, and its key covers everything that it read. Raise ``version`` when the numbers of a
+stage change: its key and the keys of all dependent stages then change.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 SECOND = ("scores.second_extractor", "scores.second_extractor_weights")
 PROTOCOL = "scores.protocol"
 REFERENCE = "scores.reference"
-"""A field that names a file or a folder of reference images or statistics: the worker gets the path, the key what it holds."""
+"""A field that names a file or a folder of reference images or statistics: the worker gets the path, the key the digest of the content."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +38,23 @@ class Stage:
     each: tuple[str, ...] = ()
     """List fields: one node for each combination of their entries, each entry a scalar in the slice."""
     provides: str | None = None
-    """The name by which others need it, where that is not the stage's name."""
+    """The name by which other stages need it, if that is not the stage's name."""
     also: tuple[str, ...] = ()
-    """Names that it takes as inputs where the run has them."""
+    """Names of optional inputs, which it gets if the run has them."""
     start: str | None = None
-    """What it continues: the input ``start`` is what provides this name in the run at the resolution before (``config.derived``)."""
+    """The name that it continues: the input ``start`` provides this name in the run at the earlier resolution (``config.derived``)."""
     when: str = "always"
     """The fact about a run (``facts``) under which the run has this stage."""
     taken_over: bool = False
-    """Made from files of others alone: neither images nor training are needed."""
+    """Uses only released files; needs neither images nor training."""
     first: tuple[str, ...] = ()
-    """Needs that are taken as the first row that provides them left them, before another row replaced them."""
+    """Needs that come from the first row that provides them, not from a later row that replaces it."""
     scores: bool = False
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
     """Whether all processes of a torchrun work on it."""
     networks: bool = True
-    """Whether it computes with networks, so that a GPU is asked for where an engine has some."""
+    """Whether it computes with networks, so that an engine requests a GPU for it if it has any."""
 
 
 STAGES: tuple[Stage, ...] = (
@@ -135,7 +135,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="overview", version=2, worker="svgbench.stages.pictures:overview",
           slice=(), needs=("images", "reconstructions", "samples")),
 )  # fmt: skip
-"""Top to bottom in the order in which they can run."""
+"""In the order in which they can run."""
 
 DIAGNOSES: tuple[Stage, ...] = (
     Stage(name="embedding", version=1, worker="svgbench.stages.diagnosis:embedding",
@@ -163,8 +163,8 @@ DIAGNOSES: tuple[Stage, ...] = (
     Stage(name="feature-maps", version=1, worker="svgbench.stages.feature_maps:run",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
 )  # fmt: skip
-"""What figures look at beyond the scores: planned when figures are asked for (``lab.diagnosis``), never by a run. They draw what is random
-from fixed streams, so they depend on a run's seed through its networks alone."""
+"""Stages that compute the data of figures beyond the scores. They are planned when figures are requested (``lab.diagnosis``), never by a
+run. Their random numbers have a fixed seed, so they depend on a run's seed only through its networks."""
 
 LABELS = frozenset({"preset", "sampling.dimension_shift"})
 """Fields in no slice: labels of a run, and fields that become another field when a run is built."""
@@ -176,7 +176,7 @@ PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 
 LIMIT = "data.limit"
-"""In the slice of every stage that scores, where a run is a trial: the protocol of its scores names the limit."""
+"""For a trial, in the slice of every scoring stage: the protocol of its scores names the limit."""
 
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
 """Parts whose ``source`` is a folder: a key holds the digest of its files (``identity``), not its path."""
@@ -185,9 +185,9 @@ UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{T
 """Fields that a worker needs and a key does not: the encoder's identity stands for them."""
 
 UNGUIDED = {"sampling.schedule": "constant", "sampling.against": "null", "sampling.guided_channels": None}
-"""Fields that samples of guidance 1 do not depend on: only the conditional prediction is used. With these values they share one key."""
+"""Fields that do not affect samples at guidance 1, which use only the conditional prediction. These values make their keys equal."""
 UNGUIDED_LEFT_OUT = frozenset({"sampling.optimised_scale"})
-"""The same, of fields that are in a key only where they are not their defaults."""
+"""The same, for fields that are in a key only when they differ from their defaults."""
 
 JUDGES = (
     ("scores.extractor", "features", "scores.extractor_weights"),
@@ -199,7 +199,7 @@ JUDGES = (
 
 
 def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[str, str, str, str | None, str]]:
-    """The judging networks that a run uses, of its configuration as in JSON: field, kind, name, weights file, field of that."""
+    """The judging networks that a run uses, from its configuration as JSON data: field, kind, name, weights file, field of that."""
     given = {path: _given(config, path) for judge in JUDGES for path in (judge[0], judge[2])}
     trained = trains_autoencoder and bool(_given(config, "autoencoder.loss.perceptual"))
     used = [judge for judge in JUDGES if given[judge[0]] and (trained or judge[0] != "autoencoder.loss.network")]
@@ -207,7 +207,7 @@ def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[s
 
 
 def _given(config: dict[str, Any], path: str) -> Any:
-    """A field's value; None where an earlier version's configuration lacks the field."""
+    """A field's value; None if an earlier version's configuration lacks the field."""
     try:
         return field(config, path)
     except KeyError:
@@ -215,7 +215,7 @@ def _given(config: dict[str, Any], path: str) -> Any:
 
 
 WEAK = "weak.safetensors"
-"""The averaged weights of earlier in the training, where ``weak_share`` asks for them."""
+"""File of the averaged weights from earlier in the training, for ``weak_share``."""
 _REFERENCE = ("reference.safetensors", "reference.json")
 _AUTOENCODER = ("autoencoder.safetensors", "autoencoder.json")
 _STATISTICS = ("statistics.safetensors", "statistics.json")
@@ -224,7 +224,7 @@ _PICTURES = ("pictures.npy", "pictures.json")
 TRAININGS = ("autoencoder", "continued-autoencoder", "diffusion", "continued-diffusion")
 """The stages that train a run's networks."""
 DRAWN = "sampling.json"
-"""In an artifact of samples with a tuned shift: how they were drawn (``config.sampling.SamplingProtocol``)."""
+"""File in an artifact of samples with a tuned shift: how they were drawn (``config.sampling.SamplingProtocol``)."""
 LEAVES: dict[str, tuple[str, ...]] = {
     "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
     "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
@@ -249,7 +249,7 @@ def snapshot(share: float) -> str:
 
 
 def left(stage: str, slice_: dict[str, Any]) -> list[str]:
-    """The files that a stage must leave when it worked on this slice."""
+    """The files that a stage must write for this slice."""
     names = list(LEAVES[stage])
     if stage == "samples" and slice_["sampling"]["shift"] == TUNED:
         names.append(DRAWN)
@@ -268,21 +268,21 @@ def by_name(name: str) -> Stage:
 
 
 def worker(stage: Stage) -> Callable[..., dict[str, Any]]:
-    """The stage's function; this import is what brings torch."""
+    """The stage's function; this call imports torch."""
     module, _, function = stage.worker.partition(":")
     return getattr(importlib.import_module(module), function)
 
 
 def field(config: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path of a configuration as in JSON."""
+    """The value at a dotted path of a configuration as JSON data."""
     value: Any = config
     for part in path.split("."):
-        value = None if value is None else value[part]  # an optional part that is not there has no fields
+        value = None if value is None else value[part]  # an optional part that is None has no fields
     return value
 
 
 def holds(config: dict[str, Any], path: str) -> bool:
-    """Whether a configuration as in JSON has the field: a field that a later version added is left out at its default."""
+    """Whether a configuration (as JSON data) has the field: fields that later versions added are left out at their defaults."""
     try:
         field(config, path)
     except KeyError:
@@ -291,7 +291,7 @@ def holds(config: dict[str, Any], path: str) -> bool:
 
 
 def facts(config: RunConfig, kind: str) -> dict[str, bool]:
-    """What is true of a run whose card is of a ``kind`` (features, codec); names that rows' ``when`` may use."""
+    """The facts that hold for a run with a card of this ``kind`` (features, codec); names that rows' ``when`` may use."""
     released, codec, continued = config.autoencoder.release is not None, kind == "codec", config.continued is not None
     given = config.latents.statistics is not None or config.latents.scale is not None
     segmentation, paper = config.scores.segmentation, config.scores.protocol == "paper"

@@ -2,11 +2,12 @@
 
 Sources: SwinTransformer/MIM-Depth-Estimation (models/model.py, train.py, models/optimizer.py, README.md); its data and losses are
 GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DeconvHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
-CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, whose rate rises over 12 epochs by (share)^0.9 from 3e-5 to
-5e-4 and falls the same way, decay 0.05 of weights alone; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the batch's
-known pixels. Validation: windows of 480 px every 160 px (two of an image of NYUv2), each averaged with its mirror image and then with one
-another; errors per image inside Eigen's crop, the mean over images. Ours: batch norm over the whole batch (the source: over each GPU's
-share), width 128 (its SwinV2-B), fewer doublings for an encoder of stride 16, and images of other sizes than NYUv2's.
+CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, with a learning rate that rises over 12 epochs by (share)^0.9
+from 3e-5 to 5e-4 and falls the same way, and decay 0.05 on weights only; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the
+batch's known pixels. Validation: windows of 480 px every 160 px (two of an image of NYUv2), each averaged with the result of its mirror
+image, then averaged over windows; errors per image inside Eigen's crop, averaged over images. Our choices: batch norm over the whole batch
+(the source: over each GPU's part), width 128 (as for its SwinV2-B), fewer doublings for an encoder of stride 16, and images of other sizes
+than NYUv2's.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from svgbench.stages.results import limit_of
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
+    """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. Runs on all ranks; writes the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     settings, head = scoring.Depth.model_validate(part["depth"]), PaperDepth.model_validate(part["paper"]["deconv"])
     known, whole = settings.head, opened("depth", settings)
@@ -59,22 +60,22 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     errors = errors_of(run, partial(depths_of, run, head), known, out, runtime)
     if runtime.is_main:
-        opened("depth", settings, whole.identity)  # refused when a file changed while it was trained on
+        opened("depth", settings, whole.identity)  # raises an error when a file changed during training
         used = head.model_dump(mode="json", exclude={"checkpoint_images"})
         write_errors(errors, run, known, slice_, out, "paper-depth-deconv-slide", used)
     return {"images_seen": training.total_images, "losses": losses}
 
 
 def rate(head: PaperDepth, count: int, images_seen: int) -> float:
-    """The rate of the update that ends at ``images_seen``, of ``count`` training images: it is largest after half of the epochs, rounded
-    down (12 of 25), and stays at its least from twice that on."""
+    """The learning rate of the update that ends at ``images_seen``, with ``count`` training images per epoch: largest after half of the
+    epochs, rounded down (12 of 25), and smallest from twice that on."""
     place = images_seen / ((head.epochs // 2 or head.epochs / 2) * count)
     share = place**head.power if place < 1 else max(0.0, 1 - (place - 1) ** head.power)
     return head.least_lr + (head.lr - head.least_lr) * share
 
 
 def weights_and_others(head: nn.Module) -> list[dict[str, Any]]:
-    """Parameter groups: only those of two dimensions or more decay."""
+    """Parameter groups: only parameters with two or more dimensions have weight decay."""
     parameters = list(head.parameters())
     return [{"params": [p for p in parameters if p.ndim > 1]}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
 
@@ -102,7 +103,7 @@ def loss(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runt
 
 @torch.no_grad()
 def depths_of(run: DenseRun, head: PaperDepth, image: Image.Image, size: tuple[int, int], device: torch.device) -> list[Tensor]:
-    """Depth [H, W] of an image under each head: by windows and their mirror images, averaged."""
+    """Depth [H, W] of an image by each head, averaged over windows and their mirror images."""
     pixels = np.asarray(paper_crops.enlarged(image, head.crop))
     whole = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
     height, width = whole.shape[1:]

@@ -1,11 +1,11 @@
 """Top-1 and top-5 by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): a linear layer on frozen latents of random resized crops.
 
-Training: 30 epochs of random resized crops to the run's resolution, each encoded when it is read, in batches of 3072; a linear layer with
-bias on the mean of the raw latent over its positions, one for features, residual and both; cross-entropy; AdamW from 5e-4, decay 1e-2.
-Validation: all validation images, as the run crops them. Ours, because the appendix does not say it: the mean over positions, no class
-token and no norm before the layer, crops of 8 to 100 % of the area mirrored half of the time, a cosine to zero without warm-up, first
-weights normal with deviation 0.01, and that crops are taken from the run's images after their centre crop to the resolution. Encoders
-and tokenizers see no gradient. With ``align: batch`` an image's batch mates are those of its block of 256.
+Training: 30 epochs of random resized crops to the run's resolution, encoded on the fly, in batches of 3072; a linear layer with bias on the
+mean of the raw latent over its positions, one layer each for features, residual and both; cross-entropy; AdamW from 5e-4, decay 1e-2.
+Validation: all validation images, with the run's crop. The appendix does not state the following, so these are our choices: the mean over
+positions, no class token and no norm before the layer, crops of 8 to 100 % of the area, mirrored half of the time, a cosine to zero without
+warm-up, initial weights with a standard deviation of 0.01, and crops taken from the run's images after their centre crop. Encoders and
+tokenizers get no gradient. With ``align: batch`` the batch is a block of 256 images.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from svgbench.stages.results import probe_groups, write_scores
 from svgbench.stages.tokenizers import BLOCK, open_tokenizer, to_floats
 
 METRICS = (("probe_top1", 1), ("probe_top5", 5))
-"""Each metric, and among how many of the best classes the label must be."""
+"""Metric -> the k of its top-k accuracy."""
 
 
 class ProbesTask:
-    """One update: crops, their pooled latents without gradient, then a linear layer for features, residual and both."""
+    """One update: crops, their pooled latents without gradient, then the linear layers for features, residual and both."""
 
     averaged = None
 
@@ -65,7 +65,7 @@ class ProbesTask:
         self._parts, self._pooled, self._crops, self._side, self._runtime = parts, pooled, crops, side, runtime
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of every layer over the batch's crops; gives this rank's share of each layer's loss, a scalar."""
+        """One update of every layer on the batch's crops; returns this rank's share of each layer's loss, a scalar."""
         made = self._crops(batch)
         images, labels = labelled_batch(made, self._side, self._runtime.torch_device)
         pieces = images.split(self._runtime.micro_batch or BLOCK)
@@ -80,7 +80,7 @@ class ProbesTask:
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """probe_top1 and probe_top5 in percent: features, residual, both. All ranks; leaves the layers in ``probes.safetensors``."""
+    """probe_top1 and probe_top5 in percent: features, residual, both. Runs on all ranks; writes the layers to ``probes.safetensors``."""
     part, seed = slice_["scores"], slice_["seed"]
     settings, collection = PaperProbe.model_validate(part["paper"]["linear"]), open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -108,7 +108,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def untrained(channels: int, classes: int, seed: int) -> nn.Linear:
-    """A linear layer of normal weights with deviation 0.01, a function of the seed, and no bias yet."""
+    """A linear layer with normal weights of standard deviation 0.01, from the seed, and zero bias."""
     layer = nn.Linear(channels, classes)
     drawn = draws.normal(draws.stream(seed, "paper/probe"), torch.zeros(1, dtype=torch.int64), (classes, channels))[0]
     layer.load_state_dict({"weight": 0.01 * drawn, "bias": torch.zeros(classes)})
@@ -128,7 +128,8 @@ def _evaluated(
     out: Path,
     runtime: Runtime,
 ) -> dict[str, Tensor]:
-    """Of each layer, whether each validation image's label is the best class, and among the best five: [N, 2] bool; by all ranks."""
+    """For each layer: whether each validation image's label is the top class, and among the top five: [N, 2] bool; computed by all
+    ranks."""
     val, best = collection.val, min(5, len(collection.classes))
 
     @torch.no_grad()

@@ -4,8 +4,8 @@ After VPD (Zhao et al., ICCV 2023; wl-zhao/VPD, segmentation/configs): crops of 
 half of the time, mmsegmentation's photometric distortion; a 3x3 convolution to 256 channels, batch norm over the whole batch, ReLU, a tenth
 of the channels dropped, a 1x1 convolution to the classes; cross-entropy at the crop's size, divided by the number of all pixels; AdamW
 8e-5, decay 1e-3 of all parameters, 8,000 updates of 16, a polynomial of 0.9 to 1e-6 times a linear warm-up over 1,500 updates. Validation
-as in ``stages.segmentation``: windows of 512 every 341 px, logits averaged. The appendix prints neither batch, width, dropout nor colours:
-they are VPD's. No neck is ours. What it cannot tell: what a linear head reads (``scores.protocol: dinov3``), with which it is never ranked.
+as in ``stages.segmentation``: windows of 512 every 341 px, logits averaged. The appendix prints neither batch, width, dropout nor colour
+augmentation: they are VPD's. Using no neck is our choice. Never ranked with the linear head of ``scores.protocol: dinov3``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from svgbench.stages.dense import DeepHeadsTask, HowTrained
 from svgbench.stages.segmentation import Frame, pixel_cross_entropy, score_folder
 
 WARMUP_RATIO = 1e-6
-"""The warm-up begins at this share of the rate (VPD)."""
+"""The warm-up starts at this share of the learning rate (VPD)."""
 HUE = 0.1
-"""Most change of the hue in training, as a share of the circle (mmsegmentation: 18 of 180)."""
+"""Largest change of the hue in training, as a share of the colour circle (mmsegmentation: 18 of 180)."""
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc on a folder of images with masks: features, residual, both. All ranks; leaves the heads."""
+    """mIoU and mAcc on a folder of images with masks: features, residual, both. Runs on all ranks; writes the heads."""
     part, seed = slice_["scores"], slice_["seed"]
     head, classes = PaperSegmentation.model_validate(part["paper"]["fpn"]), part["segmentation"]["head"]["classes"]
     optimiser = Optimiser(lr=head.lr, weight_decay=head.weight_decay)
@@ -46,7 +46,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 
 
 def rate(head: PaperSegmentation, images_seen: int) -> float:
-    """The rate of the update that ends at ``images_seen``: mmcv's ``poly`` by iterations, times its linear warm-up."""
+    """The learning rate of the update that ends at ``images_seen``: mmcv's ``poly`` schedule by iterations, times its linear warm-up."""
     before = max(images_seen - head.batch, 0)
     poly = head.least_lr + (head.lr - head.least_lr) * (1 - before / head.total_images) ** head.power
     if before >= head.lr_warmup_images:

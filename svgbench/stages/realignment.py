@@ -1,4 +1,4 @@
-"""Puts another alignment in place of a finished autoencoder's own, without training it again: what the alignment does to SiT alone."""
+"""Replaces the alignment of a finished autoencoder without training again, to measure the effect of the alignment on SiT only."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from svgbench.stages.tokenizers import Shape, build, open_frozen, open_tokenizer
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """The autoencoder with the alignment ``latents.align`` fixed by the training images: ``autoencoder.safetensors``, ``autoencoder.json``.
 
-    Latents are aligned by it; decoding undoes it and applies the trained alignment, so that the decoder gets what it was trained on. For
-    ``batch``, whose map is another one for each batch, that is ``frozen``: trained alike, with the training images' statistics.
-    BadData where the map cannot be undone.
+    Latents are aligned by it; decoding undoes it and applies the trained alignment, so that the decoder gets the latents that it was
+    trained on. A trained ``batch``, whose map differs for each batch, is then replaced by ``frozen``, which trains identically, with the
+    training images' statistics. Raises BadData when the map cannot be undone.
     """
     images, device = open_images(inputs["images"]), runtime.torch_device
     about = json.loads((inputs["autoencoder"] / "autoencoder.json").read_text())
@@ -38,7 +38,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
             f"latents.align {mode}: the autoencoder has no residual whose alignment could be replaced; leave latents.align out."
         )
     tokenizer = build(open_frozen(about["encoder"], device)[1], settings, Shape.of(about), device, replacement=mode)
-    tokenizer.load_state_dict(trained.state_dict(), strict=False)  # all but the replacement's map
+    tokenizer.load_state_dict(trained.state_dict(), strict=False)  # everything except the replacement's map
     tokenizer.eval().requires_grad_(False)
 
     def features(indices: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
         own.freeze(sums)
     replacement.freeze(sums)
     if replacement.freezes:
-        replacement.inverse()  # refuses a map without one
+        replacement.inverse()  # raises an error for a map without inverse
     if runtime.is_main:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         about |= {"settings": settings.model_dump(mode="json"), "replacement": mode}

@@ -1,4 +1,4 @@
-"""What the scoring stages share: the images that a protocol names, and ``scores.json``."""
+"""Functions of all scoring stages: the image groups that a protocol names, and ``scores.json``."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def probe_groups(inputs: dict[str, Path], collection: Images, count: int) -> Pro
 
 
 def limit_of(slice_: Mapping[str, Any]) -> int | None:
-    """The limit of a run that is a trial (``data.limit``)."""
+    """The ``data.limit`` of a trial."""
     return slice_.get("data", {}).get("limit")
 
 
 def write_scores(out: Path, scores: Sequence[Score], slice_: Mapping[str, Any]) -> dict[str, Any]:
-    """``scores.json``, by the main rank, marked where the run is a trial; gives the stage's cost: a stage that only scores has none."""
+    """Writes ``scores.json`` on the main rank, marked if the run is a trial; returns the stage's cost, which is empty for a stage that only
+    scores."""
     marked = [score.marked(limit_of(slice_)).model_dump(mode="json") for score in scores]
     write_atomic(out / "scores.json", (json.dumps(marked, indent=1) + "\n").encode())
     return {}

@@ -40,8 +40,8 @@ def batch_of(model: Any, device: torch.device) -> int:
 
 
 def protocol_of(part: Mapping[str, Any], inputs: Mapping[str, Path]) -> SamplingProtocol:
-    """How a ``sampling`` slice of one cell draws: one count of steps, one guidance scale; a tuned shift is that of the input
-    ``shift-choice``."""
+    """The sampling settings of one cell from its ``sampling`` slice: one number of steps, one guidance scale; a tuned shift comes from the
+    input ``shift-choice``."""
     return SamplingProtocol.of(part, chosen(inputs.get("shift-choice")))
 
 

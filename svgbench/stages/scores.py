@@ -96,7 +96,7 @@ def reconstruction(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, r
 
 def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """gFID (also at infinitely many samples), sFID, IS, KID, precision and recall of one cell's samples against the training images or the
-    reference that was named."""
+    given reference."""
     part = slice_["scores"]
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     samples, protocol = _open_samples(slice_, inputs, runtime)
@@ -133,7 +133,7 @@ def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runt
     labels = np.load(inputs["samples"] / "labels.npy")
     check_samples(samples, labels, made["count"], size=(collection.resolution,) * 2, classes=len(collection.classes), runtime=runtime)
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
-    drawn = inputs["samples"] / DRAWN  # where the shift was tuned
+    drawn = inputs["samples"] / DRAWN  # if the shift was tuned
     sampling = SamplingProtocol.model_validate_json(drawn.read_bytes()) if drawn.exists() else SamplingProtocol.of(made)
     return samples, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}
 

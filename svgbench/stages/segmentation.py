@@ -1,13 +1,13 @@
 """mIoU of linear heads on frozen latents: on the run's own images with masks, or on a folder such as ADE20K.
 
 Protocol of a folder (``scores.segmentation.source``; DINOv3's linear one, facebookresearch/dinov3,
-eval/segmentation/configs/config-ade20k-linear-training.yaml): batch norm and 1x1 convolution on raw latents of 512 px crops (short side
-512 times 0.5 to 2, mirrored half of the time, photometric distortion, no class on over 3/4 of a crop where ten tries avoid it), a tenth of
-the channels dropped, cross-entropy over the labelled pixels of the batch of 16 at the crop's size, 40,000 updates of AdamW (1e-3, decay
-1e-3, 1,500 updates of warm-up, cosine to zero). Validation: short side 512, windows of 512 every 341 px, their logits averaged, enlarged
-bilinearly to the mask's own size; areas over all images, then mIoU and mAcc over classes (mmsegmentation's IoUMetric, unrounded). Label 0
-is unlabelled and counts nowhere. Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour
-steps. What it cannot tell: boundaries finer than the grid. With ``align: batch`` an image's windows are the batch of each other.
+eval/segmentation/configs/config-ade20k-linear-training.yaml): batch norm and 1x1 convolution on raw latents of 512 px crops (short side 512
+times 0.5 to 2, mirrored half of the time, photometric distortion, no class on more than 3/4 of a crop if one of ten tries avoids it), a
+tenth of the channels dropped, cross-entropy over the labelled pixels of the batch of 16 at the crop's size, 40,000 updates of AdamW (1e-3,
+decay 1e-3, 1,500 updates of warm-up, cosine to zero). Validation: short side 512, windows of 512 every 341 px, their logits averaged,
+enlarged bilinearly to the mask's own size; areas over all images, then mIoU and mAcc over classes (mmsegmentation's IoUMetric, unrounded).
+Label 0 is unlabelled and ignored. Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour
+steps. Limit: boundaries finer than the grid. With ``align: batch``, the batch consists of the windows of one image.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def pixel_cross_entropy(
 
 
 class Frame(NamedTuple):
-    """What is cut out of images, for training and for windows."""
+    """Sizes of training crops and of evaluation windows."""
 
     classes: int
     crop: int
@@ -115,7 +115,7 @@ def score_folder(
     loss: HeadLoss = pixel_cross_entropy,
 ) -> dict[str, Any]:  # fmt: skip
     """Trains heads (``make``: channels and stride -> head) on crops and scores them by windows; ``measure`` and ``used`` (the settings)
-    name the protocol; ``distort``: a crop's pixels and its draws -> pixels of other colours."""
+    name the protocol; ``distort``: (a crop's pixels, its random numbers) -> pixels with changed colours."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
     whole = opened("segmentation", settings)

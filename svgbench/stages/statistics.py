@@ -1,6 +1,6 @@
-"""Mean and standard deviation of each channel of the training images' raw latents, and what standardises them for SiT. Sums in float64 of
-blocks of images, added in the images' order whichever rank made them: the same bits under any rank count. Latents that are small enough
-are kept beside them, so that the stages behind need not encode again."""
+"""Mean and standard deviation of each channel of the training images' raw latents, and the statistics that standardise them for SiT. Sums
+of blocks of images are computed in float64 and added in the order of the images, so that they are bit-equal for any number of ranks.
+Latents that are small enough are stored with them, so that later stages need not encode again."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def standardise(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The statistics of ``latents.standardise``, of those of each channel; kept latents stay beside them."""
+    """The statistics for ``latents.standardise``, computed from those of each channel; stored latents are kept."""
     tokenizer, measured = open_tokenizer(inputs["autoencoder"], runtime), inputs["statistics"]
     stats = open_statistics(measured, inputs["autoencoder"], tokenizer.channels, runtime)
     stats = standardised_by(slice_["latents"]["standardise"], stats, tokenizer.feature_channels)
@@ -61,7 +61,7 @@ def standardise(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
 
 
 def _linked(file: Path, to: Path) -> None:
-    """The same file under another name, or a copy where the file system has no links."""
+    """A hard link to the file, or a copy if the file system has no links."""
     to.unlink(missing_ok=True)
     try:
         os.link(file, to)

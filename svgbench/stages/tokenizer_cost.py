@@ -1,5 +1,5 @@
-"""What a tokenizer costs (table 7 of arXiv 2510.15301): parameters, operations, latency, throughput and peak memory, encoder and decoder
-apart; of a trained run also the time of a sample. The values of weights and pixels do not matter, so both may be random."""
+"""What a tokenizer costs (table 7 of arXiv 2510.15301): parameters, operations, latency, throughput and peak memory, of encoder and decoder
+separately; for a trained run also the time of a sample. The values of weights and pixels do not matter, so both may be random."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ WEIGHT = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """How something is measured."""
+    """Settings of a measurement."""
 
     batch: int = 64
-    """Images of the throughput and of the peak memory."""
+    """Batch size for throughput and peak memory."""
     repetitions: int = 20
     warm_up: int = 10
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -41,11 +41,11 @@ class Terms:
 
 @dataclass(frozen=True)
 class Operations:
-    """Multiply-adds of one call, each counted once."""
+    """Multiply-adds of one call; each counts as one operation."""
 
     total: int
     attention: int
-    """Those of the products inside attention, which table 7 of the paper leaves out."""
+    """The part inside attention, which table 7 of the paper leaves out."""
 
 
 def operations(call: Callable[[], Any]) -> Operations:
@@ -58,8 +58,8 @@ def operations(call: Callable[[], Any]) -> Operations:
 
 
 def parameters_of(tokenizer: Tokenizer | Codec | FrozenEncoder, images: Tensor) -> tuple[int, int]:
-    """Parameters of the encoder and of the decoder (0 where there is none), found by images [B, 3, H, W]. A codec's are told apart by
-    the modules that decoding calls."""
+    """Parameters of the encoder and of the decoder (0 if there is none), found by encoding images [B, 3, H, W]. For a codec, the decoder's
+    parameters are those of the modules that decoding calls."""
     if isinstance(tokenizer, FrozenEncoder):
         return _count(tokenizer.network.model), 0
     frozen = tokenizer.frozen.network.model
@@ -89,7 +89,7 @@ def _called(model: nn.Module, call: Callable[[], Any]) -> int:
 
 @torch.no_grad()
 def tokenizer_cost(tokenizer: Tokenizer | Codec | FrozenEncoder, side: int, terms: Terms, runtime: Runtime) -> list[Score]:
-    """The scores of the group ``cost`` of a tokenizer on images of ``side`` px; of features alone, those of the encoder."""
+    """The scores of the group ``cost`` of a tokenizer on images of ``side`` px; for an encoder of features only those of the encoder."""
     device = runtime.torch_device
     images = torch.rand(terms.batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     tokenizer.check_side(side)
@@ -180,7 +180,7 @@ def _times(
 
 
 def _protocol(measure: str, terms: Terms, runtime: Runtime, images: str, batch: int, how: tuple[str, ...]) -> Protocol:
-    """Everything that a time depends on: times of two machines, precisions or batches are never ranked together."""
+    """Everything on which a time depends, so that times of different machines, precisions or batches are never ranked together."""
     host = runtime.describe()
     device = (processor_name(), f"{host['threads']} threads") if host["device"] == "cpu" else (host["device_name"],)
     details = (*device, f"torch {host['torch']}", terms.precision, f"batch {batch}", *how)

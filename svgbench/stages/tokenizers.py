@@ -50,27 +50,27 @@ def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.En
 
 
 class Shape(NamedTuple):
-    """The resolution of a tokenizer's networks, and what remains of the one at which they were first trained."""
+    """The resolution of a tokenizer's networks, and that at which they were first trained."""
 
     resolution: int
     """Side of its images in pixels."""
     first: int
-    """That of the images on which it was first trained: of its learned positions, and of the decoder's levels with attention."""
+    """Side of the images on which it was first trained, which determines its learned positions and the decoder's levels with attention."""
     spacing: float = 1.0
-    """Distance between neighbours of a larger grid in the fixed positions of the first."""
+    """Distance between neighbours of a larger grid, in fixed position embeddings of the first grid."""
 
     @classmethod
     def at(cls, resolution: int) -> Shape:
-        """Trained at one resolution alone."""
+        """For a training at only one resolution."""
         return cls(resolution, resolution)
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Shape:
-        """As ``autoencoder.json`` states it."""
+        """From ``autoencoder.json``."""
         return cls(about["resolution"], about.get("first", about["resolution"]), about.get("spacing", 1.0))
 
     def continued(self, resolution: int, positions: str) -> Shape:
-        """The same networks on images of another resolution."""
+        """The same networks for images of another resolution."""
         return Shape(resolution, self.first, self.spacing * (self.resolution / resolution if positions == "interpolated" else 1.0))
 
     def described(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class Shape(NamedTuple):
 
 
 def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: torch.device, replacement: str | None = None) -> Tokenizer:
-    """An untrained tokenizer around a frozen encoder; ``replacement``: an alignment in place of the one it trains with."""
+    """An untrained tokenizer around a frozen encoder; ``replacement``: an alignment that replaces the trained one."""
     shape = resolution if isinstance(resolution, Shape) else Shape.at(resolution)
     part, sizes = settings.residual, {"feature_channels": encoder.channels, "residual_channels": settings.residual.channels}
     residual = alignment = other = None
@@ -186,7 +186,7 @@ class Cached:
 
 
 def kept_latents(statistics: Path, split: str) -> np.ndarray | None:
-    """Raw latents float32 [N, C, h, w] of a split, mapped from the artifact of the statistics stage; None where they were too large."""
+    """Raw latents float32 [N, C, h, w] of a split, mapped from the artifact of the statistics stage; None if they were too large."""
     path = statistics / f"latents.{split}.npy"
     return np.load(path, mmap_mode="r") if path.exists() else None
 

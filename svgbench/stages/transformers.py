@@ -24,8 +24,8 @@ def write_description(out: Path, sizes: dict[str, Any], classes: Sequence[str], 
 
 
 def spacing_of(start: Path, grid: int, positions: str) -> float:
-    """Distance between neighbouring tokens' positions when the transformer of an artifact goes on with latents of ``grid`` places a side;
-    ``positions``: interpolated or recomputed."""
+    """Distance between the positions of neighbouring tokens when the transformer of an artifact continues with latents of ``grid``
+    positions per side; ``positions``: interpolated or recomputed."""
     sizes = json.loads((start / "sit.json").read_text())["sizes"]
     return sizes.get("spacing", 1.0) * (sizes["grid"] / grid if positions == "interpolated" else 1.0)
 

@@ -1,4 +1,4 @@
-"""The shift that is best for a tokenizer among the candidates, by the gFID of samples that no table shows."""
+"""Chooses the best sampling shift of a tokenizer among candidates, by the gFID of samples that no table shows."""
 
 from __future__ import annotations
 

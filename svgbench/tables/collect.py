@@ -59,12 +59,12 @@ class RunRecord:
         return int(match[1]) if match else 0
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """The entry of ``run.json`` for a finished stage, the first of its name; a training that goes on has the name of the one before."""
+        """The entry of ``run.json`` for a finished stage, the first of this name; a continued training has the name of the earlier one."""
         return next((stage for stage in self.about["stages"] if stage["stage"].removeprefix("continued-") == name), None)
 
     @property
     def behind(self) -> list[dict[str, Any]]:
-        """The entries of what the run builds on: its tuning, and the training that it continues."""
+        """The entries of stages of other configurations: for its tuning, and of the training that it continues."""
         return self.about.get("behind", [])
 
     @property
@@ -73,7 +73,7 @@ class RunRecord:
         return "files" in self.about
 
     def config(self) -> dict[str, Any]:
-        """The run's ``config.yaml``, empty where there is none."""
+        """The run's ``config.yaml``, empty if there is none."""
         if self.known is not None:
             return self.known.model_dump(mode="json")
         path = self.place / "config.yaml"
@@ -105,7 +105,7 @@ def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str,
 
 
 def without_digests(records: list[RunRecord]) -> str | None:
-    """What cannot be checked of records that an earlier version wrote, in a sentence; None where all hold their digests."""
+    """What cannot be checked of records that an earlier version wrote, in a sentence; None if all hold their digests."""
     names = [record.name for record in records if not record.has_digests]
     if not names:
         return None

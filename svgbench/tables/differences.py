@@ -1,7 +1,7 @@
 """Rows of a table compared with one of them, seed by seed.
 
-Cells of a grid that share a seed share its images, order and noise, so what a seed does to both falls out of their difference: the interval
-of paired differences supports a claim about two rows; whether the intervals of the rows themselves overlap does not.
+Cells of an experiment with the same seed share images, order and noise, so the effect of the seed cancels in their difference. The interval
+of paired differences therefore supports a claim about two rows; whether the intervals of the rows overlap does not.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def difference_table(
     by_design: Sequence[str] = (),
     names: Sequence[str] = (),
 ) -> Table:
-    """Each row minus the baseline's at equal seed and protocol, in the columns of the table the entries are of; ``by_design``: fields of
+    """Each row minus the baseline at the same seed and protocol, in the columns of the entries' table; ``by_design``: fields of
     the protocol in which rows may differ; ``names``: the names of rows of which several kinds may be shown, such as kinds of latents. Each
     kind is compared with the same kind of the baseline."""
     values: Values = {}
@@ -56,7 +56,7 @@ def beside(row: str, baseline: str, names: Sequence[str]) -> str:
 
 
 def _cell(values: Values, row: str, baseline: str, column: str, pairs: set[int]) -> str:
-    """The mean difference and its interval; a dash where there is nothing to hold against something."""
+    """The mean difference and its interval; a dash if there is no pair."""
     mine = {protocol: seeds for (r, c, protocol), seeds in values.items() if (r, c) == (row, column)}
     theirs = {protocol: seeds for (r, c, protocol), seeds in values.items() if (r, c) == (baseline, column)}
     if not mine or not theirs:

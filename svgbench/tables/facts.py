@@ -1,4 +1,4 @@
-"""Facts of the runs of a row that may be shown beside its name: what was trained, for how long, and any field of its configuration."""
+"""Facts of the runs of a row that a table can show next to its name: what was trained, for how long, and any field of its configuration."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TITLES = {
     "encoder": "encoder", "align": "alignment", "residual_channels": "residual", "images_seen": "images seen", "parameters": "parameters",
     "gpu_hours": "device-hours", "layers": "blocks",
 }  # fmt: skip
-"""The facts that are no fields of the configuration, and their titles."""
+"""Facts that are not fields of the configuration, and their titles."""
 FIELDS = tuple(flat(whole(RunConfig())))
 LATER: Mapping[str, Any] = {name: value for name, value in flat(whole(RunConfig())).items() if name not in flat(RunConfig().model_dump())}
-"""Fields that later versions added: a record lacks those that have these values."""
+"""Fields that later versions added; a record leaves out fields with these values."""
 
 
 class Row(NamedTuple):
@@ -27,22 +27,22 @@ class Row(NamedTuple):
     records: list[RunRecord]
     scores: list[dict[str, Any]]
     point: int | None = None
-    """The images seen that the row shows, where its runs have a row for each point of their training."""
+    """The images seen that this row shows, if its runs have a row for each snapshot of their training."""
 
     @property
     def images_seen(self) -> list[int]:
-        """Of the networks that were sampled; of all scores where none was."""
+        """The images seen by the networks that were sampled; for all scores if none was sampled."""
         seen = {s["images_seen"] for s in self.scores if s["steps"] is not None} or {s["images_seen"] for s in self.scores}
         return sorted(seen - {None})
 
 
 def title_of(name: str) -> str:
-    """The title of a fact's column: of a field its last two words."""
+    """The title of a fact's column; for a field its last two words."""
     return TITLES.get(name) or " ".join(name.split(".")[-2:]).replace("_", " ")
 
 
 def fact(name: str, row: Row) -> str:
-    """A fact of a row, a dash where its runs do not state it; seeds that differ are all named."""
+    """A fact of a row; a dash if its runs do not state it. If seeds differ, all values are listed."""
     if name == "gpu_hours":
         return _hours(row)
     if name == "parameters":
@@ -62,7 +62,7 @@ def fact(name: str, row: Row) -> str:
 
 
 def _layers(config: dict[str, Any]) -> str:
-    """The encoder's blocks whose tokens are the features, where the run names them."""
+    """The encoder's blocks whose tokens are the features, if the run names them."""
     layers = ((config.get("encoder") or {}).get("features") or {}).get("layers", "-")
     return layers if isinstance(layers, str) else ", ".join(map(str, layers))
 
@@ -77,7 +77,7 @@ def _millions(count: int) -> str:
 
 
 def _hours(row: Row) -> str:
-    """Device-hours of training a seed (autoencoder, and diffusion up to the images seen; also of a training that it continues), and the
+    """Device-hours of training per seed (autoencoder, and diffusion up to the images seen, including a training that it continues), and the
     kind of device."""
     hours: list[float] = []
     devices: dict[str, None] = {}
@@ -92,7 +92,7 @@ def _hours(row: Row) -> str:
 
 
 def _share(stage: dict[str, Any], row: Row) -> float:
-    """The share of a stage's training that the row's samples come from."""
+    """The share of a stage's training after which the row's samples were drawn."""
     total = stage["cost"].get("images_seen")
     if stage["stage"] not in ("diffusion", "continued-diffusion") or not total or not row.images_seen:
         return 1.0

@@ -30,9 +30,9 @@ DERIVED: Mapping[str, Callable[[Sizes], str]] = {
 }
 """Facts that follow from a configuration."""
 OF_FEATURES = ("autoencoder.",)
-"""Fields that mean nothing where a codec is adopted."""
+"""Fields without effect when a codec is adopted."""
 OF_FLOW = ("diffusion.time", "diffusion.shift", "sampling.shift")
-"""Fields that mean nothing for an objective of discrete times."""
+"""Fields without effect for an objective with discrete times."""
 
 
 def groups() -> dict[str, dict[str, str]]:
@@ -49,7 +49,7 @@ def value(config: RunConfig, path: str) -> Any:
 
 
 def hyperparameters(title: str, configs: Mapping[str, RunConfig], shelf: Path | None = None) -> tuple[Table, list[dict[str, Any]]]:
-    """A column for each name, and the same as records for JSON. Data sets that are not here count by their published numbers."""
+    """A column for each name, and the same as records for JSON. For data sets that are not here, published numbers are used."""
     all_sizes = {name: sizes_of(config, counts_of(config), shelf) for name, config in configs.items()}
     table = Table(title, ["group", "hyperparameter", *configs], [], keys=2)
     records: list[dict[str, Any]] = [{"name": name} for name in configs]
@@ -63,7 +63,7 @@ def hyperparameters(title: str, configs: Mapping[str, RunConfig], shelf: Path | 
 
 
 def _value(sizes: Sizes, path: str) -> Any:
-    """A field's value; None of a field that a codec, an objective or a release's scale leaves unused."""
+    """A field's value; None for a field that has no effect with this codec, objective or release."""
     unused = (sizes.card.kind == "codec" and path.startswith(OF_FEATURES)) or (path in OF_FLOW and not _continuous(sizes.config.diffusion))
     unused |= path == "latents.standardise" and (sizes.config.latents.scale is not None or sizes.config.latents.statistics is not None)
     return None if unused else value(sizes.config, path)

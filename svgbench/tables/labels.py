@@ -1,4 +1,4 @@
-"""Names of an experiment's cells for people: the values of its axes, such as ``align=none, shift=0.3``."""
+"""Readable names of an experiment's cells: the values of its axes, such as ``align=none, shift=0.3``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from svgbench.config.fields import short_name
 from svgbench.tables.collect import RunRecord
 
 SEED = "seed"
-"""The axis over which the runs of a row are folded."""
+"""The axis over which the runs of a row are averaged."""
 ENCODERS = ("encoder", "card")
-"""Last words of the fields whose values are names of encoders: the value alone names the cell."""
+"""Last words of fields whose values are names of encoders; the label of a cell is then only the value."""
 
 
 def cell_labels(experiment: Experiment) -> dict[str, str]:
-    """Name of each cell, as ``config.experiments.cells`` gives it -> its label without the seed; empty where the seed is the only axis."""
+    """Name of each cell, as ``config.experiments.cells`` gives it -> its label without the seed; empty if the seed is the only axis."""
     axes: list[list[tuple[str, str]]] = []
     for axis, values in experiment.axes.items():
         if isinstance(values, dict):
@@ -30,7 +30,7 @@ def cell_labels(experiment: Experiment) -> dict[str, str]:
 
 
 def labelled(records: Sequence[RunRecord], labels: Mapping[str, str]) -> list[RunRecord]:
-    """The records with the labels of their runs; as they are where the labels would not tell two rows apart, or name only some."""
+    """The records with the labels of their runs; unchanged if labels are missing or not unique."""
     rows = {record.row: labels.get(record.name, "") for record in records}
     if "" in rows.values() or len(set(rows.values())) < len(rows):
         return list(records)
@@ -38,10 +38,10 @@ def labelled(records: Sequence[RunRecord], labels: Mapping[str, str]) -> list[Ru
 
 
 def row_numbers(records: Sequence[RunRecord]) -> dict[str, int]:
-    """Name of each row -> its place, which is its colour in every table, curve and figure."""
+    """Name of each row -> its number, which determines its colour in every table, curve and figure."""
     return {row: number for number, row in enumerate(dict.fromkeys(record.row for record in records))}
 
 
 def row_of(text: str, rows: Mapping[str, int] | Sequence[str]) -> str | None:
-    """The row that the first cell of a table names: the row alone, or followed by a comma and what distinguishes it, such as latents."""
+    """The row named by the first cell of a table's row: its name, which may be followed by a comma and a detail, such as latents."""
     return max((row for row in rows if text == row or text.startswith(f"{row}, ")), key=len, default=None)

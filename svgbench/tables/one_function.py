@@ -1,7 +1,7 @@
 """The notes of tables with rows whose alignments differ, although the diffusion model sees no difference.
 
-Latents that are standardised channel by channel lose what an alignment does to each channel: of a residual r, (a r + b - (a m + b)) / (a s)
-is (r - m) / s.
+Standardising each channel undoes an alignment that scales and shifts channels: for a residual r, (a r + b - (a m + b)) / (a s) = (r - m) /
+s.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
 
 LED = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
-"""Fields of sampling that scores of guidance 1 do not depend on."""
+"""Sampling fields that do not affect scores at guidance 1."""
 
 
 def paper_tables(
@@ -103,7 +103,7 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
 
 
 def add_marks(table: Table, layout: Layout, rows: Mapping[str, Row]) -> list[str]:
-    """Appends the layout's columns of marks and gives the notes of their rules. Only numbers of one protocol are compared."""
+    """Appends the layout's columns of marks and returns notes with their rules. Only numbers of one protocol are compared."""
     notes = []
     for mark in layout.marks:
         groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -206,7 +206,7 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
 
 
 def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
-    """Why a run has no such score, empty where nothing that it depends on failed. ``run.json`` names a failed node by its stage and its
+    """Why a run has no such score, empty if nothing that it depends on failed. ``run.json`` names a failed node by its stage and its
     cell, such as ``samples steps 25 guidance 4 trained 0.5``; ``trained`` is left out at the end of the training."""
     if not record.about["failures"]:
         return []

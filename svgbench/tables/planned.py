@@ -1,4 +1,4 @@
-"""Tables of what is planned: a plan's nodes with who shares them, and a preset's stages, each with work, time and disk."""
+"""Tables of plans: a plan's nodes with the runs that share them, and a preset's stages, each with operations, time and disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEASURED = "a node that exists shows the time it took and the disk it holds."
 
 
 def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> Table:
-    """One row a node, with the run it is for, or how many; ``made``: the manifests of those that exist, by key."""
+    """One row per node, with its run, or the number of runs; ``made``: the manifests of existing nodes, by key."""
     users: dict[str, list[str]] = {key: [] for key in plan.nodes}
     for run in plan.runs:
         for key in run.nodes:
@@ -45,7 +45,7 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: 
 def stage_table(
     title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], assumptions: Iterable[str], pace: Pace
 ) -> Table:
-    """One row a stage and cell of one run, of which nothing need exist."""
+    """One row for each stage and cell of one run, none of which need exist."""
     nodes = list(nodes)
     rows = [
         [stage.name, cell_text(cell), *_figures(estimate.flops, pace.seconds(estimate, stage.name), estimate.kept)]

@@ -1,4 +1,5 @@
-"""The note of tables that compare encoders: seeds train the autoencoder and SiT again, but each encoder is one pretraining."""
+"""The note of tables that compare encoders: seeds train the autoencoder and SiT again, but the weights of each encoder come from one
+pretraining."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ PAIR = f"two encoders, each pretrained once: {ABOUT}"
 
 
 def weights_of(record: RunRecord) -> set[str]:
-    """Digest of the encoder's weights of a run; empty where its record does not hold it."""
+    """Digest of the encoder's weights of a run; empty if its record does not hold it."""
     encoder = record.config().get("encoder") or {}
     return {str(encoder["identity"])} if encoder.get("identity") else set()
 

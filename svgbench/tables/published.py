@@ -47,7 +47,7 @@ class Published:
     params_m: int | None
     """Millions of parameters."""
     epochs: int | None
-    """Of the transformer's training; of a reconstruction, of the autoencoder's."""
+    """Epochs of the transformer's training; for a reconstruction, of the autoencoder's."""
     sampler: str
     steps: int | None
     guidance: str
@@ -68,7 +68,7 @@ class Published:
 
     @property
     def guided(self) -> bool | None:
-        """Whether guidance was used; None where the source does not state it."""
+        """Whether guidance was used; None if the source does not state it."""
         return None if self.guidance in UNSTATED else self.guidance not in UNGUIDED
 
     @property

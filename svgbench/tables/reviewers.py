@@ -13,7 +13,7 @@ from svgbench.shelf import entries, read_yaml
 from svgbench.tables.table import Table
 
 NAME = "reviewers"
-"""What ``svgbench report`` calls the page."""
+"""The name of the page for ``svgbench report``."""
 NOT_RUN = "not run"
 
 
@@ -28,7 +28,7 @@ class Question(Part):
     commands: tuple[str, ...] = ()
     """What to type after ``svgbench``."""
     open: str = ""
-    """Why svgbench cannot answer it; empty where it can."""
+    """Why svgbench cannot answer it; empty if it can."""
 
     @model_validator(mode="after")
     def _answered(self) -> Question:
@@ -40,7 +40,7 @@ class Question(Part):
 
 
 class Questions(Part):
-    """The whole file."""
+    """The content of the file."""
 
     questions: tuple[Question, ...]
 

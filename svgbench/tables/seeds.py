@@ -1,4 +1,4 @@
-"""Several seeds as one number: their mean and the 95 % Student t interval around it."""
+"""Mean over several seeds with its 95 % Student t interval."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def value_of(scores: list[dict[str, Any]]) -> float:
 
 
 def interval_of(scores: list[dict[str, Any]]) -> tuple[float | None, float | None]:
-    """Low and high end: of the mean over several seeds, or those of the one score."""
+    """The interval of the mean over several seeds, or of the single score."""
     if len(scores) == 1:
         return scores[0]["low"], scores[0]["high"]
     centre, half = value_of(scores), half_interval([score["value"] for score in scores])

@@ -1,4 +1,4 @@
-"""Tests of differences: paired t over seeds, Holm's correction, and which rows of a column cannot be told apart from its best."""
+"""Tests of differences: paired t over seeds, Holm's correction, and which rows of a column do not differ significantly from its best."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from svgbench.tables.seeds import interval_of, value_of
 
 Alternative = Literal["two-sided", "less", "greater"]
 LEVEL = 0.05
-"""A difference is significant where its corrected p is below."""
+"""A difference is significant if its corrected p is below this level."""
 Z_975 = 1.959963984540054
 
 
 def paired_p(differences: Sequence[float], alternative: Alternative = "two-sided") -> float | None:
-    """p of a paired t-test of differences, one for each seed, as ``scipy.stats.ttest_1samp`` of them against 0; None for fewer than two.
-    Where all are equal the test has no spread to divide by: 1 for zeros, else 0 on the side of the alternative."""
+    """p of a paired t-test of differences, one for each seed, as ``scipy.stats.ttest_1samp`` of them against 0; None for fewer than two. If
+    all are equal, the variance is 0: p is 1 for zeros, else 0 if the sign fits the alternative."""
     if len(differences) < 2:
         return None
     spread = stdev(differences) / math.sqrt(len(differences))
@@ -29,8 +29,8 @@ def paired_p(differences: Sequence[float], alternative: Alternative = "two-sided
 
 
 def _tail(t: float, freedom: int, alternative: Alternative) -> float:
-    """The probability of a Student t as far out as this one."""
-    from scipy.special import stdtr  # late: most commands print no test
+    """The p value of a Student t."""
+    from scipy.special import stdtr  # imported here, because most commands print no test
 
     if alternative == "two-sided":
         return float(2 * stdtr(freedom, -abs(t)))
@@ -48,11 +48,11 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def best_and_ties(cells: Mapping[str, list[dict[str, Any]]], *, lower: bool) -> list[str]:
-    """The row with the best mean, then the rows whose difference from it is not significant. ``cells``: row -> its scores, one a seed.
+    """The row with the best mean, then the rows whose difference from it is not significant. ``cells``: row -> its scores, one per seed.
 
-    A row is compared with the best at the seeds that both have, by a paired t-test; where they share fewer than two, by the intervals of
-    both over images, as if these were independent. The p values, two-sided, are corrected by Holm's method over the rows of the column.
-    Rows without any interval are told apart by their values."""
+    A row is compared with the best at the seeds that both have, by a paired t-test; if they share fewer than two, by the intervals of both
+    over images, as if these were independent. The two-sided p values are corrected by Holm's method over the rows of the column. Rows
+    without intervals are compared by their values."""
     values = {row: value_of(scores) for row, scores in cells.items()}
     best = (min if lower else max)(values, key=lambda row: values[row])
     others = [row for row in cells if row != best]
@@ -76,6 +76,6 @@ def _p(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
 
 
 def _half(scores: list[dict[str, Any]]) -> float | None:
-    """Half of the 95 % interval of a row, the longer one where the metric's range cuts the other."""
+    """Half of the 95 % interval of a row; the longer half if the metric's range cuts the other."""
     low, high = interval_of(scores)
     return None if low is None or high is None else max(high - value_of(scores), value_of(scores) - low)

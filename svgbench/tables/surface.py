@@ -18,7 +18,7 @@ Scores = dict[tuple[str, float, float], list[dict[str, Any]]]
 
 
 def surface_tables(layout: Layout, records: Sequence[RunRecord]) -> list[Table]:
-    """The surface of a layout: a table for each protocol, whose rows and columns differ in the layout's two fields alone."""
+    """The surface of a layout: a table for each protocol, whose cells differ only in the layout's two fields."""
     surface, column = layout.surface, layout.columns[0]
     if surface is None:
         return []

@@ -59,8 +59,8 @@ class Table:
     """Plain strings or cells."""
     notes: list[str] = field(default_factory=list)
     kind: Literal["measured", "differences", "contrasts", "published", "ratios", "cost"] = "measured"
-    """Where its numbers come from: scores measured here, their differences, declared contrasts, what others printed, what was computed from
-    measured curves, what runs cost."""
+    """The source of its numbers: scores measured here, their differences, declared contrasts, published numbers, ratios computed from
+    measured curves, or costs."""
     keys: int = 1
     """The leading columns that name a row; a rendering in several groups of columns repeats them."""
 

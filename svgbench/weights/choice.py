@@ -64,7 +64,7 @@ class Selection:
     tensors: Names
     key: str = "."
     note: str = ""
-    """A sentence about the selection for the user; empty where there was no choice."""
+    """A sentence about the selection for the user; empty if there was no choice."""
 
 
 @dataclass

@@ -173,7 +173,7 @@ def _refusal(error: Exception, path: Path) -> BadWeights:
 
 
 def _state(path: Path) -> FileState | None:
-    """The file's state; None where there is no file."""
+    """The file's state; None if there is no file."""
     try:
         return state_of(path.stat())
     except OSError:
@@ -226,7 +226,7 @@ def _origin(card: EncoderCard, option: str) -> str:
 
 
 def _named(what: str, names: Iterable[str]) -> str:
-    """``3 missing (a, b, c)``; empty where there is none."""
+    """``3 missing (a, b, c)``; empty if there is none."""
     names = list(names)
     return f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 

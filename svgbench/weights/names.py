@@ -15,14 +15,14 @@ Names = dict[str, Any]
 """Name -> ``Tensor`` or ``Stored``."""
 
 COUNTERS = {"n_averaged", "initted", "step", "steps", "decay", "num_updates", "iteration", "optimization_step"}
-"""Names of scalars that classes for weight averaging store beside the weights."""
+"""Names of scalars that classes for weight averaging store with the weights."""
 INSIDE = re.compile(r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module|_fpw_module)\.")
 """Parts of names that torch.compile, FSDP and similar wrappers insert, at any depth."""
 WRAPPERS = (
     "module", "model", "net", "network", "_model", "wrapped_model", "ema_model", "online_model", "backbone", "student", "teacher",
     "generator", "dit", "sit", "transformer", "denoiser", "diffusion_model", "autoencoder", "vae", "tokenizer",
 )  # fmt: skip
-"""Usual first parts of names under which training code stores the network of interest, beside others."""
+"""Usual prefixes under which training code stores the network of interest among others."""
 CHUNKED = re.compile(r"^blocks\.(\d+)\.(\d+)\.")
 """Names of blocks in chunks, as in the training code of DINOv2 and DINOv3."""
 DEPTH = 6

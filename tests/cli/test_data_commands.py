@@ -40,7 +40,7 @@ def test_a_folder_is_packed_verified_and_packed_again_at_once(folder, tmp_path, 
     before = (tmp_path / "out" / "train.images.npy").stat().st_mtime_ns
     assert call(capsys, *words)[:2] == (0, out) and (tmp_path / "out" / "train.images.npy").stat().st_mtime_ns == before
     status, out, _ = call(capsys, "data", "verify", str(tmp_path / "out"))
-    assert status == 0 and "every digest, shape and label is as packed" in out and "images/s a core in random batches of 256" in out
+    assert status == 0 and "every digest, shape and label is as packed" in out and "images/s per core in random batches of 256" in out
     status, _, err = call(capsys, *words, "--val-images", "1")
     assert status == 2 and "holds a store of other images or settings" in err
 

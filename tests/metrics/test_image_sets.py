@@ -150,7 +150,7 @@ def test_whatever_is_damaged_in_an_archive_is_one_sentence(tmp_path, kind):
 
 def test_what_is_no_set_is_refused_in_a_sentence(tmp_path):
     cases = {
-        tarred(tmp_path / "a.tar.gz", mode="w:gz"): "a compressed tar cannot be read where it lies",
+        tarred(tmp_path / "a.tar.gz", mode="w:gz"): "a compressed tar cannot be read in place",
         zipped(tmp_path / "none.zip", {"a.txt": b"a"}): "holds no images",
         tmp_path / "objects.npy": "cannot be read as an array",
         tmp_path / "floats.npy": r"the array is float64 \[2, 4, 4, 3\]",

@@ -1,8 +1,8 @@
-"""What the networks cost, by closed formulas of their sizes: floating-point operations of one image and counts of parameters. No torch.
+"""Closed formulas for the cost of the networks: floating-point operations per image and numbers of parameters. No torch.
 
-One multiply-add is two operations. Matrix products, convolutions and attention are counted, as torch's flop counter does, to which tests
-hold every formula; norms, activations and optimisers are not. Backward passes are counted without the recomputation in fused attention
-(0.6 % of a SiT-XL update).
+One multiply-add is two operations. Matrix products, convolutions and attention are counted, as in torch's flop counter (tests compare every
+formula with it); norms, activations and optimisers are not. Backward passes are counted without the recomputation in fused attention (0.6 %
+of a SiT-XL update).
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from svgbench.config.networks import Decoder, Residual, Transformer, VitDecoder
 from svgbench.config.schema import ReconstructionLoss
 
 FREQUENCIES = 256
-"""Numbers of DiT's time embedding; RAE's has twice as many."""
+"""Dimension of DiT's time embedding; RAE's has twice as many."""
 VGG = (64, 64, -1, 128, 128, -1, 256, 256, 256, -1, 512, 512, 512, -1, 512, 512, 512)
-"""VGG16's convolutions by their width, -1 where the grid is halved (Simonyan and Zisserman, arXiv 1409.1556)."""
+"""Widths of VGG16's convolutions; -1: the grid is halved (Simonyan and Zisserman, arXiv 1409.1556)."""
 SHAPES_VGG = (16, 16, -1, 32, 32, -1, 64, 64, -1, 128, 128)
-"""Those of the small network shipped for ``shapes``."""
+"""The same for the small network that is shipped for ``shapes``."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Of one image: operations forward and backward, and parameters. Parts add up."""
+    """Operations per image, forward and backward, and parameters. Parts can be added."""
 
     forward: float = 0.0
     backward: float = 0.0
-    """Gradients of weights and of inputs, where something needs them."""
+    """Gradients of weights, and of inputs if they are needed."""
     parameters: int = 0
 
     def __add__(self, other: Work) -> Work:
@@ -43,7 +43,7 @@ class Work:
 
 
 def held(parameters: int) -> Work:
-    """Parameters that no product reads: embeddings, norms."""
+    """Parameters without matrix products: embeddings, norms."""
     return Work(parameters=parameters)
 
 
@@ -54,7 +54,7 @@ def linear(rows: int, inputs: int, outputs: int, *, first: bool = False) -> Work
 
 
 def convolution(side: int, inputs: int, outputs: int, kernel: int, *, first: bool = False, bias: bool = True) -> Work:
-    """A convolution that gives ``side`` by ``side`` positions."""
+    """A convolution with ``side`` by ``side`` output positions."""
     forward = 2.0 * side * side * inputs * outputs * kernel**2
     return Work(forward, forward * (1 if first else 2), inputs * outputs * kernel**2 + outputs * bias)
 
@@ -81,8 +81,8 @@ def residual_encoder(part: Residual, *, patch: int, resolution: int, first: int 
 
 
 def decoder(part: Decoder, *, channels: int, stride: int, resolution: int, trained_latents: bool = True, first: int | None = None) -> Work:
-    """The decoder of raw latents; ``trained_latents``: gradients go on into the residual encoder; ``first``: the resolution that determined
-    its levels with attention, if it differs."""
+    """The decoder of raw latents; ``trained_latents``: gradients also flow into the residual encoder; ``first``: the resolution that
+    determined its levels with attention, if it differs."""
     if part.kind == "vit":
         return vit_decoder(part.vit, channels=channels, stride=stride, resolution=resolution, trained_latents=trained_latents)
     return ldm_decoder(part, channels=channels, resolution=resolution, trained_latents=trained_latents, first=first)
@@ -113,14 +113,14 @@ def ldm_decoder(part: Decoder, *, channels: int, resolution: int, trained_latent
 
 
 def last_layer(part: Decoder, *, stride: int, resolution: int) -> Work:
-    """The layer to pixels, across which the adversarial term's weight is measured."""
+    """The layer to pixels, at which the adaptive weight of the GAN loss is measured."""
     if part.kind == "vit":
         return linear((resolution // stride) ** 2, part.vit.width, 3 * stride**2)
     return convolution(resolution, part.base * part.multipliers[0], 3, 3)
 
 
 def residual_block(side: int, inputs: int, outputs: int) -> Work:
-    """Two convolutions beside a shortcut."""
+    """Two convolutions plus a shortcut."""
     shortcut = convolution(side, inputs, outputs, 1) if inputs != outputs else Work()
     return convolution(side, inputs, outputs, 3) + convolution(side, outputs, outputs, 3) + shortcut + held(2 * inputs + 2 * outputs)
 
@@ -155,7 +155,7 @@ def perceptual(network: str, *, resolution: int) -> float:
 
 
 def transformer(part: Transformer, *, channels: int, grid: int, classes: int) -> Work:
-    """SiT and its kin on latents [channels, grid, grid]."""
+    """SiT and related transformers on latents [channels, grid, grid]."""
     patch, width = part.patch or 1, part.width
     tokens, inputs = (grid // patch) ** 2, channels * patch**2
     outputs = inputs * (2 if part.learned_sigma else 1)
@@ -174,7 +174,7 @@ def transformer(part: Transformer, *, channels: int, grid: int, classes: int) ->
 
 
 def adaln_block(part: Transformer, tokens: int, width: int, heads: int) -> Work:
-    """A block of SiT without its modulation, which the network makes of all blocks at once."""
+    """A block of SiT without its modulation, which one layer computes for all blocks."""
     layers = linear(tokens, width, 3 * width) + linear(tokens, width, width) + mixing(tokens, width)
     if part.mlp == "gelu":
         hidden = round(width * part.mlp_ratio)
@@ -192,6 +192,6 @@ def projector(tokens: int, width: int, hidden: int, outputs: int) -> Work:
 
 
 def encoding(card: EncoderCard, resolution: int, *, decode: bool = False) -> float | None:
-    """Operations of a frozen encoder (or a codec's decoder) on one image, by its card and the image's area; None where unknown."""
+    """Operations of a frozen encoder (or a codec's decoder) on one image, by its card and the image's area; None if unknown."""
     stated = card.decode_gflops if decode else card.gflops
     return stated * 1e9 * (resolution / card.pixels.size) ** 2 if stated else None

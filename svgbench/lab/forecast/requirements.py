@@ -52,7 +52,7 @@ class Need:
 
 
 def needs_of(sizes: Sizes) -> list[Need]:
-    """Everything that a run of these sizes opens."""
+    """All images, weights and packages that a run of these sizes opens."""
     config = sizes.config
     needs = [_images(config), weights_of(sizes.card, config.encoder.weights)]
     if sizes.teacher:
@@ -129,7 +129,7 @@ def _images(config: RunConfig) -> Need:
 
 
 def _judges(sizes: Sizes) -> Iterator[Need]:
-    """Networks of losses and scores."""
+    """The networks in losses and scores."""
     facts = graph.facts(sizes.config, sizes.card.kind)
     trains = facts["trains-autoencoder"] or facts["continues-autoencoder"]
     for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
@@ -140,19 +140,19 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
 
 
 def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
-    """The known data sets of single scores that are switched on."""
+    """The known data sets that serve one kind of score only and are switched on."""
     known = [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
     return [facts for facts in known if graph.field(plain, facts["setting"].rpartition(".")[0]).get("enabled", True)]
 
 
 def _given(plain: dict[str, Any], setting: str) -> str | None:
-    """The value of a field of a configuration as in JSON; None where it is not in it."""
+    """The value of a field of a configuration as JSON data; None if it is not in it."""
     part, _, name = setting.rpartition(".")
     return graph.field(plain, part).get(name)
 
 
 def _datasets(config: RunConfig) -> Iterator[Need]:
-    """Data sets of single scores that were given."""
+    """The given data sets that serve one kind of score only."""
     plain = config.model_dump(mode="json")
     for facts in _of_scores(plain):
         given = _given(plain, facts["setting"])
@@ -163,7 +163,7 @@ def _datasets(config: RunConfig) -> Iterator[Need]:
 
 
 def _reference(config: RunConfig) -> Iterator[Need]:
-    """The reference of the samples, where it was given."""
+    """The reference of the samples, if it was given."""
     given = config.scores.reference
     if given is not None:
         here = Path(given).exists()

@@ -1,8 +1,8 @@
-"""What scoring costs beside the networks, by closed formulas: fitting heads, distances of features, bootstrap resamples. No torch.
+"""Closed formulas for the cost of scoring without the networks: fitting heads, distances of features, bootstrap resamples. No torch.
 
-Operations are counted as in ``flops`` and given as float32 operations. Two corrections make them times of the right order: float64
-counts twice, and products that read more than they multiply count as if they had ``THIN`` columns. Measured on one thread of a
-2-core CPU: 10.6 s for the probes of the tiny preset (three groups of latents) and 3.1 s for its segmentation.
+Operations are counted as in ``flops`` and given as float32 operations. Two corrections give realistic times: float64 counts twice, and
+memory-bound products count as if they had ``THIN`` columns. Measured on one thread of a 2-core CPU: 10.6 s for the probes of the tiny
+preset (three groups of latents) and 3.1 s for its segmentation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from svgbench.config.scoring import Probe, Segmentation
 DOUBLE = 2.0
 """Float32 operations that take as long as one in float64."""
 EIGENVALUES = 10.0
-"""Operations of the eigenvalues of a symmetric matrix [D, D], over D ** 3."""
+"""Operations for the eigenvalues of a symmetric matrix [D, D], divided by D ** 3."""
 THIN = 32
 """Columns below which a product is limited by reading its other factor."""
 UPDATE_SECONDS = 4e-4
@@ -34,7 +34,7 @@ SUBSETS, SUBSET_RESAMPLES = 15, 20
 
 
 class Fit(NamedTuple):
-    """The cost of fitting something."""
+    """The cost of a fit."""
 
     operations: float = 0.0
     """Float32 operations."""

@@ -1,4 +1,4 @@
-"""The sizes from which a run's costs follow: its images, its latents, and the work of its networks on one of them. No torch."""
+"""Sizes that determine a run's costs: of its images and latents, and the operations of its networks on one of them. No torch."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Counts:
     val: int
     classes: int
     assumed: str = ""
-    """The data set whose published counts these are, where the images are not on this machine."""
+    """The data set with these published counts, if the images are not on this machine."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes from which a run's costs follow."""
+    """Sizes that determine a run's costs."""
 
     config: RunConfig
     card: cards.EncoderCard
@@ -62,26 +62,26 @@ class Sizes:
 
     @property
     def residual_channels(self) -> int:
-        """Those of them that the residual encoder adds."""
+        """The latent channels that the residual encoder adds."""
         return self.config.autoencoder.residual.channels if self.card.kind == "features" else 0
 
     @cached_property
     def residual(self) -> flops.Work:
-        """The residual encoder on one image."""
+        """Operations of the residual encoder on one image."""
         if not self.residual_channels:
             return flops.Work()
         return flops.residual_encoder(self.config.autoencoder.residual, patch=self.card.stride, resolution=self.side, first=self.first)
 
     @cached_property
     def decoder(self) -> flops.Work:
-        """The trained decoder on one latent."""
+        """Operations of the trained decoder on one latent."""
         part, trained = self.config.autoencoder.decoder, bool(self.residual_channels)
         sizes = {"stride": self.card.stride, "resolution": self.side, "first": self.first}
         return flops.decoder(part, channels=self.channels, trained_latents=trained, **sizes)
 
     @cached_property
     def transformer(self) -> flops.Work:
-        """The diffusion transformer on one latent."""
+        """Operations of the diffusion transformer on one latent."""
         return flops.transformer(self.config.diffusion.transformer, channels=self.channels, grid=self.grid, classes=self.counts.classes)
 
     @cached_property
@@ -108,7 +108,7 @@ class Sizes:
 
     @property
     def second_extractor(self) -> str:
-        """The second judging network; the first one where none was named, which plans no second stage."""
+        """Operations of the second judging network on one image; without one, those of the first (then no second stage is planned)."""
         return self.config.scores.second_extractor or self.config.scores.extractor
 
     @cached_property
@@ -118,7 +118,7 @@ class Sizes:
 
     @property
     def unknown(self) -> list[str]:
-        """Networks whose operations per image are unknown; they count as none."""
+        """Networks with an unknown number of operations per image, which counts as zero."""
         named = [self.card, *([self.teacher] if self.teacher else [])]
         encoders = [f"the encoder {card.name}" for card in named if flops.encoding(card, self.side) is None]
         judging = dict.fromkeys((self.config.scores.extractor, self.second_extractor))
@@ -126,7 +126,7 @@ class Sizes:
 
     @property
     def latent_bytes(self) -> int:
-        """One raw latent in float32."""
+        """Size of one raw latent in float32, in bytes."""
         return FLOAT * self.channels * self.grid**2
 
     @property
@@ -136,12 +136,12 @@ class Sizes:
         return measured and self.latent_bytes * (self.counts.train + self.counts.val) <= KEPT_BYTES
 
     def passes(self, number_bytes: int, seen: int, *, copies: int = 1) -> int:
-        """Images to encode for a training on ``seen`` images: each once where all stay in memory."""
+        """Images to encode for a training on ``seen`` images: each only once if all stay in memory."""
         return self.counts.train * copies if number_bytes * self.counts.train * copies <= CACHE_BYTES else seen
 
 
 def counts_of(config: RunConfig) -> Counts:
-    """Images and classes of the configured source: counted where it is here, the published numbers of a data set that is not."""
+    """Images and classes of the configured source: counted if the source is here, else the published numbers of the data set."""
     data = config.data
     facts = published(data.source)
     if facts is not None:
@@ -154,13 +154,13 @@ def counts_of(config: RunConfig) -> Counts:
 
 
 def published(source: str) -> dict[str, Any] | None:
-    """The facts of a set of class images that ``data.source`` asks for by name and that is not here; those of single scores are none."""
+    """The facts of a set of class images that ``data.source`` names and that is not here; None for data sets of single scores."""
     facts = read_yaml(folder("reports") / "datasets.yaml").get(source)
     return facts if facts and facts["setting"].startswith("--data") and not Path(source).exists() else None
 
 
 def sizes_of(config: RunConfig, counts: Counts, extra: Path | None = None) -> Sizes:
-    """The sizes of a run, its cards looked up."""
+    """The sizes of a run, from its cards."""
     part = config.diffusion.representation
     teacher = cards.card_of(part.encoder, config.preset, extra) if part.weight else None
     return Sizes(config, cards.card_of(config.encoder, config.preset, extra), counts, teacher)

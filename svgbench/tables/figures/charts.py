@@ -1,4 +1,4 @@
-"""Curves as inline SVG that needs no script: axes, lines, markers that differ in shape and not only in colour, whiskers between seeds."""
+"""Curves as inline SVG that needs no script: axes, lines, markers that differ in shape and not only in colour, error bars over seeds."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from svgbench.tables.ratios import NAMES
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 46, 448, 14, 286
 HUES = len(LINES)
-"""Colours of the style sheet; rows beyond them take the first colour again with another dash."""
+"""Colours of the style sheet; further rows reuse the colours with other dashes."""
 
 
 def chart(curves: Sequence[Curve], number: int, rows: Mapping[str, int]) -> str:
-    """A figure with one line a curve, gFID against the logarithm of steps or images seen, its legend and its numbers as a table. ``rows``:
-    name of each row of the tables -> its number, which is its colour and marker here too."""
+    """A figure with gFID against the logarithm of steps or images seen, one line per curve, with legend and a table of its numbers.
+    ``rows``: name of each row of the tables -> its number, which also determines its colour and marker."""
     hues = [rows.get(curve.records[0].row, i) for i, curve in enumerate(curves)]
     if len({curve.sampled for curve in curves}) > 1:
         curves = [replace(curve, name=f"{curve.name} ({curve.sampled})") for curve in curves]
@@ -55,7 +55,7 @@ def chart(curves: Sequence[Curve], number: int, rows: Mapping[str, int]) -> str:
 
 
 class _Across:
-    """From steps or images seen to the horizontal place, logarithmic."""
+    """Horizontal position (logarithmic) for steps or images seen."""
 
     def __init__(self, first: float, last: float) -> None:
         self._first, self._width = math.log(first), math.log(last) - math.log(first)
@@ -65,7 +65,7 @@ class _Across:
 
 
 class _Up:
-    """From gFID to the vertical place."""
+    """Vertical position for a gFID."""
 
     def __init__(self, low: float, high: float) -> None:
         self._low, self._height = low, high - low
@@ -84,7 +84,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _apart(xs: list[float], across: _Across) -> list[float]:
-    """Those values whose labels do not touch, the last one first."""
+    """The values whose labels do not overlap; the last one has priority."""
     kept: list[float] = []
     for x in reversed(xs):
         if not kept or across(kept[-1]) - across(x) > 34:
@@ -100,7 +100,7 @@ def _short(x: float) -> str:
 
 
 def _line(curve: Curve, number: int, hue: int, across: _Across, up: _Up) -> str:
-    """One curve: whiskers, line, and a marker for each point with its numbers as a hint."""
+    """One curve: error bars, line, and a marker with a tooltip for each point."""
     points = curve.points()
     path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _ in points)
     parts = [
@@ -134,7 +134,7 @@ def swatch(number: int) -> str:
 
 
 def _numbers(curves: Sequence[Curve], xs: list[float], title: str) -> str:
-    """The curves as a table, folded away."""
+    """The curves as a collapsed table."""
     head = "".join(f'<th scope="col">{x:,.0f}</th>' for x in xs)
     body = ""
     for curve in curves:

@@ -1,4 +1,4 @@
-"""Curves: gFID against sampling steps, guidance and images seen in training, and how far classes are apart."""
+"""Curves: gFID against sampling steps, guidance and images seen in training, and the separation of classes."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str
 
 
 def _panel_title(number: float, label: str) -> str:
-    """What a panel's number means: the steps where the axis is the guidance, else the guidance."""
+    """The meaning of a panel's number: the steps if the axis is the guidance, else the guidance."""
     if label == "guidance scale":
         return f"{number:g} step{'s' * (number != 1)}"
     return "without guidance" if number == 1 else f"guidance {number:g}"

@@ -19,14 +19,14 @@ from svgbench.tables.figures.style import FigureData, styled
 
 @dataclass(frozen=True)
 class Drawing:
-    """How one figure is made, and of what."""
+    """How one figure is drawn, and which data it needs."""
 
     make: Callable[[Sequence[TokenizerRuns]], FigureData | str]
-    """The figure, or why it is not drawn."""
+    """Returns the figure, or the reason why it is not drawn."""
     stages: tuple[str, ...] = ()
-    """The diagnoses that it reads; a figure with any, or with pictures, is of those tokenizers alone that have them."""
+    """The diagnoses that it reads. A figure that needs diagnoses or pictures shows only tokenizers that have them."""
     of: Literal["pictures", "scores", "nothing"] = "pictures"
-    """Pictures need every artifact of a run, scores its records, a toy nothing."""
+    """Needed data of a run: pictures need every artifact, scores its records, nothing no run."""
     paper: str = ""
     """The figure of arXiv 2510.15301 that it follows."""
 
@@ -71,8 +71,8 @@ def needed(names: Sequence[str]) -> set[str]:
 def draw(
     scored: Sequence[TokenizerRuns], pictured: Sequence[TokenizerRuns], to: Path, names: Sequence[str] | None = None
 ) -> tuple[list[FigureData], list[str]]:
-    """Draws figures into a directory, all when ``names`` is None: curves of all tokenizers and pictures of those with diagnoses; gives the
-    figures, and why others are not drawn."""
+    """Draws figures into a directory, all when ``names`` is None: curves of all tokenizers, and pictures of those with diagnoses. Returns
+    the figures and the reasons why others are not drawn."""
     drawn, reasons = [], []
     with styled():
         for name in chosen(names):

@@ -1,4 +1,4 @@
-"""Sample sheets of finished runs as PNG in the page itself: the same few samples of each run, for each number of steps and guidance."""
+"""Sample sheets of finished runs as PNG inside the HTML page: the same few samples of each run, for each number of steps and guidance."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from svgbench.tables.collect import RunRecord
 SHOWN = 8
 """Samples of a sheet."""
 SIDE = 96
-"""Pixels of a sample's side at most: larger samples are brought down to it."""
+"""Largest side of a sample in pixels; larger samples are reduced to it."""
 RUNS, SHEETS = 16, 120
-"""Runs, and sheets in all, that a page holds at most."""
+"""Largest numbers of runs, and of sheets in total, on a page."""
 
 
 @dataclass(frozen=True)
 class SampleSheet:
-    """The first samples of a run, drawn in one way."""
+    """The first samples of a run with one set of sampling settings."""
 
     steps: int
     guidance: float
@@ -42,7 +42,7 @@ class RunSheets:
 
 
 def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
-    """The sheets of the first seed of each row, as far as their samples are still in the store."""
+    """The sheets of the first seed of each row, if their samples are still in the store."""
     firsts: dict[str, RunRecord] = {}
     for record in records:
         firsts.setdefault(record.row, record)
@@ -57,11 +57,11 @@ def run_sheets(records: Sequence[RunRecord], out: Path) -> list[RunSheets]:
 
 
 def _sheet(stage: dict, out: Path) -> tuple[SampleSheet, int] | None:
-    """One sheet and its samples' side; None where there is nothing to show."""
+    """One sheet and its samples' side; None if there is nothing to show."""
     import numpy as np
     from PIL import Image
 
-    if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # along the training: the page shows its end
+    if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # of snapshots during the training, the page shows only the end
         return None
     store = Store(out / "store")
     place = store.place("samples", stage["key"])

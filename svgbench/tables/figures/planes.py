@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP = 1.15, 1.0, 0.62
 
 
 def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """Class means of noised latents and of the velocities there: a row a tokenizer, a column a time."""
+    """Class means of noised latents and of the velocities there; rows are tokenizers, columns are times."""
     read = [one.read("velocities") for one in tokenizers]
     times = [at["t"] for at in read[0][1]["times"]]
     gap = 0.07
@@ -44,10 +44,10 @@ def velocities(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
                 rows.append([one.name, at["t"], name, *place, *velocity, *centre])
     name_classes(page, page.width - RIGHT + 0.05, TOP + 0.1, classes)
     caption = (
-        "Noised latents x_t = (1 - t) noise + t data of validation images (dots) on the plane in which the classes' means differ most. An "
+        "Noised latents x_t = (1 - t) noise + t data of validation images (dots) on the plane in which the class means differ most. An "
         "arrow starts at a class's mean x_t and ends where the mean velocity that the transformer predicts for it unconditionally "
-        "would bring it at t = 1; rings are the classes' true means there. Arrows that reach their rings early: separated; arrows that "
-        "stay together: entangled. The dashed circle holds the noise (two standard deviations) and is the scale of each row."
+        "would bring it at t = 1; rings are the classes' true means there. If arrows reach their rings early, classes are "
+        "separated; if they stay together, entangled. The dashed circle holds the noise (two standard deviations) and sets the scale."
     )
     columns = ["tokenizer", "t", "class", "x", "y", "velocity_x", "velocity_y", "true_x", "true_y"]
     return FigureData("velocities", "Class means of velocities", caption, page, columns, rows)

@@ -59,7 +59,7 @@ class TokenizerRuns:
         return np.load(self._place("reconstructions") / "reconstructions.npy", mmap_mode="r")
 
     def training_log(self) -> list[list[dict[str, Any]]]:
-        """Of each seed the lines of its transformer's training log, ``images_seen`` and losses; empty where it was not trained here."""
+        """For each seed the lines of its transformer's training log, with ``images_seen`` and losses; empty if it was not trained here."""
         logs = []
         for record in self.records:
             node = recorded(record.about["stages"]).get("diffusion")

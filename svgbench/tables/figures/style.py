@@ -111,7 +111,7 @@ def percent(share: float) -> str:
 
 
 def bare(axes: Axes) -> None:
-    """A frame without numbers: the plane's units are in the caption."""
+    """A frame without numbers; the caption states the units."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -119,7 +119,7 @@ def bare(axes: Axes) -> None:
 
 
 def class_colours(count: int) -> list[Any]:
-    """A colour for each class: those that can be told apart for ten, a list of twenty, else the hues in turn."""
+    """A colour for each class: distinct colours for up to ten, a list of twenty, else evenly spaced hues."""
     if count <= len(CLASSES):
         return list(CLASSES[:count])
     if count <= 20:

@@ -70,7 +70,7 @@ def training_curves(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def _loss(one: TokenizerRuns) -> list[tuple[int, float]]:
-    """(images seen, mean loss) along the training, at most ``POINTS`` of them, over the seeds that have the line."""
+    """(images seen, mean loss) along the training, at most ``POINTS`` points, averaged over the seeds that have this line."""
     at: dict[int, list[float]] = {}
     for log in one.training_log():
         for line in log:
