@@ -86,7 +86,7 @@ class Occupied(SvgbenchError):
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the closest known names, then some of the others: ``Did you mean 'x'? Known: a, b.``; `` There is none.`` if no name is
+    """A sentence with the closest known names, then some of the others: ``Did you mean 'x'? Known: a, b.``; `` There is none.`` if none is
     known."""
     names = sorted(known)
     if not names:
