@@ -57,7 +57,7 @@ def test_alignment_can_be_overridden_when_encoding():
     assert torch.equal(net.encode(IMAGES, align="none")[:, 5:], net.residual(IMAGES))
     by_batch = Alignment("batch", feature_channels=5, residual_channels=3)(net.residual(IMAGES), net.features(IMAGES))
     torch.testing.assert_close(net.encode(IMAGES, align="batch")[:, 5:], by_batch)
-    with pytest.raises(ValueError, match="not trained here"):
+    with pytest.raises(ValueError, match="has the alignment 'frozen', not 'whiten'"):
         net.encode(IMAGES, align="whiten")
 
 
