@@ -1,8 +1,8 @@
 """A cache of the SHA-256 digests of users' files, kept between commands. No torch.
 
 A data set is identified by the paths and the bytes of its files. Reading all bytes at every command would be too slow, so a *catalogue*
-stores the size, times, inode and digest of each file, and only files for which one of the first three differs are read again. A file that
-changed less than two seconds before it was read is read again next time, because a later change could have left the same times.
+stores the size, times, inode and digest of each file, and only files whose size, times or inode have changed are read again. A file that
+was modified less than two seconds before it was read is read again next time, because a later change could have left the same times.
 
 A catalogue is a text file in ``$SVGBENCH_CACHE``, ``$XDG_CACHE_HOME/svgbench`` or ``~/.cache/svgbench``. It can be removed at any time.
 """
@@ -27,9 +27,9 @@ from svgbench.machine.files import failpoint, open_regular, write_atomic
 from svgbench.machine.progress import open_bar, tell, tell_once, writes_to_user
 
 UNSETTLED_NS = 2_000_000_000
-"""A file that changed less than this before it was read is read again next time: file systems keep times in steps of up to 2 s."""
+"""A file modified within this time before it was read is read again next time: file systems store times in steps of up to 2 s."""
 LARGE_BYTES = 1 << 30
-"""Reading a larger file takes longer than ``UNSETTLED_NS``, so the time at which the reading ended counts."""
+"""Reading a larger file takes longer than ``UNSETTLED_NS``, so the end of the read is compared, not its start."""
 QUIET_SECONDS = 1.0
 """A read that takes longer shows a progress bar."""
 FLUSH_SECONDS = 60.0
@@ -58,7 +58,7 @@ class FileDigests:
         return identity_of(self.digests.items())
 
     def sentence(self, root: Path) -> str:
-        """What changed; empty when nothing did."""
+        """A sentence about what changed; empty if nothing did."""
         if not (self.changed or self.added or self.removed):
             return ""
         parts = [f"{len(self.changed):,} of {len(self.digests):,} files changed since they were last read ({examples(self.changed)})"]
@@ -85,8 +85,8 @@ def read(
 ) -> FileDigests:
     """The digests of files below a root. Only files that may have changed since the last call are read; with ``reread``, all are.
 
-    ``purpose`` names the catalogue: two listings of one folder have one each. ``assumed``: path -> digest of files that are new to the
-    catalogue and need not be read. ``report``: writes to standard error what changed.
+    ``purpose`` names the catalogue, so that two listings of one folder have separate ones. ``assumed``: path -> digest of files that are
+    new to the catalogue and need not be read. ``report``: writes what changed to standard error.
     """
     path, stamps = _catalogue_path(root, purpose), {file.path: file.stamp for file in files}
     with contextlib.ExitStack() as stack:
@@ -123,7 +123,7 @@ def _bytes(paths: Iterable[str], stamps: Mapping[str, str]) -> int:
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Waits until no other process (another rank, another command) reads the same files; False where the file system has no locks."""
+    """Waits until no other process (another rank, another command) reads the same files; False if the file system has no locks."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(path.with_suffix(".lock").open("a"))
@@ -186,7 +186,7 @@ def _catalogue_path(root: Path, purpose: str) -> Path:
 
 
 def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: str) -> Iterator[tuple[str, str]]:
-    """Yields path and entry of each file as it is read, by several threads; a read that takes long shows a bar with the label."""
+    """Reads files with several threads and yields the path and entry of each; a long read shows a progress bar with the label."""
     stop, started = threading.Event(), time.monotonic()
     threads = min(4 * (os.cpu_count() or 1), 32, max(len(paths), 1))
     total, done = _bytes(paths, stamps), 0
@@ -194,7 +194,7 @@ def _read_all(root: Path, paths: list[str], stamps: Mapping[str, str], label: st
     remaining = iter(paths)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        stack.callback(stop.set)  # before the pool is waited for
+        stack.callback(stop.set)  # runs before the pool is joined
         counter, bar = [0], None
 
         def count(size: int) -> None:
@@ -238,7 +238,7 @@ def _read_one(path: Path, stop: threading.Event, count: Callable[[int], None]) -
 def _line(stamp: str, digest: str, started: int, ended: int) -> str:
     size, *times, _ = (int(part) for part in stamp.split())
     now = ended if size > LARGE_BYTES else started
-    trusted = all(abs(now - time_) > UNSETTLED_NS for time_ in times)  # archives may hold times of the future
+    trusted = all(abs(now - time_) > UNSETTLED_NS for time_ in times)  # archives may contain times in the future
     return f"{stamp} {TRUSTED if trusted else UNSETTLED} {digest}"
 
 
@@ -275,7 +275,7 @@ def _load(path: Path) -> tuple[bool, dict[str, str]]:
 
 
 def _save(path: Path, root: Path, table: Mapping[str, str], *, complete: bool) -> None:
-    """Writes a catalogue; where that fails, keeps it in memory and warns once."""
+    """Writes a catalogue; if that fails, keeps it in memory and warns once."""
     head = f"{HEADER} {'complete' if complete else 'begun'} {_escaped(os.path.realpath(root))}\n"
     body = (head + "".join(f"{entry}\t{_escaped(path)}\n" for path, entry in table.items())).encode("utf-8", "surrogateescape")
     try:
@@ -294,7 +294,7 @@ def _save(path: Path, root: Path, table: Mapping[str, str], *, complete: bool) -
 
 @cache
 def _unsaved() -> dict[Path, tuple[bool, dict[str, str]]]:
-    """Catalogues that could not be written, for this process."""
+    """Catalogues that could not be written, kept in memory for this process."""
     return {}
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from svgbench.images.decode import UNREADABLE, check_size, open_image, reason, to_rgb
 
 LARGE = 2**25
-"""Images with more pixels are decoded one at a time, so that memory holds one of them and not one for each thread."""
+"""Images with more pixels are decoded one at a time, so that memory holds one of them instead of one per thread."""
 _ONE_AT_A_TIME = Lock()
 
 

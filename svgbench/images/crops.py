@@ -1,8 +1,8 @@
-"""Training crops for segmentation and depth: random scale, window, flip and colours, which depend only on seed and position in the run.
+"""Training crops for segmentation and depth: random scale, window, flip and colours, determined by the seed and the position in the run.
 
-Threads read the crops of the next update while this one is computed (PIL releases the interpreter). The result is the same for any number
-of threads. The augmentations are those of DINOv3 (facebookresearch/dinov3, eval/segmentation/transforms.py and eval/depth/transforms.py),
-written anew.
+Threads read the crops of the next update while the current one is computed (PIL releases the GIL). The result is the same for any number
+of threads. The augmentations reimplement those of DINOv3 (facebookresearch/dinov3, eval/segmentation/transforms.py and
+eval/depth/transforms.py).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MAX_TRIES = 10
 FILL_COLOUR = (124 / 255, 116 / 255, 104 / 255)
 """ImageNet's mean colour; fills the part of a crop that lies outside its image."""
 NYU_BORDER = (43 / 640, 45 / 480, 608 / 640, 472 / 480)
-"""Left, top, right and bottom of NYU's images without their white border, as shares of the sides."""
+"""Left, top, right and bottom of NYU's images inside their white border, as fractions of width and height."""
 MAX_TILT = 2.5
 """Largest rotation of a depth crop, in degrees."""
 
@@ -56,8 +56,8 @@ def uniform_draws(seed: int, position: int) -> np.ndarray:
 
 
 def segmentation_crop(sample: Sample, numbers: np.ndarray, *, side: int, scales: tuple[float, float]) -> Crop:
-    """A random window of ``side`` pixels with more than one class, flipped in half of the cases; the image's short side is first scaled to
-    ``side`` times a random factor of ``scales``. ``numbers``: ``uniform_draws``."""
+    """Scales the image's short side to ``side`` times a random factor in the range ``scales``, then crops a random window of ``side``
+    pixels with more than one class, and flips it with probability 1/2. ``numbers``: ``uniform_draws``."""
     short = int(side * (scales[0] + (scales[1] - scales[0]) * float(numbers[0])))
     size = scaled(sample.image.size, max(short, 1))
     image = np.asarray(sample.image.resize(size, Image.Resampling.BILINEAR))
@@ -72,8 +72,8 @@ def segmentation_crop(sample: Sample, numbers: np.ndarray, *, side: int, scales:
 
 
 def depth_crop(sample: Sample, numbers: np.ndarray, *, size: tuple[int, int], border: bool) -> Crop:
-    """A random window of ``size`` (height, width), rotated in half of the cases and flipped in half; ``border``: cuts off NYU's border.
-    ``numbers``: ``uniform_draws``."""
+    """A random window of ``size`` (height, width), rotated with probability 1/2 and flipped with probability 1/2. ``border``: cuts off
+    NYU's border. ``numbers``: ``uniform_draws``."""
     image, depth = sample.image, Image.fromarray(sample.target)
     if border:
         sides = (*image.size, *image.size)
@@ -138,8 +138,8 @@ def colour_jitter(image: Tensor, numbers: np.ndarray) -> Tensor:
 def collate(
     crops: Sequence[Crop], size: tuple[int, int], ignored: float, augment: Callable[[Tensor, np.ndarray], Tensor], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """A batch: augmented images [B, 3, H, W] in [0, 1] and targets [B, H, W], padded below and to the right with the mean colour and with
-    ``ignored`` up to ``size`` (H, W)."""
+    """A batch: augmented images [B, 3, H, W] in [0, 1] and targets [B, H, W], padded at the bottom and right to ``size`` (H, W), images
+    with the mean colour and targets with ``ignored``."""
     images = torch.tensor(FILL_COLOUR, device=device)[None, :, None, None].repeat(len(crops), 1, *size)
     dtype = torch.from_numpy(crops[0].target[:0].copy()).dtype if crops else torch.float32
     targets = torch.full((len(crops), *size), ignored, dtype=dtype, device=device)
@@ -152,7 +152,7 @@ def collate(
 
 
 def resized(image: Tensor, size: tuple[int, ...]) -> Tensor:
-    """[B, K, h, w] -> [B, K, *size] by bilinear interpolation; the input itself where it has that size."""
+    """[B, K, h, w] -> [B, K, *size] by bilinear interpolation; the input itself if it already has that size."""
     return image if tuple(image.shape[2:]) == tuple(size) else F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
@@ -163,7 +163,7 @@ def reader_threads(runtime: Runtime) -> int:
 
 
 class CropLoader(AbstractContextManager["CropLoader"]):
-    """Gives the crops of a batch, each ``read(image index, position)``, while threads read those of the next update."""
+    """Returns the crops of a batch, each ``read(image index, position)``, while threads read those of the next update."""
 
     def __init__(self, read: Callable[[int, int], Crop], count: int, *, seed: int, runtime: Runtime) -> None:
         self._read, self._order, self._runtime = read, Order(count, seed=seed), runtime

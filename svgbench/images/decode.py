@@ -1,9 +1,9 @@
 """Decodes image files: 8-bit RGB for images, the stored values for masks and depth maps. No torch.
 
-Packing, dense sets, ``eval`` and references all read images here, so all use the same scale. It depends on the type of the file, never on
-its content:
+Packing, dense sets, ``eval`` and references all read images here, so all use the same scale. The scale depends on the type of the file,
+never on its content:
 
-    8 bits        as they are; the alpha channel is dropped, palettes, CMYK and YCbCr are converted by PIL
+    8 bits        unchanged; the alpha channel is dropped, palettes, CMYK and YCbCr are converted by PIL
     16 bits       the upper byte (v >> 8), as PIL does for 16-bit colour; 12 bits: v >> 4
     PPM           more than 8 bits are rounded to 8, as PIL does for colour
     floats        0 to 1: round(255 v); other values are refused, because their scale is unknown
@@ -90,7 +90,7 @@ def check_size(size: tuple[int, int], short: int | None = None) -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB, by the scale of its file type (see above). Raises UnsupportedImage if the scale is unknown."""
+    """The image in 8-bit RGB, by the scale of its file type (see the module docstring). Raises UnsupportedImage if the scale is unknown."""
     depth = _tiff_depth(image)
     if image.mode == "F":
         return Image.fromarray(_of_floats(np.asarray(image), _white_is_zero(image))).convert("RGB")
@@ -121,13 +121,14 @@ def read_values(image: Image.Image) -> np.ndarray:
 
 def _of_floats(values: np.ndarray, inverted: bool) -> np.ndarray:
     """Grey uint8 of floats from 0 to 1."""
-    if not ((values >= 0) & (values <= 1)).all():  # also of NaN
+    if not ((values >= 0) & (values <= 1)).all():  # also rejects NaN
         raise UnsupportedImage("has floats outside 0 to 1, whose scale is unknown; save it in 8 or 16 bits")
     return np.rint((1 - values if inverted else values) * 255).astype(np.uint8)
 
 
 def _of_integers(image: Image.Image, depth: int) -> np.ndarray:
-    """Grey uint8 of more than 8 bits. PIL opens 16-bit PNG as ``I`` or ``I;16``, by its version, and PPM as ``I``, stretched to 16 bits."""
+    """Grey uint8 of more than 8 bits. PIL opens 16-bit PNG as ``I`` or ``I;16``, depending on PIL's version, and PPM as ``I``, scaled to 16
+    bits."""
     if image.mode == "I" and image.format not in ("PNG", "PPM"):
         raise UnsupportedImage("has signed or 32-bit integers, whose scale is unknown; save it in 8 or 16 bits")
     grey = np.asarray(image).astype(np.int64)
@@ -137,13 +138,13 @@ def _of_integers(image: Image.Image, depth: int) -> np.ndarray:
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Whether 0 is white in a TIFF; PIL inverts only those of 8 bits."""
+    """Whether 0 is white in a TIFF; PIL inverts only 8-bit ones."""
     return _tag(image, COLOURS, 1) == WHITE_IS_ZERO
 
 
 def _tiff_depth(image: Image.Image) -> int:
-    """Bits of a sample; 16 for other files than TIFF, because PIL scales their deep samples to that. Raises UnsupportedImage for files that
-    PIL decodes wrongly."""
+    """Bits per sample of a TIFF; 16 for other files, because PIL scales their deep samples to 16 bits. Raises UnsupportedImage for files
+    that PIL decodes wrongly."""
     if image.format != "TIFF":
         return 16
     depths = _tags(image, BITS, 1)

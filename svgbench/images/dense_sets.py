@@ -1,9 +1,9 @@
 """Data sets for dense prediction: folders of images with a segmentation mask or a depth map each. No torch.
 
 segmentation   images/{training,validation}/**/NAME.jpg, annotations/{training,validation}/**/NAME.png: uint8, 0 unlabelled,
-               1 to 150 the classes (ADE20K as its archive unpacks); the splits by any name that ``splits`` understands
+               1 to 150 the classes (ADE20K as unpacked); split folders may have any name that ``splits`` recognises
 depth          images/{training,validation}/**/NAME.jpg, depth/{training,validation}/**/NAME.png: 16 bits, millimetres, 0 unknown;
-               or nyu_train.txt and nyu_test.txt, each line an image and a depth map below the folder (BTS, DINOv2)
+               or nyu_train.txt and nyu_test.txt, each line with the paths of an image and a depth map in the folder (BTS, DINOv2)
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def open_set(kind: Kind, source: str, identity: str = "") -> DenseSet:
 
 
 def _open(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
-    """``open_set``, where ``field`` is the field of the configuration that names the folder."""
+    """``open_set``; ``field`` is the configuration field that names the folder."""
     if not root.is_dir():
         raise BadData(f"{root} is not a folder; set {field} to a folder with images/ and {TARGETS[kind]}/, or leave it empty.")
     skipped = Skipped()
@@ -110,13 +110,14 @@ def _open(kind: Kind, root: Path, field: str, identity: str) -> DenseSet:
 
 
 def opened(kind: Kind, settings: Segmentation | Depth, identity: str | None = None) -> DenseSet:
-    """The set of a stage's settings, whose ``source`` is set; ``identity``: in place of theirs. Raises BadData as ``open_set`` does."""
+    """Opens the set of a stage's settings, which must have a ``source``; ``identity`` replaces theirs if given. Raises BadData as
+    ``open_set`` does."""
     assert settings.source is not None  # else the run has no such stage
     return open_set(kind, settings.source, settings.identity if identity is None else identity)
 
 
 def training_count(kind: Kind, source: str) -> int:
-    """How many training pairs a folder has; reads none of them. Raises BadData as ``open_set`` does."""
+    """Number of training pairs in a folder; reads none of them. Raises BadData as ``open_set`` does."""
     return len(_splits(kind, Path(source).expanduser(), Skipped())["training"])
 
 
@@ -129,7 +130,7 @@ def kind_of(root: Path) -> Kind | None:
 
 
 def verify(kind: Kind, root: Path) -> FileDigests:
-    """Reads every file of a dense set again; the result tells which files changed since they were last read."""
+    """Reads every file of a dense set again; the result lists the files that changed since they were last read."""
     return _reading(kind, root, _splits(kind, root, Skipped()), reread=True)
 
 
@@ -181,7 +182,7 @@ def _paired(root: Path, images_in: str, targets_in: str, skipped: Skipped) -> li
 
 
 def _by_name(root: Path, folder: str, suffixes: tuple[str, ...], skipped: Skipped) -> dict[str, str]:
-    """Path in the folder without suffix -> path below the root; of several files with one name, the first in order."""
+    """Path in the folder without suffix -> path below the root; if several files share a name, the first in order."""
     by_name: dict[str, str] = {}
     files = sorted(file.path for file in scan.walk(root, folder, suffixes, skipped)) if (root / folder).is_dir() else []
     for path in files:

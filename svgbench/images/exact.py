@@ -15,7 +15,7 @@ import numpy as np
 Numbers: TypeAlias = np.ndarray | np.floating
 
 _BLOCK = 1 << 15
-"""Numbers in the processor's cache at a time."""
+"""Elements processed at a time, so that they fit into the processor's cache."""
 _ODD = (-0.01557307, -0.07444412, -0.14197528, -0.33333042)
 _EVEN = (0.0027187318, 0.041934505, 0.10614863, 0.19991921, 1.0)
 """Odd and even coefficients of the polynomial arctan(q) / q in q^2, the highest first."""
@@ -82,8 +82,8 @@ def _blockwise(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.n
 
 
 def _fused(a: Numbers, b: Numbers, c: Numbers) -> np.ndarray:
-    """a b + c of float32 numbers, rounded once. The product is exact in float64; where the float64 sum was rounded to the middle of two
-    float32 numbers, it is moved to the side on which the true sum is, so that the second rounding is right too."""
+    """a b + c of float32 numbers, rounded once. The product is exact in float64. A float64 sum that was rounded to the midpoint of two
+    float32 numbers is moved towards the exact sum, so that rounding it to float32 is correct too."""
     product, addend = np.multiply(a, b, dtype=np.float64), np.asarray(c, np.float64)
     total = product + addend
     middle = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
@@ -95,8 +95,8 @@ def _fused(a: Numbers, b: Numbers, c: Numbers) -> np.ndarray:
 
 
 def _wave(x: np.ndarray, quarters: int) -> np.ndarray:
-    """sin(x + quarters pi / 2): x less a multiple of pi / 2 in three steps, then a polynomial of sine or of cosine."""
-    magic = np.float32(1.5 * 2**23)  # added and taken away again, it rounds to a whole number
+    """sin(x + quarters pi / 2): subtracts a multiple of pi / 2 from x in three steps, then evaluates a polynomial of sine or cosine."""
+    magic = np.float32(1.5 * 2**23)  # adding and subtracting it rounds to an integer
     turns = _fused(x, np.float32(2 / np.pi), magic) - magic
     rest = x
     for part in (-1.570796, -3.1391647e-07, -5.3903025e-15):
@@ -110,7 +110,7 @@ def _wave(x: np.ndarray, quarters: int) -> np.ndarray:
 
 
 def _angle(y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The angle of points: of the smaller over the larger coordinate, then moved to its quadrant."""
+    """The angle of points, from the ratio of the smaller to the larger coordinate, then moved to its quadrant."""
     across, up = np.abs(x), np.abs(y)
     flat = up < across
     larger = np.where(flat, across, up)

@@ -21,7 +21,7 @@ from svgbench.machine.files import is_inside, read_regular
 IMAGENET = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 """Folders of ImageNet's archive that contain its splits."""
 PICTURES, TARGETS = {"images", "jpegimages", "leftimg8bit"}, {"annotations", "masks", "labels", "depth", "segmentationclass", "gtfine"}
-"""Folders of images and of targets in dense data sets, in lower case. Where both occur, they are not classes."""
+"""Folders of images and of targets in dense data sets, in lower case. If both occur, they are not classes."""
 ARCHIVES = (".zip", ".gz", ".tgz", ".zst", ".xz", ".bz2", ".7z", ".rar")
 
 
@@ -91,8 +91,8 @@ def _check_training(folder: Path, classes: Sequence[str], images: Mapping[str, S
 
 
 def _check_places(root: Path, classes: Sequence[str], images: Mapping[str, Sequence[ListedFile]], skipped: Skipped) -> None:
-    """Raises BadData for a folder without splits whose folders cannot be classes: images beside masks, or splits below classes. ``skipped``
-    notes when images are deeper than usual."""
+    """Raises BadData for a folder without splits whose folders cannot be classes: images beside masks, or splits below classes. Adds a
+    note to ``skipped`` when images are deeper than usual."""
     kinds = {name.lower(): name for name in classes}
     pictures, targets = (sorted(names & kinds.keys()) for names in (PICTURES, TARGETS))
     if pictures and targets:
@@ -119,7 +119,7 @@ def _validation_split(folder: str) -> str | None:
 
 
 def _splits(root: Path, skipped: Skipped) -> tuple[Path, str, str | None]:
-    """The root, and relative to it the folders of the training classes and of the validation classes (None without them)."""
+    """The root, and the folders of the training and the validation classes relative to it (None without validation classes)."""
     root = next((root / inner for inner in IMAGENET if _has_train(root / inner)), root)
     names = scan.folders(root, skipped)
     if not names:
@@ -139,7 +139,7 @@ def _splits(root: Path, skipped: Skipped) -> tuple[Path, str, str | None]:
 
 
 def _only_folder(folder: Path) -> str | None:
-    """The only subfolder of a folder without images of its own; None if there is none or it is a link to a folder above."""
+    """The only subfolder of a folder that directly contains no images; None if there is none or it is a link to a folder above."""
     names = scan.folders(folder)
     if len(names) != 1 or scan.files_in(folder, SUFFIXES) or is_inside(folder / names[0], folder):
         return None
@@ -155,7 +155,7 @@ def _inner(root: Path, name: str) -> Path | None:
 
 
 def _same_inside(root: Path, split: str) -> str:
-    """The folder of a split, or its only subfolder where that is named after the same split (``train/train/CLASS``)."""
+    """The folder of a split, or its only subfolder if that is named after the same split (``train/train/CLASS``)."""
     while (inner := _only_folder(root / split)) and split_of(inner) == split_of(split.rpartition("/")[2]):
         split = f"{split}/{inner}"
     return split
@@ -167,7 +167,7 @@ def _has_train(folder: Path) -> bool:
 
 def _choose(root: Path, names: Sequence[str], skipped: Skipped) -> Chosen | None:
     """The split folders among some folders; None when all of them are classes. A folder called ``train`` may also be a class (of trains):
-    it is a split when it contains class folders. Raises BadData where both are possible."""
+    it is a split when it contains class folders. Raises BadData when both are possible."""
     split_names = [name for name in names if split_of(name)]
     if not split_names:
         return None
@@ -186,14 +186,14 @@ def _choose(root: Path, names: Sequence[str], skipped: Skipped) -> Chosen | None
         if len(split_names) == 1 and not inside[split_names[0]]:
             return None  # one class: the caller raises the error
         if not training and any(inside.values()):
-            choose_splits(root, split_names, skipped, single=True)  # says what is missing
+            choose_splits(root, split_names, skipped, single=True)  # raises an error that names what is missing
         flat = [name for name in split_names if not inside[name]]
         example = flat[0] if is_bare(flat[0]) else split_of(flat[0])
         raise BadData(
             f"{root}: {examples(flat)} named like a split, without class folders; "
             f"sort the images into folders like {example}/CLASS/image.jpg."
         )
-    for name in split_names:  # beside folders of images that are in no split
+    for name in split_names:  # next to folders of images that are in no split
         shares_classes = any(inside[name] & inside[other] for other in others)
         nested = all(inside[other] for other in others)
         splits = not nested and not scan.files_in(root / name, SUFFIXES) if inside[name] else nested

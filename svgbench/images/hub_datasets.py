@@ -1,10 +1,10 @@
 """Hugging Face datasets as a source of images: the output of ``save_to_disk``, or a folder of parquet files from the hub. No torch.
 
 They are read with pyarrow (extra ``data``); the package ``datasets`` would copy parquet files to a cache first. The image column is the
-first of the feature ``Image`` (else ``image``): a struct of ``bytes`` and ``path``, or plain bytes. A ``path`` without bytes names a file
-in the dataset's folder. The label column is the first ``ClassLabel`` (else ``label``): numbers or strings. Labels are matched by the class
-names of each file, so that splits and files may number the classes differently. Splits are recognised by their names; without a validation
-or test split, a share of each class is held out.
+first with the feature ``Image``, else the one named ``image``: a struct of ``bytes`` and ``path``, or plain bytes. A ``path`` without bytes
+names a file in the dataset's folder. The label column is the first with the feature ``ClassLabel``, else the one named ``label``: numbers
+or strings. Labels are matched by the class names of each file, so that splits and files may number the classes differently. Splits are
+recognised by their names; without a validation or test split, a share of each class is held out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The data files of Hugging Face datasets: columns of images and labels, and the bytes of an image by its row. No torch.
 
 Arrow files are memory-mapped and read at any row. Parquet files are compressed in groups of rows, so packing first extracts the images of
-each one into a flat file with an index. Both are validated before a row is read.
+each file into a flat file with an index. Both formats are validated before a row is read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DatasetFile:
     images: Any = None
 
     def name(self, row: int) -> str:
-        """An image's file name, or its row where it has none."""
+        """The file name of an image, or a name made of its row if it has none."""
         path = self.paths[row]
         return path.replace("\\", "/").rsplit("/", 1)[-1] if path else f"{self.file.stem}-{row:08d}"
 
@@ -93,7 +93,7 @@ def _has(kind: Any, name: str) -> bool:
 
 
 def _columns(file: Path, schema: Any) -> tuple[str, str, tuple[str, ...] | None]:
-    """Names of the image and label columns, and the names of the classes where the features have them."""
+    """Names of the image and label columns, and the names of the classes if the features have them."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -125,7 +125,7 @@ def _check_images(file: Path, column: str, kind: Any) -> None:
 
 
 def reader(root: Path, files: Sequence[Path], parts: Sequence[DatasetFile], entries: Sequence[ImageEntry], scratch: Path) -> Read:
-    """A function that reads the images ``entries`` of these files; those of parquet files are first extracted into ``scratch``."""
+    """Returns a function that reads the images ``entries`` of these files; parquet files are first extracted into ``scratch``."""
     if files[0].suffix == ".arrow":
         columns = [_Column(part.images) for part in parts]
 
@@ -177,8 +177,8 @@ def _linked_image(root: Path, part: DatasetFile, row: int) -> bytes:
 
 
 def _extract(parts: Sequence[DatasetFile], entries: Sequence[ImageEntry], scratch: Path) -> dict[int, tuple[Path, np.ndarray]]:
-    """Extracts the images of each parquet file into one flat file; number of the file -> its path and the index. Files of an earlier
-    attempt are used again."""
+    """Extracts the images of each parquet file into a flat file and returns file number -> (path of the flat file, index). Files of an
+    earlier attempt are reused."""
     rows: defaultdict[int, set[int]] = defaultdict(set)
     for entry in entries:
         rows[entry.file].add(entry.at)
@@ -215,7 +215,7 @@ def _extract_one(part: DatasetFile, rows: set[int], data: Path, index: Path) -> 
                         row += 1
         except (pa.ArrowException, OSError, ValueError) as error:
             if getattr(error, "errno", None) is not None:
-                raise  # of the disk that is written to; pyarrow's own have no number
+                raise  # an error of the disk written to; errors of pyarrow have no errno
             raise _unreadable(part.file, error) from None
     with replacing(index) as file:
         np.save(file, offsets)

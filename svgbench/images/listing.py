@@ -52,7 +52,7 @@ class Files(NamedTuple):
 Read = Callable[[ImageEntry], bytes]
 """Returns the bytes of an image; raises OSError when they cannot be read. Called from several threads."""
 Reader = Callable[[Sequence[ImageEntry], Path], Read]
-"""Returns a ``Read`` for some images. Images that must be extracted first are written into the directory, and used again after a kill."""
+"""Returns a ``Read`` for some images. Images that must be extracted first are written into the directory, and reused after a kill."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Listing:
     files: tuple[str, ...] = ()
 
     def where(self, entry: ImageEntry) -> str:
-        """The place of an image for a message: its path, or the file that contains it and its name there."""
+        """The location of an image for a message: its path, or the file that contains it and its name there."""
         return f"{self.files[entry.file]}: {entry.path.rsplit('/', 1)[-1]}" if self.files else entry.path
 
     def digest(self) -> str:
@@ -129,7 +129,7 @@ def check_classes(root: Path, classes: Sequence[str], train: Iterable[ImageEntry
 
 
 def numbered(root: Path, labels: Sequence[int]) -> tuple[str, ...]:
-    """Class names "0", "1", ... for training images with these labels. Raises BadData when the labels cannot be without gaps."""
+    """Class names "0", "1", ... for training images with these labels. Raises BadData when the labels must have gaps."""
     if max(labels) >= len(labels):
         raise BadData(f"{root}: has label {max(labels)} but only {len(labels)} training images; labels must count from 0 without gaps.")
     return tuple(str(number) for number in range(max(labels) + 1))
@@ -171,7 +171,7 @@ def _hold_out(entries: Iterable[ImageEntry], *, share: float, seed: int) -> tupl
 
 
 def _limited(entries: Sequence[ImageEntry], limit: int | None, *, seed: int, field: str, root: Path) -> tuple[ImageEntry, ...]:
-    """The first ``limit`` images (all when None) in an order in which classes alternate, by the hash of the path within a class."""
+    """The first ``limit`` images (all when None). Classes alternate; the images of a class are sorted by the hash of their paths."""
     if limit is not None and limit > len(entries):
         raise BadData(f"{root}: has {len(entries)} images, but {field} asks for {limit}; lower it or leave it empty.")
     groups = _by_class(entries, seed=seed)

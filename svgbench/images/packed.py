@@ -1,8 +1,8 @@
 """A packed store of images: its metadata ``images.json``, verification of its files, and its use as a source. No torch.
 
-A run on ``--data DIR`` where DIR is packed copies no images: its own ``images.json`` refers to DIR with the digest of DIR's content and the
-number of images of each split, which are the first ones, the same as packing that many would select. When DIR has moved, its last known
-location is read from the cache.
+If DIR is packed, a run on ``--data DIR`` copies no images: its own ``images.json`` refers to DIR, with the digest of DIR's content and the
+number of images of each split. The run uses the first images of each split, the same that packing this number would select. When DIR has
+moved, its last known location is read from the cache.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def rows(about: Mapping[str, Any], split: str) -> dict[str, tuple[tuple[int, ...
 
 
 def resolved(directory: Path) -> tuple[Path, dict[str, Any], dict[str, int]]:
-    """The directory of a store's files, its ``images.json``, and the number of images of each split to use: of ``directory`` itself, or of
-    the packed store that it refers to. Raises BrokenArtifact when that one is missing or has changed."""
+    """The directory that has the files (``directory`` itself, or the packed store that it refers to), its ``images.json``, and the number
+    of images of each split to use. Raises BrokenArtifact when the packed store is missing or has changed."""
     about = read(directory)
     if "packed" not in about:
         return directory, about, about["counts"]
@@ -158,7 +158,7 @@ def identity(root: Path, data: Data) -> str:
 
 
 def counts(root: Path, data: Data) -> dict[str, int]:
-    """Number of images of each split that a run uses of a packed store. Raises BadData when it cannot be used."""
+    """Split -> number of images of a packed store that a run uses. Raises BadData when the store cannot be used."""
     return {split: data.at_most(split, count) for split, count in _usable_metadata(root, data)["counts"].items()}
 
 

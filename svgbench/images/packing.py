@@ -208,7 +208,7 @@ def _piece(listing: Listing, chunk: Sequence[ImageEntry], futures: Sequence[Futu
 def _write_split(
     split: str, source: _Source, out: Path, resolution: int, journal: Journal, advance: Callable[[int], None], stop: Stop
 ) -> None:
-    """Writes the remaining images of a split; the rows of a piece are on the disk before its line in the journal."""
+    """Writes the remaining images of a split; the rows of a piece are flushed to disk before its line in the journal is written."""
     count, total = journal.rows[split], sum(source.counts.values())
     about = {"counts": journal.rows, "resolution": resolution, "masks": source.masks}
     with contextlib.ExitStack() as stack:

@@ -1,5 +1,5 @@
-"""Training crops of the paper's perception heads: random resized crops for classification, GLPDepth's augmentation for depth. Each depends
-only on the crop's position in the run, as in ``crops``."""
+"""Training crops of the paper's perception heads: random resized crops for classification, GLPDepth's augmentation for depth. The random
+draws of a crop depend only on its position in the run, as in ``crops``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
 """Number of attempts to draw a crop size that fits into the image (torchvision's number)."""
 CUT_SHARE, CUT_WIDTH = 0.25, 0.75
-"""Vertical CutDepth (arXiv 2201.07436): the share of crops that have it, and its largest width as a share of the columns right of its left
+"""Vertical CutDepth (arXiv 2201.07436): its probability, and its largest width as a fraction of the columns to the right of its left
 edge."""
 
 
 def resized_crop(image: np.ndarray, label: int, numbers: np.ndarray, *, area: tuple[float, float]) -> Crop:
-    """torchvision's RandomResizedCrop of a square image uint8 [3, S, S] to S pixels, bilinear, mirrored in half of the cases; the target is
-    the label, int64 []. ``numbers``: ``crops.uniform_draws``."""
+    """torchvision's RandomResizedCrop of a square image uint8 [3, S, S] to S pixels, bilinear, mirrored with probability 1/2; the target
+    is the label, int64 []. ``numbers``: ``crops.uniform_draws``."""
     side = image.shape[-1]
     left, top, width, height = box_of(side, numbers[1:], area)
     picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
@@ -35,8 +35,8 @@ def resized_crop(image: np.ndarray, label: int, numbers: np.ndarray, *, area: tu
 
 
 def box_of(side: int, numbers: np.ndarray, area: tuple[float, float]) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random box in a square of ``side`` pixels: its area uniform in the range, the logarithm of its
-    aspect ratio uniform; the full square if no drawn size fits. ``numbers``: uniform [2 * TRIES + 2]."""
+    """Left, top, width and height of a random box in a square of ``side`` pixels. Its fraction of the square's area is uniform in
+    ``area``, the logarithm of its aspect ratio is uniform; the full square if no drawn size fits. ``numbers``: uniform [2 * TRIES + 2]."""
     low, high = map(math.log, ASPECT)
     for share, aspect in numbers[2 : 2 + 2 * TRIES].reshape(TRIES, 2).tolist():
         pixels, ratio = side * side * (area[0] + (area[1] - area[0]) * share), math.exp(low + (high - low) * aspect)
@@ -56,8 +56,8 @@ def labelled_batch(crops: list[Crop], side: int, device: torch.device) -> tuple[
 
 
 def cut_depth_crop(sample: Sample, numbers: np.ndarray, *, side: int) -> Crop:
-    """A random window of ``side`` pixels, mirrored in half of the cases; in a quarter of the images a band of columns shows the depth:
-    millimetres modulo 256 as grey, the result of GLPDepth's cast to bytes. An image with a shorter side than the window is enlarged first.
+    """A random window of ``side`` pixels, mirrored with probability 1/2. With probability 1/4, a band of columns of the image shows the
+    depth as grey: millimetres modulo 256, the result of GLPDepth's cast to bytes. An image smaller than the window is enlarged first.
     ``numbers``: ``crops.uniform_draws``."""
     image, depth = enlarged(sample.image, side), sample.target
     if image.size != sample.image.size:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from svgbench.errors import BadData
 
 SYSTEM_FOLDERS = ("@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-"""Folders that operating systems create; treated as hidden, as names beginning with a dot are."""
+"""Folders that operating systems create; treated as hidden, like names that begin with a dot."""
 EXAMPLES = 3
 """Number of names given as examples in a message."""
 
@@ -51,7 +51,7 @@ class Skipped:
     outside: int = 0
     """Images of a split that are in no class folder."""
     twins: list[str] = field(default_factory=list)
-    """Files whose names differ only in the suffix from another's, where one file is used for each name."""
+    """Files whose names differ from another's only in the suffix; only one file is used for each name."""
     others: list[str] = field(default_factory=list)
     """Folders or files that are neither for training nor for validation."""
     notes: list[str] = field(default_factory=list)
@@ -157,8 +157,8 @@ def walk(root: Path, start: str, suffixes: tuple[str, ...], skipped: Skipped, *,
 
 
 def folders(directory: Path, skipped: Skipped | None = None) -> list[str]:
-    """Sorted names of the folders in a directory, with linked and without hidden ones; broken links are added to ``skipped``. Raises
-    BadData when the directory cannot be read."""
+    """Sorted names of the folders in a directory, including linked and excluding hidden ones; broken links are added to ``skipped``.
+    Raises BadData when the directory cannot be read."""
     try:
         with os.scandir(directory) as entries:
             visible = [entry for entry in entries if not _is_hidden(entry.name)]

@@ -118,7 +118,7 @@ class _Scene(NamedTuple):
     ground_turn: np.ndarray
     ground_wave: np.ndarray  # [n, 3] amplitude, period, phase of the background's ripple
     speckle: np.ndarray  # amplitude of the background's value noise
-    light: np.ndarray  # brightness of the whole picture
+    light: np.ndarray  # brightness of the image
     noise: np.ndarray  # amplitude of the pixel noise
 
 
@@ -130,7 +130,7 @@ def _scene(indices: np.ndarray, labels: np.ndarray, key: int) -> _Scene:
     palette = np.where(u[:, 1] < 1 / 8, other, labels)
     texture = np.where(u[:, 2] < 1 / 8, np.floor(u[:, 3] * len(TEXTURES)).astype(int), textures[labels])
     colours = _RGB[palettes[palette]] + (u[:, 4:10].reshape(-1, 2, 3) - 0.5) * 0.24
-    # Each background is one hue of random saturation and value at one end and a neighbour of it at the other.
+    # Each background is a gradient between two neighbouring hues, each with random saturation and value.
     hue = u[:, 10] * 6
     first = _hsv(hue, 0.15 + 0.6 * u[:, 11], 0.25 + 0.6 * u[:, 12])
     second = _hsv(hue + (u[:, 13] - 0.5) * 2, 0.15 + 0.6 * u[:, 14], 0.25 + 0.6 * u[:, 15])
@@ -167,7 +167,7 @@ def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.nd
     c, s = _wide(cosine(scene.turn)), _wide(sine(scene.turn))
     dx, dy = px[None] - _wide(scene.x), py[None] - _wide(scene.y)
     size = _wide(scene.size)
-    u, v = (c * dx + s * dy) / size, (c * dy - s * dx) / size  # the object's own frame, y down, the shape about 1 in radius
+    u, v = (c * dx + s * dy) / size, (c * dy - s * dx) / size  # the object's frame: y down, shape radius about 1
     distance = np.empty_like(u)
     for label in np.unique(scene.labels):
         rows = scene.labels == label
@@ -199,10 +199,10 @@ def _background(scene: _Scene, px: np.ndarray, py: np.ndarray, key: int) -> np.n
 
 
 def _texture(scene: _Scene, u: np.ndarray, v: np.ndarray, resolution: int) -> np.ndarray:
-    """Share of the second colour at each pixel, [n, H, W], soft over one pixel."""
+    """Share of the second colour at each pixel, [n, H, W], with edges one pixel wide."""
     c, s = _wide(cosine(scene.grain)), _wide(sine(scene.grain))
     a, b = c * u + s * v, c * v - s * u
-    period = _wide(scene.period / scene.size)  # the period is of the picture, not of the object: a texture has a scale of its own
+    period = _wide(scene.period / scene.size)  # the period is relative to the image, so that it does not depend on the object's size
     a, b = a / period + _wide(scene.phase[:, 0]), b / period + _wide(scene.phase[:, 1])
     sharp = _wide(scene.period) * resolution / (2 * np.pi)  # slope that turns a sine's zero crossing into a ramp one pixel wide
     radius = np.sqrt(u * u + v * v) / period + _wide(scene.phase[:, 0])
@@ -233,7 +233,7 @@ def _caption(scene: _Scene, row: int) -> str:
     return f"a {size} {texture} {first} and {second} {kind.name} at the {down} {across} on {COLOURS[scene.ground_name[row]]}"
 
 
-# Signed distances (negative inside) in the object's frame, y down; exact or close to it near the edge, where antialiasing needs them.
+# Signed distances (negative inside) in the object's frame, y down; exact or nearly exact near the edge, where antialiasing needs them.
 
 
 def _polygon(*corners: tuple[float, float]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -258,7 +258,7 @@ def _around(radii: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
     """Corners at equal angles, the first one up."""
     angles = (2 * math.pi * number / len(radii) for number in range(len(radii)))
     corners = ((radius * math.sin(a), -radius * math.cos(a)) for radius, a in zip(radii, angles, strict=True))
-    return tuple((round(x, 12), round(y, 12)) for x, y in corners)  # a C library's last bit does not count
+    return tuple((round(x, 12), round(y, 12)) for x, y in corners)  # removes differences between C libraries in the last bit
 
 
 def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -277,13 +277,13 @@ def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Two discs over a wedge."""
     side = np.abs(u)
     lobes = np.sqrt((side - 0.42) ** 2 + (v + 0.32) ** 2) - np.float32(0.48)
-    # The wedge lies between the tangents of the lobes that meet at the lower tip and a line through the points where they touch.
+    # The wedge is bounded by the tangents of the lobes that meet at the lower tip, and by the line through the tangent points.
     wedge = np.maximum(side * 0.770 + (v - 0.94) * 0.638, side * 0.134 - v - 0.12)
     return np.minimum(lobes, wedge)
 
 
 def _flower(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five petals: a radius that waves; divided by the slope of its edge, so that the edge stays one pixel wide."""
+    """Five petals: the radius of the edge oscillates with the angle; divided by the edge's slope, so that the edge stays one pixel wide."""
     radius, angle = np.sqrt(u * u + v * v), arctangent(u, -v)
     edge = np.float32(0.70) + np.float32(0.24) * cosine(5 * angle)
     return (radius - edge) / np.sqrt(1 + (np.float32(1.2) * sine(5 * angle) / np.maximum(radius, 0.3)) ** 2)

@@ -2,7 +2,7 @@
 
 A member ``KEY.jpg`` (``png``, ``webp``, ...) is an image; ``KEY.cls`` (a whole number as text) or ``KEY.json`` (an object with ``label``)
 is its label; a key ends at the first dot of the file name. The split of a shard follows from its folder (``train/``, ``val/``) or its name
-(``imagenet-train-000.tar``; shards without a split are then ignored); where neither names a split, a share of each class is held out.
+(``imagenet-train-000.tar``; shards without a split are then ignored); if neither names a split, a share of each class is held out.
 ``classes.txt`` names the classes, one per line, for all shards or in the folder of a split; without it, a class is named by the folder of
 its keys, or by its number. Splits that number their classes differently are matched by these names.
 """
@@ -57,7 +57,7 @@ def files(root: Path, skipped: Skipped) -> tuple[Path, list[ListedFile]]:
 
 def collect(root: Path) -> Collection:
     """Lists the images of all shards in one pass over the tar headers (about 10,000 images per second). Raises BadData for unusable
-    ones."""
+    shards."""
     split = _split(root, Skipped())
     shards, count = [root / file.path for file in (*split.train, *split.val)], len(split.train)
     labelled = [[(key, *image, _label(shard, key, labels)) for key, image, labels in _members(shard)] for shard in shards]
@@ -231,7 +231,7 @@ def _names_in(file: Path, largest: int) -> tuple[str, ...]:
 
 
 def _folders_of(rows: Rows) -> dict[int, str]:
-    """Label -> the folder of its keys; empty where two labels share a folder or a label has several."""
+    """Label -> the folder of its keys; empty if two labels share a folder or a label has several folders."""
     folders: dict[int, set[str]] = defaultdict(set)
     for key, *_, label in rows:
         folders[label].add(key.rpartition("/")[0].rpartition("/")[2])

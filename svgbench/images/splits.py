@@ -45,8 +45,8 @@ def is_bare(name: str) -> bool:
 def choose_splits(place: Path, names: Iterable[str], skipped: Skipped, *, single: bool = False) -> Chosen | None:
     """The names of each split; None when no name stands for a split.
 
-    Without a validation split the test split is used for validation; ``skipped`` notes that and the names left out. Raises BadData when
-    none is for training, or when two names stand for one split (with ``single``, always; else when they use different words for it).
+    Without a validation split the test split is used for validation; ``skipped`` records this and the names left out. Raises BadData when
+    no name is for training, or when two names stand for the same split (always if ``single``, else if they use different words for it).
     """
     by_split: dict[Split | None, list[str]] = {}
     names = list(names)
@@ -85,7 +85,7 @@ def check_links(place: Path) -> None:
 
 
 def _incomplete(names: Iterable[str]) -> list[str]:
-    """A note for each group of files (``train-00000-of-00004.parquet``) of which some are missing."""
+    """A note for each incomplete group of files (``train-00000-of-00004.parquet``)."""
     groups: dict[tuple[str, str], set[str]] = {}
     for name in names:
         if part := re.search(r"^(.*?)(\d+)-of-(\d+)(?!\d)", name):

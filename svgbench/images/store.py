@@ -68,8 +68,8 @@ def open_images(directory: Path) -> Images:
 
 
 def reading_speed(images: ImageSet, *, seconds: float = 2.0) -> float:
-    """Images per second that one core reads: random batches of 256 from the first 4096 images, copied after they are in memory, in the
-    processor time of one thread, so that a busy machine gives the same result."""
+    """Images per second that one core reads: random batches of 256 from the first 4096 images, copied once these are in memory. Measures
+    the CPU time of one thread, so that a busy machine gives the same result."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     available = min(len(images), WARM_IMAGES)
