@@ -1,6 +1,6 @@
-"""Errors of the user's input, files or machine: each is one sentence and one exit status, never a traceback.
+"""Errors of the user's input, files or machine: each has a one-sentence message and an exit status, and shows no traceback.
 
-Messages go to standard error, which may be closed, with control characters made printable.
+Messages go to standard error, which may be closed, with control characters escaped.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def closest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return " There is none."
-    import difflib  # imported here, because signal handlers are set first
+    import difflib  # imported late, so that signal handlers are set first
 
     near = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
     offer = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
@@ -100,7 +100,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """The error for an unknown name of a kind of thing, with the closest known names."""
+    """The error for an unknown ``name`` of a ``kind`` (such as "encoder"), with the closest known names."""
     return UnknownName(f"no {kind} named '{name}'.{closest(name, known)}")
 
 
@@ -111,7 +111,7 @@ JOINERS = "\u200c\u200d"
 
 
 def printable(text: object) -> str:
-    """The text on one line: control and format characters, line ends and lone surrogates as ``\\n``, ``\\x1b``, ``\\u202e``."""
+    """The text on one line: control and format characters, line ends and lone surrogates are escaped (``\\n``, ``\\x1b``, ``\\u202e``)."""
     return "".join(
         letter.encode("unicode_escape").decode() if unicodedata.category(letter) in ESCAPED and letter not in JOINERS else letter
         for letter in str(text)
@@ -137,5 +137,5 @@ def write(text: str) -> None:
 
 @cache
 def notify_once(sentence: str) -> None:
-    """Writes a line to standard error the first time it is called with it in this process, such as a default that was chosen."""
+    """Writes a line to standard error, such as a default that was chosen, but each line only once per process."""
     notify(sentence)

@@ -13,11 +13,12 @@ import yaml
 from svgbench.errors import BadConfig, BadInput, unknown
 
 SETTLED = 2_000_000_000
-"""Nanoseconds after a directory's last change until its listing is kept: two changes within a tick of its clock have one time."""
+"""A listing is cached only if its directory has not changed for this many nanoseconds: two changes in one clock tick have the same time."""
 LONGEST = 1 << 19
-"""Bytes of a YAML file: the largest of the shelves has a hundredth of it, and twenty times as many take a minute to read."""
+"""Largest size of a YAML file in bytes. The largest file on the shelves has a hundredth of it; one twenty times as large takes a minute to
+read."""
 DEEPEST = 50
-"""Lists and mappings inside one another."""
+"""Largest nesting depth of lists and mappings."""
 
 
 @cache
@@ -31,7 +32,7 @@ def folder(shelf: str) -> Path:
 
 
 def entries(shelf: str, extra: Path | None = None) -> dict[str, Path]:
-    """Every YAML entry of a shelf by name; ``extra`` is a user's folder that may add names and never replaces one."""
+    """Name -> YAML file, for all entries of a shelf. ``extra``: a user's folder with more entries, which may not reuse a name."""
     found = dict(_listed(folder(shelf)))
     if extra is not None:
         if not extra.is_dir():
@@ -44,7 +45,7 @@ def entries(shelf: str, extra: Path | None = None) -> dict[str, Path]:
 
 
 def _listed(place: Path) -> dict[str, Path]:
-    """The YAML files of a directory by name, none where there is no directory: listed once while its time of change stays."""
+    """Name -> YAML file of a directory; empty if it does not exist. Cached until the directory's modification time changes."""
     try:
         changed = place.stat().st_mtime_ns
     except OSError:
@@ -62,7 +63,7 @@ _kept_listing = cache(_listing)
 
 
 def read(shelf: str, name: str, kind: str, extra: Path | None = None) -> dict[str, Any]:
-    """The mapping in one entry; an unknown name offers its neighbours."""
+    """The mapping in one entry. Raises UnknownName, with the closest names, for an unknown one."""
     known = entries(shelf, extra)
     if name not in known:
         raise unknown(kind, name, known)
@@ -70,14 +71,14 @@ def read(shelf: str, name: str, kind: str, extra: Path | None = None) -> dict[st
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """``yaml.safe_load`` that refuses repeated keys and reports the place of every value that it cannot read."""
+    """``yaml.safe_load``, but refuses repeated keys and reports line and column of a value that it cannot read."""
 
     def construct_object(self, node, deep=False):
         try:
             return super().construct_object(node, deep=deep)
         except yaml.YAMLError:
             raise
-        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:  # a date, a number that there is not
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:  # an impossible date or number
             raise _off(f"a value cannot be read ({error})", node.start_mark) from None
 
     def construct_mapping(self, node, deep=False):
@@ -97,8 +98,8 @@ def _off(problem: str, mark: yaml.Mark | None) -> yaml.MarkedYAMLError:
 
 
 def _check(text: str) -> None:
-    """Refuses text that is no YAML, longer than ``LONGEST``, nested deeper than ``DEEPEST``, or with an alias, before it is parsed: a few
-    lines of aliases can expand to gigabytes, and nothing here needs one."""
+    """Raises YAMLError, before values are built, for text that is not YAML, is longer than ``LONGEST``, is nested deeper than ``DEEPEST``,
+    or contains an alias: a few lines of aliases can expand to gigabytes, and no file here needs one."""
     if len(text) > LONGEST:
         raise yaml.YAMLError(f"has {len(text):,} letters, and at most {LONGEST:,} are read")
     depth = 0
@@ -111,13 +112,13 @@ def _check(text: str) -> None:
 
 
 def yaml_node(text: str) -> yaml.Node | None:
-    """The one document in a text as YAML nodes, None if it is empty; raises YAMLError."""
+    """The single document in a text as YAML nodes; None if it is empty. Raises YAMLError."""
     _check(text)
     return yaml.compose(text, Loader=_Loader)
 
 
 def yaml_value(text: str) -> Any:
-    """The value of a YAML text: number, text, list or mapping; raises YAMLError."""
+    """The value of a YAML text: number, text, list or mapping. Raises YAMLError."""
     _check(text)
     loader = _Loader(text)
     try:
@@ -127,14 +128,14 @@ def yaml_value(text: str) -> Any:
 
 
 def yaml_problem(error: yaml.YAMLError) -> tuple[str, str]:
-    """``:LINE:COLUMN`` where the error has them, and the problem, on one line."""
+    """``:LINE:COLUMN`` (empty if the error has no position), and the problem on one line."""
     mark = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or getattr(error, "reason", None) or (error.args[0] if len(error.args) == 1 else None)
     return (f":{mark.line + 1}:{mark.column + 1}" if mark else ""), " ".join(str(problem or "is not YAML").split())
 
 
 def yaml_text(path: Path) -> str:
-    """The text of a YAML file; BadInput where there is no such file, BadConfig where it cannot be such text."""
+    """The text of a YAML file. Raises BadInput when the file cannot be read, BadConfig when it is too large or not UTF-8."""
     state_of(path)
     try:
         with path.open("rb") as file:
@@ -151,7 +152,7 @@ def yaml_text(path: Path) -> str:
 
 
 def file_node(path: Path) -> yaml.Node | None:
-    """The YAML nodes of a file, with their lines; None if it is empty or cannot be read, which is an error in ``read_yaml``."""
+    """The YAML nodes of a file, with their lines; None if it is empty or cannot be read (``read_yaml`` raises then)."""
     try:
         return yaml_node(yaml_text(path))
     except (BadInput, yaml.YAMLError):
@@ -159,17 +160,17 @@ def file_node(path: Path) -> yaml.Node | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file, read safely; errors name the file, the line and the column."""
+    """The mapping in a YAML file, read safely. Errors name the file, the line and the column."""
     return _copied(_parsed(path, *state_of(path)))
 
 
 def state_of(path: Path) -> tuple[int, int]:
-    """A file's time of change and its size: what was read of it holds while they stay."""
+    """Modification time and size of a file; its cached content is valid while both are unchanged."""
     try:
         state = path.stat()
     except FileNotFoundError:
         raise BadInput(f"{path} does not exist.") from None
-    except (OSError, ValueError) as error:  # a name too long, links in a circle, a zero byte
+    except (OSError, ValueError) as error:  # a name too long, a loop of links, a null byte
         raise BadInput(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     if not stat.S_ISREG(state.st_mode):
         raise BadInput(f"{path} is not a regular file; give a YAML file.")
@@ -177,7 +178,7 @@ def state_of(path: Path) -> tuple[int, int]:
 
 
 def _copied(part: Any) -> Any:
-    """``copy.deepcopy`` of mappings, lists and what cannot change: all that YAML gives here, and ten times as fast."""
+    """``copy.deepcopy`` for mappings, lists and immutable values (YAML gives no others here), ten times as fast."""
     if isinstance(part, dict):
         return {name: _copied(value) for name, value in part.items()}
     return [_copied(value) for value in part] if isinstance(part, list) else part
