@@ -2,8 +2,8 @@
 with the remaining blocks.
 
 Blocks are ranges of items of a constant size, and the rows of a block depend only on its items. Any process of a later attempt, with any
-number of ranks, can compute a block with the same bytes. Rows are on the disk before the line of the journal that lists them with their
-digest; an incomplete line is ignored, and rows whose digest does not match are computed again.
+number of ranks, can compute a block with the same bytes. Rows are flushed to disk before the journal line with their digest is written; an
+incomplete line is ignored, and rows whose digest does not match are computed again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class _Cancelled(BaseException):
 
 
 class _CancellingStop(Stop):
-    """A stop that does not wait for the current unit of work: while ``cancels`` is set, the first signal raises _Cut in the main thread."""
+    """A stop that does not wait for the current unit of work: while ``cancels`` is set, the first signal raises _Cancelled in the main
+    thread."""
 
     cancels = False
 
@@ -92,7 +93,7 @@ class Blocks:
         """Computes the remaining blocks: ``work(items)`` returns the rows of the block for each array. With ``read``, the call is
         ``work(items, read(items))``, and a thread reads each block while the one before it is computed.
 
-        Raises Interrupted after a signal (the current block is abandoned, finished ones are kept), and on every rank when one rank fails.
+        Raises Interrupted after a signal (the current block is abandoned, finished ones are kept). When one rank fails, all ranks raise.
         """
         if not self._remaining:
             return
@@ -170,7 +171,7 @@ class Blocks:
         )
 
     def _number(self, blocks: Sequence[int]) -> int:
-        """Number of items in a block."""
+        """Number of items in these blocks."""
         return sum(len(self._items(block)) for block in blocks)
 
     def _items(self, block: int) -> range:
@@ -236,7 +237,7 @@ class Blocks:
 
 
 class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
-    """The data read for the blocks, in order, one block ahead of the computation; nothing if there is no ``read``."""
+    """Reads the data of the blocks in order, one block ahead of the computation; does nothing without ``read``."""
 
     def __init__(self, read: Callable[[range], Any] | None, blocks: Sequence[range]) -> None:
         self._read, self._blocks = read, iter(blocks)
@@ -250,7 +251,7 @@ class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
             self._ready.append(self._pool.submit(self._read, items))
 
     def next(self) -> list[Any]:
-        """The data read for the next block, as the only item of a list."""
+        """The data of the next block as a list of one item; an empty list without ``read``."""
         if self._pool is None:
             return []
         rows = self._ready.pop().result()
@@ -264,7 +265,7 @@ class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
 
 @contextlib.contextmanager
 def _writable(path: Path) -> Iterator[tuple[int, int]]:
-    """A file's descriptor for writing and where its rows begin."""
+    """A file descriptor for writing, and the offset in bytes at which the rows begin."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         yield descriptor, np.load(path, mmap_mode="r").offset

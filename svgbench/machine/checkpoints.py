@@ -1,8 +1,8 @@
 """Checkpoints: directories of safetensors files with digests, written atomically; the two newest are kept, the newest valid one is
 restored.
 
-``OUT/checkpoints/<images seen>/`` holds ``<part>.safetensors`` for each part and ``state.json`` (plain state, and every file's sha256).
-It is written under another name, flushed, and renamed, so a kill at any moment leaves the older one or the new one.
+``OUT/checkpoints/<images seen>/`` contains ``<part>.safetensors`` for each part and ``state.json`` (JSON state, and the sha256 of every
+file). It is written under a temporary name, flushed, and renamed, so that a kill at any moment cannot leave an incomplete checkpoint.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORMAT = 1
 """Layout of a checkpoint directory."""
 
 STEP_SECONDS = 10.0
-"""Time between two saved states of a computation that is not a training (``Steps``)."""
+"""Minimum time between two saved states of a computation other than training (``Steps``)."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Checkpoint:
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> Path:
-    """Writes ``directory/<images seen>`` atomically and removes all but the last two; StorageError leaves the older ones as they were."""
+    """Writes ``directory/<images seen>`` atomically and removes all but the newest two. A StorageError leaves the older ones unchanged."""
     place = directory / f"{checkpoint.images_seen:012d}"
     with guarded(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ def save(directory: Path, checkpoint: Checkpoint) -> Path:
             sweep(directory)
             raise
         failpoint("checkpoint.before_rename")
-        if place.exists():  # it was read and found damaged, or the same moment is saved again
+        if place.exists():  # it is damaged, or the same position is saved again
             remove_tree(place)
         temporary.rename(place)
         failpoint("checkpoint.renamed")
@@ -124,14 +124,15 @@ def load(place: Path) -> Checkpoint:
 
 
 class Steps:
-    """The state of a long computation of one process, saved from time to time for the next attempt. Parts of it have names of their own."""
+    """Periodically saves the state of a long computation in one process, so that the next attempt resumes from it. Named parts of the
+    computation are saved separately."""
 
     def __init__(self, folder: Path | None, warn: Callable[[str], None] = lambda sentence: None) -> None:
-        """``folder``: where the states are saved; None: nowhere. ``warn`` is called for damaged ones."""
+        """``folder``: directory of the saved states; None saves nothing. ``warn`` is called for each damaged state."""
         self._folder, self._warn, self._saved_at = folder, warn, time.monotonic()
 
     def part(self, name: str) -> Steps:
-        """The states of a part."""
+        """The ``Steps`` of a named part."""
         return Steps(self._folder / name if self._folder else None, self._warn)
 
     def last(self) -> Checkpoint | None:
@@ -140,7 +141,7 @@ class Steps:
         return load(place) if place else None
 
     def save(self, step: int, make: Callable[[], tuple[dict[str, Tensor], dict[str, Any]]], *, due: bool = False) -> None:
-        """Saves the state after a step (tensors and plain values that ``make`` gives) when one is ``due`` or the last was saved
+        """Saves the state after a step, the tensors and plain values that ``make`` returns, if ``due`` or if the last save was at least
         ``STEP_SECONDS`` ago."""
         if self._folder is not None and (due or time.monotonic() - self._saved_at >= STEP_SECONDS):
             tensors, state = make()
@@ -151,8 +152,8 @@ class Steps:
     def once(
         self, name: str, compute: Callable[[Steps], tuple[dict[str, Tensor], dict[str, Any]]]
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The result of a part: the saved one of an earlier attempt, else ``compute(steps)``, with the part's ``Steps`` for its own
-        states."""
+        """The result of a part: loaded if an earlier attempt saved it, else ``compute(steps)``, where ``steps`` saves the part's
+        intermediate states."""
         result = self.part(name)
         saved = result.last()
         if saved is not None:
@@ -169,7 +170,7 @@ def clear(out: Path) -> None:
 
 
 def _write(temporary: Path, checkpoint: Checkpoint) -> None:
-    """All files of a checkpoint, flushed; ``state.json`` is the last."""
+    """Writes and flushes all files of a checkpoint, ``state.json`` last."""
     names = []
     for part, tensors in checkpoint.parts.items():
         name = f"{part}.safetensors"

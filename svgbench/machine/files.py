@@ -1,4 +1,4 @@
-"""Atomic writes, digests, sentences for storage errors, and points at which tests kill the process. No torch."""
+"""Atomic writes, digests, messages for storage errors, and points at which tests kill the process. No torch."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         if stat.S_ISREG(os.stat(path).st_mode):
             descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # another may have taken its place
+        if descriptor < 0 or not stat.S_ISREG(os.fstat(descriptor).st_mode):  # it may have been replaced in between
             raise OSError(errno.EINVAL, "is not a regular file", str(path))
         return os.fdopen(descriptor, "rb")
     except BaseException:

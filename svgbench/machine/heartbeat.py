@@ -1,8 +1,8 @@
-"""Heartbeats between the ranks of a torchrun: when one of them freezes or its machine fails, the others end with an error.
+"""Heartbeats between the ranks under torchrun: when one of them freezes or its machine fails, the others end with an error.
 
-One rank may work alone for hours while the others wait, so a short timeout of the waiting itself would be wrong. Instead each rank has a
-thread that sends a heartbeat, whatever the main thread does: it increases a counter in the key-value store that connects torch's processes,
-and reads the counters of the other ranks. Torch is imported when first needed.
+One rank may work alone for hours while the others wait, so the wait itself cannot have a short timeout. Instead, each rank has a thread
+that sends a heartbeat independently of the main thread: it increases a counter in the key-value store that connects torch's processes, and
+reads the counters of the other ranks. Torch is imported when first needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST_BEAT = 5.0
 
 
 class Heartbeat:
-    """Sends this process's heartbeat and checks those of the others; there is one for each process, as there is one torch group."""
+    """Sends this process's heartbeat and checks those of the others. There is one per process, like torch's process group."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
@@ -36,7 +36,7 @@ class Heartbeat:
         self._seen: dict[int, str] = {}
         """Rank -> its last heartbeat: count, process, host."""
         self._quiet: dict[int, float] = {}
-        """Rank -> seconds without its heartbeat, as far as this process was running."""
+        """Rank -> seconds since its last heartbeat, counted only while this process runs."""
 
     def start(self, rank: int, world: int, timeout: float) -> None:
         """Starts both threads once all processes are connected; ``timeout`` in seconds."""

@@ -1,7 +1,7 @@
 """Measures FLOPs, the machine's matrix-product rate, and peak memory.
 
-Model FLOP utilisation (MFU) of a training is images/s x FLOPs per image / the rate of large matrix products, measured on the same
-machine in the same run, not the peak of a data sheet.
+The model FLOP utilisation (MFU) of a training is images/s x FLOPs per image / the rate of large matrix products. This rate is measured on
+the same machine in the same run, not taken from a data sheet.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def count_flops(function: Callable[[], Any]) -> int:
 
 
 def processor_name() -> str:
-    """The model of the processor from Linux, else from Python."""
+    """The processor model as reported by Linux, else by Python."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

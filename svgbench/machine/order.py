@@ -22,19 +22,19 @@ class Batch:
     """This rank's share of one update: image indices, and their positions in the run."""
 
     indices: Tensor
-    """Images of the data set [b] int64."""
+    """Indices into the data set, [b] int64."""
     positions: Tensor
-    """Images seen in the run before each of these [b] int64; keys every random draw."""
+    """Number of images seen in the run before each of these images, [b] int64; the key of every random draw."""
     size: int
-    """Images of the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
+    """Number of images in the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
     images_seen: int = 0
-    """Images seen in the run before this update, the same on all ranks; losses that start later depend on it."""
+    """Number of images seen in the run before this update, the same on all ranks; losses that start later depend on it."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def micro_batches(self, limit: int | None) -> Iterator[Batch]:
-        """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece when None; none when this rank has no image."""
+        """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece if None, no piece if this rank has no images."""
         for start in range(0, len(self), limit or max(len(self), 1)):
             piece = slice(start, start + limit if limit else None)
             yield replace(self, indices=self.indices[piece], positions=self.positions[piece])
@@ -50,7 +50,7 @@ class Order:
         self._epochs: dict[int, np.ndarray] = {}
 
     def epoch(self, number: int) -> np.ndarray:
-        """The permutation [count] int64 of one epoch: Philox keyed by seed and epoch, sorting 64-bit draws (ties in index order)."""
+        """The permutation [count] int64 of one epoch: the argsort of 64-bit Philox draws keyed by seed and epoch (ties in index order)."""
         if number not in self._epochs:
             for old in [n for n in self._epochs if n != number - 1]:
                 del self._epochs[old]
@@ -68,6 +68,6 @@ class Order:
         return chosen
 
     def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
-        """The share of ``rank`` of the update that sees positions [images_seen, images_seen + size)."""
+        """The share of ``rank`` in the update for positions [images_seen, images_seen + size)."""
         positions = np.arange(images_seen + rank, images_seen + size, world, dtype=np.int64)
         return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen)

@@ -20,7 +20,7 @@ from svgbench.machine.signals import GUARD
 PLAIN_SECONDS = 10.0
 """Time between two plain lines."""
 NOTE_SECONDS = 1.0
-"""Time between two states of a note."""
+"""Time between two writes of a note."""
 BAR_AND_TIME = 10 + len("0:00:00") + 6
 """Columns of a terminal for the bar, the time left and the gaps."""
 LABEL_LEAST = 8
@@ -28,7 +28,7 @@ LABEL_LEAST = 8
 
 
 class Bar:
-    """Counts units of work; a subclass shows them. ``done`` units were finished by an earlier process; ``rate`` leaves them out."""
+    """Counts units of work; a subclass shows them. ``done`` units were finished by an earlier process; ``rate`` excludes them."""
 
     def __init__(self, label: str, total: int, *, unit: str, done: int = 0) -> None:
         self.label, self.total, self.unit = label, total, unit
@@ -96,7 +96,7 @@ class RichBar(Bar):
         self._progress.start()
 
     def _texts(self) -> dict[str, Any]:
-        """The texts of the line, as long as the terminal has room for them beside the bar."""
+        """The texts of the line, shortened to fit beside the bar."""
         count, rate = f"{self.done:,}/{self.total:,} {self.unit}", f"{self.rate:,.1f}/s"
         room = self._console.width - len(count) - len(rate) - BAR_AND_TIME
         label = shortened(printable(self.label), max(room, LABEL_LEAST))
@@ -150,7 +150,7 @@ def read_note(note: Path) -> dict[str, Any] | None:
 def open_bar(
     label: str, total: int, *, unit: str, done: int = 0, silent: bool = False, stream: TextIO | None = None, note: Path | None = None
 ) -> Iterator[Bar]:
-    """The bar that fits the stream (standard error), or one that writes a ``note``."""
+    """The bar for the stream (default: standard error), or one that writes a ``note``."""
     stream = stream if stream is not None else sys.stderr
     bar: Bar
     if note is not None:
@@ -173,13 +173,13 @@ def writes_to_user() -> bool:
 
 
 def tell(sentence: str) -> None:
-    """One line to the user on standard error; characters that are not printable (of file names) are shown as escapes."""
+    """Writes one line to the user on standard error, with unprintable characters (in file names) escaped."""
     if writes_to_user():
         notify(sentence)
 
 
 def tell_once(sentence: str) -> None:
-    """The same as ``tell``, but writes each sentence only once in a process."""
+    """Like ``tell``, but writes each sentence only once per process."""
     if writes_to_user():
         notify_once(sentence)
 

@@ -20,7 +20,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local: int = 0
-    """Number of the process on its machine, and of its GPU."""
+    """Index of the process, and of its GPU, on its machine."""
 
 
 def ranks(environ: Mapping[str, str] | None = None) -> Ranks:

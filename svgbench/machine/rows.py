@@ -17,8 +17,8 @@ from svgbench.machine.files import write_atomic
 
 
 class RowFile(contextlib.AbstractContextManager["RowFile"]):
-    """A ``.npy`` file written row by row; the number of rows is filled into the header at the end (numpy pads it for that). It is not
-    memory-mapped, because writing to a map on a full disk kills the process."""
+    """A ``.npy`` file written row by row; the number of rows is written into the header at the end (numpy pads the header for this). Not
+    memory-mapped, because writing to a mapped page on a full disk kills the process."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], kind: type, *, count: int = 0) -> None:
         """Continues after the first ``count`` rows of the file and discards the rest; creates a new file when 0."""
@@ -36,7 +36,7 @@ class RowFile(contextlib.AbstractContextManager["RowFile"]):
         return int(np.prod(self._shape, dtype=np.int64)) * self._kind.itemsize
 
     def append(self, rows: np.ndarray) -> None:
-        """More rows [n, *shape]."""
+        """Appends rows [n, *shape]."""
         if rows.shape[1:] != self._shape or rows.dtype != self._kind:
             raise ValueError(f"{self._path.name} takes {self._kind} rows {self._shape}, not {rows.dtype} {rows.shape[1:]}")
         self._file.write(np.ascontiguousarray(rows).data)
@@ -68,8 +68,8 @@ class Journal:
     rows; an incomplete line is ignored."""
 
     def __init__(self, path: Path, request: dict[str, Any]) -> None:
-        """Continues the journal in the file when it has the same request. ``other`` is True when it has a different one; it is then left
-        unchanged."""
+        """Continues the journal in the file if it has the same request. ``other`` is True if the file has a different request; the file is
+        then left unchanged."""
         self._path, self._request = path, request
         lines = complete_lines(path)
         self.other = bool(lines) and lines[0] != request
@@ -79,22 +79,22 @@ class Journal:
             write_atomic(path, "".join(map(as_line, [request, *lines[1:]])).encode())
 
     def begin_again(self) -> None:
-        """Forgets the pieces."""
+        """Discards all pieces."""
         self.begun = False
         self._set([])
         write_atomic(self._path, as_line(self._request).encode())
 
     def add(self, split: str, *, seen: int, rows: int, skipped: list[dict[str, str]]) -> None:
-        """One more piece is written."""
+        """Records a piece whose rows are written."""
         line = {"split": split, "seen": seen, "rows": rows, "skipped": skipped}
         append_line(self._path, line)
         self._count(line)
 
     def _set(self, lines: list[dict[str, Any]]) -> None:
         self.rows: Counter[str] = Counter()
-        """Rows of a split that are written."""
+        """Split -> number of written rows."""
         self.seen: Counter[str] = Counter()
-        """Images of a split that were looked at."""
+        """Split -> number of processed images, unreadable ones included."""
         self.skipped: list[dict[str, str]] = []
         """Images that could not be read, in order."""
         for line in lines:
@@ -115,12 +115,12 @@ def npy_bytes(shape: tuple[int, ...], kind: type) -> int:
 
 
 def as_line(content: dict[str, Any]) -> str:
-    """A journal's line."""
+    """A line of a journal."""
     return json.dumps(content) + "\n"
 
 
 def append_line(path: Path, content: dict[str, Any]) -> None:
-    """One more line of a journal, on the disk when this returns."""
+    """Appends a line to a journal and flushes it to disk."""
     with path.open("a") as file:
         file.write(as_line(content))
         file.flush()
@@ -128,7 +128,7 @@ def append_line(path: Path, content: dict[str, Any]) -> None:
 
 
 def complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a journal up to the first that is cut or is no JSON object."""
+    """The lines of a journal before the first that is incomplete or not a JSON object."""
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:

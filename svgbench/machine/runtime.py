@@ -1,4 +1,4 @@
-"""Runtime: settings that change the speed and not the results, and are not hashed: device, processes, threads, micro-batch, compile.
+"""Runtime: settings that change the speed but not the results, and are not hashed: device, processes, threads, micro-batch, compile.
 
 ``torchrun`` starts several processes; each reads its rank from the environment. Torch is imported when first needed.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET_BYTES = 128 << 20
-"""Gradients are summed over ranks in pieces of about this size, so that the copy stays small beside the model."""
+"""Gradients are summed over ranks in pieces of about this size, so that the copy is small compared to the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +52,12 @@ class Runtime:
 
     @property
     def rank(self) -> int:
-        """This process among all of them."""
+        """Index of this process among all processes of the run."""
         return ranks().rank
 
     @property
     def world(self) -> int:
-        """How many processes work together."""
+        """Number of processes of the run."""
         return ranks().world
 
     @property
@@ -84,7 +84,7 @@ class Runtime:
 
     @property
     def cropping_threads(self) -> int:
-        """``workers``, or as many as there are processors for this process."""
+        """``workers``, else the number of processors that this process may use."""
         cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return max(self.workers or cpus or 1, 1)
 
@@ -102,7 +102,7 @@ class Runtime:
             limit = timedelta(minutes=timeout_minutes())
             try:
                 torch.distributed.init_process_group(backend, timeout=limit)
-            except (RuntimeError, ValueError) as error:  # torch's own errors of the network are RuntimeErrors
+            except (RuntimeError, ValueError) as error:  # torch raises network errors as RuntimeError
                 raise SvgbenchError(
                     f"rank {self.rank} of {self.world} could not connect to the others ({str(error).splitlines()[0][:160]}); "
                     "see their messages, and run the same command again."
@@ -147,7 +147,7 @@ class Runtime:
         return bool(answer.item())
 
     def all_reduce_(self, tensor: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
-        """The tensor, replaced by its sum (maximum, minimum) over all ranks."""
+        """Replaces the tensor by its sum (maximum, minimum) over all ranks and returns it."""
         if self.world > 1:
             from torch.distributed import ReduceOp, all_reduce
 
@@ -155,7 +155,7 @@ class Runtime:
         return tensor
 
     def broadcast_(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """The tensor, replaced by that of rank ``source``."""
+        """Replaces the tensor by that of rank ``source`` and returns it."""
         if self.world > 1:
             from torch.distributed import broadcast
 
@@ -163,7 +163,7 @@ class Runtime:
         return tensor
 
     def sum_over_ranks_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors (of one device and type) by their sums over all ranks, in flat pieces sent while the next one is packed."""
+        """Replaces tensors (of one device and dtype) by their sums over all ranks, in flat buckets sent while the next one is packed."""
         if self.world == 1:
             return
         import torch
@@ -180,7 +180,7 @@ class Runtime:
 
     @contextlib.contextmanager
     def together(self, label: str) -> Iterator[None]:
-        """Work of all ranks: when one of them dies, the others end with one sentence instead of torch's traceback."""
+        """Context for work of all ranks: when one of them dies, the others end with one sentence instead of torch's traceback."""
         try:
             yield
         except RuntimeError as error:

@@ -1,8 +1,8 @@
 """Handles stop signals: current work is saved, and the process ends within seconds, whatever its main thread does.
 
-Python runs a signal's handler in the main thread, between two of its own instructions: while a C function computes it waits, and what it
-raises inside an import, a callback or a destructor may be lost. ``GUARD`` therefore has a thread that the interpreter wakes by itself
-(``signal.set_wakeup_fd``). It ends the process when the main thread has not done so in time. No torch.
+Python runs signal handlers in the main thread, between two bytecode instructions: a handler waits while a C function computes, and an
+exception that it raises inside an import, a callback or a destructor may be lost. ``GUARD`` therefore has a thread that the interpreter
+wakes directly (``signal.set_wakeup_fd``) and that ends the process if the main thread has not done so in time. No torch.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP", "SIG
 GRACE_SECONDS = 5.0
 """A process ends within this time after a stop signal; current work is saved or abandoned."""
 CHILD_SECONDS = 7.0
-"""How long a process waits for those it started, which have ``GRACE_SECONDS`` themselves."""
+"""How long a process waits for its child processes, which have ``GRACE_SECONDS`` themselves."""
 SAVE_SECONDS = 120.0
-"""The longest that a checkpoint being written, or an update that usually takes so long, is waited for."""
+"""The longest time that a stop waits for a checkpoint being written, or for an update that usually takes this long."""
 AGAIN_SECONDS = 1.0
-"""A Ctrl-C so much later than the first signal ends the process at once; torchrun sends the same signal twice within less."""
+"""A Ctrl-C at least this long after the first signal ends the process at once; torchrun sends the same signal twice in a shorter time."""
 LOOK_SECONDS = 0.1
 IMPORTS = "<frozen importlib._bootstrap"
 SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopSignal(KeyboardInterrupt):
-    """Raised in the main thread by a signal; no ``except Exception`` of a library keeps it."""
+    """Raised in the main thread by a signal; ``except Exception`` in a library does not catch it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -44,12 +44,12 @@ class StopSignal(KeyboardInterrupt):
 
 
 def name_of(number: int) -> str:
-    """A signal for people."""
+    """The readable name of a signal."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
 def sentence_of(number: int) -> str:
-    """The sentence for a signal."""
+    """The message for a signal."""
     return f"stopped by {name_of(number)}; finished work is kept, run the same command again to resume."
 
 
@@ -62,11 +62,11 @@ class Guard:
 
     def _reset(self) -> None:
         self.received = 0
-        """The first signal that came; 0 before."""
+        """The first signal received; 0 if none."""
         self.status: int | None = None
         """Exit status of a command that is done: a signal then ends the process with it."""
         self.working = False
-        """Whether there may be something to save; before, a signal ends the process at once."""
+        """Whether there may be something to save; while False, a signal ends the process at once."""
         self._main_thread_notified = False
         self._since = 0.0
         self._holds = 0
@@ -84,7 +84,7 @@ class Guard:
         return self._writes >= 0
 
     def install(self) -> None:
-        """Takes over the stop signals of this process; only in its main thread. What ``nohup`` has set aside stays so."""
+        """Installs the handlers and starts the thread; only in the main thread. A signal that ``nohup`` made ignored stays ignored."""
         if self.installed or threading.current_thread() is not threading.main_thread():
             return
         reads, writes = os.pipe()
@@ -100,29 +100,29 @@ class Guard:
             os.register_at_fork(after_in_child=self._forked)
 
     def uninstall(self) -> None:
-        """Gives the process its own handlers back, for a program that calls ``main`` and goes on."""
+        """Restores the previous handlers, for a program that calls ``main`` and continues."""
         if self.installed:
             for number, handler in self._before.items():
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # type: ignore[arg-type]
             signal.set_wakeup_fd(-1)
-            os.close(self._writes)  # the thread reads the end of the pipe
+            os.close(self._writes)  # the thread then reads the end of the pipe and returns
             if self._thread is not None:
                 self._thread.join()
             self._reset()
 
     def retire(self) -> None:
-        """Ignores stop signals from here on: while the interpreter takes its libraries down, which may take a second, it has given up its
-        handlers, and a signal would end a finished command as if it had failed."""
+        """Ignores stop signals from now on. The interpreter drops its handlers at shutdown, which may take a second; a signal in this time
+        would end a finished command as if it had failed."""
         for number in _handled_signals() if self.installed else ():
             signal.signal(number, signal.SIG_IGN)
 
     def handle(self) -> None:
-        """Sets the handlers, again where a library has set its own."""
+        """Sets the handlers; called again after a library has set its own."""
         for number in _handled_signals() if self.installed else ():
             signal.signal(number, self._handle)
 
     def _forked(self) -> None:
-        """A forked child writes into its parent's pipe no more."""
+        """Stops a forked child from writing into its parent's pipe."""
         if self.installed:
             signal.set_wakeup_fd(-1)
             self._reset()
@@ -137,13 +137,13 @@ class Guard:
             raise StopSignal(number)
 
     def check(self) -> None:
-        """Raises again what a library has swallowed; between two pieces of work."""
+        """Raises StopSignal again if a library has suppressed it; called between two units of work."""
         if self.received and not self._stops and self.working:
             raise StopSignal(self.received)
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """While a checkpoint is written, or other processes are waited for: the process ends ``SAVE_SECONDS`` after a signal at latest."""
+        """Context for writing a checkpoint or waiting for other processes: the process ends at most ``SAVE_SECONDS`` after a signal."""
         self._holds += 1
         try:
             yield
@@ -153,7 +153,7 @@ class Guard:
 
     @contextlib.contextmanager
     def child(self, pid: int) -> Iterator[None]:
-        """A child process that is also asked to stop when this one ends."""
+        """Context in which a child process is also asked to stop when this one ends."""
         self._children.add(pid)
         try:
             yield
@@ -161,11 +161,11 @@ class Guard:
             self._children.discard(pid)
 
     def adopt(self, pid: int) -> None:
-        """The same for as long as this process lives."""
+        """Like ``child``, but until ``leave`` or the end of this process."""
         self._children.add(pid)
 
     def leave(self, pid: int) -> None:
-        """The child has ended."""
+        """Forgets a child that has ended."""
         self._children.discard(pid)
 
     def announced(self) -> bool:
@@ -210,23 +210,23 @@ class Guard:
         return not notified
 
     def end(self, children: int = signal.SIGTERM) -> None:
-        """Ends this process now, with the sentence, and its children after it."""
+        """Signals the child processes, writes the message, and ends this process now."""
         for pid in list(self._children):
             with contextlib.suppress(OSError):
                 (os.killpg if children == signal.SIGKILL and os.getpgid(pid) == pid else os.kill)(pid, children)
         if self.status is not None:
             os._exit(self.status)
-        if self._announced.acquire(timeout=1.0):  # else the other thread is about to end the process, or has given the sentence
+        if self._announced.acquire(timeout=1.0):  # else the other thread is ending the process, or has written the message
             with contextlib.suppress(OSError):
                 text = (SHOW_CURSOR if os.isatty(2) else "") + f"Interrupted: {sentence_of(self.received)}\n"
-                if select.select([], [2], [], 0.5)[1]:  # a full pipe that nobody reads does not keep it
+                if select.select([], [2], [], 0.5)[1]:  # does not block on a full pipe that nobody reads
                     os.write(2, text.encode())
         os._exit(Interrupted.exit_status)
 
 
 class Stop(contextlib.AbstractContextManager["Stop"]):
-    """While inside, a signal only sets ``received``, so that the unit of work in hand can be finished and saved; a second Ctrl-C
-    interrupts at once. Outside the main thread it does nothing.
+    """Context in which a signal only sets ``received``, so that the current unit of work can be finished and saved; a second Ctrl-C
+    interrupts at once. Does nothing outside the main thread.
     """
 
     def __init__(self) -> None:
@@ -258,18 +258,18 @@ class Stop(contextlib.AbstractContextManager["Stop"]):
             self.received, self._since = number, time.monotonic()
 
     def unit(self) -> None:
-        """A unit of work is done; the longest one says how long a signal waits for the next."""
+        """Records that a unit of work is done; the longest one determines how long a stop waits for the next."""
         now = time.monotonic()
         self._unit, self._last = max(self._unit, now - self._last if self._last else 0.0), now
 
     @property
     def patience(self) -> float:
-        """Seconds that the unit in hand is waited for: twice the longest so far."""
+        """Seconds that a stop waits for the current unit: twice the longest so far, at most ``SAVE_SECONDS``."""
         return min(2 * self._unit, SAVE_SECONDS)
 
     @property
     def name(self) -> str:
-        """The signal's name, for the user's sentence."""
+        """The signal's name, for messages."""
         return name_of(self.received) if self.received else ""
 
 
@@ -279,7 +279,7 @@ def _handled_signals() -> list[int]:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether the main thread is inside an import: a module left half imported fails whatever runs afterwards."""
+    """Whether the main thread is inside an import: interrupting it leaves a partly imported module, with which later code fails."""
     while frame is not None:
         if frame.f_code.co_filename.startswith(IMPORTS):
             return True

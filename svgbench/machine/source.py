@@ -9,12 +9,12 @@ from pathlib import Path
 
 @cache
 def commit() -> str | None:
-    """The commit that the clone around this package is at; None if it was installed without one. Git itself is not needed."""
+    """The checked-out commit of the clone around this package; None if it was installed without one. Git itself is not needed."""
     return commit_at(Path(__file__).parent.parent.parent)
 
 
 def commit_at(clone: Path) -> str | None:
-    """The commit that a clone or a work tree is at, 40 hex digits; None if it has none that can be read."""
+    """The checked-out commit of a clone or a work tree, 40 hex digits; None if it cannot be read."""
     try:
         git = clone / ".git"
         if git.is_file():  # a work tree: a pointer to its directory
@@ -28,7 +28,7 @@ def commit_at(clone: Path) -> str | None:
 
 
 def _resolved(git: Path, name: str) -> str:
-    """The commit of a branch, which is a file of its own or a line of ``packed-refs``."""
+    """The commit of a branch, stored in a separate file or as a line of ``packed-refs``."""
     shared = git / "commondir"
     places = [git, *([(git / shared.read_text(encoding="utf-8").strip()).resolve()] if shared.is_file() else [])]
     for place in places:

@@ -22,7 +22,7 @@ class Tally:
         self._bad_now = torch.zeros((), device=device, dtype=torch.bool)
 
     def add(self, losses: Mapping[str, Tensor], size: int) -> None:
-        """One update's losses, each already divided by the global batch of ``size``; ends the update."""
+        """Adds the losses of one update, each already divided by the global batch size ``size``, and ends the update."""
         for name, loss in losses.items():
             self._bad_now = self._bad_now | ~torch.isfinite(loss)
             self._add(name, loss, size)
@@ -30,7 +30,7 @@ class Tally:
         self._bad_now = torch.zeros_like(self._bad_now)
 
     def note(self, name: str, value: Tensor, bad: Tensor) -> None:
-        """A number that is the same on every rank (a gradient norm), and whether the update is bad."""
+        """Adds a number that is the same on every rank (a gradient norm), and marks the update as bad if ``bad``."""
         self._shared.add(name)
         self._bad_now = self._bad_now | bad
         self._add(name, value, 1)
@@ -48,7 +48,7 @@ class Tally:
         return bad
 
     def means(self, runtime: Runtime) -> dict[str, float]:
-        """Means over images and ranks since the last call, and resets the sums. Only this method waits for the device."""
+        """Returns the means over images and ranks since the last call, and resets the sums. Only this method waits for the device."""
         sums = self._reduced(runtime)
         self._sums = {}
         return {name: total / weight for name, (total, weight) in sums.items() if weight}
@@ -61,7 +61,7 @@ class Tally:
         if runtime.world > 1:
             runtime.all_reduce_(table)
             shared = torch.tensor([name in self._shared for name in names], device=self._device)
-            table[:, 1] /= runtime.world  # every rank counted the whole batch
+            table[:, 1] /= runtime.world  # every rank counted the global batch
             table[:, 0] = torch.where(shared, table[:, 0] / runtime.world, table[:, 0])
         return {name: (row[0], row[1]) for name, row in zip(names, table.tolist(), strict=True)}
 

@@ -1,4 +1,4 @@
-"""Times of a repeated call: warm-up, repetitions, median and its interval."""
+"""Times a repeated call: warm-up, repetitions, median and its confidence interval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from svgbench.machine.measure import synchronise
 
 LEAST = 6
-"""Fewest repetitions: with five, even the range from smallest to largest contains the true median with only 94 %."""
+"""Fewest repetitions: with five, even the range from smallest to largest contains the true median with a probability of only 94 %."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def timed(call: Callable[[], Any], device: torch.device, *, warm_up: int, repeti
 
 
 def times_of(spent: list[float]) -> Times:
-    """The median of times, and its interval between two order statistics from a binomial distribution with p = 1/2, without assumptions on
-    the distribution of the times (Conover, Practical Nonparametric Statistics, section 3.2)."""
+    """The median of the times, and a confidence interval between two order statistics, from a binomial distribution with p = 1/2. Assumes
+    nothing about the distribution of the times (Conover, Practical Nonparametric Statistics, section 3.2)."""
     if len(spent) < LEAST:
         raise ValueError(f"{len(spent)} times give no interval; at least {LEAST} are needed")
     ordered = sorted(spent)
@@ -53,7 +53,7 @@ def times_of(spent: list[float]) -> Times:
 
 def rank_of(count: int) -> int:
     """The largest r such that the range from the r-th smallest to the r-th largest (from 0) of ``count`` values contains the true median
-    with 95 %."""
+    with a probability of at least 95 %."""
     below, rank = 0.0, -1
     while below + math.comb(count, rank + 1) / 2**count <= 0.025:
         rank += 1

@@ -41,7 +41,7 @@ from svgbench.machine.tally import Tally
 
 
 class Task(Protocol):
-    """What is trained. It moves its data to the device, and its random draws depend only on ``batch.positions``."""
+    """The interface of a training task. It moves its data to the device, and its random draws depend only on ``batch.positions``."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -53,7 +53,7 @@ class Task(Protocol):
 
     @property
     def optimisers(self) -> Mapping[str, Optimizer]:
-        """By the names that ``update`` applies."""
+        """Name -> optimiser; ``update`` passes these names to ``apply``."""
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update: calls backward for each of ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns
@@ -69,7 +69,7 @@ class TrainingReport:
     seconds: float
     """Time in updates over all restarts."""
     images_per_second: float
-    """Over all ranks. Leaves out checkpoints, and after each start the time up to the first log line (compilation, cold caches)."""
+    """Over all ranks. Excludes checkpoints, and after each start the time up to the first log line (compilation, cold caches)."""
     peak_memory_bytes: int
     losses: dict[str, float]
     """Means over the updates between the last two log lines."""
@@ -93,9 +93,9 @@ def train(
 ) -> TrainingReport:
     """Trains until ``settings.total_images`` and starts from the newest valid checkpoint in ``out``, if there is one.
 
-    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. ``rate``: images seen at an
-    update's end -> its learning rate, where ``settings`` do not say it. The training leaves ``out/log.jsonl`` and ``out/checkpoints/``;
-    the latter is removed when the artifact is committed, or by ``checkpoints.clear``.
+    ``keep``: safetensors file in ``out`` -> number of images after which the moving average is saved there. ``rate``: images seen at the
+    end of an update -> its learning rate; replaces the schedule of ``settings``. The training writes ``out/log.jsonl`` and
+    ``out/checkpoints/``; the latter is removed when the artifact is committed, or by ``checkpoints.clear``.
 
     Raises Interrupted after a signal, with the work saved; NumericalError after more skipped updates than ``settings.skipped_updates``;
     StorageError when the disk fails.
