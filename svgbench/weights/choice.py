@@ -1,7 +1,7 @@
 """Selects the weights in a checkpoint: prefers averaged to raw weights, and removes prefixes of training frameworks.
 
 A checkpoint may contain several sets of weights: raw ones, one or more averages (EMA), other networks. Each set is a candidate with a key,
-its dotted path. A single average of the raw weights is selected. Where no rule applies, the error lists the keys, and ``--weights-key``
+its dotted path. A single average of the raw weights is selected. If no rule applies, the error lists the keys, and ``--weights-key``
 selects one.
 """
 
@@ -24,7 +24,7 @@ from svgbench.weights.torch_files import StandIn, Stored
 RAW = ("state_dict", "model", "module", "net", "network", "model_state_dict", "params", "weights", "generator", "")
 """Usual keys of raw weights; the empty one is the checkpoint itself."""
 TRAINING = re.compile(r"^(opt|lr|sched|scaler|rng|random|loops|args$|config|cfg|hparams|hyper|amp|grad_|loss_scaler)", re.IGNORECASE)
-"""Keys of the other state of a training."""
+"""Keys of training state other than weights."""
 MOMENTS = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "exp_inf", "n_averaged"}
 """Names of an optimiser's tensors."""
 DEPTH = 6
@@ -81,8 +81,8 @@ class _Scan:
 
 
 def choose(content: Any, path: Path, key: str | None = None) -> Selection:
-    """Selects the weights in the content of a checkpoint, those of ``key`` if given. Raises BadWeights, beginning with ``path``, when
-    there are none or no rule selects one set."""
+    """Selects the weights in the content of a checkpoint, those of ``key`` if given. Raises BadWeights, whose message begins with
+    ``path``, when there are none or no rule selects one set."""
     scan = _Scan()
     if isinstance(content, StandIn) and not content:
         raise BadWeights(f"{path} contains a pickled object ({content.foreign}), which is not loaded; save only its state dict.")
@@ -142,7 +142,7 @@ def _walk(node: Any, path: tuple[str, ...], file: Path, scan: _Scan) -> None:
 
 
 def _averages_without_names(node: Any, path: tuple[str, ...], scan: _Scan) -> None:
-    """Averages that some callbacks keep with the optimiser's state: lists in the order of its parameters."""
+    """Records averages that some callbacks store with the optimiser's state, as lists in the order of its parameters."""
     for number, state in enumerate(node if isinstance(node, list | tuple) else [node]):
         for name, value in state.items() if isinstance(state, Mapping) else ():
             if is_average(str(name)) and isinstance(value, list | tuple) and any(isinstance(one, Tensor | Stored) for one in value):
@@ -171,7 +171,7 @@ def _tensor_like(value: StandIn) -> bool:
 
 
 def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
-    """Without optimisers' states, and without single numbers beside the weights."""
+    """The candidates without optimiser states and without single numbers beside the weights."""
     remaining = [one for one in candidates if not set(one.tensors) <= MOMENTS]
     large = [one for one in remaining if any(count(value) > 1 for value in one.tensors.values())]
     remaining = large or remaining
@@ -179,7 +179,7 @@ def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
         remaining = remaining[1:]  # one tensor beside the state dicts, such as class weights
     paths = {one.path for one in candidates}
     averaging = {one.path[:-1] for one in candidates if one.last == "averaging_state"}
-    return [  # Lightning's WeightAveraging keeps the average as the state dict and the raw weights beside it
+    return [  # Lightning's WeightAveraging stores the average as ``state_dict`` and the raw weights as ``current_model_state``
         replace(
             one,
             averaged=any(is_average(key) for key in one.path)
@@ -190,7 +190,7 @@ def _weights_among(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
-    """The raw weights and the averages that one state dict holds under different first words."""
+    """Splits a state dict that contains raw weights and averages under different prefixes."""
     tensors = unwrapped(candidate.tensors, file)
     parts = roots(tensors)
     averages = [root for root in parts if root and is_average(root) and _is_average_of(parts[root], root, tensors)]
@@ -223,8 +223,8 @@ def _split(candidate: Candidate, file: Path) -> Iterator[Candidate]:
 
 
 def _is_average_of(average: Names, root: str, tensors: Names) -> bool:
-    """Whether what is under an average's word is an average of the tensors beside it, or a whole network: a part of a network may be called
-    so too."""
+    """Whether the tensors under ``root`` are an average of the other tensors, or a complete network; a part of a network may also have
+    such a name."""
     rest = {name: value for name, value in tensors.items() if name.partition(".")[0] != root}
     if not rest or all(name in COUNTERS for name in average) or _without_dots(numbers_left_out(average), rest) is not None:
         return True
@@ -234,13 +234,14 @@ def _is_average_of(average: Names, root: str, tensors: Names) -> bool:
 
 
 def _tails(name: str) -> list[str]:
-    """The name, and the same without its first one, two and three words."""
+    """The name, and the name without its first one, two and three parts."""
     words = name.split(".")
     return [".".join(words[count:]) for count in range(min(4, len(words)))]
 
 
 def _without_dots(average: Names, raw: Names) -> Names | None:
-    """LDM's LitEma keeps names without their dots, of the whole module or of its ``model``: the raw tensors with these in their place."""
+    """The raw tensors, replaced by their averages from LDM's LitEma, which removes the dots from names, of the entire module or of its
+    ``model``. None if the names do not match."""
     if not average or any("." in name for name in average):
         return None
     for root in ("model.", ""):
@@ -251,7 +252,7 @@ def _without_dots(average: Names, raw: Names) -> Names | None:
 
 
 def _teachers(candidates: list[Candidate]) -> list[Candidate]:
-    """A teacher beside its student alone is the student's average."""
+    """Marks a teacher as the average of its student if there are no other networks."""
     others = [one for one in candidates if "teacher" not in one.path]
     alone = all("student" in one.path for one in others)
     return [replace(one, averaged=True) if "teacher" in one.path and alone else one for one in candidates]
@@ -281,19 +282,19 @@ def _best(candidates: list[Candidate], path: Path, scan: _Scan) -> Selection:
         known = [one for one in raw if looks_like(one.tensors)]
         taken = usual[0] if len(usual) == 1 else known[0] if len(known) == 1 and not usual else None
         if taken is not None and any(one is not taken and _related(one, taken) for one in raw):
-            taken = None  # another set of the same names under a name of its own, perhaps the average
+            taken = None  # another set has the same tensor names under another key; it may be the average
     if taken is None:
         raise BadWeights(f"{path} contains {len(candidates)} sets of weights and no rule selects one; {_listed_options(candidates)}.")
     return Selection(taken.tensors, taken.key, f"{path}: took the weights under {taken.shown}, {_not_taken(taken, candidates)}")
 
 
 def _related(one: Candidate, other: Candidate) -> bool:
-    """Whether two sets are of one network: at least half of the names of ``other`` are in both."""
+    """Whether two sets belong to the same network: at least half of the names of ``other`` are in both."""
     return 2 * len(one.tensors.keys() & other.tensors.keys()) >= len(other.tensors)
 
 
 def _once(candidates: list[Candidate]) -> list[Candidate]:
-    """Without sets that are the very same tensors under another key; the first stays."""
+    """Removes sets that contain the same tensors under another key; keeps the first."""
     seen: dict[frozenset[tuple[str, int]], Candidate] = {}
     for one in candidates:
         same = frozenset((name, id(value.storage if isinstance(value, Stored) else value)) for name, value in one.tensors.items())
@@ -302,13 +303,13 @@ def _once(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _common_prefix(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many keys two paths share from their beginning on."""
+    """Length of the common prefix of two paths, in keys."""
     return next((count for count, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _average(average: Candidate, raw: Candidate, path: Path) -> Selection:
-    """The average, completed by raw tensors that it does not have because they were not trained. Tied weights, which an average of
-    parameters has only once, are tied in the result too."""
+    """The average, completed with raw tensors that it lacks because they were not trained. Tied weights, which an average of parameters
+    contains only once, are tied in the result too."""
     first = {_tensor_identity(value): name for name, value in raw.tensors.items() if name in average.tensors}
     untracked = {name: value for name, value in raw.tensors.items() if name not in average.tensors}
     tied = {name: average.tensors[first[_tensor_identity(value)]] for name, value in untracked.items() if _tensor_identity(value) in first}
@@ -326,7 +327,7 @@ def _tensor_identity(value: Any) -> tuple[Any, ...]:
 
 
 def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
-    """The candidate of a key: an exact path, else the only path that ends with it, else those below it. Raises BadWeights without one."""
+    """The candidate of a key: an exact path, else the only path that ends with it, else those below it. Raises BadWeights if there is none."""
     exact = [one for one in candidates if one.key == key]
     ends = [one for one in candidates if one.key.endswith(f".{key}")]
     under = [one for one in candidates if one.key.startswith(f"{key}.")]
@@ -345,7 +346,7 @@ def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
 
 
 def _first_words(candidates: Sequence[Candidate], key: str) -> list[Candidate]:
-    """The tensors whose names begin with a key's words, such as one network of several in one state dict."""
+    """The tensors whose names begin with the key, such as one of several networks in a state dict."""
     matching = []
     for one in candidates:
         inside = f"{key.removeprefix(f'{one.key}.')}."

@@ -48,7 +48,7 @@ def _read(place: Path) -> dict[str, Any]:
     for name, entry in state["state_dict_metadata"].items():
         about = _fields(entry) if getattr(entry, "state", None) else {}
         if "chunks" not in about:
-            continue  # numbers and words
+            continue  # not a tensor
         tensor = _tensor(name, about, pieces.get(name, {}), place.parent)
         *parents, last = (state.get("planner_data") or {}).get(name) or (name,)
         inner = content
@@ -59,7 +59,7 @@ def _read(place: Path) -> dict[str, Any]:
 
 
 def _tensor(name: str, about: Mapping[str, Any], pieces: Mapping[tuple[int, ...], Mapping[str, Any]], folder: Path) -> Stored:
-    """A tensor put together from its chunks when it is asked for."""
+    """A tensor that is assembled from its chunks when it is read."""
     size = tuple(about["size"])
     properties = about["properties"]
     kind = next((one for one in _all(properties) if isinstance(one, torch.dtype)), torch.float32)
@@ -113,7 +113,7 @@ def _fields(value: Any) -> Mapping[str, Any]:
 
 
 def _all(value: Any) -> list[Any]:
-    """What a stand-in holds, in any of the ways in which a class may keep it."""
+    """All values in a stand-in, from its state (a mapping or tuple) and its constructor arguments."""
     state = value.state if isinstance(value, StandIn) else None
     held = state.values() if isinstance(state, Mapping) else state if isinstance(state, tuple) else ()
     return [*held, *(value.args if isinstance(value, StandIn) else ())]

@@ -32,7 +32,7 @@ from svgbench.weights.torch_files import Hostile, Stored, read_archive, read_leg
 def resolve(card: EncoderCard, weights: str | Path | None = None, *, option: str = "--weights FILE") -> Path:
     """The local file or directory of a card's weights: ``weights`` if given, else the shipped file, else the Hugging Face cache, else a
     download. Raises BadWeights when there is none, when its digest differs from the card's, or when its licence forbids the declared
-    use. ``option``: how the error tells the user to give a file."""
+    use. ``option``: the option that the error names for giving a file."""
     check_licence(card)
     if weights is not None:
         path = Path(weights).expanduser()
@@ -92,7 +92,7 @@ def read(path: Path, key: str | None = None) -> State:
     """Reads the tensors of a weights file (``.safetensors``, or written by ``torch.save``; objects other than tensors are not loaded), or
     of all parts of a directory.
 
-    Averaged weights (EMA) of a checkpoint are preferred to the raw ones; ``key`` (a dotted path) selects others. Where there was a choice,
+    Averaged weights (EMA) of a checkpoint are preferred to the raw ones; ``key`` (a dotted path) selects others. If there was a choice,
     it is reported once on standard error. Raises BadWeights for damaged files and for checkpoints in which no rule selects the weights.
     """
     before = [(part, _state(part)) for part in weights_files(path)]
@@ -121,13 +121,13 @@ NUMBERED = re.compile(r"^(custom_checkpoint_\d\.pkl|model_\d\.safetensors|pytorc
 
 
 def _refuse_average_beside(path: Path, part: Path, names: Mapping[str, Any]) -> None:
-    """Raises BadWeights when another file in a folder of Accelerate may be an average of these weights; file names do not tell."""
+    """Raises BadWeights when another file in a folder of Accelerate may be an average of these weights; file names do not show this."""
     for file in sorted(path.glob("*_[0-9].*")) if path.is_dir() else ():
         if not NUMBERED.match(file.name):
             continue
         try:
             average = average_beside(_content(file), file, dict(names))
-        except BadWeights:  # no file of tensors
+        except BadWeights:  # not a file of tensors
             continue
         if average:
             raise BadWeights(
@@ -150,7 +150,7 @@ def _merged(parts: list[Path]) -> Any:
 
 
 def _content(path: Path) -> Any:
-    """The content of one file, by its format and not its name."""
+    """The content of one file, read by its actual format, not by its name."""
     form = form_of(path)
     try:
         if form == "safetensors":
@@ -183,8 +183,8 @@ def _state(path: Path) -> FileState | None:
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str, file_names: Iterable[str] | None = None) -> None:
     """Loads ``state`` into ``module`` in the precision of the module. All names and shapes must match and all values must be finite.
 
-    Raises BadWeights, beginning with ``where``, and leaves the module unchanged otherwise. ``file_names``: the names in the file, where
-    they differ from those of ``state``; the error then tells which known model has such names.
+    Otherwise raises BadWeights, whose message begins with ``where``, and leaves the module unchanged. ``file_names``: the names in the
+    file, if they differ from those of ``state``; the error uses them to suggest a known model.
     """
     expected = module.state_dict()
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())

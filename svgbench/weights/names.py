@@ -53,7 +53,7 @@ def numbers_left_out(tensors: Names) -> Names:
 
 
 def unwrapped(tensors: Names, file: Path | None = None) -> Names:
-    """The tensors without ``_orig_mod.`` and similar parts and a common ``module.``, with blocks numbered consecutively."""
+    """Removes ``_orig_mod.`` and similar parts and a common ``module.`` from the names, and numbers blocks consecutively."""
     short = {INSIDE.sub("", name): value for name, value in tensors.items()}
     if len(short) != len(tensors):
         times = Counter(INSIDE.sub("", name) for name in tensors)

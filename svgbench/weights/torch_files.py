@@ -28,7 +28,7 @@ from svgbench.config.archives import Member, checked, start_of
 from svgbench.errors import BadWeights
 
 OPERATIONS = 2_000_000
-"""Largest number of operations in one pickle; large checkpoints have a small part of it."""
+"""Largest number of operations in one pickle; large checkpoints have far fewer."""
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """The first number in files of torch before 1.6."""
 NAMES = 20_000
@@ -57,15 +57,15 @@ class Hostile(pickle.UnpicklingError):
 
 
 class StandIn(dict):
-    """Replaces an object of an unknown class: stores its content and does nothing. It is a mapping where the class was one
+    """Replaces an object of an unknown class: stores its content and does nothing. It is a mapping if the class was one
     (``defaultdict``, ``EasyDict``)."""
 
     foreign = ""
     """Module and name of the class or function it stands for."""
     args: tuple[Any, ...]
-    """What it was made of."""
+    """Arguments of the constructor."""
     state: Any
-    """What it was given afterwards."""
+    """State set after construction (``__setstate__``)."""
 
     def __new__(cls, *args: Any, **words: Any) -> StandIn:
         made = dict.__new__(cls)
@@ -152,7 +152,7 @@ def _rebuilt(storage: Any, offset: Any, shape: Any, stride: Any, *rest: Any) -> 
     known = isinstance(storage, Storage) and len(shape) == len(stride) <= DIMENSIONS
     if not known or not all(type(n) is int and 0 <= n < 1 << 62 for n in numbers):
         raise pickle.UnpicklingError("a tensor with invalid sizes")
-    typed, *more = rest[2:] if len(rest) > 2 and isinstance(rest[2], torch.dtype) else (None, *rest[2:])  # v3 names the type of its bytes
+    typed, *more = rest[2:] if len(rest) > 2 and isinstance(rest[2], torch.dtype) else (None, *rest[2:])  # v3 states the dtype
     bits = more[0] if more and isinstance(more[0], Mapping) else {}
     count = storage.count // (1 if typed is None else typed.itemsize)
     elements = math.prod(shape)
@@ -256,8 +256,8 @@ def _length(source: Any) -> int:
 
 
 def _effect(operation: pickletools.OpcodeInfo) -> tuple[int, bool, int, int]:
-    """What an operation does with the stack: how many objects it takes (without those above a mark), whether it takes all above a mark, how
-    many it puts back, and 1 if it wraps them in a tuple."""
+    """The effect of an operation on the stack: number of objects popped (without those above a mark), whether all above a mark are popped,
+    number of objects pushed, and 1 if it wraps them in a tuple."""
     before = operation.stack_before
     marked = pickletools.markobject in before
     taken = before.index(pickletools.markobject) if marked else len(before)
@@ -280,7 +280,7 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def read_archive(path: Path, source: io.BytesIO | None = None) -> Any:
-    """The content of a file of ``torch.save`` (a ZIP archive), or of one that is held in ``source``; its tensors are ``Stored``."""
+    """The content of a file of ``torch.save`` (a ZIP archive), read from ``source`` if given; its tensors are ``Stored``."""
     place: Path | io.BytesIO = path if source is None else source
     members = checked(place, named=path)
     pickles = [name for name in members if name == "data.pkl" or (name.endswith("/data.pkl") and name.count("/") == 1)]
@@ -348,7 +348,7 @@ def read_legacy(path: Path) -> Any:
 
 
 def _once(read: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The same function, but it reads once and then returns the same tensor, so that tensors share a storage as in the file."""
+    """Caches the result of ``read``, so that tensors share a storage as in the file."""
     found: list[Tensor] = []
 
     def again() -> Tensor:
