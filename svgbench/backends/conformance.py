@@ -24,8 +24,8 @@ class Finding(NamedTuple):
 
 @torch.no_grad()
 def examine(encoder: FrozenEncoder, seconds: float = 2.0) -> list[Finding]:
-    """Runs every check on random images of the card's size; a check that raises has failed. When all pass, the speed is measured for about
-    ``seconds``."""
+    """Runs every check on random images of the card's size; a check that raises counts as failed. If all pass, the speed is measured for
+    about ``seconds``."""
     device = next(encoder.buffers()).device
     side = encoder.card.pixels.size
     images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)

@@ -19,7 +19,7 @@ class DiffusersNetwork(Network):
     """A diffusers AutoencoderKL."""
 
     model: Any
-    """It, whose base classes have no types."""
+    """The AutoencoderKL; ``Any``, because its base classes have no types."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class DiffusersNetwork(Network):
         return self.model.decode(latents).sample
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Names of today's diffusers, from its older files or from the release in LDM's names."""
+        """Converts names of older diffusers versions, or LDM's names of the release, to those of current diffusers."""
         inside = "first_stage_model."
-        if any(name.startswith(inside) for name in state):  # the codec of a whole Stable Diffusion checkpoint
+        if any(name.startswith(inside) for name in state):  # the codec in a full Stable Diffusion checkpoint
             state = {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
         if "encoder.down.0.block.0.conv1.weight" in state:
             from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
@@ -58,7 +58,7 @@ class DiffusersNetwork(Network):
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
-    """``AutoencoderKL`` with ``card.arguments``, random weights."""
+    """``AutoencoderKL`` with ``card.arguments`` and random weights."""
     if card.model != "AutoencoderKL":
         raise unknown("diffusers codec", card.model, ["AutoencoderKL"])
     try:

@@ -1,4 +1,4 @@
-"""Image towers of open_clip: its own vision transformer, and the timm trunks that its SigLIP models have. The text tower is left out."""
+"""Image towers of open_clip: its own vision transformer, and the timm trunks of its SigLIP models. Text towers are not loaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, unknown
 
 TOWER = "visual."
-"""Where open_clip's files keep the image tower."""
+"""Prefix of the image tower's weights in open_clip's files."""
 
 
 class OpenClipNetwork(TokenNetwork):
@@ -56,7 +56,7 @@ class OpenClipNetwork(TokenNetwork):
         return [torch.cat([prefix, rest], dim=1) for prefix, rest in zip(outputs["image_intermediates_prefix"], patches, strict=True)]
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The image tower out of a whole model's file, position embeddings resampled to the tower's grid."""
+        """Selects the image tower from the file of a full model, and resamples position embeddings to the tower's grid."""
         if any(name.startswith(TOWER) for name in state):
             state = {name.removeprefix(TOWER): value for name, value in state.items() if name.startswith(TOWER)}
         grid = [self.side // self.stride] * 2
@@ -69,13 +69,13 @@ class OpenClipNetwork(TokenNetwork):
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
-    """The image tower of the model ``card.model``, ``card.arguments`` (``embed_dim``, ``vision_cfg``...) over its configuration; random
-    weights."""
+    """The image tower of ``card.model`` with random weights; ``card.arguments`` (``embed_dim``, ``vision_cfg``...) override its
+    configuration."""
     config: dict[str, Any] = open_clip.get_model_config(card.model) or {}
     if not config and not {"timm_model_name", "layers"} & card.arguments.get("vision_cfg", {}).keys():
         raise unknown("open_clip model", card.model, open_clip.list_models())
     arguments = dict(card.arguments)
-    approximate = arguments.pop("gelu", None)  # ``tanh``: what SigLIP was trained with, while open_clip and timm build the exact one
+    approximate = arguments.pop("gelu", None)  # ``tanh``: SigLIP was trained with it, but open_clip and timm build the exact GELU
     config |= {name: value for name, value in arguments.items() if name != "vision_cfg"}
     vision = {**config.get("vision_cfg", {}), **arguments.get("vision_cfg", {}), "timm_model_pretrained": False}
     try:

@@ -22,7 +22,7 @@ class TimmNetwork(TokenNetwork):
     """A timm ViT (VisionTransformer, Eva) without its head."""
 
     model: Any
-    """Both have the attributes that are read here, but no common type that declares them."""
+    """``Any``, because the two classes have no common type that declares the attributes used here."""
 
     def __init__(self, name: str, arguments: dict[str, Any], features: Features) -> None:
         super().__init__()
@@ -46,21 +46,21 @@ class TimmNetwork(TokenNetwork):
         return [torch.cat([prefix, patches], dim=1) for patches, prefix in outputs] if self.prefix else outputs
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's names; position embeddings resampled to the network's grid."""
+        """Converts names to timm's, and resamples position embeddings to the network's grid."""
         module = importlib.import_module(type(self.model).__module__)
         if "rope_embed.periods" in state and hasattr(getattr(self.model, "rope", None), "periods"):
             self._set_periods(state["rope_embed.periods"])  # a buffer that timm does not keep in its state dict
         convert = getattr(module, "checkpoint_filter_fn", None)
         if convert is None:
             return state
-        if "decoder_pred.weight" in state:  # MAE's whole model
+        if "decoder_pred.weight" in state:  # MAE with its decoder
             state = {name: value for name, value in state.items() if not name.startswith("decoder_") and name != "mask_token"}
         expected = self.model.state_dict()
-        # classification and contrastive heads are not part of an encoder, and files hold what the network computes by itself
+        # classification and contrastive heads are not part of an encoder, and files may hold values that the network itself computes
         return {name: value for name, value in convert(dict(state), self.model).items() if name in expected or not name.startswith("head.")}
 
     def _set_periods(self, periods: Tensor) -> None:
-        """RoPE's periods, and the embedding computed from them where timm keeps one for its fixed grid."""
+        """Sets RoPE's periods, and recomputes the embedding if timm caches one for a fixed grid."""
         rope = self.model.rope
         rope.periods.copy_(periods.to(rope.periods.dtype))
         if rope.feat_shape is not None:
@@ -68,7 +68,7 @@ class TimmNetwork(TokenNetwork):
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
-    """The architecture ``card.model`` with ``card.arguments``, random weights."""
+    """The architecture ``card.model`` with ``card.arguments`` and random weights."""
     if not timm.is_model(card.model):
         raise unknown("timm model", card.model, timm.list_models(pretrained=False))
     arguments = {"dynamic_img_size": True, **card.arguments}  # any size that the patch divides, position embeddings resampled

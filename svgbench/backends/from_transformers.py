@@ -69,7 +69,7 @@ class TransformersNetwork(TokenNetwork):
         return outputs
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Weights with current names (transformers converts those of older files), position embeddings resampled to the grid."""
+        """Converts names to current ones (transformers does this for older files), and resamples position embeddings to the grid."""
         state = {name: self._resampled(name, value) for name, value in state.items()}
         with _silent():
             loaded: Any = type(self.model).from_pretrained(
@@ -80,7 +80,7 @@ class TransformersNetwork(TokenNetwork):
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-        model, report = loaded  # as ``output_loading_info`` asks for
+        model, report = loaded  # a pair because of ``output_loading_info``
         missing, shapes = set(report["missing_keys"]), {name: shape for name, shape, _ in report["mismatched_keys"]}
         expected = self.model.state_dict().keys()  # without a pooling head, which ``model`` may have
         result = {name: value for name, value in model.state_dict().items() if name in expected and name not in missing}
@@ -100,7 +100,7 @@ class TransformersNetwork(TokenNetwork):
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
-    """The class ``card.model`` with the configuration ``card.arguments``, random weights."""
+    """The class ``card.model`` with the configuration ``card.arguments`` and random weights."""
     if card.model not in CLASSES or not hasattr(transformers, card.model):
         raise unknown("image encoder of transformers", card.model, CLASSES)
     try:

@@ -132,7 +132,7 @@ def open_encoder(
 
 
 def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str, Tensor]:
-    """The weights of a file with the names of the network, float32. Raises BadWeights, whose sentence begins with ``where``, when they
+    """The weights of a file with the names of the network, float32. Raises BadWeights, whose message begins with ``where``, when they
     cannot be converted."""
     try:  # float32, because tensors that are resampled need it
         return network.adapt({name: value.float() if value.dtype in HALF else value for name, value in state.items()})
@@ -146,7 +146,7 @@ def adapted(network: Network, state: dict[str, Tensor], where: str) -> dict[str,
 
 
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None = None, *, seed: int = 0) -> Network:
-    """The network of a card with random weights of a seed, trainable. The global random state is unchanged."""
+    """The trainable network of a card with random weights from ``seed``. The global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return opener(card.backend)(card, state)

@@ -80,7 +80,7 @@ def block_indices(features: Features, depth: int) -> list[int]:
 
 @contextmanager
 def block_outputs(blocks: nn.ModuleList, indices: Sequence[int]) -> Iterator[list[Tensor]]:
-    """Context in which a forward pass adds the outputs of some blocks to the list."""
+    """Context in which a forward pass appends the outputs of some blocks to the yielded list."""
     outputs: list[Tensor] = []
     handles = [
         blocks[index].register_forward_hook(lambda _module, _inputs, out: outputs.append(out[0] if isinstance(out, tuple) else out))
