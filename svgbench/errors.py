@@ -15,13 +15,13 @@ from typing import Self
 
 
 class SvgbenchError(Exception):
-    """A stage failed; the base class of every error that svgbench raises on purpose."""
+    """Base class of all errors that svgbench raises on purpose; raised itself when a stage fails."""
 
     exit_status = 1
 
 
 class BadInput(SvgbenchError):
-    """A command line, a configuration or a file of the user cannot be used."""
+    """A command line, configuration or user file that cannot be used."""
 
     exit_status = 2
     field = ""

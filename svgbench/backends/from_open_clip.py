@@ -1,4 +1,4 @@
-"""Image towers of open_clip: its own vision transformer, and the timm trunks of its SigLIP models. Text towers are not loaded."""
+"""Image towers of open_clip: its vision transformer, and the timm trunks of its SigLIP models. Text towers are not loaded."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
         raise unknown("timm model", card.model, timm.list_models(pretrained=False))
     arguments = {"dynamic_img_size": True, **card.arguments}  # any size that the patch divides, position embeddings resampled
     if state is not None and "storage_tokens" in state and "blocks.0.attn.qkv.bias" in state:
-        arguments["qkv_bias"] = True  # Meta's own DINOv3 files carry query and value biases, which timm's converted ones leave out
+        arguments["qkv_bias"] = True  # Meta's DINOv3 files have query and value biases, which timm's converted files omit
     try:
         return TimmNetwork(card.model, arguments, card.features)
     except (TypeError, AttributeError, ValueError, AssertionError) as error:

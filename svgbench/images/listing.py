@@ -1,6 +1,6 @@
 """The images of a source and those that a run uses: entries, classes, the validation split, limits. No torch.
 
-A source (class folders, webdataset shards, a Hugging Face dataset) gives a ``Collection``; ``choose`` selects a ``Listing`` from it. An
+A source (class folders, webdataset shards, a Hugging Face dataset) returns a ``Collection``; ``choose`` selects a ``Listing`` from it. An
 image is identified by the path ``split/class/file``. The order of a store follows the hash of that path, so different sources with the same
 names of classes and files give the same store.
 """
@@ -21,7 +21,7 @@ from svgbench.images.scan import ListedFile, examples
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".pnm", ".tif", ".tiff")
 """Suffixes of images, in lower case. Other files (``.gif``, which may have many frames) are skipped and counted."""
 UNLABELLED = "move the files of a split without labels, as test splits often are, elsewhere"
-"""Advice for images without labels, besides adding labels."""
+"""Advice for images without labels, as an alternative to adding labels."""
 MAX_NAMES = 12
 """Largest number of class names in a message."""
 
@@ -40,7 +40,7 @@ class ImageEntry(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The files of a source that contain many images each (shards, parquet)."""
+    """The files of a source in which each file contains many images (shards, parquet)."""
 
     train: list[ListedFile]
     val: list[ListedFile]

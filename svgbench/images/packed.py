@@ -198,7 +198,7 @@ def record(directory: Path, about: Mapping[str, Any]) -> None:
 
 def _confirm(directory: Path, about: Mapping[str, Any], names: Iterable[str] | None = None, *, reread: bool = False) -> None:
     """Raises BrokenArtifact when a file does not have its digest. Labels are always read; images only when their size, times or inode have
-    changed, or when they were never read here and are at most ``QUICK_BYTES`` large."""
+    changed, or when they were never read on this machine and are at most ``QUICK_BYTES`` large."""
     if names is None:
         names = [name for split in SPLITS for name in rows(about, split)] if "files" in about else []  # a store of format 1 has none
     for name in names:

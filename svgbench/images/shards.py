@@ -1,6 +1,6 @@
 """Webdataset shards as a source of images: plain ``*.tar`` files, read in place without unpacking. No torch.
 
-A member ``KEY.jpg`` (``png``, ``webp``, ...) is an image; ``KEY.cls`` (a whole number as text) or ``KEY.json`` (an object with ``label``)
+A member ``KEY.jpg`` (``png``, ``webp``, ...) is an image; ``KEY.cls`` (an integer as text) or ``KEY.json`` (an object with ``label``)
 is its label; a key ends at the first dot of the file name. The split of a shard follows from its folder (``train/``, ``val/``) or its name
 (``imagenet-train-000.tar``; shards without a split are then ignored); if neither names a split, a share of each class is held out.
 ``classes.txt`` names the classes, one per line, for all shards or in the folder of a split; without it, a class is named by the folder of

@@ -1,4 +1,4 @@
-"""Exponential moving average of a module's weights, kept beside it as a state dict."""
+"""Exponential moving average of a module's weights, stored separately as a state dict."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ REASONS = {
     errno.EOPNOTSUPP: "the file system cannot do that; give an --out on another one.",
     errno.ENOENT: "was removed by another program during the work; run the same command again.",
 }
-"""errno -> reason and advice, for errors of the storage."""
+"""errno -> reason and advice, for storage errors."""
 PATHS = {
     errno.ENAMETOOLONG: "the name is longer than the file system allows; give a shorter one.",
     errno.ELOOP: "its symbolic links form a loop; correct them, or give another path.",
@@ -74,7 +74,7 @@ def guarded(place: Path, *, vanished: bool = False) -> Iterator[None]:
 
 
 def storage_error(error: OSError, place: Path | None = None) -> StorageError | BadInput:
-    """A StorageError that says what to do, or BadInput for an unusable path. The sentence names the error's file if it has one, else
+    """A StorageError with advice, or BadInput for an unusable path. The sentence names the error's file if it has one, else
     ``place``."""
     return _explained(error.errno or errno.EIO, error.filename or place or "the storage")
 

@@ -29,7 +29,7 @@ def gemm_rate(device: torch.device, precision: Literal["fp32", "bf16"], seconds:
     for _ in range(3):
         torch.mm(a, b, out=out)
     synchronise(device)
-    best, spent, repeats = 0.0, 0.0, 4 if device.type == "cuda" else 1  # other processes may be idle during a short interval
+    best, spent, repeats = 0.0, 0.0, 4 if device.type == "cuda" else 1  # short intervals: in some of them other processes are idle
     while spent < seconds or best == 0.0:
         start = time.perf_counter()
         for _ in range(repeats):
@@ -65,7 +65,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak memory in bytes since ``reset_peak``: of the device's allocator on a GPU, of the whole process on a CPU."""
+    """Peak memory in bytes since ``reset_peak``: of the device's allocator on a GPU, of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, StopIteration):

@@ -49,7 +49,7 @@ class Bar:
         return (self.done - self._before) / max(time.monotonic() - self._start, 1e-9)
 
     def show(self) -> None:
-        """Draws the present state; the base class is silent."""
+        """Draws the current state; the base class draws nothing."""
 
     def close(self) -> None:
         """Draws the final state."""
@@ -139,7 +139,7 @@ class NoteBar(Bar):
 
 
 def read_note(note: Path) -> dict[str, Any] | None:
-    """What a ``NoteBar`` wrote last: label, done, total, unit, rate, figures, host; None if there is none."""
+    """The last state that a ``NoteBar`` wrote: label, done, total, unit, rate, figures, host; None if there is none."""
     try:
         return json.loads(note.read_text())
     except (OSError, ValueError):

@@ -41,7 +41,7 @@ def ranks(environ: Mapping[str, str] | None = None) -> Ranks:
 def whole_number(
     name: str, environ: Mapping[str, str], *, minimum: int = 0, maximum: int | None = None, advice: str = "correct it, or unset it"
 ) -> int:
-    """A whole number from the environment. Raises BadInput with the name, value and range of the variable."""
+    """An integer from the environment. Raises BadInput with the name, value and range of the variable."""
     text = environ.get(name, "").strip()
     value = int(text) if text.isascii() and text.removeprefix("-").isdigit() and len(text) < 19 else None
     if value is None or value < minimum or (maximum is not None and value > maximum):

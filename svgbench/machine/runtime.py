@@ -33,7 +33,7 @@ BUCKET_BYTES = 128 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """The machine a run uses."""
+    """Settings of the device and the processes of a run."""
 
     device: str = "auto"
     """``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``."""
@@ -42,7 +42,7 @@ class Runtime:
     workers: int | None = None
     """Threads that read and crop images during packing; one for each processor that this process may use when None."""
     micro_batch: int | None = None
-    """Images in one forward and backward pass on one rank; the rank's whole share of the batch when None."""
+    """Images in one forward and backward pass on one rank; the rank's full share of the batch when None."""
     compile: bool = False
     """Whether networks compile their blocks."""
     quiet: bool = False

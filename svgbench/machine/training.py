@@ -149,7 +149,7 @@ def learning_rate(settings: networks.Training, images_seen: int) -> float:
 
 
 class _Loop:
-    """The state of one training, which checkpoints hold, and the steps of ``train``."""
+    """The state of one training, saved in checkpoints, and the steps of ``train``."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The three shelves of data (encoders, ablations, reports): find, list and read an entry, in a wheel or beside a checkout."""
+"""The three shelves of data (encoders, ablations, reports): finds, lists and reads entries, in an installed wheel or a checkout."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Weight files: formats, names of tensors, and which weights a file holds."""
+"""Weight files: formats, names of tensors, and the selection of weights in a checkpoint."""

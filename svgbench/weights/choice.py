@@ -327,7 +327,7 @@ def _tensor_identity(value: Any) -> tuple[Any, ...]:
 
 
 def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
-    """The candidate of a key: an exact path, else the only path that ends with it, else those below it. Raises BadWeights if there is none."""
+    """The candidate of a key: an exact path, else the only path that ends with it, else those below it. Raises BadWeights if none match."""
     exact = [one for one in candidates if one.key == key]
     ends = [one for one in candidates if one.key.endswith(f".{key}")]
     under = [one for one in candidates if one.key.startswith(f"{key}.")]

@@ -85,7 +85,7 @@ class State(dict[str, Tensor]):
     """Name -> tensor of a weights file."""
 
     key = "."
-    """Dotted path of the weights in the checkpoint; a dot for the whole file."""
+    """Dotted path of the weights in the checkpoint; a dot for the entire file."""
 
 
 def read(path: Path, key: str | None = None) -> State:

@@ -33,7 +33,7 @@ KINDS = (
     Kind("VA-VAE as it was trained, its teacher included (vavae)", ("foundation_model.", "encoder.down.0.block.")),
     Kind("an autoencoder in LDM's layout (vavae, sdvae)", ("encoder.down.0.block.", "decoder.up.0.block.", "post_quant_conv.")),
     Kind("an autoencoder of diffusers (sdvae)", ("encoder.down_blocks.0.", "decoder.up_blocks.0.")),
-    # our own
+    # models of svgbench
     Kind("an autoencoder that svgbench trained", ("decoder.conv_in.", "residual_encoder.")),
     Kind("an autoencoder that svgbench trained without residual", ("decoder.conv_in.", "decoder.up.0."), ("encoder.",)),
     Kind("a transformer that svgbench trained", ("patches.", "time.mlp.", "final_modulation.")),
