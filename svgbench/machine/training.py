@@ -49,7 +49,7 @@ class Task(Protocol):
 
     @property
     def averaged(self) -> str | None:
-        """The module whose moving average is kept, when ``settings.ema`` asks for one."""
+        """The module whose moving average is computed if ``settings.ema`` is set."""
 
     @property
     def optimisers(self) -> Mapping[str, Optimizer]:

@@ -240,8 +240,8 @@ def _tails(name: str) -> list[str]:
 
 
 def _without_dots(average: Names, raw: Names) -> Names | None:
-    """The raw tensors, replaced by their averages from LDM's LitEma, which removes the dots from names, of the entire module or of its
-    ``model``. None if the names do not match."""
+    """Replaces raw tensors by their averages from LDM's LitEma, whose names have no dots and belong to the entire module or to its
+    ``model``; None if the names do not match."""
     if not average or any("." in name for name in average):
         return None
     for root in ("model.", ""):
