@@ -1,9 +1,8 @@
 """References to compare images with: features of real images, computed once for many scores, or published statistics.
 
 Protocol: a reference is identified by its images (``train``, ``images``, ``statistics``), their count and digest; features and statistics
-of one extractor are never used for another. An ADM ``.npz`` gives both: its statistics are of the whole training set, and its ``arr_0``
-holds 10,000 images, whose features give precision, recall and KID. Limit: a file does not state with which crop and resize published
-statistics were computed.
+of one extractor are never used for another. An ADM ``.npz`` has both: statistics of the full training set, and 10,000 images (``arr_0``),
+whose features are used for precision, recall and KID. Limit: a file does not state the crop and resize of its published statistics.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path, judge: Judge, device: torch.device | str = "cpu") -> Reference:
-        """Reads what ``save`` wrote. Raises BadInput when it is of another extractor, BadData when it is damaged."""
+        """Reads the files of ``save``. Raises BadInput when they are of another extractor, BadData when they are damaged."""
         try:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))

@@ -59,12 +59,12 @@ class Resampling:
         return max(floor, value - half), min(ceiling, value + half)
 
     def of_mean(self, values: Tensor, **limits: float) -> tuple[float, float] | tuple[None, None]:
-        """The interval of the mean of one number per image [N]."""
+        """The interval of the mean of values [N], one per image."""
         values = values.double()
         return self.interval(values.mean().item(), self.counts(len(values), values.device) @ values / len(values), **limits)
 
     def stated(self, over: str) -> dict[str, str]:
-        """How the interval was made, for a score's ``detail``."""
+        """How the interval was computed, for a score's ``detail``."""
         if self.resamples < 2:
             return {"interval": "none"}
         return {"interval": f"95 %, value ± 1.96 standard deviations of {self.resamples} bootstrap resamples over {over}"}
