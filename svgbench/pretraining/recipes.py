@@ -30,7 +30,7 @@ class Recipe:
     images: int
     """Number of training images."""
     seed: int
-    """Seed of the images, the initial weights and every random draw. Each network has another; the benchmark uses none of them."""
+    """Seed of the images, the initial weights and every random draw. Each network has a different one; the benchmark uses none of them."""
     training: Training
 
 
