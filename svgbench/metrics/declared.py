@@ -24,7 +24,7 @@ class Metric:
     group: Group
     """The report's table that shows it. Metrics of generation score samples, so their scores have steps and guidance."""
     stages: tuple[str, ...]
-    """The stages (rows of ``stages/graph.py``) whose ``scores.json`` may hold it."""
+    """The stages (rows of ``stages/graph.py``) whose ``scores.json`` may contain it."""
     digits: int = 2
     """Decimals in tables."""
     published: tuple[str, ...] = ()

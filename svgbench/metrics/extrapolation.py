@@ -5,10 +5,10 @@ tenth of the samples to all of them, least squares in float64. Subsets are neste
 all sums; the authors shuffle for each subset, which costs eight times as many sums and has more variance (a standard deviation of 0.26
 instead of 0.21 on 60 sets of 1,000 Gaussian vectors of dimension 32). The reference is not extrapolated. Subsets have at least twice as
 many images as the features have dimensions, because the bias is not linear in 1/N when a covariance is singular or nearly so; with fewer
-than four times as many samples there is no score. The interval bootstraps the images and repeats the whole fit on at most 20 resamples.
-Cost of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances of 2 s each, so about 15 minutes with the
-interval. Limits: it does not remove a bias of higher order, and does not detect memorised samples. It may be below 0 when both
-distributions are equal.
+than four times as many samples there is no score. The interval bootstraps the images and repeats the full fit on at most 20 resamples. Cost
+of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances of 2 s each, so about 15 minutes with the interval.
+Limits: it does not remove a bias of higher order, and does not detect memorised samples. It may be below 0 when both distributions are
+equal.
 """
 
 from __future__ import annotations

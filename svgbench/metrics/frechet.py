@@ -5,7 +5,7 @@
 Protocol: features of an extractor that the protocol names ("FID" means Inception's, as in published numbers; the distance on another
 extractor's features is a different measure and is never in the same column). gFID: all samples against all training images, as in ADM's
 evaluation, or against the statistics of a file; rFID: reconstructions of the validation images against the same images; sFID (arXiv
-2103.03841) as in ADM: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (behind its ReLU;
+2103.03841) as in ADM: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (after its ReLU;
 ``Mixed_6d.branch1x1`` in PyTorch's names), flattened with channels last (2023 dimensions). Sums are float64; covariances are unbiased (N -
 1); tr (S_1 S_2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric F' S_1 F with F F' = S_2, which needs no matrix
 square root. Limits: it does not detect memorised samples, does not show which images are bad, and ignores what the extractor does not

@@ -107,8 +107,8 @@ class Comparison:
     """Further parts of every protocol, such as ``resized-256``."""
 
     def name(self, measure: str, *details: str, against: Literal["all", "kept", "nothing"] = "all") -> Protocol:
-        """The protocol of a measure; ``against``: what it compares with: the reference's moments, the images whose features it keeps (for
-        published statistics these are other images), or nothing."""
+        """The protocol of a measure; ``against``: what the samples are compared with: the reference's moments, the images whose features it
+        keeps (for published statistics these are other images), or nothing."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
         groups = {"all": self.reference.group, "kept": self.reference.kept_group or self.reference.group}
         reference = groups.get(against)
@@ -177,7 +177,7 @@ def distance_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """The Frechet distances alone, for a second extractor."""
+    """Only the Frechet distances, for a second extractor."""
     check_counts(samples.count, neighbours=1, classes=False)
     comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,

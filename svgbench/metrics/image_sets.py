@@ -132,7 +132,7 @@ class EncodedImages(GivenImages):
 
 
 class ImageFiles(EncodedImages):
-    """The image files below a folder; linked folders are followed, and what is skipped is reported."""
+    """The image files below a folder; linked folders are followed, and skipped entries are reported."""
 
     def __init__(self, folder: Path, resize: int | None = None) -> None:
         skipped = Skipped()
@@ -198,7 +198,7 @@ class TarredImages(EncodedImages):
 
 
 def _images_among(sizes: dict[str, int], path: Path) -> list[str]:
-    """The names of images among an archive's files, in the order in which a folder of them is read; hidden ones are left out."""
+    """Names of the image files in an archive, in the order in which a folder of the same files is read; hidden files are left out."""
     names = [name for name in sizes if name.lower().endswith(SUFFIXES) and not _is_hidden(name)]
     if huge := next((name for name in names if sizes[name] > LARGE), None):
         raise BadData(f"{path}: '{huge}' has {sizes[huge]:,} bytes, more than any image; remove it.")

@@ -1,4 +1,4 @@
-"""The judging networks: their names, the places of their weights, and the required content of their files.
+"""The judging networks: their names, their weights files, and the required contents of these files.
 
 Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is a different judge, whose numbers
 have a different protocol. Files are read by ``weights.files``, which runs no code inside them. Limit: a digest does not show whether the
@@ -61,7 +61,7 @@ def unfamiliar(names: Iterable[str]) -> str:
 
 
 def source_of(kind: str, name: str) -> str:
-    """A judge's weights file, where to get it and its licence, for a sentence."""
+    """A judge's weights file, where to get it and its licence, for a message."""
     return _source_of(row(kind, name))
 
 

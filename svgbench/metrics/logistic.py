@@ -1,12 +1,12 @@
 """L2-regularised logistic regression on frozen latents.
 
 Protocol (after facebookresearch/dinov2 and dinov3, eval/log_regression.py): softmax regression on pooled latents, standardised by the
-training images' moments, with scikit-learn's objective C * sum of cross-entropies + |W|^2 / 2 (the intercept is free), minimised in float64
-by L-BFGS. For each C of a sweep, a model is fitted to nine tenths of the training images, starting from the previous solution. With the C
-that is best on the held-out tenth, a model is fitted to all training images and scored on the validation images, which select nothing.
-Unlike in DINO, the inputs are standardised, so that C means the same for features and residual, and the sweep has one C per decade (DINO's:
-four). With two classes the penalty is that of softmax, half as strong as scikit-learn's binomial one at equal C. Limit: like the linear
-probe, it uses no positions. Unlike the probe by SGD, its result does not depend on the order of the batches.
+training images' moments, with scikit-learn's objective C * sum of cross-entropies + |W|^2 / 2 (the intercept is not regularised), minimised
+in float64 by L-BFGS. For each C of a sweep, a model is fitted to nine tenths of the training images, starting from the previous solution.
+With the C that is best on the held-out tenth, a model is fitted to all training images and scored on the validation images, which are not
+used for selection. Unlike in DINO, the inputs are standardised, so that C means the same for features and residual, and the sweep has one C
+per decade (DINO's: four). With two classes the penalty is that of softmax, half as strong as scikit-learn's binomial one at equal C. Limit:
+like the linear probe, it uses no positions. Unlike the probe by SGD, its result does not depend on the order of the batches.
 """
 
 from __future__ import annotations

@@ -3,11 +3,12 @@
 Protocol: each image's raw latents averaged over their positions (``detail`` states which: features, residual or both), training labels for
 fitting, accuracy on all validation images. Linear: inputs standardised by the training images' moments (a batch norm without affine, as
 MAE's probe has), softmax regression by SGD (momentum 0.9, no decay, cosine to zero), one head for each learning rate, trained side by side
-on nine tenths of the training images; the head that is best on the held-out tenth is reported, and validation images select nothing. DINOv2
-and DINOv3 (eval/linear.py) also train 13 heads, for 12,500 updates of 1,024 images with the same SGD and schedule, but on random crops and
-on the concatenated class token and mean patch token, and they choose the head on the images that they report. kNN and logistic regression:
-see ``neighbours`` and ``logistic``. Vectors may be memory-mapped and rounded to bfloat16 (then the protocol records bf16). Intervals
-resample validation images. Limits: it does not show the accuracy of a probe on all positions or of fine-tuning, nor pixel quality.
+on nine tenths of the training images; the head that is best on the held-out tenth is reported, and validation images are not used for
+selection. DINOv2 and DINOv3 (eval/linear.py) also train 13 heads, for 12,500 updates of 1,024 images with the same SGD and schedule, but on
+random crops and on the concatenated class token and mean patch token, and they choose the head on the images that they report. kNN and
+logistic regression: see ``neighbours`` and ``logistic``. Vectors may be memory-mapped and rounded to bfloat16 (then the protocol records
+bf16). Intervals resample validation images. Limits: it does not show the accuracy of a probe on all positions or of fine-tuning, nor pixel
+quality.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A protocol (``config.records.Protocol``) states what is measured and by which judge (network, sha256 of its weights, how it resizes),
 against which reference images (set, count, digest), on which images (set, count, how their labels were drawn), rounding, settings and, for
 samples, how they were drawn. Its text states all of this in one line. No part contains the separator ``/``, so different protocols have
-different texts. A protocol does not state which model was scored, because models are what is compared.
+different texts. A protocol does not state which model was scored, because protocols serve to compare models.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VERSION = "v1"
 """Increased whenever a change of svgbench's arithmetic changes a number."""
 
 ROUNDING = "uint8-round"
-"""floats in [0, 1] become uint8 by round(255 x) (see ``samples.to_uint8``); every metric sees uint8 images."""
+"""floats in [0, 1] become uint8 by round(255 x) (see ``samples.to_uint8``); every metric is computed on uint8 images."""
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9.,:+_=@-]*")
 
@@ -36,7 +36,7 @@ class ImageGroup:
     count: int | None
     """Number of images; None if only statistics are given."""
     digest: str = ""
-    """sha256 of the images (their store's file, or their list); empty for generated images, which are what is measured."""
+    """sha256 of the images (their store's file, or their list); empty for generated images, because they are what is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ class Reference:
     kept: Tensor | None = None
     """Features [n, D] float32 of all its images, or of n of them; None if there are statistics only."""
     kept_group: ImageGroup | None = None
-    """The images of ``kept``, when the statistics are published ones of other images."""
+    """The images of ``kept``, if the statistics were published for other images."""
     size: tuple[int, int] | None = None
     """Height and width in pixels of its images; None if there are statistics only."""
 
@@ -95,9 +95,9 @@ def open_reference(
     runtime: Runtime | None = None, progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
     resize: int | None = None,
 ) -> Reference:  # fmt: skip
-    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0``, if it has any; a set of
-    images (``image_sets.open_set``); or an artifact of our store (``images``: its training images; ``references``). Images of another size
-    than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
+    """A reference from an ADM ``.npz`` of statistics (with features of its images ``arr_0``, if there are any), a set of images
+    (``image_sets.open_set``), or an artifact of the store (``images``: its training images; ``references``). Images of another size than
+    ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
     computation can resume; ``resize``: the side in pixels to which a set of images is resized."""
     images: Any = None
     published: Reference | None = None

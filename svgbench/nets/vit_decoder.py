@@ -1,4 +1,5 @@
-"""RAE's decoder (Zheng et al. 2025, arXiv 2510.11690): a plain ViT from latents to pixels, shaped as MAE's decoder (arXiv 2111.06377)."""
+"""RAE's decoder (Zheng et al. 2025, arXiv 2510.11690): a plain ViT from latents to pixels, with the architecture of MAE's decoder (arXiv
+2111.06377)."""
 
 from __future__ import annotations
 

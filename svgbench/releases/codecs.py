@@ -41,7 +41,7 @@ def vavae(state: State, config: Config = None, where: str = "the file") -> Codec
 
 
 def sdvae(state: State, config: Config = None, where: str = "the file") -> Codec:
-    """SD-VAE, with the names of any version of diffusers or of LDM; ``config``: diffusers' config.json or LDM's ``ddconfig``."""
+    """SD-VAE, with LDM's names or those of any version of diffusers; ``config``: diffusers' config.json or LDM's ``ddconfig``."""
     arguments = parameters(config)
     if "decoder.up.0.block.0.conv1.weight" in state:
         layout = {**arguments, **part(arguments, "ddconfig")}

@@ -92,10 +92,9 @@ def official_names(kind: str, sizes: Mapping[str, Any], ours: Mapping[str, Tenso
 
 
 def from_noise_at_one(model: SiT, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The changed tensors that turn a network of time s = 1 - t that predicts noise - data exactly into one of time t that predicts data -
-    noise.
+    """Changed tensors for an exact conversion from time s = 1 - t and prediction noise - data to time t and prediction data - noise.
 
-    The network sees s only through cos(f s) and sin(f s). Since cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and
+    The network depends on s only through cos(f s) and sin(f s). Since cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and
     sin(f (1 - t)) = sin f cos(f t) - cos f sin(f t), rotating each pair of columns in the first matrix of the time embedding is enough. The
     sign of the velocity is changed in the last layer.
     """
