@@ -1,4 +1,4 @@
-"""Principal components of vectors, shown as colours, to look at a feature map.
+"""Principal components of vectors as colours, to visualise feature maps.
 
 Protocol: vectors are centred, not scaled; each component's sign makes its largest weight positive; a colour is a component's score between
 the 1st and the 99th percentile of all vectors. Limit: it does not show the variance beyond three components (``shares`` states how much
@@ -19,11 +19,11 @@ class Components(NamedTuple):
     scores: Tensor
     """[N, count]: the coordinates of each vector; zero for components beyond the dimension of the vectors."""
     shares: list[float]
-    """Share of the variance that each explains; zeros when nothing varies."""
+    """Share of the variance explained by each component; zeros when nothing varies."""
 
 
 def components(vectors: Tensor, count: int = 3) -> Components:
-    """The first ``count`` principal components of vectors [N, D] float64, by the eigenvectors of their covariance."""
+    """The first ``count`` principal components of vectors [N, D] float64, from the eigenvectors of their covariance."""
     centred = vectors - vectors.mean(0)
     values, axes = torch.linalg.eigh(centred.T @ centred)
     values, axes = values.flip(0)[:count].clamp(min=0), axes.flip(1)[:, :count]

@@ -13,18 +13,18 @@ Group = Literal["reconstruction", "generation", "perception", "cost"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What tables need to know of one metric."""
+    """A metric as tables show it."""
 
     name: str
-    """As ``scores.json`` holds it."""
+    """Its name in ``scores.json``."""
     title: str
-    """The heading of its column."""
+    """Column heading."""
     better: Better
-    """Which end of its scale is better."""
+    """Whether lower or higher values are better."""
     group: Group
-    """The table of the report that shows it. The metrics of generation judge samples, so their scores have steps and guidance."""
+    """The report's table that shows it. Metrics of generation score samples, so their scores have steps and guidance."""
     stages: tuple[str, ...]
-    """The stages (rows of ``stages/graph.py``) whose ``scores.json`` may hold it."""
+    """The stages (rows of ``stages/graph.py``) whose ``scores.json`` may contain it."""
     digits: int = 2
     """Decimals in tables."""
     published: tuple[str, ...] = ()
@@ -37,12 +37,12 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Which way is better."""
+        """Arrow in the better direction."""
         return "↓" if self.better == "lower" else "↑"
 
 
 def _declare(group: Group, stages: str, *rows: tuple[str, str, Better, int, str]) -> dict[str, Metric]:
-    """Metrics of one group and the same stages; rows of name, title, better end, digits, and published names separated by spaces."""
+    """Metrics of one group and the same stages. Each row: name, title, better direction, digits, published names separated by spaces."""
     return {
         name: Metric(
             name=name, title=title, better=better, group=group, stages=tuple(stages.split()), digits=digits, published=tuple(names.split())
@@ -99,7 +99,7 @@ METRICS: dict[str, Metric] = {
         ("depth_rmse", "RMSE", "lower", 3, "RMSE"),
         ("depth_arel", "A.Rel", "lower", 3, "AbsRel"),
     ),
-    **_declare(  # of one image to its latent, back, and of one sample; measured by `svgbench cost`, by no stage
+    **_declare(  # encoding, decoding and sampling of one image; measured by `svgbench cost`, not by a stage
         "cost", "",
         ("encoder_params_m", "encoder params (M)", "lower", 2, "encoder_params_m"),
         ("encoder_gflops", "encoder GFLOPs", "lower", 3, "encoder_gflops"),
@@ -124,5 +124,5 @@ def names(group: Group) -> tuple[str, ...]:
 
 
 def published_names() -> dict[str, str]:
-    """A name in ``reports/published.csv`` -> the metric's own name."""
+    """Name in ``reports/published.csv`` -> name of the metric."""
     return {published: metric.name for metric in METRICS.values() for published in metric.published}

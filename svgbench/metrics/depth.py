@@ -2,19 +2,19 @@
 
 Protocol (``scores.depth``; DINOv3's linear protocol, facebookresearch/dinov3, eval/depth/configs/config-nyu.yaml):
 
-- Head: batch norm and a 1x1 convolution on raw latents, 256 outputs x per position. A position's depth is the weighted mean of 256
-  depths, evenly spaced from 0.001 to 10 m, with weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, with uniform bins, as DINOv2's linear
-  head). Depths are upsampled bilinearly to the size of the map.
+- Head: batch norm and a 1x1 convolution on raw latents, 256 outputs x per position. A position's depth is the weighted mean of 256 depths,
+  evenly spaced from 0.001 to 10 m, with weights relu(x) + 0.1 (AdaBins, arXiv 2011.14141, with uniform bins, as in DINOv2's linear head).
+  Depths are upsampled bilinearly to the size of the map.
 - Training: the scale-invariant log loss over the batch, 38,400 updates of 16 crops of 416 x 544 without NYU's white border, flipped,
   rotated by up to 2.5 degrees, with colour augmentation. AdamW (3e-4, betas 0.9 and 0.99, decay 1e-4), 12,800 updates of warm-up,
   cosine to zero, gradient norm at most 35.
-- Validation: predictions for the image and its mirror image are averaged. Each image's errors are those of pixels with a depth in
-  (0.001, 10) m inside Eigen's crop (NYUv2: rows 45 to 470, columns 41 to 600 of 480 x 640, as shares of the sides); scores are means
+- Validation: predictions for the image and its mirror image are averaged. Errors are computed for each image over the pixels with a depth
+  in (0.001, 10) m inside Eigen's crop (NYUv2: rows 45 to 470, columns 41 to 600 of 480 x 640, as shares of the sides); scores are means
   over images.
 
 Images whose sides are not multiples of the encoder's stride are resized to the nearest multiples. Unlike DINOv3, the cosine begins after
-the warm-up, and AdamW's first beta stays at 0.9. Limits: the head cannot show edges finer than the grid, or what a deeper head (DPT)
-would reach.
+the warm-up, and AdamW's first beta stays at 0.9. Limits: it does not show edges finer than the grid, or the accuracy of a deeper head
+(DPT).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class SilogSums(NamedTuple):
     """Sums of log errors over the valid pixels, float64 scalars; micro-batches and ranks add them up."""
 
     n: Tensor
-    """How many."""
+    """Number of pixels."""
     total: Tensor
     squares: Tensor
 
@@ -63,7 +63,7 @@ class SilogSums(NamedTuple):
 def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """The loss sqrt(var(g) + 0.15 mean(g)^2) of log errors g, and a, b of its derivative a g + b with respect to each g.
 
-    Without ``variance`` the first term is left out. With V over n - 1: dL/dg = ((2 g - 2 m) / (n - 1) + 0.3 m / n) / 2 L.
+    Without ``variance`` the first term is left out. With the variance over n - 1: dL/dg = ((2 g - 2 m) / (n - 1) + 0.3 m / n) / 2 L.
     """
     n = sums.n.clamp_min(1)
     mean, rest = sums.total / n, (n - 1).clamp_min(1)
@@ -74,8 +74,8 @@ def silog(sums: SilogSums, *, variance: bool = True) -> tuple[Tensor, Tensor, Te
 
 
 def plain_silog(sums: SilogSums) -> tuple[Tensor, Tensor, Tensor]:
-    """The same, of log errors g [n], of Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) (arXiv 1406.2283, equation 4 under a root, as
-    GLPDepth has it)."""
+    """The same for Eigen et al.'s loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g [n] (arXiv 1406.2283, equation 4 under a root, as in
+    GLPDepth)."""
     n = sums.n.clamp_min(1)
     mean = sums.total / n
     loss = (sums.squares / n - mean.square() / 2).clamp_min(0).sqrt()

@@ -1,4 +1,4 @@
-"""Class share: the share of the variance of vectors that is between classes; near 0 for mixed classes, near 1 for separated ones.
+"""Class share: the between-class share of the variance of vectors; near 0 for mixed classes, near 1 for separated ones.
 
 Protocol: omega squared, a one-way analysis of variance over all dimensions at once (traces of the scatter matrices): the between-class sum
 of squares minus (K - 1) within-class variances, divided by the total sum plus one within-class variance (Hays 1963). It has almost no
@@ -28,7 +28,7 @@ def class_share(values: Tensor, labels: Tensor) -> float:
 def class_share_score(
     values: Tensor, labels: Tensor, *, what: tuple[str, ...], images: ImageGroup, resampling: Resampling, detail: dict[str, Any]
 ) -> Score:
-    """``class_share`` with its interval; ``what`` was measured, as parts of the protocol."""
+    """``class_share`` with its interval; ``what``: the measured vectors, as parts of the protocol."""
     gram = _gram(values, labels)
     value = _shares(gram, labels, torch.ones(1, len(labels), dtype=torch.float64)).item()
     low, high = resampling.interval(value, _shares(gram, labels, resampling.counts(len(labels))), ceiling=1.0)

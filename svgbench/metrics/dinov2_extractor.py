@@ -1,9 +1,10 @@
 """DINOv2 as a torch-fidelity extractor with a local file: Meta's weights, the class token after the final norm.
 
-Protocol: what torch-fidelity's ``dinov2-vit-*-14`` computes, which fetches code and weights from GitHub and takes no file: uint8, bilinear
-to 224 px as TensorFlow 1 does it, ImageNet's mean and deviation, positions resampled from the file's 37 x 37 grid as Meta's code does it
-(bicubic, without antialias, scale (16 + 0.1) / 37), float32. The network is timm's. The paper that proposed the distance (arXiv 2306.04675)
-resizes with PIL's bicubic filter, so its numbers differ. Limit: details smaller than a 14 px patch of the 224 px image.
+Protocol: as torch-fidelity's ``dinov2-vit-*-14``, which downloads code and weights from GitHub and accepts no local file: uint8 images,
+bilinear resize to 224 px as in TensorFlow 1, ImageNet's mean and standard deviation, position embeddings resampled from the file's 37 x 37
+grid as in Meta's code (bicubic, without antialiasing, scale (16 + 0.1) / 37), float32. The network is timm's. The paper that proposed the
+distance (arXiv 2306.04675) resizes with PIL's bicubic filter, so its numbers differ. Limit: details smaller than a 14 px patch of the 224
+px image.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Dinov2Extractor(FeatureExtractorBase):
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """The class token, as the one requested layer."""
+        """The class token, the only layer."""
         resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(SIDE, SIDE), align_corners=False)
         return (self.network((resized - self.mean) / self.deviation),)
 
@@ -54,12 +55,12 @@ class Dinov2Extractor(FeatureExtractorBase):
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The layer torch-fidelity takes for a metric."""
+        """The layer that torch-fidelity uses for a metric."""
         return "dinov2"
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """A plain transformer."""
+        """True: the network is a plain transformer."""
         return True
 
     @staticmethod
@@ -69,7 +70,7 @@ class Dinov2Extractor(FeatureExtractorBase):
 
 
 def resampled_positions(positions: Tensor) -> Tensor:
-    """Position embeddings [1, 1 + n * n, D] on a 16 x 16 grid, as Meta's code brings them there."""
+    """Position embeddings [1, 1 + n * n, D] resampled to a 16 x 16 grid as in Meta's code."""
     side = round((positions.shape[1] - 1) ** 0.5)
     if side == GRID or side * side != positions.shape[1] - 1:
         return positions

@@ -1,9 +1,9 @@
-"""Scores of images that were made elsewhere against reference images or reference statistics: what ``svgbench eval`` prints.
+"""Scores of images made by other programs against reference images or statistics, for ``svgbench eval``.
 
-Protocol: ``generation``'s; the samples are named ``given`` because it is unknown how their labels were drawn, the reference is named by
-what it is (images, statistics) and its digest. Images that equal others in every byte are refused, because samples never do; where they
-are allowed (real images and their reconstructions may repeat) and there are any, the protocol records ``with-doubles``. Images that were
-resized here are ``resized-N``.
+Protocol: that of ``generation``. Samples are named ``given``, because it is unknown how their labels were drawn; the reference is named by
+its kind (images or statistics) and digest. Images that are identical in every byte are refused, because samples never are; if they are
+allowed (real images and their reconstructions may repeat) and occur, the protocol records ``with-doubles``. If images are resized here, it
+records ``resized-N``.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def elsewhere_scores(
 
     ``limit``: a trial on this number of images, drawn evenly over the classes. ``resize``: side in pixels to which both sets are cropped
     and resized (ADM's centre crop). The protocol records both. ``allow_doubles``: accept images that are identical in every byte.
-    ``progress``: called with a label and a count of images, gives a function that is called with the count of each batch.
+    ``progress``: called with a label and a number of images; returns a function that is called with the size of each batch.
     """
     given = open_set(images, resize)
-    limit = limit if limit and limit < len(given) else None  # else it is no trial
+    limit = limit if limit and limit < len(given) else None  # otherwise all images are scored
     given = drawn_evenly(given, limit) if limit else given
     check_counts(len(given), neighbours=neighbours, classes="logits" in row("features", extractor.name))
     check_samples(given, None, len(given), distinct=False)

@@ -1,15 +1,14 @@
-"""The Frechet distance at infinitely many samples: a line over 1/N is fitted to distances of subsets of the samples; the score is its value
-at 0.
+"""The Frechet distance at infinitely many samples: the value at 1/N = 0 of a line over 1/N fitted to the distances of subsets of samples.
 
 Protocol (Chong & Forsyth 2020, arXiv 1911.07023; mchong6/FID_IS_infinity, ``score_infinity.py``): 15 subsets at regular intervals from a
-tenth of the samples to all of them, least squares in float64. Each subset contains the one before, in one fixed pseudo-random order, so
-that one pass computes the sums of all; the authors shuffle anew for each, which costs eight times as many sums and has more variance (a
-standard deviation of 0.26 instead of 0.21 on 60 sets of 1,000 Gaussian vectors of dimension 32). The reference is not extrapolated. Subsets
-have at least twice as many images as the features have dimensions, because the bias is not linear in 1/N when a covariance is singular or
-nearly so; with fewer than four times as many samples there is no score. The interval bootstraps the images and repeats the whole fit on at
-most 20 resamples. Cost of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances of 2 s each, so about 15
-minutes with the interval. Limits: it does not remove a bias of higher order, and does not detect memorised samples. It may be below 0 when
-both distributions are equal.
+tenth of the samples to all of them, least squares in float64. Subsets are nested, in one fixed pseudo-random order, so one pass computes
+all sums; the authors shuffle for each subset, which costs eight times as many sums and has more variance (a standard deviation of 0.26
+instead of 0.21 on 60 sets of 1,000 Gaussian vectors of dimension 32). The reference is not extrapolated. Subsets have at least twice as
+many images as the features have dimensions, because the bias is not linear in 1/N when a covariance is singular or nearly so; with fewer
+than four times as many samples there is no score. The interval bootstraps the images and repeats the full fit on at most 20 resamples. Cost
+of a fit on one CPU thread for 50,000 Inception features: 15 s of sums and 15 distances of 2 s each, so about 15 minutes with the interval.
+Limits: it does not remove a bias of higher order, and does not detect memorised samples. It may be below 0 when both distributions are
+equal.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Features and class logits of images under an extractor: the first of three steps (features, moments, metric).
+"""Features and class logits of images from an extractor: the first of three steps (features, moments, metric).
 
 Protocol: uint8 images as they are stored; the extractor resizes and normalises them itself (Inception: torch-fidelity's copy of the
-TensorFlow graph, bilinear to 299 px as TensorFlow 1 does it; DINOv2: ``dinov2_extractor``; shapes-cnn: no resize, made for the embedded
-images); float32 without TF32. The sums of all metrics are computed in one pass in float64, each rank on its own batches, whose position in
-the set does not depend on the number of ranks. Extractors come from torch-fidelity's registry, so a new one only needs a row in
+TensorFlow graph, bilinear to 299 px as in TensorFlow 1; DINOv2: ``dinov2_extractor``; shapes-cnn: no resize, made for the embedded images);
+float32 without TF32. The sums of all metrics are computed in one pass in float64, with the batches divided among the ranks; batch
+boundaries do not depend on the number of ranks. Extractors come from torch-fidelity's registry, so a new one only needs a row in
 ``reports/extractors.yaml``. Limit: features do not show what the extractor was not trained to distinguish.
 """
 
@@ -32,7 +32,7 @@ from svgbench.metrics.resampling import chosen
 from svgbench.weights.files import read
 
 KEPT = 50_000
-"""Largest number of images of a set whose features are kept, for KID, precision, recall and bootstraps. Sums are over all images."""
+"""Largest number of images per set whose features are kept, for KID, precision, recall and bootstraps. Sums are over all images."""
 
 BATCH_BYTES = 2**29
 """Largest size in bytes of a batch of uint8 images: 128 images of up to 1,182 x 1,182 px, fewer of larger ones."""
@@ -164,15 +164,15 @@ def extract(
 ) -> ImageFeatures:
     """Features of all images (uint8 [N, 3, H, W]: array, memmap, tensor, or a set with ``batch(indices)``) in one pass.
 
-    ``keep``: most images (a fixed choice) whose features are kept; ``groups``: number of groups of the spatial moments; ``runtime``: its
-    ranks share the batches, and each gets the result for all images (None: this process alone); ``done`` is called with the count of each
-    batch; ``saved``: the features are first written there, so that a stopped pass resumes, and then summed in a second pass.
+    ``keep``: largest number of images (a fixed choice) whose features are kept; ``groups``: number of groups of the spatial moments;
+    ``runtime``: its ranks share the batches, and each gets the result for all images (None: a single process); ``done`` is called with the
+    size of each batch; ``saved``: the features are first written there, so that a stopped pass resumes, and then summed in a second pass.
     """
     if not len(images):
         raise BadData("there are no images to compute features of; give at least one.")
     if len(images) < groups:
         groups = 1
-    if shape := getattr(images, "shape", None):  # fewer of large images
+    if shape := getattr(images, "shape", None):  # smaller batches for large images
         batch = max(1, min(batch, BATCH_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)))))
     sums = _Pass(extractor, len(images), keep, groups)
     error: Exception | None = None

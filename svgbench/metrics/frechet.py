@@ -5,7 +5,7 @@
 Protocol: features of an extractor that the protocol names ("FID" means Inception's, as in published numbers; the distance on another
 extractor's features is a different measure and is never in the same column). gFID: all samples against all training images, as in ADM's
 evaluation, or against the statistics of a file; rFID: reconstructions of the validation images against the same images; sFID (arXiv
-2103.03841) as in ADM: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (behind its ReLU;
+2103.03841) as in ADM: on the first 7 channels of the 17 x 17 output of TensorFlow's ``mixed_6/conv`` (after its ReLU;
 ``Mixed_6d.branch1x1`` in PyTorch's names), flattened with channels last (2023 dimensions). Sums are float64; covariances are unbiased (N -
 1); tr (S_1 S_2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric F' S_1 F with F F' = S_2, which needs no matrix
 square root. Limits: it does not detect memorised samples, does not show which images are bad, and ignores what the extractor does not
@@ -40,7 +40,7 @@ class Gaussian(NamedTuple):
 class Moments:
     """Count, mean [D] and scatter [D, D] (sum of outer products of deviations) of features, float64, in one pass.
 
-    Parts merge by Chan's update, so that any split over batches or ranks gives the same sums to rounding.
+    Parts merge by Chan's update, so any split over batches or ranks gives the same sums up to rounding.
     """
 
     count: int
@@ -130,7 +130,8 @@ def paired_replicates(features: Tensor, originals: Tensor, counts: Tensor) -> Te
 
 
 def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
-    """Standard error of the distance of G disjoint random groups together to a fixed reference, by leaving out one group at a time.
+    """Jackknife standard error of the distance between the union of G disjoint random groups and a fixed reference, leaving out one group
+    at a time.
 
     se^2 = (G - 1) / G sum_g (d_(g) - mean d)^2 (Efron & Tibshirani 1993, section 11.5). Each d_(g) has the same bias of order 1/N, which
     cancels in the sum. It needs only moments, so no features are kept.
@@ -145,7 +146,7 @@ def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
 
 
 def united(groups: Sequence[Moments]) -> Moments:
-    """The moments of several parts together."""
+    """Moments of the union of several parts."""
     whole = Moments.empty(len(groups[0].mean), groups[0].mean.device)
     for group in groups:
         whole.merge(group)

@@ -6,11 +6,11 @@ Protocol: all samples are compared with the reference that the protocol names.
 - KID (arXiv 1801.01401): the unbiased squared MMD under the kernel (x.y / D + 1)^3, over at most 5,000 images of each set (a fixed choice).
   The usual mean over random subsets has the same expectation, but a larger variance, and needs random numbers.
 - Precision and recall (arXiv 1904.06991): the share of samples inside the k-nearest-neighbour balls of the reference, and vice versa. Both
-  sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows. Of a reference with
-  fewer images all are used, and the protocol states both numbers: the images ``arr_0`` of an ADM ``.npz`` are 10,000, against 50,000
+  sets have the same number of images (a fixed choice of the reference), because balls shrink as their number grows. If the reference has
+  fewer images, all are used, and the protocol states both numbers: the images ``arr_0`` of an ADM ``.npz`` are 10,000, against 50,000
   samples, as in ADM's evaluator (openai/guided-diffusion, ``evaluations/evaluator.py``, with distances in float16; ours are in float32).
 
-Features of at most 50,000 images of a set are kept. Intervals resample the samples and keep the reference fixed; that of recall resamples
+Features of at most 50,000 images per set are kept. Intervals resample the samples and keep the reference fixed; recall's interval resamples
 the reference images. When only part of the features is kept, the spread is multiplied by sqrt(kept / all). sFID keeps no features: its
 interval is a jackknife over ten random tenths of the samples.
 
@@ -42,7 +42,7 @@ T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 
 
 
 def kernel_distance(samples: Tensor, reference: Tensor, counts: Tensor | None = None, block: int = 256) -> tuple[float, Tensor]:
-    """Unbiased squared MMD of features [N, D] and [M, D] under (x.y / D + 1)^3; the same with resampled samples [R] of counts [R, N]."""
+    """Unbiased squared MMD of features [N, D] and [M, D] under (x.y / D + 1)^3, and of resampled samples: [R] from counts [R, N]."""
     x, y = samples.double(), reference.double()
     n, m, width = len(x), len(y), x.shape[1]
     if min(n, m) < 2:
@@ -69,8 +69,8 @@ def _kernel_of(product: Tensor) -> Tensor:
 
 
 def inside(points: Tensor, centres: Tensor, neighbours: int, block: int = 2048) -> Tensor:
-    """Whether each point [N, D] is inside the ball of some centre [M, D]; a ball's radius is the distance to the k-th nearest other centre.
-    Returns bool [N]."""
+    """Whether each point [N, D] is inside the ball of at least one centre [M, D]; a ball's radius is the distance to the k-th nearest other
+    centre. Returns bool [N]."""
     if len(centres) <= neighbours:
         raise BadData(
             f"precision and recall by neighbour {neighbours} need more than {neighbours} images, there are {len(centres)}; give more."
@@ -107,8 +107,8 @@ class Comparison:
     """Further parts of every protocol, such as ``resized-256``."""
 
     def name(self, measure: str, *details: str, against: Literal["all", "kept", "nothing"] = "all") -> Protocol:
-        """The protocol of a measure; ``against``: what it compares with: the reference's moments, the images whose features it keeps (for
-        published statistics these are other images), or nothing."""
+        """The protocol of a measure; ``against``: what the samples are compared with: the reference's moments, the images whose features it
+        keeps (for published statistics these are other images), or nothing."""
         images = ImageGroup(name=self.labels, count=self.samples.count)
         groups = {"all": self.reference.group, "kept": self.reference.kept_group or self.reference.group}
         reference = groups.get(against)
@@ -118,7 +118,7 @@ class Comparison:
         )
 
     def score(self, metric: str, value: float, bounds: tuple[float | None, float | None], name: Protocol, **detail: Any) -> Score:
-        """A score of a value and its interval."""
+        """A score with a value and its interval."""
         low, high = bounds
         facts = {**self.resampling.stated("samples"), **detail, **({"doubles": self.doubles} if self.doubles else {})}
         return Score(metric=metric, value=value, low=low, high=high, count=self.samples.count, protocol=name, detail=facts)
@@ -128,7 +128,7 @@ class Comparison:
         return self.resampling.interval(value, replicates * (len(self.samples.kept) / self.samples.count) ** 0.5, **limits)
 
     def interval_note(self, how: str = "") -> dict[str, str]:
-        """How the interval was made when only part of the features is kept or ``how`` adds something; else empty."""
+        """How the interval was computed, if only part of the features is kept or ``how`` adds something; otherwise empty."""
         kept, count = len(self.samples.kept), self.samples.count
         if kept == count:
             return self.resampling.stated(f"samples{how}") if how else {}
@@ -177,7 +177,7 @@ def distance_scores(
     doubles: int = 0,
     details: tuple[str, ...] = (),
 ) -> list[Score]:
-    """The Frechet distances alone, for a second extractor."""
+    """Only the Frechet distances, for a second extractor."""
     check_counts(samples.count, neighbours=1, classes=False)
     comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
@@ -218,9 +218,9 @@ def _at_infinity(comparison: Comparison, metric: str) -> list[Score]:
 
 
 def _spatial(comparison: Comparison) -> Score:
-    """sFID; its interval from the moments of disjoint groups of samples."""
+    """sFID, with an interval from the moments of disjoint groups of samples."""
     groups, against, count = comparison.samples.spatial, comparison.reference.spatial, comparison.samples.count
-    assert against is not None  # asked for where the reference has them
+    assert against is not None  # only called if the reference has them
     value = frechet_distance(united(groups).gaussian(), against)
     facts = {"interval": "none"}
     bounds: tuple[float | None, float | None] = (None, None)
@@ -238,7 +238,7 @@ def _singular(count: int, width: int) -> dict[str, bool]:
 
 
 def _inception(comparison: Comparison) -> list[Score]:
-    """IS, where the extractor has class logits."""
+    """IS, if the extractor has class logits."""
     samples = comparison.samples
     if samples.classes is None or samples.logits is None:
         return []
@@ -252,7 +252,7 @@ def _inception(comparison: Comparison) -> list[Score]:
 def _kernel(comparison: Comparison) -> list[Score]:
     """KID of at most ``KERNEL_IMAGES`` of each set."""
     theirs = comparison.reference.kept
-    assert theirs is not None  # asked for where the reference has images
+    assert theirs is not None  # only called if the reference has images
     features, reference = (kept[chosen(KERNEL_IMAGES, len(kept)).to(kept.device)] for kept in (comparison.samples.kept, theirs))
     value, replicates = kernel_distance(features, reference, comparison.resampling.counts(len(features), features.device))
     bounds = comparison.resampling.interval(value, replicates)
@@ -262,7 +262,7 @@ def _kernel(comparison: Comparison) -> list[Score]:
 def _precision_recall(comparison: Comparison, neighbours: int) -> list[Score]:
     """Precision with an interval over samples, recall with one over reference images."""
     samples, reference = comparison.samples.kept, comparison.reference.kept
-    assert reference is not None  # asked for where the reference has images
+    assert reference is not None  # only called if the reference has images
     real = reference[chosen(len(samples), len(reference)).to(reference.device)]
     name = comparison.name("pr", f"k{neighbours}-{len(samples)}x{len(real)}", against="kept")
     inner, covered = (inside(a, b, neighbours).double() for a, b in ((samples, real), (real, samples)))

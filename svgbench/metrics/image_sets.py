@@ -1,9 +1,9 @@
-"""Sets of images of other programs: a folder, a ``.zip`` or a ``.tar`` of image files, or an array in an ``.npz`` or ``.npy``.
+"""Image sets made by other programs: a folder, a ``.zip`` or a ``.tar`` of image files, or an array in an ``.npz`` or ``.npy``.
 
-Protocol: pixels are used as they are: never rounded, and resized only with ``resize``. Rounding and resizing change scores, so sets of
-several sizes and images in floats are refused. ``resize``: ADM's centre crop to one size, which the protocol records. Archives are read in
-place: nothing is unpacked to disk, links inside are left out, and sizes are checked before a member is read. ``labels`` are the folders of
-the files, or the array ``arr_1`` of the file. Limit: they need not be the labels with which the images were sampled.
+Protocol: pixels are used as they are: never rounded, and resized only with ``resize``. Rounding and resizing change scores, so sets with
+several image sizes and float images are refused. ``resize``: ADM's centre crop to one size, which the protocol records. Archives are read
+in place: nothing is unpacked to disk, links inside are left out, and sizes are checked before a member is read. ``labels`` are the folders
+of the files, or the array ``arr_1`` of the file. Limit: they may differ from the labels with which the images were sampled.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class GivenImages(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> np.ndarray:
-        """One image, uint8 [3, H, W]; BadData when it cannot be read."""
+        """One image, uint8 [3, H, W]. Raises BadData when it cannot be read."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -91,7 +91,7 @@ class EncodedImages(GivenImages):
 
     @abstractmethod
     def content(self, index: int) -> Path | bytes:
-        """One image's file, or its bytes; one of ``DAMAGED`` when they cannot be read."""
+        """The file or the bytes of one image. Raises one of ``DAMAGED`` when they cannot be read."""
 
     def _size(self, index: int) -> tuple[int, int]:
         try:
@@ -132,7 +132,7 @@ class EncodedImages(GivenImages):
 
 
 class ImageFiles(EncodedImages):
-    """The image files below a folder; linked folders are followed, and what is skipped is reported."""
+    """The image files below a folder; linked folders are followed, and skipped entries are reported."""
 
     def __init__(self, folder: Path, resize: int | None = None) -> None:
         skipped = Skipped()
@@ -198,7 +198,7 @@ class TarredImages(EncodedImages):
 
 
 def _images_among(sizes: dict[str, int], path: Path) -> list[str]:
-    """The names of images among an archive's files, in the order in which a folder of them is read; hidden ones are left out."""
+    """Names of the image files in an archive, in the order in which a folder of the same files is read; hidden files are left out."""
     names = [name for name in sizes if name.lower().endswith(SUFFIXES) and not _is_hidden(name)]
     if huge := next((name for name in names if sizes[name] > LARGE), None):
         raise BadData(f"{path}: '{huge}' has {sizes[huge]:,} bytes, more than any image; remove it.")
@@ -238,7 +238,7 @@ class ImageArray(GivenImages):
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def labels(self) -> Sequence[Hashable] | None:
-        """The whole numbers ``arr_1`` [N] of an ``.npz``, as the samplers of ADM and DiT write them; None if there are none."""
+        """The integers ``arr_1`` [N] of an ``.npz``, as the samplers of ADM and DiT write them; None if there are none."""
         if self.path.suffix.lower() == ".npy" or LABELS not in members(self.path):
             return None
         labels = stored(self.path, LABELS)
@@ -268,7 +268,7 @@ class ImagesInMemory(GivenImages):
 
 
 class SomeImages(GivenImages):
-    """Some images of a set, in its order."""
+    """A subset of an image set, in the given order."""
 
     def __init__(self, whole: GivenImages, places: Sequence[int]) -> None:
         self._whole, self._places = whole, places
@@ -315,8 +315,8 @@ def drawn_evenly(images: GivenImages, count: int) -> GivenImages:
 
 
 def even_places(count: int, total: int, labels: Sequence[Hashable] | None) -> list[int]:
-    """``count`` of ``total`` indices in ascending order, evenly over the classes (up to one more for some; all images of smaller
-    classes)."""
+    """``count`` of ``total`` indices in ascending order, evenly over the classes (counts differ by at most one; smaller classes contribute
+    all their images)."""
     if labels is None:
         return chosen(count, total).tolist()
     groups: dict[Hashable, list[int]] = {}

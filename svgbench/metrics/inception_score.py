@@ -1,7 +1,7 @@
 """Inception score (arXiv 1606.03498): exp of the mean KL(p(y|x) || p(y)) of an extractor's class probabilities.
 
-Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity splits them; float64 sums in one pass, so that the value needs
-no stored logits; its interval resamples the images and uses the same ten parts of each resample. Limits: it uses no reference, and ten
+Protocol: the mean over ten shuffled tenths of the samples, as torch-fidelity splits them; float64 sums in one pass, so the value needs no
+stored logits. The interval resamples the images and splits each resample into the same ten parts. Limits: it uses no reference, and ten
 copies of ten perfect images have the highest score.
 """
 
@@ -25,7 +25,7 @@ class ClassSums:
     """For each shuffled tenth of N images: their count, the sum of p log p and the sum of p, float64 [10, 2 + K]."""
 
     parts: Tensor
-    """Which tenth each image is in: int64 [N]."""
+    """Index of each image's tenth: int64 [N]."""
     sums: Tensor
 
     @classmethod

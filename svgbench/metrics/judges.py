@@ -1,4 +1,4 @@
-"""The judging networks: their names, the places of their weights, and the required content of their files.
+"""The judging networks: their names, their weights files, and the required contents of these files.
 
 Protocol: a judge is identified by its name and the sha256 of the weights that were opened; another file is a different judge, whose numbers
 have a different protocol. Files are read by ``weights.files``, which runs no code inside them. Limit: a digest does not show whether the
@@ -30,7 +30,7 @@ def row(kind: str, name: str) -> dict[str, Any]:
 
 
 def weights_file(kind: str, name: str, weights: str | Path | None = None, *, setting: str | None = None) -> Path:
-    """The file to open: the one given, else the one on the shelf; ``setting`` names the field that would give one."""
+    """The file to open: ``weights``, or by default the file shipped with svgbench; ``setting``: the field to name in an error."""
     facts = row(kind, name)
     if weights is not None:
         path = Path(weights)
@@ -61,7 +61,7 @@ def unfamiliar(names: Iterable[str]) -> str:
 
 
 def source_of(kind: str, name: str) -> str:
-    """A judge's weights file, where to get it and its licence, for a sentence."""
+    """A judge's weights file, where to get it and its licence, for a message."""
     return _source_of(row(kind, name))
 
 
@@ -76,8 +76,8 @@ def identity(kind: str, name: str, weights: str | Path | None = None, *, setting
 
 def reference_identity(path: Path, extractor: str | None) -> str:
     """Digest of the content of reference images or statistics, for a plan's key: a file's bytes; an artifact's or a packed store's digests,
-    with which its files are compared; paths and bytes of a folder's images (or of all its files, where it holds statistics). Statistics
-    that cannot be the ``extractor``'s are refused here, before anything runs (None: another one is asked)."""
+    with which its files are compared; paths and bytes of a folder's images (or of all its files, if it holds statistics). Statistics that
+    cannot be the ``extractor``'s are refused here, before anything runs (None: not checked)."""
     from svgbench.images import catalogue, packed, scan
     from svgbench.images.listing import SUFFIXES
     from svgbench.metrics.npz import IMAGES, holds_statistics, members, statistics_in  # imports numpy, like the ones below
@@ -92,7 +92,7 @@ def reference_identity(path: Path, extractor: str | None) -> str:
                     f"{path}: statistics of {width} numbers, but '{extractor}' gives {wanted}; "
                     "use the extractor that the statistics were made with."
                 )
-            if IMAGES in members(path):  # also read; the identity of a file with only statistics is unchanged
+            if IMAGES in members(path):  # these images are also read; the identity of a file with only statistics is unchanged
                 return digest({"file": file_digest(path), "images": IMAGES})
         return file_digest(path)
     if (path / "manifest.json").is_file():

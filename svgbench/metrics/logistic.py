@@ -1,12 +1,12 @@
 """L2-regularised logistic regression on frozen latents.
 
 Protocol (after facebookresearch/dinov2 and dinov3, eval/log_regression.py): softmax regression on pooled latents, standardised by the
-training images' moments, with scikit-learn's objective C * sum of cross-entropies + |W|^2 / 2 (the intercept is free), minimised in float64
-by L-BFGS. For each C of a sweep, nine tenths of the training images are fitted, starting from the previous solution; the C that is best on
-the held-out tenth is fitted again on all training images and scored on the validation images, which select nothing. Unlike in DINO, the
-inputs are standardised, so that C means the same for features and residual, and the sweep has one C per decade (DINO's: four). With two
-classes the penalty is that of softmax, half as strong as scikit-learn's binomial one at equal C. Limit: like the linear probe, it uses no
-positions. Unlike the probe by SGD, its result does not depend on the order of the batches.
+training images' moments, with scikit-learn's objective C * sum of cross-entropies + |W|^2 / 2 (the intercept is not regularised), minimised
+in float64 by L-BFGS. For each C of a sweep, a model is fitted to nine tenths of the training images, starting from the previous solution.
+With the C that is best on the held-out tenth, a model is fitted to all training images and scored on the validation images, which are not
+used for selection. Unlike in DINO, the inputs are standardised, so that C means the same for features and residual, and the sweep has one C
+per decade (DINO's: four). With two classes the penalty is that of softmax, half as strong as scikit-learn's binomial one at equal C. Limit:
+like the linear probe, it uses no positions. Unlike the probe by SGD, its result does not depend on the order of the batches.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from svgbench.metrics import vectors
 from svgbench.metrics.vectors import Standard
 
 HELD = 1 << 24
-"""Class scores held at once; inputs of up to as many numbers are standardised once and kept."""
+"""Largest number of class scores in memory at once; inputs with at most this many numbers are standardised once and kept."""
 FITTED = ("weight", "bias", "present")
-"""What a saved fit holds."""
+"""Tensors of a saved fit."""
 GRADIENT = 1e-6
-"""The minimum is reached when no entry of the gradient (of the objective a training image) is larger."""
+"""Convergence: no entry of the gradient (of the objective divided by C and the number of training images) is larger."""
 
 
 class Regression(NamedTuple):
-    """A fitted model: class scores [B, K] = standardised vectors @ weight + bias, of the classes that the fitted images hold."""
+    """A fitted model: class scores [B, K] = standardised vectors @ weight + bias, for the classes of the fitted images."""
 
     weight: Tensor
     """[D, K] float64"""
@@ -42,16 +42,16 @@ class Regression(NamedTuple):
     standard: Standard
     iterations: int
     gradient: float
-    """The largest entry that was left."""
+    """Largest absolute entry of the final gradient."""
 
     def predict(self, x: Tensor) -> Tensor:
-        """Classes [N] on the CPU of vectors [N, D]."""
+        """Predicted classes [N] of vectors [N, D], on the CPU."""
         parts = vectors.blocks(x, self.weight.device, _block(len(self.bias)))
         return torch.cat([self.present[(self.standard(part).double() @ self.weight + self.bias).argmax(1)].cpu() for part in parts])
 
 
 class LogisticResult(NamedTuple):
-    """Per validation image, whether the prediction was right; the selected C; how the last fit ended."""
+    """Whether each validation prediction is correct; the selected C; how the last fit ended."""
 
     top1: Tensor
     """[N] bool"""
@@ -74,8 +74,8 @@ def logistic_regression(
     device: torch.device | None = None,
     steps: Steps = Steps(None),
 ) -> LogisticResult:
-    """C chosen from ``sweep`` on a held-out tenth of vectors [N, D] with labels [N]; scored on [M, D] and [M]. ``steps``: where each fit
-    is saved, so that an attempt that was stopped resumes with the next C."""
+    """C chosen from ``sweep`` on a held-out tenth of vectors [N, D] with labels [N]; scored on [M, D] and [M]. ``steps``: where each fit is
+    saved, so that a stopped attempt resumes with the next C."""
     device = device or train_x.device
     vectors.check(train_x, train_y, val_x, val_y, classes, device)
     fitted, held = vectors.split(len(train_x), torch.Generator().manual_seed(seed))
@@ -108,8 +108,8 @@ def fit(
     start: Regression | None = None,
     saved: Steps = Steps(None),
 ) -> Regression:
-    """The regression of the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: a model to begin from, which changes only the
-    number of iterations; ``saved``: where the fit is saved, and read by a later attempt."""
+    """The regression fitted to the rows ``chosen`` of vectors [N, D] with labels [N]; ``start``: initial model, which changes only the
+    number of iterations; ``saved``: where the fit is saved for later attempts."""
     device, known = device or x.device, saved.last()
     if known is not None:
         weight, bias, present = (known.parts["tensors"][name].to(device) for name in FITTED)
@@ -131,7 +131,7 @@ def fit(
 
     @torch.no_grad()
     def objective() -> Tensor:
-        """The objective over C and count; leaves its gradient, written out, at weight and bias."""
+        """The objective divided by C and count; sets the gradients of weight and bias in closed form."""
         loss = weight.square().sum() / (2 * c * count)
         weight.grad, bias.grad = weight / (c * count), torch.zeros_like(bias)
         for block, column in zip(kept or map(inputs, parts), columns.split(size), strict=True):
@@ -151,7 +151,7 @@ def fit(
     loss = objective()
     if not bool(loss.isfinite()):
         raise NumericalError(f"the logistic regression with C {c:g} ended at an infinite loss; leave that C out of scores.probe.logreg_c.")
-    assert weight.grad is not None and bias.grad is not None  # the objective leaves them
+    assert weight.grad is not None and bias.grad is not None  # set by the objective
     left = max(weight.grad.abs().max().item(), bias.grad.abs().max().item())
     state = {"iterations": optimiser.state[weight]["n_iter"], "gradient": left}
     saved.save(0, lambda: (dict(zip(FITTED, (weight, bias, present), strict=True)), state), due=True)
@@ -159,5 +159,5 @@ def fit(
 
 
 def _block(classes: int) -> int:
-    """Images whose class scores fit into HELD."""
+    """Number of images whose class scores fit into ``HELD``."""
     return max(1, min(vectors.BLOCK, HELD // classes))

@@ -55,8 +55,8 @@ class Mixture:
 
 
 def two_classes(entangled: bool, *, side: int = 4, spacing: float = 1.2, deviation: float = 0.15) -> tuple[Mixture, Mixture]:
-    """Two classes on a grid of ``side`` by ``side`` centres, each with half of them: one half plane each (separated), or like the colours
-    of a chessboard (entangled). The union of both classes is the same data."""
+    """Two classes on a grid of ``side`` by ``side`` centres, each with half of the centres: half planes (separated), or the colours of a
+    chessboard (entangled). The union of the classes is the same in both cases."""
     line = spacing * (np.arange(side) - (side - 1) / 2)
     rows, columns = np.meshgrid(np.arange(side), np.arange(side), indexing="ij")
     places = np.stack([line[columns], line[rows]], 2).reshape(-1, 2)

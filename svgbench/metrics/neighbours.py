@@ -35,8 +35,8 @@ def knn(
 ) -> Tensor:
     """Whether the weighted vote of the nearest training vectors predicts each validation image's class: [M] bool on the CPU.
 
-    ``block`` validation and ``train_block`` training images are compared at once; ``device``: where, by default that of ``train_x``;
-    ``steps``: where the nearest neighbours so far are saved, so that a stopped pass resumes.
+    ``block`` validation and ``train_block`` training images are compared at once; ``device``: where they are compared, by default that of
+    ``train_x``; ``steps``: where the nearest neighbours so far are saved, so that a stopped pass resumes.
     """
     device = device or train_x.device
     classes = vectors.check(train_x, train_y, val_x, val_y, classes, device)
@@ -67,7 +67,7 @@ def knn(
 
 
 def _nearest(known: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor], neighbours: int) -> tuple[Tensor, Tensor]:
-    """The best of two sets of (similarities, indices), each [B, up to k]."""
+    """The nearest neighbours from two sets of (similarities, indices), each [B, up to k]."""
     similarity, index = (torch.cat(pair, 1) for pair in zip(known, more, strict=True))
     best, place = similarity.topk(min(neighbours, similarity.shape[1]), 1)
     return best, index.gather(1, place)

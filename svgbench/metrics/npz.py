@@ -1,9 +1,9 @@
 """``.npz`` files of ADM's evaluator: sets of images, and reference statistics. No torch.
 
 Protocol: uint8 images [N, H, W, 3] under ``arr_0``; ``mu`` [D] and ``sigma`` [D, D] of pooled features, ``mu_s`` and ``sigma_s`` of spatial
-ones. From a file with ``mu`` and ``sigma`` these statistics are used; they were not computed from the images in the same file (10,000 in
-ADM's files), which are used for precision, recall and KID. A file does not state the extractor of its statistics; only their dimension can
-be checked.
+ones. If a file has ``mu`` and ``sigma``, these statistics are used. They were not computed from the images in the same file (10,000 in
+ADM's files); those images are used for precision, recall and KID. A file does not state the extractor of its statistics; only their
+dimension can be checked.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def statistics_in(path: Path) -> dict[str, np.ndarray]:
 
 
 def _is_covariance(matrix: np.ndarray) -> bool:
-    """Whether a matrix is symmetric and, but for the rounding of float32, positive semidefinite."""
+    """Whether a matrix is symmetric and positive semidefinite, up to float32 rounding."""
     trace = float(np.trace(matrix))
     if trace <= 0 or not np.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * trace):
         return False
@@ -71,7 +71,7 @@ def _is_covariance(matrix: np.ndarray) -> bool:
 
 
 def stored(path: Path, name: str) -> np.ndarray:
-    """One array of an ``.npz``, mapped from the disk where it lies there uncompressed; never by pickle."""
+    """One array of an ``.npz``, memory-mapped if it is stored uncompressed; never unpickled."""
     names = members(path)
     if name not in names:
         raise BadData(f"{path}: has no array '{name}', but {', '.join(names) or 'none'}; give an .npz of images or statistics.")
@@ -98,7 +98,7 @@ def stored(path: Path, name: str) -> np.ndarray:
 
 
 def mapped(path: Path) -> np.ndarray:
-    """The array of an ``.npy``, mapped from the disk; never by pickle."""
+    """The array of an ``.npy``, memory-mapped; never unpickled."""
     try:
         return np.lib.format.open_memmap(path, mode="r")
     except (*UNREADABLE, KeyError, TypeError, OverflowError, MemoryError, RecursionError) as error:
@@ -106,7 +106,7 @@ def mapped(path: Path) -> np.ndarray:
 
 
 def save_npz(path: Path, images: np.ndarray) -> None:
-    """Writes uint8 images [N, 3, H, W] as the ``.npz`` that the ADM evaluator reads, an image at a time, so that memory does not grow."""
+    """Writes uint8 images [N, 3, H, W] as the ``.npz`` that the ADM evaluator reads, one image at a time, so that memory does not grow."""
     shape = (len(images), *images.shape[2:], 3)
     with (
         replacing(path) as file,

@@ -3,9 +3,9 @@
     d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
 
 Protocol: uint8 images of the validation set are compared with their reconstructions. ``lpips``: VGG16 on images that are not resized, five
-layers, the linear weights of LPIPS v0.1; equal to the package lpips. ``shapes-lpips``: the small VGG-like classifier of the embedded
-images, with weight 1 for every channel; it is another distance and never compared with LPIPS. Limit: decoders are trained with the same
-network in their loss, which makes their distance small, as with LPIPS elsewhere.
+layers, the linear weights of LPIPS v0.1; same values as the package lpips. ``shapes-lpips``: the small VGG-like classifier of the embedded
+images, with weight 1 for every channel; this is a different distance, never compared with LPIPS. Limit: decoders are trained with the same
+network in their loss, which lowers their distance, as usual with LPIPS.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
 """Index of a ReLU in torchvision's VGG16 whose output is compared -> its channels."""
 VGG_SHIFT = (-0.030, -0.088, -0.188)
 VGG_SCALE = (0.458, 0.448, 0.450)
-"""Mean and deviation with which LPIPS normalises pixels in [-1, 1] (its ScalingLayer)."""
+"""Mean and standard deviation with which LPIPS normalises pixels in [-1, 1] (its ScalingLayer)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Perceptual:
     activations: Callable[[Tensor], list[Tensor]]
     """[B, 3, H, W] in [0, 1] -> activations [B, C_l, h_l, w_l]."""
     weights: list[Tensor] | None
-    """[C_l] per layer; 1 for every channel when empty."""
+    """[C_l] per layer; None: 1 for every channel."""
     device: torch.device
 
     @property

@@ -3,11 +3,11 @@
 Protocol: uint8 images of the validation set at the benchmark's size against their reconstructions, computed per image and then averaged.
 PSNR: 10 log10(255^2 / mean squared error over all channels); an exact copy counts as 120 dB, since the true value is infinite. SSIM (Wang
 et al. 2004): Gaussian window of 11 px and standard deviation 1.5, K = (0.01, 0.03), each RGB channel by itself, edges reflected; equal to
-torchmetrics' defaults. ``signed_ssim`` is the same formula on pixels from -1 to 1, clamped but not moved to [0, 1], with a range of 2 in
-its constants: how published SSIM of VA-VAE and SVG was taken (torchmetrics with ``data_range=(-1.0, 1.0)`` in LightningDiT's
-``evaluate_tokenizer.py``, there on the decoder's floats, here on rounded pixels). There a mean near 0 is mid-grey, so a small colour error
-costs more: the two measures differ. Limits: neither measures perceptual quality. Blur raises PSNR; the mean of PSNRs is not the PSNR of the
-mean error.
+torchmetrics' defaults. ``signed_ssim`` is the same formula on pixels in [-1, 1], clamped but not shifted to [0, 1], with a range of 2 in
+its constants, as in the published SSIM of VA-VAE and SVG (torchmetrics with ``data_range=(-1.0, 1.0)`` in LightningDiT's
+``evaluate_tokenizer.py``, on the decoder's floats instead of rounded pixels). In this range a mean near 0 is mid-grey, so a small colour
+error costs more: the two measures differ. Limits: neither measures perceptual quality. Blur raises PSNR; the mean of PSNRs is not the PSNR
+of the mean error.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WINDOW, SPREAD = 11, 1.5
 
 
 def psnr(images: Tensor, originals: Tensor) -> Tensor:
-    """dB of each image [B] float64, from two uint8 [B, 3, H, W]."""
+    """PSNR in dB of each image [B] float64, from two uint8 [B, 3, H, W]."""
     _check_pair(images, originals)
     difference = images.long() - originals.long()
     error = (difference * difference).flatten(1).double().mean(1)
@@ -31,12 +31,12 @@ def psnr(images: Tensor, originals: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, originals: Tensor) -> Tensor:
-    """Structural similarity of each image [B] float64 in [-1, 1], from two uint8 [B, 3, H, W] taken as [0, 1]."""
+    """Structural similarity of each image [B] float64 in [-1, 1], from two uint8 [B, 3, H, W] scaled to [0, 1]."""
     return _similarity(images, originals, low=0.0, span=1.0)
 
 
 def signed_ssim(images: Tensor, originals: Tensor) -> Tensor:
-    """The same of pixels taken as [-1, 1]: [B] float64 in [-1, 1], from two uint8 [B, 3, H, W]."""
+    """The same for pixels scaled to [-1, 1]: [B] float64 in [-1, 1], from two uint8 [B, 3, H, W]."""
     return _similarity(images, originals, low=-1.0, span=2.0)
 
 
@@ -58,7 +58,7 @@ def _similarity(images: Tensor, originals: Tensor, *, low: float, span: float) -
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Gaussian window over [B, C, H, W], only where it fits, one axis after the other."""
+    """Gaussian blur of [B, C, H, W] without padding, one axis after the other."""
     offsets = torch.arange(WINDOW, dtype=images.dtype, device=images.device) - WINDOW // 2
     window = torch.exp(-((offsets / SPREAD) ** 2) / 2)
     window = (window / window.sum()).repeat(images.shape[1], 1, 1, 1)
@@ -67,7 +67,7 @@ def _blur(images: Tensor) -> Tensor:
 
 
 def _check_pair(images: Tensor, originals: Tensor) -> None:
-    """Two uint8 batches of one shape."""
+    """Raises BadData unless both are uint8 batches of the same shape."""
     if images.shape != originals.shape or images.ndim != 4:
         raise BadData(f"images {list(images.shape)} and originals {list(originals.shape)} do not pair; both must be [B, 3, H, W].")
     if images.dtype != torch.uint8 or originals.dtype != torch.uint8:

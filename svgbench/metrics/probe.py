@@ -3,11 +3,12 @@
 Protocol: each image's raw latents averaged over their positions (``detail`` states which: features, residual or both), training labels for
 fitting, accuracy on all validation images. Linear: inputs standardised by the training images' moments (a batch norm without affine, as
 MAE's probe has), softmax regression by SGD (momentum 0.9, no decay, cosine to zero), one head for each learning rate, trained side by side
-on nine tenths of the training images; the head that is best on the held-out tenth is reported, and validation images select nothing. DINOv2
-and DINOv3 (eval/linear.py) also train 13 heads, for 12,500 updates of 1,024 images with the same SGD and schedule, but on random crops and
-on the concatenated class token and mean patch token, and they choose the head on the images that they report. kNN and logistic regression:
-see ``neighbours`` and ``logistic``. Vectors may be mapped from disk and rounded to bfloat16 (then the protocol records bf16). Intervals
-resample validation images. Limits: it does not show the accuracy of a probe on all positions or of fine-tuning, nor pixel quality.
+on nine tenths of the training images; the head that is best on the held-out tenth is reported, and validation images are not used for
+selection. DINOv2 and DINOv3 (eval/linear.py) also train 13 heads, for 12,500 updates of 1,024 images with the same SGD and schedule, but on
+random crops and on the concatenated class token and mean patch token, and they choose the head on the images that they report. kNN and
+logistic regression: see ``neighbours`` and ``logistic``. Vectors may be memory-mapped and rounded to bfloat16 (then the protocol records
+bf16). Intervals resample validation images. Limits: it does not show the accuracy of a probe on all positions or of fine-tuning, nor pixel
+quality.
 """
 
 from __future__ import annotations
@@ -31,20 +32,20 @@ from svgbench.metrics.vectors import Standard
 
 MOMENTUM = 0.9
 STATE = ("weight", "bias", "weight_velocity", "bias_velocity")
-"""What a saved state of the linear probe holds."""
+"""Tensors of a saved state of the linear probe."""
 SCORED = 8192
-"""Images scored at once under all heads."""
+"""Number of images scored at once by all heads."""
 
 
 class ProbeResult(NamedTuple):
-    """Per validation image, whether the prediction was right."""
+    """Whether each validation prediction is correct."""
 
     top1: Tensor
     """[N] bool"""
     top5: Tensor
-    """[N] bool: the label is among the five (or all, if fewer classes) best"""
+    """[N] bool: whether the label is among the five best classes (all, if there are fewer)"""
     learning_rate: float
-    """The one chosen on the held-out tenth."""
+    """The learning rate chosen on the held-out tenth."""
 
 
 class Heads(NamedTuple):
@@ -80,7 +81,7 @@ def linear_probe(
 ) -> ProbeResult:
     """Softmax regression on vectors [N, D] with labels [N], scored on [M, D] and [M]; results on the CPU.
 
-    Vectors are float32 or bfloat16 and may be mapped from disk; ``device``: where the heads are trained, by default that of ``train_x``;
+    Vectors are float32 or bfloat16 and may be memory-mapped; ``device``: where the heads are trained, by default that of ``train_x``;
     ``steps``: where the training saves its state and resumes from.
     """
     device = device or train_x.device
@@ -100,7 +101,7 @@ def linear_probe(
 
 
 def _best(heads: Heads, x: Tensor, y: Tensor, held: Tensor, standard: Standard) -> int:
-    """The head that is right on most of the held-out images; heads that diverged are left out."""
+    """Index of the head with the most correct held-out predictions; heads that diverged are left out."""
     right = torch.zeros(len(heads.weight), dtype=torch.int64, device=y.device)
     for part in held.split(SCORED):
         right += (heads(standard(vectors.rows(x, part, y.device))).argmax(2) == y[part.to(y.device)]).sum(1)
@@ -113,7 +114,7 @@ def _best(heads: Heads, x: Tensor, y: Tensor, held: Tensor, standard: Standard) 
 def _fit(
     x: Tensor, y: Tensor, fitted: Tensor, standard: Standard, classes: int, settings: Probe, generator: torch.Generator, saved: Steps
 ) -> Heads:
-    """Heads for every learning rate, trained on the same batches of the rows ``fitted``; softmax regression's gradient is written out."""
+    """Heads for every learning rate, trained on the same batches of the rows ``fitted``; the gradient is computed in closed form."""
     device, count = y.device, len(fitted)
     rates = torch.tensor(settings.learning_rates, device=device).view(-1, 1, 1)
     weight = torch.zeros(len(rates), x.shape[1], classes, device=device)

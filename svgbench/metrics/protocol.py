@@ -1,9 +1,9 @@
-"""How numbers were made: two numbers may be ranked when their protocols are equal, so one function builds every protocol.
+"""Protocols: how numbers were computed. Only numbers with equal protocols may be ranked, so one function builds every protocol.
 
 A protocol (``config.records.Protocol``) states what is measured and by which judge (network, sha256 of its weights, how it resizes),
-against which reference images (set, count, digest), on which images (set, count, how their labels were drawn), rounding, settings, and, of
-samples, how they were drawn. Its text names all of it in one line. Each part is free of the separator ``/``, so no two protocols have the
-same text. What it does not tell: which model was scored, which is what is compared.
+against which reference images (set, count, digest), on which images (set, count, how their labels were drawn), rounding, settings and, for
+samples, how they were drawn. Its text states all of this in one line. No part contains the separator ``/``, so different protocols have
+different texts. A protocol does not state which model was scored, because protocols serve to compare models.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from svgbench.config.records import digest as digest_of
 from svgbench.errors import BadInput
 
 VERSION = "v1"
-"""Raised whenever a change of svgbench's own arithmetic changes a number."""
+"""Increased whenever a change of svgbench's arithmetic changes a number."""
 
 ROUNDING = "uint8-round"
-"""floats in [0, 1] become uint8 by round(255 x) (see ``samples.to_uint8``); every metric sees uint8 images."""
+"""floats in [0, 1] become uint8 by round(255 x) (see ``samples.to_uint8``); every metric is computed on uint8 images."""
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9.,:+_=@-]*")
 
@@ -34,9 +34,9 @@ class ImageGroup:
     name: str
     """``train``, ``val``, ``balanced`` or ``random`` (how the labels of samples were drawn)."""
     count: int | None
-    """How many; None where only statistics are given."""
+    """Number of images; None if only statistics are given."""
     digest: str = ""
-    """sha256 of the images (their store's file, or their list); empty for generated images, which are what is measured."""
+    """sha256 of the images (their store's file, or their list); empty for generated images, because they are what is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Judge:
     digest: str
     """sha256 of its weights."""
     resize: str = ""
-    """How it brings images to its own size; empty if it takes them as they are."""
+    """How it resizes images to its input size; empty if it does not resize them."""
 
 
 def protocol(
@@ -61,8 +61,8 @@ def protocol(
     settings: Part | Mapping[str, Any] | None = None,
     sampling: SamplingProtocol | None = None,
 ) -> Protocol:
-    """The protocol of a number. ``images`` named ``balanced`` or ``random`` are samples whose labels were drawn so; ``details`` are further
-    parts; ``settings`` enter by the digest of all their fields. BadInput for a judge or reference without digest."""
+    """The protocol of a number. ``images`` named ``balanced`` or ``random`` are samples whose labels were drawn that way; ``details`` are
+    further parts; ``settings`` are included as a digest of all their fields. Raises BadInput for a judge or reference without digest."""
     if judge is not None and not judge.digest:
         raise BadInput(f"the judge '{judge.name}' has no digest, so its protocol has no name; open it from a weights file.")
     if reference is not None and not reference.digest:

@@ -83,8 +83,8 @@ def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime:
 
 
 def _rfid(metric: str, mine: ImageFeatures, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
-    """The Frechet distance of reconstructions to their originals; its interval is that of the kept pairs, scaled to the number of all
-    pairs."""
+    """The Frechet distance of reconstructions to their originals; its interval is computed from the kept pairs and scaled to the number of
+    all pairs."""
     if theirs.kept is None or len(theirs.kept) != len(mine.kept):
         raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; compute those again.")
     kept, value = len(mine.kept), frechet_distance(mine.moments.gaussian(), theirs.gaussian)
@@ -104,7 +104,7 @@ def per_image(
     runtime: Runtime | None = None,
     saved: Path | None = None,
 ) -> dict[str, Tensor]:
-    """Name of each measure -> its value for each pair [N] float64 on the CPU; the ranks of a runtime share the pairs, and each gets all
+    """Name of each measure -> its values for all pairs, [N] float64 on the CPU; the ranks of a runtime share the pairs, and each gets all
     values. ``saved``: a directory for the values of the finished batches."""
     if runtime is not None and saved is not None:
 

@@ -1,9 +1,8 @@
 """References to compare images with: features of real images, computed once for many scores, or published statistics.
 
 Protocol: a reference is identified by its images (``train``, ``images``, ``statistics``), their count and digest; features and statistics
-of one extractor are never used for another. An ADM ``.npz`` gives both: its statistics are of the whole training set, and its ``arr_0``
-holds 10,000 images, whose features give precision, recall and KID. Limit: a file does not state with which crop and resize published
-statistics were computed.
+of one extractor are never used for another. An ADM ``.npz`` has both: statistics of the full training set, and 10,000 images (``arr_0``),
+whose features are used for precision, recall and KID. Limit: a file does not state the crop and resize of its published statistics.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Reference:
     kept: Tensor | None = None
     """Features [n, D] float32 of all its images, or of n of them; None if there are statistics only."""
     kept_group: ImageGroup | None = None
-    """The images of ``kept``, when the statistics are published ones of other images."""
+    """The images of ``kept``, if the statistics were published for other images."""
     size: tuple[int, int] | None = None
     """Height and width in pixels of its images; None if there are statistics only."""
 
@@ -70,7 +69,7 @@ class Reference:
 
     @classmethod
     def load(cls, folder: Path, judge: Judge, device: torch.device | str = "cpu") -> Reference:
-        """Reads what ``save`` wrote. Raises BadInput when it is of another extractor, BadData when it is damaged."""
+        """Reads the files of ``save``. Raises BadInput when they are of another extractor, BadData when they are damaged."""
         try:
             about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
             parts = load_file(folder / TENSORS, device=str(device))
@@ -96,9 +95,9 @@ def open_reference(
     runtime: Runtime | None = None, progress: Progress = lambda label, count: lambda done: None, saved: Saved | None = None,
     resize: int | None = None,
 ) -> Reference:  # fmt: skip
-    """A reference from an ADM ``.npz`` of statistics, with the features of the images ``arr_0``, if it has any; a set of
-    images (``image_sets.open_set``); or an artifact of our store (``images``: its training images; ``references``). Images of another size
-    than ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
+    """A reference from an ADM ``.npz`` of statistics (with features of its images ``arr_0``, if there are any), a set of images
+    (``image_sets.open_set``), or an artifact of the store (``images``: its training images; ``references``). Images of another size than
+    ``expected``, or fewer than ``least``, are refused before any is read. ``saved``: a directory for the features, so that a stopped
     computation can resume; ``resize``: the side in pixels to which a set of images is resized."""
     images: Any = None
     published: Reference | None = None

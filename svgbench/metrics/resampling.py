@@ -1,11 +1,11 @@
 """Intervals: how much a number would change with other images from the same distribution.
 
-Protocol: a bootstrap over images. Each of R resamples draws as many images as there are, with replacement (as multinomial counts from a
-Philox generator keyed by the seed); the statistic is computed on each; the interval is value ± 1.96 standard deviations of the R results.
-It is centred on the value, not on the resamples: a Frechet distance has a bias of order 1/N, and a resample has twice this bias, so
-percentiles of resampled distances are above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv 1911.07023 on the bias
-of FID). Near zero, where images and reference have the same distribution, such an interval is up to twice too wide, but never too narrow.
-Limits: it does not contain the variation between training seeds, nor the bias, which is why protocols state counts.
+Protocol: a bootstrap over images. Each of R resamples draws N of the N images with replacement (as multinomial counts from a Philox
+generator keyed by the seed); the statistic is computed on each; the interval is value ± 1.96 standard deviations of the R results. It is
+centred on the value, not on the resamples: a Frechet distance has a bias of order 1/N, and a resample has twice this bias, so percentiles
+of resampled distances are above the distance itself (Efron & Tibshirani 1993, chapter 10 on bias; arXiv 1911.07023 on the bias of FID).
+Near zero, where images and reference have the same distribution, such an interval is up to twice too wide, but never too narrow. Limits: it
+does not contain the variation between training seeds, nor the bias, which is why protocols state counts.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Resampling:
         return max(floor, value - half), min(ceiling, value + half)
 
     def of_mean(self, values: Tensor, **limits: float) -> tuple[float, float] | tuple[None, None]:
-        """The interval of the mean of one number per image [N]."""
+        """The interval of the mean of values [N], one per image."""
         values = values.double()
         return self.interval(values.mean().item(), self.counts(len(values), values.device) @ values / len(values), **limits)
 
     def stated(self, over: str) -> dict[str, str]:
-        """How the interval was made, for a score's ``detail``."""
+        """How the interval was computed, for a score's ``detail``."""
         if self.resamples < 2:
             return {"interval": "none"}
         return {"interval": f"95 %, value ± 1.96 standard deviations of {self.resamples} bootstrap resamples over {over}"}

@@ -1,6 +1,6 @@
-"""Whether a set of images may be scored at all: complete, distinct, of the right size and type.
+"""Checks that a set of images can be scored: complete, distinct, of the right size and type.
 
-Protocol: exactly the promised number of images; uint8 [N, 3, H, W] of the reference's size; one label each, inside the classes; no two
+Protocol: exactly the promised number of images; uint8 [N, 3, H, W] of the reference's size; one label per image, within the classes; no two
 generated images are identical in every byte (each comes from different noise, so an identical pair means that a rank or a shard was written
 twice). Images of one flat colour are exempt: a collapsed model draws many, and its score should show this. Limit: it does not check which
 checkpoint the images are from; the store's keys do.
@@ -22,7 +22,7 @@ from svgbench.machine.runtime import Runtime
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """uint8 [B, 3, H, W] of floats, round(255 x) after a clamp to [0, 1]; half values go to the even neighbour."""
+    """uint8 [B, 3, H, W] of floats, round(255 x) after a clamp to [0, 1]; halves are rounded to even."""
     if not images.isfinite().all():
         raise NumericalError("images hold NaN or infinity and cannot be scored; check the model that made them.")
     return images.float().clamp(0, 1).mul(255).round().to(torch.uint8)
@@ -38,10 +38,10 @@ def check_samples(
     distinct: bool = True,
     runtime: Runtime | None = None,
 ) -> None:
-    """BadData for a set of images (numpy array, memmap or tensor) and labels [N] that would give a meaningless number.
+    """Raises BadData for a set of images (numpy array, memmap or tensor) and labels [N] that would give a meaningless number.
 
-    ``size``: height and width in pixels that the reference has; ``classes``: number of classes; ``distinct``: off for
-    reconstructions, whose originals may repeat; ``runtime``: all its ranks share the search for equal images and get the same result.
+    ``size``: height and width of the reference in pixels; ``classes``: number of classes; ``distinct``: off for reconstructions, whose
+    originals may repeat; ``runtime``: all its ranks share the search for equal images and get the same result.
     """
     shape, kind = tuple(images.shape), str(images.dtype).removeprefix("torch.")
     if kind.startswith("float") and not _finite(images):
@@ -62,7 +62,7 @@ def check_samples(
 
 
 def _check_labels(labels: np.ndarray, count: int, classes: int | None) -> None:
-    """One whole-number label an image, inside the classes."""
+    """Raises BadData unless there is one integer label per image, within the classes."""
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise BadData(f"the labels are {labels.dtype} {list(labels.shape)}; {count} images need {count} whole numbers.")
     if classes is not None and count and not (labels.min() >= 0 and labels.max() < classes):
@@ -70,12 +70,12 @@ def _check_labels(labels: np.ndarray, count: int, classes: int | None) -> None:
 
 
 def _finite(images: Any) -> bool:
-    """Whether no number is NaN or infinite, an image at a time."""
+    """Whether all values are finite, checked one image at a time."""
     return all(bool(np.isfinite(np.asarray(images[index])).all()) for index in range(len(images)))
 
 
 def _check_distinct(images: Any, runtime: Runtime | None) -> None:
-    """No two images that are not flat are equal in every byte."""
+    """Raises BadData if two images that are not flat are equal in every byte."""
     if pairs := doubled(images, runtime):
         raise BadData(
             f"{doubled_note(pairs, len(images))}; each sample has different noise, so a file or a part was written twice: "
@@ -84,12 +84,12 @@ def _check_distinct(images: Any, runtime: Runtime | None) -> None:
 
 
 def doubled_note(pairs: Sequence[tuple[int, int]], count: int) -> str:
-    """How many of ``count`` images are doubled, and the first of them."""
+    """The number of duplicates among ``count`` images, and the first one, as text."""
     return f"{len(pairs)} of {count} images are doubled (first: {pairs[0][1]} equals {pairs[0][0]} in every byte)"
 
 
 def doubled(images: Any, runtime: Runtime | None = None) -> list[tuple[int, int]]:
-    """The places (first, copy) of images [N, 3, H, W] that equal an earlier one in every byte; images of one flat colour are left out."""
+    """Index pairs (first, copy) of images [N, 3, H, W] that equal an earlier one in every byte; images of one flat colour are left out."""
 
     def print_of(index: int) -> np.ndarray:
         image = np.ascontiguousarray(images[index].cpu() if isinstance(images, Tensor) else images[index])
@@ -103,7 +103,7 @@ def doubled(images: Any, runtime: Runtime | None = None) -> list[tuple[int, int]
         for index, digest in zip(mine, pool.map(print_of, mine), strict=True):
             prints[index] = digest
     if runtime is not None:
-        runtime.all_reduce_(torch.from_numpy(prints))  # in its place: every rank filled its own rows
+        runtime.all_reduce_(torch.from_numpy(prints))  # in place; every rank filled its own rows
     seen: dict[bytes, int] = {}
     firsts = [seen.setdefault(row.tobytes(), index) if row.any() else index for index, row in enumerate(prints)]
     return [(first, index) for index, first in enumerate(firsts) if first != index]

@@ -4,8 +4,8 @@ Protocol: raw latents [C, h, w] (``detail`` states which: features, residual or 
 convolution, logits upsampled bilinearly to the mask's size, cross-entropy at every pixel, AdamW with a cosine to zero; no augmentation.
 Validation: areas summed over all images, IoU = intersection / union and accuracy = intersection / truth per class, then the mean over
 classes with pixels (mmsegmentation's IoUMetric, unrounded), in percent. Background (0) is one of the classes; 255 is ignored. Intervals
-resample validation images. Limits: boundaries finer than the grid and the accuracy of a deeper head; the batch norm's moments are those of
-the training latents. For a folder with masks (ADE20K) see ``stages.segmentation.folder``.
+resample validation images. Limits: it does not show boundaries finer than the grid or the accuracy of a deeper head. The batch norm uses
+the moments of the training latents. For a folder with masks (ADE20K) see ``stages.segmentation.folder``.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def upsampling_matrix(cells: int, pixels: int, device: torch.device) -> Tensor:
 def loss_gradient(cells: Tensor, target: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Gradient [B, K, h, w] of the mean cross-entropy of upsampled logits against uint8 masks [B, H, W] over the pixels that are not 255.
 
-    Written out: softmax minus truth at every pixel, multiplied by the transposed upsampling; five times faster than autograd.
+    Closed form: softmax minus truth at every pixel, multiplied by the transposed upsampling; five times faster than autograd.
     """
     counted = (target != IGNORED)[:, None]
     error = (rows @ cells @ columns.T).softmax(1)
@@ -111,7 +111,7 @@ def areas(head: LinearHead, latents: Tensor, masks: Tensor, classes: int, *, bat
 
 
 def areas_of(predictions: Tensor, masks: Tensor, classes: int) -> Areas:
-    """Areas of predicted class maps [N, H, W] against masks [N, H, W]; pixels whose mask is 255 count nowhere."""
+    """Areas of predicted class maps [N, H, W] against masks [N, H, W]; pixels whose mask is 255 are ignored."""
     count = len(masks)
     truth, predicted = masks.flatten(1).long(), predictions.flatten(1).long()
     image = torch.arange(count, device=masks.device)[:, None].expand_as(truth)
@@ -124,7 +124,7 @@ def areas_of(predictions: Tensor, masks: Tensor, classes: int) -> Areas:
 
 
 def means(areas: Areas, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(mIoU, mAcc) in percent, [R] each, where image i is counted ``counts[r, i]`` times; once each when empty."""
+    """(mIoU, mAcc) in percent, [R] each, with image i counted ``counts[r, i]`` times (None: once)."""
     if counts is None:
         counts = torch.ones(1, len(areas.truth), dtype=torch.float64, device=areas.truth.device)
     inter, predicted, truth = (counts @ part for part in areas)
@@ -135,7 +135,7 @@ def means(areas: Areas, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def class_figures(image_areas: Areas, names: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Class by class: number from 1, name where known, IoU and accuracy in percent (None without pixels), labelled pixels."""
+    """Per class: number from 1, name if known, IoU and accuracy in percent (None without pixels), labelled pixels."""
     inter, predicted, truth = (part.sum(0).tolist() for part in image_areas)
     return [
         {
@@ -150,7 +150,7 @@ def class_figures(image_areas: Areas, names: Sequence[str] | None) -> list[dict[
 
 
 def ade20k_names() -> tuple[str, ...] | None:
-    """Names of ADE20K's 150 classes as mmsegmentation has them; None if it is not installed (extra ``seg``)."""
+    """Names of ADE20K's 150 classes as in mmsegmentation; None if it is not installed (extra ``seg``)."""
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints when imported
             from mmseg.datasets import ADE20KDataset
@@ -193,7 +193,7 @@ def area_scores(image_areas: Areas, name: Protocol, facts: Mapping[str, Any], re
 
 
 def _check(latents: Tensor, masks: Tensor, classes: int) -> None:
-    """BadData for latents and masks that do not fit."""
+    """Raises BadData for latents and masks that do not fit."""
     if latents.ndim != 4 or masks.ndim != 3 or len(latents) != len(masks) or not len(latents):
         raise BadData(f"latents {list(latents.shape)} and masks {list(masks.shape)} do not pair; they must be [N, C, h, w] and [N, H, W].")
     if classes > IGNORED:

@@ -1,7 +1,7 @@
 """The small classifier of the embedded images as a torch-fidelity extractor.
 
-Protocol: the classifier was trained on drawn images at 32 px. Distances use its 128 averaged features; the score like IS uses its class
-logits. Protocols name it. It knows nothing about photographs, and its distances must not be compared with Inception's.
+Protocol: the classifier was trained on drawn images at 32 px. Distances use its 128 averaged features; the IS-like score uses its class
+logits. Protocols name it. It was not trained on photographs, and its distances must not be compared with Inception's.
 """
 
 from __future__ import annotations

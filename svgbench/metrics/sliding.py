@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def windows(height: int, width: int, side: int, stride: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of each window, row by row; the last ones are moved back to end with the image."""
+    """Rows and columns of each window, row by row; the last ones are moved back to end at the image's border."""
     return [(rows, columns) for rows in _cuts(height, side, stride) for columns in _cuts(width, side, stride)]
 
 
@@ -21,7 +21,7 @@ def _cuts(length: int, side: int, stride: int) -> Iterator[slice]:
 
 
 def averaged(outputs: Sequence[Tensor], places: Sequence[tuple[slice, slice]], height: int, width: int) -> Tensor:
-    """[K, height, width]: the mean of the outputs [K, side, side] of all windows over a pixel."""
+    """[K, height, width]: the mean of the outputs [K, side, side] of all windows that cover a pixel."""
     total = outputs[0].new_zeros(len(outputs[0]), height, width)
     count = total.new_zeros(height, width)
     for output, (rows, columns) in zip(outputs, places, strict=True):

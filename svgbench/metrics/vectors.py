@@ -33,7 +33,7 @@ def near(vectors: Tensor, device: torch.device) -> Tensor:
 
 
 def rows(vectors: Tensor, indices: Tensor, device: torch.device) -> Tensor:
-    """Float32 rows [B, D] of vectors [N, D] (float32 or bfloat16, anywhere) on the device."""
+    """Float32 rows [B, D] of vectors [N, D] (float32 or bfloat16, on any device), moved to ``device``."""
     return vectors[indices.to(vectors.device)].to(device).float()
 
 
@@ -51,7 +51,7 @@ def split(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def moments(vectors: Tensor, indices: Tensor, device: torch.device) -> Standard:
-    """Mean and (unbiased) deviation of the named rows in float64, in two passes over blocks."""
+    """Mean and unbiased standard deviation of the rows ``indices`` in float64, in two passes over blocks."""
     parts = indices.sort().values.split(BLOCK)
     mean = torch.zeros(vectors.shape[1], dtype=torch.float64, device=device)
     for part in parts:
@@ -90,7 +90,7 @@ def check(train_x: Tensor, train_y: Tensor, val_x: Tensor, val_y: Tensor, classe
 
 
 def check_finite(vectors: Tensor, what: str, device: torch.device, *, first: int = 0) -> None:
-    """Raises BadData, naming the first of the vectors [N, D] that is not finite; ``first``: the number of row 0."""
+    """Raises BadData that names the first non-finite row of vectors [N, D]; ``first``: the number of row 0."""
     for number, block in enumerate(blocks(vectors, device)):
         good = block.isfinite().all(1)
         if not bool(good.all()):

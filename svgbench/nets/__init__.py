@@ -1,1 +1,1 @@
-"""Pure tensors: the networks, losses, paths and samplers; no path, rank or YAML is seen here."""
+"""Networks, losses, probability paths and samplers on tensors only: no file paths, ranks or YAML."""

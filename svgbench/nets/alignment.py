@@ -1,12 +1,12 @@
-"""Brings the residual's statistics to the features' (SVG, arXiv 2510.15301, section 3.2):  r <- (r - m_R) / (s_R + 1e-6) * s_D + m_D.
+"""Aligns the residual's statistics with the features' (SVG, arXiv 2510.15301, section 3.2):  r <- (r - m_R) / (s_R + 1e-6) * s_D + m_D.
 
 m and s are scalars, as released: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions.
-No gradient flows through them. ``batch`` takes them from the current batch, also at inference, as released, so a latent depends on the
-other images of the batch; ``frozen`` fixes those of the training set when training ends, so a latent depends only on its image; ``channel``
-does the same for each residual channel; ``whiten`` also removes the correlation between residual channels.
+No gradient flows through them. ``batch`` computes them on the current batch, also at inference, as released, so a latent depends on the
+other images of the batch; ``frozen`` fixes those of the training set at the end of training, so a latent depends only on its image;
+``channel`` does the same for each residual channel; ``whiten`` also removes the correlation between residual channels.
 
-``token`` follows the paper's text to the same equation (mean and standard deviation along the feature dimension): m and s are those of each
-token over its channels. Gradients flow through those of the residual, as in layer norm.
+``token`` follows the paper's text for the same equation (mean and standard deviation along the feature dimension): m and s are computed for
+each token over its channels. Gradients flow through the residual's m and s, as in layer norm.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from svgbench.errors import BadData, unknown
 
 EPSILON = 1e-6
 WORST_CONDITION = 1e5
-"""Largest condition number of a map that is undone; float32 then keeps two of its seven digits."""
+"""Largest condition number at which a map is inverted; float32 then keeps two of its seven digits."""
 
 
 def one_scale(covariance: Tensor, target_std: Tensor) -> Tensor:
-    """The map [c, c] that scales all channels alike, so that their mean deviation becomes the target's."""
+    """The map [c, c] that scales all channels equally, so that their mean standard deviation becomes the target's."""
     scale = target_std / (covariance.diagonal().clamp(min=0).sqrt().mean() + EPSILON)
     return torch.eye(len(covariance), dtype=torch.float64, device=covariance.device) * scale
 
 
 def scale_of_each(covariance: Tensor, target_std: Tensor) -> Tensor:
-    """The map [c, c] that gives each channel the target's deviation."""
+    """The map [c, c] that gives each channel the target's standard deviation."""
     return torch.diag(target_std / (covariance.diagonal().clamp(min=0).sqrt() + EPSILON))
 
 
 def whitening(covariance: Tensor, target_std: Tensor) -> Tensor:
-    """The map [c, c] after which channels are uncorrelated and of the target's deviation (ZCA)."""
+    """The map [c, c] that makes channels uncorrelated, with the target's standard deviation (ZCA)."""
     values, vectors = torch.linalg.eigh(covariance)
     return vectors @ torch.diag(target_std / (values.clamp(min=0).sqrt() + EPSILON)) @ vectors.T
 
 
 def untouched(residual: Tensor, features: Tensor | None) -> Tensor:
-    """The residual [B, c, h, w] as it is."""
+    """The unchanged residual [B, c, h, w]."""
     return residual
 
 
 def of_each_token(residual: Tensor, features: Tensor | None) -> Tensor:
-    """Residual [B, c, h, w] with each token's mean and (unbiased) deviation over channels those of its features [B, C, h, w]."""
+    """Residual [B, c, h, w] in which each token has the mean and unbiased standard deviation over channels of its features [B, C, h, w]."""
     assert features is not None
     std, mean = torch.std_mean(residual.float(), dim=1, keepdim=True)
     target_std, target_mean = torch.std_mean(features.float(), dim=1, keepdim=True)
@@ -60,7 +60,7 @@ MAPS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "channel": scale_of_each,
     "whiten": whitening,
 }
-"""Mode -> (covariance of the residual [c, c], deviation to reach []) -> linear map [c, c]; all float64."""
+"""Mode -> (covariance of the residual [c, c], target standard deviation []) -> linear map [c, c]; all float64."""
 
 TOKENWISE: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {"none": untouched, "token": of_each_token}
 """Mode -> (residual [B, c, h, w], features [B, C, h, w]) -> aligned residual [B, c, h, w]; these use no other images."""
@@ -71,9 +71,9 @@ class Alignment(nn.Module):
     strength (aligned - r)."""
 
     weight: Tensor
-    """Of the fixed map, [c, c]."""
+    """Matrix [c, c] of the fixed map."""
     bias: Tensor
-    """Of the fixed map, [c]."""
+    """Offset [c] of the fixed map."""
 
     def __init__(self, mode: str, *, feature_channels: int, residual_channels: int, strength: float = 1.0) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Alignment(nn.Module):
             raise unknown("alignment", mode, ALIGNMENTS)
         self.mode, self.features, self.channels, self.strength = mode, feature_channels, residual_channels, strength
         self.register_buffer("weight", torch.full((residual_channels, residual_channels), torch.nan))
-        self.register_buffer("bias", torch.full((residual_channels,), torch.nan))  # a map that nobody fixed cannot pass for one
+        self.register_buffer("bias", torch.full((residual_channels,), torch.nan))  # NaN shows a map that was not fixed
 
     @property
     def needs_statistics(self) -> bool:
@@ -105,7 +105,8 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def freeze(self, statistics: Tensor) -> None:
-        """Fixes the map for inference from the sums [1 + c + c^2 + 2 C] over (much of) the training set; modes without a map need none."""
+        """Fixes the map for inference from the sums [1 + c + c^2 + 2 C] over (much of) the training set; modes without a map are not
+        changed."""
         if not self.needs_statistics:
             return
         weight, bias = self.affine(statistics)
@@ -114,13 +115,13 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def leave(self) -> None:
-        """Fixes the identity map, for an untrained residual whose cost is measured."""
+        """Fixes the identity map, to measure the cost of an untrained residual."""
         self.weight.copy_(torch.eye(self.channels))
         self.bias.zero_()
 
     @torch.no_grad()
     def affine(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
-        """The map aligned = weight @ residual + bias, weight [c, c] and bias [c] float32, that these sums ask for."""
+        """Weight [c, c] and bias [c], float32, of the map aligned = weight @ residual + bias, computed from the sums."""
         c, n = self.channels, statistics[0]
         total, outer, sums, squares = statistics[1:].split([c, c * c, self.features, self.features])
         mean = total / n
@@ -133,8 +134,8 @@ class Alignment(nn.Module):
         return weight.float(), (target_mean - weight @ mean).float()
 
     def forward(self, residual: Tensor, features: Tensor | None = None, statistics: Tensor | None = None) -> Tensor:
-        """Aligned residual [B, c, h, w] of residual [B, c, h, w] and features [B, C, h, w]. ``statistics``: those of the global batch while
-        training; without them the fixed map, or (where a mode has none) those of this batch."""
+        """Aligned residual [B, c, h, w] of residual [B, c, h, w] and features [B, C, h, w]. ``statistics``: in training, those of the
+        global batch; None: the fixed map is used, or this batch's statistics if the mode has no fixed map."""
         if self.strength == 0:
             return residual
         aligned = self._whole(residual, features, statistics)
@@ -154,7 +155,7 @@ class Alignment(nn.Module):
 
     @torch.no_grad()
     def undo(self, aligned: Tensor) -> Tensor:
-        """The residual [B, c, h, w] from its aligned residual [B, c, h, w], by inverting the fixed map."""
+        """The residual [B, c, h, w] of an aligned residual [B, c, h, w], by inverting the fixed map."""
         if self.mode == "none":
             return aligned
         inverse, shifted = self.inverse(), aligned - self.bias[:, None, None]

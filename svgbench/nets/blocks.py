@@ -1,6 +1,7 @@
 """The parts of a SiT / DiT transformer (Peebles and Xie 2022, arXiv 2212.09748): attention, MLPs, the adaLN-zero block, embeddings.
 
-LightningDiT (arXiv 2501.01423) and RAE (arXiv 2510.11690) choose RMS norms, SwiGLU and rotary positions; RAE draws its time frequencies.
+LightningDiT (arXiv 2501.01423) and RAE (arXiv 2510.11690) choose RMS norms, SwiGLU and rotary positions; RAE draws its time frequencies at
+random.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ RMS_EPS = 1e-6
 """Epsilon of every RMS norm: LightningDiT's and RAE's."""
 ROTARY_PERIOD = 10000.0
 FREQUENCIES = 256
-"""Numbers of DiT's time embedding: half of them cosines; RAE draws as many frequencies, so twice as many numbers."""
+"""Size of DiT's time embedding, half of it cosines. RAE draws this many frequencies, so its embedding is twice as large."""
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (1 + scale) + shift for tokens [B, N, C] and shift, scale [B, 1, C] of a sample or [B, N, C] of each token."""
+    """x (1 + scale) + shift for tokens [B, N, C] and shift, scale [B, 1, C] per sample or [B, N, C] per token."""
     return torch.addcmul(shift.to(x.dtype), x, 1 + scale)
 
 
 class RmsNorm(nn.RMSNorm):
-    """x / sqrt(mean x^2 + 1e-6) times a learned gain, in the gain's precision: half-precision numbers are not squared (LightningDiT).
-    Tokens [B, N, C] -> [B, N, C]."""
+    """x / sqrt(mean x^2 + 1e-6) times a learned gain, in the gain's precision, so that half-precision numbers are not squared
+    (LightningDiT). Tokens [B, N, C] -> [B, N, C]."""
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=RMS_EPS)
@@ -53,7 +54,8 @@ def head_norm(width: int, kind: Norm) -> nn.Module:
 
 
 def rotate(x_BHND: Tensor, angles: Tensor) -> Tensor:
-    """Turns neighbouring pairs of each head's numbers by their place's angles, cosines and sines [2, N, D] (arXiv 2104.09864)."""
+    """Rotates neighbouring pairs of each head's channels by the angles of their position, as cosines and sines [2, N, D] (arXiv
+    2104.09864)."""
     first, second = x_BHND.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((-second, first), dim=-1).flatten(-2)
     return x_BHND * angles[0] + turned * angles[1]
@@ -71,12 +73,12 @@ class Attention(nn.Module):
         self.k_norm = head_norm(width // heads, norm) if qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, rotary: Tensor | None = None) -> Tensor:
-        """``rotary``: cosines and sines [2, N, D] of the places, or none."""
+        """``rotary``: cosines and sines [2, N, D] of the positions, or None."""
         q_BHND, k_BHND, v_BHND = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q_BHND, k_BHND = self.q_norm(q_BHND), self.k_norm(k_BHND)
         if rotary is not None:
             q_BHND, k_BHND = rotate(q_BHND, rotary), rotate(k_BHND, rotary)
-        # under autocast the norms and the rotation answer in fp32; attention wants one type for all three
+        # under autocast the norms and the rotation return fp32; attention needs one dtype for all three
         mixed_BHND = F.scaled_dot_product_attention(q_BHND.to(v_BHND.dtype), k_BHND.to(v_BHND.dtype), v_BHND)
         return self.proj(mixed_BHND.transpose(1, 2).flatten(2))
 
@@ -107,15 +109,15 @@ class SwiGlu(nn.Module):
 
 
 def hidden_width(width: int, mlp_ratio: float, kind: MlpKind) -> int:
-    """Hidden width of a block's MLP; SwiGLU's is two thirds, rounded down, so that it holds as many weights (LightningDiT, RAE)."""
+    """Hidden width of a block's MLP; SwiGLU's is two thirds, rounded down, so that the MLP has as many weights (LightningDiT, RAE)."""
     return round(width * mlp_ratio) if kind == "gelu" else int(2 / 3 * int(width * mlp_ratio))
 
 
 class Block(nn.Module):
-    """Attention and MLP, each on normalised tokens that the condition shifts and scales, each added through a gate (adaLN-zero).
+    """Attention and MLP on normalised tokens; the condition shifts and scales their inputs and gates their outputs (adaLN-zero).
 
-    The six vectors come from outside as one tensor (shift, scale, gate of attention, then of the MLP), [B, 6, C] for a sample or
-    [B, N, 6, C] for each token: the network makes those of all blocks in one matrix product, and equal blocks compile once.
+    The six vectors are passed in as one tensor (shift, scale, gate of attention, then of the MLP), [B, 6, C] per sample or [B, N, 6, C] per
+    token: the network computes those of all blocks in one matrix product, and equal blocks are compiled only once.
     """
 
     def __init__(self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, norm: Norm = "layer", mlp: MlpKind = "gelu") -> None:

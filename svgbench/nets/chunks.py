@@ -23,7 +23,8 @@ _WHOLE: ContextVar[bool] = ContextVar("whole", default=False)
 
 @contextmanager
 def whole_batches() -> Iterator[None]:
-    """Inside this context a batch is computed at once. Only for measuring time and memory, because rows then depend on their batch."""
+    """Inside this context, batches are not split into chunks. Only for measuring time and memory, because rows then depend on their
+    batch."""
     token = _WHOLE.set(True)
     try:
         yield

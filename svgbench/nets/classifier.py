@@ -1,8 +1,8 @@
 """The two small convolutional networks shipped with the embedded images.
 
 The Frechet distance of ``shapes`` compares ShapesCNN's features, the perceptual loss compares ShapesVGG's activations. Both were trained to
-name everything a caption says (class, colours, texture, size, place, background), so that their features carry more than the class; they
-differ in architecture, seed and images, so that no decoder is trained on the features it is measured by.
+predict everything in a caption (class, colours, texture, size, place, background), so that their features encode more than the class. They
+differ in architecture, seed and images, so that no decoder is trained on the features with which it is evaluated.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Seen(NamedTuple):
 
 
 class _Naming(nn.Module):
-    """What both share: heads ``logits`` (classes) and ``words``, whose sizes a state dict tells."""
+    """Base class of both: heads ``logits`` (classes) and ``words``, with sizes read from a state dict."""
 
     @classmethod
     def filled(cls, state: dict[str, Tensor]) -> Self:
-        """The network with the weights of a state dict (half precision is widened), in evaluation, without gradients."""
+        """The network with the weights of a state dict (half precision is converted to float32), in evaluation mode, without gradients."""
         network = cls(classes=len(state["logits.weight"]), words=len(state["words.weight"]))
         network.load_state_dict(state)
         return network.eval().requires_grad_(False)
@@ -76,7 +76,8 @@ class _Block(nn.Module):
 
 
 class ShapesVGG(_Naming):
-    """A plain convolutional network in VGG's manner (pairs of 3x3 convolutions, ReLU, max pooling, no normalisation) of any image size."""
+    """A plain convolutional network in the style of VGG (pairs of 3x3 convolutions, ReLU, max pooling, no normalisation) for any image
+    size."""
 
     WIDTHS = (16, 32, 64, 128)
 

@@ -1,9 +1,9 @@
-"""Stage 1's loss: L1 + perceptual + adaptive hinge-GAN (Esser et al., arXiv 2012.09841), without the work the released loops throw away.
+"""Loss of stage 1: L1 + perceptual + adaptive hinge-GAN (Esser et al., arXiv 2012.09841), without the released loops' redundant work.
 
-The reconstruction is the one place where all losses meet, so each loss gives its gradient there once; the adaptive weight
-|dL_rec/dW| / (|dL_gan/dW| + 1e-4), W the decoder's last layer, needs only those two gradients pushed through that one layer; the
-decoder then runs backward once, on their sum. Losses are sums over images divided by the GLOBAL batch, so they add over micro-batches
-and ranks, and so do the two gradients at W from which the weight is taken.
+All losses depend on the reconstruction, so each is differentiated once with respect to it. With W the weight of the decoder's last layer,
+the adaptive weight |dL_rec/dW| / (|dL_gan/dW| + 1e-4) needs only these two gradients propagated through that layer; the decoder's backward
+pass then runs once, on their weighted sum. Losses are sums over images divided by the GLOBAL batch size, so they add up over micro-batches
+and ranks, and so do the two gradients at W that determine the adaptive weight.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class PerceptualJudge(Protocol):
 class PatchDiscriminator(nn.Module):
     """Images [B, 3, H, W] in [-1, 1] -> one logit per patch [B, 1, h, w] (Isola et al., arXiv 1611.07004).
 
-    Group norm in place of batch norm: a logit depends on its own image, so micro-batches and ranks make the same update as one big batch.
+    Group norm instead of batch norm: a logit depends only on its own image, so micro-batches and ranks give the same update as one big
+    batch.
     """
 
     def __init__(self, base: int = 64, layers: int = 3) -> None:
@@ -71,12 +72,12 @@ def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor], weigh
 
 
 def _unit(x: Tensor) -> Tensor:
-    """Each position's channels at unit length; the root is kept off zero, where it has no gradient."""
+    """Normalises the channels of each position to unit length; the root stays above zero, where it has no gradient."""
     return x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt().add(1e-10)
 
 
 class Gradients(NamedTuple):
-    """Gradients of the losses of one micro-batch at its reconstruction, and the losses."""
+    """Gradients of a micro-batch's losses with respect to its reconstruction, and the losses."""
 
     reconstruction: Tensor
     """dL_rec/dy [B, 3, H, W]."""
@@ -86,7 +87,7 @@ class Gradients(NamedTuple):
 
 
 class ReconstructionObjective:
-    """The generator's and the discriminator's losses on decoder outputs y [B, 3, H, W] in [-1, 1] beside originals in [0, 1]."""
+    """The generator's and the discriminator's losses for decoder outputs y [B, 3, H, W] in [-1, 1] and originals in [0, 1]."""
 
     def __init__(
         self, *, l1: float, perceptual: float, adversarial: float, judge: PerceptualJudge | None, discriminator: PatchDiscriminator | None
@@ -95,8 +96,8 @@ class ReconstructionObjective:
         self._judge, self._discriminator = judge, discriminator
 
     def gradients(self, y: Tensor, originals: Tensor, *, size: int, gan: bool) -> Gradients:
-        """Gradients at the decoder's output y [B, 3, H, W], apart from its graph, beside originals [B, 3, H, W]. ``size``: images of the
-        global batch."""
+        """Gradients with respect to the decoder's output y [B, 3, H, W], detached from its graph, for originals [B, 3, H, W]. ``size``:
+        number of images in the global batch."""
         leaf = y.detach().requires_grad_()
         target = originals * 2 - 1
         losses = {"l1": (leaf - target).abs().mean((1, 2, 3)).sum() / size}
@@ -123,19 +124,19 @@ class ReconstructionObjective:
 
 
 def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, at_output: Gradients) -> Tensor:
-    """[2, weights]: the gradients of L_rec and L_gan at the weight of the last layer, whose input was ``hidden``."""
+    """[2, weights]: the gradients of L_rec and L_gan with respect to the weight of the last layer, whose input was ``hidden``."""
     layer = decoder.conv_out
     both = (at_output.reconstruction, at_output.adversarial)
     if isinstance(layer, nn.Conv2d):
         gradients = [conv2d_weight(hidden.detach(), layer.weight.shape, g, padding=1) for g in both]
     else:
-        with torch.enable_grad():  # the linear layer once more: a small part of the transformer in front of it
+        with torch.enable_grad():  # recomputes the linear layer, which is cheap compared with the transformer before it
             y = layer(hidden.detach())
         gradients = [torch.autograd.grad(y, layer.weight, g, retain_graph=g is both[0])[0] for g in both]
     return torch.stack([gradient.flatten() for gradient in gradients])
 
 
 def adaptive_weight(gradients: Tensor, limit: float | None = None) -> Tensor:
-    """|dL_rec/dW| / (|dL_gan/dW| + 1e-4) [], at most ``limit`` (empty: 1e4), from the global batch's gradients [2, weights]."""
+    """|dL_rec/dW| / (|dL_gan/dW| + 1e-4) [], at most ``limit`` (None: 1e4), from the global batch's gradients [2, weights]."""
     norms = gradients.norm(dim=1)
     return (norms[0] / (norms[1] + 1e-4)).clamp(0.0, ADAPTIVE_LIMIT if limit is None else limit)

@@ -24,11 +24,11 @@ HALF_BIN = 1 / 255
 """Half a bin of a likelihood over 8-bit values in [-1, 1]. DiT also applies it to latents."""
 
 Epsilon = Callable[[Tensor, int, int], Tensor]
-"""(x [B, C, h, w], k, count of steps before this one) -> predicted noise [B, C, h, w], or [B, 2C, h, w] with the variance last."""
+"""(x [B, C, h, w], k, number of steps before this one) -> predicted noise [B, C, h, w], or [B, 2C, h, w] with the variance last."""
 
 
 class Chain(nn.Module):
-    """Constants of the steps that are kept out of 1000: float32 tables [steps], in the order of k."""
+    """Constants of the kept steps (of 1000): float32 tables [steps], in the order of k."""
 
     signal: Tensor
 
@@ -49,17 +49,17 @@ class Chain(nn.Module):
             "mean_of_data": betas * before.sqrt() / (1 - kept),
             "mean_of_x": (1 - before) * (1 - betas).sqrt() / (1 - kept),
             "log_variance": clipped.log(),  # of the posterior q(x_before | x_k, x): the least variance a model can predict
-            "log_beta": betas.log(),  # the greatest
+            "log_beta": betas.log(),  # the greatest variance
         }
         for name, table in tables.items():
             self.register_buffer(name, table.float(), persistent=False)
 
     def at(self, table: str, place: Tensor | int) -> Tensor:
-        """The table's numbers at places [B] of the chain as [B, 1, 1, 1], or at one place as [1, 1, 1, 1]."""
+        """The table's values at places [B] of the chain as [B, 1, 1, 1], or at one place as [1, 1, 1, 1]."""
         return getattr(self, table)[place].reshape(-1, 1, 1, 1)
 
     def data(self, x: Tensor, noise: Tensor, place: Tensor | int) -> Tensor:
-        """The data that x [B, C, h, w] holds if its noise is ``noise``."""
+        """The data [B, C, h, w] in x [B, C, h, w], given its ``noise`` [B, C, h, w]."""
         return (x - self.at("noise", place) * noise) / self.at("signal", place)
 
     def mean(self, data: Tensor, x: Tensor, place: Tensor | int) -> Tensor:
@@ -67,7 +67,7 @@ class Chain(nn.Module):
         return self.at("mean_of_data", place) * data + self.at("mean_of_x", place) * x
 
     def model_log_variance(self, numbers: Tensor | None, place: Tensor | int) -> Tensor:
-        """Log variance [B, C, h, w] of a model's outputs (-1 least, 1 greatest); without them the greatest, DDPM's sigma^2 = beta."""
+        """Log variance [B, C, h, w] from a model's outputs (-1: least, 1: greatest variance); None: the greatest, DDPM's sigma^2 = beta."""
         least, greatest = self.at("log_variance", place), self.at("log_beta", place)
         if numbers is None:
             return torch.where(torch.as_tensor(place, device=least.device).reshape(-1, 1, 1, 1) == 0, least, greatest)
@@ -76,7 +76,7 @@ class Chain(nn.Module):
 
 
 class EpsilonModel(nn.Module):
-    """A transformer that predicts the noise in x_k; its times are the steps' numbers 0 to 999."""
+    """A transformer that predicts the noise in x_k; its times are step numbers from 0 to 999."""
 
     objective = "ddpm"
 
@@ -95,8 +95,8 @@ class EpsilonModel(nn.Module):
 
 
 class FlowView(nn.Module):
-    """A noise-predicting model as the velocity model of the straight path: x_t = (1 - t) eps + t data is, up to a factor, x_k of the step
-    with the same ratio of signal to noise (the nearest of the 1000), and the velocity is the predicted data less the predicted noise."""
+    """A noise-predicting model as a velocity model of the straight path. Up to a factor, x_t = (1 - t) eps + t data is x_k of the step with
+    the same signal-to-noise ratio (the nearest of the 1000); the velocity is the predicted data minus the predicted noise."""
 
     def __init__(self, model: EpsilonModel) -> None:
         super().__init__()
@@ -130,10 +130,10 @@ def losses(chain: Chain, outputs: Tensor, data: Tensor, pair: TrainingPair) -> T
 
 
 def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: TrainingPair) -> Tensor:
-    """The variational bound's term of each sample's step [B], in bits per dimension. It trains only the variance; the predicted noise is
-    detached.
+    """The term of the variational bound for each sample's step, [B] in bits per dimension. It trains only the variance; the predicted noise
+    is detached.
 
-    The KL divergence of the model's Gaussian from q(x_before | x_k, x); at step 0 the negative log likelihood of the data.
+    It is the KL divergence of the model's Gaussian from q(x_before | x_k, x), and at step 0 the negative log likelihood of the data.
     """
     k = pair.time
     mean = chain.mean(chain.data(pair.x, noise, k), pair.x, k)
@@ -145,8 +145,8 @@ def bound(chain: Chain, noise: Tensor, numbers: Tensor, data: Tensor, pair: Trai
 
 
 def log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log probability [B, C, h, w] of each number's 8-bit bin under a Gaussian; the outermost bins reach to infinity.
-    DiT's tanh form of the CDF."""
+    """Log probability [B, C, h, w] of each value's 8-bit bin under a Gaussian; the outermost bins extend to infinity. Uses DiT's tanh
+    approximation of the CDF."""
 
     def cdf(x: Tensor) -> Tensor:
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
@@ -166,7 +166,7 @@ def ddim(epsilon: Epsilon, x: Tensor, chain: Chain) -> Tensor:
 
 
 def ddpm(epsilon: Epsilon, x: Tensor, chain: Chain, draw: Callable[[int], Tensor]) -> Tensor:
-    """Data [B, C, h, w] from noise by ancestral sampling; ``draw``: fresh noise [B, C, h, w] of a step, none at the last."""
+    """Data [B, C, h, w] from noise by ancestral sampling; ``draw``: step -> fresh noise [B, C, h, w], not called for the last step."""
     channels = x.shape[1]
     for place in reversed(range(len(chain.kept))):
         step = len(chain.kept) - 1 - place

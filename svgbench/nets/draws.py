@@ -1,9 +1,9 @@
 """Randomness as a function of position: the same draw on any device, at any batch size and on any number of ranks.
 
-A draw belongs to (stream, index, element). ``index`` is a sample's global position: ``images_seen + place in the global batch`` while
-training, the sample's own number while sampling. Bits come from splitmix64 (Steele, Lea, Flood 2014) as a counter-based generator: two
-mixing rounds make a row's key from (stream, index), a third makes the bits of each element. Integer overflow wraps identically everywhere,
-and transcendental functions run in float64 before rounding, so that the float32 result does not depend on vector widths and devices.
+A draw is determined by (stream, index, element). ``index`` is a sample's global position: ``images_seen + place in the global batch`` in
+training, the sample's number in sampling. Bits come from splitmix64 (Steele, Lea, Flood 2014) as a counter-based generator: two mixing
+rounds make a row's key from (stream, index), a third makes the bits of each element. Integer overflow wraps identically everywhere, and
+transcendental functions run in float64 before rounding, so that the float32 result does not depend on vector widths and devices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def stream(seed: int, purpose: str) -> int:
-    """A 63-bit number for a seed and a purpose, whose draws are independent of those of all others."""
+    """A 63-bit stream number for a seed and a purpose; draws of different streams are independent."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
 
 
@@ -74,6 +74,6 @@ def chance(stream: int, indices: Tensor, shape: tuple[int, ...], probability: fl
 
 
 def integers(stream: int, indices: Tensor, high: int) -> Tensor:
-    """Whole numbers in [0, high): int64 [B] for indices [B]; ``high`` must be far below 2^63, so that the bias of the remainder is
+    """Uniform integers in [0, high): int64 [B] for indices [B]; ``high`` must be far below 2^63, so that the bias of the remainder is
     negligible."""
     return _shifted(_bits(stream, indices, 1)[:, 0], 1).remainder_(high)

@@ -20,9 +20,9 @@ REACH = 3
 
 
 def inverted(velocity: Field, data: Tensor, times: Sequence[float]) -> list[Tensor]:
-    """The trajectory of data [B, C, h, w] back along the ODE by Euler's method: a state [B, C, h, w] for each of the ``times`` (ascending,
-    the last one 1); the last state is the data. Sampling from the first state along the same times returns the data up to an error of order
-    1 in the step length."""
+    """The trajectory of data [B, C, h, w] integrated backwards along the ODE by Euler's method: a state [B, C, h, w] for each of the
+    ``times`` (ascending, ending at 1); the last state is the data. Sampling from the first state along the same times returns the data up
+    to an error of order 1 in the step length."""
     states = [data]
     for step in reversed(range(len(times) - 1)):
         before, after = times[step], times[step + 1]
@@ -54,7 +54,7 @@ def softened(mask: Tensor, sigma: float) -> Tensor:
 
 
 def fading(t: float, start: float) -> float:
-    """Weight of the mask at time t of an edit that starts at ``start``: linear from 1 there to 0 at t = 1."""
+    """Weight of the mask at time t of an edit that starts at ``start``: linear from 1 at ``start`` to 0 at t = 1."""
     return (1 - t) / (1 - start) if start < 1 else 0.0
 
 
@@ -67,12 +67,12 @@ def edited(
     *,
     fade: bool = True,
 ) -> Tensor:
-    """Latents [B, C, h, w] of an edit by Euler's method along ``times`` (the first is where the edit begins, the last 1).
+    """Latents [B, C, h, w] of an edit by Euler's method along ``times`` (from the start of the edit to 1).
 
-    ``trajectory``: the inverted image's state at each of the times. ``mask`` [h, w]: 1 where the image is generated anew, from ``noise``
+    ``trajectory``: the inverted image's state at each of the times. ``mask`` [h, w]: 1 where the image is generated again, from ``noise``
     [B, C, h, w] scaled to the standard deviation of states at that time, sqrt((1 - t)^2 + t^2) for standardised latents; 0 where it is kept
-    on the trajectory. With ``fade`` this constraint is faded out while the image is denoised (``fading``), so that the parts can fit each
-    other; without it, positions of mask 0 end exactly as the image's own latents.
+    on the trajectory. With ``fade`` this constraint is faded out while the image is denoised (``fading``), so that the parts can adapt to
+    each other; without it, positions with mask 0 end exactly at the image's own latents.
     """
     start = times[0]
     x = torch.lerp(trajectory[0], math.hypot(1 - start, start) * noise, mask.to(noise))
@@ -85,14 +85,14 @@ def edited(
 
 
 def linear(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """Linear interpolation: the point [...] at ``share`` of the straight line from one tensor [...] to another of the same shape. Between
-    two independent noises of high dimension, the midpoint has about 0.71 of their norm."""
+    """Linear interpolation at ``share`` of the way from one tensor [...] to another of the same shape. Between two independent noises of
+    high dimension, the midpoint has about 0.71 of their norm."""
     return (1 - share) * one + share * other
 
 
 def spherical(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """Spherical interpolation (Shoemake 1985): the point [...] at ``share`` of the great circle between two tensors [...] of the same
-    shape, each taken as one vector. The norm is interpolated from one to the other. Parallel vectors are interpolated linearly."""
+    """Spherical interpolation (Shoemake 1985) at ``share`` of the way along the great circle from one tensor [...] to another of the same
+    shape, each treated as one vector. The norm is interpolated linearly, and so are parallel vectors."""
     angle = torch.acos((one.double() * other.double()).sum().div(one.double().norm() * other.double().norm()).clamp(-1, 1)).item()
     if math.sin(angle) < 1e-6:
         return linear(one, other, share)

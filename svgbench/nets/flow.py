@@ -13,7 +13,7 @@ from svgbench.nets.sit import SiT, Tapped
 from svgbench.nets.training_pair import TrainingPair
 
 LEAST_REMAINDER = 0.05
-"""JiT's bound on 1 - t where a velocity comes from predicted data (arXiv 2511.13720)."""
+"""JiT's lower bound on 1 - t when the velocity is computed from predicted data (arXiv 2511.13720)."""
 
 
 def draw_times(stream: int, positions: Tensor, kind: Literal["uniform", "logit-normal"]) -> Tensor:
@@ -22,7 +22,7 @@ def draw_times(stream: int, positions: Tensor, kind: Literal["uniform", "logit-n
 
 
 def velocity_of_data(data: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-    """(x_1 - x_t) / (1 - t) of data [B, C, h, w] at times [B]; 1 - t counts as 0.05 at least."""
+    """(x_1 - x_t) / (1 - t) of data [B, C, h, w] at times [B]; 1 - t is clamped to at least 0.05."""
     return (data - x_t) / (1 - t).clamp(min=LEAST_REMAINDER)[:, None, None, None]
 
 
@@ -38,8 +38,8 @@ def training_pair(
 ) -> TrainingPair:
     """The training pair of latents x_1 [B, C, h, w] whose noise and time are drawn from two streams at global positions [B].
 
-    ``prediction: data``: the target is the velocity of the true data by ``velocity_of_data``, so that near t = 1, where the
-    remainder is bounded, the true data still has loss 0.
+    ``prediction: data``: the target is ``velocity_of_data`` of the true data, so that the true data has loss 0 also near t = 1, where 1 - t
+    is clamped.
     """
     t = shift_time(draw_times(time, positions, times), shift)
     x_0 = draws.normal(noise, positions, tuple(data.shape[1:]))
@@ -60,7 +60,7 @@ def misdirection(velocity: Tensor, target: Tensor) -> Tensor:
 
 
 class DataModel(nn.Module):
-    """The velocity model of a transformer that predicts the data x_1 itself (JiT, arXiv 2511.13720)."""
+    """A velocity model around a transformer that predicts the data x_1 (JiT, arXiv 2511.13720)."""
 
     def __init__(self, sit: SiT) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class DataModel(nn.Module):
         self.channels, self.grid, self.patch, self.classes = sit.channels, sit.grid, sit.patch, sit.classes
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
-        """Velocity [B, C, h, w], with ``tap`` also tokens, as ``SiT``."""
+        """Velocity [B, C, h, w]; with ``tap`` also tokens, as in ``SiT``."""
         data = self.sit(x, t, labels, tap)
         if isinstance(data, Tapped):
             return Tapped(velocity_of_data(data.prediction, x, t), data.tokens)

@@ -1,7 +1,7 @@
 """Guided predictions: classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598) and autoguidance (arXiv 2406.02507).
 
-prediction = s unconditional + w (conditional - s unconditional), where w follows a schedule (``config.choices.parse_schedule``). Where w is
-1 the unconditional branch is not evaluated. s is 1, or CFG-Zero*'s optimised scale (``optimised_scale``, arXiv 2503.18886).
+prediction = s unconditional + w (conditional - s unconditional), where w follows a schedule (``config.choices.parse_schedule``). If w is 1,
+the unconditional branch is not evaluated. s is 1, or CFG-Zero*'s optimised scale (``optimised_scale``, arXiv 2503.18886).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def guide(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
 
 def optimised_scale(conditional: Tensor, unconditional: Tensor) -> Tensor:
     """CFG-Zero*'s scale [B, 1, 1, 1] of two velocities [B, C, h, w]: <conditional, unconditional> / |unconditional|^2 of each sample. This
-    s brings s unconditional closest to conditional (arXiv 2503.18886, section 4); it is 0 when the unconditional velocity is zero."""
+    s minimises |conditional - s unconditional| (arXiv 2503.18886, section 4); it is 0 when the unconditional velocity is zero."""
     exact = torch.promote_types(conditional.dtype, torch.float32)
     led, base = conditional.to(exact).flatten(1), unconditional.to(exact).flatten(1)
     scale = (led * base).sum(1) / (base.square().sum(1) + SMALL_SQUARE)
@@ -50,8 +50,8 @@ def guided(
     """The guided prediction for labels [B]. Both branches of classifier-free guidance go through the network in one batch.
 
     ``null``: the label of the unconditional branch. ``weak``: a weaker network whose prediction for the same labels replaces the
-    unconditional branch (autoguidance). ``schedule_time``: the network's time -> the time in [0, 1] that the schedule sees. Channels from
-    ``sampling.guided_channels`` on, and outputs beyond x's channels (a variance), are those of the conditional branch and do not enter
+    unconditional branch (autoguidance). ``schedule_time``: the network's time -> the schedule's time in [0, 1]. Channels from
+    ``sampling.guided_channels`` on, and outputs beyond x's channels (a variance), are taken from the conditional branch and not used for
     ``sampling.optimised_scale``.
     """
     schedule = parse_schedule(sampling.schedule)
@@ -59,7 +59,7 @@ def guided(
 
     def field(x: Tensor, t: float, step: int) -> Tensor:
         weight = schedule.weight(sampling.guidance, schedule_time(t), step, sampling.steps)
-        at = torch.full((len(x),), t, device=x.device)  # not in x's type: half precision has no number 999
+        at = torch.full((len(x),), t, device=x.device)  # not in x's dtype: bfloat16 cannot represent 999
         if weight == 1.0:
             return predict(x, at, labels)
         if weak is not None:

@@ -14,17 +14,17 @@ from svgbench.nets import draws
 
 @dataclass(frozen=True)
 class LatentStats:
-    """Mean and standard deviation of each channel, [C] each, float64; those of RAE belong to each channel and position, [C, h, w]."""
+    """Mean and standard deviation of each channel, [C] each, float64; RAE's are for each channel and position, [C, h, w]."""
 
     mean: Tensor
     std: Tensor
 
     def standardise(self, raw: Tensor) -> Tensor:
-        """Raw latents [B, C, h, w] -> latents of zero mean and unit deviation, what the diffusion model sees; same type."""
+        """Raw latents [B, C, h, w] -> latents of zero mean and unit standard deviation, the diffusion model's input; same dtype."""
         return (raw - self._like(self.mean, raw)) / self._like(self.std, raw)
 
     def restore(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, h, w] -> raw latents, what the decoder sees; same type."""
+        """Latents [B, C, h, w] -> raw latents, the decoder's input; same dtype."""
         return latents * self._like(self.std, latents) + self._like(self.mean, latents)
 
     @staticmethod
@@ -63,16 +63,16 @@ deviation, [C] or []."""
 
 
 def standardised_by(mode: str, stats: LatentStats, features: int) -> LatentStats:
-    """The statistics [C] of a mode of standardisation, from those of each channel. ``features``: the number of feature channels, which are
-    the first ones."""
+    """The statistics [C] for a standardisation mode, from those of each channel. ``features``: number of feature channels, which come
+    first."""
     mean, std = STANDARDISED[mode](stats, features)
     return LatentStats(mean.expand_as(stats.mean).clone(), std.expand_as(stats.std).clone())
 
 
 def noised(raw: Tensor, positions: Tensor, *, seed: int, tau: float) -> Tensor:
-    """Raw latents [B, C, h, w] plus noise of a strength of their own each, sigma = |N(0, tau^2)|, for training a decoder that will see
-    generated latents (RAE, arXiv 2510.11690, section on noise-augmented decoding; its code draws sigma uniformly from [0, tau]).
-    ``positions`` [B]: global sample counters, from which every draw follows."""
+    """Raw latents [B, C, h, w] plus noise of a random strength per sample, sigma = |N(0, tau^2)|, to train a decoder for generated latents
+    (RAE, arXiv 2510.11690, section on noise-augmented decoding; its code draws sigma uniformly from [0, tau]). ``positions`` [B]: global
+    sample counters, which determine every draw."""
     if not tau:
         return raw
     sigma = draws.normal(draws.stream(seed, "decoder/noise-strength"), positions).abs() * tau
@@ -81,21 +81,21 @@ def noised(raw: Tensor, positions: Tensor, *, seed: int, tau: float) -> Tensor:
 
 
 class LatentMoments:
-    """Running count, sum and sum of squares of raw latents over images and positions; those of several parts add up."""
+    """Running count, sum and sum of squares of raw latents over images and positions; sums of several parts add up."""
 
     def __init__(self, channels: int, *, device: torch.device | str = "cpu") -> None:
         self.sums = torch.zeros(1 + 2 * channels, dtype=torch.float64, device=device)
-        """Count, sums [C] and sums of squares [C] in one."""
+        """Count, sums [C] and sums of squares [C], concatenated."""
 
     @torch.no_grad()
     def add(self, raw: Tensor) -> None:
-        """Counts raw latents [B, C, h, w] in."""
+        """Adds raw latents [B, C, h, w]."""
         exact = raw.double()
         count = torch.full((1,), raw.numel() // raw.shape[1], dtype=torch.float64, device=raw.device)
         self.sums += torch.cat([count, exact.sum((0, 2, 3)), exact.square().sum((0, 2, 3))])
 
     def finish(self) -> LatentStats:
-        """Mean and deviation (over the population); BadData names a channel that never changes or is not finite."""
+        """Mean and population standard deviation. Raises BadData that names a channel that is constant or not finite."""
         count, (total, squares) = self.sums[0], self.sums[1:].chunk(2)
         mean = total / count
         std = (squares / count - mean.square()).clamp(min=0).sqrt()

@@ -1,7 +1,7 @@
 """The convolutional encoder and decoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), as VA-VAE and SVG use them.
 
-Parameters carry LDM's names (``down.L.block.I``, ``mid.block_1``, ``up.L.block.I``), so that a released ``.pt`` loads strictly. Level 0
-is the finest grid on both sides. Pixels are in [-1, 1] inside these two classes only.
+Parameters have LDM's names (``down.L.block.I``, ``mid.block_1``, ``up.L.block.I``), so that a released ``.pt`` loads strictly. Level 0 is
+the finest grid on both sides. Pixels are in [-1, 1] inside these two classes only.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class LdmDecoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def before_last(self, latents: Tensor) -> Tensor:
-        """The input of ``conv_out`` [B, base * multipliers[0], H, W]; the adaptive weight of the GAN loss is measured at that
+        """The input of ``conv_out`` [B, base * multipliers[0], H, W]; the adaptive weight of the GAN loss is computed at that
         convolution."""
         x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from svgbench.nets import draws
 
 EPSILON, MOMENTUM = 1e-5, 0.1
-"""Epsilon of the batch norm, torch's default."""
+"""Epsilon and momentum of the batch norm, torch's defaults."""
 
 
 class BatchMoments(NamedTuple):
@@ -21,7 +21,7 @@ class BatchMoments(NamedTuple):
     variance: Tensor
     """Divided by n; used to normalise."""
     n: Tensor
-    """Numbers of a channel, a scalar."""
+    """Number of values per channel, a scalar."""
 
 
 class DenseHead(nn.Module):

@@ -1,4 +1,4 @@
-"""The training objectives, one row each: how a transformer becomes a model, what it is trained on, and how it is sampled.
+"""The training objectives, one row each: the model around a transformer, its training pairs and losses, and its use in sampling.
 
 To add one: a row here, a module with its mathematics (as ``flow`` and ``ddpm``), its row and its samplers in ``config.choices``, and its
 samplers' solvers in ``nets.sampler``.
@@ -30,9 +30,9 @@ class Objective:
     losses: Callable[[Any, Tensor, Tensor, TrainingPair], Tensor]
     """(model, prediction [B, C or 2C, h, w], data [B, C, h, w], pair) -> the loss of each sample [B]."""
     as_velocity: Callable[[Any], nn.Module]
-    """A model -> the same as a velocity model of the straight path."""
+    """Model -> equivalent velocity model of the straight path."""
     schedule_time: Callable[[float], float] = float
-    """The model's time -> the time in [0, 1] (0 noise) that a guidance schedule sees."""
+    """The model's time -> time in [0, 1] (0 noise) for a guidance schedule."""
 
 
 def _flow_pair(model: Any, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion) -> TrainingPair:
@@ -59,5 +59,5 @@ OBJECTIVES: Mapping[str, Objective] = {
 
 
 def objective_of(model: Any) -> str:
-    """The name of a model's objective; a plain velocity network has no ``objective`` and is one of ``flow``."""
+    """The name of a model's objective; ``flow`` for a plain velocity network, which has no ``objective``."""
     return getattr(model, "objective", "flow")

@@ -1,7 +1,7 @@
 """The dense heads of the SVG paper's protocol (arXiv 2510.15301v4, appendix B): mmsegmentation's FPNHead on one scale, and the depth head
-of Xie et al. (arXiv 2205.13543; SwinTransformer/MIM-Depth-Estimation, models/model.py), written anew.
+of Xie et al. (arXiv 2205.13543; SwinTransformer/MIM-Depth-Estimation, models/model.py), reimplemented.
 
-Both have batch norms behind trained layers: moments are those of the global batch on all ranks, and gradients flow through them. A head
+Both have batch norms after trained layers: moments are those of the global batch on all ranks, and gradients flow through them. A head
 therefore has two parts: ``trunk`` processes all crops of a rank at once; ``tail`` (larger maps, no batch norm) can process the result in
 pieces.
 """
@@ -22,12 +22,12 @@ Total = Callable[[Tensor], Tensor]
 
 
 def one_rank(tensor: Tensor) -> Tensor:
-    """The sum over ranks of a tensor [...] when there is one rank."""
+    """The sum over a single rank: the tensor [...] itself."""
     return tensor
 
 
 class _Total(torch.autograd.Function):
-    """The sum over ranks; its gradient on each rank is the sum of the gradients on all."""
+    """The sum over ranks; its gradient on each rank is the sum of all ranks' gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, total: Total) -> Tensor:
@@ -66,7 +66,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution without bias, batch norm, ReLU: [B, C, h, w] -> [B, K, h, w]; names of its state as in mmcv's ConvModule."""
+    """3x3 convolution without bias, batch norm, ReLU: [B, C, h, w] -> [B, K, h, w]; with the state names of mmcv's ConvModule."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class DeconvHead(nn.Module):
         return self.norm(self.convolution(latents), total).relu()
 
     def tail(self, hidden: Tensor) -> Tensor:
-        """Depth [B, 1, H, W] from such maps."""
+        """Depth [B, 1, H, W] from the maps of ``trunk``."""
         for _ in range(self._doublings):
             hidden = F.interpolate(hidden, scale_factor=2, mode="bilinear", align_corners=False)
         return self.last[1](self.last[0](hidden).relu()).sigmoid() * self._farthest

@@ -1,4 +1,4 @@
-"""REPA's loss (Yu et al., arXiv 2410.06940): tokens of an early block, through a small MLP, point where frozen features point."""
+"""REPA's loss (Yu et al., arXiv 2410.06940): tokens of an early block, projected by a small MLP, are aligned with frozen features."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Projector(nn.Sequential):
 def misalignment(projected: Tensor, features: Tensor) -> Tensor:
     """Minus the mean cosine between projected tokens [B, N, D] and features [B, D, h, w], per image: [B] in [-1, 1].
 
-    Features of another grid than the tokens' are brought to it bilinearly.
+    Features on another grid are resized bilinearly to the tokens' grid.
     """
     side = round(projected.shape[1] ** 0.5)
     if features.shape[2:] != (side, side):

@@ -13,7 +13,7 @@ from svgbench.nets import draws
 # B batch, N tokens (class token first), H heads, D head width
 
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's, whatever the frozen encoder's own are: the release feeds this ViT what it feeds DINOv3."""
+"""ImageNet's, for every frozen encoder: in the release, this ViT has the same input as DINOv3."""
 
 
 class _Keys:
@@ -41,7 +41,7 @@ def _attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, keys: _Keys | Non
 
 
 class PlainBlock(nn.Module):
-    """Pre-norm transformer block, [B, N, C] -> [B, N, C]; ``keys`` and ``place`` mean training with dropout."""
+    """Pre-norm transformer block, [B, N, C] -> [B, N, C]; with ``keys``, dropout is applied, with masks for this ``place``."""
 
     def __init__(self, width: int, heads: int, mlp: int, *, eps: float = 1e-6) -> None:
         super().__init__()
@@ -65,10 +65,10 @@ class PlainBlock(nn.Module):
 class ResidualEncoder(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment.
 
-    ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` acts inside, ``attention_dropout``
-    on the attention weights, ``drop`` is the probability that a learned mask token replaces an image's whole residual (``replace``). For
-    images of another size than in training, positions are resampled bicubically to their grid, as in DINOv2; the release does not support
-    other sizes.
+    ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` applies to the ViT's activations,
+    ``attention_dropout`` to the attention weights; ``drop`` is the probability that a learned mask token replaces all of an image's
+    residual (``replace``). For images of another size than in training, positions are resampled bicubically to their grid, as in DINOv2;
+    the release does not support other sizes.
     """
 
     pixel_mean: Tensor
@@ -101,7 +101,7 @@ class ResidualEncoder(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
 
     def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
-        """``positions`` [B] (global sample counters) mean training: dropout keyed by them and by ``seed``."""
+        """``positions`` [B] (global sample counters): given in training; dropout masks depend on them and on ``seed``."""
         keys = None if positions is None else _Keys(seed, positions, self.dropout, self.attention_dropout)
         grid = self.project((images - self.pixel_mean) / self.pixel_std)
         tokens = [self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)]
@@ -112,7 +112,7 @@ class ResidualEncoder(nn.Module):
         return self.head(self.norm(x)[:, 1:]).transpose(1, 2).unflatten(2, grid.shape[2:])
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """[1, 1 + height * width, C]: the class token's and those of a grid."""
+        """Position embeddings [1, 1 + height * width, C] of the class token and of a grid."""
         side = math.isqrt(self.positions.shape[1] - 1)
         if (height, width) == (side, side):
             return self.positions
@@ -121,8 +121,8 @@ class ResidualEncoder(nn.Module):
         return torch.cat([first, rest.flatten(2).transpose(1, 2)], dim=1)
 
     def replace(self, aligned: Tensor, positions: Tensor, seed: int) -> Tensor:
-        """Aligned residuals [B, c, h, w], with probability ``drop`` each replaced whole by the mask token. The token stands behind the
-        alignment, so that batch statistics are those of real residuals."""
+        """Aligned residuals [B, c, h, w], each replaced by the mask token with probability ``drop``. This happens after alignment, so that
+        batch statistics are those of real residuals."""
         if not self.drop:
             return aligned
         dropped = draws.chance(draws.stream(seed, "residual/whole"), positions, (), self.drop)

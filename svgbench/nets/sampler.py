@@ -1,4 +1,4 @@
-"""From noise to latents: the solvers, and sampling of a model by the settings of one ``SamplingProtocol``."""
+"""Sampling: the solvers, and drawing latents from a model with the settings of a ``SamplingProtocol``."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from svgbench.nets.guidance import Field, guided
 from svgbench.nets.objectives import OBJECTIVES, objective_of
 
 Draw = Callable[[int], Tensor]
-"""Fresh noise [B, C, h, w] of a step."""
+"""Step -> fresh noise [B, C, h, w]."""
 
 ABSOLUTE, RELATIVE = 1e-6, 1e-3
 """dopri5's tolerances in SiT."""
 
 
 def euler(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """Data [B, C, h, w] from noise [B, C, h, w]: one velocity an interval, order 1."""
+    """Data [B, C, h, w] from noise [B, C, h, w]: one velocity per interval, order 1."""
     x = noise
     for step, (t, after) in enumerate(pairwise(times)):
         x = x + (after - t) * velocity(x, t, step)
@@ -35,7 +35,7 @@ def euler(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 def heun(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
     """Data [B, C, h, w] from noise [B, C, h, w]: the mean of the velocities at both ends of an interval (trapezoid), order 2, two
-    velocities an interval."""
+    velocities per interval."""
     x = noise
     for step, (t, after) in enumerate(pairwise(times)):
         here = velocity(x, t, step)
@@ -45,7 +45,7 @@ def heun(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def midpoint(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """Data [B, C, h, w] from noise [B, C, h, w]: the velocity in the middle of an interval, order 2, two velocities an interval."""
+    """Data [B, C, h, w] from noise [B, C, h, w]: the velocity in the middle of an interval, order 2, two velocities per interval."""
     x = noise
     for step, (t, after) in enumerate(pairwise(times)):
         half = (after - t) / 2
@@ -54,9 +54,11 @@ def midpoint(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def dopri5(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
-    """Data [B, C, h, w] from noise, by Dormand and Prince's adaptive solver; ``times`` only counts the steps that a guidance schedule sees.
+    """Data [B, C, h, w] from noise, by Dormand and Prince's adaptive solver; of ``times``, only the ends are used, and the number of steps
+    for a guidance schedule.
 
-    The step's length follows the whole batch's error: unlike elsewhere, a sample depends (within the tolerances) on its batch.
+    The step length depends on the error of the full batch. Unlike with other solvers, a sample therefore depends (within the tolerances) on
+    its batch.
     """
     try:
         from torchdiffeq import odeint
@@ -73,8 +75,8 @@ def dopri5(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
 
 
 def sde_euler(velocity: Field, noise: Tensor, times: Sequence[float], draw: Draw) -> Tensor:
-    """Data [B, C, h, w] from noise by Euler and Maruyama's method on SiT's reverse SDE (arXiv 2401.08740, section 2.3), the last step
-    without noise.
+    """Data [B, C, h, w] from noise by the Euler-Maruyama method on SiT's reverse SDE (arXiv 2401.08740, section 2.3), the last step without
+    noise.
 
     dx = (v + w s) dt + sqrt(2 w) dW with the score s = (t v - x) / (1 - t) and SiT's w = 1 - t; so v + w s = (1 + t) v - x.
     """
@@ -88,12 +90,12 @@ def sde_euler(velocity: Field, noise: Tensor, times: Sequence[float], draw: Draw
 
 
 class Solver(NamedTuple):
-    """How a sampler of ``config.choices.SAMPLERS`` computes."""
+    """The implementation of a sampler of ``config.choices.SAMPLERS``."""
 
     solve: Callable[..., Tensor]
-    """(field, noise [B, C, h, w], grid) -> data [B, C, h, w]; a stochastic one takes a ``Draw`` more."""
+    """(field, noise [B, C, h, w], grid) -> data [B, C, h, w]; a stochastic solver also takes a ``Draw``."""
     grid: Callable[[int, float], Any] = shifted_times
-    """(steps, shift) -> what ``solve`` runs along."""
+    """(steps, shift) -> the grid for ``solve``."""
     stochastic: bool = False
 
 
@@ -125,9 +127,10 @@ def sample(
     zero_init: int = 0,
     optimised_scale: bool = False,
 ) -> Tensor:
-    """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a model of any objective; ``generate`` with separate settings.
+    """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a model of any objective; ``generate`` with the settings as separate
+    arguments.
 
-    ``weak``: the weak model of autoguidance, which takes the unconditional branch's place.
+    ``weak``: the weak model of autoguidance, which replaces the unconditional branch.
     """
     sampling = SamplingProtocol(
         sampler=sampler, steps=steps, guidance=guidance, shift=shift, schedule=schedule, against="null" if weak is None else "weak",
@@ -151,11 +154,11 @@ def generate(
 
     ``sampling.steps`` counts intervals of the time grid (for ddim and ddpm the number of steps kept out of 1000; they ignore the shift).
     Guidance 1 evaluates neither the unconditional branch, whose label is ``model.classes``, nor the ``weak`` model that replaces it.
-    Stochastic samplers (sde-euler, ddpm) draw a step's noise from ``seed`` at the samples' own ``indices`` [B] (0, 1, ... when None). Row i
-    depends on row i of noise, labels and indices alone (up to the rounding of differently shaped products: keep the batch constant where
-    bits matter; dopri5 aside). ``sampling.guided_channels``: guide only this number of first channels, as the sampling code of DiT, SiT and
-    LightningDiT does with 3. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the network. Raises
-    UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
+    Stochastic samplers (sde-euler, ddpm) draw a step's noise from ``seed`` and the samples' ``indices`` [B] (None: 0, 1, ...). Except with
+    dopri5, row i depends only on row i of noise, labels and indices, up to rounding: products of different shapes round differently, so
+    keep the batch size constant for identical bits. ``sampling.guided_channels``: guide only this number of first channels, which is 3 in
+    the sampling code of DiT, SiT and LightningDiT. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the
+    network. Raises UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
     """
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)
@@ -174,7 +177,8 @@ def generate(
 
 
 def _check(model: Any, sampling: SamplingProtocol, weak: Any) -> None:
-    """Refuses a sampler that is unknown or is another objective's, and a weak model that is absent, unused or of another objective."""
+    """Refuses a sampler that is unknown or belongs to another objective, and a weak model that is absent, unused or of another
+    objective."""
     if sampling.sampler not in SAMPLERS:
         raise unknown("sampler", sampling.sampler, SAMPLERS)
     objective = objective_of(model)

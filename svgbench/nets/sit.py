@@ -29,9 +29,9 @@ class SiT(nn.Module):
     """Velocity [B, C, h, w] of latents x_t [B, C, h, w] at times t [B] (0 noise, 1 data) for labels [B]; ``classes`` is the null label."""
 
     positions: Tensor | None
-    """Added to the tokens, [N, C]; None where positions are rotary alone."""
+    """Added to the tokens, [N, C]; None with only rotary positions."""
     rotary: Tensor | None
-    """Cosines and sines of the places, [2, N, D]; None without rotary positions."""
+    """Cosines and sines of the positions, [2, N, D]; None without rotary positions."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class SiT(nn.Module):
         wide: Mapping[str, Any] | None = None,
         spacing: float = 1.0,
     ) -> None:
-        """``grid`` latent positions per side, divided into tokens of ``patch`` by ``patch`` positions; ``learned_sigma``: C further
-        outputs, a variance's (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``:
-        distance between the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
+        """``grid``: latent positions per side; a token covers ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs, for a
+        variance (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``: distance between
+        the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
         left = ("self", "__class__", *(["spacing"] if spacing == 1 else []))
         self_sizes = {name: value for name, value in locals().items() if name not in (*left, "left")}
         super().__init__()
@@ -101,7 +101,7 @@ class SiT(nn.Module):
             nn.init.zeros_(layer.weight)
 
     def compile_blocks(self) -> None:
-        """Compiles the block in place; all blocks have the same code, so it is compiled only once."""
+        """Compiles the blocks in place; all have the same code, so only one compilation is needed."""
         for block in [*self.blocks, *(self.head.blocks if self.head is not self else ())]:
             block.compile()
 

@@ -1,4 +1,4 @@
-"""What turns images into raw latents and back: the SVG autoencoder around a frozen encoder, or an encoder that decodes by itself."""
+"""Tokenizers map images to raw latents and back: the SVG autoencoder around a frozen encoder, or an encoder with its own decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from svgbench.nets.vit_decoder import ViTDecoder
 
 
 def channel_parts(features: int, channels: int) -> dict[str, slice]:
-    """Slices of the latents' channels: features, and where channels beyond them are residual also residual and both."""
+    """Slices of the latents' channels: features, and residual and both if there are residual channels."""
     parts = {"features": slice(0, features)}
     if channels > features:
         parts |= {"residual": slice(features, channels), "both": slice(0, channels)}
@@ -23,7 +23,7 @@ def channel_parts(features: int, channels: int) -> dict[str, slice]:
 
 
 class Tokenizer(nn.Module):
-    """Frozen features, aligned residual and decoder. Images are computed in chunks of one constant shape, so that with every alignment
+    """Frozen features, aligned residual and decoder. Images are processed in chunks of one constant shape, so that with every alignment
     except ``batch`` a latent depends only on its image, bit for bit.
 
     ``replacement``: an alignment that replaces the trained one. ``encode`` applies it; ``decode`` undoes it and applies the trained one, so
@@ -52,7 +52,7 @@ class Tokenizer(nn.Module):
         return self._outside[0]
 
     def check_side(self, side: int) -> None:
-        """Refuses a side of images in pixels that the encoder cannot take."""
+        """Refuses an image side in pixels that the encoder does not support."""
         self._outside[0].check_side(side)
 
     def features(self, images: Tensor) -> Tensor:
@@ -94,19 +94,19 @@ class Tokenizer(nn.Module):
         """Raw latents [B, C + c, h, w] as the decoder was trained on them."""
         if self.replacement is None:
             return latents
-        assert self.alignment is not None  # what was replaced
+        assert self.alignment is not None  # the replaced one
         features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
         return self._aligned(torch.cat([features, self.replacement.undo(residual)], dim=1), self.alignment)
 
     def decode(self, raw: Tensor, clamp: bool = True) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] (unclamped on request) of raw latents [B, C + c, h, w]."""
+        """Images [B, 3, H, W] in [0, 1] (unclamped if ``clamp`` is False) of raw latents [B, C + c, h, w]."""
         size = chunk_size(raw.device, *(side * self.stride for side in raw.shape[2:]))
         images = in_chunks(lambda chunk: self.decoder(self._as_trained(chunk)) * 0.5 + 0.5, raw, size)
         return images.clamp(0, 1) if clamp else images
 
 
 class Codec(nn.Module):
-    """An encoder that decodes by itself (SD-VAE, VA-VAE), with a Tokenizer's surface."""
+    """An encoder with its own decoder (SD-VAE, VA-VAE), with the interface of ``Tokenizer``."""
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Codec(nn.Module):
         return self._outside[0]
 
     def check_side(self, side: int) -> None:
-        """Refuses a side of images in pixels that the encoder cannot take."""
+        """Refuses an image side in pixels that the encoder does not support."""
         self._outside[0].check_side(side)
 
     def features(self, images: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class Codec(nn.Module):
         return self._outside[0].encode(images)
 
     def residual(self, images: Tensor) -> Tensor:
-        """None of it: [B, 0, h, w]."""
+        """An empty residual [B, 0, h, w]."""
         return images.new_zeros(len(images), 0, *(side // self.stride for side in images.shape[2:]))
 
     def encode(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What one training sample of a diffusion objective consists of."""
+"""Training pairs of diffusion objectives."""
 
 from __future__ import annotations
 

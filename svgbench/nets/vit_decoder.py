@@ -1,4 +1,5 @@
-"""RAE's decoder (Zheng et al. 2025, arXiv 2510.11690): a plain ViT from latents to pixels, shaped as MAE's decoder (arXiv 2111.06377)."""
+"""RAE's decoder (Zheng et al. 2025, arXiv 2510.11690): a plain ViT from latents to pixels, with the architecture of MAE's decoder (arXiv
+2111.06377)."""
 
 from __future__ import annotations
 
@@ -13,11 +14,11 @@ from svgbench.nets.residual import PlainBlock
 # B batch, N tokens (class token first), C width
 
 EPSILON = 1e-12
-"""Of every layer norm, as in Hugging Face's ViT-MAE, on which the release stands."""
+"""Epsilon of every layer norm, as in Hugging Face's ViT-MAE, on which the release is based."""
 
 
 class PatchPixels(nn.Linear):
-    """Tokens [B, C, h, w] -> pixels [B, 3, h * patch, w * patch], each token its own patch, whose outputs run over row, column, colour."""
+    """Tokens [B, C, h, w] -> pixels [B, 3, h * patch, w * patch], one patch per token, with outputs ordered by row, column, colour."""
 
     def __init__(self, width: int, patch: int) -> None:
         super().__init__(width, patch * patch * 3)
@@ -40,7 +41,7 @@ class ViTDecoder(nn.Module):
     def __init__(
         self, *, z_channels: int, resolution: int, stride: int, width: int, layers: int, heads: int, mlp: int, spacing: float = 1.0
     ) -> None:
-        """``spacing``: distance between the positions of neighbours."""
+        """``spacing``: distance between the positions of neighbouring tokens."""
         super().__init__()
         if width % heads or width % 4:
             raise BadConfig(
@@ -51,11 +52,11 @@ class ViTDecoder(nn.Module):
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
-        self.conv_out = PatchPixels(width, stride)  # the name that LdmDecoder's last layer has: the adversarial weight is measured there
+        self.conv_out = PatchPixels(width, stride)  # the name of LdmDecoder's last layer, at which the adaptive weight is computed
         self.register_buffer("positions", grid_positions(width, self.grid, spacing), persistent=False)
 
     def before_last(self, latents: Tensor) -> Tensor:
-        """What ``conv_out`` sees, [B, width, h, w]."""
+        """The input of ``conv_out``, [B, width, h, w]."""
         wanted = (self.embed.in_features, self.grid, self.grid)
         if latents.shape[1:] != wanted:
             raise BadInput(f"latents of {list(latents.shape[1:])} do not fit a decoder of {list(wanted)}; use what it was trained on.")

@@ -16,7 +16,7 @@ class WideHead(nn.Module):
     """
 
     rotary: Tensor | None
-    """Cosines and sines of the places, [2, N, D]; None without rotary positions."""
+    """Cosines and sines of the positions, [2, N, D]; None without rotary positions."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class WideHead(nn.Module):
         rotary: bool,
         spacing: float = 1.0,
     ) -> None:
-        """``condition``: the backbone's width; ``side``: tokens per side, for rotary positions (it has no others); ``spacing``: their
+        """``condition``: the backbone's width; ``side``: tokens per side, for rotary positions (the only ones); ``spacing``: their
         distance."""
         super().__init__()
         self.depth, self.width = depth, width

@@ -1,4 +1,4 @@
-"""How the weights in ``encoders/tiny/`` were trained: each family by the objective of its paper, on embedded images.
+"""Training of the weights in ``encoders/tiny/``: each family with the objective of its paper, on embedded images.
 
 ``svgbench pretrain NAME`` repeats it, bit for bit on one CPU thread with the same library versions. It needs the extra [pretrain].
 """

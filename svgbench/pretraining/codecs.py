@@ -91,7 +91,7 @@ class Autoencoding:
         losses = self._reconstruction(images, decoded_pixels(self.model, latents_leaf), batch.size)
         (losses["l1"] + PERCEPTUAL_WEIGHT * losses["perceptual"]).backward()
         gradient = latents_leaf.grad
-        assert gradient is not None  # both losses are of the decoded latent
+        assert gradient is not None  # both losses depend on the decoded latent
         if self.teacher is not None:
             aligned, losses["alignment"] = self._alignment(images, latents.detach())
             gradient = gradient + ALIGNMENT_WEIGHT * gradient.norm() / (aligned.norm() + 1e-8) * aligned
@@ -124,7 +124,7 @@ class Autoencoding:
 
 
 def _random_autoencoder(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Module:
-    """The library's autoencoder with random weights from a seed and the posterior of ``FIRST_LOG_VARIANCE``."""
+    """The library's autoencoder with random weights from a seed and the initial log-variance ``FIRST_LOG_VARIANCE``."""
     model: Any = open_network(card, seed=seed).model.train()
     nn.init.constant_(model.quant_conv.bias[card.channels :].detach(), FIRST_LOG_VARIANCE)
     return model.to(runtime.torch_device)

@@ -158,9 +158,9 @@ def _groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
 
 
 def _widen(student: Student) -> None:
-    """Initialises the blocks again by Glorot's rule. timm initialises DINOv3's linear layers with a deviation of 0.02, which suits widths
-    near 1000. At width 96, and with a gated MLP, the outputs of the blocks are then very small: after 250 updates the mean patch token was
-    still a linear map of the mean colour."""
+    """Initialises the blocks again by Glorot's rule. timm initialises DINOv3's linear layers with a standard deviation of 0.02, which suits
+    widths near 1000. At width 96, and with a gated MLP, the outputs of the blocks are then very small: after 250 updates the mean patch
+    token was still a linear map of the mean colour."""
     for module in student.network.blocks.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

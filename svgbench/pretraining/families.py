@@ -1,4 +1,4 @@
-"""The network of a family's tiny encoder, as its card opens it, and its normalisation of pixels."""
+"""The network of a family's tiny encoder, opened by its card, and its pixel normalisation."""
 
 from __future__ import annotations
 
@@ -32,6 +32,6 @@ class CardPixels(nn.Module):
 
 
 def open_tiny(family: str, seed: int) -> tuple[nn.Module, CardPixels]:
-    """The library's module of the family's tiny encoder, trainable, with random weights from a seed; and its normalisation of pixels."""
+    """The trainable network of the family's tiny encoder, with random weights from a seed, and its pixel normalisation."""
     card = card_of(family)
     return open_network(card, seed=seed).model.train(), CardPixels(card)

@@ -44,14 +44,15 @@ class MaskedAutoencoder(nn.Module):
         self.to_pixels = nn.Linear(width, self.patch**2 * 3)
 
     def encode(self, pixels: Tensor, kept: Tensor) -> Tensor:
-        """Class token and visible patches [B, 1 + K, C] after the final norm; ``kept`` [B, K]: numbers of the visible patches."""
+        """Class token and visible patches [B, 1 + K, C] after the final norm; ``kept`` [B, K]: indices of the visible patches."""
         tokens = self.network._pos_embed(self.network.patch_embed(pixels))
         patches = tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
         tokens = self.network.norm_pre(torch.cat([tokens[:, :1], patches], 1))
         return self.network.norm(self.network.blocks(tokens))
 
     def forward(self, images: Tensor, order: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-        """Predicted and true normalised colours of masked patches, [B, masked, 3 p p]; ``order`` [B, N]: ``kept`` visible ones first."""
+        """Predicted and true normalised colours of masked patches, [B, masked, 3 p p]; ``order`` [B, N]: patch indices, the ``kept``
+        visible ones first."""
         pixels = self.pixels(images)
         seen = self.narrow(self.encode(pixels, order[:, :kept]))
         mask_tokens = self.mask_token.expand(len(images), self.count - kept, -1)

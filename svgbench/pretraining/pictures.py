@@ -24,7 +24,7 @@ def vocabulary() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images uint8 [N, 3, 32, 32], labels int64 [N], and captions as numbers of words int64 [N, words per caption], on one device."""
+    """Images uint8 [N, 3, 32, 32], labels int64 [N], and captions as word indices int64 [N, words per caption], on one device."""
 
     images: Tensor
     labels: Tensor

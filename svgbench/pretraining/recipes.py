@@ -30,7 +30,7 @@ class Recipe:
     images: int
     """Number of training images."""
     seed: int
-    """Seed of the images, the initial weights and every random draw. Each network has another; the benchmark uses none of them."""
+    """Seed of the images, the initial weights and every random draw. Each network has a different one; the benchmark uses none of them."""
     training: Training
 
 
@@ -62,7 +62,7 @@ RECIPES: dict[str, Recipe] = {
     "sd-vae": Recipe(builder="codecs:sd_vae", images=30_000, seed=2006, training=_training(2000, 32, 2e-3, ema=0.99, decay=0.0)),
     "va-vae": Recipe(builder="codecs:va_vae", images=30_000, seed=2007, training=_training(2500, 32, 3e-3, ema=0.99, decay=0.0)),
 }
-"""Name -> recipe. A family's name stands for its tiny encoder."""
+"""Name -> recipe. A family's name refers to its tiny encoder."""
 
 
 def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -103,7 +103,8 @@ class PixelDecoder(nn.Module):
 
     @torch.no_grad()
     def decode(self, features: Tensor) -> Tensor:
-        """Normalised pixels [B, 3, H, W], unclamped, of features [B, C, h, w]; times the encoder's std plus its mean they are in [0, 1]."""
+        """Normalised pixels [B, 3, H, W], unclamped, of features [B, C, h, w]; multiplied by the encoder's std, plus its mean, they are in
+        [0, 1]."""
         return in_chunks(self.decoder, features, chunk_size(features.device, *(side * self.stride for side in features.shape[2:])))
 
 
@@ -134,7 +135,7 @@ def svg_autoencoder(state: State, config: Config = None, where: str = "the file"
             "give the complete checkpoint of one training."
         )
 
-    # what was trained around it
+    # the networks trained around it
     decoder = LdmDecoder(**ldm)
     trained = nn.ModuleDict({"decoder": decoder} if residual is None else {"decoder": decoder, "residual_encoder": residual})
     fill_from(trained, _modern(state, sizes), _svg_sources(trained), ignore=("encoder.", "loss.", "norm_vit."), where=where)
@@ -233,7 +234,7 @@ def _residual(state: State, arguments: Mapping[str, Any], where: str) -> tuple[d
 
 
 def _modern(state: State, sizes: Mapping[str, Any]) -> State:
-    """The checkpoint in the names of current torchvision. Adds a mask token of zeros when training had none (mask_ratio 0)."""
+    """The checkpoint with the names of current torchvision. Adds a mask token of zeros when training had none (mask_ratio 0)."""
     state = {name.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3."): value for name, value in state.items()}
     return state if "mask_token" in state or not sizes["channels"] else {**state, "mask_token": torch.zeros(1, sizes["channels"], 1)}
 

@@ -1,4 +1,4 @@
-"""Official codecs: VA-VAE and other autoencoders in LDM's tensor names, SD-VAE in diffusers' or in LDM's names."""
+"""Official codecs: VA-VAE and other autoencoders with LDM's tensor names, SD-VAE with diffusers' or LDM's names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Config = Mapping[str, Any] | None
 
 
 def vavae(state: State, config: Config = None, where: str = "the file") -> Codec:
-    """VA-VAE, or another autoencoder in LDM's names; its sizes are read from the shapes."""
+    """VA-VAE, or another autoencoder with LDM's names; its sizes are read from the shapes."""
     arguments = parameters(config)
     shapes = {"encoder.conv_in.weight": 4, "quant_conv.weight": 4, "post_quant_conv.weight": 4}
     require(state, shapes, kind="vavae", where=where)
@@ -41,7 +41,7 @@ def vavae(state: State, config: Config = None, where: str = "the file") -> Codec
 
 
 def sdvae(state: State, config: Config = None, where: str = "the file") -> Codec:
-    """SD-VAE, in the names of any version of diffusers or in LDM's; ``config``: diffusers' config.json or LDM's ``ddconfig``."""
+    """SD-VAE, with LDM's names or those of any version of diffusers; ``config``: diffusers' config.json or LDM's ``ddconfig``."""
     arguments = parameters(config)
     if "decoder.up.0.block.0.conv1.weight" in state:
         layout = {**arguments, **part(arguments, "ddconfig")}

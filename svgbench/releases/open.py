@@ -63,9 +63,8 @@ def load_official(kind: str, path: str | Path, config: Config = None, weights_ke
     dit                                       ``epsilon(x, timestep_index, labels)``
     ========================================= =====================================================================================
 
-    A transformer has the attribute ``sampling``: the release's shift, sampler, schedule and guided channels, as far as they differ from
-    svgbench's defaults; ``svgbench.sample`` uses them. Raises BadWeights for a file that does not fit the kind, UnknownName for an unknown
-    kind.
+    A transformer has the attribute ``sampling``: the release's shift, sampler, schedule and guided channels, if they differ from svgbench's
+    defaults; ``svgbench.sample`` uses them. Raises BadWeights for a file that does not fit the kind, UnknownName for an unknown kind.
     """
     if kind not in KINDS:
         raise unknown("kind of official model", kind, KINDS)

@@ -1,4 +1,4 @@
-"""How official releases sample, and how they scale their latents, by their authors' documents. ``import`` writes these fields into a
+"""Sampling settings and latent scales of official releases, from their authors' documents. ``import`` writes these fields into a
 configuration; models opened in Python use them as defaults. No torch."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 from svgbench.config.build import dimension_shift
 
 WHOLE = {"zero_init": 0}
-"""Sampling without a skipped first step, also at the preset ``paper``, whose own is the protocol of SVG's tables."""
+"""Sampling without a skipped first step, also with the preset ``paper``, whose default is the protocol of SVG's tables."""
 SETTINGS: Mapping[str, dict[str, Any]] = {
     "svg-dit": {"sampling": {"sampler": "euler", "shift": 0.15}},
     "sit": {"sampling": {"shift": 1.0, "guided_channels": 3, **WHOLE}, "latents": {"scale": 0.18215}},

@@ -22,8 +22,8 @@ OWN_GROUPS = 128
 
 
 def require(state: State, shapes: Mapping[str, int], *, kind: str, where: str) -> None:
-    """Raises BadWeights for a file without the tensors that identify a kind; the sentence names the kind that it looks like. ``shapes``:
-    name -> number of dimensions."""
+    """Raises BadWeights for a file without the tensors that identify a kind; the error names the kind that it looks like. ``shapes``: name
+    -> number of dimensions."""
     absent = [name for name in shapes if name not in state]
     if absent:
         other = looks_like(state)
@@ -47,7 +47,7 @@ def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[st
     """Fills ``module`` from official tensors. ``sources``: tensor name of the module -> the official tensors to concatenate along dimension
     0 for it. Official names that begin with a word of ``ignore`` are not used.
 
-    Raises BadWeights; the sentence names the missing, unexpected and misshapen tensors by their official names.
+    Raises BadWeights; the error names the missing, unexpected and misshapen tensors by their official names.
     """
     expected = module.state_dict()
     parts = {name: (ours, len(names)) for ours, names in sources.items() for name in names}
@@ -72,14 +72,15 @@ def fill_from(module: nn.Module, state: State, sources: Mapping[str, Sequence[st
 
 
 def count(state: State, pattern: str) -> int:
-    """Number of layers: how many of the numbers 0, 1, ... without a gap the group of ``pattern`` matches in names that begin with it."""
+    """Number of layers: the length of the gapless sequence 0, 1, ... among the numbers in the group of ``pattern``, matched at the start of
+    names."""
     numbers = {int(match[1]) for name in state if (match := re.match(pattern, name))}
     return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
 
 def ldm_sizes(state: State, prefix: str, *, resolution: int, kind: str, where: str, groups: int = GROUPS) -> dict[str, Any]:
-    """Constructor arguments of ``LdmDecoder`` from a state dict in LDM's names. No shape contains the ``groups`` of the norms; the result
-    has this argument only when it is not the decoder's default."""
+    """Constructor arguments of ``LdmDecoder`` from a state dict in LDM's names. Shapes do not determine the ``groups`` of the norms; the
+    result has this argument only when it is not the decoder's default."""
     required = {f"{prefix}conv_in.weight": 4, f"{prefix}conv_out.weight": 4, f"{prefix}up.0.block.0.conv1.weight": 4}
     require(state, required, kind=kind, where=where)
     escaped = re.escape(prefix)
@@ -137,7 +138,7 @@ def part(config: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
 
 
 def whole_number(config: Mapping[str, Any], name: str, default: int | None) -> Any:
-    """A field of the config, a whole number above 0; the default when the field is missing."""
+    """A positive integer from the config; the default when the field is missing."""
     value = config.get(name)
     if value is None:
         return default
@@ -147,7 +148,7 @@ def whole_number(config: Mapping[str, Any], name: str, default: int | None) -> A
 
 
 def whole_numbers(config: Mapping[str, Any], name: str, default: Sequence[int]) -> list[int]:
-    """A field of the config, a list of whole numbers; the default when the field is missing."""
+    """A list of integers from the config; the default when the field is missing."""
     values = config.get(name)
     if values is None:
         return list(default)

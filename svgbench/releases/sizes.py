@@ -25,7 +25,7 @@ DIMENSIONS = {
 }  # fmt: skip
 """End of a tensor's name -> its number of dimensions, for tensors from which sizes are read."""
 WIDE_DEPTH = 2
-"""Blocks of RAE's head when it is as wide as the backbone, so that shapes do not show where it begins."""
+"""Default number of blocks of RAE's head when it is as wide as the backbone, because shapes then do not show where it begins."""
 COMPARED = {
     "input_size": "grid", "patch_size": "patch", "in_channels": "channels", "hidden_size": "width", "depth": "depth", "num_heads": "heads",
     "num_classes": "classes", "qk_norm": "qk_norm", "learn_sigma": "learned_sigma",
@@ -36,12 +36,12 @@ TRAINING_ONLY = (
     "class_dropout_prob", "path_type", "use_cfg", "z_dims", "projector_dim", "encoder_depth", "decoder_hidden_size", "fused_attn",
     "use_checkpoint", "use_gembed", "head_dim",
 )  # fmt: skip
-"""Arguments that do not change the network's outputs: of training, of REPA's projectors, of speed."""
+"""Arguments that do not change the network's outputs: for training, REPA's projectors and speed."""
 OTHERS = ("variant", "mlp_ratio", "wo_shift", "use_rope", "use_pos_embed", "noise_at")
 
 
 def arguments_of(config: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """The constructor arguments in a release's config, which may be inside the YAML files of RAE and LightningDiT."""
+    """The constructor arguments in a release's config, which may be nested as in the YAML files of RAE and LightningDiT."""
     if config is None:
         return {}
     if "stage_2" in config:
@@ -154,7 +154,7 @@ def _depths(
 
 
 def _side(state: Mapping[str, Tensor], arguments: Mapping[str, Any], patch: int, where: str) -> int:
-    """Tokens per side, from a position table, else from the arguments."""
+    """Tokens per side, from a position table, or without one from the arguments."""
     tables = [state["pos_embed"].shape[1]] if "pos_embed" in state else []
     tables += [len(value) for name, value in state.items() if name.endswith("rope.freqs_cos")]
     if tables:
@@ -181,7 +181,7 @@ def _heads(state: Mapping[str, Tensor], arguments: Mapping[str, Any], part: int,
 
 
 def _ratio(width: int, hidden: int, mlp: MlpKind, arguments: Mapping[str, Any]) -> float:
-    """The MLP ratio that gives this hidden width: that of the arguments, else 4, else the quotient."""
+    """The MLP ratio that gives this hidden width: the argument's or 4 if one fits, otherwise the quotient."""
     for ratio in (arguments.get("mlp_ratio", 4.0), 4.0):
         if hidden in (0, hidden_width(width, ratio, mlp)):  # 0: the tensor is missing, which is reported later with all missing ones
             return float(ratio)

@@ -18,7 +18,8 @@ RAE_EPSILON = 1e-5
 
 
 class StatisticsLayout(NamedTuple):
-    """How a release stores its statistics: the names of mean and spread, and how to get deviations [C] or [C, h, w] from the spread."""
+    """How a release stores its statistics: the names of mean and spread, and how to get standard deviations [C] or [C, h, w] from the
+    spread."""
 
     mean: str
     spread: str

@@ -28,7 +28,7 @@ NAMES = (
     ("final_modulation.", "final_layer.adaLN_modulation.1."),
     ("project.", "s_projector."),
 )
-"""Beginning of our tensor name -> beginning of the releases' name; ``official_names`` renames patches and blocks."""
+"""Prefix of our tensor name -> prefix of the releases' name; ``official_names`` renames patches and blocks."""
 
 
 class NoInitialisation(TorchFunctionMode):
@@ -92,9 +92,9 @@ def official_names(kind: str, sizes: Mapping[str, Any], ours: Mapping[str, Tenso
 
 
 def from_noise_at_one(model: SiT, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors to change so that a network of s = 1 - t that predicts noise - data becomes one of t that predicts data - noise. Exact.
+    """Changed tensors for an exact conversion from time s = 1 - t and prediction noise - data to time t and prediction data - noise.
 
-    The network sees s only through cos(f s) and sin(f s). Since cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and
+    The network depends on s only through cos(f s) and sin(f s). Since cos(f (1 - t)) = cos f cos(f t) + sin f sin(f t) and
     sin(f (1 - t)) = sin f cos(f t) - cos f sin(f t), rotating each pair of columns in the first matrix of the time embedding is enough. The
     sign of the velocity is changed in the last layer.
     """
@@ -116,7 +116,7 @@ def from_noise_at_one(model: SiT, weights: Mapping[str, Tensor]) -> dict[str, Te
 def _check_names(
     kind: str, state: Mapping[str, Tensor], sources: Mapping[str, list[str]], shapes: Mapping[str, Tensor], where: str
 ) -> None:
-    """Raises BadWeights unless the file has every official name and shape; the sentence uses the release's names."""
+    """Raises BadWeights unless the file has every official name and shape; the error uses the release's names."""
     expected = [name for names in sources.values() for name in names]
     allowed = [*expected, *(name for name in state if _is_table(name) or (kind == "repa" and name.startswith("projectors.")))]
     missing, unexpected = sorted(set(expected) - state.keys()), sorted(state.keys() - set(allowed))
