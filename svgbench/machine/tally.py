@@ -48,7 +48,7 @@ class Tally:
         return bad
 
     def means(self, runtime: Runtime) -> dict[str, float]:
-        """Returns the means over images and ranks since the last call, and resets the sums.."""
+        """Returns the means over images and ranks since the last call, and resets the sums."""
         sums = self._reduced(runtime)
         self._sums = {}
         return {name: total / weight for name, (total, weight) in sums.items() if weight}
