@@ -139,7 +139,7 @@ def _published(path: Path, extractor: Extractor) -> Reference:
     for statistics, dim, kind in expected:
         if statistics is not None and len(statistics.mean) != dim:
             raise BadInput(
-                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim};  "
+                f"{path}: {kind}statistics of {len(statistics.mean)} numbers, but '{extractor.name}' gives {dim}; "
                 "use the extractor that the statistics were made with."
             )
     group = ImageGroup(name="statistics", count=None, digest=sha256_of(path))
