@@ -1,4 +1,4 @@
-"""Users' ZIP archives: what is inside, checked against the file's own size before a member is opened. No torch."""
+"""Users' ZIP archives: their members, checked against the size of the file before any is opened. No torch."""
 
 from __future__ import annotations
 

@@ -87,13 +87,13 @@ class EncoderCard(Part):
     params_m: Annotated[float, Field(ge=0)]
     """Millions of parameters; 0 as for ``channels``."""
     gflops: Annotated[float, Field(ge=0)] = 0
-    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 where unknown. A plan's hours need it."""
+    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 if unknown. A plan's hours need it."""
     decode_gflops: Annotated[float, Field(ge=0)] = 0
     """Operations to decode its latent, in 1e9; codecs only."""
     licence: str
     """Licence of the weights."""
     forbids: tuple[Literal["commercial"], ...] = ()
-    """Uses that the licence forbids: weights are not opened where SVGBENCH_USE declares such a use."""
+    """Uses that the licence forbids: weights are not opened if SVGBENCH_USE declares such a use."""
     origin: str
     """Where the authors publish it."""
     paper: str

@@ -19,7 +19,7 @@ SEALED = 2
 RUN_FORMAT = 2
 """Version of ``run.json``; version 1 contained no digests."""
 RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
-"""Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
+"""Files beside ``run.json``, which holds their digests; a run without samples has no picture."""
 RECORD_LOCK = "record.lock"
 """Lock file in a run's directory while a process writes its record."""
 _BLANK, _END = b"0" * 64, b'"\n}\n'

@@ -61,8 +61,8 @@ class Features(Part):
     combine: Literal["last", "sum", "concat"] = "last"
     """How tokens of several blocks become one feature: the last named block, their sum, or their concatenation along channels."""
     norm: Literal["affine", "plain", "none"] = "affine"
-    """The network's final norm applied to each block's tokens (affine), the same without its learned scale and shift as in RAE (plain), or
-    no norm (none)."""
+    """Norm of each block's tokens: the network's final norm (affine), the same without its learned scale and shift, as in RAE (plain), or
+    none."""
 
     @model_validator(mode="after")
     def _distinct_blocks(self) -> Features:

@@ -50,7 +50,7 @@ def difference_table(
 
 
 def beside(row: str, baseline: str, names: Sequence[str]) -> str:
-    """The baseline's row of the same kind as a row: ``base, residual`` for ``name, residual``."""
+    """The row of the baseline that matches a row's kind: ``base, residual`` for ``name, residual``."""
     name = row_of(row, names)
     return baseline if name is None else baseline + row.removeprefix(name)
 

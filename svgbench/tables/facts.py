@@ -1,4 +1,4 @@
-"""Facts of the runs of a row that a table can show next to its name: what was trained, for how long, and any field of its configuration."""
+"""Facts of a row's runs that a table can show next to its name: what was trained, for how long, and any field of the configuration."""
 
 from __future__ import annotations
 

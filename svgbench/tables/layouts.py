@@ -25,7 +25,7 @@ PROTOCOL = (*Protocol.model_fields, *(f"sampling.{name}" for name in SamplingPro
 
 
 class Rows(Part):
-    """Selects rows of ``published.csv``: every given field must be equal, to one value of a list; ``source`` matches a substring."""
+    """Selects rows of ``published.csv``: every given field must match (a list: any of its values); ``source`` matches a substring."""
 
     system: str | tuple[str, ...] = ()
     tokenizer: str | tuple[str, ...] = ()
@@ -136,7 +136,7 @@ class Layout(Part):
     grids: tuple[str, ...] = ()
     """The experiments that are shown in it."""
     rows: tuple[str, ...] = ()
-    """Facts of a run that are shown beside its name, also fields of its configuration such as ``diffusion.shift``."""
+    """Facts of a run that are shown beside its name, including fields of its configuration such as ``diffusion.shift``."""
     shows: tuple[str, ...] = ()
     """Fields of the protocol in which rows may differ by design: each row shows them, and rows are ranked across them."""
     columns: tuple[Column, ...] = Field(min_length=1)
