@@ -31,7 +31,7 @@ app = typer.Typer(
 )  # fmt: skip
 
 COMPLETING = "_SVGBENCH_COMPLETE"
-"""The variable by which a shell asks for completions."""
+"""Environment variable with which a shell requests completions."""
 
 app.command("run")(experiments.run)
 app.command("ablate")(experiments.ablate)
@@ -74,7 +74,7 @@ def call(words: list[str]) -> int:
     """Runs a command and gives its exit status. Errors are raised: typer's own ``main`` would hide Ctrl-C and a closed pipe."""
     try:
         command = typer.main.get_command(app)
-        if COMPLETING in os.environ:  # a shell asks for names
+        if COMPLETING in os.environ:  # a shell requests completions
             command.main(list(words), prog_name="svgbench")
         with command.make_context(app.info.name, list(words)) as context:
             return command.invoke(context) or 0

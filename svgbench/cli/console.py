@@ -1,4 +1,4 @@
-"""Standard output carries the result: a rich table on a terminal, markdown where it is piped; ``--to`` writes a file instead."""
+"""Writes results to standard output, as rich tables on a terminal and as Markdown in a pipe, or with ``--to`` to a file."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Format(StrEnum):
 SUFFIXES = {
     ".md": Format.markdown, ".csv": Format.csv, ".json": Format.json, ".tex": Format.latex, ".html": Format.html, ".htm": Format.html,
 }  # fmt: skip
-"""How a file of a name is written where no format is given."""
+"""Suffix of a file name -> the format that it implies."""
 
 
 def format_of(to: Path | None, format: Format) -> Format:
-    """The format that was given, else the one of the target's suffix."""
+    """The given format; for auto, that of the target's suffix."""
     return SUFFIXES.get(to.suffix.lower(), format) if to is not None and format is Format.auto else format
 
 
 def tables_of(tables: Iterable[Table], format: Format) -> None:
-    """Prints tables: for people (auto), or as text of a format; JSON is of records, not of tables."""
+    """Prints tables: drawn on a terminal (auto), else as text of a format other than JSON, which holds records instead of tables."""
     tables = list(tables)
     if format is Format.auto and sys.stdout.isatty():
         for table in tables:
@@ -55,7 +55,7 @@ def table_of(table: Table) -> None:
 
 
 def text_of(tables: list[Table], format: Format) -> str:
-    """Tables as text: markdown where nothing else is asked for."""
+    """Tables as CSV, LaTeX or HTML; as Markdown for any other format."""
     if format is Format.csv:
         return "".join(table.csv(head=i == 0) for i, table in enumerate(tables))
     if format is Format.latex:
@@ -66,7 +66,7 @@ def text_of(tables: list[Table], format: Format) -> str:
 
 
 def deliver(text: str, to: Path | None) -> None:
-    """Writes a result to a file, whole or not at all, or to standard output."""
+    """Writes a result to standard output, or atomically to a file."""
     if to is None:
         sys.stdout.write(text)
         return

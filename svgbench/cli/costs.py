@@ -1,4 +1,4 @@
-"""``cost``: what tokenizers cost on this machine."""
+"""``cost``: measures the cost of tokenizers on this machine."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class _Subject(NamedTuple):
     random: bool
     """Whether any of its weights are random."""
     config: RunConfig | None = None
-    """Of a run."""
+    """Configuration of the run, if the subject is one."""
     model: Any = None
-    """The transformer of a run that has one."""
+    """Transformer of the run, if it has one."""
 
 
 def cost(

@@ -1,4 +1,4 @@
-"""``eval``: the scores of images that were made elsewhere, by no model of ours."""
+"""``eval``: scores of images that were made by other programs."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def evaluate(
     with ExitStack() as bars:
 
         def progress(label: str, count: int) -> Callable[[int], None]:
-            bars.close()  # the one before has ended
+            bars.close()  # the previous bar has ended
             return bars.enter_context(runtime.progress(label, count)).advance
 
         scores = elsewhere_scores(
@@ -110,5 +110,5 @@ def evaluate(
 
 
 def _text(value: float, low: float | None, high: float | None) -> str:
-    """A value with its interval, where it has one."""
+    """A value with its interval, if it has one."""
     return f"{value:.4g}" if low is None or high is None else f"{value:.4g} ({low:.4g}, {high:.4g})"

@@ -184,7 +184,7 @@ def ablate(
 def planned(
     experiment: str, preset: str, sets: list[str], shelf: Path | None, data: str | None
 ) -> tuple[Plan, dict[str, str], dict[str, str]]:
-    """The plan of an experiment, the label of each run, and its cell. Reports runs whose work is the same."""
+    """The plan of an experiment, the label of each run, and its cell. Reports runs that need the same nodes."""
     with gc_paused():
         named = cells_of(experiment, preset, sets, shelf, data=data)
         plan_ = report_repeats(make_plan({name: config for name, (_, config) in named.items()}, shelf))
@@ -194,7 +194,7 @@ def planned(
 
 
 def report_repeats(plan_: Plan) -> Plan:
-    """The plan, after a sentence for every run that needs the same nodes as another one."""
+    """Reports every run that needs the same nodes as another one; returns the plan unchanged."""
     for name, other in plan_.repeated().items():
         notify(f"runs '{name}' and '{other}' need the same stages; their work is done once and their rows are equal.")
     return plan_

@@ -19,12 +19,12 @@ PATHS = {
     errno.EACCES: "permission is denied; change its permissions, or give another path.",
     errno.EPERM: "permission is denied; change its permissions, or give another path.",
 }
-"""What to do about a path of the user's that the system refuses, by errno."""
+"""errno -> the problem with a path that the system refuses, and what to do."""
 FAULT = "This is a fault of svgbench; run it with --debug and report what it prints."
 
 
 def explained(error: BaseException) -> tuple[int, str, str]:
-    """Exit status, the error's kind, and one sentence; no sentence where nobody reads the result any more."""
+    """Exit status, the error's kind, and one sentence; an empty sentence if there is nothing to report, as for a closed pipe."""
     if isinstance(error, SvgbenchError):
         return error.exit_status, type(error).__name__, str(error)
     if isinstance(error, KeyboardInterrupt):
@@ -42,7 +42,7 @@ def explained(error: BaseException) -> tuple[int, str, str]:
 
 
 def _of_the_system(error: BaseException) -> SvgbenchError | None:
-    """Errors of paths, disks and memory that nothing closer to their cause has explained."""
+    """Explains errors of paths, disks and memory that were not handled closer to their cause."""
     if isinstance(error, OSError) and error.errno is not None:
         where = _shown(error.filename)
         if error.errno in PATHS:
@@ -54,7 +54,7 @@ def _of_the_system(error: BaseException) -> SvgbenchError | None:
         return BadInput(f"{str(error).partition(' from ')[2]}: {PATHS[errno.ELOOP]}")
     if isinstance(error, ValueError) and any(word in str(error) for word in ("null byte", "null character")):
         return BadInput("a path contains a zero byte, which no file system allows; correct it.")
-    if isinstance(error, ValueError) and "surrogates not allowed" in str(error):  # UnicodeEncodeError, and pydantic's word for it
+    if isinstance(error, ValueError) and "surrogates not allowed" in str(error):  # UnicodeEncodeError, or pydantic's equivalent
         name = f"{error.object!a}" if isinstance(error, UnicodeEncodeError) else "a name"
         return BadInput(f"{name} contains bytes that are not UTF-8; rename the file, or give another name.")
     if isinstance(error, MemoryError):
@@ -69,7 +69,7 @@ def _shown(name: object) -> str:
 
 
 def reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more, as behind ``| head``."""
+    """Whether standard output is a pipe whose reader has exited, as with ``| head``."""
     poll = select.poll()
     poll.register(1, select.POLLOUT)
     return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))

@@ -1,4 +1,4 @@
-"""``figures``: what finished runs look like, drawn; what is not measured yet for a drawing is measured once and kept in the store."""
+"""``figures``: draws finished runs; missing measurements for a figure are made once and kept in the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from svgbench.tables.labels import labelled
 from svgbench.tables.table import Table
 
 PICTURED = 12
-"""Tokenizers of which pictures are drawn; more rows than these no page holds."""
+"""Largest number of tokenizers with pictures; a page has no room for more rows."""
 
 
 def figures(
@@ -91,7 +91,7 @@ def _show(drawn: list[Any], reasons: list[str], to: Path) -> None:
 
 
 def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]:
-    """The runs that names stand for (None: all), and those that were named themselves."""
+    """The runs to which names refer (None: all), and the names among them that are runs themselves."""
     runs: list[str] = []
     for name in names:
         runs += named.runs(name)[0] if named.is_experiment(name) else [name]  # collect() answers an unknown one with the closest names
@@ -99,7 +99,7 @@ def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]
 
 
 def _labels(names: list[str], named: Named) -> dict[str, str]:
-    """Name of each run of the experiments that are named -> the values of its axes."""
+    """Name of each run of the named experiments -> the values of its axes."""
     return {run: label for name in names if named.is_experiment(name) for run, label in named.labels(name).items()}
 
 

@@ -1,4 +1,4 @@
-"""``import``: a network of an official release becomes (part of) a run that every other command accepts."""
+"""``import``: turns a network of an official release into (part of) a run that every other command accepts."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from svgbench.shelf import read_yaml
 from svgbench.tables.table import Table
 
 CODECS = {"vavae": "va-vae-f16d32", "sdvae": "sd-vae-ema"}
-"""Kinds that are encoders by themselves -> the card that opens them."""
+"""Kinds that are codecs -> the card that opens them."""
 PARTS = {"svg-autoencoder": "autoencoder", "rae-decoder": "autoencoder"} | dict.fromkeys(
     ("svg-dit", "sit", "dit", "repa", "lightningdit", "ddt"), "diffusion"
 )
-"""Kind -> the part of the configuration it takes the place of."""
+"""Kind -> the part of the configuration that it replaces."""
 
 
 def import_(
@@ -95,7 +95,7 @@ def import_(
     waiting = _unopened(resolved, {node.stage for node in plan.nodes.values()})
     with owned(out, plan.runs[0]):
         run_plan(plan, out, Bench(out=str(out), device=device), keep_going=False, shelf=shelf, display=DISPLAY)
-    with guarded(place):  # last: what did not fit is not remembered
+    with guarded(place):  # last, so that a failed import is not recorded
         content = {"asks": f"what {checkpoint.name} is worth here", "run": name, "base": f"preset-{preset}", "set": settings}
         write_atomic(place, yaml.safe_dump(content, sort_keys=False).encode())
     store = Store(out / "store")
@@ -110,7 +110,7 @@ def import_(
 
 
 def _kept(known: dict[str, Any], kind: str) -> dict[str, Any]:
-    """What an earlier import under this name leaves to this one: a transformer brings its own sampling and scale."""
+    """The settings of earlier imports under this name that still apply: a transformer replaces sampling and scale."""
     if PARTS.get(kind) != "diffusion":
         return dict(known)
     kept = {name: part for name, part in known.items() if name not in ("diffusion", "sampling", "latents")}
@@ -130,8 +130,8 @@ def _no_unused(kind: str, checkpoint: Path, weights: Path | None, config: Path |
 
 
 def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
-    """Opens the files for which the plan has no stage yet (a transformer before its autoencoder), so that none is accepted unread; returns
-    what each waits for."""
+    """Opens the files for which the plan has no stage yet (a transformer before its autoencoder), so that none is accepted unread. Returns
+    a sentence about what each waits for."""
     from svgbench.backends.open import open_encoder
     from svgbench.releases.open import opened
     from svgbench.releases.statistics import read_statistics
@@ -150,7 +150,7 @@ def _unopened(config: RunConfig, stages: set[str]) -> list[str]:
 
 
 def _taken(store: Store, stage: str, key: str) -> str:
-    """Which weights of its checkpoint an artifact was made of, where its manifest says it."""
+    """Key of the weights in the checkpoint that an artifact was made from, if its manifest states it."""
     manifest = store.manifest(stage, key)
     weights_key = str(manifest.cost.get("weights_key", "")) if manifest else ""
     return "the file itself" if weights_key == "." else weights_key
@@ -167,7 +167,8 @@ def _settings(kind: str, checkpoint: Path, config: Path | None, key: str | None)
 
 
 def _inside(checkpoint: Path, config: Path | None, place: Path, key: str | None) -> dict[str, Any]:
-    """SVG's checkpoint holds its frozen encoder: its card, and its weights in a file of their own beside the run."""
+    """The settings for the frozen encoder inside SVG's checkpoint: its card, and its weights, which are written to a separate file in
+    ``place``."""
     from safetensors.torch import save
 
     from svgbench.releases.autoencoders import svg_autoencoder

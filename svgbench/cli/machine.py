@@ -1,4 +1,4 @@
-"""``doctor``: what this machine has, what is missing, how to get it, and what a run of a preset costs. No torch."""
+"""``doctor``: what this machine has, what is missing and how to get it, and the cost of a preset's run. No torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def doctor(
 
 
 def _everything(shelf: Path | None) -> list[Table]:
-    """Packages, weights and images that any run could need."""
+    """The packages, weights and images that any run could need."""
     packages = Table("Packages", ["package", "here", "version, or how to get it"], [_row(package(name)) for name in EXTRAS])
     networks = [
         judge_of(kind, name, None, setting)
@@ -121,7 +121,7 @@ def _machine(out: Path) -> list[list[str]]:
 
 
 def _place(out: Path) -> Path:
-    """The nearest directory above ``--out`` that exists."""
+    """``--out`` or its nearest parent directory that exists."""
     return next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
 
 
@@ -132,7 +132,7 @@ def _counted(facts: dict[str, Any]) -> str:
 
 
 def _handed(setting: str) -> str:
-    """The option that gives a data set."""
+    """The option that sets the path of a data set."""
     return setting if setting.startswith("--") else f"--set {setting}=DIR"
 
 

@@ -1,5 +1,5 @@
-"""The ``svgbench`` command: one sentence and one exit status for every way it can end. Signal handlers are installed first; the commands,
-and the libraries that they need, are imported afterwards."""
+"""The ``svgbench`` command: every failure gives one sentence and a documented exit status. Signal handlers are installed first; commands
+and the libraries that they need are imported afterwards."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from svgbench.machine.signals import GUARD, sentence_of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits with the documented status; one sentence on standard error, a traceback only with ``--debug``."""
+    """Runs the command line and exits with the documented status. Errors print one sentence on standard error; a traceback only with
+    ``--debug``."""
     GUARD.install()
     try:
-        if arguments is None:  # the process runs this command alone
-            atexit.register(GUARD.retire)  # the first to be registered runs last
+        if arguments is None:  # the process runs only this command
+            atexit.register(GUARD.retire)  # registered first, so it runs last
             from svgbench.cli.streams import prepare
 
             prepare()
@@ -61,7 +62,7 @@ def _report(error: BaseException) -> int:
 
         write("".join(traceback.format_exception(error)))
     number = GUARD.received
-    if number and not isinstance(error, Interrupted):  # a signal interrupts system calls, which then raise errors
+    if number and not isinstance(error, Interrupted):  # an interrupted system call raised this error
         error = Interrupted(sentence_of(number))
     with contextlib.suppress(BrokenPipeError, SvgbenchError):  # the first error is reported, not this one
         flushed()

@@ -1,4 +1,4 @@
-"""``node``: what the engines start; works on nodes of a plan that ``ablate`` wrote."""
+"""``node``: the command that engines start; it runs nodes of a plan written by ``ablate``."""
 
 from __future__ import annotations
 

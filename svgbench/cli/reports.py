@@ -1,4 +1,4 @@
-"""``report``: tables of the runs in an output directory."""
+"""``report``: prints tables of the runs in an output directory."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def show(
     recorded: Mapping[str, RunConfig] | None = None,
 ) -> None:
     """Prints the tables of runs and the paths of their pictures, in the given layouts or in those of the experiment, if it has any.
-    ``experiment``: the file, for its question and its contrasts. ``cells`` and ``labels``: name of a run -> its cell, and the values of its
-    axes, which name the rows of all but CSV and JSON. ``against``: the row that others are compared with, by its name, its label or its
-    cell. ``recorded``: configurations of runs whose records the same command has just written or checked."""
+    ``experiment``: the file, for its question and its contrasts. ``cells``: name of a run -> its cell. ``labels``: name of a run -> the
+    values of its axes, which name the rows except in CSV and JSON. ``against``: name, label or cell of the row with which others are
+    compared. ``recorded``: configurations of runs whose records the same command has just written or checked."""
     if to is not None:
         regular(to, instead="give the path of a file, or leave out --to")
     records = collect(out, names, recorded=recorded)
@@ -187,7 +187,7 @@ def _deliver_all(tables: list[Table], content: Any, format: Format, to: Path | N
 
 
 def _row(name: str, records: list[RunRecord], cells: Mapping[str, str], labels: Mapping[str, str]) -> str:
-    """The row that is called so, or whose cell is, or the only one of a family; unknown ones are answered with the closest."""
+    """The row with this name, label or cell, or the only row of this family. Raises UnknownName, with the closest names, if none exists."""
     rows = {record.row: record.about["family"] for record in records}
     known = {family: row for row, family in rows.items() if list(rows.values()).count(family) == 1}
     for names in (cells, labels, {record.name: record.name for record in records}):
@@ -206,8 +206,8 @@ def compared(experiment: Experiment, records: list[RunRecord], cells: Mapping[st
 
 
 def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None, contrasts: Sequence[Table] = ()) -> list[Table]:
-    """The tables of these runs in their layouts, or in the general ones if there is none; with differences from a row, and the tables of
-    ``contrasts`` before those of costs and failures."""
+    """The tables of these runs in these layouts, or the general tables if there are no layouts; with differences from a row, and the tables
+    of ``contrasts`` before those of costs and failures."""
     last = closing(records)
     if layouts:
         rows, facts = published(), contested()

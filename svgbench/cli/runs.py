@@ -1,4 +1,4 @@
-"""``runs``: what an output directory holds. ``gc``: removes from its store what no run needs."""
+"""``runs``: lists the runs of an output directory. ``gc``: removes from its store what no run needs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def gc(
 
 
 def _agreed(question: str) -> bool:
-    """The user's answer on standard input; no where there is none."""
+    """Whether the user answers yes on standard input; False without an answer."""
     write(question)
     answer = sys.stdin.readline() if sys.stdin is not None else ""
     if not answer:
@@ -97,7 +97,7 @@ def _share(one: RunState) -> str:
 
 
 def age(seconds: float) -> str:
-    """Time since something happened, in its largest unit: ``5 min``, ``3 h``, ``12 d``."""
+    """An age in its largest unit: ``5 min``, ``3 h``, ``12 d``."""
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"

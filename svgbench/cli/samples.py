@@ -21,13 +21,13 @@ from svgbench.stages.graph import by_name
 from svgbench.tables.collect import collect
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
-"""What samples are drawn from."""
+"""The stages from which samples are drawn."""
 TAKEN = (*NEEDED, "shift-choice")
-"""The same, and what chose a tuned shift."""
+"""The same stages, and the one that chooses a tuned shift."""
 
 
 class StoredSamples(NamedTuple):
-    """Which of a run's stored samples."""
+    """Selects one of a run's sets of stored samples."""
 
     steps: int
     guidance: float
@@ -36,7 +36,7 @@ class StoredSamples(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The options that ask for them; the end of the training is the default."""
+        """The options that select them; the end of the training is the default."""
         share = "" if self.trained == 1 else f" --trained {self.trained:g}"
         return f"--steps {self.steps} --guidance {self.guidance:g}{share}"
 

@@ -1,4 +1,4 @@
-"""The runs that an argument of ``report`` and ``figures`` names: one run, or those of an experiment with the options it was run with."""
+"""The runs that an argument of ``report`` or ``figures`` names: one run, or those of an experiment with its options."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ QUICK = {
     "continued.*.autoencoder.images": 96, "continued.*.diffusion.images": 256,
     "scores.paper.linear.epochs": 2, "scores.paper.fpn.total_images": 64, "scores.paper.deconv.epochs": 2,
 }  # fmt: skip
-"""What ``--quick`` sets: at tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer; samples of few steps;
-few epochs and updates of the probes' heads; few bootstrap resamples. A rate that falls does so from the first image: the start of its
-fall may lie behind the end of the trial."""
+"""What ``--quick`` sets: at the preset tiny 3 updates of the autoencoder, 2 of them adversarial, and 4 of the transformer; samples of few
+steps; few epochs and updates of the probes' heads; few bootstrap resamples. Learning rates decay from the first image, because the
+configured start of the decay may lie after the end of the trial."""
 
 Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="The --preset the experiment was run with.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="A --set it was run with; repeatable.", metavar="FIELD=VALUE")]
@@ -83,7 +83,7 @@ class Named:
         return name not in self.known() and is_experiment(name, self.shelf)
 
     def runs(self, experiment: str) -> tuple[list[str], int]:
-        """The names of an experiment's recorded runs, and how many it has in all; BadInput if none is recorded."""
+        """The names of an experiment's recorded runs, and its total number of runs. Raises BadInput if none is recorded."""
         wanted, known = self._configs(experiment), self.known()
         recorded = [run for run in wanted if run in known]
         if not recorded:
@@ -91,7 +91,7 @@ class Named:
         return recorded, len(wanted)
 
     def cells(self, experiment: str) -> dict[str, str]:
-        """Name of each run -> the name its cell has in the experiment's file."""
+        """Name of each run -> the name of its cell in the experiment's file."""
         return {name: cell for name, (cell, _) in self._configs(experiment).items()}
 
     def labels(self, experiment: str) -> dict[str, str]:
@@ -110,7 +110,7 @@ class Named:
         return {recorded.get(_work(one[1]), name) if name in missing else name: one for name, one in configs.items()}
 
     def _recorded(self) -> dict[str, str]:
-        """Configuration -> its recorded run: the name of a run on the user's images contains their path as it was written then."""
+        """Configuration -> name of its recorded run, which for a user's images contains their path as given when it was run."""
         recorded = {}
         for name in sorted(self.known()):
             with contextlib.suppress(SvgbenchError, ValidationError):
@@ -118,7 +118,7 @@ class Named:
         return recorded
 
     def command(self, experiment: str) -> str:
-        """The command that makes the runs of an experiment."""
+        """The command that runs the experiment."""
         words: list[object] = [experiment]
         words += ["--preset", self.preset] if self.preset != DEFAULT_PRESET else []
         words += [word for one in self.sets or [] for word in ("--set", one)]

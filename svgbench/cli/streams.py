@@ -23,7 +23,7 @@ class _Closed(io.TextIOBase):
 
 
 class _Output(io.TextIOWrapper):
-    """A standard output whose errors are distinguished from those of files."""
+    """A standard output whose errors are distinguished from errors of files."""
 
     def write(self, text: str) -> int:
         with _as_output_error():
@@ -66,7 +66,7 @@ def prepare() -> None:
 
 
 def flushed() -> None:
-    """Flushes standard output. Raises StorageError when it cannot be written, BrokenPipeError when its reader has ended."""
+    """Flushes standard output. Raises StorageError if it cannot be written, BrokenPipeError if its reader has exited."""
     try:
         sys.stdout.flush()
     except BaseException:
@@ -75,7 +75,7 @@ def flushed() -> None:
 
 
 def discard() -> None:
-    """Discards what is left in standard output's buffer, so that flushing it at the end of the process does not fail again."""
+    """Discards the rest of standard output's buffer, so that flushing it at the end of the process does not fail again."""
     if sys.stdout is not None and sys.stdout is sys.__stdout__:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)

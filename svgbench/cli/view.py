@@ -1,4 +1,4 @@
-"""A walk as people see it: on a terminal a table of what runs where, how fast and for how long; elsewhere a line for every node."""
+"""Shows the progress of a plan: on a terminal a table of running nodes with place, rate and time; elsewhere a line for every node."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from svgbench.machine.progress import duration, read_note
 from svgbench.stages import graph
 
 PLAIN_SECONDS = 30.0
-"""Time between two accounts of what is under way where there is no terminal."""
+"""Seconds between two lists of the running nodes if there is no terminal."""
 SHOWN = 20
-"""Rows of the terminal's table."""
+"""Most rows of the terminal's table."""
 LAST_SCORES = 5
 
 
 class View(Watch):
-    """Counts what a walk did; tells it line by line."""
+    """Counts the nodes of a plan as they end, and prints a line for each."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -61,14 +61,14 @@ class View(Watch):
         self._done += 1
         self._open.pop(node.key, None)
         behind = {key: other for key, (other, _) in self._away.items() if node.key in other.inputs.values()}
-        self._away |= {key: (other, now) for key, other in behind.items()}  # until now they waited
+        self._away |= {key: (other, now) for key, other in behind.items()}  # they waited until now
         self._seconds.setdefault(node.stage, []).append(seconds)
         if graph.by_name(node.stage).scores:
             self._scores.append(f"{text_of(node)}: {scores_text(self._store.scores(node.stage, node.key))}")
         self._tell(node, seconds)
 
     def _tell(self, node: Node, seconds: float) -> None:
-        """A line about a node that is there now."""
+        """Prints a line about a node that has finished."""
         what = self._scores[-1] if graph.by_name(node.stage).scores else text_of(node)
         self.notify(f"{self._done} of {self._total}: {what} ({duration(seconds)})")
 
@@ -80,7 +80,7 @@ class View(Watch):
             self.notify(self.summary())
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """What is under way: node, where, progress, rate, time left; not what an engine keeps behind other nodes."""
+        """The running nodes: node, place, progress, rate, time left; without nodes that wait in an engine for other nodes."""
         rows = []
         for key, (node, since) in self._under_way().items():
             note = read_note(self._store.note(node.stage, key))
@@ -95,12 +95,12 @@ class View(Watch):
         return rows
 
     def _under_way(self) -> dict[str, tuple[Node, float]]:
-        """The nodes an engine has whose inputs are there, and since when."""
-        away = list(self._away.items())  # a terminal is drawn by a thread of its own
+        """Key -> (node, start time), for submitted nodes whose inputs exist."""
+        away = list(self._away.items())  # another thread draws the terminal
         return {key: entry for key, entry in away if not any(needed in self._open for needed in entry[0].inputs.values())}
 
     def summary(self) -> str:
-        """Counts, and the time left as far as finished nodes of the same stages tell."""
+        """Counts of nodes, and the time left, estimated from finished nodes of the same stages."""
         now = len(self._under_way())
         words = [f"{self._done} of {self._total} nodes", f"{now} under way"]
         words += [f"{len(self._away) - now} behind them"] if len(self._away) > now else []
@@ -120,7 +120,7 @@ class View(Watch):
 
 
 class InPlace(View):
-    """Of a walk in this process, whose stages draw bars of their own: only scores, with what is left."""
+    """For a plan that runs in this process, whose stages draw progress bars: prints only scores, with the time left."""
 
     def __init__(self, store: Store, notify: Callable[[str], None]) -> None:
         super().__init__(store)
@@ -136,11 +136,11 @@ class InPlace(View):
             self.notify(f"{self._done} of {self._total}{f', about {duration(left)} left' if left else ''}: {self._scores[-1]}")
 
     def tick(self) -> None:
-        """The bars tell what is under way."""
+        """Does nothing: the bars show the progress."""
 
 
 class LiveView(View):
-    """The same, drawn in place on a terminal; what is said stands above it."""
+    """A ``View`` drawn in place on a terminal, with printed lines above it."""
 
     def __init__(self, store: Store, console: Console) -> None:
         super().__init__(store)
@@ -155,11 +155,11 @@ class LiveView(View):
             self._live.stop()
 
     def notify(self, sentence: str) -> None:
-        with contextlib.suppress(OSError):  # a terminal that is gone
+        with contextlib.suppress(OSError):  # the terminal was closed
             self._live.console.print(escape(printable(sentence)), highlight=False, soft_wrap=True)
 
     def tick(self) -> None:
-        """It draws itself."""
+        """Does nothing: the view redraws itself."""
 
     def _drawn(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -175,7 +175,7 @@ class LiveView(View):
 
 
 def scores_text(scores: list[Score]) -> str:
-    """Scores in a line, e.g. ``gfid 43.6, kid 1.02`` or ``features: probe_top1 56.5; residual: probe_top1 23.8``."""
+    """Scores as one line, e.g. ``gfid 43.6, kid 1.02`` or ``features: probe_top1 56.5; residual: probe_top1 23.8``."""
     groups: dict[str, list[str]] = {}
     for score in scores:
         groups.setdefault(score.detail.get("latents", ""), []).append(f"{score.metric} {score.value:.4g}")
@@ -184,7 +184,7 @@ def scores_text(scores: list[Score]) -> str:
 
 @contextlib.contextmanager
 def view(store: Store) -> Iterator[View]:
-    """The view that fits standard error."""
+    """The view for standard error: a ``LiveView`` on a terminal, else a plain ``View``."""
     if sys.stderr is not None and sys.stderr.isatty():
         with LiveView(store, Console(stderr=True)) as shown:
             yield shown
@@ -193,4 +193,4 @@ def view(store: Store) -> Iterator[View]:
 
 
 DISPLAY = Display(in_process=InPlace, elsewhere=view)
-"""What ``run``, ``ablate``, ``figures`` and ``import`` show while they work."""
+"""What ``run``, ``ablate``, ``figures`` and ``import`` show while they run."""

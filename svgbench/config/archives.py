@@ -1,4 +1,4 @@
-"""Users' ZIP archives: what is inside, checked against the file's own size before a member is opened. No torch."""
+"""Users' ZIP archives: their members, checked against the size of the file before any is opened. No torch."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import NamedTuple
 from svgbench.errors import BadInput, BadWeights
 
 RATIO = 50
-"""An archive whose members are this many times larger than itself is refused, where they are large at all: numbers do not shrink so."""
+"""An archive larger than ``LARGE`` when unpacked is refused if that is more than this many times its size: weights compress less."""
 LARGE = 256 << 20
-"""Bytes up to which members may be compressed by any ratio."""
+"""Total bytes of unpacked members up to which any compression ratio is accepted."""
 MEMBERS = 1_000_000
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError, OSError, EOFError, OverflowError)
-"""What a damaged or unusual archive raises when it is opened."""
+"""Exceptions that opening a damaged or unusual archive may raise."""
 
 
 class Member(NamedTuple):
@@ -26,15 +26,15 @@ class Member(NamedTuple):
 
     name: str
     size: int
-    """Bytes once it is unpacked."""
+    """Unpacked size in bytes."""
     deflated: bool
     header: int
-    """Where its local header is."""
+    """Offset of its local header in bytes."""
 
 
 def checked(source: Path | io.BytesIO, error: type[BadInput] = BadWeights, named: Path | None = None) -> dict[str, Member]:
-    """The members of an archive by name, in its order; one that would unpack to far more than it holds is refused (``error``), under the
-    name ``named`` where it is bytes."""
+    """The members of an archive by name, in its order. Raises ``error`` for an archive that would unpack to far more than its size.
+    ``named``: the name of an archive given as bytes, for the error."""
     held = source.stat().st_size if isinstance(source, Path) else len(source.getbuffer())
     with zipfile.ZipFile(source) as archive:
         entries = archive.infolist()
@@ -54,7 +54,7 @@ def checked(source: Path | io.BytesIO, error: type[BadInput] = BadWeights, named
 
 
 def start_of(source: Path | io.BytesIO, member: Member) -> int:
-    """Where the bytes of a member begin that is not compressed; its local header repeats the name and may have extra fields."""
+    """Offset of the first byte of an uncompressed member; its local header repeats the name and may have extra fields."""
     with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
         file.seek(member.header + 26)
         name, extra = struct.unpack("<HH", file.read(4))

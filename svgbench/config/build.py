@@ -29,10 +29,10 @@ SIZES: dict[str, dict[str, int]] = {
 """SiT's sizes (arXiv 2401.08740, table 1)."""
 WIDE: dict[str, int] = {"width": 2048, "depth": 2, "heads": 16}
 WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
-"""The wide head RAE puts on every size (arXiv 2510.11690, section 5), and one in proportion to the size ``tiny``."""
+"""RAE's wide head, the same for every size (arXiv 2510.11690, section 5), and a proportionally smaller one for the size ``tiny``."""
 
 DIMENSION = 4096
-"""Dimension of a latent for which RAE's shift is 1: that of the SD-VAE at 256 px, also at other resolutions."""
+"""Latent dimension for which RAE's shift is 1: that of the SD-VAE at 256 px, also used at other resolutions."""
 REFERENCE = "sd-vae"
 """The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, and 256 at the preset ``tiny``."""
 
@@ -57,17 +57,17 @@ OF_SHAPES = {"scores": {"extractor": "shapes-cnn", "perceptual": "shapes-lpips"}
 
 
 def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: Path | None = None) -> RunConfig:
-    """The RunConfig of a preset with settings on top: names resolved to a card, sizes to a transformer; identities still empty."""
+    """The RunConfig of a preset, overridden by settings: names are resolved to a card and sizes to a transformer; identities stay empty."""
     base = preset_settings(preset, extra)
     merged = {**merge(base, settings), "preset": preset}
-    if of_each(merged.get("continued")):  # and there is none
+    if of_each(merged.get("continued")):  # settings for each entry, but no entries
         del merged["continued"]
     draft = validate(RunConfig, {**merged, "diffusion": {**merged.get("diffusion", {}), "transformer": {}}}, where=where)
     try:
         card = cards.find(draft.encoder.card, preset, extra)
     except UnknownName as error:
         raise error.about("encoder.card") from None
-    if draft.data.source != base.get("data", {}).get("source"):  # the preset's counts are of its own images
+    if draft.data.source != base.get("data", {}).get("source"):  # the preset's counts are for its own images
         counts = {name: None for name in ("train_images", "val_images") if name not in settings.get("data", {})}
         merged = merge(merged, {"data": counts})
     elif preset == "small":
@@ -99,7 +99,7 @@ def _normal(config: RunConfig, extra: Path | None) -> RunConfig:
 
 
 def _continued(config: RunConfig, extra: Path | None) -> RunConfig:
-    """A codec has no stage-1 training, so none continues."""
+    """Removes the continuation of stage 1 for a codec, which has no such training."""
     if config.continued and cards.find(config.encoder.card, config.preset, extra).kind == "codec":
         steps = tuple(step.model_copy(update={"autoencoder": None, "adversarial_start_images": 0}) for step in config.continued)
         return config.model_copy(update={"continued": steps})
@@ -107,7 +107,7 @@ def _continued(config: RunConfig, extra: Path | None) -> RunConfig:
 
 
 def _tuned(config: RunConfig) -> RunConfig:
-    """How a tuned shift is chosen; empty if the shift is not tuned."""
+    """Fills in how a tuned shift is chosen; clears it if the shift is not tuned."""
     sampling, limit = config.sampling, config.data.limit
     if sampling.shift != TUNED:
         return config.model_copy(update={"sampling": sampling.model_copy(update={"tuning": None})})
@@ -117,7 +117,7 @@ def _tuned(config: RunConfig) -> RunConfig:
 
 
 def _plain_scores(part: Scores) -> Scores:
-    """The heads of the chosen protocol as they were set; of the others only what describes the data."""
+    """Keeps the settings of the chosen protocol's heads; of the others, only those that describe the data."""
     if part.protocol == "dinov3":
         return part.model_copy(update={"paper": PaperHeads()})
     known = part.depth.head
@@ -138,7 +138,7 @@ def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
 
 
 def _plain_latents(part: Latents, autoencoder: Autoencoder) -> Latents:
-    """Leaves out a replacement that changes nothing, because there is no residual or the alignment is the trained one."""
+    """Removes a replacement of the alignment without effect: there is no residual, or it equals the trained alignment."""
     same = part.align == autoencoder.align and autoencoder.align_strength == 1
     return part.model_copy(update={"align": None}) if same or autoencoder.residual.channels == 0 else part
 
@@ -155,7 +155,7 @@ def _plain_diffusion(config: RunConfig, extra: Path | None) -> Diffusion:
 
 
 def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
-    """RAE's shift as the number it is for these latents; none where times are the steps of a fixed schedule (DDPM)."""
+    """Replaces RAE's shift by its value for these latents; removes shifts if times are the steps of a fixed schedule (DDPM)."""
     diffusion, sampling = config.diffusion, config.sampling
     if not OBJECTIVES[diffusion.objective].continuous:
         diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
@@ -173,7 +173,7 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
 
 
 def _levels(draft: RunConfig, card: cards.EncoderCard) -> list[int]:
-    """The preset's multipliers, with the coarsest repeated or the finest left out until they upsample by the card's stride."""
+    """The preset's multipliers, with the coarsest repeated or the finest dropped so that they upsample by the card's stride."""
     multipliers, wanted = list(draft.autoencoder.decoder.multipliers), card.stride.bit_length()
     return multipliers[-wanted:] if len(multipliers) >= wanted else multipliers + multipliers[-1:] * (wanted - len(multipliers))
 
@@ -239,7 +239,7 @@ def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> No
 
 
 def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
-    """Checks that a training can continue at another resolution. Each resolution is checked as that of a run."""
+    """Checks that a training can continue at another resolution. Each resolution is checked like that of a run."""
     before = start_of(config)
     if before is None or not config.continued:
         return
@@ -267,7 +267,7 @@ def _check_continued(config: RunConfig, card: cards.EncoderCard, start: str) -> 
 
 
 def _check_crops(config: RunConfig, card: cards.EncoderCard, start: str) -> None:
-    """Refuses crops of the paper's heads that the encoder cannot take."""
+    """Refuses crops of the paper's heads that the encoder's stride does not divide."""
     scores, heads = config.scores, config.scores.paper
     crops = {"fpn": (scores.segmentation.source, heads.fpn.crop), "deconv": (scores.depth.source, heads.deconv.crop)}
     for name, (source, crop) in crops.items():

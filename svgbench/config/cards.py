@@ -34,14 +34,14 @@ class Pixels(Part):
     size: Count
     """Side in pixels of the images that the card is tested with."""
     scale: Annotated[str, Field(pattern=r"^\d+/\d+$")] = "1/1"
-    """The encoder sees images resized by this ratio (bicubic, antialiased): ``14/16`` gives DINOv2 224 of 256 px, so that
-    patch 14 yields the same 16x16 grid; the card's ``stride`` is then that of the image, 16."""
+    """The encoder sees images resized by this ratio (bicubic, antialiased): ``14/16`` gives DINOv2 224 px for 256 px, so that patch 14
+    yields the same 16x16 grid. The card's ``stride`` counts pixels of the original image: 16."""
     antialias: bool = True
-    """Whether that resize antialiases and clips to [0, 1]; false is RAE's code."""
+    """Whether that resize antialiases and clips to [0, 1]; false as in RAE's code."""
 
 
 class Weights(Part):
-    """Where the weights are and how to know them."""
+    """Where the weights are and how they are identified."""
 
     file: str | None = None
     """A file on the shelf itself (tiny members), relative to ``encoders/``."""
@@ -52,7 +52,7 @@ class Weights(Part):
     revision: str | None = None
     """Commit of that repository; pins the weights."""
     sha256: str | None = None
-    """Digest of the file, where it is pinned."""
+    """Digest of the file, if it is pinned."""
 
 
 class EncoderCard(Part):
@@ -69,13 +69,13 @@ class EncoderCard(Part):
     model: str
     """The library's name of the architecture (timm: ``architecture.tag``; transformers, diffusers: the class)."""
     arguments: dict[str, Any] = {}
-    """Constructor arguments on top of the library's own."""
+    """Constructor arguments that override the library's defaults."""
     kind: Literal["features", "codec"] = "features"
     """A codec also decodes and is adopted as the autoencoder."""
     features: Features = Features()
     """For transformers: which blocks' tokens are the features, how they are combined and normalised."""
     channels: Annotated[int, Field(ge=0)]
-    """Width of a latent; 0 only in what BACKEND:NAME makes, until it is opened."""
+    """Channels of a latent; 0 only in cards for BACKEND:NAME, until the model is opened."""
     stride: Count
     """Image pixels per latent position."""
     patch: Count = 1
@@ -85,15 +85,15 @@ class EncoderCard(Part):
     weights: Weights = Weights()
     """Where the weights are."""
     params_m: Annotated[float, Field(ge=0)]
-    """Millions of parameters; 0 as above."""
+    """Millions of parameters; 0 as for ``channels``."""
     gflops: Annotated[float, Field(ge=0)] = 0
-    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 where unknown. A plan's hours need it."""
+    """Operations to encode one image of ``pixels.size``, in 1e9 (a multiply-add is two); 0 if unknown. A plan's hours need it."""
     decode_gflops: Annotated[float, Field(ge=0)] = 0
-    """The same to decode its latent; codecs only."""
+    """Operations to decode its latent, in 1e9; codecs only."""
     licence: str
     """Licence of the weights."""
     forbids: tuple[Literal["commercial"], ...] = ()
-    """Uses that the licence forbids: weights are not opened where SVGBENCH_USE declares such a use."""
+    """Uses that the licence forbids: weights are not opened if SVGBENCH_USE declares such a use."""
     origin: str
     """Where the authors publish it."""
     paper: str
@@ -120,8 +120,8 @@ def load_cards(extra: Path | None = None) -> dict[str, EncoderCard]:
 
 
 def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
-    """The card of a full name; a family's member for a preset (``tiny``: its tiny one, else the one its paper used); or one made for
-    BACKEND:NAME."""
+    """The card of this name; for a family, its member for the preset (``tiny``: the tiny one, else the one that its paper used); for
+    BACKEND:NAME, a new card."""
     known = entries("encoders", extra)
     if name in known:
         return load(known[name])
@@ -150,12 +150,12 @@ def with_features(card: EncoderCard, features: Features) -> EncoderCard:
 
 
 def identity(card: EncoderCard, weights: Path | None = None, key: str | None = None) -> str:
-    """Digest of what decides an encoder's numbers: the card's opening fields and its weights, by their pinned digest or revision, or by
-    the bytes of a given file and the ``key`` inside it. A hub repository without either is known by its name: pin it where it may
-    change."""
+    """Digest of everything that affects an encoder's outputs: the card's opening fields and its weights, by their pinned digest or
+    revision, or by the bytes of a given file and the ``key`` inside it. A hub repository without either is identified by its name: pin it
+    if it may change."""
     opening = card.model_dump(mode="json", include={"backend", "model", "arguments", "kind", "channels", "stride", "patch", "pixels"})
     if card.pixels.antialias:
-        opening["pixels"].pop("antialias")  # the rule: identities from before there was another stay
+        opening["pixels"].pop("antialias")  # the default is left out, so that older identities stay valid
     if card.features != Features():
         opening["features"] = card.features.model_dump(mode="json")
     if key is not None:
@@ -179,12 +179,12 @@ def weights_file(card: EncoderCard) -> Path | None:
 
 
 def digest_of(path: Path, name: str) -> str:
-    """Digest of the bytes that a weights path means; ``name``: whose they are, for an error."""
+    """Digest of the files of a weights path. ``name``: the owner of the weights, for errors."""
     digests = []
     for part in weights_files(path):
         try:
             if part.suffix not in (".distcp", ".metadata") and part.stat().st_size > LARGE:
-                form_of(part)  # refuses what is not a weights file in seconds, not after an hour of reading
+                form_of(part)  # refuses other files in seconds, before an hour of hashing
             digests.append(file_digest(part))
         except OSError as error:
             raise BadWeights(f"{part} for '{name}' cannot be read ({error.strerror}); give the path of a weights file.") from None

@@ -14,13 +14,13 @@ from svgbench.errors import BadConfig, unknown
 MOST_STEPS = 4000
 MOST_GUIDANCE = 100.0
 LEAST_SHIFT = 1e-3
-"""Of the command line."""
+"""Smallest shift that the command line accepts."""
 MOMENT_IMAGES = 50_000
-"""Training images whose residuals fix a frozen alignment."""
+"""Number of training images whose residuals determine a frozen alignment."""
 CACHE_BYTES = 4 << 30
-"""Values of an image set (features, latents) up to this size are kept in memory by a stage; larger sets are encoded when read."""
+"""Features or latents of an image set up to this size in bytes are kept in memory by a stage; larger sets are encoded when read."""
 KEPT_BYTES = 1 << 30
-"""Latents of all images up to this size are kept on disk; ImageNet's (250 to 500 GB) are encoded when read."""
+"""Latents of all images up to this size in bytes are kept on disk; ImageNet's (250 to 500 GB) are encoded when read."""
 
 
 class ObjectiveChoice(NamedTuple):
@@ -28,7 +28,7 @@ class ObjectiveChoice(NamedTuple):
 
     about: str
     predicts: str
-    """What its models predict, in the plural of an error sentence."""
+    """What its models predict, as a plural noun for error messages."""
     continuous: bool
     """Times are continuous: a shift, a distribution of times and the kind of prediction apply."""
     autoguidance: bool
@@ -44,7 +44,7 @@ OBJECTIVES: Mapping[str, ObjectiveChoice] = {
 
 
 class AlignmentChoice(NamedTuple):
-    """A way to bring the residual's statistics to the features' (``nets.alignment`` computes it)."""
+    """A way to match the residual's statistics to the features' (``nets.alignment`` computes it)."""
 
     about: str
     freezes: bool
@@ -83,7 +83,7 @@ DDPM_STEPS = 1000
 
 
 def shift_time(t: Any, shift: float) -> Any:
-    """t <- s t / (1 + (s - 1) t), of a number or a tensor: below 1, s moves times towards noise (t = 0); both ends stay where they are."""
+    """t <- s t / (1 + (s - 1) t), for a number or a tensor: s < 1 moves times towards noise (t = 0); t = 0 and t = 1 do not change."""
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -95,24 +95,24 @@ def shifted_times(steps: int, shift: float) -> list[float]:
 
 
 def stochastic_times(steps: int, shift: float) -> list[float]:
-    """The times of ``sde-euler``: ``steps`` points from 0 to 0.96, shifted inside, then 1 (SiT's grid where the shift is 1)."""
+    """The times of ``sde-euler``: ``steps`` points from 0 to 0.96, shifted within this range, then 1 (SiT's grid if the shift is 1)."""
     return shifted_times(steps, shift) if steps <= 1 else [*(t * (1 - LAST_STEP) for t in shifted_times(steps - 1, shift)), 1.0]
 
 
 def kept_steps(steps: int) -> list[int]:
-    """The steps of DDPM's 1000 that are sampled, in rising order: spread evenly, both ends among them (ADM's respacing)."""
+    """The sampled ones of DDPM's 1000 steps, in ascending order: evenly spaced, including both ends (ADM's respacing)."""
     if not 1 <= steps <= DDPM_STEPS:
         raise BadConfig(f"a noise-predicting model of {DDPM_STEPS} steps is sampled in 1 to {DDPM_STEPS} of them, not {steps}.")
     return [round(i * (DDPM_STEPS - 1) / max(steps - 1, 1)) for i in range(steps)]
 
 
 def ddpm_time(step: float) -> float:
-    """The time in [0, 1] of one of DDPM's steps that a guidance schedule sees: 0 is noise."""
+    """The time in [0, 1] of a DDPM step, as guidance schedules use it: 0 is noise."""
     return 1 - step / (DDPM_STEPS - 1)
 
 
 def _ddpm_times(steps: int, shift: float) -> list[float]:
-    """Times of the kept steps from noise to data, then 1; no shift moves them."""
+    """Times of the kept steps from noise to data, then 1; the shift has no effect."""
     return [*(ddpm_time(step) for step in reversed(kept_steps(steps))), 1.0]
 
 
@@ -122,7 +122,7 @@ class SamplerChoice(NamedTuple):
     objective: str
     """The objective of the models that it samples."""
     evaluations: tuple[float, ...] | None
-    """Where in an interval the network is evaluated, as shares of the interval: one entry an evaluation. None: it chooses itself."""
+    """Where in a step's interval the network is evaluated, as shares of the interval: one entry per evaluation. None: adaptive."""
     times: Callable[[int, float], list[float]] = shifted_times
     """(steps, shift) -> ``steps`` + 1 times from 0 (noise) to 1 (data)."""
     about: str = ""
@@ -145,7 +145,7 @@ if TYPE_CHECKING:
     AlignmentName: TypeAlias = str
     StandardisationName: TypeAlias = str
     SamplerName: TypeAlias = str
-else:  # the rows of the tables are the values that a configuration may have
+else:  # the keys of the tables are the values that a configuration may have
     ObjectiveName, AlignmentName, StandardisationName, SamplerName = (
         Literal[tuple(table)] for table in (OBJECTIVES, ALIGNMENTS, STANDARDISATIONS, SAMPLERS)
     )
@@ -190,15 +190,15 @@ class Schedule:
 
     name: str
     share: Callable[[float, int, int], float]
-    """(t, step, steps) -> how much of the way from 1 to the scale the weight goes, 0 to 1."""
+    """(t, step, steps) -> position of the weight between 1 and the scale, as a share from 0 to 1."""
 
     def weight(self, scale: float, t: float, step: int, steps: int) -> float:
-        """The guidance weight at time t of step ``step`` (from 0) of ``steps``; where it is 1 the unconditional branch is not evaluated."""
+        """The guidance weight at time t of step ``step`` (from 0) of ``steps``; if it is 1, the unconditional branch is not evaluated."""
         return 1.0 + (scale - 1.0) * float(self.share(t, step, steps))
 
 
 def parse_schedule(name: str) -> Schedule:
-    """The guidance schedule of a name; UnknownName when no schedule has it, BadConfig when its times are missing or out of order."""
+    """The guidance schedule of this name. Raises UnknownName for an unknown name, BadConfig if its times are missing or out of order."""
     if name == "constant":
         return Schedule(name, lambda t, step, steps: 1.0)
     if name == "linear":
@@ -257,7 +257,7 @@ def check_zero_init(sampler: str, steps: int, zero_init: int, optimised_scale: b
 
 
 def evaluations(sampler: str, steps: int, guidance: float, schedule: str, shift: float, zero_init: int = 0) -> float | None:
-    """Number of network evaluations for one sample: a guided one counts twice, a step of zero-init not at all. None for a sampler with
+    """Number of network evaluations for one sample: guided evaluations count twice, zero-init steps not at all. None for a sampler with
     adaptive steps. Raises UnknownName for an unknown sampler."""
     if sampler not in SAMPLERS:
         raise unknown("sampler", sampler, SAMPLERS)

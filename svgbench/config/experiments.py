@@ -53,12 +53,12 @@ class Experiment(Part):
 
     @property
     def file(self) -> Path:
-        """Where it was read."""
+        """The file from which it was read."""
         return self._file
 
     @property
     def preset(self) -> str | None:
-        """The preset that this file is: only the shelf's own ``preset-NAME`` is one; None for any other file."""
+        """The name of the preset that this file defines: only the shelf's own ``preset-NAME`` does; None for any other file."""
         name = self.file.stem.removeprefix("preset-")
         return name if name in PRESETS and self.file.resolve() == (folder("ablations") / f"preset-{name}.yaml").resolve() else None
 
@@ -104,7 +104,7 @@ def _loaded(path: Path, _changed: int, _size: int) -> Experiment:
 
 
 def _check_names(path: Path, content: Mapping[Any, Any], place: str = "") -> None:
-    """Refuses names that YAML reads as no text, such as on, no and 1."""
+    """Refuses names that YAML does not read as text, such as on, no and 1."""
     for name, inside in content.items():
         if not isinstance(name, str):
             line = line_at(path, place)
@@ -141,7 +141,7 @@ def experiment_file(name: str, extra: Path | None = None) -> Path:
 
 
 def place_of(name: str, cell: str, field: str, extra: Path | None = None, *, preset: str = "") -> str:
-    """``FILE:LINE, cell 'NAME'`` of the setting of a cell's field at a preset: in the experiment's own file, else in one of its bases."""
+    """Where a cell's field is set at a preset, as ``FILE:LINE, cell 'NAME'``: in the experiment's own file, else in one of its bases."""
     experiment = load_experiment(name, extra)
     bases = [part.file for base in _bases_of(experiment, cell) for part in _chain(load_experiment(base, extra), extra)]
     own, *shared = [part.file for part in _chain(experiment, extra)]
@@ -163,8 +163,8 @@ def _bases_of(experiment: Experiment, cell: str) -> list[str]:
 def settings_of(
     experiment: Experiment, extra: Path | None = None, *, preset: str | None = None, with_preset: bool = True
 ) -> dict[str, Any]:
-    """The settings of every cell at a preset (None: those of every preset): those of its bases, then the experiment's own. The settings of
-    ``preset-NAME``, which ``build`` adds, are left out if asked."""
+    """The settings of every cell at a preset (None: those of every preset): those of its bases, overridden by the experiment's own.
+    ``with_preset``: whether to include the settings of ``preset-NAME``, which ``build`` also adds."""
     return _merged(_chain(experiment, extra), preset, with_preset=with_preset)
 
 
@@ -212,7 +212,7 @@ def _base(experiment: Experiment, name: str, place: str, extra: Path | None) -> 
 
 
 def expand(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A mapping whose keys may be dotted paths as a nested one."""
+    """Converts a mapping whose keys may be dotted paths to a nested mapping."""
     result: dict[str, Any] = {}
     for name, value in flat.items():
         result = merge(result, nested(name, expand(value) if isinstance(value, Mapping) else value))
@@ -269,7 +269,7 @@ def _check_contrasts(experiment: Experiment, names: Iterable[str]) -> None:
 
 
 def repeated(experiment: Experiment) -> list[tuple[str, Any]]:
-    """Axis and value of every value that is repeated on its axis."""
+    """(axis, value) for every value that occurs more than once on its axis."""
     lists = {axis: Counter(map(str, values)) for axis, values in experiment.axes.items() if isinstance(values, list)}
     return [(axis, value) for axis, counts in lists.items() for value, count in counts.items() if count > 1]
 

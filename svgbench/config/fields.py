@@ -31,7 +31,7 @@ experiments change them. `svgbench fields PATH` prints the same. This page is ge
 
 @dataclass(frozen=True)
 class FieldDoc:
-    """What a user needs to know of one field."""
+    """The reference of one field."""
 
     path: str
     """Dotted, as in ``--set PATH=VALUE``."""
@@ -40,13 +40,13 @@ class FieldDoc:
     bounds: str
     """For example ``>= 1``, ``one of euler, heun``; empty if any value of the type is accepted."""
     default: str
-    """As in YAML: ``null`` for empty, ``required`` where there is none. Presets and experiments change it."""
+    """As in YAML: ``null`` for empty, ``required`` if there is none. Presets and experiments change it."""
     meaning: str
     """One or two sentences, with the unit."""
 
 
 def field_docs(prefix: str = "") -> list[FieldDoc]:
-    """The reference of every field at or below a dotted path of ``RunConfig``; of all fields where it is empty.
+    """The reference of every field at or below a dotted path of ``RunConfig``; of all fields if the path is empty.
 
     Raises UnknownName for a path that no field has.
     """
@@ -78,7 +78,7 @@ def _wrapped(text: str, indent: str) -> list[str]:
 
 
 def _parts(kind: type[BaseModel], start: str) -> Iterator[tuple[str, str]]:
-    """Dotted path and meaning of every part of the configuration, the whole first."""
+    """Dotted path and meaning of every part of the configuration, starting with the full configuration."""
     yield start, " ".join((kind.__doc__ or "").split())
     for name, field in kind.model_fields.items():
         inside = part_in(field.annotation)
@@ -87,13 +87,13 @@ def _parts(kind: type[BaseModel], start: str) -> Iterator[tuple[str, str]]:
 
 
 def _docs(kind: type[BaseModel], defaults: dict[str, Any], start: str) -> Iterator[FieldDoc]:
-    """The reference of a part's fields; ``defaults``: values that the part has where nothing is set."""
+    """The reference of a part's fields; ``defaults``: the part's values if nothing is set."""
     for name, field in kind.model_fields.items():
         inside = part_in(field.annotation)
         if inside:
             yield from _docs(inside, defaults.get(name) or _own_defaults(inside), f"{start}{name}.")
             continue
-        # a later field that is empty is in no dump
+        # empty fields that were added later are not dumped
         value = defaults[name] if name in defaults else None if field.is_required() else field.default
         type_, bounds = _type_of(field.annotation, field.metadata)
         default = "required" if field.is_required() and value is None else json.dumps(value)
@@ -106,7 +106,7 @@ def _own_defaults(kind: type[BaseModel]) -> dict[str, Any]:
 
 
 def _type_of(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
-    """Type and bounds of an annotation, for people."""
+    """Type and bounds of an annotation, as text."""
     bounds = _bounds(metadata)
     if get_origin(annotation) is Annotated:
         annotation, *more = get_args(annotation)
@@ -131,7 +131,7 @@ def _type_of(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
 
 
 def _bounds(metadata: list[Any]) -> list[str]:
-    """Bounds of a value in words, of pydantic's metadata."""
+    """Bounds of a value as text, from pydantic's metadata."""
     bounds = []
     for one in metadata:
         bounds += [f"{sign} {getattr(one, name):g}" for name, sign in COMPARISONS.items() if hasattr(one, name)]
@@ -143,7 +143,7 @@ def _bounds(metadata: list[Any]) -> list[str]:
 
 
 def short_name(path: str) -> str:
-    """The short name of a field in names of runs: the shortest end of its path that no other field shares (``sampling-shift``)."""
+    """The short name of a field in names of runs: the shortest suffix of its path that no other field shares (``sampling-shift``)."""
     words, counts = path.split("."), _endings(path.startswith(LATER))
     for start in reversed(range(len(words))):
         if counts[".".join(words[start:])] <= 1:
@@ -159,7 +159,7 @@ def _endings(later: bool) -> Counter[str]:
 
 
 def fields_of(kind: type[BaseModel], start: str = "") -> Iterator[str]:
-    """Dotted paths of all fields of a part of the configuration, those of the parts inside it too."""
+    """Dotted paths of all fields of a part of the configuration, including nested parts."""
     for name, field in kind.model_fields.items():
         inside = part_in(field.annotation)
         yield from fields_of(inside, f"{start}{name}.") if inside else [start + name]

@@ -20,18 +20,18 @@ KINDS = {
 
 
 def kind_of(status: os.stat_result) -> str:
-    """What a path names, in words: ``a directory``, ``a named pipe``, ..."""
+    """The kind of a file as text: ``a directory``, ``a named pipe``, ..."""
     return KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
 
 
 def state_of(status: os.stat_result) -> FileState:
-    """Numbers of which one changes whenever a file is written or replaced: device, inode, size, times of change in nanoseconds."""
+    """Numbers, at least one of which changes whenever a file is written or replaced: device, inode, size, mtime and ctime in ns."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_regular(path: Path) -> os.stat_result:
-    """The file's ``stat``. BadWeights unless it is a regular file: opening a named pipe waits for ever, and a device has no end. OSError
-    where there is none."""
+    """The file's ``stat``. Raises BadWeights unless it is a regular file (opening a named pipe would block, and a device has no end), and
+    OSError if it does not exist."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadWeights(f"{path} is {kind_of(status)}, not a regular file; give the path of a file.")
@@ -46,7 +46,8 @@ def sha256_of(path: Path) -> str:
 
 def file_digest(path: Path) -> str:
     """sha256 of a file that a configuration names, computed once per process while the file's state stays the same. A file that changed in
-    the last two seconds is read each time, because another change could leave the same times. BadWeights unless it is a regular file."""
+    the last two seconds is read each time, because another change could keep the same times. Raises BadWeights unless it is a regular
+    file."""
     status = check_regular(path)
     age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
     return sha256_of(path) if 0 <= age <= SETTLED else _kept_digest(path, state_of(status))

@@ -18,7 +18,7 @@ HEADER = 32 << 20
 PADDING = 64 << 20
 """Largest size in bytes of an archive without its members."""
 LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""The pickled number at the beginning of files of torch before 1.6, after the pickle protocol."""
+"""Pickled magic number at the start of files written by torch before 1.6, after the pickle protocol."""
 AGAIN = "fetch the weights file itself"
 SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a Git LFS pointer, not the weights", "run `git lfs pull` where it was cloned, or download the file"),
@@ -166,7 +166,7 @@ def _text(head: bytes) -> tuple[str, str] | None:
     try:
         text = head.decode(coding)
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else: the end of the first kilobytes divides a character
+        if error.start < len(head) - 4:  # else: the cut after the first kilobytes splits a character
             return None
         text = head[: error.start].decode(coding, errors="ignore")
     if any(ord(letter) < 32 and letter not in "\t\n\r\f\x1b" for letter in text):

@@ -24,7 +24,7 @@ CLASSES = {
 """``model_type`` of transformers -> its image encoder."""
 
 PATCHES = {"dinov2": 14, "clip": 32, "clip_vision_model": 32}
-"""Default patch sizes of transformers if a configuration has none; 16 for all others."""
+"""Default patch sizes in transformers for configurations that state none; 16 for all other models."""
 
 NOT_STATED = Statistics((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Placeholder for pixel statistics that only the library knows."""

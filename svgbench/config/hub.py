@@ -1,4 +1,4 @@
-"""One file of a Hugging Face repository: from the local cache, else from the server; when neither has it, one sentence. No torch."""
+"""One file of a Hugging Face repository: from the local cache, else from the server; a one-sentence error if neither has it. No torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svgbench.errors import BadWeights
 
 
 def hub_file(repository: str, name: str, revision: str | None = None, *, what: str, advice: str) -> Path:
-    """The local path of ``name`` in ``repository``; ``what`` opens the error's sentence and ``advice`` ends it."""
+    """The local path of ``name`` in ``repository``. ``what`` starts the error message, ``advice`` ends it."""
     from huggingface_hub import constants, hf_hub_download
 
     wanted: dict[str, Any] = {"repo_id": repository, "filename": name, "revision": revision}
@@ -31,7 +31,7 @@ def hub_file(repository: str, name: str, revision: str | None = None, *, what: s
 
 
 def _reachable(address: str) -> bool:
-    """Whether a server answers at all: the hub's own library would retry for half a minute. A proxy is trusted to."""
+    """Whether a server answers at all: the hub's own library would retry for half a minute. With a proxy, this is not tested."""
     if getproxies():
         return True
     parts = urlsplit(address)

@@ -13,8 +13,8 @@ from svgbench.shelf import file_node, yaml_node, yaml_text
 
 
 def line_of(path: Path, field: str, cell: str = "", *, part: str, preset: str = "", loose: bool = False) -> int | None:
-    """The line (from 1) in a file's ``part`` (axes; set, and ``at`` of the preset) that sets a dotted field, a field below it, or a value
-    that contains it; ``loose``: or other fields of the same mapping. For an axis: the entry of the cell."""
+    """The line (from 1) in a file's ``part`` (axes; or set, with ``at`` of the preset) that sets a dotted field, a field below it, or a
+    value that contains it; ``loose``: or other fields of the same mapping. For an axis: the entry of the cell."""
     root = file_node(path)
     if not isinstance(root, yaml.MappingNode):
         return None
@@ -28,8 +28,7 @@ def line_of(path: Path, field: str, cell: str = "", *, part: str, preset: str = 
 
 
 def line_at(path: Path, place: str) -> int | None:
-    """The line (from 1) of the deepest key or entry of a list on a dotted path through the file as it is written; keys may hold dots
-    themselves."""
+    """The line (from 1) of the deepest existing key or list entry on a dotted path through a file; keys may contain dots."""
     node, line = file_node(path), None
     while isinstance(node, (yaml.MappingNode, yaml.SequenceNode)):
         if isinstance(node, yaml.SequenceNode):
@@ -48,7 +47,7 @@ def line_at(path: Path, place: str) -> int | None:
 
 
 def is_blank(path: Path) -> bool:
-    """Whether a file can be read and holds nothing but comments."""
+    """Whether a file can be read and contains nothing but comments."""
     try:
         return yaml_node(yaml_text(path)) is None
     except (BadInput, yaml.YAMLError):
@@ -56,7 +55,8 @@ def is_blank(path: Path) -> bool:
 
 
 def _settings(root: yaml.MappingNode, cell: list[str], part: str, preset: str) -> Iterator[tuple[str, int, bool]]:
-    """Dotted field, line, and whether its value stands there whole, of everything in a part of the file that the cell is set by."""
+    """Yields (dotted field, line, whether the value is complete, not a mapping) for every setting of a part of the file that applies to the
+    cell."""
     if part == "set":
         yield from _at(root, preset)
     for key, value in root.value:

@@ -17,16 +17,16 @@ from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 
 LONGEST = 40
-"""Most letters of one setting in a name."""
+"""Maximum number of letters of one setting in a name."""
 NAME_BYTES = 255
 """Longest directory name that file systems accept, in bytes."""
 TAKEN = ("store", "plans", "slurm", "figures", "costs", "contrasts")
-"""Other directories in an output directory."""
+"""Directories in an output directory that are not runs."""
 
 
 def checked_name(name: str, what: str = "the name of a run") -> str:
-    """The name, which is a run's and its directory's; BadInput when it cannot be one: empty, a path, hidden, with control characters or
-    spaces at its ends, too long, or the name of another directory there."""
+    """The name, unchanged. Raises BadInput if it cannot be the name of a run and its directory: empty, a path, hidden, with control
+    characters or spaces at its ends, too long, or the name of another directory there."""
     try:
         size = len(name.encode())
     except UnicodeEncodeError:
@@ -86,7 +86,7 @@ def changes(plain: RunConfig, config: RunConfig) -> list[str]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    """Dotted path -> the other's value, wherever two mappings differ, except for fields that planning fills in."""
+    """Dotted path -> value in ``other``, for all fields in which two mappings differ, except those that planning fills in."""
     differing: dict[str, Any] = {}
     for name, value in other.items():
         if isinstance(value, Mapping) and isinstance(one.get(name), Mapping):

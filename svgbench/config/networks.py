@@ -43,7 +43,7 @@ class Optimiser(Sparse):
 
 
 class Training(Part):
-    """How long a network is trained, on what batches, at which precision."""
+    """Length, batches and precision of a network's training."""
 
     total_images: Count
     """Training images seen in total, counted with repetition."""
@@ -71,7 +71,7 @@ class Training(Part):
 
 
 class Residual(Sparse):
-    """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail that the features lack."""
+    """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail missing from the features."""
 
     later = ("attention_dropout",)
 
@@ -143,7 +143,7 @@ class Decoder(Sparse):
 
 
 class Wide(Part):
-    """RAE's wide head (DDT): a shallow transformer on the noised latents, each token is conditioned on the backbone's token."""
+    """RAE's wide head (DDT): a shallow transformer on the noised latents; each token is conditioned on the backbone's token."""
 
     width: Count = 2048
     """Channels of a token; a multiple of ``heads``."""

@@ -1,4 +1,4 @@
-"""The perception heads of the SVG paper (arXiv 2510.15301v4, appendix B): ``scores.paper``, used where ``scores.protocol`` is ``paper``.
+"""The perception heads of the SVG paper (arXiv 2510.15301v4, appendix B): ``scores.paper``, used if ``scores.protocol`` is ``paper``.
 
 Numbers that the appendix does not print are taken from the sources that it cites, or are our choices; ``docs/protocols.md`` lists them.
 """
@@ -39,7 +39,7 @@ class PaperSegmentation(Part):
     """mmsegmentation's FPNHead with the latent as its only scale, trained with VPD's short schedule (Zhao et al., ICCV 2023)."""
 
     total_images: Count = 128_000
-    """Crops seen in training, repetitions counted: 8,000 updates of 16."""
+    """Crops seen in training, counted with repetition: 8,000 updates of 16."""
     batch: Count = 16
     """Crops per update."""
     lr: Positive = 8e-5
@@ -108,7 +108,7 @@ class PaperDepth(Part):
 
 
 class PaperHeads(Part):
-    """The paper's perception heads; used where ``scores.protocol`` is ``paper``."""
+    """The paper's perception heads; used if ``scores.protocol`` is ``paper``."""
 
     linear: PaperProbe = PaperProbe()
     """Classification of the run's own images."""

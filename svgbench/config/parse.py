@@ -22,7 +22,7 @@ WORDS = {
 }  # fmt: skip
 """Pydantic's error type -> what the value must be."""
 EACH = "*"
-"""In place of a list's index: each of its entries, of which there may be none. ``continued.*.diffusion.images``."""
+"""Stands for every entry of a list, which may be empty, in place of an index: ``continued.*.diffusion.images``."""
 
 
 def validate(kind: type[P], content: Mapping[str, Any], *, where: str = "") -> P:
@@ -108,7 +108,7 @@ def of_each(value: Any) -> bool:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` updated by ``over``: mappings are merged recursively, lists and scalars are replaced. What stands under ``EACH`` is merged
+    """``base`` updated by ``over``: mappings are merged recursively, lists and scalars are replaced. Settings under ``EACH`` are merged
     into every mapping of a list."""
     merged = dict(base)
     for name, value in over.items():

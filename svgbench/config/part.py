@@ -56,7 +56,7 @@ P = TypeVar("P", bound=Part)
 
 
 def heads_divide(part: P) -> P:
-    """The part, whose ``width`` is a multiple of its ``heads``."""
+    """The part, unchanged. Raises ValueError unless its ``width`` is a multiple of its ``heads``."""
     fields = dict(part)
     if fields["width"] % fields["heads"]:
         raise ValueError(f"width {fields['width']} is not a multiple of heads {fields['heads']}")

@@ -1,7 +1,7 @@
-"""The pixel statistics that a model's own files state: mean and deviation of images in [0, 1]. No torch.
+"""The pixel statistics that a model's own files state: mean and standard deviation of images in [0, 1]. No torch.
 
 transformers writes ``preprocessor_config.json`` (or ``processor_config.json``), open_clip ``open_clip_config.json``, timm the part
-``pretrained_cfg`` of ``config.json``. A bare file of tensors states nothing; then only names of files and directories may.
+``pretrained_cfg`` of ``config.json``. A bare file of tensors states none; then only names of files and directories can indicate them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from svgbench.errors import BadConfig, BadWeights
 
 Colours = tuple[float, float, float]
 READ = 16 << 20
-"""Bytes that such a file may have."""
+"""Largest size of such a file in bytes."""
 
 
 class Statistics(NamedTuple):
-    """An image in [0, 1] is normalised as (image - mean) / std, by colour."""
+    """An image in [0, 1] is normalised as (image - mean) / std, for each colour."""
 
     mean: Colours
     std: Colours
 
     @property
     def shown(self) -> str:
-        """Both, for a sentence."""
+        """Mean and std as text."""
         mean, std = (", ".join(f"{value:.3g}" for value in values) for values in self)
         return f"mean [{mean}] and std [{std}]"
 
@@ -38,12 +38,12 @@ IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 SATELLITE = Statistics((0.430, 0.411, 0.296), (0.213, 0.156, 0.143))
 USUAL = {"SiglipVisionModel": HALF, "ViTModel": HALF, "CLIPVisionModel": CLIP}
-"""Class of transformers -> the statistics of its image processor where no file states others; ImageNet's for all others."""
+"""Class of transformers -> the statistics of its image processor if no file states others; ImageNet's for all other classes."""
 NAMED = (
     (re.compile(r"sat-?493m", re.IGNORECASE), SATELLITE, "DINOv3's training on satellite images (sat493m)"),
     (re.compile(r"augreg", re.IGNORECASE), HALF, "timm's augreg training"),
 )
-"""Words in names of files and directories that mean other statistics than the architecture's usual ones."""
+"""Words in names of files and directories that indicate statistics other than the architecture's usual ones."""
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 FILES = (*PROCESSORS, "open_clip_config.json", "config.json")
 
@@ -60,7 +60,7 @@ def stated(folder: Path) -> tuple[Path, Statistics] | None:
 
 
 def of_file(path: Path) -> Statistics | None:
-    """What one file states, by its name; None if it states nothing."""
+    """The statistics that one file states, in the format of its name; None if it states none."""
     content = read_json(path)
     if path.name in PROCESSORS:
         return of_processor(content, str(path))
@@ -71,9 +71,9 @@ def of_file(path: Path) -> Statistics | None:
 
 
 def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
-    """What an image processor of transformers does to an image, as statistics of images in [0, 1]: it multiplies bytes by
-    ``rescale_factor`` (and takes 1 off with ``rescale_offset``), then takes ``image_mean`` off and divides by ``image_std``, each unless
-    the file turns it off."""
+    """The normalisation by an image processor of transformers, as statistics of images in [0, 1]. The processor multiplies bytes by
+    ``rescale_factor`` (and subtracts 1 with ``rescale_offset``), then subtracts ``image_mean`` and divides by ``image_std``, unless the
+    file turns these steps off."""
     content = content.get("image_processor", content) if isinstance(content.get("image_processor"), Mapping) else content
     if not {"image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor"} & content.keys():
         return None
@@ -88,8 +88,8 @@ def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
         raise BadConfig(f"{where} states rescale_factor {factor!r}; it must be a number above 0.")
     if content.get("do_flip_channel_order") is True:
         raise BadConfig(f"{where} states do_flip_channel_order: blue, green, red, which no encoder here takes; use another model.")
-    whole = 255 * factor  # what it makes of white
-    offset = 1.0 if content.get("rescale_offset") is True and content.get("do_rescale", True) else 0.0  # taken off after that
+    whole = 255 * factor  # white after rescaling
+    offset = 1.0 if content.get("rescale_offset") is True and content.get("do_rescale", True) else 0.0  # subtracted after rescaling
     if math.isclose(whole, 1, rel_tol=1e-6) and not offset:
         return Statistics(mean, std)
     moved = (tuple(value + offset for value in mean), std)
@@ -97,8 +97,8 @@ def of_processor(content: Mapping[str, Any], where: str) -> Statistics | None:
 
 
 def stated_for(path: Path) -> tuple[str, Statistics] | None:
-    """The statistics of the weights at ``path`` as far as something beside the tensors tells them, and what tells: a file of the directory
-    that a library wrote, else a word in the last names of the path."""
+    """The source and the pixel statistics of the weights at ``path``, if anything beside the tensors states them: a file that a library
+    wrote into the directory, else a word in the last names of the path."""
     folder = path if path.is_dir() else path.parent if path.name in LIBRARY_NAMES else None
     file_and_statistics = stated(folder) if folder is not None else None
     if file_and_statistics is not None:
@@ -108,7 +108,7 @@ def stated_for(path: Path) -> tuple[str, Statistics] | None:
 
 
 def check_statistics(path: Path, mean: Colours, std: Colours, name: str) -> None:
-    """Refuses weights that were trained on pixels of other statistics than those that the card ``name`` has."""
+    """Raises BadWeights for weights trained with pixel statistics other than those of the card ``name``."""
     known = stated_for(path)
     if known is None or all(math.isclose(a, b, abs_tol=2e-3) for one, other in zip(known[1], (mean, std), strict=True)
                            for a, b in zip(one, other, strict=True)):  # fmt: skip

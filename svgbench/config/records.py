@@ -17,9 +17,9 @@ STORE_FORMAT = 2
 SEALED = 2
 """First ``format`` in which a record contains its digest."""
 RUN_FORMAT = 2
-"""Version of ``run.json``; in version 1 it held no digests."""
+"""Version of ``run.json``; version 1 contained no digests."""
 RECORDED, PICTURE = ("config.yaml", "scores.json"), "overview.png"
-"""Files beside ``run.json``, whose digests it holds; a run without samples has no picture."""
+"""Files beside ``run.json``, which holds their digests; a run without samples has no picture."""
 RECORD_LOCK = "record.lock"
 """Lock file in a run's directory while a process writes its record."""
 _BLANK, _END = b"0" * 64, b'"\n}\n'
@@ -48,8 +48,8 @@ def seal(content: Mapping[str, Any]) -> bytes:
 
 
 def unseal(raw: bytes, newest: int) -> dict[str, Any]:
-    """The content of such a record without its digest, or of an old record without digest (no ``format``, or 1). Raises ValueError when it
-    is not JSON or any byte was changed; NewerRecord when its format is above ``newest``."""
+    """The content of a sealed record without its digest, or of an old record without digest (no ``format``, or 1). Raises ValueError if it
+    is not JSON or any byte was changed; NewerRecord if its format is above ``newest``."""
     content = from_json(raw)
     if not isinstance(content, dict):
         raise ValueError("it holds no fields")
@@ -67,7 +67,7 @@ def unseal(raw: bytes, newest: int) -> dict[str, Any]:
 
 
 def digest_in(raw: bytes, *, known: bool = False) -> str:
-    """The digest in a record if it is correct (``known``: it is not checked), else the digest of all its bytes."""
+    """The digest in a record if it is correct, else the digest of all its bytes. ``known``: the record is correct, and is not checked."""
     return raw[-_TAIL : -len(_END)].decode() if known or _holds(raw) else hashlib.sha256(raw).hexdigest()
 
 
@@ -82,13 +82,13 @@ class Protocol(Part):
     measure: str
     """The measured quantity: fd, kd, psnr, linear, ..."""
     judge: str | None = None
-    """The network that a number depends on."""
+    """The network on which the score depends."""
     judge_digest: str | None = None
     """sha256 of its weights."""
     resize: str | None = None
     """How the judge resizes images."""
     reference: str | None = None
-    """What the judged images are compared with: train, val, images or statistics of others."""
+    """What the judged images are compared with: train, val, or other images or statistics."""
     reference_count: int | None = None
     """Number of reference images."""
     reference_digest: str | None = None
@@ -106,7 +106,7 @@ class Protocol(Part):
     details: tuple[str, ...] = ()
     """Anything else that changes the score, in words."""
     settings: str | None = None
-    """Digest of the settings of what was trained to measure (probe, head)."""
+    """Digest of the settings of the probe or head that was trained for the score."""
     chosen: dict[str, Any] | None = None
     """Those settings, field by field."""
     sampling: SamplingProtocol | None = None
@@ -118,7 +118,8 @@ class Protocol(Part):
 
     @property
     def text(self) -> str:
-        """In one line, e.g. ``fd-shapes-cnn@1a2b3c4d/as-is/train-10000@9f8e7d6c/balanced-2000/uint8-round/v1``; digests by 8 digits."""
+        """The protocol as one line, e.g. ``fd-shapes-cnn@1a2b3c4d/as-is/train-10000@9f8e7d6c/balanced-2000/uint8-round/v1``; digests have 8
+        digits."""
         return self._line(self.sampling.text if self.sampling else None)
 
     @property
@@ -223,8 +224,8 @@ class Manifest(Part):
 
     @classmethod
     def read(cls, raw: bytes, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Manifest:
-        """The content of such bytes. Raises ValueError when they are damaged or changed, or do not match their key; NewerRecord when a
-        newer svgbench wrote them. ``made_of``: version, slice and inputs from which a plan computed the key, if there is one."""
+        """Parses the bytes of ``manifest.json``. Raises ValueError if they are damaged or changed, or do not match their key; NewerRecord
+        if a newer svgbench wrote them. ``made_of``: version, slice and inputs from which a plan computed the key, if there is a plan."""
         manifest = cls.model_validate(unseal(raw, STORE_FORMAT))
         recorded = (manifest.version, manifest.slice, manifest.inputs)
         if recorded != made_of and manifest.key != key_of(manifest.stage, *recorded):

@@ -71,7 +71,7 @@ class Sampling(Sparse):
     tuning: Tuning | None = None
     """How a ``tuned`` shift is chosen; its defaults when empty."""
     dimension_shift: bool = False
-    """Whether RAE's shift, as in training, replaces ``shift``."""
+    """Whether RAE's shift replaces ``shift``, as ``diffusion.dimension_shift`` does in training."""
     against: Literal["null", "weak"] = "null"
     """The other prediction of guidance: of the null class (classifier-free guidance), or of the weak model (autoguidance, arXiv
     2406.02507)."""
@@ -105,7 +105,7 @@ class Sampling(Sparse):
 
 
 class SamplingProtocol(Sparse):
-    """How one cell's samples are drawn: what sampling needs to know, and the part of a generation score's protocol that names it."""
+    """How one cell's samples are drawn: the settings of sampling, which are also part of a generation score's protocol."""
 
     later = ("zero_init", "optimised_scale", "tuned")
 

@@ -30,7 +30,7 @@ class Data(Part):
     val_images: Count | None = None
     """Use only this many validation images; all when empty."""
     val_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
-    """Share of each class held out for validation when the folder has no ``val`` of its own."""
+    """Share of each class held out for validation when the folder has no ``val``."""
     seed: Seed = 0
     """Seed of drawn images and of the held-out share; not the run's seed, so that runs of all seeds see the same images."""
     limit: Count | None = None
@@ -47,22 +47,22 @@ class Data(Part):
         return fields
 
     def at_most(self, split: str, count: int) -> int:
-        """How many of a split's ``count`` images are used."""
+        """Number of images used of a split of ``count`` images."""
         chosen = self.train_images if split == "train" else self.val_images
         return min(n for n in (chosen, self.limit, count) if n is not None)
 
 
 class Features(Part):
-    """Which tokens of a transformer are its features: of which blocks, brought together how, behind which norm. A class or register token
-    is never a feature."""
+    """Which tokens of a transformer are its features: from which blocks, how they are combined, and after which norm. Class and register
+    tokens are never features."""
 
     layers: Literal["last"] | Annotated[tuple[int, ...], Field(min_length=1)] = "last"
     """Blocks whose tokens are taken: the last, or a list where 1 is the first block and -1 the last."""
     combine: Literal["last", "sum", "concat"] = "last"
     """How tokens of several blocks become one feature: the last named block, their sum, or their concatenation along channels."""
     norm: Literal["affine", "plain", "none"] = "affine"
-    """The network's final norm applied to each block's tokens (affine), the same without its learned scale and shift as in RAE (plain), or
-    no norm (none)."""
+    """Norm of each block's tokens: the network's final norm (affine), the same without its learned scale and shift, as in RAE (plain), or
+    none."""
 
     @model_validator(mode="after")
     def _distinct_blocks(self) -> Features:
@@ -75,7 +75,7 @@ class Features(Part):
 
     @property
     def width(self) -> int:
-        """Channels of the features over channels of a token."""
+        """Channels of the features divided by channels of a token."""
         return 1 if self.layers == "last" or self.combine != "concat" else len(self.layers)
 
 
@@ -91,15 +91,15 @@ class Encoder(Sparse):
     weights_key: str | None = None
     """Dotted path to the weights in a checkpoint that holds several sets (raw, averaged); chosen automatically when empty."""
     features: Features | None = None
-    """Replaces the card's choice of features as a whole; the card's own when empty."""
+    """Replaces all of the card's choices of features; the card's own when empty."""
     identity: str = ""
     """Digest of the card and its weights; filled in by the program when it plans a run."""
     opened: dict[str, Any] | None = None
-    """The whole card, so that a stage needs no shelf; filled in by the program when it plans a run and not part of a key."""
+    """The full card, so that a stage needs no shelf; filled in by the program when it plans a run and not part of a key."""
 
 
 class Release(Sparse):
-    """A network of an official release in place of training one."""
+    """A network of an official release, used instead of training one."""
 
     later = ("weights_key",)
 
@@ -108,7 +108,7 @@ class Release(Sparse):
     file: str
     """Path of the released checkpoint."""
     config: dict[str, Any] | None = None
-    """The release's constructor arguments, where the file does not contain them."""
+    """The release's constructor arguments, if the file does not contain them."""
     weights_key: str | None = None
     """Dotted path to the weights in a checkpoint that holds several sets (raw, averaged); chosen automatically when empty."""
 
@@ -137,11 +137,11 @@ class ReconstructionLoss(Sparse):
     discriminator_base: Count = 64
     """Channels of the patch discriminator's first convolution."""
     discriminator_layers: Count = 3
-    """Convolutions with stride 2 of the patch discriminator, the first counted."""
+    """Convolutions with stride 2 of the patch discriminator, including the first."""
 
 
 class Autoencoder(Sparse):
-    """Stage 1: features, residual, alignment, decoder. A card that already decodes is adopted and trains nothing."""
+    """Stage 1: features, residual, alignment, decoder. A codec is adopted as the autoencoder, without training."""
 
     later = ("align_strength",)
 
@@ -150,7 +150,7 @@ class Autoencoder(Sparse):
     align: AlignmentName = "frozen"
     """Alignment of the residual's statistics to the features': none; batch (as released: depends on the other images of the batch); frozen
     (batch statistics in training, the training set's afterwards); channel (frozen, per channel); whiten (frozen, full covariance); token
-    (each token separately, over its channels: the text of arXiv 2510.15301 to its equation 6)."""
+    (each token separately, over its channels, as the text to equation 6 of arXiv 2510.15301 describes)."""
     align_strength: Share = 1.0
     """Strength of the alignment: r + strength (aligned - r); 1 is full alignment, 0 none."""
     decoder: Decoder = Decoder()
@@ -172,9 +172,9 @@ class Latents(Sparse):
     later = ("standardise", "align")
 
     statistics: str | None = None
-    """Path of a release's file of means and deviations; measured on the training images when this and ``scale`` are empty."""
+    """Path of a release's file of means and standard deviations; measured on the training images when this and ``scale`` are empty."""
     scale: Positive | None = None
-    """One factor for raw latents in place of statistics, as in releases on SD-VAE (0.18215)."""
+    """One factor for raw latents instead of statistics, as in releases on SD-VAE (0.18215)."""
     standardise: StandardisationName = "channel"
     """Standardisation of the diffusion model's latents by statistics of the training images: channel (each channel by its own mean and
     standard deviation, as released); scalar (all channels by one mean and standard deviation over all values); features (all channels by
@@ -200,7 +200,8 @@ class Latents(Sparse):
 
 
 class Representation(Part):
-    """REPA's loss (arXiv 2410.06940): tokens of an early block, through a small MLP, point where a frozen encoder's features point."""
+    """REPA's loss (arXiv 2410.06940): tokens of an early block, projected by a small MLP, are aligned in direction with a frozen encoder's
+    features."""
 
     weight: NotNegative = 0.0
     """Weight of REPA's loss; 0 builds no projector and opens no teacher."""
@@ -259,7 +260,7 @@ class Further(Part):
     batch: Count | None = None
     """Global batch size; empty: that of the earlier training."""
     lr: Positive | None = None
-    """Learning rate; empty: that of the earlier training. A cosine schedule starts anew."""
+    """Learning rate; empty: that of the earlier training. A cosine schedule starts again."""
     lr_warmup_images: Annotated[int, Field(ge=0)] = 0
     """Images over which the learning rate rises linearly from zero."""
 
@@ -278,8 +279,8 @@ class Continuation(Part):
     adversarial_start_images: Annotated[int, Field(ge=0)] = 0
     """The GAN loss starts after this many images of the new resolution, with a new discriminator, because no artifact holds the old one."""
     positions: Literal["interpolated", "recomputed"] = "interpolated"
-    """Fixed position embeddings of the larger grid of tokens: interpolated keeps the extent of the first grid and puts new positions
-    between the old ones (PixArt, arXiv 2310.00426); recomputed extends the grid, as in a network trained at that size from the start."""
+    """Fixed position embeddings of the larger token grid: interpolated keeps the extent of the first grid and puts new positions between
+    the old ones (PixArt, arXiv 2310.00426); recomputed extends the grid, as in a network trained at that size from the start."""
 
 
 class RunConfig(Sparse):

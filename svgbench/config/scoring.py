@@ -23,7 +23,7 @@ class Probe(Part):
     neighbours: Count = 20
     """k of the k-nearest-neighbour classifier."""
     train_images: Count | None = None
-    """Use only this many of the first training images; all when empty."""
+    """Use only the first training images, up to this number; all when empty."""
     logreg_c: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-3, 1e-2, 1e-1, 1.0)
     """Inverse regularisation strengths C of logistic regression as in scikit-learn; the best on the held-out tenth is fitted again on all
     training images."""
@@ -34,10 +34,10 @@ class Probe(Part):
 
 
 class HeadTraining(Part):
-    """How a linear head is trained on crops of a data set of its own: AdamW, linear warm-up, then a cosine to zero."""
+    """Training of a linear head on crops of a separate data set: AdamW, linear warm-up, then cosine decay to zero."""
 
     total_images: Count
-    """Crops seen in training, repetitions counted."""
+    """Crops seen in training, counted with repetition."""
     batch: Count = 16
     """Crops per update."""
     lr: Positive
@@ -68,7 +68,7 @@ class SegmentationHead(HeadTraining):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
     """Probability that a latent channel is set to zero in training."""
     total_images: Count = 640_000
-    """Crops seen in training, repetitions counted."""
+    """Crops seen in training, counted with repetition."""
     lr: Positive = 1e-3
     """AdamW's learning rate after the warm-up."""
     beta2: Share = 0.999
@@ -93,16 +93,16 @@ class Segmentation(Part):
     enabled: bool = True
     """Whether segmentation is scored."""
     source: str | None = None
-    """A folder in ADE20K's layout (images/ and annotations/, each with training/ and validation/); the run's own images, where they have
-    masks, when empty."""
+    """A folder in ADE20K's layout (images/ and annotations/, each with training/ and validation/); when empty, the run's own images if they
+    have masks."""
     epochs: Count = 10
     """Passes over the run's own training images; used without ``source``, as are ``batch``, ``lr`` and ``train_images``."""
     batch: Count = 32
     """Images per update of the head on the run's own images."""
     lr: Positive = 1e-2
-    """AdamW's initial learning rate on the run's own images; a cosine brings it to zero."""
+    """AdamW's initial learning rate on the run's own images, with cosine decay to zero."""
     train_images: Count | None = None
-    """Use only this many of the first of the run's own training images; all when empty."""
+    """Use only the first of the run's own training images, up to this number; all when empty."""
     head: SegmentationHead = SegmentationHead()
     """Training of the head on the folder ``source``."""
     identity: str = ""
@@ -130,7 +130,7 @@ class DepthHead(HeadTraining):
     """nyu: training images lose NYU's white border and errors are counted in Eigen's crop, both as shares of the image's sides; none: whole
     images."""
     total_images: Count = 614_400
-    """Crops seen in training, repetitions counted."""
+    """Crops seen in training, counted with repetition."""
     lr: Positive = 3e-4
     """AdamW's learning rate after the warm-up."""
     beta2: Share = 0.99

@@ -78,7 +78,7 @@ def _in_directory(folder: Path) -> list[Path]:
 
 
 def _alone(parts: list[Path], place: Path) -> list[Path]:
-    """These files, if no other file next to them has the name of an average."""
+    """These files, unless another file next to them has the name of a moving average."""
     averages = [
         file for file in sorted(place.iterdir())
         if file.suffix in TENSORS and file not in parts and is_average(file.stem) and "non_ema" not in file.stem and file.is_file()

@@ -1,1 +1,1 @@
-"""From score records to tables; reads what runs wrote, never a running process."""
+"""Turns score records into tables; reads only files that runs wrote."""

@@ -22,7 +22,7 @@ from svgbench.shelf import read_yaml
 
 AGAIN = "run the command that made the run (svgbench run, ablate or import) again: it writes the record again from the store."
 WRITING_SECONDS = 1.0
-"""How long a record whose digests do not match is read again while another process writes it."""
+"""Seconds for which a record whose digests do not match is read again, because another process may be writing it."""
 LOOK_SECONDS = 0.02
 
 
@@ -36,9 +36,9 @@ class RunRecord:
     """``run.json``: encoder, stages with their cost, failures."""
     scores: list[dict[str, Any]]
     known: RunConfig | None = None
-    """Its configuration, where this process has it already."""
+    """The run's configuration, if this process already has it."""
     label: str | None = None
-    """The values of its experiment's axes without the seed, where the report is of an experiment."""
+    """The values of the experiment's axes without the seed, if the report is of an experiment."""
 
     @property
     def row(self) -> str:
@@ -47,19 +47,19 @@ class RunRecord:
 
     @property
     def title(self) -> str:
-        """What a table of single runs calls it: its label with the seed, or its name."""
+        """Name of the run in a table of single runs: its label with the seed, or its name."""
         return f"{self.label}, seed={self.seed}" if self.label else self.name
 
     @property
     def seed(self) -> int:
-        """The run's seed, from its scores; for a run without scores from its name, which leaves out the seed 0."""
+        """The run's seed, from its scores; for a run without scores, from its name, which omits seed 0."""
         if self.scores:
             return int(self.scores[0]["seed"])
         match = re.search(r"(?:^|\.)seed-(\d+)", self.name)
         return int(match[1]) if match else 0
 
     def stage(self, name: str) -> dict[str, Any] | None:
-        """The entry of ``run.json`` for a finished stage, the first of this name; a continued training has the name of the earlier one."""
+        """The first entry of this name in ``run.json`` for a finished stage. A continued training has the name of the earlier one."""
         return next((stage for stage in self.about["stages"] if stage["stage"].removeprefix("continued-") == name), None)
 
     @property
@@ -69,7 +69,7 @@ class RunRecord:
 
     @property
     def has_digests(self) -> bool:
-        """Whether ``run.json`` holds the digests of what the record was made from; an earlier version's does not."""
+        """Whether ``run.json`` holds the digests of the record's sources; earlier versions did not write them."""
         return "files" in self.about
 
     def config(self) -> dict[str, Any]:
@@ -84,9 +84,9 @@ class RunRecord:
 
 
 def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str, RunConfig] | None = None) -> list[RunRecord]:
-    """The runs under ``out`` in name order, or the named ones in the given order. BrokenArtifact for a damaged record: its files
-    are compared with the digests in ``run.json``, that with its own, and so are the manifests of the artifacts that exist. ``recorded``:
-    configurations of runs whose files and manifests the same command has just compared (``lab.record``)."""
+    """The runs under ``out`` in name order, or the named ones in the given order. Raises BrokenArtifact for a damaged record: its files
+    are compared with the digests in ``run.json``; ``run.json`` and the manifests of existing artifacts, with their own digests.
+    ``recorded``: configurations of runs whose files and manifests the same command has just compared (``lab.record``)."""
     if not out.is_dir():
         raise BadInput(f"{out} does not exist; run something first, for example: svgbench run --encoder dinov3.")
     folders = {p.parent.name: p.parent for p in sorted(out.glob("*/run.json"))}
@@ -105,7 +105,7 @@ def collect(out: Path, names: list[str] | None = None, *, recorded: Mapping[str,
 
 
 def without_digests(records: list[RunRecord]) -> str | None:
-    """What cannot be checked of records that an earlier version wrote, in a sentence; None if all hold their digests."""
+    """A sentence about what cannot be checked in records of earlier versions; None if all records hold their digests."""
     names = [record.name for record in records if not record.has_digests]
     if not names:
         return None
@@ -157,7 +157,7 @@ def _read(place: Path, store: Store | None) -> RunRecord:
 
 
 def _check_made_again(store: Store, stage: str, key: str) -> None:
-    """A manifest that is not the one a record was written from is damaged, unless the artifact was made again since."""
+    """Raises BrokenArtifact for a manifest that differs from the one in a record, unless the artifact was made again since."""
     artifact, place = store.look(stage, key), store.place(stage, key)
     if artifact is None or artifact.manifest.format < SEALED:
         what = "is missing" if artifact is None else "was changed after it was written"

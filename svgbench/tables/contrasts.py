@@ -125,8 +125,8 @@ def _score(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
 
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
-    """Whether two scores may be compared, and the fields in which their protocols differ: only the way of sampling, how labels are drawn
-    included, may differ."""
+    """Whether two scores may be compared, and the fields in which their protocols differ. Only the sampling may differ, including how
+    labels are drawn."""
     mine, theirs = fields_of(one), fields_of(other)
     differing = [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
     barred = [name for name in differing if not name.startswith("sampling.") and name != "balance"]
@@ -135,7 +135,7 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
 
 
 def _title(contrast: Contrast) -> str:
-    """The metric, and at which steps and guidance it is compared."""
+    """The metric, and the steps and guidance at which it is compared."""
     measure = MEASURES[contrast.metric]
     return ", ".join([f"{measure.title} {measure.arrow}", *_ways(contrast)])
 
@@ -145,7 +145,7 @@ def _way(contrast: Contrast) -> str:
 
 
 def _ways(contrast: Contrast) -> list[str]:
-    """Which part of the latents, or which steps and guidance, where they are not the usual ones."""
+    """The part of the latents, or the steps and guidance, if they are not the defaults."""
     if not MEASURES[contrast.metric].of_samples:
         return [] if contrast.latents == "whole" else [contrast.latents]
     guidance = {"none": [], "most": ["guided"]}.get(str(contrast.guidance), [f"guidance {contrast.guidance}"])

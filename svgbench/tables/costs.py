@@ -16,10 +16,10 @@ from svgbench.tables.table import Cell, Table
 
 INTERVAL = "value (low, high): the median of the repetitions and its 95 % confidence interval"
 LAYOUT = "cost"
-"""The layout that shows them."""
+"""Name of the layout that shows costs."""
 BY_REPETITIONS = "by their intervals over repetitions (5 %, Holm's correction over the column); counts have none"
 WHOLE = "the whole process"
-"""What a CPU's peak memory is of: Python, the libraries and the networks measured before are in it."""
+"""Scope of the peak memory on a CPU: it includes Python, the libraries and the networks measured before."""
 NOT_RANKED = "peak memory of the whole process is not ranked: Python, its libraries and networks that were measured before are in it"
 RANDOM = "random weights: what a network costs does not depend on their values"
 
@@ -63,5 +63,5 @@ def _of_the_process(cell: str) -> bool:
 
 
 def _unmarked(cell: str) -> str:
-    """The same number without a place in its column."""
+    """The same cell without a rank in its column."""
     return Cell(cell, value=cell.value, hint=cell.hint, **cell.facts) if isinstance(cell, Cell) else cell

@@ -29,9 +29,9 @@ def difference_table(
     by_design: Sequence[str] = (),
     names: Sequence[str] = (),
 ) -> Table:
-    """Each row minus the baseline at the same seed and protocol, in the columns of the entries' table; ``by_design``: fields of
-    the protocol in which rows may differ; ``names``: the names of rows of which several kinds may be shown, such as kinds of latents. Each
-    kind is compared with the same kind of the baseline."""
+    """Each row minus the baseline at the same seed and protocol, in the columns of the entries' table. ``by_design``: fields of the
+    protocol in which rows may differ. ``names``: names that may have several rows, such as one for each kind of latents; each kind is
+    compared with the same kind of the baseline."""
     values: Values = {}
     for entry in entries:
         place = (entry.row, entry.column, shared_protocol(entry.score, by_design))
@@ -50,7 +50,7 @@ def difference_table(
 
 
 def beside(row: str, baseline: str, names: Sequence[str]) -> str:
-    """The baseline's row of the same kind as a row: ``base, residual`` for ``name, residual``."""
+    """The row of the baseline that matches a row's kind: ``base, residual`` for ``name, residual``."""
     name = row_of(row, names)
     return baseline if name is None else baseline + row.removeprefix(name)
 

@@ -1,4 +1,4 @@
-"""Facts of the runs of a row that a table can show next to its name: what was trained, for how long, and any field of its configuration."""
+"""Facts of a row's runs that a table can show next to its name: what was trained, for how long, and any field of the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TITLES = {
 """Facts that are not fields of the configuration, and their titles."""
 FIELDS = tuple(flat(whole(RunConfig())))
 LATER: Mapping[str, Any] = {name: value for name, value in flat(whole(RunConfig())).items() if name not in flat(RunConfig().model_dump())}
-"""Fields that later versions added; a record leaves out fields with these values."""
+"""Fields that later versions added, with their defaults; a record omits fields with these values."""
 
 
 class Row(NamedTuple):
@@ -27,11 +27,11 @@ class Row(NamedTuple):
     records: list[RunRecord]
     scores: list[dict[str, Any]]
     point: int | None = None
-    """The images seen that this row shows, if its runs have a row for each snapshot of their training."""
+    """Number of images seen at this row's snapshot, if its runs have a row for each snapshot of their training."""
 
     @property
     def images_seen(self) -> list[int]:
-        """The images seen by the networks that were sampled; for all scores if none was sampled."""
+        """Numbers of images seen by the networks that were sampled; of all scores if none was sampled."""
         seen = {s["images_seen"] for s in self.scores if s["steps"] is not None} or {s["images_seen"] for s in self.scores}
         return sorted(seen - {None})
 

@@ -49,7 +49,8 @@ def value(config: RunConfig, path: str) -> Any:
 
 
 def hyperparameters(title: str, configs: Mapping[str, RunConfig], shelf: Path | None = None) -> tuple[Table, list[dict[str, Any]]]:
-    """A column for each name, and the same as records for JSON. For data sets that are not here, published numbers are used."""
+    """A table with a column for each name, and its records for JSON. For data sets that are not on this machine, published numbers of
+    images are used."""
     all_sizes = {name: sizes_of(config, counts_of(config), shelf) for name, config in configs.items()}
     table = Table(title, ["group", "hyperparameter", *configs], [], keys=2)
     records: list[dict[str, Any]] = [{"name": name} for name in configs]

@@ -17,7 +17,7 @@ def are_drawn(source: str) -> bool:
     """Whether a run uses the embedded images, drawn or packed."""
     if source == "shapes":
         return True
-    from svgbench.images import packed  # numpy
+    from svgbench.images import packed  # needs numpy
 
     place = Path(source).expanduser()
     try:
@@ -36,7 +36,7 @@ def unfamiliar(record: RunRecord) -> list[str]:
 
 
 def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Adds a note to every table of measured numbers that names the runs which such judges scored."""
+    """Adds a note to every table of measured numbers: the runs that such judges scored."""
     runs: dict[str, list[str]] = {}
     for record in records:
         unfamiliar_judges = unfamiliar(record)
@@ -48,7 +48,7 @@ def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
 
 
 def noted_scores(record: RunRecord) -> list[dict[str, Any]]:
-    """The run's scores, with the same note in the details of each."""
+    """The run's scores, with this note in the details of each."""
     unfamiliar_judges = unfamiliar(record)
     more = {"judges": judges.unfamiliar(unfamiliar_judges)} if unfamiliar_judges else {}
     return [{**row, "detail": {**row["detail"], **more}} for row in record.scores]

@@ -1,5 +1,5 @@
-"""A table as LaTeX with booktabs: fits the column or the text of a paper at its own letter size, the best of a column in bold, the second
-best underlined."""
+"""A table as LaTeX with booktabs: fits a paper's column or page without scaling; the best of a column in bold, the second best
+underlined."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from svgbench.tables.table import Table, place_of, what_and_how
 
 HEAD = "% needs \\usepackage{booktabs} and \\usepackage{array}"
 COLUMN, TEXT = 52, 78
-"""Letters of \\footnotesize, the gaps between columns among them, that the column of a two-column paper and the text of a page of 10 pt
-hold. A wider table stands in several groups of columns, one below the other."""
+"""Widths in letters of \\footnotesize, including gaps, of a column of a two-column paper and of the text of a 10 pt page. A wider table is
+split into groups of columns, one below the other."""
 GAP = 2
-"""Letters as wide as the gap between two columns."""
+"""Width in letters of the gap between two columns."""
 SMALLER = 0.2
-"""The share by which the letters of an interval are narrower."""
+"""Share by which the letters of an interval are narrower than others."""
 PROSE = 28
-"""Letters beyond which a column of text is set in lines of this length."""
+"""Letters; a wider column of text is wrapped to lines of this length."""
 
 SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_",
@@ -26,17 +26,17 @@ SPECIAL = {
     "±": r"$\pm$", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$",
     "×": r"$\times$", "∞": r"$\infty$", "[": "{[}", "]": "{]}", "'": "'", "\n": " ",
 }  # fmt: skip
-"""Brackets are wrapped because one behind a line's end would be read as its argument."""
+"""Brackets are wrapped because TeX reads one after a line's end (``\\\\``) as its argument."""
 OPENING = re.compile(r'(?<![^\s(\[{])"')
-"""A straight quotation mark that opens: a default document's fonts have no straight ones."""
+"""A straight opening quotation mark: the fonts of a default document have none."""
 AROUND = re.compile(r"(?<=\d) (± [\d.,]+|\([^()]*\))(?=$| \[)")
-"""The interval behind a number."""
+"""The interval after a number."""
 MARK = re.compile(r" ?(\[(?:[a-z]{1,2}|\d+)\])$")
 """The mark of a footnote at the end of a title."""
 
 
 def latex(tables: Iterable[Table]) -> str:
-    """The tables as floats to paste into a document, each with a label of its own: ``\\ref{tab:reconstruction}``."""
+    """The tables as floats to paste into a document, each with a unique label: ``\\ref{tab:reconstruction}``."""
     labels: dict[str, int] = {}
     floats = []
     for table in tables:
@@ -53,7 +53,7 @@ def escape(text: str) -> str:
 
 
 def _float(table: Table, label: str) -> str:
-    """One table: caption, label, its groups of columns, and the notes below. It spans both columns of a two-column page where it has to."""
+    """One table: caption, label, its groups of columns, and the notes below. It spans both columns of a two-column page if necessary."""
     groups = _groups(table)
     kind = "table" if len(groups) == 1 and _letters(table, groups[0]) <= COLUMN else "table*"
     lines = [rf"\begin{{{kind}}}[t]", r"\centering", rf"\caption{{{escape(table.title)}}}", rf"\label{{tab:{label}}}"]
@@ -68,8 +68,8 @@ def _float(table: Table, label: str) -> str:
 
 
 def _groups(table: Table) -> list[list[int]]:
-    """The columns in groups that a page of text holds; each begins with the table's leading columns. Columns that share a head stay
-    together where a group holds them."""
+    """The columns in groups that fit the width of a page; each starts with the table's leading columns. Columns that share a head stay
+    together if they fit."""
     keys = list(range(min(table.keys, len(table.columns))))
     groups: list[list[int]] = [[]]
     for _, run in itertools.groupby(range(len(keys), len(table.columns)), key=lambda i: _head(table.columns[i])):
@@ -87,7 +87,7 @@ def _head(title: str) -> str:
 
 
 def _letters(table: Table, columns: Sequence[int]) -> float:
-    """Letters of the widest row."""
+    """Width in letters of the widest row."""
     heads = _heads(table, columns)
     return sum(max(len(sub), _width(table, column)) + GAP for (_, sub), column in zip(heads, columns, strict=True)) - GAP
 
@@ -98,13 +98,13 @@ def _width(table: Table, column: int) -> float:
 
 
 def _length(text: str) -> float:
-    """Letters of a cell, those of an interval counted as narrower."""
+    """Width of a cell in letters; those of an interval count as narrower."""
     around = AROUND.search(text)
     return len(text) - (SMALLER * len(around[1]) if around else 0)
 
 
 def _heads(table: Table, columns: Sequence[int]) -> list[tuple[str, str]]:
-    """The two lines of each column's head: what is measured, which neighbours share, and how; all in the second where nothing is shared."""
+    """The two lines of each column's head: what is measured, shared by neighbours, and how; all in the second line if nothing is shared."""
     heads: list[tuple[str, str]] = []
     for name, group in itertools.groupby((table.columns[i] for i in columns), key=_head):
         titles = list(group)
@@ -140,7 +140,7 @@ def _tabular(table: Table, columns: Sequence[int]) -> list[str]:
 
 
 def _spec(table: Table, column: int) -> str:
-    """The alignment of a column: numbers to the right, text to the left, long text in lines."""
+    """The alignment of a column: numbers right, text left, long text wrapped."""
     if table.is_numeric(column):
         return "r"
     if max((len(row[column]) for row in table.rows), default=0) <= PROSE:
@@ -149,7 +149,7 @@ def _spec(table: Table, column: int) -> str:
 
 
 def _cell(text: str) -> str:
-    """A cell: its place shown on the number alone, its interval in small letters."""
+    """A cell: only the number is bold or underlined; the interval is in small letters."""
     command = {1: r"\textbf", 2: r"\underline"}.get(place_of(text))
     around = AROUND.search(text)
     number, interval, rest = (text[: around.start()], around[1], text[around.end() :]) if around else (str(text), "", "")

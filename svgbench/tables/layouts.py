@@ -1,4 +1,4 @@
-"""Table layouts as data: ``reports/table-NAME.yaml`` says the scores in each column of a paper's table, and what is shown beside them."""
+"""Table layouts as data: ``reports/table-NAME.yaml`` defines the columns of a paper's table, and what is shown beside them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from svgbench.tables.published import Published
 
 PREFIX = "table-"
 FACTS = (*facts.TITLES, *facts.FIELDS)
-"""What a row may show of its run beside its name."""
+"""Facts of its run that a row may show beside its name."""
 PROTOCOL = (*Protocol.model_fields, *(f"sampling.{name}" for name in SamplingProtocol.model_fields))
 
 
 class Rows(Part):
-    """Which rows of ``published.csv``: all that is given must be equal; a list offers several values; ``source`` needs a part of it."""
+    """Selects rows of ``published.csv``: every given field must match (a list: any of its values); ``source`` matches a substring."""
 
     system: str | tuple[str, ...] = ()
     tokenizer: str | tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class Rows(Part):
         return all(fits) and self.source in row.source
 
     def text(self) -> str:
-        """What is given, for people: ``system RAE, epochs 80``."""
+        """The given fields as text: ``system RAE, epochs 80``."""
         return ", ".join(f"{name} {value}" for name, value in self.model_dump(mode="json", exclude_defaults=True).items())
 
 
@@ -57,15 +57,15 @@ class Column(Part):
 
     metric: str
     title: str = ""
-    """The metric's own name when empty."""
+    """Title of the column; the metric's name when empty."""
     steps: int | Literal["most", "all"] = "most"
-    """Of samples: this many, each row's most, or a column for each."""
+    """For samples: this number, each row's largest (most), or a column for each (all)."""
     guidance: float | Literal["none", "most", "all"] = "none"
-    """Of samples: this scale, scale 1, each row's largest, or a column for each."""
+    """For samples: this scale, 1 (none), each row's largest (most), or a column for each (all)."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"
-    """Of perception: whole is all that a run has."""
+    """For perception: the part of the latents; whole: all that a run has."""
     published: bool = True
-    """Whether it shows published numbers, whose latents are not stated."""
+    """Whether it also shows published numbers, which do not state their latents."""
 
     @model_validator(mode="after")
     def _known(self) -> Column:
@@ -96,7 +96,7 @@ class Mark(Part):
 
     @property
     def column(self) -> Column:
-        """Which scores it looks at."""
+        """The column of scores that are compared."""
         return Column(metric=self.metric, latents=self.latents)
 
 
@@ -105,10 +105,10 @@ class Ratios(Part):
 
     over: Literal["steps", "images_seen"]
     baseline: str = "sd-vae"
-    """The family, the encoder or the name of the row that all others are compared with; the first row where there is none."""
+    """Family, encoder or name of the row with which all others are compared; the first row if there is none."""
     guidance: tuple[Literal["none", "most"], ...] = ("none",)
     targets: tuple[float, ...] = ()
-    """gFIDs to reach beside the best of the baseline."""
+    """gFIDs to reach, in addition to the best of the baseline."""
 
 
 class Surface(Part):
@@ -127,7 +127,7 @@ class Surface(Part):
 
 
 class Layout(Part):
-    """One file: one table, and what belongs to it."""
+    """One file: one table with its additions."""
 
     name: str
     title: str
@@ -136,14 +136,14 @@ class Layout(Part):
     grids: tuple[str, ...] = ()
     """The experiments that are shown in it."""
     rows: tuple[str, ...] = ()
-    """Facts of a run that are shown beside its name, also fields of its configuration such as ``diffusion.shift``."""
+    """Facts of a run that are shown beside its name, including fields of its configuration such as ``diffusion.shift``."""
     shows: tuple[str, ...] = ()
     """Fields of the protocol in which rows may differ by design: each row shows them, and rows are ranked across them."""
     columns: tuple[Column, ...] = Field(min_length=1)
     marks: tuple[Mark, ...] = ()
     """Columns of marks, right of the numbers."""
     surface: Surface | None = None
-    """Instead of a row for each run: the metric of the first column, by two fields of the protocol."""
+    """Shows the metric of the first column over two fields of the protocol, instead of a row for each run."""
     published: tuple[Rows, ...] = ()
     """Published rows shown below the measured ones."""
     ratios: Ratios | None = None
@@ -166,13 +166,13 @@ class Layout(Part):
 
 
 class Contested(Part):
-    """A fact about published numbers that a reader must know where they are printed."""
+    """A fact about published numbers, noted wherever they are printed."""
 
     says: str
     where: tuple[Rows, ...] = ()
-    """The published rows it is a footnote of."""
+    """The published rows that get it as a footnote."""
     ratios: bool = False
-    """Whether it is a note of headline ratios too."""
+    """Whether headline ratios also get it as a note."""
 
 
 class ContestedFacts(Part):
@@ -198,7 +198,7 @@ def layouts() -> dict[str, Path]:
 
 
 def layouts_of(grid: str) -> list[Layout]:
-    """The layouts that an experiment (its name, or its file) is shown in, by name; none for one that no layout knows."""
+    """The layouts in which an experiment (its name, or its file) is shown, by name; empty if no layout lists it."""
     name = Path(grid).stem if Path(grid).suffix in (".yaml", ".yml") else grid
     return [layout for layout in map(load_layout, sorted(layouts())) if name in layout.grids]
 
@@ -219,7 +219,7 @@ def _load(kind: Any, path: Path, content: dict[str, Any]) -> Any:
 
 
 def _line(path: Path, place: Sequence[str | int]) -> int:
-    """The line of the field at a place of a YAML file, or of the nearest part around it."""
+    """The line of the field at a path through a YAML file, or of its nearest existing parent."""
     node = file_node(path)
     line = node.start_mark.line if node is not None else 0
     for step in place:

@@ -1,4 +1,4 @@
-"""What the tables know of each metric (``metrics/declared.py``) and of the stages that its scores depend on."""
+"""Facts of each metric for the tables (``metrics/declared.py``), and the stages on which its scores depend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["MEASURES", "upstream"]
 
 
 def upstream(stages: tuple[str, ...]) -> set[str]:
-    """Stages and all that they depend on: without any one of them their scores cannot be made."""
+    """These stages and all on which they depend; their scores need every one of them."""
     reached, open_ = set(), list(stages)
     while open_:
         name = open_.pop()

@@ -1,7 +1,7 @@
 """The notes of tables with rows whose alignments differ, although the diffusion model sees no difference.
 
-Standardising each channel undoes an alignment that scales and shifts channels: for a residual r, (a r + b - (a m + b)) / (a s) = (r - m) /
-s.
+Standardising each channel undoes an alignment that scales and shifts channels: for a residual r with mean m and standard deviation s,
+(a r + b - (a m + b)) / (a s) = (r - m) / s.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ WHY = "which latents.standardise channel undoes"
 
 
 def note_one_function(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Adds a note to every table of samples' scores: which of its rows give the diffusion model the same latents, and which others differ
-    only by the training of stage 1."""
+    """Adds notes to every table with scores of samples: which rows give the diffusion model the same latents, and which differ only by the
+    training of stage 1."""
     unseen = [(record, parts) for record in records if (parts := _unseen(record)) is not None]
     same = _groups((canonical([*parts, record.seed, weights]), record) for record, parts in unseen if (weights := _weights(record)))
     alike = _groups((canonical(parts), record) for record, parts in unseen)

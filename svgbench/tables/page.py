@@ -21,7 +21,7 @@ from svgbench.tables.provenance import made_by
 from svgbench.tables.table import Cell, Table, leading, place_of, what_and_how
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-"""Makes the browser refuse to load anything from elsewhere."""
+"""Content security policy: the browser loads nothing from outside the page."""
 KINDS = {
     "measured": "", "differences": "paired by seed", "contrasts": "paired by seed, Holm's correction",
     "published": "published elsewhere, not ranked",
@@ -29,7 +29,7 @@ KINDS = {
 }  # fmt: skip
 HERE = Path(__file__).parent
 PROSE = 40
-"""Letters; a longer text is set in several lines."""
+"""Letters; longer text is wrapped."""
 
 
 class _Figure(NamedTuple):

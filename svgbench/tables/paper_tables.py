@@ -1,4 +1,4 @@
-"""Measured runs in a paper's table: a layout's columns, a row for each tokenizer or recipe, beside its name what the layout shows."""
+"""Measured runs in the layout of a paper's table: its columns, and a row for each tokenizer or recipe with the facts that it shows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LED = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
 def paper_tables(
     layout: Layout, records: Sequence[RunRecord], published: Sequence[Published], facts: Sequence[Contested], *, against: str | None = None
 ) -> list[Table]:
-    """The layout's table of these runs, the differences from the row ``against``, the published rows under it, and its headline ratios."""
+    """The layout's table of these runs, the differences from the row ``against``, the published rows, and the headline ratios."""
     laid = _laid_out(layout, records)
     tables = surface_tables(layout, records) or [_measured(layout, laid)]
     if against is not None:
@@ -54,7 +54,7 @@ def paper_tables(
 
 
 class _Laid(NamedTuple):
-    """Scores where a layout puts them."""
+    """The scores of a layout, by row and column."""
 
     rows: dict[str, Row]
     titles: dict[str, _Titled]
@@ -78,7 +78,7 @@ def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
 
 
 def measured_table(layout: Layout, records: Sequence[RunRecord]) -> Table:
-    """The measured rows of a layout; what a run lacks is a dash, what failed is named, both with a footnote."""
+    """The measured rows of a layout; a missing number is a dash or ``failed``, with a footnote."""
     return _measured(layout, _laid_out(layout, records))
 
 
@@ -124,7 +124,7 @@ def add_marks(table: Table, layout: Layout, rows: Mapping[str, Row]) -> list[str
 
 
 def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]) -> list[str]:
-    """Those fields of the protocol in which the numbers of some column really differ."""
+    """The fields in ``shows`` in which the numbers of at least one column differ."""
     values: dict[tuple[str, int], set[str]] = {}
     for column, score in chosen:
         fields = fields_of(score)
@@ -150,7 +150,7 @@ def _rows(records: Sequence[RunRecord]) -> dict[str, Row]:
 
 
 Key = tuple[int | None, float | None]
-"""Steps and guidance that a column's title has to name."""
+"""Steps and guidance that a column's title names."""
 
 
 class _Titled(NamedTuple):
@@ -176,7 +176,7 @@ def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dic
 
 
 def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
-    """A column's title: the metric, which way is better, and of samples the steps and the guidance that the rows do not show."""
+    """A column's title: the metric, the arrow of its better direction, and for samples the steps and guidance that rows do not show."""
     measure = MEASURES[column.metric]
     title = f"{column.title or measure.title} {measure.arrow}"
     if column.latents not in ("whole", "both") and not column.title:
@@ -192,10 +192,10 @@ def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
 
 
 def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
-    """The text where a row has no number: ``failed`` with the reason, or a dash with why."""
+    """The text of a cell without a number: ``failed`` or a dash, with a footnote that gives the reason."""
     column = titled.column
     failed = [record for record in row.records if _failures(titled, row, record)]
-    if failed and len(failed) == len(row.records):  # a seed that did not fail would have the number if it had been asked for
+    if failed and len(failed) == len(row.records):  # a seed without failure would have the number if it had been requested
         return f"failed {marks.mark(_reasons(titled, row, failed))}"
     if column.latents in ("residual", "both") and row.scores and all(s["residual_channels"] == 0 for s in row.scores):
         return f"- {marks.mark('has no residual')}"
@@ -206,13 +206,13 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
 
 
 def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
-    """Why a run has no such score, empty if nothing that it depends on failed. ``run.json`` names a failed node by its stage and its
-    cell, such as ``samples steps 25 guidance 4 trained 0.5``; ``trained`` is left out at the end of the training."""
+    """Why a run has no such score; empty if nothing on which it depends failed. ``run.json`` names a failed node by its stage and its
+    cell, such as ``samples steps 25 guidance 4 trained 0.5``; ``trained`` is omitted at the end of the training."""
     if not record.about["failures"]:
         return []
     column = titled.column
     behind = upstream(MEASURES[column.metric].stages)
-    keys = [*titled.keys, *([] if _chosen(column, row.scores) else [(None, None)])]  # a row without any number may have asked for others
+    keys = [*titled.keys, *([] if _chosen(column, row.scores) else [(None, None)])]  # a row without numbers may have requested others
     reasons = []
     for node, reason in record.about["failures"].items():
         stage, *words = node.split(" ")
@@ -223,7 +223,7 @@ def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
 
 
 def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
-    """Whether a failed node's cell is of a column's steps and guidance; (None, None) is all that the column may show."""
+    """Whether a failed node's cell has these steps and guidance; (None, None): any that the column may show."""
     steps, guidance = key
     if key == (None, None):
         steps = column.steps if isinstance(column.steps, int) else None
@@ -235,22 +235,22 @@ def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
 
 
 def _of_row(row: Row, record: RunRecord, cell: dict[str, float]) -> bool:
-    """Whether a failed node is of the point of the training that a row shows, where a run has a row for each."""
+    """Whether a failed node belongs to the snapshot of the training that a row shows, if a run has a row for each snapshot."""
     stage = record.stage("diffusion")
     total = stage["cost"].get("images_seen") if stage else None
-    if row.point is None or stage is None or not total or not cell:  # what has no cell belongs to all of them
+    if row.point is None or stage is None or not total or not cell:  # a node without a cell belongs to all rows
         return True
     return stage["cost"].get("images_before", 0) + round(total * cell.get("trained", 1.0)) == row.point
 
 
 def _reasons(titled: _Titled, row: Row, failed: list[RunRecord]) -> str:
-    """The failures of some runs of a row; with the seed where the row has several."""
+    """The failures of these runs of a row; with the seed if the row has several."""
     several = len(row.records) > 1
     return "; ".join((f"seed {record.seed} failed: " if several else "") + ", ".join(_failures(titled, row, record)) for record in failed)
 
 
 def _mark_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _Titled], entries: Sequence[Entry], marks: Footnotes) -> None:
-    """Marks the numbers that failed seeds are missing from."""
+    """Adds footnotes to numbers from which failed seeds are missing."""
     there = {(entry.row, entry.column, entry.score["run"]) for entry in entries}
     for texts, (name, row) in zip(table.rows, rows.items(), strict=True):
         for i, text in enumerate(texts):
@@ -268,9 +268,9 @@ def _mark_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _T
 
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:
-    """The values of a protocol's field in a row, of samples where it is a way of sampling."""
+    """The values of a protocol's field in a row; a sampling field counts only scores of samples."""
     guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in LED else []
-    fields = [fields_of(s) for s in guided or scores]  # without guidance its settings do not matter
+    fields = [fields_of(s) for s in guided or scores]  # guidance settings have no effect on unguided samples
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(score_fields.get(name) for score_fields in fields if score_fields.get(part) is not None))
     return ", ".join("-" if value is None else f"{value:g}" if isinstance(value, float) else str(value) for value in values) or "-"

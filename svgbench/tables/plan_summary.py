@@ -44,8 +44,8 @@ def summary_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimate
 
 
 def content(plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace: Pace) -> dict[str, Any]:
-    """The plan as JSON: summary, assumptions, runs and nodes. Times are in seconds, sizes in bytes; a node that exists has its measured
-    ones."""
+    """The plan as JSON: summary, assumptions, runs and nodes. Times are in seconds, sizes in bytes; those of an existing node are
+    measured."""
     users: dict[str, list[str]] = {key: [] for key in plan.nodes}
     for run in plan.runs:
         for key in run.nodes:

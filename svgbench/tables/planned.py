@@ -45,7 +45,7 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: 
 def stage_table(
     title: str, nodes: Iterable[tuple[graph.Stage, Mapping[str, Any], Estimate]], assumptions: Iterable[str], pace: Pace
 ) -> Table:
-    """One row for each stage and cell of one run, none of which need exist."""
+    """One row for each stage and cell of one run; none needs to exist."""
     nodes = list(nodes)
     rows = [
         [stage.name, cell_text(cell), *_figures(estimate.flops, pace.seconds(estimate, stage.name), estimate.kept)]
@@ -56,7 +56,7 @@ def stage_table(
 
 
 def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
-    """Sentences about all nodes together."""
+    """Notes with the totals over all nodes."""
     seconds = sum(pace.seconds(estimate, stage) for stage, estimate in nodes)
     device = sum(pace.device_seconds(estimate) for _, estimate in nodes) / 3600
     kept, passing = sum(estimate.kept for _, estimate in nodes), max(estimate.passing for _, estimate in nodes)
@@ -78,19 +78,19 @@ def _figures(flops: float, seconds: float, kept: int) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """Time in words: seconds, minutes or hours, three digits at most."""
+    """Time as text: seconds, minutes or hours, with at most three digits."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
 def size(count: float) -> str:
-    """Bytes in words, in powers of 1000."""
+    """Bytes as text, with units in powers of 1000."""
     return _scaled(count, ("B", "kB", "MB", "GB", "TB"))
 
 
 def operations(count: float) -> str:
-    """Floating-point operations in words."""
+    """Floating-point operations as text."""
     return _scaled(count / 1e9, ("GFLOP", "TFLOP", "PFLOP", "EFLOP", "ZFLOP"))
 
 

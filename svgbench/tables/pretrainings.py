@@ -1,4 +1,4 @@
-"""The note of tables that compare encoders: seeds train the autoencoder and SiT again, but the weights of each encoder come from one
+"""The note of tables that compare encoders: each seed trains the autoencoder and SiT again, but the weights of an encoder come from one
 pretraining."""
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ def weights_of(record: RunRecord) -> set[str]:
 
 
 def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
-    """Adds to every table of measured numbers with rows of two encoders or more a note that names the rows whose seeds all rest on one
-    pretraining."""
+    """Adds a note to every table of measured numbers with rows of two or more encoders: the rows whose seeds all share one pretraining."""
     rows = row_numbers(records)
     weights: dict[str, set[str]] = {}
     for record in records:

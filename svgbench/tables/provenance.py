@@ -1,4 +1,4 @@
-"""Where the numbers of a report come from: how many runs, which seeds, which svgbench, at which commit, finished when."""
+"""The provenance of a report's numbers: number of runs, seeds, version and commit of svgbench, and date."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from svgbench.tables.collect import RunRecord
 
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}(?=T)")
 DIGITS = 12
-"""Digits of a commit that are shown."""
+"""Number of digits shown of a commit."""
 
 
 def made_by(records: Sequence[RunRecord], store: Store) -> str:
-    """``12 runs, seeds 0, 1; svgbench 0.1.0, commit 4ba8e9709d25; finished 2026-01-31``. What an earlier version's record does not hold is
-    left out; the version is then the one that writes the report."""
+    """``12 runs, seeds 0, 1; svgbench 0.1.0, commit 4ba8e9709d25; finished 2026-01-31``. Facts that records of earlier versions lack are
+    omitted; the version is then that of the svgbench that writes the report."""
     stages = [stage for record in records for stage in record.about["stages"]]
     hosts = [stage["host"] for stage in stages]
     versions = list(dict.fromkeys(host["svgbench"] for host in hosts if host.get("svgbench"))) or [__version__]

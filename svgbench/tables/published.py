@@ -1,8 +1,7 @@
-"""Published figures: ``reports/published.csv`` (and any file of its shape) as typed rows, each with its source.
+"""Published numbers: ``reports/published.csv`` (or a file of the same format) as typed rows, each with its source.
 
-A published number states neither its reference statistics nor its rounding and often not its sampler, so it has no protocol here: it is
-shown beside measured numbers, never in a ranking with them. ``disagreements`` finds rows of other papers that print another number for
-the same thing.
+Papers state neither reference statistics nor rounding, and often not the sampler. A published number therefore has no protocol here: it is
+shown beside measured numbers, but never ranked with them. ``disagreements`` finds rows that print another number for the same thing.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ OTHERS = (
     "rIS", "IN_ReaL", "GenEval", "GenEval_ft", "DPG", "DPG_ft", "GenAI-Bench", "GenAI-Bench_ft", "claim_speedup_train_x",
     "claim_speedup_infer_x",
 )  # fmt: skip
-"""What papers print and svgbench does not measure; kept under its own name."""
+"""Metrics that papers print and svgbench does not measure; they keep their printed names."""
 
 UNGUIDED, UNSTATED = ("none",), ("", "unstated", "n/a", "guided?")
 
@@ -53,7 +52,7 @@ class Published:
     guidance: str
     """As printed: none, cfg, autoguidance, unstated, ..."""
     metric: str
-    """Our name of it where we measure it."""
+    """svgbench's name of the metric if it is measured here, else the printed one."""
     value: float
     bound: str
     """``>`` where only a bound was printed, else empty."""
@@ -78,7 +77,7 @@ class Published:
 
 
 def published(path: Path | None = None) -> list[Published]:
-    """The rows of ``reports/published.csv`` or of a file of its shape."""
+    """The rows of ``reports/published.csv`` or of a file of the same format."""
     path = path or folder("reports") / "published.csv"
     try:
         text = path.read_text(encoding="utf-8")
@@ -133,16 +132,16 @@ def _count(where: str, name: str, text: str) -> int | None:
 
 
 def disagreements(row: Published, rows: Iterable[Published]) -> list[Published]:
-    """Other rows that print another value for the same thing: the same system, tokenizer, network, epochs, metric and kind of guidance, and
-    the same steps, or steps that one of two rows of stated epochs does not state, unless a third gives the value at other steps.
-    Rounding and values read off plots contradict nothing."""
+    """Other rows that print another value for the same system, tokenizer, network, epochs, metric, kind of guidance and steps. If one of
+    two rows states no steps, they are compared if both state their epochs, unless a third row prints its value at other steps. Rounding
+    and values read off plots do not count as disagreement."""
     near = [other for other in rows if (other.metric, other.system) == (row.metric, row.system) and _same_thing(row, other)]
     others = [other for other in near if _steps_meet(row, other) and not _same_value(row, other)]
     return [other for other in others if not _of_other_steps(row, other, near) and not _of_other_steps(other, row, near)]
 
 
 def _same_thing(one: Published, other: Published) -> bool:
-    """Whether two rows are of one thing, their steps aside."""
+    """Whether two rows describe the same thing, apart from their steps."""
     things = [(r.tokenizer, r.dataset, r.resolution, r.network, r.epochs, r.guided) for r in (one, other)]
     kinds = {r.guidance.split(" ")[0] for r in (one, other)}
     return things[0] == things[1] and (not one.guided or len(kinds - {"guided"}) < 2)
@@ -153,7 +152,7 @@ def _steps_meet(one: Published, other: Published) -> bool:
 
 
 def _of_other_steps(stated: Published, unstated: Published, near: Iterable[Published]) -> bool:
-    """Whether a row without steps prints what another row prints at other steps than the stated ones."""
+    """Whether the value of a row without steps is printed by a third row at steps other than those of ``stated``."""
     if stated.steps is None or unstated.steps is not None:
         return False
     printed = [third for third in near if third.steps not in (None, stated.steps) and not third.digitised]

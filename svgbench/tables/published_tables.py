@@ -1,4 +1,4 @@
-"""Published rows in a layout's columns: a table of their own under the measured one, with sources, never ranked."""
+"""Published rows in a layout's columns: a separate table below the measured one, with sources and without ranking."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def published_table(layout: Layout, rows: Sequence[Published], facts: Sequence[C
 
 
 def _whole(row: Published) -> str:
-    """A published number in one breath: ``RAE DINOv2-B DiT-DH-XL, recall 0.59, not guided``."""
+    """A published number as a phrase: ``RAE DINOv2-B DiT-DH-XL, recall 0.59, not guided``."""
     who = " ".join(text for text in (row.system, row.tokenizer, row.network) if text)
     guided = {True: ", guided", False: ", not guided", None: ""}[row.guided] if MEASURES[row.metric].of_samples else ""
     steps = f", {row.steps} steps" if row.steps is not None else ""
@@ -54,15 +54,15 @@ def _label(row: Published, steps: bool) -> tuple[str, ...]:
 
 
 def _steps(column: Column, rows: Sequence[Published]) -> list[int | None]:
-    """The steps of a column's published columns: one for each printed (None: those that print none), the layout's own, or None where
-    rows show it."""
+    """The steps of the published columns for a layout's column: each printed number (None: not stated), the layout's own, or None if rows
+    show the steps."""
     if column.steps == "all":
         return sorted({row.steps for row in rows if row.metric == column.metric}, key=lambda steps: (steps is None, steps))
     return [column.steps if isinstance(column.steps, int) else None]
 
 
 def _fits(row: Published, column: Column, steps: int | None) -> bool:
-    """Whether a published number belongs into a column; guidance that is not stated counts as guidance and is marked."""
+    """Whether a published number belongs in a column; unstated guidance counts as guided and is marked."""
     if row.metric != column.metric or not column.published or (row.steps != steps and (steps is not None or column.steps == "all")):
         return False
     return not column.sampled or column.guidance == "all" or (row.guided is False) == (column.guidance == "none")
@@ -76,7 +76,7 @@ def _title(column: Column, steps: int | None) -> str:
 
 
 def _cell(printed: Sequence[Published], rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> str:
-    """The printed values of one thing, with what is contested about them."""
+    """The printed values of one cell, with marks of contested facts."""
     if not printed:
         return "-"
     texts: dict[str, list[str]] = {}
@@ -90,7 +90,7 @@ def _cell(printed: Sequence[Published], rows: Sequence[Published], facts: Sequen
 
 
 def _remarks(row: Published, rows: Sequence[Published], facts: Sequence[Contested], marks: Footnotes) -> list[str]:
-    """Marks of what a reader must know of one published number."""
+    """Footnote marks of one published number."""
     notes = [DIGITISED] if row.digitised else []
     if row.guided is None and MEASURES[row.metric].of_samples:
         notes.append(UNSTATED)

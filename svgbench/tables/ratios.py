@@ -1,8 +1,8 @@
-"""Headline ratios, computed from measured curves: how many steps or images a baseline needs for a gFID, over how many a run needs.
+"""Headline ratios from measured curves: the steps or images that a baseline needs to reach a gFID, divided by those that a run needs.
 
-Between two measured points gFID is taken as linear in the logarithm of steps or of images seen; a curve reaches a gFID where it first comes
-down to it. Beyond its measured points a curve is unknown: what is not reached is marked, what is reached before the first point is a
-bound. With several seeds, crossings and ratios are taken seed by seed; shown are the geometric mean and its 95 % t-interval.
+Between two measured points, gFID is interpolated linearly in the logarithm of steps or of images seen; a curve reaches a gFID where it
+first falls to it. Curves are not extrapolated: a gFID that is not reached is marked, and one already reached at the first point gives a
+bound. Crossings and ratios are computed seed by seed; tables show the geometric mean over seeds and its 95 % t-interval.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ NAMES = {"steps": "sampling steps", "images_seen": "images seen"}
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a curve reaches a gFID."""
+    """The point at which a curve reaches a gFID."""
 
     x: float
-    """Steps or images seen; infinite where it is not reached."""
+    """Steps or images seen; infinite if the gFID is not reached."""
     before: bool = False
     """Whether it was already reached at the first measured point, so that ``x`` is an upper bound."""
 
     @property
     def reached(self) -> bool:
-        """Whether the curve comes down to the gFID at all."""
+        """Whether the curve reaches the gFID at all."""
         return math.isfinite(self.x)
 
 
 def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
-    """Where (x, gFID) points, left to right, first come down to ``target``."""
+    """Where (x, gFID) points, left to right, first fall to ``target``."""
     if points[0][1] <= target:
         return Crossing(points[0][0], before=True)
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
@@ -48,11 +48,11 @@ def crossing(points: Sequence[tuple[float, float]], target: float) -> Crossing:
 
 
 def ratio_table(curves: Sequence[Curve], *, baseline: str, targets: Sequence[float] = (), notes: Sequence[str] = ()) -> Table | None:
-    """Each curve compared with the baseline's, at the best gFID of the baseline, at the lowest that all reach, and at every target; None
+    """Compares each curve with the baseline's at the best gFID of the baseline, at the lowest that all reach, and at every target; None
     without curves.
 
-    The best of the baseline is taken seed by seed too: each seed of a run is compared with the same seed of the baseline. A seed
-    that lacks a point which others of its curve have is left out, with a note."""
+    The best of the baseline is also taken seed by seed: each seed of a run is compared with the same seed of the baseline. A seed that
+    lacks a point of its curve is left out, with a note."""
     partial = _partial(curves)
     curves = [replace(curve, seeds=curve.whole()) for curve in curves if curve.whole()]
     if not curves:
@@ -91,13 +91,13 @@ def _alike(one: Curve, other: Curve) -> bool:
 
 
 def _common(curves: Sequence[Curve], bests: dict[int, float]) -> dict[int, float]:
-    """The lowest gFID that every curve comes down to, for each seed of the baseline (its best there: ``bests``)."""
+    """The lowest gFID that every curve reaches, for each seed of the baseline. ``bests``: the baseline's best for each seed."""
     reached = {seed: [min(y for _, y in curve.seeds[seed]) for curve in curves if seed in curve.seeds] for seed in bests}
     return {seed: max(bests_of_seed) for seed, bests_of_seed in reached.items()}
 
 
 def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> list[str]:
-    """Number, ratio, and the same in hours."""
+    """The number of steps or images and its ratio, then both in hours if ``hours``."""
     width = 4 if hours else 2
     if not _alike(curve, base):
         return ["other protocol", *["-"] * (width - 1)]
@@ -123,7 +123,7 @@ def _cells(curve: Curve, base: Curve, goals: dict[int, float], hours: bool) -> l
 
 
 def _ratio(is_base: bool, mine: list[Crossing], theirs: list[Crossing], rates: list[float]) -> str:
-    """The baseline's numbers over the run's, each times its rate."""
+    """The ratio of the baseline's numbers to the run's, multiplied by ``rates``."""
     if is_base:
         return Cell("1 ×", value=1.0)
     missed = sum(not c.reached for c in theirs)
@@ -137,7 +137,7 @@ def _ratio(is_base: bool, mine: list[Crossing], theirs: list[Crossing], rates: l
 
 
 def _folded(values: list[float], *, sign: str = "", unit: str = "") -> Cell:
-    """The geometric mean over seeds with its interval; a bound has none."""
+    """The geometric mean over seeds with its interval; a bound has no interval."""
     logs = [math.log(v) for v in values]
     centre = math.exp(mean(logs))
     text = f"{sign}{_number(centre)}"
@@ -158,7 +158,7 @@ def _drawn(curve: Curve) -> str:
 
 
 def _partial(curves: Sequence[Curve]) -> list[str]:
-    """Seeds without a point that others of their curve have."""
+    """Notes on seeds that lack a point which other seeds of their curve have."""
     notes = []
     for curve in curves:
         every = {x for x, _, _ in curve.points()}
@@ -176,7 +176,7 @@ def _spread(curves: Sequence[Curve]) -> list[str]:
 
 
 def _hours_per_image(curve: Curve, seed: int) -> float | None:
-    """Device-hours of training an image, of the longest run of a seed."""
+    """Device-hours of training per image, from the longest run of a seed."""
     rates = []
     for record in curve.records:
         stage = record.stage("diffusion")

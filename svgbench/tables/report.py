@@ -16,7 +16,7 @@ from svgbench.tables.standings import Entry, standings
 from svgbench.tables.table import Table
 
 BEHIND = {"tuning": "to tune the shift", "start": "start"}
-"""Why a run needs a training of another configuration."""
+"""Reasons why a run needs the training of another configuration."""
 
 
 def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
@@ -54,7 +54,7 @@ def score_tables(
     against: str | None = None,
 ) -> list[Table]:
     """Scores of these metrics in columns of one protocol each, in the order of their runs; then the differences from the row
-    ``against``. ``labels``: name of a run -> its row; ``parts``: a row for each kind of latents."""
+    ``against``. ``labels``: name of a run -> its row; ``parts``: whether each kind of latents has its own row."""
 
     def row(score: dict[str, Any]) -> str:
         name = labels.get(score["run"]) or group_name(score["run"])
@@ -127,7 +127,7 @@ def cost_table(records: list[RunRecord]) -> Table:
 
 
 def failure_table(records: list[RunRecord]) -> Table:
-    """Runs with failed stages and why."""
+    """Runs with failed stages, and the reasons."""
     rows = [[r.title, stage, why] for r in records for stage, why in r.about["failures"].items()]
     table = Table("Failed", ["run", "stage", "reason"], rows, keys=2)
     _name_directories(table, records)

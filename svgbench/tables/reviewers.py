@@ -26,7 +26,7 @@ class Question(Part):
     costs: bool = False
     """Whether the table of measured costs answers it."""
     commands: tuple[str, ...] = ()
-    """What to type after ``svgbench``."""
+    """The commands, without ``svgbench``."""
     open: str = ""
     """Why svgbench cannot answer it; empty if it can."""
 

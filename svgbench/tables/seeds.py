@@ -9,7 +9,7 @@ from typing import Any
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093,
 )  # fmt: skip
-"""Two-sided 95 % Student t for 2, 3, ... seeds; the last for more."""
+"""Two-sided 95 % quantiles of Student's t for 2, 3, ... seeds; the last is used for more."""
 
 
 def half_interval(values: list[float]) -> float:

@@ -38,7 +38,7 @@ def _tail(t: float, freedom: int, alternative: Alternative) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p values corrected over all of them by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979), in the same order."""
+    """p values corrected by Holm's step-down method (Scandinavian Journal of Statistics 6, 1979), in the same order."""
     order = sorted(range(len(ps)), key=lambda i: ps[i])
     corrected, highest = [0.0] * len(ps), 0.0
     for rank, i in enumerate(order):
@@ -76,6 +76,6 @@ def _p(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> float:
 
 
 def _half(scores: list[dict[str, Any]]) -> float | None:
-    """Half of the 95 % interval of a row; the longer half if the metric's range cuts the other."""
+    """Half of the 95 % interval of a row; the longer half if the other is cut by the metric's range."""
     low, high = interval_of(scores)
     return None if low is None or high is None else max(high - value_of(scores), value_of(scores) - low)

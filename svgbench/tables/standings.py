@@ -1,7 +1,7 @@
-"""Scores under columns of one protocol each: comparable numbers are ranked, others stand in columns of their own with the reason.
+"""Scores in columns of one protocol each: comparable numbers are ranked, others are in separate columns with the reason.
 
-Numbers share a column only when their protocols are equal in every field but steps and guidance, which the column's title names, and those
-in which a table's rows differ by design, which are shown in each row.
+Numbers share a column only if their protocols are equal, except for steps and guidance, which the column's title names, and for fields in
+which a table's rows differ by design, which each row shows.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def standings(
     by_design: Sequence[str] = (),
     absent: Callable[[str, str], str] = lambda row, column: "-",
 ) -> Table:
-    """The entries (seeds folded) as a table in the given order of rows and titles of columns; a title with several protocols becomes
-    several columns, one without entries stays, and ``absent`` gives the text where there is no number."""
+    """The entries, averaged over seeds, as a table in the given order of rows and column titles. A title with several protocols becomes
+    several columns; one without entries stays. ``absent``: (row, title) -> text of a cell without a number."""
     protocols = {id(e.score): shared_protocol(e.score, by_design) for e in entries}
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for entry in entries:
@@ -73,32 +73,33 @@ def standings(
 
 
 def shared_protocol(score: dict[str, Any], by_design: Sequence[str]) -> str:
-    """What two scores must share to be in one column."""
+    """The protocol fields that two scores must share to be in one column."""
     return _shared(canonical(score["protocol_fields"]), tuple(by_design))
 
 
 def fields_of(score: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a score's protocol under dotted names; fields that an earlier version did not write have their defaults."""
+    """The fields of a score's protocol under dotted names; fields missing in files of earlier versions have their defaults."""
     return _fields(canonical(score["protocol_fields"]))
 
 
 @lru_cache(maxsize=10_000)
 def _fields(protocol: str) -> dict[str, Any]:
-    """The same of a protocol in canonical JSON: thousands of scores have few protocols."""
+    """The same for a protocol in canonical JSON; cached, because thousands of scores share few protocols."""
     return flat(Protocol.model_validate_json(protocol).model_dump(mode="json"))
 
 
 @lru_cache(maxsize=10_000)
 def _shared(protocol: str, by_design: tuple[str, ...]) -> str:
-    """The fields of a protocol (canonical JSON) that the scores of a column share. Of a tuned shift: how it was tuned, not its value."""
+    """The fields of a protocol (canonical JSON) that the scores of a column share. Of a tuned shift they include how it was tuned, but not
+    its value."""
     fields = _fields(protocol)
     number = ["sampling.shift"] if fields.get("sampling.tuned") else []
     return canonical({k: v for k, v in fields.items() if k not in (*TITLED, *by_design, *number)})
 
 
 def places_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
-    """1 for the best row of a column of two or more and for rows that do not differ significantly from it; 2 for the best of the others and
-    its ties, in a column of three or more (``significance.best_and_ties``). Empty when all rows are equal."""
+    """Row -> 1 for the best row of a column of two or more and its ties, the rows that do not differ significantly from it; 2 for the best
+    of the others and its ties, in a column of three or more (``significance.best_and_ties``). Empty when all rows are equal."""
     if len(cells) < 2 or len({value_of(scores) for scores in cells.values()}) == 1:  # a single row has nothing to compare with
         return {}
     lower = MEASURES[next(iter(cells.values()))[0]["metric"]].better == "lower"
@@ -138,7 +139,7 @@ def _interval(detail: dict[str, Any]) -> str:
 
 
 class _Notes:
-    """The lines under a table: what its columns' marks mean, why two columns of one title are separate, what the intervals are."""
+    """The notes under a table: what its columns' marks mean, why columns of one title are separate, what the intervals are."""
 
     def __init__(
         self, cells: dict[tuple[str, str, str], list[dict[str, Any]]], columns: list[tuple[str, str]], by_design: Sequence[str]
@@ -151,7 +152,7 @@ class _Notes:
         self._marks = {text: i + 1 for i, text in enumerate(dict.fromkeys(texts))}
 
     def titled(self, name: str, protocol: str) -> str:
-        """A column's title with its mark; a column nobody has a number for has none."""
+        """A column's title with its mark; a column without numbers has no mark."""
         return f"{name} [{self._marks[self._text(protocol)]}]" if protocol else name
 
     def all(self) -> list[str]:
@@ -162,7 +163,7 @@ class _Notes:
         return Protocol.model_validate(self._of[protocol][0]["protocol_fields"])
 
     def _text(self, protocol: str) -> str:
-        """A protocol's note; without the way of sampling where rows differ in a part of it."""
+        """A protocol's note. If rows differ by design in the sampling, its other fields are listed by name."""
         made = self._made(protocol)
         if made.sampling is None or not any(name.startswith("sampling.") for name in self._by_design):
             return made.note
@@ -220,7 +221,7 @@ class _Notes:
         return [*notes, *self._fewer()]
 
     def _fewer(self) -> list[str]:
-        """Rows of fewer seeds than others of a column, whose place there is less certain."""
+        """Rows with fewer seeds than others of a column; their rank there is less certain."""
         most: dict[tuple[str, str], int] = {}
         for (_, name, protocol), scores in self._cells.items():
             most[name, protocol] = max(most.get((name, protocol), 0), len(scores))
@@ -238,5 +239,5 @@ def _numbers(rows: dict[str, dict[float, None]]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """Columns by name where they are few."""
+    """Columns by name, or their number if there are three or more."""
     return " and ".join(names) if len(names) < 3 else f"{len(names)} columns"

@@ -1,4 +1,4 @@
-"""A table as text: columns, rows, notes; as markdown or CSV. LaTeX, HTML and the terminal's rendering are others'."""
+"""A table of text: columns, rows, notes; written as Markdown or CSV. Other modules write LaTeX, HTML and terminal output."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from svgbench.errors import printable
 
 NUMBER = re.compile(r"[-+*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
 INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
-"""Texts that may take a number's place."""
+"""Texts that may replace a number."""
 MARK = re.compile(r"\[(?:[a-z]{1,2}|\d+)\]")
 """The mark of a footnote."""
 AROUND = re.compile(r"\((-?[\d.]+(?:e[+-]?\d+)?), (-?[\d.]+(?:e[+-]?\d+)?)\)")
-"""An interval behind its number."""
+"""An interval after its number."""
 FACTS = ("metric", "low", "high", "count", "protocol", "source")
 LINES = ("table", "row", "run", "column", "metric", "text", "value", *FACTS[1:], "note")
-"""The columns of CSV: one number a line; ``metric`` is its name in JSON too."""
+"""The columns of the CSV, with one number per line; ``metric`` has the same name in JSON."""
 
 
 class Cell(str):
-    """The text of a cell with what a rendering may add to it."""
+    """The text of a cell, with data that renderings may use."""
 
     place: int
-    """1 for the best of its column and its ties, 2 for the best of the others and its ties, 0 for the rest."""
+    """Rank: 1 for the best of its column and its ties, 2 for the best of the others and its ties, 0 for the rest."""
     value: float | None
-    """What the text rounds: the number to sort by."""
+    """The unrounded number, for sorting."""
     hint: str
-    """What a reader may want to know of this one number: its protocol, its count."""
+    """Tooltip with details of the number, such as its protocol and count."""
     facts: dict[str, Any]
-    """Of ``FACTS``, those that CSV gives in columns of their own."""
+    """The ``FACTS`` that are known; CSV has a column for each."""
 
     def __new__(cls, text: str, *, place: int = 0, value: float | None = None, hint: str = "", **facts: Any) -> Cell:
         cell = super().__new__(cls, text)
@@ -40,12 +40,12 @@ class Cell(str):
         return cell
 
     def marked(self, mark: str) -> Cell:
-        """The same cell with a footnote's mark behind its text."""
+        """The same cell with a footnote's mark after its text."""
         return Cell(f"{self} {mark}", place=self.place, value=self.value, hint=self.hint, **self.facts)
 
 
 def place_of(text: str) -> int:
-    """The place of a cell in its column, 0 for plain text."""
+    """The rank of a cell in its column, 0 for plain text."""
     return text.place if isinstance(text, Cell) else 0
 
 
@@ -65,7 +65,7 @@ class Table:
     """The leading columns that name a row; a rendering in several groups of columns repeats them."""
 
     def plain(self) -> Table:
-        """The same with every text on one line and without control characters, which names of files and classes may hold."""
+        """The same table with every text on one line and without control characters, which names of files and classes may contain."""
         rows = [[_clean(text) for text in row] for row in self.rows]
         return replace(self, title=_clean(self.title), columns=[*map(_clean, self.columns)], rows=rows, notes=[*map(_clean, self.notes)])
 
@@ -76,7 +76,7 @@ class Table:
         return bool(texts) and all(text in numbers or INSTEAD.match(text) for text in texts) and (bool(numbers) or "" not in texts)
 
     def markdown(self) -> str:
-        """A GitHub table, padded so that it reads in a terminal too; the best of a column in bold, the second best in italics."""
+        """A GitHub table, padded to be readable in a terminal; the best of a column in bold, the second best in italics."""
         table, marks = self.plain(), {0: "", 1: "**", 2: "*"}
         cells = [table.columns, *([f"{marks[place_of(c)]}{c}{marks[place_of(c)]}" for c in row] for row in table.rows)]
         cells = [[_in_a_row(c) for c in row] for row in cells]
@@ -89,7 +89,7 @@ class Table:
         return "\n".join(text) + "\n"
 
     def csv(self, *, head: bool = True) -> str:
-        """A line for each cell behind a row's first, with what is known of it, then one for each note of the whole table."""
+        """One line for each cell after the first of its row, with its facts, then one for each note of the table as a whole."""
         table, stream = self.plain(), io.StringIO()
         writer = csv.DictWriter(stream, LINES, lineterminator="\n", restval="")
         if head:
@@ -103,7 +103,7 @@ class Table:
         return stream.getvalue()
 
     def _line(self, text: str, column: int, notes: dict[str, str]) -> dict[str, Any]:
-        """The CSV fields of a cell; the marks of its text and of its column's title as the notes they refer to."""
+        """The CSV fields of a cell; footnote marks in its text and its column's title are replaced by their notes."""
         title, plain = self.columns[column], MARK.sub("", text).strip()
         facts = text.facts if isinstance(text, Cell) else {}
         value = text.value if isinstance(text, Cell) else leading(plain) if self.is_numeric(column) else None
@@ -115,7 +115,7 @@ class Table:
 
 
 def _clean(text: str) -> str:
-    """Text of a table that nothing which shows it can take for more than text; a cell stays a cell."""
+    """Text of a table on one line and without control characters; a cell stays a cell."""
     if isinstance(text, Cell):
         facts = {name: _clean(fact) if isinstance(fact, str) else fact for name, fact in text.facts.items()}
         return Cell(_clean(str(text)), place=text.place, value=text.value, hint=_clean(text.hint), **facts)
@@ -123,17 +123,17 @@ def _clean(text: str) -> str:
 
 
 def _in_a_row(text: str) -> str:
-    """A cell's text in a row of markdown: on one line, without what would end the cell or open a tag."""
+    """A cell's text in a row of Markdown: on one line, with ``|`` and the start of tags escaped."""
     return _plain(text).replace("|", "\\|")
 
 
 def _plain(text: str) -> str:
-    """Text of markdown on one line, without what would open a tag."""
+    """Markdown text on one line, with the start of tags escaped."""
     return re.sub(r"<(?=[\w/!?])", r"\\<", " ".join(text.splitlines()))
 
 
 def what_and_how(title: str) -> tuple[str, str]:
-    """A column's title up to its first comma, and the rest; a comma inside brackets, as in ``SSIM [-1, 1]``, divides nothing."""
+    """A column's title up to its first comma, and the rest; commas inside brackets, as in ``SSIM [-1, 1]``, do not count."""
     what, *how = re.split(r", (?![^\[]*\])", title, maxsplit=1)
     return what, "".join(how)
 

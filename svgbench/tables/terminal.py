@@ -1,4 +1,4 @@
-"""A table on a terminal: columns that do not fit side by side stand in several groups, and no word is broken in the middle."""
+"""A table on a terminal: columns that do not fit side by side are printed in groups, and only words longer than a line are broken."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from svgbench.tables.table import Table, place_of
 FRAME = 3
 """Characters that a column's border and padding take."""
 TEXT, WORD = 28, 36
-"""Characters to which a column of text may shrink, and of the longest word that it keeps whole beyond that."""
+"""Smallest width in characters of a column of text, and the largest to which a long word raises this minimum."""
 LEAST = 8
-"""Characters of the narrowest column."""
+"""Width in characters of the narrowest column."""
 STYLES = {0: "", 1: "bold", 2: "underline"}
 AFTER = re.compile(r"(?<=[-._/,:=@])")
-"""Where a word that is longer than its line may be broken."""
+"""Positions at which a word longer than a line may be broken."""
 
 
 class SizedColumn(NamedTuple):
@@ -44,7 +44,7 @@ def column_groups(table: Table, width: int) -> list[list[SizedColumn]]:
 
 
 def _widened(columns: list[SizedColumn], whole: tuple[int, ...], width: int) -> list[SizedColumn]:
-    """The columns with the characters that are left over, up to their whole texts."""
+    """The columns, widened by the unused characters up to their longest texts."""
     left = width - 1 - sum(column.width + FRAME for column in columns)
     wide = []
     for column in columns:
@@ -55,7 +55,7 @@ def _widened(columns: list[SizedColumn], whole: tuple[int, ...], width: int) -> 
 
 
 def _widths(table: Table, column: int) -> tuple[int, int]:
-    """Characters that a column needs, and those of its longest text. Titles wrap between words, numbers do not."""
+    """The width in characters that a column needs, and that of its longest text. Titles wrap between words, numbers do not."""
     texts = [row[column] for row in table.rows]
     title = max(map(len, table.columns[column].split()), default=0)
     whole = max([title, *map(len, texts)])
@@ -66,7 +66,7 @@ def _widths(table: Table, column: int) -> tuple[int, int]:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    """The lines of a text: broken between words, a longer word after a sign within it, and within letters only where it has none."""
+    """The lines of a text, broken between words. Words longer than a line are broken after punctuation, or between letters without it."""
     lines = [""]
     for word in text.split():
         if lines[-1] and len(lines[-1]) + 1 + len(word) <= width:

@@ -1,4 +1,4 @@
-"""Curves as inline SVG that needs no script: axes, lines, markers that differ in shape and not only in colour, error bars over seeds."""
+"""Curves as inline SVG without scripts: axes, lines, markers that differ in shape as well as colour, error bars over seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HUES = len(LINES)
 
 
 def chart(curves: Sequence[Curve], number: int, rows: Mapping[str, int]) -> str:
-    """A figure with gFID against the logarithm of steps or images seen, one line per curve, with legend and a table of its numbers.
+    """A figure of gFID against the logarithm of steps or images seen: one line per curve, a legend and a table of the numbers.
     ``rows``: name of each row of the tables -> its number, which also determines its colour and marker."""
     hues = [rows.get(curve.records[0].row, i) for i, curve in enumerate(curves)]
     if len({curve.sampled for curve in curves}) > 1:

@@ -22,7 +22,7 @@ INTERVAL: dict[str, Any] = {"linewidth": 0.9, "alpha": 0.55, "zorder": 1.5}
 ABREAST = 3
 """Panels in a row."""
 LOG_FROM = 6.0
-"""A vertical axis whose values span this factor is logarithmic."""
+"""A vertical axis whose values span more than this factor is logarithmic."""
 
 Rows = list[dict[str, Any]]
 
@@ -31,7 +31,7 @@ class Point(NamedTuple):
     """One mean over seeds of one line in one panel."""
 
     panel: tuple[str, float]
-    """The judges' part of the protocol (text), and the guidance (the steps, where guidance is the axis)."""
+    """The protocol without sampling (text), and the guidance (the steps, if guidance is the axis)."""
     line: str
     x: float
     value: float
@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
 
 def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """gFID against sampling steps, or why it is not drawn."""
+    """gFID against sampling steps, or the reason why it is not drawn."""
     rows = {one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one)] for one in tokenizers}
     points = _points(rows, lambda row: row["steps"])
     if not _has_lines(points):
@@ -52,7 +52,7 @@ def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """gFID against the guidance scale at the largest number of sampling steps for each judge, or the reason why it is not drawn."""
+    """gFID against the guidance scale at each tokenizer's largest number of sampling steps, or the reason why it is not drawn."""
     most = {one.name: max((row["steps"] for row in _gfid(one)), default=0) for one in tokenizers}
     rows = {
         one.name: [row for row in _gfid(one) if row["images_seen"] == _longest(one) and row["steps"] == most[one.name]]
@@ -67,8 +67,8 @@ def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """gFID at the most sampling steps against images seen in training, or why it is not drawn: along one training where its snapshots
-    were sampled, else over trainings that differ in their length alone."""
+    """gFID at the largest number of sampling steps against images seen in training, or the reason why it is not drawn. A curve follows one
+    training if its snapshots were sampled, else trainings that differ only in their length."""
     groups: dict[str, list[TokenizerRuns]] = {}
     for one in tokenizers:
         along = len({row["images_seen"] for row in _gfid(one)}) > 1
@@ -125,15 +125,15 @@ def _longest(one: TokenizerRuns) -> int:
 
 
 def _without_length(one: TokenizerRuns) -> str:
-    """What a tokenizer and its transformer are but for how long the transformer was trained."""
+    """Digest of the configuration without seed, sampling and the length of the transformer's training."""
     config = one.config.model_dump(mode="json", exclude={"seed": True, "sampling": True})
     training = config["diffusion"]["training"]
     return digest({**config, "diffusion": {**config["diffusion"], "training": {**training, "total_images": 0, "checkpoint_images": 0}}})
 
 
 def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: str = "guidance") -> list[Point]:
-    """Averages seeds. ``panel``: the column whose values are the panels. A line is a tokenizer with one way of sampling, named by what
-    differs when there are several. With guidance as the axis, samples without guidance begin the line of the tokenizer's guided ones."""
+    """Averages over seeds. ``panel``: the column with one panel per value. Each line is a tokenizer with one way of sampling; if there are
+    several, its name states what differs. With guidance as the axis, unguided samples start the line of the tokenizer's guided ones."""
     cells: dict[tuple[tuple[str, float], str, str, float], Rows] = {}
     for name, of_tokenizer in rows.items():
         guided = {_way(row) for row in of_tokenizer if row["guidance"] != 1} if panel == "steps" else set()
@@ -156,13 +156,13 @@ def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: 
 
 
 def _way(row: dict[str, Any]) -> str:
-    """How a row's samples were drawn, but for steps and guidance."""
+    """How a row's samples were drawn, except for steps and guidance."""
     how = Protocol.model_validate(row["protocol_fields"]).sampling
     return how.how if how else ""
 
 
 def _told_apart(ways: set[str]) -> dict[str, str]:
-    """Each way of sampling -> those of its words that not all ways have: ``euler-shift0.15`` and ``heun-shift0.15`` as euler and heun."""
+    """Each way of sampling -> its words that not all of them share: ``euler-shift0.15`` and ``heun-shift0.15`` give euler and heun."""
     common = set.intersection(*(set(way.split("-")) for way in ways)) if ways else set()
     return {way: "-".join(word for word in way.split("-") if word not in common) for way in ways}
 
@@ -175,12 +175,12 @@ def _has_lines(points: list[Point]) -> bool:
 
 
 def _panels(points: list[Point], numbers: dict[str, int], label: str, title: str) -> Page:
-    """A panel for each protocol and guidance, all with the same axes where the protocol is the same; names at the last panel of a row.
-    ``numbers``: name of a row -> its number, which is its colour."""
+    """A panel for each protocol and guidance; panels of one protocol have the same axes. Names are at the last panel of a row.
+    ``numbers``: name of a row -> its number, which determines its colour."""
     panels = list(dict.fromkeys(point.panel for point in points))
     lines = _numbered(dict.fromkeys(point.line for point in points), numbers)
     columns = min(ABREAST, max(sum(panel[0] == judged for panel in panels) for judged, _ in panels))
-    rows = []  # a protocol begins a row
+    rows = []  # each protocol starts a new row
     for judged in dict.fromkeys(judged for judged, _ in panels):
         judge_panels = [panel for panel in panels if panel[0] == judged]
         rows += [judge_panels[start : start + columns] for start in range(0, len(judge_panels), columns)]
@@ -223,7 +223,7 @@ def _numbered(lines: Iterable[str], numbers: dict[str, int]) -> dict[str, int]:
 
 
 def _lines(axes: Axes, points: list[Point], lines: dict[str, int]) -> list[tuple[float, float, str, str]]:
-    """Draws a panel's lines; gives where each ends."""
+    """Draws a panel's lines; returns the end of each: (x, y, name, colour)."""
     ends = []
     for place, (line, number) in enumerate(lines.items()):
         line_points = [point for point in points if point.line == line]
@@ -238,7 +238,8 @@ def _lines(axes: Axes, points: list[Point], lines: dict[str, int]) -> list[tuple
 
 
 def _scales(axes: Axes, points: list[Point]) -> None:
-    """Axes that hold all these points: x logarithmic with a tick at each count, y logarithmic where values span a wide factor."""
+    """Sets axis ranges that include all these points: x logarithmic with a tick at each count, y logarithmic if its values span more than
+    ``LOG_FROM``."""
     xs = sorted({point.x for point in points})
     axes.set_xscale("log")
     axes.set_xlim(xs[0] / 1.18, xs[-1] * 1.18)
@@ -261,12 +262,12 @@ def _scales(axes: Axes, points: list[Point]) -> None:
 
 
 def _count(x: float) -> str:
-    """A count in few letters: 25, 64k, 1.2M."""
+    """A count in short form: 25, 64k, 1.2M."""
     return f"{x / 1e6:g}M" if x >= 1_000_000 else f"{x / 1e3:g}k" if x >= 1000 else f"{x:g}"
 
 
 def class_shares(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """The share of what varies that is a matter of class: in pooled latents, and in the velocities at each time."""
+    """The share of the variance that the class explains: of pooled latents, and of the velocities at each time."""
     columns = ["tokenizer", "of", "t", "class_share", "low", "high", "count", "protocol"]
     rows: list[list[Any]] = []
     height = max(2.2, 0.24 * len(tokenizers))

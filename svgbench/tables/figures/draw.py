@@ -1,4 +1,4 @@
-"""The figures of a set of runs: each as PNG and SVG, the table behind it as CSV, its caption and sources as JSON. Needs matplotlib."""
+"""Draws the figures of a set of runs: each as PNG and SVG, its data as CSV, its caption and sources as JSON. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Drawing:
     make: Callable[[Sequence[TokenizerRuns]], FigureData | str]
     """Returns the figure, or the reason why it is not drawn."""
     stages: tuple[str, ...] = ()
-    """The diagnoses that it reads. A figure that needs diagnoses or pictures shows only tokenizers that have them."""
+    """The diagnoses that it reads. A figure of diagnoses or pictures shows only tokenizers that have them."""
     of: Literal["pictures", "scores", "nothing"] = "pictures"
-    """Needed data of a run: pictures need every artifact, scores its records, nothing no run."""
+    """The data that it needs: ``pictures``, all artifacts of a run; ``scores``, only its records; ``nothing``, no run."""
     paper: str = ""
-    """The figure of arXiv 2510.15301 that it follows."""
+    """The figure of arXiv 2510.15301 that it reproduces."""
 
 
 DRAWINGS: Mapping[str, Drawing] = {
@@ -50,13 +50,13 @@ DRAWINGS: Mapping[str, Drawing] = {
     "box-editing": Drawing(edits.box_editing, ("box-editing",), paper="figure 6"),
     "feature-maps": Drawing(edits.feature_maps, ("feature-maps",), paper="figures 11 and 12"),
 }
-"""The figures by name, in the order in which they are drawn."""
+"""Name -> figure, in drawing order."""
 ARTICLE = "arXiv 2510.15301"
 KINDS = ("png", "svg")
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:
-    """The figures of these names (all when None), in the order of the table; UnknownName for one that does not exist."""
+    """The figures of these names (all when None), in the order of ``DRAWINGS``. Raises UnknownName for one that does not exist."""
     for name in names or ():
         if name not in DRAWINGS:
             raise unknown("figure", name, DRAWINGS)
@@ -92,7 +92,7 @@ def draw(
 
 
 def _write(figure: FigureData, tokenizers: Sequence[TokenizerRuns], to: Path) -> None:
-    """A figure's four files; the pictures last, so that where one is, its table is too."""
+    """Writes a figure's four files, the pictures last, so that a picture always has its table."""
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(figure.columns)
@@ -108,5 +108,5 @@ def _write(figure: FigureData, tokenizers: Sequence[TokenizerRuns], to: Path) ->
 
 
 def _plain(value: Any) -> Any:
-    """Numbers to six digits, which is more than any of them means."""
+    """Numbers to six digits, more than are significant."""
     return f"{value:.6g}" if isinstance(value, float) else value

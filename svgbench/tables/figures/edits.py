@@ -111,7 +111,7 @@ def feature_maps(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
 
 
 def _framed(picture: np.ndarray, box: Sequence[int]) -> np.ndarray:
-    """A uint8 picture [3, H, W] with the box's edge drawn in white on black, a pixel (or a 64th of the side) wide."""
+    """A uint8 picture [3, H, W] with the box's edge drawn in white on black, one pixel (or 1/64 of the side) wide."""
     drawn, (first, last) = np.array(picture), box
     width = max(1, drawn.shape[-1] // 128)
     for inset, value in ((0, 0), (width, 255)):

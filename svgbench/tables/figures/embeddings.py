@@ -30,7 +30,7 @@ class Panel(NamedTuple):
 
 
 def embedding(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """t-SNE of pooled latents by class: panels of features (once per encoder), residual and both of each tokenizer."""
+    """t-SNE of pooled latents by class: for each tokenizer panels of features (once per encoder), residual, and both."""
     rows: list[list[Any]] = []
     panels: list[Panel] = []
     classes: list[str] = []
@@ -116,7 +116,7 @@ def _once(panels: list[Panel], panel: Panel) -> bool:
 
 
 def _page(title: str, panels: Sequence[Panel], classes: Sequence[str]) -> Page:
-    """Panels in rows (a new number of classes begins a new row), with names above, a line of text below, and the colours of the classes at
+    """Panels in rows (a new number of classes starts a new row), with names above, a line of text below, and the legend of the classes to
     the right of the first row."""
     side = (WIDTH - LEFT - RIGHT - ABREAST * GAP) / ABREAST
     places: list[tuple[int, int]] = []  # row, column

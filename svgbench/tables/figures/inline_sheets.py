@@ -1,4 +1,4 @@
-"""Sample sheets of finished runs as PNG inside the HTML page: the same few samples of each run, for each number of steps and guidance."""
+"""Sample sheets of finished runs as PNG in the HTML page: the same few samples of each run for each number of steps and each guidance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
 
 SHOWN = 8
-"""Samples of a sheet."""
+"""Samples per sheet."""
 SIDE = 96
-"""Largest side of a sample in pixels; larger samples are reduced to it."""
+"""Largest side of a sample in pixels; larger samples are downsized to it."""
 RUNS, SHEETS = 16, 120
 """Largest numbers of runs, and of sheets in total, on a page."""
 
@@ -26,7 +26,7 @@ class SampleSheet:
     steps: int
     guidance: float
     data: str
-    """A ``data:`` address of the PNG: samples side by side."""
+    """The PNG as a ``data:`` URL: samples side by side."""
     labels: tuple[int, ...]
     """Their classes."""
 
@@ -61,7 +61,7 @@ def _sheet(stage: dict, out: Path) -> tuple[SampleSheet, int] | None:
     import numpy as np
     from PIL import Image
 
-    if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # of snapshots during the training, the page shows only the end
+    if stage["cell"].get("sampling.trained", 1.0) != 1.0:  # the page shows samples only from the end of the training
         return None
     store = Store(out / "store")
     place = store.place("samples", stage["key"])
@@ -87,5 +87,5 @@ def _png(image) -> str:  # type: ignore[no-untyped-def]
 
 
 def embedded(path: Path) -> str:
-    """A PNG file as a ``data:`` address."""
+    """A PNG file as a ``data:`` URL."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

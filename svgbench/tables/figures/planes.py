@@ -1,4 +1,4 @@
-"""Where the trained transformer's velocities lead each class, on a plane of latents."""
+"""The directions of the trained transformer's velocities for each class, on a plane of latents."""
 
 from __future__ import annotations
 

@@ -16,28 +16,28 @@ Over = Literal["steps", "images_seen"]
 Guidance = Literal["none", "most"]
 SAMPLING = tuple(f"sampling.{name}" for name in SamplingProtocol.model_fields)
 LENGTH = ("seed", "diffusion.training.total_images", "diffusion.training.checkpoint_images")
-"""Fields of a configuration in which the runs of one curve of training may differ."""
+"""Fields in which the configurations of the runs of one curve over images seen may differ."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """gFID of one row of a table, seeds apart."""
+    """gFID of one row of a table, separately for each seed."""
 
     name: str
     over: Over
     guidance: float
     steps: int | None
-    """Of a curve over images seen: the steps it was sampled with."""
+    """For a curve over images seen: the number of sampling steps; else None."""
     protocol: str
-    """What two curves must share to be compared."""
+    """The protocol fields that two curves must share to be compared."""
     sampled: str
-    """How its samples were drawn, but for steps and guidance: ``euler-shift0.15``."""
+    """How its samples were drawn, except for steps and guidance: ``euler-shift0.15``."""
     seeds: dict[int, tuple[tuple[float, float], ...]]
     """Seed -> (steps or images seen, gFID), left to right."""
     records: tuple[RunRecord, ...]
 
     def points(self) -> list[tuple[float, float, float | None]]:
-        """(steps or images seen, mean gFID, half of the 95 % t-interval where there are two seeds or more), left to right."""
+        """(steps or images seen, mean gFID, half of the 95 % t-interval, or None for fewer than two seeds), left to right."""
         values: dict[float, list[float]] = {}
         for points in self.seeds.values():
             for x, y in points:
@@ -45,18 +45,18 @@ class Curve:
         return [(x, mean(ys), half_interval(ys) if len(ys) > 1 else None) for x, ys in sorted(values.items())]
 
     def whole(self) -> dict[int, tuple[tuple[float, float], ...]]:
-        """Those seeds that have every point of the curve: what failed or was not run yet is no gFID that was not reached."""
+        """The seeds that have every point of the curve: a missing point (failed, or not run yet) does not mean an unreached gFID."""
         every = {x for points in self.seeds.values() for x, _ in points}
         return {seed: points for seed, points in self.seeds.items() if {x for x, _ in points} == every}
 
     def is_of(self, word: str) -> bool:
-        """Whether the curve is of this family, encoder or name."""
+        """Whether the curve has this name, family or encoder."""
         abouts = [record.about for record in self.records]
         return word == self.name or any(word in (about["family"], about["encoder"]) for about in abouts)
 
 
 def curves(records: Sequence[RunRecord], over: Over, guidance: Guidance = "none", by_design: Sequence[str] = ()) -> list[Curve]:
-    """Every curve of two points or more that these runs hold, in their order; ``most``: at each run's largest scale of guidance."""
+    """Every curve of two points or more from these runs, in their order; ``most``: at each run's largest guidance scale."""
     groups: dict[str, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(_same_run(record, over), []).append(record)
@@ -65,7 +65,7 @@ def curves(records: Sequence[RunRecord], over: Over, guidance: Guidance = "none"
 
 
 def panels(records: Sequence[RunRecord], over: Over, guidance: Guidance) -> list[list[Curve]]:
-    """The curves that may be drawn over one axis: under one judge and one reference, each sampled in its own way."""
+    """The curves by panel: those of one panel share judge and reference, but may differ in their sampling."""
     panel_curves: dict[tuple[str, float, int | None], list[Curve]] = {}
     for curve in curves(records, over, guidance, SAMPLING):
         panel_curves.setdefault((curve.protocol, curve.guidance, curve.steps), []).append(curve)
@@ -86,7 +86,7 @@ def _curve(group: list[RunRecord], over: Over, guidance: Guidance, by_design: Se
     if guidance == "most" and wanted == 1.0:
         return None
     scores = [s for s in scores if s["guidance"] == wanted]
-    if over == "steps":  # of networks at the end of their training
+    if over == "steps":  # only networks at the end of their training
         last = max((s["images_seen"] or 0 for s in scores), default=0)
         scores = [s for s in scores if (s["images_seen"] or 0) == last]
     steps = max((s["steps"] for s in scores), default=0) if over == "images_seen" else None

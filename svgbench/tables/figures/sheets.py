@@ -1,4 +1,4 @@
-"""Sheets of pictures, a row a tokenizer: reconstructions, samples at equal noise, the way between two images, edits to another class."""
+"""Sheets of pictures, one row per tokenizer: reconstructions, samples at equal noise, interpolations, edits to another class."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from svgbench.tables.figures.sources import TokenizerRuns, rmse
 from svgbench.tables.figures.style import SOFT, WIDTH, FigureData, Page, in_lines
 
 LEFT, TOP, GAP, BLOCK = 1.3, 0.72, 0.035, 0.16
-"""Inches: room for names, for headings, between pictures, between blocks of them."""
+"""Inches: space for names, for headings, between pictures, between blocks of pictures."""
 SIDE = 0.68
-"""A picture's side at most."""
+"""Largest side of a picture in inches."""
 DRAWN = 4
-"""Samples of each count of steps."""
+"""Samples per number of steps."""
 COUNTS = 3
-"""Counts of steps side by side."""
+"""Numbers of steps side by side."""
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Sheet:
 
     title: str
     blocks: list[list[str]]
-    """Of each block, the heading of each picture."""
+    """For each block, the heading of each picture."""
     heads: list[str] = field(default_factory=list)
-    """Above each block."""
+    """The heading above each block."""
     rows: list[tuple[str, str, list[np.ndarray | None]]] = field(default_factory=list)
     """Name, a small line below it, uint8 pictures [3, H, W] from left to right; None leaves a place empty."""
 
     def page(self) -> Page:
-        """The sheet drawn."""
+        """Draws the sheet."""
         count = sum(map(len, self.blocks))
         spare = WIDTH - LEFT - 0.08 - GAP * (count - 1) - (BLOCK - GAP) * (len(self.blocks) - 1)
         side = min(SIDE, spare / count)
@@ -65,7 +65,7 @@ class Sheet:
 
 
 def reconstructions(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """Originals, then what each tokenizer makes of them; of one with a residual also without it."""
+    """Originals, then each tokenizer's reconstructions, with and without its residual if it has one."""
     pictures, about = tokenizers[0].read("residual-left-out")
     names, places, originals = about["names"], about["images"], pictures[0]
     sheet = Sheet("Reconstructions of validation images", [[short(name) for name in names]])
@@ -90,7 +90,8 @@ def reconstructions(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
 
 
 def samples(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
-    """The same sample indices of each tokenizer at a few counts of steps and the greatest guidance that all have, or why not."""
+    """The same sample indices of each tokenizer at a few numbers of steps and the largest guidance that all share, or the reason why this
+    is not drawn."""
     common = set.intersection(*(set(one.cells()) for one in tokenizers))
     if not common:
         return "samples at equal noise need runs with a count of steps and a guidance in common."
@@ -120,7 +121,7 @@ def samples(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
 
 
 def interpolation(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """The straight way between the latents of two images, decoded."""
+    """Decoded points on the straight line between the latents of two images."""
     about = tokenizers[0].read("interpolation")[1]
     names, shares = about["names"], about["shares"]
     pairs = [(names[i], names[i + 1]) for i in range(0, len(names) - 1, 2)]
@@ -150,7 +151,7 @@ def interpolation(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
 
 
 def editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
-    """Images led to another class from several times on."""
+    """Images edited to another class, starting at several times."""
     about = tokenizers[0].read("editing")[1]
     starts = about["starts"]
     heads = [f"{name} to {target}" for name, target in zip(about["names"], about["target_names"], strict=True)]
@@ -183,13 +184,13 @@ def _psnr(one: TokenizerRuns) -> str:
 
 
 def _of_different_classes(labels: np.ndarray, count: int) -> list[int]:
-    """The first index of each of the first classes, then the first of the rest."""
+    """The first index of each of the first classes, then the first remaining indices."""
     _, firsts = np.unique(labels, return_index=True)
     chosen = sorted(firsts.tolist())[:count]
     return chosen + [i for i in range(len(labels)) if i not in chosen][: count - len(chosen)]
 
 
 def short(name: str) -> str:
-    """A class name that fits above a picture."""
+    """A class name, shortened to fit above a picture."""
     name = name.split(",")[0]
     return name if len(name) <= 12 else name[:11] + "…"

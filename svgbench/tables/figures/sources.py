@@ -1,4 +1,4 @@
-"""What figures are drawn from: finished runs, folded into tokenizers (runs that differ in their seed alone), and the artifacts of each."""
+"""The data behind figures: finished runs, grouped into tokenizers (runs that differ only in their seed), and their artifacts."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from svgbench.tables.labels import row_numbers
 
 @dataclass(frozen=True)
 class TokenizerRuns:
-    """Runs that differ in their seed alone; pictures are of the first."""
+    """Runs that differ only in their seed; pictures are from the first."""
 
     name: str
     config: RunConfig
-    """Of the first run."""
+    """Configuration of the first run."""
     records: tuple[RunRecord, ...]
-    """By seed."""
+    """Records of the runs, by seed."""
     store: Store
     number: int = 0
-    """Its place among the rows of the tables, which is its colour."""
+    """Its number among the rows of the tables, which determines its colour."""
     diagnoses: Mapping[str, str] = field(default_factory=dict)
     """Key of each finished diagnosis of the first run."""
     checked: dict[tuple[str, str], Path] = field(default_factory=dict, compare=False)
@@ -40,7 +40,7 @@ class TokenizerRuns:
 
     @property
     def first(self) -> RunRecord:
-        """The run of the lowest seed."""
+        """The run with the lowest seed."""
         return self.records[0]
 
     @property
@@ -59,7 +59,7 @@ class TokenizerRuns:
         return np.load(self._place("reconstructions") / "reconstructions.npy", mmap_mode="r")
 
     def training_log(self) -> list[list[dict[str, Any]]]:
-        """For each seed the lines of its transformer's training log, with ``images_seen`` and losses; empty if it was not trained here."""
+        """For each seed, the lines of its transformer's training log, with ``images_seen`` and losses. Seeds without a log are left out."""
         logs = []
         for record in self.records:
             node = recorded(record.about["stages"]).get("diffusion")
@@ -70,7 +70,7 @@ class TokenizerRuns:
         return logs
 
     def cells(self) -> dict[tuple[int, float], str]:
-        """(steps, guidance) of the samples of the whole training -> their key."""
+        """(steps, guidance) of the samples from the end of the training -> their key."""
         entries = [entry for entry in self.first.about["stages"] if entry["stage"] == "samples"]
         whole = [entry for entry in entries if entry["cell"].get("sampling.trained", 1.0) == 1]
         return {(entry["cell"]["sampling.steps"], entry["cell"]["sampling.guidance"]): entry["key"] for entry in whole}
@@ -93,7 +93,7 @@ class TokenizerRuns:
         return self._checked(node.stage, node.key)
 
     def _checked(self, stage: str, key: str) -> Path:
-        """The directory of an artifact; BrokenArtifact unless its files are those that were committed."""
+        """The directory of an artifact. Raises BrokenArtifact if its files do not match their digests."""
         if (stage, key) not in self.checked:
             self.store.verify(stage, key)
             self.checked[stage, key] = self.store.place(stage, key)
@@ -101,7 +101,7 @@ class TokenizerRuns:
 
 
 def tokenizers(records: Iterable[RunRecord], store: Store) -> list[TokenizerRuns]:
-    """Runs folded by their configurations without the seed, in the order of the records, which is that of the tables."""
+    """Runs grouped by their configurations without the seed, in the order of the records and of the tables."""
     groups: dict[str, list[tuple[RunRecord, RunConfig]]] = {}
     for record in records:
         config = validate(RunConfig, read_yaml(record.place / "config.yaml"), where=str(record.place / "config.yaml"))
@@ -115,7 +115,7 @@ def tokenizers(records: Iterable[RunRecord], store: Store) -> list[TokenizerRuns
 
 
 def of_one_set(pictured: list[TokenizerRuns]) -> None:
-    """BadInput unless all use the same images: pictures of different images cannot be compared."""
+    """Raises BadInput unless all use the same images: pictures of different images cannot be compared."""
     sets: dict[str, str] = {}
     for one in pictured:
         sets.setdefault(one.images_key(), one.name)
@@ -125,5 +125,5 @@ def of_one_set(pictured: list[TokenizerRuns]) -> None:
 
 
 def rmse(one: np.ndarray, other: np.ndarray) -> float:
-    """Root mean square difference of two uint8 images, of a range of 1."""
+    """Root mean square difference of two uint8 images, scaled to [0, 1]."""
     return float(np.sqrt(np.mean((one.astype(np.float64) - other) ** 2)) / 255)

@@ -1,7 +1,7 @@
-"""How every figure looks: one page width, one type size, colours that colour-blind readers tell apart, names beside what they name.
+"""The style of all figures: one page width, one font size, colours that colour-blind readers can distinguish, labels next to their lines.
 
-Figures are laid out in inches from the upper left corner, so that nothing shifts with a label's length, and are saved as the same bytes
-every time: no dates, fixed identifiers, a font that comes with matplotlib.
+Figures are laid out in inches from the upper left corner, so that nothing shifts with a label's length. Saving gives the same bytes every
+time: no dates, fixed identifiers, a font that comes with matplotlib.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from matplotlib.figure import Figure
 from svgbench.tables.figures.palette import LINES
 
 WIDTH = 7.0
-"""Inches: a text column of a page."""
+"""Inches: the width of a page's text column."""
 INK, SOFT, RULE = "#1b1b1b", "#6a6a6a", "#dcdcdc"
 CLASSES = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499", "#7f7f7f")
 """Paul Tol's muted colours, for ten classes."""
 MARKERS, DASHES = ("o", "s", "^"), ("-", (0, (4, 1.5)), (0, (1.2, 1.2)))
-"""Change when the colours of lines are used up."""
+"""The next of these are used when the colours of lines run out."""
 DPI = 200
 SMALL_IMAGE = 96
-"""Images up to this side are shown by their pixels; larger ones are averaged down."""
+"""Images up to this side in pixels are shown with nearest-neighbour interpolation, larger ones with antialiasing."""
 
 _SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans", "font.size": 7.5, "axes.titlesize": 7.5, "axes.labelsize": 7.5, "xtick.labelsize": 7,
@@ -42,12 +42,12 @@ _SETTINGS: dict[Any, Any] = {
     "figure.dpi": DPI, "savefig.dpi": DPI, "path.simplify": False,
 }  # fmt: skip
 LONGEST = 18
-"""Letters of a line of a name that the margin beside pictures holds."""
+"""Most letters per line of a name in the margin beside pictures."""
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Drawing and saving inside looks the same whatever the user's own settings of matplotlib are."""
+    """Inside this context, figures look the same whatever the user's matplotlib settings are."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -55,7 +55,7 @@ def styled() -> Iterator[None]:
 
 
 class Page:
-    """A figure that is drawn on in inches, x from the left edge, y from the upper edge."""
+    """A figure with coordinates in inches, x from the left edge, y from the upper edge."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -102,11 +102,11 @@ class FigureData(NamedTuple):
     columns: list[str]
     rows: list[list[Any]]
     paper: str = ""
-    """The figure of the article that it follows: ``figure 4``."""
+    """The figure of the paper that it reproduces: ``figure 4``."""
 
 
 def percent(share: float) -> str:
-    """A share in percent, without a sign before zero."""
+    """A share in percent; zero has no sign."""
     return f"{round(100 * share, 1) + 0.0:.1f} %"
 
 
@@ -119,7 +119,7 @@ def bare(axes: Axes) -> None:
 
 
 def class_colours(count: int) -> list[Any]:
-    """A colour for each class: distinct colours for up to ten, a list of twenty, else evenly spaced hues."""
+    """A colour for each class: distinct colours for up to ten, tab20 for up to twenty, else evenly spaced hues."""
     if count <= len(CLASSES):
         return list(CLASSES[:count])
     if count <= 20:
@@ -137,14 +137,14 @@ def line_of(number: int) -> dict[str, Any]:
 
 
 def aside(number: int, count: int) -> float:
-    """The offset of the n-th of many from their common place, -0.5 to 0.5, so that intervals do not hide one another."""
+    """The offset of item ``number`` of ``count`` from their common position, -0.5 to 0.5, so that intervals do not overlap."""
     return (number - (count - 1) / 2) / max(count - 1, 1)
 
 
 def in_lines(name: str) -> str:
-    """A row's name with a line for each of its parts: ``mae-tiny.no-align.weak-share-0.5`` and ``dinov3, align=none, shift=0.5`` in three.
-    A point before a digit is a number's, unless six hex digits follow, a digest's: with a letter among them, or behind a letter. Long
-    parts break at their dashes."""
+    """A row's name with one line for each part: ``mae-tiny.no-align.weak-share-0.5`` and ``dinov3, align=none, shift=0.5`` have three.
+    A point before a digit is a decimal point, unless the six hex digits of a digest follow: with a letter among them, or after a letter.
+    Long parts break at their dashes."""
     if "=" in name or ", " in name:
         return "\n".join(line for part in name.split(", ") for line in textwrap.wrap(part, LONGEST, break_long_words=False) or [part])
     digest = r"[0-9a-f]{6}(?:\.|$)"
@@ -153,7 +153,7 @@ def in_lines(name: str) -> str:
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions at least ``gap`` apart, in the order of the wanted ones and as near to them as that allows."""
+    """Positions at least ``gap`` apart, in the order of the wanted ones and as close to them as possible."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     groups: list[tuple[float, list[int]]] = []  # centre, members
     for i in order:
@@ -169,8 +169,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def name_lines(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float) -> None:
-    """Names at the right of axes ``height`` inches high: (x, y, name, colour) of each line's end; names never overlap, and long
-    ones are set smaller."""
+    """Names of lines to the right of axes ``height`` inches high. ``ends``: (x, y, name, colour) of each line's end. Names never overlap;
+    long ones are set smaller."""
     low, high = axes.transAxes.inverted().transform(axes.transData.transform([(x, y) for x, y, *_ in ends]))[:, 1], 0.135 / height
     for (x, y, name, colour), place in zip(ends, spread(list(low), high), strict=True):
         axes.annotate(
@@ -185,7 +185,7 @@ NAME_STEP = 0.15
 
 
 def height_of_names(names: Sequence[str]) -> float:
-    """Inches that ``name_classes`` takes below its first line's middle."""
+    """Inches that ``name_classes`` needs below the middle of its first line."""
     return NAME_STEP * len(names)
 
 

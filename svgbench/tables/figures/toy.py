@@ -87,7 +87,7 @@ def _error_axes(page: Page, y: float, side: float, errors: list[float], *, last:
 
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean cosine between the velocities [N, 2] of two classes at the same places."""
+    """Mean cosine between the velocities [N, 2] of two classes at the same points."""
     return float(((one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)).mean())
 
 

@@ -51,7 +51,7 @@ def training_curves(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e3 else f"{x:g}")
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        axes.set_ylim(axes.get_ylim())  # names are placed by the final limits
+        axes.set_ylim(axes.get_ylim())  # fixes the limits before names are placed
         if number == len(panels) - 1:
             name_lines(axes, ends, height)
     rows: list[list[Any]] = []
