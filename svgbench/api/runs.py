@@ -68,7 +68,7 @@ class LoadedRun:
 
     @property
     def model(self) -> Any:
-        """The trained transformer, called as (x [B, C, h, w], times [B], labels [B]); an input of ``sample``. Its latents are standardised."""
+        """The trained transformer, called as (x [B, C, h, w], times [B], labels [B]); for ``sample``. Its latents are standardised."""
         return self._generator.model
 
     @property

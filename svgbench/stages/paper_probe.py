@@ -45,7 +45,7 @@ METRICS = (("probe_top1", 1), ("probe_top5", 5))
 
 
 class ProbesTask:
-    """One update: crops, their pooled latents without gradient, then the linear layers for features, residual and both."""
+    """One update: encodes and pools crops without gradient, then updates the linear layers for features, residual and both."""
 
     averaged = None
 
@@ -108,7 +108,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def untrained(channels: int, classes: int, seed: int) -> nn.Linear:
-    """A linear layer with normal weights of standard deviation 0.01, from the seed, and zero bias."""
+    """A linear layer with normal weights (standard deviation 0.01, drawn from the seed) and zero bias."""
     layer = nn.Linear(channels, classes)
     drawn = draws.normal(draws.stream(seed, "paper/probe"), torch.zeros(1, dtype=torch.int64), (classes, channels))[0]
     layer.load_state_dict({"weight": 0.01 * drawn, "bias": torch.zeros(classes)})
@@ -128,8 +128,8 @@ def _evaluated(
     out: Path,
     runtime: Runtime,
 ) -> dict[str, Tensor]:
-    """For each layer: whether each validation image's label is the top class, and among the top five: [N, 2] bool; computed by all
-    ranks."""
+    """For each layer, bool [N, 2]: whether each validation image's label is the top-1 class, and whether it is in the top 5. Computed by
+    all ranks."""
     val, best = collection.val, min(5, len(collection.classes))
 
     @torch.no_grad()

@@ -54,7 +54,7 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     limits = {"train": settings.train_images, "val": None}
     cached = {split: latents_of(split, tokenizer, getattr(collection, split), inputs["statistics"], runtime) for split in limits}
     train, val = (cached[split].gather(Tensor.cpu, limit) for split, limit in limits.items())
-    assert collection.train.masks is not None and collection.val.masks is not None  # else the run has no such stage
+    assert collection.train.masks is not None and collection.val.masks is not None  # a run without masks has no such stage
     masks = [torch.from_numpy(np.array(m[: len(x)])) for m, x in ((collection.train.masks, train), (collection.val.masks, val))]
     scores: list[Score] = []
     steps = Steps(out / FOLDER, runtime.notify)
@@ -73,7 +73,7 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
+    """mIoU and mAcc on a folder of images with masks, by this protocol: features, residual, both. Runs on all ranks; writes the heads."""
     head, seed = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"]).head, slice_["seed"]
     return score_folder(
         slice_, inputs, out, runtime, Frame(head.classes, head.crop, head.stride, head.scales), linear(head, dropout=head.dropout),
@@ -114,7 +114,7 @@ def score_folder(
     make: Callable[[int, int], nn.Module], measure: str, used: dict[str, Any], distort: Callable[[Tensor, np.ndarray], Tensor],
     loss: HeadLoss = pixel_cross_entropy,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains heads (``make``: channels and stride -> head) on crops and scores them by windows; ``measure`` and ``used`` (the settings)
+    """Trains heads (``make``: channels and stride -> head) on crops and evaluates them on windows; ``measure`` and ``used`` (the settings)
     name the protocol; ``distort``: (a crop's pixels, its random numbers) -> pixels with changed colours."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
@@ -127,7 +127,7 @@ def score_folder(
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
     if runtime.is_main:
-        opened("segmentation", settings, whole.identity)  # refused when a file changed while it was trained on
+        opened("segmentation", settings, whole.identity)  # raises an error if a file changed during training
         details = (f"{head.classes}classes",)
         name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
@@ -140,7 +140,7 @@ def score_folder(
 
 
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
+    """Reads every pair of a folder once, so that an unusable mask is reported before hours of training."""
     settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
     dataset, head = opened("segmentation", settings), settings.head
     largest = int(head.crop * max(1.0, *head.scales))
@@ -163,7 +163,7 @@ def _stacked(
 
 
 def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[str, Areas]:
-    """Areas [N, K] of the validation images under each head; ranks share the images."""
+    """Areas [N, K] of the validation images for each head; ranks share the images."""
 
     def areas(sample: Sample) -> Iterator[list[Tensor]]:
         target = torch.from_numpy(sample.target).to(runtime.torch_device)[None]
@@ -180,7 +180,7 @@ def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[
 
 @torch.no_grad()
 def logits_of(run: DenseRun, sample: Sample, head: Frame, device: torch.device) -> list[Tensor]:
-    """Averaged logits [K, H, W] of each head on the image with its short side at ``head.crop``."""
+    """Window-averaged logits [K, H, W] of each head for the image, resized so that its short side is ``head.crop``."""
     pixels = np.asarray(sample.image.resize(crops.scaled(sample.image.size, head.crop), Image.Resampling.BILINEAR))
     image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
     height, width = image.shape[1:]
