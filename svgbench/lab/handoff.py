@@ -1,5 +1,4 @@
-"""Files through which an engine and its worker processes communicate: the plan and a report for each node, as JSON in a shared folder. No
-torch."""
+"""Files for communication between an engine and its workers: the plan and one report per node, as JSON in a shared folder. No torch."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ def candidate(shift: float) -> str:
 
 def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Writes ``choice.json``: ``shift``, the candidate with the lowest gFID (the first if equal); ``candidates``, the score of each;
-    ``text``, how they were compared; ``edge``, whether the choice is the smallest or largest candidate, so that a better shift may lie outside their
-    range."""
+    ``text``, how they were compared; ``edge``, whether the choice is the smallest or largest candidate, so that a better shift may
+    lie outside their range."""
     tuning = Tuning.model_validate(slice_["sampling"]["tuning"])
     rows = []
     for shift in tuning.shifts:
