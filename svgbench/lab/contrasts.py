@@ -40,7 +40,7 @@ def identity(contrast: Contrast, cells: Mapping[str, str]) -> str:
 
 
 def declare(experiment: Experiment, plan: Plan, cells: Mapping[str, str], out: Path) -> None:
-    """Records the contrasts of an experiment that are not recorded yet. ``plan``: the plan of its runs; ``cells``: name of a run -> its cell."""
+    """Records the contrasts of an experiment that are not yet recorded. ``plan``: of its runs; ``cells``: name of a run -> its cell."""
     if not experiment.contrasts or all(identity(one, cells) in declared(out, experiment) for one in experiment.contrasts):
         return
     finished = Finished(plan, Store(out / "store")).keys()

@@ -86,7 +86,7 @@ def _start(choice: Choice, file: Path, out: Path, bench: Bench, notify: Callable
 
 
 def joins_ray() -> bool:
-    """Whether the environment names a Ray cluster to join; otherwise one is started for this machine alone."""
+    """Whether the environment names a Ray cluster to join; otherwise Ray is started on this machine only."""
     return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 

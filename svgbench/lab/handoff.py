@@ -41,7 +41,7 @@ def report_file(plan: Path, key: str) -> Path:
 
 
 def write_report(plan: Path, report: Report) -> None:
-    """Writes a report beside the plan."""
+    """Writes a report next to the plan."""
     error = report.error
     content = {"key": report.key, "state": report.state, "kind": type(error).__name__ if error else None, "sentence": str(error or "")}
     path = report_file(plan, report.key)

@@ -109,11 +109,11 @@ class Finished:
             self.look(key)
 
     def keys(self) -> set[str]:
-        """Keys of the nodes found so far."""
+        """Keys of the nodes known to be finished."""
         return set(self._seen)
 
     def all(self) -> list[Found]:
-        """The artifacts found so far."""
+        """The artifacts of the nodes known to be finished."""
         return list(self._seen.values())
 
     def look(self, key: str) -> Found | None:

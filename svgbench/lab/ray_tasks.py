@@ -32,7 +32,7 @@ RETRIES = 3
 
 
 def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) -> str:
-    """Runs a node in a worker of Ray; its report is written beside the plan. ``here``: the directory of relative paths; ``inputs``:
+    """Runs a node in a Ray worker; its report is written next to the plan. ``here``: the directory of relative paths; ``inputs``:
     results of the tasks that it waited for (unused)."""
     if Path(here).is_dir():
         os.chdir(here)

@@ -96,7 +96,7 @@ def gc_paused() -> Iterator[None]:
 def run_here(
     plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False, display: Display | None = None
 ) -> None:
-    """Executes the missing nodes of a plan in this process, with the stages' own progress bars."""
+    """Executes the missing nodes of a plan in this process, with the stages' progress bars."""
     from svgbench.machine.runtime import Runtime
 
     runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)

@@ -48,7 +48,7 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 OLD_SECONDS = 3600.0
 """Seconds that a plan without jobs is kept: another process may be submitting them."""
 SIGNAL_SECONDS = 120
-"""Seconds before the time limit at which a job is told to save its work."""
+"""Seconds before the time limit at which a job is signalled to save its work."""
 
 
 class Command(Checkpointable):

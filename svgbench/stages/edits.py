@@ -194,7 +194,7 @@ def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Pa
 
 def _velocities(inputs: dict[str, Path], runtime: Runtime) -> Callable[[Tensor, SamplingProtocol], Field]:
     """(labels [B], settings) -> the guided velocity of the trained transformer (of any objective), zero in the first
-    ``sampling.zero_init`` steps; the transformer is opened once."""
+    ``sampling.zero_init`` steps. Opens the transformer once."""
     model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
 
     def velocity(labels: Tensor, sampling: SamplingProtocol) -> Field:

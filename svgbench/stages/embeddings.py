@@ -58,7 +58,7 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     """t-SNE of raw vectors, averaged over positions: of some blocks of the encoder, and of the latents with and without their alignment.
     ``points.npy`` float32 [P, N, 2] and ``embedding.json``: the parts' names, labels, classes, and the class share before t-SNE.
 
-    Without alignment: the same trained residual encoder without its alignment. For a codec only its latents.
+    "Without" means that the alignment of the trained autoencoder is skipped. For a codec only its latents.
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)

@@ -1,13 +1,17 @@
 """Depth by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): head and hyperparameters after Xie et al. (arXiv 2205.13543).
 
 Sources: SwinTransformer/MIM-Depth-Estimation (models/model.py, train.py, models/optimizer.py, README.md); its data and losses are
-GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DeconvHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
-CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, with a learning rate that rises over 12 epochs by (share)^0.9
-from 3e-5 to 5e-4 and falls the same way, and decay 0.05 on weights only; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the
-batch's known pixels. Validation: windows of 480 px every 160 px (two per NYUv2 image), each averaged with the result of its mirror
-image, then averaged over windows; errors per image inside Eigen's crop, averaged over images. Our choices: batch norm over the whole batch
-(the source: over each GPU's part), width 128 (as for its SwinV2-B), fewer doublings for an encoder of stride 16, and images of other sizes
-than NYUv2's.
+GLPDepth's (vinvino02/GLPDepth).
+
+- Head: ``nets.paper_heads.DeconvHead``.
+- Training: crops of 480 x 480 px, mirrored half of the time, Vertical CutDepth on a quarter, GLPDepth's colours. Loss sqrt(mean(g^2) -
+  mean(g)^2 / 2) of log errors g over the batch's known pixels. 25 epochs in batches of 24; AdamW, with a learning rate that rises over 12
+  epochs by (share)^0.9 from 3e-5 to 5e-4 and falls the same way; weight decay 0.05 on weights only.
+- Validation: windows of 480 px every 160 px (two per NYUv2 image), each averaged with the result of its mirror image, then averaged over
+  windows. Errors per image inside Eigen's crop, averaged over images.
+
+Our choices: batch norm over the full batch (the source: over each GPU's share), width 128 (as for the source's SwinV2-B), fewer doublings
+for an encoder of stride 16, and support for image sizes other than NYUv2's.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
 """Top-1 and top-5 by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): a linear layer on frozen latents of random resized crops.
 
-Training: 30 epochs of random resized crops to the run's resolution, encoded on the fly, in batches of 3072; a linear layer with bias on the
-mean of the raw latent over its positions, one layer each for features, residual and both; cross-entropy; AdamW from 5e-4, decay 1e-2.
-Validation: all validation images, with the run's crop. The appendix does not state the following, so these are our choices: the mean over
-positions, no class token and no norm before the layer, crops of 8 to 100 % of the area, mirrored half of the time, a cosine to zero without
-warm-up, initial weights with a standard deviation of 0.01, and crops taken from the run's images after their centre crop. Encoders and
-tokenizers get no gradient. With ``align: batch`` the batch is a block of 256 images.
+- Training: 30 epochs of random resized crops to the run's resolution, encoded on the fly, in batches of 3072; a linear layer with bias on
+  the mean of the raw latent over its positions, one layer each for features, residual and both; cross-entropy; AdamW with an initial
+  learning rate of 5e-4 and weight decay 1e-2. Encoders and tokenizers get no gradient.
+- Validation: all validation images, with the run's crop.
+- Our choices, which the appendix does not state: the mean over positions, no class token and no norm before the layer, crops of 8 to 100 %
+  of the area, mirrored half of the time, a cosine to zero without warm-up, initial weights with a standard deviation of 0.01, and crops of
+  the run's images after their centre crop.
+
+With ``align: batch``, the batch is a block of 256 images.
 """
 
 from __future__ import annotations

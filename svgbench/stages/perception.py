@@ -28,7 +28,7 @@ from svgbench.stages.results import probe_groups, write_scores
 from svgbench.stages.tokenizers import kept_latents, open_tokenizer, to_floats
 
 BLOCK = 256
-"""Images encoded at once."""
+"""Number of images encoded at once."""
 KINDS = {"fp32": np.float32, "bf16": np.uint16}
 """Precision -> type in the file; NumPy has no bfloat16, so its bits are stored as uint16."""
 

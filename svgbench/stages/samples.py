@@ -28,7 +28,7 @@ from svgbench.stages.tuning import chosen
 
 CPU_TOKENS = 640
 """Tokens per batch of samples on a CPU, so that a layer's activations stay in its cache (at width 128, a sample of 16 tokens takes 0.5
-to 0.6 ms with 640 to 1280 tokens, 0.7 ms with 6400). A network of wide layers, whose weights exceed the cache, gets eight samples."""
+to 0.6 ms with 640 to 1280 tokens, 0.7 ms with 6400). At least eight samples, because the weights of wide layers do not fit in the cache."""
 
 
 def batch_of(model: Any, device: torch.device) -> int:

@@ -1,13 +1,17 @@
-"""mIoU of linear heads on frozen latents: on the run's own images with masks, or on a folder such as ADE20K.
+"""mIoU of linear heads on frozen latents: on the run's images with masks, or on a folder such as ADE20K.
 
-Protocol of a folder (``scores.segmentation.source``; DINOv3's linear one, facebookresearch/dinov3,
-eval/segmentation/configs/config-ade20k-linear-training.yaml): batch norm and 1x1 convolution on raw latents of 512 px crops (short side 512
-times 0.5 to 2, mirrored half of the time, photometric distortion, no class on more than 3/4 of a crop if one of ten tries avoids it), a
-tenth of the channels dropped, cross-entropy over the labelled pixels of the batch of 16 at the crop's size, 40,000 updates of AdamW (1e-3,
-decay 1e-3, 1,500 updates of warm-up, cosine to zero). Validation: short side 512, windows of 512 every 341 px, their logits averaged,
-enlarged bilinearly to the mask's own size; areas over all images, then mIoU and mAcc over classes (mmsegmentation's IoUMetric, unrounded).
-Label 0 is unlabelled and ignored. Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour
-steps. Limit: boundaries finer than the grid. With ``align: batch``, the batch consists of the windows of one image.
+Protocol for a folder (``scores.segmentation.source``), after DINOv3's linear protocol (facebookresearch/dinov3,
+eval/segmentation/configs/config-ade20k-linear-training.yaml):
+
+- Head: batch norm and a 1x1 convolution on raw latents, with a tenth of the channels dropped.
+- Training: crops of 512 px from images with a short side of 512 times 0.5 to 2, mirrored half of the time, with photometric distortion; no
+  class covers more than 3/4 of a crop if one of ten tries avoids it. Cross-entropy at the crop's size over the labelled pixels of the batch
+  of 16. 40,000 updates of AdamW: learning rate 1e-3, weight decay 1e-3, 1,500 updates of warm-up, cosine to zero.
+- Validation: short side 512, windows of 512 px every 341 px; their averaged logits are resized bilinearly to the mask's size. Areas are
+  summed over all images; mIoU and mAcc are means over classes (mmsegmentation's IoUMetric, unrounded). Label 0 (unlabelled) is ignored.
+
+Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour steps. Limit: boundaries finer than
+the grid. With ``align: batch``, the batch consists of the windows of one image.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ from svgbench.stages.tokenizers import latents_of, open_tokenizer
 
 
 def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc of a linear head on frozen latents of the run's own images: features, residual, both."""
+    """mIoU and mAcc of a linear head on frozen latents of the run's images: features, residual, both."""
     part = slice_["scores"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
     collection = open_images(inputs["images"])

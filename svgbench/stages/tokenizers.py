@@ -32,7 +32,7 @@ from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
 
 BLOCK = 256
-"""Images encoded at once."""
+"""Number of images encoded at once."""
 
 
 def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.EncoderCard, Any]:
