@@ -31,7 +31,7 @@ def environment(**more: str) -> dict[str, str]:
     paths = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", ".")]
     root = Path(svgbench.__file__).resolve().parents[1]
     installed = {Path(place).resolve() for place in (sysconfig.get_path("purelib"), site.getusersitepackages())}
-    if root not in installed:  # a checkout
+    if root not in installed:  # svgbench runs from a checkout
         paths.append(str(root))
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}) | {"PYTHONSAFEPATH": "1"} | more

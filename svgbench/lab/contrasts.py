@@ -1,4 +1,4 @@
-"""The record of an experiment's contrasts: which were declared before any of the compared runs was scored, and when. No torch.
+"""The record of an experiment's contrasts: when each was declared, and whether before any of its runs was scored. No torch.
 
 ``contrasts/EXPERIMENT.json`` in the output directory is written by the commands that run an experiment, before anything runs. An entry
 holds the contrast, the runs that it compares, the time, and whether a score of these runs existed by then. Entries are never changed: an

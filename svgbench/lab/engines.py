@@ -113,7 +113,7 @@ class Inline:
             raise
         except Occupied as error:
             if self._executor.world > 1:
-                raise  # the other processes of the torchrun cannot wait for this one
+                raise  # the other ranks cannot wait together with this one
             return [Report(node.key, "occupied", error)]
         except SvgbenchError as error:
             return [Report(node.key, "failed", error)]

@@ -80,7 +80,7 @@ class Processes:
             slot.key = node.key
             if slot.process is None or slot.process.poll() is not None:
                 self._start(slot)
-            with contextlib.suppress(BrokenPipeError):  # poll finds it dead
+            with contextlib.suppress(BrokenPipeError):  # poll reports the dead worker
                 _asked(slot).write(node.key + "\n")
                 _asked(slot).flush()
 

@@ -101,7 +101,7 @@ class RayTasks:
         if not ended:
             ended, _ = ray.wait(list(self._refs), num_returns=1, timeout=seconds)
         come = set(ended)
-        return [self._report(ref) for ref in list(self._refs) if ref in come]  # inputs first
+        return [self._report(ref) for ref in list(self._refs) if ref in come]  # nodes after their inputs
 
     def _report(self, ref: Any) -> Report:
         node, before = self._refs.pop(ref)

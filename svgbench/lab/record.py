@@ -72,7 +72,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
                 write_atomic(place / name, raw)
                 failpoint("record.written")
             digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
-            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests reveal files of two attempts
+            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests reveal mixed files of two attempts
             lock.unlink()
 
 

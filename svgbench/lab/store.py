@@ -311,7 +311,7 @@ def _readable(files: Iterable[Path], model: Path) -> None:
     """Gives files the permissions of ``model``, which follow the umask; safetensors writes files that only their owner can read."""
     wanted = stat.S_IMODE(model.stat().st_mode)
     for file in files:
-        with contextlib.suppress(OSError):  # a file system without permissions
+        with contextlib.suppress(OSError):  # some file systems have no permissions
             if stat.S_IMODE(file.stat().st_mode) != wanted:
                 file.chmod(wanted)
 

@@ -39,8 +39,8 @@ RESAMPLING = Resampling(resamples=100, seed=0)
 
 
 def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tensor, Tensor, list[int]]:
-    """At most ``count`` images of at most ``classes`` classes, taken from the chosen classes in turn: their indices [N], their labels as
-    indices of the chosen classes [N], and these classes."""
+    """At most ``count`` images of at most ``classes`` classes, alternating between the classes. Returns the images' indices [N], their
+    labels as indices into the chosen classes [N], and the chosen classes."""
     labels = torch.as_tensor(images.labels)
     known = labels.unique()
     if len(known) < 2:
@@ -53,7 +53,7 @@ def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tens
 
 @torch.no_grad()
 def latents(images: ImageSet, places: Tensor, tokenizer: Tokenizer | Codec, runtime: Runtime) -> Tensor:
-    """Raw latents [N, C, h, w] of the images at places [N], on the device."""
+    """Raw latents [N, C, h, w] of the images at indices ``places`` [N], on the device."""
     parts = [tokenizer.encode(to_floats(images.batch(places[block]), runtime.torch_device)) for block in blocks(len(places))]
     return torch.cat(parts).float()
 
@@ -146,7 +146,7 @@ def _plane(centres: Tensor) -> Tensor:
 
 
 def names_of(collection: Images, chosen: list[int]) -> list[str]:
-    """Names of these classes."""
+    """Names of the chosen classes."""
     return [collection.classes[label] for label in chosen]
 
 

@@ -119,7 +119,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     latents = latents_of("train", tokenizer, images.train, inputs["statistics"], runtime, flips=part.flip)
 
-    # the network, its initial weights a function of the seed
+    # the network, with initial weights drawn from the seed
     channels, grid, _ = latents.shape
     sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump(mode="json")}
     start = inputs.get("start")

@@ -40,7 +40,7 @@ EDITED = 2
 STARTS = (0.8, 0.6, 0.4, 0.2)
 """Times to which an image is noised before it is edited; a smaller time keeps less of the image."""
 BOXED = SamplingProtocol(sampler="euler", steps=100, guidance=4.0, shift=0.4)
-"""Settings with which an edit in a box is denoised, from appendix C of arXiv 2510.15301."""
+"""Sampling settings for edits in a box, from appendix C of arXiv 2510.15301."""
 BOX_START = 0.25
 """Time up to which an image is inverted before an edit in a box (our choice)."""
 BOX_SHARE, BOX_BLUR = 0.5, 1 / 16

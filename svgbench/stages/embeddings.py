@@ -86,8 +86,8 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 
 def shown_layers(depth: int) -> list[int]:
-    """The blocks of an encoder that are shown, from 1: the first, and those at a third, two thirds and the end of the encoder, rounded down
-    (of 12 blocks 1, 4, 8 and 12)."""
+    """The blocks of an encoder that are shown, counted from 1: the first, and those at one third, two thirds and the end of the encoder,
+    rounded down (1, 4, 8 and 12 of 12)."""
     return sorted({1 + int((depth - 1) * place / (LAYERS - 1)) for place in range(LAYERS)})
 
 
@@ -113,7 +113,7 @@ def _of_layers(card: cards.EncoderCard, part: Mapping[str, Any], layers: list[in
 
 
 def _pooled(images: ImageSet, places: Tensor, encode: Any, runtime: Runtime) -> Tensor:
-    """Vectors [N, C] on the CPU, averaged over positions, of the images at places [N]."""
+    """Vectors [N, C] on the CPU, averaged over positions, of the images at indices ``places`` [N]."""
     parts = [pool(encode(to_floats(images.batch(places[block]), runtime.torch_device))).cpu() for block in blocks(len(places))]
     return torch.cat(parts)
 

@@ -62,6 +62,6 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def shown_blocks(depth: int) -> list[int]:
-    """The blocks that are shown, counted from 0: the first seven, and the last block of the second, third and fourth quarter (of 28 blocks
-    0 to 6, 13, 20 and 27, as in the article)."""
+    """The blocks that are shown, counted from 0: the first seven, and the last block of the second, third and fourth quarter (for 28
+    blocks 0 to 6, 13, 20 and 27, as in the article)."""
     return sorted({*range(min(7, depth)), *(max(round(depth * quarter / 4) - 1, 0) for quarter in (2, 3, 4))})
