@@ -103,7 +103,8 @@ class HeadsTask:
 
 
 class DeepHeadsTask(HeadsTask):
-    """The same for heads with two parts (``nets.paper_heads``): the trunk runs once per rank, tail and loss in micro-batches."""
+    """The same for heads with two parts (``nets.paper_heads``): the trunk runs once on all crops of the rank, tail and loss in
+    micro-batches."""
 
     def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
         """For latents [B, C, h, w] and targets [B, H, W]: first the tail's backward passes, which accumulate gradients at the trunk's

@@ -52,9 +52,10 @@ NOISE_PAIRS = 2
 
 @torch.no_grad()
 def residual_left_out(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Validation images decoded from their features alone; the mask token, known to the decoder, replaces the residual.
+    """Validation images decoded from their features alone; the mask token, which the decoder saw in training, replaces the residual.
 
-    ``pictures.npy`` [2, N, 3, H, W]: originals, decoded; only originals, [1, ...], if there is no residual or it was never dropped.
+    ``pictures.npy`` [2, N, 3, H, W]: originals, decoded; only the originals, [1, ...], if there is no residual or it was never
+    dropped in training.
     """
     collection, places, about = _picked(inputs, SHOWN)
     originals = collection.val.batch(places)

@@ -154,7 +154,7 @@ def counts_of(config: RunConfig) -> Counts:
 
 
 def published(source: str) -> dict[str, Any] | None:
-    """The entry of a known image data set that ``data.source`` names and that is not on this machine, else None."""
+    """The entry of the known image data set ``data.source``, if it is not on this machine; None for data sets of single scores."""
     facts = read_yaml(folder("reports") / "datasets.yaml").get(source)
     return facts if facts and facts["setting"].startswith("--data") and not Path(source).exists() else None
 
