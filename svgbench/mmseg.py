@@ -28,7 +28,7 @@ from svgbench.tables.collect import read_run
 try:
     from mmengine.model import BaseModule
     from mmseg.registry import MODELS
-except ImportError as error:  # also cv2, which needs the system's libGL and glib
+except ImportError as error:  # also raised by cv2, which needs the system's libGL and glib
     raise BadInput(
         f"mmsegmentation cannot be imported ({error}); pip install 'svgbench[seg]', and where libGL or libgthread is missing "
         "apt-get install libgl1 libglib2.0-0."
@@ -42,9 +42,9 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 class SvgbenchBackbone(BaseModule):
     """A frozen encoder, or a run's frozen tokenizer: preprocessed images [B, 3, H, W] -> one feature map ([B, C, h, w],).
 
-    Pixels come as ``SegDataPreProcessor`` makes them (RGB: ``bgr_to_rgb=True``; minus ``mean``, over ``std``, of 0 to 255); that is undone,
-    and the encoder normalises them itself. H and W must be multiples of its stride (``size_divisor`` of the preprocessor, or a slide of
-    such crops). ``out_channels`` is C. Its weights stay out of checkpoints: they are the encoder's files, or the run's.
+    Expects the output of ``SegDataPreProcessor`` (RGB: ``bgr_to_rgb=True``; pixels of 0 to 255, minus ``mean``, divided by ``std``). Undoes
+    this normalisation, as the encoder applies its own. H and W must be multiples of its stride (set the preprocessor's ``size_divisor``, or
+    slide over such crops). ``out_channels`` is C. Checkpoints do not contain its weights: they are the encoder's files, or the run's.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class SvgbenchBackbone(BaseModule):
         std: Sequence[float] = STD,
         init_cfg: Any = None,
     ) -> None:
-        """``encoder``: a card's name or BACKEND:NAME, with an official file in ``weights``; or ``run``: a run's directory, whose raw
-        ``latents`` are given. ``mean`` and ``std`` must be those of the config's data preprocessor."""
+        """``encoder``: a card's name or BACKEND:NAME, with an official file in ``weights``; or ``run``: a run's directory; ``latents``
+        selects the channels of its raw latents. ``mean`` and ``std`` must be those of the config's data preprocessor."""
         if init_cfg is not None:
             raise BadConfig("SvgbenchBackbone takes no init_cfg: its weights are those of the encoder or the run.")
         super().__init__()
@@ -81,11 +81,11 @@ class SvgbenchBackbone(BaseModule):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def init_weights(self) -> None:
-        """Nothing: the weights are loaded."""
+        """Does nothing: the weights are already loaded."""
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> tuple[Tensor]:
-        """One feature map of preprocessed images; no gradient."""
+        """The feature map of preprocessed images, without gradient."""
         (model,) = self._outside
         encoder = model._outside[0] if isinstance(model, Tokenizer | Codec) else model
         if encoder.mean.device != pixels.device:
@@ -101,7 +101,7 @@ def open_run(place: Path) -> Tokenizer | Codec:
     if not (place / "run.json").is_file():
         raise BadInput(f"{place} is no finished run; give the directory of one, such as runs/dinov3-tiny.")
     store = Store(place.parent / "store")
-    for stage in reversed(read_run(place, store).about["stages"]):  # the last one replaced those before it
+    for stage in reversed(read_run(place, store).about["stages"]):  # the last one replaced the earlier ones
         if (by_name(stage["stage"]).provides or stage["stage"]) == "autoencoder":
             store.verify(stage["stage"], stage["key"])
             return open_tokenizer(store.place(stage["stage"], stage["key"]), Runtime(device="cpu"))

@@ -1,4 +1,4 @@
-"""The functions of ``import svgbench``: encoders, released models, runs, plans, scores. Each imports what it needs when it is called."""
+"""The functions of ``import svgbench``: encoders, released models, runs, plans, scores. Each imports its dependencies when called."""
 
 from svgbench.api.models import load_encoder, load_official, sample
 from svgbench.api.runs import LoadedRun, load_run, plan, run

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def load_encoder(name: str, weights: str | Path | None = None, device: str | torch.device = "cpu") -> FrozenEncoder:
-    """A frozen encoder: ``encode(images [B, 3, H, W] in [0, 1]) -> latents [B, C, h, w]``, for a codec also ``decode``.
+    """A frozen encoder: ``encode(images [B, 3, H, W] in [0, 1]) -> latents [B, C, h, w]``; a codec also has ``decode``.
 
-    ``name``: a card, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file. UnknownName for an unknown name,
-    BadWeights where the weights are not there or do not fit.
+    ``name``: a card, a family (its full-size member) or BACKEND:NAME; ``weights``: an official file. Raises UnknownName for an unknown
+    name, BadWeights if the weights are missing or do not fit.
     """
     from svgbench.backends.open import open_encoder
     from svgbench.config.cards import find
@@ -30,7 +30,7 @@ def load_encoder(name: str, weights: str | Path | None = None, device: str | tor
 
 
 def load_official(kind: str, path: str | Path, config: Mapping[str, Any] | None = None, weights_key: str | None = None) -> Any:
-    """An official model of a released file; see ``svgbench.releases.open.load_official`` for the kinds and what comes back."""
+    """An official model from a released file; see ``svgbench.releases.open.load_official`` for the kinds and the returned objects."""
     from svgbench.releases.open import load_official as opened
 
     return opened(kind, path, config, weights_key)
@@ -53,10 +53,10 @@ def sample(
     seed: int = 0,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a velocity or a noise-predicting model.
+    """Latents [B, C, h, w] sampled from noise [B, C, h, w] and labels [B] with a model that predicts velocity or noise.
 
-    A setting that is None comes from ``model.sampling``, the defaults of a released model, else it is euler (ddpm for a model that predicts
-    noise), shift 0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
+    Settings that are None default to ``model.sampling`` (of a released model), else to euler (ddpm for a model that predicts noise), shift
+    0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
     ``guided_channels=model.channels`` guides all channels of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to
     100, 1 is unguided; ``shift``: 0.001 or more. The label ``model.classes`` is unconditional. ``zero_init``: number of first steps with a
     velocity of zero (euler, heun, midpoint); ``optimised_scale``: use the optimised scale of CFG-Zero* (arXiv 2503.18886), for velocity
@@ -97,7 +97,7 @@ def sample(
 
 
 def check_range(steps: int, guidance: float, shift: float) -> None:
-    """BadConfig for numbers that a command would refuse."""
+    """Raises BadConfig for values that the commands reject."""
     if not 1 <= steps <= MOST_STEPS:
         raise BadConfig(f"steps must be from 1 to {MOST_STEPS}, not {steps}.")
     if not 0 <= guidance <= MOST_GUIDANCE:
@@ -107,7 +107,7 @@ def check_range(steps: int, guidance: float, shift: float) -> None:
 
 
 def check_labels(labels: Tensor | Sequence[int], classes: int, *, unconditional: bool) -> None:
-    """BadInput for labels that are not whole numbers [B] of this model's classes."""
+    """Raises BadInput for labels that are not integers [B] in the range of this model's classes."""
     import torch
 
     numbers = torch.as_tensor(labels)
@@ -121,7 +121,7 @@ def check_labels(labels: Tensor | Sequence[int], classes: int, *, unconditional:
 
 
 def _check_channels(model: Any, noise: Tensor, guided: int | None) -> None:
-    """BadInput for noise of another shape than the model's latents."""
+    """Raises BadInput for noise whose shape is not that of the model's latents, BadConfig for ``guided`` out of range."""
     if noise.ndim != 4:
         raise BadInput(f"the noise has shape {list(noise.shape)}; give [B, C, h, w].")
     channels, grid = getattr(model, "channels", noise.shape[1]), getattr(model, "grid", noise.shape[2])

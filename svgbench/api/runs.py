@@ -1,4 +1,4 @@
-"""Runs: what would be run, running it, and opening what was run."""
+"""Runs: planning, running and loading them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from svgbench.nets.tokenizer import Codec, Tokenizer
 
 NEEDED = ("autoencoder", "statistics", "diffusion")
-"""The artifacts that samples are drawn from."""
+"""The artifacts needed to draw samples."""
 PLAN_COLUMNS = {
     "stage": "string", "cell": "string", "key": "string", "runs": "Int64", "state": "string", "flops": "Float64", "seconds": "Float64",
     "bytes": "Int64",
@@ -29,12 +29,12 @@ PLAN_COLUMNS = {
 
 
 def load_run(out: str | Path, name: str, device: str = "auto") -> LoadedRun:
-    """A finished run of an output directory: its tokenizer, model, samples and scores. UnknownName where ``out`` has no such run."""
+    """A finished run of an output directory: its tokenizer, model, samples and scores. Raises UnknownName if ``out`` has no such run."""
     return LoadedRun(Path(out), name, device)
 
 
 class LoadedRun:
-    """A finished run; its networks are opened when they are first used, their files checked against their digests."""
+    """A finished run. Its networks are loaded on first use, and their files are checked against their digests."""
 
     def __init__(self, out: Path, name: str, device: str = "auto") -> None:
         from svgbench.lab.store import Store
@@ -51,14 +51,14 @@ class LoadedRun:
 
     @cached_property
     def config(self) -> RunConfig:
-        """Its configuration."""
+        """The run's configuration."""
         from svgbench.config.schema import RunConfig
 
         return RunConfig.model_validate(self._record.config())
 
     @property
     def scores(self) -> pd.DataFrame:
-        """A row for each score; the columns of ``results``."""
+        """One row per score, with the columns of ``results``."""
         return results(self._out, [self.name])
 
     @property
@@ -68,7 +68,7 @@ class LoadedRun:
 
     @property
     def model(self) -> Any:
-        """The trained transformer, called as (x [B, C, h, w], times [B], labels [B]); ``sample`` takes it. Its latents are standardised."""
+        """The trained transformer, called as (x [B, C, h, w], times [B], labels [B]); for ``sample``. Its latents are standardised."""
         return self._generator.model
 
     @property
@@ -81,7 +81,7 @@ class LoadedRun:
         return self._generator.stats.standardise(raw)
 
     def restore(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, h, w] of the model -> raw latents, which the tokenizer decodes."""
+        """Standardised latents [B, C, h, w] of the model -> raw latents for ``tokenizer.decode``."""
         return self._generator.stats.restore(latents)
 
     def sample(
@@ -96,10 +96,10 @@ class LoadedRun:
         zero_init: int | None = None,
         seed: int = 0,
     ) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of class labels [B], as ``svgbench sample`` draws them.
+        """Images [B, 3, H, W] in [0, 1] for class labels [B], as ``svgbench sample`` draws them.
 
-        ``sampler``, ``shift``, ``schedule``, ``zero_init``: the run's own when None. Image i depends on its label, its place i and the
-        seed alone. BadInput for a label that does not exist, BadConfig for settings out of range.
+        ``sampler``, ``shift``, ``schedule``, ``zero_init``: those of the run if None. Image i depends only on its label, its index i and
+        the seed. Raises BadInput for a label that does not exist, BadConfig for settings out of range.
         """
         import torch
 
@@ -133,7 +133,7 @@ class LoadedRun:
         return open_tokenizer(self._place("autoencoder"), Runtime(device=self._device, quiet=True).start())
 
     def _place(self, need: str) -> Path:
-        """The directory of an artifact; BrokenArtifact when its files are not those that were written."""
+        """The directory of an artifact. Raises BrokenArtifact if its files have changed since they were written."""
         if need not in self._keys:
             raise BadInput(f"run '{self.name}' has no finished {need} stage; run its command again first.")
         self._store.verify(*self._keys[need])
@@ -149,10 +149,10 @@ def plan(
     settings: Mapping[str, Any] | None = None,
     shelf: str | Path | None = None,
 ) -> pd.DataFrame:
-    """What ``run`` with the same arguments would do: a row for each stage execution, in an order in which they can run. Writes nothing.
+    """What ``run`` with the same arguments would do: one row per stage execution, in a valid order. Writes nothing.
 
-    Columns: ``stage``; ``cell`` (the steps, guidance, ... that it stands for); ``key``; ``runs`` (how many runs use it); ``state``
-    (``exists`` or ``to run``); ``flops``; ``seconds`` and ``bytes`` (estimated, or measured where it exists).
+    Columns: ``stage``; ``cell`` (its steps, guidance, ...); ``key``; ``runs`` (how many runs use it); ``state``
+    (``exists`` or ``to run``); ``flops``; ``seconds`` and ``bytes`` (measured if it exists, else estimated).
     """
     from svgbench.lab.forecast.estimate import estimates
     from svgbench.lab.forecast.speed import GPUS, pace_of
@@ -188,8 +188,8 @@ def run(
     """Trains and scores every cell of an experiment, or one encoder, in this process, and returns the ``results`` of its runs.
 
     ``experiment``: an experiment of the shelf, a YAML file, or an encoder's card or family. ``settings``: dotted fields of the
-    configuration, ``{"sampling.steps": [25]}``. What the store under ``out`` holds already is not computed again. ``CellsFailed`` where
-    some cells failed (the others' results are in ``results(out)``), else the errors of ``svgbench run``.
+    configuration, ``{"sampling.steps": [25]}``. Artifacts that are already in the store under ``out`` are reused. Raises ``CellsFailed``
+    if some cells failed (the others' results are in ``results(out)``), else the errors of ``svgbench run``.
     """
     from svgbench.config.experiments import load_experiment
     from svgbench.lab.configs import is_experiment

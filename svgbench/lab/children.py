@@ -1,4 +1,4 @@
-"""Child Python processes: what they may import, and how they are stopped. No torch."""
+"""Child Python processes: their command, environment and stopping. No torch."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def python(*words: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment for a Python that it starts, whose own children leave the current directory alone too; entries of
-    PYTHONPATH that mean it are left out. svgbench is found where this process found it."""
+    """This process's environment for a child Python. Neither the child nor its children import from the current directory: entries of
+    PYTHONPATH that mean it are removed. The child imports the same svgbench as this process."""
     paths = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry not in ("", ".")]
     root = Path(svgbench.__file__).resolve().parents[1]
     installed = {Path(place).resolve() for place in (sysconfig.get_path("purelib"), site.getusersitepackages())}
-    if root not in installed:  # a checkout
+    if root not in installed:  # svgbench runs from a checkout
         paths.append(str(root))
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return kept | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}) | {"PYTHONSAFEPATH": "1"} | more
 
 
 def wait_for(alive: Sequence[subprocess.Popen], *, saving: Callable[[], bool], kill: Callable[[subprocess.Popen], None]) -> None:
-    """Waits for processes that were asked to stop, ``CHILD_SECONDS`` at most and longer only while one of them is ``saving``; ``kill``
-    ends those that are left then, or at a second Ctrl-C."""
+    """Waits for processes that were asked to stop: at most ``CHILD_SECONDS``, or ``SAVE_SECONDS`` while one of them is ``saving``. After
+    that, or at a second Ctrl-C, calls ``kill`` on each."""
     began = time.monotonic()
     try:
         while any(process.poll() is None for process in alive):
@@ -54,5 +54,5 @@ def wait_for(alive: Sequence[subprocess.Popen], *, saving: Callable[[], bool], k
 
 
 def is_saving(out: Path, key: str) -> bool:
-    """Whether a checkpoint is being written for a node below an output directory."""
+    """Whether a checkpoint of a node is being written in an output directory."""
     return any(out.glob(f"store/*/{key[:32]}.partial/{CHECKPOINTS}/{TEMPORARY}*"))

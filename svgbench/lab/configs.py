@@ -23,15 +23,15 @@ from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
 
 DEFAULT_PRESET = "tiny"
-"""The preset when none is given."""
+"""The preset if none is given."""
 FEW = 3
-"""Repeated cells that are named one by one."""
+"""Largest number of repeated cells that are all named."""
 
 
 def configs_of(
     experiment: str, preset: str, sets: list[str] | None, shelf: Path | None, *, data: str | None = None, resolved: bool = True
 ) -> dict[str, RunConfig]:
-    """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (None: the configuration's own),
+    """Name -> RunConfig for every cell of an experiment, or for one encoder, on the images of ``data`` (None: those of the configuration),
     with ``sets`` applied last. ``resolved``: whether to add the identities of files."""
     configs = cells_of(experiment, preset, sets, shelf, data=data, resolved=resolved)
     return {name: config for name, (_, config) in configs.items()}
@@ -47,9 +47,8 @@ def cells_of(
     resolved: bool = True,
     told: bool = True,
 ) -> dict[str, tuple[str, RunConfig]]:
-    """The same with the cell of each run: name -> (cell, RunConfig). Of several cells with the same run the first, which is ``told``; for
-    an encoder the cell
-    is empty."""
+    """The same with the cell of each run: name -> (cell, RunConfig); for an encoder the cell is empty. Of several cells with the same run
+    only the first is kept; ``told``: whether to print a note about this."""
     over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
@@ -101,13 +100,13 @@ def cells_of(
     except BadConfig as error:
         tuned = next(cell for cell, config in configs.values() if config.sampling.tuning is not None)
         raise _placed(error, experiment, tuned, over, shelf, preset) from None
-    if not over:  # --set and trials may leave steps out; the table of contrasts then says so
+    if not over:  # --set and trials may omit steps; the table of contrasts then notes it
         _check_samples(loaded, list(configs.values()))
     return configs
 
 
 def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -> None:
-    """Refuses a contrast at steps or a guidance scale at which one of its cells draws no samples, with its line."""
+    """Raises BadConfig, with the line, for a contrast at steps or a guidance scale at which one of its cells draws no samples."""
     for number, contrast in enumerate(experiment.contrasts):
         asked = {"steps": contrast.steps, "guidance": contrast.guidance} if METRICS[contrast.metric].of_samples else {}
         for what, value in asked.items():
@@ -123,7 +122,7 @@ def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -
 
 
 def _tell_repeats(repeats: dict[str, str], count: int) -> None:
-    """Tells which of ``count`` cells are the same run as another cell: each of a few, one example of many."""
+    """Prints which of ``count`` cells are the same run as another cell: up to ``FEW`` by name, else their number and an example."""
     if len(repeats) <= FEW:
         for cell, same in repeats.items():
             notify(f"cell '{cell}' is the same run as '{same}'; it runs once.")

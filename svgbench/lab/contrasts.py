@@ -1,4 +1,4 @@
-"""The record of an experiment's contrasts: which were declared before any of the compared runs was scored, and when. No torch.
+"""The record of an experiment's contrasts: when each was declared, and whether before any of its runs was scored. No torch.
 
 ``contrasts/EXPERIMENT.json`` in the output directory is written by the commands that run an experiment, before anything runs. An entry
 holds the contrast, the runs that it compares, the time, and whether a score of these runs existed by then. Entries are never changed: an
@@ -34,13 +34,13 @@ def runs_of(contrast: Contrast, cells: Mapping[str, str]) -> tuple[list[str], li
 
 
 def identity(contrast: Contrast, cells: Mapping[str, str]) -> str:
-    """Digest of what a contrast tests on which runs; its name and its reason may be reworded."""
+    """Digest of a contrast and its runs, without its name and its reason, which may be reworded."""
     tested = contrast.model_dump(mode="json", exclude={"name", "why"})
     return digest([tested, [sorted(runs) for runs in runs_of(contrast, cells)]])
 
 
 def declare(experiment: Experiment, plan: Plan, cells: Mapping[str, str], out: Path) -> None:
-    """Records the contrasts of an experiment that are not recorded yet. ``plan``: of its runs; ``cells``: name of each run -> its cell."""
+    """Records the contrasts of an experiment that are not yet recorded. ``plan``: of its runs; ``cells``: name of a run -> its cell."""
     if not experiment.contrasts or all(identity(one, cells) in declared(out, experiment) for one in experiment.contrasts):
         return
     finished = Finished(plan, Store(out / "store")).keys()
@@ -61,7 +61,7 @@ def declare(experiment: Experiment, plan: Plan, cells: Mapping[str, str], out: P
 
 
 def declared(out: Path, experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """Identity of a contrast -> its entry; empty if nothing is recorded. BrokenArtifact for a damaged record."""
+    """Identity of a contrast -> its entry; empty if nothing is recorded. Raises BrokenArtifact for a damaged record."""
     place = out / FOLDER / f"{experiment.name}.json"
     try:
         return dict(unseal(place.read_bytes(), SEALED)["entries"])
@@ -74,8 +74,8 @@ def declared(out: Path, experiment: Experiment) -> dict[str, dict[str, Any]]:
 
 
 def _scored(plan: Plan, run: str, metric: str, finished: set[str]) -> bool:
-    """Whether a stage that computes this score is finished in a run. Stages that it builds on, such as a
-    tuning of the shift, do not count."""
+    """Whether a stage that computes this score is finished in a run. Nodes of other configurations, such as those for tuning
+    the shift, do not count."""
     nodes = (key for one in plan.runs if one.name == run for key in one.nodes if one.reason(key) is None)
     return any(key in finished and plan.nodes[key].stage in METRICS[metric].stages for key in nodes)
 

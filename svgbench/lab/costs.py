@@ -15,7 +15,7 @@ FOLDER = "costs"
 
 
 def write_cost(out: Path, name: str, about: dict[str, Any], scores: Sequence[Score]) -> Path:
-    """Writes the measured costs of one tokenizer and replaces an earlier measurement of that name. ``about``: encoder, family, kind,
+    """Writes the measured costs of one tokenizer, replacing an earlier measurement with the same name. ``about``: encoder, family, kind,
     random_weights, host."""
     place = out / FOLDER / f"{checked_name(name, 'the name of a tokenizer')}.json"
     content = {**about, "name": name, "format": RUN_FORMAT, "scores": [score.model_dump(mode="json") for score in scores]}
@@ -26,7 +26,7 @@ def write_cost(out: Path, name: str, about: dict[str, Any], scores: Sequence[Sco
 
 
 def read_costs(out: Path) -> dict[Path, dict[str, Any]]:
-    """File -> content of every measured cost, in the order of their names. BrokenArtifact for a damaged or newer one."""
+    """File -> content of every measured cost, sorted by file name. Raises BrokenArtifact for a damaged file or one of a newer version."""
     return {path: _read(path) for path in sorted((out / FOLDER).glob("*.json"))}
 
 

@@ -20,7 +20,7 @@ NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.nee
 
 
 def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[str, Node]:
-    """The finished stages of a run's record (``run.json``) as nodes, by the names that other stages need; of several cells the last.
+    """The finished stages of a run's record (``run.json``) as nodes, by the names that other stages need; for several cells, the last one.
     ``first``: names for which a stage that replaces another is ignored (``graph.Stage.first``)."""
     known = {stage.name: stage for stage in graph.STAGES}
     nodes: dict[str, Node] = {}
@@ -48,7 +48,7 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None
 
 
 def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store, wanted: Collection[str] | None = None) -> Plan:
-    """The plan of the diagnoses (all, or the ``wanted``) of runs, given by name with configuration and recorded stages. It also holds the
+    """The plan of the diagnoses (all, or those in ``wanted``) of runs: name -> (configuration, recorded stages). It also contains the
     finished nodes that are their inputs."""
     nodes: dict[str, Node] = {}
     plan = []

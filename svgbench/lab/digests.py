@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[str, ...], str] | None = None) -> dict[str, str | None]:
-    """Field that names a file -> the digest of that file, which replaces the path in a key. ``config``: a run's, or the
-    stage's slice of it; ``judged``: a cache of the identities of judging networks."""
+    """Field that names a file -> digest of the file, which replaces the path in a key. ``config``: of a run, or the stage's
+    slice of it; ``judged``: a cache of the identities of judging networks."""
     judged = {} if judged is None else judged
     identities: dict[str, str | None] = {}
     for path in sorted(graph.PATHS):
@@ -28,7 +28,7 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
     for name, kind, weights in graph.JUDGES:
         if covers(stage, name):
             file = graph.field(config, weights)
-            unused = graph.field(config, name) == "lpips" and not file  # the stage leaves its scores out, or refuses it
+            unused = graph.field(config, name) == "lpips" and not file  # the stage omits this score or raises an error
             judge = (kind, graph.field(config, name), str(file), weights)
             if not unused and judge not in judged:
                 judged[judge] = f"sha256:{judges.identity(kind, graph.field(config, name), file, setting=weights)}"
@@ -43,7 +43,7 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
 
 
 def check_files(node: Node) -> None:
-    """Raises BadInput when a file that a node's configuration or encoder card names has changed since the key was made."""
+    """Raises BadInput if a file named by a node's configuration or encoder card has changed since its key was computed."""
     stage = graph.by_name(node.stage)
     changed = [(path, graph.field(node.slice, path)) for path, digest in digests_of(stage, node.slice).items()
                if graph.field(node.identity, path) != digest]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The engines by name, and the simplest one, which runs nodes in this process. No torch."""
+"""The engines by name, and the simplest engine, which runs nodes in this process. No torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Choice:
 
     engine: str = "local"
     slots: int | None = None
-    """Nodes at once; when empty, one per visible GPU of this machine, or as many as the cluster allows."""
+    """Number of nodes that run at once; None: one per visible GPU of this machine, or as many as the cluster allows."""
     leave: bool = False
     """Submit the jobs and exit; SLURM runs them."""
     sbatch: dict[str, str] = field(default_factory=dict)
@@ -71,7 +71,7 @@ def opened(
 
 def _start(choice: Choice, file: Path, out: Path, bench: Bench, notify: Callable[[str], None]) -> Engine:
     if choice.engine == "ray":
-        if not joins_ray():  # read by Ray when it is imported: without it Ray listens on every network of this machine
+        if not joins_ray():  # Ray reads this at import; without it, Ray listens on all network interfaces
             os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from svgbench.lab.ray_tasks import RayTasks
 
@@ -86,7 +86,7 @@ def _start(choice: Choice, file: Path, out: Path, bench: Bench, notify: Callable
 
 
 def joins_ray() -> bool:
-    """Whether the environment names a Ray cluster to join; otherwise one is started for this machine alone."""
+    """Whether the environment names a Ray cluster to join; otherwise Ray is started on this machine only."""
     return os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
 
 
@@ -113,7 +113,7 @@ class Inline:
             raise
         except Occupied as error:
             if self._executor.world > 1:
-                raise  # the other processes of a torchrun cannot wait with this one
+                raise  # the other ranks cannot wait together with this one
             return [Report(node.key, "occupied", error)]
         except SvgbenchError as error:
             return [Report(node.key, "failed", error)]

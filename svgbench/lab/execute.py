@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class Executor:
-    """Executes nodes in this process. An input's digests are checked before its first use, unless this process made it."""
+    """Executes nodes in this process. An input's digests are checked before its first use, unless this process wrote it."""
 
     def __init__(
         self, nodes: Mapping[str, Node], store: Store, runtime: Runtime, notify: Callable[[str], None], *, noted: bool = False
     ) -> None:
-        """``noted``: progress goes to a file beside the artifact, for another process to show."""
+        """``noted``: write progress to a file next to the artifact, which another process shows."""
         self._nodes, self._store, self._runtime, self._notify, self._noted = nodes, store, runtime, notify, noted
         self._trusted: set[str] = set()
 
     @property
     def world(self) -> int:
-        """Number of processes of one torchrun; 1 without torchrun."""
+        """Number of processes under torchrun; 1 without torchrun."""
         return self._runtime.world
 
     def unready(self, key: str) -> list[str]:
@@ -70,8 +70,8 @@ class Executor:
                 self._trusted.add(key)
 
     def _run_together(self, node: Node, finished: bool) -> bool:
-        """``run`` under torchrun: the main process decides and owns the directory; the others work in it where the stage runs on all
-        ranks. Nothing is committed before all are done."""
+        """``run`` under torchrun: the main process decides and owns the directory; the others work in it if the stage runs on all
+        ranks. Commits only after all ranks are done."""
         runtime = self._runtime.start()
         with runtime.together(node.stage):
             if not runtime.meet(not finished):
@@ -113,7 +113,7 @@ class Executor:
         return {"peak_memory_bytes": peak_memory(device), **cost}, time.perf_counter() - started
 
     def _finish(self, node: Node, partial: Path, cost: dict[str, Any], seconds: float) -> None:
-        """Checks that the stage wrote its files, then digests, manifest and commit."""
+        """Checks that the stage wrote its files, then writes the manifest with their digests and commits the artifact."""
         with guarded(partial, vanished=True):
             digests, sizes = files_of(partial)
         for name in graph.left(node.stage, node.slice):
@@ -129,8 +129,8 @@ class Executor:
         self._trusted.add(node.key)
 
     def _call(self, node: Node, partial: Path) -> dict[str, Any] | None:
-        """Calls the stage's function between two checks of the files that it opens. An unexpected error becomes one sentence; its
-        traceback is written to a file in the unfinished artifact."""
+        """Calls the stage's function, and checks before and after it that the files it opens are unchanged. An unexpected error is
+        reported in one sentence; its traceback is written to a file in the unfinished artifact."""
         stage = graph.by_name(node.stage)
         inputs = {name: self._store.place(self._nodes[key].stage, key) for name, key in node.inputs.items()}
         note = self._store.note(node.stage, node.key) if self._noted else None

@@ -1,5 +1,4 @@
-"""Files through which an engine and its worker processes communicate: the plan and a report for each node, as JSON in a shared folder. No
-torch."""
+"""Files for communication between an engine and its workers: the plan and one report per node, as JSON in a shared folder. No torch."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ def report_file(plan: Path, key: str) -> Path:
 
 
 def write_report(plan: Path, report: Report) -> None:
-    """Writes a report beside the plan."""
+    """Writes a report next to the plan."""
     error = report.error
     content = {"key": report.key, "state": report.state, "kind": type(error).__name__ if error else None, "sentence": str(error or "")}
     path = report_file(plan, report.key)

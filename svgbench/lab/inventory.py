@@ -1,4 +1,4 @@
-"""The content of an output directory: its runs with their state, and artifacts of its store that no run needs. No torch."""
+"""The content of an output directory: its runs and their states, and artifacts in its store that no run needs. No torch."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class RunState:
     done: int
     """Finished stages and cells."""
     wanted: int | None
-    """Stages and cells that its configuration asks for; None if that cannot be read."""
+    """Stages and cells that its configuration requires; None if it cannot be read."""
     bytes: int
-    """Of its directory and of the artifacts it uses, shared ones too."""
+    """Total size of its directory and of the artifacts it uses, including shared ones."""
     changed: float
     """When its record was last written, in seconds since 1970."""
     reason: str = ""
@@ -54,7 +54,7 @@ class RunState:
 
 @dataclass(frozen=True)
 class Unused:
-    """Everything of one key in the store that no run needs."""
+    """All files of one key in the store that no run needs."""
 
     stage: str
     key: str
@@ -69,13 +69,13 @@ class Unused:
 
 
 def runs_in(out: Path) -> list[RunState]:
-    """The runs of an output directory in name order, also failed, interrupted, imported and damaged ones."""
+    """The runs of an output directory, sorted by name, including failed, interrupted, imported and damaged ones."""
     sizes: dict[Path, int] = {}
     return [_state(place, out / "store", sizes) for place in _places(out)]
 
 
 def _places(out: Path) -> list[Path]:
-    """The directories of runs: with a record, or with what a run leaves before its record is written."""
+    """The directories of runs: those with a record, or with files that a run writes before its record."""
     marks = ("run.json", "lock", "experiment.yaml")
     directories = [place for place in sorted(out.iterdir()) if place.is_dir() and place.name.lower() not in TAKEN]
     return [place for place in directories if any((place / mark).exists() for mark in marks)]
@@ -120,9 +120,9 @@ def _config(place: Path) -> RunConfig | None:
 
 
 def needed(out: Path, extra: Path | None = None) -> tuple[set[str], list[str]]:
-    """Keys (their first 32 digits) that runs and waiting plans need: those in their records, those that their configurations still ask for,
-    and artifacts that a configuration names as a file. Then a sentence for each run whose configuration cannot be planned any more: of it
-    only the finished artifacts are known. BrokenArtifact for a record that cannot be read, because what it needs is unknown."""
+    """Keys (their first 32 digits) that runs and waiting plans need: those in their records, those that their configurations require, and
+    artifacts that a configuration names as a file. Also one sentence for each run whose configuration can no longer be planned; for these
+    runs only the finished artifacts are known. Raises BrokenArtifact for an unreadable record, because what its run needs is unknown."""
     keys: set[str] = set()
     unplanned = []
     for place in _places(out):
@@ -162,7 +162,7 @@ def _named_by(config: RunConfig, store: Path) -> set[str]:
 
 
 def unused(out: Path, keys: set[str], *, unfinished: bool) -> list[Unused]:
-    """What in the store belongs to no needed key, the largest first; ``unfinished``: also work that was begun and not finished."""
+    """Entries of the store whose key is not needed, largest first; ``unfinished``: also those of unfinished work."""
     entries = []
     for stage in sorted(path for path in (out / "store").glob("*") if path.is_dir()):
         groups: dict[str, list[Path]] = {}
@@ -181,7 +181,7 @@ def unused(out: Path, keys: set[str], *, unfinished: bool) -> list[Unused]:
 
 
 def _diagnoses(path: Path, keys: set[str]) -> bool:
-    """Whether an artifact is what ``figures`` measured of needed ones."""
+    """Whether an artifact is a diagnosis, computed for ``figures``, whose inputs are all needed."""
     if path.parent.parent.name not in {stage.name for stage in graph.DIAGNOSES}:
         return False
     try:
@@ -191,8 +191,8 @@ def _diagnoses(path: Path, keys: set[str]) -> bool:
 
 
 def remove(entries: Iterable[Unused]) -> tuple[int, list[str]]:
-    """Removes what is unused; the bytes freed, and a sentence for everything that was kept because a process holds it or it cannot be
-    removed."""
+    """Removes unused entries. Returns the number of bytes freed, and a sentence for each entry that was kept because a process uses it or
+    it could not be removed."""
     freed, kept = 0, []
     for one in entries:
         place = one.paths[0].parent / one.key
@@ -225,7 +225,7 @@ def _is_locked(path: Path) -> bool:
 
 
 def _changed(*paths: Path) -> float:
-    """When the first path that is there was last changed."""
+    """Modification time of the first path that exists, in seconds since 1970; 0 if none exists."""
     for path in paths:
         with contextlib.suppress(OSError):
             return path.stat().st_mtime
@@ -233,7 +233,7 @@ def _changed(*paths: Path) -> float:
 
 
 def _bytes(paths: Iterable[Path]) -> int:
-    """Bytes of files and of everything in directories; what vanishes meanwhile counts nothing."""
+    """Total bytes of files and of all files in directories; files that vanish meanwhile are not counted."""
     total = 0
     for path in paths:
         inside = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]

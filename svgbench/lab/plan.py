@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from svgbench.images.dense_sets import Kind
 
 SHIPPED = {"features": "shapes-cnn", "pairs": "shapes-lpips"}
-"""For each kind the judge that needs no weights file."""
+"""Kind -> the judge that needs no weights file."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One stage execution: equal keys are the same work."""
+    """One execution of a stage; nodes with equal keys are the same work."""
 
     stage: str
     key: str
     slice: dict[str, Any]
     """The slice that the worker receives."""
     identity: dict[str, Any]
-    """The slice in the key, with digests instead of paths."""
+    """The slice as hashed in the key, with digests instead of paths."""
     inputs: dict[str, str]
-    """Name of the input -> key of the node that makes it."""
+    """Name of an input -> key of the node that computes it."""
     cell: dict[str, Any] = field(default_factory=dict)
-    """Dotted list field -> the entry that this node is for, also of its inputs."""
+    """Dotted list field -> its entry for this node; includes the entries of its inputs."""
 
 
 Why = Literal["tuning", "start"]
@@ -51,7 +51,7 @@ Why = Literal["tuning", "start"]
 
 @dataclass(frozen=True)
 class Behind:
-    """Another configuration that a run needs, and its nodes that are not the run's own."""
+    """Another configuration that a run needs, and those of its nodes that are not also in the run's own configuration."""
 
     why: Why
     config: RunConfig
@@ -66,9 +66,9 @@ class Run:
     name: str
     config: RunConfig
     nodes: tuple[str, ...]
-    """Keys, in order, including those of the other configurations."""
+    """Keys, in order, including nodes of other configurations."""
     behind: tuple[Behind, ...] = ()
-    """The other configurations that it needs; no two hold the same node."""
+    """The other configurations that it needs; each node is in at most one of them."""
 
     def reason(self, key: str) -> Why | None:
         """Why the run has a node of another configuration; None for its own nodes."""
@@ -109,11 +109,11 @@ class Finished:
             self.look(key)
 
     def keys(self) -> set[str]:
-        """Keys of the nodes found so far."""
+        """Keys of the nodes known to be finished."""
         return set(self._seen)
 
     def all(self) -> list[Found]:
-        """The artifacts found so far."""
+        """The artifacts of the nodes known to be finished."""
         return list(self._seen.values())
 
     def look(self, key: str) -> Found | None:
@@ -127,7 +127,7 @@ class Finished:
         return self._seen[key]
 
     def manifest(self, key: str) -> Manifest | None:
-        """Its manifest."""
+        """The manifest of a node's artifact, None as long as it is not finished."""
         artifact = self.look(key)
         return None if artifact is None else artifact.manifest
 
@@ -143,8 +143,8 @@ class _Assumed(dict[tuple[str, ...], str]):
 
 
 def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, taken_over: bool = False, assumed: bool = False) -> Plan:
-    """The plan of named configurations whose identities are filled in (``resolve``); ``taken_over``: only stages that import released
-    files; ``assumed``: only for estimates; the judges' weights need not exist, and the keys match no artifact."""
+    """The plan of named configurations with identities filled in (``resolve``); ``taken_over``: only stages that import released files;
+    ``assumed``: only for estimates: the judges' weights need not exist, and the keys match no artifact."""
     nodes: dict[str, Node] = {}
     runs = []
     judged: dict[tuple[str, ...], str] = _Assumed() if assumed else {}
@@ -158,7 +158,7 @@ def make_plan(configs: Mapping[str, RunConfig], extra: Path | None = None, *, ta
 
 
 def check_tuning_seeds(configs: Iterable[RunConfig]) -> None:
-    """Raises BadConfig when a tuning seed is also the seed of a run: a shift must not be tuned on numbers that a table shows."""
+    """Raises BadConfig if a tuning seed is also the seed of a run: a shift must not be tuned on numbers that a table shows."""
     known = list(configs)
     seeds = {config.seed for config in known}
     for part in (config.sampling.tuning for config in known if config.sampling.shift == TUNED):
@@ -183,13 +183,13 @@ class _Made(NamedTuple):
     nodes: list[Node]
     """All nodes; an input is before the nodes that need it."""
     own: list[Node]
-    """The nodes of its own configuration."""
+    """The nodes of the run's own configuration."""
     provided: dict[str, list[Node]]
-    """Its own nodes, by the names that other stages need."""
+    """``own`` by the names that other stages need."""
     firsts: dict[str, list[Node]]
-    """The same, but from the first row that provides a name, before a later row replaced it (``graph.Stage.first``)."""
+    """The same, but from the first row that provides a name, not from a later row that replaces it (``graph.Stage.first``)."""
     behind: list[tuple[Why, RunConfig, list[Node]]]
-    """The nodes of each other configuration that it needs; some may be its own too."""
+    """Each other configuration that the run needs, with its nodes; some may also be in ``own``."""
 
     def parts(self) -> tuple[Behind, ...]:
         """``behind`` without the run's own nodes and without duplicates."""
@@ -237,7 +237,7 @@ def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: di
 def _started(
     config: RunConfig, extra: Path | None, *, judged: dict[tuple[str, ...], str]
 ) -> tuple[dict[str, Node], list[tuple[Why, RunConfig, list[Node]]]]:
-    """The networks that a continued run starts from, by the names that they provide, and all nodes that these need."""
+    """The nodes that a continued run starts from, by the names that they provide, and all nodes that these need."""
     before = start_of(config)
     if before is None:
         return {}, []
@@ -249,7 +249,7 @@ def _started(
 def _candidates(
     config: RunConfig, extra: Path | None, behind: list[tuple[Why, RunConfig, list[Node]]], *, judged: dict[tuple[str, ...], str]
 ) -> dict[str, Node]:
-    """The scores of a tuned shift's candidates, by the names of the inputs; adds the nodes that they need to ``behind``."""
+    """Name of an input -> node with the scores of a candidate of a tuned shift; adds the nodes that they need to ``behind``."""
     ends = {}
     for shift, one in tuning_candidates(config).items():
         made = _made(one, extra, taken_over=False, judged=judged)
@@ -259,7 +259,7 @@ def _candidates(
 
 
 def _upstream(nodes: list[Node], ends: Iterable[Node]) -> list[Node]:
-    """The ends and all nodes that they need, in the order of ``nodes``."""
+    """``ends`` and all nodes that they need, in the order of ``nodes``."""
     known, wanted, waiting = {node.key: node for node in nodes}, set(), [node.key for node in ends]
     while waiting:
         key = waiting.pop()
@@ -270,8 +270,8 @@ def _upstream(nodes: list[Node], ends: Iterable[Node]) -> list[Node]:
 
 
 def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
-    """Raises BadWeights with every judging network of users' images whose weights file is not set, when a key needs one of them. If only
-    LPIPS is missing, the plan is made, but ``lab.preflight`` refuses to run it."""
+    """Raises BadWeights, listing every judging network for photographs whose weights file is not set, if a key needs one of them. If only
+    LPIPS is missing, the plan is made, but ``lab.preflight`` raises an error before it runs."""
     wanted, instead, fields, needed = [], [], [], False
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
         if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # the LPIPS score is then left out
@@ -298,7 +298,7 @@ def node_of(
     cell: dict[str, Any],
     judged: dict[tuple[str, ...], str] | None = None,
 ) -> Node:
-    """The node of a stage for a run (its configuration as JSON data), with its inputs and one entry of each list field."""
+    """The node of a stage, given a run's configuration as JSON data, its inputs and one entry per list field (``cell``)."""
     judged = {} if judged is None else judged
     part: dict[str, Any] = {}
     limited = (graph.LIMIT,) if stage.scores and "limit" in config["data"] else ()
@@ -330,7 +330,7 @@ def node_of(
 
 def resolve(config: RunConfig, extra: Path | None = None, *, images: bool = True, seen: dict[str, str] | None = None) -> RunConfig:
     """The configuration with identities filled in: of the card and its weights, and of the images (unless ``images`` is false).
-    ``seen``: a cache data -> identity of its images, shared by the cells of a grid."""
+    ``seen``: a cache of image identities, shared by the cells of a grid."""
     card = cards.card_of(config.encoder, config.preset, extra)
     weights = Path(config.encoder.weights) if config.encoder.weights else None
     data = config.data
@@ -368,7 +368,7 @@ def _check_limit(config: RunConfig, limit: int) -> None:
 
 
 def _with_folders(scores: Scores, seen: dict[str, str]) -> Scores:
-    """The scores with the identities of the data sets of dense prediction; ``seen``: a cache shared by the cells of a grid."""
+    """``scores`` with the identities of the dense prediction data sets; ``seen``: a cache shared by the cells of a grid."""
     segmentation = scores.segmentation.source if scores.segmentation.enabled else None
     sources: dict[Kind, str | None] = {"segmentation": segmentation, "depth": scores.depth.source}
     folders = {name: source for name, source in sources.items() if source is not None}

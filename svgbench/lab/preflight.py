@@ -1,4 +1,4 @@
-"""Looks for every weights file that a plan needs before the plan's first stage runs."""
+"""Checks every weights file that a plan needs, before its first stage runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from svgbench.stages import graph
 
 
 def check(plan: Plan, missing: set[str]) -> None:
-    """Finds (and where a network allows it, downloads) the weights of every encoder and judging network that a missing node opens.
+    """Finds (or, if a network allows it, downloads) the weights of every encoder and judging network that a missing node opens.
 
-    Raises BadWeights, with the field to set, for weights that are not there, do not match their card or have another digest.
+    Raises BadWeights, with the field to set, for weights that are missing, do not match their card or have another digest.
     """
     seen: set[tuple[str, ...]] = set()
     for key in missing:
@@ -21,20 +21,20 @@ def check(plan: Plan, missing: set[str]) -> None:
 
 
 def _check_encoders(node: Node, seen: set[tuple[str, ...]]) -> None:
-    """Every encoder of a node's slice: a run's own and REPA's teacher."""
+    """Checks every encoder in a node's slice: the run's encoder and REPA's teacher."""
     from svgbench.weights import files as weights
 
     for path in graph.ENCODERS:
         encoder = graph.field(node.slice, path) if covers(graph.by_name(node.stage), path) else None
         if encoder is None or encoder["opened"] is None or (path, encoder["identity"]) in seen:
-            continue  # a teacher is opened only where its loss has a weight
+            continue  # a teacher is opened only if its loss has a weight
         seen.add((path, encoder["identity"]))
         option = "--weights FILE" if path == "encoder" else f"--set {path}.weights=FILE"
         weights.resolve(EncoderCard.model_validate(encoder["opened"]), encoder["weights"], option=option)
 
 
 def _check_judges(node: Node, seen: set[tuple[str, ...]]) -> None:
-    """Every judging network of a node's slice: extractors and perceptual distances."""
+    """Checks every judging network in a node's slice: extractors and perceptual distances."""
     for path, kind, setting in graph.JUDGES:
         if not covers(graph.by_name(node.stage), path):
             continue

@@ -1,7 +1,7 @@
 """The local engine: worker processes on this machine, one per slot, each with its share of the GPUs or CPU threads. No torch.
 
-A worker lives as long as the walk, so that its libraries are loaded once. It has its own session, so Ctrl-C reaches only this process,
-which passes it on. When this process is killed, its workers finish their current node and end.
+A worker runs for the entire walk, so that its libraries are loaded once. It has its own session, so that Ctrl-C reaches only this process,
+which forwards it. If this process is killed, its workers finish their current node and exit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from svgbench.machine.signals import GUARD, Stop
 
 
 def visible_gpus() -> list[str]:
-    """Names of the CUDA devices that a process started here would see, without torch."""
+    """Names of the CUDA devices visible to child processes, without torch."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name.strip() and name.strip() != "-1"]
@@ -38,7 +38,7 @@ def visible_gpus() -> list[str]:
 
 
 def slots_here(bench: Bench) -> int:
-    """Slots of this machine: one per visible GPU, or per group of ``ranks`` GPUs; one on a machine without GPUs."""
+    """Number of slots on this machine: one per group of ``ranks`` visible GPUs; one on a machine without GPUs."""
     gpus = [] if bench.device == "cpu" or bench.device.startswith("cuda:") else visible_gpus()
     return max(1, len(gpus) // bench.ranks)
 
@@ -50,13 +50,13 @@ class _Slot:
     process: subprocess.Popen | None = None
     key: str | None = None
     read: int = 0
-    """Bytes of its log that were shown."""
+    """Bytes of its log that were already shown."""
     last: list[str] = field(default_factory=list)
 
 
 def _asked(slot: _Slot) -> IO[str]:
     """The pipe to a slot's worker."""
-    assert slot.process is not None and slot.process.stdin is not None  # it was started with a pipe
+    assert slot.process is not None and slot.process.stdin is not None  # always started with a pipe
     return slot.process.stdin
 
 
@@ -80,7 +80,7 @@ class Processes:
             slot.key = node.key
             if slot.process is None or slot.process.poll() is not None:
                 self._start(slot)
-            with contextlib.suppress(BrokenPipeError):  # poll finds it dead
+            with contextlib.suppress(BrokenPipeError):  # poll reports the dead worker
                 _asked(slot).write(node.key + "\n")
                 _asked(slot).flush()
 
@@ -93,11 +93,11 @@ class Processes:
             time.sleep(LOOK_SECONDS)
 
     def where(self, key: str) -> str:
-        """Which slot has a node."""
+        """The slot that runs a node."""
         return next((f"slot {slot.number}" for slot in self._slots if slot.key == key), "")
 
     def stop(self) -> None:
-        """SIGTERM to every worker: what they train is saved first. A second Ctrl-C kills them."""
+        """Sends SIGTERM to every worker, which saves its training and exits. A second Ctrl-C kills them."""
         with Stop(), GUARD.hold():
             alive = [slot.process for slot in self._slots if slot.process is not None and slot.process.poll() is None]
             for process in alive:
@@ -110,7 +110,7 @@ class Processes:
         return any(is_saving(Path(self._bench.out), slot.key) for slot in self._slots if slot.key is not None)
 
     def close(self) -> None:
-        """Workers end when there is nothing more to read."""
+        """Closes the workers' standard input, which makes them exit, and waits for them."""
         for slot in self._slots:
             if slot.process is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -128,7 +128,7 @@ class Processes:
     def _look(self, slot: _Slot) -> Report | None:
         if slot.key is None or slot.process is None:
             return None
-        gone = slot.process.poll()  # asked before the report is looked for: a worker may report and end
+        gone = slot.process.poll()  # polled before the report is read: a worker may report and exit
         if gone is not None:
             GUARD.leave(slot.process.pid)
         self._hear(slot)
@@ -156,7 +156,7 @@ class Processes:
 
 
 def _environment(gpus: list[str], number: int, ranks: int) -> dict[str, str]:
-    """A slot's environment: its own GPUs, in turn where there are fewer than all slots ask for."""
+    """A slot's environment with the GPUs assigned to it, in turn; slots share GPUs if there are too few."""
     if not gpus:
         return environment()
     visible = list(dict.fromkeys(gpus[(number * ranks + i) % len(gpus)] for i in range(ranks)))

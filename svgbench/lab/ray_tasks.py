@@ -1,7 +1,7 @@
-"""The Ray engine: every node is a task with CPUs and GPUs that waits for the tasks of its inputs, on any machine of the cluster that sees
-the output directory.
+"""The Ray engine: each node is a task with CPUs and GPUs that waits for the tasks of its inputs. It runs on any machine of the cluster; all
+must see the output directory.
 
-Ray moves the tasks of a lost machine to another; a task resumes from the store, or waits until the store's lock is free.
+Ray moves the tasks of a lost machine to another machine; a task resumes from the store, or waits until the store's lock is free.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ RETRIES = 3
 
 
 def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) -> str:
-    """Runs a node in a worker of Ray; its report is written beside the plan. ``here``: the directory of relative paths; ``inputs``:
-    what the tasks it waited for gave back."""
+    """Runs a node in a Ray worker; its report is written next to the plan. ``here``: the directory of relative paths; ``inputs``:
+    results of the tasks that it waited for (unused)."""
     if Path(here).is_dir():
         os.chdir(here)
     if not Path(plan).is_file():
@@ -42,8 +42,8 @@ def work(plan: str, key: str, bench: dict[str, Any], here: str, *inputs: str) ->
 
 
 def _open(folder: Path) -> None:
-    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine, which listens on the loopback alone (``engines``).
-    Ray lets its workers import from the directory that it is started in, so it is started in one of ours."""
+    """Joins the cluster at RAY_ADDRESS, or starts Ray on this machine, listening only on the loopback interface (``engines``).
+    Ray's workers can import from the directory in which Ray is started, so it is started in ``folder``."""
     more: dict[str, Any] = {} if joins_ray() else {"address": "local"}
     safe = {"env_vars": {"PYTHONSAFEPATH": "1"}}
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def _open(folder: Path) -> None:
 
 
 class RayTasks:
-    """Tasks in the cluster at RAY_ADDRESS, or in a Ray started on this machine."""
+    """Tasks in the Ray cluster at RAY_ADDRESS, or in one started on this machine."""
 
     def __init__(self, plan: Path, bench: Bench, slots: int | None, *, notify: Callable[[str], None]) -> None:
         self.slots, self.ahead = slots, slots is None
@@ -67,7 +67,7 @@ class RayTasks:
         self._own = not ray.is_initialized()
         if self._own:
             _open(plan.parent)
-            GUARD.handle()  # Ray sets a handler of its own
+            GUARD.handle()  # Ray installs its own handler
         have = ray.cluster_resources()
         self._gpus = bench.ranks if have.get("GPU") and bench.device != "cpu" else 0
         self._cpus = (bench.threads or 1) * bench.ranks
@@ -101,7 +101,7 @@ class RayTasks:
         if not ended:
             ended, _ = ray.wait(list(self._refs), num_returns=1, timeout=seconds)
         come = set(ended)
-        return [self._report(ref) for ref in list(self._refs) if ref in come]  # inputs first
+        return [self._report(ref) for ref in list(self._refs) if ref in come]  # nodes after their inputs
 
     def _report(self, ref: Any) -> Report:
         node, before = self._refs.pop(ref)
@@ -110,7 +110,7 @@ class RayTasks:
             ray.get(ref)
         except Exception as error:
             self._gone.add(ref)
-            if self._gone & set(before):  # the error is of a task it waited for; it never ran
+            if self._gone & set(before):  # the error is from a task it waited for, so it never ran
                 return Report(node.key, "unready")
             cause = getattr(error, "cause", None)
             lines = str(cause or error).strip().splitlines() or [type(error).__name__]
@@ -121,11 +121,11 @@ class RayTasks:
         return report or Report(node.key, "lost", SvgbenchError("its task in Ray ended without a report"))
 
     def where(self, key: str) -> str:
-        """Ray chooses the machine; a node's progress file names it."""
+        """Always "ray": Ray chooses the machine, which a node's progress file names."""
         return "ray"
 
     def stop(self) -> None:
-        """Interrupts every task, which saves what it trains; a second Ctrl-C kills them."""
+        """Interrupts every task, which then saves its training; a second Ctrl-C kills them."""
         for ref in self._refs:
             ray.cancel(ref, force=False)
         began, left = time.monotonic(), list(self._refs)

@@ -22,14 +22,14 @@ from svgbench.machine.files import TEMPORARY, failpoint, guarded, write_atomic
 from svgbench.stages import graph
 
 ROWS = 1
-"""Version of a row of a run's ``scores.json``; raise it when rows change, so that finished runs are written again."""
+"""Version of the rows of a run's ``scores.json``; increase it when rows change, so that finished runs are written again."""
 WRITING_SECONDS = 60.0
 """How long a process waits while another one writes the same run's record."""
 
 
 @contextmanager
 def owned(out: Path, run: Run) -> Iterator[Path]:
-    """The run's own directory, owned by this process; Occupied (exit 7) when another process works on the run."""
+    """The run's directory, locked by this process. Raises Occupied (exit 7) if another process works on the run."""
     with guarded(out):
         place = out / run.name
         place.mkdir(parents=True, exist_ok=True)
@@ -40,8 +40,8 @@ def owned(out: Path, run: Run) -> Iterator[Path]:
 
 
 def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None = None, *, finished: Finished | None = None) -> None:
-    """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without this program. ``run.json`` holds the
-    digests of the other files, of the manifests they come from, and its own. A directory that is already current is unchanged, and its
+    """Writes the run's directory: config.yaml, scores.json, overview.png, run.json; readable without svgbench. ``run.json`` holds the
+    digests of the other files, of the manifests they come from, and of itself. A directory that is up to date is left unchanged, and its
     scores are not read; a damaged one is written again. One process writes at a time."""
     store = Store(out / "store")
     finished = finished or Finished(plan, store)
@@ -72,7 +72,7 @@ def record(plan: Plan, run: Run, out: Path, outcome: Outcome, extra: Path | None
                 write_atomic(place / name, raw)
                 failpoint("record.written")
             digests = {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()}
-            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests reveal files of two attempts
+            write_atomic(place / "run.json", seal({**content, "files": digests}))  # last: its digests reveal mixed files of two attempts
             lock.unlink()
 
 
@@ -95,7 +95,7 @@ def _half_written(place: Path) -> list[str]:
 
 
 def _indented(content: Any) -> bytes:
-    """Indented JSON, whose encoder is slow: only for files that are written."""
+    """Indented JSON. Its encoder is slow, so only for files that are written."""
     return (json.dumps(content, indent=1) + "\n").encode()
 
 

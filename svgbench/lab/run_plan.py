@@ -1,4 +1,4 @@
-"""Runs a plan: the chosen engine executes what is missing, then every run's directory is written."""
+"""Runs a plan: the chosen engine executes the missing nodes, then every run's directory is written."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from svgbench.machine.signals import sentence_of
 
 @dataclass(frozen=True)
 class Display:
-    """How progress is shown; by default only the stages' own progress bars and errors are."""
+    """How progress is shown; by default only by the stages' progress bars and errors."""
 
     in_process: Callable[[Store, Callable[[str], None]], Watch] = lambda store, notify: Watch()
-    """For nodes that run in this process; gets a function that writes a line above the progress bars."""
+    """For nodes that run in this process; its second argument writes a line above the progress bars."""
     elsewhere: Callable[[Store], AbstractContextManager[Watch]] = lambda store: contextlib.nullcontext(Watch())
     """For nodes that run in other processes."""
 
@@ -83,7 +83,7 @@ def raise_failures(plan: Plan, outcome: Outcome) -> None:
 
 @contextlib.contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pauses Python's search for garbage cycles, which goes through all objects of a large plan again and again."""
+    """Pauses Python's cyclic garbage collector, which would repeatedly traverse all objects of a large plan."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -96,13 +96,13 @@ def gc_paused() -> Iterator[None]:
 def run_here(
     plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False, display: Display | None = None
 ) -> None:
-    """Executes the missing nodes of a plan in this process, with the stages' own progress bars."""
+    """Executes the missing nodes of a plan in this process, with the stages' progress bars."""
     from svgbench.machine.runtime import Runtime
 
     runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
     store = Store(out / "store")
     engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
-    done = set(plan.nodes) - missing if world() == 1 else set()  # the ranks of a torchrun decide together on each node
+    done = set(plan.nodes) - missing if world() == 1 else set()  # under torchrun the ranks decide together on each node
     watch = (display or Display()).in_process(store, runtime.notify)
     Walk(plan, engine, outcome, finished=done, notify=runtime.notify, keep_going=keep_going, watch=watch).go()
     runtime.stop()
@@ -119,10 +119,10 @@ def _run_elsewhere(
 
 
 def world() -> int:
-    """How many processes of one torchrun run the plan together; 1 without torchrun."""
+    """Number of processes that run the plan together under torchrun; 1 without torchrun."""
     return ranks().world
 
 
 def is_main() -> bool:
-    """Whether this process writes directories and messages: the first of a torchrun, or the only one."""
+    """Whether this process writes directories and messages: rank 0 under torchrun, or the only one."""
     return ranks().rank == 0

@@ -1,7 +1,7 @@
-"""Walks a plan: submits nodes whose inputs are finished to an engine, and dependent nodes when it reports results. No torch.
+"""Walks a plan: submits nodes to an engine as soon as their inputs are finished. No torch.
 
 Equal work is done once (nodes are merged by key). A node that failed is not tried again in the same command, and its dependent nodes are
-skipped; all others run. If another process works on a node, this one waits; a node whose worker died is submitted again.
+skipped; all others run. If another process works on a node, this process waits; a node whose worker died is submitted again.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int | None:
-        """Nodes it works on at once; None if it queues them itself."""
+        """Number of nodes it runs at once; None if it queues nodes itself."""
 
     @property
     def ahead(self) -> bool:
-        """Whether it accepts nodes whose inputs are not finished, and keeps their order itself."""
+        """Whether it accepts nodes with unfinished inputs and orders them itself."""
 
     def submit(self, nodes: list[Node]) -> None:
         """Submits nodes of equal depth."""
@@ -58,14 +58,14 @@ class Engine(Protocol):
         """Stops running nodes and waits until their work is saved."""
 
     def close(self) -> None:
-        """Frees what the engine holds; no node is running any more."""
+        """Frees the engine's resources; called when no node is running."""
 
 
 class Watch:
     """Gets the events of a walk; a subclass shows them."""
 
     where: Callable[[str], str] = staticmethod(lambda key: "")
-    """Who works on a node, in a few words; set to the engine's."""
+    """Who works on a node, in a few words; set to ``Engine.where``."""
 
     def notify(self, sentence: str) -> None:
         """Writes a line to standard error."""
@@ -91,7 +91,7 @@ class Outcome:
     executed: list[str] = field(default_factory=list)
     """Keys of the nodes run by this command."""
     failed: dict[str, SvgbenchError] = field(default_factory=dict)
-    """Keys of the nodes that failed -> why."""
+    """Key of a failed node -> its error."""
     skipped: set[str] = field(default_factory=set)
     """Keys of the nodes that depend on a failed one."""
     left: set[str] = field(default_factory=set)
@@ -123,8 +123,8 @@ class Walk:
         watch.begin(plan, finished)
 
     def go(self, *, leave: bool = False) -> None:
-        """Runs until every node is done, failed or skipped. With ``leave`` it ends as soon as an engine that keeps the order has all
-        nodes."""
+        """Runs until every node is done, failed or skipped. With ``leave`` it returns as soon as all nodes are submitted, if the engine
+        orders them itself (``ahead``)."""
         try:
             while self._open:
                 GUARD.check()
@@ -142,7 +142,7 @@ class Walk:
             raise
 
     def _give(self) -> None:
-        """Submits the ready nodes for which the engine has room; to an engine that keeps the order, all nodes, depth by depth."""
+        """Submits ready nodes while the engine has free slots; all nodes, depth by depth, if the engine orders them itself."""
         now = time.monotonic()
         for since, key in list(self._waiting):
             if now - since >= OCCUPIED_SECONDS:
@@ -170,7 +170,7 @@ class Walk:
             self._elsewhere.add(key)  # no dependent node is submitted until it is finished
             self._waiting.append((time.monotonic(), key))
         elif report.state == "unready":
-            if key in self._open and not self._lacks[key]:  # its inputs were finished after its turn
+            if key in self._open and not self._lacks[key]:  # its inputs were finished in the meantime
                 heapq.heappush(self._ready, self._order[key])
         elif report.state == "lost" and self._lost.get(key, 0) + 1 < LOST_TRIES:
             self._lost[key] = self._lost.get(key, 0) + 1

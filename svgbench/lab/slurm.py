@@ -1,8 +1,8 @@
-"""The SLURM engine, through submitit: nodes of equal depth form an array job, which waits for the array jobs that make its inputs.
+"""The SLURM engine, based on submitit: nodes of equal depth form an array job, which waits for the array jobs of its inputs.
 
-Everything is submitted at once and continues without this process: the same command later finds its jobs, shows them while they are queued,
-reports when they ended, and submits again only what is still missing after that. Jobs run ``svgbench node``; what submitit keeps on disk
-is a list of command-line arguments. A job at its time limit, or preempted, saves its work and is queued again.
+All jobs are submitted at once and continue without this process. The same command, run again, finds its jobs, shows them while they are
+queued, reports their results, and submits only what is then still missing. Jobs run ``svgbench node``; submitit stores only a list of
+command-line arguments on disk. A job that reaches its time limit or is preempted saves its work and is queued again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from svgbench.machine.files import guarded, remove_tree, write_atomic
 from svgbench.stages import graph
 
 ARRAY = 1000
-"""Jobs of one array: SLURM's own MaxArraySize is 1001."""
+"""Largest number of jobs in an array: SLURM's default MaxArraySize is 1001."""
 LOOK_SECONDS = 5.0
 """Seconds between two queries of the queue."""
 GRACE_SECONDS = 20.0
@@ -44,15 +44,15 @@ PATIENCE_SECONDS = 900.0
 MINUTES = 720
 """Default time limit of a job in minutes; a training that needs longer is queued again and continues."""
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
-"""States that a job does not leave by itself; one that is preempted or requeued runs again."""
+"""Final states of a job; a job that is preempted or requeued runs again."""
 OLD_SECONDS = 3600.0
 """Seconds that a plan without jobs is kept: another process may be submitting them."""
 SIGNAL_SECONDS = 120
-"""Time before the limit in which work is saved."""
+"""Seconds before the time limit at which a job is signalled to save its work."""
 
 
 class Command(Checkpointable):
-    """A command line as submitit runs it; a job that is preempted ends the command first, so that it saves its work."""
+    """A command line that submitit runs; a preempted job first stops the command, which saves its work."""
 
     def __init__(self, words: list[str]) -> None:
         self.words = words
@@ -84,7 +84,7 @@ def _machines(count: Any) -> int:
 
 
 class SlurmJobs:
-    """Array jobs in the queue of this machine's cluster; ``cluster="local"`` is submitit's executor of this machine, for tests."""
+    """Array jobs in the queue of this machine's cluster; ``cluster="local"`` uses submitit's local executor, for tests."""
 
     slots = None
 
@@ -134,7 +134,7 @@ class SlurmJobs:
         return f"job {job} {self._queue.get(job, '').lower()}".strip()
 
     def stop(self) -> None:
-        """Jobs of a cluster go on without this process; those of this machine are ended, their work is saved."""
+        """Leaves the jobs of a cluster running; cancels those of this machine, which save their work."""
         for job in self._local.values():
             job.cancel()
         if self._held and self._cluster == "slurm":
@@ -173,7 +173,7 @@ class SlurmJobs:
         self._notify(f"{len(nodes)} of {', '.join(sorted({node.stage for node in nodes}))}: job {jobs[0].job_id.partition('_')[0]}")
 
     def _parameters(self, nodes: list[Node], networks: bool, *, shared: bool) -> dict[str, Any]:
-        """The options of sbatch: GPUs where networks compute, machines that share a node, and the array jobs to wait for."""
+        """The options of sbatch: GPUs for stages with networks, machines that share a node, and the array jobs to wait for."""
         ranks = self._bench.ranks
         wanted: dict[str, Any] = {"timeout_min": MINUTES, "name": f"svgbench-{nodes[0].stage}"}
         if networks and self._bench.device != "cpu":
@@ -184,7 +184,7 @@ class SlurmJobs:
             return {k: v for k, v in wanted.items() if k != "name"}
         known = submitit.SlurmExecutor._valid_parameters()
         more: dict[str, Any] = {"requeue": True}
-        wanted["slurm_setup"] = ["export PYTHONSAFEPATH=1"]  # submitit's own process starts in the directory of this command
+        wanted["slurm_setup"] = ["export PYTHONSAFEPATH=1"]  # submitit's process starts in the directory of this command
         wanted["slurm_signal_delay_s"] = SIGNAL_SECONDS
         if shared and self._bench.machines > 1:
             wanted |= {"slurm_nodes": self._bench.machines, "slurm_ntasks_per_node": 1}
@@ -206,7 +206,7 @@ class SlurmJobs:
         return sorted({self._held[key]["job"].partition("_")[0] for key in keys if key in self._held})
 
     def _remembered(self, node: Node) -> dict[str, Any] | None:
-        """The job that an earlier command submitted for a node, if it is still queued or left a report that counts; else None."""
+        """The job that an earlier command submitted for a node, if it is still queued or left a report of success or failure; else None."""
         path = self._out / f"{node.key[:32]}.json"
         if not path.exists():
             return None
@@ -233,7 +233,7 @@ class SlurmJobs:
         return report
 
     def _look(self, *, now: bool = False) -> None:
-        """Asks the queue which of this user's jobs it has; keeps the last answer when squeue does not answer."""
+        """Updates the list of this user's queued jobs; keeps the last list if squeue fails."""
         if self._cluster == "local":
             self._queue = {job.job_id: job.state for job in self._local.values() if not job.done()}
             return

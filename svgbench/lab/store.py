@@ -1,8 +1,8 @@
-"""The store: one directory per finished stage, addressed by the key of its content.
+"""The store: one directory per finished artifact, addressed by its key.
 
 ``store/<stage>/<key>/`` is finished when it holds ``manifest.json``, which is written last. Work happens in ``<key>.partial/`` under an
-exclusive lock (``<key>.lock``, released by the kernel when its owner dies) and is renamed at commit. What is in ``.partial`` stays for
-the next attempt, so training resumes inside it. What a killed process leaves behind is removed at the next use (``sweep``).
+exclusive lock (``<key>.lock``, released by the kernel when its owner dies), and this directory is renamed at commit. ``.partial`` is kept
+for the next attempt, which resumes training from it. Leftovers of a killed process are removed at the next use (``sweep``).
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ TRACE = "error.txt"
 """The traceback of a failed attempt; not part of the artifact."""
 
 USE = "use.lock"
-"""Locked by processes that use the store, and by ``gc`` alone."""
+"""Lock file: shared by processes that use the store, exclusive for ``gc``."""
 DIGESTED_BYTES = 1 << 30
-"""Files up to this size are checked by digest at every use, larger ones by size."""
+"""Files up to this size are checked by digest at every use, larger ones only by size."""
 LOCK_POLL_SECONDS = 0.05
 REMOVED_MOST = 100
-"""How many times in a row a lock file may have been removed by its last owner."""
+"""Number of times in a row that a lock file may have been removed by its last owner."""
 BUSY = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
-"""Errors of a lock that another process holds."""
+"""Error numbers for a lock that another process holds."""
 _KEY = re.compile(r"[0-9a-f]{32}")
 _SCORES = TypeAdapter(list[Score])
 
@@ -54,9 +54,9 @@ class Found:
 
     manifest: Manifest
     digest: str
-    """Of ``manifest.json``."""
+    """Digest of ``manifest.json``."""
     leftovers: tuple[str, ...]
-    """Names in its directory that a killed process left there."""
+    """Names in its directory left by a killed process."""
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,22 @@ class Store:
     root: Path
 
     def place(self, stage: str, key: str) -> Path:
-        """The directory of an artifact, finished or not; 32 hex digits of the key are its name."""
+        """The directory of an artifact, finished or not, named by the first 32 hex digits of its key."""
         return self.root / stage / key[:32]
 
     def note(self, stage: str, key: str) -> Path:
-        """The file with the progress of an artifact that is being made."""
+        """The file with the progress of an artifact that is being computed."""
         place = self.place(stage, key)
         return place.with_name(place.name + ".progress")
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of a finished artifact, else None. It is checked against its own digest and key, its files by presence and size."""
+        """The manifest of a finished artifact, else None. Its digest and key are checked, and presence and size of its files."""
         artifact = self.look(stage, key)
         return None if artifact is None else artifact.manifest
 
     def look(self, stage: str, key: str, made_of: tuple[int, dict[str, Any], dict[str, str]] | None = None) -> Found | None:
-        """A finished artifact with its manifest and leftovers, else None; checked as by ``manifest``. ``made_of``: version, slice and
-        inputs from which a plan made the key."""
+        """A finished artifact with its manifest and leftovers, else None; checked as in ``manifest``. ``made_of``: version, slice and
+        inputs from which a plan computed the key."""
         place = f"{self.root}/{stage}/{key[:32]}"
         path = f"{place}/manifest.json"
         again = f"remove the directory {place} and run again."
@@ -121,8 +121,8 @@ class Store:
             raise storage_error(error, Path(path)) from error
 
     def sweep(self, used: Iterable[Found]) -> None:
-        """Removes what killed processes left in finished artifacts (checkpoints of 20 GB among it) and beside them: half-removed
-        directories, unfinished copies, locks, notes. What another process works on is left alone, and so is what cannot be removed."""
+        """Removes leftovers of killed processes in finished artifacts (including checkpoints of 20 GB) and next to them: partly removed
+        directories, unfinished copies, locks, progress files. Skips what another process works on and what cannot be removed."""
         doomed: dict[Path, list[Path]] = {}
         for stage, artifacts in _by_stage(used).items():
             for one in artifacts:
@@ -147,7 +147,7 @@ class Store:
                 lock.unlink(missing_ok=True)
 
     def verify(self, stage: str, key: str) -> Found:
-        """The artifact; BrokenArtifact when it is not finished, or when a file's digest is not the manifest's."""
+        """The artifact. Raises BrokenArtifact if it is not finished or the digest of a file differs from the manifest."""
         place = self.place(stage, key)
         artifact = self.look(stage, key)
         if artifact is None:
@@ -161,7 +161,7 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, stage: str, key: str) -> Iterator[Path]:
-        """The ``.partial`` directory of an artifact, owned by this process while inside; Occupied when another process has it."""
+        """Context manager that locks the ``.partial`` directory of an artifact. Raises Occupied if another process holds the lock."""
         place = self.place(stage, key)
         partial, lock = (place.with_name(place.name + suffix) for suffix in (".partial", ".lock"))
         with guarded(place, vanished=True):
@@ -171,13 +171,13 @@ class Store:
                 partial.mkdir(exist_ok=True)
             failpoint("store.claimed")
             yield partial
-            if (place / "manifest.json").is_file():  # nobody will work on it again
+            if (place / "manifest.json").is_file():  # no process will work on it again
                 lock.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def in_use(self, *, alone: bool = False) -> Iterator[None]:
-        """Inside, ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which needs the store alone. Occupied while a
-        process of the other kind is inside. A store where no lock can be taken, such as a read-only one, is used without."""
+        """Context manager in which ``gc`` removes nothing from the store; ``alone``: for ``gc`` itself, which needs exclusive use. Raises
+        Occupied if the other kind of process uses the store. A store that cannot be locked (a read-only one) is used without a lock."""
         with contextlib.ExitStack() as opened:
             with contextlib.suppress(OSError):
                 self.root.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ class Store:
             yield
 
     def commit(self, manifest: Manifest, partial: Path) -> None:
-        """Finishes an artifact: manifest last, then the rename that makes it visible."""
+        """Finishes an artifact: writes the manifest last, then renames the directory, which makes it visible."""
         place = self.place(manifest.stage, manifest.key)
         with guarded(place, vanished=True):
             for path in [partial / TRACE, *partial.rglob(f"{TEMPORARY}*")]:
@@ -206,18 +206,18 @@ class Store:
             partial.rename(place)
             failpoint("store.renamed")
             fsync(place.parent)
-            remove_tree(place / CHECKPOINTS)  # last, so that a kill at any moment before costs no training
+            remove_tree(place / CHECKPOINTS)  # last, so that being killed before this loses no training
             failpoint("store.committed")
 
     def scores(self, stage: str, key: str, manifest: Manifest | None = None) -> list[Score]:
-        """The scores of a finished artifact; none where it is not finished. BrokenArtifact when they are not those that were committed.
-        ``manifest``: the artifact's, where it is known."""
+        """The scores of a finished artifact; empty if it is not finished. Raises BrokenArtifact if they changed after the commit.
+        ``manifest``: the artifact's manifest, if it is already read."""
         if manifest is None:
             manifest = self.manifest(stage, key)
         return [] if manifest is None else _SCORES.validate_json(self.content(manifest, "scores.json"))
 
     def content(self, manifest: Manifest, name: str) -> bytes:
-        """The bytes of a file of a finished artifact; BrokenArtifact when they are not those that were committed."""
+        """The bytes of a file of a finished artifact. Raises BrokenArtifact if they changed after the commit."""
         place = self.place(manifest.stage, manifest.key)
         try:
             with guarded(place / name):
@@ -230,7 +230,7 @@ class Store:
 
 
 def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Digest and size of every file of an artifact about to be committed, by relative path."""
+    """Digests and sizes of all files of an artifact about to be committed, by relative path."""
     paths = sorted(path for path in partial.rglob("*") if path.is_file() and path.name not in ("manifest.json", TRACE))
     paths = [p for p in paths if not p.name.startswith(TEMPORARY) and p.relative_to(partial).parts[0] != CHECKPOINTS]
     names = [path.relative_to(partial).as_posix() for path in paths]
@@ -241,13 +241,13 @@ def files_of(partial: Path) -> tuple[dict[str, str], dict[str, int]]:
 
 @contextlib.contextmanager
 def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
-    """An exclusive lock on a file that names its owner; Occupied when another process holds it for longer than ``patience`` seconds.
-    StorageError where the file system has no locks."""
+    """Context manager with an exclusive lock on a file; the owner is written to the file. Raises Occupied if another process holds the
+    lock for longer than ``patience`` seconds, StorageError if the file system has no locks."""
     end, removed = time.monotonic() + patience, 0
     while True:
         with path.open("a+") as file:
             if _take(file, path):
-                if not _is(file, path):  # its last owner has removed the file meanwhile
+                if not _is(file, path):  # its last owner removed the file in the meantime
                     removed += 1
                     if removed > REMOVED_MOST:
                         raise StorageError(f"{path}: this lock file is replaced again and again; write to another file system.")
@@ -267,7 +267,7 @@ def locked(path: Path, *, what: str, patience: float = 0.0) -> Iterator[None]:
 
 
 def _take(file: TextIO, path: Path) -> bool:
-    """Whether this process now holds the lock."""
+    """Tries to lock the file; returns whether this process now holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -280,7 +280,7 @@ def _take(file: TextIO, path: Path) -> bool:
 
 
 def _is(file: TextIO, path: Path) -> bool:
-    """Whether a path still names an open file."""
+    """Whether a path still refers to an open file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -289,7 +289,7 @@ def _is(file: TextIO, path: Path) -> bool:
 
 @cache
 def _digest_at(path: str, _state: FileState) -> str:
-    """The digest of a manifest, read once while the file's state stays the same."""
+    """The digest of a manifest, cached as long as the file's state is unchanged."""
     return digest_in(Path(path).read_bytes())
 
 
@@ -299,7 +299,7 @@ def _leftovers(place: str) -> tuple[str, ...]:
 
 
 def _size(path: str) -> int:
-    """Bytes of a file, -1 where there is none."""
+    """Size of a regular file in bytes; -1 if there is none."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -308,10 +308,10 @@ def _size(path: str) -> int:
 
 
 def _readable(files: Iterable[Path], model: Path) -> None:
-    """Gives files the permissions of ``model``, which the umask has set: safetensors makes files that only their owner can read."""
+    """Gives files the permissions of ``model``, which follow the umask; safetensors writes files that only their owner can read."""
     wanted = stat.S_IMODE(model.stat().st_mode)
     for file in files:
-        with contextlib.suppress(OSError):  # a file system without permissions
+        with contextlib.suppress(OSError):  # some file systems have no permissions
             if stat.S_IMODE(file.stat().st_mode) != wanted:
                 file.chmod(wanted)
 
@@ -328,7 +328,7 @@ def _by_stage(used: Iterable[Found]) -> dict[str, list[Found]]:
 
 
 def _remove(path: Path) -> None:
-    """Removes a file or a directory, or what of it is there."""
+    """Removes a file or a directory, as far as it exists and can be removed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -28,10 +28,10 @@ OCCUPIED_SECONDS = 2.0
 TRACEBACK = "Traceback (most recent call last):"
 ELASTIC = "torch.distributed.elastic"
 LOGGED = re.compile(r"[DIWEF]\d{4} \d\d:\d\d:\d\d")
-"""How a line of torchrun's log begins: W1129 03:10:15."""
+"""Prefix of the lines of torchrun's log: W1129 03:10:15."""
 FAILED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)")
 PORTS = 20_000
-"""The machines of a job connect at a port in [PORTS, 2 PORTS) that depends on the job's number, because two jobs may share a machine."""
+"""The machines of a job connect at a port in [PORTS, 2 PORTS) that depends on the job number, because two jobs may share a machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +44,9 @@ class Bench:
     micro_batch: int | None = None
     compile: bool = False
     ranks: int = 1
-    """Processes of a torchrun for the stages that know how to share their work, on each machine."""
+    """Number of torchrun processes per machine, for stages that run on all ranks."""
     machines: int = 1
-    """Machines of a SLURM job that share that torchrun; this process is started on each of them."""
+    """Number of machines of a SLURM job that share this torchrun; this process is started on each of them."""
     patience: float = 0.0
     """Seconds to wait for a node that another process works on before it is reported as occupied."""
 
@@ -60,12 +60,12 @@ class Bench:
         return words + (["--compile"] if self.compile else [])
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
-        """A command that runs the nodes ``keys``, or those that it reads from standard input."""
+        """A command that runs the nodes ``keys``, or else those that it reads from standard input."""
         return [*python("-m", "svgbench", "node"), str(plan), *keys, *self.words()]
 
 
 class Worker:
-    """Runs nodes of a plan file and writes a report of each beside the file."""
+    """Runs nodes of a plan file and writes a report of each next to the file."""
 
     def __init__(self, plan: Path, bench: Bench) -> None:
         from svgbench.machine.runtime import Runtime
@@ -90,7 +90,7 @@ class Worker:
             several = self._bench.ranks * self._bench.machines > 1
             if self._alone and several and graph.by_name(self._nodes[key].stage).ranks == "all":
                 report = self._apart(key)
-            else:  # of several machines the first works, and the others are not needed
+            else:  # only the first of several machines is needed
                 report = self._here(key) if self._machine == 0 else Report(key, "found")
         if self._main and self._machine == 0:
             write_report(self._plan, report)
@@ -126,8 +126,8 @@ class Worker:
                 return Report(key, "failed", SvgbenchError(fault))
 
     def _apart(self, key: str) -> Report:
-        """Runs the node under torchrun. A signal to this process is passed on to the ranks, which save their work. Each machine starts its
-        ranks; the first machine, which has the main rank, writes the report."""
+        """Runs the node under torchrun. Forwards a signal to the ranks, which save their work. Each machine starts its ranks; the first
+        machine, which has the main rank, writes the report."""
         bench = self._bench
         place = _meeting(bench, self._machine) if self._spread else ["--standalone"]
         start = ["-m", "torch.distributed.run", "--nproc-per-node", str(bench.ranks), *place]
@@ -156,7 +156,7 @@ class Worker:
 
 
 def _meeting(bench: Bench, machine: int) -> list[str]:
-    """Options of torchrun with which the machines of a SLURM job connect, at the first of them."""
+    """Options of torchrun for connecting the machines of a SLURM job at its first machine."""
     from submitit.slurm.slurm import SlurmJobEnvironment
 
     port = PORTS + whole_number("SLURM_JOB_ID", os.environ) % PORTS
@@ -165,7 +165,7 @@ def _meeting(bench: Bench, machine: int) -> list[str]:
 
 
 def lines_of_ranks(output: str) -> list[str]:
-    """The lines that the ranks of a torchrun wrote. Torchrun's log and its final traceback are included only with ``--debug``."""
+    """The lines that the ranks of a torchrun wrote, with torchrun's log and its final traceback only if ``--debug`` is set."""
     if debugging():
         return output.strip().splitlines()
     before, _, traceback_of = output.rpartition(TRACEBACK)

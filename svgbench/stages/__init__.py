@@ -1,1 +1,1 @@
-"""The stages of a run: ``graph`` is the table; each worker is imported when it runs."""
+"""The stages of a run: ``graph`` lists them; each stage's function is imported when it runs."""

@@ -1,4 +1,4 @@
-"""Stage 1: trains residual encoder, alignment and decoder around a frozen encoder, or adopts a card that already decodes."""
+"""Stage 1: trains residual encoder, alignment and decoder around a frozen encoder, or adopts an encoder that has a decoder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from svgbench.stages.tokenizers import Cached, Shape, blocks, build, describe, o
 
 
 class AutoencoderTask:
-    """One update: global batch statistics, the decoder's single backward pass with the adaptive weight, then the discriminator's."""
+    """One update: global batch statistics, one backward pass of the decoder with the adaptive weight, then one of the discriminator."""
 
     averaged = None
 
@@ -66,7 +66,7 @@ class AutoencoderTask:
         )
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of the tokenizer and, once the GAN term is on, of the discriminator; gives this rank's share of each loss (scalar)."""
+        """Updates the tokenizer and, once the GAN term is on, the discriminator; returns this rank's share of each loss (scalar)."""
         loss = self._part.loss
         gan = bool(loss.adversarial) and batch.images_seen >= loss.adversarial_start_images
         micros = list(batch.micro_batches(self._runtime.micro_batch))
@@ -88,7 +88,7 @@ class AutoencoderTask:
         return to_floats(self._images.batch(micro.indices), self._runtime.torch_device)
 
     def _parts(self, micro: Batch) -> tuple[Tensor, Tensor | None]:
-        """Frozen features, and the residual with its dropout keyed by position."""
+        """Frozen features, and the residual, whose dropout is seeded by position."""
         features, encoder = self._features(micro.indices), self._tokenizer.residual_encoder
         if encoder is None:
             return features, None
@@ -110,7 +110,7 @@ class AutoencoderTask:
         latents = features
         if residual is not None:
             encoder, alignment = self._tokenizer.residual_encoder, self._tokenizer.alignment
-            assert encoder is not None and alignment is not None  # they make the residual
+            assert encoder is not None and alignment is not None  # a residual implies both
             aligned = alignment(residual, features, sums)
             positions = micro.positions.to(features.device)
             latents = torch.cat([features, encoder.replace(aligned, positions, self._seed)], dim=1)
@@ -119,7 +119,7 @@ class AutoencoderTask:
         return hidden, self._tokenizer.decoder.conv_out(hidden)
 
     def _whole(self, batch: Batch, gan: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The rank's share at once: every network forward and backward a single time."""
+        """The rank's share of the batch in one forward and backward pass of every network."""
         with self._runtime.autocast(self._part.training.precision):
             parts = self._parts(batch)
             hidden, y = self._decode(batch, *parts, self._global(self._sums(*parts)))
@@ -130,7 +130,7 @@ class AutoencoderTask:
 
     @torch.no_grad()
     def _statistics_of(self, micros: list[Batch]) -> Tensor | None:
-        """The alignment's sums before any piece needs them. No gradient flows through them, so a pass without a graph is exact."""
+        """The alignment's sums over all micro-batches. No gradient flows through them, so a pass without a graph is exact."""
         total: Tensor | None = None
         for micro in micros:
             with self._runtime.autocast(self._part.training.precision):
@@ -140,8 +140,8 @@ class AutoencoderTask:
         return self._global(total)
 
     def _in_pieces(self, micros: list[Batch], sums: Tensor | None, gan: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Micro-batches. The adaptive weight belongs to the global batch, so with the GAN term all gradients at the reconstructions are
-        found first, without a graph, and the decoder runs again for its backward."""
+        """The rank's share in micro-batches. The adaptive weight is computed over the global batch, so with the GAN term a first pass
+        without a graph computes all gradients at the reconstructions, and a second pass of the decoder runs backward."""
         losses: dict[str, Tensor] = {}
         outputs, kept, weight = [], [], None
         if gan:
@@ -190,7 +190,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         tokenizer.load_state_dict(load_file(start / "autoencoder.safetensors", device=str(device)))
     task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
 
-    # what one image costs, and what the machine could do
+    # cost of one image, and speed of the machine
     flops = _flops(task, part)
     rate = product_rate(runtime, part.training.precision)
 
@@ -207,18 +207,18 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 
 
 def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
-    """For the manifest: which weights of a given checkpoint are the encoder's."""
+    """For the manifest: the key of the encoder's weights in a given checkpoint."""
     return {"weights_key": encoder.weights_key} if slice_["encoder"]["weights"] else {}
 
 
 @torch.no_grad()
 def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: ImageSet, runtime: Runtime) -> Tensor:
-    """Sums over the (first ``MOMENT_IMAGES``) training images for the alignment, from the trained residual encoder without dropout.
+    """The alignment's sums over the (first ``MOMENT_IMAGES``) training images, from the trained residual encoder without dropout.
     ``features``: data set indices [B] -> frozen features [B, C, h, w]."""
     count = min(len(images), MOMENT_IMAGES)
     parts = list(blocks(count))
     alignment = tokenizer.alignment
-    assert alignment is not None  # asked for where there is a residual
+    assert alignment is not None  # only called if there is a residual
     c = alignment.channels
     total = torch.zeros(1 + c + c * c + 2 * tokenizer.feature_channels, dtype=torch.float64, device=runtime.torch_device)
     with runtime.progress("alignment moments", count) as bar:
@@ -230,7 +230,7 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
 
 
 def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
-    """FLOPs of one image in one update, the mean over the training: before and with the GAN term."""
+    """FLOPs of one image in one update, averaged over the training, without and with the GAN term."""
     start, total = part.loss.adversarial_start_images, part.training.total_images
     share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
     counted = []
@@ -243,7 +243,7 @@ def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """An encoder that decodes is the autoencoder: the artifact points at its card, whose weights are opened to see that they are there."""
+    """Adopts an encoder with a decoder as the autoencoder: the artifact names its card; its weights are opened only to check them."""
     card, encoder = open_frozen(slice_["encoder"], runtime.torch_device)
     write_atomic(out / "autoencoder.json", describe(slice_["encoder"], card))
     return _taken(slice_, encoder)

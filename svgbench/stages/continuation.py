@@ -1,11 +1,11 @@
 """Continues a finished training at another resolution without new parameters (SVG, arXiv 2510.15301, appendix H).
 
-Changes with the resolution: the residual encoder keeps its learned table of positions, which it resamples bicubically to the grid of the
-images (``nets.residual``). A convolutional decoder keeps attention on the same levels. Fixed position embeddings (of a ViT decoder and of
-the transformer, sincos or rotary) are computed for the larger grid, by ``continued.positions``. The frozen alignment is fixed again when
-training ends, and the statistics of the latents are measured on the new images. The optimiser, the moving average, the discriminator and
-REPA's projector start anew, because no artifact holds them. SVG's release supports only a resolution of 256, and appendix H states only
-epochs; batch and learning rate are those of the earlier training unless they are given.
+The residual encoder resamples its learned position table bicubically to the grid of the images (``nets.residual``). A convolutional
+decoder keeps attention on the same levels. Fixed position embeddings (of a ViT decoder and of the transformer, sincos or rotary) are
+computed for the larger grid, by ``continued.positions``. The frozen alignment is computed again when training ends, and the statistics of
+the latents are measured on the new images. The optimiser, the moving average, the discriminator and REPA's projector start from scratch,
+because no artifact holds them. SVG's release supports only a resolution of 256, and appendix H states only epochs; batch and learning rate
+are those of the earlier training unless they are given.
 """
 
 from __future__ import annotations
@@ -49,6 +49,6 @@ def _seed(slice_: dict[str, Any], stage: str) -> int:
 
 
 def _before(start: Path) -> dict[str, Any]:
-    """Training images seen before, at all resolutions."""
+    """Number of training images seen in the earlier trainings, at all resolutions."""
     cost = json.loads((start / "manifest.json").read_bytes())["cost"]
     return {"images_before": cost.get("images_seen", 0) + cost.get("images_before", 0)}

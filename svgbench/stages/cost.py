@@ -1,4 +1,4 @@
-"""What a training cost, in the words of the report's table."""
+"""The cost of a training, with the names of the report's table."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from svgbench.machine.training import TrainingReport
 
 
 def product_rate(runtime: Runtime, precision: Literal["fp32", "bf16"]) -> float:
-    """FLOP/s of large matrix products, all processes together. Measured before and after a training: a neighbour on the machine may have
-    been busy at one end, and the better of both is what the machine could do."""
+    """FLOP/s of large matrix products, summed over all processes. Measured before and after a training; callers use the larger value,
+    because other jobs on the machine may have slowed one of the two."""
     return gemm_rate(runtime.torch_device, precision) * runtime.world
 
 
 def cost_of(report: TrainingReport, flops: int, rate: float, network: nn.Module) -> dict[str, Any]:
-    """``flops`` an image in one update; ``rate``: FLOP/s of large matrix products, all processes together, measured beside it."""
+    """``flops``: of one image in one update; ``rate``: FLOP/s of large matrix products, summed over all processes (``product_rate``)."""
     return {
         "images_seen": report.images_seen,
         "seconds": report.seconds,

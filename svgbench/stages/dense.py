@@ -1,4 +1,4 @@
-"""Heads trained side by side on frozen latents of crops: features, residual and both in one pass over the images."""
+"""Heads on frozen latents of crops, for features, residual and both, trained in one pass over the images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_pairs(dataset: DenseSet, counted: Callable[[ImagePair], int], word: st
 
 
 class Reading(NamedTuple):
-    """A range of latent channels and its head."""
+    """A range of latent channels and the head on it."""
 
     channels: slice
     head: Any
@@ -59,7 +59,7 @@ class HeadLoss(Protocol):
 
 
 class HeadsTask:
-    """One update: crops, their latents without gradient, then for each head the batch's moments, its loss and its own optimiser."""
+    """One update: encodes crops without gradient, then for each head computes batch moments and loss and steps its optimiser."""
 
     averaged = None
 
@@ -103,11 +103,12 @@ class HeadsTask:
 
 
 class DeepHeadsTask(HeadsTask):
-    """The same for heads with two parts (``nets.paper_heads``): the trunk runs once on all crops of the rank, tail and loss in pieces."""
+    """The same for heads with two parts (``nets.paper_heads``): the trunk runs once on all crops of the rank, tail and loss in
+    micro-batches."""
 
     def step(self, head: Any, latents: Tensor, targets: Tensor, batch: Batch) -> Tensor:
-        """For latents [B, C, h, w] and targets [B, H, W]: first the gradients of the tail, accumulated over pieces at the trunk's outputs,
-        then those of the trunk, on every rank."""
+        """For latents [B, C, h, w] and targets [B, H, W]: first the tail's backward passes, which accumulate gradients at the trunk's
+        outputs over micro-batches, then the trunk's, on every rank."""
         hidden = head.trunk(latents, self._runtime.all_reduce_)
         leaf = hidden.detach().requires_grad_()
 
@@ -126,7 +127,7 @@ class HowTrained(NamedTuple):
     dropout: float = 0.0
     """Probability that a channel (of the latents, or of the hidden layer) is set to zero."""
     rate: Callable[[int], float] | None = None
-    """Images seen at an update's end -> learning rate; None: by ``settings``."""
+    """Images seen at the end of an update -> learning rate; None: from ``settings``."""
     task: type[HeadsTask] = HeadsTask
     parameters: Callable[[nn.Module], Iterable[Any]] = nn.Module.parameters
     """The optimiser's parameters or parameter groups of a head."""
@@ -137,7 +138,7 @@ def _outputs(head: DenseHead, latents: Tensor, moments: BatchMoments) -> Callabl
 
 
 def pieces(count: int, runtime: Runtime) -> list[slice]:
-    """Rows of a rank's crops in micro-batches."""
+    """The slices of a rank's crops that form its micro-batches."""
     size = runtime.micro_batch or max(count, 1)
     return [slice(start, start + size) for start in range(0, count, size)]
 
@@ -155,7 +156,7 @@ def linear(head: HeadTraining, *, dropout: float = 0.0) -> HowTrained:
 
 
 class DenseRun(NamedTuple):
-    """Parts of segmentation and depth stages."""
+    """The parts that segmentation and depth stages share."""
 
     dataset: DenseSet
     tokenizer: Tokenizer | Codec
@@ -210,7 +211,7 @@ def train_heads(
 def evaluated(
     run: DenseRun, measured: Callable[[ImagePair], Tensor], row: tuple[int, ...], out: Path, runtime: Runtime, label: str
 ) -> Tensor:  # fmt: skip
-    """float64 [N, *row] on the device: ``measured`` [*row] for each validation image; ranks share the images, and a stopped evaluation
+    """``measured`` [*row] of each validation image, as float64 [N, *row] on the device. Ranks share the images; a stopped evaluation
     resumes."""
 
     @torch.no_grad()

@@ -26,11 +26,11 @@ from svgbench.stages.dense import DenseRun, check_pairs, evaluated, linear, open
 from svgbench.stages.results import limit_of, write_scores
 
 PLAIN_SHARE = 100 / 38_400
-"""Of the training, at its beginning: the loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""
+"""Initial share of the training in which the loss has no variance term (BinsFormer's warm-up of the loss, kept by DINOv2 and DINOv3)."""
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. All ranks; leaves the heads."""
+    """depth_rmse and depth_arel on a folder of images with depth maps: features, residual, both. Runs on all ranks; writes the heads."""
     settings, seed = scoring.Depth.model_validate(slice_["scores"]["depth"]), slice_["seed"]
     head, whole = settings.head, opened("depth", settings)
     dataset = whole.limited(limit_of(slice_))
@@ -43,7 +43,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     errors = errors_of(run, partial(depths_of, run, head), head, out, runtime)
     if runtime.is_main:
-        opened("depth", settings, whole.identity)  # refused when a file changed while it was trained on
+        opened("depth", settings, whole.identity)  # raises an error if a file changed during training
         write_errors(errors, run, head, slice_, out, "depth-linear", head.model_dump(mode="json", exclude={"checkpoint_images"}))
     return {"images_seen": head.total_images, "losses": losses}
 
@@ -60,7 +60,7 @@ def write_errors(
 
 
 def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Reads every pair of a folder once, so that a depth map that cannot be used is named before hours of training."""
+    """Reads every pair of a folder once, so that an unusable depth map is reported before hours of training."""
     settings = scoring.Depth.model_validate(slice_["scores"]["depth"])
     head, dataset = settings.head, opened("depth", settings)
 
@@ -81,8 +81,8 @@ def _stacked(head: scoring.DepthHead, runtime: Runtime, made: list[Crop]) -> tup
 
 
 def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:
-    """The scale-invariant log loss, a scalar, over the counted pixels of targets [B, H, W] of the global batch: its sums first, then the
-    gradient piece by piece."""
+    """The scale-invariant log loss, a scalar, over the counted pixels of targets [B, H, W] of the global batch: first its sums, then the
+    gradient in micro-batches."""
     inside = measures.counted(targets, head.nearest, head.farthest, eigen=False)
 
     def log_errors(rows: slice) -> Tensor:
@@ -99,7 +99,7 @@ def log_error_loss(
     targets: Tensor,
     runtime: Runtime,
 ) -> Tensor:
-    """A loss that depends on sums of log errors over the global batch, with its gradient computed in pieces; returns this rank's share, a
+    """A loss of sums of log errors over the global batch, with its gradient computed in micro-batches; returns this rank's share, a
     scalar. ``log_errors``: rows of the targets [B, H, W] -> log errors of their pixels [n]; ``loss_of``: as ``metrics.depth.silog``."""
     sums = torch.zeros(3, dtype=torch.float64, device=targets.device)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def errors_of(
 
 @torch.no_grad()
 def depths_of(run: DenseRun, head: scoring.DepthHead, image: Image.Image, size: tuple[int, int], device: torch.device) -> list[Tensor]:
-    """Depth [H, W] of a whole image under each head, averaged with that of its mirror image."""
+    """Depth [H, W] predicted by each head for a full image, averaged with the prediction for its mirror image."""
     stride = run.tokenizer.stride
     width, height = (max(round(side / stride), 1) * stride for side in image.size)
     pixels = np.asarray(image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR))

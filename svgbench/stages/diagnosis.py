@@ -1,7 +1,7 @@
 """Pictures of a latent space, for figures: latents of each class on a plane, and the velocities that a trained transformer predicts for
 each class.
 
-An artifact holds everything that drawing needs, so that drawing opens no network and imports no torch.
+An artifact holds everything that a figure needs, so that drawing it needs no network and no torch.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from svgbench.stages.tokenizers import blocks, open_tokenizer, to_floats
 from svgbench.stages.transformers import as_velocity, open_transformer
 
 CLASSES = 10
-"""Largest number of classes in a picture, so that their colours are distinct; of more classes, this many are taken at even distances."""
+"""Largest number of classes in a picture, so that their colours are distinct; if there are more, evenly spaced classes are chosen."""
 EMBEDDED, MOVED = 500, 400
-"""Validation images on the t-SNE's plane and in the velocities, the same number of each class."""
+"""Number of validation images in the t-SNE and for the velocities, the same number of each class."""
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 BATCH = 200
 """Number of latents in one call of the transformer."""
@@ -39,8 +39,8 @@ RESAMPLING = Resampling(resamples=100, seed=0)
 
 
 def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tensor, Tensor, list[int]]:
-    """At most ``count`` images of at most ``classes`` classes, taken from the chosen classes in turn: their indices [N], their labels as
-    indices of the chosen classes [N], and these classes."""
+    """At most ``count`` images of at most ``classes`` classes, alternating between the classes. Returns the images' indices [N], their
+    labels as indices into the chosen classes [N], and the chosen classes."""
     labels = torch.as_tensor(images.labels)
     known = labels.unique()
     if len(known) < 2:
@@ -53,7 +53,7 @@ def balanced(images: ImageSet, count: int, classes: int = CLASSES) -> tuple[Tens
 
 @torch.no_grad()
 def latents(images: ImageSet, places: Tensor, tokenizer: Tokenizer | Codec, runtime: Runtime) -> Tensor:
-    """Raw latents [N, C, h, w] of the images at places [N], on the device."""
+    """Raw latents [N, C, h, w] of the images at indices ``places`` [N], on the device."""
     parts = [tokenizer.encode(to_floats(images.batch(places[block]), runtime.torch_device)) for block in blocks(len(places))]
     return torch.cat(parts).float()
 
@@ -137,16 +137,16 @@ def _means(vectors: Tensor, labels: Tensor) -> Tensor:
 
 
 def _plane(centres: Tensor) -> Tensor:
-    """Two orthonormal directions [D, 2] in which class means [K, D] differ most; signs such that the largest number is positive."""
+    """Two orthonormal directions [D, 2] in which class means [K, D] differ most; the entry of largest magnitude is made positive."""
     axes = torch.linalg.svd((centres - centres.mean(0)).double(), full_matrices=False)[2][:2].T
-    if axes.shape[1] < 2:  # latents of a single number
+    if axes.shape[1] < 2:  # latents with one element
         axes = torch.cat([axes, torch.zeros_like(axes)], 1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     return (axes * largest.sign()).to(centres)
 
 
 def names_of(collection: Images, chosen: list[int]) -> list[str]:
-    """Names of these classes."""
+    """Names of the chosen classes."""
     return [collection.classes[label] for label in chosen]
 
 

@@ -42,7 +42,7 @@ class Teacher:
 
 
 class DiffusionTask:
-    """One update: standardised latents, noise and time keyed by position, class dropout, the objective's loss, one backward."""
+    """One update: standardised latents, noise and time seeded by position, class dropout, the objective's loss, one backward pass."""
 
     averaged = "sit"
 
@@ -119,7 +119,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     latents = latents_of("train", tokenizer, images.train, inputs["statistics"], runtime, flips=part.flip)
 
-    # the network, its initial weights a function of the seed
+    # the network, with initial weights drawn from the seed
     channels, grid, _ = latents.shape
     sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump(mode="json")}
     start = inputs.get("start")
@@ -136,7 +136,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if runtime.compile:
         model.compile_blocks()
 
-    # operations of one image, and the machine's speed
+    # FLOPs of one image, and speed of the machine
     task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher)
     probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2)
     flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(probe).values())).backward()) // 2

@@ -1,4 +1,4 @@
-"""Pictures from edited latents, for figures: without the residual, between two images or two noises, with another class, inside a box.
+"""Pictures from edited latents, for figures: residual left out, interpolation of images or noise, change of class, edits in a box.
 
 Each artifact is ``pictures.npy`` uint8 and ``pictures.json``, which names the pictures.
 """
@@ -35,12 +35,12 @@ SHOWN = 8
 """Images in a strip of reconstructions."""
 PAIRS = 2
 SHARES = (0.0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1.0)
-"""How far between the two images of a pair."""
+"""Interpolation weights between the two images of a pair."""
 EDITED = 2
 STARTS = (0.8, 0.6, 0.4, 0.2)
-"""Times to which an image is noised before it is edited; the less, the less is kept."""
+"""Times to which an image is noised before it is edited; a smaller time keeps less of the image."""
 BOXED = SamplingProtocol(sampler="euler", steps=100, guidance=4.0, shift=0.4)
-"""Settings with which an edit in a box is denoised, from appendix C of arXiv 2510.15301."""
+"""Sampling settings for edits in a box, from appendix C of arXiv 2510.15301."""
 BOX_START = 0.25
 """Time up to which an image is inverted before an edit in a box (our choice)."""
 BOX_SHARE, BOX_BLUR = 0.5, 1 / 16
@@ -52,9 +52,10 @@ NOISE_PAIRS = 2
 
 @torch.no_grad()
 def residual_left_out(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Validation images decoded from their features alone: the mask token, which the decoder met in training, in the residual's place.
+    """Validation images decoded from their features alone; the mask token, which the decoder saw in training, replaces the residual.
 
-    ``pictures.npy`` [2, N, 3, H, W]: originals, decoded; only the originals, [1, ...], where there is no residual or it was never left out.
+    ``pictures.npy`` [2, N, 3, H, W]: originals, decoded; only the originals, [1, ...], if there is no residual or it was never
+    dropped in training.
     """
     collection, places, about = _picked(inputs, SHOWN)
     originals = collection.val.batch(places)
@@ -72,7 +73,7 @@ def residual_left_out(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
 def interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Images decoded on the straight line between the raw latents of two images of different classes.
 
-    ``pictures.npy`` [P, 2 + S, 3, H, W]: for each pair its two originals, then the ``shares`` of the way.
+    ``pictures.npy`` [P, 2 + S, 3, H, W]: for each pair the two originals, then the images at the ``shares``.
     """
     collection, places, about = _picked(inputs, 2 * PAIRS)
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -87,9 +88,9 @@ def interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, ru
 @torch.no_grad()
 def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Images noised up to a time and denoised from there under another class (SDEdit, Meng et al., arXiv 2108.01073, guided by a
-    class), by Euler's method on the run's time grid, at its largest count of steps and its largest guidance.
+    class), with Euler's method on the run's time grid, at its largest number of steps and largest guidance.
 
-    ``pictures.npy`` [E, 2 + S, 3, H, W]: for each image the original, its reconstruction, then one for each of the ``starts``.
+    ``pictures.npy`` [E, 2 + S, 3, H, W]: for each image the original, its reconstruction, then the edit from each of the ``starts``.
     """
     collection, places, about = _picked(inputs, EDITED)
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -105,7 +106,7 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     columns = [collection.val.batch(places), to_uint8(tokenizer.decode(raw)).cpu()]
     for start in STARTS:
         after = [t for t in grid if t > start]
-        passed = sampling.steps - len(after)  # the schedule goes by the step's place on the whole grid
+        passed = sampling.steps - len(after)  # the schedule depends on the step's index in the full grid
 
         def later(x: Tensor, t: float, step: int, passed: int = passed) -> Tensor:
             return velocity(x, t, step + passed)
@@ -119,7 +120,7 @@ def editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
 
 @torch.no_grad()
 def box_editing(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Images edited inside and outside a box (``nets.edits``, after appendix C of arXiv 2510.15301): inverted along the ODE with their own
+    """Images edited inside and outside a box (``nets.edits``, after appendix C of arXiv 2510.15301): inverted along the ODE with their true
     class and without guidance, then denoised with another class in 100 Euler steps, guidance 4, shift 0.4.
 
     ``pictures.npy`` [E, 5, 3, H, W]: for each image the original, its reconstruction, the image sampled from its fully inverted noise, the
@@ -166,7 +167,7 @@ def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Pa
     """Samples from interpolations of two noises with one class, along a straight line and along a great circle, with Euler's method on the
     run's time grid, at its largest number of steps and largest guidance.
 
-    ``pictures.npy`` [P, 2, S, 3, H, W]: for each pair of noises the two ``ways`` (lines), for each the samples at the ``shares``.
+    ``pictures.npy`` [P, 2, S, 3, H, W]: for each pair of noises and each of the two ``ways`` (lines), the samples at the ``shares``.
     """
     part = slice_["sampling"]
     sampling = protocol_of({**part, "sampler": "euler", "steps": max(part["steps"]), "guidance": max(part["guidance"])}, inputs)
@@ -193,8 +194,8 @@ def noise_interpolation(slice_: dict[str, Any], inputs: dict[str, Path], out: Pa
 
 
 def _velocities(inputs: dict[str, Path], runtime: Runtime) -> Callable[[Tensor, SamplingProtocol], Field]:
-    """(labels [B], settings) -> the guided velocity of the trained transformer of any objective, zero in the first
-    ``sampling.zero_init`` steps; opened once."""
+    """(labels [B], settings) -> the guided velocity of the trained transformer (of any objective), zero in the first
+    ``sampling.zero_init`` steps. Opens the transformer once."""
     model: Any = as_velocity(open_transformer(inputs["diffusion"], runtime)[0])
 
     def velocity(labels: Tensor, sampling: SamplingProtocol) -> Field:
@@ -211,7 +212,7 @@ def _decoded(latents_: Tensor, tokenizer: Tokenizer | Codec, stats: LatentStats)
 
 
 def _picked(inputs: dict[str, Path], count: int) -> tuple[Images, Tensor, dict[str, Any]]:
-    """The store of images, ``count`` places in its validation set (of different classes while there are any), and what they show."""
+    """The image store, ``count`` validation indices (of different classes as far as possible), and their description for JSON."""
     collection = open_images(inputs["images"])
     places = balanced(collection.val, len(collection.val))[0][:count]
     labels = torch.as_tensor(collection.val.labels)[places].tolist()
@@ -219,7 +220,7 @@ def _picked(inputs: dict[str, Path], count: int) -> tuple[Images, Tensor, dict[s
 
 
 def _opposite(label: int, classes: int) -> int:
-    """The class half way round from a class."""
+    """The class that is half the number of classes away, cyclically."""
     return (label + classes // 2) % classes
 
 

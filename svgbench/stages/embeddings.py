@@ -27,14 +27,14 @@ from svgbench.stages.tokenizers import blocks, open_frozen, open_tokenizer, to_f
 COUNTS = (20, 100)
 """Numbers of classes in figure 4 of arXiv 2510.15301."""
 EACH = 100
-"""Images per class there; here validation images, if a class has as many."""
+"""Images per class in that figure; here validation images, fewer if a class has fewer."""
 LAYERS = 4
 """Number of blocks of an encoder that are shown."""
 
 
 @torch.no_grad()
 def by_classes(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The frozen encoder's features (a codec's latents), averaged over positions, of 20 and of 100 classes (of all classes if there are
+    """t-SNE of the frozen encoder's features (a codec's latents), averaged over positions, for 20 and for 100 classes (all if there are
     fewer): ``points.npy`` float32 [N, 2], with both sets concatenated, and ``embedding.json`` with the classes, labels and images of each
     set."""
     collection = open_images(inputs["images"])
@@ -55,10 +55,10 @@ def by_classes(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
 
 @torch.no_grad()
 def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Raw vectors averaged over positions, of some blocks of the encoder and of the latents with and without their alignment:
+    """t-SNE of raw vectors, averaged over positions: of some blocks of the encoder, and of the latents with and without their alignment.
     ``points.npy`` float32 [P, N, 2] and ``embedding.json``: the parts' names, labels, classes, and the class share before t-SNE.
 
-    Without alignment: the same trained residual encoder without its alignment. For a codec only its latents.
+    "Without" means that the alignment of the trained autoencoder is skipped. For a codec only its latents.
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -86,13 +86,13 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 
 def shown_layers(depth: int) -> list[int]:
-    """The blocks of an encoder that are shown, from 1: the first, and those at a third, two thirds and the end of the encoder, rounded down
-    (of 12 blocks 1, 4, 8 and 12)."""
+    """The blocks of an encoder that are shown, counted from 1: the first, and those at one third, two thirds and the end of the encoder,
+    rounded down (1, 4, 8 and 12 of 12)."""
     return sorted({1 + int((depth - 1) * place / (LAYERS - 1)) for place in range(LAYERS)})
 
 
 def _layers(autoencoder: Path, images: ImageSet, places: Tensor, runtime: Runtime) -> Mapping[str, Tensor]:
-    """Pooled patch tokens [N, C] of some blocks of a transformer, normalised by its card; empty for other kinds of encoders."""
+    """Pooled patch tokens [N, C] of some blocks of a transformer, normalised as its card specifies; empty for other encoders."""
     part = json.loads((autoencoder / "autoencoder.json").read_text())["encoder"]
     card, encoder = open_frozen(part, runtime.torch_device)
     if not isinstance(encoder.network, TokenNetwork):
@@ -105,7 +105,7 @@ def _layers(autoencoder: Path, images: ImageSet, places: Tensor, runtime: Runtim
 
 
 def _of_layers(card: cards.EncoderCard, part: Mapping[str, Any], layers: list[int], width: int, runtime: Runtime) -> FrozenEncoder:
-    """The encoder of a card with the concatenated tokens of these blocks, [B, len(layers) * width, h, w]."""
+    """The card's encoder with the concatenated tokens of these blocks, [B, len(layers) * width, h, w]."""
     features = Features(layers=tuple(layers), combine="concat", norm=card.features.norm)
     changed = card.model_copy(update={"features": features, "channels": width * len(layers)})
     weights = Path(part["weights"]) if part["weights"] else None
@@ -113,7 +113,7 @@ def _of_layers(card: cards.EncoderCard, part: Mapping[str, Any], layers: list[in
 
 
 def _pooled(images: ImageSet, places: Tensor, encode: Any, runtime: Runtime) -> Tensor:
-    """Vectors [N, C] on the CPU, averaged over positions, of the images at places [N]."""
+    """Vectors [N, C] on the CPU, averaged over positions, of the images at indices ``places`` [N]."""
     parts = [pool(encode(to_floats(images.batch(places[block]), runtime.torch_device))).cpu() for block in blocks(len(places))]
     return torch.cat(parts)
 

@@ -27,8 +27,8 @@ SHOWN = 1
 
 @torch.no_grad()
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """A noised validation image x_t goes through the trained transformer with its own label. The first three principal components of its
-    tokens after a block are the red, green and blue of each token's position.
+    """Runs the trained transformer on a noised validation image x_t with its label. The first three principal components of the tokens
+    after a block give red, green and blue at each token's position.
 
     ``pictures.npy`` uint8 [N, T, L, 3, side, side]: for each image the maps at the ``times`` after the ``blocks`` (counted from 0);
     ``pictures.json``: also the share of the tokens' variance that each of the three components explains, [N, T, L, 3].
@@ -62,6 +62,6 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def shown_blocks(depth: int) -> list[int]:
-    """The blocks that are shown, counted from 0: the first seven, and the last block of the second, third and fourth quarter (of 28 blocks
-    0 to 6, 13, 20 and 27, as in the article)."""
+    """The blocks that are shown, counted from 0: the first seven, and the last block of the second, third and fourth quarter (for 28
+    blocks 0 to 6, 13, 20 and 27, as in the article)."""
     return sorted({*range(min(7, depth)), *(max(round(depth * quarter / 4) - 1, 0) for quarter in (2, 3, 4))})

@@ -1,8 +1,8 @@
-"""The graph of a run as one literal table. No torch: workers are given by name and imported when they run.
+"""The stage graph of a run as a table. No torch: stage functions are given by name and imported when they run.
 
 A stage is a function ``(slice, inputs, out, runtime) -> cost``. It receives only its slice of the configuration and its inputs'
-directories, so it cannot read what it did not declare, and its key covers everything that it read. Raise ``version`` when the numbers of a
-stage change: its key and the keys of all dependent stages then change.
+directories, so it cannot read undeclared settings, and its key covers everything it reads. Increase ``version`` when the numbers of a stage
+change: its key and the keys of all dependent stages then change.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ REFERENCE = "scores.reference"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One row: the fields it may read, the stages it needs, the function that does the work."""
+    """One row: the fields that the stage reads, the stages it needs, and its function."""
 
     name: str
     version: int
     slice: tuple[str, ...]
-    """Dotted fields of RunConfig; a field covers all below it."""
+    """Dotted fields of RunConfig; a field includes its subfields."""
     needs: tuple[str, ...] = ()
-    """Names that other rows provide."""
+    """Names of inputs, which other rows provide."""
     worker: str
     """``module:function``."""
     each: tuple[str, ...] = ()
-    """List fields: one node for each combination of their entries, each entry a scalar in the slice."""
+    """List fields: one node per combination of their entries; in its slice each is a scalar."""
     provides: str | None = None
     """The name by which other stages need it, if that is not the stage's name."""
     also: tuple[str, ...] = ()
-    """Names of optional inputs, which it gets if the run has them."""
+    """Names of optional inputs, passed if the run has them."""
     start: str | None = None
-    """The name that it continues: the input ``start`` provides this name in the run at the earlier resolution (``config.derived``)."""
+    """What it continues: its input ``start`` provides this name in the run at the earlier resolution (``config.derived``)."""
     when: str = "always"
-    """The fact about a run (``facts``) under which the run has this stage."""
+    """Condition (a name in ``facts``) under which a run has this stage."""
     taken_over: bool = False
     """Uses only released files; needs neither images nor training."""
     first: tuple[str, ...] = ()
-    """Needs that come from the first row that provides them, not from a later row that replaces it."""
+    """Inputs taken from the first row that provides them, not from a later row that replaces it."""
     scores: bool = False
     """Its artifact holds ``scores.json``."""
     ranks: Literal["one", "all"] = "one"
     """Whether all processes of a torchrun work on it."""
     networks: bool = True
-    """Whether it computes with networks, so that an engine requests a GPU for it if it has any."""
+    """Whether it runs networks; engines then request a GPU if there are any."""
 
 
 STAGES: tuple[Stage, ...] = (
@@ -135,7 +135,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="overview", version=2, worker="svgbench.stages.pictures:overview",
           slice=(), needs=("images", "reconstructions", "samples")),
 )  # fmt: skip
-"""In the order in which they can run."""
+"""In an order in which they can run."""
 
 DIAGNOSES: tuple[Stage, ...] = (
     Stage(name="embedding", version=1, worker="svgbench.stages.diagnosis:embedding",
@@ -167,7 +167,7 @@ DIAGNOSES: tuple[Stage, ...] = (
 run. Their random numbers have a fixed seed, so they depend on a run's seed only through its networks."""
 
 LABELS = frozenset({"preset", "sampling.dimension_shift"})
-"""Fields in no slice: labels of a run, and fields that become another field when a run is built."""
+"""Fields in no slice: labels of a run, and fields that are converted to other fields when a run is built."""
 
 TEACHER = "diffusion.representation.encoder"
 ENCODERS = ("encoder", TEACHER)
@@ -176,16 +176,16 @@ PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 
 LIMIT = "data.limit"
-"""For a trial, in the slice of every scoring stage: the protocol of its scores names the limit."""
+"""For trials: also in the slice of every scoring stage, whose scores name the limit in their protocol."""
 
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
-"""Parts whose ``source`` is a folder: a key holds the digest of its files (``identity``), not its path."""
+"""Parts whose ``source`` may be a folder: the key then holds the digest of its files (``identity``), not its path."""
 
 UNKEYED = frozenset({"encoder.opened", "encoder.card", f"{TEACHER}.opened", f"{TEACHER}.card"})
-"""Fields that a worker needs and a key does not: the encoder's identity stands for them."""
+"""Fields that a worker needs but a key leaves out, because the encoder's identity covers them."""
 
 UNGUIDED = {"sampling.schedule": "constant", "sampling.against": "null", "sampling.guided_channels": None}
-"""Fields that do not affect samples at guidance 1, which use only the conditional prediction. These values make their keys equal."""
+"""Fields that do not affect samples at guidance 1 (only the conditional prediction is used); these values make their keys equal."""
 UNGUIDED_LEFT_OUT = frozenset({"sampling.optimised_scale"})
 """The same, for fields that are in a key only when they differ from their defaults."""
 
@@ -195,11 +195,11 @@ JUDGES = (
     ("scores.perceptual", "pairs", "scores.lpips_weights"),
     ("autoencoder.loss.network", "pairs", "autoencoder.loss.weights"),
 )
-"""Fields that name a judging network, its kind, the field of its weights file: the key gets the digest of the weights that are opened."""
+"""(Field of a judging network, its kind, field of its weights file); the key gets the digest of the opened weights."""
 
 
 def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[str, str, str, str | None, str]]:
-    """The judging networks that a run uses, from its configuration as JSON data: field, kind, name, weights file, field of that."""
+    """Judging networks of a run, given its configuration as JSON data: (field, kind, name, weights file, field of the weights file)."""
     given = {path: _given(config, path) for judge in JUDGES for path in (judge[0], judge[2])}
     trained = trains_autoencoder and bool(_given(config, "autoencoder.loss.perceptual"))
     used = [judge for judge in JUDGES if given[judge[0]] and (trained or judge[0] != "autoencoder.loss.network")]
@@ -207,7 +207,7 @@ def judging(config: dict[str, Any], *, trains_autoencoder: bool) -> list[tuple[s
 
 
 def _given(config: dict[str, Any], path: str) -> Any:
-    """A field's value; None if an earlier version's configuration lacks the field."""
+    """A field's value; None if the configuration is from an earlier version without the field."""
     try:
         return field(config, path)
     except KeyError:
@@ -215,7 +215,7 @@ def _given(config: dict[str, Any], path: str) -> Any:
 
 
 WEAK = "weak.safetensors"
-"""File of the averaged weights from earlier in the training, for ``weak_share``."""
+"""File of the averaged weights after ``weak_share`` of the training."""
 _REFERENCE = ("reference.safetensors", "reference.json")
 _AUTOENCODER = ("autoencoder.safetensors", "autoencoder.json")
 _STATISTICS = ("statistics.safetensors", "statistics.json")
@@ -224,7 +224,7 @@ _PICTURES = ("pictures.npy", "pictures.json")
 TRAININGS = ("autoencoder", "continued-autoencoder", "diffusion", "continued-diffusion")
 """The stages that train a run's networks."""
 DRAWN = "sampling.json"
-"""File in an artifact of samples with a tuned shift: how they were drawn (``config.sampling.SamplingProtocol``)."""
+"""File with the sampling settings (``config.sampling.SamplingProtocol``) in an artifact of samples with a tuned shift."""
 LEAVES: dict[str, tuple[str, ...]] = {
     "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
     "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
@@ -240,7 +240,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "noise-interpolation": _PICTURES, "class-embedding": ("points.npy", "embedding.json"),
     "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES,
 }  # fmt: skip
-"""Stage -> the files that its artifact must hold, none of them empty: nothing is committed without them."""
+"""Stage -> files that its artifact must contain, not empty; otherwise it is not committed."""
 
 
 def snapshot(share: float) -> str:
@@ -282,7 +282,7 @@ def field(config: dict[str, Any], path: str) -> Any:
 
 
 def holds(config: dict[str, Any], path: str) -> bool:
-    """Whether a configuration (as JSON data) has the field: fields that later versions added are left out at their defaults."""
+    """Whether a configuration (as JSON data) has the field; fields added in later versions are omitted at their defaults."""
     try:
         field(config, path)
     except KeyError:
@@ -291,7 +291,7 @@ def holds(config: dict[str, Any], path: str) -> bool:
 
 
 def facts(config: RunConfig, kind: str) -> dict[str, bool]:
-    """The facts that hold for a run with a card of this ``kind`` (features, codec); names that rows' ``when`` may use."""
+    """Conditions for the rows' ``when``: name -> whether it holds for a run with a card of this ``kind`` (features, codec)."""
     released, codec, continued = config.autoencoder.release is not None, kind == "codec", config.continued is not None
     given = config.latents.statistics is not None or config.latents.scale is not None
     segmentation, paper = config.scores.segmentation, config.scores.protocol == "paper"

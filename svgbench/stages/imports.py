@@ -1,5 +1,5 @@
-"""Stages that take a network or statistics of an official release over in place of training or measuring them. Their artifacts are those of
-the stages they stand for, so nothing behind them knows the difference."""
+"""Stages that import a network or statistics of an official release instead of training or measuring them. Their artifacts have the same
+format as those of the stages they replace, so later stages need not distinguish them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
         )
     settings = schema.Autoencoder.model_validate(released.settings)
     weights = {name: tensor.contiguous() for name, tensor in tokenizer.state_dict().items()}
-    build(encoder, settings, side, torch.device("cpu")).load_state_dict(weights)  # what will be opened later is what is written here
+    build(encoder, settings, side, torch.device("cpu")).load_state_dict(weights)  # check that it can be opened later
     save_file(weights, out / "autoencoder.safetensors")
     about = describe(slice_["encoder"], card, settings=settings.model_dump(mode="json"), resolution=side)
     write_atomic(out / "autoencoder.json", about)
@@ -56,14 +56,14 @@ def autoencoder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
 
 
 def statistics(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """A release's means and deviations, or its one scale factor: ``statistics.safetensors``."""
+    """A release's means and standard deviations, or its single scale factor: ``statistics.safetensors``."""
     part = schema.Latents.model_validate(slice_["latents"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     if part.scale is not None:
         whole = torch.ones(tokenizer.channels, dtype=torch.float64)
         stats = LatentStats(0 * whole, whole / part.scale)
     else:
-        assert part.statistics is not None  # the stage takes over the one or the other
+        assert part.statistics is not None  # the stage needs one of the two
         stats = read_statistics(part.statistics, channels=tokenizer.channels)
     write_statistics(stats, out, autoencoder=inputs["autoencoder"], images=0)
     return {}

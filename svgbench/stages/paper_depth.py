@@ -1,13 +1,17 @@
 """Depth by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): head and hyperparameters after Xie et al. (arXiv 2205.13543).
 
 Sources: SwinTransformer/MIM-Depth-Estimation (models/model.py, train.py, models/optimizer.py, README.md); its data and losses are
-GLPDepth's (vinvino02/GLPDepth). Head: ``nets.paper_heads.DeconvHead``. Training: crops of 480 x 480 px, mirrored half of the time, Vertical
-CutDepth on a quarter, GLPDepth's colours; 25 epochs in batches of 24; AdamW, with a learning rate that rises over 12 epochs by (share)^0.9
-from 3e-5 to 5e-4 and falls the same way, and decay 0.05 on weights only; the loss sqrt(mean(g^2) - mean(g)^2 / 2) of log errors g over the
-batch's known pixels. Validation: windows of 480 px every 160 px (two of an image of NYUv2), each averaged with the result of its mirror
-image, then averaged over windows; errors per image inside Eigen's crop, averaged over images. Our choices: batch norm over the whole batch
-(the source: over each GPU's part), width 128 (as for its SwinV2-B), fewer doublings for an encoder of stride 16, and images of other sizes
-than NYUv2's.
+GLPDepth's (vinvino02/GLPDepth).
+
+- Head: ``nets.paper_heads.DeconvHead``.
+- Training: crops of 480 x 480 px, mirrored half of the time, Vertical CutDepth on a quarter, GLPDepth's colours. Loss sqrt(mean(g^2) -
+  mean(g)^2 / 2) of log errors g over the batch's known pixels. 25 epochs in batches of 24; AdamW, with a learning rate that rises over 12
+  epochs by (share)^0.9 from 3e-5 to 5e-4 and falls the same way; weight decay 0.05 on weights only.
+- Validation: windows of 480 px every 160 px (two per NYUv2 image), each averaged with the result of its mirror image, then averaged over
+  windows. Errors per image inside Eigen's crop, averaged over images.
+
+Our choices: batch norm over the full batch (the source: over each GPU's share), width 128 (as for the source's SwinV2-B), fewer doublings
+for an encoder of stride 16, and support for image sizes other than NYUv2's.
 """
 
 from __future__ import annotations
@@ -68,7 +72,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 
 def rate(head: PaperDepth, count: int, images_seen: int) -> float:
     """The learning rate of the update that ends at ``images_seen``, with ``count`` training images per epoch: largest after half of the
-    epochs, rounded down (12 of 25), and smallest from twice that on."""
+    epochs, rounded down (12 of 25), and smallest from twice that number on."""
     place = images_seen / ((head.epochs // 2 or head.epochs / 2) * count)
     share = place**head.power if place < 1 else max(0.0, 1 - (place - 1) ** head.power)
     return head.least_lr + (head.lr - head.least_lr) * share
@@ -103,7 +107,7 @@ def loss(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runt
 
 @torch.no_grad()
 def depths_of(run: DenseRun, head: PaperDepth, image: Image.Image, size: tuple[int, int], device: torch.device) -> list[Tensor]:
-    """Depth [H, W] of an image by each head, averaged over windows and their mirror images."""
+    """Depth [H, W] predicted by each head for an image, averaged over windows and their mirror images."""
     pixels = np.asarray(paper_crops.enlarged(image, head.crop))
     whole = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
     height, width = whole.shape[1:]

@@ -1,11 +1,14 @@
 """Top-1 and top-5 by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): a linear layer on frozen latents of random resized crops.
 
-Training: 30 epochs of random resized crops to the run's resolution, encoded on the fly, in batches of 3072; a linear layer with bias on the
-mean of the raw latent over its positions, one layer each for features, residual and both; cross-entropy; AdamW from 5e-4, decay 1e-2.
-Validation: all validation images, with the run's crop. The appendix does not state the following, so these are our choices: the mean over
-positions, no class token and no norm before the layer, crops of 8 to 100 % of the area, mirrored half of the time, a cosine to zero without
-warm-up, initial weights with a standard deviation of 0.01, and crops taken from the run's images after their centre crop. Encoders and
-tokenizers get no gradient. With ``align: batch`` the batch is a block of 256 images.
+- Training: 30 epochs of random resized crops to the run's resolution, encoded on the fly, in batches of 3072; a linear layer with bias on
+  the mean of the raw latent over its positions, one layer each for features, residual and both; cross-entropy; AdamW with an initial
+  learning rate of 5e-4 and weight decay 1e-2. Encoders and tokenizers get no gradient.
+- Validation: all validation images, with the run's crop.
+- Our choices, which the appendix does not state: the mean over positions, no class token and no norm before the layer, crops of 8 to 100 %
+  of the area, mirrored half of the time, a cosine to zero without warm-up, initial weights with a standard deviation of 0.01, and crops of
+  the run's images after their centre crop.
+
+With ``align: batch``, the batch is a block of 256 images.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ METRICS = (("probe_top1", 1), ("probe_top5", 5))
 
 
 class ProbesTask:
-    """One update: crops, their pooled latents without gradient, then the linear layers for features, residual and both."""
+    """One update: encodes and pools crops without gradient, then updates the linear layers for features, residual and both."""
 
     averaged = None
 
@@ -108,7 +111,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def untrained(channels: int, classes: int, seed: int) -> nn.Linear:
-    """A linear layer with normal weights of standard deviation 0.01, from the seed, and zero bias."""
+    """A linear layer with normal weights (standard deviation 0.01, drawn from the seed) and zero bias."""
     layer = nn.Linear(channels, classes)
     drawn = draws.normal(draws.stream(seed, "paper/probe"), torch.zeros(1, dtype=torch.int64), (classes, channels))[0]
     layer.load_state_dict({"weight": 0.01 * drawn, "bias": torch.zeros(classes)})
@@ -128,8 +131,8 @@ def _evaluated(
     out: Path,
     runtime: Runtime,
 ) -> dict[str, Tensor]:
-    """For each layer: whether each validation image's label is the top class, and among the top five: [N, 2] bool; computed by all
-    ranks."""
+    """For each layer, bool [N, 2]: whether each validation image's label is the top-1 class, and whether it is in the top 5. Computed by
+    all ranks."""
     val, best = collection.val, min(5, len(collection.classes))
 
     @torch.no_grad()

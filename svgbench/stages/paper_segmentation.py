@@ -1,11 +1,16 @@
 """mIoU by the SVG paper's protocol (arXiv 2510.15301v4, appendix B): mmsegmentation's FPNHead on the latent as its only scale.
 
-After VPD (Zhao et al., ICCV 2023; wl-zhao/VPD, segmentation/configs): crops of 512 px from images resized to 0.5 to 2 times 512, mirrored
-half of the time, mmsegmentation's photometric distortion; a 3x3 convolution to 256 channels, batch norm over the whole batch, ReLU, a tenth
-of the channels dropped, a 1x1 convolution to the classes; cross-entropy at the crop's size, divided by the number of all pixels; AdamW
-8e-5, decay 1e-3 of all parameters, 8,000 updates of 16, a polynomial of 0.9 to 1e-6 times a linear warm-up over 1,500 updates. Validation
-as in ``stages.segmentation``: windows of 512 every 341 px, logits averaged. The appendix prints neither batch, width, dropout nor colour
-augmentation: they are VPD's. Using no neck is our choice. Never ranked with the linear head of ``scores.protocol: dinov3``.
+The settings follow VPD (Zhao et al., ICCV 2023; wl-zhao/VPD, segmentation/configs):
+
+- Head: a 3x3 convolution to 256 channels, batch norm over the full batch, ReLU, a tenth of the channels dropped, a 1x1 convolution to the
+  classes.
+- Training: crops of 512 px from images resized to 0.5 to 2 times 512, mirrored half of the time, with mmsegmentation's photometric
+  distortion. Cross-entropy at the crop's size, divided by the number of all pixels. AdamW: learning rate 8e-5, weight decay 1e-3 on all
+  parameters, 8,000 updates of 16 images, polynomial decay (power 0.9) to 1e-6 times a linear warm-up over 1,500 updates.
+- Validation as in ``stages.segmentation``: windows of 512 px every 341 px, logits averaged.
+
+The appendix does not state batch, width, dropout and colour augmentation; they are VPD's. Using no neck is our choice. Scores are never
+ranked with those of the linear head of ``scores.protocol: dinov3``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How well pooled latents tell classes apart: pooled once by all ranks into files mapped from disk, then probed."""
+"""Probes on pooled latents: all ranks pool them once into memory-mapped files, then the probes are fitted."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from svgbench.stages.results import probe_groups, write_scores
 from svgbench.stages.tokenizers import kept_latents, open_tokenizer, to_floats
 
 BLOCK = 256
-"""Images encoded at once."""
+"""Number of images encoded at once."""
 KINDS = {"fp32": np.float32, "bf16": np.uint16}
-"""How a precision lies in a file; numpy has no bfloat16, so its bits are stored."""
+"""Precision -> type in the file; NumPy has no bfloat16, so its bits are stored as uint16."""
 
 
 class Pooled(NamedTuple):
-    """A finished artifact of ``pooled``, mapped from disk."""
+    """A finished artifact of ``pooled``, memory-mapped."""
 
     vectors: dict[str, Tensor]
     """train, val -> [N, C], float32 or bfloat16"""
     labels: dict[str, Tensor]
     """train, val -> int64 [N]"""
     features: int
-    """The first so many channels are the frozen encoder's, the rest is residual."""
+    """Number of leading channels that are the frozen encoder's; the rest are residual."""
 
 
 def pooled(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Writes ``train.npy`` and ``val.npy`` ([N, C] float32, or uint16: bfloat16's bits), ``*.labels.npy`` int64 and ``pooled.json``.
 
-    Every rank pools blocks of its own and writes their rows. Raw latents that the statistics stage kept are read, others are encoded.
+    Ranks share the blocks. Raw latents are read if the statistics stage stored them, else encoded.
     """
     part = slice_["scores"]["probe"]
     collection = open_images(inputs["images"])
@@ -76,7 +76,7 @@ def pooled(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 def _latents(
     split: str, images: ImageSet, encode: Callable[[Tensor], Tensor], statistics: Path, runtime: Runtime
 ) -> Callable[[Tensor], Tensor]:
-    """Raw latents [B, C, h, w] on the device of indices [B]: mapped from the statistics' artifact where it kept them, else encoded."""
+    """Indices [B] -> raw latents [B, C, h, w] on the device: memory-mapped from the statistics artifact if stored there, else encoded."""
     kept = kept_latents(statistics, split)
     if kept is not None:
         return lambda indices: torch.from_numpy(kept[indices.numpy()]).to(runtime.torch_device)
@@ -84,7 +84,7 @@ def _latents(
 
 
 def _fill(file: Array, split: str, count: int, latents: Callable[[Tensor], Tensor], runtime: Runtime) -> None:
-    """The rows of a file; ranks share the blocks."""
+    """Computes and writes the rows of a file; ranks share the blocks."""
 
     @torch.no_grad()
     def rows(items: range) -> tuple[np.ndarray]:
@@ -97,12 +97,12 @@ def _fill(file: Array, split: str, count: int, latents: Callable[[Tensor], Tenso
 
 
 def stored(vectors: Tensor, kind: np.dtype) -> np.ndarray:
-    """Float32 vectors [N, C] as a file of this type holds them: themselves, or the bits of the nearest bfloat16."""
+    """Float32 vectors [N, C] converted to the type of the file: unchanged, or the bits of the nearest bfloat16."""
     return (vectors.cpu() if kind == np.float32 else vectors.bfloat16().cpu().view(torch.uint16)).numpy()
 
 
 def open_pooled(place: Path) -> Pooled:
-    """The vectors and labels of a finished artifact, nothing of them read yet; BrokenArtifact when a file is not what it should be."""
+    """The memory-mapped vectors and labels of a finished artifact. Raises BrokenArtifact for a missing or damaged file."""
     try:
         about = json.loads((place / "pooled.json").read_bytes())
         kind, vectors, labels = KINDS[about["precision"]], {}, {}

@@ -1,4 +1,4 @@
-"""Stages that make images: the store of images, reconstructions, the overview, and sheets of samples."""
+"""Stages that write images: the image store, reconstructions, the overview, and sheets of samples."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from svgbench.metrics.samples import to_uint8
 from svgbench.stages.tokenizers import BLOCK, open_tokenizer, to_floats
 
 SHOWN = 16
-"""Most classes on a sheet of samples when no labels are given."""
+"""Largest number of classes on a sheet of samples if no labels are given."""
 
 
 def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Packs the pre-cropped uint8 store of training and validation images; a packed store is used as it is."""
+    """Packs the pre-cropped uint8 store of training and validation images; a folder that is already packed is used directly."""
     data = schema.Data.model_validate(slice_["data"])
     if data.source != "shapes" and packed.holds(Path(data.source).expanduser()):
         packed.adopt(data, out)
@@ -74,13 +74,13 @@ def overview(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime
 
 
 def _nth(images: np.ndarray, labels: np.ndarray, label: int, number: int) -> np.ndarray:
-    """The n-th sample of a class, or the n-th of all samples when the class has fewer."""
+    """The n-th sample of a class, or the n-th of all samples if the class has fewer."""
     of_label = np.flatnonzero(labels == label)
     return images[of_label[number] if len(of_label) > number else number % len(images)]
 
 
 def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image:
-    """A picture of rows of uint8 images [N, 3, H, W], each row and column with its name; small images are enlarged by an integer factor."""
+    """One picture with rows of uint8 images [N, 3, H, W] and names of rows and columns; small images are enlarged by an integer factor."""
     side = rows[0][1].shape[-1]
     scale = max(1, 96 // side)
     cell, gap, left, top = side * scale, 6, 110, 22
@@ -99,7 +99,7 @@ def sheet(rows: list[tuple[str, np.ndarray]], columns: list[str]) -> Image.Image
 
 
 def sample_sheet(slice_: dict[str, Any], inputs: dict[str, Path], to: Path, runtime: Runtime, *, labels: list[int] | None) -> None:
-    """Draws one sample for each label (each of the first ``SHOWN`` classes once when None) into one PNG."""
+    """Draws one sample per label (if None, one for each of the first ``SHOWN`` classes) and writes one PNG."""
     from svgbench.stages.samples import Generator, protocol_of
 
     generator = Generator(inputs, runtime, slice_["seed"])

@@ -21,11 +21,11 @@ from svgbench.stages.tokenizers import Shape, build, open_frozen, open_tokenizer
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The autoencoder with the alignment ``latents.align`` fixed by the training images: ``autoencoder.safetensors``, ``autoencoder.json``.
+    """The autoencoder with the alignment ``latents.align``, from the training images: ``autoencoder.safetensors``, ``autoencoder.json``.
 
-    Latents are aligned by it; decoding undoes it and applies the trained alignment, so that the decoder gets the latents that it was
-    trained on. A trained ``batch``, whose map differs for each batch, is then replaced by ``frozen``, which trains identically, with the
-    training images' statistics. Raises BadData when the map cannot be undone.
+    Encoding uses this alignment; decoding inverts it and applies the trained alignment, so that the decoder gets the latents that it was
+    trained on. If the trained alignment is ``batch``, whose map differs for each batch, it is replaced by ``frozen``, which trains
+    identically, with the training images' statistics. Raises BadData if the map has no inverse.
     """
     images, device = open_images(inputs["images"]), runtime.torch_device
     about = json.loads((inputs["autoencoder"] / "autoencoder.json").read_text())

@@ -1,4 +1,4 @@
-"""Functions of all scoring stages: the image groups that a protocol names, and ``scores.json``."""
+"""Functions shared by the scoring stages: the image groups that a protocol names, and ``scores.json``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from svgbench.metrics.protocol import ImageGroup
 
 
 def image_group(place: Path, split: str, images: ImageSet, count: int | None = None) -> ImageGroup:
-    """A split of the image store at ``place`` as a protocol names it: by its name, its count and the digest of its pixels."""
+    """A split of the image store at ``place``, as a protocol identifies it: name, number of images and digest of the pixels."""
     name = f"{split}.images.npy"
     digest = packed.digests(place).get(name) or json.loads((place / "manifest.json").read_text())["files"][name]  # before format 2
     return ImageGroup(name=split, count=count or len(images), digest=digest)
 
 
 class ProbeGroups(TypedDict):
-    """The images behind a probe's score."""
+    """The images that a probe was trained and evaluated on."""
 
     train_images: ImageGroup
     val_images: ImageGroup

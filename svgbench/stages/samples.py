@@ -1,4 +1,4 @@
-"""Samples of a trained transformer, decoded: a sample is a function of its index, whichever samples are drawn with it."""
+"""Decoded samples of a trained transformer. A sample depends on its index, not on the other samples in its batch."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from svgbench.stages.transformers import open_transformer, open_weak, snapshot
 from svgbench.stages.tuning import chosen
 
 CPU_TOKENS = 640
-"""Tokens of the samples drawn at once on a CPU: a layer's activations stay in its cache (at width 128, 640 to 1280 tokens in 0.5 to 0.6 ms
-a sample of 16 tokens, 6400 in 0.7 ms); a network of wide layers, whose weights do not, gets eight samples."""
+"""Tokens per batch of samples on a CPU, so that a layer's activations stay in its cache (at width 128, a sample of 16 tokens takes 0.5
+to 0.6 ms with 640 to 1280 tokens, 0.7 ms with 6400). At least eight samples, because the weights of wide layers do not fit in the cache."""
 
 
 def batch_of(model: Any, device: torch.device) -> int:
-    """Samples drawn at once: a constant of the network and the kind of device, so that the shapes of all products, and with them the bits
-    of a sample, never depend on the layout."""
+    """Number of samples drawn at once. It depends only on the network and the kind of device, so that the shapes of all products, and thus
+    the bits of a sample, never depend on the number of ranks."""
     if device.type != "cpu":
         return 256
     return max(8, CPU_TOKENS // (model.grid // model.patch) ** 2)
@@ -46,7 +46,7 @@ def protocol_of(part: Mapping[str, Any], inputs: Mapping[str, Path]) -> Sampling
 
 
 def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
-    """Class of each sample [N]: in turn (balanced), or drawn by its index."""
+    """Class of each sample [N]: cycling through the classes (balanced), or drawn at random by index."""
     indices = torch.arange(part.count)
     if part.labels == "balanced":
         return indices % classes
@@ -54,10 +54,10 @@ def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
 
 
 class Generator:
-    """Everything that turns noise into images: a sample is the same whichever samples are drawn with it."""
+    """Turns noise into images with a run's networks. A sample does not depend on the samples drawn with it."""
 
     def __init__(self, inputs: dict[str, Path], runtime: Runtime, seed: int, trained: float = 1.0) -> None:
-        """``trained``: the share of the training after which the transformer is taken."""
+        """``trained``: the share of the training after which the transformer's weights were saved."""
         self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
         self.stats = open_statistics(inputs["statistics"], inputs["autoencoder"], self.tokenizer.channels, runtime)
         self.model, self.classes = open_transformer(inputs["diffusion"], runtime, snapshot(trained))
@@ -76,7 +76,7 @@ class Generator:
 
     @torch.no_grad()
     def images(self, indices: Tensor, labels: Tensor, sampling: SamplingProtocol) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] of sample indices [B] and labels [B]; in blocks of one size, the last one filled up."""
+        """Images [B, 3, H, W] in [0, 1] for sample indices [B] and labels [B], drawn in blocks of equal size; the last one is padded."""
         if sampling.against == "weak" and self._weak is None:
             self._weak = open_weak(self._place, self._runtime)
         weak = self._weak if sampling.against == "weak" else None
@@ -94,8 +94,8 @@ class Generator:
 
 
 def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Ranks share the blocks; an attempt
-    that was stopped or killed goes on."""
+    """Draws one cell's samples: ``samples.npy`` uint8 [N, 3, H, W] and ``labels.npy`` int64 [N]. Ranks share the blocks; a stopped or
+    killed attempt resumes."""
     part = slice_["sampling"]
     steps, guidance, trained = part["steps"], part["guidance"], part["trained"]
     sampling = protocol_of(part, inputs)

@@ -1,4 +1,4 @@
-"""The scoring stages: each opens finished artifacts, calls ``metrics``, writes ``scores.json``."""
+"""The scoring stages: each opens finished artifacts, calls ``metrics`` and writes ``scores.json``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from svgbench.stages.results import image_group, write_scores
 
 
 def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """What samples are held against: features of the training images, or the reference that the configuration names."""
+    """The reference for samples: features of the training images, or the reference that the configuration names."""
     part = slice_["scores"]
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
     return _take_reference(extractor, part["reference"], inputs, out, runtime)
 
 
 def second_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The same by the second extractor. Statistics are the first one's, so here the training images take their place."""
+    """The same for the second extractor. Given statistics belong to the first extractor, so the training images replace them here."""
     part = slice_["scores"]
     extractor = load_extractor(part["second_extractor"], part["second_extractor_weights"], runtime.torch_device)
     given = part["reference"]
@@ -43,13 +43,13 @@ def second_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
 
 
 def originals(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Features of the validation images, which reconstructions are held against."""
+    """Features of the validation images, the reference for reconstructions."""
     extractor = load_extractor(slice_["scores"]["extractor"], slice_["scores"]["extractor_weights"], runtime.torch_device)
     return _of_store("val", extractor, inputs, out, runtime)
 
 
 def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """A named reference, or the training images."""
+    """Writes the features of a given reference, or of the training images."""
     if given is None:
         return _of_store("train", extractor, inputs, out, runtime)
     side = open_images(inputs["images"]).resolution
@@ -61,7 +61,7 @@ def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, P
 
 
 def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """One split of the image store."""
+    """Writes the features of a split of the image store."""
     collection = open_images(inputs["images"])
     images = getattr(collection, split)
     features = extract(extractor, images, runtime=runtime, saved=_saved(out, f"the {split} images", extractor, runtime))
@@ -126,7 +126,7 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
 
 
 def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
-    """A cell's samples uint8 [N, 3, H, W], checked to be whole and distinct, and the part of their scores' protocols that is theirs."""
+    """A cell's samples uint8 [N, 3, H, W], checked to be complete and distinct, and the settings that they add to a score's protocol."""
     collection = open_images(inputs["images"])
     samples = np.load(inputs["samples"] / "samples.npy", mmap_mode="r")
     made = json.loads((inputs["samples"] / "manifest.json").read_text())["slice"]["sampling"]
@@ -139,10 +139,10 @@ def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runt
 
 
 def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Runtime) -> ImageFeatures:
-    """Features of samples, by all ranks."""
+    """Features of samples, computed by all ranks."""
     return extract(extractor, samples, groups=GROUPS, runtime=runtime, saved=_saved(out, "the samples", extractor, runtime))
 
 
 def _saved(out: Path, what: str, extractor: Extractor, runtime: Runtime) -> Saved:
-    """Where a stage leaves the features of its images until it is committed."""
+    """Where a stage stores the features of its images until it is committed."""
     return Saved(place=out / FOLDER / "images", label=f"features of {what}, {extractor.name}", runtime=runtime)

@@ -1,13 +1,17 @@
-"""mIoU of linear heads on frozen latents: on the run's own images with masks, or on a folder such as ADE20K.
+"""mIoU of linear heads on frozen latents: on the run's images with masks, or on a folder such as ADE20K.
 
-Protocol of a folder (``scores.segmentation.source``; DINOv3's linear one, facebookresearch/dinov3,
-eval/segmentation/configs/config-ade20k-linear-training.yaml): batch norm and 1x1 convolution on raw latents of 512 px crops (short side 512
-times 0.5 to 2, mirrored half of the time, photometric distortion, no class on more than 3/4 of a crop if one of ten tries avoids it), a
-tenth of the channels dropped, cross-entropy over the labelled pixels of the batch of 16 at the crop's size, 40,000 updates of AdamW (1e-3,
-decay 1e-3, 1,500 updates of warm-up, cosine to zero). Validation: short side 512, windows of 512 every 341 px, their logits averaged,
-enlarged bilinearly to the mask's own size; areas over all images, then mIoU and mAcc over classes (mmsegmentation's IoUMetric, unrounded).
-Label 0 is unlabelled and ignored. Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour
-steps. Limit: boundaries finer than the grid. With ``align: batch``, the batch consists of the windows of one image.
+Protocol for a folder (``scores.segmentation.source``), after DINOv3's linear protocol (facebookresearch/dinov3,
+eval/segmentation/configs/config-ade20k-linear-training.yaml):
+
+- Head: batch norm and a 1x1 convolution on raw latents, with a tenth of the channels dropped.
+- Training: crops of 512 px from images with a short side of 512 times 0.5 to 2, mirrored half of the time, with photometric distortion; no
+  class covers more than 3/4 of a crop if one of ten tries avoids it. Cross-entropy at the crop's size over the labelled pixels of the batch
+  of 16. 40,000 updates of AdamW: learning rate 1e-3, weight decay 1e-3, 1,500 updates of warm-up, cosine to zero.
+- Validation: short side 512, windows of 512 px every 341 px; their averaged logits are resized bilinearly to the mask's size. Areas are
+  summed over all images; mIoU and mAcc are means over classes (mmsegmentation's IoUMetric, unrounded). Label 0 (unlabelled) is ignored.
+
+Unlike DINOv3, the cosine begins after the warm-up, and images are not rounded to bytes between colour steps. Limit: boundaries finer than
+the grid. With ``align: batch``, the batch consists of the windows of one image.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ from svgbench.stages.tokenizers import latents_of, open_tokenizer
 
 
 def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc of a linear head on frozen latents of the run's own images: features, residual, both."""
+    """mIoU and mAcc of a linear head on frozen latents of the run's images: features, residual, both."""
     part = slice_["scores"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
     collection = open_images(inputs["images"])
@@ -54,7 +58,7 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     limits = {"train": settings.train_images, "val": None}
     cached = {split: latents_of(split, tokenizer, getattr(collection, split), inputs["statistics"], runtime) for split in limits}
     train, val = (cached[split].gather(Tensor.cpu, limit) for split, limit in limits.items())
-    assert collection.train.masks is not None and collection.val.masks is not None  # else the run has no such stage
+    assert collection.train.masks is not None and collection.val.masks is not None  # a run without masks has no such stage
     masks = [torch.from_numpy(np.array(m[: len(x)])) for m, x in ((collection.train.masks, train), (collection.val.masks, val))]
     scores: list[Score] = []
     steps = Steps(out / FOLDER, runtime.notify)
@@ -73,7 +77,7 @@ def own_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
 
 
 def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """mIoU and mAcc on a folder of images with masks, by the protocol above: features, residual, both. All ranks; leaves the heads."""
+    """mIoU and mAcc on a folder of images with masks, by this protocol: features, residual, both. Runs on all ranks; writes the heads."""
     head, seed = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"]).head, slice_["seed"]
     return score_folder(
         slice_, inputs, out, runtime, Frame(head.classes, head.crop, head.stride, head.scales), linear(head, dropout=head.dropout),
@@ -114,7 +118,7 @@ def score_folder(
     make: Callable[[int, int], nn.Module], measure: str, used: dict[str, Any], distort: Callable[[Tensor, np.ndarray], Tensor],
     loss: HeadLoss = pixel_cross_entropy,
 ) -> dict[str, Any]:  # fmt: skip
-    """Trains heads (``make``: channels and stride -> head) on crops and scores them by windows; ``measure`` and ``used`` (the settings)
+    """Trains heads (``make``: channels and stride -> head) on crops and evaluates them on windows; ``measure`` and ``used`` (the settings)
     name the protocol; ``distort``: (a crop's pixels, its random numbers) -> pixels with changed colours."""
     part, seed = slice_["scores"], slice_["seed"]
     settings = scoring.Segmentation.model_validate(part["segmentation"])
@@ -127,7 +131,7 @@ def score_folder(
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
     if runtime.is_main:
-        opened("segmentation", settings, whole.identity)  # refused when a file changed while it was trained on
+        opened("segmentation", settings, whole.identity)  # raises an error if a file changed during training
         details = (f"{head.classes}classes",)
         name = protocol(measure, images=run.validation_images, reference=run.training_images, details=details, settings=used)
         resampling = Resampling(resamples=part["resamples"], seed=seed)
@@ -140,7 +144,7 @@ def score_folder(
 
 
 def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Reads every pair of a folder once, so that a mask that cannot be used is named before hours of training."""
+    """Reads every pair of a folder once, so that an unusable mask is reported before hours of training."""
     settings = scoring.Segmentation.model_validate(slice_["scores"]["segmentation"])
     dataset, head = opened("segmentation", settings), settings.head
     largest = int(head.crop * max(1.0, *head.scales))
@@ -163,7 +167,7 @@ def _stacked(
 
 
 def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[str, Areas]:
-    """Areas [N, K] of the validation images under each head; ranks share the images."""
+    """Areas [N, K] of the validation images for each head; ranks share the images."""
 
     def areas(sample: Sample) -> Iterator[list[Tensor]]:
         target = torch.from_numpy(sample.target).to(runtime.torch_device)[None]
@@ -180,7 +184,7 @@ def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[
 
 @torch.no_grad()
 def logits_of(run: DenseRun, sample: Sample, head: Frame, device: torch.device) -> list[Tensor]:
-    """Averaged logits [K, H, W] of each head on the image with its short side at ``head.crop``."""
+    """Window-averaged logits [K, H, W] of each head for the image, resized so that its short side is ``head.crop``."""
     pixels = np.asarray(sample.image.resize(crops.scaled(sample.image.size, head.crop), Image.Resampling.BILINEAR))
     image = torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255
     height, width = image.shape[1:]

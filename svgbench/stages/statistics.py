@@ -1,6 +1,6 @@
 """Mean and standard deviation of each channel of the training images' raw latents, and the statistics that standardise them for SiT. Sums
 of blocks of images are computed in float64 and added in the order of the images, so that they are bit-equal for any number of ranks.
-Latents that are small enough are stored with them, so that later stages need not encode again."""
+If the latents are small enough, they are stored too, so that later stages need not encode again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ BLOCK = 256
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Writes ``statistics.safetensors`` (mean, std, each [C] float64), ``statistics.json`` and, where they fit, the latents."""
+    """Writes ``statistics.safetensors`` (mean, std, each [C] float64), ``statistics.json`` and, if they are small enough, the latents."""
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stores, sums = _stores(out, collection, tokenizer), out / FOLDER / "sums.npy"
@@ -49,7 +49,7 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
 
 
 def standardise(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The statistics for ``latents.standardise``, computed from those of each channel; stored latents are kept."""
+    """The statistics for ``latents.standardise``, computed from those of each channel; stored latents are linked."""
     tokenizer, measured = open_tokenizer(inputs["autoencoder"], runtime), inputs["statistics"]
     stats = open_statistics(measured, inputs["autoencoder"], tokenizer.channels, runtime)
     stats = standardised_by(slice_["latents"]["standardise"], stats, tokenizer.feature_channels)
@@ -70,8 +70,8 @@ def _linked(file: Path, to: Path) -> None:
 
 
 def write(stats: LatentStats, out: Path, *, autoencoder: Path, images: int) -> None:
-    """The artifact's files; ``autoencoder``: the artifact whose latents these are the statistics of; ``images``: how many they were
-    measured on, 0 for those of a release."""
+    """Writes the artifact's files. ``autoencoder``: the artifact that encodes the latents; ``images``: number of images that were measured,
+    0 for a release's statistics."""
     save_file({"mean": stats.mean.contiguous().cpu(), "std": stats.std.contiguous().cpu()}, out / "statistics.safetensors")
     name, identity = encoder_of(autoencoder)
     about = {"images": images, "channels": len(stats.mean), "encoder": name, "autoencoder": identity}
@@ -79,7 +79,7 @@ def write(stats: LatentStats, out: Path, *, autoencoder: Path, images: int) -> N
 
 
 def _fill(split: str, images: ImageSet, files: list[Array], tokenizer: Tokenizer | Codec, out: Path, runtime: Runtime) -> None:
-    """The sums of each block of the training images, and the latents of a split where they are kept; ranks share the blocks."""
+    """Writes the sums of each block of the training images, and the latents of a split if they are stored; ranks share the blocks."""
 
     @torch.no_grad()
     def encoded(items: range) -> list[np.ndarray]:
@@ -87,7 +87,7 @@ def _fill(split: str, images: ImageSet, files: list[Array], tokenizer: Tokenizer
         block = LatentMoments(tokenizer.channels, device=runtime.torch_device)
         block.add(latents)
         if not bool(block.sums.isfinite().all()):
-            block.finish()  # names the channel
+            block.finish()  # raises an error that names the channel
         made = {True: block.sums[None], False: latents}
         return [made[file.by_block].cpu().numpy() for file in files]
 
@@ -96,7 +96,7 @@ def _fill(split: str, images: ImageSet, files: list[Array], tokenizer: Tokenizer
 
 
 def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec) -> dict[str, Array]:
-    """``latents.train.npy`` and ``latents.val.npy`` float32 [N, C, h, w]; none when too large to keep."""
+    """``latents.train.npy`` and ``latents.val.npy`` float32 [N, C, h, w]; empty if they are too large to store."""
     side = collection.resolution // tokenizer.stride
     row = (tokenizer.channels, side, side)
     if 4 * math.prod(row) * (len(collection.train) + len(collection.val)) > KEPT_BYTES:
@@ -105,8 +105,8 @@ def _stores(out: Path, collection: Images, tokenizer: Tokenizer | Codec) -> dict
 
 
 def open_statistics(place: Path, autoencoder: Path, channels: int, runtime: Runtime) -> LatentStats:
-    """The statistics of a finished artifact, checked against the autoencoder artifact whose latents (of so many channels) they will
-    standardise. Statistics from before they named their autoencoder are known by their key and their channels."""
+    """The statistics of a finished artifact, checked against the autoencoder artifact whose latents (with ``channels`` channels) they will
+    standardise. Older statistics do not name their autoencoder: only their number of channels is checked."""
     about = json.loads((place / "statistics.json").read_bytes())
     name, identity = encoder_of(autoencoder)
     if about.get("autoencoder", identity) != identity:

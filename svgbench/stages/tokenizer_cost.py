@@ -1,5 +1,5 @@
-"""What a tokenizer costs (table 7 of arXiv 2510.15301): parameters, operations, latency, throughput and peak memory, of encoder and decoder
-separately; for a trained run also the time of a sample. The values of weights and pixels do not matter, so both may be random."""
+"""Cost of a tokenizer (table 7 of arXiv 2510.15301): parameters, operations, latency, throughput and peak memory, of encoder and decoder
+separately; for a trained run also the time per sample. Weights and pixels may be random, as their values do not matter."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Operations:
 
     total: int
     attention: int
-    """The part inside attention, which table 7 of the paper leaves out."""
+    """Those inside attention, which table 7 of the paper leaves out."""
 
 
 def operations(call: Callable[[], Any]) -> Operations:
@@ -58,8 +58,8 @@ def operations(call: Callable[[], Any]) -> Operations:
 
 
 def parameters_of(tokenizer: Tokenizer | Codec | FrozenEncoder, images: Tensor) -> tuple[int, int]:
-    """Parameters of the encoder and of the decoder (0 if there is none), found by encoding images [B, 3, H, W]. For a codec, the decoder's
-    parameters are those of the modules that decoding calls."""
+    """Numbers of parameters of the encoder and of the decoder (0 if there is none). For a codec, the decoder consists of the modules that
+    decoding calls; they are found by a pass on images [B, 3, H, W]."""
     if isinstance(tokenizer, FrozenEncoder):
         return _count(tokenizer.network.model), 0
     frozen = tokenizer.frozen.network.model
@@ -76,7 +76,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _called(model: nn.Module, call: Callable[[], Any]) -> int:
-    """Parameters of the modules of a model that a call runs."""
+    """Number of parameters in the modules of a model that a call runs."""
     called: set[nn.Module] = set()
     handles = [module.register_forward_pre_hook(lambda module, _: called.add(module)) for module in model.modules()]
     try:
@@ -89,7 +89,7 @@ def _called(model: nn.Module, call: Callable[[], Any]) -> int:
 
 @torch.no_grad()
 def tokenizer_cost(tokenizer: Tokenizer | Codec | FrozenEncoder, side: int, terms: Terms, runtime: Runtime) -> list[Score]:
-    """The scores of the group ``cost`` of a tokenizer on images of ``side`` px; for an encoder of features only those of the encoder."""
+    """A tokenizer's scores of the group ``cost`` on images of ``side`` px; for a feature encoder only those of the encoder."""
     device = runtime.torch_device
     images = torch.rand(terms.batch, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
     tokenizer.check_side(side)
@@ -140,8 +140,8 @@ def _part(
 
 
 def _peak(call: Callable[[], Any], parameters: int, device: torch.device) -> tuple[int, str]:
-    """Bytes of one call at the highest, and of what: on a GPU of the part's own weights and what the call takes beside them, without the
-    networks that are there too; on a CPU of the whole process."""
+    """Peak memory of one call in bytes, and what it includes: on a GPU the part's weights and the memory that the call allocates, without
+    other networks in memory; on a CPU the entire process."""
     reset_peak(device)
     if device.type != "cuda":
         call()
@@ -180,7 +180,7 @@ def _times(
 
 
 def _protocol(measure: str, terms: Terms, runtime: Runtime, images: str, batch: int, how: tuple[str, ...]) -> Protocol:
-    """Everything on which a time depends, so that times of different machines, precisions or batches are never ranked together."""
+    """Names everything that affects a time, so that times of different machines, precisions or batches are never ranked together."""
     host = runtime.describe()
     device = (processor_name(), f"{host['threads']} threads") if host["device"] == "cpu" else (host["device_name"],)
     details = (*device, f"torch {host['torch']}", terms.precision, f"batch {batch}", *how)

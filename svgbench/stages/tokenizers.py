@@ -1,7 +1,7 @@
-"""Opens what an autoencoder artifact holds, and encodes image sets with it.
+"""Opens autoencoder artifacts, and encodes image sets with them.
 
 The artifact is ``autoencoder.json`` (the encoder's card, the sizes of the networks) and, unless the card's own decoder is adopted,
-``autoencoder.safetensors``. The frozen encoder is not in it: it is opened by its card and must still be the one it was.
+``autoencoder.safetensors``. The frozen encoder is not in it: it is opened from its card, and its identity must be unchanged.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
 
 BLOCK = 256
-"""Images encoded at once."""
+"""Number of images encoded at once."""
 
 
 def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.EncoderCard, Any]:
-    """The card and the frozen encoder that an ``encoder`` slice (or an artifact's record of it) names."""
+    """The card and the frozen encoder named by an ``encoder`` slice (or by an artifact's copy of it)."""
     card = cards.EncoderCard.model_validate(part["opened"])
     weights = Path(part["weights"]) if part["weights"] else None
     key = part.get("weights_key")
@@ -50,23 +50,23 @@ def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.En
 
 
 class Shape(NamedTuple):
-    """The resolution of a tokenizer's networks, and that at which they were first trained."""
+    """The resolution of a tokenizer's networks, and the resolution at which they were first trained."""
 
     resolution: int
     """Side of its images in pixels."""
     first: int
     """Side of the images on which it was first trained, which determines its learned positions and the decoder's levels with attention."""
     spacing: float = 1.0
-    """Distance between neighbours of a larger grid, in fixed position embeddings of the first grid."""
+    """Distance between neighbouring positions of a larger grid, for fixed position embeddings; 1 for the first grid."""
 
     @classmethod
     def at(cls, resolution: int) -> Shape:
-        """For a training at only one resolution."""
+        """The shape for training at a single resolution."""
         return cls(resolution, resolution)
 
     @classmethod
     def of(cls, about: Mapping[str, Any]) -> Shape:
-        """From ``autoencoder.json``."""
+        """The shape in the content of ``autoencoder.json``."""
         return cls(about["resolution"], about.get("first", about["resolution"]), about.get("spacing", 1.0))
 
     def continued(self, resolution: int, positions: str) -> Shape:
@@ -91,7 +91,7 @@ def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: 
 
 
 def _decoder(encoder: Any, settings: Autoencoder, shape: Shape) -> LdmDecoder | ViTDecoder:
-    """The decoder of a kind, for features and residual together."""
+    """An untrained decoder of the configured kind, for features and residual together."""
     part, channels = settings.decoder, encoder.channels + settings.residual.channels
     if part.kind == "vit":
         sizes = {"resolution": shape.resolution, "spacing": shape.spacing, **part.vit.model_dump()}
@@ -101,7 +101,7 @@ def _decoder(encoder: Any, settings: Autoencoder, shape: Shape) -> LdmDecoder | 
 
 
 def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> bytes:
-    """``autoencoder.json``."""
+    """The content of ``autoencoder.json``."""
     content = {"encoder": dict(part), "kind": card.kind, **more}
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
@@ -119,8 +119,8 @@ def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:
 
 
 def encoder_of(place: Path) -> tuple[str, str]:
-    """The card's name of an autoencoder artifact, and a digest of all that its latents depend on: the frozen encoder's identity and the
-    trained weights."""
+    """The encoder card's name in an autoencoder artifact, and a digest of everything that determines its latents: the frozen encoder's
+    identity and the trained weights."""
     part = json.loads((place / "autoencoder.json").read_text())["encoder"]
     weights = place / "autoencoder.safetensors"
     return part["opened"]["name"], digest([part["identity"], sha256_of(weights) if weights.exists() else None])
@@ -132,8 +132,8 @@ def to_floats(images: Tensor, device: torch.device) -> Tensor:
 
 
 class Cached:
-    """A pure function of images (features, raw latents) over an image set: ``cached(indices) -> [B, C, h, w]``, from memory where all of it
-    fits, else computed when asked for. Encoding is a function of the image alone, so both ways give the same bits."""
+    """A cache of a function of images (features, raw latents) over an image set: ``cached(indices) -> [B, C, h, w]``. If all values fit in
+    memory, they are computed once, else at each call. A value depends only on its image, so both give the same bits."""
 
     def __init__(
         self,
@@ -145,7 +145,7 @@ class Cached:
         flips: bool = False,
         known: Tensor | None = None,
     ) -> None:
-        """``known``: the values of the whole set, where an artifact already holds them."""
+        """``known``: the values of the full set, if an artifact already holds them."""
         self._function, self._images, self._runtime, self._label = function, images, runtime, label
         probe = self._compute(torch.zeros(1, dtype=torch.int64), None)
         self.shape = tuple(probe.shape[1:])
@@ -168,11 +168,11 @@ class Cached:
         images = to_floats(self._images.batch(indices), self._runtime.torch_device)
         if flip is not None:
             images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
-        with torch.autocast(images.device.type, enabled=False):  # the same numbers as in memory, whatever the caller's precision
+        with torch.autocast(images.device.type, enabled=False):  # the same values as in memory, independent of the caller's precision
             return self._function(images)
 
     def __call__(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
-        """Values for data set indices [B]; ``flip`` [B] bool: of the mirrored images."""
+        """Values for data set indices [B]; ``flip`` [B] bool: which images are mirrored."""
         if not self._memory:
             return self._compute(indices, flip)
         where = indices.to(self._memory[0].device)
@@ -181,12 +181,12 @@ class Cached:
         return torch.where(flip.to(where.device)[:, None, None, None], self._memory[1][where], self._memory[0][where])
 
     def gather(self, function: Callable[[Tensor], Tensor], limit: int | None = None) -> Tensor:
-        """``function`` of the values [B, C, h, w] of (the first ``limit`` of) the set, by blocks; only its results must fit in memory."""
+        """``function`` of the values [B, C, h, w] of the set (or its first ``limit``), by blocks; only results must fit in memory."""
         return torch.cat([function(self(indices)) for indices in blocks(min(limit or len(self._images), len(self._images)))])
 
 
 def kept_latents(statistics: Path, split: str) -> np.ndarray | None:
-    """Raw latents float32 [N, C, h, w] of a split, mapped from the artifact of the statistics stage; None if they were too large."""
+    """Raw latents float32 [N, C, h, w] of a split, memory-mapped from the statistics artifact; None if they were too large to store."""
     path = statistics / f"latents.{split}.npy"
     return np.load(path, mmap_mode="r") if path.exists() else None
 
@@ -194,7 +194,7 @@ def kept_latents(statistics: Path, split: str) -> np.ndarray | None:
 def latents_of(
     split: str, tokenizer: Tokenizer | Codec, images: ImageSet, statistics: Path, runtime: Runtime, *, flips: bool = False
 ) -> Cached:
-    """Raw latents of a split: those the statistics stage left where they were small enough to keep, else encoded."""
+    """Raw latents of a split: those that the statistics stage stored if they were small enough, else encoded."""
     kept = None if flips else kept_latents(statistics, split)
     known = None if kept is None else torch.from_numpy(np.array(kept)).to(runtime.torch_device)
     label = f"latents of the {'training' if split == 'train' else 'validation'} images"
@@ -202,6 +202,6 @@ def latents_of(
 
 
 def blocks(count: int, size: int = BLOCK) -> Iterator[Tensor]:
-    """``range(count)`` in pieces [size]."""
+    """``range(count)`` in blocks of ``size``, int64 tensors; the last one may be smaller."""
     for start in range(0, count, size):
         yield torch.arange(start, min(start + size, count))

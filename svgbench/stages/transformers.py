@@ -1,4 +1,4 @@
-"""Writes and opens what a diffusion artifact holds: ``sit.json``, ``sit.safetensors``, and the weights of earlier in the training."""
+"""Writes and opens diffusion artifacts: ``sit.json``, ``sit.safetensors``, and weights from earlier in the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from svgbench.stages.graph import WEAK, snapshot
 
 
 def write_description(out: Path, sizes: dict[str, Any], classes: Sequence[str], *, objective: str, prediction: str = "velocity") -> None:
-    """``sit.json``: what ``open_transformer`` needs beside the weights."""
+    """Writes ``sit.json``: what ``open_transformer`` needs besides the weights."""
     content = {"sizes": sizes, "classes": classes, "objective": objective, "prediction": prediction}
     write_atomic(out / "sit.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 

@@ -1,4 +1,4 @@
-"""Chooses the best sampling shift of a tokenizer among candidates, by the gFID of samples that no table shows."""
+"""Chooses the sampling shift of a tokenizer among candidates, by the gFID of samples that are in no table."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ CHOICE = "choice.json"
 
 
 def candidate(shift: float) -> str:
-    """The name of the input that holds the scores of a candidate."""
+    """Name of the input with a candidate's scores."""
     return f"shift {shift:g}"
 
 
 def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """``choice.json``: ``shift``, the candidate of the lowest gFID (the first of equal ones); ``candidates``, the score of each; ``text``,
-    how they were compared; ``edge``, whether the choice is the smallest or largest candidate, so that a better shift may lie outside their
-    range."""
+    """Writes ``choice.json``: ``shift``, the candidate with the lowest gFID (the first if equal); ``candidates``, the score of each;
+    ``text``, how they were compared; ``edge``, whether the choice is the smallest or largest candidate, so that a better shift may
+    lie outside their range."""
     tuning = Tuning.model_validate(slice_["sampling"]["tuning"])
     rows = []
     for shift in tuning.shifts:

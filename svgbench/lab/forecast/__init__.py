@@ -1,1 +1,1 @@
-"""What a plan needs and costs before it runs."""
+"""Estimates of what a plan needs and costs, before it runs."""

@@ -1,8 +1,8 @@
-"""What a plan's nodes will cost before they run: operations by precision, seconds of a processor core, bytes on disk. No torch.
+"""Estimated cost of a plan's nodes before they run: operations by precision, seconds of a CPU core, bytes on disk. No torch.
 
-Counted are the networks (``flops``), linear heads, distances and bootstrap resamples (``scoring``), the drawing or decoding of images,
-and the files that stay. Not counted: reading files, start-up and compilation. Everything here is planned; a finished node's measured
-figures are in its manifest.
+Counted: networks (``flops``), linear heads, distances and bootstrap resamples (``scoring``), drawing or decoding images, and the files that
+are kept. Not counted: reading files, start-up and compilation. All values are estimates; the measured values of a finished node are in its
+manifest.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from svgbench.metrics import judges
 from svgbench.stages import graph
 
 REFERENCE_IMAGES = 50_000
-"""Images whose features are kept (``metrics.features.KEPT``)."""
+"""Largest number of images whose features are kept (``metrics.features.KEPT``)."""
 CHECKPOINTS = 3
-"""Checkpoints on disk while one is written: the two that are kept, and the new one."""
+"""Checkpoints on disk while one is written: the two kept ones and the new one."""
 JPEGS_PER_SECOND = 100.0
-"""ImageNet's JPEGs decoded and cropped to 256 px by one core (assumed; 50 were measured on half of a busy core)."""
+"""ImageNet JPEGs that one core decodes and crops to 256 px per second (assumed; 50 were measured on half of a busy core)."""
 CROPS_PER_SECOND = 1_500.0
 """Random crops of 256 px images that one core cuts and resizes per second (measured: 1,519)."""
 DRAWN_PIXELS_PER_SECOND = 4e6
-"""Pixels of ``shapes`` drawn by one core (measured: 6,300,000 at 32 px, 4,400,000 at 256 px)."""
+"""Pixels of ``shapes`` that one core draws per second (measured: 6,300,000 at 32 px, 4,400,000 at 256 px)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What one node is planned to cost."""
+    """The estimated cost of one node."""
 
     bf16: float = 0.0
-    """Operations whose precision is bfloat16."""
+    """Operations in bfloat16."""
     fp32: float = 0.0
     core_seconds: float = 0.0
-    """Work of one processor core: drawing and decoding images, starting the small updates of linear heads."""
+    """Seconds of one CPU core: drawing and decoding images, launching the small updates of linear heads."""
     kept: int = 0
     """Bytes of the finished artifact."""
     passing: int = 0
-    """Bytes beside it while it is made: checkpoints, features."""
+    """Temporary bytes while it is computed: checkpoints, features."""
     left_out: tuple[str, ...] = ()
-    """What could not be counted, in words."""
+    """What could not be counted, as text."""
 
     @property
     def flops(self) -> float:
@@ -57,10 +57,10 @@ class Estimate:
 
 
 class Estimates(NamedTuple):
-    """Of a whole plan."""
+    """The estimates of a plan."""
 
     nodes: dict[str, Estimate]
-    """By key; a node that several runs share is there once."""
+    """By key; a node shared by several runs is counted once."""
     notes: list[str]
     """What was assumed and what was not counted."""
 
@@ -84,7 +84,7 @@ def estimates(plan: Plan, extra: Path | None = None) -> Estimates:
 
 
 def assumptions(sizes: Sizes, made: Iterable[Estimate]) -> list[str]:
-    """What was assumed of the images, and what could not be counted."""
+    """What was assumed about the images, and what could not be counted."""
     assumed = [f"image counts are those published for {sizes.counts.assumed}, which is not here"] if sizes.counts.assumed else []
     unstated = [f"{name}, whose operations per image are unknown" for name in sizes.unknown]
     left_out = dict.fromkeys([*unstated, *(word for each in made for word in each.left_out)])
@@ -109,7 +109,7 @@ def outline(config: RunConfig, kind: str) -> list[tuple[graph.Stage, dict[str, A
 
 
 def estimate(stage: str, cell: Mapping[str, Any], sizes: Sizes) -> Estimate:
-    """What a stage is planned to cost for one cell of a run of these sizes."""
+    """The estimated cost of a stage, for one cell of a run of these sizes."""
     if stage not in _STAGES:
         return Estimate(left_out=(f"the stage {stage}",))
     return _STAGES[stage](sizes, cell)
@@ -126,7 +126,7 @@ def update_flops(sizes: Sizes, *, gan: bool) -> tuple[float, float]:
         outside += 2 * judge.forward  # the generator's loss and its gradient at the reconstruction
         outside += 2 * (judge.training - first)  # the discriminator's own loss on the original and the reconstruction
         last = flops.last_layer(part.decoder, stride=sizes.card.stride, resolution=sizes.side).forward
-        outside += (2 if part.decoder.kind == "ldm" else 3) * last  # two gradients of weights, and a linear layer's output once more
+        outside += (2 if part.decoder.kind == "ldm" else 3) * last  # two weight gradients, and a linear layer's output again
     return inside, outside
 
 
@@ -202,7 +202,7 @@ def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 
 def _judged(judge: str, count: int) -> Estimate:
-    """Features of so many images and their moments."""
+    """Features of ``count`` images and their moments."""
     row = judges.row("features", judge)
     width, kept = row["dim"], min(count, REFERENCE_IMAGES)
     seen = width + row.get("spatial", {}).get("dim", 0)
@@ -240,7 +240,7 @@ def _generation_scores(judge: str, sizes: Sizes, *, distance_only: bool = False)
 
 
 def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:
-    """What is read from latents: all of both splits are encoded, unless they are kept; ``width`` numbers of each image stay."""
+    """Encoding the latents of both splits, unless they are already stored; ``width``: numbers stored per image."""
     images = min(limit or sizes.counts.train, sizes.counts.train) + sizes.counts.val
     return Estimate(fp32=0.0 if sizes.keeps_latents else images * sizes.encoding, kept=images * (FLOAT * width + 8) if width else 0)
 
@@ -250,7 +250,7 @@ def _pooled(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 
 def _widths(sizes: Sizes) -> list[int]:
-    """Channels of each group of latents that is scored alone: features, and residual and both where there is a residual."""
+    """Channels of each separately scored part of the latents: features, and residual and both if there is a residual."""
     return [sizes.card.channels, *([sizes.residual_channels, sizes.channels] if sizes.residual_channels else [])]
 
 
@@ -275,7 +275,7 @@ def _fitted(fits: Iterable[scoring.Fit]) -> Estimate:
 
 
 def _on_crops(sizes: Sizes, images: int, pixels: int) -> Estimate:
-    """A linear head trained on crops of another data set; encoding is taken to grow with the pixels of a crop."""
+    """A linear head trained on crops of another data set; the cost of encoding is assumed proportional to the pixels of a crop."""
     return Estimate(fp32=images * sizes.encoding * pixels / sizes.side**2, left_out=("the windows of dense evaluation",))
 
 
@@ -316,7 +316,7 @@ def _paper_depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 
 def _adopted(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
-    """Files taken over from others, checks of files, the overview picture: nothing worth planning."""
+    """Imported files, checks of files, the overview picture: their cost is negligible."""
     return Estimate()
 
 
@@ -361,4 +361,4 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "depth-scores": _depth,
     "overview": _adopted,
 }
-"""How each stage is estimated."""
+"""Stage -> function that estimates its cost."""

@@ -14,16 +14,16 @@ from svgbench.config.networks import Decoder, Residual, Transformer, VitDecoder
 from svgbench.config.schema import ReconstructionLoss
 
 FREQUENCIES = 256
-"""Dimension of DiT's time embedding; RAE's has twice as many."""
+"""Dimension of DiT's time embedding; RAE's is twice as large."""
 VGG = (64, 64, -1, 128, 128, -1, 256, 256, 256, -1, 512, 512, 512, -1, 512, 512, 512)
-"""Widths of VGG16's convolutions; -1: the grid is halved (Simonyan and Zisserman, arXiv 1409.1556)."""
+"""Widths of VGG16's convolutions; -1 halves the grid (Simonyan and Zisserman, arXiv 1409.1556)."""
 SHAPES_VGG = (16, 16, -1, 32, 32, -1, 64, 64, -1, 128, 128)
 """The same for the small network that is shipped for ``shapes``."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations per image, forward and backward, and parameters. Parts can be added."""
+    """Operations per image, forward and backward, and number of parameters. Supports addition."""
 
     forward: float = 0.0
     backward: float = 0.0
@@ -48,7 +48,7 @@ def held(parameters: int) -> Work:
 
 
 def linear(rows: int, inputs: int, outputs: int, *, first: bool = False) -> Work:
-    """A linear layer on ``rows`` tokens; ``first``: nothing before it is trained, so its inputs need no gradient."""
+    """A linear layer on ``rows`` tokens; ``first``: no earlier layer is trained, so its inputs need no gradient."""
     forward = 2.0 * rows * inputs * outputs
     return Work(forward, forward * (1 if first else 2), inputs * outputs + outputs)
 
@@ -131,7 +131,7 @@ def grid_attention(side: int, width: int) -> Work:
 
 
 def discriminator(part: ReconstructionLoss, *, resolution: int) -> tuple[Work, float]:
-    """The patch discriminator on one image, and its first layer's operations (whose inputs need no gradient when it is trained)."""
+    """The patch discriminator on one image, and the operations of its first layer, whose inputs need no gradient in its own updates."""
     side, width = resolution // 2, part.discriminator_base
     total = first = convolution(side, 3, width, 4)
     for number in range(1, part.discriminator_layers + 1):

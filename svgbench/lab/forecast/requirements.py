@@ -1,4 +1,4 @@
-"""Images, weights and packages that a run needs: whether this machine has them, else where to get them, and their licences.
+"""Images, weights and packages that a run needs: whether they are on this machine, where to get them, and their licences.
 
 Only looks for files: installs, downloads and opens nothing. No torch.
 """
@@ -30,7 +30,7 @@ EXTRAS = {
 DRIVER = Path("/proc/driver/nvidia/gpus")
 """Where NVIDIA's driver lists its GPUs (Linux)."""
 REFERENCES = "ADM's statistics: https://github.com/openai/guided-diffusion/tree/main/evaluations; --set scores.reference=FILE.npz"
-"""Where the usual reference statistics come from."""
+"""Source of the usual reference statistics."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Need:
     """Where it is, or how to get it."""
     licence: str = ""
     optional: bool = False
-    """Whether a run works without it and only leaves a score out."""
+    """Whether a run works without it and only omits a score."""
 
     @property
     def state(self) -> str:
@@ -61,8 +61,8 @@ def needs_of(sizes: Sizes) -> list[Need]:
 
 
 def left_out(config: RunConfig) -> list[str]:
-    """Scores that a run of these images leaves out, each with the setting that would add it."""
-    if config.data.source == "shapes":  # it has its own masks, and no published numbers to compare with
+    """Scores that a run omits, each with the setting that would add it."""
+    if config.data.source == "shapes":  # it has masks, and no published numbers to compare with
         return []
     plain = config.model_dump(mode="json")
     wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
@@ -71,7 +71,7 @@ def left_out(config: RunConfig) -> list[str]:
 
 
 def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
-    """A card's weights: the given file, the shelf's, or the Hugging Face cache's."""
+    """A card's weights: the given file, that of the shelf, or that in the Hugging Face cache."""
     what, pins = f"weights of {card.name}", card.weights
     if given:
         return Need(what, Path(given).expanduser().exists(), given, card.licence)
@@ -87,7 +87,7 @@ def weights_of(card: cards.EncoderCard, given: str | None = None) -> Need:
 
 
 def judge_of(kind: str, name: str, given: str | None, setting: str, *, optional: bool = False) -> Need:
-    """A judging network's weights: the given file, or the shelf's."""
+    """A judging network's weights: the given file, or that of the shelf."""
     facts = judges.row(kind, name)
     what = f"weights of {name} ({setting.rpartition('.')[0]})"
     if given:
@@ -108,7 +108,7 @@ def package(name: str) -> Need:
 
 
 def gpus() -> list[str]:
-    """Names of the GPUs that NVIDIA's driver shows; asking torch would take seconds."""
+    """Names of the GPUs that NVIDIA's driver lists; importing torch would take seconds."""
     names = []
     for about in sorted(DRIVER.glob("*/information")):
         lines = dict(line.split(":", 1) for line in about.read_text().splitlines() if ":" in line)
@@ -140,19 +140,19 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
 
 
 def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:
-    """The known data sets that serve one kind of score only and are switched on."""
+    """The known data sets that are used by a single kind of score, if this score is enabled."""
     known = [facts for facts in read_yaml(folder("reports") / "datasets.yaml").values() if "scores" in facts]
     return [facts for facts in known if graph.field(plain, facts["setting"].rpartition(".")[0]).get("enabled", True)]
 
 
 def _given(plain: dict[str, Any], setting: str) -> str | None:
-    """The value of a field of a configuration as JSON data; None if it is not in it."""
+    """The value of a field of a configuration as JSON data; None if it lacks the field."""
     part, _, name = setting.rpartition(".")
     return graph.field(plain, part).get(name)
 
 
 def _datasets(config: RunConfig) -> Iterator[Need]:
-    """The given data sets that serve one kind of score only."""
+    """The given data sets that are used by a single kind of score."""
     plain = config.model_dump(mode="json")
     for facts in _of_scores(plain):
         given = _given(plain, facts["setting"])

@@ -12,25 +12,25 @@ from typing import NamedTuple
 from svgbench.config.scoring import Probe, Segmentation
 
 DOUBLE = 2.0
-"""Float32 operations that take as long as one in float64."""
+"""Number of float32 operations that take as long as one float64 operation."""
 EIGENVALUES = 10.0
 """Operations for the eigenvalues of a symmetric matrix [D, D], divided by D ** 3."""
 THIN = 32
-"""Columns below which a product is limited by reading its other factor."""
+"""A matrix product with fewer columns is limited by reading its other factor."""
 UPDATE_SECONDS = 4e-4
-"""Time to start the small operations of one update of a linear head."""
+"""Seconds to launch the small operations of one update of a linear head."""
 EVALUATIONS = 150
-"""Evaluations of the objective in one fit of logistic regression, where fewer are not asked for."""
+"""Evaluations of the objective in one fit of logistic regression, unless fewer are configured."""
 PIXEL = 300.0
 """Operations per pixel and class of a segmentation loss: softmax and its gradient are limited by memory."""
 KERNEL_IMAGES = 5_000
-"""Images of each set in a kernel distance (``metrics.generation``)."""
+"""Largest number of images per set in a kernel distance (``metrics.generation``)."""
 GROUPS = 10
 """Groups of the jackknife of spatial features (``metrics.features``)."""
 SSIM = 2 * 2.0 * 11 * 2 * 5 * 3
-"""Operations per pixel of SSIM in two pixel ranges: two passes of an 11 px window over five maps of three colours each."""
+"""Operations per pixel of SSIM in two pixel ranges: two passes of an 11 px window over five maps with three colours each."""
 SUBSETS, SUBSET_RESAMPLES = 15, 20
-"""Number of Frechet distances for a line over 1/N, and the largest number of its resamples (``metrics.extrapolation``)."""
+"""Number of Frechet distances for the line fit over 1/N, and its largest number of resamples (``metrics.extrapolation``)."""
 
 
 class Fit(NamedTuple):
@@ -62,7 +62,7 @@ def extrapolated(images: int, width: int, resamples: int) -> float:
 
 
 def jackknife(width: int) -> float:
-    """The distance of spatial features, and without each of their groups."""
+    """The Frechet distance of spatial features, with all groups and without each group."""
     return (1 + GROUPS) * DOUBLE * (4 + EIGENVALUES) * width**3
 
 
@@ -73,7 +73,7 @@ def kernel(samples: int, reference: int, width: int, resamples: int) -> float:
 
 
 def precision_recall(samples: int, reference: int, width: int) -> float:
-    """Distances within and between samples and as many reference images."""
+    """Pairwise distances within and between the samples and at most as many reference images."""
     n, m = samples, min(samples, reference)
     return 2.0 * width * (n * n + m * m + 2 * n * m)
 

@@ -1,4 +1,4 @@
-"""Sizes that determine a run's costs: of its images and latents, and the operations of its networks on one of them. No torch."""
+"""Sizes that determine a run's costs: sizes of images and latents, and operations of the networks on one of them. No torch."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from svgbench.shelf import folder, read_yaml
 from svgbench.stages import graph
 
 FLOAT = 4
-"""Bytes of a number."""
+"""Bytes of a float32 number."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many images and classes a source has."""
+    """Numbers of images and classes of a source."""
 
     train: int
     val: int
@@ -108,7 +108,7 @@ class Sizes:
 
     @property
     def second_extractor(self) -> str:
-        """Operations of the second judging network on one image; without one, those of the first (then no second stage is planned)."""
+        """Name of the second judging network; without one, that of the first (then no stage uses it)."""
         return self.config.scores.second_extractor or self.config.scores.extractor
 
     @cached_property
@@ -131,17 +131,17 @@ class Sizes:
 
     @property
     def keeps_latents(self) -> bool:
-        """Whether all latents are small enough to stay on disk."""
+        """Whether the statistics stage stores all latents, because they are small enough."""
         measured = graph.facts(self.config, self.card.kind)["measures-statistics"]
         return measured and self.latent_bytes * (self.counts.train + self.counts.val) <= KEPT_BYTES
 
     def passes(self, number_bytes: int, seen: int, *, copies: int = 1) -> int:
-        """Images to encode for a training on ``seen`` images: each only once if all stay in memory."""
+        """Number of images to encode for a training on ``seen`` images: each only once if all values fit in memory."""
         return self.counts.train * copies if number_bytes * self.counts.train * copies <= CACHE_BYTES else seen
 
 
 def counts_of(config: RunConfig) -> Counts:
-    """Images and classes of the configured source: counted if the source is here, else the published numbers of the data set."""
+    """Images and classes of the configured source: counted if the source is on this machine, else the published numbers of the data set."""
     data = config.data
     facts = published(data.source)
     if facts is not None:
@@ -154,7 +154,7 @@ def counts_of(config: RunConfig) -> Counts:
 
 
 def published(source: str) -> dict[str, Any] | None:
-    """The facts of a set of class images that ``data.source`` names and that is not here; None for data sets of single scores."""
+    """The entry of the known image data set ``data.source``, if it is not on this machine; None for data sets of single scores."""
     facts = read_yaml(folder("reports") / "datasets.yaml").get(source)
     return facts if facts and facts["setting"].startswith("--data") and not Path(source).exists() else None
 

@@ -1,4 +1,4 @@
-"""Speed of a machine: measured from finished trainings in a store, if there are any, else assumed. No torch."""
+"""Speed of a machine: measured in finished trainings of a store, if there are any, else assumed. No torch."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from svgbench.lab.forecast.estimate import Estimate
 from svgbench.stages import graph
 
 H200 = {"bf16": 790e12, "fp32": 60e12}
-"""FLOP/s of large matrix products on one H200: bfloat16 as measured; float32 without TF32, below the datasheet's 67, so operations that run
-in TF32 (convolutions, by torch's default) are planned too slow."""
+"""FLOP/s of large matrix products on one H200: bfloat16 as measured; float32 without TF32, below the datasheet's 67. The time of operations
+that run in TF32 (convolutions, by torch's default) is therefore overestimated."""
 SHARE = 0.4
-"""Assumed share of that rate that a training or sampling reaches."""
+"""Assumed share of this rate that training or sampling reaches."""
 CORE = {"bf16": 10e9, "fp32": 50e9}
 """FLOP/s of one CPU core averaged over a run, measured with the tiny preset; bfloat16 is emulated on a CPU."""
 LONG = 20.0
 """Shortest training, in seconds, that counts as a measurement; shorter ones are mostly start-up."""
 GPUS = {"tiny": 0, "small": 1, "paper": 8}
-"""Number of GPUs for which a preset is made; 0 is the CPU."""
+"""Number of GPUs that a preset is designed for; 0: the CPU."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """A machine to plan for."""
+    """The speed of the machine that is planned for."""
 
     gpus: int
     """0: this machine's CPU."""
     rates: dict[str, float]
     """FLOP/s of one GPU, or of the CPU, by precision."""
     source: str
-    """Where the rates come from, for the user."""
+    """Source of the rates, shown to the user."""
 
     @property
     def unit(self) -> str:
@@ -46,14 +46,14 @@ class Pace:
         return estimate.bf16 / self.rates["bf16"] + estimate.fp32 / self.rates["fp32"]
 
     def seconds(self, estimate: Estimate, stage: str) -> float:
-        """Wall-clock seconds: devices share a stage on which all processes work; one core draws or decodes images."""
+        """Wall-clock seconds: devices share a stage that runs on all ranks; one core draws or decodes images."""
         named = [row for row in graph.STAGES if row.name == stage]
         together = self.gpus if self.gpus and named and named[0].ranks == "all" else 1
         return estimate.core_seconds + self.device_seconds(estimate) / together
 
 
 def pace_of(gpus: int, store: Path | None = None) -> Pace:
-    """The speed of ``gpus`` H200s (0: of this CPU); ``store``: its finished trainings are used as measurements."""
+    """The speed of ``gpus`` H200s (0: this CPU); ``store``: where to look for finished trainings, which serve as measurements."""
     cores = os.cpu_count() or 1
     assumed = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
     measured = _measured(store, "cuda" if gpus else "cpu") if store else {}
@@ -82,7 +82,7 @@ def _measured(store: Path, device: str) -> dict[str, list[float]]:
         try:
             manifest = Manifest.read(path.read_bytes())
         except (OSError, ValueError):
-            continue  # the store reports a damaged artifact when it is used
+            continue  # using a damaged artifact raises an error
         cost, alike = manifest.cost, manifest.seconds >= LONG and manifest.host.get("device") == device
         if alike and cost.get("flops_per_image") and cost.get("images_per_second"):
             rate = cost["flops_per_image"] * cost["images_per_second"] / max(1, int(manifest.host.get("ranks", 1)))
