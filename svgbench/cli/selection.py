@@ -102,7 +102,7 @@ class Named:
     def _configs(self, experiment: str) -> dict[str, tuple[str, RunConfig]]:
         """The experiment's runs with their cells; its images need not be on this machine."""
         sets = trial(self.sets, self.limit, self.quick)
-        configs = cells_of(experiment, self.preset, sets, self.shelf, data=self.data, resolved=False, told=False)
+        configs = cells_of(experiment, self.preset, sets, self.shelf, data=self.data, resolved=False, report_repeats=False)
         missing = {name for name, (_, config) in configs.items() if config.data.source != "shapes"} - self.known()
         if not missing:
             return configs

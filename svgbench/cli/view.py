@@ -65,9 +65,9 @@ class View(Watch):
         self._seconds.setdefault(node.stage, []).append(seconds)
         if graph.by_name(node.stage).scores:
             self._scores.append(f"{text_of(node)}: {scores_text(self._store.scores(node.stage, node.key))}")
-        self._tell(node, seconds)
+        self._announce(node, seconds)
 
-    def _tell(self, node: Node, seconds: float) -> None:
+    def _announce(self, node: Node, seconds: float) -> None:
         """Prints a line about a node that has finished."""
         what = self._scores[-1] if graph.by_name(node.stage).scores else text_of(node)
         self.notify(f"{self._done} of {self._total}: {what} ({duration(seconds)})")
@@ -130,7 +130,7 @@ class InPlace(View):
         """Writes a line above the bars."""
         self._above(sentence)
 
-    def _tell(self, node: Node, seconds: float) -> None:
+    def _announce(self, node: Node, seconds: float) -> None:
         if graph.by_name(node.stage).scores:
             left = self._left()
             self.notify(f"{self._done} of {self._total}{f', about {duration(left)} left' if left else ''}: {self._scores[-1]}")

@@ -45,10 +45,10 @@ def cells_of(
     *,
     data: str | None = None,
     resolved: bool = True,
-    told: bool = True,
+    report_repeats: bool = True,
 ) -> dict[str, tuple[str, RunConfig]]:
     """The same with the cell of each run: name -> (cell, RunConfig); for an encoder the cell is empty. Of several cells with the same run
-    only the first is kept; ``told``: whether to print a note about this."""
+    only the first is kept; ``report_repeats``: whether to print a note about this."""
     over = merge(nested("data.source", data) if data is not None else {}, override(sets or []))
     if not is_experiment(experiment, shelf):
         try:
@@ -70,7 +70,7 @@ def cells_of(
     plains: dict[str, RunConfig] = {}
     cell_of: dict[str, str] = {}
     repeats: dict[str, str] = {}
-    for axis, value in repeated(loaded) if told else []:
+    for axis, value in repeated(loaded) if report_repeats else []:
         notify(f"the axis '{axis}' lists {value} twice; it runs once.")
     for cell, cell_settings in cells(loaded, shelf, preset=preset).items():
         try:
@@ -93,7 +93,7 @@ def cells_of(
             name += f".{digest(cell)[:6]}"
         checked_name(name, f"{experiment}, cell '{cell}': the run's name" if cell else f"{experiment}: the run's name")
         configs[name] = cell, config
-    if told:
+    if report_repeats:
         _tell_repeats(repeats, len(cell_of) + len(repeats))
     try:
         check_tuning_seeds(config for _, config in configs.values())

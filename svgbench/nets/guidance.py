@@ -33,8 +33,8 @@ def optimised_scale(conditional: Tensor, unconditional: Tensor) -> Tensor:
     """CFG-Zero*'s scale [B, 1, 1, 1] of two velocities [B, C, h, w]: <conditional, unconditional> / |unconditional|^2 of each sample. This
     s minimises |conditional - s unconditional| (arXiv 2503.18886, section 4); it is 0 when the unconditional velocity is zero."""
     exact = torch.promote_types(conditional.dtype, torch.float32)
-    led, base = conditional.to(exact).flatten(1), unconditional.to(exact).flatten(1)
-    scale = (led * base).sum(1) / (base.square().sum(1) + SMALL_SQUARE)
+    with_class, base = conditional.to(exact).flatten(1), unconditional.to(exact).flatten(1)
+    scale = (with_class * base).sum(1) / (base.square().sum(1) + SMALL_SQUARE)
     return scale.to(conditional.dtype)[:, None, None, None]
 
 
@@ -67,8 +67,8 @@ def guided(
         else:
             conditional, other = predict(torch.cat([x, x]), torch.cat([at, at]), both).chunk(2)
         channels = min(x.shape[1], sampling.guided_channels or x.shape[1])
-        led, base = conditional[:, :channels], other[:, :channels]
-        prediction = guide(led, optimised_scale(led, base) * base if sampling.optimised_scale else base, weight)
+        with_class, base = conditional[:, :channels], other[:, :channels]
+        prediction = guide(with_class, optimised_scale(with_class, base) * base if sampling.optimised_scale else base, weight)
         return prediction if conditional.shape[1] == channels else torch.cat([prediction, conditional[:, channels:]], dim=1)
 
     return field

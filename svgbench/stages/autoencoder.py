@@ -78,9 +78,9 @@ class AutoencoderTask:
         if gan:
             losses["discriminator"] = torch.zeros((), device=self._runtime.torch_device)
             for micro, y in zip(micros or [batch], outputs, strict=True):
-                told_apart = self._objective.discriminate(y, self._originals(micro), size=batch.size)
-                told_apart.backward()
-                losses["discriminator"] += told_apart.detach()
+                critic_loss = self._objective.discriminate(y, self._originals(micro), size=batch.size)
+                critic_loss.backward()
+                losses["discriminator"] += critic_loss.detach()
             apply("discriminator")
         return losses
 

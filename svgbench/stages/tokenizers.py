@@ -202,6 +202,6 @@ def latents_of(
 
 
 def blocks(count: int, size: int = BLOCK) -> Iterator[Tensor]:
-    """``range(count)`` in blocks of ``size``, int64 tensors; the last one may be smaller."""
+    """``range(count)`` in blocks [size], int64; the last one may be smaller."""
     for start in range(0, count, size):
         yield torch.arange(start, min(start + size, count))

@@ -23,7 +23,7 @@ from svgbench.tables.standings import Entry, fields_of, shared_protocol, standin
 from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
 
-LED = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
+GUIDED_ONLY = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
 """Sampling fields that do not affect scores at guidance 1."""
 
 
@@ -128,7 +128,7 @@ def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]
     values: dict[tuple[str, int], set[str]] = {}
     for column, score in chosen:
         fields = fields_of(score)
-        for name in shows if score["guidance"] != 1 else [name for name in shows if name not in LED]:
+        for name in shows if score["guidance"] != 1 else [name for name in shows if name not in GUIDED_ONLY]:
             values.setdefault((name, id(column)), set()).add(canonical(fields.get(name)))
     return [name for name in shows if any(len(seen) > 1 for (field, _), seen in values.items() if field == name)]
 
@@ -269,7 +269,7 @@ def _mark_missing_seeds(table: Table, rows: dict[str, Row], titles: dict[str, _T
 
 def _shown(name: str, scores: list[dict[str, Any]]) -> str:
     """The values of a protocol's field in a row; a sampling field counts only scores of samples."""
-    guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in LED else []
+    guided = [s for s in scores if s["guidance"] not in (None, 1)] if name in GUIDED_ONLY else []
     fields = [fields_of(s) for s in guided or scores]  # guidance settings have no effect on unguided samples
     part = "sampling.sampler" if name.startswith("sampling.") else name
     values = list(dict.fromkeys(score_fields.get(name) for score_fields in fields if score_fields.get(part) is not None))

@@ -87,18 +87,18 @@ def _title(metric: str) -> str:
 
 
 def _cell(row: dict[str, Any]) -> str:
-    return f"floor: {_title('rfid')}" if row["metric"] == "rfid" else _said(f"{row['steps']} steps", row["guidance"])
+    return f"floor: {_title('rfid')}" if row["metric"] == "rfid" else _with_guidance(f"{row['steps']} steps", row["guidance"])
 
 
 def _seen(row: dict[str, Any]) -> str:
-    return _said(f"{row['images_seen']:,} images", row["guidance"])
+    return _with_guidance(f"{row['images_seen']:,} images", row["guidance"])
 
 
 def _guided(row: dict[str, Any]) -> str:
-    return _said(_title(row["metric"]), row["guidance"])
+    return _with_guidance(_title(row["metric"]), row["guidance"])
 
 
-def _said(what: str, guidance: float) -> str:
+def _with_guidance(what: str, guidance: float) -> str:
     return what if guidance == 1 else f"{what}, guidance {guidance:g}"
 
 

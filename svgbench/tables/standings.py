@@ -68,7 +68,7 @@ def standings(
                 scored_cell(cell_scores, places[name, protocol].get(row, 0)) if cell_scores else "-" if elsewhere else absent(row, name)
             )
         table.rows.append([row, *texts])
-    table.notes = [*notes.all(), *told_apart([row_scores for column, row_scores in ranked.items() if places[column]])]
+    table.notes = [*notes.all(), *significance_notes([row_scores for column, row_scores in ranked.items() if places[column]])]
     return table
 
 
@@ -109,7 +109,7 @@ def places_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
     return dict.fromkeys(first, 1) | dict.fromkeys(second, 2)
 
 
-def told_apart(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
+def significance_notes(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
     """The note on the tests behind the marks; empty when nothing is marked."""
     counts = [len(scores) for cells in marked for scores in cells.values()]
     if not counts:

@@ -10,7 +10,7 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.facts import Row, fact
 from svgbench.tables.layouts import Layout, Surface
 from svgbench.tables.measures import MEASURES
-from svgbench.tables.standings import fields_of, places_of, scored_cell, shared_protocol, told_apart
+from svgbench.tables.standings import fields_of, places_of, scored_cell, shared_protocol, significance_notes
 from svgbench.tables.table import Table
 
 Scores = dict[tuple[str, float, float], list[dict[str, Any]]]
@@ -63,7 +63,7 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
         f"{measure.title} {measure.arrow}: {'; '.join([made.model_copy(update={'sampling': None}).text, *kept])}",
         f"marks compare the cells of one row; the next note holds with rows and columns exchanged. The best {beside} of a row was chosen "
         "on these scores, unlike a tuned one, which is chosen on another seed",
-        *told_apart(ranked),
+        *significance_notes(ranked),
         seeds,
         *layout.notes,
     ]

@@ -342,7 +342,7 @@ def _by_key(candidates: Sequence[Candidate], key: str, path: Path) -> Selection:
         related = [one for one in candidates if not one.averaged and one.tensors.keys() > matching[0].tensors.keys()]
         if len(related) == 1:
             chosen = _average(matching[0], related[0], path)
-    return replace(chosen, note=f"{path}: took the weights under '{chosen.key}', as asked.")
+    return replace(chosen, note=f"{path}: took the weights under '{chosen.key}', as requested.")
 
 
 def _first_words(candidates: Sequence[Candidate], key: str) -> list[Candidate]:

@@ -142,7 +142,7 @@ def _points(rows: dict[str, Rows], x: Callable[[dict[str, Any]], float], panel: 
             made = Protocol.model_validate(row["protocol_fields"])
             judged = made.model_copy(update={"sampling": None}).text
             cells.setdefault(((judged, row[panel]), name, way, x(row)), []).append(row)
-    shown = _told_apart({way for _, _, way, _ in cells})
+    shown = _distinct_labels({way for _, _, way, _ in cells})
     points = []
     for (place, name, way, where), point_rows in sorted(
         cells.items(), key=lambda item: (item[0][0], list(rows).index(item[0][1]), *item[0][2:])
@@ -161,7 +161,7 @@ def _way(row: dict[str, Any]) -> str:
     return how.how if how else ""
 
 
-def _told_apart(ways: set[str]) -> dict[str, str]:
+def _distinct_labels(ways: set[str]) -> dict[str, str]:
     """Each way of sampling -> its words that not all of them share: ``euler-shift0.15`` and ``heun-shift0.15`` give euler and heun."""
     common = set.intersection(*(set(way.split("-")) for way in ways)) if ways else set()
     return {way: "-".join(word for word in way.split("-") if word not in common) for way in ways}

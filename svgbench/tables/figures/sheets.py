@@ -155,7 +155,7 @@ def editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
     about = tokenizers[0].read("editing")[1]
     starts = about["starts"]
     heads = [f"{name} to {target}" for name, target in zip(about["names"], about["target_names"], strict=True)]
-    sheet = Sheet("Editing: an image led to another class", [["t = 1", *(f"{t:g}" for t in starts)]] * len(heads), heads)
+    sheet = Sheet("Editing: an image changed to another class", [["t = 1", *(f"{t:g}" for t in starts)]] * len(heads), heads)
     originals: list[np.ndarray | None] = []
     for strip in tokenizers[0].read("editing")[0]:
         originals += [strip[0], *[None] * len(starts)]
@@ -171,8 +171,8 @@ def editing(tokenizers: Sequence[TokenizerRuns]) -> FigureData:
                 for t, picture in zip(starts, strip[2:], strict=True)
             ]
     caption = (
-        "A validation image, its reconstruction (t = 1), and where the transformer leads it under another class when its latents are "
-        "noised to time t first (t = 0: noise); a greater t keeps more of it. Euler's method on the run's own time grid (first seed)."
+        "A validation image, its reconstruction (t = 1), and what the transformer samples under another class from its latents noised to "
+        "time t (t = 0: noise); a greater t keeps more of the image. Euler's method on the run's time grid (first seed)."
     )
     columns = ["tokenizer", "image", "class", "target", "t", "steps", "guidance", "rmse_to_image"]
     return FigureData("editing", sheet.title, caption, sheet.page(), columns, rows)
