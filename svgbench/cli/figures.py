@@ -94,7 +94,7 @@ def _chosen(names: list[str], named: Named) -> tuple[list[str] | None, set[str]]
     """The runs to which names refer (None: all), and the names among them that are runs themselves."""
     runs: list[str] = []
     for name in names:
-        runs += named.runs(name)[0] if named.is_experiment(name) else [name]  # collect() answers an unknown one with the closest names
+        runs += named.runs(name)[0] if named.is_experiment(name) else named.of_name(name)
     return list(dict.fromkeys(runs)) or None, named.known() & set(names)
 
 

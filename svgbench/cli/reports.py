@@ -95,7 +95,7 @@ def report(
             if len(names) < wanted:
                 notify(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; to run the rest: {named.command(name)}")
         else:
-            names = [name]  # collect() answers with the closest names
+            names = named.of_name(name)
     layouts = [load_layout(layout)] if layout else None
     if layouts and layouts[0].of_costs:
         if name is not None:

@@ -90,6 +90,16 @@ class Named:
             raise BadInput(f"{self.out} holds no run of the experiment '{experiment}'; run: {self.command(experiment)}.")
         return recorded, len(wanted)
 
+    def of_name(self, name: str) -> list[str]:
+        """The recorded runs of a name that is no experiment: a run's name, or an encoder with these settings. An unknown name is returned
+        as it is, for an error with the closest names."""
+        if name in self.known():
+            return [name]
+        try:
+            return self.runs(name)[0]
+        except BadInput:
+            return [name]
+
     def cells(self, experiment: str) -> dict[str, str]:
         """Name of each run -> the name of its cell in the experiment's file."""
         return {name: cell for name, (cell, _) in self._configs(experiment).items()}

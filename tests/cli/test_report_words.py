@@ -123,6 +123,19 @@ def test_runs_made_with_data_are_found_however_the_path_is_written(on_images, ca
     assert status == 2 and "holds no run of the experiment" in err
 
 
+def test_an_encoder_names_its_run_with_the_same_settings(on_images, capsys):
+    for value, words in ((3.0, {}), (4.0, {"data": "pictures/"})):
+        for name, config in configs_of("mae", "tiny", ["seed=1"], None, resolved=False, **words).items():
+            scores = [gfid(name.removesuffix(".seed-1"), value, seed=1)]
+            write(on_images / "runs" / name, scores, config=config.model_dump(mode="json"))
+    status, out, err = call(capsys, "mae", "--set", "seed=1")
+    assert status == 0 and "| 3.0" in out and "| 4.0" not in out, err
+    status, out, err = call(capsys, "mae", "--set", "seed=1", "--data", "./pictures")
+    assert status == 0 and "| 4.0" in out and "| 3.0" not in out, err
+    status, _, err = call(capsys, "mae", "--set", "seed=2")
+    assert status == 2 and "no run named 'mae'" in err
+
+
 def test_a_hint_can_be_pasted_with_its_directory_and_quotes(tmp_path, capsys):
     write(tmp_path / "my runs" / "other", [score("other")])
     status, _, err = call(capsys, "smoke", "--out", tmp_path / "my runs", "--set", "sampling.steps=[2, 3]", "--quick")
