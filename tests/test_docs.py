@@ -125,7 +125,8 @@ def test_what_is_known_quotes_numbers_of_the_reports_it_links():
         reports = [(page.parent / link).read_text() for link in LINK.findall(item) if not link.startswith("..")]
         assert reports, item
         numbers = re.findall(r"\d+\.\d+(?:e-\d+)?", LINK.sub("", item))
-        assert not [number for number in numbers if not any(number in report for report in reports)], item
+        quoted = [re.compile(rf"(?<![\d.]){re.escape(number)}(?!\d)") for number in numbers]
+        assert not [number.pattern for number in quoted if not any(number.search(report) for report in reports)], item
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=named)

@@ -83,6 +83,11 @@ def cost(
     if weights is not None and names[0] in known:
         raise BadInput(f"--weights: '{names[0]}' is a run, which has its own weights; give a card, or leave out --weights.")
     found = {name: None if name in known else _card(name, preset, shelf, known) for name in names}
+    measured = [card for card in found.values() if card is not None]
+    if not measured and (preset or random_weights):
+        raise BadInput("--preset and --random-weights belong to cards, and only runs are named; leave them out.")
+    if sets and not any(card.kind == "features" for card in measured):
+        raise BadInput("--set changes the autoencoder around a card of features, and none is named; leave it out.")
     from svgbench.machine.runtime import Runtime
     from svgbench.stages.tokenizer_cost import Terms, sampling_cost, tokenizer_cost
 

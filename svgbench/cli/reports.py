@@ -208,14 +208,12 @@ def compared(experiment: Experiment, records: list[RunRecord], cells: Mapping[st
 def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | None = None, contrasts: Sequence[Table] = ()) -> list[Table]:
     """The tables of these runs in these layouts, or the general tables if there are no layouts; with differences from a row, and the tables
     of ``contrasts`` before those of costs and failures."""
-    last = closing(records)
     if layouts:
         rows, facts = published(), contested()
         tables = [table for layout in layouts for table in paper_tables(layout, records, rows, facts, against=against)]
+        tables += [*contrasts, *closing(records)]
     else:
-        tables = report_of(records, against=against)
-        tables = tables[: len(tables) - len(last)]
-    tables = [*tables, *contrasts, *last]
+        tables = report_of(records, against=against, contrasts=contrasts)
     note_judges(tables, records)
     note_pretrainings(tables, records)
     note_one_function(tables, records)

@@ -286,7 +286,6 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     if sampler.objective != diffusion.objective:
         fact = f"sampling.sampler {sampling.sampler} does not fit diffusion.objective {diffusion.objective}"
         raise BadConfig(f"{start}{fact}; use {listed(samplers_of(diffusion.objective))}.")
-    fewest = min(*sampling.steps, (sampling.tuning or Tuning()).steps) if sampling.shift == TUNED else min(sampling.steps)
     if sampling.shift == TUNED and sampling.dimension_shift:
         raise BadConfig(f"{start}sampling.shift tuned and sampling.dimension_shift exclude each other; give one.").about("sampling.shift")
     try:
@@ -294,9 +293,14 @@ def _check_diffusion(config: RunConfig, start: str) -> None:
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.steps: {error}").about("sampling.steps") from None
     try:
-        check_zero_init(sampling.sampler, fewest, sampling.zero_init, sampling.optimised_scale, sampling.against)
+        check_zero_init(sampling.sampler, min(sampling.steps), sampling.zero_init, sampling.optimised_scale, sampling.against)
     except BadConfig as error:
         raise BadConfig(f"{start}sampling.{error}").about(error.field) from None
+    tuning = sampling.tuning or Tuning()
+    if sampling.shift == TUNED and sampling.zero_init >= tuning.steps:
+        raise BadConfig(
+            f"{start}sampling.zero_init {sampling.zero_init} must be below the {tuning.steps} steps of sampling.tuning; change one of them."
+        ).about("sampling.zero_init")
     if sampling.against == "weak" and not objective.autoguidance:
         raise BadConfig(
             f"{start}sampling.against weak needs diffusion.objective {objectives_with('autoguidance')}; set sampling.against=null."

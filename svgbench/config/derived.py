@@ -49,7 +49,11 @@ def further_diffusion(part: Diffusion, step: Continuation) -> Diffusion:
 
 
 def _further(training: Training, step: Further) -> Training:
-    """The settings of a training with the length of its continuation, and with batch and learning rate if they are given."""
-    optimiser = training.optimiser.model_copy(update={"lr": step.lr or training.optimiser.lr, "lr_warmup_images": step.lr_warmup_images})
+    """The settings of a training with the length of its continuation, and with batch and learning rate if they are given. A decay begins
+    with the continuation, and ends at most at its learning rate."""
+    lr = step.lr or training.optimiser.lr
+    last = min(training.optimiser.final_lr, lr)
+    changed = {"lr": lr, "lr_warmup_images": step.lr_warmup_images, "decay_start_images": 0, "final_lr": last}
+    optimiser = training.optimiser.model_copy(update=changed)
     update = {"total_images": step.images, "batch": step.batch or training.batch, "optimiser": optimiser}
     return training.model_copy(update=update)

@@ -5,7 +5,7 @@ Numbers that the appendix does not print are taken from the sources that it cite
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -33,6 +33,17 @@ class PaperProbe(Part):
         if not self.area[0] <= self.area[1] <= 1:
             raise ValueError(f"area {list(self.area)} must be in ascending order and at most 1")
         return self
+
+
+P = TypeVar("P", bound=Part)
+
+
+def windows_meet(part: P) -> P:
+    """The part, unchanged. Raises ValueError if its ``window_stride`` is larger than its ``crop``."""
+    fields = dict(part)
+    if fields["window_stride"] > fields["crop"]:
+        raise ValueError(f"window_stride {fields['window_stride']} leaves gaps between windows of crop {fields['crop']}")
+    return part
 
 
 class PaperSegmentation(Part):
@@ -65,10 +76,10 @@ class PaperSegmentation(Part):
     checkpoint_images: Count = 16_000
     """Crops between two checkpoints."""
 
+    _windows_meet = model_validator(mode="after")(windows_meet)
+
     @model_validator(mode="after")
-    def _windows_meet(self) -> PaperSegmentation:
-        if self.window_stride > self.crop:
-            raise ValueError(f"window_stride {self.window_stride} leaves gaps between windows of crop {self.crop}")
+    def _a_range(self) -> PaperSegmentation:
         if self.resize[0] > self.resize[1]:
             raise ValueError(f"resize {list(self.resize)} must be in ascending order")
         return self
@@ -100,11 +111,7 @@ class PaperDepth(Part):
     checkpoint_images: Count = 24_000
     """Crops between two checkpoints."""
 
-    @model_validator(mode="after")
-    def _windows_meet(self) -> PaperDepth:
-        if self.window_stride > self.crop:
-            raise ValueError(f"window_stride {self.window_stride} leaves gaps between windows of crop {self.crop}")
-        return self
+    _windows_meet = model_validator(mode="after")(windows_meet)
 
 
 class PaperHeads(Part):

@@ -33,7 +33,7 @@ class Tuning(Part):
     @field_validator("shifts")
     @classmethod
     def _no_candidate_twice(cls, shifts: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(shifts)) != len(shifts):
+        if len({f"{shift:g}" for shift in shifts}) != len(shifts):  # names of inputs and protocols have six digits
             raise ValueError(f"{list(shifts)} lists a candidate twice")
         return shifts
 

@@ -271,7 +271,7 @@ class Continuation(Part):
     alignment are measured again."""
 
     resolution: Annotated[int, Field(ge=16, le=1024)]
-    """Side in pixels of the images of the earlier training."""
+    """Side in pixels of the images of the earlier training. The images and rates beside it are those of the training that follows."""
     autoencoder: Further | None = None
     """Stage 1; required unless the card is a codec."""
     diffusion: Further

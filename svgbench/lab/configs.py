@@ -110,9 +110,10 @@ def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -
     for number, contrast in enumerate(experiment.contrasts):
         asked = {"steps": contrast.steps, "guidance": contrast.guidance} if METRICS[contrast.metric].of_samples else {}
         for what, value in asked.items():
+            value = 1.0 if value == "none" else value  # no guidance is the scale 1
             for cell, config in cells:
                 drawn = getattr(config.sampling, what)
-                there = value in drawn if not isinstance(value, str) else what == "steps" or value == "none" or set(drawn) != {1.0}
+                there = value in drawn if not isinstance(value, str) else what == "steps" or set(drawn) != {1.0}
                 if group_name(cell) in contrast.between and not there:
                     at = experiment.at(f"contrasts.{number}.{what}")
                     raise BadConfig(

@@ -65,13 +65,18 @@ class Tokenizer(nn.Module):
             return images.new_zeros(len(images), 0, *(side // self.stride for side in images.shape[2:]))
         return in_chunks(self.residual_encoder, images, chunk_size(images.device, *images.shape[2:]))
 
+    @property
+    def used_alignment(self) -> Alignment | None:
+        """The alignment that ``encode`` applies; None without a residual."""
+        return self.replacement or self.alignment
+
     @torch.no_grad()
     def encode(self, images: Tensor, align: str | None = None) -> Tensor:
         """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` instead of the tokenizer's mode."""
         features = self.features(images)
         if self.residual_encoder is None:
             return features
-        own = self.replacement or self.alignment
+        own = self.used_alignment
         assert own is not None  # a residual comes with an alignment
         mode = align or own.mode
         if mode == "none":

@@ -58,13 +58,14 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     """t-SNE of raw vectors, averaged over positions: of some blocks of the encoder, and of the latents with and without their alignment.
     ``points.npy`` float32 [P, N, 2] and ``embedding.json``: the parts' names, labels, classes, and the class share before t-SNE.
 
-    "Without" means that the alignment of the trained autoencoder is skipped. For a codec only its latents.
+    "Without" means that the alignment that the latents use is skipped. For a codec only its latents.
     """
     collection = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     places, labels, chosen = balanced(collection.val, EMBEDDED)
     vectors = dict(_layers(inputs["autoencoder"], collection.val, places, runtime))
-    if isinstance(tokenizer, Tokenizer) and tokenizer.alignment is not None and tokenizer.alignment.mode != "none":
+    used = tokenizer.used_alignment if isinstance(tokenizer, Tokenizer) else None
+    if used is not None and used.mode != "none":
         unaligned = _pooled(collection.val, places, lambda images: tokenizer.encode(images, align="none"), runtime)
         vectors["latents, alignment left out"] = unaligned
     vectors["latents"] = _pooled(collection.val, places, tokenizer.encode, runtime)

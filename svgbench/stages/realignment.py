@@ -17,7 +17,7 @@ from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.autoencoder import moments
-from svgbench.stages.tokenizers import Shape, build, open_frozen, open_tokenizer, to_floats
+from svgbench.stages.tokenizers import Shape, build, open_tokenizer, to_floats
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -37,8 +37,9 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
         raise BadConfig(
             f"latents.align {mode}: the autoencoder has no residual whose alignment could be replaced; leave latents.align out."
         )
-    tokenizer = build(open_frozen(about["encoder"], device)[1], settings, Shape.of(about), device, replacement=mode)
-    tokenizer.load_state_dict(trained.state_dict(), strict=False)  # everything except the replacement's map
+    tokenizer = build(trained.frozen, settings, Shape.of(about), device, replacement=mode)
+    loaded = tokenizer.load_state_dict(trained.state_dict(), strict=False)
+    assert not loaded.unexpected_keys and all(key.startswith("replacement.") for key in loaded.missing_keys)
     tokenizer.eval().requires_grad_(False)
 
     def features(indices: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svgbench.config.sampling import Tuning, at_edge
+from svgbench.config.sampling import Tuning
 from svgbench.errors import SvgbenchError
 from svgbench.machine.files import write_atomic
 
@@ -36,7 +36,7 @@ def choose(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     best = min(rows, key=lambda row: row["gfid"])
     made = {
         "shift": best["shift"],
-        "edge": at_edge(best["shift"], tuning.text),
+        "edge": best["shift"] in (min(tuning.shifts), max(tuning.shifts)),
         "text": tuning.text,
         "tuning": tuning.model_dump(mode="json"),
         "candidates": rows,

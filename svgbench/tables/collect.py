@@ -17,6 +17,7 @@ from svgbench.config.names import checked_name
 from svgbench.config.records import RECORD_LOCK, RUN_FORMAT, SEALED, NewerRecord, unseal
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadInput, BrokenArtifact, unknown
+from svgbench.lab.record import images_trained
 from svgbench.lab.store import Store
 from svgbench.shelf import read_yaml
 
@@ -61,6 +62,12 @@ class RunRecord:
     def stage(self, name: str) -> dict[str, Any] | None:
         """The first entry of this name in ``run.json`` for a finished stage. A continued training has the name of the earlier one."""
         return next((stage for stage in self.about["stages"] if stage["stage"].removeprefix("continued-") == name), None)
+
+    @property
+    def images_seen(self) -> int | None:
+        """Training images of the finished transformer; None if it is not finished or comes from a release."""
+        trained, before = images_trained(self.about["stages"])
+        return trained and before + trained
 
     @property
     def behind(self) -> list[dict[str, Any]]:

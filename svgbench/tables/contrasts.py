@@ -63,8 +63,8 @@ def contrast_table(
     table.notes = [
         "difference: the first cell minus the second at the same seed, mean ± half of the 95 % t-interval; p: paired t-test over seeds, "
         "one-sided where the expected sign is given",
-        f"p (Holm): corrected over the {len(contrasts)} contrasts of this experiment, so that the probability of any false positive among "
-        f"them stays below {100 * LEVEL:g} %; contrasts that cannot be tested yet are counted",
+        f"p (Holm): corrected over the {sum(one.early is not None for one in tested)} contrasts declared before the runs, so that the "
+        f"probability of any false positive among these stays below {100 * LEVEL:g} %; contrasts that cannot be tested yet are counted",
         *marks.notes(),
     ]
     return table
@@ -99,7 +99,7 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
     if any(not comparable for comparable, _ in made):
         remarks.append(f"not comparable: the protocols differ in {next(how for comparable, how in made if not comparable)}")
         return _Tested(contrast, {}, None, remarks, early)
-    remarks += list(dict.fromkeys(f"the cells differ by design in {how}" for _, how in made if how))
+    remarks += list(dict.fromkeys(f"the cells are sampled differently: {how}" for _, how in made if how))
     if len(seeds) < 2:
         remarks.append("one seed: no test is possible; run two or more")
     weights = [set().union(*(weights_of(record) for record in side)) for side in sides]
@@ -115,12 +115,13 @@ def _score(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
         parts = {row["detail"].get("latents") for row in rows}
         wanted = contrast.latents if contrast.latents != "whole" else "both" if "both" in parts else "features"
         return next((row for row in rows if row["detail"].get("latents") in (None, wanted)), None)
-    end = max((row["images_seen"] or 0 for row in rows), default=0)
-    rows = [row for row in rows if (row["images_seen"] or 0) == end]
+    end = record.images_seen
+    rows = [row for row in rows if end is None or row["images_seen"] == end]  # of the finished model, not of a snapshot
     guided = [row["guidance"] for row in rows if row["guidance"] != 1]
     scale = 1 if contrast.guidance == "none" else max(guided, default=None) if contrast.guidance == "most" else contrast.guidance
     rows = [row for row in rows if row["guidance"] == scale]
-    steps = max((row["steps"] for row in rows), default=0) if contrast.steps == "most" else contrast.steps
+    drawn = record.config().get("sampling", {}).get("steps") or [row["steps"] for row in rows]  # also those whose samples failed
+    steps = max(drawn, default=0) if contrast.steps == "most" else contrast.steps
     return next((row for row in rows if row["steps"] == steps), None)
 
 

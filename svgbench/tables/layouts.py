@@ -157,6 +157,9 @@ class Layout(Part):
                     raise ValueError(f"no {what} named '{name}'.{closest(name, known)[:-1]}")
         if len({MEASURES[column.metric].group == "cost" for column in self.columns}) > 1:
             raise ValueError("a table cannot mix columns of `svgbench cost` with scores of runs; split the layout")
+        one = self.columns[0]
+        if self.surface and (len(self.columns) > 1 or self.marks or not one.sampled or one.guidance in ("most", "all")):
+            raise ValueError("a surface shows one metric of samples at one guidance scale; give one column, no marks, and a scale or none")
         return self
 
     @property

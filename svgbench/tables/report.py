@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -19,8 +19,9 @@ BEHIND = {"tuning": "to tune the shift", "start": "start"}
 """Reasons why a run needs the training of another configuration."""
 
 
-def report(records: list[RunRecord], *, against: str | None = None) -> list[Table]:
-    """The tables of these runs, without empty ones; each is followed by the differences from the row ``against``."""
+def report(records: list[RunRecord], *, against: str | None = None, contrasts: Sequence[Table] = ()) -> list[Table]:
+    """The tables of these runs, without empty ones; each is followed by the differences from the row ``against``. ``contrasts``: tables to
+    show before those of costs and failures."""
     whole = [row for record in records for row in record.scores]
     ends = {record.name: max((row["images_seen"] or 0 for row in record.scores), default=0) for record in records}
     rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # scores at the end of the training
@@ -33,6 +34,7 @@ def report(records: list[RunRecord], *, against: str | None = None) -> list[Tabl
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
         *tables("Generation at the largest number of steps", _most_steps(rows), _beside_gfid(), column=_guided),
         *tables("Perception of frozen latents", rows, declared("perception"), parts=True),
+        *contrasts,
         *closing(records),
     ]
     return [table for table in candidates if table.rows]

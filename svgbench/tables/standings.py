@@ -24,8 +24,11 @@ SINGULAR = "no more images than features: the covariance is singular, and the di
 """The note about scores whose ``detail`` is marked ``singular``."""
 
 
-MARKS = "bold: the best mean, and every row that does not differ significantly from it; italic or underlined: the same among the other rows"
+MARKED = (
+    "bold: the best mean, and every {one} that does not differ significantly from it; italic or underlined: the same among the other {one}s"
+)
 """The note about marked numbers; the test follows."""
+MARKS = MARKED.format(one="row")
 BY_SEEDS = f"by a paired t-test over seeds (two-sided, {100 * LEVEL:g} %, Holm's correction over the column)"
 BY_IMAGES = f"by their intervals over images ({100 * LEVEL:g} %, Holm's correction over the column), without the variation between seeds"
 
@@ -109,14 +112,14 @@ def places_of(cells: dict[str, list[dict[str, Any]]]) -> dict[str, int]:
     return dict.fromkeys(first, 1) | dict.fromkeys(second, 2)
 
 
-def significance_notes(marked: Sequence[dict[str, list[dict[str, Any]]]]) -> list[str]:
-    """The note on the tests behind the marks; empty when nothing is marked."""
+def significance_notes(marked: Sequence[dict[str, list[dict[str, Any]]]], *, one: str = "row", over: str = "column") -> list[str]:
+    """The note on the tests behind the marks; empty when nothing is marked. ``one``: what has a mark; ``over``: what is compared."""
     counts = [len(scores) for cells in marked for scores in cells.values()]
     if not counts:
         return []
     several, single = max(counts) > 1, min(counts) == 1
-    how = [*([BY_SEEDS] if several else []), *([f"{'rows of one seed ' if several else ''}{BY_IMAGES}"] if single else [])]
-    return [f"{MARKS}, {'; '.join(how)}"]
+    how = [*([BY_SEEDS] if several else []), *([f"{f'{one}s of one seed ' if several else ''}{BY_IMAGES}"] if single else [])]
+    return [f"{MARKED.format(one=one)}, {'; '.join(how).replace('over the column', f'over the {over}')}"]
 
 
 def scored_cell(scores: list[dict[str, Any]], place: int) -> Cell:

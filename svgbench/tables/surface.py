@@ -22,21 +22,19 @@ def surface_tables(layout: Layout, records: Sequence[RunRecord]) -> list[Table]:
     surface, column = layout.surface, layout.columns[0]
     if surface is None:
         return []
+    scale = 1.0 if column.guidance == "none" else column.guidance
     by_protocol: dict[str, Scores] = {}
     for record in records:
         name = ", ".join(fact(each, Row([record], record.scores)) for each in layout.rows)
+        end = max((score["images_seen"] or 0 for score in record.scores), default=0)  # snapshots are left out
         for score in record.scores:
-            if score["metric"] != column.metric or score["guidance"] not in (None, _scale(column.guidance)):
+            if score["metric"] != column.metric or score["guidance"] != scale or (score["images_seen"] or 0) != end:
                 continue
             fields = fields_of(score)
             place = (name, fields[surface.down], fields[surface.across])
             protocol = shared_protocol(score, (surface.down, surface.across))
             by_protocol.setdefault(protocol, {}).setdefault(place, []).append(score)
     return [_table(layout, surface, scores) for scores in by_protocol.values()]
-
-
-def _scale(guidance: Any) -> float:
-    return guidance if isinstance(guidance, float) else 1.0
 
 
 def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
@@ -61,9 +59,8 @@ def _table(layout: Layout, surface: Surface, scores: Scores) -> Table:
     seeds = "one seed; variation between seeds is not included" if counts == [1] else f"mean over {' or '.join(map(str, counts))} seeds"
     notes = [
         f"{measure.title} {measure.arrow}: {'; '.join([made.model_copy(update={'sampling': None}).text, *kept])}",
-        f"marks compare the cells of one row; the next note holds with rows and columns exchanged. The best {beside} of a row was chosen "
-        "on these scores, unlike a tuned one, which is chosen on another seed",
-        *significance_notes(ranked),
+        *significance_notes(ranked, one="cell", over="row"),
+        f"marks compare the cells of one row; the best {beside} of a row was chosen on these scores, a tuned one is chosen on another seed",
         seeds,
         *layout.notes,
     ]

@@ -103,6 +103,7 @@ def test_a_codec_has_the_same_surface():
 @pytest.mark.parametrize(("trained", "replacement"), [("none", "whiten"), ("frozen", "none"), ("token", "channel")])
 def test_another_alignment_changes_latents_and_not_what_the_decoder_gets(trained, replacement):
     plain, replaced, direct = tokenizer(trained), tokenizer(trained, replacement=replacement), tokenizer(replacement)
+    assert plain.used_alignment.mode == trained and replaced.used_alignment.mode == replacement
     raw = replaced.encode(IMAGES)
     assert torch.equal(raw, direct.encode(IMAGES)) and (raw - plain.encode(IMAGES)).abs().max() > 0.05
     torch.testing.assert_close(replaced.decode(raw), plain.decode(plain.encode(IMAGES)), rtol=0, atol=2e-4)

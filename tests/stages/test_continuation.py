@@ -17,8 +17,8 @@ from torch.testing import assert_close
 from toys import in_child
 
 from svgbench.config.build import build
-from svgbench.config.derived import start_of
-from svgbench.config.networks import Decoder
+from svgbench.config.derived import further_diffusion, start_of
+from svgbench.config.networks import Decoder, Training
 from svgbench.config.parse import override
 from svgbench.errors import BadConfig
 from svgbench.lab.configs import configs_of
@@ -102,8 +102,17 @@ def test_two_continuations_are_the_first_one_continued():
     assert len(trained) == 3 and trained[2] < trained[1] < trained[0]
 
 
-def test_a_run_that_continues_nothing_has_no_such_field_and_its_old_name():
+def test_a_run_that_continues_nothing_has_no_such_field():
     assert "continued" not in config().model_dump()
+
+
+def test_a_decay_begins_with_the_continuation_and_ends_at_most_at_its_rate():
+    step = STEP.replace("diffusion: {images", "diffusion: {lr: 1.0e-4, images")
+    rates = "diffusion.training.optimiser={lr: 1.0e-3, schedule: linear, decay_start_images: 50000, final_lr: 2.0e-4}"
+    whole = config("encoder.card=mae", "data.resolution=64", rates, step)
+    part = further_diffusion(whole.diffusion, whole.continued[-1]).training
+    assert (part.optimiser.lr, part.optimiser.decay_start_images, part.optimiser.final_lr) == (1e-4, 0, 1e-4)
+    assert Training.model_validate(part.model_dump()) == part  # as the stage reads it
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,10 @@ def test_cards_are_measured_kept_and_reported_beside_the_published_rows(tmp_path
         (["dinov3", "--precision", "fp8"], "--precision fp8 is unknown; use fp32 or bf16."),
         (["dinov3", "mae", "--weights", "x.pt"], "--weights FILE belongs to one card"),
         (["dinov3", "--device", "cuda:99"], "is not available"),
+        (
+            ["sd-vae", "--random-weights", "--set", "autoencoder.residual.channels=4"],
+            "--set changes the autoencoder",
+        ),
         (["dinov3", "--repetitions", "5"], "--repetitions"),
     ],
 )

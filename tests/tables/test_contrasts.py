@@ -103,8 +103,31 @@ def test_only_the_way_of_sampling_may_differ_between_the_cells_and_it_is_said(tm
     found = collect(tmp_path)
     where = {record.name: record.name for record in found}
     table = contrast_table([contrast(), contrast("d", between=("a", "c"))], found, where, {})
-    assert any("differ by design in balance (None, random), steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes)
+    assert any(
+        "the cells are sampled differently: balance (None, random), steps (25, 250), shift (0.15, 1.0)" in note for note in table.notes
+    )
     assert table.rows[1][2].startswith("-") and any("not comparable: the protocols differ in count (10, 7)" in n for n in table.notes)
+
+
+def test_a_snapshot_or_fewer_steps_do_not_stand_in_for_scores_that_are_missing(tmp_path):
+    for seed in range(2):
+        write(tmp_path / f"a.seed-{seed}", [gfid("a", 1.0 + seed, seed=seed), gfid("a", 9.0, seed=seed, images_seen=500)])
+        write(tmp_path / f"b.seed-{seed}", [score("b", seed=seed), gfid("b", 3.0, seed=seed, images_seen=500)])
+        config = {"sampling": {"steps": [25, 250]}}
+        write(tmp_path / f"c.seed-{seed}", [gfid("c", 2.0, seed=seed, steps=25)], config=config)
+    found = collect(tmp_path)
+    where = {record.name: record.name for record in found}
+    table = contrast_table([contrast(), contrast("d", between=("a", "c"))], found, where, {})
+    assert [row[2].split()[0] for row in table.rows] == ["-", "-"]
+    assert any("b: scored, but not as this contrast compares" in note for note in table.notes)
+    assert any("c: scored, but not as this contrast compares" in note for note in table.notes)
+
+
+def test_the_note_counts_the_contrasts_of_its_correction(tmp_path):
+    found, where = runs(tmp_path, a=A, b=B)
+    contrasts = [contrast("one"), contrast("two", between=("b", "a")), contrast("late", alternative="less")]
+    table = contrast_table(contrasts, found, where, early(contrasts[:2], where))
+    assert any("corrected over the 2 contrasts declared before the runs" in note for note in table.notes)
 
 
 def test_one_seed_is_shown_without_a_test(tmp_path):
@@ -152,13 +175,14 @@ def test_declared_contrasts_name_cells_without_their_seed(tmp_path):
         ("alternative: less", "alternative: lower", r"e\.yaml:8: .*alternative must be"),
         ("alternative: less", "steps: 77", r"e\.yaml:8: .*'alignment helps' compares .* steps 77, and 'align-none' draws steps 2 or 3;"),
         ("alternative: less", "guidance: 4", r"e\.yaml:8: .* guidance 4.*draws guidance 1 or 2; .*add it to sampling\.guidance\."),
+        ("run: mine", "set: {sampling.guidance: [2.0, 4.0]}", r"e\.yaml:8: .* samples of guidance 1.*draws guidance 2 or 4;"),
         ("run: mine", "set: {sampling.guidance: [1.0]}", r"e\.yaml:8: .* samples of guidance most, .*draws guidance 1;"),
         ("between: [align-none, align-frozen]", "between: [align-none]", r"e\.yaml:11: .*between"),
     ],
 )  # fmt: skip
 def test_a_contrast_that_cannot_be_meant_is_refused_with_file_and_line(tmp_path, old, new, said):
     assert old in FILE
-    file = FILE.replace("alternative: less", "guidance: most") if "guidance" in new and old == "run: mine" else FILE
+    file = FILE.replace("alternative: less", "guidance: most") if new.endswith("[1.0]}") else FILE
     with pytest.raises(BadConfig, match=said):
         cells_of(str(write_file(tmp_path / "e.yaml", file.replace(old, new))), "tiny", [], None, resolved=False)
 

@@ -35,13 +35,28 @@ def test_steps_stand_down_and_shifts_across_with_the_best_shift_of_each_row_in_b
     values = {(row[0], row[1]): [(cell.value, cell.place) for cell in row[2:]] for row in table.rows}
     assert values["sd-vae-tiny", "3"] == [(50.5, 0), (35.5, 1)] and values["sd-vae-tiny", "25"] == [(24.5, 1), (25.0, 0)]
     assert values["dinov3-tiny", "3"] == [(40.5, 1), (45.5, 0)]
-    assert "mean over 2 seeds" in table.notes and "another seed" in table.notes[1] and "shift" not in table.notes[0]
+    assert "mean over 2 seeds" in table.notes and "another seed" in table.notes[2] and "shift" not in table.notes[0]
 
 
 def test_numbers_of_two_protocols_are_two_surfaces(records, tmp_path):
     write(tmp_path / "heun", [gfid("heun", 1.0, steps=3, shift=0.15, sampler="heun")], family="mae")
     tables = paper_tables(load_layout("shift-steps"), collect(tmp_path), [], [])
     assert [len(table.rows) for table in tables] == [4, 1] and "sampler heun" in tables[1].notes[0]
+
+
+def test_snapshots_are_not_averaged_with_the_finished_model(records, tmp_path):
+    rows = [gfid("mae", 10.0, steps=3, shift=0.15), gfid("mae", 90.0, steps=3, shift=0.15, images_seen=500)]
+    write(tmp_path / "mae", rows, family="mae")
+    (table,) = paper_tables(load_layout("shift-steps"), collect(tmp_path), [], [])
+    assert [row[2].value for row in table.rows if row[0] == "mae-tiny"] == [10.0]
+
+
+@pytest.mark.parametrize(
+    "columns", [[{"metric": "gfid", "guidance": "most"}], [{"metric": "gfid"}, {"metric": "is"}], [{"metric": "rfid"}]]
+)
+def test_a_surface_of_more_than_one_number_a_cell_is_refused(columns):
+    with pytest.raises(ValueError, match="a surface shows one metric of samples at one guidance scale"):
+        Layout(name="x", title="x", columns=columns, surface={"down": "sampling.steps", "across": "sampling.shift"})
 
 
 def test_a_surface_over_what_is_no_number_is_refused():

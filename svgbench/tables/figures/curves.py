@@ -47,8 +47,7 @@ def gfid_by_steps(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     if not _has_lines(points):
         return "gFID against sampling steps needs a run with gFID at two counts of steps or more."
     title = "gFID against sampling steps"
-    page = _panels(points, {one.name: one.number for one in tokenizers}, "sampling steps", title)
-    return _drawn("gfid-by-steps", title, "sampling steps", page, points)
+    return _drawn("gfid-by-steps", title, "sampling steps", points, {one.name: one.number for one in tokenizers})
 
 
 def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
@@ -62,8 +61,9 @@ def gfid_by_guidance(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     if not _has_lines(points):
         return "gFID against guidance needs a run with gFID at two guidance scales or more (see the experiment guidance)."
     title = "gFID against the guidance scale"
-    page = _panels(points, {one.name: one.number for one in tokenizers}, "guidance scale", title)
-    return _drawn("gfid-by-guidance", title, "the guidance scale", page, points)
+    return _drawn(
+        "gfid-by-guidance", title, "guidance scale", points, {one.name: one.number for one in tokenizers}, panel="number of steps"
+    )
 
 
 def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
@@ -83,8 +83,7 @@ def gfid_by_images(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
         return "gFID against images seen needs snapshots along a training (see the experiment convergence), or two training lengths."
     title = f"gFID against images seen in training, {most} sampling steps"
     numbers = {names[key]: min(one.number for one in group) for key, group in groups.items()}
-    page = _panels(points, numbers, "images seen", title)
-    return _drawn("gfid-by-images", title, "images seen in training", page, points)
+    return _drawn("gfid-by-images", title, "images seen", points, numbers)
 
 
 def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
@@ -97,13 +96,14 @@ def gfid_along(one: TokenizerRuns) -> list[tuple[int, float, dict[str, Any]]]:
     return [(int(point.x), point.value, point.rows[0]) for point in points if (point.panel, point.line) == first]
 
 
-def _drawn(name: str, title: str, against: str, page: Page, points: list[Point]) -> FigureData:
+def _drawn(name: str, title: str, axis: str, points: list[Point], numbers: dict[str, int], panel: str = "guidance") -> FigureData:
+    """The figure of points. ``axis``: what x is; ``numbers``: tokenizer -> its number, which fixes its colour; ``panel``: what is
+    constant in a panel beside the protocol."""
     seeds = sorted({len(point.rows) for point in points})
     several = f"mean over {' or '.join(map(str, seeds))} seeds with its 95 % t-interval" if seeds[-1] > 1 else ""
     single = "value with its bootstrap interval for one seed" if seeds[0] == 1 else ""
-    panel = "number of steps" if name == "gfid-by-guidance" else "guidance"
     caption = (
-        f"Frechet distance of samples to the training images (lower is better) against {against}; one line per tokenizer, one panel per "
+        f"Frechet distance of samples to the training images (lower is better) against {axis}; one line per tokenizer, one panel per "
         f"{panel} and protocol: {'; '.join(part for part in (several, single) if part)}."
     )
     columns = ["tokenizer", "guidance", "steps", "images_seen", "gfid", "low", "high", "seeds", "count", "sampler", "protocol"]
@@ -113,7 +113,7 @@ def _drawn(name: str, title: str, against: str, page: Page, points: list[Point])
         how = Protocol.model_validate(row["protocol_fields"]).sampling
         shown = [point.line, row["guidance"], row["steps"], row["images_seen"], point.value, point.low, point.high, len(point.rows)]
         rows.append([*shown, row["count"], how.how if how else "", row["protocol"]])
-    return FigureData(name, title, caption, page, columns, rows)
+    return FigureData(name, title, caption, _panels(points, numbers, axis, title), columns, rows)
 
 
 def _gfid(one: TokenizerRuns) -> Rows:
