@@ -64,8 +64,7 @@ def by_layers(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtim
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     places, labels, chosen = balanced(collection.val, EMBEDDED)
     vectors = dict(_layers(inputs["autoencoder"], collection.val, places, runtime))
-    used = tokenizer.used_alignment if isinstance(tokenizer, Tokenizer) else None
-    if used is not None and used.mode != "none":
+    if isinstance(tokenizer, Tokenizer) and tokenizer.used_alignment is not None and tokenizer.used_alignment.mode != "none":
         unaligned = _pooled(collection.val, places, lambda images: tokenizer.encode(images, align="none"), runtime)
         vectors["latents, alignment left out"] = unaligned
     vectors["latents"] = _pooled(collection.val, places, tokenizer.encode, runtime)
