@@ -16,7 +16,7 @@ from torch import Tensor
 from svgbench.errors import BrokenArtifact
 from svgbench.images import packed
 from svgbench.machine import arrays
-from svgbench.machine.feed import Rows
+from svgbench.machine.feed import TableRows
 
 BATCH, WARM_IMAGES = 256, 4096
 """Batch size of the reading test, and the number of images from which it draws."""
@@ -40,9 +40,9 @@ class ImageSet:
         """A copy of the images ``indices`` [B], uint8 [B, 3, H, W], in that order."""
         return self.rows(torch.as_tensor(indices, dtype=torch.int64)).read()
 
-    def rows(self, indices: Tensor) -> Rows:
+    def rows(self, indices: Tensor) -> TableRows:
         """The images ``indices`` [B], not yet read, for ``Task.load``."""
-        return Rows(self.images, indices)
+        return TableRows(self.images, indices)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ ALIGNMENT = 64
 """Each tensor starts at a multiple of this number of bytes in a buffer."""
 
 
-class Rows(NamedTuple):
-    """Rows of a table on the host. They are read straight into the buffer that travels to the device."""
+class TableRows(NamedTuple):
+    """TableRows of a table on the host. They are read straight into the buffer that travels to the device."""
 
     table: Tensor
     """[N, ...]"""
@@ -68,7 +68,7 @@ def open_feed(task: Loads, batches: Iterator[Batch], device: torch.device) -> Fe
 def loaded(task: Loads, batch: Batch, device: torch.device) -> Batch:
     """The batch of an update with what the task loads for it, on the device, without a thread."""
     carried, left = _split(batch, task.load(batch))
-    tensors = {name: (entry.read() if isinstance(entry, Rows) else entry.contiguous()).to(device) for name, entry in carried.items()}
+    tensors = {name: (entry.read() if isinstance(entry, TableRows) else entry.contiguous()).to(device) for name, entry in carried.items()}
     return _joined(batch, tensors, left)
 
 
@@ -97,7 +97,7 @@ class CudaLane:
         return torch.empty(size, dtype=torch.uint8, pin_memory=True), on_device
 
     def copy(self, source: Tensor, target: Tensor, *, after: Any, done: Any) -> None:
-        """Copies to the device once ``after`` has happened, without waiting for it; ``done`` happens then."""
+        """Copies a buffer [n] to the device once ``after`` has happened, without waiting for it; ``done`` happens then."""
         with torch.cuda.stream(self._copies):
             self._copies.wait_event(after)
             target.copy_(source, non_blocking=True)
@@ -172,7 +172,7 @@ class ReadingAhead(Feed):
         except BaseException as error:
             self._ready.put(error)
 
-    def _sent(self, slot: _Slot, batch: Batch, carried: Mapping[str, Tensor | Rows], left: Mapping[str, Any]) -> Batch:
+    def _sent(self, slot: _Slot, batch: Batch, carried: Mapping[str, Tensor | TableRows], left: Mapping[str, Any]) -> Batch:
         """Fills the slot's buffer and sends it to the device; returns the batch as it will arrive."""
         places, size = _places(carried)
         slot.copied.synchronize()
@@ -180,7 +180,7 @@ class ReadingAhead(Feed):
             slot.host, slot.device = self._lane.buffers(size)
         for name, entry in carried.items():
             view = places[name].of(slot.host)
-            if isinstance(entry, Rows):
+            if isinstance(entry, TableRows):
                 torch.index_select(entry.table, 0, entry.indices, out=view)
             else:
                 view.copy_(entry)
@@ -201,23 +201,23 @@ class _Place(NamedTuple):
         return buffer[self.start : self.start + size].view(self.dtype).view(self.shape)
 
 
-def _places(carried: Mapping[str, Tensor | Rows]) -> tuple[dict[str, _Place], int]:
+def _places(carried: Mapping[str, Tensor | TableRows]) -> tuple[dict[str, _Place], int]:
     """The place of each tensor in a buffer, and the size of the buffer in bytes."""
     places, size = {}, 0
     for name, entry in carried.items():
-        table = entry.table if isinstance(entry, Rows) else entry
-        shape = (len(entry.indices), *table.shape[1:]) if isinstance(entry, Rows) else tuple(table.shape)
+        table = entry.table if isinstance(entry, TableRows) else entry
+        shape = (len(entry.indices), *table.shape[1:]) if isinstance(entry, TableRows) else tuple(table.shape)
         places[name] = _Place(size, shape, table.dtype)
         size += math.prod(shape) * table.dtype.itemsize
         size += -size % ALIGNMENT
     return places, size
 
 
-def _split(batch: Batch, data: Mapping[str, Any]) -> tuple[dict[str, Tensor | Rows], dict[str, Any]]:
+def _split(batch: Batch, data: Mapping[str, Any]) -> tuple[dict[str, Tensor | TableRows], dict[str, Any]]:
     """What travels to the device (the batch's own tensors first), and what stays on the host."""
     assert not {"indices", "positions"} & data.keys()  # these are the batch's own
     everything = {"indices": batch.indices, "positions": batch.positions, **data}
-    carried = {name: entry for name, entry in everything.items() if isinstance(entry, Tensor | Rows)}
+    carried = {name: entry for name, entry in everything.items() if isinstance(entry, Tensor | TableRows)}
     return carried, {name: entry for name, entry in everything.items() if name not in carried}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
-from svgbench.machine.feed import Rows, loaded
+from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.measure import count_flops
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
@@ -75,7 +75,7 @@ class DiffusionTask:
     def load(self, batch: Batch) -> dict[str, Any]:
         """The labels, and the images if they are encoded in the update."""
         images = {} if self._images is None else {"images": self._images.rows(batch.indices)}
-        return {"labels": Rows(self._labels, batch.indices), **images}
+        return {"labels": TableRows(self._labels, batch.indices), **images}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""

@@ -21,7 +21,7 @@ from torch import nn
 
 from svgbench.config.networks import Optimiser, Training
 from svgbench.errors import SvgbenchError
-from svgbench.machine.feed import Rows
+from svgbench.machine.feed import TableRows
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import TrainingReport, adam, train
 from svgbench.nets import draws
@@ -49,7 +49,7 @@ class Toy:
         self.visited: list[int] = []
 
     def load(self, batch):
-        return {"rows": Rows(self.data, batch.indices)}
+        return {"rows": TableRows(self.data, batch.indices)}
 
     def update(self, batch, apply):
         start = batch.images_seen

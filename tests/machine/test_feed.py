@@ -1,19 +1,19 @@
-"""The feed: the same batches with and without its thread, buffers that are never overwritten while in use, and a thread that always ends."""
+"""The feed: the same batches with and without its thread, buffers that are not overwritten while in use, and a thread that always ends."""
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
 
 import pytest
 import torch
 import toys
+from slow_device import PromptDevice, SlowDevice
 
 from svgbench.errors import BadData
 from svgbench.machine import training
-from svgbench.machine.feed import ALIGNMENT, CudaLane, Feed, ReadingAhead, Rows, loaded, open_feed
+from svgbench.machine.feed import ALIGNMENT, CudaLane, Feed, ReadingAhead, TableRows, loaded, open_feed
 from svgbench.machine.order import Batch, Order
 
 CPU = torch.device("cpu")
@@ -33,78 +33,7 @@ class Task:
             raise BadData(f"no image at {batch.images_seen}")
         weights = torch.arange(len(batch), dtype=torch.float64)[:, None] / 3
         names = [f"image {index}" for index in batch.indices.tolist()]
-        return {"images": Rows(IMAGES, batch.indices), "labels": Rows(LABELS, batch.indices), "weights": weights, "names": names}
-
-
-class Queue:
-    """A stream of a simulated device: its work is done in order, some time after it was asked for."""
-
-    def __init__(self, delay):
-        self._work, self._delay = queue.SimpleQueue(), delay
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def add(self, work):
-        self._work.put(work)
-
-    def _run(self):
-        while (work := self._work.get()) is not None:
-            time.sleep(self._delay)
-            work()
-
-
-class Moment:
-    """An event: what has been recorded last happens when its stream comes to it; one never recorded has happened."""
-
-    def __init__(self):
-        self.now = threading.Event()
-        self.now.set()
-
-    def record(self, stream):
-        self.now = happened = threading.Event()
-        stream.add(happened.set)
-
-    def holds(self, stream):
-        waited = self.now
-        stream.add(lambda: waited.wait(5))
-
-    def synchronize(self):
-        assert self.now.wait(5)
-
-
-class SlowDevice:
-    """A lane to a simulated device, whose copies and updates happen later than they are asked for."""
-
-    device = CPU
-
-    def __init__(self, *, copies=0.0, updates=0.0, heeds=("after", "copied", "synchronize")):
-        self.copies, self.updates, self._heeds, self.buffer_sizes, self.copied = Queue(copies), Queue(updates), heeds, [], []
-
-    def here(self):
-        return contextlib.nullcontext()
-
-    def event(self):
-        event = Moment()
-        if "synchronize" not in self._heeds:
-            event.synchronize = lambda: None
-        return event
-
-    def buffers(self, size):
-        self.buffer_sizes.append(size)
-        return torch.empty(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
-
-    def copy(self, source, target, *, after, done):
-        if "after" in self._heeds:
-            after.holds(self.copies)
-        self.copied.append(len(source))
-        self.copies.add(lambda: target.copy_(source))
-        done.record(self.copies)
-
-    def begin(self, copied):
-        if "copied" in self._heeds:
-            copied.holds(self.updates)
-
-    def end(self, used):
-        used.record(self.updates)
+        return {"images": TableRows(IMAGES, batch.indices), "labels": TableRows(LABELS, batch.indices), "weights": weights, "names": names}
 
 
 def batches(total=200, size=8, **share):
@@ -228,22 +157,15 @@ def test_a_cpu_needs_no_thread():
     assert type(open_feed(Task(), batches(), CPU)) is Feed and open_feed(Task(), batches(), CPU).next().images_seen == 0
 
 
-class Prompt(SlowDevice):
-    """A device whose work is done at once, because the toy's updates look at their data at once."""
-
-    def copy(self, source, target, *, after, done):
-        target.copy_(source)
-
-
 def test_a_training_that_reads_ahead_has_the_bits_of_one_that_does_not(tmp_path, monkeypatch):
     plain = toys.digest(*toys.run(tmp_path / "plain", library=True))
-    monkeypatch.setattr(training, "open_feed", lambda task, shares, device: ReadingAhead(task, shares, Prompt()))
+    monkeypatch.setattr(training, "open_feed", lambda task, shares, device: ReadingAhead(task, shares, PromptDevice()))
     assert toys.digest(*toys.run(tmp_path / "ahead", library=True)) == plain
 
 
 def test_stopped_after_every_few_updates_a_training_that_reads_ahead_resumes_exactly(tmp_path, monkeypatch):
     plain = toys.digest(*toys.run(tmp_path / "plain"))
-    monkeypatch.setattr(training, "open_feed", lambda task, shares, device: ReadingAhead(task, shares, Prompt()))
+    monkeypatch.setattr(training, "open_feed", lambda task, shares, device: ReadingAhead(task, shares, PromptDevice()))
 
     def stops(start):
         if start in (36, 132, 240) and start not in stopped:
@@ -265,7 +187,7 @@ def test_an_unreadable_image_ends_a_training_that_reads_ahead_with_its_own_error
                 raise BadData("the image is damaged")
             return super().load(batch)
 
-    monkeypatch.setattr(training, "open_feed", lambda task, shares, device: ReadingAhead(task, shares, Prompt()))
+    monkeypatch.setattr(training, "open_feed", lambda task, shares, device: ReadingAhead(task, shares, PromptDevice()))
     monkeypatch.setattr(toys, "Toy", Broken)
     with pytest.raises(BadData, match="the image is damaged"):
         toys.run(tmp_path)

@@ -9,7 +9,7 @@ import torch
 
 from svgbench.config import schema
 from svgbench.config.build import build
-from svgbench.machine.feed import Rows, loaded
+from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers
@@ -44,7 +44,7 @@ class Pictures:
         return self._images[torch.as_tensor(indices)]
 
     def rows(self, indices):
-        return Rows(self._images, indices)
+        return TableRows(self._images, indices)
 
 
 def settings(**over) -> schema.Autoencoder:
