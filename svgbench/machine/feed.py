@@ -222,5 +222,5 @@ def _split(batch: Batch, data: Mapping[str, Any]) -> tuple[dict[str, Tensor | Ta
 
 
 def _joined(batch: Batch, tensors: Mapping[str, Tensor], left: Mapping[str, Any]) -> Batch:
-    own = {name: tensors[name] for name in ("indices", "positions")}
-    return replace(batch, **own, data={**left, **{name: tensor for name, tensor in tensors.items() if name not in own}})
+    data = {**left, **{name: tensor for name, tensor in tensors.items() if name not in ("indices", "positions")}}
+    return replace(batch, indices=tensors["indices"], positions=tensors["positions"], data=data)

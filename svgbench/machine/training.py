@@ -59,13 +59,13 @@ class Task(Protocol):
         """Name -> optimiser; ``update`` passes these names to ``apply``."""
 
     def load(self, batch: Batch) -> Mapping[str, Any]:
-        """What an update needs from the host, name -> tensor [b, ...], ``feed.TableRows`` of a table, or a list of b entries, which stays on the
-        host. A thread may call it for later updates, so it draws nothing from global generators. Empty if all data is on the device."""
+        """What an update needs from the host: name -> tensor [b, ...], ``feed.TableRows``, or a list of b entries, which stays on the host.
+        A thread may call it for later updates, so it draws nothing from global generators. Empty if all data is on the device."""
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of a batch whose tensors [b, ...], and those of ``load`` in ``batch.data``, are on the device: calls backward for each of
-        ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns the losses to report, each the sum over
-        local images divided by ``batch.size``."""
+        """One update of a batch whose tensors [b, ...], those of ``load`` in ``batch.data`` included, are on the device: calls backward for
+        each of ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns the losses to report, each the sum
+        over local images divided by ``batch.size``."""
 
 
 @dataclass(frozen=True, kw_only=True)
