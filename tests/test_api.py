@@ -116,6 +116,7 @@ def test_a_loaded_run_samples_as_its_stored_samples_were_drawn(notebook):
         ({"labels": [99]}, BadInput, r"class 99 does not exist; this model has classes 0 to"),
         ({"labels": [0], "shift": 0.0}, BadConfig, "shift must be 0.001 or more"),
         ({"labels": [0], "guidance": -1.0}, BadConfig, "guidance must be from 0 to 100"),
+        ({"labels": [0], "precision": "fp16"}, BadConfig, "precision must be fp32 or bf16, not fp16"),
         ({"labels": [0], "steps": 2, "zero_init": 2}, BadConfig, "zero_init 2 must be at least 0 and below the 2 steps"),
     ):
         with pytest.raises(error, match=sentence):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS
 from svgbench.errors import BadConfig, BadInput
@@ -49,6 +49,7 @@ def sample(
     guided_channels: int | None = None,
     zero_init: int | None = None,
     optimised_scale: bool | None = None,
+    precision: Literal["fp32", "bf16"] = "fp32",
     weak: Any = None,
     seed: int = 0,
     indices: Tensor | None = None,
@@ -60,7 +61,8 @@ def sample(
     ``guided_channels=model.channels`` guides all channels of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to
     100, 1 is unguided; ``shift``: 0.001 or more. The label ``model.classes`` is unconditional. ``zero_init``: number of first steps with a
     velocity of zero (euler, heun, midpoint); ``optimised_scale``: use the optimised scale of CFG-Zero* (arXiv 2503.18886), for velocity
-    models without ``weak``. ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: for the noise of stochastic samplers.
+    models without ``weak``. ``precision``: bf16 runs the network under autocast, the steps stay in the noise's precision.
+    ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: for the noise of stochastic samplers.
     Raises BadConfig for a setting out of range or a sampler that does not fit the model, BadInput for labels or noise that do not fit.
     """
     import torch
@@ -93,7 +95,10 @@ def sample(
     numbers = torch.as_tensor(labels, dtype=torch.int64).to(noise.device)
     if numbers.shape != noise.shape[:1]:
         raise BadInput(f"there are labels {list(numbers.shape)} for noise {list(noise.shape)}; give one label for each row of noise.")
-    return sampling.sample(model, noise, numbers, steps=steps, guidance=guidance, weak=weak, seed=seed, indices=indices, **settings)
+    check_precision(precision)
+    return sampling.sample(
+        model, noise, numbers, steps=steps, guidance=guidance, precision=precision, weak=weak, seed=seed, indices=indices, **settings
+    )
 
 
 def check_range(steps: int, guidance: float, shift: float) -> None:
@@ -104,6 +109,12 @@ def check_range(steps: int, guidance: float, shift: float) -> None:
         raise BadConfig(f"guidance must be from 0 to {MOST_GUIDANCE:g}, not {guidance:g}.")
     if not LEAST_SHIFT <= shift < math.inf:
         raise BadConfig(f"shift must be {LEAST_SHIFT:g} or more, and finite, not {shift:g}.")
+
+
+def check_precision(precision: str) -> None:
+    """Raises BadConfig for an unknown precision."""
+    if precision not in ("fp32", "bf16"):
+        raise BadConfig(f"precision must be fp32 or bf16, not {precision}.")
 
 
 def check_labels(labels: Tensor | Sequence[int], classes: int, *, unconditional: bool) -> None:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from svgbench.api.models import check_labels, check_range
+from svgbench.api.models import check_labels, check_precision, check_range
 from svgbench.api.scores import frame, results
 from svgbench.errors import BadInput
 
@@ -94,11 +94,12 @@ class LoadedRun:
         shift: float | None = None,
         schedule: str | None = None,
         zero_init: int | None = None,
+        precision: Literal["fp32", "bf16"] | None = None,
         seed: int = 0,
     ) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] for class labels [B], as ``svgbench sample`` draws them.
 
-        ``sampler``, ``shift``, ``schedule``, ``zero_init``: those of the run if None. Image i depends only on its label, its index i and
+        ``sampler``, ``shift``, ``schedule``, ``zero_init``, ``precision``: those of the run if None. Image i depends only on its label, its index i and
         the seed. Raises BadInput for a label that does not exist, BadConfig for settings out of range.
         """
         import torch
@@ -108,9 +109,11 @@ class LoadedRun:
 
         asked: dict[str, Any] = {
             "steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule, "zero_init": zero_init,
+            "precision": precision,
         }  # fmt: skip
         settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
         place = self._place("shift-choice") if settings["shift"] == TUNED else None
+        check_precision(settings.get("precision", "fp32"))
         sampling = SamplingProtocol.of(settings, chosen(place))
         check_range(sampling.steps, sampling.guidance, sampling.shift)
         check_labels(labels, len(self.classes), unconditional=False)

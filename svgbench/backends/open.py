@@ -21,6 +21,7 @@ from svgbench.config.preprocessing import check_statistics
 from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, BadInput, BadWeights, unknown
 from svgbench.nets.chunks import chunk_size, in_chunks
+from svgbench.nets.precision import Precision, products_in
 from svgbench.weights import files
 
 HALF = (torch.float16, torch.bfloat16)
@@ -30,13 +31,14 @@ class FrozenEncoder(nn.Module):
     """A frozen encoder: images [B, 3, H, W] in [0, 1] -> latents [B, C, H / stride, W / stride], float32.
 
     Images are computed in chunks of one constant shape, so that a latent does not depend on the other images of the batch, bit for bit.
-    Autocast of the caller applies.
     """
 
     mean: Tensor
     std: Tensor
     weights_key: str | None = None
     """Dotted path of the weights in their checkpoint; None for random weights."""
+    precision: Precision | None = None
+    """Precision of the network's products (``encoder.precision`` of a run); None: autocast of the caller applies."""
 
     def __init__(self, card: EncoderCard, network: Network) -> None:
         super().__init__()
@@ -63,7 +65,8 @@ class FrozenEncoder(nn.Module):
             raise BadInput(f"images for '{self.card.name}' must be floats [B, 3, H, W] in [0, 1], got {got}.")
         for side in images.shape[2:]:
             self.check_side(side)
-        return in_chunks(self._encode, images, chunk_size(images.device, *images.shape[2:]))
+        with products_in(self.precision, images.device):
+            return in_chunks(self._encode, images, chunk_size(images.device, *images.shape[2:]))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
@@ -72,7 +75,8 @@ class FrozenEncoder(nn.Module):
         if self.card.kind != "codec":
             raise BadInput(f"'{self.card.name}' gives features and has no decoder; train one with the autoencoder stage.")
         height, width = (side * self.stride for side in latents.shape[2:])
-        images = in_chunks(self._decode, latents, chunk_size(latents.device, height, width))
+        with products_in(self.precision, latents.device):
+            images = in_chunks(self._decode, latents, chunk_size(latents.device, height, width))
         return images.clamp(0, 1) if clamp else images
 
     def forward(self, images: Tensor) -> Tensor:

@@ -159,13 +159,15 @@ def _run(out: Path, name: str, runtime: Runtime) -> _Subject:
         raise BadInput(f"run '{name}' has no finished autoencoder stage; run its command again first.")
     config = RunConfig.model_validate(record.config())
     tokenizer = open_tokenizer(places["autoencoder"], runtime)
+    tokenizer.frozen.precision = None  # measured in that of the command
     model = open_transformer(places["diffusion"], runtime)[0] if "diffusion" in places else None
     return _Subject(name, tokenizer.frozen.card, tokenizer, config.data.resolution, False, config, model)
 
 
 def _sampling(config: RunConfig) -> SamplingProtocol:
-    """The run's sampling settings at its largest number of steps, without guidance. A tuned shift is replaced by 1, because it does not
-    change the cost."""
+    """The run's sampling settings at its largest number of steps, without guidance, in the precision of the command. A tuned shift is
+    replaced by 1, because it does not change the cost."""
     part = config.sampling.model_dump()
     shift = 1.0 if part["shift"] == TUNED else part["shift"]
-    return SamplingProtocol.of({**part, "steps": max(part["steps"]), "guidance": 1.0, "against": "null", "shift": shift})
+    replaced = {"steps": max(part["steps"]), "guidance": 1.0, "against": "null", "shift": shift, "precision": "fp32"}
+    return SamplingProtocol.of({**part, **replaced})

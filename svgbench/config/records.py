@@ -185,9 +185,10 @@ class Score(Part):
     detail: dict[str, Any] = {}
     """Further facts: how the interval was made, the chosen learning rate, which latents."""
 
-    def marked(self, limit: int | None) -> Score:
-        """The same score with a trial's limit in its protocol."""
-        return self.model_copy(update={"protocol": self.protocol.model_copy(update={"limit": limit})})
+    def marked(self, limit: int | None, *details: str) -> Score:
+        """The same score with a trial's limit and further details in its protocol."""
+        update = {"limit": limit, "details": (*self.protocol.details, *details)}
+        return self.model_copy(update={"protocol": self.protocol.model_copy(update=update)})
 
 
 class Manifest(Part):

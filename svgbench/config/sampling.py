@@ -53,7 +53,7 @@ def at_edge(shift: float, text: str) -> bool:
 class Sampling(Sparse):
     """Which samples are drawn from the trained SiT."""
 
-    later = ("tuning", "zero_init", "optimised_scale")
+    later = ("tuning", "zero_init", "optimised_scale", "precision")
 
     count: Count = 50_000
     """Number of samples per cell."""
@@ -87,6 +87,9 @@ class Sampling(Sparse):
     to the class's velocity. For samplers of ``flow`` and ``against: null``."""
     labels: Literal["balanced", "random"] = "balanced"
     """Classes of the samples: each equally often in turn (balanced), or drawn uniformly (random)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic inside the transformer during sampling (bf16: autocast; the latent, the steps and guidance stay fp32). Samples are decoded
+    in ``encoder.precision``."""
 
     @field_validator("steps", "guidance", "trained")
     @classmethod
@@ -107,7 +110,7 @@ class Sampling(Sparse):
 class SamplingProtocol(Sparse):
     """How one cell's samples are drawn: the settings of sampling, which are also part of a generation score's protocol."""
 
-    later = ("zero_init", "optimised_scale", "tuned")
+    later = ("zero_init", "optimised_scale", "tuned", "precision")
 
     sampler: str
     """Name of the sampler, such as ``euler``."""
@@ -129,6 +132,8 @@ class SamplingProtocol(Sparse):
     """Whether the other prediction of guidance is multiplied by CFG-Zero*'s optimised scale."""
     tuned: str | None = None
     """How the shift was tuned (``Tuning.text``); empty for a fixed shift."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic inside the transformer."""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> SamplingProtocol:
@@ -155,6 +160,7 @@ class SamplingProtocol(Sparse):
         parts += [f"first{self.guided_channels}channels"] if self.guided_channels else []
         parts += [f"zero{self.zero_init}"] if self.zero_init else []
         parts += ["optimised"] if self.optimised_scale else []
+        parts += [self.precision] if self.precision != "fp32" else []
         return "-".join(parts)
 
     @property

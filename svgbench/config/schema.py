@@ -82,7 +82,7 @@ class Features(Part):
 class Encoder(Sparse):
     """The frozen encoder."""
 
-    later = ("features", "weights_key")
+    later = ("features", "weights_key", "precision")
 
     card: str = "dinov3-s16plus"
     """Name of an encoder card or family, or BACKEND:NAME for a model of an installed library."""
@@ -92,6 +92,10 @@ class Encoder(Sparse):
     """Dotted path to the weights in a checkpoint that holds several sets (raw, averaged); chosen automatically when empty."""
     features: Features | None = None
     """Replaces all of the card's choices of features; the card's own when empty."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic when images are encoded and latents decoded: of this encoder and, after stage 1, of the residual encoder and the decoder
+    (bf16: autocast; weights, alignment, statistics and standardisation keep theirs). While stage 1 trains, its own networks have
+    ``autoencoder.training.precision``."""
     identity: str = ""
     """Digest of the card and its weights; filled in by the program when it plans a run."""
     opened: dict[str, Any] | None = None

@@ -301,9 +301,9 @@ def node_of(
     """The node of a stage, given a run's configuration as JSON data, its inputs and one entry per list field (``cell``)."""
     judged = {} if judged is None else judged
     part: dict[str, Any] = {}
-    limited = (graph.LIMIT,) if stage.scores and "limit" in config["data"] else ()
+    marks = graph.MARKS if stage.scores else ()
     left_out = graph.UNGUIDED_LEFT_OUT if cell.get("sampling.guidance") == 1 else frozenset()
-    for path in (*stage.slice, *limited):
+    for path in (*stage.slice, *marks):
         if path not in left_out and graph.holds(config, path):
             part = merge(part, nested(path, graph.field(config, path)))
     for path, value in cell.items():

@@ -31,6 +31,9 @@ from svgbench.machine.signals import Stop
 
 FORMAT = 1
 
+Rows = Sequence[np.ndarray] | Callable[[], Sequence[np.ndarray]]
+"""The rows of a block for each array, or a function that waits for them."""
+
 
 class _Cancelled(BaseException):
     """Raised by a signal to abandon the current block."""
@@ -89,9 +92,11 @@ class Blocks:
         if self._rank and self._remaining:
             write_atomic(self._path(self._rank), as_line(self._request).encode())
 
-    def run(self, work: Callable[..., Sequence[np.ndarray]], read: Callable[[range], Any] | None = None) -> None:
-        """Computes the remaining blocks: ``work(items)`` returns the rows of the block for each array. With ``read``, the call is
-        ``work(items, read(items))``, and a thread reads each block while the one before it is computed.
+    def run(self, work: Callable[..., Rows], read: Callable[[range], Any] | None = None, *, behind: bool = False) -> None:
+        """Computes the remaining blocks: ``work(items)`` returns the rows of the block for each array, or a function that waits for them.
+        With ``read``, the call is ``work(items, read(items))``, and a thread reads each block while the one before it is computed.
+        ``behind``: a thread waits for each block's rows and saves them while the next one is computed, for rows that come from a GPU; a
+        kill then loses up to two blocks of a rank instead of one.
 
         Raises Interrupted after a signal (the current block is abandoned, finished ones are kept). When one rank fails, all ranks raise.
         """
@@ -105,51 +110,56 @@ class Blocks:
             bar = stack.enter_context(self._runtime.progress(self._label, self._count, unit=self._unit, done=before))
             opened = [stack.enter_context(_writable(file.path)) for file in self._files]
             prefetch = stack.enter_context(_Prefetch(read, [self._items(block) for block in mine]))
+            saving = stack.enter_context(_Saving(lambda block, rows: self._save(block, rows, opened), behind=behind))
             for number in range(rounds):
                 next_block = mine[number : number + 1]
-                saved, error = self._one(next_block[0], work, prefetch, opened, stop) if next_block else (False, None)
+                rows, error = self._computed(next_block[0], work, prefetch, stop) if next_block else (None, None)
+                error = saving.end() or error  # of the block before this one
+                if rows is not None and error is None:
+                    saving.begin(next_block[0], rows)
+                if not behind or stop.received or number == rounds - 1:
+                    error = saving.end() or error
                 if error is None and stop.received:
-                    error = self._interrupted(stop.name, bar.done + (self._number(next_block) if saved else 0))
+                    error = self._interrupted(stop.name, bar.done + (0 if rows is None else self._number(next_block)))
                 self._agree(error, bar.done)
                 bar.advance(self._number(self._remaining[number * self._world : (number + 1) * self._world]))
             self._agree(self._interrupted(stop.name, bar.done) if stop.received else None, bar.done)
         if stop.received and self._world == 1:
             raise self._interrupted(stop.name, self._count)
 
-    def _one(
-        self, block: int, work: Callable[..., Any], prefetch: _Prefetch, opened: list[tuple[int, int]], stop: _CancellingStop
-    ) -> tuple[bool, Exception | None]:
-        """Computes and saves one block; returns whether it was saved, and the error. A signal abandons the block."""
-        saved, error = False, None
+    def _computed(
+        self, block: int, work: Callable[..., Rows], prefetch: _Prefetch, stop: _CancellingStop
+    ) -> tuple[Rows | None, Exception | None]:
+        """Computes one block; returns its rows, None if a signal abandoned it, and the error."""
+        rows: Rows | None = None
+        error: Exception | None = None
         try:
             try:
                 stop.cancels = True
                 if not stop.received:
                     with guarded(self._journal):
                         rows = work(self._items(block), *prefetch.next())
-                        stop.cancels = False
-                        self._save(block, rows, opened)
-                        saved = True
             except Exception as caught:
                 error = caught
             finally:
                 stop.cancels = False
         except _Cancelled:
-            pass
-        return saved, error
+            rows = None
+        return rows, error
 
-    def _save(self, block: int, rows: Sequence[np.ndarray], opened: list[tuple[int, int]]) -> None:
+    def _save(self, block: int, rows: Rows, opened: list[tuple[int, int]]) -> None:
         """Writes the rows first, then their line in the journal."""
         digest = hashlib.sha256()
-        for file, (descriptor, start), part in zip(self._files, opened, rows, strict=True):
-            content = _bytes(file, part, 1 if file.by_block else len(self._items(block)))
-            _write(descriptor, content, start + self._first(file, block) * _row_bytes(file))
-            digest.update(content)
-        for descriptor, _ in opened:
-            os.fsync(descriptor)
-        failpoint("blocks.rows")
-        append_line(self._path(self._rank), {"block": block, "sha256": digest.hexdigest()})
-        failpoint("blocks.journal")
+        with guarded(self._journal):
+            for file, (descriptor, start), part in zip(self._files, opened, rows() if callable(rows) else rows, strict=True):
+                content = _bytes(file, part, 1 if file.by_block else len(self._items(block)))
+                _write(descriptor, content, start + self._first(file, block) * _row_bytes(file))
+                digest.update(content)
+            for descriptor, _ in opened:
+                os.fsync(descriptor)
+            failpoint("blocks.rows")
+            append_line(self._path(self._rank), {"block": block, "sha256": digest.hexdigest()})
+            failpoint("blocks.journal")
 
     def _agree(self, error: Exception | None, done: int = 0) -> None:
         """Raises this rank's error, or one with the same exit status if another rank failed."""
@@ -261,6 +271,40 @@ class _Prefetch(contextlib.AbstractContextManager["_Prefetch"]):
     def __exit__(self, *_: object) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
+
+
+class _Saving(contextlib.AbstractContextManager["_Saving"]):
+    """Saves one block at a time: ``begin`` at once, or ``behind`` in a thread, whose block is complete after ``end``."""
+
+    def __init__(self, save: Callable[[int, Rows], None], *, behind: bool) -> None:
+        self._save = save
+        self._pool = ThreadPoolExecutor(1) if behind else None
+        self._running: Future[None] | None = None
+        self._error: Exception | None = None
+
+    def begin(self, block: int, rows: Rows) -> None:
+        """Saves a block, or begins to. The one before it must have ended."""
+        if self._pool is not None:
+            self._running = self._pool.submit(self._save, block, rows)
+            return
+        try:
+            self._save(block, rows)
+        except Exception as caught:
+            self._error = caught
+
+    def end(self) -> Exception | None:
+        """Waits until the block is saved; returns the error that prevented it."""
+        running, error, self._running, self._error = self._running, self._error, None, None
+        try:
+            if running is not None:
+                running.result()
+        except Exception as caught:
+            error = caught
+        return error
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
 
 
 @contextlib.contextmanager

@@ -43,8 +43,8 @@ class Runtime:
     """Threads that read and crop images during packing; one for each processor that this process may use when None."""
     micro_batch: int | None = None
     """Images in one forward and backward pass on one rank; the rank's full share of the batch when None."""
-    compile: bool = False
-    """Whether networks compile their blocks."""
+    compile: bool | None = None
+    """Whether networks are compiled by ``torch.compile``; on CUDA only when None (see ``compiles``)."""
     quiet: bool = False
     """Shows no progress."""
     note: Path | None = None
@@ -81,6 +81,11 @@ class Runtime:
             return torch.device(name)
         except RuntimeError:
             raise BadInput(f"'{self.device}' is not a device; use auto, cpu, cuda or cuda:N.") from None
+
+    @property
+    def compiles(self) -> bool:
+        """Whether networks are compiled: as ``compile`` says, else on CUDA."""
+        return self.torch_device.type == "cuda" if self.compile is None else self.compile
 
     @property
     def cropping_threads(self) -> int:

@@ -312,10 +312,19 @@ def rows_of(images: Any, items: range) -> Tensor:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 products without TF32 inside the block: TF32 changes a Frechet distance in its third digit."""
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    """float32 products without TF32 inside the block, whatever was set before: TF32 changes a Frechet distance in its third digit.
+
+    From PyTorch 2.9 on, products and convolutions have the setting ``fp32_precision``; reading the older ``allow_tf32`` raises an error
+    after a caller set the new one. The new one can be read and restored after either.
+    """
+    new = hasattr(torch.backends.cudnn, "conv")
+    name, off = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv if new else torch.backends.cudnn)
+    before = [getattr(place, name) for place in places]
     try:
+        for place in places:
+            setattr(place, name, off)
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)

@@ -9,7 +9,7 @@ checkpoint the images are from; the store's keys do.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,14 +18,37 @@ import torch
 from torch import Tensor
 
 from svgbench.errors import BadData, NumericalError
+from svgbench.machine.copies import sent_to_host
 from svgbench.machine.runtime import Runtime
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """uint8 [B, 3, H, W] of floats, round(255 x) after a clamp to [0, 1]; halves are rounded to even."""
     if not images.isfinite().all():
-        raise NumericalError("images hold NaN or infinity and cannot be scored; check the model that made them.")
+        raise _not_finite()
+    return _rounded(images)
+
+
+def sent_as_uint8(images: Tensor) -> Callable[[], Tensor]:
+    """Begins to round images [B, 3, H, W] as ``to_uint8``, on their device, and to copy them to the host, without waiting. The returned
+    function waits and returns uint8 [B, 3, H, W] in host memory, or raises NumericalError."""
+    wait = sent_to_host([_rounded(images), images.isfinite().all()])
+
+    def arrived() -> Tensor:
+        rounded, finite = wait()
+        if not finite:
+            raise _not_finite()
+        return rounded
+
+    return arrived
+
+
+def _rounded(images: Tensor) -> Tensor:
     return images.float().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def _not_finite() -> NumericalError:
+    return NumericalError("images hold NaN or infinity and cannot be scored; check the model that made them.")
 
 
 def check_samples(

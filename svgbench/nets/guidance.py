@@ -13,6 +13,7 @@ from torch import Tensor
 
 from svgbench.config.choices import parse_schedule
 from svgbench.config.sampling import SamplingProtocol
+from svgbench.nets.precision import Precision, products_in
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(x [B, C, h, w], times [B], labels [B]) -> prediction [B, C or 2C, h, w]."""
@@ -38,6 +39,20 @@ def optimised_scale(conditional: Tensor, unconditional: Tensor) -> Tensor:
     return scale.to(conditional.dtype)[:, None, None, None]
 
 
+def predicting(network: Predict, precision: Precision) -> Predict:
+    """The network with its products in this precision (fp32: as the caller runs it); its predictions have x's dtype, so that guidance and
+    steps do not round."""
+    if precision == "fp32":
+        return network
+
+    def predict(x: Tensor, at: Tensor, labels: Tensor) -> Tensor:
+        with products_in(precision, x.device):
+            prediction = network(x, at, labels)
+        return prediction.to(x.dtype)
+
+    return predict
+
+
 def guided(
     predict: Predict,
     labels: Tensor,
@@ -52,20 +67,23 @@ def guided(
     ``null``: the label of the unconditional branch. ``weak``: a weaker network whose prediction for the same labels replaces the
     unconditional branch (autoguidance). ``schedule_time``: the network's time -> the schedule's time in [0, 1]. Channels from
     ``sampling.guided_channels`` on, and outputs beyond x's channels (a variance), are taken from the conditional branch and not used for
-    ``sampling.optimised_scale``.
+    ``sampling.optimised_scale``. Only the networks run in ``sampling.precision``.
     """
+    predict = predicting(predict, sampling.precision)
+    weak = None if weak is None else predicting(weak, sampling.precision)
     schedule = parse_schedule(sampling.schedule)
     both = torch.cat([labels, torch.full_like(labels, null)])
 
     def field(x: Tensor, t: float, step: int) -> Tensor:
         weight = schedule.weight(sampling.guidance, schedule_time(t), step, sampling.steps)
-        at = torch.full((len(x),), t, device=x.device)  # not in x's dtype: bfloat16 cannot represent 999
+        times = torch.full((len(both),), t, device=x.device)  # not in x's dtype: bfloat16 cannot represent 999
+        at = times[: len(x)]
         if weight == 1.0:
             return predict(x, at, labels)
         if weak is not None:
             conditional, other = predict(x, at, labels), weak(x, at, labels)
         else:
-            conditional, other = predict(torch.cat([x, x]), torch.cat([at, at]), both).chunk(2)
+            conditional, other = predict(torch.cat([x, x]), times, both).chunk(2)
         channels = min(x.shape[1], sampling.guided_channels or x.shape[1])
         with_class, base = conditional[:, :channels], other[:, :channels]
         prediction = guide(with_class, optimised_scale(with_class, base) * base if sampling.optimised_scale else base, weight)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,6 +58,8 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         q_B1NC, k_B1NC, v_B1NC = (layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
+        if v_B1NC.dtype != torch.float32:  # flash attention needs adjacent channels; without it, bf16 products would run in fp32
+            q_B1NC, k_B1NC, v_B1NC = q_B1NC.contiguous(), k_B1NC.contiguous(), v_B1NC.contiguous()
         mixed_B1NC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC)
         return x + self.proj_out(mixed_B1NC.squeeze(1).transpose(1, 2).reshape(x.shape))
 

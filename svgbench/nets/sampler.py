@@ -17,6 +17,7 @@ from svgbench.errors import BadConfig, unknown
 from svgbench.nets import ddpm, draws
 from svgbench.nets.guidance import Field, guided
 from svgbench.nets.objectives import OBJECTIVES, objective_of
+from svgbench.nets.precision import Precision
 
 Draw = Callable[[int], Tensor]
 """Step -> fresh noise [B, C, h, w]."""
@@ -126,6 +127,7 @@ def sample(
     guided_channels: int | None = None,
     zero_init: int = 0,
     optimised_scale: bool = False,
+    precision: Precision = "fp32",
 ) -> Tensor:
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a model of any objective; ``generate`` with the settings as separate
     arguments.
@@ -134,7 +136,7 @@ def sample(
     """
     sampling = SamplingProtocol(
         sampler=sampler, steps=steps, guidance=guidance, shift=shift, schedule=schedule, against="null" if weak is None else "weak",
-        guided_channels=guided_channels, zero_init=zero_init, optimised_scale=optimised_scale,
+        guided_channels=guided_channels, zero_init=zero_init, optimised_scale=optimised_scale, precision=precision,
     )  # fmt: skip
     return generate(model, noise, labels, sampling, weak=weak, seed=seed, indices=indices)
 
@@ -158,7 +160,7 @@ def generate(
     dopri5, row i depends only on row i of noise, labels and indices, up to rounding: products of different shapes round differently, so
     keep the batch size constant for identical bits. ``sampling.guided_channels``: guide only this number of first channels, which is 3 in
     the sampling code of DiT, SiT and LightningDiT. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the
-    network. Raises UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
+    network. The networks' products run in ``sampling.precision`` (fp32: as the caller runs them), everything else in the noise's. Raises UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
     """
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)

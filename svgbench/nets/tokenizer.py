@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from svgbench.nets.alignment import Alignment
 from svgbench.nets.chunks import chunk_size, in_chunks
 from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.precision import Precision, products_in
 from svgbench.nets.residual import ResidualEncoder
 from svgbench.nets.vit_decoder import ViTDecoder
 
@@ -51,6 +52,12 @@ class Tokenizer(nn.Module):
         """The frozen encoder."""
         return self._outside[0]
 
+    @property
+    def precision(self) -> Precision | None:
+        """Precision of the products of the residual encoder and the decoder when images are encoded and latents decoded: the frozen
+        encoder's. Alignment is float32. None: autocast of the caller applies."""
+        return getattr(self.frozen, "precision", None)
+
     def check_side(self, side: int) -> None:
         """Refuses an image side in pixels that the encoder does not support."""
         self._outside[0].check_side(side)
@@ -63,7 +70,8 @@ class Tokenizer(nn.Module):
         """Residual [B, c, h, w] before alignment; c is 0 without a residual encoder."""
         if self.residual_encoder is None:
             return images.new_zeros(len(images), 0, *(side // self.stride for side in images.shape[2:]))
-        return in_chunks(self.residual_encoder, images, chunk_size(images.device, *images.shape[2:]))
+        with products_in(self.precision, images.device):
+            return in_chunks(self.residual_encoder, images, chunk_size(images.device, *images.shape[2:])).to(images.dtype)
 
     @property
     def used_alignment(self) -> Alignment | None:
@@ -73,6 +81,10 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, images: Tensor, align: str | None = None) -> Tensor:
         """Raw latents [B, C + c, h, w]; ``align``: ``none`` or ``batch`` instead of the tokenizer's mode."""
+        with products_in(self.precision and "fp32", images.device):
+            return self._encoded(images, align)
+
+    def _encoded(self, images: Tensor, align: str | None) -> Tensor:
         features = self.features(images)
         if self.residual_encoder is None:
             return features
@@ -103,10 +115,18 @@ class Tokenizer(nn.Module):
         features, residual = latents.split([self.feature_channels, self.channels - self.feature_channels], dim=1)
         return self._aligned(torch.cat([features, self.replacement.undo(residual)], dim=1), self.alignment)
 
+    def _pixels(self, raw: Tensor) -> Tensor:
+        """Unclamped images [B, 3, H, W] of one chunk of raw latents [B, C + c, h, w]."""
+        latents = self._as_trained(raw)
+        with products_in(self.precision, raw.device):
+            pixels = self.decoder(latents)
+        return pixels.to(raw.dtype) * 0.5 + 0.5
+
     def decode(self, raw: Tensor, clamp: bool = True) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] (unclamped if ``clamp`` is False) of raw latents [B, C + c, h, w]."""
         size = chunk_size(raw.device, *(side * self.stride for side in raw.shape[2:]))
-        images = in_chunks(lambda chunk: self.decoder(self._as_trained(chunk)) * 0.5 + 0.5, raw, size)
+        with products_in(self.precision and "fp32", raw.device):
+            images = in_chunks(self._pixels, raw, size)
         return images.clamp(0, 1) if clamp else images
 
 

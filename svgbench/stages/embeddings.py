@@ -109,7 +109,9 @@ def _of_layers(card: cards.EncoderCard, part: Mapping[str, Any], layers: list[in
     features = Features(layers=tuple(layers), combine="concat", norm=card.features.norm)
     changed = card.model_copy(update={"features": features, "channels": width * len(layers)})
     weights = Path(part["weights"]) if part["weights"] else None
-    return open_encoder(changed, weights=weights, device=runtime.torch_device, weights_key=part.get("weights_key"))
+    encoder = open_encoder(changed, weights=weights, device=runtime.torch_device, weights_key=part.get("weights_key"))
+    encoder.precision = part.get("precision", "fp32")
+    return encoder
 
 
 def _pooled(images: ImageSet, places: Tensor, encode: Any, runtime: Runtime) -> Tensor:

@@ -98,7 +98,7 @@ STAGES: tuple[Stage, ...] = (
           networks=False, slice=("sampling.tuning",)),
     Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
-                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale",
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision",
                  "seed"),
           each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion"),
           also=("shift-choice",)),
@@ -148,7 +148,7 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder"), first=("autoencoder",)),
     Stage(name="editing", version=1, worker="svgbench.stages.edits:editing",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
-                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale"),
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision"),
           needs=("images", "autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
     Stage(name="class-embedding", version=1, worker="svgbench.stages.embeddings:by_classes",
           slice=(), needs=("images", "autoencoder")),
@@ -158,7 +158,7 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
     Stage(name="noise-interpolation", version=1, worker="svgbench.stages.edits:noise_interpolation",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
-                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale"),
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision"),
           needs=("autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
     Stage(name="feature-maps", version=1, worker="svgbench.stages.feature_maps:run",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
@@ -175,8 +175,9 @@ ENCODERS = ("encoder", TEACHER)
 PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
 
-LIMIT = "data.limit"
-"""For trials: also in the slice of every scoring stage, whose scores name the limit in their protocol."""
+MARKS = ("data.limit", "encoder.precision")
+"""Fields that, when they differ from their defaults, are also in the slice of every scoring stage, whose scores name them in their
+protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
 
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
 """Parts whose ``source`` may be a folder: the key then holds the digest of its files (``identity``), not its path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
-from svgbench.metrics.samples import to_uint8
+from svgbench.metrics.samples import sent_as_uint8, to_uint8
 from svgbench.stages.tokenizers import BLOCK, open_tokenizer, to_floats
 
 SHOWN = 16
@@ -45,15 +46,16 @@ def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, 
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
 
     @torch.no_grad()
-    def decoded(items: range) -> tuple[np.ndarray]:
+    def decoded(items: range) -> Callable[[], tuple[np.ndarray]]:
         originals = to_floats(val.batch(torch.tensor(items)), runtime.torch_device)
-        return (to_uint8(tokenizer.decode(tokenizer.encode(originals))).cpu().numpy(),)
+        images = sent_as_uint8(tokenizer.decode(tokenizer.encode(originals)))
+        return lambda: (images().numpy(),)
 
     size = collection.resolution
     Blocks(
         out / FOLDER / "reconstructions", [Array(out / "reconstructions.npy", np.uint8, (3, size, size))], count=len(val), size=BLOCK,
         runtime=runtime, label="reconstructions", together=False,
-    ).run(decoded)  # fmt: skip
+    ).run(decoded, behind=runtime.torch_device.type == "cuda")  # fmt: skip
     return {"images_seen": len(val)}
 
 

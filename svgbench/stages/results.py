@@ -39,9 +39,15 @@ def limit_of(slice_: Mapping[str, Any]) -> int | None:
     return slice_.get("data", {}).get("limit")
 
 
+def encoding_of(slice_: Mapping[str, Any]) -> tuple[str, ...]:
+    """The precision of encoding and decoding, as a protocol names it; nothing for fp32."""
+    precision = slice_.get("encoder", {}).get("precision", "fp32")
+    return () if precision == "fp32" else (f"encoding-{precision}",)
+
+
 def write_scores(out: Path, scores: Sequence[Score], slice_: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes ``scores.json`` on the main rank, marked if the run is a trial; returns the stage's cost, which is empty for a stage that only
-    scores."""
-    marked = [score.marked(limit_of(slice_)).model_dump(mode="json") for score in scores]
+    """Writes ``scores.json`` on the main rank, marked if the run is a trial or its images are encoded in bf16; returns the stage's cost,
+    which is empty for a stage that only scores."""
+    marked = [score.marked(limit_of(slice_), *encoding_of(slice_)).model_dump(mode="json") for score in scores]
     write_atomic(out / "scores.json", (json.dumps(marked, indent=1) + "\n").encode())
     return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
-from svgbench.metrics.samples import to_uint8
+from svgbench.metrics.samples import sent_as_uint8
 from svgbench.nets import draws
 from svgbench.nets.sampler import generate
 from svgbench.stages.graph import DRAWN
@@ -53,6 +53,18 @@ def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
     return draws.integers(draws.stream(seed, "samples/label"), indices, classes)
 
 
+def compile_for_sampling(model: Any, runtime: Runtime) -> None:
+    """Compiles the whole forward pass of a model in place if the runtime compiles. Sampling calls it with ``batch`` or twice as many rows,
+    so it becomes at most two graphs: times, labels and noise are tensors, and guidance and steps are outside."""
+    if runtime.compiles:
+        model.compile(fullgraph=True, dynamic=False)
+
+
+def sent(rows: Tensor, device: torch.device) -> Tensor:
+    """Rows [B] on the device; to CUDA the copy is from pinned memory, and nothing waits for it."""
+    return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows.to(device)
+
+
 class Generator:
     """Turns noise into images with a run's networks. A sample does not depend on the samples drawn with it."""
 
@@ -61,6 +73,7 @@ class Generator:
         self.tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
         self.stats = open_statistics(inputs["statistics"], inputs["autoencoder"], self.tokenizer.channels, runtime)
         self.model, self.classes = open_transformer(inputs["diffusion"], runtime, snapshot(trained))
+        compile_for_sampling(self.model, runtime)
         self.batch = batch_of(self.model, runtime.torch_device)
         self._place, self._weak, self._runtime = inputs["diffusion"], None, runtime
         self._reseed(seed)
@@ -74,23 +87,27 @@ class Generator:
         other._reseed(seed)
         return other
 
-    @torch.no_grad()
     def images(self, indices: Tensor, labels: Tensor, sampling: SamplingProtocol) -> Tensor:
-        """Images [B, 3, H, W] in [0, 1] for sample indices [B] and labels [B], drawn in blocks of equal size; the last one is padded."""
+        """Images [B, 3, H, W] in [0, 1] for sample indices [B] and labels [B], on the CPU."""
+        return torch.cat([images.cpu() for images in self.batches(indices, labels, sampling)])
+
+    @torch.no_grad()
+    def batches(self, indices: Tensor, labels: Tensor, sampling: SamplingProtocol) -> Iterator[Tensor]:
+        """Images [b, 3, H, W] in [0, 1] on the device for sample indices [B] and labels [B], drawn in blocks of ``batch``; the last one is
+        padded."""
         if sampling.against == "weak" and self._weak is None:
             self._weak = open_weak(self._place, self._runtime)
+            compile_for_sampling(self._weak, self._runtime)
         weak = self._weak if sampling.against == "weak" else None
-        images = []
         for start in range(0, len(indices), self.batch):
             block = slice(start, start + self.batch)
             count = len(indices[block])
             filled, classes = (
-                torch.cat([x[block], x[:1].expand(self.batch - count)]).to(self._runtime.torch_device) for x in (indices, labels)
+                sent(torch.cat([x[block], x[:1].expand(self.batch - count)]), self._runtime.torch_device) for x in (indices, labels)
             )
             noise = draws.normal(self._noise_stream, filled, (self.model.channels, self.model.grid, self.model.grid))
             latents = generate(self.model, noise, classes, sampling, weak=weak, seed=self._sampler_seed, indices=filled)
-            images.append(self.tokenizer.decode(self.stats.restore(latents[:count]).float()).cpu())
-        return torch.cat(images)
+            yield self.tokenizer.decode(self.stats.restore(latents[:count]).float())
 
 
 def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -108,12 +125,13 @@ def draw(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Ru
         if sampling.tuned:
             write_atomic(out / DRAWN, (sampling.model_dump_json(indent=1) + "\n").encode())
 
-    def drawn(items: range) -> tuple[np.ndarray]:
+    def drawn(items: range) -> Callable[[], tuple[np.ndarray]]:
         indices = torch.tensor(items)
-        return (to_uint8(generator.images(indices, labels[indices], sampling)).numpy(),)
+        images = sent_as_uint8(next(generator.batches(indices, labels[indices], sampling)))
+        return lambda: (images().numpy(),)
 
     Blocks(
         out / FOLDER / "samples", [Array(out / "samples.npy", np.uint8, (3, side, side))], count=settings.count, size=generator.batch,
         runtime=runtime, label=f"samples, {steps} steps, guidance {guidance:g}",
-    ).run(drawn)  # fmt: skip
+    ).run(drawn, behind=runtime.torch_device.type == "cuda")  # fmt: skip
     return {"images_seen": settings.count}

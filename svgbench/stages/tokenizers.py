@@ -46,7 +46,9 @@ def open_frozen(part: Mapping[str, Any], device: torch.device) -> tuple[cards.En
             f"the encoder '{card.name}' has identity {identity[:12]}, this artifact was made with {part['identity'][:12]}; "
             "its card or weights have changed, so run the command again for new artifacts."
         )
-    return card, open_encoder(card, weights=weights, device=device, weights_key=key)
+    encoder = open_encoder(card, weights=weights, device=device, weights_key=key)
+    encoder.precision = part.get("precision", "fp32")
+    return card, encoder
 
 
 class Shape(NamedTuple):
@@ -173,7 +175,7 @@ class Cached:
         images = to_floats(self._images.batch(indices) if images is None else images, self._runtime.torch_device)
         if flip is not None:
             images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
-        with torch.autocast(images.device.type, enabled=False):  # the same values as in memory, independent of the caller's precision
+        with torch.autocast(images.device.type, enabled=False):  # the function has its own precision (``encoder.precision``)
             return self._function(images)
 
     def __call__(self, indices: Tensor, flip: Tensor | None = None, images: Tensor | None = None) -> Tensor:

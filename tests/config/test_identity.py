@@ -14,6 +14,7 @@ from svgbench.config.schema import RunConfig
 from svgbench.errors import BadConfig, BadData, BadWeights
 from svgbench.lab.plan import make_plan, nodes_of, resolve
 from svgbench.stages import graph
+from svgbench.stages.results import encoding_of
 
 
 def config(*words: str, preset: str = "tiny") -> RunConfig:
@@ -153,6 +154,32 @@ def test_samples_without_guidance_are_one_work_however_others_are_guided(words):
     same = {name for name in one if one[name] == two[name]}
     assert {"samples [1.0, 1.0, 25]", "generation-scores [1.0, 1.0, 25]"} <= same
     assert one.keys() == two.keys() and not any("2.0" in name for name in same)
+
+
+def test_precision_is_in_the_keys_of_what_it_changes():
+    assert keys("sampling.precision=fp32", "encoder.precision=fp32", "diffusion.representation.encoder.precision=fp32") == keys()
+    assert changed("sampling.precision=bf16") == {"samples", "generation-scores", "overview"}
+    every = {name.split()[0] for name in keys()}
+    assert every - changed("encoder.precision=bf16") == {"images", "references", "originals"}  # of stored images alone
+    assert changed("diffusion.representation.encoder.precision=bf16") == set()  # without REPA's loss there is no teacher
+    repa = ("diffusion.representation.weight=0.5",)
+    before, after = keys(*repa), keys(*repa, "diffusion.representation.encoder.precision=bf16")
+    assert {name.split()[0] for name in before if before[name] != after[name]} == {"diffusion", "samples", "generation-scores", "overview"}
+
+
+def test_scores_know_the_precision_of_encoding_only_when_it_is_not_fp32():
+    for words, precision in ((), None), (("encoder.precision=bf16",), "bf16"):
+        for node in nodes_of(config(*words)):
+            if graph.by_name(node.stage).scores:
+                assert node.slice.get("encoder", {}).get("precision") == precision, node.stage
+                assert encoding_of(node.slice) == (() if precision is None else ("encoding-bf16",))
+
+
+@pytest.mark.parametrize(("preset", "precision"), [("tiny", "fp32"), ("small", "bf16"), ("paper", "bf16")])
+def test_the_presets_encode_and_sample_in(preset, precision):
+    made = build({"diffusion": {"representation": {"weight": 0.5}}}, preset=preset)
+    assert {made.encoder.precision, made.sampling.precision, made.diffusion.representation.encoder.precision} == {precision}
+    assert made.diffusion.representation.encoder.card.startswith("dinov2")
 
 
 def test_zero_init_and_the_optimised_scale_are_in_the_key_of_what_they_change_alone():

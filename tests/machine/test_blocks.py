@@ -7,13 +7,15 @@ import json
 import os
 import random
 import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from toys import in_child, in_ranks
 
-from svgbench.errors import BadData, StorageError
+from svgbench.errors import BadData, Interrupted, NumericalError, StorageError
 from svgbench.machine import blocks
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.runtime import Runtime
@@ -22,8 +24,9 @@ COUNT, SIZE = 37, 5
 QUIET = Runtime(device="cpu", threads=1, quiet=True)
 
 
-def fill(out: Path, *, count: int = COUNT, size: int = SIZE, runtime: Runtime = QUIET, begun: list | None = None, work=None) -> None:
-    """Squares of the items, and the sum of each block."""
+def fill(out: Path, *, count: int = COUNT, size: int = SIZE, runtime: Runtime = QUIET, begun: list | None = None, work=None,
+         behind: bool = False, arrive=None) -> None:
+    """Squares of the items, and the sum of each block. ``behind``: a thread waits for the rows and saves them; ``arrive``: called there."""
     runtime.start()
 
     def rows(items: range) -> tuple[np.ndarray, np.ndarray]:
@@ -34,10 +37,22 @@ def fill(out: Path, *, count: int = COUNT, size: int = SIZE, runtime: Runtime = 
         squares = np.array(items, np.float32)[:, None] ** [1, 2]
         return squares.astype(np.float32), squares.sum(dtype=np.float64)[None]
 
+    def later(items: range):
+        computed = rows(items)
+
+        def arrived():
+            if arrive:
+                arrive(items)
+            return computed
+
+        return arrived
+
     out.mkdir(exist_ok=True)
     files = [Array(out / "squares.npy", np.float32, (2,)), Array(out / "work" / "sums.npy", np.float64, (), by_block=True)]
     (out / "work").mkdir(exist_ok=True)
-    Blocks(out / "work" / "squares", files, count=count, size=size, runtime=runtime, label="squares").run(rows)
+    Blocks(out / "work" / "squares", files, count=count, size=size, runtime=runtime, label="squares").run(
+        later if behind else rows, behind=behind
+    )
 
 
 def right(out: Path, count: int = COUNT, size: int = SIZE) -> bool:
@@ -213,3 +228,95 @@ def test_rows_of_another_shape_are_a_fault_of_the_caller(tmp_path):
     with pytest.raises(ValueError, match=r"x\.npy takes float32 \(2, 2\)"):
         work.run(lambda items: [np.zeros((2, 3), np.float32)])
     assert len([json.loads(line) for line in (tmp_path / "x.0.jsonl").read_text().splitlines()]) == 1
+
+
+# --- a thread that saves behind the computation ---
+
+
+def test_behind_the_files_are_the_same_and_blocks_are_saved_in_order_while_the_next_is_computed(tmp_path):
+    order: list[tuple[str, int]] = []
+    fill(tmp_path / "a")
+    fill(tmp_path / "b", behind=True, work=lambda items: order.append(("compute", items.start)),
+         arrive=lambda items: order.append(("save", items.start)))  # fmt: skip
+    for name in ("squares.npy", "work/sums.npy", "work/squares.0.jsonl"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    saved, computed = ([start for what, start in order if what == kind] for kind in ("save", "compute"))
+    assert saved == computed == list(range(0, COUNT, SIZE))
+    place = {event: number for number, event in enumerate(order)}
+    assert all(place["compute", start + 2 * SIZE] > place["save", start] for start in saved[:-2])  # at most one block waits
+
+
+def test_behind_a_block_is_computed_while_the_one_before_it_is_saved(tmp_path):
+    computed = [threading.Event() for _ in range(8)]
+
+    def arrive(items: range) -> None:
+        block = items.start // SIZE
+        assert block == 7 or computed[block + 1].wait(60)  # never set if computation waited for the save
+
+    fill(tmp_path, behind=True, work=lambda items: computed[items.start // SIZE].set(), arrive=arrive)
+    assert right(tmp_path)
+
+
+@pytest.mark.parametrize("point", [f"{name}:{number}" for name in ("blocks.rows", "blocks.journal") for number in (1, 4, 8)])
+def test_behind_a_kill_keeps_what_the_thread_finished(tmp_path, point):
+    assert in_child(lambda: fill(tmp_path, behind=True), failpoint=point) == -signal.SIGKILL
+    again: list[int] = []
+    fill(tmp_path, begun=again, behind=True)
+    name, number = point.split(":")
+    done = int(number) - (name == "blocks.rows")
+    assert right(tmp_path) and again == list(range(done * SIZE, COUNT, SIZE))
+
+
+@pytest.mark.parametrize("fault", [NumericalError("images hold NaN."), OSError(errno.ENOSPC, "no space")])
+@pytest.mark.parametrize("block", [0, 3, 7])
+def test_behind_an_error_of_the_thread_ends_the_run_with_its_class_and_keeps_what_was_saved(tmp_path, fault, block):
+    begun: list[int] = []
+
+    def arrive(items: range) -> None:
+        if items.start == block * SIZE:
+            raise fault
+
+    with pytest.raises(NumericalError if isinstance(fault, NumericalError) else StorageError):
+        fill(tmp_path, behind=True, begun=begun, arrive=arrive)
+    assert max(begun) <= (block + 1) * SIZE  # nothing is computed beyond the block that waited
+    again: list[int] = []
+    fill(tmp_path, begun=again)
+    assert right(tmp_path) and again == list(range(block * SIZE, COUNT, SIZE))
+
+
+def test_behind_an_error_of_the_computation_waits_for_the_block_before_it(tmp_path):
+    def work(items: range) -> None:
+        if items.start == 3 * SIZE:
+            raise BadData("an image is unreadable.")
+
+    with pytest.raises(BadData):
+        fill(tmp_path, behind=True, work=work, arrive=lambda items: time.sleep(0.05))
+    again: list[int] = []
+    fill(tmp_path, begun=again)
+    assert right(tmp_path) and again == list(range(3 * SIZE, COUNT, SIZE))
+
+
+def test_behind_a_signal_abandons_the_block_and_the_message_counts_what_is_saved(tmp_path):
+    def work(items: range) -> None:
+        if items.start == 4 * SIZE:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)  # the signal interrupts this
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM after 20 of 37 images, which are saved"):
+        fill(tmp_path, behind=True, work=work, arrive=lambda items: time.sleep(0.05))
+    again: list[int] = []
+    fill(tmp_path, begun=again)
+    assert right(tmp_path) and again == list(range(4 * SIZE, COUNT, SIZE))
+
+
+def test_behind_two_ranks_share_the_blocks_and_end_together(tmp_path):
+    assert in_ranks(2, lambda: fill(tmp_path / "whole", behind=True)) == [0, 0]
+    assert right(tmp_path / "whole")
+
+    def arrive(items: range) -> None:
+        if items.start == SIZE:  # the second rank's first block
+            raise BadData("an image is unreadable.")
+
+    assert in_ranks(2, lambda: fill(tmp_path / "bad", behind=True, arrive=arrive)) == [1, 2]
+    fill(tmp_path / "bad")
+    assert right(tmp_path / "bad")

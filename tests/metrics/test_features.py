@@ -16,7 +16,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
 from svgbench.images.shapes import draw
 from svgbench.machine.files import sha256_of
-from svgbench.metrics.features import Extractor, ImageFeatures, _Pass, extract, load_extractor
+from svgbench.metrics.features import Extractor, ImageFeatures, _Pass, extract, full_precision, load_extractor
 from svgbench.metrics.frechet import frechet_distance
 from svgbench.metrics.generation import generation_scores
 from svgbench.metrics.judges import row
@@ -297,3 +297,51 @@ def test_what_is_held_of_images_does_not_grow_with_their_features(weights):
         owned = [value for part in parts for value in vars(part).values()]
         held.append(sum(value.nbytes for value in owned if isinstance(value, torch.Tensor)))
     assert 0 < held[1] - held[0] <= 24 * 40_000 < 4 * extractor.dim * 40_000
+
+
+TF32 = {
+    "nothing": "",
+    "old": "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = True",
+    "old off": "torch.backends.cuda.matmul.allow_tf32 = False; torch.backends.cudnn.allow_tf32 = False",
+    "call": "torch.set_float32_matmul_precision('high')",
+    "new": "torch.backends.cuda.matmul.fp32_precision = 'tf32'; torch.backends.cudnn.conv.fp32_precision = 'tf32'",
+    "new for all": "torch.backends.fp32_precision = 'tf32'",
+}
+"""How a caller may have allowed TF32."""
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch before 2.9 has one way to allow TF32")
+def test_judges_use_no_tf32_however_the_caller_allowed_it_and_restore_it():
+    """In processes of their own, because some settings cannot be taken back."""
+    script = """
+import sys, torch
+from svgbench.metrics.features import full_precision
+places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+state = lambda: [place.fp32_precision for place in places]
+def old():
+    try:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "mixed"
+for setting in sys.argv[1:]:
+    exec(setting)
+    before = state(), old()
+    try:
+        with full_precision():
+            assert state() == ["ieee", "ieee"], state()
+            raise KeyError
+    except KeyError:
+        pass
+    assert (state(), old()) == before, (setting, before, state(), old())
+    print(before[0])
+"""
+    for settings in (TF32.values(), reversed(TF32.values())):
+        done = subprocess.run([sys.executable, "-c", script, *settings], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("['tf32', 'tf32']") >= 3  # TF32 had been allowed
+
+
+def test_full_precision_leaves_this_process_as_it_was():
+    with full_precision():
+        pass
+    assert torch.backends.cuda.matmul.allow_tf32 is False and torch.get_float32_matmul_precision() == "highest"

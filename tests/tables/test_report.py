@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_runs import sampled, score, write
 
-from svgbench.config.records import Protocol, SamplingProtocol
+from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.errors import BadInput, BrokenArtifact, UnknownName
 from svgbench.metrics.resampling import Resampling
 from svgbench.tables.collect import RunRecord, collect
@@ -91,6 +91,20 @@ def test_guidance_is_a_column_and_never_shares_a_ranking():
     (table,) = [t for t in report(records) if t.title.endswith("number of steps")]
     assert table.columns == ["run", "IS ↑ [1]", "IS ↑, guidance 2 [1]"]
     assert [[place_of(c) for c in row[1:]] for row in table.rows] == [[1, 1], [0, 0]]
+
+
+def test_scores_of_other_precisions_are_other_protocols():
+    """Of encoding and decoding, by a detail; of sampling, by the words of how samples were drawn."""
+    plain = Score(metric="gfid", value=1.0, count=10, protocol=Protocol(measure="fd", images="samples", version="v1", details=("a",)))
+    marked = plain.marked(None, "encoding-bf16")
+    assert marked.protocol.text == "fd/samples/a/encoding-bf16/v1" and plain.marked(None) == plain
+    assert plain.protocol.differs(marked.protocol) == ["details (a, a, encoding-bf16)"]
+    drawn = [SamplingProtocol(sampler="euler", steps=5, guidance=1.5, shift=0.15, precision=precision) for precision in ("fp32", "bf16")]
+    assert [one.how for one in drawn] == ["euler-shift0.15", "euler-shift0.15-bf16"] and "precision" not in drawn[0].model_dump()
+    for first, second in ((plain.protocol, marked.protocol), [plain.protocol.model_copy(update={"sampling": one}) for one in drawn]):
+        table = score_table("t", [score("a", value=2.0, made=first), score("b", value=1.0, made=second)], ("rfid",))
+        assert any("[1] and [2] are not ranked together" in note for note in table.notes)
+        assert not any(place_of(cell) for row in table.rows for cell in row)
 
 
 def test_a_number_made_with_a_limit_stands_apart_from_full_ones():

@@ -143,25 +143,29 @@ def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     late = max(0.0, 1 - loss.adversarial_start_images / training.total_images) if loss.adversarial else 0.0
     (inside, before), (_, after) = update_flops(sizes, gan=False), update_flops(sizes, gan=True)
     images = sizes.passes(FLOAT * sizes.card.channels * sizes.grid**2, training.total_images)
-    frozen = images * sizes.features + training.total_images * ((1 - late) * before + late * after)
+    frozen, judged = images * sizes.features, training.total_images * ((1 - late) * before + late * after)
     if sizes.residual_channels and ALIGNMENTS[part.align].freezes:
         again = 0.0 if images < training.total_images else sizes.features
         frozen += min(sizes.counts.train, MOMENT_IMAGES) * (sizes.residual.forward + again)
     parameters = sizes.residual.parameters + sizes.decoder.parameters
     critic = flops.discriminator(loss, resolution=sizes.side)[0].parameters if loss.adversarial else 0
     passing = CHECKPOINTS * 3 * FLOAT * (parameters + critic)  # weights and Adam's two averages
-    return _at(training.precision, training.total_images * inside, fp32=frozen, kept=FLOAT * parameters, passing=passing)
+    trained = training.total_images * inside
+    return _at(
+        (training.precision, trained), (sizes.config.encoder.precision, frozen), fp32=judged, kept=FLOAT * parameters, passing=passing
+    )
 
 
 def _realignment(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     parameters = sizes.residual.parameters + sizes.decoder.parameters
-    return Estimate(fp32=min(sizes.counts.train, MOMENT_IMAGES) * sizes.encoding, kept=FLOAT * parameters)
+    return _at((sizes.config.encoder.precision, min(sizes.counts.train, MOMENT_IMAGES) * sizes.encoding), kept=FLOAT * parameters)
 
 
 def _statistics(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     counts = sizes.counts
     images = counts.train + (counts.val if sizes.keeps_latents else 0)
-    return Estimate(fp32=images * sizes.encoding, kept=images * sizes.latent_bytes if sizes.keeps_latents else 0)
+    kept = images * sizes.latent_bytes if sizes.keeps_latents else 0
+    return _at((sizes.config.encoder.precision, images * sizes.encoding), kept=kept)
 
 
 def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -170,14 +174,18 @@ def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     inside, parameters = model.training, model.parameters
     in_memory = sizes.keeps_latents and not part.flip
     encoded = 0.0 if in_memory else sizes.passes(sizes.latent_bytes, seen, copies=copies) * sizes.encoding
+    taught = 0.0
     if sizes.teacher is not None:
         card, tokens = sizes.teacher, (sizes.grid // (part.transformer.patch or 1)) ** 2
         projector = flops.projector(tokens, part.transformer.width, part.representation.width, card.channels)
         inside, parameters = inside + projector.training, parameters + projector.parameters
-        encoded += sizes.passes(FLOAT * card.channels * (sizes.side // card.stride) ** 2, seen, copies=copies) * sizes.teaching
+        taught = sizes.passes(FLOAT * card.channels * (sizes.side // card.stride) ** 2, seen, copies=copies) * sizes.teaching
     states = 3 * parameters + (model.parameters if part.training.ema else 0)  # weights, Adam's two averages, the averaged weights
     kept = FLOAT * model.parameters * (1 + len(part.snapshots) + (part.weak_share > 0))
-    return _at(part.training.precision, seen * inside, fp32=encoded, kept=kept, passing=CHECKPOINTS * FLOAT * states)
+    return _at(
+        (part.training.precision, seen * inside), (sizes.config.encoder.precision, encoded),
+        (part.representation.encoder.precision, taught), kept=kept, passing=CHECKPOINTS * FLOAT * states,
+    )  # fmt: skip
 
 
 def _continued_autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -197,8 +205,9 @@ def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     shift = 1.0 if isinstance(part.shift, str) else part.shift  # a tuned shift is not known yet; it only matters for a guidance interval
     calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, shift, part.zero_init)
     left_out = () if calls else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
-    operations = part.count * ((calls or 0.0) * sizes.transformer.forward + sizes.decoding)
-    return Estimate(fp32=operations, kept=part.count * (3 * sizes.side**2 + 8), left_out=left_out)
+    drawn, decoded = part.count * (calls or 0.0) * sizes.transformer.forward, part.count * sizes.decoding
+    made = _at((part.precision, drawn), (sizes.config.encoder.precision, decoded), kept=part.count * (3 * sizes.side**2 + 8))
+    return replace(made, left_out=left_out)
 
 
 def _judged(judge: str, count: int) -> Estimate:
@@ -214,7 +223,7 @@ def _judged(judge: str, count: int) -> Estimate:
 
 def _reconstructions(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     count = sizes.counts.val
-    return Estimate(fp32=count * (sizes.encoding + sizes.decoding), kept=3 * count * sizes.side**2)
+    return _at((sizes.config.encoder.precision, count * (sizes.encoding + sizes.decoding)), kept=3 * count * sizes.side**2)
 
 
 def _reconstruction_scores(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -242,7 +251,8 @@ def _generation_scores(judge: str, sizes: Sizes, *, distance_only: bool = False)
 def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:
     """Encoding the latents of both splits, unless they are already stored; ``width``: numbers stored per image."""
     images = min(limit or sizes.counts.train, sizes.counts.train) + sizes.counts.val
-    return Estimate(fp32=0.0 if sizes.keeps_latents else images * sizes.encoding, kept=images * (FLOAT * width + 8) if width else 0)
+    operations = 0.0 if sizes.keeps_latents else images * sizes.encoding
+    return _at((sizes.config.encoder.precision, operations), kept=images * (FLOAT * width + 8) if width else 0)
 
 
 def _pooled(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -264,7 +274,8 @@ def _own_segmentation(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     settings, counts = sizes.config.scores.segmentation, sizes.counts
     train, classes = min(settings.train_images or counts.train, counts.train), counts.classes + 1
     heads = _fitted(scoring.segmentation(width, sizes.grid, sizes.side, train, classes, settings) for width in _widths(sizes))
-    return replace(heads, fp32=heads.fp32 + _encoded(sizes, settings.train_images).fp32)
+    encoded = _encoded(sizes, settings.train_images)
+    return replace(heads, fp32=heads.fp32 + encoded.fp32, bf16=encoded.bf16)
 
 
 def _fitted(fits: Iterable[scoring.Fit]) -> Estimate:
@@ -276,7 +287,8 @@ def _fitted(fits: Iterable[scoring.Fit]) -> Estimate:
 
 def _on_crops(sizes: Sizes, images: int, pixels: int) -> Estimate:
     """A linear head trained on crops of another data set; the cost of encoding is assumed proportional to the pixels of a crop."""
-    return Estimate(fp32=images * sizes.encoding * pixels / sizes.side**2, left_out=("the windows of dense evaluation",))
+    made = _at((sizes.config.encoder.precision, images * sizes.encoding * pixels / sizes.side**2))
+    return replace(made, left_out=("the windows of dense evaluation",))
 
 
 def _dense_segmentation(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -291,7 +303,8 @@ def _depth(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 def _paper_probe(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     crops = sizes.config.scores.paper.linear.epochs * sizes.counts.train
-    return Estimate(fp32=(crops + sizes.counts.val) * sizes.encoding, core_seconds=crops / CROPS_PER_SECOND)
+    made = _at((sizes.config.encoder.precision, (crops + sizes.counts.val) * sizes.encoding))
+    return replace(made, core_seconds=crops / CROPS_PER_SECOND)
 
 
 def _paper_segmentation(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
@@ -320,11 +333,11 @@ def _adopted(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     return Estimate()
 
 
-def _at(precision: str, operations: float, *, fp32: float, kept: int, passing: int) -> Estimate:
-    """An estimate whose ``operations`` run at a training's precision."""
-    if precision == "bf16":
-        return Estimate(bf16=operations, fp32=fp32, kept=kept, passing=passing)
-    return Estimate(fp32=operations + fp32, kept=kept, passing=passing)
+def _at(*parts: tuple[str, float], fp32: float = 0.0, kept: int = 0, passing: int = 0) -> Estimate:
+    """An estimate of parts (precision, operations), and further operations in fp32."""
+    bf16 = sum((operations for precision, operations in parts if precision == "bf16"), 0.0)
+    fp32 += sum(operations for precision, operations in parts if precision == "fp32")
+    return Estimate(bf16=bf16, fp32=fp32, kept=kept, passing=passing)
 
 
 _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {

@@ -156,11 +156,20 @@ def test_imagenet_is_taken_for_what_was_published_while_it_is_not_here_and_for_i
 
 
 def test_what_is_in_memory_is_encoded_once_and_what_is_not_each_time_it_is_seen():
-    small, large = sized("paper", Counts(2_000, 100, 10)), sized("paper", Counts(1_000_000, 100, 10))
+    small, large = (sized("paper", Counts(images, 100, 10), encoder={"precision": "fp32"}) for images in (2_000, 1_000_000))
     few, many = by_stage(small)["diffusion"], by_stage(large)["diffusion"]
     assert few.fp32 == 2 * 2_000 * small.encoding  # both ways round
     assert many.fp32 == small.config.diffusion.training.total_images * small.encoding
     assert (few.bf16, few.kept) == (many.bf16, many.kept)
+
+
+def test_encoding_and_sampling_count_at_their_own_precision():
+    counts = Counts(2_000, 100, 10)
+    both, plain = sized("paper", counts), sized("paper", counts, encoder={"precision": "fp32"}, sampling={"precision": "fp32"})
+    for stage in ("statistics", "reconstructions", "samples", "paper-probe-scores"):
+        assert (by_stage(both)[stage].bf16, by_stage(both)[stage].fp32) == (by_stage(plain)[stage].fp32, 0.0) != (0.0, 0.0)
+    decoded = by_stage(sized("paper", counts, sampling={"precision": "fp32"}))["samples"]
+    assert decoded.bf16 == both.config.sampling.count * both.decoding < decoded.fp32
 
 
 def test_kept_latents_spare_the_scores_their_encoding():
