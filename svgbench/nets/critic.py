@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.execution import channels_last
+from svgbench.nets.ldm import AutocastGroupNorm, LdmDecoder
 from svgbench.nets.vit_decoder import ViTDecoder
 
 ADAPTIVE_LIMIT = 1e4
@@ -50,14 +51,14 @@ class PatchDiscriminator(nn.Module):
             wider = base * min(2**number, 8)
             parts += [
                 nn.Conv2d(width, wider, 4, stride=2 if number < layers else 1, padding=1, bias=False),
-                nn.GroupNorm(min(8, wider), wider),
+                AutocastGroupNorm(min(8, wider), wider),
                 nn.LeakyReLU(0.2),
             ]
             width = wider
         self.network = nn.Sequential(*parts, nn.Conv2d(width, 1, 4, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        return self.network(channels_last(images))
 
 
 def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:

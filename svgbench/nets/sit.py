@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from svgbench.errors import BadConfig
 from svgbench.nets.blocks import Block, FourierEmbedding, MlpKind, Norm, TimeEmbedding, grid_positions, modulate, rotary_angles, token_norm
+from svgbench.nets.execution import any_batch, compilable
 from svgbench.nets.wide_head import WideHead
 
 
@@ -142,8 +143,9 @@ class SiT(nn.Module):
         if self.head is not self:  # RAE's net passes its condition through the SiLU twice
             condition = nn.functional.silu(condition)
         modulations = self.modulation(condition).unflatten(1, (self.depth, 6, self.width)).unbind(1)
+        any_batch(tokens, modulations[0])
         for count, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), start=1):
-            tokens = block(tokens, modulation, self.rotary)
+            tokens = (block if compilable(tokens) else block.forward)(tokens, modulation, self.rotary)
             tapped = tokens if count == tap else tapped
         if self.head is not self:
             return self.latents(self.wide(patches, nn.functional.silu(time.unsqueeze(1) + tokens))), tapped

@@ -6,6 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from svgbench.nets.blocks import Block, MlpKind, Norm, modulate, rotary_angles, token_norm
+from svgbench.nets.execution import any_batch, compilable
 
 
 class WideHead(nn.Module):
@@ -52,7 +53,8 @@ class WideHead(nn.Module):
         condition = nn.functional.silu(self.project(condition))
         tokens = self.patches(patches).to(patches.dtype)
         modulations = self.modulation(condition).unflatten(2, (self.depth, 6, self.width)).unbind(2)
+        any_batch(tokens, modulations[0])
         for block, modulation in zip(self.blocks, modulations, strict=True):
-            tokens = block(tokens, modulation, self.rotary)
+            tokens = (block if compilable(tokens) else block.forward)(tokens, modulation, self.rotary)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return self.final(modulate(self.final_norm(tokens), shift, scale))
