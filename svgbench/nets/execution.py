@@ -3,7 +3,7 @@ compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TypeVar
 
@@ -35,17 +35,22 @@ def checkpoint_activations(network: nn.Module) -> None:
             module.checkpointing = True  # type: ignore[assignment]
 
 
-def any_batch(*tensors: Tensor | None) -> None:
-    """Tells ``torch.compile`` that the first dimension of these tensors [B, ...] varies, so that the last, smaller batch of a training
-    needs no further compilation."""
-    for tensor in tensors:
-        if tensor is not None:
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+class Blocks(nn.ModuleList):
+    """Equal blocks of a transformer. Compiled, they share one graph, which serves every batch size."""
 
+    compiled = False
 
-def compilable(batch: Tensor) -> bool:
-    """Whether compiled code serves this batch [B, ...]: torch would compile again for 0 and 1 images, which run uncompiled instead."""
-    return len(batch) > 1
+    def compile(self, *options: object, **more: object) -> None:
+        """Compiles each block in place; torch finds that all have the same code."""
+        for block in self:
+            block.compile(*options, **more)
+        self.compiled = True
+
+    def called(self, *batch: Tensor | None) -> list[Callable[..., Tensor]]:
+        """The blocks as functions, to be called on the tensors ``batch`` [B, ...] and others."""
+        if not self.compiled:
+            return list(self)
+        return list(self) if _any_size(batch) else [block.forward for block in self]
 
 
 def compiled(function: Function) -> Function:
@@ -53,13 +58,21 @@ def compiled(function: Function) -> Function:
     fast = torch.compile(function)
 
     @wraps(function)
-    def call(*tensors: Tensor) -> Tensor:
-        if not compilable(tensors[0]):
-            return function(*tensors)
-        any_batch(*tensors)
-        return fast(*tensors)
+    def call(*batch: Tensor) -> Tensor:
+        return fast(*batch) if _any_size(batch) else function(*batch)
 
     return call  # type: ignore[return-value]
+
+
+def _any_size(batch: Sequence[Tensor | None]) -> bool:
+    """Tells torch.compile that the size of a batch of tensors [B, ...] varies, as that of a training's last one does, so that it compiles
+    once. False for 0 and 1 images, for which torch always compiles apart; they run uncompiled."""
+    for tensor in batch:
+        if tensor is not None:
+            if len(tensor) < 2:
+                return False
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return True
 
 
 def channels_last(images: Tensor) -> Tensor:

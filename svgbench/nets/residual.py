@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svgbench.nets import draws
-from svgbench.nets.execution import any_batch, checkpointable, compilable
+from svgbench.nets.execution import Blocks, checkpointable
 
 # B batch, N tokens (class token first), H heads, D head width
 
@@ -114,17 +114,12 @@ class ResidualEncoder(nn.Module):
         self.project = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, (resolution // patch) ** 2 + 1, width).normal_(std=0.02))
-        self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp) for _ in range(layers))
+        self.blocks = Blocks(PlainBlock(width, heads, mlp) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
         self.mask_token = nn.Parameter(torch.zeros(channels))
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
-
-    def compile_blocks(self) -> None:
-        """Compiles the blocks in place; all have the same code, so only one compilation is needed."""
-        for block in self.blocks:
-            block.compile()
 
     def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
         """``positions`` [B] (global sample counters): given in training; dropout masks depend on them and on ``seed``."""
@@ -133,9 +128,9 @@ class ResidualEncoder(nn.Module):
         x = torch.cat(tokens, dim=1) + self._positions(*grid.shape[2:])
         first, masks = (None, [PLAIN] * len(self.blocks)) if positions is None else self._masks(positions, seed, x.shape[1])
         x = drop(x, first)
-        any_batch(x, *(mask.keep for mask in masks[0] if mask))
-        for block, of_block in zip(self.blocks, masks, strict=True):
-            x = block(x, of_block) if compilable(x) else block.forward(x, of_block)
+        of_first = masks[0] if masks else PLAIN
+        for block, of_block in zip(self.blocks.called(x, *(mask.keep for mask in of_first if mask)), masks, strict=True):
+            x = block(x, of_block)
         return self.head(self.norm(x)[:, 1:]).transpose(1, 2).unflatten(2, grid.shape[2:])
 
     def _masks(self, positions: Tensor, seed: int, tokens: int) -> tuple[Mask | None, list[BlockMasks]]:
