@@ -79,11 +79,18 @@ def chance(stream: int, indices: Tensor, shape: tuple[int, ...], probability: fl
 def chances(
     streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]
 ) -> list[Tensor]:
-    """``chance`` of several streams [S] int64 (on the device of the indices): bool [B, *shape] for each, the same bits. All come from one
-    draw, in a number of operations that does not depend on S; on a GPU each operation is a launch."""
+    """``chance`` of several streams [S] int64 (on the device of the indices): bool [B, *shape] for each."""
     if indices.device.type == "cpu":  # there, draws of the size of a cache are faster
         rows = zip(streams.tolist(), shapes, probabilities, strict=True)
         return [chance(number, indices, shape, probability) for number, shape, probability in rows]
+    return chances_at_once(streams, indices, shapes, probabilities)
+
+
+def chances_at_once(
+    streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]
+) -> list[Tensor]:
+    """The same bool [B, *shape], from one draw in a number of operations that does not depend on the number of streams: on a GPU each
+    operation is a launch."""
     counts = [math.prod(shape) for shape in shapes]
     lengths = [(count + 3) // 4 for count in counts]
     keys = _mix(_mix((indices * _GOLDEN)[:, None] + streams) + streams)
