@@ -59,7 +59,15 @@ Quick = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
-Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile on the transformer's blocks.")]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile. Default: on CUDA.")
+]
+CheckpointActivations = Annotated[
+    bool,
+    typer.Option(
+        "--checkpoint-activations", help="Compute activations again in the backward pass: less memory, same numbers, about a third more work."
+    ),
+]
 Gpus = Annotated[
     int | None,
     typer.Option("--gpus", metavar="N", help="Estimate the hours on N H200 GPUs, or on this CPU (0). Default: the preset's.", min=0),
@@ -67,7 +75,7 @@ Gpus = Annotated[
 MicroBatch = Annotated[
     int | None,
     typer.Option(
-        "--micro-batch", metavar="N", help="Images in memory at once; gradients are accumulated, so the batch stays the same.", min=1
+        "--micro-batch", metavar="N", help="Images in memory at once; gradients are accumulated, so the batch stays the same. Default: on CUDA, what fits.", min=1
     ),
 ]
 
@@ -102,7 +110,8 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     micro_batch: MicroBatch = None,
-    compile_: Compile = False,
+    compile_: Compile = None,
+    checkpoint_activations: CheckpointActivations = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML and end; nothing runs.")
     ] = False,
@@ -127,7 +136,10 @@ def run(
     config = resolve(drafted, shelf)
     name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
-    bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_)
+    bench = Bench(
+        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_,
+        checkpoint_activations=checkpoint_activations,
+    )  # fmt: skip
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
         run_plan(plan_, out, bench, keep_going=False, shelf=shelf, display=DISPLAY)
     if is_main():
@@ -146,7 +158,8 @@ def ablate(
     device: Device = "auto",
     threads: Threads = None,
     micro_batch: MicroBatch = None,
-    compile_: Compile = False,
+    compile_: Compile = None,
+    checkpoint_activations: CheckpointActivations = False,
     engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="Where nodes run: local, ray or slurm.")] = "local",
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", help="Nodes to run in parallel. Default: one for every visible GPU.", min=1)
@@ -164,7 +177,10 @@ def ablate(
     choice.check(ranks)
     plan_, labels, run_cells = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
     loaded = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
-    bench = Bench(out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks)
+    bench = Bench(
+        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks,
+        checkpoint_activations=checkpoint_activations,
+    )  # fmt: skip
     if loaded is not None and is_main():
         declare(loaded, plan_, run_cells, out)
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)

@@ -1,6 +1,6 @@
 """RunConfig and its parts: everything that changes a result, frozen, documented and bounded.
 
-What changes only speed (device, ranks, threads, workers, micro-batch, compile) is ``machine.runtime.Runtime`` and is never hashed.
+What changes only speed (device, ranks, threads, workers, micro-batch, compile, ...) is ``machine.runtime.Runtime`` and is never hashed.
 Progress is counted in images.
 """
 

@@ -97,9 +97,7 @@ def run_here(
     plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False, display: Display | None = None
 ) -> None:
     """Executes the missing nodes of a plan in this process, with the stages' progress bars."""
-    from svgbench.machine.runtime import Runtime
-
-    runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
+    runtime = bench.runtime()
     store = Store(out / "store")
     engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
     done = set(plan.nodes) - missing if world() == 1 else set()  # under torchrun the ranks decide together on each node

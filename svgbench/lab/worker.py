@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svgbench.errors import BadInput, Interrupted, Occupied, SvgbenchError, debugging, notify, write
 from svgbench.lab.children import environment, is_saving, python, wait_for
@@ -23,6 +24,9 @@ from svgbench.lab.store import Store
 from svgbench.machine.ranks import whole_number
 from svgbench.machine.signals import GUARD, Stop
 from svgbench.stages import graph
+
+if TYPE_CHECKING:
+    from svgbench.machine.runtime import Runtime
 
 OCCUPIED_SECONDS = 2.0
 TRACEBACK = "Traceback (most recent call last):"
@@ -42,13 +46,14 @@ class Bench:
     device: str = "auto"
     threads: int | None = None
     micro_batch: int | None = None
-    compile: bool = False
+    compile: bool | None = None
     ranks: int = 1
     """Number of torchrun processes per machine, for stages that run on all ranks."""
     machines: int = 1
     """Number of machines of a SLURM job that share this torchrun; this process is started on each of them."""
     patience: float = 0.0
     """Seconds to wait for a node that another process works on before it is reported as occupied."""
+    checkpoint_activations: bool = False
 
     def words(self) -> list[str]:
         """The options of ``svgbench node``."""
@@ -57,7 +62,17 @@ class Bench:
         machines = self.machines if self.machines > 1 else None
         for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch), ("--machines", machines)):
             words += [name, str(value)] if value is not None else []
-        return words + (["--compile"] if self.compile else [])
+        words += [] if self.compile is None else ["--compile" if self.compile else "--no-compile"]
+        return words + (["--checkpoint-activations"] if self.checkpoint_activations else [])
+
+    def runtime(self, *, quiet: bool = False) -> Runtime:
+        """The runtime of a process with these options."""
+        from svgbench.machine.runtime import Runtime
+
+        return Runtime(
+            device=self.device, threads=self.threads, micro_batch=self.micro_batch, compile=self.compile, quiet=quiet,
+            checkpoint_activations=self.checkpoint_activations,
+        )  # fmt: skip
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
         """A command that runs the nodes ``keys``, or else those that it reads from standard input."""
@@ -68,13 +83,9 @@ class Worker:
     """Runs nodes of a plan file and writes a report of each next to the file."""
 
     def __init__(self, plan: Path, bench: Bench) -> None:
-        from svgbench.machine.runtime import Runtime
-
         self._plan, self._bench = plan, bench
         self._nodes = read_plan(plan)
-        runtime = Runtime(
-            device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, quiet=True
-        )  # fmt: skip
+        runtime = bench.runtime(quiet=True)
         self._main = runtime.is_main
         self._alone = runtime.world == 1
         self._spread = bench.machines > 1 and self._alone

@@ -1,4 +1,5 @@
-"""Runtime: settings that change the speed but not the results, and are not hashed: device, processes, threads, micro-batch, compile.
+"""Runtime: settings that change the speed but not the results, and are not hashed: device, processes, threads, micro-batch,
+compile, activation checkpointing.
 
 ``torchrun`` starts several processes; each reads its rank from the environment. Torch is imported when first needed.
 """
@@ -42,13 +43,16 @@ class Runtime:
     workers: int | None = None
     """Threads that read and crop images during packing; one for each processor that this process may use when None."""
     micro_batch: int | None = None
-    """Images in one forward and backward pass on one rank; the rank's full share of the batch when None."""
+    """Images in one forward and backward pass on one rank. None: the rank's full share of the batch on the CPU, what fits the device's
+    memory on CUDA (``machine.memory``)."""
     compile: bool | None = None
     """Whether networks are compiled by ``torch.compile``; on CUDA only when None (see ``compiles``)."""
     quiet: bool = False
     """Shows no progress."""
     note: Path | None = None
     """File to which progress is written, for another process to show, instead of a bar."""
+    checkpoint_activations: bool = False
+    """Whether the blocks of transformer and decoder are computed again in the backward pass, so that it needs less memory."""
 
     @property
     def rank(self) -> int:

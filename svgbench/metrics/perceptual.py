@@ -23,6 +23,7 @@ from svgbench.metrics.features import full_precision
 from svgbench.metrics.judges import head_widths, identity, weights_file
 from svgbench.metrics.protocol import Judge
 from svgbench.nets.critic import perceptual_distance
+from svgbench.nets.execution import channels_last
 from svgbench.weights.files import fill, read
 
 VGG_TAPS = {3: 64, 8: 128, 15: 256, 22: 512, 29: 512}
@@ -90,7 +91,7 @@ class VggTaps(torch.nn.Module):
         self.register_buffer("scale", torch.tensor(VGG_SCALE).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, taps = (2 * images - 1 - self.shift) / self.scale, []
+        x, taps = (2 * channels_last(images) - 1 - self.shift) / self.scale, []
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in VGG_TAPS:

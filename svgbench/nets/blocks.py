@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svgbench.nets.execution import checkpointable
+
 # B batch, N tokens, C width, H heads, D head width
 
 Norm = Literal["layer", "rms"]
@@ -120,6 +122,8 @@ class Block(nn.Module):
     token: the network computes those of all blocks in one matrix product, and equal blocks are compiled only once.
     """
 
+    checkpointing = False
+
     def __init__(self, width: int, heads: int, *, mlp_ratio: float, qk_norm: bool, norm: Norm = "layer", mlp: MlpKind = "gelu") -> None:
         super().__init__()
         self.norm1 = token_norm(width, norm)
@@ -127,6 +131,7 @@ class Block(nn.Module):
         self.norm2 = token_norm(width, norm)
         self.mlp = (Mlp if mlp == "gelu" else SwiGlu)(width, hidden_width(width, mlp_ratio, mlp))
 
+    @checkpointable
     def forward(self, x: Tensor, modulation: Tensor, rotary: Tensor | None = None) -> Tensor:
         if modulation.ndim == 3:
             modulation = modulation.unsqueeze(1)

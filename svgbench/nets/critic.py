@@ -9,6 +9,7 @@ and ranks, and so do the two gradients at W that determine the adaptive weight.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
-from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.execution import channels_last, compiled
+from svgbench.nets.ldm import AutocastGroupNorm, LdmDecoder
 from svgbench.nets.vit_decoder import ViTDecoder
 
 ADAPTIVE_LIMIT = 1e4
@@ -50,14 +52,14 @@ class PatchDiscriminator(nn.Module):
             wider = base * min(2**number, 8)
             parts += [
                 nn.Conv2d(width, wider, 4, stride=2 if number < layers else 1, padding=1, bias=False),
-                nn.GroupNorm(min(8, wider), wider),
+                AutocastGroupNorm(min(8, wider), wider),
                 nn.LeakyReLU(0.2),
             ]
             width = wider
         self.network = nn.Sequential(*parts, nn.Conv2d(width, 1, 4, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        return self.network(channels_last(images))
 
 
 def perceptual_distance(first: Sequence[Tensor], second: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> Tensor:
@@ -90,10 +92,39 @@ class ReconstructionObjective:
     """The generator's and the discriminator's losses for decoder outputs y [B, 3, H, W] in [-1, 1] and originals in [0, 1]."""
 
     def __init__(
-        self, *, l1: float, perceptual: float, adversarial: float, judge: PerceptualJudge | None, discriminator: PatchDiscriminator | None
+        self,
+        *,
+        l1: float,
+        perceptual: float,
+        adversarial: float,
+        judge: PerceptualJudge | None,
+        discriminator: PatchDiscriminator | None,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
+        """``autocast``: the context of both networks; the losses are fp32."""
         self.l1, self.perceptual, self.adversarial = l1, perceptual, adversarial
-        self._judge, self._discriminator = judge, discriminator
+        self._judge, self._discriminator, self._autocast = judge, discriminator, autocast
+        self._distance = self._perceptual_distance
+
+    def compile_distance(self) -> None:
+        """Compiles the perceptual distance, which then keeps no intermediate results of the size of the activations."""
+        self._distance = compiled(self._distance)
+
+    def _perceptual_distance(self, *activations: Tensor) -> Tensor:
+        """``perceptual_distance`` of the first half of these to the second."""
+        assert self._judge is not None
+        half = len(activations) // 2
+        return perceptual_distance(activations[:half], activations[half:], self._judge.weights)
+
+    def _activations(self, images: Tensor) -> Sequence[Tensor]:
+        assert self._judge is not None
+        with self._autocast():
+            return self._judge.activations(images)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        assert self._discriminator is not None
+        with self._autocast():
+            return self._discriminator(images).float()
 
     def gradients(self, y: Tensor, originals: Tensor, *, size: int, gan: bool) -> Gradients:
         """Gradients with respect to the decoder's output y [B, 3, H, W], detached from its graph, for originals [B, 3, H, W]. ``size``:
@@ -104,36 +135,35 @@ class ReconstructionObjective:
         total = self.l1 * losses["l1"]
         if self.perceptual and self._judge is not None:
             with torch.no_grad():
-                wanted = self._judge.activations(originals)
-            seen = self._judge.activations(leaf * 0.5 + 0.5)
-            losses["perceptual"] = perceptual_distance(seen, wanted, self._judge.weights).sum() / size
+                wanted = self._activations(originals)
+            losses["perceptual"] = self._distance(*self._activations(leaf * 0.5 + 0.5), *wanted).sum() / size
             total = total + self.perceptual * losses["perceptual"]
         (reconstruction,) = torch.autograd.grad(total, leaf)
         adversarial = None
         if gan:
-            assert self._discriminator is not None
-            losses["generator"] = -self._discriminator(leaf.view_as(leaf)).mean((1, 2, 3)).sum() / size
+            losses["generator"] = -self._logits(leaf.view_as(leaf)).mean((1, 2, 3)).sum() / size
             (adversarial,) = torch.autograd.grad(losses["generator"], leaf)
         return Gradients(reconstruction, adversarial, {name: value.detach() for name, value in losses.items()})
 
     def discriminate(self, y: Tensor, originals: Tensor, *, size: int) -> Tensor:
         """The discriminator's hinge loss [] on originals and decoded images y, [B, 3, H, W] each; y gets no gradient."""
-        assert self._discriminator is not None
-        real, fake = self._discriminator(torch.cat([originals * 2 - 1, y.detach()])).chunk(2)
+        real, fake = self._logits(torch.cat([originals * 2 - 1, y.detach()])).chunk(2)
         return 0.5 * (F.relu(1 - real).mean((1, 2, 3)) + F.relu(1 + fake).mean((1, 2, 3))).sum() / size
 
 
 def last_layer_gradients(decoder: LdmDecoder | ViTDecoder, hidden: Tensor, at_output: Gradients) -> Tensor:
-    """[2, weights]: the gradients of L_rec and L_gan with respect to the weight of the last layer, whose input was ``hidden``."""
+    """[2, weights] fp32: the gradients of L_rec and L_gan with respect to the weight of the last layer, whose input was ``hidden``. The
+    products run in the layer's precision, also under autocast."""
     layer = decoder.conv_out
+    assert at_output.adversarial is not None
     both = (at_output.reconstruction, at_output.adversarial)
     if isinstance(layer, nn.Conv2d):
-        gradients = [conv2d_weight(hidden.detach(), layer.weight.shape, g, padding=1) for g in both]
+        gradients = [conv2d_weight(hidden.detach(), layer.weight.shape, g.to(hidden.dtype), padding=1) for g in both]
     else:
         with torch.enable_grad():  # recomputes the linear layer, which is cheap compared with the transformer before it
             y = layer(hidden.detach())
-        gradients = [torch.autograd.grad(y, layer.weight, g, retain_graph=g is both[0])[0] for g in both]
-    return torch.stack([gradient.flatten() for gradient in gradients])
+        gradients = [torch.autograd.grad(y, layer.weight, g.to(y.dtype), retain_graph=g is both[0])[0] for g in both]
+    return torch.stack([gradient.float().flatten() for gradient in gradients])
 
 
 def adaptive_weight(gradients: Tensor, limit: float | None = None) -> Tensor:

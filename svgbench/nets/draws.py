@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ _MIX_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 _MIX_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
+@lru_cache(maxsize=4096)
 def stream(seed: int, purpose: str) -> int:
     """A 63-bit stream number for a seed and a purpose; draws of different streams are independent."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
@@ -66,11 +69,48 @@ def normal(stream: int, indices: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
 
 def chance(stream: int, indices: Tensor, shape: tuple[int, ...], probability: float) -> Tensor:
     """True with the given probability (to 2^-16): bool [B, *shape] for indices [B]; four draws from each 64-bit word, for dropout masks."""
-    count, threshold = math.prod(shape), round(probability * 65536) - 32768
+    count, threshold = math.prod(shape), _threshold(probability)
     if threshold == 32768:  # not an int16
         return torch.ones(len(indices), *shape, dtype=torch.bool, device=indices.device)
     lanes = _bits(stream, indices, (count + 3) // 4).view(torch.int16)[:, :count]
     return (lanes < threshold).reshape(-1, *shape)
+
+
+def chances(
+    streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]
+) -> list[Tensor]:
+    """``chance`` of several streams [S] int64 (on the device of the indices): bool [B, *shape] for each."""
+    if indices.device.type == "cpu":  # there, draws of the size of a cache are faster
+        rows = zip(streams.tolist(), shapes, probabilities, strict=True)
+        return [chance(number, indices, shape, probability) for number, shape, probability in rows]
+    return chances_at_once(streams, indices, shapes, probabilities)
+
+
+def chances_at_once(
+    streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]
+) -> list[Tensor]:
+    """The same bool [B, *shape], from one draw in a number of operations that does not depend on the number of streams: on a GPU each
+    operation is a launch."""
+    counts = [math.prod(shape) for shape in shapes]
+    lengths = [(count + 3) // 4 for count in counts]
+    keys = _mix(_mix((indices * _GOLDEN)[:, None] + streams) + streams)
+    cells = torch.arange(1, max(lengths) + 1, device=indices.device) * _GOLDEN
+    words = torch.cat([key.expand(-1, length) for key, length in zip(keys.split(1, dim=1), lengths, strict=True)], dim=1)
+    lanes = _mix(words.add_(torch.cat([cells[:length] for length in lengths]))).view(torch.int16)
+    below = {threshold: lanes < threshold for threshold in {_threshold(p) for p in probabilities} - {32768}}
+    found, start = [], 0
+    for shape, count, length, probability in zip(shapes, counts, lengths, probabilities, strict=True):
+        if (threshold := _threshold(probability)) == 32768:
+            found.append(torch.ones(len(indices), *shape, dtype=torch.bool, device=indices.device))
+        else:
+            found.append(below[threshold][:, start : start + count].unflatten(1, shape))
+        start += 4 * length
+    return found
+
+
+def _threshold(probability: float) -> int:
+    """The number below which an int16 counts as a hit; 32768, which is not an int16, for all of them."""
+    return round(probability * 65536) - 32768
 
 
 def integers(stream: int, indices: Tensor, high: int) -> Tensor:

@@ -12,7 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svgbench.nets.execution import channels_last, checkpointable, compiled
+
 # B batch, C channels, N positions of a grid (height x width)
+
+
+class AutocastGroupNorm(nn.GroupNorm):
+    """Group norm that returns its input's dtype: under autocast to bf16, whose convolutions return bf16, torch's would return fp32. Sums are
+    fp32 in both, so only the result and the two learned vectors are rounded to bf16. [B, C, h, w] -> [B, C, h, w]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
 def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
@@ -23,11 +36,13 @@ def _norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
     """
     if groups is None:
         groups = max(count for count in range(1, min(32, max(1, channels // 4)) + 1) if channels % count == 0)
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return AutocastGroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, each after group norm and swish, plus a shortcut: [B, inputs, h, w] -> [B, outputs, h, w]."""
+
+    checkpointing = False
 
     def __init__(self, inputs: int, outputs: int, groups: int | None = None) -> None:
         super().__init__()
@@ -38,6 +53,7 @@ class ResidualBlock(nn.Module):
         if inputs != outputs:
             self.nin_shortcut = nn.Conv2d(inputs, outputs, 1)
 
+    @checkpointable
     def forward(self, x: Tensor) -> Tensor:
         update = self.conv1(F.silu(self.norm1(x)))
         update = self.conv2(F.silu(self.norm2(update)))
@@ -47,6 +63,8 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Single-head self-attention over the positions of a grid, added to its input: [B, C, h, w] -> [B, C, h, w]."""
 
+    checkpointing = False
+
     def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
         self.norm = _norm(channels, groups)
@@ -55,6 +73,7 @@ class AttentionBlock(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
+    @checkpointable
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         q_B1NC, k_B1NC, v_B1NC = (layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
@@ -207,10 +226,14 @@ class LdmDecoder(nn.Module):
         self.norm_out = _norm(widths[0], groups)
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
+    def compile_blocks(self) -> None:
+        """Compiles everything before the last convolution, as one graph."""
+        self.before_last = compiled(self.before_last)  # type: ignore[method-assign]
+
     def before_last(self, latents: Tensor) -> Tensor:
         """The input of ``conv_out`` [B, base * multipliers[0], H, W]; the adaptive weight of the GAN loss is computed at that
         convolution."""
-        x = self.mid(self.conv_in(latents))
+        x = self.mid(self.conv_in(channels_last(latents)))
         for level in reversed(self.up):
             x = level(x)
         return F.silu(self.norm_out(x))

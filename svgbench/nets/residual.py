@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svgbench.nets import draws
+from svgbench.nets.execution import Blocks, checkpointable
 
 # B batch, N tokens (class token first), H heads, D head width
 
@@ -16,32 +18,49 @@ PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """ImageNet's, for every frozen encoder: in the release, this ViT has the same input as DINOv3."""
 
 
-class _Keys:
-    """Dropout masks as functions of (seed, place in the network, image position), so that they do not depend on the batch's layout."""
+class Mask(NamedTuple):
+    """A dropout mask, a function of (seed, place in the network, image position), so that it does not depend on the batch's layout."""
 
-    def __init__(self, seed: int, positions: Tensor, probability: float, attention: float = 0.0) -> None:
-        """``attention``: the probability for attention weights."""
-        self._seed, self._positions, self._probability, self.attention = seed, positions, probability, attention
-
-    def drop(self, x: Tensor, place: str, probability: float | None = None) -> Tensor:
-        """``x`` [B, ...] with elements dropped and the rest scaled up."""
-        probability = self._probability if probability is None else probability
-        if not probability:
-            return x
-        keep = draws.chance(draws.stream(self._seed, f"residual/{place}"), self._positions, tuple(x.shape[1:]), 1 - probability)
-        return x * keep / (1 - probability)
+    keep: Tensor
+    """[B, ...] bool."""
+    probability: float
+    """With which an element is dropped."""
 
 
-def _attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, keys: _Keys | None, place: int) -> Tensor:
+class BlockMasks(NamedTuple):
+    """Dropout masks of one block; None drops nothing."""
+
+    weights: Mask | None = None
+    """For the attention weights, [B, H, N, N]."""
+    attention: Mask | None = None
+    """For the attention's output, [B, N, C]."""
+    hidden: Mask | None = None
+    """For the MLP's hidden channels, [B, N, mlp]."""
+    mlp: Mask | None = None
+    """For the MLP's output, [B, N, C]."""
+
+
+PLAIN = BlockMasks()
+"""Without dropout."""
+
+
+def drop(x: Tensor, mask: Mask | None) -> Tensor:
+    """``x`` [B, ...] with elements dropped and the rest scaled up."""
+    return x if mask is None else x * mask.keep / (1 - mask.probability)
+
+
+def _attention(q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, mask: Mask | None) -> Tensor:
     """Self-attention [B, H, N, D], in training with dropout on its weights, as in torch's multi-head attention."""
-    if keys is None or not keys.attention:
+    if mask is None:
         return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND)
     weights_BHNN = (q_BHND @ k_BHND.transpose(2, 3) / math.sqrt(q_BHND.shape[3])).softmax(3)
-    return keys.drop(weights_BHNN, f"{place}/weights", keys.attention).to(v_BHND.dtype) @ v_BHND
+    return drop(weights_BHNN, mask).to(v_BHND.dtype) @ v_BHND
 
 
 class PlainBlock(nn.Module):
-    """Pre-norm transformer block, [B, N, C] -> [B, N, C]; with ``keys``, dropout is applied, with masks for this ``place``."""
+    """Pre-norm transformer block, [B, N, C] -> [B, N, C], in training with dropout by ``masks``."""
+
+    checkpointing = False
 
     def __init__(self, width: int, heads: int, mlp: int, *, eps: float = 1e-6) -> None:
         super().__init__()
@@ -53,13 +72,13 @@ class PlainBlock(nn.Module):
         self.up = nn.Linear(width, mlp)
         self.down = nn.Linear(mlp, width)
 
-    def forward(self, x: Tensor, keys: _Keys | None = None, place: int = 0) -> Tensor:
+    @checkpointable
+    def forward(self, x: Tensor, masks: BlockMasks = PLAIN) -> Tensor:
         q_BHND, k_BHND, v_BHND = self.qkv(self.norm_1(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = self.out(_attention(q_BHND, k_BHND, v_BHND, keys, place).transpose(1, 2).flatten(2))
-        x = x + (keys.drop(mixed, f"{place}/attention") if keys else mixed)
-        hidden = F.gelu(self.up(self.norm_2(x)))
-        hidden = self.down(keys.drop(hidden, f"{place}/hidden") if keys else hidden)
-        return x + (keys.drop(hidden, f"{place}/mlp") if keys else hidden)
+        mixed = self.out(_attention(q_BHND, k_BHND, v_BHND, masks.weights).transpose(1, 2).flatten(2))
+        x = x + drop(mixed, masks.attention)
+        hidden = drop(F.gelu(self.up(self.norm_2(x))), masks.hidden)
+        return x + drop(self.down(hidden), masks.mlp)
 
 
 class ResidualEncoder(nn.Module):
@@ -90,10 +109,12 @@ class ResidualEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.dropout, self.drop, self.attention_dropout = dropout, drop, attention_dropout
+        self._sizes = (width, heads, mlp)
+        self._streams: dict[tuple[int, torch.device, tuple[str, ...]], Tensor] = {}
         self.project = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, (resolution // patch) ** 2 + 1, width).normal_(std=0.02))
-        self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp) for _ in range(layers))
+        self.blocks = Blocks(PlainBlock(width, heads, mlp) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
         self.mask_token = nn.Parameter(torch.zeros(channels))
@@ -102,14 +123,42 @@ class ResidualEncoder(nn.Module):
 
     def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
         """``positions`` [B] (global sample counters): given in training; dropout masks depend on them and on ``seed``."""
-        keys = None if positions is None else _Keys(seed, positions, self.dropout, self.attention_dropout)
         grid = self.project((images - self.pixel_mean) / self.pixel_std)
         tokens = [self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)]
         x = torch.cat(tokens, dim=1) + self._positions(*grid.shape[2:])
-        x = keys.drop(x, "embedding") if keys else x
-        for place, block in enumerate(self.blocks):
-            x = block(x, keys, place)
+        first, masks = (None, [PLAIN] * len(self.blocks)) if positions is None else self._masks(positions, seed, x.shape[1])
+        x = drop(x, first)
+        of_first = masks[0] if masks else PLAIN
+        for block, of_block in zip(self.blocks.called(x, *(mask.keep for mask in of_first if mask)), masks, strict=True):
+            x = block(x, of_block)
         return self.head(self.norm(x)[:, 1:]).transpose(1, 2).unflatten(2, grid.shape[2:])
+
+    def _masks(self, positions: Tensor, seed: int, tokens: int) -> tuple[Mask | None, list[BlockMasks]]:
+        """The dropout masks after the embedding and in each block, for images at global positions [B]."""
+        places = self._places(tokens)
+        if not places:
+            return None, [PLAIN] * len(self.blocks)
+        key = (seed, positions.device, tuple(places))
+        if key not in self._streams:  # copied to the device once
+            numbers = [draws.stream(seed, f"residual/{place}") for place in places]
+            self._streams = {key: torch.tensor(numbers, dtype=torch.int64, device=positions.device)}
+        shapes, probabilities = zip(*places.values(), strict=True)
+        keeps = draws.chances(self._streams[key], positions, shapes, [1 - probability for probability in probabilities])
+        masks = {place: Mask(keep, probability) for place, keep, probability in zip(places, keeps, probabilities, strict=True)}
+        blocks = (BlockMasks(*(masks.get(f"{number}/{kind}") for kind in BlockMasks._fields)) for number in range(len(self.blocks)))
+        return masks.get("embedding"), list(blocks)
+
+    def _places(self, tokens: int) -> dict[str, tuple[tuple[int, ...], float]]:
+        """Place of each dropout -> the mask's shape for one image, and the probability, if there is any."""
+        width, heads, mlp = self._sizes
+        after = ((tokens, width), self.dropout)
+        of_block: dict[str, tuple[tuple[int, ...], float]] = {
+            "weights": ((heads, tokens, tokens), self.attention_dropout), "attention": after, "hidden": ((tokens, mlp), self.dropout),
+            "mlp": after,
+        }  # fmt: skip
+        places: dict[str, tuple[tuple[int, ...], float]] = {"embedding": after}
+        places |= {f"{number}/{kind}": place for number in range(len(self.blocks)) for kind, place in of_block.items()}
+        return {name: place for name, place in places.items() if place[1]}
 
     def _positions(self, height: int, width: int) -> Tensor:
         """Position embeddings [1, 1 + height * width, C] of the class token and of a grid."""

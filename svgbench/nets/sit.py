@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from svgbench.errors import BadConfig
 from svgbench.nets.blocks import Block, FourierEmbedding, MlpKind, Norm, TimeEmbedding, grid_positions, modulate, rotary_angles, token_norm
+from svgbench.nets.execution import Blocks
 from svgbench.nets.wide_head import WideHead
 
 
@@ -68,7 +69,7 @@ class SiT(nn.Module):
         self.patches = nn.Linear(inputs, width)
         self.time = (TimeEmbedding if time == "cosine" else FourierEmbedding)(width)
         self.labels = nn.Embedding(classes + 1, width)
-        self.blocks = nn.ModuleList(Block(width, heads, **alike) for _ in range(depth))
+        self.blocks = Blocks(Block(width, heads, **alike) for _ in range(depth))
         self.modulation = nn.Linear(width, depth * 6 * width)
         if wide is None:
             self.final_norm = token_norm(width, norm)
@@ -102,8 +103,9 @@ class SiT(nn.Module):
 
     def compile_blocks(self) -> None:
         """Compiles the blocks in place; all have the same code, so only one compilation is needed."""
-        for block in [*self.blocks, *(self.head.blocks if self.head is not self else ())]:
-            block.compile()
+        self.blocks.compile()
+        if self.head is not self:
+            self.head.blocks.compile()
 
     def tokens(self, x: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> patches [B, N, C * patch * patch], with channels first, as in the kernel of a convolution."""
@@ -142,7 +144,8 @@ class SiT(nn.Module):
         if self.head is not self:  # RAE's net passes its condition through the SiLU twice
             condition = nn.functional.silu(condition)
         modulations = self.modulation(condition).unflatten(1, (self.depth, 6, self.width)).unbind(1)
-        for count, (block, modulation) in enumerate(zip(self.blocks, modulations, strict=True), start=1):
+        blocks = self.blocks.called(tokens, modulations[0])
+        for count, (block, modulation) in enumerate(zip(blocks, modulations, strict=True), start=1):
             tokens = block(tokens, modulation, self.rotary)
             tapped = tokens if count == tap else tapped
         if self.head is not self:

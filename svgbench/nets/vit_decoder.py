@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from svgbench.errors import BadConfig, BadInput
 from svgbench.nets.blocks import grid_positions
+from svgbench.nets.execution import Blocks
 from svgbench.nets.residual import PlainBlock
 
 # B batch, N tokens (class token first), C width
@@ -50,10 +51,14 @@ class ViTDecoder(nn.Module):
         self.stride, self.grid = stride, resolution // stride
         self.embed = nn.Linear(z_channels, width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
+        self.blocks = Blocks(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.conv_out = PatchPixels(width, stride)  # the name of LdmDecoder's last layer, at which the adaptive weight is computed
         self.register_buffer("positions", grid_positions(width, self.grid, spacing), persistent=False)
+
+    def compile_blocks(self) -> None:
+        """Compiles the blocks, as one graph for all."""
+        self.blocks.compile()
 
     def before_last(self, latents: Tensor) -> Tensor:
         """The input of ``conv_out``, [B, width, h, w]."""
@@ -62,7 +67,7 @@ class ViTDecoder(nn.Module):
             raise BadInput(f"latents of {list(latents.shape[1:])} do not fit a decoder of {list(wanted)}; use what it was trained on.")
         patches = self.embed(latents.flatten(2).transpose(1, 2)) + self.positions
         x = torch.cat([self.class_token.expand(len(latents), -1, -1), patches], dim=1)  # the class token's position is zeros
-        for block in self.blocks:
+        for block in self.blocks.called(x):
             x = block(x)
         return self.norm(x)[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from svgbench.nets.blocks import Block, MlpKind, Norm, modulate, rotary_angles, token_norm
+from svgbench.nets.execution import Blocks
 
 
 class WideHead(nn.Module):
@@ -41,7 +42,7 @@ class WideHead(nn.Module):
         self.depth, self.width = depth, width
         self.project = nn.Linear(condition, width) if condition != width else nn.Identity()
         self.patches = nn.Linear(inputs, width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, norm=norm, mlp=mlp) for _ in range(depth))
+        self.blocks = Blocks(Block(width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, norm=norm, mlp=mlp) for _ in range(depth))
         self.modulation = nn.Linear(width, depth * 6 * width)
         self.final_norm = token_norm(width, norm)
         self.final_modulation = nn.Linear(width, 2 * width)
@@ -52,7 +53,7 @@ class WideHead(nn.Module):
         condition = nn.functional.silu(self.project(condition))
         tokens = self.patches(patches).to(patches.dtype)
         modulations = self.modulation(condition).unflatten(2, (self.depth, 6, self.width)).unbind(2)
-        for block, modulation in zip(self.blocks, modulations, strict=True):
+        for block, modulation in zip(self.blocks.called(tokens, modulations[0]), modulations, strict=True):
             tokens = block(tokens, modulation, self.rotary)
         shift, scale = self.final_modulation(condition).chunk(2, dim=-1)
         return self.final(modulate(self.final_norm(tokens), shift, scale))

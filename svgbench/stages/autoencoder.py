@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,38 @@ from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.feed import loaded
 from svgbench.machine.files import write_atomic
 from svgbench.machine.measure import count_flops
+from svgbench.machine.memory import Memory, counted
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.metrics.perceptual import load_perceptual
 from svgbench.nets import draws
 from svgbench.nets.critic import Gradients, PatchDiscriminator, ReconstructionObjective, adaptive_weight, last_layer_gradients
+from svgbench.nets.execution import checkpoint_activations
 from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
 from svgbench.stages.cost import cost_of, product_rate
 from svgbench.stages.tokenizers import Cached, Shape, blocks, build, describe, open_frozen, to_floats
+
+
+@dataclass
+class _Piece:
+    """A micro-batch: what is read and computed once for all passes over it."""
+
+    originals: Tensor
+    """Images [b, 3, H, W] in [0, 1]."""
+    features: Tensor
+    """Frozen features [b, C, h, w]."""
+    positions: Tensor
+    """[b] int64, on the device."""
+    size: int
+    """Images in the global batch."""
+    residual: Tensor | None = None
+    """Residual before alignment [b, c, h, w], once it is computed."""
+
+
+PIECE = 64
+"""Images in a micro-batch that keep a GPU busy: when a batch does not fit, small pieces let more of them keep their activations."""
 
 
 class AutoencoderTask:
@@ -64,8 +88,30 @@ class AutoencoderTask:
             self.optimisers["discriminator"] = adam(discriminator.parameters(), part.training.optimiser)
         judge = load_perceptual(loss.network, loss.weights, device=device) if loss.perceptual else None
         self._objective = ReconstructionObjective(
-            l1=loss.l1, perceptual=loss.perceptual, adversarial=loss.adversarial, discriminator=discriminator, judge=judge
-        )
+            l1=loss.l1, perceptual=loss.perceptual, adversarial=loss.adversarial, discriminator=discriminator, judge=judge,
+            autocast=self._autocast,
+        )  # fmt: skip
+        self._memory = Memory(micro_batch=runtime.micro_batch)
+
+    def fit(self) -> None:
+        """Counts how many images fit the device's memory, if nobody chose a micro-batch."""
+        start = self._part.loss.adversarial_start_images  # with the GAN term an update needs most
+        self._memory = counted(self._runtime, lambda images: self.probe(images, start), self.modules.values())
+
+    def probe(self, images: int, images_seen: int) -> None:
+        """The forward and backward passes of one update, without a step."""
+        indices = torch.arange(images) % len(self._images)
+        batch = Batch(indices, torch.arange(images), images, images_seen)
+        self.update(loaded(self, batch, self._runtime.torch_device), lambda name: None)
+        for module in self.modules.values():
+            module.zero_grad(set_to_none=True)
+
+    def compile(self) -> None:
+        """Compiles the networks in place."""
+        if self._tokenizer.residual_encoder is not None:
+            self._tokenizer.residual_encoder.blocks.compile()
+        self._tokenizer.decoder.compile_blocks()
+        self._objective.compile_distance()
 
     def load(self, batch: Batch) -> dict[str, Any]:
         """The images."""
@@ -77,97 +123,101 @@ class AutoencoderTask:
         gan = bool(loss.adversarial) and batch.images_seen >= loss.adversarial_start_images
         # once for all micro-batches, because a frozen encoder fills each batch up to a whole number of chunks
         batch = batch.holding(features=self._features(batch.indices, images=batch.data["images"]))
-        micros = list(batch.micro_batches(self._runtime.micro_batch))
-        if len(micros) <= 1:
-            losses, outputs = self._whole(batch, gan)
-        else:
-            losses, outputs = self._in_pieces(micros, self._statistics_of(micros), gan)
+        limit = self._memory.limit(len(batch), PIECE)
+        pieces = [self._piece(micro) for micro in list(batch.micro_batches(limit)) or [batch]]
+        held = 1 if len(pieces) == 1 else self._memory.held(limit)
+        sums = self._statistics(pieces, held)
+        losses, outputs = self._with_gan(pieces, sums, held) if gan else self._without_gan(pieces, sums)
         apply("tokenizer")
         if gan:
             losses["discriminator"] = torch.zeros((), device=self._runtime.torch_device)
-            for micro, y in zip(micros or [batch], outputs, strict=True):
-                critic_loss = self._objective.discriminate(y, self._originals(micro), size=batch.size)
+            for piece, y in zip(pieces, outputs, strict=True):
+                critic_loss = self._objective.discriminate(y, piece.originals, size=batch.size)
                 critic_loss.backward()
                 losses["discriminator"] += critic_loss.detach()
             apply("discriminator")
         return losses
 
-    def _originals(self, micro: Batch) -> Tensor:
-        """The images [B, 3, H, W] in [0, 1]."""
-        return to_floats(micro.data["images"], self._runtime.torch_device)
+    def _piece(self, micro: Batch) -> _Piece:
+        """What the passes over a micro-batch share."""
+        originals = to_floats(micro.data["images"], self._runtime.torch_device)
+        return _Piece(originals, micro.data["features"], micro.positions, micro.size)
 
-    def _parts(self, micro: Batch) -> tuple[Tensor, Tensor | None]:
-        """Frozen features, and the residual, whose dropout is seeded by position."""
-        features, encoder = micro.data["features"], self._tokenizer.residual_encoder
-        if encoder is None:
-            return features, None
-        return features, encoder(self._originals(micro), micro.positions, self._seed)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return self._runtime.autocast(self._part.training.precision)
 
-    def _sums(self, features: Tensor, residual: Tensor | None) -> Tensor | None:
-        """This process's sums for the alignment; None if it needs none."""
-        alignment = self._tokenizer.alignment
-        if residual is None or alignment is None or not alignment.needs_statistics:
+    def _residual(self, piece: _Piece) -> Tensor | None:
+        """The residual before alignment, whose dropout is seeded by position: computed once with a graph, if the piece has one."""
+        encoder = self._tokenizer.residual_encoder
+        if piece.residual is not None or encoder is None:
+            return piece.residual
+        with self._autocast():
+            return encoder(piece.originals, piece.positions, self._seed)
+
+    def _statistics(self, pieces: list[_Piece], held: int) -> Tensor | None:
+        """The alignment's sums over the global batch; None if it needs none. No gradient flows through them, so only the first ``held``
+        pieces, whose residual is used again, need a graph."""
+        alignment, total = self._tokenizer.alignment, None
+        if self._tokenizer.residual_encoder is None or alignment is None or not alignment.needs_statistics:
             return None
-        return alignment.statistics_of(residual, features)
+        for number, piece in enumerate(pieces):
+            with torch.set_grad_enabled(number < held):
+                piece.residual = self._residual(piece)
+            assert piece.residual is not None
+            with self._autocast():
+                sums = alignment.statistics_of(piece.residual, piece.features)
+            total = sums if total is None else total + sums
+        assert total is not None
+        return self._runtime.all_reduce_(total)
 
-    def _global(self, sums: Tensor | None) -> Tensor | None:
-        """The sums of the global batch."""
-        return None if sums is None else self._runtime.all_reduce_(sums)
+    def _decode(self, piece: _Piece, sums: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The last convolution's input and output [B, 3, H, W] in [-1, 1]. With gradients, a residual without a graph is computed again."""
+        if torch.is_grad_enabled() and piece.residual is not None and not piece.residual.requires_grad:
+            piece.residual = None
+        latents, residual = piece.features, self._residual(piece)
+        with self._autocast():
+            if residual is not None:
+                encoder, alignment = self._tokenizer.residual_encoder, self._tokenizer.alignment
+                assert encoder is not None and alignment is not None  # a residual implies both
+                aligned = alignment(residual, piece.features, sums)
+                latents = torch.cat([piece.features, encoder.replace(aligned, piece.positions, self._seed)], dim=1)
+            latents = noised(latents, piece.positions, seed=self._seed, tau=self._part.noise)
+            hidden = self._tokenizer.decoder.before_last(latents)
+            return hidden, self._tokenizer.decoder.conv_out(hidden)
 
-    def _decode(self, micro: Batch, features: Tensor, residual: Tensor | None, sums: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The last convolution's input and output [B, 3, H, W] in [-1, 1]."""
-        latents = features
-        if residual is not None:
-            encoder, alignment = self._tokenizer.residual_encoder, self._tokenizer.alignment
-            assert encoder is not None and alignment is not None  # a residual implies both
-            aligned = alignment(residual, features, sums)
-            latents = torch.cat([features, encoder.replace(aligned, micro.positions, self._seed)], dim=1)
-        latents = noised(latents, micro.positions, seed=self._seed, tau=self._part.noise)
-        hidden = self._tokenizer.decoder.before_last(latents)
-        return hidden, self._tokenizer.decoder.conv_out(hidden)
-
-    def _whole(self, batch: Batch, gan: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The rank's share of the batch in one forward and backward pass of every network."""
-        with self._runtime.autocast(self._part.training.precision):
-            parts = self._parts(batch)
-            hidden, y = self._decode(batch, *parts, self._global(self._sums(*parts)))
-        gradients = self._objective.gradients(y.float(), self._originals(batch), size=batch.size, gan=gan)
-        weight = self._weight(last_layer_gradients(self._tokenizer.decoder, hidden.float(), gradients)) if gan else None
-        y.backward(self._combined(gradients, weight).to(y.dtype))
-        return gradients.losses, [y.detach().float()]
-
-    @torch.no_grad()
-    def _statistics_of(self, micros: list[Batch]) -> Tensor | None:
-        """The alignment's sums over all micro-batches. No gradient flows through them, so a pass without a graph is exact."""
-        total: Tensor | None = None
-        for micro in micros:
-            with self._runtime.autocast(self._part.training.precision):
-                sums = self._sums(*self._parts(micro))
-            if sums is not None:
-                total = sums if total is None else total + sums
-        return self._global(total)
-
-    def _in_pieces(self, micros: list[Batch], sums: Tensor | None, gan: bool) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The rank's share in micro-batches. The adaptive weight is computed over the global batch, so with the GAN term a first pass
-        without a graph computes all gradients at the reconstructions, and a second pass of the decoder runs backward."""
+    def _without_gan(self, pieces: list[_Piece], sums: Tensor | None) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """One forward and backward pass of every network for each piece."""
         losses: dict[str, Tensor] = {}
-        outputs, kept, weight = [], [], None
-        if gan:
-            at_last = torch.zeros((), device=self._runtime.torch_device)
-            for micro in micros:
-                with torch.no_grad(), self._runtime.autocast(self._part.training.precision):
-                    hidden, y = self._decode(micro, *self._parts(micro), sums)
-                kept.append(self._objective.gradients(y.float(), self._originals(micro), size=micro.size, gan=True))
-                at_last = at_last + last_layer_gradients(self._tokenizer.decoder, hidden.float(), kept[-1])
-            weight = self._weight(at_last)
-        for number, micro in enumerate(micros):
-            with self._runtime.autocast(self._part.training.precision):
-                _, y = self._decode(micro, *self._parts(micro), sums)
-            gradients = kept[number] if gan else self._objective.gradients(y.float(), self._originals(micro), size=micro.size, gan=False)
+        for piece in pieces:
+            _, y = self._decode(piece, sums)
+            gradients = self._objective.gradients(y.float(), piece.originals, size=piece.size, gan=False)
+            y.backward(self._combined(gradients, None).to(y.dtype))
+            piece.residual = None
+            _add(losses, gradients.losses)
+        return losses, []
+
+    def _with_gan(self, pieces: list[_Piece], sums: Tensor | None, held: int) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The adaptive weight is computed over the global batch. So a first pass computes all gradients at the reconstructions, with a graph
+        for the first ``held`` pieces; for the others, a second pass of residual encoder and decoder makes it."""
+        losses: dict[str, Tensor] = {}
+        found, at_last = [], torch.zeros((), device=self._runtime.torch_device)
+        for number, piece in enumerate(pieces):
+            with torch.set_grad_enabled(number < held):
+                hidden, y = self._decode(piece, sums)
+            gradients = self._objective.gradients(y.float(), piece.originals, size=piece.size, gan=True)
+            with self._autocast():
+                at_last = at_last + last_layer_gradients(self._tokenizer.decoder, hidden, gradients)
+            found.append((gradients, y if number < held else None))
+            del hidden, y
+            _add(losses, gradients.losses)
+        weight, outputs = self._weight(at_last), []
+        for piece in pieces:
+            gradients, y = found.pop(0)
+            if y is None:
+                _, y = self._decode(piece, sums)
             y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())
-            for name, value in gradients.losses.items():
-                losses[name] = losses[name] + value if name in losses else value
+            piece.residual = None
         return losses, outputs
 
     def _weight(self, gradients: Tensor) -> Tensor:
@@ -182,6 +232,11 @@ class AutoencoderTask:
         return gradients.reconstruction + weight * gradients.adversarial
 
 
+def _add(losses: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for name, value in more.items():
+        losses[name] = losses[name] + value if name in losses else value
+
+
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Trains the autoencoder; writes ``autoencoder.safetensors``, ``autoencoder.json`` and ``log.jsonl``. Starts from the artifact
     ``start``, if there is one (``stages.continuation``)."""
@@ -194,12 +249,17 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if start is not None:
         shape = Shape.of(json.loads((start / "autoencoder.json").read_bytes())).continued(images.resolution, slice_["positions"])
     tokenizer = build(encoder, part, shape, device)
+    if runtime.checkpoint_activations:
+        checkpoint_activations(tokenizer.decoder)
     if start is not None:
         tokenizer.load_state_dict(load_file(start / "autoencoder.safetensors", device=str(device)))
     task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
+    if runtime.compiles:
+        task.compile()
+    task.fit()
 
     # cost of one image, and speed of the machine
-    flops = _flops(task, part, device)
+    flops = _flops(task, part)
     rate = product_rate(runtime, part.training.precision)
 
     report = run_training(
@@ -237,18 +297,12 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
     return runtime.all_reduce_(total)
 
 
-def _flops(task: AutoencoderTask, part: schema.Autoencoder, device: torch.device) -> int:
+def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
     """FLOPs of one image in one update, averaged over the training, without and with the GAN term."""
     start, total = part.loss.adversarial_start_images, part.training.total_images
     share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
-    counted = []
-    for images_seen in (-1, start):
-        probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2, images_seen=images_seen)
-        probe = loaded(task, probe, device)
-        counted.append(count_flops(partial(task.update, probe, lambda name: None)) / 2)
-        for module in task.modules.values():
-            module.zero_grad(set_to_none=True)
-    return round((1 - share) * counted[0] + share * counted[1])
+    without, with_gan = (count_flops(partial(task.probe, 2, images_seen)) / 2 for images_seen in (-1, start))
+    return round((1 - share) * without + share * with_gan)
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -15,10 +15,12 @@ from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.measure import count_flops
+from svgbench.machine.memory import Memory, counted
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.nets import draws
+from svgbench.nets.execution import checkpoint_activations
 from svgbench.nets.flow import misdirection
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import OBJECTIVES
@@ -69,8 +71,19 @@ class DiffusionTask:
         self._objective = OBJECTIVES[part.objective]
         self._model = self._objective.wrap(model, part.prediction)
         self._latents, self._labels, self._stats, self._part, self._runtime = latents, labels, stats, part, runtime
-        self._teacher, self._images = teacher, images
+        self._teacher, self._images, self._memory = teacher, images, Memory(micro_batch=runtime.micro_batch)
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
+
+    def fit(self) -> None:
+        """Counts how many images fit the device's memory, if nobody chose a micro-batch."""
+        self._memory = counted(self._runtime, self._probe, self.modules.values())
+
+    def _probe(self, images: int) -> None:
+        """The forward and backward pass of one update, without a step."""
+        batch = Batch(torch.arange(images) % len(self._labels), torch.arange(images), images)
+        self.update(loaded(self, batch, self._runtime.torch_device), lambda name: None)
+        for module in self.modules.values():
+            module.zero_grad(set_to_none=True)
 
     def load(self, batch: Batch) -> dict[str, Any]:
         """The labels, and the images if they are encoded in the update."""
@@ -82,7 +95,7 @@ class DiffusionTask:
         weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
         weights |= {"representation": self._teacher.weight} if self._teacher else {}
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also if a rank has no image
-        for micro in self.encoded(batch).micro_batches(self._runtime.micro_batch):
+        for micro in self.encoded(batch).micro_batches(self._memory.limit(len(batch))):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
             reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
             for name, loss in losses.items():
@@ -148,7 +161,9 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if part.representation.weight:
         torch.manual_seed(draws.stream(seed, "diffusion/projector") % 2**31)
         teacher = Teacher(part.representation, images.train, model.width, runtime, flips=part.flip)
-    if runtime.compile:
+    if runtime.checkpoint_activations:
+        checkpoint_activations(model)
+    if runtime.compiles:
         model.compile_blocks()
 
     # FLOPs of one image, and speed of the machine
@@ -159,6 +174,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(task.encoded(probe)).values())).backward()) // 2
     for module in task.modules.values():
         module.zero_grad(set_to_none=True)
+    task.fit()
     rate = product_rate(runtime, part.training.precision)
 
     shares = {snapshot(share): share for share in part.snapshots} | ({WEAK: part.weak_share} if part.weak_share else {})

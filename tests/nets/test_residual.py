@@ -57,9 +57,10 @@ def test_dropped_residuals_are_the_mask_token_everywhere_and_teach_it():
 
 def test_dropout_keeps_the_mean():
     net = encoder(dropout=0.25)
-    from svgbench.nets.residual import _Keys
+    from svgbench.nets import draws
+    from svgbench.nets.residual import Mask, drop
 
-    kept = _Keys(0, torch.arange(500), 0.25).drop(torch.ones(500, 5, 40), "here")
+    kept = drop(torch.ones(500, 5, 40), Mask(draws.chance(3, torch.arange(500), (5, 40), 0.75), 0.25))
     assert kept.mean().item() == pytest.approx(1.0, abs=0.01)
     assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert net.dropout == 0.25
@@ -80,18 +81,19 @@ def test_another_grid_gets_positions_resampled_and_the_trained_one_its_own():
 
 def test_dropout_of_attention_weights_is_torch_s_formula_with_masks_by_position():
     from svgbench.nets import draws
-    from svgbench.nets.residual import PlainBlock, _Keys
+    from svgbench.nets.residual import BlockMasks, Mask
 
-    torch.manual_seed(0)
-    block, x = PlainBlock(32, 4, 48), torch.randn(6, 5, 32)
-    found = block(x, _Keys(1, POSITIONS, 0.0, 0.3), 2)
+    net = ResidualEncoder(**{**SMALL, "resolution": 16, "layers": 3}, dropout=0.0, drop=0.0, attention_dropout=0.3)
+    block, x = net.blocks[2], torch.randn(6, 5, 32)
+    masks = net._masks(POSITIONS, 1, 5)[1][2]
+    found = block(x, masks)
     q, k, v = block.qkv(block.norm_1(x)).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4)
     weights = torch.einsum("bhnd,bhmd->bhnm", q, k).div(8**0.5).softmax(-1)
     keep = draws.chance(draws.stream(1, "residual/2/weights"), POSITIONS, (4, 5, 5), 0.7)
     assert keep.float().mean().item() == pytest.approx(0.7, abs=0.06)
     y = x + block.out((weights * keep / 0.7 @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(found, y + block.down(torch.nn.functional.gelu(block.up(block.norm_2(y)))), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(block(x, _Keys(1, POSITIONS, 0.0, 0.0), 2), block(x), rtol=0, atol=0)
+    assert isinstance(masks.weights, Mask) and torch.equal(masks.weights.keep, keep) and masks == BlockMasks(weights=masks.weights)
 
 
 def test_attention_dropout_acts_in_training_alone_and_not_by_micro_batch():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from products import Products
 from torch import nn
 
 from svgbench.config import schema
@@ -23,7 +24,7 @@ from svgbench.stages.diffusion import DiffusionTask
 SIZES = {"channels": 4, "grid": 4, "width": 32, "depth": 2, "heads": 2, "classes": 3}
 
 
-def _task(micro_batch=None, teacher=False, **settings):
+def _task(micro_batch=None, teacher=False, precision="fp32", **settings):
     torch.manual_seed(0)
     model = SiT(**SIZES, learned_sigma=settings.get("objective") == "ddpm")
     for layer in (model.final, model.modulation):
@@ -32,7 +33,7 @@ def _task(micro_batch=None, teacher=False, **settings):
     watched = None
     if teacher:
         watched = SimpleNamespace(projector=Projector(32, 16, 8), weight=0.5, block=1, features=lambda i, flip: features[i])
-    part = schema.Diffusion(flip=False, training={"total_images": 6, "batch": 6}, **settings)
+    part = schema.Diffusion(flip=False, training={"total_images": 6, "batch": 6, "precision": precision}, **settings)
     stats = LatentStats(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
     runtime = Runtime(device="cpu", threads=1, micro_batch=micro_batch, quiet=True)
     return DiffusionTask(model, lambda i, flip: latents[i], torch.tensor([0, 1, 2, 0, 1, 2]), stats, part, 3, runtime, watched)
@@ -88,3 +89,15 @@ def test_lightningdits_direction_loss_is_added_with_its_weight():
         torch.testing.assert_close(doubled[name] - gradient, 2 * (gradients[name] - gradient), rtol=1e-3, atol=1e-6)
     with pytest.raises(BadConfig, match=r"diffusion\.direction needs a velocity model, diffusion\.objective flow"):
         build({"diffusion": {"objective": "ddpm", "direction": 1.0}, "sampling": {"sampler": "ddim"}}, preset="tiny")
+
+
+@pytest.mark.parametrize("settings", [{}, {"objective": "ddpm"}, {"teacher": True}])
+def test_no_product_is_fp32_in_a_bf16_training(settings):
+    batch = Batch(indices=torch.arange(6), positions=torch.arange(6), size=6, images_seen=0)
+    found = []
+    for precision in ("bf16", "fp32"):
+        with Products() as products:
+            _gradients(_task(precision=precision, **settings), batch)
+        found.append(products)
+    assert found[0].fp32 == [] and found[0].bf16 > 20
+    assert len(found[1].fp32) > 20 and found[1].bf16 == 0

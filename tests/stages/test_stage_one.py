@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from products import Products
 
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.machine.feed import TableRows, loaded
+from svgbench.machine.measure import count_flops
+from svgbench.machine.memory import Memory
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers
@@ -111,7 +114,6 @@ def test_the_moments_that_fix_the_alignment_are_those_of_the_training_images():
 
 def test_stage_one_at_the_paper_s_size_costs_at_most_970_gflop_an_image(monkeypatch):
     """Counted without numbers (meta tensors): residual 19, decoder 759, VGG 120, discriminator; the frozen encoder is 16 more."""
-    from svgbench.machine.measure import count_flops
     from svgbench.metrics.perceptual import VggTaps
 
     part, runtime = schema.Autoencoder(), Runtime(device="meta", quiet=True)
@@ -145,3 +147,96 @@ def test_micro_batches_make_the_same_gradients_with_tokenwise_and_partial_alignm
     largest = max(gradient.abs().max().item() for gradient in whole.values())
     for name, gradient in whole.items():
         torch.testing.assert_close(pieces[name], gradient, rtol=2e-3, atol=1e-5 * largest)
+
+
+# --- the work of an update ---
+
+SIZE = 8
+BEFORE, WITH_GAN = 0, 1000
+ALL = Memory(fits=4, image=1, room=100)
+"""Room for the activations of all micro-batches."""
+
+
+def batch(images_seen):
+    return Batch(torch.arange(SIZE), torch.arange(SIZE) + images_seen, SIZE, images_seen)
+
+
+def flops(align, images_seen, micro=None, memory=None):
+    made, _ = task(settings(align=align), micro)
+    if memory is not None:
+        made._memory = memory
+    return count_flops(lambda: made.update(batch(images_seen), lambda name: None))
+
+
+def forward_flops():
+    """Of residual encoder and decoder, for the batch."""
+    tokenizer = task(settings())[0].modules["tokenizer"]
+    images, positions = torch.rand(SIZE, 3, 32, 32), torch.arange(SIZE)
+    return (
+        count_flops(lambda: tokenizer.residual_encoder(images, positions, 0)),
+        count_flops(lambda: tokenizer.decoder(torch.rand(SIZE, tokenizer.channels, 4, 4))),
+    )
+
+
+def test_micro_batches_of_stage_one_add_only_the_forward_passes_that_must_run_twice():
+    """The alignment's sums over the batch come before any graph (the residual encoder runs twice), and so does the adaptive weight, once
+    the GAN term is on (the decoder runs twice)."""
+    residual, decoder = forward_flops()
+    for align, needs_sums in (("none", 0), ("frozen", 1)):
+        assert flops(align, BEFORE, 4) - flops(align, BEFORE) == needs_sums * residual
+        assert flops(align, WITH_GAN, 4) - flops(align, WITH_GAN) == residual + decoder
+
+
+@pytest.mark.parametrize("align", ["none", "frozen"])
+def test_micro_batches_whose_activations_fit_add_nothing(align):
+    for images_seen in (BEFORE, WITH_GAN) if align == "none" else (WITH_GAN,):
+        assert flops(align, images_seen, memory=ALL) == flops(align, images_seen)
+
+
+@pytest.mark.parametrize("images_seen", [BEFORE, WITH_GAN])
+@pytest.mark.parametrize("align", ["none", "frozen"])
+def test_held_activations_give_the_same_gradients(images_seen, align):
+    found = []
+    for memory in (Memory(micro_batch=4), ALL):
+        made, _ = task(settings(align=align))
+        made._memory, kept = memory, {}
+
+        def apply(name, made=made, kept=kept):
+            kept.update({f"{name}.{n}": p.grad.clone() for n, p in made.modules[name].named_parameters() if p.grad is not None})
+
+        made.update(batch(images_seen), apply)
+        found.append(kept)
+    assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("images_seen", [BEFORE, WITH_GAN])
+@pytest.mark.parametrize("micro", [None, 3])
+def test_an_update_of_stage_one_asks_once_for_each_images_features(images_seen, micro):
+    made, _ = task(settings(), micro)
+    asked, features = [], made._features
+    made._features = lambda indices, *more: (asked.extend(indices.tolist()), features(indices, *more))[1]
+    made.update(batch(images_seen), lambda name: None)
+    assert sorted(asked) == list(range(SIZE))
+
+
+def in_bf16(part):
+    return part.model_copy(update={"training": part.training.model_copy(update={"precision": "bf16"})})
+
+
+@pytest.mark.parametrize("micro", [None, 4])
+@pytest.mark.parametrize("kind", ["ldm", "vit"])
+def test_no_product_of_stage_one_is_fp32_when_it_trains_in_bf16(micro, kind):
+    """Statistics of the alignment are fp64. The frozen features are in memory: their precision is the encoder's."""
+    part = settings()
+    vit = part.decoder.vit.model_copy(update={"width": 16, "layers": 2, "heads": 2, "mlp": 32})
+    made, _ = task(in_bf16(part.model_copy(update={"decoder": part.decoder.model_copy(update={"kind": kind, "vit": vit})})), micro)
+    with Products() as products:
+        made.update(batch(WITH_GAN), lambda name: None)
+    assert products.fp32 == [] and products.bf16 > 50
+
+
+def test_the_count_of_fp32_products_sees_an_fp32_training():
+    made, _ = task(settings())
+    with Products() as products:
+        made.update(batch(WITH_GAN), lambda name: None)
+    assert len(products.fp32) > 50 and products.bf16 == 0

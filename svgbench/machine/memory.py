@@ -1,0 +1,75 @@
+"""How many images one forward and backward pass takes: as ``--micro-batch`` says, else on CUDA as many as the device's memory holds.
+
+Two updates of a few images, without a step of the optimiser, are run before a training; torch's allocator counts their peaks. Their
+difference is what an image needs, in this precision and with these kernels, and the rest is what needs memory at any batch. So nothing is
+tried until it fails. The number of pieces of a batch changes a result only by rounding, as ``--micro-batch`` does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from svgbench.machine.runtime import Runtime
+
+PROBES = (16, 32)
+"""Images of the two counted updates: enough for their activations to outweigh what does not grow with the batch."""
+SHARE = 0.9
+"""Part of the device's memory that is planned; the rest is for the allocator's gaps, workspaces of kernels and the driver."""
+STATE_BYTES = 16
+"""Bytes that a training later keeps for each trained parameter: two fp32 moments of Adam, the moving average, a bucket for reduction."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """The images that fit."""
+
+    micro_batch: int | None = None
+    """Images in a pass as asked for (``--micro-batch``)."""
+    fits: int | None = None
+    """Images in a pass that fit the device's memory; None: not counted, and the batch is not cut."""
+    image: int = 0
+    """Counted bytes of an image in a pass."""
+    room: int = 0
+    """Planned bytes for the images of all passes."""
+
+    def limit(self, count: int, most: int | None = None) -> int | None:
+        """Images in a micro-batch when this rank has ``count`` (None: all of them at once): the one asked for, or equal pieces that fit, of
+        at most ``most``."""
+        if self.micro_batch is not None or self.fits is None or count <= self.fits:
+            return self.micro_batch
+        return math.ceil(count / math.ceil(count / min(self.fits, most or self.fits)))
+
+    def held(self, micro_batch: int | None) -> int:
+        """How many micro-batches may keep their activations while another one is computed, if this was counted."""
+        if self.micro_batch is not None or self.fits is None or micro_batch is None:
+            return 0
+        return max(self.room // (self.image * micro_batch) - 1, 0)
+
+
+def counted(runtime: Runtime, probe: Callable[[int], object], networks: Iterable[nn.Module]) -> Memory:
+    """What fits, on CUDA and without ``--micro-batch``. ``probe(images)`` computes gradients of that many images and frees them; the
+    optimiser's state of ``networks`` is still to be allocated."""
+    device = runtime.torch_device
+    if runtime.micro_batch is not None or device.type != "cuda":
+        return Memory(micro_batch=runtime.micro_batch)
+
+    def peak(images: int) -> int:
+        torch.cuda.reset_peak_memory_stats(device)
+        probe(images)
+        return torch.cuda.max_memory_allocated(device)
+
+    probe(PROBES[0])  # compiles, and fills caches
+    parameters = sum(p.numel() for network in networks for p in network.parameters() if p.requires_grad)
+    return planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, parameters)
+
+
+def planned(peaks: list[int], total: int, parameters: int) -> Memory:
+    """What fits a device of ``total`` bytes, by the peaks of ``PROBES`` images; at least one image, whatever the memory."""
+    image = max(math.ceil((peaks[1] - peaks[0]) / (PROBES[1] - PROBES[0])), 1)
+    room = int(SHARE * total) - (peaks[0] - image * PROBES[0]) - STATE_BYTES * parameters
+    return Memory(fits=max(room // image, 1), image=image, room=max(room, 0))
