@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from svgbench.config import schema
 from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.files import write_atomic
-from svgbench.machine.measure import count_flops
+from svgbench.machine.measure import Work
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
@@ -26,7 +25,7 @@ from svgbench.nets import draws
 from svgbench.nets.critic import Gradients, PatchDiscriminator, ReconstructionObjective, adaptive_weight, last_layer_gradients
 from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
-from svgbench.stages.cost import cost_of, product_rate
+from svgbench.stages.cost import cost_of, product_rate, work_of
 from svgbench.stages.tokenizers import Cached, Shape, blocks, build, describe, open_frozen, to_floats
 
 
@@ -191,7 +190,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
 
     # cost of one image, and speed of the machine
-    flops = _flops(task, part)
+    work = training_work(task, part)
     rate = product_rate(runtime, part.training.precision)
 
     report = run_training(
@@ -203,7 +202,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
         write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, **shape.described()))
-    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
+    return cost_of(report, work, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
 
 
 def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
@@ -229,17 +228,18 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
     return runtime.all_reduce_(total)
 
 
-def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
-    """FLOPs of one image in one update, averaged over the training, without and with the GAN term."""
+def update_work(task: AutoencoderTask, images_seen: int) -> Work:
+    """Operations of one image in the update after ``images_seen`` images, counted."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    return work_of(task, lambda batch: task.update(batch, lambda name: None), Batch(zero, zero, 1, images_seen=images_seen))
+
+
+def training_work(task: AutoencoderTask, part: schema.Autoencoder) -> Work:
+    """Operations of one image in one update, averaged over the training, without and with the GAN term."""
     start, total = part.loss.adversarial_start_images, part.training.total_images
     share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
-    counted = []
-    for images_seen in (-1, start):
-        probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2, images_seen=images_seen)
-        counted.append(count_flops(partial(task.update, probe, lambda name: None)) / 2)
-        for module in task.modules.values():
-            module.zero_grad(set_to_none=True)
-    return round((1 - share) * counted[0] + share * counted[1])
+    before, after = update_work(task, -1), update_work(task, start)
+    return Work(*(round((1 - share) * one + share * other) for one, other in zip(before, after, strict=True)))
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

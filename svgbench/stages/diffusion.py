@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
-from svgbench.machine.measure import count_flops
+from svgbench.machine.measure import Work
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
@@ -23,7 +23,7 @@ from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import OBJECTIVES
 from svgbench.nets.representation import Projector, misalignment
 from svgbench.nets.sit import SiT
-from svgbench.stages.cost import cost_of, product_rate
+from svgbench.stages.cost import cost_of, product_rate, work_of
 from svgbench.stages.graph import WEAK, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
@@ -110,6 +110,12 @@ class DiffusionTask:
         return (outputs, None) if tap is None else outputs
 
 
+def update_work(task: DiffusionTask) -> Work:
+    """Operations of one image in one update, counted."""
+    probe = Batch(indices=torch.zeros(1, dtype=torch.int64), positions=torch.zeros(1, dtype=torch.int64), size=1)
+    return work_of(task, lambda batch: reduce(torch.add, (loss.sum() for loss in task.losses(batch).values())).backward(), probe)
+
+
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Starts from the averaged
     weights of the artifact ``start``, if there is one (``stages.continuation``)."""
@@ -138,10 +144,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 
     # FLOPs of one image, and speed of the machine
     task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher)
-    probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2)
-    flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(probe).values())).backward()) // 2
-    for module in task.modules.values():
-        module.zero_grad(set_to_none=True)
+    work = update_work(task)
     rate = product_rate(runtime, part.training.precision)
 
     shares = {snapshot(share): share for share in part.snapshots} | ({WEAK: part.weak_share} if part.weak_share else {})
@@ -153,4 +156,4 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
         write_description(out, sizes, images.classes, objective=part.objective, prediction=part.prediction)
-    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), model)
+    return cost_of(report, work, max(rate, product_rate(runtime, part.training.precision)), model)
