@@ -7,7 +7,6 @@ the same machine in the same run, not taken from a data sheet.
 from __future__ import annotations
 
 import contextlib
-import platform
 import resource
 import sys
 import time
@@ -18,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -114,7 +112,7 @@ def count_flops(function: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-class Work(NamedTuple):
+class CountedWork(NamedTuple):
     """Floating-point operations of one image in one update."""
 
     model: int
@@ -123,7 +121,7 @@ class Work(NamedTuple):
     """Of frozen encoders that are run for the update; 0 where their outputs are kept in memory."""
 
 
-def count_work(function: Callable[[], Any], images: int) -> Work:
+def count_work(function: Callable[[], Any], images: int) -> CountedWork:
     """Counts one call on ``images`` images. What ``apart`` marks is counted apart. Compiled modules run uncompiled, because compiled code
     hides its operations."""
     counts: list[int] = []
@@ -133,7 +131,7 @@ def count_work(function: Callable[[], Any], images: int) -> Work:
             total = count_flops(function)
     finally:
         _APART.reset(token)
-    return Work(round((total - sum(counts)) / images), round(sum(counts) / images))
+    return CountedWork(round((total - sum(counts)) / images), round(sum(counts) / images))
 
 
 def apart(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -155,14 +153,6 @@ def apart(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.T
 def _uncompiled() -> contextlib.AbstractContextManager[Any]:
     """Context in which compiled modules run as written. Without dynamo in memory, nothing was compiled (importing it takes seconds)."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
-
-
-def processor_name() -> str:
-    """The processor model as reported by Linux, else by Python."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
 
 
 def reset_peak(device: torch.device) -> None:

@@ -16,7 +16,7 @@ from svgbench.config import schema
 from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.files import write_atomic
-from svgbench.machine.measure import Work
+from svgbench.machine.measure import CountedWork
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
@@ -228,18 +228,18 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
     return runtime.all_reduce_(total)
 
 
-def update_work(task: AutoencoderTask, images_seen: int) -> Work:
+def update_work(task: AutoencoderTask, images_seen: int) -> CountedWork:
     """Operations of one image in the update after ``images_seen`` images, counted."""
     zero = torch.zeros(1, dtype=torch.int64)
     return work_of(task, lambda batch: task.update(batch, lambda name: None), Batch(zero, zero, 1, images_seen=images_seen))
 
 
-def training_work(task: AutoencoderTask, part: schema.Autoencoder) -> Work:
+def training_work(task: AutoencoderTask, part: schema.Autoencoder) -> CountedWork:
     """Operations of one image in one update, averaged over the training, without and with the GAN term."""
     start, total = part.loss.adversarial_start_images, part.training.total_images
     share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
     before, after = update_work(task, -1), update_work(task, start)
-    return Work(*(round((1 - share) * one + share * other) for one, other in zip(before, after, strict=True)))
+    return CountedWork(*(round((1 - share) * one + share * other) for one, other in zip(before, after, strict=True)))
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
-from svgbench.machine.measure import Work, count_work, gemm_name, gemm_rate, precision_used, utilisation
+from svgbench.machine.measure import CountedWork, count_work, gemm_name, gemm_rate, precision_used, utilisation
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, Task, TrainingReport
 from svgbench.nets.chunks import whole_batches
@@ -30,7 +30,7 @@ def product_rate(runtime: Runtime, precision: Literal["fp32", "bf16"]) -> Produc
     return ProductRate(gemm_rate(device, used) * runtime.world, gemm_name(device, used))
 
 
-def work_of(task: Task, call: Callable[[Batch], Any], probe: Batch) -> Work:
+def work_of(task: Task, call: Callable[[Batch], Any], probe: Batch) -> CountedWork:
     """Operations of one image in one update: ``call`` is counted on the batch ``probe`` and leaves no gradients. The probe has one image,
     which is one micro-batch of any size, and encoders do not pad it, so the count depends neither on the micro-batch nor on whether latents
     are kept in memory."""
@@ -41,7 +41,7 @@ def work_of(task: Task, call: Callable[[Batch], Any], probe: Batch) -> Work:
     return work
 
 
-def cost_of(report: TrainingReport, work: Work, rate: ProductRate, network: nn.Module) -> dict[str, Any]:
+def cost_of(report: TrainingReport, work: CountedWork, rate: ProductRate, network: nn.Module) -> dict[str, Any]:
     """``work``: of one image in one update. The utilisation is that of the trained networks and their losses (model FLOPs): neither frozen
     encoders nor recomputation count."""
     return {

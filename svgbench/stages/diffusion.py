@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
-from svgbench.machine.measure import Work
+from svgbench.machine.measure import CountedWork
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
@@ -110,7 +110,7 @@ class DiffusionTask:
         return (outputs, None) if tap is None else outputs
 
 
-def update_work(task: DiffusionTask) -> Work:
+def update_work(task: DiffusionTask) -> CountedWork:
     """Operations of one image in one update, counted."""
     probe = Batch(indices=torch.zeros(1, dtype=torch.int64), positions=torch.zeros(1, dtype=torch.int64), size=1)
     return work_of(task, lambda batch: reduce(torch.add, (loss.sum() for loss in task.losses(batch).values())).backward(), probe)

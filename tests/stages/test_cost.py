@@ -10,7 +10,7 @@ import torch
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.machine import measure
-from svgbench.machine.measure import Work, apart, count_work, gemm_name, precision_used
+from svgbench.machine.measure import CountedWork, apart, count_work, gemm_name, precision_used
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import TrainingReport
 from svgbench.nets.chunks import chunk_size, in_chunks
@@ -102,7 +102,7 @@ def test_the_probe_leaves_no_gradients():
 def test_what_runs_apart_is_taken_from_the_count_once_for_each_call():
     layer, frozen = torch.nn.Linear(4, 6), torch.nn.Linear(4, 4)
     marked, rows = apart(frozen), torch.randn(2, 4)
-    assert count_work(lambda: layer(marked(marked(rows))), 2) == Work(2 * 4 * 6, 2 * 2 * 4 * 4)
+    assert count_work(lambda: layer(marked(marked(rows))), 2) == CountedWork(2 * 4 * 6, 2 * 2 * 4 * 4)
     assert torch.equal(marked(rows), frozen(rows))
 
 
@@ -132,7 +132,7 @@ def test_the_manifest_names_the_rate_that_the_utilisation_is_a_share_of():
     report = TrainingReport(
         images_seen=10, updates=1, seconds=1.0, images_per_second=10.0, peak_memory_bytes=1, losses={}, skipped=0, averages=None
     )  # fmt: skip
-    found = cost.cost_of(report, Work(50, 7), cost.ProductRate(1000.0, "bf16, 8192 x 8192 x 8192"), torch.nn.Linear(1, 1))
+    found = cost.cost_of(report, CountedWork(50, 7), cost.ProductRate(1000.0, "bf16, 8192 x 8192 x 8192"), torch.nn.Linear(1, 1))
     assert (found["flops_per_image"], found["encoder_flops_per_image"], found["utilisation"]) == (50, 7, 0.5)
     assert (found["product_rate"], found["product_rate_of"]) == (1000.0, "bf16, 8192 x 8192 x 8192")
     measured = cost.product_rate(Runtime(device="cpu"), "fp32")
