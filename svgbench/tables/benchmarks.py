@@ -73,7 +73,12 @@ def duration_note(made: BenchFile) -> str:
 
 
 def _remarks(rows: Iterable[BenchRow]) -> list[str]:
-    return [f"{row.stage}, {row.name}{_in(row)}: {row.said}" for row in rows if row.said]
+    """What was said of the pieces; those of a stage with the same words share a line."""
+    said: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.said:
+            said.setdefault((row.stage, row.said), []).append(f"{row.name}{_in(row)}")
+    return [f"{stage} ({'; '.join(names)}): {words}" for (stage, words), names in said.items()]
 
 
 def _in(row: BenchRow) -> str:

@@ -84,7 +84,7 @@ def test_what_was_not_measured_is_named_below_the_table_with_its_reason():
     machine, speed, memory = bench_tables(made(product, row(), failed))
     assert machine.rows == [["matrix product, bf16", "1 ms", "-", "790 TFLOP/s"]]
     assert speed.rows == [["diffusion", "update", "10, fp32", "500 ms", "10 %", "20", "40 %"]]
-    assert "diffusion, update (256, bf16): out of memory" in speed.notes
+    assert "diffusion (update (256, bf16)): out of memory" in speed.notes
     assert memory.rows == [["diffusion", "update", "10, fp32", "1 GB", "2 s", "not measured", "-"]]
 
 

@@ -6,7 +6,8 @@ backward pass are counted in elements (tokens x width of each block, outputs of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from svgbench.config.choices import CACHE_BYTES
@@ -16,8 +17,8 @@ from svgbench.lab.forecast import flops
 from svgbench.lab.forecast.sizes import FLOAT, Sizes
 
 GIB = 1 << 30
-DEVICES: Mapping[str, float] = {"H200": 139 * GIB}
-"""Memory of the GPUs that plans name."""
+DEVICE, MEMORY = "H200", 139 * GIB
+"""The GPU that plans assume, and its memory in bytes."""
 SPARE = 0.94
 """Share of a device's memory that a plan may fill: the rest is for the libraries and for gaps between allocations."""
 BLOCK = {"bf16": {True: 42.0, False: 62.0}, "fp32": {True: 72.0, False: 84.0}}
@@ -65,9 +66,16 @@ def peak(stage: str, sizes: Sizes, *, local: int | None = None, compiled: bool =
     return None
 
 
-def fitting(made: Peak, memory: float) -> int:
-    """The largest number of images at once that fits; 0 if none does."""
+def fitting(made: Peak, memory: float = MEMORY) -> int:
+    """The largest number of images at once that fits; 0 if not even one does."""
     return max(0, int((memory * SPARE - made.states) / made.image)) if made.image else made.images
+
+
+def on_gpus(made: Peak, gpus: int) -> Peak:
+    """The peak on each of several GPUs, which share a batch; a share that does not fit is computed in micro-batches of what fits."""
+    if not made.image:
+        return made
+    return made._replace(images=max(1, min(math.ceil(made.images / gpus), fitting(made))))
 
 
 def _diffusion(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
@@ -174,10 +182,14 @@ def _kept(number_bytes: int, images: int) -> float:
     return number_bytes * images if number_bytes * images <= CACHE_BYTES else 0.0
 
 
-def remark(stage: str, made: Peak, memory: Mapping[str, float] = DEVICES) -> str:
-    """A warning for a stage that would not fit on a named device; empty if it fits."""
-    for name, size in memory.items():
-        if made.total > size * SPARE:
-            advice = f"; --micro-batch {fitting(made, size)} would fit" if fitting(made, size) else ""
-            return f"{stage}: planned peak {made.total / GIB:,.0f} GiB does not fit the {size / GIB:.0f} GiB of an {name}{advice}"
-    return ""
+def remarks(peaks: Iterable[tuple[str, Peak]], gpus: int) -> list[str]:
+    """Sentences about stages that need micro-batches on this number of GPUs, and a warning for each that does not fit."""
+    said: dict[str, None] = {}
+    for stage, whole in peaks:
+        made, share = on_gpus(whole, gpus), math.ceil(whole.images / gpus)
+        if made.total > MEMORY * SPARE:
+            said[f"{stage} does not fit: planned peak {made.total / GIB:,.0f} GiB of the {MEMORY / GIB:.0f} GiB of an {DEVICE}."] = None
+        elif made.image and made.images < share:
+            least = (whole.states + share * whole.image) / GIB
+            said[f"{stage} in micro-batches of {made.images}: {share} images at once would take {least:,.0f} GiB of an {DEVICE}."] = None
+    return list(said)

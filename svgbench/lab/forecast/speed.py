@@ -55,8 +55,8 @@ class Pace:
 
 
 def pace_of(gpus: int, store: Path | None = None) -> Pace:
-    """The speed of ``gpus`` H200s (0: this CPU). ``store``: the store beside which ``bench.json`` of this machine may lie; it sets the rates
-    that it measured, and finished trainings in the store set the others."""
+    """The speed of ``gpus`` H200s (0: this CPU). ``store``: the store beside which ``bench.json`` of this machine may lie. It sets the
+    rates that it measured, and finished trainings in the store set the others."""
     cores, device = os.cpu_count() or 1, "cuda" if gpus else "cpu"
     rates = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
     benched, about, ignored = _benched(store, device) if store else ({}, "", "")
