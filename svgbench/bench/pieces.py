@@ -160,18 +160,28 @@ class BenchSheet:
     def _diffusion(self) -> Iterator[Bout]:
         count = self.of("diffusion")
         if not self.gpu:
-            yield self._transformer("forward", "update", count, weight=2, compile=False)
+            yield self._transformer("forward", "update", count, weight=2, compile=False, pace=True)
             yield self._transformer(None, "update, encoding online", count, weight=1, compile=False, online=True)
             return
-        yield self._transformer("forward, compiled", "update, compiled", count, weight=2, compile=True, watch=True)
+        yield self._transformer("forward, compiled", "update, compiled", count, weight=2, compile=True, watch=True, pace=True)
         yield self._transformer("forward, eager", "update, eager", max(1, count // 2), weight=1, compile=False)
         yield self._transformer(None, "update, compiled, encoding online", count, weight=1, compile=True, online=True)
         yield self._transformer(None, "update, compiled, one of 8 ranks", min(count, SHARE), weight=1, compile=True)
 
     def _transformer(
-        self, forward: str | None, update: str, count: int, *, weight: float, compile: bool, online: bool = False, watch: bool = False
+        self,
+        forward: str | None,
+        update: str,
+        count: int,
+        *,
+        weight: float,
+        compile: bool,
+        online: bool = False,
+        watch: bool = False,
+        pace: bool = False,
     ) -> Bout:
-        """Forward pass and update of the transformer; ``watch``: also one update in which calls that wait for the GPU are counted."""
+        """Forward pass and update of the transformer. ``watch``: also one update in which calls that wait for the GPU are counted; ``pace``:
+        whether plans take their pace from the update."""
         subject = self.subject
         part, sizes = subject.config.diffusion, subject.sizes
         used, work = self._used(part.training.precision), sizes.transformer
@@ -180,7 +190,7 @@ class BenchSheet:
             task = subject.diffusion(online=online, compile=compile)
             step = subject.update(task, count)
             trained = BenchPiece(
-                name=update, call=step, batch=count, flops=count * work.training, precision=used, sets_pace=not online and count > SHARE,
+                name=update, call=step, batch=count, flops=count * work.training, precision=used, sets_pace=pace,
                 cpu=True, said=_waiting(step) if watch else "",
             )  # fmt: skip
             passes = [] if forward is None else [

@@ -6,8 +6,9 @@ This module alone knows how the tasks of the stages are built and called.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from svgbench.backends.open import open_encoder
+from svgbench.config.choices import CACHE_BYTES
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadWeights
 from svgbench.images import packed
 from svgbench.images.store import ImageSet, open_images
-from svgbench.lab.forecast.sizes import Sizes
+from svgbench.lab.forecast.sizes import FLOAT, Sizes
 from svgbench.machine import arrays
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
@@ -114,13 +116,15 @@ class Subject:
 
     def latents(self, *, online: bool) -> tokenizers.Cached:
         """Raw latents of the training images: random ones in memory, or computed from the images at each call."""
-        shape = (len(self.images), self.sizes.channels, self.sizes.grid, self.sizes.grid)
-        known = None if online else torch.randn(shape, device=self.device, generator=torch.Generator(self.device).manual_seed(0))
-        quiet = replace(self.runtime, quiet=True)
-        made = tokenizers.Cached(
-            self.frozen.encode, _Endless.of(self.images) if online else self.images, quiet, label="latents", known=known
-        )
-        return made
+        return self._cached(self.frozen.encode, (self.sizes.channels, self.sizes.grid, self.sizes.grid), online=online)
+
+    def _cached(self, function: Callable[[Tensor], Tensor], shape: tuple[int, ...], *, online: bool) -> tokenizers.Cached:
+        """A function of the images: random values in memory, or computed at each call."""
+        if online:
+            return tokenizers.Cached(function, _Endless.of(self.images), self.runtime, label="latents")
+        generator = torch.Generator(self.device).manual_seed(0)
+        known = torch.randn(len(self.images), *shape, device=self.device, generator=generator)
+        return tokenizers.Cached(function, self.images, self.runtime, label="latents", known=known)
 
     def diffusion(self, *, online: bool = False, compile: bool = False) -> DiffusionTask:
         """The second stage's task, without mirrored images, so that latents in memory and computed ones are comparable."""
@@ -135,13 +139,15 @@ class Subject:
         return lambda: task.losses(batch)
 
     def autoencoder(self) -> AutoencoderTask:
-        """The first stage's task. A perceptual network that is not shipped has random weights."""
+        """The first stage's task, with features in memory if a run of this size keeps them there. A perceptual network that is not shipped
+        has random weights."""
         part, tokenizer = self.config.autoencoder, self.tokenizer()
         assert isinstance(tokenizer, Tokenizer)  # a codec has no first stage
         if part.loss.perceptual and part.loss.network == "lpips" and part.loss.weights is None:
             part = part.model_copy(update={"loss": part.loss.model_copy(update={"weights": str(self._vgg())})})
-        quiet = replace(self.runtime, quiet=True)
-        features = tokenizers.Cached(self.encoder.encode, _Endless.of(self.images), quiet, label="features")
+        shape = (self.sizes.card.channels, self.sizes.grid, self.sizes.grid)
+        online = FLOAT * math.prod(shape) * self.sizes.counts.train > CACHE_BYTES
+        features = self._cached(self.encoder.encode, shape, online=online)
         return AutoencoderTask(tokenizer, self.images, features, part, 0, self.runtime)
 
     def update(self, task: AutoencoderTask | DiffusionTask, batch: int) -> Callable[[], Any]:
