@@ -180,8 +180,8 @@ class BenchSheet:
         watch: bool = False,
         pace: bool = False,
     ) -> Bout:
-        """Forward pass and update of the transformer. ``watch``: also one update in which calls that wait for the GPU are counted; ``pace``:
-        whether plans take their pace from the update."""
+        """Forward pass and update of the transformer. ``watch``: also one update in which calls that wait for the GPU are counted.
+        ``pace``: plans take their pace from the update."""
         subject = self.subject
         part, sizes = subject.config.diffusion, subject.sizes
         used, work = self._used(part.training.precision), sizes.transformer
