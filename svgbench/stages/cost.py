@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from torch import nn
@@ -34,11 +35,24 @@ def work_of(task: Task, call: Callable[[Batch], Any], probe: Batch) -> CountedWo
     """Operations of one image in one update: ``call`` is counted on the batch ``probe`` and leaves no gradients. The probe has one image,
     which is one micro-batch of any size, and encoders do not pad it, so the count depends neither on the micro-batch nor on whether latents
     are kept in memory."""
-    with whole_batches():
+    with whole_batches(), _keeping_activations(task.modules.values()):
         work = count_work(lambda: call(probe), len(probe.indices))
     for module in task.modules.values():
         module.zero_grad(set_to_none=True)
     return work
+
+
+@contextlib.contextmanager
+def _keeping_activations(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """Context in which no block computes its activations again in the backward pass (attribute ``checkpointing``)."""
+    blocks = [module for network in networks for module in network.modules() if getattr(module, "checkpointing", False)]
+    try:
+        for block in blocks:
+            block.checkpointing = False
+        yield
+    finally:
+        for block in blocks:
+            block.checkpointing = True
 
 
 def cost_of(report: TrainingReport, work: CountedWork, rate: ProductRate, network: nn.Module) -> dict[str, Any]:

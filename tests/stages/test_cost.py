@@ -99,6 +99,18 @@ def test_the_probe_leaves_no_gradients():
     assert all(parameter.grad is None for module in task.modules.values() for parameter in module.parameters())
 
 
+def test_activations_that_are_computed_again_do_not_count():
+    plain, task = diffusion.update_work(second()), second()
+    block = task.modules["sit"].blocks[0]
+    once = block.forward
+    block.checkpointing = True
+    block.forward = lambda *inputs: (once(*inputs) if block.checkpointing else 0) * 0 + once(*inputs)
+    assert diffusion.update_work(task) == plain and block.checkpointing
+    assert count_work(lambda: block(torch.zeros(1, 4, 32), torch.zeros(1, 6, 32), None), 1).model == 2 * count_work(
+        lambda: once(torch.zeros(1, 4, 32), torch.zeros(1, 6, 32), None), 1
+    ).model  # fmt: skip
+
+
 def test_what_runs_apart_is_taken_from_the_count_once_for_each_call():
     layer, frozen = torch.nn.Linear(4, 6), torch.nn.Linear(4, 4)
     marked, rows = apart(frozen), torch.randn(2, 4)
