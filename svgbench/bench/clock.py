@@ -90,8 +90,8 @@ class Clock:
         self._flops = 0
 
     def rows(self, bout: Bout, seconds: float, left: float | None = None) -> list[BenchRow]:
-        """Measures a bout within about ``seconds``; its preparation may delay the first round up to ``left``, the time for all bouts. A
-        piece that does not fit in memory or in the time becomes a row that says so."""
+        """Measures a bout within about ``seconds``. Its preparation may delay the first round to twice that, within ``left``, the time for
+        all bouts. A piece that does not fit in memory or in the time becomes a row that says so."""
         began = time.perf_counter()
         if why := self._refusal(bout, seconds):
             return [BenchRow(stage=bout.stage, name=name, said=why) for name in bout.names]
@@ -114,7 +114,8 @@ class Clock:
         for number in range(MOST):
             spent = time.perf_counter() - began
             round_seconds = sum(_longest(turn) * turn.inner for turn in turns)
-            if not turns or self._stopped() or spent + round_seconds > (seconds if number or left is None else left):
+            limit = seconds if number or left is None else min(2 * seconds, left)
+            if not turns or self._stopped() or spent + round_seconds > limit:
                 break
             for turn in list(turns):
                 try:

@@ -29,23 +29,16 @@ def bench_tables(made: BenchFile) -> list[Table]:
             *_shares(timed), *([] if machine else [about]), *_remarks(pieces),
         ]  # fmt: skip
         tables.append(Table("Speed", ["stage", "what", "images, in", "time", "±", "images/s", "MFU"], speed, notes, kind="cost", keys=2))
+        gpu = made.device == "cuda"
+        columns, whose = ["peak", "first", *(["idle", "host"] if gpu else [])], "of PyTorch's allocator" if gpu else "of the whole process"
         memory = [
-            [*_names(row), _bytes(row.peak_memory_bytes), _time(row.first_seconds), _idle(row), _time(row.cpu_seconds)] for row in timed
+            [*_names(row), _bytes(row.peak_memory_bytes), _time(row.first_seconds), *([_idle(row), _time(row.cpu_seconds)] if gpu else [])]
+            for row in timed
         ]
-        whose = "of PyTorch's allocator" if made.device == "cuda" else "of the whole process"
-        notes = [
-            f"peak: {whose}; first: the first call, with compilation and cold caches; idle: share of a call without a kernel on the GPU."
-        ]
-        tables.append(
-            Table(
-                "Memory and first call",
-                ["stage", "what", "images, in", "peak", "first", "idle", "host"],
-                memory,
-                notes,
-                kind="cost",
-                keys=2,
-            )
-        )
+        on_gpu = "idle: share of a call in which the GPU runs no kernel; host: time until the call returns."
+        notes = [f"peak: {whose}; first: the first call, with compilation and cold caches."]
+        notes.append(on_gpu if gpu else f"idle share: {NOT_MEASURED} on a CPU.")
+        tables.append(Table("Memory and first call", ["stage", "what", "images, in", *columns], memory, notes, kind="cost", keys=2))
     return tables
 
 

@@ -85,7 +85,9 @@ def test_what_was_not_measured_is_named_below_the_table_with_its_reason():
     assert machine.rows == [["matrix product, bf16", "1 ms", "-", "790 TFLOP/s"]]
     assert speed.rows == [["diffusion", "update", "10, fp32", "500 ms", "10 %", "20", "40 %"]]
     assert "diffusion (update (256, bf16)): out of memory" in speed.notes
-    assert memory.rows == [["diffusion", "update", "10, fp32", "1 GB", "2 s", "not measured", "-"]]
+    assert memory.rows == [["diffusion", "update", "10, fp32", "1 GB", "2 s"]] and "idle share: not measured on a CPU." in memory.notes
+    *_, memory = bench_tables(made(row(idle_share=0.02, cpu_seconds=0.1), row("eager"), device="cuda"))
+    assert [line[-2:] for line in memory.rows] == [["2 %", "100 ms"], ["not measured", "-"]]
 
 
 def test_free_memory_is_bytes_of_this_machine():
