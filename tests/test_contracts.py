@@ -40,6 +40,9 @@ OPTIONS = {
         "--batch", "--device", "--format", "--out", "--precision", "--preset", "--random-weights", "--repetitions", "--set", "--shelf",
         "--threads", "--warm-up", "--weights",
     },
+    "bench": {
+        "--against", "--batch", "--device", "--format", "--minutes", "--out", "--preset", "--set", "--shelf", "--stage", "--threads",
+    },
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli import (
+    bench,
     costs,
     data,
     encoders,
@@ -41,6 +42,7 @@ app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("cost")(costs.cost)
+app.command("bench")(bench.bench)
 app.command("import")(imports.import_)
 app.command("fields")(planning.fields)
 app.command("runs")(runs.runs)

@@ -51,7 +51,7 @@ def plan(
     from svgbench.lab.forecast.sizes import published
     from svgbench.lab.forecast.speed import GPUS, pace_of
     from svgbench.tables.plan_summary import content, summary_table
-    from svgbench.tables.planned import LEFT_OUT, plan_table
+    from svgbench.tables.planned import LEFT_OUT, memory_notes, plan_table
 
     store, about = Store(out / "store"), load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     missing: list[str] = []
@@ -74,7 +74,15 @@ def plan(
     tables = [rows]
     if len(plan_.runs) > 1:
         short = summary_table(title, plan_, made, costs, pace)
-        short.notes = [f"pace {pace.source}.", LEFT_OUT, *costs.notes, *notes, *([] if nodes else ["a row for every node: --nodes"])]
+        planned_ = [(plan_.nodes[key].stage, estimate) for key, estimate in costs.nodes.items() if key not in made]
+        short.notes = [
+            f"pace {pace.source}.",
+            LEFT_OUT,
+            *memory_notes(planned_, pace),
+            *costs.notes,
+            *notes,
+            *([] if nodes else ["a row for every node: --nodes"]),
+        ]
         tables = [short, rows] if nodes else [short]
     else:
         rows.notes += notes

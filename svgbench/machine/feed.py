@@ -27,7 +27,7 @@ ALIGNMENT = 64
 
 
 class TableRows(NamedTuple):
-    """TableRows of a table on the host. They are read straight into the buffer that travels to the device."""
+    """Rows of a table on the host. They are read straight into the buffer that travels to the device."""
 
     table: Tensor
     """[N, ...]"""

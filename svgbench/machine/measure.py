@@ -7,38 +7,102 @@ the same machine in the same run, not taken from a data sheet.
 from __future__ import annotations
 
 import contextlib
-import platform
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+Precision = Literal["fp32", "tf32", "bf16"]
 
-def gemm_rate(device: torch.device, precision: Literal["fp32", "bf16"], seconds: float = 0.3) -> float:
+SIDES = {"cuda": 8192, "cpu": 1024}
+"""Side of the square matrices whose product gives a device's rate."""
+
+_APART: ContextVar[list[int] | None] = ContextVar("apart", default=None)
+"""The counts of the functions marked by ``apart``, while ``count_work`` counts."""
+
+
+def gemm_rate(device: torch.device, precision: Precision, seconds: float = 0.3) -> float:
     """FLOP/s of large square matrix products: the best of several intervals within ``seconds``, after a warm-up."""
-    side = 8192 if device.type == "cuda" else 1024
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.ones(side, side, device=device, dtype=kind), torch.ones(side, side, device=device, dtype=kind)
-    out = torch.empty_like(a)
-    a, b = a.normal_(), b.normal_()
+    product = gemm(device, precision)
     for _ in range(3):
-        torch.mm(a, b, out=out)
+        product.call()
     synchronise(device)
     best, spent, repeats = 0.0, 0.0, 4 if device.type == "cuda" else 1  # short intervals: in some of them other processes are idle
     while spent < seconds or best == 0.0:
         start = time.perf_counter()
         for _ in range(repeats):
-            torch.mm(a, b, out=out)
+            product.call()
         synchronise(device)
         stretch = time.perf_counter() - start
         spent += stretch
-        best = max(best, repeats * 2 * side**3 / stretch)
+        best = max(best, repeats * product.flops / stretch)
     return best
+
+
+class Gemm(NamedTuple):
+    """A large square matrix product."""
+
+    call: Callable[[], Any]
+    flops: int
+
+
+def gemm(device: torch.device, precision: Precision) -> Gemm:
+    """The product whose rate is this device's at a precision; ``gemm_name`` names it. On a GPU, fp32 is computed without TF32."""
+    side = side_of(device)
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.ones(side, side, device=device, dtype=kind), torch.ones(side, side, device=device, dtype=kind)
+    out = torch.empty_like(a)
+    a, b = a.normal_(), b.normal_()
+
+    def product() -> None:
+        with float32_products("high" if precision == "tf32" else "highest"):
+            torch.mm(a, b, out=out)
+
+    plain = kind is torch.bfloat16 or device.type != "cuda"
+    return Gemm((lambda: torch.mm(a, b, out=out)) if plain else product, 2 * side**3)
+
+
+def gemm_name(device: torch.device, precision: Precision) -> str:
+    """Precision and shape of the product, such as ``bf16, 8192 x 8192 x 8192``."""
+    side = side_of(device)
+    return f"{precision}, {side} x {side} x {side}"
+
+
+def side_of(device: torch.device) -> int:
+    """Side of the matrices of ``gemm``."""
+    return SIDES.get(device.type, SIDES["cpu"])
+
+
+@contextlib.contextmanager
+def float32_products(precision: Literal["highest", "high"]) -> Iterator[None]:
+    """Context in which float32 products on a GPU are exact (``highest``) or use TF32 (``high``)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def precision_used(device: torch.device, precision: Literal["fp32", "bf16"]) -> Precision:
+    """The precision of the products of a training: on a GPU, fp32 is TF32 where products or convolutions may use it (by torch's default,
+    convolutions do)."""
+    if precision == "fp32" and device.type == "cuda" and tf32_allowed():
+        return "tf32"
+    return precision
+
+
+def tf32_allowed() -> bool:
+    """Whether float32 products or convolutions on a GPU may use TF32."""
+    convolutions = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9; reading the older flag there may raise
+    in_convolutions = convolutions.fp32_precision == "tf32" if convolutions is not None else torch.backends.cudnn.allow_tf32
+    return torch.get_float32_matmul_precision() != "highest" or in_convolutions
 
 
 def count_flops(function: Callable[[], Any]) -> int:
@@ -48,12 +112,47 @@ def count_flops(function: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def processor_name() -> str:
-    """The processor model as reported by Linux, else by Python."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
+class CountedWork(NamedTuple):
+    """Floating-point operations of one image in one update."""
+
+    model: int
+    """Of the networks that are trained and of their losses."""
+    apart: int = 0
+    """Of frozen encoders that are run for the update; 0 where their outputs are kept in memory."""
+
+
+def count_work(function: Callable[[], Any], images: int) -> CountedWork:
+    """Counts one call on ``images`` images. What ``apart`` marks is counted apart. Compiled modules run uncompiled, because compiled code
+    hides its operations."""
+    counts: list[int] = []
+    token = _APART.set(counts)
+    try:
+        with _uncompiled():
+            total = count_flops(function)
+    finally:
+        _APART.reset(token)
+    return CountedWork(round((total - sum(counts)) / images), round(sum(counts) / images))
+
+
+def apart(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same function of images [B, 3, H, W], counted apart by ``count_work``: a frozen encoder, whose operations belong to no trained
+    network and vanish where its outputs are kept."""
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        counts = _APART.get()
+        if counts is None:
+            return function(images)
+        with FlopCounterMode(display=False) as counter:
+            outputs = function(images)
+        counts.append(counter.get_total_flops())
+        return outputs
+
+    return counted
+
+
+def _uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """Context in which compiled modules run as written. Without dynamo in memory, nothing was compiled (importing it takes seconds)."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 def reset_peak(device: torch.device) -> None:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.feed import loaded
 from svgbench.machine.files import write_atomic
-from svgbench.machine.measure import count_flops
+from svgbench.machine.measure import CountedWork
 from svgbench.machine.memory import Memory, counted
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
@@ -31,7 +30,7 @@ from svgbench.nets.critic import Gradients, PatchDiscriminator, ReconstructionOb
 from svgbench.nets.execution import checkpoint_activations
 from svgbench.nets.latents import noised
 from svgbench.nets.tokenizer import Tokenizer
-from svgbench.stages.cost import cost_of, product_rate
+from svgbench.stages.cost import cost_of, product_rate, work_of
 from svgbench.stages.tokenizers import Cached, Shape, blocks, build, describe, open_frozen, to_floats
 
 
@@ -79,6 +78,7 @@ class AutoencoderTask:
             runtime,
         )
         loss, device = part.loss, runtime.torch_device
+        self.device = device
         self.modules: dict[str, nn.Module] = {"tokenizer": tokenizer}
         self.optimisers = {"tokenizer": adam(tokenizer.parameters(), part.training.optimiser)}
         discriminator = None
@@ -102,7 +102,7 @@ class AutoencoderTask:
         """The forward and backward passes of one update, without a step."""
         indices = torch.arange(images) % len(self._images)
         batch = Batch(indices, torch.arange(images), images, images_seen)
-        self.update(loaded(self, batch, self._runtime.torch_device), lambda name: None)
+        self.update(loaded(self, batch, self.device), lambda name: None)
         for module in self.modules.values():
             module.zero_grad(set_to_none=True)
 
@@ -130,7 +130,7 @@ class AutoencoderTask:
         losses, outputs = self._with_gan(pieces, sums, held) if gan else self._without_gan(pieces, sums)
         apply("tokenizer")
         if gan:
-            losses["discriminator"] = torch.zeros((), device=self._runtime.torch_device)
+            losses["discriminator"] = torch.zeros((), device=self.device)
             for piece, y in zip(pieces, outputs, strict=True):
                 critic_loss = self._objective.discriminate(y, piece.originals, size=batch.size)
                 critic_loss.backward()
@@ -140,7 +140,7 @@ class AutoencoderTask:
 
     def _piece(self, micro: Batch) -> _Piece:
         """What the passes over a micro-batch share."""
-        originals = to_floats(micro.data["images"], self._runtime.torch_device)
+        originals = to_floats(micro.data["images"], self.device)
         return _Piece(originals, micro.data["features"], micro.positions, micro.size)
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -200,7 +200,7 @@ class AutoencoderTask:
         """The adaptive weight is computed over the global batch. So a first pass computes all gradients at the reconstructions, with a graph
         for the first ``held`` pieces; for the others, a second pass of residual encoder and decoder makes it."""
         losses: dict[str, Tensor] = {}
-        found, at_last = [], torch.zeros((), device=self._runtime.torch_device)
+        found, at_last = [], torch.zeros((), device=self.device)
         for number, piece in enumerate(pieces):
             with torch.set_grad_enabled(number < held):
                 hidden, y = self._decode(piece, sums)
@@ -259,7 +259,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     task.fit()
 
     # cost of one image, and speed of the machine
-    flops = _flops(task, part)
+    work = training_work(task, part)
     rate = product_rate(runtime, part.training.precision)
 
     report = run_training(
@@ -271,7 +271,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
         write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, **shape.described()))
-    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
+    return cost_of(report, work, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
 
 
 def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:
@@ -297,12 +297,19 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
     return runtime.all_reduce_(total)
 
 
-def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
-    """FLOPs of one image in one update, averaged over the training, without and with the GAN term."""
+def update_work(task: AutoencoderTask, images_seen: int) -> CountedWork:
+    """Operations of one image in the update after ``images_seen`` images, counted."""
+    zero = torch.zeros(1, dtype=torch.int64)
+    probe = loaded(task, Batch(zero, zero, 1, images_seen=images_seen), task.device)
+    return work_of(task, lambda batch: task.update(batch, lambda name: None), probe)
+
+
+def training_work(task: AutoencoderTask, part: schema.Autoencoder) -> CountedWork:
+    """Operations of one image in one update, averaged over the training, without and with the GAN term."""
     start, total = part.loss.adversarial_start_images, part.training.total_images
     share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
-    without, with_gan = (count_flops(partial(task.probe, 2, images_seen)) / 2 for images_seen in (-1, start))
-    return round((1 - share) * without + share * with_gan)
+    before, after = update_work(task, -1), update_work(task, start)
+    return CountedWork(*(round((1 - share) * one + share * other) for one, other in zip(before, after, strict=True)))
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

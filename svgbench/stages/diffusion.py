@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.feed import TableRows, loaded
-from svgbench.machine.measure import count_flops
+from svgbench.machine.measure import CountedWork
 from svgbench.machine.memory import Memory, counted
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
@@ -26,7 +26,7 @@ from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import OBJECTIVES
 from svgbench.nets.representation import Projector, misalignment
 from svgbench.nets.sit import SiT
-from svgbench.stages.cost import cost_of, product_rate
+from svgbench.stages.cost import cost_of, product_rate, work_of
 from svgbench.stages.graph import WEAK, snapshot
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import Cached, latents_of, open_frozen, open_tokenizer
@@ -63,6 +63,7 @@ class DiffusionTask:
     ) -> None:
         """``images``: the training images, if latents or the teacher's features are computed from them in each update."""
         self.modules: dict[str, nn.Module] = {"sit": model}
+        self.device = runtime.torch_device
         parameters = list(model.parameters())
         if teacher is not None:
             self.modules["projector"] = teacher.projector
@@ -81,7 +82,7 @@ class DiffusionTask:
     def _probe(self, images: int) -> None:
         """The forward and backward pass of one update, without a step."""
         batch = Batch(torch.arange(images) % len(self._labels), torch.arange(images), images)
-        self.update(loaded(self, batch, self._runtime.torch_device), lambda name: None)
+        self.update(loaded(self, batch, self.device), lambda name: None)
         for module in self.modules.values():
             module.zero_grad(set_to_none=True)
 
@@ -94,7 +95,7 @@ class DiffusionTask:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
         weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
         weights |= {"representation": self._teacher.weight} if self._teacher else {}
-        totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also if a rank has no image
+        totals = {name: torch.zeros((), device=self.device) for name in weights}  # also if a rank has no image
         for micro in self.encoded(batch).micro_batches(self._memory.limit(len(batch))):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
             reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
@@ -138,6 +139,17 @@ class DiffusionTask:
         return (outputs, None) if tap is None else outputs
 
 
+def update_work(task: DiffusionTask) -> CountedWork:
+    """Operations of one image in one update, counted."""
+    probe = loaded(task, Batch(indices=torch.zeros(1, dtype=torch.int64), positions=torch.zeros(1, dtype=torch.int64), size=1), task.device)
+
+    def gradients(batch: Batch) -> None:
+        losses = task.losses(task.encoded(batch)).values()
+        reduce(torch.add, (loss.sum() for loss in losses)).backward()
+
+    return work_of(task, gradients, probe)
+
+
 def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Starts from the averaged
     weights of the artifact ``start``, if there is one (``stages.continuation``)."""
@@ -170,10 +182,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     online = latents.online or (teacher is not None and teacher.features.online)
     read = images.train if online else None
     task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher, read)
-    probe = loaded(task, Batch(indices=torch.arange(2), positions=torch.arange(2), size=2), runtime.torch_device)
-    flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(task.encoded(probe)).values())).backward()) // 2
-    for module in task.modules.values():
-        module.zero_grad(set_to_none=True)
+    work = update_work(task)
     task.fit()
     rate = product_rate(runtime, part.training.precision)
 
@@ -186,4 +195,4 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
         write_description(out, sizes, images.classes, objective=part.objective, prediction=part.prediction)
-    return cost_of(report, flops, max(rate, product_rate(runtime, part.training.precision)), model)
+    return cost_of(report, work, max(rate, product_rate(runtime, part.training.precision)), model)

@@ -19,7 +19,9 @@ from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import sent_as_uint8
 from svgbench.nets import draws
+from svgbench.nets.latents import LatentStats
 from svgbench.nets.sampler import generate
+from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.graph import DRAWN
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import open_tokenizer
@@ -77,6 +79,18 @@ class Generator:
         self.batch = batch_of(self.model, runtime.torch_device)
         self._place, self._weak, self._runtime = inputs["diffusion"], None, runtime
         self._reseed(seed)
+
+    @classmethod
+    def around(
+        cls, tokenizer: Tokenizer | Codec, stats: LatentStats, model: Any, classes: list[str], runtime: Runtime, seed: int = 0
+    ) -> Generator:
+        """The generator around networks in memory, without a weak model."""
+        made = cls.__new__(cls)
+        made.tokenizer, made.stats, made.model, made.classes = tokenizer, stats, model, classes
+        made.batch = batch_of(model, runtime.torch_device)
+        made._place, made._weak, made._runtime = Path(), None, runtime
+        made._reseed(seed)
+        return made
 
     def _reseed(self, seed: int) -> None:
         self._noise_stream, self._sampler_seed = draws.stream(seed, "samples/noise"), draws.stream(seed, "samples/sampler")

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from svgbench.backends.open import FrozenEncoder
 from svgbench.config.records import Protocol, Score
 from svgbench.config.sampling import SamplingProtocol
-from svgbench.machine.measure import peak_memory, processor_name, reset_peak
+from svgbench.machine.measure import peak_memory, reset_peak
+from svgbench.machine.processor import processor_name
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.timing import timed
 from svgbench.nets.chunks import whole_batches

@@ -24,6 +24,7 @@ from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadWeights
 from svgbench.images.store import ImageSet
 from svgbench.machine.files import sha256_of
+from svgbench.machine.measure import apart
 from svgbench.machine.runtime import Runtime
 from svgbench.nets.alignment import Alignment
 from svgbench.nets.ldm import LdmDecoder
@@ -148,7 +149,7 @@ class Cached:
         known: Tensor | None = None,
     ) -> None:
         """``known``: the values of the full set, if an artifact already holds them."""
-        self._function, self._images, self._runtime, self._label = function, images, runtime, label
+        self._function, self._images, self._runtime, self._label = apart(function), images, runtime, label
         probe = self._compute(torch.zeros(1, dtype=torch.int64), None)
         self.shape = tuple(probe.shape[1:])
         self._memory: list[Tensor] = []

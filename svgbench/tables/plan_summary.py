@@ -8,6 +8,7 @@ from typing import Any
 
 from svgbench.config.records import Manifest
 from svgbench.lab.forecast.estimate import Estimates
+from svgbench.lab.forecast.memory import on_gpus
 from svgbench.lab.forecast.speed import Pace
 from svgbench.lab.plan import Plan
 from svgbench.tables.planned import duration, size
@@ -57,6 +58,7 @@ def content(plan: Plan, made: Mapping[str, Manifest], estimates: Estimates, pace
             "stage": node.stage, "cell": node.cell, "key": key, "runs": users[key], "state": "exists" if manifest else "to run",
             "flops": estimate.flops, "seconds": manifest.seconds if manifest else pace.seconds(estimate, node.stage),
             "bytes": sum(manifest.sizes.values()) if manifest else estimate.kept,
+            **({"peak_memory_bytes": on_gpus(estimate.peak, pace.gpus).total} if estimate.peak and pace.gpus else {}),
         })  # fmt: skip
     return {
         "summary": summary(plan, made, estimates, pace),

@@ -7,6 +7,7 @@ from typing import Any
 
 from svgbench.config.records import Manifest
 from svgbench.lab.forecast.estimate import Estimate, Estimates
+from svgbench.lab.forecast.memory import on_gpus, remarks
 from svgbench.lab.forecast.speed import Pace
 from svgbench.lab.plan import Plan, shown_cell
 from svgbench.stages import graph
@@ -29,7 +30,9 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: 
         kept = sum(manifest.sizes.values()) if manifest else estimate.kept
         state = "exists" if manifest else "to run"
         used = users[key][0] if len(users[key]) == 1 < len(plan.runs) else str(len(users[key]))
-        rows.append([node.stage, cell_text(node.cell), key[:12], used, state, *_figures(estimate.flops, seconds, kept)])
+        rows.append(
+            [node.stage, cell_text(node.cell), key[:12], used, state, *_figures(estimate.flops, seconds, kept), *_peak(estimate, pace)]
+        )
     open_ = {key: estimate for key, estimate in estimates.nodes.items() if key not in made}
     shared = [key for key, names in users.items() if len(names) > 1]
     runs = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
@@ -39,7 +42,8 @@ def plan_table(title: str, plan: Plan, made: Mapping[str, Manifest], estimates: 
         notes.append(f"{len(shared)} nodes serve several runs: {sum(map(len, users.values()))} uses of {len(plan.nodes)} nodes.")
     if open_:
         notes += totals([(plan.nodes[key].stage, estimate) for key, estimate in open_.items()], pace)
-    return Table(title, ["stage", "cell", "key", "runs", "state", "work", "time", "disk"], rows, [*notes, *estimates.notes], keys=2)
+    columns = ["stage", "cell", "key", "runs", "state", "work", "time", "disk", *_peak_column(pace)]
+    return Table(title, columns, rows, [*notes, *estimates.notes], keys=2)
 
 
 def stage_table(
@@ -48,11 +52,11 @@ def stage_table(
     """One row for each stage and cell of one run; none needs to exist."""
     nodes = list(nodes)
     rows = [
-        [stage.name, cell_text(cell), *_figures(estimate.flops, pace.seconds(estimate, stage.name), estimate.kept)]
+        [stage.name, cell_text(cell), *_figures(estimate.flops, pace.seconds(estimate, stage.name), estimate.kept), *_peak(estimate, pace)]
         for stage, cell, estimate in nodes
     ]
     notes = totals([(stage.name, estimate) for stage, _, estimate in nodes], pace)
-    return Table(title, ["stage", "cell", "work", "time", "disk"], rows, [*notes, *assumptions], keys=2)
+    return Table(title, ["stage", "cell", "work", "time", "disk", *_peak_column(pace)], rows, [*notes, *assumptions], keys=2)
 
 
 def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
@@ -65,7 +69,24 @@ def totals(nodes: list[tuple[str, Estimate]], pace: Pace) -> list[str]:
         f"{size(passing)} more while a training keeps checkpoints.",
         f"pace {pace.source}.",
         LEFT_OUT,
+        *memory_notes(nodes, pace),
     ]
+
+
+def memory_notes(nodes: Iterable[tuple[str, Estimate]], pace: Pace) -> list[str]:
+    """Notes on stages that need micro-batches on these GPUs, or do not fit."""
+    return remarks([(stage, estimate.peak) for stage, estimate in nodes if estimate.peak], pace.gpus) if pace.gpus else []
+
+
+def _peak_column(pace: Pace) -> list[str]:
+    return ["GPU memory"] if pace.gpus else []
+
+
+def _peak(estimate: Estimate, pace: Pace) -> list[str]:
+    """Planned peak memory of one GPU."""
+    if not pace.gpus:
+        return []
+    return [size(on_gpus(estimate.peak, pace.gpus).total) if estimate.peak else "-"]
 
 
 def cell_text(cell: Mapping[str, Any]) -> str:

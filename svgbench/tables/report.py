@@ -123,9 +123,29 @@ def cost_table(records: list[RunRecord]) -> Table:
     _name_directories(table, records)
     if table.rows:
         table.notes = [
-            "MFU: counted FLOPs (1 multiply-add = 2) per second, divided by the matrix-product rate measured in the same process"
+            "MFU: counted FLOPs (1 multiply-add = 2) per second of the trained networks and their losses, without frozen encoders, divided "
+            "by the matrix-product rate measured in the same process",
+            *_rates(records),
         ]
     return table
+
+
+def _rates(records: list[RunRecord]) -> list[str]:
+    """The rates that the utilisations are shares of, with precision and shape; records of older versions do not name them."""
+    shares: dict[str, list[float]] = {}
+    for record in records:
+        for stage in (*record.behind, *record.about["stages"]):
+            cost = stage["cost"]
+            if stage["stage"] in TRAININGS and "product_rate_of" in cost:
+                device = stage["host"].get("device_name") or stage["host"].get("device", "?")
+                shares.setdefault(f"{cost['product_rate_of']}, on {device}", []).append(cost["product_rate"])
+    return [f"share of {_teraflops(rates)} TFLOP/s: {name}" for name, rates in sorted(shares.items())]
+
+
+def _teraflops(rates: list[float]) -> str:
+    """A rate in TFLOP/s, or the lowest and the highest of several."""
+    texts = dict.fromkeys(f"{rate / 1e12:.3g}" for rate in (min(rates), max(rates)))
+    return " to ".join(texts)
 
 
 def failure_table(records: list[RunRecord]) -> Table:

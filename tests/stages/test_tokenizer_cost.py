@@ -17,7 +17,7 @@ from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.errors import BrokenArtifact
 from svgbench.lab.costs import read_costs, write_cost
-from svgbench.machine.measure import processor_name
+from svgbench.machine.processor import processor_name
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.timing import LEAST, rank_of, timed, times_of
 from svgbench.nets.chunks import in_chunks, whole_batches

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES, evaluations
 from svgbench.config.derived import further_autoencoder, further_diffusion
 from svgbench.config.schema import RunConfig
-from svgbench.lab.forecast import flops, scoring
+from svgbench.lab.forecast import flops, memory, scoring
 from svgbench.lab.forecast.sizes import FLOAT, Counts, Sizes, counts_of, sizes_of
 from svgbench.lab.plan import Plan
 from svgbench.metrics import judges
@@ -49,6 +49,8 @@ class Estimate:
     """Temporary bytes while it is computed: checkpoints, features."""
     left_out: tuple[str, ...] = ()
     """What could not be counted, as text."""
+    peak: memory.Peak | None = None
+    """Planned peak memory of a GPU with the whole batch, for a stage whose peak is planned."""
 
     @property
     def flops(self) -> float:
@@ -112,7 +114,7 @@ def estimate(stage: str, cell: Mapping[str, Any], sizes: Sizes) -> Estimate:
     """The estimated cost of a stage, for one cell of a run of these sizes."""
     if stage not in _STAGES:
         return Estimate(left_out=(f"the stage {stage}",))
-    return _STAGES[stage](sizes, cell)
+    return replace(_STAGES[stage](sizes, cell), peak=memory.peak(stage, sizes))
 
 
 def update_flops(sizes: Sizes, *, gan: bool) -> tuple[float, float]:

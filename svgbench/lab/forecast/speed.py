@@ -1,4 +1,4 @@
-"""Speed of a machine: measured in finished trainings of a store, if there are any, else assumed. No torch."""
+"""Speed of a machine: measured by ``svgbench bench``, else in finished trainings of a store, else assumed. No torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config.records import Manifest
+from svgbench.errors import BrokenArtifact
 from svgbench.lab.forecast.estimate import Estimate
+from svgbench.lab.measured import bench_of_this_machine
 from svgbench.stages import graph
 
 H200 = {"bf16": 790e12, "fp32": 60e12}
@@ -53,18 +55,31 @@ class Pace:
 
 
 def pace_of(gpus: int, store: Path | None = None) -> Pace:
-    """The speed of ``gpus`` H200s (0: this CPU); ``store``: where to look for finished trainings, which serve as measurements."""
-    cores = os.cpu_count() or 1
-    assumed = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
-    measured = _measured(store, "cuda" if gpus else "cpu") if store else {}
-    rates = assumed | {name: statistics.median(values) for name, values in measured.items()}
-    words = []
-    if measured:
-        tried = ", ".join(f"{len(values)} in {name}" for name, values in sorted(measured.items()))
+    """The speed of ``gpus`` H200s (0: this CPU). ``store``: the store beside which ``bench.json`` of this machine may lie. It sets the
+    rates that it measured, and finished trainings in the store set the others."""
+    cores, device = os.cpu_count() or 1, "cuda" if gpus else "cpu"
+    rates = {name: rate * SHARE for name, rate in H200.items()} if gpus else {name: rate * cores for name, rate in CORE.items()}
+    benched, about, ignored = _benched(store, device) if store else ({}, "", "")
+    trained = {name: values for name, values in (_measured(store, device) if store else {}).items() if name not in benched}
+    rates |= benched | {name: statistics.median(values) for name, values in trained.items()}
+    words = [about] if benched else []
+    if trained:
+        tried = ", ".join(f"{len(values)} in {name}" for name, values in sorted(trained.items()))
         words.append(f"the median of the longer finished trainings in {store} ({tried})")
-    if missing := [name for name in ("bf16", "fp32") if name not in measured]:
+    if missing := [name for name in ("bf16", "fp32") if name not in {*benched, *trained}]:
         words.append(_assumption(gpus, cores, missing))
-    return Pace(gpus, rates, "; ".join(words))
+    return Pace(gpus, rates, "; ".join([*words, *([ignored] if ignored else [])]))
+
+
+def _benched(store: Path, device: str) -> tuple[dict[str, float], str, str]:
+    """FLOP/s by precision that ``svgbench bench`` measured on this machine, what to say of them, and why a file is not used."""
+    try:
+        made, ignored = bench_of_this_machine(store.parent, device)
+    except BrokenArtifact as error:
+        return {}, "", f"{str(error).rstrip('.')}; it is not used"
+    if made is None or not (rates := made.rates()):
+        return {}, "", ignored
+    return rates, f"measured by svgbench bench on {made.date} (preset {made.preset}, {' and '.join(sorted(rates))})", ""
 
 
 def _assumption(gpus: int, cores: int, precisions: list[str]) -> str:

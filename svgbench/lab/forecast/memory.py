@@ -1,0 +1,195 @@
+"""Planned peak memory of a device in each stage, and whether it fits. No torch.
+
+Networks' states are counted exactly: weights, gradients, Adam's two averages and the averaged weights, float32. Activations kept for the
+backward pass are counted in elements (tokens x width of each block, outputs of each convolution) times measured bytes per element.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from svgbench.config.choices import CACHE_BYTES
+from svgbench.config.networks import Decoder
+from svgbench.config.schema import ReconstructionLoss
+from svgbench.lab.forecast import flops
+from svgbench.lab.forecast.sizes import FLOAT, Sizes
+
+GIB = 1 << 30
+DEVICE, MEMORY = "H200", 139 * GIB
+"""The GPU that plans assume, and its memory in bytes."""
+SPARE = 0.94
+"""Share of a device's memory that a plan may fill: the rest is for the libraries and for gaps between allocations."""
+BLOCK = {"bf16": {True: 42.0, False: 62.0}, "fp32": {True: 72.0, False: 84.0}}
+"""Bytes kept per token, channel and block of a transformer, by precision and whether blocks are compiled."""
+CONVOLUTION = {"bf16": {True: 1.40, False: 3.36}, "fp32": {True: 2.8, False: 4.04}}
+"""Bytes kept per element of the decoder's feature maps (``map_elements``), by precision and whether it is compiled. Like ``BLOCK`` from the
+peaks that PyTorch's allocator counted for the paper's sizes (fp32 compiled: twice bf16)."""
+DRAWN = 256
+"""Samples drawn at once on a GPU (``stages.samples``); twice as many rows with guidance."""
+CHUNK_PIXELS = 64 * 256 * 256
+"""Pixels that a network encodes or decodes at once on a GPU (``nets.chunks``)."""
+AT_WORK = 3 * FLOAT
+"""Bytes at work per element of the widest feature map while a batch is drawn or decoded: input, output, and one more."""
+JUDGED = 128
+"""Images whose features are computed at once (``metrics.features``)."""
+
+
+class Peak(NamedTuple):
+    """Planned peak memory of a stage in bytes."""
+
+    states: float
+    """Weights, gradients, optimiser, averages, values kept in memory."""
+    image: float
+    """For each image at once."""
+    images: int
+    """Images at once."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.states + self.image * self.images
+
+
+def peak(stage: str, sizes: Sizes, *, local: int | None = None, compiled: bool = True) -> Peak | None:
+    """The planned peak of a stage on a GPU; None for one that needs no GPU to speak of. ``local``: images at once in a training; the
+    configured batch when None."""
+    if stage in ("autoencoder", "continued-autoencoder"):
+        return _autoencoder(sizes, local, compiled)
+    if stage in ("diffusion", "continued-diffusion"):
+        return _diffusion(sizes, local, compiled)
+    if stage == "samples":
+        return _samples(sizes)
+    if stage in ("statistics", "realignment", "reconstructions"):
+        return _coded(sizes)
+    return None
+
+
+def fitting(made: Peak, memory: float = MEMORY) -> int:
+    """The largest number of images at once that fits; 0 if not even one does."""
+    return max(0, int((memory * SPARE - made.states) / made.image)) if made.image else made.images
+
+
+def on_gpus(made: Peak, gpus: int) -> Peak:
+    """The peak on each of several GPUs, which share a batch; a share that does not fit is computed in micro-batches of what fits."""
+    if not made.image:
+        return made
+    return made._replace(images=max(1, min(math.ceil(made.images / gpus), fitting(made))))
+
+
+def _diffusion(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
+    part, model = sizes.config.diffusion, sizes.transformer
+    network, precision = part.transformer, part.training.precision
+    tokens = (sizes.grid // (network.patch or 1)) ** 2
+    image = BLOCK[precision][compiled] * _widths(network.mlp_ratio) * tokens * network.width * network.depth
+    if network.wide is not None:
+        image += BLOCK[precision][compiled] * tokens * network.wide.width * network.wide.depth
+    copies = 2 if part.flip else 1
+    states = _trained(model.parameters, ema=bool(part.training.ema), bf16=precision == "bf16")
+    states += _kept(sizes.latent_bytes, sizes.counts.train * copies) + FLOAT * (sizes.residual.parameters + _frozen(sizes))
+    return Peak(states, image, local or part.training.batch)
+
+
+def _widths(ratio: float) -> float:
+    """What a block keeps, relative to one with an MLP four times as wide: nine widths, of which five grow with the MLP."""
+    return (4 + 5 * ratio / 4) / 9
+
+
+def _autoencoder(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
+    part = sizes.config.autoencoder
+    precision, loss = part.training.precision, part.loss
+    image = decoder_bytes(sizes, compiled)
+    if sizes.residual_channels:
+        image += BLOCK[precision][False] * (sizes.grid**2 + 1) * part.residual.width * part.residual.layers
+    parameters = sizes.residual.parameters + sizes.decoder.parameters
+    if loss.perceptual:
+        image += FLOAT * _perceptual_elements(loss.network, sizes.side)
+    if loss.adversarial:  # in the generator's loss, and on both images in its own
+        image += 3 * FLOAT * _discriminator_elements(loss, sizes.side)
+        parameters += flops.discriminator(loss, resolution=sizes.side)[0].parameters
+    states = _trained(parameters, ema=False, bf16=precision == "bf16") + FLOAT * _frozen(sizes)
+    states += _kept(FLOAT * sizes.card.channels * sizes.grid**2, sizes.counts.train)
+    return Peak(states, image, local or part.training.batch)
+
+
+def decoder_bytes(sizes: Sizes, compiled: bool) -> float:
+    """What the decoder keeps of one image for its backward pass, in bytes."""
+    part, precision = sizes.config.autoencoder.decoder, sizes.config.autoencoder.training.precision
+    if part.kind == "vit":
+        return BLOCK[precision][compiled] * ((sizes.side // sizes.card.stride) ** 2 + 1) * part.vit.width * part.vit.layers
+    return CONVOLUTION[precision][compiled] * map_elements(part, sizes.side)
+
+
+def map_elements(part: Decoder, side: int) -> float:
+    """Elements of the inputs of the norms, activations and convolutions of LDM's decoder for one image of ``side`` px."""
+    widths = [part.base * multiplier for multiplier in part.multipliers]
+    last = len(widths) - 1
+    width, total = widths[-1], 0.0
+    total += 2 * 6 * width * (side >> last) ** 2  # the two blocks in the middle
+    for level in range(last, -1, -1):
+        inputs, width, grid = width, widths[level], side >> level
+        for number in range(part.blocks + 1):
+            total += 3 * ((width if number else inputs) + width) * grid**2
+        total += 4 * width * grid**2 if level else 0.0  # the input of the convolution after a doubling
+    return total + 3 * width * side**2
+
+
+def _perceptual_elements(network: str, side: int) -> float:
+    """Outputs of the perceptual network's convolutions and of their activations."""
+    total = 0.0
+    for width in flops.VGG if network == "lpips" else flops.SHAPES_VGG:
+        side, total = (side // 2, total) if width < 0 else (side, total + 2 * width * side**2)
+    return total
+
+
+def _discriminator_elements(loss: ReconstructionLoss, side: int) -> float:
+    """Outputs of the discriminator's convolutions, norms and activations."""
+    total, side = 0.0, side // 2
+    for number in range(loss.discriminator_layers + 1):
+        total += 3 * loss.discriminator_base * min(2**number, 8) * side**2
+        side = side // 2 if number + 1 < loss.discriminator_layers else side - 1
+    return total
+
+
+def _samples(sizes: Sizes) -> Peak:
+    """A batch drawn with guidance, and then decoded in chunks."""
+    network = sizes.config.diffusion.transformer
+    tokens = (sizes.grid // (network.patch or 1)) ** 2
+    hidden = 2 * DRAWN * tokens * network.width * max(4.0, network.mlp_ratio) * AT_WORK
+    decoding = CHUNK_PIXELS * AT_WORK * sizes.config.autoencoder.decoder.base if sizes.card.kind == "features" else 0.0
+    weights = FLOAT * (2 * sizes.transformer.parameters + sizes.decoder.parameters)
+    return Peak(weights + max(hidden, decoding), 0.0, DRAWN)
+
+
+def _coded(sizes: Sizes) -> Peak:
+    """A chunk of images encoded or decoded."""
+    decoding = CHUNK_PIXELS * AT_WORK * sizes.config.autoencoder.decoder.base if sizes.card.kind == "features" else 0.0
+    return Peak(FLOAT * (sizes.decoder.parameters + sizes.residual.parameters + _frozen(sizes)) + decoding, 0.0, JUDGED)
+
+
+def _trained(parameters: int, *, ema: bool, bf16: bool) -> float:
+    """Weights, gradients, Adam's two averages, the averaged weights, and autocast's copies of the weights."""
+    return parameters * (FLOAT * (5 if ema else 4) + (2 if bf16 else 0))
+
+
+def _frozen(sizes: Sizes) -> float:
+    return 1e6 * (sizes.card.params_m or 0.0)
+
+
+def _kept(number_bytes: int, images: int) -> float:
+    """Features or latents that a stage keeps in memory."""
+    return number_bytes * images if number_bytes * images <= CACHE_BYTES else 0.0
+
+
+def remarks(peaks: Iterable[tuple[str, Peak]], gpus: int) -> list[str]:
+    """Sentences about stages that need micro-batches on this number of GPUs, and a warning for each that does not fit."""
+    said: dict[str, None] = {}
+    for stage, whole in peaks:
+        made, share = on_gpus(whole, gpus), math.ceil(whole.images / gpus)
+        if made.total > MEMORY * SPARE:
+            said[f"{stage} does not fit: planned peak {made.total / GIB:,.0f} GiB of the {MEMORY / GIB:.0f} GiB of an {DEVICE}."] = None
+        elif made.image and made.images < share:
+            least = (whole.states + share * whole.image) / GIB
+            said[f"{stage} in micro-batches of {made.images}: {share} images at once would take {least:,.0f} GiB of an {DEVICE}."] = None
+    return list(said)
