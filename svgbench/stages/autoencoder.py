@@ -79,7 +79,8 @@ class AutoencoderTask:
             losses["discriminator"] = torch.zeros((), device=self._runtime.torch_device)
             for micro, y in zip(micros or [batch], outputs, strict=True):
                 critic_loss = self._objective.discriminate(y, self._originals(micro), size=batch.size)
-                critic_loss.backward()
+                with micro.reducing("discriminator"):
+                    critic_loss.backward()
                 losses["discriminator"] += critic_loss.detach()
             apply("discriminator")
         return losses
@@ -125,7 +126,8 @@ class AutoencoderTask:
             hidden, y = self._decode(batch, *parts, self._global(self._sums(*parts)))
         gradients = self._objective.gradients(y.float(), self._originals(batch), size=batch.size, gan=gan)
         weight = self._weight(last_layer_gradients(self._tokenizer.decoder, hidden.float(), gradients)) if gan else None
-        y.backward(self._combined(gradients, weight).to(y.dtype))
+        with batch.reducing("tokenizer"):
+            y.backward(self._combined(gradients, weight).to(y.dtype))
         return gradients.losses, [y.detach().float()]
 
     @torch.no_grad()
@@ -156,7 +158,8 @@ class AutoencoderTask:
             with self._runtime.autocast(self._part.training.precision):
                 _, y = self._decode(micro, *self._parts(micro), sums)
             gradients = kept[number] if gan else self._objective.gradients(y.float(), self._originals(micro), size=micro.size, gan=False)
-            y.backward(self._combined(gradients, weight).to(y.dtype))
+            with micro.reducing("tokenizer"):
+                y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())
             for name, value in gradients.losses.items():
                 losses[name] = losses[name] + value if name in losses else value

@@ -76,7 +76,9 @@ class DiffusionTask:
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also if a rank has no image
         for micro in batch.micro_batches(self._runtime.micro_batch):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
-            reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
+            total = reduce(torch.add, (weights[name] * loss for name, loss in losses.items()))
+            with micro.reducing("sit"):
+                total.backward()
             for name, loss in losses.items():
                 totals[name] += loss.detach()
         apply("sit")
