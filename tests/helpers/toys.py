@@ -106,6 +106,11 @@ def digest(report: TrainingReport, toy: Toy) -> str:
     return text.hexdigest()
 
 
+def leftovers(out: Path) -> list[str]:
+    """Names of unfinished files."""
+    return [path.name for path in out.rglob(".writing-*")]
+
+
 def in_child(function: Callable[[], Any], *, failpoint: str | None = None, kill_after: float | None = None, **environ: str) -> int:
     """Exit status of ``function`` in a forked child: an error's own, 99 for any other, -9 when killed (at a failpoint or after seconds)."""
     listening, told = os.pipe()
