@@ -212,7 +212,7 @@ class _Loop:
         that on the device, without waiting for the host."""
         optimiser = self.task.optimisers[name]
         parameters = self._gradients.summed(name)
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]  # all have one
         norm = torch.nn.utils.get_total_norm(gradients)
         bad = ~torch.isfinite(norm)
         if self.settings.optimiser.max_gradient_norm:
