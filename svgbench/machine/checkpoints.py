@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, need_space, remove_tree, sha256_of, sweep
+from svgbench.machine.files import TEMPORARY, failpoint, fsync, guarded, need_space, regular, remove_tree, sha256_of, sweep
 
 MAX_KEPT = 2
 """Number of checkpoints to keep: the newest, and the one before it in case the newest gets damaged."""
@@ -167,6 +168,24 @@ def clear(out: Path) -> None:
     """Removes ``OUT/checkpoints``, for a stage that has written its result."""
     with guarded(out):
         remove_tree(out / FOLDER)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file so that at any moment the path has either the old file or the whole new one."""
+    with guarded(path):
+        regular(path).parent.mkdir(parents=True, exist_ok=True)
+        folder = path.parent / f"{TEMPORARY}{path.name}"  # safetensors writes beside its target first, which a kill would leave there
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            save_file(_plain(tensors), folder / path.name)
+            fsync(folder / path.name)
+            failpoint("file.before_rename")
+            (folder / path.name).replace(path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        failpoint("file.renamed")
+        fsync(path.parent)
 
 
 def _write(temporary: Path, checkpoint: Checkpoint) -> None:

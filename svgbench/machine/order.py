@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +18,11 @@ def stable_hash(*words: int | str, bits: int = 63) -> int:
     """A number of ``bits`` bits from the words; the same in every process and version."""
     text = "\x1f".join(str(word) for word in words).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:16], "little") % (1 << bits)
+
+
+def not_reducing(*optimisers: str) -> AbstractContextManager[None]:
+    """A context that does nothing."""
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -32,16 +39,22 @@ class Batch:
     """Number of images seen in the run before this update, the same on all ranks; losses that start later depend on it."""
     data: Mapping[str, Any] = field(default_factory=dict)
     """What the task has loaded for these images: name -> tensor [b, ...] on the device, or a list of b entries."""
+    reducing: Callable[..., AbstractContextManager[None]] = not_reducing
+    """``with batch.reducing(name, ...)`` around the one backward pass of a batch or micro-batch: when it is the last of the update, the
+    gradients of these optimisers are summed over ranks during it. ``apply`` sums the gradients of a task that does not use it."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def micro_batches(self, limit: int | None) -> Iterator[Batch]:
-        """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece if None, no piece if this rank has no images."""
-        for start in range(0, len(self), limit or max(len(self), 1)):
-            piece = slice(start, start + limit if limit else None)
+        """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece if None, no piece if this rank has no images.
+        Only the last one reduces gradients."""
+        step = limit or max(len(self), 1)
+        for start in range(0, len(self), step):
+            piece, last = slice(start, start + step), start + step >= len(self)
             data = {name: rows[piece] for name, rows in self.data.items()}
-            yield replace(self, indices=self.indices[piece], positions=self.positions[piece], data=data)
+            reducing = self.reducing if last else not_reducing
+            yield replace(self, indices=self.indices[piece], positions=self.positions[piece], data=data, reducing=reducing)
 
     def holding(self, **more: Any) -> Batch:
         """The same batch with further ``data``."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 import platform
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,9 +27,6 @@ from svgbench.machine.source import commit
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-BUCKET_BYTES = 128 << 20
-"""Gradients are summed over ranks in pieces of about this size, so that the copy is small compared to the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,21 +168,13 @@ class Runtime:
             broadcast(tensor, src=source)
         return tensor
 
-    def sum_over_ranks_(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors (of one device and dtype) by their sums over all ranks, in flat buckets sent while the next one is packed."""
-        if self.world == 1:
-            return
-        import torch
+    def begin_sum_(self, tensor: Tensor) -> torch.distributed.Work:
+        """Begins to replace the tensor by its sum over all ranks; ``wait`` of the result ends it. Only with several ranks."""
         from torch.distributed import all_reduce
 
-        sent = []
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            sent.append((bucket, flat, all_reduce(flat, async_op=True)))
-        for bucket, flat, handle in sent:
-            handle.wait()
-            parts = flat.split([tensor.numel() for tensor in bucket])
-            torch._foreach_copy_(list(bucket), [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)])
+        work = all_reduce(tensor, async_op=True)
+        assert work is not None  # this rank is in the group
+        return work
 
     @contextlib.contextmanager
     def together(self, label: str) -> Iterator[None]:
@@ -247,17 +236,3 @@ class Runtime:
             "svgbench": __version__,
             "commit": commit(),
         }
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive tensors in groups of about BUCKET_BYTES."""
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        bucket.append(tensor)
-        size += tensor.numel() * tensor.element_size()
-        if size >= BUCKET_BYTES:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket

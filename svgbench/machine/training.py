@@ -5,7 +5,8 @@ therefore needs only this number, weights, averages and optimiser state. To resu
 
 Training is data parallel. The losses of a task are sums over local images divided by the GLOBAL batch size, so that gradients add up over
 micro-batches and ranks. ``apply`` sums them once per update, which is also exact for tasks with several losses, optimisers and backward
-passes. A missing gradient counts as zero, so that every distribution of images over ranks gives the same update.
+passes. A missing gradient counts as zero, so that every distribution of images over ranks gives the same update. A task that marks its
+last backward pass has its gradients summed during that pass (``gradients``).
 """
 
 from __future__ import annotations
@@ -15,25 +16,24 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from svgbench.config import networks
-from svgbench.config.records import flat
-from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
-from svgbench.machine import checkpoints
+from svgbench.errors import Interrupted, NumericalError, StorageError
+from svgbench.machine import checkpoints, state
 from svgbench.machine.averages import Averages
 from svgbench.machine.checkpoints import Checkpoint
 from svgbench.machine.feed import Feed, open_feed
-from svgbench.machine.files import failpoint, guarded, sweep, write_atomic
+from svgbench.machine.files import failpoint, guarded, sweep
+from svgbench.machine.gradients import GradientSums
 from svgbench.machine.measure import Stopwatch, peak_memory
 from svgbench.machine.optimisers import adam as adam
 from svgbench.machine.optimisers import learning_rate as learning_rate
@@ -41,6 +41,7 @@ from svgbench.machine.order import Batch, Order, stable_hash
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import GUARD, Stop
 from svgbench.machine.tally import Tally
+from svgbench.machine.writer import Writer
 
 
 class Task(Protocol):
@@ -65,7 +66,8 @@ class Task(Protocol):
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of a batch whose tensors [b, ...], those of ``load`` in ``batch.data`` included, are on the device: calls backward for
         each of ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns the losses to report, each the sum
-        over local images divided by ``batch.size``."""
+        over local images divided by ``batch.size``. ``with micro.reducing(name)`` around a backward pass that is the only one of its
+        micro-batch lets the sum over ranks begin during the last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +112,13 @@ def train(
     """
     where: dict[str, Any] = {"out": out, "runtime": runtime, "label": label}
     loop = _Loop(task, settings=settings, dataset_size=dataset_size, seed=seed, keep=keep, rate=rate, **where)
-    with runtime.together(label):
-        loop.restore()
-        if loop.images_seen < settings.total_images:
-            _run(loop)
+    try:
+        with runtime.together(label):
+            loop.restore()
+            if loop.images_seen < settings.total_images:
+                _run(loop)
+    finally:
+        loop.close()
     return loop.report()
 
 
@@ -136,6 +141,8 @@ def _run(loop: _Loop) -> None:
             if stopped or loop.at_checkpoint:
                 with GUARD.hold():
                     loop.save()
+                    if stopped or loop.images_seen >= settings.total_images:
+                        loop.finish_writing()
             if stopped:
                 raise Interrupted(
                     f"{label}: stopped by {stop.name or 'another rank'} after {loop.images_seen:,} of {settings.total_images:,} images, "
@@ -161,6 +168,8 @@ class _Loop:
     ) -> None:
         self.task, self.settings, self.seed, self.out, self.runtime, self.label = task, settings, seed, out, runtime, label
         self._keep, self._rate = keep or {}, rate or partial(learning_rate, settings)
+        self._gradients = GradientSums(task.optimisers, runtime)
+        self._writer = Writer(out, runtime.torch_device)
         self.order = Order(dataset_size, seed=seed)
         self.images_seen = self.updates = self.skipped = 0
         self.tally = Tally(runtime.torch_device)
@@ -180,15 +189,16 @@ class _Loop:
         batch = feed.next()
         size = batch.size
         assert batch.images_seen == self.images_seen
+        if self.runtime.world <= size:  # else some rank has no images, and no backward pass to mark
+            batch = replace(batch, reducing=self._gradients.reducing)
         losses = self.task.update(batch, lambda name: self.apply(name, self.images_seen + size))
+        self._gradients.end_update()
         self.tally.add({name: loss.detach() for name, loss in losses.items()}, size)
         before, self.images_seen = self.images_seen, self.images_seen + size
         self.updates += 1
         due = [file for file, images in self._keep.items() if before < images <= self.images_seen]
         if due and self.averages:
-            content = save({name: tensor.contiguous().cpu() for name, tensor in self.averages.state.items()})
-            for file in due:
-                self._on_main(partial(write_atomic, self.out / file, content))
+            self._on_main(partial(self._writer.snapshot, due, self.averages.state))
         if self.runtime.torch_device.type == "cpu" or self.at_log_point:
             self._check_numbers()
         return size
@@ -197,12 +207,8 @@ class _Loop:
         """One step of an optimiser on the gradients of the global batch. It is skipped when they are not finite; a fused optimiser decides
         that on the device, without waiting for the host."""
         optimiser = self.task.optimisers[name]
-        parameters = [p for group in optimiser.param_groups for p in group["params"] if p.requires_grad]
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        gradients = [p.grad for p in parameters]
-        self.runtime.sum_over_ranks_(gradients)
+        parameters = self._gradients.summed(name)
+        gradients = [p.grad for p in parameters if p.grad is not None]  # all have one
         norm = torch.nn.utils.get_total_norm(gradients)
         bad = ~torch.isfinite(norm)
         if self.settings.optimiser.max_gradient_norm:
@@ -245,10 +251,11 @@ class _Loop:
             "images_per_second": round(self._clock.images_per_second(self.images_seen), 3), "lr": self._rate(self.images_seen),
             "skipped": self.skipped, **self.losses,
         }  # fmt: skip
-        self._on_main(lambda: self._append(line))
+        self._on_main(partial(self._append, line))
         return {name: value for name, value in self.losses.items() if not name.endswith("_gradient_norm")}
 
     def _append(self, line: Mapping[str, Any]) -> None:
+        self._writer.check()
         path = self.out / "log.jsonl"
         with guarded(path):
             self.out.mkdir(parents=True, exist_ok=True)
@@ -277,18 +284,13 @@ class _Loop:
         return self.images_seen // every > max(self.images_seen - size, 0) // every or self.images_seen >= self.settings.total_images
 
     def save(self) -> None:
-        """Writes a checkpoint. When the main rank cannot, every rank raises the same error."""
+        """Writes a checkpoint, in a thread on a GPU (``writer``). When the main rank cannot, every rank raises the same error."""
         if self._saved_at == self.images_seen:
             return
         self._clock.stop(self.images_seen, pause=True)
         self._check_numbers()
-        parts = {f"module.{name}": dict(module.state_dict()) for name, module in self.task.modules.items()}
-        scalars: dict[str, dict[str, Any]] = {}
-        for name, optimiser in self.task.optimisers.items():
-            parts[f"optimiser.{name}"], scalars[name] = _flatten(optimiser)
-        if self.averages is not None:
-            parts["averages"] = self.averages.state
-        state = {
+        parts, scalars = state.gathered(self.task, self.averages)
+        plain = {
             "identity": self._identity,
             "updates": self.updates,
             "skipped": self.skipped,
@@ -297,9 +299,18 @@ class _Loop:
             "optimisers": scalars,
             "tally": self.tally.state(self.runtime),
         }
-        self._on_main(lambda: checkpoints.save(self.out / checkpoints.FOLDER, Checkpoint(self.images_seen, parts, state)))
+        self._on_main(partial(self._writer.checkpoint, self.images_seen, parts, plain))
         self._saved_at = self.images_seen
         failpoint("training.saved")
+
+    def finish_writing(self) -> None:
+        """Waits until all is on the disk. When the main rank cannot write, every rank raises the same error."""
+        self._on_main(self._writer.wait)
+
+    def close(self) -> None:
+        """Waits for what is being written, also after an error, and releases the gradients' memory."""
+        self._writer.close()
+        self._gradients.close()
 
     def restore(self) -> None:
         """Loads the newest valid checkpoint. Without one, every rank gets the main rank's initial weights."""
@@ -324,18 +335,13 @@ class _Loop:
             self._rewind_log()
 
     def _adopt(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.state
-        _check_same_training(state["identity"], self._identity, self.out)
-        for name, module in self.task.modules.items():
-            module.load_state_dict(checkpoint.parts[f"module.{name}"])
-        for name, optimiser in self.task.optimisers.items():
-            _unflatten(optimiser, checkpoint.parts[f"optimiser.{name}"], state["optimisers"][name])
-        if self.averages is not None:
-            self.averages.load(checkpoint.parts["averages"])
+        saved = checkpoint.state
+        state.check_same_training(saved["identity"], self._identity, self.out)
+        state.adopt(self.task, self.averages, checkpoint.parts, saved["optimisers"])
         self.images_seen = self._saved_at = checkpoint.images_seen
-        self.updates, self.skipped, self.losses = state["updates"], state["skipped"], state["losses"]
-        self.tally.load(state["tally"], self.runtime)
-        self._clock = Stopwatch(images_seen=self.images_seen, **state["clock"])
+        self.updates, self.skipped, self.losses = saved["updates"], saved["skipped"], saved["losses"]
+        self.tally.load(saved["tally"], self.runtime)
+        self._clock = Stopwatch(images_seen=self.images_seen, **saved["clock"])
 
     def _on_main(self, write: Callable[[], Any]) -> None:
         """Writes on the main rank; when that raises StorageError, every rank does."""
@@ -367,28 +373,3 @@ def _seed_libraries(number: int) -> None:
     torch.manual_seed(number)
     np.random.seed(number)
     random.seed(number)
-
-
-def _flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors and plain values named ``<parameter number>.<key>``."""
-    entries = {f"{n}.{key}": value for n, state in optimiser.state_dict()["state"].items() for key, value in state.items()}
-    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    return tensors, {name: value for name, value in entries.items() if name not in tensors}
-
-
-def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *scalars.items()]:
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _check_same_training(saved: dict[str, Any], current: dict[str, Any], out: Path) -> None:
-    """Raises BadConfig when a checkpoint belongs to other settings; the sentence names the differences."""
-    if saved == current:
-        return
-    flat_saved, flat_current = flat(saved), flat(current)
-    names = sorted(name for name in {*flat_saved, *flat_current} if flat_saved.get(name) != flat_current.get(name))
-    differing = ", ".join(f"{name} {flat_saved.get(name)} there and {flat_current.get(name)} here" for name in names)
-    raise BadConfig(f"{out}: its checkpoint belongs to another training ({differing}); give another --out, or remove the directory.")

@@ -46,6 +46,8 @@ class _Piece:
     """[b] int64, on the device."""
     size: int
     """Images in the global batch."""
+    reducing: Callable[..., AbstractContextManager[None]]
+    """Goes around the backward pass of an optimiser's networks (``Batch.reducing``)."""
     residual: Tensor | None = None
     """Residual before alignment [b, c, h, w], once it is computed."""
 
@@ -133,7 +135,8 @@ class AutoencoderTask:
             losses["discriminator"] = torch.zeros((), device=self.device)
             for piece, y in zip(pieces, outputs, strict=True):
                 critic_loss = self._objective.discriminate(y, piece.originals, size=batch.size)
-                critic_loss.backward()
+                with piece.reducing("discriminator"):
+                    critic_loss.backward()
                 losses["discriminator"] += critic_loss.detach()
             apply("discriminator")
         return losses
@@ -141,7 +144,7 @@ class AutoencoderTask:
     def _piece(self, micro: Batch) -> _Piece:
         """What the passes over a micro-batch share."""
         originals = to_floats(micro.data["images"], self.device)
-        return _Piece(originals, micro.data["features"], micro.positions, micro.size)
+        return _Piece(originals, micro.data["features"], micro.positions, micro.size, micro.reducing)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return self._runtime.autocast(self._part.training.precision)
@@ -191,7 +194,8 @@ class AutoencoderTask:
         for piece in pieces:
             _, y = self._decode(piece, sums)
             gradients = self._objective.gradients(y.float(), piece.originals, size=piece.size, gan=False)
-            y.backward(self._combined(gradients, None).to(y.dtype))
+            with piece.reducing("tokenizer"):
+                y.backward(self._combined(gradients, None).to(y.dtype))
             piece.residual = None
             _add(losses, gradients.losses)
         return losses, []
@@ -215,7 +219,8 @@ class AutoencoderTask:
             gradients, y = found.pop(0)
             if y is None:
                 _, y = self._decode(piece, sums)
-            y.backward(self._combined(gradients, weight).to(y.dtype))
+            with piece.reducing("tokenizer"):
+                y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())
             piece.residual = None
         return losses, outputs

@@ -98,7 +98,9 @@ class DiffusionTask:
         totals = {name: torch.zeros((), device=self.device) for name in weights}  # also if a rank has no image
         for micro in self.encoded(batch).micro_batches(self._memory.limit(len(batch))):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
-            reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
+            total = reduce(torch.add, (weights[name] * loss for name, loss in losses.items()))
+            with micro.reducing("sit"):
+                total.backward()
             for name, loss in losses.items():
                 totals[name] += loss.detach()
         apply("sit")

@@ -28,6 +28,7 @@ FAULTS = {
         "SIGKILL at each point of a write: file, checkpoint, block, artifact, record",
         (
             "machine/test_resume.py::failpoint",
+            "machine/test_writer.py::kill",
             "machine/test_files.py::killed",
             "images/test_packing.py::killed_anywhere",
             "lab/test_store.py::killed",
@@ -38,7 +39,8 @@ FAULTS = {
         ),
     ),
     "F3": Fault(
-        "one training killed or stopped again and again", ("machine/test_resume.py::ten_times", "machine/test_resume.py::every_update")
+        "one training killed or stopped again and again",
+        ("machine/test_resume.py::ten_times", "machine/test_resume.py::every_update", "machine/test_writer.py::ten_times"),
     ),
     "F4": Fault(
         "SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2 from the first millisecond on",
@@ -71,6 +73,7 @@ FAULTS = {
         (
             "lab/test_faults.py::full_disk",
             "machine/test_resume.py::disk",
+            "machine/test_writer.py::error",
             "images/test_packing.py::fills_up",
             "images/test_packing.py::too_little",
             "machine/test_files.py::cannot_be_written",

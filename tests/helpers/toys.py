@@ -5,6 +5,7 @@ It uses all that the real tasks use: keyed draws, library draws, buffers, averag
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -38,6 +39,8 @@ class Toy:
     """Learns to repeat noisy rows; a second network learns from the 10th update on."""
 
     averaged = "first"
+    marks = True
+    """Whether it marks its backward passes."""
 
     def __init__(self, runtime: Runtime, *, library: bool = False, on_update: Callable | None = None, poison: Any = ()) -> None:
         torch.manual_seed(1)
@@ -67,7 +70,8 @@ class Toy:
             if start in self.poison:
                 fit = fit * torch.tensor(float("nan"))
             critic = (self.modules["second"](made.detach()) - rows[:, :1]).square().sum() / batch.size
-            (fit + critic).backward()
+            with micro.reducing("first", *(["second"] if start >= 108 else [])) if self.marks else contextlib.nullcontext():
+                (fit + critic).backward()
             losses["fit"] += fit.detach()
             losses["critic"] += critic.detach()
         mass = self.runtime.all_reduce_(batch.data["rows"].double().sum())
@@ -80,11 +84,13 @@ class Toy:
         return losses
 
 
-def run(out: Path, *, settings: Training = SETTINGS, micro: int | None = 5, seed: int = 3, **options: Any) -> tuple[TrainingReport, Toy]:
+def run(
+    out: Path, *, settings: Training = SETTINGS, micro: int | None = 5, seed: int = 3, keep: dict[str, int] | None = None, **options: Any
+) -> tuple[TrainingReport, Toy]:
     """Trains the toy in this process."""
     runtime = Runtime(device="cpu", threads=1, micro_batch=micro, quiet=True).start()
     toy = Toy(runtime, **options)
-    report = train(toy, settings=settings, dataset_size=DATASET, seed=seed, out=out, runtime=runtime, label="toy")
+    report = train(toy, settings=settings, dataset_size=DATASET, seed=seed, out=out, runtime=runtime, label="toy", keep=keep)
     return report, toy
 
 
@@ -102,6 +108,11 @@ def digest(report: TrainingReport, toy: Toy) -> str:
         text.update(f"{name} {parts[name].dtype} {tuple(parts[name].shape)}".encode())
         text.update(parts[name].contiguous().numpy().tobytes())
     return text.hexdigest()
+
+
+def leftovers(out: Path) -> list[str]:
+    """Names of unfinished files."""
+    return [path.name for path in out.rglob(".writing-*")]
 
 
 def in_child(function: Callable[[], Any], *, failpoint: str | None = None, kill_after: float | None = None, **environ: str) -> int:

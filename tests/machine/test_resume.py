@@ -9,7 +9,7 @@ import shutil
 import signal
 
 import pytest
-from toys import SETTINGS, digest, in_child, run
+from toys import SETTINGS, digest, in_child, leftovers, run
 
 from svgbench.errors import Interrupted, StorageError
 from svgbench.machine import checkpoints
@@ -27,10 +27,6 @@ FAILPOINTS = (
 def truth(tmp_path_factory):
     """Digest of the uninterrupted run."""
     return digest(*run(tmp_path_factory.mktemp("quiet"), library=True))
-
-
-def leftovers(out):
-    return [path.name for path in out.rglob(".writing-*")]
 
 
 @pytest.mark.parametrize("point", FAILPOINTS)

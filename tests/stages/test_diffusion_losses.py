@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from products import Products
+from safetensors.torch import load_file, save_file
 from torch import nn
+from toys import in_ranks
 
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.errors import BadConfig
 from svgbench.machine.feed import loaded
+from svgbench.machine import gradients as sums
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.nets import flow
@@ -53,6 +56,35 @@ def test_pieces_of_a_batch_add_up_to_it(settings):
     parts, many = _gradients(_task(micro_batch=4, **settings), batch)
     assert whole.keys() == parts.keys() and all(torch.allclose(whole[n], parts[n], rtol=1e-5) for n in whole)
     assert one.keys() == many.keys() and all(torch.allclose(one[n], many[n], rtol=1e-3, atol=1e-6) for n in one)
+
+
+@pytest.mark.parametrize("micro", [None, 2])
+def test_two_ranks_sum_the_gradients_of_one_process_during_the_last_backward_pass(tmp_path, monkeypatch, micro):
+    monkeypatch.setattr(sums, "BUCKET_BYTES", 1 << 14)
+
+    def work():
+        runtime = Runtime(device="cpu", threads=1).start()
+        task = _task(micro_batch=micro, teacher=True)
+        summed = sums.GradientSums(task.optimisers, runtime)
+
+        def apply(name):
+            assert len(summed._buckets[name]) > 1 and all(bucket.sum is not None for bucket in summed._buckets[name])
+            summed.summed(name)
+
+        mine = torch.arange(6)[runtime.rank :: 2]
+        task.update(Batch(mine, mine + 100, 6, reducing=summed.reducing), apply)
+        save_file(
+            {f"{m}.{n}": p.grad.clone() for m, module in task.modules.items() for n, p in module.named_parameters()},
+            tmp_path / f"{runtime.rank}",
+        )
+        runtime.stop()
+
+    assert in_ranks(2, work) == [0, 0]
+    _, whole = _gradients(_task(teacher=True), Batch(indices=torch.arange(6), positions=torch.arange(100, 106), size=6))
+    for rank in (0, 1):
+        found = load_file(tmp_path / f"{rank}")
+        assert whole.keys() <= found.keys()
+        assert all(torch.allclose(gradient, whole.get(n, torch.zeros(())), rtol=1e-3, atol=1e-6) for n, gradient in found.items())
 
 
 def test_repas_loss_reaches_the_projector_and_the_blocks_before_its_tap_only_beside_the_flows_own():

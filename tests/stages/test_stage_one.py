@@ -13,6 +13,12 @@ from svgbench.config.build import build
 from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.measure import count_flops
 from svgbench.machine.memory import Memory
+from safetensors.torch import load_file, save_file
+from toys import in_ranks
+
+from svgbench.config import schema
+from svgbench.config.build import build
+from svgbench.machine import gradients as sums
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers
@@ -92,6 +98,36 @@ def test_micro_batches_make_the_gradients_of_the_big_batch(align, images_seen):
         torch.testing.assert_close(pieces[name], gradient, rtol=2e-3, atol=1e-5 * largest)
     for name in whole_losses:
         assert piece_losses[name].item() == pytest.approx(whole_losses[name].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_two_ranks_sum_the_gradients_of_one_process_during_the_last_backward_pass_of_each_network(tmp_path, monkeypatch, micro):
+    monkeypatch.setattr(sums, "BUCKET_BYTES", 1 << 12)
+
+    def work():
+        runtime = Runtime(device="cpu", threads=1).start()
+        made, _ = task(settings(), micro)
+        summed, found = sums.GradientSums(made.optimisers, runtime), {}
+
+        def apply(name):
+            buckets = summed._buckets[name]
+            assert len(buckets) > 1 and all(bucket.sum is not None for bucket in buckets)
+            summed.summed(name)
+            found.update({f"{name}.{n}": p.grad.clone() for n, p in made.modules[name].named_parameters()})
+            made.optimisers[name].zero_grad(set_to_none=True)
+
+        mine = torch.arange(8)[runtime.rank :: 2]
+        made.update(Batch(mine, mine + 1000, 8, 1000, reducing=summed.reducing), apply)
+        save_file(found, tmp_path / f"{runtime.rank}")
+        runtime.stop()
+
+    assert in_ranks(2, work) == [0, 0]
+    (whole, _), ranks = gradients(settings(), None, 1000), [load_file(tmp_path / f"{rank}") for rank in (0, 1)]
+    largest = max(gradient.abs().max().item() for name, gradient in whole.items() if name.startswith("tokenizer."))
+    assert whole.keys() <= ranks[0].keys() and any(name.startswith("discriminator.") for name in whole)
+    for name, gradient in ranks[0].items():
+        assert torch.equal(ranks[1][name], gradient)
+        torch.testing.assert_close(gradient, whole.get(name, torch.zeros_like(gradient)), rtol=2e-3, atol=1e-5 * largest)
 
 
 def test_an_update_is_the_same_twice():
