@@ -6,7 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -73,10 +73,6 @@ def sample(
         int | None,
         typer.Option("--zero-init", metavar="N", min=0, help="The first N steps take velocity zero. Default: the run's."),
     ] = None,
-    precision: Annotated[
-        Literal["fp32", "bf16"] | None,
-        typer.Option("--precision", metavar="NAME", help="fp32 or bf16, of the transformer. Default: the run's."),
-    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N", min=0, help="Seed of the noise. Default: 0.")] = None,
     trained: Annotated[
         float | None,
@@ -90,7 +86,6 @@ def sample(
     if to.suffix.lower() == ".npz":
         given = {
             "--labels": labels, "--seed": seed, "--sampler": sampler, "--schedule": schedule, "--shift": shift, "--zero-init": zero_init,
-            "--precision": precision,
         }  # fmt: skip
         if unused := [option for option, value in given.items() if value is not None]:
             raise BadInput(f"an .npz holds the samples that the run was scored by; leave out {', '.join(unused)}, or draw to a .png.")
@@ -118,10 +113,7 @@ def sample(
     from svgbench.stages.pictures import sample_sheet
 
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
-    options = {
-        "steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift, "zero_init": zero_init,
-        "precision": precision,
-    }  # fmt: skip
+    options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift, "zero_init": zero_init}
     settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
     sampling = {name: settings[name] for name in SamplingProtocol.model_fields if name in settings}
     slice_ = {"sampling": sampling, "seed": seed or 0}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def sent_to_host(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-    """Begins to copy tensors of one device to host memory: from CUDA into pinned memory, in the current stream. The returned function waits
-    for the copies, in any thread, and returns them."""
+    """Begins to copy tensors of one device, of any shapes [...], to host memory: from CUDA into pinned memory, in the current stream. The
+    returned function waits for the copies, in any thread, and returns them."""
     device = tensors[0].device
     if device.type != "cuda":
         return lambda: [tensor.cpu() for tensor in tensors]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +18,7 @@ from svgbench.config.networks import Decoder, Residual
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.config.schema import Autoencoder
 from svgbench.errors import BadConfig
+from svgbench.images.shapes import draw
 from svgbench.nets.alignment import Alignment
 from svgbench.nets.chunks import whole_batches
 from svgbench.nets.ddpm import EpsilonModel
@@ -60,9 +62,8 @@ class Products(TorchDispatchMode):
 
 
 def pictures(count: int = ROWS) -> torch.Tensor:
-    """Smooth coloured images [B, 3, 32, 32] in [0, 1]."""
-    coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic", align_corners=True).clamp(0, 1)
+    """Embedded images [B, 3, 32, 32] in [0, 1], on which the shipped weights were trained."""
+    return torch.from_numpy(draw(np.arange(count), seed=0, resolution=32, split="val").images).float() / 255
 
 
 def tokenizer(name: str, precision: str | None, align: str = "frozen") -> Tokenizer | Codec:
@@ -184,17 +185,17 @@ def test_the_function_takes_a_precision_and_refuses_another():
 
 
 @pytest.mark.parametrize("name", FEATURES + CODECS)
-def test_bf16_moves_latents_by_less_than_two_percent(name):
+def test_bf16_moves_latents_by_less_than_one_percent(name):
     exact, moved = (tokenizer(name, precision).features(pictures()) for precision in ("fp32", "bf16"))
     cosine = torch.cosine_similarity(moved, exact, dim=1).min().item()
-    assert 1e-4 < relative(moved, exact) < 0.02 and cosine > 0.995, (relative(moved, exact), cosine)
+    assert 1e-4 < relative(moved, exact) < 0.01 and cosine > 0.999, (relative(moved, exact), cosine)
 
 
 @pytest.mark.parametrize("name", ["dinov3-tiny", *CODECS])
-def test_bf16_moves_decoded_images_less_than_the_rounding_to_bytes_can_show(name):
+def test_bf16_moves_decoded_images_by_less_than_a_byte_in_the_mean(name):
     raw = tokenizer(name, "fp32").encode(pictures())
     exact, moved = (tokenizer(name, precision).decode(raw) for precision in ("fp32", "bf16"))
-    assert 40 < psnr(moved, exact) < 80, psnr(moved, exact)
+    assert 50 < psnr(moved, exact) < 80, psnr(moved, exact)  # one byte: 48 dB
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("euler", 25), ("heun", 10)])
