@@ -42,7 +42,8 @@ class BenchPiece:
     """Whether its first call may compile, and is reported."""
     cpu: bool = False
     """Whether the host's own time matters: until the call returns."""
-    said: str = ""
+    after: Callable[[], str] | None = None
+    """Called at the end, for a remark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class Clock:
             pieces = bout.prepare()
         except (MemoryError, RuntimeError) as error:
             pieces = ()
-            made += [BenchRow(stage=bout.stage, name=name, said=_out_of_memory(error)) for name in bout.names]
+            made += [BenchRow(stage=bout.stage, name=name, said=_why(error)) for name in bout.names]
             _clear(self.device)
         for piece in pieces:
             if self._stopped():
@@ -109,7 +110,7 @@ class Clock:
             try:
                 turns.append(self._begin(piece))
             except (MemoryError, RuntimeError) as error:
-                made.append(_row(bout.stage, piece, said=_out_of_memory(error)))
+                made.append(_row(bout.stage, piece, said=_why(error)))
                 _clear(self.device)
         for number in range(MOST):
             spent = time.perf_counter() - began
@@ -121,7 +122,7 @@ class Clock:
                 try:
                     self._turn(turn)
                 except (MemoryError, RuntimeError) as error:
-                    made.append(_row(bout.stage, turn.piece, said=_out_of_memory(error)))
+                    made.append(_row(bout.stage, turn.piece, said=_why(error)))
                     turns.remove(turn)
                     _clear(self.device)
                 if self._stopped():
@@ -129,7 +130,8 @@ class Clock:
         for turn in turns:
             if self.device.type == "cuda" and turn.piece.first and not self._stopped():
                 turn.idle = idle_share(turn.piece.call, self.device)
-            made.append(self._row(bout.stage, turn))
+            remark = turn.piece.after() if turn.piece.after and turn.seconds and not self._stopped() else ""
+            made.append(self._row(bout.stage, turn, remark))
         return made
 
     def _refusal(self, bout: Bout, seconds: float) -> str:
@@ -185,7 +187,7 @@ class Clock:
         synchronise(self.device)
         return time.perf_counter() - start
 
-    def _row(self, stage: str, turn: _Turns) -> BenchRow:
+    def _row(self, stage: str, turn: _Turns, remark: str) -> BenchRow:
         piece = turn.piece
         if not turn.seconds:
             said = "time for the first call only"
@@ -200,7 +202,7 @@ class Clock:
             facts |= {"utilisation": piece.flops / self._flops / middle} if piece.flops else {}
         facts |= {"first_seconds": turn.first_seconds} if piece.first else {}
         facts |= {"cpu_seconds": median(turn.returned)} if piece.cpu and self.device.type == "cuda" else {}
-        return _row(stage, piece, said=piece.said, peak_memory_bytes=turn.peak, idle_share=turn.idle, **facts)
+        return _row(stage, piece, said=remark, peak_memory_bytes=turn.peak, idle_share=turn.idle, **facts)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float | None, float | None]:
@@ -261,11 +263,13 @@ def _longest(turn: _Turns) -> float:
     return max(turn.seconds, default=turn.first_seconds)
 
 
-def _out_of_memory(error: BaseException) -> str:
-    """The remark for a lack of memory; any other error is raised again."""
+def _why(error: BaseException) -> str:
+    """The remark for a lack of memory, or for a kernel that this device does not have; any other error is raised again."""
     text = str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text or "out of memory" in text:
         return "out of memory"
+    if "No available kernel" in text:
+        return "this device has no such kernel"
     raise error
 
 

@@ -132,30 +132,25 @@ class BenchSheet:
         sizes, part = subject.sizes, subject.config.autoencoder
         if sizes.card.kind == "codec":
             return
-        used = self._used(part.training.precision)
         update = count * sum(update_flops(sizes, gan=bool(part.loss.adversarial)))
         forward = count * (sizes.encoding + sizes.decoding)
         names = ("forward: encode and decode", "update")
+        own = part.training.precision
+        for training in dict.fromkeys(("bf16", own) if self.gpu else (own,)):
+            used = self._used(training)
 
-        def prepare() -> list[BenchPiece]:
-            task, pixels = subject.autoencoder(), subject.pixels(count)
-            tokenizer = subject.frozen
-            return [
-                BenchPiece(
-                    name=names[0],
-                    call=self._in(used, lambda: tokenizer.decode(tokenizer.encode(pixels))),
-                    batch=count,
-                    flops=forward,
-                    precision=used,
-                ),
-                BenchPiece(
-                    name=names[1], call=subject.update(task, count), batch=count, flops=update, precision=used, sets_pace=True, cpu=True
-                ),
-            ]
+            def prepare(training: str = training, used: Precision = used) -> list[BenchPiece]:
+                task, pixels, tokenizer = subject.autoencoder(training), subject.pixels(count), subject.frozen
+                facts: dict[str, Any] = {"batch": count, "precision": used}
+                return [
+                    BenchPiece(
+                        name=names[0], call=self._in(used, lambda: tokenizer.decode(tokenizer.encode(pixels))), flops=forward, **facts
+                    ),
+                    BenchPiece(name=names[1], call=subject.update(task, count), flops=update, sets_pace=True, cpu=True, **facts),
+                ]
 
-        yield Bout(
-            stage="autoencoder", names=names, prepare=prepare, weight=2, flops=update, precision=used, peak=self._peak("autoencoder", count)
-        )
+            planned = self._peak("autoencoder", count)
+            yield Bout(stage="autoencoder", names=names, prepare=prepare, weight=2, flops=update, precision=used, peak=planned)
 
     def _diffusion(self) -> Iterator[Bout]:
         count = self.of("diffusion")
@@ -191,7 +186,7 @@ class BenchSheet:
             step = subject.update(task, count)
             trained = BenchPiece(
                 name=update, call=step, batch=count, flops=count * work.training, precision=used, sets_pace=pace,
-                cpu=True, said=_waiting(step) if watch else "",
+                cpu=True, after=partial(_waiting, step) if watch else None,
             )  # fmt: skip
             passes = [] if forward is None else [
                 BenchPiece(name=forward, call=subject.losses(task, count), batch=count, flops=count * work.forward, precision=used)
@@ -237,7 +232,7 @@ class BenchSheet:
         yield Bout(stage="attention", names=tuple(f"attention, {name}" for name in backends), prepare=prepare, weight=0.5, precision="bf16")
 
     def _samples(self) -> Iterator[Bout]:
-        """One step, a batch of images, and its decoding, in each precision on a GPU."""
+        """One step, a batch of images, and its decoding; on a GPU in bf16, and a quarter of it in fp32."""
         subject, sizes, how = self.subject, self.subject.sizes, self.subject.sampling
         calls = evaluations(how.sampler, how.steps, how.guidance, how.schedule, how.shift, how.zero_init) or 0.0
         kinds: tuple[Precision, ...] = ("bf16", "fp32") if self.gpu else ("fp32",)
@@ -265,10 +260,10 @@ class BenchSheet:
 
             def prepare(kind: Precision = kind) -> list[BenchPiece]:
                 generator = subject.generator()
-                generator.batch = count = self.batch or generator.batch
+                generator.batch = count = self.batch or (generator.batch // 4 if self.gpu and kind == "fp32" else generator.batch)
                 return pieces(kind, generator, count)
 
-            count = self.batch or (256 if self.gpu else 8)
+            count = self.batch or ((64 if kind == "fp32" else 256) if self.gpu else 8)
             flops = count * (calls * sizes.transformer.forward + sizes.decoding)
             made = peak("samples", sizes) if self.gpu else None
             yield Bout(
@@ -339,9 +334,7 @@ def precision_of(kind: Precision, subject: Subject) -> Iterator[None]:
 
 
 def _waiting(step: Callable[[], Any]) -> str:
-    """How often one update waits for the GPU: PyTorch's warnings about synchronising calls. The first update, which compiles, is not
-    counted."""
-    step()
+    """How often one update waits for the GPU: PyTorch's warnings about synchronising calls."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")

@@ -140,10 +140,11 @@ class Subject:
         batch = loaded(task, Batch(indices=indices, positions=indices, size=count), self.device)
         return lambda: task.losses(task.encoded(batch))
 
-    def autoencoder(self) -> AutoencoderTask:
+    def autoencoder(self, precision: str) -> AutoencoderTask:
         """The first stage's task, with features in memory if a run of this size keeps them there. A perceptual network that is not shipped
         has random weights."""
         part, tokenizer = self.config.autoencoder, self.tokenizer()
+        part = part.model_copy(update={"training": part.training.model_copy(update={"precision": precision})})
         assert isinstance(tokenizer, Tokenizer)  # a codec has no first stage
         if part.loss.perceptual and part.loss.network == "lpips" and part.loss.weights is None:
             part = part.model_copy(update={"loss": part.loss.model_copy(update={"weights": str(self._vgg())})})

@@ -45,7 +45,7 @@ def work_of(task: Task, call: Callable[[Batch], Any], probe: Batch) -> CountedWo
 @contextlib.contextmanager
 def _keeping_activations(networks: Iterable[nn.Module]) -> Iterator[None]:
     """Context in which no block computes its activations again in the backward pass (attribute ``checkpointing``)."""
-    blocks = [module for network in networks for module in network.modules() if getattr(module, "checkpointing", False)]
+    blocks: list[Any] = [module for network in networks for module in network.modules() if getattr(module, "checkpointing", False)]
     try:
         for block in blocks:
             block.checkpointing = False

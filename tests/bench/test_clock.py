@@ -99,6 +99,16 @@ def test_a_lack_of_memory_is_a_row_and_the_others_go_on(hands, error):
     assert row.said == "out of memory"
 
 
+def test_a_missing_kernel_and_a_remark_at_the_end_are_said(hands):
+    def fails():
+        raise RuntimeError("No available kernel. Aborting execution.")
+
+    piece = BenchPiece(name="good", call=hands.work("good", 1.0), after=lambda: f"{len(hands.order)} calls")
+    rows = {row.name: row for row in measured(bout(BenchPiece(name="flash", call=fails), piece), 10.0)}
+    assert rows["flash"].said == "this device has no such kernel"
+    assert rows["good"].said == f"{1 + rows['good'].repetitions} calls" and rows["good"].repetitions > 3
+
+
 def test_another_error_is_not_hidden(hands):
     def fails():
         raise RuntimeError("shapes differ")
