@@ -30,7 +30,7 @@ from svgbench.machine import arrays
 from svgbench.machine.feed import loaded
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
-from svgbench.machine.updates import updates
+from svgbench.machine.updates import Updates
 from svgbench.metrics import judges
 from svgbench.metrics.features import Extractor, Tap, load_extractor
 from svgbench.nets.latents import LatentStats
@@ -158,7 +158,7 @@ class Subject:
         part = self.config.autoencoder if isinstance(task, AutoencoderTask) else self.config.diffusion
         begun = self.config.autoencoder.loss.adversarial_start_images if isinstance(task, AutoencoderTask) else 0
         settings = part.training.model_copy(update={"batch": batch})
-        return updates(task, settings=settings, dataset_size=len(self.images), out=self.place, runtime=self.runtime, images_seen=begun)
+        return Updates(task, settings=settings, dataset_size=len(self.images), out=self.place, runtime=self.runtime, images_seen=begun)
 
     def generator(self) -> Generator:
         """Draws samples with an untrained transformer."""
