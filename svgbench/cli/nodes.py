@@ -18,13 +18,14 @@ def node(
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
     micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1)] = None,
     compile_: Annotated[bool, typer.Option("--compile")] = False,
+    shard: Annotated[bool, typer.Option("--shard")] = False,
     ranks: Annotated[int, typer.Option("--ranks", min=1)] = 1,
     machines: Annotated[int, typer.Option("--machines", min=1)] = 1,
     patience: Annotated[float, typer.Option("--patience", min=0)] = 0.0,
 ) -> int:
     """Work on nodes of a plan and report each beside it (the engines of ``ablate`` call this)."""
     bench = Bench(
-        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks, machines=machines,
-        patience=patience,
+        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, shard=shard, ranks=ranks,
+        machines=machines, patience=patience,
     )  # fmt: skip
     return serve(plan, bench, keys or [])

@@ -43,6 +43,8 @@ class Bench:
     threads: int | None = None
     micro_batch: int | None = None
     compile: bool = False
+    shard: bool = False
+    """Whether stage 2 divides its transformer among the ranks."""
     ranks: int = 1
     """Number of torchrun processes per machine, for stages that run on all ranks."""
     machines: int = 1
@@ -57,7 +59,7 @@ class Bench:
         machines = self.machines if self.machines > 1 else None
         for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch), ("--machines", machines)):
             words += [name, str(value)] if value is not None else []
-        return words + (["--compile"] if self.compile else [])
+        return words + (["--compile"] if self.compile else []) + (["--shard"] if self.shard else [])
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
         """A command that runs the nodes ``keys``, or else those that it reads from standard input."""
@@ -73,7 +75,8 @@ class Worker:
         self._plan, self._bench = plan, bench
         self._nodes = read_plan(plan)
         runtime = Runtime(
-            device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, quiet=True
+            device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, sharded=bench.shard,
+            quiet=True,
         )  # fmt: skip
         self._main = runtime.is_main
         self._alone = runtime.world == 1

@@ -29,6 +29,8 @@ class Batch:
     """Number of images in the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
     images_seen: int = 0
     """Number of images seen in the run before this update, the same on all ranks; losses that start later depend on it."""
+    stand_ins: int = 0
+    """The number of last images that are only there so that all ranks have equally many; no loss counts them (``counted``)."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -36,8 +38,13 @@ class Batch:
     def micro_batches(self, limit: int | None) -> Iterator[Batch]:
         """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece if None, no piece if this rank has no images."""
         for start in range(0, len(self), limit or max(len(self), 1)):
-            piece = slice(start, start + limit if limit else None)
-            yield replace(self, indices=self.indices[piece], positions=self.positions[piece])
+            end = min(start + limit, len(self)) if limit else len(self)
+            stand_ins = max(0, end - (len(self) - self.stand_ins))
+            yield replace(self, indices=self.indices[start:end], positions=self.positions[start:end], stand_ins=stand_ins)
+
+    def counted(self, losses: Tensor) -> Tensor:
+        """The losses [B] of each image without those of stand-ins."""
+        return losses[: len(self) - self.stand_ins] if self.stand_ins else losses
 
 
 class Order:
@@ -67,7 +74,10 @@ class Order:
             chosen[here] = self.epoch(int(number))[places[here]]
         return chosen
 
-    def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
-        """The share of ``rank`` in the update for positions [images_seen, images_seen + size)."""
+    def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1, even: bool = False) -> Batch:
+        """The share of ``rank`` in the update for positions [images_seen, images_seen + size). ``even``: all ranks get equally many images,
+        for passes that they must run together; where one is missing, the update's first image stands in."""
         positions = np.arange(images_seen + rank, images_seen + size, world, dtype=np.int64)
-        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen)
+        missing = -(-size // world) - len(positions) if even else 0
+        positions = np.concatenate([positions, np.full(missing, images_seen, dtype=np.int64)])
+        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen, missing)

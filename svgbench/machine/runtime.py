@@ -47,6 +47,8 @@ class Runtime:
     """Whether networks compile their blocks."""
     quiet: bool = False
     """Shows no progress."""
+    sharded: bool = False
+    """Whether stage 2 divides its transformer among the ranks (``machine.sharding``); other stages ignore it."""
     note: Path | None = None
     """File to which progress is written, for another process to show, instead of a bar."""
 

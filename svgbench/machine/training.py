@@ -36,6 +36,7 @@ from svgbench.machine.files import failpoint, guarded, sweep, write_atomic
 from svgbench.machine.measure import Stopwatch, peak_memory
 from svgbench.machine.order import Batch, Order, stable_hash
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.sharding import divided_like, gathered, gradient_norm, is_sharded, load_optimiser, local, optimiser_state
 from svgbench.machine.signals import GUARD, Stop
 from svgbench.machine.tally import Tally
 
@@ -76,7 +77,7 @@ class TrainingReport:
     skipped: int
     """Number of updates that were skipped because a loss or gradient was not finite."""
     averages: dict[str, Tensor] | None
-    """State dict of the averaged module's moving average; None when no average is kept."""
+    """State dict of the averaged module's moving average; None when no average is kept. Of a sharded module, only on the main rank."""
 
 
 def train(
@@ -171,6 +172,7 @@ class _Loop:
         self.tally = Tally(runtime.torch_device)
         self.averages = Averages(task.modules[task.averaged], settings.ema) if task.averaged and settings.ema else None
         self.losses: dict[str, float] = {}
+        self._even = any(is_sharded(parameter) for module in task.modules.values() for parameter in module.parameters())
         self._identity = {"settings": settings.model_dump(mode="json"), "dataset_size": dataset_size, "seed": seed}
         self._log_updates = min(max(math.ceil(settings.total_images / settings.batch) // 100, 1), 50)
         self._saved_at = -1
@@ -181,7 +183,7 @@ class _Loop:
     def update(self) -> int:
         """One update of everything that the task trains; returns the number of its images."""
         size = min(self.settings.batch, self.settings.total_images - self.images_seen)
-        batch = self.order.batch(self.images_seen, size, rank=self.runtime.rank, world=self.runtime.world)
+        batch = self.order.batch(self.images_seen, size, rank=self.runtime.rank, world=self.runtime.world, even=self._even)
         _seed_libraries(stable_hash(self.seed, "update", self.images_seen, self.runtime.rank, bits=32))
         self._clock.go()
         losses = self.task.update(batch, lambda name: self.apply(name, self.images_seen + size))
@@ -190,7 +192,8 @@ class _Loop:
         self.updates += 1
         due = [file for file, images in self._keep.items() if before < images <= self.images_seen]
         if due and self.averages:
-            content = save({name: tensor.contiguous().cpu() for name, tensor in self.averages.state.items()})
+            whole = gathered(self.averages.state, self.runtime)
+            content = save({name: tensor.contiguous().cpu() for name, tensor in whole.items()})
             for file in due:
                 self._on_main(partial(write_atomic, self.out / file, content))
         if self.runtime.torch_device.type == "cpu" or self.at_log_point:
@@ -206,11 +209,11 @@ class _Loop:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [p.grad for p in parameters]
-        self.runtime.sum_over_ranks_(gradients)
-        norm = torch.nn.utils.get_total_norm(gradients)
+        self.runtime.sum_over_ranks_([gradient for gradient in gradients if not is_sharded(gradient)])  # backward has summed the others
+        norm = gradient_norm(gradients, self.runtime)
         bad = ~torch.isfinite(norm)
         if self.settings.optimiser.max_gradient_norm:
-            torch._foreach_mul_(gradients, (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_([*map(local, gradients)], (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in optimiser.param_groups:
             group["lr"] = self._rate(images_seen) * group.get("lr_scale", 1.0)
         if optimiser.defaults.get("fused"):
@@ -286,12 +289,12 @@ class _Loop:
             return
         self._clock.stop(self.images_seen, pause=True)
         self._check_numbers()
-        parts = {f"module.{name}": dict(module.state_dict()) for name, module in self.task.modules.items()}
+        parts = {f"module.{name}": gathered(module.state_dict(), self.runtime) for name, module in self.task.modules.items()}
         scalars: dict[str, dict[str, Any]] = {}
         for name, optimiser in self.task.optimisers.items():
-            parts[f"optimiser.{name}"], scalars[name] = _flatten(optimiser)
+            parts[f"optimiser.{name}"], scalars[name] = optimiser_state(optimiser, self.runtime)
         if self.averages is not None:
-            parts["averages"] = self.averages.state
+            parts["averages"] = gathered(self.averages.state, self.runtime)
         state = {
             "identity": self._identity,
             "updates": self.updates,
@@ -319,7 +322,8 @@ class _Loop:
         if at < 0:
             for module in self.task.modules.values():
                 for tensor in module.state_dict().values():
-                    self.runtime.broadcast_(tensor)
+                    if not is_sharded(tensor):
+                        self.runtime.broadcast_(tensor)
             if self.averages is not None:
                 self.averages.restart()
         else:
@@ -331,11 +335,11 @@ class _Loop:
         state = checkpoint.state
         _check_same_training(state["identity"], self._identity, self.out)
         for name, module in self.task.modules.items():
-            module.load_state_dict(checkpoint.parts[f"module.{name}"])
+            module.load_state_dict(divided_like(checkpoint.parts[f"module.{name}"], module.state_dict()))
         for name, optimiser in self.task.optimisers.items():
-            _unflatten(optimiser, checkpoint.parts[f"optimiser.{name}"], state["optimisers"][name])
+            load_optimiser(optimiser, checkpoint.parts[f"optimiser.{name}"], state["optimisers"][name])
         if self.averages is not None:
-            self.averages.load(checkpoint.parts["averages"])
+            self.averages.load(divided_like(checkpoint.parts["averages"], self.averages.state))
         self.images_seen = self._saved_at = checkpoint.images_seen
         self.updates, self.skipped, self.losses = state["updates"], state["skipped"], state["losses"]
         self.tally.load(state["tally"], self.runtime)
@@ -362,7 +366,7 @@ class _Loop:
             peak_memory_bytes=peak_memory(self.runtime.torch_device),
             losses=self.losses,
             skipped=self.skipped,
-            averages=self.averages.state if self.averages is not None else None,
+            averages=gathered(self.averages.state, self.runtime) if self.averages is not None else None,
         )
 
 
@@ -371,21 +375,6 @@ def _seed_libraries(number: int) -> None:
     torch.manual_seed(number)
     np.random.seed(number)
     random.seed(number)
-
-
-def _flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors and plain values named ``<parameter number>.<key>``."""
-    entries = {f"{n}.{key}": value for n, state in optimiser.state_dict()["state"].items() for key, value in state.items()}
-    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    return tensors, {name: value for name, value in entries.items() if name not in tensors}
-
-
-def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *scalars.items()]:
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def _check_same_training(saved: dict[str, Any], current: dict[str, Any], out: Path) -> None:
