@@ -17,6 +17,7 @@ import torch
 import torch.distributed.fsdp
 import torch.distributed.tensor
 from artifacts import SmallRun
+from commands import svgbench
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor.debug import CommDebugMode
@@ -25,6 +26,7 @@ from toys import in_child, in_ranks
 
 from svgbench.config import schema
 from svgbench.errors import BadConfig, BadInput, SvgbenchError
+from svgbench.lab import worker
 from svgbench.lab.worker import Bench
 from svgbench.machine import checkpoints
 from svgbench.machine.order import Batch, Order
@@ -319,5 +321,19 @@ def test_one_process_or_another_network_is_refused_in_a_sentence(monkeypatch):
         shard_(nn.Linear(2, 2), Runtime(device="cpu", sharded=True))
 
 
-def test_workers_get_the_option(tmp_path):
+def test_one_process_is_refused_before_anything_runs(tmp_path):
+    for words in (("run", "--encoder", "mae"), ("ablate", "smoke")):
+        done = svgbench(*words, "--shard", "--out", str(tmp_path / "runs"))
+        assert done.returncode == BadInput.exit_status and "--shard divides a transformer among processes" in done.stderr, words
+        assert not (tmp_path / "runs" / "store").exists()
+
+
+def test_workers_get_the_option(tmp_path, monkeypatch):
     assert "--shard" in Bench(out=str(tmp_path), shard=True).words() and "--shard" not in Bench(out=str(tmp_path)).words()
+    plan = tmp_path / "plan"
+    monkeypatch.setattr(worker, "read_plan", lambda path: {})
+    seen = []
+    monkeypatch.setattr(worker, "Executor", lambda nodes, store, runtime, *rest, **more: seen.append(runtime.sharded))
+    for shard in (True, False):
+        worker.Worker(plan, Bench(out=str(tmp_path), shard=shard))
+    assert seen == [True, False]
