@@ -35,7 +35,7 @@ def shard_(model: nn.Module, runtime: Runtime) -> None:
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
-        raise BadInput(f"--shard needs PyTorch 2.9 or later, and this is {torch.__version__}; install it, or leave --shard out.")
+        raise BadInput(f"--shard needs a newer PyTorch than {torch.__version__}; update it, or leave --shard out.")
     for tensor in model.state_dict().values():
         runtime.broadcast_(tensor)
     mesh = init_device_mesh(runtime.torch_device.type, (runtime.world,))
@@ -52,8 +52,8 @@ def shard_(model: nn.Module, runtime: Runtime) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds only a part of the tensor."""
-    return hasattr(tensor, "to_local")  # a DTensor; its class is not imported, which would cost a second in plain runs
+    """Whether this rank holds only a part of the tensor (a DTensor)."""
+    return hasattr(tensor, "to_local")  # importing the class would cost plain runs a second or more
 
 
 def local(tensor: Tensor) -> Tensor:
