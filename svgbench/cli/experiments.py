@@ -68,6 +68,10 @@ CheckpointActivations = Annotated[
         "--checkpoint-activations", help="Compute activations again in the backward pass: less memory, same numbers, about a third more work."
     ),
 ]
+Shard = Annotated[
+    bool,
+    typer.Option("--shard", help="Divide stage 2's transformer among the processes (FSDP2), for one beyond a GPU's memory; same numbers."),
+]
 Gpus = Annotated[
     int | None,
     typer.Option("--gpus", metavar="N", help="Estimate the hours on N H200 GPUs, or on this CPU (0). Default: the preset's.", min=0),
@@ -112,6 +116,7 @@ def run(
     micro_batch: MicroBatch = None,
     compile_: Compile = None,
     checkpoint_activations: CheckpointActivations = False,
+    shard: Shard = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML and end; nothing runs.")
     ] = False,
@@ -138,7 +143,7 @@ def run(
     plan_ = make_plan({name: config}, shelf)
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_,
-        checkpoint_activations=checkpoint_activations,
+        checkpoint_activations=checkpoint_activations, shard=shard,
     )  # fmt: skip
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
         run_plan(plan_, out, bench, keep_going=False, shelf=shelf, display=DISPLAY)
@@ -160,6 +165,7 @@ def ablate(
     micro_batch: MicroBatch = None,
     compile_: Compile = None,
     checkpoint_activations: CheckpointActivations = False,
+    shard: Shard = False,
     engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="Where nodes run: local, ray or slurm.")] = "local",
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", help="Nodes to run in parallel. Default: one for every visible GPU.", min=1)
@@ -179,7 +185,7 @@ def ablate(
     loaded = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks,
-        checkpoint_activations=checkpoint_activations,
+        checkpoint_activations=checkpoint_activations, shard=shard,
     )  # fmt: skip
     if loaded is not None and is_main():
         declare(loaded, plan_, run_cells, out)

@@ -18,6 +18,7 @@ def node(
     threads: Annotated[int | None, typer.Option("--threads", min=1)] = None,
     micro_batch: Annotated[int | None, typer.Option("--micro-batch", min=1)] = None,
     compile_: Annotated[bool | None, typer.Option("--compile/--no-compile")] = None,
+    shard: Annotated[bool, typer.Option("--shard")] = False,
     ranks: Annotated[int, typer.Option("--ranks", min=1)] = 1,
     machines: Annotated[int, typer.Option("--machines", min=1)] = 1,
     patience: Annotated[float, typer.Option("--patience", min=0)] = 0.0,
@@ -26,6 +27,6 @@ def node(
     """Work on nodes of a plan and report each beside it (the engines of ``ablate`` call this)."""
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks, machines=machines,
-        patience=patience, checkpoint_activations=checkpoint_activations,
+        patience=patience, checkpoint_activations=checkpoint_activations, shard=shard,
     )  # fmt: skip
     return serve(plan, bench, keys or [])

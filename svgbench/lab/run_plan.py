@@ -20,7 +20,7 @@ from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Walk, Watch
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
-from svgbench.machine.ranks import ranks
+from svgbench.machine.ranks import check_several, ranks
 from svgbench.machine.signals import sentence_of
 
 
@@ -40,10 +40,12 @@ def run_plan(
 ) -> Outcome:  # fmt: skip
     """Executes the missing nodes of a plan, then writes every run's directory, also after a failure or a stop.
 
-    ``keep_going``: a failed node does not stop the others. Raises BadWeights before the first node if weights are missing, and Interrupted
-    after a stop signal.
+    ``keep_going``: a failed node does not stop the others. Raises BadInput if one process should shard, BadWeights before the first node if
+    weights are missing, and Interrupted after a stop signal.
     """
     choice, display = choice or Choice(slots=1), display or Display()
+    if bench.shard and "nodes" not in choice.sbatch:
+        check_several(world() * bench.ranks)
     store, outcome, using = Store(out / "store"), Outcome(), contextlib.ExitStack()
     with gc_paused():
         finished = Finished(plan, store)

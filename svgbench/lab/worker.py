@@ -47,6 +47,8 @@ class Bench:
     threads: int | None = None
     micro_batch: int | None = None
     compile: bool | None = None
+    shard: bool = False
+    """Whether stage 2 divides its transformer among the ranks."""
     ranks: int = 1
     """Number of torchrun processes per machine, for stages that run on all ranks."""
     machines: int = 1
@@ -63,7 +65,8 @@ class Bench:
         for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch), ("--machines", machines)):
             words += [name, str(value)] if value is not None else []
         words += [] if self.compile is None else ["--compile" if self.compile else "--no-compile"]
-        return words + (["--checkpoint-activations"] if self.checkpoint_activations else [])
+        words += ["--checkpoint-activations"] if self.checkpoint_activations else []
+        return words + (["--shard"] if self.shard else [])
 
     def runtime(self, *, quiet: bool = False) -> Runtime:
         """The runtime of a process with these options."""
@@ -71,7 +74,7 @@ class Bench:
 
         return Runtime(
             device=self.device, threads=self.threads, micro_batch=self.micro_batch, compile=self.compile, quiet=quiet,
-            checkpoint_activations=self.checkpoint_activations,
+            checkpoint_activations=self.checkpoint_activations, sharded=self.shard,
         )  # fmt: skip
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from svgbench.machine.sharding import local
+
 
 class Averages:
     """``average <- decay * average + (1 - decay) * weight`` after each step, starting from the initial weights; buffers are copied."""
@@ -30,7 +32,7 @@ class Averages:
         """One step of the average."""
         live = self._module.state_dict(keep_vars=True)
         weights = [name for name, tensor in live.items() if isinstance(tensor, nn.Parameter)]
-        torch._foreach_lerp_([self.state[n] for n in weights], [live[n].detach() for n in weights], 1 - self._decay)
+        torch._foreach_lerp_([local(self.state[n]) for n in weights], [local(live[n].detach()) for n in weights], 1 - self._decay)
         for name in live.keys() - set(weights):
             self.state[name].copy_(live[name])
 

@@ -67,14 +67,13 @@ class Blocks:
     """Work on ``range(count)`` in blocks of ``size``. The constructor and ``run`` synchronise all ranks."""
 
     def __init__(
-        self, journal: Path, files: Sequence[Array], *, count: int, size: int, runtime: Runtime, label: str, unit: str = "images",
-        together: bool = True,
-    ) -> None:  # fmt: skip
+        self, journal: Path, files: Sequence[Array], *, count: int, size: int, runtime: Runtime, label: str, unit: str = "images"
+    ) -> None:
         """Opens the arrays with the finished blocks of an earlier attempt, if its journals (``NAME.RANK.jsonl``) exist, or creates them.
-        ``together``: all ranks work; False for a stage that only the main rank runs. Raises StorageError."""
+        Raises StorageError."""
         self._journal, self._files, self._count, self._size = journal, tuple(files), count, size
         self._runtime, self._label, self._unit = runtime, label, unit
-        self._rank, self._world = (runtime.rank, runtime.world) if together else (0, 1)
+        self._rank, self._world = runtime.rank, runtime.world
         layout = [[file.path.name, np.dtype(file.kind).str, list(file.row), file.by_block] for file in self._files]
         self._request = {"format": FORMAT, "count": count, "size": size, "files": layout}
         self._blocks = math.ceil(count / size)

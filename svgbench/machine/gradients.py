@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.sharding import is_sharded
 
 BUCKET_BYTES = 64 << 20
 """Size of a bucket: large enough for the full speed of a transfer, small enough that the last one is short."""
@@ -41,7 +42,8 @@ class GradientSums:
         self._hooks = []
         if runtime.world > 1:
             for name, parameters in self._parameters.items():
-                self._buckets[name] = [_Bucket(each) for each in grouped(reversed(parameters))]  # the last get their gradients first
+                whole = [p for p in reversed(parameters) if not is_sharded(p)]  # backward sums the others
+                self._buckets[name] = [_Bucket(each) for each in grouped(whole)]  # the last get their gradients first
                 for bucket in self._buckets[name]:
                     for parameter in bucket.parameters:
                         self._hooks.append(parameter.register_post_accumulate_grad_hook(partial(self._arrived, bucket)))
@@ -63,8 +65,8 @@ class GradientSums:
         none."""
         self._send(self._buckets[name])
         self._wait(self._buckets[name])
-        for parameter in self._parameters[name] if self._runtime.world == 1 else ():
-            if parameter.grad is None:
+        for parameter in self._parameters[name]:
+            if parameter.grad is None:  # without a bucket: in one process, or sharded
                 parameter.grad = torch.zeros_like(parameter)
         return self._parameters[name]
 

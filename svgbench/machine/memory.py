@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.sharding import local
 
 PROBES = (16, 32)
 """Images of the two counted updates: enough for their activations to outweigh what does not grow with the batch."""
@@ -64,8 +65,15 @@ def counted(runtime: Runtime, probe: Callable[[int], object], networks: Iterable
         return torch.cuda.max_memory_allocated(device)
 
     probe(PROBES[0])  # compiles, and fills caches
-    parameters = sum(p.numel() for network in networks for p in network.parameters() if p.requires_grad)
-    return planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, parameters)
+    parameters = sum(local(p).numel() for network in networks for p in network.parameters() if p.requires_grad)
+    made = planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, parameters)
+    return agreed(made, runtime)
+
+
+def agreed(memory: Memory, runtime: Runtime) -> Memory:
+    """What fits every rank, so that all make equally many passes over equal shares."""
+    smallest = runtime.all_reduce_(torch.tensor([memory.fits, memory.room, -memory.image]), "min").tolist()
+    return replace(memory, fits=smallest[0], room=smallest[1], image=-smallest[2])
 
 
 def planned(peaks: list[int], total: int, parameters: int) -> Memory:

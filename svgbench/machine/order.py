@@ -42,6 +42,8 @@ class Batch:
     reducing: Callable[..., AbstractContextManager[None]] = not_reducing
     """``with batch.reducing(name, ...)`` around the one backward pass of a batch or micro-batch: when it is the last of the update, the
     gradients of these optimisers are summed over ranks during it. ``apply`` sums the gradients of a task that does not use it."""
+    stand_ins: int = 0
+    """The number of last images that are only there so that all ranks have equally many; no loss counts them (``counted``)."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -53,8 +55,15 @@ class Batch:
         for start in range(0, len(self), step):
             piece, last = slice(start, start + step), start + step >= len(self)
             data = {name: rows[piece] for name, rows in self.data.items()}
-            reducing = self.reducing if last else not_reducing
-            yield replace(self, indices=self.indices[piece], positions=self.positions[piece], data=data, reducing=reducing)
+            stand_ins = max(0, min(start + step, len(self)) - (len(self) - self.stand_ins))
+            yield replace(
+                self, indices=self.indices[piece], positions=self.positions[piece], data=data, stand_ins=stand_ins,
+                reducing=self.reducing if last else not_reducing,
+            )  # fmt: skip
+
+    def counted(self, losses: Tensor) -> Tensor:
+        """The losses [B] of each image without those of stand-ins."""
+        return losses[: len(self) - self.stand_ins] if self.stand_ins else losses
 
     def holding(self, **more: Any) -> Batch:
         """The same batch with further ``data``."""
@@ -88,12 +97,15 @@ class Order:
             chosen[here] = self.epoch(int(number))[places[here]]
         return chosen
 
-    def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1) -> Batch:
-        """The share of ``rank`` in the update for positions [images_seen, images_seen + size)."""
+    def batch(self, images_seen: int, size: int, *, rank: int = 0, world: int = 1, even: bool = False) -> Batch:
+        """The share of ``rank`` in the update for positions [images_seen, images_seen + size). ``even``: all ranks get equally many images,
+        for passes that they must run together; where one is missing, the update's first image stands in."""
         positions = np.arange(images_seen + rank, images_seen + size, world, dtype=np.int64)
-        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen)
+        missing = -(-size // world) - len(positions) if even else 0
+        positions = np.concatenate([positions, np.full(missing, images_seen, dtype=np.int64)])
+        return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen, stand_ins=missing)
 
-    def batches(self, start: int, stop: int, size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def batches(self, start: int, stop: int, size: int, *, rank: int = 0, world: int = 1, even: bool = False) -> Iterator[Batch]:
         """The shares of ``rank`` in the updates for positions [start, stop), ``size`` each; the last one may be smaller."""
         for images_seen in range(start, stop, size):
-            yield self.batch(images_seen, min(size, stop - images_seen), rank=rank, world=world)
+            yield self.batch(images_seen, min(size, stop - images_seen), rank=rank, world=world, even=even)

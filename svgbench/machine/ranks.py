@@ -50,6 +50,12 @@ def whole_number(
     return value
 
 
+def check_several(processes: int) -> None:
+    """Raises BadInput when a transformer cannot be divided, because there is only one process."""
+    if processes == 1:
+        raise BadInput("--shard divides a transformer among processes, and there is one; give --ranks N or use torchrun, or leave it out.")
+
+
 def timeout_minutes() -> float:
     """SVGBENCH_RANK_TIMEOUT_MINUTES: minutes without a heartbeat after which a rank counts as lost; fractions are allowed."""
     name = "SVGBENCH_RANK_TIMEOUT_MINUTES"

@@ -46,6 +46,8 @@ class Runtime:
     """Whether networks are compiled by ``torch.compile``; on CUDA only when None (see ``compiles``)."""
     quiet: bool = False
     """Shows no progress."""
+    sharded: bool = False
+    """Whether stage 2 divides its transformer among the ranks (``machine.sharding``); other stages ignore it."""
     note: Path | None = None
     """File to which progress is written, for another process to show, instead of a bar."""
     checkpoint_activations: bool = False

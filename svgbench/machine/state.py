@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from svgbench.config.records import flat
 from svgbench.errors import BadConfig
 from svgbench.machine.averages import Averages
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.sharding import divided_like, gathered, load_optimiser, optimiser_state
 
 if TYPE_CHECKING:
     from svgbench.machine.training import Task
@@ -20,25 +21,25 @@ Parts = dict[str, dict[str, Tensor]]
 """Part of a checkpoint -> name -> tensor."""
 
 
-def gathered(task: Task, averages: Averages | None) -> tuple[Parts, dict[str, Any]]:
-    """The task's tensors (the live ones, not copies) and the plain values of its optimisers; called on every rank."""
-    parts = {f"module.{name}": dict(module.state_dict()) for name, module in task.modules.items()}
+def of_task(task: Task, averages: Averages | None, runtime: Runtime) -> tuple[Parts, dict[str, Any]]:
+    """The task's tensors (live ones, not copies, unless they are sharded) and the plain values of its optimisers; called on every rank."""
+    parts = {f"module.{name}": gathered(module.state_dict(), runtime) for name, module in task.modules.items()}
     scalars: dict[str, dict[str, Any]] = {}
     for name, optimiser in task.optimisers.items():
-        parts[f"optimiser.{name}"], scalars[name] = _flatten(optimiser)
+        parts[f"optimiser.{name}"], scalars[name] = optimiser_state(optimiser, runtime)
     if averages is not None:
-        parts["averages"] = averages.state
+        parts["averages"] = gathered(averages.state, runtime)
     return parts, scalars
 
 
 def adopt(task: Task, averages: Averages | None, parts: Parts, scalars: Mapping[str, Any]) -> None:
-    """Continues from what ``gathered`` returned, loaded from a checkpoint; called on every rank."""
+    """Continues from what ``of_task`` returned, loaded from a checkpoint; called on every rank."""
     for name, module in task.modules.items():
-        module.load_state_dict(parts[f"module.{name}"])
+        module.load_state_dict(divided_like(parts[f"module.{name}"], module.state_dict()))
     for name, optimiser in task.optimisers.items():
-        _unflatten(optimiser, parts[f"optimiser.{name}"], scalars[name])
+        load_optimiser(optimiser, parts[f"optimiser.{name}"], scalars[name])
     if averages is not None:
-        averages.load(parts["averages"])
+        averages.load(divided_like(parts["averages"], averages.state))
 
 
 def check_same_training(saved: dict[str, Any], current: dict[str, Any], out: Path) -> None:
@@ -49,18 +50,3 @@ def check_same_training(saved: dict[str, Any], current: dict[str, Any], out: Pat
     names = sorted(name for name in {*flat_saved, *flat_current} if flat_saved.get(name) != flat_current.get(name))
     differing = ", ".join(f"{name} {flat_saved.get(name)} there and {flat_current.get(name)} here" for name in names)
     raise BadConfig(f"{out}: its checkpoint belongs to another training ({differing}); give another --out, or remove the directory.")
-
-
-def _flatten(optimiser: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors and plain values named ``<parameter number>.<key>``."""
-    entries = {f"{n}.{key}": value for n, state in optimiser.state_dict()["state"].items() for key, value in state.items()}
-    tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
-    return tensors, {name: value for name, value in entries.items() if name not in tensors}
-
-
-def _unflatten(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in [*tensors.items(), *scalars.items()]:
-        number, _, key = name.partition(".")
-        state.setdefault(int(number), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

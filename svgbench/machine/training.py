@@ -39,6 +39,7 @@ from svgbench.machine.optimisers import adam as adam
 from svgbench.machine.optimisers import learning_rate as learning_rate
 from svgbench.machine.order import Batch, Order, stable_hash
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.sharding import gathered, gradient_norm, is_sharded, local
 from svgbench.machine.signals import GUARD, Stop
 from svgbench.machine.tally import Tally
 from svgbench.machine.writer import Writer
@@ -86,7 +87,7 @@ class TrainingReport:
     skipped: int
     """Number of updates that were skipped because a loss or gradient was not finite."""
     averages: dict[str, Tensor] | None
-    """State dict of the averaged module's moving average; None when no average is kept."""
+    """State dict of the averaged module's moving average; None when no average is kept. Of a sharded module, only on the main rank."""
 
 
 def train(
@@ -125,7 +126,8 @@ def train(
 def _run(loop: _Loop) -> None:
     """Updates until all images are seen, with logs and checkpoints. When any rank has received a signal, all stop after the update."""
     settings, runtime, label = loop.settings, loop.runtime, loop.label
-    shares = loop.order.batches(loop.images_seen, settings.total_images, settings.batch, rank=runtime.rank, world=runtime.world)
+    share = {"rank": runtime.rank, "world": runtime.world}
+    shares = loop.order.batches(loop.images_seen, settings.total_images, settings.batch, even=loop.even, **share)
     with (
         open_feed(loop.task, shares, runtime.torch_device) as feed,
         Stop() as stop,
@@ -175,6 +177,7 @@ class _Loop:
         self.tally = Tally(runtime.torch_device)
         self.averages = Averages(task.modules[task.averaged], settings.ema) if task.averaged and settings.ema else None
         self.losses: dict[str, float] = {}
+        self.even = any(is_sharded(parameter) for module in task.modules.values() for parameter in module.parameters())
         self._identity = {"settings": settings.model_dump(mode="json"), "dataset_size": dataset_size, "seed": seed}
         self._log_updates = min(max(math.ceil(settings.total_images / settings.batch) // 100, 1), 50)
         self._saved_at = -1
@@ -198,7 +201,7 @@ class _Loop:
         self.updates += 1
         due = [file for file, images in self._keep.items() if before < images <= self.images_seen]
         if due and self.averages:
-            self._on_main(partial(self._writer.snapshot, due, self.averages.state))
+            self._on_main(partial(self._writer.snapshot, due, gathered(self.averages.state, self.runtime)))
         if self.runtime.torch_device.type == "cpu" or self.at_log_point:
             self._check_numbers()
         return size
@@ -209,10 +212,10 @@ class _Loop:
         optimiser = self.task.optimisers[name]
         parameters = self._gradients.summed(name)
         gradients = [p.grad for p in parameters if p.grad is not None]  # all have one
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = gradient_norm(gradients, self.runtime)
         bad = ~torch.isfinite(norm)
         if self.settings.optimiser.max_gradient_norm:
-            torch._foreach_mul_(gradients, (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
+            torch._foreach_mul_([*map(local, gradients)], (self.settings.optimiser.max_gradient_norm / (norm + 1e-6)).clamp(max=1.0))
         for group in optimiser.param_groups:
             group["lr"] = self._rate(images_seen) * group.get("lr_scale", 1.0)
         if optimiser.defaults.get("fused"):
@@ -289,7 +292,7 @@ class _Loop:
             return
         self._clock.stop(self.images_seen, pause=True)
         self._check_numbers()
-        parts, scalars = state.gathered(self.task, self.averages)
+        parts, scalars = state.of_task(self.task, self.averages, self.runtime)
         plain = {
             "identity": self._identity,
             "updates": self.updates,
@@ -326,7 +329,8 @@ class _Loop:
         if at < 0:
             for module in self.task.modules.values():
                 for tensor in module.state_dict().values():
-                    self.runtime.broadcast_(tensor)
+                    if not is_sharded(tensor):
+                        self.runtime.broadcast_(tensor)
             if self.averages is not None:
                 self.averages.restart()
         else:
@@ -364,7 +368,7 @@ class _Loop:
             peak_memory_bytes=peak_memory(self.runtime.torch_device),
             losses=self.losses,
             skipped=self.skipped,
-            averages=self.averages.state if self.averages is not None else None,
+            averages=gathered(self.averages.state, self.runtime) if self.averages is not None else None,
         )
 
 

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.shares import shared
 from svgbench.metrics.frechet import Gaussian, Moments, factor, frechet_distance
 from svgbench.metrics.resampling import Resampling
 
@@ -49,9 +51,11 @@ def at_infinity(sizes: list[int], distances: Tensor) -> Tensor:
     return y.mean(-1) - slope * x.mean()
 
 
-def frechet_at_infinity(features: Tensor, reference: Gaussian, resampling: Resampling) -> tuple[float, Tensor] | None:
+def frechet_at_infinity(
+    features: Tensor, reference: Gaussian, resampling: Resampling, runtime: Runtime | None = None
+) -> tuple[float, Tensor] | None:
     """The distance of features [N, D] to a fixed reference at infinitely many samples, and in each resample [R]; None when there are too
-    few images (``subset_sizes``)."""
+    few images (``subset_sizes``). The ranks of a runtime share the fits."""
     sizes = subset_sizes(*features.shape)
     if not sizes:
         return None
@@ -64,6 +68,6 @@ def frechet_at_infinity(features: Tensor, reference: Gaussian, resampling: Resam
         return torch.tensor(distances, dtype=torch.float64)
 
     order = np.random.Generator(np.random.Philox(key=[len(features), POINTS])).permutation(len(features))
-    value = at_infinity(sizes, line(torch.from_numpy(order).to(features.device))).item()
-    replicates = [line(rows) for rows in resampling.draws(len(features), features.device)[:RESAMPLES]]
-    return value, at_infinity(sizes, torch.stack(replicates)) if replicates else torch.zeros(0, dtype=torch.float64)
+    fits = [torch.from_numpy(order).to(features.device), *resampling.draws(len(features), features.device)[:RESAMPLES]]
+    first, replicates = shared(len(fits), lambda number: line(fits[number]), runtime, width=len(sizes)).split([1, len(fits) - 1])
+    return at_infinity(sizes, first[0].clone()).item(), at_infinity(sizes, replicates.clone())

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from svgbench.errors import BadData, BadInput, NumericalError
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.shares import shared
 from svgbench.metrics.npz import SPATIAL, STATISTICS, statistics_in
 
 
@@ -117,19 +118,20 @@ def resampled(features: Tensor, counts: Tensor) -> Gaussian:
     return Gaussian(mean, centred.T @ centred / (total - 1))
 
 
-def frechet_replicates(features: Tensor, reference: Gaussian, counts: Tensor) -> Tensor:
-    """The distance to a fixed reference in each resample of the samples' features [N, D]: [R] from counts [R, N]."""
+def frechet_replicates(features: Tensor, reference: Gaussian, counts: Tensor, runtime: Runtime | None = None) -> Tensor:
+    """The distance to a fixed reference in each resample of the samples' features [N, D]: [R] from counts [R, N]. The ranks of a runtime
+    share the resamples, here and below."""
     rows, root = features.double(), factor(reference.covariance)
-    return torch.tensor([frechet_distance(resampled(rows, row), reference, root) for row in counts], dtype=torch.float64)
+    return shared(len(counts), lambda r: frechet_distance(resampled(rows, counts[r]), reference, root), runtime)[:, 0]
 
 
-def paired_replicates(features: Tensor, originals: Tensor, counts: Tensor) -> Tensor:
+def paired_replicates(features: Tensor, originals: Tensor, counts: Tensor, runtime: Runtime | None = None) -> Tensor:
     """The distance between images [N, D] and their originals [N, D] when each resample draws pairs: [R] from counts [R, N]."""
     rows, partners = features.double(), originals.double()
-    return torch.tensor([frechet_distance(resampled(rows, row), resampled(partners, row)) for row in counts], dtype=torch.float64)
+    return shared(len(counts), lambda r: frechet_distance(resampled(rows, counts[r]), resampled(partners, counts[r])), runtime)[:, 0]
 
 
-def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
+def jackknife_error(groups: Sequence[Moments], reference: Gaussian, runtime: Runtime | None = None) -> float:
     """Jackknife standard error of the distance between the union of G disjoint random groups and a fixed reference, leaving out one group
     at a time.
 
@@ -137,11 +139,12 @@ def jackknife_error(groups: Sequence[Moments], reference: Gaussian) -> float:
     cancels in the sum. It needs only moments, so no features are kept.
     """
     root = factor(reference.covariance)
-    distances = []
-    for left_out in range(len(groups)):
+
+    def without(left_out: int) -> float:
         rest = united([group for place, group in enumerate(groups) if place != left_out])
-        distances.append(frechet_distance(rest.gaussian(), reference, root))
-    values = torch.tensor(distances, dtype=torch.float64)
+        return frechet_distance(rest.gaussian(), reference, root)
+
+    values = shared(len(groups), without, runtime)[:, 0]
     return float(((values - values.mean()) ** 2).sum() * (len(groups) - 1) / len(groups)) ** 0.5
 
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.errors import BadData
+from svgbench.machine.runtime import Runtime
 from svgbench.metrics.extrapolation import RESAMPLES, frechet_at_infinity, subset_sizes
 from svgbench.metrics.features import ImageFeatures
 from svgbench.metrics.frechet import frechet_distance, frechet_replicates, jackknife_error, united
@@ -105,6 +106,8 @@ class Comparison:
     """Number of samples that equal an earlier one in every byte, if that is allowed; protocols then have the part ``with-doubles``."""
     details: tuple[str, ...] = ()
     """Further parts of every protocol, such as ``resized-256``."""
+    runtime: Runtime | None = None
+    """Its ranks share the resamples of Frechet distances; None: a single process."""
 
     def name(self, measure: str, *details: str, against: Literal["all", "kept", "nothing"] = "all") -> Protocol:
         """The protocol of a measure; ``against``: what the samples are compared with: the reference's moments, the images whose features it
@@ -147,21 +150,26 @@ def generation_scores(
     sampling: SamplingProtocol | None = None,
     doubles: int = 0,
     details: tuple[str, ...] = (),
+    runtime: Runtime | None = None,
 ) -> list[Score]:
     """The scores gfid, gfid_infinity, sfid, is, kid, precision and recall. gfid_infinity needs four times as many samples as features have
     dimensions, ``is`` needs logits, sfid needs spatial features, and kid, precision and recall need features of real images, which an ADM
     ``.npz`` with only statistics does not have.
 
     ``frechet``: the name of the Frechet distance on this judge's features; ``labels``: how the samples' labels were drawn (balanced,
-    random, or given when unknown); ``sampling``: how the samples were drawn; ``doubles``: see ``Comparison``.
+    random, or given when unknown); ``sampling``: how the samples were drawn; ``doubles``, ``runtime``: see ``Comparison``. All ranks call
+    this together; only the main rank gets the scores beyond Frechet distances, which take seconds.
     """
     reference_count = None if reference.kept is None else len(reference.kept)
     check_counts(samples.count, neighbours=neighbours, reference=reference_count, classes=samples.classes is not None)
     comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
-        details=details,
+        details=details, runtime=runtime,
     )  # fmt: skip
-    scores = _distances(comparison, frechet) + _inception(comparison)
+    scores = _distances(comparison, frechet)
+    if runtime is not None and not runtime.is_main:
+        return scores
+    scores += _inception(comparison)
     return scores if reference.kept is None else scores + _kernel(comparison) + _precision_recall(comparison, neighbours)
 
 
@@ -176,12 +184,13 @@ def distance_scores(
     sampling: SamplingProtocol | None = None,
     doubles: int = 0,
     details: tuple[str, ...] = (),
+    runtime: Runtime | None = None,
 ) -> list[Score]:
     """Only the Frechet distances, for a second extractor."""
     check_counts(samples.count, neighbours=1, classes=False)
     comparison = Comparison(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
-        details=details,
+        details=details, runtime=runtime,
     )  # fmt: skip
     return _distances(comparison, frechet)
 
@@ -191,7 +200,7 @@ def _distances(comparison: Comparison, frechet: str) -> list[Score]:
     samples, reference = comparison.samples, comparison.reference
     value = frechet_distance(samples.moments.gaussian(), reference.gaussian)
     counts = comparison.resampling.counts(len(samples.kept), samples.kept.device)
-    bounds = comparison.interval(value, frechet_replicates(samples.kept, reference.gaussian, counts), floor=0.0)
+    bounds = comparison.interval(value, frechet_replicates(samples.kept, reference.gaussian, counts, comparison.runtime), floor=0.0)
     scores = [
         comparison.score(
             frechet, value, bounds, comparison.name("fd"), **comparison.interval_note(), **_singular(samples.count, samples.kept.shape[1])
@@ -207,7 +216,7 @@ def _at_infinity(comparison: Comparison, metric: str) -> list[Score]:
     """The Frechet distance at infinitely many samples, if there are enough samples to fit a line."""
     features, resampling = comparison.samples.kept, comparison.resampling
     resampling = replace(resampling, resamples=min(resampling.resamples, RESAMPLES))
-    found = frechet_at_infinity(features, comparison.reference.gaussian, resampling)
+    found = frechet_at_infinity(features, comparison.reference.gaussian, resampling, comparison.runtime)
     if found is None:
         return []
     value, replicates = found
@@ -226,7 +235,7 @@ def _spatial(comparison: Comparison) -> Score:
     bounds: tuple[float | None, float | None] = (None, None)
     if comparison.resampling.resamples >= 2 and len(groups) > 1 and count >= 2 * len(groups):
         t = T_975[len(groups)]
-        half = t * jackknife_error(groups, against)
+        half = t * jackknife_error(groups, against, comparison.runtime)
         facts = {"interval": f"95 %, value ± {t} standard errors of a jackknife over {len(groups)} random groups of samples"}
         bounds = max(0.0, value - half), value + half
     return comparison.score("sfid", value, bounds, comparison.name("fd-spatial"), **facts, **_singular(count, len(against.mean)))

@@ -62,7 +62,9 @@ def reconstruction_scores(
         if theirs is None:
             theirs = Reference.of(_features(extractor, originals, "originals", batch, runtime, saved), originals_group)
         name = protocol("fd", judge=extractor.judge, reference=originals_group, images=images, rounding=ROUNDING)
-        scores.append(_rfid("rfid" if extractor.frechet == "gfid" else f"r{extractor.frechet}", mine, theirs, resampling, name, facts))
+        scores.append(
+            _rfid("rfid" if extractor.frechet == "gfid" else f"r{extractor.frechet}", mine, theirs, resampling, name, facts, runtime)
+        )
     values_by_metric = per_image(reconstructions, originals, measures, batch=batch, device=device, runtime=runtime, saved=saved)
     for metric, values in values_by_metric.items():
         judge = perceptual.judge if perceptual is not None and metric == "lpips" else None
@@ -82,13 +84,16 @@ def _features(extractor: Extractor, images: Any, what: str, batch: int, runtime:
     return extract(extractor, images, batch=batch, runtime=runtime, saved=place)
 
 
-def _rfid(metric: str, mine: ImageFeatures, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any]) -> Score:
+def _rfid(
+    metric: str, mine: ImageFeatures, theirs: Reference, resampling: Resampling, name: Protocol, facts: Mapping[str, Any],
+    runtime: Runtime | None,
+) -> Score:  # fmt: skip
     """The Frechet distance of reconstructions to their originals; its interval is computed from the kept pairs and scaled to the number of
     all pairs."""
     if theirs.kept is None or len(theirs.kept) != len(mine.kept):
         raise BadData(f"{len(mine.kept)} reconstructions do not pair with the originals' features; compute those again.")
     kept, value = len(mine.kept), frechet_distance(mine.moments.gaussian(), theirs.gaussian)
-    replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(kept, mine.kept.device))
+    replicates = paired_replicates(mine.kept, theirs.kept, resampling.counts(kept, mine.kept.device), runtime)
     low, high = resampling.interval(value, replicates * (kept / mine.count) ** 0.5, floor=0.0)
     stated = {} if kept == mine.count else resampling.stated(f"{kept} of {mine.count} image pairs, scaled by the root of their share")
     return Score(metric=metric, value=value, low=low, high=high, count=mine.count, protocol=name, detail={**facts, **stated})

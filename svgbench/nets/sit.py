@@ -107,6 +107,12 @@ class SiT(nn.Module):
         if self.head is not self:
             self.head.blocks.compile()
 
+    @property
+    def parts(self) -> list[nn.Module]:
+        """The modules whose weights a sharded training gathers one after the other, each once in a pass; the rest is small."""
+        wide = [*self.head.blocks, self.head.modulation] if self.head is not self else []
+        return [*self.blocks, self.modulation, *wide]
+
     def tokens(self, x: Tensor) -> Tensor:
         """Latents [B, C, h, w] -> patches [B, N, C * patch * patch], with channels first, as in the kernel of a convolution."""
         if self.patch == 1:

@@ -17,6 +17,7 @@ from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.measure import CountedWork
 from svgbench.machine.memory import Memory, counted
 from svgbench.machine.runtime import Runtime
+from svgbench.machine.sharding import gathered, passes, shard_
 from svgbench.machine.training import Batch, adam
 from svgbench.machine.training import train as run_training
 from svgbench.nets import draws
@@ -96,8 +97,8 @@ class DiffusionTask:
         weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
         weights |= {"representation": self._teacher.weight} if self._teacher else {}
         totals = {name: torch.zeros((), device=self.device) for name in weights}  # also if a rank has no image
-        for micro in self.encoded(batch).micro_batches(self._memory.limit(len(batch))):
-            losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
+        for micro in passes(self.modules["sit"], self.encoded(batch), self._memory.limit(len(batch))):
+            losses = {name: micro.counted(each).sum() / batch.size for name, each in self.losses(micro).items()}
             total = reduce(torch.add, (weights[name] * loss for name, loss in losses.items()))
             with micro.reducing("sit"):
                 total.backward()
@@ -168,7 +169,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     if start is not None:
         sizes["spacing"] = spacing_of(start, grid, slice_["positions"])
     torch.manual_seed(draws.stream(seed, "diffusion/weights") % 2**31)
-    model = SiT(**sizes).to(runtime.torch_device)
+    model = SiT(**sizes).to("cpu" if runtime.sharded else runtime.torch_device)  # a sharded one goes to the GPUs in parts
     if start is not None:
         model.load_state_dict(load_file(start / snapshot(1), device=str(runtime.torch_device)))
     teacher = None
@@ -179,6 +180,8 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         checkpoint_activations(model)
     if runtime.compiles:
         model.compile_blocks()
+    if runtime.sharded:
+        shard_(model, runtime)
 
     # FLOPs of one image, and speed of the machine
     online = latents.online or (teacher is not None and teacher.features.online)
@@ -193,8 +196,8 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     report = run_training(
         task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="SiT", keep=keep
     )
+    weights = report.averages if report.averages is not None else gathered(model.state_dict(), runtime)
     if runtime.is_main:
-        weights = report.averages if report.averages is not None else model.state_dict()
         save_file({name: tensor.contiguous().cpu() for name, tensor in weights.items()}, out / "sit.safetensors")
         write_description(out, sizes, images.classes, objective=part.objective, prediction=part.prediction)
     return cost_of(report, work, max(rate, product_rate(runtime, part.training.precision)), model)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svgbench.config import scoring
 from svgbench.config.records import Score
-from svgbench.errors import BrokenArtifact
+from svgbench.errors import BrokenArtifact, SvgbenchError
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine import arrays
 from svgbench.machine.blocks import Array, Blocks
@@ -118,19 +118,33 @@ def open_pooled(place: Path) -> Pooled:
 
 
 def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Linear probe, kNN and logistic regression of mean-pooled latents: features, residual, both."""
+    """Linear probe, kNN and logistic regression of mean-pooled latents: features, residual, both. Ranks share these three parts; the main
+    rank then reads the saved results of all."""
     part = slice_["scores"]
     settings = scoring.Probe.model_validate(part["probe"])
     collection, (vectors, labels, features) = open_images(inputs["images"]), open_pooled(inputs["pooled-latents"])
     parts = channel_parts(features, vectors["train"].shape[1])
     groups = probe_groups(inputs, collection, len(labels["train"]))
-    scores: list[Score] = []
     steps = Steps(out / FOLDER, runtime.notify)
-    with runtime.progress("probes", 3 * len(parts), unit="probes") as bar:
-        for name, channels in parts.items():
-            scores += probe_scores(
-                vectors["train"][:, channels], labels["train"], vectors["val"][:, channels], labels["val"], settings=settings, latents=name,
-                classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=bar.advance,
-                resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), steps=steps.part(name), **groups,
-            )  # fmt: skip
-    return write_scores(out, scores, slice_)
+
+    def of(name: str, done: Callable[[int], None]) -> list[Score]:
+        channels = parts[name]
+        return probe_scores(
+            vectors["train"][:, channels], labels["train"], vectors["val"][:, channels], labels["val"], settings=settings, latents=name,
+            classes=len(collection.classes), seed=slice_["seed"], device=runtime.torch_device, done=done,
+            resampling=Resampling(resamples=part["resamples"], seed=slice_["seed"]), steps=steps.part(name), **groups,
+        )  # fmt: skip
+
+    mine, error = [list(parts)[number] for number in runtime.shard(len(parts))], None
+    with runtime.progress("probes", 3 * len(mine), unit="probes") as bar:
+        try:
+            scores = {name: of(name, bar.advance) for name in mine}
+        except Exception as caught:
+            error = caught
+    if not runtime.meet(error is None) and error is None:  # no short timeout: one part may take far longer than another
+        error = SvgbenchError("the probes failed in another process, whose message names the reason.")
+    if error is not None:
+        raise error
+    if not runtime.is_main:
+        return {}
+    return write_scores(out, [score for name in parts for score in scores.get(name) or of(name, lambda probes: None)], slice_)

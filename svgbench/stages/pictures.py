@@ -40,7 +40,8 @@ def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
 
 
 def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Encodes and decodes the validation images: ``reconstructions.npy`` uint8 [N, 3, H, W], in the order of the validation set."""
+    """Encodes and decodes the validation images: ``reconstructions.npy`` uint8 [N, 3, H, W], in the order of the validation set. Ranks
+    share the blocks."""
     collection = open_images(inputs["images"])
     val = collection.val
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
@@ -54,7 +55,7 @@ def reconstructions(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, 
     size = collection.resolution
     Blocks(
         out / FOLDER / "reconstructions", [Array(out / "reconstructions.npy", np.uint8, (3, size, size))], count=len(val), size=BLOCK,
-        runtime=runtime, label="reconstructions", together=False,
+        runtime=runtime, label="reconstructions",
     ).run(decoded, behind=runtime.torch_device.type == "cuda")  # fmt: skip
     return {"images_seen": len(val)}
 

@@ -104,12 +104,10 @@ def generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     real = None if reference.kept is None else len(reference.kept)
     check_counts(len(samples), neighbours=part["neighbours"], reference=real, classes="logits" in row("features", part["extractor"]))
     features = _features(extractor, samples, out, runtime)
-    if not runtime.is_main:
-        return {}
     scores = generation_scores(
         features, reference, judge=extractor.judge, frechet=extractor.frechet, neighbours=part["neighbours"], **protocol
     )
-    return write_scores(out, scores, slice_)
+    return write_scores(out, scores, slice_) if runtime.is_main else {}
 
 
 def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -119,10 +117,8 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     samples, protocol = _open_samples(slice_, inputs, runtime)
     reference = Reference.load(inputs["second-references"], extractor.judge, runtime.torch_device)
     features = _features(extractor, samples, out, runtime)
-    if not runtime.is_main:
-        return {}
     scores = distance_scores(features, reference, judge=extractor.judge, frechet=extractor.frechet, **protocol)
-    return write_scores(out, scores, slice_)
+    return write_scores(out, scores, slice_) if runtime.is_main else {}
 
 
 def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
@@ -135,7 +131,7 @@ def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runt
     resampling = Resampling(resamples=slice_["scores"]["resamples"], seed=slice_["seed"])
     drawn = inputs["samples"] / DRAWN  # if the shift was tuned
     sampling = SamplingProtocol.model_validate_json(drawn.read_bytes()) if drawn.exists() else SamplingProtocol.of(made)
-    return samples, {"labels": made["labels"], "resampling": resampling, "sampling": sampling}
+    return samples, {"labels": made["labels"], "resampling": resampling, "sampling": sampling, "runtime": runtime}
 
 
 def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Runtime) -> ImageFeatures:

@@ -26,7 +26,16 @@ class SmallRun:
     def __init__(self, place: Path, *words: str) -> None:
         self.config = resolve(configured(override([*SMALL, *words]), preset="tiny"))
         self.slices = {node.stage: node.slice for node in nodes_of(self.config)}
-        names = ("images", "autoencoder", "realignment", "statistics", "standardisation", "pooled-latents", "probe-scores")
+        names = (
+            "images",
+            "autoencoder",
+            "realignment",
+            "statistics",
+            "standardisation",
+            "pooled-latents",
+            "probe-scores",
+            "reconstructions",
+        )
         self.places = {name: place / name for name in names}
         for folder in self.places.values():
             folder.mkdir(parents=True)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from toys import in_ranks
 
+from svgbench.errors import NumericalError, SvgbenchError
+from svgbench.machine.runtime import Runtime
+from svgbench.machine.shares import shared
 from svgbench.metrics.extrapolation import POINTS, at_infinity, frechet_at_infinity, subset_sizes
 from svgbench.metrics.features import ImageFeatures
-from svgbench.metrics.frechet import Gaussian, Moments, frechet_distance
+from svgbench.metrics.frechet import Gaussian, Moments, frechet_distance, frechet_replicates, jackknife_error, paired_replicates
 from svgbench.metrics.generation import distance_scores, generation_scores
 from svgbench.metrics.protocol import ImageGroup, Judge
 from svgbench.metrics.reference import Reference
@@ -79,3 +83,39 @@ def test_scores_hold_it_under_its_own_protocol_beside_the_distance_of_n_samples(
     assert [s.metric for s in second] == ["fd_dinov2", "fd_dinov2_infinity"] and second[1].value == found.value
     again = generation_scores(features(drawn(400, 1)), reference, judge=judge)
     assert again[1] == found  # subsets and resamples are fixed
+
+
+def test_ranks_share_the_resamples_and_get_the_bits_of_one_process():
+    x, y, resampling = drawn(400, 1), drawn(400, 2), Resampling(resamples=5)
+    counts, groups = resampling.counts(400), [Moments.empty(WIDTH).add(drawn(80, seed)) for seed in range(4)]
+
+    def numbers(runtime):
+        value, replicates = frechet_at_infinity(x, REFERENCE, resampling, runtime)
+        others = frechet_replicates(x, REFERENCE, counts, runtime), paired_replicates(x, y, counts, runtime)
+        return torch.cat([torch.tensor([value, jackknife_error(groups, REFERENCE, runtime)], dtype=torch.float64), replicates, *others])
+
+    torch.set_num_threads(1)
+    expected = numbers(None)
+    assert len(expected) == 17 and len(expected.unique()) == 17
+
+    def work():
+        runtime = Runtime(device="cpu", threads=1, quiet=True).start()
+        if not torch.equal(numbers(runtime), expected):
+            raise SvgbenchError("other bits")
+        runtime.stop()
+
+    assert in_ranks(3, work) == [0, 0, 0]
+
+
+def test_a_number_that_fails_in_one_process_ends_all():
+    def work():
+        runtime = Runtime(device="cpu", threads=1, quiet=True).start()
+
+        def measure(number):
+            if number == 1:
+                raise NumericalError("not finite")
+            return 1.0
+
+        shared(4, measure, runtime)
+
+    assert in_ranks(2, work) == [SvgbenchError.exit_status, NumericalError.exit_status]

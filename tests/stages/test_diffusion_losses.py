@@ -14,8 +14,8 @@ from toys import in_ranks
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.errors import BadConfig
-from svgbench.machine.feed import loaded
 from svgbench.machine import gradients as sums
+from svgbench.machine.feed import loaded
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.nets import flow

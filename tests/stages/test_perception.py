@@ -10,8 +10,8 @@ import torch
 from artifacts import SmallRun
 from toys import in_ranks
 
-from svgbench.errors import BadData, BrokenArtifact
-from svgbench.stages import perception, statistics
+from svgbench.errors import BadData, BrokenArtifact, SvgbenchError
+from svgbench.stages import perception, pictures, statistics
 from svgbench.stages.perception import open_pooled
 
 
@@ -51,6 +51,44 @@ def test_three_processes_write_the_same_bits(small, again):
     assert in_ranks(3, lambda: small.make("pooled-latents")) == [0, 0, 0]
     for name in ("train.npy", "val.npy", "train.labels.npy", "val.labels.npy", "pooled.json"):
         assert (again / name).read_bytes() == (one / name).read_bytes()
+
+
+def test_two_processes_share_the_probes_and_write_the_bytes_of_one(small, tmp_path, monkeypatch):
+    places = [tmp_path / name for name in ("one", "two")]
+    for place in places:
+        place.mkdir()
+    monkeypatch.setitem(small.places, "probe-scores", places[0])
+    small.make("probe-scores")
+    monkeypatch.setitem(small.places, "probe-scores", places[1])
+    assert in_ranks(2, lambda: small.make("probe-scores")) == [0, 0]
+    one, two = ((place / "scores.json").read_bytes() for place in places)
+    assert one == two and len(json.loads(one)) == 12
+
+
+def test_a_probe_that_fails_in_one_process_ends_all(small, tmp_path, monkeypatch):
+    def scored(*args, latents, **more):
+        if latents == "residual":  # the second process's
+            raise BadData("it failed")
+        return []
+
+    monkeypatch.setattr(perception, "probe_scores", scored)
+    monkeypatch.setitem(small.places, "probe-scores", tmp_path)
+    assert in_ranks(2, lambda: small.make("probe-scores")) == [SvgbenchError.exit_status, BadData.exit_status]
+
+
+def test_three_processes_share_the_reconstructions_and_write_the_bytes_of_one(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "BLOCK", 8)
+    places = [tmp_path / name for name in ("one", "three")]
+    for place, world in zip(places, (1, 3), strict=True):
+        place.mkdir()
+        monkeypatch.setitem(small.places, "reconstructions", place)
+        if world == 1:
+            small.make("reconstructions")
+        else:
+            assert in_ranks(world, lambda: small.make("reconstructions")) == [0] * world
+            assert len(list((place / "checkpoints").glob("reconstructions.*.jsonl"))) == world  # each computed blocks
+    one, three = ((place / "reconstructions.npy").read_bytes() for place in places)
+    assert one == three and np.load(places[0] / "reconstructions.npy").shape == (30, 3, 32, 32)
 
 
 def test_latents_that_were_too_large_to_keep_are_encoded_to_the_same_bits(small, again, tmp_path, monkeypatch):

@@ -7,18 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from products import Products
-
-from svgbench.config import schema
-from svgbench.config.build import build
-from svgbench.machine.feed import TableRows, loaded
-from svgbench.machine.measure import count_flops
-from svgbench.machine.memory import Memory
 from safetensors.torch import load_file, save_file
 from toys import in_ranks
 
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.machine import gradients as sums
+from svgbench.machine.feed import TableRows, loaded
+from svgbench.machine.measure import count_flops
+from svgbench.machine.memory import Memory
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers
