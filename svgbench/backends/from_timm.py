@@ -18,6 +18,30 @@ from svgbench.config.schema import Features
 from svgbench.errors import BadConfig, unknown
 
 
+class RotaryTables:
+    """``get_embed`` of a timm rotary embedding without parameters. In evaluation a grid's table is computed once for each dtype and device
+    (timm computes DINOv3's on the CPU in every forward pass, and its copy to a GPU waits for all earlier work)."""
+
+    def __init__(self, rope: Any) -> None:
+        self._rope = rope
+        self.clear()
+
+    def clear(self) -> None:
+        """Discards all tables, because the periods have changed."""
+        self._tables: dict[Any, Tensor] = {}
+
+    def __call__(self, shape: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """The table [h * w, 2 D] of a grid (h, w)."""
+        compute = type(self._rope).get_embed
+        if shape is None or self._rope.training:
+            return compute(self._rope, shape, dtype)
+        key = (*shape, dtype, next(self._rope.buffers()).device)
+        if key not in self._tables:
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = compute(self._rope, shape, dtype)
+        return self._tables[key]
+
+
 class TimmNetwork(TokenNetwork):
     """A timm ViT (VisionTransformer, Eva) without its head."""
 
@@ -35,6 +59,8 @@ class TimmNetwork(TokenNetwork):
             (red, green, blue), (red_std, green_std, blue_std) = settings.mean, settings.std
             self.mean, self.std = (red, green, blue), (red_std, green_std, blue_std)
         rope: Any = getattr(self.model, "rope", None)
+        if hasattr(rope, "get_embed") and not list(rope.parameters()):
+            rope.get_embed = RotaryTables(rope)
         if hasattr(rope, "periods"):  # DINOv3 was trained and is released with periods rounded to bfloat16; timm computes them in float32
             self._set_periods(rope.periods.to(torch.bfloat16))
 
@@ -63,6 +89,7 @@ class TimmNetwork(TokenNetwork):
         """Sets RoPE's periods, and recomputes the embedding if timm caches one for a fixed grid."""
         rope = self.model.rope
         rope.periods.copy_(periods.to(rope.periods.dtype))
+        rope.get_embed.clear()
         if rope.feat_shape is not None:
             rope._cache_embed(rope.feat_shape)
 

@@ -131,24 +131,32 @@ def colour_jitter(image: Tensor, numbers: np.ndarray) -> Tensor:
     brightness from 0.75 to 1.25. ``numbers``: uniform [COLOUR_DRAWS]."""
     if numbers[0] >= 0.5:
         return image
-    channels = 0.9 + 0.2 * torch.from_numpy(numbers[3:6].copy()).to(image.device)
-    return (image ** (0.9 + 0.2 * float(numbers[1])) * (0.75 + 0.5 * float(numbers[2])) * channels[:, None, None]).clamp(0, 1)
+    channels = (0.9 + 0.2 * torch.from_numpy(numbers[3:6].copy())).tolist()
+    bright = image ** (0.9 + 0.2 * float(numbers[1])) * (0.75 + 0.5 * float(numbers[2]))
+    return torch.stack([plane * factor for plane, factor in zip(bright, channels, strict=True)]).clamp(0, 1)
 
 
-def collate(
-    crops: Sequence[Crop], size: tuple[int, int], ignored: float, augment: Callable[[Tensor, np.ndarray], Tensor], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """A batch: augmented images [B, 3, H, W] in [0, 1] and targets [B, H, W], padded at the bottom and right to ``size`` (H, W), images
-    with the mean colour and targets with ``ignored``."""
-    images = torch.tensor(FILL_COLOUR, device=device)[None, :, None, None].repeat(len(crops), 1, *size)
-    dtype = torch.from_numpy(crops[0].target[:0].copy()).dtype if crops else torch.float32
-    targets = torch.full((len(crops), *size), ignored, dtype=dtype, device=device)
+def padded(crops: Sequence[Crop], size: tuple[int, int], ignored: float) -> dict[str, Any]:
+    """A batch on the host, for ``Task.load``: ``pixels`` uint8 [B, H, W, 3] and ``targets`` [B, H, W], padded at the bottom and right to
+    ``size`` (H, W), targets with ``ignored``; and the ``crops`` themselves."""
+    pixels = np.zeros((len(crops), *size, 3), np.uint8)
+    targets = np.full((len(crops), *size), ignored, crops[0].target.dtype if crops else np.float32)
     for row, crop in enumerate(crops):
         height, width = crop.target.shape
-        pixels = torch.tensor(np.ascontiguousarray(crop.image), device=device).permute(2, 0, 1).float() / 255
-        images[row, :, :height, :width] = augment(pixels, crop.draws)
-        targets[row, :height, :width] = torch.tensor(np.ascontiguousarray(crop.target), device=device)
-    return images, targets
+        pixels[row, :height, :width], targets[row, :height, :width] = crop.image, crop.target
+    return {"pixels": torch.from_numpy(pixels), "targets": torch.from_numpy(targets), "crops": list(crops)}
+
+
+def augmented(pixels: Tensor, crops: Sequence[Crop], augment: Callable[[Tensor, np.ndarray], Tensor]) -> Tensor:
+    """Augmented images [B, 3, H, W] in [0, 1] of padded pixels uint8 [B, H, W, 3]; the padding has the mean colour."""
+    images = torch.empty(len(pixels), 3, *pixels.shape[1:3], device=pixels.device)
+    for channel, colour in enumerate(FILL_COLOUR):
+        images[:, channel].fill_(colour)
+    for row, crop in enumerate(crops):
+        height, width = crop.target.shape
+        image = pixels[row, :height, :width].contiguous().permute(2, 0, 1).float() / 255
+        images[row, :, :height, :width] = augment(image, crop.draws)
+    return images
 
 
 def resized(image: Tensor, size: tuple[int, ...]) -> Tensor:

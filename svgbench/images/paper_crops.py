@@ -47,12 +47,11 @@ def box_of(side: int, numbers: np.ndarray, area: tuple[float, float]) -> tuple[i
     return 0, 0, side, side
 
 
-def labelled_batch(crops: list[Crop], side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images uint8 [B, 3, side, side] and labels int64 [B] of random resized crops; B may be 0."""
+def labelled_batch(crops: list[Crop], side: int) -> dict[str, Tensor]:
+    """``pixels`` uint8 [B, side, side, 3] and ``labels`` int64 [B] of random resized crops on the host, for ``Task.load``; B may be 0."""
     pixels = np.stack([crop.image for crop in crops]) if crops else np.zeros((0, side, side, 3), np.uint8)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(
-        [int(crop.target) for crop in crops], dtype=torch.int64, device=device
-    )
+    labels = torch.tensor([int(crop.target) for crop in crops], dtype=torch.int64)
+    return {"pixels": torch.from_numpy(pixels), "labels": labels}
 
 
 def cut_depth_crop(sample: Sample, numbers: np.ndarray, *, side: int) -> Crop:
@@ -99,6 +98,6 @@ def _shifted(image: Tensor, *, saturation: float, value: float) -> Tensor:
     """The image with its HSV saturation and value changed by these amounts; hue is unchanged and grey pixels stay grey."""
     most, least = image.amax(0), image.amin(0)
     spread = most - least
-    place = torch.where(spread > 0, (most - image) / spread.clamp_min(1e-8), 0.0)  # 0 for the largest colour channel, 1 for the smallest
+    place = ((most - image) / spread.clamp_min(1e-8)).masked_fill(spread <= 0, 0.0)  # 0 for the largest colour channel, 1 for the smallest
     wanted = (spread / most.clamp_min(1e-8) + saturation).clamp(0, 1)
     return (most + value).clamp(0, 1) * (1 - wanted * place)

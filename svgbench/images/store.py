@@ -16,6 +16,7 @@ from torch import Tensor
 from svgbench.errors import BrokenArtifact
 from svgbench.images import packed
 from svgbench.machine import arrays
+from svgbench.machine.feed import Rows
 
 BATCH, WARM_IMAGES = 256, 4096
 """Batch size of the reading test, and the number of images from which it draws."""
@@ -37,7 +38,11 @@ class ImageSet:
 
     def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
         """A copy of the images ``indices`` [B], uint8 [B, 3, H, W], in that order."""
-        return self.images[torch.as_tensor(indices, dtype=torch.int64)]
+        return self.rows(torch.as_tensor(indices, dtype=torch.int64)).read()
+
+    def rows(self, indices: Tensor) -> Rows:
+        """The images ``indices`` [B], not yet read, for ``Task.load``."""
+        return Rows(self.images, indices)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ class Batch:
     """Number of images in the GLOBAL batch; a loss is the sum over local images divided by this, in every micro-batch and on every rank."""
     images_seen: int = 0
     """Number of images seen in the run before this update, the same on all ranks; losses that start later depend on it."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """What the task has loaded for these images: name -> tensor [b, ...] on the device, or a list of b entries."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -37,7 +40,12 @@ class Batch:
         """Consecutive pieces of at most ``limit`` images with the same ``size``; one piece if None, no piece if this rank has no images."""
         for start in range(0, len(self), limit or max(len(self), 1)):
             piece = slice(start, start + limit if limit else None)
-            yield replace(self, indices=self.indices[piece], positions=self.positions[piece])
+            data = {name: rows[piece] for name, rows in self.data.items()}
+            yield replace(self, indices=self.indices[piece], positions=self.positions[piece], data=data)
+
+    def holding(self, **more: Any) -> Batch:
+        """The same batch with further ``data``."""
+        return replace(self, data={**self.data, **more})
 
 
 class Order:
@@ -71,3 +79,8 @@ class Order:
         """The share of ``rank`` in the update for positions [images_seen, images_seen + size)."""
         positions = np.arange(images_seen + rank, images_seen + size, world, dtype=np.int64)
         return Batch(torch.from_numpy(self.images(positions)), torch.from_numpy(positions), size, images_seen)
+
+    def batches(self, start: int, stop: int, size: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+        """The shares of ``rank`` in the updates for positions [start, stop), ``size`` each; the last one may be smaller."""
+        for images_seen in range(start, stop, size):
+            yield self.batch(images_seen, min(size, stop - images_seen), rank=rank, world=world)

@@ -14,7 +14,7 @@ import contextlib
 import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from svgbench.config import networks
 from svgbench.config.records import flat
@@ -32,8 +32,11 @@ from svgbench.errors import BadConfig, Interrupted, NumericalError, StorageError
 from svgbench.machine import checkpoints
 from svgbench.machine.averages import Averages
 from svgbench.machine.checkpoints import Checkpoint
+from svgbench.machine.feed import Feed, open_feed
 from svgbench.machine.files import failpoint, guarded, sweep, write_atomic
 from svgbench.machine.measure import Stopwatch, peak_memory
+from svgbench.machine.optimisers import adam as adam
+from svgbench.machine.optimisers import learning_rate as learning_rate
 from svgbench.machine.order import Batch, Order, stable_hash
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import GUARD, Stop
@@ -41,7 +44,7 @@ from svgbench.machine.tally import Tally
 
 
 class Task(Protocol):
-    """The interface of a training task. It moves its data to the device, and its random draws depend only on ``batch.positions``."""
+    """The interface of a training task. Its random draws depend only on ``batch.positions``."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -55,9 +58,14 @@ class Task(Protocol):
     def optimisers(self) -> Mapping[str, Optimizer]:
         """Name -> optimiser; ``update`` passes these names to ``apply``."""
 
+    def load(self, batch: Batch) -> Mapping[str, Any]:
+        """What an update needs from the host, name -> tensor [b, ...], ``feed.Rows`` of a table, or a list of b entries, which stays on the
+        host. A thread may call it for later updates, so it draws nothing from global generators. Empty if all data is on the device."""
+
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update: calls backward for each of ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns
-        the losses to report, each the sum over local images divided by ``batch.size``."""
+        """One update of a batch whose tensors, and those of ``load`` in ``batch.data``, are on the device: calls backward for each of
+        ``batch.micro_batches(...)``, then ``apply(name)`` for each optimiser that steps. Returns the losses to report, each the sum over
+        local images divided by ``batch.size``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +120,14 @@ def train(
 def _run(loop: _Loop) -> None:
     """Updates until all images are seen, with logs and checkpoints. When any rank has received a signal, all stop after the update."""
     settings, runtime, label = loop.settings, loop.runtime, loop.label
-    with Stop() as stop, runtime.progress(label, settings.total_images, done=loop.images_seen) as bar:
+    shares = loop.order.batches(loop.images_seen, settings.total_images, settings.batch, rank=runtime.rank, world=runtime.world)
+    with (
+        open_feed(loop.task, shares, runtime.torch_device) as feed,
+        Stop() as stop,
+        runtime.progress(label, settings.total_images, done=loop.images_seen) as bar,
+    ):
         while loop.images_seen < settings.total_images:
-            size = loop.update()
+            size = loop.update(feed)
             stop.unit()
             figures = loop.log() if loop.at_log_point else {}
             bar.advance(size, **figures)
@@ -128,24 +141,6 @@ def _run(loop: _Loop) -> None:
                     f"{label}: stopped by {stop.name or 'another rank'} after {loop.images_seen:,} of {settings.total_images:,} images, "
                     "which are saved; run the same command again to resume."
                 )
-
-
-def adam(parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], settings: networks.Optimiser) -> AdamW:
-    """Fused AdamW with the configured betas and decay; ``lr_scale`` in a parameter group multiplies its learning rate."""
-    return AdamW(parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay, fused=True)
-
-
-def learning_rate(settings: networks.Training, images_seen: int) -> float:
-    """Learning rate of the update that ends at ``images_seen``: linear warm-up, then constant, or a cosine or a line to the final rate."""
-    optimiser = settings.optimiser
-    warmup = optimiser.lr_warmup_images
-    rate = optimiser.lr * min(1.0, images_seen / warmup) if warmup else optimiser.lr
-    start = max(warmup, optimiser.decay_start_images)
-    if optimiser.schedule == "constant" or images_seen <= start:
-        return rate
-    passed = (images_seen - start) / max(settings.total_images - start, 1)
-    left = 0.5 * (1 + math.cos(math.pi * passed)) if optimiser.schedule == "cosine" else 1 - passed
-    return optimiser.final_lr + (optimiser.lr - optimiser.final_lr) * left
 
 
 class _Loop:
@@ -178,12 +173,13 @@ class _Loop:
 
     # --- one update ---
 
-    def update(self) -> int:
+    def update(self, feed: Feed) -> int:
         """One update of everything that the task trains; returns the number of its images."""
-        size = min(self.settings.batch, self.settings.total_images - self.images_seen)
-        batch = self.order.batch(self.images_seen, size, rank=self.runtime.rank, world=self.runtime.world)
         _seed_libraries(stable_hash(self.seed, "update", self.images_seen, self.runtime.rank, bits=32))
         self._clock.go()
+        batch = feed.next()
+        size = batch.size
+        assert batch.images_seen == self.images_seen
         losses = self.task.update(batch, lambda name: self.apply(name, self.images_seen + size))
         self.tally.add({name: loss.detach() for name, loss in losses.items()}, size)
         before, self.images_seen = self.images_seen, self.images_seen + size

@@ -95,7 +95,7 @@ class Alignment(nn.Module):
         r = residual.detach().double().transpose(0, 1).flatten(1)
         f = features.detach().transpose(0, 1).flatten(1)
         squares = torch.linalg.vector_norm(f, dim=1, dtype=torch.float64) ** 2
-        count = torch.tensor([r.shape[1]], dtype=torch.float64, device=r.device)
+        count = r.new_full((1,), r.shape[1])
         return torch.cat([count, r.sum(1), (r @ r.T).flatten(), f.sum(1, dtype=torch.float64), squares])
 
     @property

@@ -70,7 +70,9 @@ class Chain(nn.Module):
         """Log variance [B, C, h, w] from a model's outputs (-1: least, 1: greatest variance); None: the greatest, DDPM's sigma^2 = beta."""
         least, greatest = self.at("log_variance", place), self.at("log_beta", place)
         if numbers is None:
-            return torch.where(torch.as_tensor(place, device=least.device).reshape(-1, 1, 1, 1) == 0, least, greatest)
+            if isinstance(place, int):
+                return greatest if place else least
+            return torch.where(place.reshape(-1, 1, 1, 1) == 0, least, greatest)
         share = (numbers + 1) / 2
         return share * greatest + (1 - share) * least
 
@@ -153,7 +155,7 @@ def log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
     above = cdf((data - mean + HALF_BIN) * (-log_scale).exp())
     below = cdf((data - mean - HALF_BIN) * (-log_scale).exp())
-    above, below = torch.where(data > 0.999, 1.0, above), torch.where(data < -0.999, 0.0, below)
+    above, below = above.masked_fill(data > 0.999, 1.0), below.masked_fill(data < -0.999, 0.0)  # where() would copy its scalars to a GPU
     return (above - below).clamp(min=1e-12).log()
 
 

@@ -49,7 +49,7 @@ class DenseHead(nn.Module):
     def sums(latents: Tensor) -> Tensor:
         """[1 + 2 C] float64: count, sums and squares, which add up over micro-batches and ranks."""
         flat = latents.detach().transpose(0, 1).flatten(1).double()
-        count = torch.tensor([flat.shape[1]], dtype=torch.float64, device=latents.device)
+        count = flat.new_full((1,), flat.shape[1])
         return torch.cat([count, flat.sum(1), flat.square().sum(1)])
 
     @staticmethod

@@ -12,14 +12,14 @@ from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
-from svgbench.pretraining.pictures import CLASSES, Pictures, vocabulary
+from svgbench.pretraining.pictures import CLASSES, OnDevice, Pictures, vocabulary
 from svgbench.pretraining.shipped import Shipped
 
 WORDS_WEIGHT = 4.0
 """Weight of the words' mean binary cross-entropy relative to the class's cross-entropy; at the start both are then equally large."""
 
 
-class ClassAndWordTraining:
+class ClassAndWordTraining(OnDevice):
     """A training task with the class's cross-entropy and the binary cross-entropy of the caption's words."""
 
     def __init__(self, network: nn.Module, pictures: Pictures, training: Training) -> None:

@@ -20,7 +20,7 @@ from svgbench.nets import draws
 from svgbench.nets.classifier import ShapesVGG
 from svgbench.nets.critic import perceptual_distance
 from svgbench.pretraining.families import CardPixels, card_of
-from svgbench.pretraining.pictures import Pictures
+from svgbench.pretraining.pictures import OnDevice, Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.shelf import folder
 
@@ -54,7 +54,7 @@ def decoded_pixels(model: Any, latents: Tensor) -> Tensor:
     return pixels if isinstance(pixels, Tensor) else pixels.sample
 
 
-class Autoencoding:
+class Autoencoding(OnDevice):
     """A training task: L1, a perceptual distance on ShapesVGG, and KL; with a teacher also VA-VAE's alignment loss and adaptive weight."""
 
     averaged = "model"
@@ -82,10 +82,10 @@ class Autoencoding:
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update. Both losses are differentiated once with respect to the latent, and their sum is then propagated into the encoder."""
         images = self.pictures.floats(batch.indices)
-        mirror = draws.uniform(draws.stream(self.stream, "mirror"), batch.positions).to(images.device) < 0.5
+        mirror = draws.uniform(draws.stream(self.stream, "mirror"), batch.positions) < 0.5
         images = torch.where(mirror[:, None, None, None], images.flip(3), images)
         distribution = posterior(self.model, self.pixels(images))
-        noise = draws.normal(draws.stream(self.stream, "noise"), batch.positions, tuple(distribution.mean.shape[1:])).to(images.device)
+        noise = draws.normal(draws.stream(self.stream, "noise"), batch.positions, tuple(distribution.mean.shape[1:]))
         latents = distribution.mean + noise * (0.5 * distribution.log_variance).exp()
         latents_leaf = latents.detach().requires_grad_()
         losses = self._reconstruction(images, decoded_pixels(self.model, latents_leaf), batch.size)

@@ -16,7 +16,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.pretraining.families import open_tiny
-from svgbench.pretraining.pictures import RESOLUTION, Pictures, vocabulary
+from svgbench.pretraining.pictures import RESOLUTION, OnDevice, Pictures, vocabulary
 from svgbench.pretraining.shipped import Shipped
 from svgbench.pretraining.views import view
 
@@ -48,7 +48,7 @@ class Towers(nn.Module):
         return F.normalize(pooled, dim=-1), F.normalize(text, dim=-1)
 
 
-class Matching:
+class Matching(OnDevice):
     """A training task: open_clip's sigmoid loss over all pairs of a batch. A batch is therefore never split into micro-batches."""
 
     averaged = "towers"

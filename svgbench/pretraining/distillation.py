@@ -22,7 +22,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.pretraining.families import open_tiny
-from svgbench.pretraining.pictures import RESOLUTION, Pictures
+from svgbench.pretraining.pictures import RESOLUTION, OnDevice, Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.pretraining.views import view
 
@@ -79,7 +79,7 @@ class Student(nn.Module):
         return tokens[:, 0], tokens[:, self.prefix :]
 
 
-class Distillation:
+class Distillation(OnDevice):
     """A training task: the student is trained by gradient, the teacher is its moving average."""
 
     averaged = None
@@ -133,17 +133,17 @@ class Distillation:
 
     def _hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
         """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
-        numbers = batch.positions.repeat(2) * 2 + torch.arange(2).repeat_interleave(len(batch))
+        numbers = batch.positions.repeat(2) * 2 + torch.arange(2, device=batch.positions.device).repeat_interleave(len(batch))
         u = draws.uniform(draws.stream(self.stream, "hidden"), numbers, (grid * grid + 1,))
         rank = u[:, 1:].argsort(1).argsort(1)
         hidden = (rank < round(self.views.hidden * grid * grid)) & (u[:, :1] < 0.5)
         hidden[0, 0] |= ~hidden.any()  # the iBOT loss needs at least one masked patch in every batch
-        return hidden.reshape(count, grid, grid).to(self.pictures.images.device)
+        return hidden.reshape(count, grid, grid)
 
     @torch.no_grad()
     def _follow(self, batch: Batch) -> None:
         """teacher <- m teacher + (1 - m) student, where m rises to 1 during training."""
-        progress = int(batch.positions[0]) / self.total
+        progress = batch.images_seen / self.total
         momentum = 1 - (1 - self.views.momentum) * (math.cos(math.pi * progress) + 1) / 2
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
 

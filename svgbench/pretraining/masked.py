@@ -14,7 +14,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets import draws
 from svgbench.pretraining.families import open_tiny
-from svgbench.pretraining.pictures import RESOLUTION, Pictures
+from svgbench.pretraining.pictures import RESOLUTION, OnDevice, Pictures
 from svgbench.pretraining.shipped import Shipped
 from svgbench.pretraining.views import view
 
@@ -68,7 +68,7 @@ class MaskedAutoencoder(nn.Module):
         return (patches - patches.mean(2, keepdim=True)) / (patches.var(2, keepdim=True) + 1e-2).sqrt()
 
 
-class MaskedTraining:
+class MaskedTraining(OnDevice):
     """A training task with the mean squared error of the masked patches."""
 
     averaged = "painter"
@@ -83,7 +83,7 @@ class MaskedTraining:
         images = self.pictures.floats(batch.indices)
         images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.0)
         count = self.autoencoder.count
-        order = draws.uniform(draws.stream(self.stream, "mask"), batch.positions, (count,)).argsort(1).to(images.device)
+        order = draws.uniform(draws.stream(self.stream, "mask"), batch.positions, (count,)).argsort(1)
         predicted, colours = self.autoencoder(images, order, count - round(MASKED * count))
         loss = (predicted - colours).square().mean((1, 2)).sum() / batch.size
         loss.backward()

@@ -18,12 +18,12 @@ def view(
     (never with ``mirror`` False, because captions have left and right). Then contrast, brightness and an offset of each colour channel
     change, each by at most ``light``. Hue does not change, because the palette is part of the class.
     """
-    u = draws.uniform(stream, positions, (12,)).to(images.device)
+    u = draws.uniform(stream, positions, (12,))
     share = area[0] + (area[1] - area[0]) * u[:, 0]
     aspect = torch.exp((2 * u[:, 1] - 1) * 0.2877)  # ln(4/3)
     half_w, half_h = (share * aspect).sqrt().clamp(max=1), (share / aspect).sqrt().clamp(max=1)
     theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0] = half_w * torch.where(u[:, 2] < 0.5, -1.0, 1.0) if mirror else half_w
+    theta[:, 0, 0] = half_w * (1 - 2 * (u[:, 2] < 0.5).to(half_w.dtype)) if mirror else half_w
     theta[:, 1, 1] = half_h
     theta[:, 0, 2], theta[:, 1, 2] = (2 * u[:, 3] - 1) * (1 - half_w), (2 * u[:, 4] - 1) * (1 - half_h)
     grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)

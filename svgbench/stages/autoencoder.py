@@ -16,6 +16,7 @@ from svgbench.backends.open import FrozenEncoder
 from svgbench.config import schema
 from svgbench.config.choices import MOMENT_IMAGES
 from svgbench.images.store import ImageSet, open_images
+from svgbench.machine.feed import loaded
 from svgbench.machine.files import write_atomic
 from svgbench.machine.measure import count_flops
 from svgbench.machine.runtime import Runtime
@@ -39,11 +40,12 @@ class AutoencoderTask:
         self,
         tokenizer: Tokenizer,
         images: ImageSet,
-        features: Callable[[Tensor], Tensor],
+        features: Callable[..., Tensor],
         part: schema.Autoencoder,
         seed: int,
         runtime: Runtime,
     ) -> None:
+        """``features``: a ``Cached``, or a function (indices [B], images=uint8 [B, 3, H, W]) -> frozen features [B, C, h, w]."""
         self._tokenizer, self._images, self._features, self._part, self._seed, self._runtime = (
             tokenizer,
             images,
@@ -65,10 +67,16 @@ class AutoencoderTask:
             l1=loss.l1, perceptual=loss.perceptual, adversarial=loss.adversarial, discriminator=discriminator, judge=judge
         )
 
+    def load(self, batch: Batch) -> dict[str, Any]:
+        """The images."""
+        return {"images": self._images.rows(batch.indices)}
+
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """Updates the tokenizer and, once the GAN term is on, the discriminator; returns this rank's share of each loss (scalar)."""
         loss = self._part.loss
         gan = bool(loss.adversarial) and batch.images_seen >= loss.adversarial_start_images
+        # once for all micro-batches, because a frozen encoder fills each batch up to a whole number of chunks
+        batch = batch.holding(features=self._features(batch.indices, images=batch.data["images"]))
         micros = list(batch.micro_batches(self._runtime.micro_batch))
         if len(micros) <= 1:
             losses, outputs = self._whole(batch, gan)
@@ -85,14 +93,15 @@ class AutoencoderTask:
         return losses
 
     def _originals(self, micro: Batch) -> Tensor:
-        return to_floats(self._images.batch(micro.indices), self._runtime.torch_device)
+        """The images [B, 3, H, W] in [0, 1]."""
+        return to_floats(micro.data["images"], self._runtime.torch_device)
 
     def _parts(self, micro: Batch) -> tuple[Tensor, Tensor | None]:
         """Frozen features, and the residual, whose dropout is seeded by position."""
-        features, encoder = self._features(micro.indices), self._tokenizer.residual_encoder
+        features, encoder = micro.data["features"], self._tokenizer.residual_encoder
         if encoder is None:
             return features, None
-        return features, encoder(self._originals(micro), micro.positions.to(features.device), self._seed)
+        return features, encoder(self._originals(micro), micro.positions, self._seed)
 
     def _sums(self, features: Tensor, residual: Tensor | None) -> Tensor | None:
         """This process's sums for the alignment; None if it needs none."""
@@ -112,9 +121,8 @@ class AutoencoderTask:
             encoder, alignment = self._tokenizer.residual_encoder, self._tokenizer.alignment
             assert encoder is not None and alignment is not None  # a residual implies both
             aligned = alignment(residual, features, sums)
-            positions = micro.positions.to(features.device)
-            latents = torch.cat([features, encoder.replace(aligned, positions, self._seed)], dim=1)
-        latents = noised(latents, micro.positions.to(features.device), seed=self._seed, tau=self._part.noise)
+            latents = torch.cat([features, encoder.replace(aligned, micro.positions, self._seed)], dim=1)
+        latents = noised(latents, micro.positions, seed=self._seed, tau=self._part.noise)
         hidden = self._tokenizer.decoder.before_last(latents)
         return hidden, self._tokenizer.decoder.conv_out(hidden)
 
@@ -191,7 +199,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
 
     # cost of one image, and speed of the machine
-    flops = _flops(task, part)
+    flops = _flops(task, part, device)
     rate = product_rate(runtime, part.training.precision)
 
     report = run_training(
@@ -229,13 +237,14 @@ def moments(tokenizer: Tokenizer, features: Callable[[Tensor], Tensor], images: 
     return runtime.all_reduce_(total)
 
 
-def _flops(task: AutoencoderTask, part: schema.Autoencoder) -> int:
+def _flops(task: AutoencoderTask, part: schema.Autoencoder, device: torch.device) -> int:
     """FLOPs of one image in one update, averaged over the training, without and with the GAN term."""
     start, total = part.loss.adversarial_start_images, part.training.total_images
     share = max(0.0, 1 - start / total) if part.loss.adversarial else 0.0
     counted = []
     for images_seen in (-1, start):
         probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2, images_seen=images_seen)
+        probe = loaded(task, probe, device)
         counted.append(count_flops(partial(task.update, probe, lambda name: None)) / 2)
         for module in task.modules.values():
             module.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from svgbench.config.networks import Optimiser, Training
 from svgbench.config.scoring import HeadTraining
-from svgbench.images.crops import Crop, CropLoader, reader_threads
+from svgbench.images.crops import Crop, CropLoader, augmented, padded, reader_threads
 from svgbench.images.dense_sets import SPLITS, DenseSet, ImagePair, count_usable_pixels
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.checkpoints import FOLDER
@@ -51,6 +51,17 @@ class Reading(NamedTuple):
     """A ``DenseHead``, or one of ``nets.paper_heads``."""
 
 
+class CropBatches(NamedTuple):
+    """How crops become a batch."""
+
+    size: tuple[int, int]
+    """Height and width to which crops are padded."""
+    ignored: float
+    """The target of the padding."""
+    augment: Callable[[Tensor, np.ndarray], Tensor]
+    """(image [3, h, w] in [0, 1], the crop's random numbers) -> the image with changed colours."""
+
+
 class HeadLoss(Protocol):
     """A loss of outputs and targets over the pixels of the global batch."""
 
@@ -68,24 +79,27 @@ class HeadsTask:
         readings: dict[str, Reading],
         encode: Callable[[Tensor], Tensor],
         crops: CropLoader,
-        fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
+        making: CropBatches,
         loss: HeadLoss,
         *,
         how: HowTrained,
         seed: int,
         runtime: Runtime,
     ) -> None:
-        """``fill``: crops -> images [B, 3, H, W] in [0, 1] and targets [B, H, W]."""
-        self._readings, self._encode, self._crops, self._fill, self._loss = readings, encode, crops, fill, loss
+        self._readings, self._encode, self._crops, self._making, self._loss = readings, encode, crops, making, loss
         self._dropout, self._seed, self._runtime = how.dropout, seed, runtime
         self.modules = {name: reading.head for name, reading in readings.items()}
         self.optimisers = {name: adam(how.parameters(reading.head), how.settings.optimiser) for name, reading in readings.items()}
 
+    def load(self, batch: Batch) -> dict[str, Any]:
+        """The batch's crops."""
+        return padded(self._crops(batch), self._making.size, self._making.ignored)
+
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of every head on the batch's crops; returns this rank's share of each head's loss, a scalar."""
-        images, targets = self._fill(self._crops(batch))
+        targets = batch.data["targets"]
         with torch.no_grad():
-            latents = self._encode(images)
+            latents = self._encode(augmented(batch.data["pixels"], batch.data["crops"], self._making.augment))
         losses = {}
         for name, (channels, head) in self._readings.items():
             losses[name] = self.step(head, latents[:, channels], targets, batch)
@@ -182,7 +196,7 @@ def open_run(
 def train_heads(
     run: DenseRun,
     read: Callable[[int, int], Crop],
-    fill: Callable[[list[Crop]], tuple[Tensor, Tensor]],
+    making: CropBatches,
     loss: HeadLoss,
     how: HowTrained,
     *,
@@ -195,7 +209,7 @@ def train_heads(
     position in the run -> a crop of a training image."""
     count = len(run.dataset.training)
     with CropLoader(read, count, seed=seed, runtime=runtime) as crops:
-        task = how.task(run.readings, run.tokenizer.encode, crops, fill, loss, how=how, seed=seed, runtime=runtime)
+        task = how.task(run.readings, run.tokenizer.encode, crops, making, loss, how=how, seed=seed, runtime=runtime)
         report = run_training(
             task, settings=how.settings, dataset_size=count, seed=seed, out=out, runtime=runtime, label=label, rate=how.rate
         )

@@ -22,7 +22,7 @@ from svgbench.metrics import depth as measures
 from svgbench.metrics.protocol import protocol
 from svgbench.metrics.resampling import Resampling
 from svgbench.nets.linear_head import DenseHead
-from svgbench.stages.dense import DenseRun, check_pairs, evaluated, linear, open_run, pieces, train_heads
+from svgbench.stages.dense import CropBatches, DenseRun, check_pairs, evaluated, linear, open_run, pieces, train_heads
 from svgbench.stages.results import limit_of, write_scores
 
 PLAIN_SHARE = 100 / 38_400
@@ -38,7 +38,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
         dataset, inputs["autoencoder"], lambda channels, stride: DenseHead(channels, head.bins, seed=seed), sides=head.crop, runtime=runtime
     )
     losses = train_heads(
-        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), partial(silog_loss, head), linear(head),
+        run, partial(_crop, dataset, head, seed), CropBatches(head.crop, 0.0, crops.colour_jitter), partial(silog_loss, head), linear(head),
         seed=seed, out=out, runtime=runtime, label="heads, depth",
     )  # fmt: skip
     errors = errors_of(run, partial(depths_of, run, head), head, out, runtime)
@@ -74,10 +74,6 @@ def check_depth_maps(slice_: dict[str, Any], inputs: dict[str, Path], out: Path,
 def _crop(dataset: DenseSet, head: scoring.DepthHead, seed: int, index: int, position: int) -> Crop:
     sample = read_depth(dataset.root, dataset.training[index])
     return crops.depth_crop(sample, crops.uniform_draws(seed, position), size=head.crop, border=head.border == "nyu")
-
-
-def _stacked(head: scoring.DepthHead, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
-    return crops.collate(made, head.crop, 0.0, crops.colour_jitter, runtime.torch_device)
 
 
 def silog_loss(head: scoring.DepthHead, outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:

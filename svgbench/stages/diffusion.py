@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
+from svgbench.machine.feed import Rows, loaded
 from svgbench.machine.measure import count_flops
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch, adam
@@ -56,7 +57,9 @@ class DiffusionTask:
         seed: int,
         runtime: Runtime,
         teacher: Teacher | None = None,
+        images: ImageSet | None = None,
     ) -> None:
+        """``images``: the training images, if latents or the teacher's features are computed from them in each update."""
         self.modules: dict[str, nn.Module] = {"sit": model}
         parameters = list(model.parameters())
         if teacher is not None:
@@ -66,15 +69,20 @@ class DiffusionTask:
         self._objective = OBJECTIVES[part.objective]
         self._model = self._objective.wrap(model, part.prediction)
         self._latents, self._labels, self._stats, self._part, self._runtime = latents, labels, stats, part, runtime
-        self._teacher = teacher
+        self._teacher, self._images = teacher, images
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
+
+    def load(self, batch: Batch) -> dict[str, Any]:
+        """The labels, and the images if they are encoded in the update."""
+        images = {} if self._images is None else {"images": self._images.rows(batch.indices)}
+        return {"labels": Rows(self._labels, batch.indices), **images}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
         weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
         weights |= {"representation": self._teacher.weight} if self._teacher else {}
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also if a rank has no image
-        for micro in batch.micro_batches(self._runtime.micro_batch):
+        for micro in self.encoded(batch).micro_batches(self._runtime.micro_batch):
             losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
             reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
             for name, loss in losses.items():
@@ -82,15 +90,22 @@ class DiffusionTask:
         apply("sit")
         return totals
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The losses of each image, [B] each."""
-        device = self._runtime.torch_device
-        positions = batch.positions.to(device)
+    def encoded(self, batch: Batch) -> Batch:
+        """The batch with raw ``latents`` [B, C, h, w] and the teacher's ``features`` [B, D, h, w]: once for all micro-batches, because a
+        frozen encoder fills each batch up to a whole number of chunks."""
         flip = draws.chance(self._streams["flip"], batch.positions, (), 0.5) if self._part.flip else None
-        data = self._stats.standardise(self._latents(batch.indices, flip)).float()
-        labels = self._labels[batch.indices].to(device)
+        images = {} if self._images is None else {"images": batch.data["images"]}
+        made = {"latents": self._latents(batch.indices, flip, **images)}
+        if self._teacher is not None:
+            made["features"] = self._teacher.features(batch.indices, flip, **images)
+        return batch.holding(**made)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses of each image of an encoded batch, [B] each."""
+        positions = batch.positions
+        data = self._stats.standardise(batch.data["latents"]).float()
         dropped = draws.chance(self._streams["class"], positions, (), self._part.class_dropout)
-        labels = torch.where(dropped, self._model.classes, labels)
+        labels = batch.data["labels"].masked_fill(dropped, self._model.classes)
         tap = self._teacher.block if self._teacher else None
         pair = self._objective.pair(self._model, data, positions, self._streams["noise"], self._streams["time"], self._part)
         prediction, tokens = self._predict(pair.x, pair.time, labels, tap)
@@ -101,7 +116,7 @@ class DiffusionTask:
             return found
         with self._runtime.autocast(self._part.training.precision):
             projected = self._teacher.projector(tokens)
-        return found | {"representation": misalignment(projected, self._teacher.features(batch.indices, flip))}
+        return found | {"representation": misalignment(projected, batch.data["features"])}
 
     def _predict(self, x: Tensor, time: Tensor, labels: Tensor, tap: int | None) -> tuple[Tensor, Tensor | None]:
         """The model's prediction [B, C or 2C, h, w], and the tokens after block ``tap``."""
@@ -137,9 +152,11 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         model.compile_blocks()
 
     # FLOPs of one image, and speed of the machine
-    task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher)
-    probe = Batch(indices=torch.arange(2), positions=torch.arange(2), size=2)
-    flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(probe).values())).backward()) // 2
+    online = latents.online or (teacher is not None and teacher.features.online)
+    read = images.train if online else None
+    task = DiffusionTask(model, latents, torch.as_tensor(images.train.labels), stats, part, seed, runtime, teacher, read)
+    probe = loaded(task, Batch(indices=torch.arange(2), positions=torch.arange(2), size=2), runtime.torch_device)
+    flops = count_flops(lambda: reduce(torch.add, (loss.sum() for loss in task.losses(task.encoded(probe)).values())).backward()) // 2
     for module in task.modules.values():
         module.zero_grad(set_to_none=True)
     rate = product_rate(runtime, part.training.precision)

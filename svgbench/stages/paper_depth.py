@@ -37,7 +37,7 @@ from svgbench.machine.training import Batch
 from svgbench.metrics import depth as measures
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.nets.paper_heads import DeconvHead
-from svgbench.stages.dense import DeepHeadsTask, DenseRun, HowTrained, open_run, train_heads
+from svgbench.stages.dense import CropBatches, DeepHeadsTask, DenseRun, HowTrained, open_run, train_heads
 from svgbench.stages.depth import errors_of, log_error_loss, write_errors
 from svgbench.stages.results import limit_of
 
@@ -59,7 +59,7 @@ def folder(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: 
     )  # fmt: skip
     how = HowTrained(training, rate=partial(rate, head, len(dataset.training)), task=DeepHeadsTask, parameters=weights_and_others)
     losses = train_heads(
-        run, partial(_crop, dataset, head, seed), partial(_stacked, head, runtime), loss, how,
+        run, partial(_crop, dataset, head, seed), CropBatches((head.crop, head.crop), 0.0, paper_crops.depth_colours), loss, how,
         seed=seed, out=out, runtime=runtime, label="heads, depth",
     )  # fmt: skip
     errors = errors_of(run, partial(depths_of, run, head), known, out, runtime)
@@ -88,10 +88,6 @@ def _crop(dataset: DenseSet, head: PaperDepth, seed: int, index: int, position: 
     return paper_crops.cut_depth_crop(
         read_depth(dataset.root, dataset.training[index]), crops.uniform_draws(seed, position), side=head.crop
     )
-
-
-def _stacked(head: PaperDepth, runtime: Runtime, made: list[Crop]) -> tuple[Tensor, Tensor]:
-    return crops.collate(made, (head.crop, head.crop), 0.0, paper_crops.depth_colours, runtime.torch_device)
 
 
 def loss(outputs: Callable[[slice], Tensor], targets: Tensor, batch: Batch, runtime: Runtime) -> Tensor:

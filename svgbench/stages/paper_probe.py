@@ -67,11 +67,14 @@ class ProbesTask:
         self.optimisers = {name: adam(layer.parameters(), optimiser) for name, layer in layers.items()}
         self._parts, self._pooled, self._crops, self._side, self._runtime = parts, pooled, crops, side, runtime
 
+    def load(self, batch: Batch) -> dict[str, Any]:
+        """The batch's crops and their labels."""
+        return labelled_batch(self._crops(batch), self._side)
+
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of every layer on the batch's crops; returns this rank's share of each layer's loss, a scalar."""
-        made = self._crops(batch)
-        images, labels = labelled_batch(made, self._side, self._runtime.torch_device)
-        pieces = images.split(self._runtime.micro_batch or BLOCK)
+        labels = batch.data["labels"]
+        pieces = batch.data["pixels"].permute(0, 3, 1, 2).split(self._runtime.micro_batch or BLOCK)
         vectors = torch.cat([self._pooled(to_floats(piece, self._runtime.torch_device)) for piece in pieces])
         losses = {}
         for name, layer in self.modules.items():

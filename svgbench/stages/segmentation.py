@@ -44,7 +44,7 @@ from svgbench.metrics.segmentation import Areas, ade20k_names, area_scores, area
 from svgbench.metrics.sliding import averaged, cut, windows
 from svgbench.nets.linear_head import DenseHead
 from svgbench.nets.tokenizer import channel_parts
-from svgbench.stages.dense import DenseRun, HeadLoss, HowTrained, check_pairs, evaluated, linear, open_run, pieces, train_heads
+from svgbench.stages.dense import CropBatches, DenseRun, HeadLoss, HowTrained, check_pairs, evaluated, linear, open_run, pieces, train_heads
 from svgbench.stages.results import limit_of, probe_groups, write_scores
 from svgbench.stages.tokenizers import latents_of, open_tokenizer
 
@@ -91,7 +91,7 @@ def pixel_cross_entropy(
 ) -> Tensor:  # fmt: skip
     """Cross-entropy, a scalar, of logits enlarged to the size of targets [B, H, W], summed over the global batch's labelled pixels and
     divided by their number, or by that of ``every`` pixel (mmsegmentation's default)."""
-    divisor = torch.tensor(targets.numel(), device=targets.device) if every else (targets != IGNORED).sum()
+    divisor = torch.full((), targets.numel(), device=targets.device) if every else (targets != IGNORED).sum()
     counted = runtime.all_reduce_(divisor).clamp_min(1)
     total = torch.zeros((), device=targets.device)
     for rows in pieces(len(targets), runtime):
@@ -126,7 +126,7 @@ def score_folder(
     dataset = whole.limited(limit_of(slice_))
     run = open_run(dataset, inputs["autoencoder"], make, sides=(head.crop,), runtime=runtime)
     losses = train_heads(
-        run, partial(_crop, dataset, head, seed), partial(_stacked, head, distort, runtime), loss, how,
+        run, partial(_crop, dataset, head, seed), CropBatches((head.crop, head.crop), IGNORED, distort), loss, how,
         seed=seed, out=out, runtime=runtime, label="heads, segmentation",
     )  # fmt: skip
     areas = _evaluated(run, head, out, runtime)
@@ -158,12 +158,6 @@ def check_masks(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runt
 def _crop(dataset: DenseSet, head: Frame, seed: int, index: int, position: int) -> Crop:
     sample = read_labelled(dataset.root, dataset.training[index], head.classes)
     return crops.segmentation_crop(sample, crops.uniform_draws(seed, position), side=head.crop, scales=head.scales)
-
-
-def _stacked(
-    head: Frame, distort: Callable[[Tensor, np.ndarray], Tensor], runtime: Runtime, made: list[Crop]
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    return crops.collate(made, (head.crop, head.crop), IGNORED, distort, runtime.torch_device)
 
 
 def _evaluated(run: DenseRun, head: Frame, out: Path, runtime: Runtime) -> dict[str, Areas]:

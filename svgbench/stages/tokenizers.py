@@ -163,18 +163,24 @@ class Cached:
                 bar.advance(len(indices))
         return torch.cat(parts)
 
+    @property
+    def online(self) -> bool:
+        """Whether values are computed from the images at each call."""
+        return not self._memory
+
     @torch.no_grad()
-    def _compute(self, indices: Tensor, flip: Tensor | None) -> Tensor:
-        images = to_floats(self._images.batch(indices), self._runtime.torch_device)
+    def _compute(self, indices: Tensor, flip: Tensor | None, images: Tensor | None = None) -> Tensor:
+        images = to_floats(self._images.batch(indices) if images is None else images, self._runtime.torch_device)
         if flip is not None:
             images = torch.where(flip.to(images.device)[:, None, None, None], images.flip(-1), images)
         with torch.autocast(images.device.type, enabled=False):  # the same values as in memory, independent of the caller's precision
             return self._function(images)
 
-    def __call__(self, indices: Tensor, flip: Tensor | None = None) -> Tensor:
-        """Values for data set indices [B]; ``flip`` [B] bool: which images are mirrored."""
-        if not self._memory:
-            return self._compute(indices, flip)
+    def __call__(self, indices: Tensor, flip: Tensor | None = None, images: Tensor | None = None) -> Tensor:
+        """Values for data set indices [B]; ``flip`` [B] bool: which images are mirrored. ``images``: the images themselves, uint8 [B, 3, H,
+        W] on the device and not mirrored; if they are needed and None, they are read."""
+        if self.online:
+            return self._compute(indices, flip, images)
         where = indices.to(self._memory[0].device)
         if flip is None:
             return self._memory[0][where]
