@@ -99,7 +99,9 @@ def run_here(
     """Executes the missing nodes of a plan in this process, with the stages' progress bars."""
     from svgbench.machine.runtime import Runtime
 
-    runtime = Runtime(device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile)
+    runtime = Runtime(
+        device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, capture=bench.capture
+    )
     store = Store(out / "store")
     engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
     done = set(plan.nodes) - missing if world() == 1 else set()  # under torchrun the ranks decide together on each node

@@ -49,6 +49,7 @@ class Bench:
     """Number of machines of a SLURM job that share this torchrun; this process is started on each of them."""
     patience: float = 0.0
     """Seconds to wait for a node that another process works on before it is reported as occupied."""
+    capture: bool = False
 
     def words(self) -> list[str]:
         """The options of ``svgbench node``."""
@@ -57,7 +58,8 @@ class Bench:
         machines = self.machines if self.machines > 1 else None
         for name, value in (("--threads", self.threads), ("--micro-batch", self.micro_batch), ("--machines", machines)):
             words += [name, str(value)] if value is not None else []
-        return words + (["--compile"] if self.compile else [])
+        words += ["--compile"] if self.compile else []
+        return words + (["--capture"] if self.capture else [])
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:
         """A command that runs the nodes ``keys``, or else those that it reads from standard input."""
@@ -73,7 +75,8 @@ class Worker:
         self._plan, self._bench = plan, bench
         self._nodes = read_plan(plan)
         runtime = Runtime(
-            device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, quiet=True
+            device=bench.device, threads=bench.threads, micro_batch=bench.micro_batch, compile=bench.compile, capture=bench.capture,
+            quiet=True,
         )  # fmt: skip
         self._main = runtime.is_main
         self._alone = runtime.world == 1

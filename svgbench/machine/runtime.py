@@ -49,6 +49,8 @@ class Runtime:
     """Shows no progress."""
     note: Path | None = None
     """File to which progress is written, for another process to show, instead of a bar."""
+    capture: bool = False
+    """Whether the transformer's updates are captured in a CUDA graph (``machine.capture``); on one GPU."""
 
     @property
     def rank(self) -> int:
@@ -93,6 +95,8 @@ class Runtime:
         import torch
 
         device = self.torch_device
+        if self.capture and (device.type != "cuda" or self.world > 1):
+            raise BadInput("--capture needs one CUDA device, with one process; leave it out.")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if device.type == "cuda":

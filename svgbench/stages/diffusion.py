@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from svgbench.config import schema
 from svgbench.images.store import ImageSet, open_images
+from svgbench.machine.capture import Captured, CudaGraphs
 from svgbench.machine.feed import Rows, loaded
 from svgbench.machine.measure import count_flops
 from svgbench.machine.runtime import Runtime
@@ -71,6 +72,9 @@ class DiffusionTask:
         self._latents, self._labels, self._stats, self._part, self._runtime = latents, labels, stats, part, runtime
         self._teacher, self._images = teacher, images
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
+        self._weights = {"loss": 1.0} | ({"direction": part.direction} if part.direction else {})
+        self._weights |= {"representation": teacher.weight} if teacher else {}
+        self._captured = Captured(self._of_inputs, parameters, CudaGraphs(runtime.torch_device)) if runtime.capture else None
 
     def load(self, batch: Batch) -> dict[str, Any]:
         """The labels, and the images if they are encoded in the update."""
@@ -79,16 +83,31 @@ class DiffusionTask:
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
-        weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
-        weights |= {"representation": self._teacher.weight} if self._teacher else {}
-        totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in weights}  # also if a rank has no image
-        for micro in self.encoded(batch).micro_batches(self._runtime.micro_batch):
-            losses = {name: each.sum() / batch.size for name, each in self.losses(micro).items()}
-            reduce(torch.add, (weights[name] * loss for name, loss in losses.items())).backward()
-            for name, loss in losses.items():
-                totals[name] += loss.detach()
+        totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in self._weights}  # also if a rank has no image
+        micros = list(self.encoded(batch).micro_batches(self._runtime.micro_batch))
+        for micro in micros:
+            one = self._backward if self._captured is None or len(micros) > 1 else self._replayed
+            for name, loss in one(micro).items():
+                totals[name] += loss
         apply("sit")
         return totals
+
+    def _backward(self, micro: Batch) -> dict[str, Tensor]:
+        """Adds the gradients of encoded images to the parameters; returns their share of each loss, a scalar."""
+        losses = {name: each.sum() / micro.size for name, each in self.losses(micro).items()}
+        reduce(torch.add, (self._weights[name] * loss for name, loss in losses.items())).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _replayed(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The same from a captured graph, for an update in one pass."""
+        assert self._captured is not None
+        read = ("labels", "latents") if self._teacher is None else ("labels", "latents", "features")
+        return self._captured({"positions": batch.positions} | {name: batch.data[name] for name in read}, batch.size)
+
+    def _of_inputs(self, inputs: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+        """``_backward`` as a function of the tensors that it reads."""
+        nowhere = torch.empty(0, dtype=torch.int64)  # indices into the data set are not read
+        return self._backward(Batch(nowhere, inputs["positions"], size, data=inputs))
 
     def encoded(self, batch: Batch) -> Batch:
         """The batch with raw ``latents`` [B, C, h, w] and the teacher's ``features`` [B, D, h, w]: once for all micro-batches, because a
