@@ -98,6 +98,6 @@ def _shifted(image: Tensor, *, saturation: float, value: float) -> Tensor:
     """The image with its HSV saturation and value changed by these amounts; hue is unchanged and grey pixels stay grey."""
     most, least = image.amax(0), image.amin(0)
     spread = most - least
-    place = ((most - image) / spread.clamp_min(1e-8)).masked_fill(spread <= 0, 0.0)  # 0 for the largest colour channel, 1 for the smallest
+    place = torch.where(spread > 0, (most - image) / spread.clamp_min(1e-8), 0.0)  # 0 for the largest colour channel, 1 for the smallest
     wanted = (spread / most.clamp_min(1e-8) + saturation).clamp(0, 1)
     return (most + value).clamp(0, 1) * (1 - wanted * place)

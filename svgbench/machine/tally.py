@@ -39,7 +39,7 @@ class Tally:
         """Adds [value * weight, weight] if the value is finite."""
         value = value.detach().double()
         finite = torch.isfinite(value)
-        pair = torch.stack([(value * weight).masked_fill(~finite, 0.0), finite * float(weight)])  # where() would copy its 0.0 to the device
+        pair = torch.stack([torch.where(finite, value * weight, 0.0), finite * float(weight)])
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def take_bad(self) -> Tensor:

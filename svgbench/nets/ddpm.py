@@ -155,7 +155,7 @@ def log_likelihood(data: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
 
     above = cdf((data - mean + HALF_BIN) * (-log_scale).exp())
     below = cdf((data - mean - HALF_BIN) * (-log_scale).exp())
-    above, below = above.masked_fill(data > 0.999, 1.0), below.masked_fill(data < -0.999, 0.0)  # where() would copy its scalars to a GPU
+    above, below = torch.where(data > 0.999, 1.0, above), torch.where(data < -0.999, 0.0, below)
     return (above - below).clamp(min=1e-12).log()
 
 

@@ -23,7 +23,7 @@ def view(
     aspect = torch.exp((2 * u[:, 1] - 1) * 0.2877)  # ln(4/3)
     half_w, half_h = (share * aspect).sqrt().clamp(max=1), (share / aspect).sqrt().clamp(max=1)
     theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0] = half_w * (1 - 2 * (u[:, 2] < 0.5).to(half_w.dtype)) if mirror else half_w
+    theta[:, 0, 0] = half_w * torch.where(u[:, 2] < 0.5, -1.0, 1.0) if mirror else half_w
     theta[:, 1, 1] = half_h
     theta[:, 0, 2], theta[:, 1, 2] = (2 * u[:, 3] - 1) * (1 - half_w), (2 * u[:, 4] - 1) * (1 - half_h)
     grid = F.affine_grid(theta, [len(images), 3, size, size], align_corners=False)

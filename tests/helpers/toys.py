@@ -21,6 +21,7 @@ from torch import nn
 
 from svgbench.config.networks import Optimiser, Training
 from svgbench.errors import SvgbenchError
+from svgbench.machine.feed import Rows
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import TrainingReport, adam, train
 from svgbench.nets import draws
@@ -47,6 +48,9 @@ class Toy:
         self.runtime, self.library, self.on_update, self.poison = runtime, library, on_update, set(poison)
         self.visited: list[int] = []
 
+    def load(self, batch):
+        return {"rows": Rows(self.data, batch.indices)}
+
     def update(self, batch, apply):
         start = batch.images_seen
         if self.on_update:
@@ -54,7 +58,7 @@ class Toy:
         losses = {"fit": torch.zeros(()), "critic": torch.zeros(())}
         for micro in batch.micro_batches(self.runtime.micro_batch):
             self.visited += micro.indices.tolist()
-            rows = self.data[micro.indices]
+            rows = micro.data["rows"]
             noise = draws.normal(draws.stream(0, "toy/noise"), micro.positions, (6,))
             if self.library:
                 noise = noise + torch.randn(len(rows), 6)
@@ -66,7 +70,7 @@ class Toy:
             (fit + critic).backward()
             losses["fit"] += fit.detach()
             losses["critic"] += critic.detach()
-        mass = self.runtime.all_reduce_(self.data[batch.indices].double().sum())
+        mass = self.runtime.all_reduce_(batch.data["rows"].double().sum())
         self.modules["first"].mass += mass
         apply("first")
         if batch.images_seen >= 108:

@@ -19,6 +19,7 @@ from svgbench.config.choices import evaluations
 from svgbench.config.experiments import cells, load_experiment
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadConfig
+from svgbench.machine.feed import loaded
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.declared import METRICS
@@ -77,7 +78,8 @@ def objective(place: Path) -> dict:
     latents, labels = torch.randn(6, 3, 4, 4), torch.tensor([0, 1] * 3)
     sit = network()
     task = DiffusionTask(sit, lambda indices, flip: latents[indices], labels, stats, part, 0, RUNTIME)
-    losses = task.update(Batch(indices=torch.arange(6), positions=torch.arange(6), size=6, images_seen=0), lambda name: None)
+    batch = loaded(task, Batch(indices=torch.arange(6), positions=torch.arange(6), size=6, images_seen=0), RUNTIME.torch_device)
+    losses = task.update(batch, lambda name: None)
     save_file({name: tensor.contiguous() for name, tensor in sit.state_dict().items()}, place / "sit.safetensors")
     write_description(place, sit.sizes, ["a", "b"], objective="toy")
     model, _ = open_transformer(place, RUNTIME)

@@ -68,7 +68,8 @@ def test_depth_crops_lose_the_border_and_keep_their_depths():
 
 def test_small_crops_are_filled_up_with_the_mean_colour_and_ignored_targets():
     crop = crops.Crop(np.zeros((4, 6, 3), np.uint8), np.ones((4, 6), np.uint8), np.full(crops.COLOUR_DRAWS, 0.9, np.float32))
-    images, targets = crops.collate([crop], (8, 8), 255, crops.photometric_distortion, DEVICE)
+    made = crops.padded([crop], (8, 8), 255)
+    targets, images = made["targets"], crops.augmented(made["pixels"], made["crops"], crops.photometric_distortion)
     assert images.shape == (1, 3, 8, 8) and targets.dtype == torch.uint8
     assert (targets[0, :4, :6] == 1).all() and (targets[0, 4:] == 255).all() and (targets[0, :, 6:] == 255).all()
     assert not images[0, :, :4, :6].any()

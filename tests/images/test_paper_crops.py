@@ -46,9 +46,9 @@ def test_boxes_are_distributed_as_torchvisions():
 
 def test_images_and_labels_are_stacked_and_a_rank_may_have_none():
     made = [paper_crops.resized_crop(IMAGE, label, uniform_draws(0, label), area=(1.0, 1.0)) for label in (3, 5)]
-    images, labels = paper_crops.labelled_batch(made, 64, torch.device("cpu"))
-    assert labels.tolist() == [3, 5] and images.shape == (2, 3, 64, 64) and images.dtype == torch.uint8
-    assert paper_crops.labelled_batch([], 64, torch.device("cpu"))[0].shape == (0, 3, 64, 64)
+    batch = paper_crops.labelled_batch(made, 64)
+    assert batch["labels"].tolist() == [3, 5] and batch["pixels"].shape == (2, 64, 64, 3) and batch["pixels"].dtype == torch.uint8
+    assert paper_crops.labelled_batch([], 64)["pixels"].shape == (0, 64, 64, 3)
 
 
 @pytest.mark.parametrize("move", [(0.1, 0.05), (-0.1, -0.07), (0.9, 0.9)])

@@ -11,6 +11,7 @@ from torch import nn
 from svgbench.config import schema
 from svgbench.config.build import build
 from svgbench.errors import BadConfig
+from svgbench.machine.feed import loaded
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.nets import flow
@@ -38,7 +39,7 @@ def _task(micro_batch=None, teacher=False, **settings):
 
 
 def _gradients(task, batch):
-    losses = task.update(batch, lambda name: None)
+    losses = task.update(loaded(task, batch, torch.device("cpu")), lambda name: None)
     return losses, {f"{m}.{n}": p.grad for m, module in task.modules.items() for n, p in module.named_parameters() if p.grad is not None}
 
 
@@ -67,7 +68,7 @@ def test_repas_loss_reaches_the_projector_and_the_blocks_before_its_tap_only_bes
 @pytest.mark.parametrize("teacher", [False, True])
 def test_a_rank_without_images_reports_the_same_losses(teacher):
     nothing = torch.arange(0)
-    losses = _task(teacher=teacher).update(Batch(indices=nothing, positions=nothing, size=6, images_seen=0), lambda name: None)
+    losses, _ = _gradients(_task(teacher=teacher), Batch(indices=nothing, positions=nothing, size=6, images_seen=0))
     assert set(losses) == ({"loss", "representation"} if teacher else {"loss"}) and not any(losses.values())
 
 

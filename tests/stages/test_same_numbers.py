@@ -16,6 +16,7 @@ from torch import nn
 
 from svgbench.config import schema
 from svgbench.config.choices import SAMPLERS
+from svgbench.machine.feed import loaded
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.nets import draws
@@ -88,7 +89,7 @@ def losses(name: str) -> list[float]:
     for update in range(UPDATES):
         positions = torch.arange(6) + 6 * update
         batch = Batch(indices=torch.arange(6), positions=positions, size=6, images_seen=6 * update)
-        rows.append({loss: value.item() for loss, value in task.update(batch, apply).items()})
+        rows.append({loss: value.item() for loss, value in task.update(loaded(task, batch, runtime.torch_device), apply).items()})
     return [row[loss] for loss in rows[0] for row in rows]
 
 

@@ -9,6 +9,7 @@ import torch
 
 from svgbench.config import schema
 from svgbench.config.build import build
+from svgbench.machine.feed import Rows, loaded
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.stages import autoencoder, tokenizers
@@ -42,6 +43,9 @@ class Pictures:
     def batch(self, indices):
         return self._images[torch.as_tensor(indices)]
 
+    def rows(self, indices):
+        return Rows(self._images, indices)
+
 
 def settings(**over) -> schema.Autoencoder:
     part = build({}, preset="tiny").autoencoder
@@ -68,7 +72,7 @@ def gradients(part, micro, images_seen):
         found.update({f"{name}.{n}": p.grad.clone() for n, p in made.modules[name].named_parameters() if p.grad is not None})
 
     batch = Batch(torch.arange(8), torch.arange(8) + images_seen, 8, images_seen)
-    losses = made.update(batch, apply)
+    losses = made.update(loaded(made, batch, torch.device("cpu")), apply)
     assert all(p.grad is None for p in encoder.parameters())
     return found, losses
 
@@ -114,10 +118,10 @@ def test_stage_one_at_the_paper_s_size_costs_at_most_970_gflop_an_image(monkeypa
     with torch.device("meta"):
         vgg, encoder = VggTaps().requires_grad_(False), Patches(384, 16)
         monkeypatch.setattr(autoencoder, "load_perceptual", lambda *_, **__: SimpleNamespace(activations=vgg, weights=None))
-        images = SimpleNamespace(batch=lambda indices: torch.zeros(len(indices), 3, 256, 256, dtype=torch.uint8))
+        images = SimpleNamespace(rows=lambda indices: torch.zeros(len(indices), 3, 256, 256, dtype=torch.uint8))
         made = tokenizers.build(encoder, part, 256, runtime.torch_device)
-        one = autoencoder.AutoencoderTask(made, images, lambda indices: torch.zeros(len(indices), 384, 16, 16), part, 0, runtime)
-        batch = Batch(torch.arange(2), torch.arange(2), 2, images_seen=10**9)
+        one = autoencoder.AutoencoderTask(made, images, lambda indices, images: torch.zeros(len(indices), 384, 16, 16), part, 0, runtime)
+        batch = loaded(one, Batch(torch.arange(2), torch.arange(2), 2, images_seen=10**9), runtime.torch_device)
         flops = count_flops(lambda: one.update(batch, lambda name: None)) / 2 + 16e9
     assert 900e9 < flops <= 970e9
 

@@ -24,6 +24,7 @@ from svgbench.lab.forecast.estimate import (
 from svgbench.lab.forecast.sizes import Counts, counts_of, sizes_of
 from svgbench.lab.plan import make_plan
 from svgbench.machine import checkpoints
+from svgbench.machine.feed import loaded
 from svgbench.machine.measure import count_flops
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
@@ -63,12 +64,12 @@ def test_an_update_of_the_autoencoder_costs_what_is_counted(monkeypatch, name, g
         taps.requires_grad_(False)
         activations = taps if isinstance(taps, VggTaps) else taps.activations
         monkeypatch.setattr(autoencoder, "load_perceptual", lambda *_, **__: SimpleNamespace(activations=activations, weights=None))
-        images = SimpleNamespace(batch=lambda indices: torch.zeros(len(indices), 3, side, side, dtype=torch.uint8))
+        images = SimpleNamespace(rows=lambda indices: torch.zeros(len(indices), 3, side, side, dtype=torch.uint8))
         runtime, encoder = Runtime(device="meta", quiet=True), SimpleNamespace(channels=channels, stride=sizes.card.stride)
         made = tokenizers.build(encoder, part, side, runtime.torch_device)
-        features = lambda indices: torch.zeros(len(indices), channels, sizes.grid, sizes.grid)  # noqa: E731
+        features = lambda indices, images: torch.zeros(len(indices), channels, sizes.grid, sizes.grid)  # noqa: E731
         task = autoencoder.AutoencoderTask(made, images, features, part, 0, runtime)
-        batch = Batch(torch.arange(2), torch.arange(2), 2, images_seen=10**9 if gan else -1)
+        batch = loaded(task, Batch(torch.arange(2), torch.arange(2), 2, images_seen=10**9 if gan else -1), runtime.torch_device)
         counted = count_flops(lambda: task.update(batch, lambda name: None)) / 2
     assert sum(update_flops(sizes, gan=gan)) == pytest.approx(counted, rel=2e-3)  # the alignment's own small products are not planned
     parameters = sum(p.numel() for module in (made.residual_encoder, made.decoder) if module is not None for p in module.parameters())
