@@ -60,9 +60,7 @@ Quick = Annotated[
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
 Compile = Annotated[bool, typer.Option("--compile", help="Use torch.compile on the transformer's blocks.")]
-Capture = Annotated[
-    bool, typer.Option("--capture", help="Capture the transformer's updates in a CUDA graph: fewer launches; for one GPU.")
-]
+Capture = Annotated[bool, typer.Option("--capture", help="Capture the transformer's updates in a CUDA graph: fewer launches; for one GPU.")]
 Gpus = Annotated[
     int | None,
     typer.Option("--gpus", metavar="N", help="Estimate the hours on N H200 GPUs, or on this CPU (0). Default: the preset's.", min=0),

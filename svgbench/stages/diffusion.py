@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svgbench.config import schema
+from svgbench.errors import BadInput
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.capture import Captured, CudaGraphs
 from svgbench.machine.feed import Rows, loaded
@@ -85,9 +86,10 @@ class DiffusionTask:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
         totals = {name: torch.zeros((), device=self._runtime.torch_device) for name in self._weights}  # also if a rank has no image
         micros = list(self.encoded(batch).micro_batches(self._runtime.micro_batch))
+        if self._captured and len(micros) > 1:
+            raise BadInput(f"--capture needs each update in one pass, not in {len(micros)} micro-batches; leave one of the options out.")
         for micro in micros:
-            one = self._backward if self._captured is None or len(micros) > 1 else self._replayed
-            for name, loss in one(micro).items():
+            for name, loss in (self._replayed(micro) if self._captured else self._backward(micro)).items():
                 totals[name] += loss
         apply("sit")
         return totals

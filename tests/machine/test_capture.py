@@ -116,7 +116,7 @@ def test_a_captured_pass_refuses_to_replace_a_gradient():
         captured(inputs, 4)
 
 
-def _task(direction):
+def _task(direction=0.0, micro_batch=None):
     torch.manual_seed(1)
     with torch.random.fork_rng(devices=[]):
         model = SiT(channels=4, grid=4, width=32, depth=2, heads=2, classes=3)
@@ -125,7 +125,7 @@ def _task(direction):
     part = schema.Diffusion(direction=direction, flip=False)
     stats = LatentStats(torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
     stored = torch.randn(40, 4, 4, 4, generator=torch.Generator().manual_seed(2))
-    runtime = Runtime(device="cpu", threads=1, quiet=True)
+    runtime = Runtime(device="cpu", threads=1, micro_batch=micro_batch, quiet=True)
     return DiffusionTask(model, lambda indices, flip=None: stored[indices], torch.arange(40) % 3, stats, part, 0, runtime)
 
 
@@ -151,6 +151,13 @@ def test_updates_of_the_transformer_are_those_of_the_graph_and_each_has_draws_of
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     assert (graphs.captures, graphs.replays) == (1, 5 - WARM_UP)
     assert len({float(loss) for loss in expected[:5]}) == 5
+
+
+def test_a_captured_update_is_one_pass():
+    task = _task(micro_batch=4)
+    task._captured = Captured(task._of_inputs, task.modules["sit"].parameters(), FakeGraphs(task.modules["sit"].parameters()))
+    with pytest.raises(BadInput, match="one pass, not in 2 micro-batches"):
+        _updated(task, [6])
 
 
 def test_capture_needs_one_cuda_device():

@@ -1,4 +1,4 @@
-"""What an update that ends with a checkpoint does on which thread: copies to the host, and files opened for writing. A narrow transformer."""
+"""What a checkpoint and the next update do, by thread: copies to the host, files opened by Python for writing. A narrow transformer."""
 
 from __future__ import annotations
 
