@@ -45,7 +45,7 @@ parameters = [0]
 def at_warm() -> None:
     """Counts gradients from here on."""
     seen.clear()
-    model = next(found for found in gc.get_objects() if isinstance(found, SiT))
+    model = next(found for found in gc.get_objects() if type(found) is SiT)
     parameters[0] = len(list(model.parameters()))
     for parameter in model.parameters():
         parameter.register_post_accumulate_grad_hook(lambda _: ready.__setitem__(0, ready[0] + 1))
