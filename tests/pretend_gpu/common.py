@@ -296,14 +296,16 @@ class Reads:
 
     def __init__(self) -> None:
         self.calls = self.images = self.encoded = 0
-        read = ImageSet.batch
+        name = "rows" if hasattr(ImageSet, "rows") else "batch"  # ``batch`` reads ``rows`` where there are any
+        setattr(ImageSet, name, self._counting(getattr(ImageSet, name)))
+        nn.modules.module.register_module_forward_pre_hook(self._called)
 
-        def counted(images: ImageSet, indices: Any) -> torch.Tensor:
+    def _counting(self, read: Callable[[ImageSet, Any], Any]) -> Callable[[ImageSet, Any], Any]:
+        def counted(images: ImageSet, indices: Any) -> Any:
             self.calls, self.images = self.calls + 1, self.images + len(indices)
             return read(images, indices)
 
-        ImageSet.batch = counted  # type: ignore[method-assign]
-        nn.modules.module.register_module_forward_pre_hook(self._called)
+        return counted
 
     def _called(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if type(module).__module__.startswith("timm.layers.patch_embed"):
