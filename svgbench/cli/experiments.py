@@ -72,6 +72,7 @@ Shard = Annotated[
     bool,
     typer.Option("--shard", help="Divide stage 2's transformer among the processes (FSDP2), for one beyond a GPU's memory; same numbers."),
 ]
+Capture = Annotated[bool, typer.Option("--capture", help="Capture the transformer's updates in a CUDA graph: fewer launches; for one GPU.")]
 Gpus = Annotated[
     int | None,
     typer.Option("--gpus", metavar="N", help="Estimate the hours on N H200 GPUs, or on this CPU (0). Default: the preset's.", min=0),
@@ -117,6 +118,7 @@ def run(
     compile_: Compile = None,
     checkpoint_activations: CheckpointActivations = False,
     shard: Shard = False,
+    capture: Capture = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration as YAML and end; nothing runs.")
     ] = False,
@@ -143,7 +145,7 @@ def run(
     plan_ = make_plan({name: config}, shelf)
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_,
-        checkpoint_activations=checkpoint_activations, shard=shard,
+        checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
         run_plan(plan_, out, bench, keep_going=False, shelf=shelf, display=DISPLAY)
@@ -166,6 +168,7 @@ def ablate(
     compile_: Compile = None,
     checkpoint_activations: CheckpointActivations = False,
     shard: Shard = False,
+    capture: Capture = False,
     engine: Annotated[str, typer.Option("--engine", metavar="ENGINE", help="Where nodes run: local, ray or slurm.")] = "local",
     slots: Annotated[
         int | None, typer.Option("--slots", metavar="N", help="Nodes to run in parallel. Default: one for every visible GPU.", min=1)
@@ -185,7 +188,7 @@ def ablate(
     loaded = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks,
-        checkpoint_activations=checkpoint_activations, shard=shard,
+        checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
     if loaded is not None and is_main():
         declare(loaded, plan_, run_cells, out)

@@ -23,10 +23,11 @@ def node(
     machines: Annotated[int, typer.Option("--machines", min=1)] = 1,
     patience: Annotated[float, typer.Option("--patience", min=0)] = 0.0,
     checkpoint_activations: Annotated[bool, typer.Option("--checkpoint-activations")] = False,
+    capture: Annotated[bool, typer.Option("--capture")] = False,
 ) -> int:
     """Work on nodes of a plan and report each beside it (the engines of ``ablate`` call this)."""
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks, machines=machines,
-        patience=patience, checkpoint_activations=checkpoint_activations, shard=shard,
+        patience=patience, checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
     return serve(plan, bench, keys or [])

@@ -56,6 +56,7 @@ class Bench:
     patience: float = 0.0
     """Seconds to wait for a node that another process works on before it is reported as occupied."""
     checkpoint_activations: bool = False
+    capture: bool = False
 
     def words(self) -> list[str]:
         """The options of ``svgbench node``."""
@@ -66,7 +67,8 @@ class Bench:
             words += [name, str(value)] if value is not None else []
         words += [] if self.compile is None else ["--compile" if self.compile else "--no-compile"]
         words += ["--checkpoint-activations"] if self.checkpoint_activations else []
-        return words + (["--shard"] if self.shard else [])
+        words += ["--shard"] if self.shard else []
+        return words + (["--capture"] if self.capture else [])
 
     def runtime(self, *, quiet: bool = False) -> Runtime:
         """The runtime of a process with these options."""
@@ -74,7 +76,7 @@ class Bench:
 
         return Runtime(
             device=self.device, threads=self.threads, micro_batch=self.micro_batch, compile=self.compile, quiet=quiet,
-            checkpoint_activations=self.checkpoint_activations, sharded=self.shard,
+            checkpoint_activations=self.checkpoint_activations, sharded=self.shard, capture=self.capture,
         )  # fmt: skip
 
     def command(self, plan: Path, keys: Sequence[str] = ()) -> list[str]:

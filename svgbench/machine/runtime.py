@@ -52,6 +52,8 @@ class Runtime:
     """File to which progress is written, for another process to show, instead of a bar."""
     checkpoint_activations: bool = False
     """Whether the blocks of transformer and decoder are computed again in the backward pass, so that it needs less memory."""
+    capture: bool = False
+    """Whether the transformer's updates are captured in a CUDA graph (``machine.capture``); on one GPU."""
 
     @property
     def rank(self) -> int:
@@ -101,6 +103,8 @@ class Runtime:
         import torch
 
         device = self.torch_device
+        if self.capture and (device.type != "cuda" or self.world > 1):
+            raise BadInput("--capture needs one CUDA device, with one process; leave it out.")
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         if device.type == "cuda":

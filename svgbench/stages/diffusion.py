@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svgbench.config import schema
+from svgbench.errors import BadInput
 from svgbench.images.store import ImageSet, open_images
+from svgbench.machine.capture import Captured, CudaGraphs
 from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.measure import CountedWork
 from svgbench.machine.memory import Memory, counted
@@ -75,6 +77,9 @@ class DiffusionTask:
         self._latents, self._labels, self._stats, self._part, self._runtime = latents, labels, stats, part, runtime
         self._teacher, self._images, self._memory = teacher, images, Memory(micro_batch=runtime.micro_batch)
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
+        self._weights = {"loss": 1.0} | ({"direction": part.direction} if part.direction else {})
+        self._weights |= {"representation": teacher.weight} if teacher else {}
+        self._captured = Captured(self._of_inputs, parameters, CudaGraphs(runtime.torch_device)) if runtime.capture else None
 
     def fit(self) -> None:
         """Counts how many images fit the device's memory, if nobody chose a micro-batch."""
@@ -94,18 +99,34 @@ class DiffusionTask:
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
-        weights = {"loss": 1.0} | ({"direction": self._part.direction} if self._part.direction else {})
-        weights |= {"representation": self._teacher.weight} if self._teacher else {}
-        totals = {name: torch.zeros((), device=self.device) for name in weights}  # also if a rank has no image
-        for micro in passes(self.modules["sit"], self.encoded(batch), self._memory.limit(len(batch))):
-            losses = {name: micro.counted(each).sum() / batch.size for name, each in self.losses(micro).items()}
-            total = reduce(torch.add, (weights[name] * loss for name, loss in losses.items()))
-            with micro.reducing("sit"):
-                total.backward()
-            for name, loss in losses.items():
-                totals[name] += loss.detach()
+        totals = {name: torch.zeros((), device=self.device) for name in self._weights}  # also if a rank has no image
+        limit = self._memory.limit(len(batch))
+        if self._captured and limit is not None and limit < len(batch):
+            raise BadInput(f"--capture needs each update in one pass, not in micro-batches of {limit} images; leave one of the options out.")
+        for micro in passes(self.modules["sit"], self.encoded(batch), limit):
+            for name, loss in (self._replayed(micro) if self._captured else self._backward(micro)).items():
+                totals[name] += loss
         apply("sit")
         return totals
+
+    def _backward(self, micro: Batch) -> dict[str, Tensor]:
+        """Adds the gradients of encoded images to the parameters; returns their share of each loss, a scalar."""
+        losses = {name: micro.counted(each).sum() / micro.size for name, each in self.losses(micro).items()}
+        total = reduce(torch.add, (self._weights[name] * loss for name, loss in losses.items()))
+        with micro.reducing("sit"):
+            total.backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _replayed(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The same from a captured graph, for an update in one pass."""
+        assert self._captured is not None
+        read = ("labels", "latents") if self._teacher is None else ("labels", "latents", "features")
+        return self._captured({"positions": batch.positions} | {name: batch.data[name] for name in read}, batch.size)
+
+    def _of_inputs(self, inputs: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+        """``_backward`` as a function of the tensors that it reads."""
+        nowhere = torch.empty(0, dtype=torch.int64)  # indices into the data set are not read
+        return self._backward(Batch(nowhere, inputs["positions"], size, data=inputs))
 
     def encoded(self, batch: Batch) -> Batch:
         """The batch with raw ``latents`` [B, C, h, w] and the teacher's ``features`` [B, D, h, w]: once for all micro-batches, because a
