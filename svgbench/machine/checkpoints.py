@@ -171,7 +171,7 @@ def clear(out: Path) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file so that at any moment the path has either the old file or the whole new one."""
+    """Writes tensors [...] to a safetensors file so that at any moment the path has either the old file or the whole new one."""
     with guarded(path):
         regular(path).parent.mkdir(parents=True, exist_ok=True)
         folder = path.parent / f"{TEMPORARY}{path.name}"  # safetensors writes beside its target first, which a kill would leave there

@@ -175,7 +175,7 @@ class Runtime:
         return tensor
 
     def begin_sum_(self, tensor: Tensor) -> torch.distributed.Work:
-        """Begins to replace the tensor by its sum over all ranks; ``wait`` of the result ends it. Only with several ranks."""
+        """Begins to replace the tensor [...] by its sum over all ranks; ``wait`` of the result ends it. Only with several ranks."""
         from torch.distributed import all_reduce
 
         work = all_reduce(tensor, async_op=True)

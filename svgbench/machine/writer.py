@@ -51,7 +51,7 @@ class Writer:
         self._submit("checkpoint", parts, write)
 
     def snapshot(self, files: list[str], tensors: Mapping[str, Tensor]) -> None:
-        """Writes the same tensors to each of these safetensors files. Raises what an earlier write has raised."""
+        """Writes the same tensors [...] to each of these safetensors files. Raises what an earlier write has raised."""
 
         def write(parts: Parts) -> None:
             for file in files:
