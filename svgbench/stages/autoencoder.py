@@ -188,8 +188,8 @@ class AutoencoderTask:
         return losses, []
 
     def _with_gan(self, pieces: list[_Piece], sums: Tensor | None, held: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The adaptive weight is computed over the global batch. So a first pass computes all gradients at the reconstructions, with a graph
-        for the first ``held`` pieces; for the others, a second pass of residual encoder and decoder makes it."""
+        """The adaptive weight is computed over the global batch. So a first pass computes all gradients at the reconstructions, with a
+        graph for the first ``held`` pieces; for the others, a second pass of residual encoder and decoder makes it."""
         losses: dict[str, Tensor] = {}
         found, at_last = [], torch.zeros((), device=self._runtime.torch_device)
         for number, piece in enumerate(pieces):
