@@ -18,8 +18,8 @@ from svgbench.nets.execution import channels_last, checkpointable, compiled
 
 
 class AutocastGroupNorm(nn.GroupNorm):
-    """Group norm that returns its input's dtype: under autocast to bf16, whose convolutions return bf16, torch's returns fp32. Sums are fp32
-    in both, so only the result and the two learned vectors are rounded to bf16. [B, C, h, w] -> [B, C, h, w]."""
+    """Group norm that returns its input's dtype: under autocast to bf16, whose convolutions return bf16, torch's returns fp32. Sums are
+    fp32 in both, so only the result and the two learned vectors are rounded to bf16. [B, C, h, w] -> [B, C, h, w]."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype:
