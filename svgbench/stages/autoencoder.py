@@ -203,9 +203,9 @@ class AutoencoderTask:
             _add(losses, gradients.losses)
         weight, outputs = self._weight(at_last), []
         for piece in pieces:
-            gradients, y = found.pop(0)
-            if y is None:
-                _, y = self._decode(piece, sums)
+            gradients, kept = found.pop(0)
+            y = self._decode(piece, sums)[1] if kept is None else kept
+            del kept
             y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())
             piece.residual = None

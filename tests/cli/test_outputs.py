@@ -109,7 +109,7 @@ def test_a_standard_error_that_is_gone_stops_nothing(monkeypatch):
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), 2, "not UTF-8"),
         (MemoryError(), 1, "memory"),
         (torch.OutOfMemoryError("CUDA out of memory."), 1, "checkpoint-activations"),
-        (BackendCompilerFailed(print, RuntimeError("no compiler")), 1, "--no-compile"),
+        (BackendCompilerFailed(print, RuntimeError("no compiler"), None), 1, "--no-compile"),
         (KeyboardInterrupt(), 4, "stopped by Ctrl-C"),
     ],
 )
