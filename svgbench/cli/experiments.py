@@ -59,13 +59,12 @@ Quick = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
-Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile. Default: on CUDA.")
-]
+Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile. Default: on CUDA.")]
 CheckpointActivations = Annotated[
     bool,
     typer.Option(
-        "--checkpoint-activations", help="Compute activations again in the backward pass: less memory, same numbers, about a third more work."
+        "--checkpoint-activations",
+        help="Compute activations again in the backward pass: less memory, same numbers, about a third more work.",
     ),
 ]
 Shard = Annotated[
@@ -80,7 +79,10 @@ Gpus = Annotated[
 MicroBatch = Annotated[
     int | None,
     typer.Option(
-        "--micro-batch", metavar="N", help="Images in memory at once; gradients are accumulated, so the batch stays the same. Default: on CUDA, what fits.", min=1
+        "--micro-batch",
+        metavar="N",
+        help="Images in memory at once; gradients are accumulated, so the batch stays the same. Default: on CUDA, what fits.",
+        min=1,
     ),
 ]
 

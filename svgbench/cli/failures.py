@@ -57,6 +57,10 @@ def _of_the_system(error: BaseException) -> SvgbenchError | None:
     if isinstance(error, ValueError) and "surrogates not allowed" in str(error):  # UnicodeEncodeError, or pydantic's equivalent
         name = f"{error.object!a}" if isinstance(error, UnicodeEncodeError) else "a name"
         return BadInput(f"{name} contains bytes that are not UTF-8; rename the file, or give another name.")
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return SvgbenchError("the GPU is out of memory; give a smaller --micro-batch, or --checkpoint-activations.")
+    if type(error).__module__ in ("torch._dynamo.exc", "torch._inductor.exc"):
+        return SvgbenchError(f"torch.compile failed ({str(error).splitlines()[0][:160]}); give --no-compile, or install a C compiler.")
     if isinstance(error, MemoryError):
         return SvgbenchError("this machine is out of memory; give a smaller --micro-batch, or free some memory.")
     return None

@@ -76,9 +76,7 @@ def chance(stream: int, indices: Tensor, shape: tuple[int, ...], probability: fl
     return (lanes < threshold).reshape(-1, *shape)
 
 
-def chances(
-    streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]
-) -> list[Tensor]:
+def chances(streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]) -> list[Tensor]:
     """``chance`` of several streams [S] int64 (on the device of the indices): bool [B, *shape] for each."""
     if indices.device.type == "cpu":  # there, draws of the size of a cache are faster
         rows = zip(streams.tolist(), shapes, probabilities, strict=True)
@@ -86,9 +84,7 @@ def chances(
     return chances_at_once(streams, indices, shapes, probabilities)
 
 
-def chances_at_once(
-    streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]
-) -> list[Tensor]:
+def chances_at_once(streams: Tensor, indices: Tensor, shapes: Sequence[tuple[int, ...]], probabilities: Sequence[float]) -> list[Tensor]:
     """The same bool [B, *shape], from one draw in a number of operations that does not depend on the number of streams: on a GPU each
     operation is a launch."""
     counts = [math.prod(shape) for shape in shapes]

@@ -18,7 +18,7 @@ from svgbench.nets.execution import channels_last, checkpointable, compiled
 
 
 class AutocastGroupNorm(nn.GroupNorm):
-    """Group norm that returns its input's dtype: under autocast to bf16, whose convolutions return bf16, torch's would return fp32. Sums are
+    """Group norm that returns its input's dtype: under autocast to bf16, whose convolutions return bf16, torch's returns fp32. Sums are
     fp32 in both, so only the result and the two learned vectors are rounded to bf16. [B, C, h, w] -> [B, C, h, w]."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class AttentionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = self.norm(x)
         q_B1NC, k_B1NC, v_B1NC = (layer(normed).flatten(2).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))
-        if v_B1NC.dtype != torch.float32:  # flash attention needs adjacent channels; without it, bf16 products would run in fp32
+        if q_B1NC.dtype is torch.bfloat16:  # fused attention needs this layout; without it torch computes the products in fp32
             q_B1NC, k_B1NC, v_B1NC = q_B1NC.contiguous(), k_B1NC.contiguous(), v_B1NC.contiguous()
         mixed_B1NC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC)
         return x + self.proj_out(mixed_B1NC.squeeze(1).transpose(1, 2).reshape(x.shape))

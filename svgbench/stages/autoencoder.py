@@ -201,8 +201,8 @@ class AutoencoderTask:
         return losses, []
 
     def _with_gan(self, pieces: list[_Piece], sums: Tensor | None, held: int) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The adaptive weight is computed over the global batch. So a first pass computes all gradients at the reconstructions, with a graph
-        for the first ``held`` pieces; for the others, a second pass of residual encoder and decoder makes it."""
+        """The adaptive weight is computed over the global batch. So a first pass computes all gradients at the reconstructions, with a
+        graph for the first ``held`` pieces; for the others, a second pass of residual encoder and decoder makes it."""
         losses: dict[str, Tensor] = {}
         found, at_last = [], torch.zeros((), device=self.device)
         for number, piece in enumerate(pieces):
@@ -216,9 +216,9 @@ class AutoencoderTask:
             _add(losses, gradients.losses)
         weight, outputs = self._weight(at_last), []
         for piece in pieces:
-            gradients, y = found.pop(0)
-            if y is None:
-                _, y = self._decode(piece, sums)
+            gradients, kept = found.pop(0)
+            y = self._decode(piece, sums)[1] if kept is None else kept
+            del kept
             with piece.reducing("tokenizer"):
                 y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())

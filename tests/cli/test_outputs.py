@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from commands import svgbench
+from torch._dynamo.exc import BackendCompilerFailed
 
 from svgbench.cli.failures import explained
 from svgbench.errors import BadConfig, BadInput, SvgbenchError, notify, printable
@@ -106,6 +108,8 @@ def test_a_standard_error_that_is_gone_stops_nothing(monkeypatch):
         (ValueError("embedded null byte"), 2, "zero byte"),
         (UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed"), 2, "not UTF-8"),
         (MemoryError(), 1, "memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1, "checkpoint-activations"),
+        (BackendCompilerFailed(print, RuntimeError("no compiler"), None), 1, "--no-compile"),
         (KeyboardInterrupt(), 4, "stopped by Ctrl-C"),
     ],
 )

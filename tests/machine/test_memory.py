@@ -23,7 +23,9 @@ def test_a_device_too_small_for_anything_gets_one_image():
     assert planned([10**9 + 10**8 * images for images in PROBES], 10**9, 10**8).fits == 1
 
 
-@pytest.mark.parametrize(("count", "most", "limit"), [(200, None, None), (201, None, 101), (512, None, 171), (512, 64, 64), (200, 64, None), (201, 64, 51)])
+@pytest.mark.parametrize(
+    ("count", "most", "limit"), [(200, None, None), (201, None, 101), (512, None, 171), (512, 64, 64), (200, 64, None), (201, 64, 51)]
+)
 def test_a_batch_that_does_not_fit_is_cut_into_equal_pieces(count, most, limit):
     assert Memory(fits=200, image=1, room=200).limit(count, most) == limit
 

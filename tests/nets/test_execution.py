@@ -241,7 +241,11 @@ class Operations(TorchDispatchMode):
 def test_the_operations_of_sit_xl_only_get_fewer():
     """A ratchet of the uncompiled network; compiled, a block is a few launches between its products."""
     model = papers("SiT")
-    x, t, labels = (torch.empty(2, 392, 16, 16, device="meta"), torch.empty(2, device="meta"), torch.zeros(2, dtype=torch.int64, device="meta"))
+    x, t, labels = (
+        torch.empty(2, 392, 16, 16, device="meta"),
+        torch.empty(2, device="meta"),
+        torch.zeros(2, dtype=torch.int64, device="meta"),
+    )
     with Operations() as counted:
         model(x, t, labels).square().sum().backward()
     assert counted.count <= 3000
