@@ -99,8 +99,8 @@ class LoadedRun:
     ) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] for class labels [B], as ``svgbench sample`` draws them.
 
-        ``sampler``, ``shift``, ``schedule``, ``zero_init``, ``precision``: those of the run if None. Image i depends only on its label, its index i and
-        the seed. Raises BadInput for a label that does not exist, BadConfig for settings out of range.
+        ``sampler``, ``shift``, ``schedule``, ``zero_init``, ``precision``: those of the run if None. Image i depends only on its label,
+        its index i and the seed. Raises BadInput for a label that does not exist, BadConfig for settings out of range.
         """
         import torch
 

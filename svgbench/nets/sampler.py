@@ -160,7 +160,8 @@ def generate(
     dopri5, row i depends only on row i of noise, labels and indices, up to rounding: products of different shapes round differently, so
     keep the batch size constant for identical bits. ``sampling.guided_channels``: guide only this number of first channels, which is 3 in
     the sampling code of DiT, SiT and LightningDiT. The first ``sampling.zero_init`` steps use a velocity of zero and do not evaluate the
-    network. The networks' products run in ``sampling.precision`` (fp32: as the caller runs them), everything else in the noise's. Raises UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
+    network. The networks' products run in ``sampling.precision`` (fp32: as the caller runs them), everything else in the noise's. Raises
+    UnknownName or BadConfig for a sampler that is unknown or does not fit the model.
     """
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)

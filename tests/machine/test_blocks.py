@@ -24,8 +24,17 @@ COUNT, SIZE = 37, 5
 QUIET = Runtime(device="cpu", threads=1, quiet=True)
 
 
-def fill(out: Path, *, count: int = COUNT, size: int = SIZE, runtime: Runtime = QUIET, begun: list | None = None, work=None,
-         behind: bool = False, arrive=None) -> None:
+def fill(
+    out: Path,
+    *,
+    count: int = COUNT,
+    size: int = SIZE,
+    runtime: Runtime = QUIET,
+    begun: list | None = None,
+    work=None,
+    behind: bool = False,
+    arrive=None,
+) -> None:
     """Squares of the items, and the sum of each block. ``behind``: a thread waits for the rows and saves them; ``arrive``: called there."""
     runtime.start()
 

@@ -29,7 +29,15 @@ from svgbench.nets.sit import SiT
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.tokenizers import build
 
-PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "convolution", "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math")
+PRODUCTS = (
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "convolution",
+    "_scaled_dot_product_flash_attention_for_cpu",
+    "_scaled_dot_product_attention_math",
+)
 FEATURES = ("dinov3-tiny", "dinov2-tiny", "mae-tiny", "siglip-tiny")
 CODECS = ("sd-vae-tiny", "va-vae-tiny")
 SIZES = {"width": 32, "depth": 2, "heads": 2, "classes": 3}
@@ -146,7 +154,8 @@ def test_alignment_is_float32(align):
 
 @pytest.mark.parametrize(("kind", "settings"), [
     ("flow", {}), ("flow", {"sampler": "heun"}), ("flow", {"sampler": "sde-euler"}), ("flow", {"schedule": "interval-0.2-0.6"}),
-    ("flow", {"optimised_scale": True}), ("flow", {"sampler": "dopri5", "steps": 3}), ("data", {}), ("ddpm", {}), ("ddpm", {"sampler": "ddpm"}),
+    ("flow", {"optimised_scale": True}), ("flow", {"sampler": "dopri5", "steps": 3}), ("data", {}), ("ddpm", {}),
+    ("ddpm", {"sampler": "ddpm"}),
 ])  # fmt: skip
 def test_in_bf16_no_product_of_sampling_is_float32_and_the_latent_stays_float32(kind, settings):
     with Products() as seen:

@@ -109,7 +109,8 @@ class HostTalk(TorchDispatchMode):
         kwargs, name = kwargs or {}, func._schema.name.removeprefix("aten::")
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         devices = {x.device.type for x in tensors if x.ndim} | ({torch.device(kwargs["device"]).type} if kwargs.get("device") else set())
-        if (name in ("_local_scalar_dense", "item", "nonzero", "is_nonzero") and "cuda" in devices | {x.device.type for x in tensors}) or (name in ("_to_copy", "copy_", "index", "index_put_") and {"cuda", "cpu"} <= devices):
+        asked = name in ("_local_scalar_dense", "item", "nonzero", "is_nonzero") and any(x.device.type == "cuda" for x in tensors)
+        if asked or (name in ("_to_copy", "copy_", "index", "index_put_") and {"cuda", "cpu"} <= devices):
             self.seen.append(name)
         return func(*args, **kwargs)
 
