@@ -52,17 +52,17 @@ def shard_(model: nn.Module, runtime: Runtime) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds only a part of the tensor (a DTensor)."""
+    """Whether this rank holds only a part of the tensor [...] (a DTensor)."""
     return hasattr(tensor, "to_local")  # importing the class would cost plain runs a second or more
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, in the same memory; a tensor that is not sharded itself."""
+    """This rank's part [n, ...] of a tensor [N, ...], in the same memory; a tensor that is not sharded itself."""
     return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
 def gradient_norm(gradients: Sequence[Tensor], runtime: Runtime) -> Tensor:
-    """The norm [] of gradients that are summed over ranks, sharded or not: the same bits on every rank."""
+    """The norm, a scalar, of gradients [...] that are summed over ranks, sharded or not: the same bits on every rank."""
     if not any(map(is_sharded, gradients)):
         return torch.nn.utils.get_total_norm(gradients)
     parts = [local(gradient) for gradient in gradients if is_sharded(gradient)]
@@ -86,7 +86,7 @@ def gathered(tensors: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Tenso
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor from a file as the tensor of its rank: this rank's part if ``like`` is sharded, else unchanged."""
+    """A whole tensor [N, ...] from a file as the tensor of its rank: this rank's part if ``like`` is sharded, else unchanged."""
     if not is_sharded(like):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -109,7 +109,7 @@ def optimiser_state(optimiser: Optimizer, runtime: Runtime) -> tuple[dict[str, T
 
 
 def load_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    """Restores what ``optimiser_state`` returned; each rank takes its part."""
+    """Restores what ``optimiser_state`` returned, whole tensors [N, ...]; each rank takes its part."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *scalars.items()]:
