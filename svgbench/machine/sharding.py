@@ -58,7 +58,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's part [n, ...] of a tensor [N, ...], in the same memory; a tensor that is not sharded itself."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    held: Any = tensor
+    return held.to_local() if is_sharded(tensor) else tensor
 
 
 def gradient_norm(gradients: Sequence[Tensor], runtime: Runtime) -> Tensor:
@@ -79,7 +80,8 @@ def gathered(tensors: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Tenso
         if not is_sharded(tensor):
             found[name] = tensor
             continue
-        whole = tensor.detach().full_tensor()  # type: ignore[operator]
+        held: Any = tensor.detach()
+        whole = held.full_tensor()
         if runtime.is_main:
             found[name] = whole.cpu()
     return found
