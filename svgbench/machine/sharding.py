@@ -52,17 +52,18 @@ def shard_(model: nn.Module, runtime: Runtime) -> None:
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether this rank holds only a part of the tensor (a DTensor)."""
+    """Whether this rank holds only a part of the tensor [...] (a DTensor)."""
     return hasattr(tensor, "to_local")  # importing the class would cost plain runs a second or more
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, in the same memory; a tensor that is not sharded itself."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    """This rank's part [n, ...] of a tensor [N, ...], in the same memory; a tensor that is not sharded itself."""
+    held: Any = tensor
+    return held.to_local() if is_sharded(tensor) else tensor
 
 
 def gradient_norm(gradients: Sequence[Tensor], runtime: Runtime) -> Tensor:
-    """The norm [] of gradients that are summed over ranks, sharded or not: the same bits on every rank."""
+    """The norm, a scalar, of gradients [...] that are summed over ranks, sharded or not: the same bits on every rank."""
     if not any(map(is_sharded, gradients)):
         return torch.nn.utils.get_total_norm(gradients)
     parts = [local(gradient) for gradient in gradients if is_sharded(gradient)]
@@ -79,14 +80,15 @@ def gathered(tensors: Mapping[str, Tensor], runtime: Runtime) -> dict[str, Tenso
         if not is_sharded(tensor):
             found[name] = tensor
             continue
-        whole = tensor.detach().full_tensor()  # type: ignore[operator]
+        held: Any = tensor.detach()
+        whole = held.full_tensor()
         if runtime.is_main:
             found[name] = whole.cpu()
     return found
 
 
 def divided(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor from a file as the tensor of its rank: this rank's part if ``like`` is sharded, else unchanged."""
+    """A whole tensor [N, ...] from a file as the tensor of its rank: this rank's part if ``like`` is sharded, else unchanged."""
     if not is_sharded(like):
         return tensor
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -109,7 +111,7 @@ def optimiser_state(optimiser: Optimizer, runtime: Runtime) -> tuple[dict[str, T
 
 
 def load_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Any]) -> None:
-    """Restores what ``optimiser_state`` returned; each rank takes its part."""
+    """Restores what ``optimiser_state`` returned, whole tensors [N, ...]; each rank takes its part."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for name, value in [*tensors.items(), *scalars.items()]:

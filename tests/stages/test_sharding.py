@@ -167,7 +167,7 @@ def test_two_ranks_divided_and_not_begin_with_equal_bits(tmp_path):
     assert [line["loss"] for line in first] == [line["loss"] for line in divided_first]
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3), (3, 2)], ids=str)
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)], ids=str)
 def test_a_killed_training_goes_on_divided_or_not_and_with_another_number_of_ranks(tmp_path, plain, before, after):
     def attempt(world, failpoint=None):
         work = training(tmp_path, sharded=world > 1)
