@@ -319,7 +319,7 @@ def full_precision() -> Iterator[None]:
     """
     new = hasattr(torch.backends.cudnn, "conv")
     name, off = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv if new else torch.backends.cudnn)
+    places = (torch.backends.cuda.matmul, getattr(torch.backends.cudnn, "conv", torch.backends.cudnn))
     before = [getattr(place, name) for place in places]
     try:
         for place in places:

@@ -102,7 +102,9 @@ class DiffusionTask:
         totals = {name: torch.zeros((), device=self.device) for name in self._weights}  # also if a rank has no image
         limit = self._memory.limit(len(batch))
         if self._captured and limit is not None and limit < len(batch):
-            raise BadInput(f"--capture needs each update in one pass, not in micro-batches of {limit} images; leave one of the options out.")
+            raise BadInput(
+                f"--capture needs each update in one pass, not in passes of {limit} images; leave --capture out, or use a smaller batch."
+            )
         for micro in passes(self.modules["sit"], self.encoded(batch), limit):
             for name, loss in (self._replayed(micro) if self._captured else self._backward(micro)).items():
                 totals[name] += loss
