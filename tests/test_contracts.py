@@ -14,10 +14,11 @@ from svgbench.config import cards
 
 OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--limit",
-            "--quick", "--print-config", "--shelf", "--device", "--threads", "--micro-batch", "--compile",
+            "--quick", "--print-config", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--no-compile",
             "--checkpoint-activations", "--shard", "--capture"},
     "ablate": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--micro-batch",
-               "--compile", "--checkpoint-activations", "--shard", "--capture", "--engine", "--slots", "--ranks", "--sbatch", "--leave"},
+               "--compile", "--no-compile", "--checkpoint-activations", "--shard", "--capture", "--engine", "--slots", "--ranks",
+               "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--gpus", "--nodes", "--format"},
     "report": {"--out", "--format", "--layout", "--against", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf"},
     "figures": {"--out", "--to", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--only"},

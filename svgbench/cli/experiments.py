@@ -59,7 +59,8 @@ Quick = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option("--threads", metavar="N", help="CPU threads. Default: PyTorch's choice.", min=1)]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")]
-Compile = Annotated[bool | None, typer.Option("--compile/--no-compile", help="Compile the networks with torch.compile. Default: on CUDA.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the networks with torch.compile. Default: on CUDA.")]
+NoCompile = Annotated[bool, typer.Option("--no-compile", help="Compile nothing, also on CUDA.")]  # with "/" every help text gets narrow
 CheckpointActivations = Annotated[
     bool,
     typer.Option(
@@ -117,7 +118,8 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     micro_batch: MicroBatch = None,
-    compile_: Compile = None,
+    compile_: Compile = False,
+    no_compile: NoCompile = False,
     checkpoint_activations: CheckpointActivations = False,
     shard: Shard = False,
     capture: Capture = False,
@@ -146,7 +148,7 @@ def run(
     name = run_name(config, shelf)
     plan_ = make_plan({name: config}, shelf)
     bench = Bench(
-        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_,
+        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=_compiles(compile_, no_compile),
         checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
     with owned(out, plan_.runs[0]) if is_main() else contextlib.nullcontext():
@@ -167,7 +169,8 @@ def ablate(
     device: Device = "auto",
     threads: Threads = None,
     micro_batch: MicroBatch = None,
-    compile_: Compile = None,
+    compile_: Compile = False,
+    no_compile: NoCompile = False,
     checkpoint_activations: CheckpointActivations = False,
     shard: Shard = False,
     capture: Capture = False,
@@ -189,7 +192,7 @@ def ablate(
     plan_, labels, run_cells = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
     loaded = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
     bench = Bench(
-        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=compile_, ranks=ranks,
+        out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=_compiles(compile_, no_compile), ranks=ranks,
         checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
     if loaded is not None and is_main():
@@ -206,6 +209,13 @@ def ablate(
         if len(bad) == len(plan_.runs):
             raise next(iter(outcome.failed.values()))
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
+
+
+def _compiles(compile_: bool, no_compile: bool) -> bool | None:
+    """The user's choice; None if there is none."""
+    if compile_ and no_compile:
+        raise BadConfig("--compile and --no-compile contradict each other; give one.")
+    return True if compile_ else False if no_compile else None
 
 
 def planned(

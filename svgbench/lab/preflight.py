@@ -1,6 +1,9 @@
-"""Checks every weights file that a plan needs, before its first stage runs."""
+"""Checks every weights file that a plan needs, before its first stage runs; and what to say of bf16 on a CPU."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 from svgbench.config.cards import EncoderCard
 from svgbench.lab.digests import covers
@@ -45,3 +48,23 @@ def _check_judges(node: Node, seen: set[tuple[str, ...]]) -> None:
             continue
         seen.add((path, name, str(file)))
         judges.weights_file(kind, name, file, setting=setting)
+
+
+def slow_on_cpu(plan: Plan, missing: set[str]) -> str:
+    """A sentence about fields of bf16 in the missing nodes, for a run on a CPU; empty if there are none."""
+    fields = sorted({field for key in missing for field in _in_bf16(plan.nodes[key].slice)})
+    if not fields:
+        return ""
+    return (
+        f"most CPUs compute bf16 more slowly than fp32, and this run has it in {', '.join(fields)}; "
+        "'svgbench bench' measures both here, and --set FIELD=fp32 changes a field."
+    )
+
+
+def _in_bf16(part: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The dotted names of all fields ``precision`` that are bf16, except of an encoder that the run does not open."""
+    for name, value in part.items():
+        if isinstance(value, dict) and not ("opened" in value and value["opened"] is None):
+            yield from _in_bf16(value, f"{path}{name}.")
+        elif name == "precision" and value == "bf16":
+            yield path + name

@@ -14,7 +14,7 @@ from svgbench.errors import CellsFailed, Interrupted
 from svgbench.lab.engines import Choice, Inline, opened
 from svgbench.lab.execute import Executor
 from svgbench.lab.plan import Finished, Plan
-from svgbench.lab.preflight import check
+from svgbench.lab.preflight import check, slow_on_cpu
 from svgbench.lab.processes import slots_here
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Walk, Watch
@@ -100,6 +100,8 @@ def run_here(
 ) -> None:
     """Executes the missing nodes of a plan in this process, with the stages' progress bars."""
     runtime = bench.runtime()
+    if (slow := slow_on_cpu(plan, missing)) and runtime.torch_device.type == "cpu":
+        runtime.notify(slow)
     store = Store(out / "store")
     engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
     done = set(plan.nodes) - missing if world() == 1 else set()  # under torchrun the ranks decide together on each node

@@ -35,7 +35,7 @@ def checkpoint_activations(network: nn.Module) -> None:
             module.checkpointing = True  # type: ignore[assignment]
 
 
-class Blocks(nn.ModuleList):
+class BlockList(nn.ModuleList):
     """Equal blocks of a transformer. Compiled, they share one graph, which serves every batch size."""
 
     compiled = False

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svgbench.nets import draws
-from svgbench.nets.execution import Blocks, checkpointable
+from svgbench.nets.execution import BlockList, checkpointable
 
 # B batch, N tokens (class token first), H heads, D head width
 
@@ -114,7 +114,7 @@ class ResidualEncoder(nn.Module):
         self.project = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.empty(1, (resolution // patch) ** 2 + 1, width).normal_(std=0.02))
-        self.blocks = Blocks(PlainBlock(width, heads, mlp) for _ in range(layers))
+        self.blocks = BlockList(PlainBlock(width, heads, mlp) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
         self.mask_token = nn.Parameter(torch.zeros(channels))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from svgbench.errors import BadConfig
 from svgbench.nets.blocks import Block, FourierEmbedding, MlpKind, Norm, TimeEmbedding, grid_positions, modulate, rotary_angles, token_norm
-from svgbench.nets.execution import Blocks
+from svgbench.nets.execution import BlockList
 from svgbench.nets.wide_head import WideHead
 
 
@@ -69,7 +69,7 @@ class SiT(nn.Module):
         self.patches = nn.Linear(inputs, width)
         self.time = (TimeEmbedding if time == "cosine" else FourierEmbedding)(width)
         self.labels = nn.Embedding(classes + 1, width)
-        self.blocks = Blocks(Block(width, heads, **alike) for _ in range(depth))
+        self.blocks = BlockList(Block(width, heads, **alike) for _ in range(depth))
         self.modulation = nn.Linear(width, depth * 6 * width)
         if wide is None:
             self.final_norm = token_norm(width, norm)

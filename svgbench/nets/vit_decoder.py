@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from svgbench.errors import BadConfig, BadInput
 from svgbench.nets.blocks import grid_positions
-from svgbench.nets.execution import Blocks
+from svgbench.nets.execution import BlockList
 from svgbench.nets.residual import PlainBlock
 
 # B batch, N tokens (class token first), C width
@@ -51,7 +51,7 @@ class ViTDecoder(nn.Module):
         self.stride, self.grid = stride, resolution // stride
         self.embed = nn.Linear(z_channels, width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = Blocks(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
+        self.blocks = BlockList(PlainBlock(width, heads, mlp, eps=EPSILON) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=EPSILON)
         self.conv_out = PatchPixels(width, stride)  # the name of LdmDecoder's last layer, at which the adaptive weight is computed
         self.register_buffer("positions", grid_positions(width, self.grid, spacing), persistent=False)

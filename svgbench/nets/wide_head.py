@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from svgbench.nets.blocks import Block, MlpKind, Norm, modulate, rotary_angles, token_norm
-from svgbench.nets.execution import Blocks
+from svgbench.nets.execution import BlockList
 
 
 class WideHead(nn.Module):
@@ -42,7 +42,7 @@ class WideHead(nn.Module):
         self.depth, self.width = depth, width
         self.project = nn.Linear(condition, width) if condition != width else nn.Identity()
         self.patches = nn.Linear(inputs, width)
-        self.blocks = Blocks(Block(width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, norm=norm, mlp=mlp) for _ in range(depth))
+        self.blocks = BlockList(Block(width, heads, mlp_ratio=mlp_ratio, qk_norm=qk_norm, norm=norm, mlp=mlp) for _ in range(depth))
         self.modulation = nn.Linear(width, depth * 6 * width)
         self.final_norm = token_norm(width, norm)
         self.final_modulation = nn.Linear(width, 2 * width)

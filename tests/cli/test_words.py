@@ -37,6 +37,7 @@ def picture(path, colour=0, size=(40, 48)):
         (["--preset", "tinny"], "Did you mean 'tiny'"),
         (["--align", "frosen"], "Did you mean 'frozen'"),
         (["--align", "frozen", "--no-align"], "contradict each other"),
+        (["--compile", "--no-compile"], "--compile and --no-compile contradict each other"),
         (["--set", "autoencoder.residual.chanels=8"], "Did you mean 'channels'"),
         (["--set", "data.resolution=4"], "must be greater than or equal to 16"),
         (["--set", "data.resolution=36"], "cannot be divided into the 8 px patches of 'dinov3-tiny'; use 32 or 40"),

@@ -7,8 +7,9 @@ from finished import finish
 
 from svgbench.config.build import build
 from svgbench.errors import BadWeights
+from svgbench.lab import run_plan as running
 from svgbench.lab.plan import Plan, make_plan, resolve
-from svgbench.lab.preflight import check
+from svgbench.lab.preflight import check, slow_on_cpu
 from svgbench.lab.run_plan import run_plan
 from svgbench.lab.worker import Bench
 from svgbench.stages import graph
@@ -63,3 +64,25 @@ def test_every_weights_file_of_the_stage_table_is_among_those_looked_for():
     named = {path for path in graph.PATHS if path.endswith("weights")}
     named |= {path for stage in (*graph.STAGES, *graph.DIAGNOSES) for path in stage.slice if path.endswith("weights")}
     assert named <= known
+
+
+def test_a_run_in_bf16_on_a_cpu_is_told_that_it_is_slow(tmp_path, capsys, monkeypatch):
+    class Nothing:
+        def __init__(self, *_, **__):
+            pass
+
+        def go(self):
+            pass
+
+    monkeypatch.setattr(running, "Walk", Nothing)
+    small = {"encoder": {"precision": "bf16"}, "sampling": {"precision": "bf16"}, "diffusion": {"training": {"precision": "bf16"}}}
+    unopened = {"representation": {"encoder": {"precision": "bf16"}}}
+    plan, plain = plan_of(small), plan_of({"diffusion": unopened})
+    fields = "diffusion.training.precision, encoder.precision, sampling.precision"
+    for plan_, said in ((plan, f"this run has it in {fields}; "), (plain, "")):
+        running.run_here(plan_, set(plan_.nodes), tmp_path, Bench(out=str(tmp_path), device="cpu"), running.Outcome())
+        found = capsys.readouterr().err
+        assert said in found and bool(said) == bool(found)
+    samples = {key for key, node in plan.nodes.items() if node.stage == "samples"}
+    assert "sampling.precision; 'svgbench bench'" in slow_on_cpu(plan, samples)
+    assert "diffusion" not in slow_on_cpu(plan, samples)

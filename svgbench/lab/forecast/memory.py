@@ -191,5 +191,6 @@ def remarks(peaks: Iterable[tuple[str, Peak]], gpus: int) -> list[str]:
             said[f"{stage} does not fit: planned peak {made.total / GIB:,.0f} GiB of the {MEMORY / GIB:.0f} GiB of an {DEVICE}."] = None
         elif made.image and made.images < share:
             least = (whole.states + share * whole.image) / GIB
-            said[f"{stage} in micro-batches of {made.images}: {share} images at once would take {least:,.0f} GiB of an {DEVICE}."] = None
+            room = f"{share} images at once would take {least:,.0f} GiB of an {DEVICE}."
+            said[f"{stage} in micro-batches of at most {made.images}: {room}"] = None
     return list(said)
