@@ -1,4 +1,4 @@
-"""The way of a sample from the transformer to the file: graphs, host talk, bytes."""
+"""The way of a sample from the transformer to the file: graphs and bytes (host talk: ``test_host_talk``)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import NumericalError
@@ -17,7 +14,6 @@ from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import sent_as_uint8, to_uint8
 from svgbench.nets.ddpm import EpsilonModel
 from svgbench.nets.latents import LatentStats
-from svgbench.nets.sampler import generate
 from svgbench.nets.sit import SiT
 from svgbench.stages import samples
 from svgbench.stages.samples import Generator, compile_for_sampling
@@ -96,63 +92,6 @@ def test_without_the_runtimes_choice_nothing_is_compiled(graphs):
     compile_for_sampling(model, Runtime(device="cpu", quiet=True))
     generator(model).images(torch.arange(BATCH), torch.arange(BATCH) % 3, how())
     assert graphs == []
-
-
-class HostTalk(TorchDispatchMode):
-    """Lists what copies from the host to the device or back, or asks the device for a number."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, func._schema.name.removeprefix("aten::")
-        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        devices = {x.device.type for x in tensors if x.ndim} | ({torch.device(kwargs["device"]).type} if kwargs.get("device") else set())
-        asked = name in ("_local_scalar_dense", "item", "nonzero", "is_nonzero") and any(x.device.type == "cuda" for x in tensors)
-        if asked or (name in ("_to_copy", "copy_", "index", "index_put_") and {"cuda", "cpu"} <= devices):
-            self.seen.append(name)
-        return func(*args, **kwargs)
-
-
-@pytest.fixture
-def on_cuda(monkeypatch):
-    """Fake tensors on a CUDA device, which need none."""
-    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *args, **options: True)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        yield torch.device("cuda", 0)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("sampler", ["euler", "heun", "midpoint", "sde-euler", "ddim", "ddpm"])
-def test_a_step_of_sampling_neither_copies_from_the_host_nor_reads_a_number(on_cuda, sampler, precision):
-    dd = sampler.startswith("dd")
-    with torch.device("cuda"):
-        model = SiT(**SIZES, learned_sigma=dd).eval().requires_grad_(False)
-        model = EpsilonModel(model) if dd else model
-        noise, labels = torch.randn(BATCH, 8, 4, 4), torch.zeros(BATCH, dtype=torch.int64)
-        stats = LatentStats(torch.zeros(8, dtype=torch.float64), torch.ones(8, dtype=torch.float64))
-        places = torch.arange(BATCH)
-    counted = []
-    for steps in (2, 4):
-        with HostTalk() as talk:
-            shift = {"shift": 1.0} if dd else {}
-            latents = generate(model, noise, labels, how(sampler, steps, precision=precision, **shift), indices=places)
-            rounded = stats.restore(latents).clamp(0, 1).mul(255).round().to(torch.uint8)
-        counted.append(len(talk.seen))
-        assert rounded.device.type == "cuda"
-    assert counted[0] == counted[1], talk.seen  # nothing in a step
-    assert dd or counted == [0, 0], talk.seen  # ddpm's tables go to the device once a batch
-
-
-def test_host_talk_is_seen(on_cuda):
-    x = torch.zeros(3, device="cuda")
-    with HostTalk() as talk:
-        x + torch.arange(3).to("cuda")
-        x.cpu()
-        x.copy_(torch.zeros(3))
-    assert len(talk.seen) == 3
 
 
 # --- bytes ---
