@@ -12,7 +12,7 @@ H200 = 139 << 30
 
 def test_the_plan_fits_what_two_counted_peaks_say_and_the_state_to_come():
     base, image, parameters = 7_000_000_000, 350_000_000, 676_000_000
-    found = planned([base + image * images for images in PROBES], H200, parameters)
+    found = planned([base + image * images for images in PROBES], H200, memory.STATE_BYTES * parameters)
     assert found.image == image
     needed = base + image * found.fits + memory.STATE_BYTES * parameters
     assert needed <= memory.SHARE * H200 < needed + image
