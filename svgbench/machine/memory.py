@@ -7,6 +7,7 @@ tried until it fails. The number of pieces of a batch changes a result only by r
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -66,6 +67,7 @@ def counted(runtime: Runtime, probe: Callable[[int], object], networks: Iterable
         probe(images)
         return torch.cuda.max_memory_allocated(device)
 
+    gc.collect()  # networks of earlier stages, which refer to themselves once they are compiled
     probe(PROBES[0])  # compiles, and fills caches
     made = planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, later_bytes(networks))
     return agreed(made, runtime)
