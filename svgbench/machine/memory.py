@@ -7,6 +7,7 @@ tried until it fails. The number of pieces of a batch changes a result only by r
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from svgbench.machine.runtime import Runtime
-from svgbench.machine.sharding import local
+from svgbench.machine.sharding import is_sharded, local
 
 PROBES = (16, 32)
 """Images of the two counted updates: enough for their activations to outweigh what does not grow with the batch."""
@@ -23,6 +24,8 @@ SHARE = 0.9
 """Part of the device's memory that is planned; the rest is for the allocator's gaps, workspaces of kernels and the driver."""
 STATE_BYTES = 16
 """Bytes that a training later keeps for each trained parameter: two fp32 moments of Adam, the moving average, a bucket for reduction."""
+WHOLE_BYTES = 4
+"""Bytes of a gradient that a sharded training keeps whole, for each parameter, between the passes of an update (``sharding.passes``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,16 @@ def counted(runtime: Runtime, probe: Callable[[int], object], networks: Iterable
         probe(images)
         return torch.cuda.max_memory_allocated(device)
 
+    gc.collect()  # networks of earlier stages, which refer to themselves once they are compiled
     probe(PROBES[0])  # compiles, and fills caches
-    parameters = sum(local(p).numel() for network in networks for p in network.parameters() if p.requires_grad)
-    made = planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, parameters)
+    made = planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, later_bytes(networks))
     return agreed(made, runtime)
+
+
+def later_bytes(networks: Iterable[nn.Module]) -> int:
+    """Bytes that a training allocates besides those of a probe, on this rank."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    return sum(STATE_BYTES * local(p).numel() + WHOLE_BYTES * (p.numel() if is_sharded(p) else 0) for p in trained)
 
 
 def agreed(memory: Memory, runtime: Runtime) -> Memory:
@@ -76,8 +85,9 @@ def agreed(memory: Memory, runtime: Runtime) -> Memory:
     return replace(memory, fits=smallest[0], room=smallest[1], image=-smallest[2])
 
 
-def planned(peaks: list[int], total: int, parameters: int) -> Memory:
-    """What fits a device of ``total`` bytes, by the peaks of ``PROBES`` images; at least one image, whatever the memory."""
+def planned(peaks: list[int], total: int, later: int) -> Memory:
+    """What fits a device of ``total`` bytes, ``later`` of which a training allocates besides (``later_bytes``), by the peaks of ``PROBES``
+    images; at least one image, whatever the memory."""
     image = max(math.ceil((peaks[1] - peaks[0]) / (PROBES[1] - PROBES[0])), 1)
-    room = int(SHARE * total) - (peaks[0] - image * PROBES[0]) - STATE_BYTES * parameters
+    room = int(SHARE * total) - (peaks[0] - image * PROBES[0]) - later
     return Memory(fits=max(room // image, 1), image=image, room=max(room, 0))

@@ -4,7 +4,7 @@ compute."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import TypeVar
 
 import torch
@@ -13,6 +13,17 @@ from torch.utils.checkpoint import checkpoint
 
 Forward = TypeVar("Forward", bound=Callable[..., Tensor])
 Function = TypeVar("Function", bound=Callable[..., Tensor])
+
+GRAPHS = 256
+"""Graphs that one process compiles for one function. Torch stops at 8 by default, but all networks of a process share the code of a block,
+and a process may train and sample the networks of many experiments."""
+
+
+def allow_many_graphs() -> None:
+    """Raises torch's limit to ``GRAPHS``; beyond its limit, torch runs uncompiled what it should compile, or fails."""
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # in torch 2.6
+    setattr(config, name, max(getattr(config, name), GRAPHS))
 
 
 def checkpointable(forward: Forward) -> Forward:
@@ -42,19 +53,27 @@ class BlockList(nn.ModuleList):
 
     def compile(self, *options: object, **more: object) -> None:
         """Compiles each block in place; torch finds that all have the same code."""
+        allow_many_graphs()
         for block in self:
             block.compile(*options, **more)
         self.compiled = True
 
     def called(self, *batch: Tensor | None) -> list[Callable[..., Tensor]]:
         """The blocks as functions, to be called on the tensors ``batch`` [B, ...] and others."""
-        if not self.compiled:
+        if not self.compiled or _any_size(batch):
             return list(self)
-        return list(self) if _any_size(batch) else [block.forward for block in self]
+        return [partial(_uncompiled, block) for block in self]
+
+
+def _uncompiled(block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    """A compiled block run as written, with its hooks, by which a sharded block gets its weights."""
+    with torch.compiler.set_stance("force_eager"):
+        return block(*inputs)
 
 
 def compiled(function: Function) -> Function:
     """A function of tensors [B, ...], compiled once for all batch sizes."""
+    allow_many_graphs()
     fast = torch.compile(function)
 
     @wraps(function)

@@ -1,5 +1,7 @@
 """Which micro-batches fit a device's memory."""
 
+import gc
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ H200 = 139 << 30
 
 def test_the_plan_fits_what_two_counted_peaks_say_and_the_state_to_come():
     base, image, parameters = 7_000_000_000, 350_000_000, 676_000_000
-    found = planned([base + image * images for images in PROBES], H200, parameters)
+    found = planned([base + image * images for images in PROBES], H200, memory.STATE_BYTES * parameters)
     assert found.image == image
     needed = base + image * found.fits + memory.STATE_BYTES * parameters
     assert needed <= memory.SHARE * H200 < needed + image
@@ -45,14 +47,15 @@ def test_a_chosen_micro_batch_is_kept_and_nothing_is_counted_without_a_gpu():
         assert found == Memory(micro_batch=micro_batch) and found.limit(512, 64) == micro_batch
 
 
-def test_counting_runs_two_probes_after_one_that_compiles(monkeypatch):
+def test_counting_runs_two_probes_after_one_that_compiles_without_the_networks_of_earlier_stages(monkeypatch):
     network, seen = torch.nn.Linear(4, 4), []
+    monkeypatch.setattr(gc, "collect", lambda: seen.append("collected"))
     monkeypatch.setattr(Runtime, "torch_device", property(lambda self: torch.device("cuda")))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 500 + 100 * seen[-1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("Device", (), {"total_memory": 20_000}))
     found = counted(Runtime(device="cuda"), seen.append, [network, torch.nn.Linear(2, 2).requires_grad_(False)])
-    assert seen == [16, 16, 32]
+    assert seen == ["collected", 16, 16, 32]
     assert found.image == 100 and found.room == int(0.9 * 20_000) - 500 - 16 * 20
 
 

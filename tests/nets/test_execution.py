@@ -61,6 +61,16 @@ def test_all_blocks_of_a_transformer_share_one_graph_in_training(graphs):
     assert graphs.frame_count == 1 and not counters["graph_break"]
 
 
+def test_a_process_compiles_the_networks_of_many_experiments(graphs):
+    """Torch's limit counts the graphs of all of them, because they share the code of a block; it is 2 here, and 8 by default."""
+    with torch._dynamo.config.patch(recompile_limit=2), torch.no_grad():
+        for count, width in enumerate((16, 24, 32, 40), start=1):
+            model = sit(width=width, depth=1)
+            model.compile_blocks()
+            model(*inputs(4))
+            assert graphs.frame_count == count
+
+
 def test_sampling_needs_one_graph_for_all_steps_scales_schedules_and_batches(graphs):
     model = sit().eval().requires_grad_(False)
     model.compile_blocks()

@@ -87,6 +87,16 @@ def test_a_precision_and_ddpm_have_their_own_graphs_and_a_weak_model_shares_one(
     assert graphs[2:] == [2 * BATCH]
 
 
+def test_a_process_samples_with_the_networks_of_many_experiments(graphs):
+    """Beyond torch's limit, 2 here and 8 by default, a network that must be one graph fails."""
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for depth in (1, 2, 3, 4):
+            model = SiT(**{**SIZES, "depth": depth}).eval().requires_grad_(False)
+            compile_for_sampling(model, CPU)
+            model(torch.zeros(2, model.channels, model.grid, model.grid), torch.zeros(2), torch.zeros(2, dtype=torch.int64))
+    assert graphs == [2] * 4
+
+
 def test_without_the_runtimes_choice_nothing_is_compiled(graphs):
     model = SiT(**SIZES).eval().requires_grad_(False)
     compile_for_sampling(model, Runtime(device="cpu", quiet=True))

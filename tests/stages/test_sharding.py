@@ -29,6 +29,8 @@ from svgbench.errors import BadConfig, BadInput, SvgbenchError
 from svgbench.lab import worker
 from svgbench.lab.worker import Bench
 from svgbench.machine import checkpoints
+from svgbench.machine.feed import loaded
+from svgbench.machine.memory import later_bytes
 from svgbench.machine.order import Batch, Order
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.sharding import divided, gathered, gradient_norm, load_optimiser, local, optimiser_state, shard_
@@ -64,8 +66,7 @@ def task_of(runtime: Runtime, *, teacher: bool = False, wide: bool = False, comp
     if teacher:
         watched = SimpleNamespace(projector=Projector(24, 16, 3), weight=0.5, block=1, features=lambda i, flip: features[i])
     if compiled:
-        for block in model.blocks:
-            block.compile(backend="eager")
+        model.blocks.compile(backend="eager")
     if runtime.sharded:
         shard_(model, runtime)
     part = schema.Diffusion(flip=False, training=TRAINING, **settings)
@@ -205,8 +206,8 @@ def test_one_updates_gradients_are_the_global_batchs_for_every_objective_teacher
             order = Order(11, seed=3)
             whole = task_of(Runtime(device="cpu", quiet=True), **kind)
             share = task_of(runtime, **kind)
-            whole.update(order.batch(0, 5), lambda name: None)
-            share.update(order.batch(0, 5, rank=runtime.rank, world=2, even=True), lambda name: None)
+            for task, batch in ((whole, order.batch(0, 5)), (share, order.batch(0, 5, rank=runtime.rank, world=2, even=True))):
+                task.update(loaded(task, batch, task.device), lambda name: None)
             for name, module in whole.modules.items():
                 mine = dict(share.modules[name].named_parameters())
                 for place, parameter in module.named_parameters():
@@ -226,8 +227,9 @@ def test_each_rank_holds_its_share_and_sums_gradients_once_an_update():
         runtime = here(sharded=True, micro=1)
         task = task_of(runtime)
         model, optimiser = task.modules["sit"], task.optimisers["sit"]
+        batch = loaded(task, Order(11, seed=3).batch(0, 6, rank=runtime.rank, world=2, even=True), task.device)
         with CommDebugMode() as counter:
-            task.update(Order(11, seed=3).batch(0, 6, rank=runtime.rank, world=2, even=True), lambda name: None)
+            task.update(batch, lambda name: None)
         sums = sum(count for name, count in counter.get_comm_counts().items() if "reduce_scatter" in str(name))
         asserting(sums == len(model.parts) + 1)  # and not three times as many, one for each micro-batch
         optimiser.step()
@@ -235,6 +237,7 @@ def test_each_rank_holds_its_share_and_sums_gradients_once_an_update():
         held = sum(local(parameter).numel() for parameter in model.parameters())
         states = sum(local(tensor).numel() for state in optimiser.state.values() for tensor in state.values() if tensor.ndim)
         asserting(abs(held - size / 2) < size / 50, abs(states - size) < size / 25)
+        asserting(later_bytes([model]) == 16 * held + 4 * size)  # between passes, gradients are whole
         runtime.stop()
 
     assert in_ranks(2, work) == [0, 0]
