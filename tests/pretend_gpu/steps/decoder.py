@@ -24,9 +24,8 @@ for name in ("first", "second"):
     before = torch.cuda.memory_allocated()
     with runtime.autocast(args.precision):
         images = decoder.conv_out(decoder.before_last(latents))
-    say(
-        f"{name} forward of {args.batch}, {args.precision}, compile {args.compile}: saved {(torch.cuda.memory_allocated() - before) / 1e9:.2f} GB"
-    )
+    saved = (torch.cuda.memory_allocated() - before) / 1e9
+    say(f"{name} forward of {args.batch}, {args.precision}, compile {args.compile}: saved {saved:.2f} GB")
     images.backward(torch.empty_like(images))
     say(f"  peak over the weights {(torch.cuda.max_memory_allocated() - before) / 1e9:.2f} GB")
     del images
