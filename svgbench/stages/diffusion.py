@@ -93,7 +93,7 @@ class DiffusionTask:
             module.zero_grad(set_to_none=True)
 
     def load(self, batch: Batch) -> dict[str, Any]:
-        """The labels, which images are mirrored (drawn here, because on a GPU a draw takes 60 small kernels), and the images if they are
+        """The labels, which images are mirrored (drawn here, because on a GPU a draw takes 40 small kernels), and the images if they are
         encoded in the update."""
         images = {} if self._images is None else {"images": self._images.rows(batch.indices)}
         flip = {"flip": draws.chance(self._streams["flip"], batch.positions, (), 0.5)} if self._part.flip else {}

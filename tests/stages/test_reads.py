@@ -138,7 +138,7 @@ def test_cached_encoded_and_read_ahead_updates_have_the_same_bits(stage, tmp_pat
 
 
 def test_mirrors_are_drawn_while_a_batch_is_loaded():
-    """A draw takes 60 small kernels on a GPU, and arrives with the batch from the host."""
+    """A draw takes 40 small kernels on a GPU, and arrives with the batch from the host."""
     task, _, _ = stage_two(Runtime(device="cpu", threads=1, quiet=True), pictures())
     places = torch.arange(40, 60)
     flip = task.load(Batch(torch.arange(20), places, 20))["flip"]
