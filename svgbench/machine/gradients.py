@@ -5,7 +5,8 @@ update (``Batch.reducing``) has each bucket sent when its last gradient has arri
 run at the same time. The loop's ``apply`` sums what no task has marked. One process has no buckets.
 
 Every rank sends the same buckets in the same order, also relative to other messages: all buckets of a marked pass are sent before it ends,
-with zeros for missing gradients, and a pass is marked only when every rank has images.
+with zeros for missing gradients, and a pass is marked only when every rank has images. The order is that in which the main rank's buckets
+were full in the first marked pass: the gradient of a layer that all blocks use arrives last, wherever the layer is defined.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class GradientSums:
         }
         self._buckets: dict[str, list[_Bucket]] = {name: [] for name in optimisers}
         self._order: list[_Bucket] = []
+        self._filled: list[_Bucket] = []
+        self._ordered: set[str] = set()
         self._hooks = []
         if runtime.world > 1:
             for name, parameters in self._parameters.items():
@@ -54,11 +57,24 @@ class GradientSums:
         self._order = [bucket for name in names for bucket in self._buckets[name]]
         for bucket in self._order:
             bucket.expect_all()
+        self._filled = []
         try:
             yield
             self._send(self._order)
+            for name in names:
+                self._reorder(name)
         finally:
             self._order = []
+
+    def _reorder(self, name: str) -> None:
+        """Puts the buckets, after the first marked pass, in the order in which they were full on the main rank."""
+        buckets = self._buckets[name]
+        if name in self._ordered or len(buckets) < 2:
+            return
+        self._ordered.add(name)
+        places = [self._filled.index(bucket) if bucket in self._filled else len(self._filled) for bucket in buckets]
+        agreed = self._runtime.broadcast_(torch.tensor(places)).tolist()
+        self._buckets[name] = [buckets[number] for number in sorted(range(len(buckets)), key=agreed.__getitem__)]
 
     def summed(self, name: str) -> list[nn.Parameter]:
         """The parameters of an optimiser, each with its gradient over the global batch, the same on every rank; zeros where there is
@@ -93,6 +109,7 @@ class GradientSums:
             bucket.adopt()
             bucket.expect_all()
             bucket.full = bucket in self._order
+            self._filled.append(bucket)
             self._send(takewhile(lambda each: each.full, self._order))  # in the order of the buckets, on every rank
 
     def _send(self, buckets: Iterable[_Bucket]) -> None:

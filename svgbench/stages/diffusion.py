@@ -93,9 +93,11 @@ class DiffusionTask:
             module.zero_grad(set_to_none=True)
 
     def load(self, batch: Batch) -> dict[str, Any]:
-        """The labels, and the images if they are encoded in the update."""
+        """The labels, which images are mirrored (drawn here, because on a GPU a draw takes 40 small kernels), and the images if they are
+        encoded in the update."""
         images = {} if self._images is None else {"images": self._images.rows(batch.indices)}
-        return {"labels": TableRows(self._labels, batch.indices), **images}
+        flip = {"flip": draws.chance(self._streams["flip"], batch.positions, (), 0.5)} if self._part.flip else {}
+        return {"labels": TableRows(self._labels, batch.indices), **flip, **images}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
@@ -133,7 +135,7 @@ class DiffusionTask:
     def encoded(self, batch: Batch) -> Batch:
         """The batch with raw ``latents`` [B, C, h, w] and the teacher's ``features`` [B, D, h, w]: once for all micro-batches, because a
         frozen encoder fills each batch up to a whole number of chunks."""
-        flip = draws.chance(self._streams["flip"], batch.positions, (), 0.5) if self._part.flip else None
+        flip = batch.data["flip"] if self._part.flip else None
         images = {} if self._images is None else {"images": batch.data["images"]}
         made = {"latents": self._latents(batch.indices, flip, **images)}
         if self._teacher is not None:
@@ -184,6 +186,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
     latents = latents_of("train", tokenizer, images.train, inputs["statistics"], runtime, flips=part.flip)
+    del tokenizer  # latents in memory do not need it
 
     # the network, with initial weights drawn from the seed
     channels, grid, _ = latents.shape

@@ -157,6 +157,8 @@ class Cached:
             self._memory = [known]
         elif probe.numel() * 4 * len(images) * (2 if flips else 1) <= CACHE_BYTES:
             self._memory = [self._all(flipped) for flipped in ([False, True] if flips else [False])]
+        if self._memory:
+            del self._function  # and with it the networks
 
     def _all(self, flipped: bool) -> Tensor:
         parts = []

@@ -44,6 +44,9 @@ class Deep:
     def sent(self, flat):
         self.events.append(("sum", flat.numel() * 4))
 
+    def load(self, batch):
+        return {}
+
     def update(self, batch, apply):
         self.events.clear()
         for micro in batch.micro_batches(self.runtime.micro_batch):
@@ -94,6 +97,25 @@ def test_the_first_sum_begins_before_the_last_gradient_and_every_byte_is_sent_on
     assert kinds[:last].count("sum") == 2 and kinds.count("sum") == 3
     assert kinds.index("sum") > kinds.count("gradient") - 16  # not before the last micro-batch
     assert sum(size for kind, size in task.whole_update if kind == "sum") == TOTAL
+
+
+def test_a_layer_that_is_defined_last_and_used_first_holds_up_only_the_first_update(eight, monkeypatch, tmp_path):
+    """As the modulation of all blocks is, in SiT: the second update sends its bucket last."""
+    monkeypatch.setattr(gradients, "BUCKET_BYTES", 32 * 32 * 4)
+    task, before = Deep(eight, monkeypatch), []
+    layers = list(task.net)
+    monkeypatch.setattr(task.net, "forward", lambda rows: nn.Sequential(layers[-1], *layers[:-1])(rows))
+    update = task.update
+
+    def counted(batch, apply):
+        losses = update(batch, apply)
+        kinds = [kind for kind, _ in task.whole_update]
+        before.append(kinds[: len(kinds) - kinds[::-1].index("gradient")].count("sum"))
+        return losses
+
+    task.update = counted
+    trained(task, tmp_path)
+    assert before == [0, 7, 7]
 
 
 def test_gradients_lie_in_the_buckets_and_a_step_copies_none_of_them(eight, monkeypatch, tmp_path):

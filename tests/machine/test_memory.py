@@ -55,7 +55,7 @@ def test_counting_runs_two_probes_after_one_that_compiles_without_the_networks_o
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 500 + 100 * seen[-1])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("Device", (), {"total_memory": 20_000}))
     found = counted(Runtime(device="cuda"), seen.append, [network, torch.nn.Linear(2, 2).requires_grad_(False)])
-    assert seen == ["collected", 16, 16, 32]
+    assert seen == ["collected", 28, 28, 36]
     assert found.image == 100 and found.room == int(0.9 * 20_000) - 500 - 16 * 20
 
 

@@ -57,7 +57,11 @@ def updates(task, part, path, runtime=RUNTIME, images_seen=0):
     settings = part.training.model_copy(update={"total_images": 10**6, "batch": 8})  # no log line within two updates
     loop = training._Loop(task, settings=settings, dataset_size=9, seed=0, out=path, runtime=runtime, label="", keep=None, rate=None)
     numbers = torch.arange(8, device=GPU)
-    data = {"images": torch.zeros(8, 3, 32, 32, dtype=torch.uint8, device=GPU), "labels": numbers}
+    data = {
+        "images": torch.zeros(8, 3, 32, 32, dtype=torch.uint8, device=GPU),
+        "labels": numbers,
+        "flip": torch.zeros(8, dtype=torch.bool, device=GPU),
+    }
     feed = SimpleNamespace(next=lambda: Batch(numbers, numbers, 8, images_seen, data))
 
     def update():

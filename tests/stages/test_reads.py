@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from svgbench.config.build import build
 from svgbench.images.store import ImageSet
 from svgbench.machine import training
 from svgbench.machine.feed import ReadingAhead
+from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
+from svgbench.nets import draws
 from svgbench.nets.chunks import in_chunks
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.representation import Projector
@@ -132,3 +135,21 @@ def test_cached_encoded_and_read_ahead_updates_have_the_same_bits(stage, tmp_pat
     assert {"feed"} == READERS
     for other in found[1:]:
         assert all(torch.equal(found[0][name], other[name]) for name in found[0])
+
+
+def test_mirrors_are_drawn_while_a_batch_is_loaded():
+    """A draw takes 40 small kernels on a GPU, and arrives with the batch from the host."""
+    task, _, _ = stage_two(Runtime(device="cpu", threads=1, quiet=True), pictures())
+    places = torch.arange(40, 60)
+    flip = task.load(Batch(torch.arange(20), places, 20))["flip"]
+    assert torch.equal(flip, draws.chance(draws.stream(0, "diffusion/flip"), places, (), 0.5)) and 0 < flip.sum() < 20
+
+
+def test_values_in_memory_keep_no_network_alive():
+    encoder = Encoder()
+    cached, gone = (
+        tokenizers.Cached(encoder.encode, pictures(), Runtime(device="cpu", threads=1, quiet=True), label=""),
+        weakref.ref(encoder),
+    )
+    del encoder
+    assert not cached.online and gone() is None

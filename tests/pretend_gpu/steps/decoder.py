@@ -17,15 +17,15 @@ settings = Autoencoder.model_validate(pretended.json["autoencoder"])
 decoder = build(encoder, settings, pretended.side, runtime.torch_device).decoder
 grid = pretended.side // pretended.card.stride
 latents = torch.empty(args.batch, pretended.channels, grid, grid, device="cuda", requires_grad=True)
-if args.compile == "on":
-    decoder.to(memory_format=torch.channels_last)
-    decoder.before_last = torch.compile(decoder.before_last)
+if args.compile != "off":
+    decoder.compile_blocks()
 for name in ("first", "second"):
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     with runtime.autocast(args.precision):
         images = decoder.conv_out(decoder.before_last(latents))
-    say(f"{name} forward of {args.batch}, {args.precision}: saved {(torch.cuda.memory_allocated() - before) / 1e9:.2f} GB")
+    saved = (torch.cuda.memory_allocated() - before) / 1e9
+    say(f"{name} forward of {args.batch}, {args.precision}, compile {args.compile}: saved {saved:.2f} GB")
     images.backward(torch.empty_like(images))
     say(f"  peak over the weights {(torch.cuda.max_memory_allocated() - before) / 1e9:.2f} GB")
     del images
