@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from svgbench.config.choices import MEMORY_SHARE, equal_pieces
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.sharding import local
 
 PROBES = (16, 32)
 """Images of the two counted updates: enough for their activations to outweigh what does not grow with the batch."""
-SHARE = 0.9
-"""Part of the device's memory that is planned; the rest is for the allocator's gaps, workspaces of kernels and the driver."""
 STATE_BYTES = 16
 """Bytes that a training later keeps for each trained parameter: two fp32 moments of Adam, the moving average, a bucket for reduction."""
 
@@ -43,7 +42,7 @@ class Memory:
         at most ``most``."""
         if self.micro_batch is not None or self.fits is None or count <= self.fits:
             return self.micro_batch
-        return math.ceil(count / math.ceil(count / min(self.fits, most or self.fits)))
+        return equal_pieces(count, min(self.fits, most or self.fits))
 
     def held(self, micro_batch: int | None) -> int:
         """How many micro-batches may keep their activations while another one is computed, if this was counted."""
@@ -66,8 +65,13 @@ def counted(runtime: Runtime, probe: Callable[[int], object], networks: Iterable
 
     probe(PROBES[0])  # compiles, and fills caches
     parameters = sum(local(p).numel() for network in networks for p in network.parameters() if p.requires_grad)
-    made = planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, parameters)
+    made = planned([peak(images) for images in PROBES], total_memory(device), parameters)
     return agreed(made, runtime)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory."""
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def agreed(memory: Memory, runtime: Runtime) -> Memory:
@@ -79,5 +83,5 @@ def agreed(memory: Memory, runtime: Runtime) -> Memory:
 def planned(peaks: list[int], total: int, parameters: int) -> Memory:
     """What fits a device of ``total`` bytes, by the peaks of ``PROBES`` images; at least one image, whatever the memory."""
     image = max(math.ceil((peaks[1] - peaks[0]) / (PROBES[1] - PROBES[0])), 1)
-    room = int(SHARE * total) - (peaks[0] - image * PROBES[0]) - STATE_BYTES * parameters
+    room = int(MEMORY_SHARE * total) - (peaks[0] - image * PROBES[0]) - STATE_BYTES * parameters
     return Memory(fits=max(room // image, 1), image=image, room=max(room, 0))

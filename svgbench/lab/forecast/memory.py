@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from svgbench.config.choices import CACHE_BYTES
+from svgbench.config.choices import CACHE_BYTES, MEMORY_SHARE, PIECE, equal_pieces
 from svgbench.config.networks import Decoder
 from svgbench.config.schema import ReconstructionLoss
 from svgbench.lab.forecast import flops
@@ -19,8 +19,6 @@ from svgbench.lab.forecast.sizes import FLOAT, Sizes
 GIB = 1 << 30
 DEVICE, MEMORY = "H200", 139 * GIB
 """The GPU that plans assume, and its memory in bytes."""
-SPARE = 0.94
-"""Share of a device's memory that a plan may fill: the rest is for the libraries and for gaps between allocations."""
 BLOCK = {"bf16": {True: 42.0, False: 62.0}, "fp32": {True: 72.0, False: 84.0}}
 """Bytes kept per token, channel and block of a transformer, by precision and whether blocks are compiled."""
 CONVOLUTION = {"bf16": {True: 1.40, False: 3.36}, "fp32": {True: 2.8, False: 4.04}}
@@ -45,11 +43,15 @@ class Peak(NamedTuple):
     """For each image at once."""
     images: int
     """Images at once."""
+    piece: int | None = None
+    """Largest micro-batch if the batch does not fit; those for which there is room then keep their activations."""
+    kept: int = 0
+    """Further micro-batches that keep theirs."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.states + self.image * self.images
+        return self.states + self.image * self.images * (1 + self.kept)
 
 
 def peak(stage: str, sizes: Sizes, *, local: int | None = None, compiled: bool = True) -> Peak | None:
@@ -68,14 +70,19 @@ def peak(stage: str, sizes: Sizes, *, local: int | None = None, compiled: bool =
 
 def fitting(made: Peak, memory: float = MEMORY) -> int:
     """The largest number of images at once that fits; 0 if not even one does."""
-    return max(0, int((memory * SPARE - made.states) / made.image)) if made.image else made.images
+    return max(0, int((memory * MEMORY_SHARE - made.states) / made.image)) if made.image else made.images
 
 
-def on_gpus(made: Peak, gpus: int) -> Peak:
-    """The peak on each of several GPUs, which share a batch; a share that does not fit is computed in micro-batches of what fits."""
+def on_gpus(made: Peak, gpus: int, memory: float = MEMORY) -> Peak:
+    """The peak on each of several GPUs, which share a batch. A share that does not fit is computed in micro-batches, which a training
+    chooses like this from what it counts (``machine.memory``)."""
     if not made.image:
         return made
-    return made._replace(images=max(1, min(math.ceil(made.images / gpus), fitting(made))))
+    share, fits = math.ceil(made.images / gpus), max(1, fitting(made, memory))
+    if share <= fits:
+        return made._replace(images=share)
+    images = equal_pieces(share, min(fits, made.piece or fits))
+    return made._replace(images=images, kept=max(fits // images - 1, 0) if made.piece else 0)
 
 
 def _diffusion(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
@@ -110,7 +117,7 @@ def _autoencoder(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
         parameters += flops.discriminator(loss, resolution=sizes.side)[0].parameters
     states = _trained(parameters, ema=False, bf16=precision == "bf16") + FLOAT * _frozen(sizes)
     states += _kept(FLOAT * sizes.card.channels * sizes.grid**2, sizes.counts.train)
-    return Peak(states, image, local or part.training.batch)
+    return Peak(states, image, local or part.training.batch, PIECE)
 
 
 def decoder_bytes(sizes: Sizes, compiled: bool) -> float:
@@ -187,9 +194,11 @@ def remarks(peaks: Iterable[tuple[str, Peak]], gpus: int) -> list[str]:
     said: dict[str, None] = {}
     for stage, whole in peaks:
         made, share = on_gpus(whole, gpus), math.ceil(whole.images / gpus)
-        if made.total > MEMORY * SPARE:
+        if made.total > MEMORY * MEMORY_SHARE:
             said[f"{stage} does not fit: planned peak {made.total / GIB:,.0f} GiB of the {MEMORY / GIB:.0f} GiB of an {DEVICE}."] = None
         elif made.image and made.images < share:
             least = (whole.states + share * whole.image) / GIB
-            said[f"{stage} in micro-batches of {made.images}: {share} images at once would take {least:,.0f} GiB of an {DEVICE}."] = None
+            kept = f" (activations of {made.kept + 1} at once)" if made.kept else ""
+            why = f"{share} images at once would take {least:,.0f} GiB, an {DEVICE} has {MEMORY / GIB:.0f} GiB"
+            said[f"{stage} in micro-batches of {made.images}{kept}: {why}."] = None
     return list(said)

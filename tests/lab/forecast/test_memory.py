@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from svgbench.config.build import build
+from svgbench.config.choices import MEMORY_SHARE, PIECE
 from svgbench.lab.forecast.estimate import Estimate, estimate, outline
-from svgbench.lab.forecast.memory import GIB, MEMORY, SPARE, Peak, fitting, map_elements, on_gpus, peak, remarks
+from svgbench.lab.forecast.memory import GIB, MEMORY, Peak, fitting, map_elements, on_gpus, peak, remarks
 from svgbench.lab.forecast.sizes import Counts, sizes_of
 from svgbench.lab.forecast.speed import pace_of
+from svgbench.machine.memory import Memory
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.stages.graph import by_name
 from svgbench.tables.planned import stage_table
@@ -39,10 +41,13 @@ def test_every_stage_of_the_preset_paper_fits_one_gpu_without_flags():
     planned = {name: on_gpus(made, 1) for name, made in peaks.items() if made}
     assert {"autoencoder", "diffusion", "samples", "statistics", "reconstructions"} <= planned.keys()
     assert all(made.total <= MEMORY for made in planned.values())
-    assert planned["autoencoder"].images == fitting(peaks["autoencoder"]) < 512  # in micro-batches
+    found = Memory(fits=fitting(peaks["autoencoder"]), image=1, room=fitting(peaks["autoencoder"]))  # what a training would count
+    limit = found.limit(512, PIECE)
+    assert (planned["autoencoder"].images, planned["autoencoder"].kept) == (limit, found.held(limit)) and limit == 64
     assert planned["diffusion"].images == 256 and on_gpus(peaks["diffusion"], 8).images == 32
     said = remarks([(name, made) for name, made in peaks.items() if made], 1)
-    assert len(said) == 1 and said[0].startswith(f"autoencoder in micro-batches of {planned['autoencoder'].images}: 512 images at once")
+    at_once = f"(activations of {found.held(limit) + 1} at once)"
+    assert len(said) == 1 and said[0].startswith(f"autoencoder in micro-batches of 64 {at_once}: 512 images at once would take ")
     assert remarks([(name, made) for name, made in peaks.items() if made], 8) == []
 
 
@@ -50,7 +55,7 @@ def test_a_stage_that_does_not_fit_is_warned_of():
     large = Peak(states=150 * GIB, image=GIB, images=8)
     assert fitting(large) == 0 and on_gpus(large, 1).images == 1
     assert remarks([("diffusion", large)] * 2, 1) == ["diffusion does not fit: planned peak 151 GiB of the 139 GiB of an H200."]
-    assert fitting(Peak(states=0.0, image=GIB, images=1000)) == int(139 * SPARE)
+    assert fitting(Peak(states=0.0, image=GIB, images=1000)) == int(139 * MEMORY_SHARE)
 
 
 def test_a_plan_for_gpus_shows_the_memory_of_each_stage():
