@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from svgbench.errors import BadInput
 from svgbench.lab.measured import BenchRow
 from svgbench.machine.measure import Precision, gemm, gemm_name, peak_memory, reset_peak, synchronise
 from svgbench.machine.timing import LEAST, rank_of
@@ -21,6 +23,8 @@ SHORTEST = 0.02
 """Seconds that a repetition takes at least: quicker calls are repeated within it."""
 FULL_RATE = 0.9
 """Share of the rate of matrix products that no piece exceeds: what would take longer than its budget even so is not begun."""
+FAILURES = (MemoryError, RuntimeError, BadInput)
+"""Errors of a piece that may become its remark, while the others are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +98,14 @@ class Clock:
         """Measures a bout within about ``seconds``. Its preparation may delay the first round to twice that, within ``left``, the time for
         all bouts. A piece that does not fit in memory or in the time becomes a row that says so."""
         began = time.perf_counter()
+        _clear(self.device, graphs=True)
         if why := self._refusal(bout, seconds):
             return [BenchRow(stage=bout.stage, name=name, said=why) for name in bout.names]
         made: list[BenchRow] = []
         turns: list[_Turns] = []
         try:
             pieces = bout.prepare()
-        except (MemoryError, RuntimeError) as error:
+        except FAILURES as error:
             pieces = ()
             made += [BenchRow(stage=bout.stage, name=name, said=_why(error)) for name in bout.names]
             _clear(self.device)
@@ -109,7 +114,7 @@ class Clock:
                 break
             try:
                 turns.append(self._begin(piece))
-            except (MemoryError, RuntimeError) as error:
+            except FAILURES as error:
                 made.append(_row(bout.stage, piece, said=_why(error)))
                 _clear(self.device)
         for number in range(MOST):
@@ -121,7 +126,7 @@ class Clock:
             for turn in list(turns):
                 try:
                     self._turn(turn)
-                except (MemoryError, RuntimeError) as error:
+                except FAILURES as error:
                     made.append(_row(bout.stage, turn.piece, said=_why(error)))
                     turns.remove(turn)
                     _clear(self.device)
@@ -264,8 +269,11 @@ def _longest(turn: _Turns) -> float:
 
 
 def _why(error: BaseException) -> str:
-    """The remark for a lack of memory, or for a kernel that this device does not have; any other error is raised again."""
+    """The remark for a lack of memory, for a kernel that this device does not have, or for an input that a piece refuses; any other error
+    is raised again."""
     text = str(error)
+    if isinstance(error, BadInput):
+        return text.rstrip(".")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text or "out of memory" in text:
         return "out of memory"
     if "No available kernel" in text:
@@ -273,10 +281,13 @@ def _why(error: BaseException) -> str:
     raise error
 
 
-def _clear(device: torch.device) -> None:
-    """Gives the memory of a failed piece back."""
+def _clear(device: torch.device, *, graphs: bool = False) -> None:
+    """Gives the memory of pieces that ended back. ``graphs``: also what torch.compile keeps of them, so that the next bout's first calls
+    compile, and torch's limit of recompilations counts from zero."""
     import gc
 
+    if graphs and "torch._dynamo" in sys.modules:  # importing it takes seconds
+        torch.compiler.reset()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,9 +16,11 @@ from svgbench.bench.subject import Subject
 from svgbench.config.choices import evaluations
 from svgbench.lab.forecast import scoring
 from svgbench.lab.forecast.estimate import update_flops
-from svgbench.lab.forecast.memory import peak
-from svgbench.machine.measure import Precision, float32_products, gemm, precision_used, side_of
+from svgbench.lab.forecast.memory import on_gpus, peak
+from svgbench.machine.measure import Precision, gemm, precision_used, side_of
+from svgbench.machine.memory import total_memory
 from svgbench.metrics.frechet import Moments, factor, frechet_distance
+from svgbench.nets.guidance import predicting
 
 STAGES = ("products", "copies", "images", "encoding", "autoencoder", "diffusion", "attention", "samples", "scores")
 """Parts of the machine and of a run, in the order in which they are measured."""
@@ -109,11 +109,15 @@ class BenchSheet:
 
     # --- the stages ---
 
+    @property
+    def _encodings(self) -> tuple[Precision, ...]:
+        """Precisions of encoding that are measured: on a CPU the run's own, because bf16 may be emulated there."""
+        return ("bf16", "tf32", "fp32") if self.gpu else (self.subject.config.encoder.precision,)
+
     def _encoding(self) -> Iterator[Bout]:
         """Frozen encoder and residual encoder, in each precision on a GPU."""
-        subject, count = self.subject, self.of("diffusion")
+        subject, count, kinds = self.subject, self.of("diffusion"), self._encodings
         name, flops = "encode images", count * subject.sizes.encoding
-        kinds: tuple[Precision, ...] = ("bf16", "tf32", "fp32") if self.gpu else ("fp32",)
 
         def prepare() -> list[BenchPiece]:
             pixels, encode = subject.pixels(count), subject.frozen.encode
@@ -134,13 +138,13 @@ class BenchSheet:
             return
         update = count * sum(update_flops(sizes, gan=bool(part.loss.adversarial)))
         forward = count * (sizes.encoding + sizes.decoding)
-        names = ("forward: encode and decode", "update")
+        names = ("forward: encode and decode", "update, compiled" if self.compiles else "update")
         own = part.training.precision
         for training in dict.fromkeys(("bf16", own) if self.gpu else (own,)):
             used = self._used(training)
 
             def prepare(training: str = training, used: Precision = used) -> list[BenchPiece]:
-                task, pixels, tokenizer = subject.autoencoder(training), subject.pixels(count), subject.frozen
+                task, pixels, tokenizer = subject.autoencoder(training, compile=self.compiles), subject.pixels(count), subject.frozen
                 facts: dict[str, Any] = {"batch": count, "precision": used}
                 return [
                     BenchPiece(
@@ -149,54 +153,82 @@ class BenchSheet:
                     BenchPiece(name=names[1], call=subject.update(task, count), flops=update, sets_pace=True, cpu=True, **facts),
                 ]
 
-            planned = self._peak("autoencoder", count)
+            planned = self._peak("autoencoder", count, compiled=self.compiles)
             yield Bout(stage="autoencoder", names=names, prepare=prepare, weight=2, flops=update, precision=used, peak=planned)
 
     def _diffusion(self) -> Iterator[Bout]:
+        """The transformer's update and forward pass; on a GPU also eager, with images encoded in each precision, and one rank's share."""
         count = self.of("diffusion")
-        if not self.gpu:
-            yield self._transformer("forward", "update", count, weight=2, compile=False, pace=True)
-            yield self._transformer(None, "update, encoding online", count, weight=1, compile=False, online=True)
+        if not self.compiles:
+            yield self._transformer("update", "forward", count, weight=2, pace=True)
+            yield self._online("update, encoding online", count)
             return
-        yield self._transformer("forward, compiled", "update, compiled", count, weight=2, compile=True, watch=True, pace=True)
-        yield self._transformer("forward, eager", "update, eager", max(1, count // 2), weight=1, compile=False)
-        yield self._transformer(None, "update, compiled, encoding online", count, weight=1, compile=True, online=True)
-        yield self._transformer(None, "update, compiled, one of 8 ranks", min(count, SHARE), weight=1, compile=True)
+        yield self._transformer("update, compiled", "forward, compiled", count, weight=2, compile=True, pace=True)
+        yield self._transformer("update, eager", "forward, eager", max(1, count // 2), weight=1)
+        yield self._online("update, compiled, encoding online", count)
+        if self.gpu:
+            yield self._share(min(count, SHARE))
 
-    def _transformer(
-        self,
-        forward: str | None,
-        update: str,
-        count: int,
-        *,
-        weight: float,
-        compile: bool,
-        online: bool = False,
-        watch: bool = False,
-        pace: bool = False,
-    ) -> Bout:
-        """Forward pass and update of the transformer. ``watch``: also one update in which calls that wait for the GPU are counted.
-        ``pace``: plans take their pace from the update."""
-        subject = self.subject
-        part, sizes = subject.config.diffusion, subject.sizes
-        used, work = self._used(part.training.precision), sizes.transformer
+    def _transformer(self, update: str, forward: str, count: int, *, weight: float, compile: bool = False, pace: bool = False) -> Bout:
+        """Update and forward pass on latents in memory. ``pace``: plans take their pace from the update; on a GPU, calls in it that wait
+        are counted."""
+        subject, work = self.subject, self.subject.sizes.transformer
 
         def prepare() -> list[BenchPiece]:
-            task = subject.diffusion(online=online, compile=compile)
+            task = subject.diffusion(compile=compile)
             step = subject.update(task, count)
-            trained = BenchPiece(
-                name=update, call=step, batch=count, flops=count * work.training, precision=used, sets_pace=pace,
-                cpu=True, after=partial(_waiting, step) if watch else None,
-            )  # fmt: skip
-            passes = [] if forward is None else [
-                BenchPiece(name=forward, call=subject.losses(task, count), batch=count, flops=count * work.forward, precision=used)
-            ]  # fmt: skip
-            return [*passes, trained]
+            after = partial(_waiting, step) if pace and self.gpu else None
+            passed = subject.losses(task, count)
+            return [
+                self._trained(update, step, count, sets_pace=pace, after=after),
+                BenchPiece(name=forward, call=passed, batch=count, flops=count * work.forward, precision=self._transformer_precision),
+            ]
 
-        names = (update,) if forward is None else (forward, update)
-        flops = count * (work.training + (sizes.encoding if online else 0))
         planned = self._peak("diffusion", count, compiled=compile)
-        return Bout(stage="diffusion", names=names, prepare=prepare, weight=weight, flops=flops, precision=used, peak=planned)
+        return self._bout((update, forward), prepare, weight, count * work.training, planned)
+
+    def _online(self, update: str, count: int) -> Bout:
+        """The update that encodes its images, in each precision of encoding; the transformer is the same."""
+        subject, kinds, sizes = self.subject, self._encodings, self.subject.sizes
+        names = tuple(f"{update} in {kind}" if len(kinds) > 1 else update for kind in kinds)
+
+        def prepare() -> list[BenchPiece]:
+            step = subject.update(subject.diffusion(online=True, compile=self.compiles), count)
+            return [
+                self._trained(name, self._encoded_in(kind, step), count, first=kind == kinds[0])
+                for name, kind in zip(names, kinds, strict=True)
+            ]
+
+        flops = count * (sizes.transformer.training + sizes.encoding)
+        return self._bout(names, prepare, len(kinds), flops, self._peak("diffusion", count, compiled=self.compiles))
+
+    def _share(self, count: int) -> Bout:
+        """The update at the batch of one of eight ranks, where the host limits the speed: eager, compiled, and captured in a graph."""
+        subject = self.subject
+        variants: dict[str, dict[str, bool]] = {"eager": {}, "compiled": {"compile": True}, "captured": {"compile": True, "capture": True}}
+        names = tuple(f"update, {how}, one of 8 ranks" for how in variants)
+
+        def prepare() -> list[BenchPiece]:
+            steps = [subject.update(subject.diffusion(**how), count, capture=how.get("capture", False)) for how in variants.values()]
+            return [self._trained(name, step, count) for name, step in zip(names, steps, strict=True)]
+
+        planned = sum(self._peak("diffusion", count, compiled=how.get("compile", False)) for how in variants.values())
+        return self._bout(names, prepare, 2, count * subject.sizes.transformer.training, planned)
+
+    def _trained(self, name: str, step: Callable[[], Any], count: int, **facts: Any) -> BenchPiece:
+        """Updates of the transformer as a piece."""
+        flops = count * self.subject.sizes.transformer.training
+        return BenchPiece(name=name, call=step, batch=count, flops=flops, precision=self._transformer_precision, cpu=True, **facts)
+
+    def _bout(
+        self, names: tuple[str, ...], prepare: Callable[[], Sequence[BenchPiece]], weight: float, flops: float, planned: float
+    ) -> Bout:
+        precision = self._transformer_precision
+        return Bout(stage="diffusion", names=names, prepare=prepare, weight=weight, flops=flops, precision=precision, peak=planned)
+
+    @property
+    def _transformer_precision(self) -> Precision:
+        return self._used(self.subject.config.diffusion.training.precision)
 
     def _attention(self) -> Iterator[Bout]:
         """The backends of PyTorch's attention at the transformer's size, forward and backward (CUDA)."""
@@ -233,27 +265,31 @@ class BenchSheet:
 
     def _samples(self) -> Iterator[Bout]:
         """One step, a batch of images, and its decoding; on a GPU in bf16, and a quarter of it in fp32."""
-        subject, sizes, how = self.subject, self.subject.sizes, self.subject.sampling
+        subject, sizes, how = self.subject, self.subject.sizes, self.subject.sampling("fp32")
         calls = evaluations(how.sampler, how.steps, how.guidance, how.schedule, how.shift, how.zero_init) or 0.0
-        kinds: tuple[Precision, ...] = ("bf16", "fp32") if self.gpu else ("fp32",)
-        names = ("one guided evaluation", f"samples, {how.steps} steps, guidance {how.guidance:g}", "decode")
+        kinds: tuple[Precision, ...] = ("bf16", "fp32") if self.gpu else (subject.config.sampling.precision,)
+        names = ["one guided evaluation", f"samples, {how.steps} steps, guidance {how.guidance:g}", "decode"]
+        names += ["one guided evaluation, eager"] if self.compiles else []
 
         def pieces(kind: Precision, generator: Any, count: int) -> list[BenchPiece]:
-            device, model = subject.device, generator.model
+            device, model, sampling = subject.device, generator.model, subject.sampling(kind)
             indices, labels = torch.arange(count), torch.zeros(count, dtype=torch.int64)
             rows = torch.zeros(2 * count, dtype=torch.int64, device=device)
             noise = torch.randn(2 * count, model.channels, model.grid, model.grid, device=device)
             latents, time = noise[:count].contiguous(), torch.full((2 * count,), 0.5, device=device)
+            network, eager = predicting(model, sampling.precision), predicting(model.forward, sampling.precision)
             calls_of = {
-                names[0]: (lambda: model(noise, time, rows), 2 * sizes.transformer.forward),
-                names[1]: (lambda: generator.images(indices, labels, how), calls * sizes.transformer.forward + sizes.decoding),
+                names[0]: (lambda: network(noise, time, rows), 2 * sizes.transformer.forward),
+                names[1]: (lambda: generator.images(indices, labels, sampling), calls * sizes.transformer.forward + sizes.decoding),
                 names[2]: (lambda: subject.frozen.decode(latents), sizes.decoding),
+                "one guided evaluation, eager": (lambda: eager(noise, time, rows), 2 * sizes.transformer.forward),
             }
             return [
                 BenchPiece(
                     name=name, call=self._in(kind, call), batch=count, flops=count * flops, precision=kind, sets_pace=name == names[1]
                 )
                 for name, (call, flops) in calls_of.items()
+                if name in names
             ]
 
         for kind in kinds:
@@ -266,9 +302,8 @@ class BenchSheet:
             count = self.batch or ((64 if kind == "fp32" else 256) if self.gpu else 8)
             flops = count * (calls * sizes.transformer.forward + sizes.decoding)
             made = peak("samples", sizes) if self.gpu else None
-            yield Bout(
-                stage="samples", names=names, prepare=prepare, weight=1, flops=flops, precision=kind, peak=made.total if made else 0.0
-            )
+            planned = made.total if made else 0.0
+            yield Bout(stage="samples", names=tuple(names), prepare=prepare, weight=1, flops=flops, precision=kind, peak=planned)
 
     def _scores(self) -> Iterator[Bout]:
         """Features of the judging network, and a Frechet distance of Inception's width."""
@@ -305,32 +340,33 @@ class BenchSheet:
 
     # --- precision and memory ---
 
+    @property
+    def compiles(self) -> bool:
+        """Whether networks are compiled, as the stages do by default on this device."""
+        return self.subject.runtime.compiles
+
     def _used(self, precision: Any) -> Precision:
         return precision_used(self.subject.device, precision)
 
     def _in(self, kind: Precision, call: Callable[[], Any]) -> Callable[[], Any]:
-        """The call without gradients, in a precision."""
+        """The call without gradients, with images encoded and latents decoded in a precision."""
+        return torch.no_grad()(self._encoded_in(kind, call))
+
+    def _encoded_in(self, kind: Precision, call: Callable[[], Any]) -> Callable[[], Any]:
+        """The call, with images encoded and latents decoded in a precision."""
 
         def inside() -> Any:
-            with torch.no_grad(), precision_of(kind, self.subject):
+            with self.subject.products(kind):
                 return call()
 
         return inside
 
-    def _peak(self, stage: str, count: int, *, compiled: bool = False) -> float:
-        """The planned peak of a training at this batch."""
+    def _peak(self, stage: str, count: int, *, compiled: bool) -> float:
+        """The planned peak of a training at this batch; on a GPU in micro-batches that fit, like a run."""
         made = peak(stage, self.subject.sizes, local=count, compiled=compiled)
-        return made.total if made else 0.0
-
-
-@contextlib.contextmanager
-def precision_of(kind: Precision, subject: Subject) -> Iterator[None]:
-    """Context in which a forward pass computes in this precision."""
-    products: AbstractContextManager[Any] = contextlib.nullcontext()
-    if subject.device.type == "cuda" and kind != "bf16":
-        products = float32_products("high" if kind == "tf32" else "highest")
-    with products, subject.runtime.autocast("bf16" if kind == "bf16" else "fp32"):
-        yield
+        if made is None:
+            return 0.0
+        return on_gpus(made, 1, total_memory(self.subject.device)).total if self.gpu else made.total
 
 
 def _waiting(step: Callable[[], Any]) -> str:
@@ -344,8 +380,3 @@ def _waiting(step: Callable[[], Any]) -> str:
             torch.cuda.set_sync_debug_mode("default")
     count = sum("synchroniz" in str(one.message) for one in caught)
     return f"{count} synchronising calls in an update"
-
-
-def chosen(words: Sequence[str] | None) -> tuple[str, ...]:
-    """The stages of ``--stage``; all when none is given."""
-    return tuple(words) if words else STAGES

@@ -5,13 +5,15 @@ This module alone knows how the tasks of the stages are built and called.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +29,9 @@ from svgbench.images import packed
 from svgbench.images.store import ImageSet, open_images
 from svgbench.lab.forecast.sizes import FLOAT, Sizes
 from svgbench.machine import arrays
+from svgbench.machine.capture import WARM_UP
 from svgbench.machine.feed import loaded
+from svgbench.machine.measure import Precision, float32_products
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import Batch
 from svgbench.machine.updates import Updates
@@ -40,7 +44,7 @@ from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages import tokenizers
 from svgbench.stages.autoencoder import AutoencoderTask
 from svgbench.stages.diffusion import DiffusionTask
-from svgbench.stages.samples import Generator
+from svgbench.stages.samples import Generator, compile_for_sampling
 
 IMAGES = 512
 """Images in the store, or one batch if it is larger."""
@@ -79,8 +83,25 @@ class Subject:
 
     @cached_property
     def encoder(self) -> Any:
-        """The frozen encoder."""
-        return open_encoder(self.sizes.card, None, self.device, random_weights_seed=0)
+        """The frozen encoder, in the run's precision; ``products`` changes it for a while."""
+        made = open_encoder(self.sizes.card, None, self.device, random_weights_seed=0)
+        made.precision = self.config.encoder.precision
+        return made
+
+    @contextlib.contextmanager
+    def products(self, kind: Precision) -> Iterator[None]:
+        """Context in which images are encoded and latents decoded in this precision, whatever the run's is. On a GPU, ``fp32`` and ``tf32``
+        also exclude or allow TF32 in all other float32 products."""
+        float32: AbstractContextManager[Any] = contextlib.nullcontext()
+        if self.device.type == "cuda" and kind != "bf16":
+            float32 = float32_products("high" if kind == "tf32" else "highest")
+        before = self.encoder.precision
+        self.encoder.precision = keyed(kind)
+        try:
+            with float32:
+                yield
+        finally:
+            self.encoder.precision = before
 
     def tokenizer(self) -> Tokenizer | Codec:
         """The tokenizer as it is before its training; with gradients for what is trained."""
@@ -110,7 +131,9 @@ class Subject:
         """An untrained transformer."""
         sizes: dict[str, Any] = {"channels": self.sizes.channels, "grid": self.sizes.grid, "classes": self.sizes.counts.classes}
         torch.manual_seed(0)
-        model = SiT(**sizes, **self.config.diffusion.transformer.model_dump(mode="json")).to(self.device)
+        with self.device:  # on a GPU, initial weights take long on the host
+            model = SiT(**sizes, **self.config.diffusion.transformer.model_dump(mode="json"))
+        model = model.to(self.device)
         if compile:
             model.compile_blocks()
         return model
@@ -127,12 +150,13 @@ class Subject:
         known = torch.randn(len(self.images), *shape, device=self.device, generator=generator)
         return tokenizers.Cached(function, self.images, self.runtime, label="latents", known=known)
 
-    def diffusion(self, *, online: bool = False, compile: bool = False) -> DiffusionTask:
+    def diffusion(self, *, online: bool = False, compile: bool = False, capture: bool = False) -> DiffusionTask:
         """The second stage's task, without mirrored images, so that latents in memory and computed ones are comparable."""
         part = self.config.diffusion.model_copy(update={"flip": False})
         labels = torch.as_tensor(self.images.labels)
         latents, read = self.latents(online=online), self.images if online else None
-        return DiffusionTask(self.transformer(compile), latents, labels, self.stats, part, 0, self.runtime, images=read)
+        runtime = replace(self.runtime, capture=capture)
+        return DiffusionTask(self.transformer(compile), latents, labels, self.stats, part, 0, runtime, images=read)
 
     def losses(self, task: DiffusionTask, count: int) -> Callable[[], Any]:
         """The forward pass of the second stage's update."""
@@ -140,7 +164,7 @@ class Subject:
         batch = loaded(task, Batch(indices=indices, positions=indices, size=count), self.device)
         return lambda: task.losses(task.encoded(batch))
 
-    def autoencoder(self, precision: str) -> AutoencoderTask:
+    def autoencoder(self, precision: str, *, compile: bool = False) -> AutoencoderTask:
         """The first stage's task, with features in memory if a run of this size keeps them there. A perceptual network that is not shipped
         has random weights."""
         part, tokenizer = self.config.autoencoder, self.tokenizer()
@@ -151,28 +175,43 @@ class Subject:
         shape = (self.sizes.card.channels, self.sizes.grid, self.sizes.grid)
         online = FLOAT * math.prod(shape) * self.sizes.counts.train > CACHE_BYTES
         features = self._cached(self.encoder.encode, shape, online=online)
-        return AutoencoderTask(tokenizer, self.images, features, part, 0, self.runtime)
+        task = AutoencoderTask(tokenizer, self.images, features, part, 0, self.runtime)
+        if compile:
+            task.compile()
+        return task
 
-    def update(self, task: AutoencoderTask | DiffusionTask, batch: int) -> Callable[[], Any]:
-        """Updates of a task at this batch size, with optimiser and averages, once every loss is on."""
+    def update(self, task: AutoencoderTask | DiffusionTask, batch: int, *, capture: bool = False) -> Callable[[], Any]:
+        """Updates of a task at this batch size, with optimiser and averages, once every loss is on. As a run does, the first call counts on
+        a GPU which micro-batch fits, and compiles what is compiled; with ``capture`` it ends when the pass is captured."""
         part = self.config.autoencoder if isinstance(task, AutoencoderTask) else self.config.diffusion
         begun = self.config.autoencoder.loss.adversarial_start_images if isinstance(task, AutoencoderTask) else 0
         settings = part.training.model_copy(update={"batch": batch})
-        return Updates(task, settings=settings, dataset_size=len(self.images), out=self.place, runtime=self.runtime, images_seen=begun)
+        common: dict[str, Any] = {"dataset_size": len(self.images), "out": self.place, "runtime": self.runtime}
+
+        @cache
+        def begin() -> Updates:
+            task.fit()
+            made = Updates(task, settings=settings, images_seen=begun, **common)
+            for _ in range(WARM_UP + 1 if capture else 0):
+                made()
+            return made
+
+        return lambda: begin()()
 
     def generator(self) -> Generator:
-        """Draws samples with an untrained transformer."""
+        """Draws samples with an untrained transformer, compiled if the runtime compiles."""
         part = self.config.diffusion
-        model = self.transformer().eval().requires_grad_(False)
+        model = OBJECTIVES[part.objective].wrap(self.transformer().eval().requires_grad_(False), part.prediction)
+        compile_for_sampling(model, self.runtime)
         classes = [str(n) for n in range(self.sizes.counts.classes)]
-        return Generator.around(self.frozen, self.stats, OBJECTIVES[part.objective].wrap(model, part.prediction), classes, self.runtime)
+        return Generator.around(self.frozen, self.stats, model, classes, self.runtime)
 
-    @property
-    def sampling(self) -> SamplingProtocol:
-        """The run's sampling at its largest numbers of steps and guidance; a tuned shift is replaced by 1, which costs the same."""
+    def sampling(self, kind: Precision) -> SamplingProtocol:
+        """The run's sampling at its largest numbers of steps and guidance, in a precision; a tuned shift is replaced by 1, which costs the
+        same."""
         part = self.config.sampling.model_dump()
         shift = 1.0 if isinstance(part["shift"], str) else part["shift"]
-        more = {"steps": max(part["steps"]), "guidance": max(part["guidance"]), "against": "null", "shift": shift}
+        more = {"steps": max(part["steps"]), "guidance": max(part["guidance"]), "against": "null", "shift": shift, "precision": keyed(kind)}
         return SamplingProtocol.of({**part, **more})
 
     def extractor(self) -> Extractor:
@@ -193,6 +232,11 @@ class Subject:
         if not path.exists():
             save_file({f"features.{name}": value for name, value in vgg16(weights=None).features.state_dict().items()}, path)
         return path
+
+
+def keyed(kind: Precision) -> Literal["fp32", "bf16"]:
+    """The value of a field of precision; TF32 is a float32 there."""
+    return "bf16" if kind == "bf16" else "fp32"
 
 
 class _Endless(ImageSet):

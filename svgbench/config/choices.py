@@ -3,6 +3,7 @@ limits. No torch: what a choice computes is in ``nets``, under the same name."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ MOST_STEPS = 4000
 MOST_GUIDANCE = 100.0
 LEAST_SHIFT = 1e-3
 """Smallest shift that the command line accepts."""
+MEMORY_SHARE = 0.9
+"""Part of a GPU's memory that is planned; the rest is for the allocator's gaps, workspaces of kernels and the driver."""
+PIECE = 64
+"""Images in a micro-batch of stage 1 that keep a GPU busy: when a batch does not fit, small pieces let more of them keep their
+activations."""
 MOMENT_IMAGES = 50_000
 """Number of training images whose residuals determine a frozen alignment."""
 CACHE_BYTES = 4 << 30
@@ -80,6 +86,11 @@ LAST_STEP = 0.04
 """Length of the last, noiseless step of ``sde-euler``: SiT's and REPA's."""
 DDPM_STEPS = 1000
 """Steps of DDPM's schedule: 0 is nearly data, 999 nearly noise."""
+
+
+def equal_pieces(count: int, most: int) -> int:
+    """Images in each of the fewest pieces of a batch with at most ``most`` images; the last one may be smaller."""
+    return math.ceil(count / math.ceil(count / most))
 
 
 def shift_time(t: Any, shift: float) -> Any:

@@ -81,13 +81,15 @@ def side_of(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def float32_products(precision: Literal["highest", "high"]) -> Iterator[None]:
-    """Context in which float32 products on a GPU are exact (``highest``) or use TF32 (``high``)."""
-    before = torch.get_float32_matmul_precision()
+    """Context in which float32 products and convolutions on a GPU are exact (``highest``) or use TF32 (``high``)."""
+    before, convolutions = torch.get_float32_matmul_precision(), _tf32_in_convolutions()
     torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision == "high"
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def precision_used(device: torch.device, precision: Literal["fp32", "bf16"]) -> Precision:
@@ -100,9 +102,12 @@ def precision_used(device: torch.device, precision: Literal["fp32", "bf16"]) -> 
 
 def tf32_allowed() -> bool:
     """Whether float32 products or convolutions on a GPU may use TF32."""
+    return torch.get_float32_matmul_precision() != "highest" or _tf32_in_convolutions()
+
+
+def _tf32_in_convolutions() -> bool:
     convolutions = getattr(torch.backends.cudnn, "conv", None)  # torch 2.9; reading the older flag there may raise
-    in_convolutions = convolutions.fp32_precision == "tf32" if convolutions is not None else torch.backends.cudnn.allow_tf32
-    return torch.get_float32_matmul_precision() != "highest" or in_convolutions
+    return convolutions.fp32_precision == "tf32" if convolutions is not None else torch.backends.cudnn.allow_tf32
 
 
 def count_flops(function: Callable[[], Any]) -> int:

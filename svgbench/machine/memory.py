@@ -15,14 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from svgbench.config.choices import MEMORY_SHARE, equal_pieces
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.sharding import is_sharded, local
 
 PROBES = (28, 36)
 """Images of the two counted updates: enough for their activations to outweigh what does not grow with the batch, and for torch.compile to
 choose the kernels of large batches (Inductor fuses some sums from 5 Mi elements on, 27 images of SiT-B) and not to compile again."""
-SHARE = 0.9
-"""Part of the device's memory that is planned; the rest is for the allocator's gaps, workspaces of kernels and the driver."""
 STATE_BYTES = 16
 """Bytes that a training later keeps for each trained parameter: two fp32 moments of Adam, the moving average, a bucket for reduction."""
 WHOLE_BYTES = 4
@@ -47,7 +46,7 @@ class Memory:
         at most ``most``."""
         if self.micro_batch is not None or self.fits is None or count <= self.fits:
             return self.micro_batch
-        return math.ceil(count / math.ceil(count / min(self.fits, most or self.fits)))
+        return equal_pieces(count, min(self.fits, most or self.fits))
 
     def held(self, micro_batch: int | None) -> int:
         """How many micro-batches may keep their activations while another one is computed, if this was counted."""
@@ -70,7 +69,7 @@ def counted(runtime: Runtime, probe: Callable[[int], object], networks: Iterable
 
     gc.collect()  # networks of earlier stages, which refer to themselves once they are compiled
     probe(PROBES[0])  # compiles, and fills caches
-    made = planned([peak(images) for images in PROBES], torch.cuda.get_device_properties(device).total_memory, later_bytes(networks))
+    made = planned([peak(images) for images in PROBES], total_memory(device), later_bytes(networks))
     return agreed(made, runtime)
 
 
@@ -78,6 +77,11 @@ def later_bytes(networks: Iterable[nn.Module]) -> int:
     """Bytes that a training allocates besides those of a probe, on this rank."""
     trained = [p for network in networks for p in network.parameters() if p.requires_grad]
     return sum(STATE_BYTES * local(p).numel() + WHOLE_BYTES * (p.numel() if is_sharded(p) else 0) for p in trained)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of a GPU's memory."""
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def agreed(memory: Memory, runtime: Runtime) -> Memory:
@@ -90,5 +94,5 @@ def planned(peaks: list[int], total: int, later: int) -> Memory:
     """What fits a device of ``total`` bytes, ``later`` of which a training allocates besides (``later_bytes``), by the peaks of ``PROBES``
     images; at least one image, whatever the memory."""
     image = max(math.ceil((peaks[1] - peaks[0]) / (PROBES[1] - PROBES[0])), 1)
-    room = int(SHARE * total) - (peaks[0] - image * PROBES[0]) - later
+    room = int(MEMORY_SHARE * total) - (peaks[0] - image * PROBES[0]) - later
     return Memory(fits=max(room // image, 1), image=image, room=max(room, 0))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from svgbench.backends.open import FrozenEncoder
 from svgbench.config import schema
-from svgbench.config.choices import MOMENT_IMAGES
+from svgbench.config.choices import MOMENT_IMAGES, PIECE
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.feed import loaded
 from svgbench.machine.files import write_atomic
@@ -50,10 +50,6 @@ class _Piece:
     """Goes around the backward pass of an optimiser's networks (``Batch.reducing``)."""
     residual: Tensor | None = None
     """Residual before alignment [b, c, h, w], once it is computed."""
-
-
-PIECE = 64
-"""Images in a micro-batch that keep a GPU busy: when a batch does not fit, small pieces let more of them keep their activations."""
 
 
 class AutoencoderTask:

@@ -22,13 +22,14 @@ def bench_tables(made: BenchFile) -> list[Table]:
         rows = [[row.name, _time(row.seconds), _spread(row), _rate(row)] for row in machine if row.seconds]
         tables.append(Table("Machine", ["what", "time", "±", "rate"], rows, [about, *_remarks(machine)], kind="cost"))
     if pieces:
-        timed = [row for row in pieces if row.seconds]
+        timed = [row for row in pieces if row.seconds or row.first_seconds]
         speed = [[*_names(row), _time(row.seconds), _spread(row), _number(row.images_per_second), _share(row.utilisation)] for row in timed]
         notes = [
             "time: median of a call; ±: half the interval of the median (95 %) in percent of it, none below 6 repetitions.",
             *_shares(timed), *([] if machine else [about]), *_remarks(pieces),
         ]  # fmt: skip
         tables.append(Table("Speed", ["stage", "what", "images, in", "time", "±", "images/s", "MFU"], speed, notes, kind="cost", keys=2))
+    if pieces and timed:
         gpu = made.device == "cuda"
         columns, whose = ["peak", "first", *(["idle", "host"] if gpu else [])], "of PyTorch's allocator" if gpu else "of the whole process"
         memory = [

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from products import Products
 
+from svgbench.bench import pieces
 from svgbench.bench.measurement import measure
 from svgbench.bench.pieces import STAGES, BenchSheet
 from svgbench.bench.subject import Subject
 from svgbench.cli.main import main
 from svgbench.config.build import build
-from svgbench.lab.forecast.sizes import counts_of, sizes_of
+from svgbench.lab.forecast.memory import MEMORY
+from svgbench.lab.forecast.sizes import Counts, counts_of, sizes_of
 from svgbench.lab.measured import read_bench
-from svgbench.machine.measure import count_work
+from svgbench.machine.capture import WARM_UP
+from svgbench.machine.measure import count_work, tf32_allowed
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.signals import Stop
 from svgbench.nets.chunks import whole_batches
@@ -46,6 +51,84 @@ def test_every_piece_of_a_run_does_the_work_that_it_is_said_to_do(subject):
         ("diffusion", "forward"), ("diffusion", "update"), ("diffusion", "update, encoding online"),
         ("samples", "one guided evaluation"), ("samples", "samples, 25 steps, guidance 2"), ("samples", "decode"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_encoding_and_sampling_run_in_the_precision_that_is_said(tmp_path, kind):
+    """Encoding also inside another autocast: the field sets the precision, not the code around it. A training in fp32 encodes in bf16."""
+    config = build({"encoder": {"precision": kind}, "sampling": {"precision": kind}}, preset="tiny")
+    subject = Subject(config, sizes_of(config, counts_of(config)), RUNTIME, tmp_path, most=4)
+    seen = {}
+    for bout in BenchSheet(subject, ("encoding", "samples", "diffusion"), batch=2).bouts():
+        for piece in bout.prepare():
+            if piece.name == "forward" or piece.name == "update":
+                continue
+            other = torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "fp32" and bout.stage == "encoding")
+            with whole_batches(), other, Products() as products:
+                piece.call()
+            seen[piece.name] = ({"fp32"} if products.fp32 else set()) | ({"bf16"} if products.bf16 else set())
+            assert bout.stage == "diffusion" or piece.precision == kind
+    alone = {name: {kind} for name in ("encode images", "one guided evaluation", "samples, 25 steps, guidance 2", "decode")}
+    assert seen == alone | {"update, encoding online": {"fp32", kind}}
+
+
+def test_products_change_the_encoder_s_precision_for_a_while(subject, monkeypatch):
+    for kind, keyed in (("bf16", "bf16"), ("fp32", "fp32"), ("tf32", "fp32")):
+        with subject.products(kind):
+            assert subject.frozen.precision == subject.encoder.precision == keyed
+        assert subject.frozen.precision == "fp32" and subject.sampling(kind).precision == keyed
+    monkeypatch.setattr(Runtime, "torch_device", property(lambda self: torch.device("cuda")))
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.conv.fp32_precision
+    for kind, allowed in (("tf32", True), ("fp32", False)):
+        with subject.products(kind):
+            assert tf32_allowed() == allowed
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.conv.fp32_precision) == before
+
+
+def test_networks_are_compiled_as_the_stages_compile_them(subject, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # marks a module, and compiles nothing
+    fast = Subject(subject.config, subject.sizes, Runtime(device="cpu", quiet=True, compile=True), subject.place, most=8)
+    fast.__dict__.update(images=subject.images, encoder=subject.encoder)
+    task = fast.autoencoder("fp32", compile=True)
+    assert task.modules["tokenizer"].residual_encoder.blocks.compiled and "before_last" in vars(task.modules["tokenizer"].decoder)
+    assert fast.diffusion(compile=True).modules["sit"].blocks.compiled
+    assert fast.generator().model._compiled_call_impl is not None and subject.generator().model._compiled_call_impl is None
+    names = {name for bout in BenchSheet(fast, ("autoencoder", "diffusion", "samples"), batch=2).bouts() for name in bout.names}
+    assert {"update, compiled", "update, eager", "update, compiled, encoding online", "one guided evaluation, eager"} <= names
+
+
+def test_the_first_update_counts_memory_and_a_captured_one_warms_up(subject, monkeypatch):
+    task, seen = subject.diffusion(), []
+    monkeypatch.setattr(task, "fit", lambda: seen.append("fit"))
+    monkeypatch.setattr("svgbench.bench.subject.Updates", lambda *_, **__: lambda: seen.append("update"))
+    step = subject.update(task, 2, capture=True)
+    assert seen == []
+    step()
+    assert seen == ["fit", *["update"] * (WARM_UP + 2)]
+    step()
+    assert len(seen) == WARM_UP + 4
+
+
+def test_the_list_of_a_gpu_fits_an_h200(tmp_path, monkeypatch):
+    """The pieces that are measured by default on CUDA; no bout is planned to need more memory than one GPU has."""
+    monkeypatch.setattr(Runtime, "torch_device", property(lambda self: torch.device("cuda")))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=MEMORY))
+    config = build({}, preset="paper")
+    runtime = Runtime(device="cuda", quiet=True)
+    bouts = BenchSheet(Subject(config, sizes_of(config, Counts(1_281_167, 50_000, 1000)), runtime, tmp_path, most=512), STAGES).bouts()
+    assert all(bout.peak <= MEMORY for bout in bouts)
+    assert {name for bout in bouts if bout.stage == "diffusion" for name in bout.names} == {
+        "update, compiled", "forward, compiled", "update, eager", "forward, eager",
+        *(f"update, compiled, encoding online in {kind}" for kind in ("bf16", "tf32", "fp32")),
+        *(f"update, {how}, one of 8 ranks" for how in ("eager", "compiled", "captured")),
+    }  # fmt: skip
+    assert [(bout.precision, bout.names[-1]) for bout in bouts if bout.stage == "autoencoder"] == [
+        ("bf16", "update, compiled"), ("tf32", "update, compiled"),
+    ]  # fmt: skip
+    assert [(bout.precision, bout.names[-1]) for bout in bouts if bout.stage == "samples"] == [
+        ("bf16", "one guided evaluation, eager"), ("fp32", "one guided evaluation, eager"),
+    ]  # fmt: skip
+    assert pieces.SHARE == 32
 
 
 def test_the_machine_s_and_the_judges_pieces_run(subject):

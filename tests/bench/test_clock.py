@@ -37,7 +37,7 @@ class Hands:
 def hands(monkeypatch):
     made = Hands()
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: made.now))
-    monkeypatch.setattr(clock, "_clear", lambda device: None)
+    monkeypatch.setattr(clock, "_clear", lambda device, graphs=False: None)
     monkeypatch.setattr(clock, "gemm", lambda device, kind: Gemm(made.work("product", 0.5), 100))
     return made
 

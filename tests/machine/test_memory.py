@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 
+from svgbench.config.choices import MEMORY_SHARE
 from svgbench.machine import memory
 from svgbench.machine.memory import PROBES, Memory, counted, planned
 from svgbench.machine.runtime import Runtime
@@ -17,7 +18,7 @@ def test_the_plan_fits_what_two_counted_peaks_say_and_the_state_to_come():
     found = planned([base + image * images for images in PROBES], H200, memory.STATE_BYTES * parameters)
     assert found.image == image
     needed = base + image * found.fits + memory.STATE_BYTES * parameters
-    assert needed <= memory.SHARE * H200 < needed + image
+    assert needed <= MEMORY_SHARE * H200 < needed + image
     assert found.fits > 256 and found.limit(256) is None  # SiT-XL's batch in one pass
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from svgbench.config.choices import CACHE_BYTES
+from svgbench.config.choices import CACHE_BYTES, MEMORY_SHARE, PIECE, equal_pieces
 from svgbench.config.networks import Decoder
 from svgbench.config.schema import ReconstructionLoss
 from svgbench.lab.forecast import flops
@@ -19,13 +19,16 @@ from svgbench.lab.forecast.sizes import FLOAT, Sizes
 GIB = 1 << 30
 DEVICE, MEMORY = "H200", 139 * GIB
 """The GPU that plans assume, and its memory in bytes."""
-SPARE = 0.94
-"""Share of a device's memory that a plan may fill: the rest is for the libraries and for gaps between allocations."""
 BLOCK = {"bf16": {True: 42.0, False: 62.0}, "fp32": {True: 72.0, False: 84.0}}
 """Bytes kept per token, channel and block of a transformer, by precision and whether blocks are compiled."""
-CONVOLUTION = {"bf16": {True: 1.40, False: 3.36}, "fp32": {True: 2.8, False: 4.04}}
-"""Bytes kept per element of the decoder's feature maps (``map_elements``), by precision and whether it is compiled. Like ``BLOCK`` from the
-peaks that PyTorch's allocator counted for the paper's sizes (fp32 compiled: twice bf16)."""
+CONVOLUTION = {"bf16": {True: 1.35, False: 1.98}, "fp32": {True: 2.66, False: 3.93}}
+"""Bytes kept per element of the decoder's feature maps (``map_elements``), by precision and whether it is compiled: the tensors that
+autograd saves, counted."""
+PERCEPTUAL = {"bf16": {True: 2.0, False: 4.7}, "fp32": {True: 4.0, False: 4.8}}
+"""Bytes kept per output of the perceptual network's layers, by precision and whether the distance is compiled. Like ``BLOCK`` from the
+peaks that PyTorch's allocator counted for the paper's sizes."""
+PICTURES = 4
+"""float32 images that stage 1 keeps of each image: original, reconstruction, and two gradients at it."""
 DRAWN = 256
 """Samples drawn at once on a GPU (``stages.samples``); twice as many rows with guidance."""
 CHUNK_PIXELS = 64 * 256 * 256
@@ -45,11 +48,21 @@ class Peak(NamedTuple):
     """For each image at once."""
     images: int
     """Images at once."""
+    piece: int | None = None
+    """Largest micro-batch if the batch does not fit."""
+    kept_image: float = 0.0
+    """What a micro-batch keeps of an image while the next one is computed, if there is room."""
+    trace: float = 0.0
+    """What every image of a batch in micro-batches leaves until the update ends."""
+    work: float = 0.0
+    """What one pass over a micro-batch has at work of an image besides."""
+    kept: int = 0
+    """Micro-batches that are kept."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.states + self.image * self.images
+        return self.states + self.images * (self.image + max(self.kept - 1, 0) * self.kept_image)
 
 
 def peak(stage: str, sizes: Sizes, *, local: int | None = None, compiled: bool = True) -> Peak | None:
@@ -68,14 +81,21 @@ def peak(stage: str, sizes: Sizes, *, local: int | None = None, compiled: bool =
 
 def fitting(made: Peak, memory: float = MEMORY) -> int:
     """The largest number of images at once that fits; 0 if not even one does."""
-    return max(0, int((memory * SPARE - made.states) / made.image)) if made.image else made.images
+    return max(0, int((memory * MEMORY_SHARE - made.states) / made.image)) if made.image else made.images
 
 
-def on_gpus(made: Peak, gpus: int) -> Peak:
-    """The peak on each of several GPUs, which share a batch; a share that does not fit is computed in micro-batches of what fits."""
+def on_gpus(made: Peak, gpus: int, memory: float = MEMORY) -> Peak:
+    """The peak on each of several GPUs, which share a batch. A share that does not fit is computed in micro-batches, which a training
+    chooses like this from what it counts (``machine.memory``)."""
     if not made.image:
         return made
-    return made._replace(images=max(1, min(math.ceil(made.images / gpus), fitting(made))))
+    share, fits = math.ceil(made.images / gpus), max(1, fitting(made, memory))
+    if share <= fits:
+        return made._replace(images=share)
+    images = equal_pieces(share, min(fits, made.piece or fits))
+    kept = max(fits // images - 1, 0) if made.kept_image else 0
+    image = (made.image if kept or not made.kept_image else made.kept_image) + made.work  # losses' activations go before a second pass
+    return made._replace(states=made.states + made.trace * share, image=image, images=images, kept=kept)
 
 
 def _diffusion(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
@@ -99,18 +119,20 @@ def _widths(ratio: float) -> float:
 def _autoencoder(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
     part = sizes.config.autoencoder
     precision, loss = part.training.precision, part.loss
-    image = decoder_bytes(sizes, compiled)
+    kept, number = decoder_bytes(sizes, compiled), 2 if precision == "bf16" else FLOAT
     if sizes.residual_channels:
-        image += BLOCK[precision][False] * (sizes.grid**2 + 1) * part.residual.width * part.residual.layers
-    parameters = sizes.residual.parameters + sizes.decoder.parameters
+        kept += BLOCK[precision][compiled] * (sizes.grid**2 + 1) * part.residual.width * part.residual.layers
+    image, parameters = kept, sizes.residual.parameters + sizes.decoder.parameters
     if loss.perceptual:
-        image += FLOAT * _perceptual_elements(loss.network, sizes.side)
+        image += PERCEPTUAL[precision][compiled] * _perceptual_elements(loss.network, sizes.side)
     if loss.adversarial:  # in the generator's loss, and on both images in its own
-        image += 3 * FLOAT * _discriminator_elements(loss, sizes.side)
+        image += 3 * number * _discriminator_elements(loss, sizes.side)
         parameters += flops.discriminator(loss, resolution=sizes.side)[0].parameters
     states = _trained(parameters, ema=False, bf16=precision == "bf16") + FLOAT * _frozen(sizes)
     states += _kept(FLOAT * sizes.card.channels * sizes.grid**2, sizes.counts.train)
-    return Peak(states, image, local or part.training.batch)
+    pixels = 3 * sizes.side**2
+    trace = FLOAT * (PICTURES * pixels + (sizes.card.channels + sizes.residual_channels) * sizes.grid**2)
+    return Peak(states, image, local or part.training.batch, PIECE, kept, trace, 3 * number * part.decoder.base * sizes.side**2)
 
 
 def decoder_bytes(sizes: Sizes, compiled: bool) -> float:
@@ -187,10 +209,11 @@ def remarks(peaks: Iterable[tuple[str, Peak]], gpus: int) -> list[str]:
     said: dict[str, None] = {}
     for stage, whole in peaks:
         made, share = on_gpus(whole, gpus), math.ceil(whole.images / gpus)
-        if made.total > MEMORY * SPARE:
+        if made.total > MEMORY * MEMORY_SHARE:
             said[f"{stage} does not fit: planned peak {made.total / GIB:,.0f} GiB of the {MEMORY / GIB:.0f} GiB of an {DEVICE}."] = None
         elif made.image and made.images < share:
             least = (whole.states + share * whole.image) / GIB
-            room = f"{share} images at once would take {least:,.0f} GiB of an {DEVICE}."
-            said[f"{stage} in micro-batches of at most {made.images}: {room}"] = None
+            kept = f" (activations of {made.kept} kept)" if made.kept else ""
+            why = f"{share} images at once would take {least:,.0f} GiB, an {DEVICE} has {MEMORY / GIB:.0f} GiB"
+            said[f"{stage} in micro-batches of {made.images}{kept}: {why}."] = None
     return list(said)
