@@ -102,12 +102,12 @@ class Steps:
 
 
 def _noting(run: Callable, place: Path) -> Callable:
-    def noted(self: Blocks, work: Callable, read: Callable | None = None) -> None:
+    def noted(self: Blocks, work: Callable, read: Callable | None = None, **how: object) -> None:
         def counted(items: range, *more: object) -> object:
             with place.open("a") as file:
                 file.write(f"{self._label} {items.start}\n")
             return work(items, *more)
 
-        run(self, counted, read)
+        run(self, counted, read, **how)
 
     return noted

@@ -156,7 +156,7 @@ def test_updates_of_the_transformer_are_those_of_the_graph_and_each_has_draws_of
 def test_a_captured_update_is_one_pass():
     task = _task(micro_batch=4)
     task._captured = Captured(task._of_inputs, task.modules["sit"].parameters(), FakeGraphs(task.modules["sit"].parameters()))
-    with pytest.raises(BadInput, match="one pass, not in 2 micro-batches"):
+    with pytest.raises(BadInput, match="one pass, not in passes of 4 images"):
         _updated(task, [6])
 
 

@@ -72,7 +72,7 @@ def test_two_ranks_sum_the_gradients_of_one_process_during_the_last_backward_pas
             summed.summed(name)
 
         mine = torch.arange(6)[runtime.rank :: 2]
-        task.update(Batch(mine, mine + 100, 6, reducing=summed.reducing), apply)
+        task.update(loaded(task, Batch(mine, mine + 100, 6, reducing=summed.reducing), torch.device("cpu")), apply)
         save_file(
             {f"{m}.{n}": p.grad.clone() for m, module in task.modules.items() for n, p in module.named_parameters()},
             tmp_path / f"{runtime.rank}",

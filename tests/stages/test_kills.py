@@ -142,7 +142,7 @@ def test_a_signal_ends_the_block_in_hand_at_once_and_keeps_the_finished_ones(fin
     from svgbench.metrics.features import Extractor
     from svgbench.stages.samples import Generator
 
-    steps, kind, name = trial(finished, stage, tmp_path), *((Generator, "images") if stage == "samples" else (Extractor, "__call__"))
+    steps, kind, name = trial(finished, stage, tmp_path), *((Generator, "batches") if stage == "samples" else (Extractor, "__call__"))
     original, calls = getattr(kind, name), []
 
     def slow(self, *words, **more):

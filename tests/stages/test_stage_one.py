@@ -114,7 +114,7 @@ def test_two_ranks_sum_the_gradients_of_one_process_during_the_last_backward_pas
             made.optimisers[name].zero_grad(set_to_none=True)
 
         mine = torch.arange(8)[runtime.rank :: 2]
-        made.update(Batch(mine, mine + 1000, 8, 1000, reducing=summed.reducing), apply)
+        made.update(loaded(made, Batch(mine, mine + 1000, 8, 1000, reducing=summed.reducing), torch.device("cpu")), apply)
         save_file(found, tmp_path / f"{runtime.rank}")
         runtime.stop()
 
@@ -190,15 +190,15 @@ ALL = Memory(fits=4, image=1, room=100)
 """Room for the activations of all micro-batches."""
 
 
-def batch(images_seen):
-    return Batch(torch.arange(SIZE), torch.arange(SIZE) + images_seen, SIZE, images_seen)
+def batch(made, images_seen):
+    return loaded(made, Batch(torch.arange(SIZE), torch.arange(SIZE) + images_seen, SIZE, images_seen), torch.device("cpu"))
 
 
 def flops(align, images_seen, micro=None, memory=None):
     made, _ = task(settings(align=align), micro)
     if memory is not None:
         made._memory = memory
-    return count_flops(lambda: made.update(batch(images_seen), lambda name: None))
+    return count_flops(lambda: made.update(batch(made, images_seen), lambda name: None))
 
 
 def forward_flops():
@@ -237,7 +237,7 @@ def test_held_activations_give_the_same_gradients(images_seen, align):
         def apply(name, made=made, kept=kept):
             kept.update({f"{name}.{n}": p.grad.clone() for n, p in made.modules[name].named_parameters() if p.grad is not None})
 
-        made.update(batch(images_seen), apply)
+        made.update(batch(made, images_seen), apply)
         found.append(kept)
     assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
@@ -247,8 +247,8 @@ def test_held_activations_give_the_same_gradients(images_seen, align):
 def test_an_update_of_stage_one_asks_once_for_each_images_features(images_seen, micro):
     made, _ = task(settings(), micro)
     asked, features = [], made._features
-    made._features = lambda indices, *more: (asked.extend(indices.tolist()), features(indices, *more))[1]
-    made.update(batch(images_seen), lambda name: None)
+    made._features = lambda indices, **more: (asked.extend(indices.tolist()), features(indices, **more))[1]
+    made.update(batch(made, images_seen), lambda name: None)
     assert sorted(asked) == list(range(SIZE))
 
 
@@ -264,12 +264,12 @@ def test_no_product_of_stage_one_is_fp32_when_it_trains_in_bf16(micro, kind):
     vit = part.decoder.vit.model_copy(update={"width": 16, "layers": 2, "heads": 2, "mlp": 32})
     made, _ = task(in_bf16(part.model_copy(update={"decoder": part.decoder.model_copy(update={"kind": kind, "vit": vit})})), micro)
     with Products() as products:
-        made.update(batch(WITH_GAN), lambda name: None)
+        made.update(batch(made, WITH_GAN), lambda name: None)
     assert products.fp32 == [] and products.bf16 > 50
 
 
 def test_the_count_of_fp32_products_sees_an_fp32_training():
     made, _ = task(settings())
     with Products() as products:
-        made.update(batch(WITH_GAN), lambda name: None)
+        made.update(batch(made, WITH_GAN), lambda name: None)
     assert len(products.fp32) > 50 and products.bf16 == 0
