@@ -37,7 +37,7 @@ class Chain(nn.Module):
         super().__init__()
         self.kept = kept_steps(steps)
         kept = torch.cumprod(1 - torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64), 0)[self.kept]
-        before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+        before = torch.cat([kept.new_ones(1), kept[:-1]])
         betas = 1 - kept / before
         variance = betas * (1 - before) / (1 - kept)
         clipped = torch.cat([variance[1:2], variance[1:]]) if steps > 1 else betas  # the first is 0 and has no logarithm
