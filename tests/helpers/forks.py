@@ -7,8 +7,12 @@ fresh processes and never forks; only tests do, because a fork has imported ever
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 
 
 def _new_pool() -> None:
@@ -18,3 +22,20 @@ def _new_pool() -> None:
 
 
 os.register_at_fork(after_in_child=_new_pool)
+
+
+def alone(test: Callable[[], None]) -> Callable[[], None]:
+    """Runs a test in a fresh Python. Graphs of autograd with tensors of a GPU, real or fake, start threads of autograd, and torch refuses
+    backward passes in every later fork of that process."""
+
+    @functools.wraps(test)
+    def call() -> None:
+        if os.environ.get("SVGBENCH_TEST_ALONE"):
+            test()
+            return
+        place = f"{inspect.getfile(test)}::{test.__name__}"
+        words = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", place]
+        ended = subprocess.run(words, env={**os.environ, "SVGBENCH_TEST_ALONE": "1"}, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    return call

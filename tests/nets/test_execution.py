@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from forks import alone
 from host_talk import fake_gpu
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -212,6 +213,7 @@ def papers(kind):
     return SiT(channels=392, grid=16, classes=1000, **config.diffusion.transformer.model_dump(mode="json"))
 
 
+@alone
 def test_what_the_papers_decoder_keeps_for_64_images_in_bf16():
     """On fake CUDA tensors, under CUDA's autocast: 33.3 GB uncompiled; with torch's group norm, which returns fp32, 55.3 GB."""
     with fake_gpu(), torch.device("cuda"):
@@ -227,6 +229,7 @@ def test_what_the_papers_decoder_keeps_for_64_images_in_bf16():
         assert kept_bytes(forward, decoder) < 0.35 * plain
 
 
+@alone
 def test_compiled_a_decoder_keeps_less():
     """The part of torch.compile that chooses what to keep, at a smaller size: at the paper's, 22.6 of 33.2 GB."""
     with torch.device("meta"):
