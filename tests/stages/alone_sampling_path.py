@@ -1,4 +1,4 @@
-"""The way of a sample from the transformer to the file: graphs and bytes (host talk: ``test_host_talk``)."""
+"""The way of a sample from the transformer to the file: graphs and bytes (host talk: ``alone_host_talk``)."""
 
 from __future__ import annotations
 

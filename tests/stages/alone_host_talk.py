@@ -186,7 +186,7 @@ def test_a_planted_wait_is_found_by_its_line(planted):
             except Exception as error:  # a number of a fake tensor is not known
                 assert "DataDependent" in type(error).__name__ or "DynamicOutput" in type(error).__name__
     (line,) = talk.lines
-    assert f"test_host_talk.py:{planted.__code__.co_firstlineno + 1} " in line
+    assert f"alone_host_talk.py:{planted.__code__.co_firstlineno + 1} " in line
 
 
 def test_what_stays_on_the_device_is_not_called_talk():
@@ -209,4 +209,4 @@ def test_a_wait_planted_in_an_update_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion.DiffusionTask, "losses", planted)
     with fake_gpu():
         talk = talk_of(stage_two(tmp_path, frozen))
-    assert list(talk.values()) == [2] and f"test_host_talk.py:{planted.__code__.co_firstlineno + 1} copies (_to_copy)" in next(iter(talk))
+    assert list(talk.values()) == [2] and f"alone_host_talk.py:{planted.__code__.co_firstlineno + 1} copies (_to_copy)" in next(iter(talk))
