@@ -158,6 +158,15 @@ class Runtime:
         torch.distributed.destroy_process_group(group)
         return bool(answer.item())
 
+    def raise_together(self, error: Exception | None, failed: str, *, patient: bool = False) -> None:
+        """Raises ``error`` on this rank and, on ranks without one, an error that says what ``failed`` elsewhere. So no rank waits for one
+        that has ended. ``patient``: a rank may work for hours before it calls this (``meet``)."""
+        fine = self.meet(error is None) if patient else self.all_agree(error is None)
+        if error is None and not fine:
+            error = SvgbenchError(f"{failed} in another process, whose message names the reason.")
+        if error is not None:
+            raise error
+
     def all_reduce_(self, tensor: Tensor, op: Literal["sum", "max", "min"] = "sum") -> Tensor:
         """Replaces the tensor by its sum (maximum, minimum) over all ranks and returns it."""
         if self.world > 1:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from svgbench.errors import SvgbenchError
 from svgbench.machine.runtime import Runtime
 
 
@@ -21,8 +20,8 @@ def shared(count: int, measure: Callable[[int], float | Tensor], runtime: Runtim
             table[number] = torch.as_tensor(measure(number), dtype=torch.float64)
     except Exception as caught:
         error = caught
-    if runtime is not None and not runtime.all_agree(error is None) and error is None:
-        error = SvgbenchError("numbers could not be computed in another process, whose message names the reason.")
-    if error is not None:
+    if runtime is not None:
+        runtime.raise_together(error, "numbers could not be computed")
+    elif error is not None:
         raise error
     return table if runtime is None else runtime.all_reduce_(table)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svgbench.errors import BadData, BadWeights, NumericalError, SvgbenchError
+from svgbench.errors import BadData, BadWeights, NumericalError
 from svgbench.machine.blocks import Array, Blocks
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.frechet import Moments
@@ -185,9 +185,9 @@ def extract(
             done(len(part) * (runtime.world if runtime else 1))
     except Exception as caught:
         error = caught
-    if runtime is not None and not runtime.all_agree(error is None) and error is None:
-        error = SvgbenchError("features could not be computed in another process, whose message names the reason.")
-    if error is not None:
+    if runtime is not None:
+        runtime.raise_together(error, "features could not be computed")
+    elif error is not None:
         raise error
     return sums.result(runtime)
 

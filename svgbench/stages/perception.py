@@ -13,7 +13,7 @@ from torch import Tensor
 
 from svgbench.config import scoring
 from svgbench.config.records import Score
-from svgbench.errors import BrokenArtifact, SvgbenchError
+from svgbench.errors import BrokenArtifact
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine import arrays
 from svgbench.machine.blocks import Array, Blocks
@@ -141,10 +141,7 @@ def probe(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
             scores = {name: of(name, bar.advance) for name in mine}
         except Exception as caught:
             error = caught
-    if not runtime.meet(error is None) and error is None:  # no short timeout: one part may take far longer than another
-        error = SvgbenchError("the probes failed in another process, whose message names the reason.")
-    if error is not None:
-        raise error
+    runtime.raise_together(error, "the probes failed", patient=True)  # one part may take far longer than another
     if not runtime.is_main:
         return {}
     return write_scores(out, [score for name in parts for score in scores.get(name) or of(name, lambda probes: None)], slice_)

@@ -22,6 +22,7 @@ from torch import nn
 
 from svgbench.config.networks import Optimiser, Training
 from svgbench.errors import SvgbenchError
+from svgbench.machine import checkpoints
 from svgbench.machine.feed import TableRows
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import TrainingReport, adam, train
@@ -92,6 +93,16 @@ def run(
     toy = Toy(runtime, **options)
     report = train(toy, settings=settings, dataset_size=DATASET, seed=seed, out=out, runtime=runtime, label="toy", keep=keep)
     return report, toy
+
+
+def run_on_a_full_disk(out: Path) -> None:
+    """Trains the toy in a forked rank, whose first checkpoint finds the disk full."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device", str(out))
+
+    checkpoints.save_file = full  # type: ignore[assignment]
+    run(out)
 
 
 def digest(report: TrainingReport, toy: Toy) -> str:

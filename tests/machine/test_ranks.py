@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from toys import SETTINGS, digest, in_ranks, run
+from toys import SETTINGS, digest, in_ranks, run, run_on_a_full_disk
 
 from svgbench.errors import Interrupted, SvgbenchError
 from svgbench.machine import checkpoints
@@ -77,14 +77,7 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_update(tmp_path):
 
 
 def test_a_disk_that_fails_the_main_rank_ends_every_rank_with_the_storage_status(tmp_path):
-    def work():
-        def full(*_):
-            raise OSError(28, "No space left on device", str(tmp_path))
-
-        checkpoints.save_file = full
-        run(tmp_path)
-
-    assert in_ranks(2, work) == [5, 5]
+    assert in_ranks(2, lambda: run_on_a_full_disk(tmp_path)) == [5, 5]
 
 
 def test_numbers_are_summed_compared_and_sent_between_ranks():

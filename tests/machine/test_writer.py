@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import SETTINGS, digest, in_child, in_ranks, leftovers, run
+from toys import SETTINGS, digest, in_child, in_ranks, leftovers, run, run_on_a_full_disk
 
 from svgbench.errors import Interrupted, NumericalError, StorageError
 from svgbench.machine import checkpoints, writer
@@ -214,14 +214,7 @@ def test_a_finished_training_and_one_that_fails_wait_for_the_writer(tmp_path, mo
 
 
 def test_an_error_of_the_writer_ends_every_rank_with_the_storage_status(tmp_path, background):
-    def work():
-        def full(*_):
-            raise OSError(28, "No space left on device", str(tmp_path))
-
-        checkpoints.save_file = full
-        run(tmp_path)
-
-    assert in_ranks(2, work) == [5, 5]
+    assert in_ranks(2, lambda: run_on_a_full_disk(tmp_path)) == [5, 5]
 
 
 def test_copies_stay_as_they_were_and_their_memory_is_used_again():
