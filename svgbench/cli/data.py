@@ -9,7 +9,7 @@ import typer
 
 from svgbench.cli.console import table_of
 from svgbench.cli.selection import pasted
-from svgbench.config.schema import Data
+from svgbench.config.schema import DRAWN, Data
 from svgbench.errors import BadData
 from svgbench.images.scan import examples
 from svgbench.tables.table import Table
@@ -39,8 +39,8 @@ def pack(
     from svgbench.machine.files import guarded
     from svgbench.machine.runtime import Runtime
 
-    if source == "shapes":
-        raise BadData("'shapes' are drawn when a run needs them; give a folder of images to pack.")
+    if source in DRAWN:
+        raise BadData(f"'{source}' are drawn when a run needs them; give a folder of images to pack.")
     root = root_of(source, advice="give a folder of class folders, of shards (*.tar) or of a Hugging Face dataset")
     if packed.holds(root):
         raise BadData(f"{source} is packed already; give it to a run with --data {source}.")

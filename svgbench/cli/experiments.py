@@ -45,7 +45,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="PATH",
-        help="Images: class folders, webdataset shards, a Hugging Face dataset, a packed set, or 'shapes' (drawn).",
+        help="Images: class folders, webdataset shards, a Hugging Face dataset, a packed set, 'shapes' or 'scenes' (drawn).",
     ),
 ]
 Limit = Annotated[

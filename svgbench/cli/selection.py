@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from svgbench.config.experiments import load_experiment
 from svgbench.config.records import canonical
-from svgbench.config.schema import RunConfig
+from svgbench.config.schema import DRAWN, RunConfig
 from svgbench.errors import BadInput, SvgbenchError
 from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.shelf import read_yaml
@@ -113,7 +113,7 @@ class Named:
         """The experiment's runs with their cells; its images need not be on this machine."""
         sets = trial(self.sets, self.limit, self.quick)
         configs = cells_of(experiment, self.preset, sets, self.shelf, data=self.data, resolved=False, report_repeats=False)
-        missing = {name for name, (_, config) in configs.items() if config.data.source != "shapes"} - self.known()
+        missing = {name for name, (_, config) in configs.items() if not config.data.drawn} - self.known()
         if not missing:
             return configs
         recorded = self._recorded()
@@ -143,7 +143,7 @@ def _work(config: RunConfig) -> str:
     """A configuration as text, without fields that planning fills in, and with the absolute path of its images."""
     content = config.model_dump(mode="json")
     source = content["data"]["source"]
-    if source != "shapes" and Path(source).expanduser().exists():
+    if source not in DRAWN and Path(source).expanduser().exists():
         content["data"]["source"] = str(Path(source).expanduser().resolve())
     return canonical(_unfilled(content))
 

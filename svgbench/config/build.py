@@ -203,8 +203,10 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         raise BadConfig(
             f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
         )
-    if config.data.source == "shapes" and (config.data.train_images is None or config.data.val_images is None):
-        raise BadConfig(f"{start}data.train_images and data.val_images must be numbers for 'shapes', which are drawn on demand.")
+    if config.data.drawn and (config.data.train_images is None or config.data.val_images is None):
+        raise BadConfig(
+            f"{start}data.train_images and data.val_images must be numbers for '{config.data.source}', which is drawn on demand."
+        )
 
 
 def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> None:

@@ -16,17 +16,20 @@ from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share
 from svgbench.config.sampling import Sampling
 from svgbench.config.scoring import Scores
 
+DRAWN = ("shapes", "scenes")
+"""Sources of images that svgbench draws from a seed; both have labels, masks and captions."""
+
 
 class Data(Part):
     """Which images, at which size, and how many."""
 
     source: str = "shapes"
-    """``shapes`` (drawn from a seed, with labels and pixel masks) or a path: class folders (``DIR`` or ``DIR/train`` + ``DIR/val``),
-    webdataset shards, a Hugging Face dataset, or the output of ``svgbench data pack``."""
+    """``shapes`` or ``scenes`` (drawn from a seed, with labels and pixel masks) or a path: class folders (``DIR``, or ``DIR/train`` and
+    ``DIR/val``), webdataset shards, a Hugging Face dataset, or the output of ``svgbench data pack``."""
     resolution: Annotated[int, Field(ge=16, le=1024)] = 256
     """Side of the square images in pixels after the ADM centre crop."""
     train_images: Count | None = None
-    """Use only this many training images, drawn evenly over the classes; all when empty. ``shapes`` needs a number."""
+    """Use only this many training images, drawn evenly over the classes; all when empty. Drawn images need a number."""
     val_images: Count | None = None
     """Use only this many validation images; all when empty."""
     val_share: Annotated[float, Field(gt=0.0, lt=0.9)] = 0.1
@@ -45,6 +48,11 @@ class Data(Part):
         if self.limit is None:
             fields.pop("limit", None)
         return fields
+
+    @property
+    def drawn(self) -> bool:
+        """Whether svgbench draws the images."""
+        return self.source in DRAWN
 
     def at_most(self, split: str, count: int) -> int:
         """Number of images used of a split of ``count`` images."""

@@ -127,7 +127,7 @@ def _splits(root: Path, skipped: Skipped) -> tuple[Path, str, str | None]:
         raise BadData(
             f"{root}: contains no class folders, shards (*.tar) or Hugging Face dataset"
             + (f", but archives ({packed}); unpack them and " if packed else "; ")
-            + "give a folder like DIR/class/image.jpg, or 'shapes'."
+            + "give a folder like DIR/class/image.jpg, 'shapes' or 'scenes'."
         )
     check_links(root)
     chosen = _choose(root, names, skipped)

@@ -135,7 +135,7 @@ def numbered(root: Path, labels: Sequence[int]) -> tuple[str, ...]:
     return tuple(str(number) for number in range(max(labels) + 1))
 
 
-def root_of(source: str, *, advice: str = "give --data (or --set data.source=) a folder of class folders, or 'shapes'") -> Path:
+def root_of(source: str, *, advice: str = "give --data (or --set data.source=) a folder of class folders, 'shapes' or 'scenes'") -> Path:
     """The directory of a source. Raises BadData, ending with ``advice``, when it is not a readable directory."""
     root = Path(source).expanduser()
     if not root.exists():

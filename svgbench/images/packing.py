@@ -1,7 +1,7 @@
 """Packing: makes the pre-cropped store from a source of images, in parallel; a killed packing resumes at the first unfinished piece.
 
     {train,val}.images.npy  uint8 [N, 3, H, W]     {train,val}.labels.npy  int64 [N]
-    {train,val}.masks.npy   uint8 [N, H, W], 0 background, 1 + label on the object (``shapes`` only)
+    {train,val}.masks.npy   uint8 [N, H, W], 0 background, 1 + label on the object (drawn images only)
     images.json             classes, resolution, counts, skipped images with reasons, digests of files, source and listing; written last
 
 ``packing.jsonl`` and ``packing.laid/`` exist only until packing is finished. Threads crop the images, because PIL releases the interpreter
@@ -24,7 +24,7 @@ import numpy as np
 
 from svgbench.config.schema import Data
 from svgbench.errors import BadConfig, BadData, Interrupted
-from svgbench.images import packed, shapes, sources
+from svgbench.images import packed, sources
 from svgbench.images.crop import read_image
 from svgbench.images.decode import reason
 from svgbench.images.listing import ImageEntry, Listing, Read
@@ -73,7 +73,7 @@ def pack(data: Data, out: Path, runtime: Runtime) -> dict[str, Any]:
     with guarded(out):
         out.mkdir(parents=True, exist_ok=True)
         sweep(out)
-    source = _shapes_source(data) if data.source == "shapes" else _file_source(data, out, runtime)
+    source = _drawn_source(data) if data.drawn else _file_source(data, out, runtime)
     settings = _settings(data)
     with guarded(out):
         journal = Journal(out / JOURNAL, {"identity": source.identity, "listing": source.listing, **settings})
@@ -89,7 +89,7 @@ def pack(data: Data, out: Path, runtime: Runtime) -> dict[str, Any]:
     with Stop() as stop, runtime.progress("images", total, done=journal.seen.total()) as bar:
         for split in SPLITS:
             _write_split(split, source, out, data.resolution, journal, bar.advance, stop)
-    if data.source != "shapes" and sources.identity(data.model_copy(update={"identity": source.identity})) != source.identity:
+    if not data.drawn and sources.identity(data.model_copy(update={"identity": source.identity})) != source.identity:
         (out / JOURNAL).unlink()  # nothing that was packed can be trusted
         raise BadData(f"{data.source}: its files changed while they were packed; run the same command again.")
     about: dict[str, Any] = {"source": data.source, "identity": source.identity, "listing": source.listing, "asked": settings}
@@ -142,20 +142,21 @@ def _is_complete(journal: Journal, source: _Source, out: Path, resolution: int) 
     return True
 
 
-def _shapes_source(data: Data) -> _Source:
-    """The embedded images."""
+def _drawn_source(data: Data) -> _Source:
+    """Drawn images."""
+    world = sources.drawer(data.source)
     for field in ("train_images", "val_images"):
         if getattr(data, field) is None:
-            raise BadConfig(f"data.{field} is empty, but 'shapes' has no fixed number of images; set it.")
+            raise BadConfig(f"data.{field} is empty, but '{data.source}' has no fixed number of images; set it.")
     counts = {"train": data.at_most("train", int(data.train_images or 0)), "val": data.at_most("val", int(data.val_images or 0))}
 
     def pieces(split: str, begin: int) -> Generator[Piece, None, None]:
         for start in range(begin, counts[split], CHUNK):
             indices = np.arange(start, min(start + CHUNK, counts[split]))
-            drawn = shapes.draw(indices, seed=data.seed, resolution=data.resolution, split=split)
+            drawn = world.draw(indices, seed=data.seed, resolution=data.resolution, split=split)
             yield Piece(drawn.images, drawn.labels, drawn.masks, [], len(indices))
 
-    return _Source(shapes.CLASSES, counts, True, data.identity, "", pieces)
+    return _Source(world.CLASSES, counts, True, data.identity, "", pieces)
 
 
 def _file_source(data: Data, out: Path, runtime: Runtime) -> _Source:

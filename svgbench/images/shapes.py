@@ -11,14 +11,14 @@ in ``exact``.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from svgbench.errors import BadData
-from svgbench.images.exact import arctangent, cosine, interpolated, mean, sine
+from svgbench.images.drawing import DISTANCES, uniform, wide
+from svgbench.images.exact import cosine, interpolated, mean, sine
 
 TEXTURES = ("plain", "striped", "checked", "dotted", "ringed")
 COLOURS = ("red", "orange", "yellow", "green", "teal", "blue", "purple", "pink", "white", "black")
@@ -123,7 +123,7 @@ class _Scene(NamedTuple):
 
 
 def _scene(indices: np.ndarray, labels: np.ndarray, key: int) -> _Scene:
-    u = _uniform(key, indices, _NUMBERS)
+    u = uniform(key, indices, _NUMBERS)
     palettes = np.array([[COLOURS.index(c) for c in kind.colours] for kind in KINDS])
     textures = np.array([TEXTURES.index(kind.texture) for kind in KINDS])
     other = np.floor(u[:, 0] * len(KINDS)).astype(int)
@@ -164,48 +164,48 @@ def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.nd
     """Images uint8 [n, 3, H, W] and masks uint8 [n, H, W]."""
     axis = ((np.arange(resolution, dtype=np.float32) + 0.5) * (2 / resolution) - 1).astype(np.float32)
     py, px = np.meshgrid(axis, axis, indexing="ij")
-    c, s = _wide(cosine(scene.turn)), _wide(sine(scene.turn))
-    dx, dy = px[None] - _wide(scene.x), py[None] - _wide(scene.y)
-    size = _wide(scene.size)
+    c, s = wide(cosine(scene.turn)), wide(sine(scene.turn))
+    dx, dy = px[None] - wide(scene.x), py[None] - wide(scene.y)
+    size = wide(scene.size)
     u, v = (c * dx + s * dy) / size, (c * dy - s * dx) / size  # the object's frame: y down, shape radius about 1
     distance = np.empty_like(u)
     for label in np.unique(scene.labels):
         rows = scene.labels == label
-        distance[rows] = _DISTANCES[CLASSES[label]](u[rows], v[rows])
+        distance[rows] = DISTANCES[CLASSES[label]](u[rows], v[rows])
     coverage = np.clip(0.5 - distance * size * (resolution / 2), 0, 1)
     blend = _texture(scene, u, v, resolution)
     inside = scene.colours[:, 0, :, None, None] * (1 - blend[:, None]) + scene.colours[:, 1, :, None, None] * blend[:, None]
     outside = _background(scene, px, py, key)
     image = outside + (inside - outside) * coverage[:, None]
-    image *= _wide(scene.light)[:, None]
-    image += (_uniform(key ^ 0x5EED, scene.indices, resolution * resolution).reshape(-1, 1, resolution, resolution) - 0.5) * (
-        2 * _wide(scene.noise)[:, None]
+    image *= wide(scene.light)[:, None]
+    image += (uniform(key ^ 0x5EED, scene.indices, resolution * resolution).reshape(-1, 1, resolution, resolution) - 0.5) * (
+        2 * wide(scene.noise)[:, None]
     )
-    masks = np.where(coverage >= 0.5, _wide(scene.labels + 1), 0).astype(np.uint8)
+    masks = np.where(coverage >= 0.5, wide(scene.labels + 1), 0).astype(np.uint8)
     return np.rint(image.clip(0, 1) * 255).astype(np.uint8), masks
 
 
 def _background(scene: _Scene, px: np.ndarray, py: np.ndarray, key: int) -> np.ndarray:
     """Gradient + ripple + value noise, [n, 3, H, W]."""
-    along = _wide(cosine(scene.ground_turn)) * px[None] + _wide(sine(scene.ground_turn)) * py[None]
+    along = wide(cosine(scene.ground_turn)) * px[None] + wide(sine(scene.ground_turn)) * py[None]
     mix = np.clip(0.5 + 0.4 * along, 0, 1)[:, None]
     ground = scene.ground[:, 0, :, None, None] * (1 - mix) + scene.ground[:, 1, :, None, None] * mix
-    amplitude, period, phase = (_wide(column) for column in scene.ground_wave.T)
+    amplitude, period, phase = (wide(column) for column in scene.ground_wave.T)
     shade = amplitude * sine(2 * np.pi * (along / period + phase))
     cells = 7
-    lattice = (_uniform(key ^ 0x1A77, scene.indices, cells * cells).reshape(-1, cells, cells) - 0.5) * (2 * _wide(scene.speckle))
+    lattice = (uniform(key ^ 0x1A77, scene.indices, cells * cells).reshape(-1, cells, cells) - 0.5) * (2 * wide(scene.speckle))
     shade += interpolated(lattice, (py[:, 0] + 1) / 2 * (cells - 1))
     return ground + shade[:, None]
 
 
 def _texture(scene: _Scene, u: np.ndarray, v: np.ndarray, resolution: int) -> np.ndarray:
     """Share of the second colour at each pixel, [n, H, W], with edges one pixel wide."""
-    c, s = _wide(cosine(scene.grain)), _wide(sine(scene.grain))
+    c, s = wide(cosine(scene.grain)), wide(sine(scene.grain))
     a, b = c * u + s * v, c * v - s * u
-    period = _wide(scene.period / scene.size)  # the period is relative to the image, so that it does not depend on the object's size
-    a, b = a / period + _wide(scene.phase[:, 0]), b / period + _wide(scene.phase[:, 1])
-    sharp = _wide(scene.period) * resolution / (2 * np.pi)  # slope that turns a sine's zero crossing into a ramp one pixel wide
-    radius = np.sqrt(u * u + v * v) / period + _wide(scene.phase[:, 0])
+    period = wide(scene.period / scene.size)  # the period is relative to the image, so that it does not depend on the object's size
+    a, b = a / period + wide(scene.phase[:, 0]), b / period + wide(scene.phase[:, 1])
+    sharp = wide(scene.period) * resolution / (2 * np.pi)  # slope that turns a sine's zero crossing into a ramp one pixel wide
+    radius = np.sqrt(u * u + v * v) / period + wide(scene.phase[:, 0])
     fields = {
         "striped": lambda r: sine(2 * np.pi * a[r]),
         "checked": lambda r: 1.4 * sine(np.pi * a[r]) * sine(np.pi * b[r]),
@@ -216,7 +216,7 @@ def _texture(scene: _Scene, u: np.ndarray, v: np.ndarray, resolution: int) -> np
     for index, name in enumerate(TEXTURES):
         rows = scene.texture == index
         if name == "plain":  # the second colour is a rim of light towards one side
-            blend[rows] = np.clip(0.15 + 0.45 * (a[rows] - _wide(mean(a[rows].reshape(-1, resolution**2)))) * period[rows], 0, 0.6)
+            blend[rows] = np.clip(0.15 + 0.45 * (a[rows] - wide(mean(a[rows].reshape(-1, resolution**2)))) * period[rows], 0, 0.6)
         else:
             blend[rows] = np.clip(0.5 + fields[name](rows) * sharp[rows], 0, 1)
     return blend
@@ -233,95 +233,6 @@ def _caption(scene: _Scene, row: int) -> str:
     return f"a {size} {texture} {first} and {second} {kind.name} at the {down} {across} on {COLOURS[scene.ground_name[row]]}"
 
 
-# Signed distances (negative inside) in the object's frame, y down; exact or nearly exact near the edge, where antialiasing needs them.
-
-
-def _polygon(*corners: tuple[float, float]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Signed distance of a simple polygon: distance to the nearest edge, sign by crossing number."""
-
-    def distance(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        nearest = np.full_like(u, np.inf)
-        inside = np.zeros(u.shape, bool)
-        for (ax, ay), (bx, by) in zip(corners, (*corners[1:], corners[0]), strict=True):
-            ex, ey = bx - ax, by - ay
-            wx, wy = u - np.float32(ax), v - np.float32(ay)
-            along = np.clip((wx * ex + wy * ey) / (ex * ex + ey * ey), 0, 1)
-            nearest = np.minimum(nearest, (wx - along * ex) ** 2 + (wy - along * ey) ** 2)
-            if ey:
-                inside ^= ((v < ay) != (v < by)) & (wx < wy * (ex / ey))
-        return np.where(inside, -1, 1).astype(np.float32) * np.sqrt(nearest)
-
-    return distance
-
-
-def _around(radii: tuple[float, ...]) -> tuple[tuple[float, float], ...]:
-    """Corners at equal angles, the first one up."""
-    angles = (2 * math.pi * number / len(radii) for number in range(len(radii)))
-    corners = ((radius * math.sin(a), -radius * math.cos(a)) for radius, a in zip(radii, angles, strict=True))
-    return tuple((round(x, 12), round(y, 12)) for x, y in corners)  # removes differences between C libraries in the last bit
-
-
-def _disc(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.sqrt(u * u + v * v) - np.float32(0.85)
-
-
-def _ring(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.abs(np.sqrt(u * u + v * v) - np.float32(0.66)) - np.float32(0.27)
-
-
-def _crescent(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.maximum(np.sqrt((u + 0.15) ** 2 + v * v) - np.float32(0.92), np.float32(0.66) - np.sqrt((u - 0.42) ** 2 + v * v))
-
-
-def _heart(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Two discs over a wedge."""
-    side = np.abs(u)
-    lobes = np.sqrt((side - 0.42) ** 2 + (v + 0.32) ** 2) - np.float32(0.48)
-    # The wedge is bounded by the tangents of the lobes that meet at the lower tip, and by the line through the tangent points.
-    wedge = np.maximum(side * 0.770 + (v - 0.94) * 0.638, side * 0.134 - v - 0.12)
-    return np.minimum(lobes, wedge)
-
-
-def _flower(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Five petals: the radius of the edge oscillates with the angle; divided by the edge's slope, so that the edge stays one pixel wide."""
-    radius, angle = np.sqrt(u * u + v * v), arctangent(u, -v)
-    edge = np.float32(0.70) + np.float32(0.24) * cosine(5 * angle)
-    return (radius - edge) / np.sqrt(1 + (np.float32(1.2) * sine(5 * angle) / np.maximum(radius, 0.3)) ** 2)
-
-
-def _cross(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    across, down = np.abs(u), np.abs(v)
-    return np.minimum(np.maximum(across - 0.92, down - 0.30), np.maximum(across - 0.30, down - 0.92)).astype(np.float32)
-
-
-_DISTANCES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "disc": _disc,
-    "square": _polygon((-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)),
-    "triangle": _polygon(*_around((1.05,) * 3)),
-    "star": _polygon(*_around((1.08, 0.46) * 5)),
-    "ring": _ring,
-    "cross": _cross,
-    "heart": _heart,
-    "crescent": _crescent,
-    "flower": _flower,
-    "arrow": _polygon((0.0, -1.02), (0.8, -0.18), (0.32, -0.18), (0.32, 0.95), (-0.32, 0.95), (-0.32, -0.18), (-0.8, -0.18)),
-}
-
-
-def _uniform(key: int, indices: np.ndarray, count: int) -> np.ndarray:
-    """Float32 [n, count] in [0, 1): two rounds of splitmix64 over (key, index, place)."""
-    with np.errstate(over="ignore"):
-        row = _mix(indices.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key & 0xFFFFFFFFFFFFFFFF))
-        grid = _mix(row[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0xD1B54A32D192ED03))
-    return (grid >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
 def _hsv(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
     """RGB [n, 3] of a hue in sixths of the circle, a saturation and a value."""
     ramps = np.abs((hue[:, None] + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
@@ -332,8 +243,3 @@ def _squared(difference: np.ndarray) -> np.ndarray:
     """Squared lengths of [..., 3]."""
     red, green, blue = np.moveaxis(difference * difference, -1, 0)
     return red + green + blue
-
-
-def _wide(column: np.ndarray) -> np.ndarray:
-    """[n] -> [n, 1, 1] float32."""
-    return np.asarray(column, np.float32)[:, None, None]

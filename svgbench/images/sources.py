@@ -1,4 +1,4 @@
-"""The sources of images for ``data.source``: class folders, webdataset shards, Hugging Face datasets, packed stores, shapes. No torch."""
+"""The sources of images for ``data.source``: class folders, webdataset shards, Hugging Face datasets, packed stores, drawn. No torch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from svgbench.machine.progress import tell_once
 
 def identity(data: Data) -> str:
     """Digest of the content of a source, independent of its location: paths and bytes of its files, digests of a packed store, or a few
-    images of ``shapes``. Unchanged files are not read again. While a run is planned (``data`` has no identity yet), reports skipped files.
+    drawn images. Unchanged files are not read again. While a run is planned (``data`` has no identity yet), reports skipped files.
     Raises BadData when the source cannot be used."""
-    if data.source == "shapes":
-        return _shapes_identity()
+    if data.drawn:
+        return _drawn_identity(data.source)
     root = root_of(data.source)
     if packed.holds(root):
         return packed.identity(root, data)
@@ -45,10 +45,9 @@ def list_images(data: Data) -> Listing:
 
 def counted(data: Data) -> tuple[int, int, int]:
     """Numbers of training images, validation images and classes of ``data``; reads no image. Raises BadData when it cannot be used."""
-    if data.source == "shapes":
-        from svgbench.images import shapes
-
-        return data.at_most("train", data.train_images or 0), data.at_most("val", data.val_images or 0), len(shapes.CLASSES)
+    if data.drawn:
+        classes = drawer(data.source).CLASSES
+        return data.at_most("train", data.train_images or 0), data.at_most("val", data.val_images or 0), len(classes)
     root = root_of(data.source)
     if packed.holds(root):
         counts = packed.counts(root, data)
@@ -63,11 +62,17 @@ def _reader(root: Path) -> ModuleType:
     return next((module for module in (shards, hub_datasets) if module.holds(root)), folders)
 
 
-def _shapes_identity() -> str:
-    from svgbench.images import shapes
+def drawer(source: str) -> ModuleType:
+    """The module that draws the images of a source: its ``CLASSES`` and its ``draw``."""
+    from svgbench.images import scenes, shapes
 
+    return {"shapes": shapes, "scenes": scenes}[source]
+
+
+def _drawn_identity(source: str) -> str:
+    world = drawer(source)
     digest = hashlib.sha256()
-    drawn = shapes.draw(np.arange(2 * len(shapes.CLASSES)), seed=0, resolution=32, split="train")
+    drawn = world.draw(np.arange(2 * len(world.CLASSES)), seed=0, resolution=32, split="train")
     for array in drawn[:3]:
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

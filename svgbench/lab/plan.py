@@ -14,7 +14,7 @@ from svgbench.config.derived import start_of
 from svgbench.config.parse import merge, nested
 from svgbench.config.records import Manifest, key_of
 from svgbench.config.sampling import TUNED
-from svgbench.config.schema import RunConfig
+from svgbench.config.schema import DRAWN, RunConfig
 from svgbench.config.scoring import Scores
 from svgbench.errors import BadConfig, BadWeights
 from svgbench.lab.digests import covers, digests_of
@@ -206,7 +206,7 @@ def _made(config: RunConfig, extra: Path | None, *, taken_over: bool, judged: di
     kind = cards.find(config.encoder.card, config.preset, extra).kind
     facts = graph.facts(config, kind)
     plain = config.model_dump(mode="json")
-    if not taken_over and config.data.source != "shapes" and not isinstance(judged, _Assumed):
+    if not taken_over and not config.data.drawn and not isinstance(judged, _Assumed):
         _check_judges(plain, facts)
     provided: dict[str, list[Node]] = {}
     firsts: dict[str, list[Node]] = {}
@@ -315,7 +315,7 @@ def node_of(
     for path, digest in digests_of(stage, config, judged).items():
         identity = merge(identity, nested(path, digest))
     for path in graph.FOLDERS:
-        if covers(stage, path) and graph.field(config, path).get("source") not in (None, "shapes"):
+        if covers(stage, path) and graph.field(config, path).get("source") not in (None, *DRAWN):
             identity = merge(identity, nested(f"{path}.source", "folder"))
     for path in graph.UNKEYED:
         if covers(stage, path) and graph.field(config, path) is not None:

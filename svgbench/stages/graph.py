@@ -312,7 +312,7 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
         "tunes-shift": config.sampling.shift == TUNED,
         "imports-diffusion": config.diffusion.release is not None,
         "second-extractor": config.scores.second_extractor is not None,
-        "own-masks": config.data.source == "shapes" and segmentation.enabled and segmentation.source is None,
+        "own-masks": config.data.drawn and segmentation.enabled and segmentation.source is None,
         "labelled-folder": labelled,
         "depth-folder": depth,
         "dinov3-heads": not paper,

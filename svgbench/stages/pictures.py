@@ -31,7 +31,7 @@ SHOWN = 16
 def images(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Packs the pre-cropped uint8 store of training and validation images; a folder that is already packed is used directly."""
     data = schema.Data.model_validate(slice_["data"])
-    if data.source != "shapes" and packed.holds(Path(data.source).expanduser()):
+    if not data.drawn and packed.holds(Path(data.source).expanduser()):
         packed.adopt(data, out)
     else:
         pack(data, out, runtime)

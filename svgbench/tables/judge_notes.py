@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from svgbench.config.schema import DRAWN
 from svgbench.errors import BrokenArtifact
 from svgbench.metrics import judges
 from svgbench.stages import graph
@@ -15,13 +16,13 @@ from svgbench.tables.table import Table
 
 def are_drawn(source: str) -> bool:
     """Whether a run uses the embedded images, drawn or packed."""
-    if source == "shapes":
+    if source in DRAWN:
         return True
     from svgbench.images import packed  # needs numpy
 
     place = Path(source).expanduser()
     try:
-        return packed.holds(place) and packed.read(place).get("source") == "shapes"
+        return packed.holds(place) and packed.read(place).get("source") in DRAWN
     except BrokenArtifact:
         return False
 

@@ -134,7 +134,7 @@ def update_flops(sizes: Sizes, *, gan: bool) -> tuple[float, float]:
 
 def _images(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     count, pixels = sizes.counts.train + sizes.counts.val, sizes.side**2
-    drawn = sizes.config.data.source == "shapes"
+    drawn = sizes.config.data.drawn
     seconds = count * pixels / DRAWN_PIXELS_PER_SECOND if drawn else count / JPEGS_PER_SECOND
     return Estimate(core_seconds=seconds, kept=count * ((4 if drawn else 3) * pixels + 8))
 

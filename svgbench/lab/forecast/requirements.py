@@ -62,7 +62,7 @@ def needs_of(sizes: Sizes) -> list[Need]:
 
 def left_out(config: RunConfig) -> list[str]:
     """Scores that a run omits, each with the setting that would add it."""
-    if config.data.source == "shapes":  # it has masks, and no published numbers to compare with
+    if config.data.drawn:  # it has masks, and no published numbers to compare with
         return []
     plain = config.model_dump(mode="json")
     wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
@@ -118,13 +118,13 @@ def gpus() -> list[str]:
 
 def _images(config: RunConfig) -> Need:
     source = config.data.source
-    if source == "shapes":
-        return Need("images: shapes", True, "drawn from a seed", "Apache-2.0")
+    if config.data.drawn:
+        return Need(f"images: {source}", True, "drawn from a seed", "Apache-2.0")
     facts = published(source)
     if facts is not None:
         return Need(f"images: {facts['title']}", False, f"{facts['source']}; {facts['setting']} ({facts['layout']})", facts["licence"])
     if not Path(source).expanduser().exists():
-        raise BadData(f"{source} does not exist; give --data a folder of images, or 'shapes'.")
+        raise BadData(f"{source} does not exist; give --data a folder of images, 'shapes' or 'scenes'.")
     return Need(f"images: {source}", True, source, "your own")
 
 
@@ -134,7 +134,7 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
     trains = facts["trains-autoencoder"] or facts["continues-autoencoder"]
     for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
         need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
-        if sizes.config.data.source != "shapes" and not judges.knows_photographs(kind, judge):
+        if not sizes.config.data.drawn and not judges.knows_photographs(kind, judge):
             need = replace(need, where=f"{need.where}; trained on drawn images, not on photographs (--set {name}=...)")
         yield need
 
