@@ -143,12 +143,13 @@ def _export(out: Path, run: str, to: Path, wanted: StoredSamples) -> None:
 
 
 def pretrain(
-    name: Annotated[str, typer.Argument(help="A family, whose tiny encoder is trained, or shapes-cnn or shapes-vgg.")],
+    name: Annotated[str, typer.Argument(help="A card such as dinov3-tiny, or shapes-cnn or shapes-lpips.")],
     out: Annotated[
         Path, typer.Option("--out", callback=directory, metavar="DIR", help="Where the weights and the log are written.")
     ] = Path("pretrained"),
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", metavar="N", min=1, help="CPU threads. Default: PyTorch's choice.")] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the pretraining; 0: the shipped one.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights again.")] = False,
 ) -> None:
     """Train the weights of a tiny encoder on the embedded images, with its family's own objective, and measure them. Needs the extra
@@ -162,7 +163,7 @@ def pretrain(
     from svgbench.pretraining.recipes import known
 
     runtime, name = Runtime(device=device, threads=threads).start(), known(name)
-    result = {"name": name} if check else train(name, out, runtime)
+    result = {"name": name} if check else train(name, out, runtime, seed=seed)
     measured = figures(name, runtime, weights=None if check else Path(result["file"]))
     result["figures"] = {what: round(value, 2) for what, value in measured.items()}
     sys.stdout.write(json.dumps(result, indent=1, default=str) + "\n")

@@ -62,8 +62,9 @@ class EncoderCard(Part):
     """Name of the card: its file's name without ``.yaml``."""
     family: str
     """Family that ``--encoder`` may name in place of a card, such as ``dinov3``."""
-    preset: Literal["tiny", "small", "paper", "any"] = "any"
-    """``tiny`` marks the family's tiny member; ``paper`` the member that ``--encoder FAMILY`` means in the presets small and paper."""
+    preset: Literal["tiny", "mini", "small", "paper", "any"] = "any"
+    """``tiny`` and ``mini`` mark the family's members for 32 and 64 px; ``paper`` the member that ``--encoder FAMILY`` means in the presets
+    small and paper."""
     backend: str
     """Opener: timm, open_clip, transformers, diffusers, checkpoint, or one that an installed package adds."""
     model: str
@@ -120,14 +121,14 @@ def load_cards(extra: Path | None = None) -> dict[str, EncoderCard]:
 
 
 def find(name: str, preset: str, extra: Path | None = None) -> EncoderCard:
-    """The card of this name; for a family, its member for the preset (``tiny``: the tiny one, else the one that its paper used); for
+    """The card of this name; for a family, its member for the preset (``small`` and ``paper``: the one that its paper used); for
     BACKEND:NAME, a new card."""
     known = entries("encoders", extra)
     if name in known:
         return load(known[name])
     if ":" in name:
         return validate(EncoderCard, describe(name), where=name)
-    wanted = "tiny" if preset == "tiny" else "paper"
+    wanted = preset if preset in ("tiny", "mini") else "paper"
     cards = load_cards(extra)
     for card in cards.values():
         if card.family == name and card.preset == wanted:

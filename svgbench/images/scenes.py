@@ -28,6 +28,8 @@ CLASSES = tuple(f"{pattern} {shape}" for shape in SHAPES for pattern in PATTERNS
 SPLITS = ("pretrain", "train", "val", "judge")
 HUES = ("orange", "yellow", "green", "teal", "blue", "purple", "pink", "red")
 COUNTS = ("one", "two", "three")
+WORDS = tuple(sorted({"on", *SHAPES, *PATTERNS, *HUES, *COUNTS}))
+"""Every word that a caption can contain, in alphabetical order."""
 MOST = len(COUNTS)
 """The largest number of objects in an image."""
 _HEART = 1.55

@@ -61,6 +61,13 @@ KINDS = (
 )
 CLASSES = tuple(kind.name for kind in KINDS)
 SPLITS = ("train", "val")
+WORDS = tuple(
+    sorted(
+        {"a", "and", "at", "the", "on", "small", "medium", "large", "left", "right", "middle", "top", "bottom", "centre"}
+        | {*CLASSES, *TEXTURES, *COLOURS}
+    )
+)
+"""Every word that a caption can contain, in alphabetical order."""
 _CHUNK = 256
 _NUMBERS = 48
 

@@ -134,9 +134,9 @@ def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     from svgbench.metrics.dinov2_extractor import MEMBERS, Dinov2Extractor
-    from svgbench.metrics.shapes_extractor import NAME, ShapesExtractor
+    from svgbench.metrics.drawn_extractor import NAMES, DrawnExtractor
 
-    ours = {NAME: ShapesExtractor, **dict.fromkeys(MEMBERS, Dinov2Extractor)}
+    ours = {**dict.fromkeys(NAMES, DrawnExtractor), **dict.fromkeys(MEMBERS, Dinov2Extractor)}
     for new in ours.keys() - FEATURE_EXTRACTORS_REGISTRY.keys():
         register_feature_extractor(new, ours[new])
     kind = FEATURE_EXTRACTORS_REGISTRY[name]

@@ -61,16 +61,16 @@ class Perceptual:
 
 
 def load_perceptual(name: str, weights: str | Path | None = None, device: torch.device | str = "cpu") -> Perceptual:
-    """``lpips`` (``weights``: torchvision's VGG16 file) or ``shapes-lpips``."""
+    """``lpips`` (``weights``: torchvision's VGG16 file) or the small network of drawn images: ``shapes-lpips``, ``scenes-lpips``."""
     path = weights_file("pairs", name, weights)
     digest, device = identity("pairs", name, path), torch.device(device)
     if name == "lpips":
         taps, linear = _vgg(path).to(device), [weight.to(device) for weight in _linear_weights()]
         return Perceptual(name=name, digest=digest, activations=taps, weights=linear, device=device)
-    from svgbench.nets.classifier import ShapesVGG
+    from svgbench.nets.classifier import PERCEPTUAL
 
     state = read(path)
-    network = ShapesVGG(**head_widths(state, path))
+    network = PERCEPTUAL[name](**head_widths(state, path))
     fill(network, state, where=str(path))
     network.requires_grad_(False).eval().to(device)
     return Perceptual(name=name, digest=digest, activations=network.activations, weights=None, device=device)

@@ -1,19 +1,16 @@
-"""The two small convolutional networks shipped with the embedded images.
+"""The small convolutional networks shipped with the drawn images: two for ``shapes``, two for ``scenes``.
 
-The Frechet distance of ``shapes`` compares ShapesCNN's features, the perceptual loss compares ShapesVGG's activations. Both were trained to
-predict everything in a caption (class, colours, texture, size, place, background), so that their features encode more than the class. They
-differ in architecture, seed and images, so that no decoder is trained on the features with which it is evaluated.
+The Frechet distance of ``shapes`` compares ShapesCNN's features, the perceptual loss compares ShapesVGG's activations. All were trained to
+predict everything in a caption (class, colours, number, background, ...), so that their features encode more than the class. The two of
+a source differ in architecture, seed and images, so that no decoder is trained on the features with which it is evaluated.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-SIZE = 32
-"""Side in pixels at which both were trained."""
 
 
 class Seen(NamedTuple):
@@ -36,22 +33,26 @@ class _Naming(nn.Module):
 
 
 class ShapesCNN(_Naming):
-    """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 averaged features; other image sizes are resized to 32 px."""
+    """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 averaged features; other image sizes are resized."""
 
     dim = 128
+    side = 32
+    """Side in pixels at which it was trained."""
+    strides = (1, 2, 1, 2, 1)
 
     def __init__(self, *, classes: int, words: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 4, stride=2, padding=1)
-        self.blocks = nn.Sequential(_Block(32, 32, 1), _Block(32, 64, 2), _Block(64, 64, 1), _Block(64, 128, 2), _Block(128, 128, 1))
+        widths = (32, 32, 64, 64, 128, 128)
+        self.blocks = nn.Sequential(*(_Block(*sizes) for sizes in zip(widths, widths[1:], self.strides, strict=False)))
         self.norm = nn.GroupNorm(8, 128)
         self.logits = nn.Linear(128, classes)
         self.words = nn.Linear(128, words)
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, 128] of images [B, 3, H, W] in [0, 1]."""
-        if images.shape[-2:] != (SIZE, SIZE):
-            images = F.interpolate(images, (SIZE, SIZE), mode="bicubic", antialias=True, align_corners=False)
+        if images.shape[-2:] != (self.side, self.side):
+            images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
         return F.silu(self.norm(self.blocks(self.stem(images * 2 - 1)))).mean((2, 3))
 
     def forward(self, images: Tensor) -> Seen:
@@ -79,7 +80,7 @@ class ShapesVGG(_Naming):
     """A plain convolutional network in the style of VGG (pairs of 3x3 convolutions, ReLU, max pooling, no normalisation) for any image
     size."""
 
-    WIDTHS = (16, 32, 64, 128)
+    WIDTHS: ClassVar[tuple[int, ...]] = (16, 32, 64, 128)
 
     def __init__(self, *, classes: int, words: int) -> None:
         super().__init__()
@@ -97,7 +98,8 @@ class ShapesVGG(_Naming):
         self.words = nn.Linear(self.WIDTHS[-1], words)
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """Activations after each of the four stages, [B, 16, H, W] to [B, 128, H/8, W/8], of images [B, 3, H, W] in [0, 1]."""
+        """Activations after each stage, for the four widths 16 to 128 [B, 16, H, W] to [B, 128, H/8, W/8], of images [B, 3, H, W] in
+        [0, 1]."""
         x, taken = images * 2 - 1, []
         for number, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2) if number else x)
@@ -108,3 +110,21 @@ class ShapesVGG(_Naming):
         """Features, class logits and word logits of images [B, 3, H, W] in [0, 1]."""
         features = self.activations(images)[-1].mean((2, 3))
         return Seen(features, self.logits(features), self.words(features))
+
+
+class ScenesCNN(ShapesCNN):
+    """The same for 64 px: the first block halves the grid."""
+
+    side = 64
+    strides = (2, 2, 1, 2, 1)
+
+
+class ScenesVGG(ShapesVGG):
+    """The same with one more, narrower stage, since images are twice as wide."""
+
+    WIDTHS = (8, 16, 32, 64, 128)
+
+
+EXTRACTORS: dict[str, type[ShapesCNN]] = {"shapes-cnn": ShapesCNN, "scenes-cnn": ScenesCNN}
+PERCEPTUAL: dict[str, type[ShapesVGG]] = {"shapes-lpips": ShapesVGG, "scenes-lpips": ScenesVGG}
+"""Networks by the names of the judges that they are."""

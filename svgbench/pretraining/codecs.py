@@ -11,18 +11,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from svgbench.backends.open import FrozenEncoder, open_encoder, open_network
-from svgbench.config.cards import EncoderCard
-from svgbench.config.networks import Training
+from svgbench.config.cards import EncoderCard, find
 from svgbench.machine.order import Batch
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
+from svgbench.metrics.judges import weights_file
 from svgbench.nets import draws
 from svgbench.nets.classifier import ShapesVGG
 from svgbench.nets.critic import perceptual_distance
 from svgbench.pretraining.families import CardPixels, card_of
-from svgbench.pretraining.pictures import OnDevice, Pictures
-from svgbench.pretraining.shipped import Shipped
-from svgbench.shelf import folder
+from svgbench.pretraining.pictures import OnDevice
+from svgbench.pretraining.shipped import Job, Shipped
 
 KL_WEIGHT = 1e-6
 """Weight of an image's Kullback-Leibler divergence, summed over its latent, relative to its mean absolute error."""
@@ -63,21 +62,21 @@ class Autoencoding(OnDevice):
         self,
         model: nn.Module,
         pixels: nn.Module,
-        pictures: Pictures,
-        training: Training,
+        job: Job,
         stream: int,
         critic: ShapesVGG,
         teacher: FrozenEncoder | None = None,
         latent_channels: int = 0,
     ) -> None:
-        self.model, self.pixels, self.pictures, self.stream, self.critic, self.teacher = model, pixels, pictures, stream, critic, teacher
+        self.model, self.pixels, self.pictures, self.stream = model, pixels, job.pictures, stream
+        self.critic, self.teacher = critic, teacher
         self.modules = {"model": model}
         parameters = list(model.parameters())
         if teacher is not None:
-            self.projection = nn.Conv2d(latent_channels, teacher.channels, 1, bias=False).to(pictures.images.device)
+            self.projection = nn.Conv2d(latent_channels, teacher.channels, 1, bias=False).to(job.pictures.images.device)
             self.modules["projection"] = self.projection
             parameters += self.projection.parameters()
-        self.optimisers = {"model": adam(parameters, training.optimiser)}
+        self.optimisers = {"model": adam(parameters, job.training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update. Both losses are differentiated once with respect to the latent, and their sum is then propagated into the encoder."""
@@ -130,24 +129,27 @@ def _random_autoencoder(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Mo
     return model.to(runtime.torch_device)
 
 
-def _critic(runtime: Runtime) -> ShapesVGG:
-    """The shipped perceptual network."""
-    return ShapesVGG.filled(load_file(folder("encoders") / "tiny" / "shapes-vgg.safetensors")).to(runtime.torch_device)
+def _critic(card: EncoderCard, runtime: Runtime) -> ShapesVGG:
+    """The perceptual network that is shipped for the card's images."""
+    file = weights_file("pairs", "shapes-lpips" if card.preset == "tiny" else "scenes-lpips")
+    return ShapesVGG.filled(load_file(file)).to(runtime.torch_device)
 
 
-def sd_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The tiny SD-VAE: diffusers' AutoencoderKL."""
-    seed, card = draws.stream(0, "sd-vae"), card_of("sd-vae")
-    model = _random_autoencoder(card, seed, runtime)
-    task = Autoencoding(model, CardPixels(card).to(runtime.torch_device), pictures, training, seed, _critic(runtime))
+def _autoencoding(job: Job, family: str, teacher: str | None = None) -> Shipped:
+    """The task of an autoencoder; ``teacher``: the family of the encoder to which its latent is aligned."""
+    card, device = card_of(job.card), job.runtime.torch_device
+    seed = draws.stream(job.seed, family)
+    model, critic = _random_autoencoder(card, seed, job.runtime), _critic(card, job.runtime)
+    frozen = open_encoder(find(teacher, card.preset), device=device) if teacher else None
+    task = Autoencoding(model, CardPixels(card).to(device), job, seed, critic, frozen, latent_channels=card.channels)
     return Shipped(task, model, averaged=True)
 
 
-def va_vae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The tiny VA-VAE: LDM's autoencoder, whose latent is aligned to the tiny DINOv2."""
-    seed, card = draws.stream(0, "va-vae"), card_of("va-vae")
-    model = _random_autoencoder(card, seed, runtime)
-    teacher = open_encoder(card_of("dinov2"), device=runtime.torch_device)
-    pixels = CardPixels(card).to(runtime.torch_device)
-    task = Autoencoding(model, pixels, pictures, training, seed, _critic(runtime), teacher, latent_channels=card.channels)
-    return Shipped(task, model, averaged=True)
+def sd_vae(job: Job) -> Shipped:
+    """SD-VAE: diffusers' AutoencoderKL."""
+    return _autoencoding(job, "sd-vae")
+
+
+def va_vae(job: Job) -> Shipped:
+    """VA-VAE: LDM's autoencoder, whose latent is aligned to DINOv2's features."""
+    return _autoencoding(job, "va-vae", teacher="dinov2")

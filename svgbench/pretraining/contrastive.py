@@ -10,14 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svgbench.config.networks import Training
 from svgbench.machine.order import Batch
-from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets import draws
-from svgbench.pretraining.families import open_tiny
-from svgbench.pretraining.pictures import RESOLUTION, OnDevice, Pictures, vocabulary
-from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.families import open_trainable
+from svgbench.pretraining.pictures import OnDevice
+from svgbench.pretraining.shipped import Job, Shipped
 from svgbench.pretraining.views import view
 
 AREA = (0.75, 1.0)
@@ -53,18 +51,18 @@ class Matching(OnDevice):
 
     averaged = "towers"
 
-    def __init__(self, towers: Towers, pictures: Pictures, training: Training, stream: int) -> None:
+    def __init__(self, towers: Towers, job: Job, stream: int) -> None:
         from open_clip.loss import SigLipLoss
 
-        self.towers, self.pictures, self.stream, self.loss = towers, pictures, stream, SigLipLoss()
+        self.towers, self.pictures, self.stream, self.loss = towers, job.pictures, stream, SigLipLoss()
         self.modules = {"towers": towers}
-        self.optimisers = {"towers": adam(towers.parameters(), training.optimiser)}
+        self.optimisers = {"towers": adam(towers.parameters(), job.training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update; returns the loss."""
         images = self.pictures.floats(batch.indices)
         stream = draws.stream(self.stream, "view")
-        images = view(images, batch.positions, stream=stream, size=RESOLUTION, area=AREA, light=0.2, mirror=False)
+        images = view(images, batch.positions, stream=stream, size=self.pictures.side, area=AREA, light=0.2, mirror=False)
         image_features, text_features = self.towers(images, self.pictures.captions[batch.indices])
         loss = self.loss(image_features, text_features, self.towers.log_scale.exp(), self.towers.bias)
         loss.backward()
@@ -72,9 +70,9 @@ class Matching(OnDevice):
         return {"sigmoid": loss.detach()}
 
 
-def siglip(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The tiny SigLIP: the image tower with its attention pooling, as in the official files."""
-    seed = draws.stream(0, "siglip")
-    network, pixels = open_tiny("siglip", seed)
-    towers = Towers(network, pixels, len(vocabulary()), pictures.captions.shape[1]).to(runtime.torch_device)
-    return Shipped(Matching(towers, pictures, training, seed), network, averaged=False)
+def siglip(job: Job) -> Shipped:
+    """SigLIP: the image tower with its attention pooling, as in the official files."""
+    seed = draws.stream(job.seed, "siglip")
+    network, pixels = open_trainable(job.card, seed)
+    towers = Towers(network, pixels, len(job.pictures.words), job.pictures.captions.shape[1]).to(job.runtime.torch_device)
+    return Shipped(Matching(towers, job, seed), network, averaged=False)

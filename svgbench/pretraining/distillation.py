@@ -18,12 +18,11 @@ from torch import Tensor, nn
 
 from svgbench.config.networks import Training
 from svgbench.machine.order import Batch
-from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets import draws
-from svgbench.pretraining.families import open_tiny
-from svgbench.pretraining.pictures import RESOLUTION, OnDevice, Pictures
-from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.families import open_trainable
+from svgbench.pretraining.pictures import OnDevice
+from svgbench.pretraining.shipped import Job, Shipped
 from svgbench.pretraining.views import view
 
 
@@ -32,7 +31,7 @@ class Views:
     """Views of an image and settings of the losses."""
 
     small: int = 2
-    """Number of small views (16 px) of an image; there are always two large ones."""
+    """Number of small views, of half the side, of an image; there are always two large ones."""
     large_area: tuple[float, float] = (0.5, 1.0)
     small_area: tuple[float, float] = (0.25, 0.5)
     light: float = 0.4
@@ -84,18 +83,18 @@ class Distillation(OnDevice):
 
     averaged = None
 
-    def __init__(self, student: Student, teacher: Student, pictures: Pictures, training: Training, views: Views, stream: int) -> None:
+    def __init__(self, student: Student, teacher: Student, job: Job, views: Views, stream: int) -> None:
         from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
 
         teacher.load_state_dict(student.state_dict())
         self.student, self.teacher = student, teacher.requires_grad_(False)
-        self.pictures, self.views, self.stream, self.total = pictures, views, stream, training.total_images
+        self.pictures, self.views, self.stream, self.total = job.pictures, views, stream, job.training.total_images
         self.dino = DINOLoss(views.prototypes, teacher_temp=views.teacher_temperature, warmup_teacher_temp=views.teacher_temperature)
         self.ibot = IBOTPatchLoss(views.prototypes, teacher_temp=views.teacher_temperature)
         self.koleo = KoLeoLoss()
-        device = pictures.images.device
+        device = job.pictures.images.device
         self.modules = {"student": student, "teacher": self.teacher, "dino": self.dino.to(device), "ibot": self.ibot.to(device)}
-        self.optimisers = {"student": adam(_groups(student, training), training.optimiser)}
+        self.optimisers = {"student": adam(parameter_groups(student, job.training), job.training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the student and of the teacher; returns the losses."""
@@ -121,15 +120,15 @@ class Distillation(OnDevice):
         return {**{name: loss.detach() for name, loss in losses.items()}, "koleo": spread.detach()}
 
     def _views(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The large views [2 B, 3, 32, 32] and the small views [n B, 3, 16, 16]; None for ``small`` 0."""
+        """The large views [2 B, 3, S, S] and the small views [n B, 3, S / 2, S / 2]; None for ``small`` 0."""
         images, light = self.pictures.floats(batch.indices), self.views.light
 
         def stack(kind: str, count: int, size: int, area: tuple[float, float]) -> Tensor:
             streams = [draws.stream(self.stream, f"{kind}/{number}") for number in range(count)]
             return torch.cat([view(images, batch.positions, stream=s, size=size, area=area, light=light) for s in streams])
 
-        large = stack("large", 2, RESOLUTION, self.views.large_area)
-        return large, stack("small", self.views.small, RESOLUTION // 2, self.views.small_area) if self.views.small else None
+        large = stack("large", 2, self.pictures.side, self.views.large_area)
+        return large, stack("small", self.views.small, self.pictures.side // 2, self.views.small_area) if self.views.small else None
 
     def _hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
         """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
@@ -148,7 +147,7 @@ class Distillation(OnDevice):
         torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
 
 
-def _groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
+def parameter_groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
     """Parameter groups: matrices with weight decay; biases, norms and tokens without."""
     parameters = [p for p in student.parameters() if p.requires_grad]
     return [
@@ -157,7 +156,7 @@ def _groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
     ]
 
 
-def _widen(student: Student) -> None:
+def widen(student: Student) -> None:
     """Initialises the blocks again by Glorot's rule. timm initialises DINOv3's linear layers with a standard deviation of 0.02, which suits
     widths near 1000. At width 96, and with a gated MLP, the outputs of the blocks are then very small: after 250 updates the mean patch
     token was still a linear map of the mean colour."""
@@ -166,20 +165,22 @@ def _widen(student: Student) -> None:
             nn.init.xavier_uniform_(module.weight)
 
 
-def _distilled(family: str, pictures: Pictures, training: Training, runtime: Runtime, views: Views) -> Shipped:
-    seed = draws.stream(0, family)
-    student, teacher = (Student(*open_tiny(family, seed), prototypes=views.prototypes).to(runtime.torch_device) for _ in range(2))
+def _distilled(job: Job, family: str, views: Views) -> Shipped:
+    seed = draws.stream(job.seed, family)
+    student, teacher = (
+        Student(*open_trainable(job.card, seed), prototypes=views.prototypes).to(job.runtime.torch_device) for _ in range(2)
+    )
     if views.widened:
-        _widen(student)
-    task = Distillation(student, teacher, pictures, training, views, seed)
+        widen(student)
+    task = Distillation(student, teacher, job, views, seed)
     return Shipped(task, task.teacher.network, averaged=False)
 
 
-def dinov2(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+def dinov2(job: Job) -> Shipped:
     """The tiny DINOv2: a ViT with registers."""
-    return _distilled("dinov2", pictures, training, runtime, Views())
+    return _distilled(job, "dinov2", Views())
 
 
-def dinov3(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
+def dinov3(job: Job) -> Shipped:
     """The tiny DINOv3: rotary positions, gated MLP, registers."""
-    return _distilled("dinov3", pictures, training, runtime, Views(patches_answer=True, widened=True))
+    return _distilled(job, "dinov3", Views(patches_answer=True, widened=True))

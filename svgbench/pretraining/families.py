@@ -1,4 +1,4 @@
-"""The network of a family's tiny encoder, opened by its card, and its pixel normalisation."""
+"""The network of a shipped encoder, opened by its card, and its pixel normalisation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from svgbench.config.cards import EncoderCard, load
 from svgbench.shelf import folder
 
 
-def card_of(family: str) -> EncoderCard:
-    """The card of the family's tiny encoder."""
-    return load(folder("encoders") / f"{family}-tiny.yaml")
+def card_of(name: str) -> EncoderCard:
+    """The card of this name."""
+    return load(folder("encoders") / f"{name}.yaml")
 
 
 class CardPixels(nn.Module):
@@ -31,7 +31,7 @@ class CardPixels(nn.Module):
         return (images - self.mean) / self.std
 
 
-def open_tiny(family: str, seed: int) -> tuple[nn.Module, CardPixels]:
-    """The trainable network of the family's tiny encoder, with random weights from a seed, and its pixel normalisation."""
-    card = card_of(family)
+def open_trainable(name: str, seed: int) -> tuple[nn.Module, CardPixels]:
+    """The trainable network of a card, with random weights from a seed, and its pixel normalisation."""
+    card = card_of(name)
     return open_network(card, seed=seed).model.train(), CardPixels(card)

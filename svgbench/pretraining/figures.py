@@ -1,7 +1,8 @@
 """The measurements in the notes of the tiny cards. They use the benchmark's images, on which no tiny network was trained.
 
-Protocol: the drawn images of seed 0 at 32 px, 10,000 for training and 2,000 for validation. Encoders: top-1 in percent of the tiny preset's
-linear probe (``metrics.probe``) on features averaged over positions, for the trained and for random weights (seed 0). Codecs: mean PSNR in
+Protocol: the recipe's drawn images of seed 0, 10,000 for training and 2,000 for validation. Encoders: top-1 in percent of the tiny preset's
+linear probe (``metrics.probe``) on features averaged over positions, for the trained and for random weights (seed 0); for ``scenes`` also
+``linear_psnr``, with 4,500 training images. Codecs: mean PSNR in
 dB of the validation images and their reconstructions from the posterior's mean, rounded to uint8. Classifiers: top-1 in percent on the
 validation images.
 """
@@ -15,35 +16,40 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from svgbench.backends.open import FrozenEncoder, open_encoder
+from svgbench.backends.open import open_encoder
 from svgbench.config.build import build
-from svgbench.images import shapes
+from svgbench.images.sources import drawer
 from svgbench.machine.runtime import Runtime
+from svgbench.metrics.judges import weights_file
 from svgbench.metrics.pixels import psnr
 from svgbench.metrics.probe import linear_probe, pool
 from svgbench.metrics.samples import to_uint8
-from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL
 from svgbench.pretraining.families import card_of
-from svgbench.pretraining.pictures import RESOLUTION
-from svgbench.shelf import folder
+from svgbench.pretraining.linear import linear_psnr
+from svgbench.pretraining.recipes import RECIPES, Recipe
 
-CLASSIFIERS = {"shapes-cnn": ShapesCNN, "shapes-vgg": ShapesVGG}
+CLASSIFIERS = {**EXTRACTORS, **PERCEPTUAL}
 BATCH = 500
+RIDGE = 4_500
+"""Training images of the ridge regression."""
 
 
 class LabelledImages(NamedTuple):
     """Images of the benchmark."""
 
     images: Tensor
-    """uint8 [N, 3, 32, 32]"""
+    """uint8 [N, 3, S, S]"""
     labels: Tensor
     """int64 [N]"""
+    classes: int
 
     @classmethod
-    def of(cls, count: int, split: str) -> LabelledImages:
-        """The first ``count`` images of a split."""
-        drawn = shapes.draw(range(count), seed=0, resolution=RESOLUTION, split=split)
-        return cls(torch.from_numpy(drawn.images), torch.from_numpy(drawn.labels))
+    def of(cls, recipe: Recipe, count: int, split: str) -> LabelledImages:
+        """The first ``count`` images of a split of the recipe's source."""
+        world = drawer(recipe.source)
+        drawn = world.draw(range(count), seed=0, resolution=recipe.resolution, split=split)
+        return cls(torch.from_numpy(drawn.images), torch.from_numpy(drawn.labels), len(world.CLASSES))
 
     def batches(self, runtime: Runtime) -> list[Tensor]:
         """All images in [0, 1] on the device, in order."""
@@ -56,9 +62,10 @@ def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: 
 
     ``weights``: a file to use instead of the shipped one; ``train``, ``val``: numbers of images, by default those of the notes.
     """
-    val_images = LabelledImages.of(val, "val")
+    recipe = RECIPES[name]
+    val_images = LabelledImages.of(recipe, val, "val")
     if name in CLASSIFIERS:
-        state = load_file(weights or folder("encoders") / "tiny" / f"{name}.safetensors")
+        state = load_file(weights or weights_file("features" if name in EXTRACTORS else "pairs", name))
         network = CLASSIFIERS[name].filled(state).to(runtime.torch_device)
         predicted = torch.cat([network(batch).logits.argmax(1).cpu() for batch in val_images.batches(runtime)])
         return {"top1": 100 * (predicted == val_images.labels).double().mean().item()}
@@ -68,15 +75,19 @@ def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: 
         decoded = torch.cat([to_uint8(encoder.decode(encoder.encode(images))).cpu() for images in val_images.batches(runtime)])
         return {"psnr": psnr(decoded, val_images.images).mean().item()}
     untrained = open_encoder(card, device=runtime.torch_device, random_weights_seed=0)
-    train_images = LabelledImages.of(train, "train")
-    return {
-        key: _probed(one, train_images, val_images, runtime) for key, one in (("probe_top1", encoder), ("probe_top1_random", untrained))
-    }
+    train_images = LabelledImages.of(recipe, train, "train")
+    found = {}
+    for suffix, one in (("", encoder), ("_random", untrained)):
+        x, val_x = (torch.cat([one.encode(batch).cpu() for batch in part.batches(runtime)]) for part in (train_images, val_images))
+        found[f"probe_top1{suffix}"] = _probed(x, train_images, val_x, val_images)
+        if recipe.source == "scenes":
+            psnr_ = linear_psnr(x[:RIDGE], train_images.images[:RIDGE], val_x, val_images.images, stride=card.stride)
+            found |= {f"ridge_psnr{suffix}": psnr_.alone, f"ridge_psnr_8_more{suffix}": psnr_.more}
+    return found
 
 
-def _probed(encoder: FrozenEncoder, train: LabelledImages, val: LabelledImages, runtime: Runtime) -> float:
+def _probed(x: Tensor, train: LabelledImages, val_x: Tensor, val: LabelledImages) -> float:
     """Validation accuracy in percent of the tiny preset's linear probe."""
-    x, val_x = (torch.cat([pool(encoder.encode(images)) for images in part.batches(runtime)]) for part in (train, val))
     settings = build({}, preset="tiny").scores.probe
-    result = linear_probe(x, train.labels, val_x, val.labels, settings, classes=len(shapes.CLASSES))
+    result = linear_probe(pool(x), train.labels, pool(val_x), val.labels, settings, classes=train.classes)
     return 100 * result.top1.double().mean().item()

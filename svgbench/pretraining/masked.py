@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svgbench.config.networks import Training
 from svgbench.machine.order import Batch
-from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.nets import draws
-from svgbench.pretraining.families import open_tiny
-from svgbench.pretraining.pictures import RESOLUTION, OnDevice, Pictures
-from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.families import open_trainable
+from svgbench.pretraining.pictures import OnDevice
+from svgbench.pretraining.shipped import Job, Shipped
 from svgbench.pretraining.views import view
 
 MASKED = 0.625
@@ -73,15 +71,15 @@ class MaskedTraining(OnDevice):
 
     averaged = "painter"
 
-    def __init__(self, autoencoder: MaskedAutoencoder, pictures: Pictures, training: Training, stream: int) -> None:
-        self.autoencoder, self.pictures, self.stream = autoencoder, pictures, stream
+    def __init__(self, autoencoder: MaskedAutoencoder, job: Job, stream: int) -> None:
+        self.autoencoder, self.pictures, self.stream = autoencoder, job.pictures, stream
         self.modules = {"painter": autoencoder}
-        self.optimisers = {"painter": adam(autoencoder.parameters(), training.optimiser)}
+        self.optimisers = {"painter": adam(autoencoder.parameters(), job.training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update; returns the loss."""
         images = self.pictures.floats(batch.indices)
-        images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=RESOLUTION, area=AREA, light=0.0)
+        images = view(images, batch.positions, stream=draws.stream(self.stream, "view"), size=self.pictures.side, area=AREA, light=0.0)
         count = self.autoencoder.count
         order = draws.uniform(draws.stream(self.stream, "mask"), batch.positions, (count,)).argsort(1)
         predicted, colours = self.autoencoder(images, order, count - round(MASKED * count))
@@ -91,8 +89,8 @@ class MaskedTraining(OnDevice):
         return {"painted": loss.detach()}
 
 
-def mae(pictures: Pictures, training: Training, runtime: Runtime) -> Shipped:
-    """The tiny MAE."""
-    seed = draws.stream(0, "mae")
-    autoencoder = MaskedAutoencoder(*open_tiny("mae", seed)).to(runtime.torch_device)
-    return Shipped(MaskedTraining(autoencoder, pictures, training, seed), autoencoder.network, averaged=False)
+def mae(job: Job) -> Shipped:
+    """MAE."""
+    seed = draws.stream(job.seed, "mae")
+    autoencoder = MaskedAutoencoder(*open_trainable(job.card, seed)).to(job.runtime.torch_device)
+    return Shipped(MaskedTraining(autoencoder, job, seed), autoencoder.network, averaged=False)

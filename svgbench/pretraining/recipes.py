@@ -18,7 +18,10 @@ from svgbench.machine.files import sha256_of, write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import train
 from svgbench.pretraining.pictures import Pictures
-from svgbench.pretraining.shipped import Shipped
+from svgbench.pretraining.shipped import Job, Shipped
+
+SEED_STEP = 10_000
+"""Distance between the seeds of two pretrainings of a recipe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +29,18 @@ class Recipe:
     """How one network is trained."""
 
     builder: str
-    """MODULE:FUNCTION in ``svgbench.pretraining``; called with (pictures, training, runtime), it returns a ``Shipped``."""
-    images: int
-    """Number of training images."""
+    """MODULE:FUNCTION in ``svgbench.pretraining``; called with a ``Job``, it returns a ``Shipped``."""
     seed: int
-    """Seed of the images, the initial weights and every random draw. Each network has a different one; the benchmark uses none of them."""
+    """Seed of the order in which images are seen, and of the images themselves unless ``drawn`` is given."""
+    drawn: int | None = None
+    """Seed of the images. Together with ``split`` it is one that the benchmark does not use."""
     training: Training
+    source: str = "shapes"
+    """The drawn images."""
+    split: str = "train"
+    resolution: int = 32
+    images: int = 30_000
+    """Number of training images."""
 
 
 def _training(
@@ -44,50 +53,65 @@ def _training(
     return Training(total_images=updates * batch, batch=batch, ema=ema, checkpoint_images=250 * batch, optimiser=optimiser)
 
 
+SCENES: dict[str, Any] = {"source": "scenes", "split": "pretrain", "drawn": 0, "resolution": 64, "images": 40_000}
+"""The images of all encoders, codecs and of the perceptual network for ``scenes``."""
+JUDGED: dict[str, Any] = {**SCENES, "split": "judge"}
+"""The images of the extractor for ``scenes``, on which nothing else is trained."""
+
 RECIPES: dict[str, Recipe] = {
-    "shapes-cnn": Recipe(
-        builder="classifiers:shapes_cnn", images=30_000, seed=1001, training=_training(1500, 128, 2e-3, ema=0.99, decay=0.02)
+    "shapes-cnn": Recipe(builder="classifiers:extractor", seed=1001, training=_training(1500, 128, 2e-3, ema=0.99, decay=0.02)),
+    "shapes-lpips": Recipe(builder="classifiers:perceptual", seed=1002, training=_training(1500, 128, 1e-3, ema=0.99, decay=0.02)),
+    "dinov2-tiny": Recipe(builder="distillation:dinov2", seed=2002, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
+    "dinov3-tiny": Recipe(builder="distillation:dinov3", seed=2003, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.04)),
+    "mae-tiny": Recipe(builder="masked:mae", seed=2004, training=_training(2000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95))),
+    "siglip-tiny": Recipe(
+        builder="contrastive:siglip", seed=2005, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.02, betas=(0.9, 0.98))
     ),
-    "shapes-vgg": Recipe(
-        builder="classifiers:shapes_vgg", images=30_000, seed=1002, training=_training(1500, 128, 1e-3, ema=0.99, decay=0.02)
+    "sd-vae-tiny": Recipe(builder="codecs:sd_vae", seed=2006, training=_training(2000, 32, 2e-3, ema=0.99, decay=0.0)),
+    "va-vae-tiny": Recipe(builder="codecs:va_vae", seed=2007, training=_training(2500, 32, 3e-3, ema=0.99, decay=0.0)),
+    "scenes-cnn": Recipe(
+        builder="classifiers:extractor",
+        seed=3001,
+        training=_training(2500, 128, 2e-3, ema=0.99, decay=0.02),
+        **JUDGED,
     ),
-    "dinov2": Recipe(builder="distillation:dinov2", images=30_000, seed=2002, training=_training(800, 128, 1e-3, ema=0.0, decay=0.04)),
-    "dinov3": Recipe(builder="distillation:dinov3", images=30_000, seed=2003, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.04)),
-    "mae": Recipe(
-        builder="masked:mae", images=30_000, seed=2004, training=_training(2000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95))
+    "scenes-lpips": Recipe(
+        builder="classifiers:perceptual",
+        seed=3002,
+        training=_training(2500, 128, 1e-3, ema=0.99, decay=0.02),
+        **SCENES,
     ),
-    "siglip": Recipe(
-        builder="contrastive:siglip", images=30_000, seed=2005, training=_training(1200, 128, 1e-3, ema=0.0, decay=0.02, betas=(0.9, 0.98))
+    "dinov3-mini": Recipe(
+        builder="dense:dinov3", seed=3003, training=_training(2500, 128, 2e-3, ema=0.0, decay=0.3, betas=(0.9, 0.98)), **SCENES
     ),
-    "sd-vae": Recipe(builder="codecs:sd_vae", images=30_000, seed=2006, training=_training(2000, 32, 2e-3, ema=0.99, decay=0.0)),
-    "va-vae": Recipe(builder="codecs:va_vae", images=30_000, seed=2007, training=_training(2500, 32, 3e-3, ema=0.99, decay=0.0)),
 }
-"""Name -> recipe. A family's name refers to its tiny encoder."""
+"""Name of a card or of a judge -> recipe."""
 
 
-def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
+def pretrain(name: str, out: Path, runtime: Runtime, *, seed: int = 0) -> dict[str, Any]:
     """Trains a network, writes ``out/NAME.safetensors`` (half precision), and returns name, file, digest, counts, seconds and losses.
 
-    After an interruption, the same call resumes from the last checkpoint. Some losses compare the images of a batch with each other, which
-    micro-batches and ranks would change, so one process computes each batch at once. Raises BadInput under torchrun.
+    ``seed``: another seed than 0 gives another pretraining on the same images, in ``out/NAME.seed-N.safetensors``. After an interruption,
+    the same call resumes from the last checkpoint. Some losses compare the images of a batch with each other, which micro-batches and ranks
+    would change, so one process computes each batch at once. Raises BadInput under torchrun.
     """
     name = known(name)
     if runtime.world > 1:
         raise BadInput(f"pretrain {name} runs in one process, not in {runtime.world}; call it without torchrun.")
-    recipe, work = RECIPES[name], out / f"{name}.partial"
-    pictures = Pictures.drawn(recipe.images, seed=recipe.seed, device=runtime.torch_device)
-    shipped = build(recipe, pictures, runtime)
-    label = f"pretrain {name}"
+    recipe, file = RECIPES[name], f"{name}.seed-{seed}" if seed else name
+    shipped = build(name, pictures_of(recipe, runtime), runtime, seed=seed)
+    work, order = out / f"{file}.partial", recipe.seed + SEED_STEP * seed
     report = train(
-        shipped.task, settings=recipe.training, dataset_size=len(pictures), seed=recipe.seed, out=work, runtime=runtime, label=label
+        shipped.task, settings=recipe.training, dataset_size=recipe.images, seed=order, out=work, runtime=runtime, label=f"pretrain {file}"
     )
     if shipped.averaged and report.averages is not None:
         shipped.network.load_state_dict(report.averages)
-    path = out / f"{name}.safetensors"
+    path = out / f"{file}.safetensors"
     write_atomic(path, save(halved(shipped.network.state_dict())))
     checkpoints.clear(work)
     return {
         "name": name,
+        "seed": seed,
         "file": str(path),
         "sha256": sha256_of(path),
         "bytes": path.stat().st_size,
@@ -99,20 +123,29 @@ def pretrain(name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
 
 
 def known(name: str) -> str:
-    """The recipe's name; ``name`` may be that of a tiny card. Raises UnknownName."""
-    name = name.removesuffix("-tiny")
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    return name
+    """The recipe's name; a family's name means its tiny card. Raises UnknownName."""
+    for candidate in (name, f"{name}-tiny"):
+        if candidate in RECIPES:
+            return candidate
+    raise unknown("recipe", name, RECIPES)
 
 
-def build(recipe: Recipe, pictures: Pictures, runtime: Runtime) -> Shipped:
-    """The recipe's task with initial weights from its seed; torch's global generator is not changed."""
+def pictures_of(recipe: Recipe, runtime: Runtime) -> Pictures:
+    """The recipe's training images on the device."""
+    seed = recipe.seed if recipe.drawn is None else recipe.drawn
+    return Pictures.drawn(
+        recipe.images, seed=seed, source=recipe.source, resolution=recipe.resolution, split=recipe.split, device=runtime.torch_device
+    )
+
+
+def build(name: str, pictures: Pictures, runtime: Runtime, *, training: Training | None = None, seed: int = 0) -> Shipped:
+    """A recipe's task with initial weights from its seed; torch's global generator is not changed. ``training``: other settings."""
+    recipe = RECIPES[name]
     module, _, function = recipe.builder.partition(":")
     builder = getattr(importlib.import_module(f"svgbench.pretraining.{module}"), function)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        return builder(pictures, recipe.training, runtime)
+        torch.manual_seed(recipe.seed + SEED_STEP * seed)
+        return builder(Job(name, pictures, training or recipe.training, runtime, seed))
 
 
 def halved(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -32,3 +35,54 @@ def view(
     tint = (2 * u[:, 6:9] - 1) * light * 0.3 + (2 * u[:, 9:10] - 1) * light * 0.5
     mean = seen.mean((1, 2, 3), keepdim=True)
     return ((seen - mean) * contrast[:, None, None, None] + mean + tint[:, :, None, None]).clamp(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colours:
+    """How the colours of a view change; shares are of views."""
+
+    exchanged: float = 0.9
+    """Share whose chroma comes from another image of the batch, so that it tells nothing about the image."""
+    grey: float = 0.2
+    saturation: float = 0.5
+    """Largest relative change of the chroma's length. Its hue always turns by a random angle."""
+    light: float = 0.4
+    """Largest relative change of contrast; brightness changes by half of it."""
+    blurred: float = 0.2
+    solarised: float = 0.1
+
+
+_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def recoloured(images: Tensor, positions: Tensor, *, stream: int, colours: Colours) -> Tensor:
+    """Images [B, 3, H, W] in [0, 1] with other colours, blurred or solarised, as DINO's views are; the light and dark of an image stays."""
+    count, device = len(images), images.device
+    u = draws.uniform(draws.stream(stream, "colours"), positions, (9,))
+    to_yiq = torch.tensor(_TO_YIQ, device=device)
+    planes = torch.einsum("ij,bjhw->bihw", to_yiq, images)
+    if count > 1:
+        partner = (torch.arange(count, device=device) + 1 + (u[:, 0] * (count - 1)).long()) % count
+        exchanged = (u[:, 1] < colours.exchanged)[:, None, None, None]
+        planes = torch.cat([planes[:, :1], torch.where(exchanged, planes[partner, 1:], planes[:, 1:])], 1)
+    angle = 2 * math.pi * u[:, 2]
+    length = torch.where(u[:, 3] < colours.grey, 0.0, 1 + (2 * u[:, 4] - 1) * colours.saturation)
+    turn = torch.zeros(count, 3, 3, device=device)
+    turn[:, 0, 0] = 1
+    turn[:, 1, 1] = turn[:, 2, 2] = length * angle.cos()
+    turn[:, 2, 1] = length * angle.sin()
+    turn[:, 1, 2] = -turn[:, 2, 1]
+    seen = torch.bmm(torch.linalg.inv(to_yiq) @ turn, planes.flatten(2)).view_as(images)
+    mean = seen.mean((1, 2, 3), keepdim=True)
+    contrast, shift = (1 + (2 * u[:, 5] - 1) * colours.light), (2 * u[:, 6] - 1) * colours.light / 2
+    seen = ((seen - mean) * contrast[:, None, None, None] + mean + shift[:, None, None, None]).clamp(0, 1)
+    soft = (u[:, 7] < colours.blurred).nonzero()[:, 0]
+    seen = seen.index_copy(0, soft, _blurred(seen[soft]))
+    return torch.where((u[:, 8] < colours.solarised)[:, None, None, None] & (seen > 0.6), 1 - seen, seen)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """Two passes of a 3 x 3 mean, which is nearly a Gaussian with a deviation of 1.2 pixels."""
+    for _ in range(2):
+        images = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return images

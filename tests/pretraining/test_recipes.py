@@ -13,19 +13,20 @@ from safetensors.torch import load_file
 
 from svgbench.cli.main import main
 from svgbench.errors import BadInput, UnknownName
-from svgbench.images import shapes
+from svgbench.images import scenes, shapes
 from svgbench.machine.files import sha256_of
 from svgbench.machine.order import Order
 from svgbench.machine.runtime import Runtime
+from svgbench.metrics.judges import weights_file
 from svgbench.nets.classifier import ShapesCNN, ShapesVGG
 from svgbench.pretraining import recipes
 from svgbench.pretraining.families import card_of
 from svgbench.pretraining.figures import figures
-from svgbench.pretraining.pictures import Pictures, vocabulary
+from svgbench.pretraining.pictures import Pictures
 from svgbench.shelf import folder
 
-FAMILIES = ("dinov2", "dinov3", "mae", "siglip", "sd-vae", "va-vae")
-SELF_SUPERVISED = ("dinov2", "dinov3", "mae", "siglip")
+SELF_SUPERVISED = ("dinov2-tiny", "dinov3-tiny", "mae-tiny", "siglip-tiny")
+ENCODERS = (*SELF_SUPERVISED, "sd-vae-tiny", "va-vae-tiny")
 RUNTIME = Runtime(device="cpu", quiet=True)
 
 
@@ -34,56 +35,56 @@ def pictures():
     return Pictures.drawn(64, seed=5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_shipped_encoder_is_small_and_has_the_digest_of_its_card(family):
-    card = card_of(family)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_shipped_encoder_is_small_and_has_the_digest_of_its_card(name):
+    card = card_of(name)
     file = folder("encoders") / card.weights.file
     assert file.stat().st_size <= 2_000_000
     assert sha256_of(file) == card.weights.sha256
-    assert card.trained_by == f"svgbench pretrain {family}"
-    assert "probe" in card.note if family in SELF_SUPERVISED else "PSNR" in card.note
+    assert card.trained_by == f"svgbench pretrain {name}"
+    assert "probe" in card.note if name in SELF_SUPERVISED else "PSNR" in card.note
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_shipped_encoder_has_the_size_its_card_says(family):
-    card = card_of(family)
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_shipped_encoder_has_the_size_its_card_says(name):
+    card = card_of(name)
     count = sum(tensor.numel() for tensor in load_file(folder("encoders") / card.weights.file).values())
     assert count / 1e6 == pytest.approx(card.params_m, abs=0.01)
 
 
-@pytest.mark.parametrize("family", SELF_SUPERVISED)
-def test_a_shipped_encoder_beats_its_own_random_weights_by_twenty_points(family):
-    found = figures(family, RUNTIME, train=1500, val=500)
+@pytest.mark.parametrize("name", SELF_SUPERVISED)
+def test_a_shipped_encoder_beats_its_own_random_weights_by_twenty_points(name):
+    found = figures(name, RUNTIME, train=1500, val=500)
     assert found["probe_top1"] >= found["probe_top1_random"] + 20
 
 
-@pytest.mark.parametrize("family, floor", [("sd-vae", 22.0), ("va-vae", 20.0)])
-def test_a_shipped_codec_reconstructs(family, floor):
-    assert figures(family, RUNTIME, val=100)["psnr"] > floor
+@pytest.mark.parametrize("name, floor", [("sd-vae-tiny", 22.0), ("va-vae-tiny", 20.0)])
+def test_a_shipped_codec_reconstructs(name, floor):
+    assert figures(name, RUNTIME, val=100)["psnr"] > floor
 
 
-@pytest.mark.parametrize("name, kind", [("shapes-cnn", ShapesCNN), ("shapes-vgg", ShapesVGG)])
+@pytest.mark.parametrize("name, kind", [("shapes-cnn", ShapesCNN), ("shapes-lpips", ShapesVGG)])
 def test_the_shipped_classifiers_name_unseen_images(name, kind):
-    file = folder("encoders") / "tiny" / f"{name}.safetensors"
+    file = weights_file("pairs" if name.endswith("lpips") else "features", name)
     assert file.stat().st_size <= 2_000_000
     assert figures(name, RUNTIME, val=500)["top1"] > 88
     unseen = Pictures.drawn(500, seed=0, split="val")
     seen = kind.filled(load_file(file))(unseen.floats(torch.arange(500)))
     assert seen.features.shape == (500, 128)
-    said = unseen.words(torch.arange(500))
+    said = unseen.said(torch.arange(500))
     varying = (said.mean(0) > 0) & (said.mean(0) < 1)
     assert ((seen.words > 0) == (said > 0.5)).float()[:, varying].mean() > 0.93
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family, unit", [("mae", "%"), ("va-vae", "dB")])
-def test_the_note_of_a_card_is_what_the_check_prints(family, unit, capsys):
+@pytest.mark.parametrize("name, unit", [("mae-tiny", "%"), ("va-vae-tiny", "dB")])
+def test_the_note_of_a_card_is_what_the_check_prints(name, unit, capsys):
     """Another processor's rounding may move a few images of the 2,000."""
     with pytest.raises(SystemExit) as ended:
-        main(["pretrain", family, "--check", "--device", "cpu"])
+        main(["pretrain", name, "--check", "--device", "cpu"])
     assert ended.value.code == 0
     printed = list(json.loads(capsys.readouterr().out)["figures"].values())
-    noted = [float(number) for number in re.findall(rf"([\d.]+) {unit}", card_of(family).note)]
+    noted = [float(number) for number in re.findall(rf"([\d.]+) {unit}", card_of(name).note)]
     assert printed == pytest.approx(noted, abs=0.5)
 
 
@@ -97,12 +98,11 @@ def test_what_a_training_made_is_what_its_figures_are_of(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", sorted(recipes.RECIPES))
 def test_a_recipe_learns(name, pictures):
     """Twelve updates on the same 16 images (a view of them where the objective makes views) lower what is minimised."""
-    recipe = recipes.RECIPES[name]
-    optimiser = recipe.training.optimiser.model_copy(update={"lr": 2e-3})
-    recipe = dataclasses.replace(recipe, training=recipe.training.model_copy(update={"optimiser": optimiser}))
-    shipped = recipes.build(recipe, pictures, RUNTIME)
+    training = recipes.RECIPES[name].training
+    optimiser = training.optimiser.model_copy(update={"lr": 2e-3})
+    shipped = recipes.build(name, pictures, RUNTIME, training=training.model_copy(update={"optimiser": optimiser}))
     total = {"dinov2": ("ibot",), "dinov3": ("ibot",), "sd-vae": ("l1",), "va-vae": ("l1",), "mae": ("painted",), "siglip": ("sigmoid",)}
-    watched = total.get(name, ("class", "words"))
+    watched = total.get(name.removesuffix("-tiny"), ("class", "words"))
 
     def apply(which):
         optimiser = shipped.task.optimisers[which]
@@ -124,7 +124,7 @@ def _short(name, updates, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, name, dataclasses.replace(recipe, training=training, images=32))
 
 
-@pytest.mark.parametrize("name", ["mae", "shapes-vgg"])
+@pytest.mark.parametrize("name", ["mae-tiny", "shapes-lpips"])
 def test_the_same_command_gives_the_same_file(name, tmp_path, monkeypatch):
     _short(name, 3, monkeypatch)
     first, second = (recipes.pretrain(name, tmp_path / place, RUNTIME) for place in ("a", "b"))
@@ -135,8 +135,8 @@ def test_the_same_command_gives_the_same_file(name, tmp_path, monkeypatch):
 
 def test_self_distillation_resumes_with_equal_bits(tmp_path, monkeypatch):
     """Teacher, centres and optimiser are all in the checkpoint: a run stopped after two of four updates ends as the whole one did."""
-    _short("dinov2", 4, monkeypatch)
-    whole = recipes.pretrain("dinov2", tmp_path / "whole", RUNTIME)
+    _short("dinov2-tiny", 4, monkeypatch)
+    whole = recipes.pretrain("dinov2-tiny", tmp_path / "whole", RUNTIME)
     from svgbench.machine import training
 
     class Stopped(BaseException):
@@ -152,18 +152,25 @@ def test_self_distillation_resumes_with_equal_bits(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(training, "failpoint", stop_after_two)
         with pytest.raises(Stopped):
-            recipes.pretrain("dinov2", tmp_path / "parts", RUNTIME)
-    resumed = recipes.pretrain("dinov2", tmp_path / "parts", RUNTIME)
+            recipes.pretrain("dinov2-tiny", tmp_path / "parts", RUNTIME)
+    resumed = recipes.pretrain("dinov2-tiny", tmp_path / "parts", RUNTIME)
     assert resumed["sha256"] == whole["sha256"]
 
 
-def test_a_tiny_member_may_be_named_by_its_card(tmp_path, monkeypatch):
-    _short("mae", 1, monkeypatch)
-    assert recipes.pretrain("mae-tiny", tmp_path, RUNTIME)["name"] == "mae"
+def test_a_family_means_its_tiny_card(tmp_path, monkeypatch):
+    _short("mae-tiny", 1, monkeypatch)
+    assert recipes.pretrain("mae", tmp_path, RUNTIME)["name"] == "mae-tiny"
+
+
+def test_another_seed_is_another_pretraining_of_the_same_images(tmp_path, monkeypatch):
+    _short("mae-tiny", 1, monkeypatch)
+    files = [Path(recipes.pretrain("mae-tiny", tmp_path, RUNTIME, seed=seed)["file"]) for seed in (0, 1, 2)]
+    assert [file.name for file in files] == ["mae-tiny.safetensors", "mae-tiny.seed-1.safetensors", "mae-tiny.seed-2.safetensors"]
+    assert len({sha256_of(file) for file in files}) == 3
 
 
 def test_an_unknown_recipe_offers_its_neighbours(tmp_path):
-    with pytest.raises(UnknownName, match="Did you mean 'dinov3'"):
+    with pytest.raises(UnknownName, match="Did you mean 'dinov3-tiny'"):
         recipes.pretrain("dino-v3", tmp_path, RUNTIME)
 
 
@@ -179,9 +186,10 @@ def test_no_recipe_sees_the_images_that_measure_it():
     assert 0 not in seeds and len(set(seeds)) == len(seeds)
 
 
-def test_captions_become_word_numbers_and_back():
-    pictures = Pictures.drawn(20, seed=3)
-    drawn = shapes.draw(range(20), seed=3, resolution=32, split="train", captions=True)
-    words = vocabulary()
-    assert [" ".join(words[number] for number in row) for row in pictures.captions.tolist()] == drawn.captions
-    assert pictures.words(torch.arange(20)).sum(1).tolist() == [len(set(caption.split())) for caption in drawn.captions]
+@pytest.mark.parametrize("source, world", [("shapes", shapes), ("scenes", scenes)])
+def test_captions_become_word_numbers_and_back(source, world):
+    pictures = Pictures.drawn(48, seed=3, source=source, resolution=24)
+    drawn = world.draw(range(48), seed=3, resolution=24, split="train", captions=True)
+    assert (pictures.side, pictures.classes) == (24, len(world.CLASSES))
+    assert [" ".join(pictures.words[number] for number in row) for row in pictures.captions.tolist()] == drawn.captions
+    assert pictures.said(torch.arange(48)).sum(1).tolist() == [len(set(caption.split())) for caption in drawn.captions]

@@ -8,7 +8,7 @@ from svgbench.machine.order import Order
 from svgbench.machine.runtime import Runtime
 from svgbench.nets import draws
 from svgbench.pretraining import codecs, distillation, masked, recipes
-from svgbench.pretraining.families import open_tiny
+from svgbench.pretraining.families import open_trainable
 from svgbench.pretraining.pictures import Pictures
 from svgbench.pretraining.views import view
 
@@ -41,7 +41,7 @@ def test_views_stay_in_the_unit_interval():
 
 
 def test_a_hidden_patch_shows_the_mask_patch_and_nothing_of_the_image():
-    student = distillation.Student(*open_tiny("dinov2", 0), prototypes=16)
+    student = distillation.Student(*open_trainable("dinov2-tiny", 0), prototypes=16)
     hidden = torch.zeros(2, 4, 4, dtype=torch.bool)
     hidden[:, 1, 2] = True
     images = torch.rand(2, 3, 32, 32)
@@ -53,7 +53,7 @@ def test_a_hidden_patch_shows_the_mask_patch_and_nothing_of_the_image():
 
 
 def test_the_teacher_has_no_gradient_and_follows_by_the_average():
-    shipped = recipes.build(recipes.RECIPES["dinov3"], Pictures.drawn(16, seed=2), RUNTIME)
+    shipped = recipes.build("dinov3-tiny", Pictures.drawn(16, seed=2), RUNTIME)
     task = shipped.task
     before = [p.clone() for p in task.teacher.parameters()]
     optimiser = task.optimisers["student"]
@@ -72,14 +72,14 @@ def test_the_teacher_has_no_gradient_and_follows_by_the_average():
 
 
 def test_half_of_the_large_views_hide_their_share_of_patches():
-    task = recipes.build(recipes.RECIPES["dinov2"], Pictures.drawn(16, seed=2), RUNTIME).task
+    task = recipes.build("dinov2-tiny", Pictures.drawn(16, seed=2), RUNTIME).task
     hidden = task._hidden(Order(16, seed=0).batch(0, 400), 800, 4).flatten(1).sum(1)
     assert set(hidden.tolist()) == {0, round(task.views.hidden * 16)}
     assert 0.4 < (hidden > 0).float().mean() < 0.6
 
 
 def test_a_masked_autoencoder_never_sees_hidden_patches():
-    painter = masked.MaskedAutoencoder(*open_tiny("mae", 0))
+    painter = masked.MaskedAutoencoder(*open_trainable("mae-tiny", 0))
     order = draws.uniform(3, torch.arange(2), (16,)).argsort(1)
     images = torch.rand(2, 3, 32, 32)
     changed = images.clone()
@@ -94,7 +94,7 @@ def test_a_masked_autoencoder_never_sees_hidden_patches():
 
 def test_painted_patches_stand_where_their_colours_do():
     """Targets are the hidden patches in the order of ``order``, each of mean 0 and variance near 1."""
-    painter = masked.MaskedAutoencoder(*open_tiny("mae", 0))
+    painter = masked.MaskedAutoencoder(*open_trainable("mae-tiny", 0))
     order = draws.uniform(3, torch.arange(1), (16,)).argsort(1)
     images = torch.rand(1, 3, 32, 32)
     colours = painter(images, order, 6)[1]
@@ -107,7 +107,7 @@ def test_painted_patches_stand_where_their_colours_do():
 
 def test_the_gradient_that_meets_at_the_latent_is_that_of_the_whole_loss():
     """Without a teacher, one update's gradients equal plain backpropagation of l1 + perceptual + KL."""
-    task = recipes.build(recipes.RECIPES["sd-vae"], Pictures.drawn(8, seed=2), RUNTIME).task
+    task = recipes.build("sd-vae-tiny", Pictures.drawn(8, seed=2), RUNTIME).task
     batch = Order(8, seed=0).batch(0, 8)
     kept = {}
     task.update(batch, lambda name: kept.update({n: p.grad.clone() for n, p in task.model.named_parameters()}))

@@ -40,7 +40,7 @@ class Pictures:
 
 def encoder() -> FrozenEncoder:
     """The tiny DINOv3, whose rotary positions timm computes on the CPU."""
-    card = card_of("dinov3")
+    card = card_of("dinov3-tiny")
     return FrozenEncoder(card, open_network(card, seed=0))
 
 

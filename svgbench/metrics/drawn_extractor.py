@@ -1,7 +1,8 @@
-"""The small classifier of the embedded images as a torch-fidelity extractor.
+"""The small classifiers of the drawn images as torch-fidelity extractors.
 
-Protocol: the classifier was trained on drawn images at 32 px. Distances use its 128 averaged features; the IS-like score uses its class
-logits. Protocols name it. It was not trained on photographs, and its distances must not be compared with Inception's.
+Protocol: a classifier was trained on drawn images at its own size (32 px for ``shapes``, 64 px for ``scenes``). Distances use its 128
+averaged features; the IS-like score uses its class logits. Protocols name it. It was not trained on photographs, and its distances must
+not be compared with Inception's.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from svgbench.metrics.judges import head_widths
-from svgbench.nets.classifier import ShapesCNN
+from svgbench.nets.classifier import EXTRACTORS
 from svgbench.weights.files import fill, read
 
-NAME = "svgbench-shapes-cnn"
+NAMES = {f"svgbench-{name}": kind for name, kind in EXTRACTORS.items()}
+"""torch-fidelity's names of the extractors -> their networks."""
 
 
-class ShapesExtractor(FeatureExtractorBase):
+class DrawnExtractor(FeatureExtractorBase):
     """Features [B, 128] and logits [B, K] of uint8 images [B, 3, H, W]."""
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
         super().__init__(name, features_list)
         path = Path(feature_extractor_weights_path)
         state = read(path)
-        self.network = ShapesCNN(**head_widths(state, path))
+        self.network = NAMES[name](**head_widths(state, path))
         fill(self.network, state, where=str(path))
         self.requires_grad_(False).eval()
 
