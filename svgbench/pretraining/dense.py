@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from svgbench.machine.order import Batch
 from svgbench.machine.training import adam
 from svgbench.nets import draws
-from svgbench.pretraining.distillation import parameter_groups, widen
+from svgbench.pretraining.distillation import Student, parameter_groups, widen
 from svgbench.pretraining.families import open_trainable
 from svgbench.pretraining.pictures import OnDevice
 from svgbench.pretraining.shipped import Job, Shipped
@@ -62,30 +61,6 @@ class Prototypes(nn.Module):
         return F.normalize(tokens, dim=-1) @ F.normalize(self.directions, dim=-1).T
 
 
-class Student(nn.Module):
-    """A ViT with prototypes for the class token and for patches, and learned pixels for masked patches."""
-
-    network: Any
-    """A ViT of timm."""
-
-    def __init__(self, network: Any, pixels: nn.Module, *, prototypes: int) -> None:
-        super().__init__()
-        self.network, self.pixels = network, pixels
-        self.patch, self.prefix = network.patch_embed.patch_size[0], network.num_prefix_tokens
-        self.of_image, self.of_patch = (Prototypes(network.embed_dim, prototypes) for _ in range(2))
-        self.mask_patch = nn.Parameter(torch.zeros(3, self.patch, self.patch))
-
-    def forward(self, images: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Class token [B, C] and patch tokens [B, N, C] of images [B, 3, H, W] in [0, 1]; ``hidden`` [B, h, w]: patches to mask."""
-        pixels = self.pixels(images)
-        if hidden is not None:
-            grid = hidden.shape[-1]
-            where = hidden[:, None].repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
-            pixels = torch.where(where, self.mask_patch.repeat(1, grid, grid), pixels)
-        tokens = self.network.forward_features(pixels)
-        return tokens[:, 0], tokens[:, self.prefix :]
-
-
 class DenseDistillation(OnDevice):
     """A training task: the student is trained by gradient, the teacher is its moving average."""
 
@@ -107,22 +82,22 @@ class DenseDistillation(OnDevice):
         self.optimisers = {"student": adam(parameter_groups(student, job.training), job.training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of the student and of the teacher; returns the losses."""
+        """One update of the student and of the teacher; returns the losses, each a scalar."""
         shown, asked, small = self._views(batch)
         teacher, student = self.teacher, self.student
         with torch.no_grad():
             image, patches = teacher(shown)
-            of_image, of_mean = teacher.of_image(image).chunk(2), teacher.of_patch(patches.mean(1)).chunk(2)
-            of_patches = teacher.of_patch(patches.flatten(0, 1))
+            of_image, of_mean = teacher.image_head(image).chunk(2), teacher.patch_head(patches.mean(1)).chunk(2)
+            of_patches = teacher.patch_head(patches.flatten(0, 1))
         hidden = self._hidden(batch, len(asked), asked.shape[-1] // student.patch)
         seen = [(2, *student(asked, hidden))] + ([] if small is None else [(self.settings.small, *student(small))])
-        images = [answer for count, token, _ in seen for answer in student.of_image(token).chunk(count)]
-        means = [answer for count, _, tokens in seen for answer in student.of_patch(tokens.mean(1)).chunk(count)]
+        images = [answer for count, token, _ in seen for answer in student.image_head(token).chunk(count)]
+        means = [answer for count, _, tokens in seen for answer in student.patch_head(tokens.mean(1)).chunk(count)]
         _, token, tokens = seen[0]
         losses = {
             "image": self.of_image(list(of_image), images),
             "mean": self.of_mean(list(of_mean), means),
-            "patches": self.of_patches(of_patches, student.of_patch(tokens.flatten(0, 1)), torch.ones_like(hidden)),
+            "patches": self.of_patches(of_patches, student.patch_head(tokens.flatten(0, 1)), torch.ones_like(hidden)),
         }
         spread = sum(self.koleo(half) for half in (*token.chunk(2), *tokens.mean(1).chunk(2)))
         (sum(losses.values()) + self.settings.koleo * spread).backward()
@@ -163,10 +138,11 @@ class DenseDistillation(OnDevice):
 
 
 def _distilled(job: Job, family: str, settings: Settings) -> Shipped:
+    def head(width: int) -> nn.Module:
+        return Prototypes(width, settings.prototypes)
+
     seed = draws.stream(job.seed, family)
-    student, teacher = (
-        Student(*open_trainable(job.card, seed), prototypes=settings.prototypes).to(job.runtime.torch_device) for _ in range(2)
-    )
+    student, teacher = (Student(*open_trainable(job.card, seed), head=head).to(job.runtime.torch_device) for _ in range(2))
     if settings.widened:
         widen(student)
     task = DenseDistillation(student, teacher, job, settings, seed)

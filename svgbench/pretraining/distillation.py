@@ -50,20 +50,17 @@ class Views:
 
 
 class Student(nn.Module):
-    """A ViT with projection heads for the class token and for patches, and learned pixels for masked patches."""
+    """A ViT with a head for the class token and one for patches, and learned pixels for masked patches."""
 
     network: Any
     """A ViT of timm."""
 
-    def __init__(self, network: Any, pixels: nn.Module, *, prototypes: int) -> None:
+    def __init__(self, network: Any, pixels: nn.Module, *, head: Callable[[int], nn.Module]) -> None:
+        """``head``: makes a head for tokens of a width."""
         super().__init__()
-        from lightly.models.modules import DINOProjectionHead
-
         self.network, self.pixels = network, pixels
         self.patch, self.prefix = network.patch_embed.patch_size[0], network.num_prefix_tokens
-        width = network.embed_dim
-        self.image_head = DINOProjectionHead(width, 256, 64, prototypes)
-        self.patch_head = DINOProjectionHead(width, 256, 64, prototypes)
+        self.image_head, self.patch_head = head(network.embed_dim), head(network.embed_dim)
         # the patch embedding is linear, so a learned patch of pixels is equivalent to a learned mask token, for every ViT
         self.mask_patch = nn.Parameter(torch.zeros(3, self.patch, self.patch))
 
@@ -97,7 +94,7 @@ class Distillation(OnDevice):
         self.optimisers = {"student": adam(parameter_groups(student, job.training), job.training.optimiser)}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
-        """One update of the student and of the teacher; returns the losses."""
+        """One update of the student and of the teacher; returns the losses, each a scalar."""
         large, small = self._views(batch)
         with torch.no_grad():
             teacher_image, teacher_patches = self.teacher(large)
@@ -166,10 +163,13 @@ def widen(student: Student) -> None:
 
 
 def _distilled(job: Job, family: str, views: Views) -> Shipped:
+    from lightly.models.modules import DINOProjectionHead
+
+    def head(width: int) -> nn.Module:
+        return DINOProjectionHead(width, 256, 64, views.prototypes)
+
     seed = draws.stream(job.seed, family)
-    student, teacher = (
-        Student(*open_trainable(job.card, seed), prototypes=views.prototypes).to(job.runtime.torch_device) for _ in range(2)
-    )
+    student, teacher = (Student(*open_trainable(job.card, seed), head=head).to(job.runtime.torch_device) for _ in range(2))
     if views.widened:
         widen(student)
     task = Distillation(student, teacher, job, views, seed)

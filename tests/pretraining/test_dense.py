@@ -70,7 +70,7 @@ def test_every_patch_answers_and_the_teacher_follows():
     optimiser = task.optimisers["student"]
 
     def apply(name):
-        seen["directions"] = task.student.of_patch.directions.grad.clone()
+        seen["directions"] = task.student.patch_head.directions.grad.clone()
         for group in optimiser.param_groups:
             group["lr"] = 1e-3
         optimiser.step()
