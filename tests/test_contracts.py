@@ -32,7 +32,7 @@ OPTIONS = {
         "--name", "--encoder", "--weights", "--weights-key", "--statistics", "--config", "--preset", "--out", "--set", "--shelf",
         "--device",
     },
-    "pretrain": {"--out", "--device", "--threads", "--check"},
+    "pretrain": {"--out", "--device", "--threads", "--seed", "--check"},
     "doctor": {"--out", "--preset", "--encoder", "--data", "--set", "--shelf", "--gpus", "--format"},
     "runs": {"--out", "--format"},
     "gc": {"--out", "--shelf", "--unfinished", "--yes", "--format"},

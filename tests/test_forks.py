@@ -11,7 +11,7 @@ import torch
 def test_threads_of_a_fork_compute_at_the_same_moment():
     """Without the hook of ``forks`` one fork in ten failed."""
     torch.set_num_threads(torch.get_num_threads())  # makes the pool
-    for _ in range(200):
+    for _ in range(80):
         child = os.fork()
         if child == 0:
             start, failed = threading.Barrier(3), []

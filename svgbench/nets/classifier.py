@@ -68,7 +68,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(8, channels), nn.Conv2d(channels, out, 3, stride=stride, padding=1)
         self.norm2, self.conv2 = nn.GroupNorm(8, out), nn.Conv2d(out, out, 3, padding=1)
-        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, stride, stride=stride)
+        self.skip = nn.Identity() if (channels, stride) == (out, 1) else nn.Conv2d(channels, out, stride, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """Grid [B, C, h, w] -> [B, out, h / stride, w / stride]."""

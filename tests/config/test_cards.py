@@ -33,8 +33,8 @@ def test_every_card_is_complete(name: str) -> None:
     assert card.channels > 0 and card.params_m > 0 and card.licence and card.origin
     side, shown = map(int, card.pixels.scale.split("/"))
     assert card.pixels.size % card.stride == 0 and card.pixels.size * side % shown == 0
-    if card.preset == "tiny":
-        assert name == f"{card.family}-tiny" and card.weights.file and card.trained_by
+    if card.preset in ("tiny", "mini"):
+        assert name == f"{card.family}-{card.preset}" and card.weights.file and card.trained_by
     else:
         assert card.weights.hub and card.pixels.size == 256
 
