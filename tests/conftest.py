@@ -28,8 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the tests of the rows that ``--fault`` names; ``--fault all`` those of any row. The slow ones come first, so that at the end no
-    process waits for another's."""
+    """Leaves the tests of the rows that ``--fault`` names; ``--fault all`` those of any row. The slow ones come first, so that at the end
+    no process waits for another."""
     if wanted := set(config.getoption("--fault")):
         kept = [item for item in items if (rows := _rows(item)) and (wanted & {"all", *rows})]
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
