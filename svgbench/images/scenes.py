@@ -81,7 +81,7 @@ class _Scene(NamedTuple):
 
     indices: np.ndarray
     labels: np.ndarray
-    count: np.ndarray  # objects in the image
+    number: np.ndarray  # objects in the image
     x: np.ndarray  # [n, k]; objects are ordered from far to near
     y: np.ndarray
     size: np.ndarray
@@ -116,7 +116,7 @@ def _scene(indices: np.ndarray, labels: np.ndarray, key: int) -> _Scene:
     return _Scene(
         indices=indices,
         labels=labels,
-        count=count,
+        number=count,
         x=spread * cosine(angles) + shift[..., 0] + jitter[..., 0],
         y=spread * sine(angles) + shift[..., 1] + jitter[..., 1],
         size=size,
@@ -142,7 +142,7 @@ def _render(scene: _Scene, resolution: int, key: int) -> tuple[np.ndarray, np.nd
     image, depth = _background(scene, px, py, key)  # luminance and two chromas [n, 3, H, W]
     mask = np.zeros(depth.shape, np.uint8)
     for place in range(MOST):
-        rows = np.flatnonzero(scene.count > place)
+        rows = np.flatnonzero(scene.number > place)
         if len(rows) == 0:
             continue
         coverage, blend = _object(scene, rows, place, px, py, resolution)
@@ -226,10 +226,10 @@ def _interpolated(lattice: np.ndarray, side: np.ndarray) -> np.ndarray:
 def _caption(scene: _Scene, row: int) -> str:
     """A description of one image: number, pattern, shape, the colour of the nearest object and of the ground."""
     pattern, shape = CLASSES[scene.labels[row]].split()
-    nearest = scene.count[row] - 1
+    nearest = scene.number[row] - 1
     part = 1 if pattern == "dark" else 0
     hue, floor = (HUES[int(h * len(HUES)) % len(HUES)] for h in (scene.hue[row, nearest, part], scene.ground_hue[row, 1]))
-    return f"{COUNTS[scene.count[row] - 1]} {pattern} {hue} {shape} on {floor}"
+    return f"{COUNTS[scene.number[row] - 1]} {pattern} {hue} {shape} on {floor}"
 
 
 def _tall(columns: np.ndarray) -> np.ndarray:

@@ -58,6 +58,15 @@ def test_a_shipped_encoder_beats_its_own_random_weights_by_twenty_points(name):
     assert found["probe_top1"] >= found["probe_top1_random"] + 20
 
 
+@pytest.mark.slow
+def test_the_encoder_of_scenes_passes_its_gates():
+    """Fixed before any Frechet distance of these images was seen (``reports/measured/tier.md``)."""
+    found = figures("dinov3-mini", RUNTIME, train=4500, val=1000)
+    assert found["ridge_psnr"] <= 18
+    assert found["ridge_psnr_8_more"] >= found["ridge_psnr"] + 3
+    assert found["probe_top1"] >= 60 and found["probe_top1"] >= found["probe_top1_random"] + 30
+
+
 @pytest.mark.parametrize("name, floor", [("sd-vae-tiny", 22.0), ("va-vae-tiny", 20.0)])
 def test_a_shipped_codec_reconstructs(name, floor):
     assert figures(name, RUNTIME, val=100)["psnr"] > floor
