@@ -38,3 +38,18 @@ def test_the_extra_all_has_every_other_extra_and_hints_name_extras_that_exist():
 def test_constraints_pin_every_package_of_the_plain_install():
     pinned = names((ROOT / "constraints.txt").read_text().split())
     assert names(PROJECT["dependencies"]) <= pinned
+
+
+def test_an_installed_wheel_has_every_package_and_every_shelf():
+    """The checkout has them all anyway, so a missing one would only be noticed by users."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    code = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "svgbench").rglob("__init__.py")}
+    shelves = {
+        f"svgbench.shelf.{'.'.join(path.relative_to(ROOT).parts)}" for path in (ROOT / "encoders", ROOT / "ablations", ROOT / "reports")
+    }
+    shelves |= {f"svgbench.shelf.encoders.{path.name}" for path in (ROOT / "encoders").iterdir() if path.is_dir()}
+    assert set(setup["packages"]) == code | shelves and len(setup["packages"]) == len(code | shelves)
+    for name in shelves:
+        place = ROOT / setup["package-dir"][name]
+        kinds = {path.suffix for path in place.iterdir() if path.is_file()}
+        assert kinds <= {pattern.removeprefix("*") for pattern in setup["package-data"][name]}, name

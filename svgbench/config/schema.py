@@ -14,7 +14,7 @@ from svgbench.config.choices import AlignmentName, ObjectiveName, Standardisatio
 from svgbench.config.networks import Decoder, Optimiser, Residual, Training, Transformer
 from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share, Sparse
 from svgbench.config.sampling import Sampling
-from svgbench.config.scoring import Scores
+from svgbench.config.scoring import PerceptualName, Scores
 
 DRAWN = ("shapes", "scenes")
 """Sources of images that svgbench draws from a seed; both have labels, masks and captions."""
@@ -134,8 +134,8 @@ class ReconstructionLoss(Sparse):
     """Weight of the mean absolute pixel error."""
     perceptual: NotNegative = 1.0
     """Weight of the perceptual distance; 0 needs no perceptual network."""
-    network: Literal["lpips", "shapes-lpips"] = "lpips"
-    """Perceptual distance: LPIPS on VGG16 (needs its weights file) or on the small network that is shipped for ``shapes``."""
+    network: PerceptualName = "lpips"
+    """Perceptual distance: LPIPS on VGG16 (needs its weights file) or on the small network that is shipped for ``shapes`` or ``scenes``."""
     weights: str | None = None
     """Path of the VGG16 weights file of LPIPS."""
     adversarial: NotNegative = 0.5

@@ -161,25 +161,28 @@ class Depth(Part):
     """Digest of the folder's files; filled in by the program when it plans a run."""
 
 
+PerceptualName = Literal["lpips", "shapes-lpips", "scenes-lpips"]
+
+
 class Scores(Part):
     """Metrics and their protocols."""
 
     extractor: str = "inception"
-    """Features of FID, sFID, IS, KID, precision and recall: ``inception`` (needs its weights file), ``shapes-cnn`` or
-    ``dinov2-vit-l-14``."""
+    """Features of FID, sFID, IS, KID, precision and recall: ``inception`` (needs its weights file), ``shapes-cnn``,
+    ``scenes-cnn`` or ``dinov2-vit-l-14``."""
     extractor_weights: str | None = None
-    """Path of the extractor's weights file; needed by all but ``shapes-cnn``, whose weights are shipped."""
+    """Path of the extractor's weights file; ``shapes-cnn`` and ``scenes-cnn`` are shipped with theirs."""
     second_extractor: str | None = None
     """Another feature network for a second Frechet distance of the samples: ``dinov2-vit-l-14`` gives ``fd_dinov2``; none when empty."""
     second_extractor_weights: str | None = None
-    """Path of the second extractor's weights file; needed by all but ``shapes-cnn``, whose weights are shipped."""
+    """Path of the second extractor's weights file; ``shapes-cnn`` and ``scenes-cnn`` are shipped with theirs."""
     reference: str | None = None
     """What samples are compared with instead of the training images: an ADM ``.npz`` (its statistics for gFID, its images ``arr_0`` for
     KID, precision and recall), an ``.npz`` or folder of images, or an ``images`` artifact of a store. Statistics belong to the first
     extractor; the second one then still uses the training images."""
-    perceptual: Literal["lpips", "shapes-lpips"] = "lpips"
+    perceptual: PerceptualName = "lpips"
     """Distance of reconstructions to originals: LPIPS (left out, shown as a dash, without its weights file) or that of the small network
-    for ``shapes``."""
+    for ``shapes`` or ``scenes``."""
     lpips_weights: str | None = None
     """Path of the VGG16 weights file of LPIPS."""
     neighbours: Count = 3

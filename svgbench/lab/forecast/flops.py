@@ -17,8 +17,12 @@ FREQUENCIES = 256
 """Dimension of DiT's time embedding; RAE's is twice as large."""
 VGG = (64, 64, -1, 128, 128, -1, 256, 256, 256, -1, 512, 512, 512, -1, 512, 512, 512)
 """Widths of VGG16's convolutions; -1 halves the grid (Simonyan and Zisserman, arXiv 1409.1556)."""
-SHAPES_VGG = (16, 16, -1, 32, 32, -1, 64, 64, -1, 128, 128)
-"""The same for the small network that is shipped for ``shapes``."""
+PERCEPTUAL = {
+    "lpips": VGG,
+    "shapes-lpips": (16, 16, -1, 32, 32, -1, 64, 64, -1, 128, 128),
+    "scenes-lpips": (8, 8, -1, 16, 16, -1, 32, 32, -1, 64, 64, -1, 128, 128),
+}
+"""The same for every network of a perceptual distance."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def discriminator(part: ReconstructionLoss, *, resolution: int) -> tuple[Work, f
 def perceptual(network: str, *, resolution: int) -> float:
     """Operations of the perceptual distance's network on one image."""
     total, side, inputs = 0.0, resolution, 3
-    for width in VGG if network == "lpips" else SHAPES_VGG:
+    for width in PERCEPTUAL[network]:
         if width < 0:
             side //= 2
             continue

@@ -16,7 +16,7 @@ from svgbench.machine.measure import count_flops
 from svgbench.metrics.dinov2_extractor import MEMBERS, SIDE
 from svgbench.metrics.judges import row
 from svgbench.metrics.perceptual import VggTaps
-from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL
 from svgbench.nets.critic import PatchDiscriminator
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.representation import Projector
@@ -127,9 +127,11 @@ def test_the_projector_s_work_is_what_is_counted():
 
 @pytest.mark.parametrize("resolution", [32, 256])
 def test_the_perceptual_networks_work_is_what_is_counted(resolution):
-    image, small = torch.zeros(1, 3, resolution, resolution), ShapesVGG(classes=10, words=9)
+    image = torch.zeros(1, 3, resolution, resolution)
     assert flops.perceptual("lpips", resolution=resolution) == count_flops(lambda vgg=VggTaps(): vgg(image))
-    assert flops.perceptual("shapes-lpips", resolution=resolution) == count_flops(lambda: small.activations(image))
+    for name, kind in PERCEPTUAL.items():
+        small = kind(classes=10, words=9)
+        assert flops.perceptual(name, resolution=resolution) == count_flops(lambda small=small: small.activations(image))
 
 
 @pytest.mark.parametrize("name", sorted(CARDS))
@@ -159,8 +161,11 @@ def test_a_card_s_work_grows_with_the_area_and_is_none_where_nobody_counted():
 
 
 def test_extractors_state_the_work_of_one_image():
-    small = ShapesCNN(classes=10, words=9)
-    assert row("features", "shapes-cnn")["gflops"] == pytest.approx(count_flops(lambda: small(torch.zeros(1, 3, 32, 32))) / 1e9, rel=1e-3)
+    for name, kind in EXTRACTORS.items():
+        small = kind(classes=10, words=9)
+        image = torch.zeros(1, 3, kind.side, kind.side)
+        found = count_flops(lambda small=small, image=image: small(image)) / 1e9
+        assert row("features", name)["gflops"] == pytest.approx(found, rel=1e-3), f"{name}: gflops: {found:.4g}"
     with pytest.MonkeyPatch.context() as patch:  # its constructor insists on a file
         patch.setattr(torch, "load", lambda *args, **kwargs: {})
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
