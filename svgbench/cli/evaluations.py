@@ -64,8 +64,8 @@ def evaluate(
     from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
-    from svgbench.metrics.judges import knows_photographs, unfamiliar, weights_file
-    from svgbench.tables.judge_notes import are_drawn
+    from svgbench.metrics.judges import is_familiar, unfamiliar, weights_file
+    from svgbench.tables.judge_notes import drawn_source
 
     if second_extractor == extractor:
         raise BadInput(f"--second-extractor {extractor} is the first one; name another or leave it out.")
@@ -87,9 +87,10 @@ def evaluate(
             images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, resize=resize,
             allow_doubles=allow_doubles, progress=progress,
         )  # fmt: skip
-    of_drawings = [name for name, *_ in extractors if not knows_photographs("features", name)]
-    if of_drawings and not are_drawn(str(reference)):
-        note = unfamiliar(of_drawings)
+    drawn = drawn_source(str(reference))
+    strangers = [name for name, *_ in extractors if not is_familiar("features", name, drawn)]
+    if strangers:
+        note = unfamiliar(strangers)
         scores = [score.model_copy(update={"detail": {**score.detail, "judges": note}}) for score in scores]
     if format is Format.json:
         sys.stdout.write(json.dumps([score.model_dump(mode="json") for score in scores], indent=1) + "\n")

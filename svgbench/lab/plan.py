@@ -274,7 +274,7 @@ def _check_judges(plain: dict[str, Any], facts: Mapping[str, bool]) -> None:
     LPIPS is missing, the plan is made, but ``lab.preflight`` raises an error before it runs."""
     wanted, instead, fields, needed = [], [], [], False
     for name, kind, judge, file, weights in graph.judging(plain, trains_autoencoder=facts["trains-autoencoder"]):
-        if file or not judges.knows_photographs(kind, judge) or name == "scores.perceptual":  # the LPIPS score is then left out
+        if file or judges.trained_on(kind, judge) or name == "scores.perceptual":  # the LPIPS score is then left out
             continue
         wanted.append(f"'{judge}' needs its weights file{judges.source_of(kind, judge)}: --set {weights}=FILE")
         instead.append(f"--set {name}={SHIPPED[kind]}")

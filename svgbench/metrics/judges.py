@@ -49,15 +49,21 @@ def weights_file(kind: str, name: str, weights: str | Path | None = None, *, set
     return path
 
 
-def knows_photographs(kind: str, name: str) -> bool:
-    """Whether a judge was trained on photographs: the shipped ones were trained only on the embedded drawn images."""
-    return "shelf" not in row(kind, name)
+def trained_on(kind: str, name: str) -> str | None:
+    """The drawn images on which a judge was trained, ``shapes`` or ``scenes``; None: photographs."""
+    return row(kind, name).get("images")
+
+
+def is_familiar(kind: str, name: str, drawn: str | None) -> bool:
+    """Whether a judge may score these images: any, if it was trained on photographs, else only those on which it was trained. ``drawn``:
+    their source, if they are drawn."""
+    return trained_on(kind, name) in (None, drawn)
 
 
 def unfamiliar(names: Iterable[str]) -> str:
     """The note for numbers for which judges trained on drawn images score other images."""
     listed = " and ".join(dict.fromkeys(names))
-    return f"{listed}: trained on the embedded shapes images, not on photographs; use these numbers only to compare runs on the same images"
+    return f"{listed}: trained on drawn images, not on photographs or on these; use these numbers only to compare runs on the same images"
 
 
 def source_of(kind: str, name: str) -> str:

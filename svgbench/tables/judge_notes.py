@@ -14,26 +14,28 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.table import Table
 
 
-def are_drawn(source: str) -> bool:
-    """Whether a run uses the embedded images, drawn or packed."""
+def drawn_source(source: str) -> str | None:
+    """The source of a run's images, if they are drawn: the run's own, or that of the packed images."""
     if source in DRAWN:
-        return True
+        return source
     from svgbench.images import packed  # needs numpy
 
     place = Path(source).expanduser()
     try:
-        return packed.holds(place) and packed.read(place).get("source") in DRAWN
+        of_packed = packed.read(place).get("source") if packed.holds(place) else None
     except BrokenArtifact:
-        return False
+        return None
+    return of_packed if of_packed in DRAWN else None
 
 
 def unfamiliar(record: RunRecord) -> list[str]:
-    """The judges that were trained on other images than the run uses, each with its role; empty for a run on the embedded images."""
+    """The judges that were trained on other drawn images than the run uses, each with its role."""
     config = record.config()
-    if "data" not in config or are_drawn(config["data"]["source"]):
+    if "data" not in config:
         return []
+    drawn = drawn_source(config["data"]["source"])
     judging = graph.judging(config, trains_autoencoder=record.stage("autoencoder") is not None)
-    return [f"{judge} ({name})" for name, kind, judge, *_ in judging if not judges.knows_photographs(kind, judge)]
+    return [f"{judge} ({name})" for name, kind, judge, *_ in judging if not judges.is_familiar(kind, judge, drawn)]
 
 
 def note_judges(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
 from svgbench.errors import BadData, BadInput, BadWeights, NumericalError, UnknownName
-from svgbench.images.shapes import draw
+from svgbench.images.sources import drawer
 from svgbench.machine.files import sha256_of
 from svgbench.metrics.features import Extractor, ImageFeatures, _Pass, extract, full_precision, load_extractor
 from svgbench.metrics.frechet import frechet_distance
@@ -259,21 +259,24 @@ def test_no_images_are_refused(weights):
         extract(load_extractor("shapes-cnn", weights / "cnn.safetensors"), images(0))
 
 
-def test_shipped_judges_open_with_the_pinned_digest():
-    extractor, perceptual = load_extractor("shapes-cnn"), load_perceptual("shapes-lpips")
-    assert extractor.digest == row("features", "shapes-cnn")["sha256"]
-    assert perceptual.digest == row("pairs", "shapes-lpips")["sha256"]
+@pytest.mark.parametrize("source", ["shapes", "scenes"])
+def test_shipped_judges_open_with_the_pinned_digest(source):
+    extractor, perceptual = load_extractor(f"{source}-cnn"), load_perceptual(f"{source}-lpips")
+    assert extractor.digest == row("features", f"{source}-cnn")["sha256"]
+    assert perceptual.digest == row("pairs", f"{source}-lpips")["sha256"]
     found = extract(extractor, images(20))
     assert isinstance(found, ImageFeatures) and found.kept.shape == (20, extractor.dim)
 
 
-def test_on_embedded_images_unseen_ones_are_near_blurred_ones_far_and_one_class_alone_has_less_recall():
-    extractor = load_extractor("shapes-cnn")
-    train, val = (draw(np.arange(count), seed=0, resolution=32, split=split) for count, split in ((2400, "train"), (600, "val")))
+@pytest.mark.parametrize("source, side", [("shapes", 32), ("scenes", 64)])
+def test_on_drawn_images_unseen_ones_are_near_blurred_ones_far_and_one_class_alone_has_less_recall(source, side):
+    extractor, world = load_extractor(f"{source}-cnn"), drawer(source)
+    classes = len(world.CLASSES)
+    train, val = (world.draw(np.arange(count), seed=0, resolution=side, split=split) for count, split in ((2400, "train"), (600, "val")))
     reference = extract(extractor, train.images)
     pixels = torch.from_numpy(val.images).float()
     blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(pixels, 2), scale_factor=2, mode="bilinear").round().byte()
-    alone = draw(np.arange(0, 6000, 10), seed=0, resolution=32, split="val").images
+    alone = world.draw(np.arange(0, 600 * classes, classes), seed=0, resolution=side, split="val").images
     found = [_by_metric(extractor, extract(extractor, x), reference) for x in (val.images, blurred, alone)]
     assert (torch.from_numpy(val.labels) == extract(extractor, val.images).logits.argmax(1)).double().mean() > 0.85
     assert found[0]["gfid"] < 3 < 10 < found[1]["gfid"] < found[2]["gfid"]

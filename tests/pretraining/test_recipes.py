@@ -18,7 +18,7 @@ from svgbench.machine.files import sha256_of
 from svgbench.machine.order import Order
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.judges import weights_file
-from svgbench.nets.classifier import ShapesCNN, ShapesVGG
+from svgbench.nets.classifier import ScenesCNN, ScenesVGG, ShapesCNN, ShapesVGG
 from svgbench.pretraining import recipes
 from svgbench.pretraining.families import card_of
 from svgbench.pretraining.figures import figures
@@ -72,12 +72,15 @@ def test_a_shipped_codec_reconstructs(name, floor):
     assert figures(name, RUNTIME, val=100)["psnr"] > floor
 
 
-@pytest.mark.parametrize("name, kind", [("shapes-cnn", ShapesCNN), ("shapes-lpips", ShapesVGG)])
+@pytest.mark.parametrize(
+    "name, kind", [("shapes-cnn", ShapesCNN), ("shapes-lpips", ShapesVGG), ("scenes-cnn", ScenesCNN), ("scenes-lpips", ScenesVGG)]
+)
 def test_the_shipped_classifiers_name_unseen_images(name, kind):
     file = weights_file("pairs" if name.endswith("lpips") else "features", name)
     assert file.stat().st_size <= 2_000_000
     assert figures(name, RUNTIME, val=500)["top1"] > 88
-    unseen = Pictures.drawn(500, seed=0, split="val")
+    recipe = recipes.RECIPES[name]
+    unseen = Pictures.drawn(500, seed=0, source=recipe.source, resolution=recipe.resolution, split="val")
     seen = kind.filled(load_file(file))(unseen.floats(torch.arange(500)))
     assert seen.features.shape == (500, 128)
     said = unseen.said(torch.arange(500))

@@ -126,8 +126,20 @@ def test_the_preset_tiny_runs_on_any_folder(photographs):
 def test_images_from_elsewhere_judged_by_the_shipped_classifier_say_so(tmp_path, photographs):
     words = ("eval", photographs / "train" / "a", "--reference", photographs / "val" / "a", "--extractor", "shapes-cnn")
     (note,) = [line for line in svgbench(*words, "--format", "markdown").stdout.splitlines() if WORDS in line]
-    assert note.startswith("- shapes-cnn: trained on the embedded shapes images")
+    assert note.startswith("- shapes-cnn: trained on drawn images, not on photographs")
     pack(Data(source="shapes", resolution=40, train_images=12, val_images=12), tmp_path / "packed", Runtime(device="cpu", quiet=True))
     drawn = svgbench("eval", photographs / "train" / "a", "--reference", tmp_path / "packed", "--extractor", "shapes-cnn",
                      "--format", "json")  # fmt: skip
     assert drawn.returncode == 0 and not any("judges" in row["detail"] for row in json.loads(drawn.stdout)), drawn.stderr
+
+
+@pytest.mark.parametrize("source, judge, noted", [("shapes", "shapes", False), ("scenes", "scenes", False), ("scenes", "shapes", True)])
+def test_a_judge_of_drawn_images_knows_those_of_its_own_source_alone(tmp_path, source, judge, noted):
+    images = {"extractor": f"{judge}-cnn", "perceptual": f"{judge}-lpips"}
+    of_the_run = config(source, scores=images, autoencoder={"loss": {"network": f"{judge}-lpips"}})
+    out = runs(tmp_path / "runs", a=of_the_run)
+    assert (f"{judge}-cnn (scores.extractor)" in svgbench("report", "--out", out, "--format", "markdown").stdout) == noted
+    packed = pack(Data(source=source, resolution=32, train_images=8, val_images=4), tmp_path / "packed", Runtime(device="cpu", quiet=True))
+    assert packed["source"] == source
+    out = runs(tmp_path / "again", a=config(tmp_path / "packed", scores=images))
+    assert (f"{judge}-cnn (scores.extractor)" in svgbench("report", "--out", out, "--format", "markdown").stdout) == noted

@@ -134,8 +134,9 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
     trains = facts["trains-autoencoder"] or facts["continues-autoencoder"]
     for name, kind, judge, file, weights in graph.judging(sizes.config.model_dump(mode="json"), trains_autoencoder=trains):
         need = judge_of(kind, judge, file, weights, optional=name == "scores.perceptual")
-        if not sizes.config.data.drawn and not judges.knows_photographs(kind, judge):
-            need = replace(need, where=f"{need.where}; trained on drawn images, not on photographs (--set {name}=...)")
+        data = sizes.config.data
+        if not judges.is_familiar(kind, judge, data.source if data.drawn else None):
+            need = replace(need, where=f"{need.where}; trained on drawn images, not on photographs or on these (--set {name}=...)")
         yield need
 
 
