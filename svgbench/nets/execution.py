@@ -19,8 +19,14 @@ GRAPHS = 256
 and a process may train and sample the networks of many experiments."""
 
 
-def allow_many_graphs() -> None:
-    """Raises torch's limit to ``GRAPHS``; beyond its limit, torch runs uncompiled what it should compile, or fails."""
+def prepare_compilation() -> None:
+    """Sets torch's options for compiling: at most ``GRAPHS`` graphs (beyond its limit, torch runs uncompiled what it should compile, or
+    fails), and kernels that do not depend on the batch's size. By default Inductor fuses reductions of two orders from 5 Mi elements on, so
+    that a smaller last batch is compiled again."""
+    import torch._inductor.config as inductor
+
+    if hasattr(inductor.triton, "mix_order_reduction_non_strict_mode"):  # not in older versions
+        inductor.triton.mix_order_reduction_non_strict_mode = True
     config = torch._dynamo.config
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # in torch 2.6
     setattr(config, name, max(getattr(config, name), GRAPHS))
@@ -53,7 +59,7 @@ class BlockList(nn.ModuleList):
 
     def compile(self, *options: object, **more: object) -> None:
         """Compiles each block in place; torch finds that all have the same code."""
-        allow_many_graphs()
+        prepare_compilation()
         for block in self:
             block.compile(*options, **more)
         self.compiled = True
@@ -73,7 +79,7 @@ def _uncompiled(block: nn.Module, *inputs: Tensor | None) -> Tensor:
 
 def compiled(function: Function) -> Function:
     """A function of tensors [B, ...], compiled once for all batch sizes."""
-    allow_many_graphs()
+    prepare_compilation()
     fast = torch.compile(function)
 
     @wraps(function)

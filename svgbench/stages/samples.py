@@ -19,7 +19,7 @@ from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.samples import sent_as_uint8
 from svgbench.nets import draws
-from svgbench.nets.execution import allow_many_graphs
+from svgbench.nets.execution import prepare_compilation
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.sampler import generate
 from svgbench.nets.tokenizer import Codec, Tokenizer
@@ -60,7 +60,7 @@ def compile_for_sampling(model: Any, runtime: Runtime) -> None:
     """Compiles the whole forward pass of a model in place if the runtime compiles. Sampling calls it with ``batch`` or twice as many rows,
     so it becomes at most two graphs: times, labels and noise are tensors, and guidance and steps are outside."""
     if runtime.compiles:
-        allow_many_graphs()
+        prepare_compilation()
         model.compile(fullgraph=True, dynamic=False)
 
 

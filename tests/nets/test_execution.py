@@ -81,6 +81,16 @@ def test_sampling_needs_one_graph_for_all_steps_scales_schedules_and_batches(gra
     assert graphs.frame_count == 1 and not counters["graph_break"]
 
 
+def test_kernels_are_chosen_whatever_the_batch(graphs):
+    """Else Inductor compiles a network again for a batch on the other side of 5 Mi elements, on CUDA alone."""
+    options = torch._inductor.config.triton
+    if not hasattr(options, "mix_order_reduction_non_strict_mode"):
+        pytest.skip("this torch has no such fusion")
+    with torch._inductor.config.patch({"triton.mix_order_reduction_non_strict_mode": False}):
+        sit().compile_blocks()
+        assert options.mix_order_reduction_non_strict_mode
+
+
 def test_the_wide_head_adds_one_graph(graphs):
     model = sit(wide={"width": 48, "depth": 2, "heads": 2}, position="both", norm="rms", mlp="swiglu")
     model.compile_blocks()
