@@ -160,7 +160,7 @@ def map_elements(part: Decoder, side: int) -> float:
 def _perceptual_elements(network: str, side: int) -> float:
     """Outputs of the perceptual network's convolutions and of their activations."""
     total = 0.0
-    for width in flops.VGG if network == "lpips" else flops.SHAPES_VGG:
+    for width in flops.PERCEPTUAL[network]:
         side, total = (side // 2, total) if width < 0 else (side, total + 2 * width * side**2)
     return total
 
