@@ -92,7 +92,8 @@ def test_the_shipped_classifiers_name_unseen_images(name, kind):
     assert seen.features.shape == (500, 128)
     said = unseen.said(torch.arange(500))
     varying = (said.mean(0) > 0) & (said.mean(0) < 1)
-    assert ((seen.words > 0) == (said > 0.5)).float()[:, varying].mean() > 0.93
+    floor = 0.93 if recipe.source == "shapes" else 0.9  # a scene's caption names the hue of its nearest object alone
+    assert ((seen.words > 0) == (said > 0.5)).float()[:, varying].mean() > floor
 
 
 @pytest.mark.slow
