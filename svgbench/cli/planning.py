@@ -20,7 +20,7 @@ from svgbench.config.experiments import load_experiment
 from svgbench.config.fields import FieldDoc, field_docs, fields_markdown
 from svgbench.errors import BadData, BadWeights
 from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
-from svgbench.lab.plan import Plan, make_plan, resolve
+from svgbench.lab.plan import Finished, Plan, make_plan, resolve
 from svgbench.lab.run_plan import gc_paused
 from svgbench.lab.store import Store
 from svgbench.tables.table import Table
@@ -65,7 +65,8 @@ def plan(
             raise
         costs = estimates(plan_, shelf)
         missing = [f"this plan assumes what is not here: {error}"]
-    made = {key: manifest for key, node in plan_.nodes.items() if not missing and (manifest := store.manifest(node.stage, key))}
+    finished = Finished(plan_, store)
+    made = {key: manifest for key in plan_.nodes if not missing and (manifest := finished.manifest(key))}
     places = {GPUS.get(one.config.preset, 0) for one in plan_.runs}
     pace = pace_of(max(places) if gpus is None else gpus, store.root)
     title = f"Plan of {experiment}"

@@ -157,6 +157,8 @@ def pretrain(
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
     if absent and not check:
         raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")
+    if check and seed:
+        raise BadInput("--check measures the shipped weights, which are of seed 0; leave out --seed.")
     from svgbench.machine.runtime import Runtime
     from svgbench.pretraining import pretrain as train
     from svgbench.pretraining.figures import figures

@@ -21,20 +21,21 @@ from svgbench.errors import BadConfig, UnknownName
 
 SIZES: dict[str, dict[str, int]] = {
     "tiny": {"width": 128, "depth": 4, "heads": 4},
+    "mini": {"width": 192, "depth": 4, "heads": 3},
     "S": {"width": 384, "depth": 12, "heads": 6},
     "B": {"width": 768, "depth": 12, "heads": 12},
     "L": {"width": 1024, "depth": 24, "heads": 16},
     "XL": {"width": 1152, "depth": 28, "heads": 16},
 }
-"""SiT's sizes (arXiv 2401.08740, table 1)."""
+"""SiT's sizes (arXiv 2401.08740, table 1), and one for each of the presets ``tiny`` and ``mini``."""
 WIDE: dict[str, int] = {"width": 2048, "depth": 2, "heads": 16}
 WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
-"""RAE's wide head, the same for every size (arXiv 2510.11690, section 5), and a proportionally smaller one for the size ``tiny``."""
+"""RAE's wide head, the same for every size (arXiv 2510.11690, section 5), and a smaller one for the sizes ``tiny`` and ``mini``."""
 
 DIMENSION = 4096
 """Latent dimension for which RAE's shift is 1: that of the SD-VAE at 256 px, also used at other resolutions."""
 REFERENCE = "sd-vae"
-"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, and 256 at the preset ``tiny``."""
+"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, 256 at ``tiny`` and ``mini``."""
 
 
 def dimension_shift(numbers: float, base: float = DIMENSION) -> float:
@@ -74,7 +75,7 @@ def build(settings: Mapping[str, Any], *, preset: str, where: str = "", extra: P
         merged = merge(OF_SHAPES, merged)
     given = {k: v for k, v in (merged.get("diffusion", {}).get("transformer") or {}).items() if v is not None}
     if given.get("wide") is not None:
-        given["wide"] = {**(WIDE_TINY if draft.diffusion.size == "tiny" else WIDE), **given["wide"]}
+        given["wide"] = {**(WIDE_TINY if draft.diffusion.size in ("tiny", "mini") else WIDE), **given["wide"]}
     levels = settings.get("autoencoder", {}).get("decoder", {}).get("multipliers") or _levels(draft, card)
     fitted = {
         "encoder": {"card": card.name},

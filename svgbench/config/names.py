@@ -56,7 +56,8 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
     autoencoder = config.autoencoder
     parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
     named: dict[str, Any] = {"encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
-    if cards.find(config.encoder.card, config.preset, extra).kind == "features":
+    card = cards.find(config.encoder.card, config.preset, extra)
+    if card.kind == "features":
         named["autoencoder"] = {"align": autoencoder.align}
         if autoencoder.residual.channels == 0:
             parts.append("no-residual")
@@ -65,7 +66,7 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
             parts.append("no-align")
         elif autoencoder.align != "frozen":
             parts.append(f"align-{autoencoder.align}")
-    if config.preset != "tiny":
+    if config.preset not in ("tiny", card.preset):  # the names of tiny's and mini's own cards tell the preset
         parts.append(config.preset)
     plains, cache_key = {} if plains is None else plains, canonical([config.preset, named])
     if cache_key not in plains:

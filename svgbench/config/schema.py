@@ -155,8 +155,10 @@ class ReconstructionLoss(Sparse):
 class Autoencoder(Sparse):
     """Stage 1: features, residual, alignment, decoder. A codec is adopted as the autoencoder, without training."""
 
-    later = ("align_strength",)
+    later = ("align_strength", "seed")
 
+    seed: Seed | None = None
+    """Seed of stage 1 instead of the run's, so that runs of several seeds share one stage 1; empty: the run's seed."""
     residual: Residual = Residual()
     """The residual encoder."""
     align: AlignmentName = "frozen"
@@ -236,7 +238,7 @@ class Diffusion(Sparse):
     time: Literal["uniform", "logit-normal"] = "uniform"
     """Distribution of the training times of ``flow`` before the shift."""
 
-    size: Literal["tiny", "S", "B", "L", "XL"] = "XL"
+    size: Literal["tiny", "mini", "S", "B", "L", "XL"] = "XL"
     """Size of the transformer (SiT's names); single fields of ``transformer`` override it."""
     transformer: Transformer = Transformer()
     """The transformer of ``size``, with single fields overridden."""
@@ -244,7 +246,7 @@ class Diffusion(Sparse):
     """Shift s of the training times of ``flow``: t <- s t / (1 + (s - 1) t)."""
     dimension_shift: bool = False
     """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / dimension of the latent), at most 1; base: the
-    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
+    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny`` and ``mini``."""
     direction: NotNegative = 0.0
     """Weight of LightningDiT's loss on the direction of a velocity of ``flow`` (arXiv 2501.01423): 1 - cosine over the channels of each
     position; 0: not used."""

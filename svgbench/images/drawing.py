@@ -5,12 +5,31 @@ The bytes are the same on every processor: every step is a rounded addition, mul
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from svgbench.errors import BadData
 from svgbench.images.exact import arctangent, cosine, sine
+
+
+def checked(indices: Sequence[int] | np.ndarray, *, source: str, splits: Sequence[str], split: str, resolution: int) -> np.ndarray:
+    """The indices int64 [n]. Raises BadData for an unknown split, a resolution outside 16 to 1024, or a negative index."""
+    if split not in splits:
+        raise BadData(f"{source} has no split '{split}'; use {', '.join(splits[:-1])} or {splits[-1]}.")
+    if not 16 <= resolution <= 1024:
+        raise BadData(f"{source} can be drawn at 16 to 1024 px, not at {resolution}.")
+    numbers = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if len(numbers) and numbers.min() < 0:
+        raise BadData(f"{source} has no image {numbers.min()}; count from 0.")
+    return numbers
+
+
+def key_of(source: str, seed: int, split: str) -> int:
+    """The key of all random numbers of a split."""
+    return int.from_bytes(hashlib.sha256(f"{source}/{seed}/{split}".encode()).digest()[:8], "little")
 
 
 def uniform(key: int, indices: np.ndarray, count: int) -> np.ndarray:

@@ -12,14 +12,12 @@ pixels are rounded additions, multiplications, divisions and square roots; sines
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from svgbench.errors import BadData
-from svgbench.images.drawing import DISTANCES, uniform, wide
+from svgbench.images.drawing import DISTANCES, checked, key_of, uniform, wide
 from svgbench.images.exact import cosine, sine
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross", "heart", "crescent")
@@ -54,14 +52,8 @@ class SceneBatch(NamedTuple):
 def draw(indices: Sequence[int] | np.ndarray, *, seed: int, resolution: int, split: str, captions: bool = False) -> SceneBatch:
     """Draws the images ``indices`` [n] of a split, ``resolution`` pixels wide. The classes alternate, so that 24 consecutive images have
     all 24. Raises BadData for an unknown split, a resolution outside 16 to 1024, or a negative index."""
-    if split not in SPLITS:
-        raise BadData(f"scenes has no split '{split}'; use {', '.join(SPLITS[:-1])} or {SPLITS[-1]}.")
-    if not 16 <= resolution <= 1024:
-        raise BadData(f"scenes can be drawn at 16 to 1024 px, not at {resolution}.")
-    indices = np.asarray(indices, dtype=np.int64).reshape(-1)
-    if len(indices) and indices.min() < 0:
-        raise BadData(f"scenes has no image {indices.min()}; count from 0.")
-    key = int.from_bytes(hashlib.sha256(f"scenes/{seed}/{split}".encode()).digest()[:8], "little")
+    indices = checked(indices, source="scenes", splits=SPLITS, split=split, resolution=resolution)
+    key = key_of("scenes", seed, split)
     count = len(indices)
     images = np.empty((count, 3, resolution, resolution), np.uint8)
     masks, depth = np.empty((count, resolution, resolution), np.uint8), np.empty((count, resolution, resolution), np.float32)

@@ -10,14 +10,12 @@ in ``exact``.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from svgbench.errors import BadData
-from svgbench.images.drawing import DISTANCES, uniform, wide
+from svgbench.images.drawing import DISTANCES, checked, key_of, uniform, wide
 from svgbench.images.exact import cosine, interpolated, mean, sine
 
 TEXTURES = ("plain", "striped", "checked", "dotted", "ringed")
@@ -84,14 +82,8 @@ class ShapeBatch(NamedTuple):
 def draw(indices: Sequence[int] | np.ndarray, *, seed: int, resolution: int, split: str, captions: bool = False) -> ShapeBatch:
     """Draws the images ``indices`` [n] of a split, ``resolution`` pixels wide. The classes alternate, so that ten consecutive images have
     all ten. Raises BadData for an unknown split, a resolution outside 16 to 1024, or a negative index."""
-    if split not in SPLITS:
-        raise BadData(f"shapes has no split '{split}'; use train or val.")
-    if not 16 <= resolution <= 1024:
-        raise BadData(f"shapes can be drawn at 16 to 1024 px, not at {resolution}.")
-    indices = np.asarray(indices, dtype=np.int64).reshape(-1)
-    if len(indices) and indices.min() < 0:
-        raise BadData(f"shapes has no image {indices.min()}; count from 0.")
-    key = int.from_bytes(hashlib.sha256(f"shapes/{seed}/{split}".encode()).digest()[:8], "little")
+    indices = checked(indices, source="shapes", splits=SPLITS, split=split, resolution=resolution)
+    key = key_of("shapes", seed, split)
     images = np.empty((len(indices), 3, resolution, resolution), np.uint8)
     masks = np.empty((len(indices), resolution, resolution), np.uint8)
     labels = indices % len(KINDS)

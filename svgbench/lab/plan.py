@@ -17,6 +17,7 @@ from svgbench.config.sampling import TUNED
 from svgbench.config.schema import DRAWN, RunConfig
 from svgbench.config.scoring import Scores
 from svgbench.errors import BadConfig, BadWeights
+from svgbench.lab import shipped
 from svgbench.lab.digests import covers, digests_of
 from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
@@ -100,7 +101,7 @@ def shown_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Finished:
-    """A plan's finished nodes; each manifest is read once."""
+    """A plan's finished nodes, in a store or shipped; each manifest is read once."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         self._plan, self._store = plan, store
@@ -121,6 +122,7 @@ class Finished:
         if key not in self._seen:
             node = self._plan.nodes[key]
             artifact = self._store.look(node.stage, key, (graph.by_name(node.stage).version, node.identity, node.inputs))
+            artifact = artifact or shipped.look(node)
             if artifact is None:
                 return None
             self._seen[key] = artifact
@@ -306,6 +308,10 @@ def node_of(
     for path in (*stage.slice, *marks):
         if path not in left_out and graph.holds(config, path):
             part = merge(part, nested(path, graph.field(config, path)))
+    if stage.own_seed is not None and graph.holds(config, stage.own_seed):
+        owner, _, name = stage.own_seed.partition(".")
+        kept = {key: value for key, value in part[owner].items() if key != name}
+        part = {**part, owner: kept, "seed": graph.field(config, stage.own_seed)}
     for path, value in cell.items():
         part = merge(part, nested(path, value))
     if cell.get("sampling.guidance") == 1:

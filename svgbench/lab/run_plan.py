@@ -18,6 +18,7 @@ from svgbench.lab.preflight import check, slow_on_cpu
 from svgbench.lab.processes import slots_here
 from svgbench.lab.record import record
 from svgbench.lab.schedule import Outcome, Walk, Watch
+from svgbench.lab.shipped import install
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.machine.ranks import check_several, ranks
@@ -48,6 +49,8 @@ def run_plan(
         check_several(world() * bench.ranks)
     store, outcome, using = Store(out / "store"), Outcome(), contextlib.ExitStack()
     with gc_paused():
+        if is_main():
+            install(plan.nodes.values(), store)
         finished = Finished(plan, store)
     missing = set(plan.nodes) - finished.keys()
     if is_main():

@@ -1,8 +1,9 @@
-"""The small convolutional networks shipped with the drawn images: two for ``shapes``, two for ``scenes``.
+"""The small convolutional networks shipped with the drawn images: two for ``shapes``, three for ``scenes``.
 
 The Frechet distance of ``shapes`` compares ShapesCNN's features, the perceptual loss compares ShapesVGG's activations. All were trained to
 predict everything in a caption (class, colours, number, background, ...), so that their features encode more than the class. The two of
-a source differ in architecture, seed and images, so that no decoder is trained on the features with which it is evaluated.
+a source differ in architecture, seed and images, so that no decoder is trained on the features with which it is evaluated. The third one
+for ``scenes`` has seen no labels and no captions: it was trained by SimCLR (arXiv 2002.05709).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class _Naming(nn.Module):
         return network.eval().requires_grad_(False)
 
 
-class ShapesCNN(_Naming):
+class Trunk(nn.Module):
     """A residual network with group norms on 16x16, 8x8 and 4x4 grids; 128 averaged features; other image sizes are resized."""
 
     dim = 128
@@ -40,20 +41,27 @@ class ShapesCNN(_Naming):
     """Side in pixels at which it was trained."""
     strides = (1, 2, 1, 2, 1)
 
-    def __init__(self, *, classes: int, words: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 4, stride=2, padding=1)
         widths = (32, 32, 64, 64, 128, 128)
         self.blocks = nn.Sequential(*(_Block(*sizes) for sizes in zip(widths, widths[1:], self.strides, strict=False)))
         self.norm = nn.GroupNorm(8, 128)
-        self.logits = nn.Linear(128, classes)
-        self.words = nn.Linear(128, words)
 
     def features(self, images: Tensor) -> Tensor:
         """Features [B, 128] of images [B, 3, H, W] in [0, 1]."""
         if images.shape[-2:] != (self.side, self.side):
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", antialias=True, align_corners=False)
         return F.silu(self.norm(self.blocks(self.stem(images * 2 - 1)))).mean((2, 3))
+
+
+class ShapesCNN(Trunk, _Naming):
+    """The trunk with heads for the class and the words of the caption."""
+
+    def __init__(self, *, classes: int, words: int) -> None:
+        super().__init__()
+        self.logits = nn.Linear(128, classes)
+        self.words = nn.Linear(128, words)
 
     def forward(self, images: Tensor) -> Seen:
         """Features, class logits and word logits of images [B, 3, H, W] in [0, 1]."""
@@ -119,6 +127,23 @@ class ScenesCNN(ShapesCNN):
     strides = (2, 2, 1, 2, 1)
 
 
+class ScenesSimCLR(Trunk):
+    """The trunk of ``ScenesCNN`` alone, trained without labels."""
+
+    side, strides = ScenesCNN.side, ScenesCNN.strides
+
+    @classmethod
+    def filled(cls, state: dict[str, Tensor]) -> Self:
+        """The network with the weights of a state dict, in evaluation mode, without gradients."""
+        network = cls()
+        network.load_state_dict(state)
+        return network.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, 128] of images [B, 3, H, W] in [0, 1]."""
+        return self.features(images)
+
+
 class ScenesVGG(ShapesVGG):
     """The same with one more, narrower stage, since images are twice as wide."""
 
@@ -126,5 +151,6 @@ class ScenesVGG(ShapesVGG):
 
 
 EXTRACTORS: dict[str, type[ShapesCNN]] = {"shapes-cnn": ShapesCNN, "scenes-cnn": ScenesCNN}
+SELF_TAUGHT: dict[str, type[ScenesSimCLR]] = {"scenes-simclr": ScenesSimCLR}
 PERCEPTUAL: dict[str, type[ShapesVGG]] = {"shapes-lpips": ShapesVGG, "scenes-lpips": ScenesVGG}
 """Networks by the names of the judges that they are."""

@@ -17,7 +17,7 @@ from svgbench.machine.runtime import Runtime
 from svgbench.machine.training import adam
 from svgbench.metrics.judges import weights_file
 from svgbench.nets import draws
-from svgbench.nets.classifier import ShapesVGG
+from svgbench.nets.classifier import PERCEPTUAL, ShapesVGG
 from svgbench.nets.critic import perceptual_distance
 from svgbench.pretraining.families import CardPixels, card_of
 from svgbench.pretraining.pictures import OnDevice
@@ -131,8 +131,8 @@ def _random_autoencoder(card: EncoderCard, seed: int, runtime: Runtime) -> nn.Mo
 
 def _critic(card: EncoderCard, runtime: Runtime) -> ShapesVGG:
     """The perceptual network that is shipped for the card's images."""
-    file = weights_file("pairs", "shapes-lpips" if card.preset == "tiny" else "scenes-lpips")
-    return ShapesVGG.filled(load_file(file)).to(runtime.torch_device)
+    name = "shapes-lpips" if card.preset == "tiny" else "scenes-lpips"
+    return PERCEPTUAL[name].filled(load_file(weights_file("pairs", name))).to(runtime.torch_device)
 
 
 def _autoencoding(job: Job, family: str, teacher: str | None = None) -> Shipped:

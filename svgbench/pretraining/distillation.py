@@ -27,14 +27,13 @@ from svgbench.pretraining.views import view
 
 
 @dataclass(frozen=True, kw_only=True)
-class Views:
-    """Views of an image and settings of the losses."""
+class Settings:
+    """What both recipes of self-distillation set."""
 
     small: int = 2
     """Number of small views, of half the side, of an image; there are always two large ones."""
     large_area: tuple[float, float] = (0.5, 1.0)
     small_area: tuple[float, float] = (0.25, 0.5)
-    light: float = 0.4
     prototypes: int = 512
     hidden: float = 0.4
     """Share of patches that are masked for the student, in half of the large views."""
@@ -42,11 +41,20 @@ class Views:
     momentum: float = 0.99
     """Decay of the teacher's moving average at the start; it rises to 1 along a cosine."""
     koleo: float = 0.1
+    widened: bool = False
+    """Whether the blocks are initialised by Glorot's rule instead of the library's."""
+    decays_patches: bool = False
+    """Whether weight decay also applies to the patch embedding, as in DINOv2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(Settings):
+    """Settings of the encoders for ``shapes``."""
+
+    light: float = 0.4
     patches_answer: bool = False
     """Whether the DINO loss also applies to the mean patch token. With the class token alone, a short training of the tiny DINOv3 gave a
     linear probe of 61 % on the class token, but 37 % on the patches, which are the latents."""
-    widened: bool = False
-    """Whether the blocks are initialised by Glorot's rule instead of the library's."""
 
 
 class Student(nn.Module):
@@ -75,23 +83,47 @@ class Student(nn.Module):
         return tokens[:, 0], tokens[:, self.prefix :]
 
 
-class Distillation(OnDevice):
-    """A training task: the student is trained by gradient, the teacher is its moving average."""
+class SelfDistillation(OnDevice):
+    """What both recipes share: the student is trained by gradient, the teacher is its moving average."""
 
     averaged = None
+
+    def __init__(self, student: Student, teacher: Student, job: Job, settings: Settings, stream: int, losses: dict[str, nn.Module]) -> None:
+        """``losses``: those with a state (centres of the teacher's answers), by name."""
+        teacher.load_state_dict(student.state_dict())
+        self.student, self.teacher = student, teacher.requires_grad_(False)
+        self.pictures, self.settings, self.stream, self.total = job.pictures, settings, stream, job.training.total_images
+        device = job.pictures.images.device
+        self.modules = {"student": student, "teacher": self.teacher, **{name: loss.to(device) for name, loss in losses.items()}}
+        self.optimisers = {"student": adam(_groups(student, job.training, settings.decays_patches), job.training.optimiser)}
+
+    def hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
+        """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
+        numbers = batch.positions.repeat(2) * 2 + torch.arange(2, device=batch.positions.device).repeat_interleave(len(batch))
+        u = draws.uniform(draws.stream(self.stream, "hidden"), numbers, (grid * grid + 1,))
+        rank = u[:, 1:].argsort(1).argsort(1)
+        hidden = (rank < round(self.settings.hidden * grid * grid)) & (u[:, :1] < 0.5)
+        hidden[0, 0] |= ~hidden.any()  # the iBOT loss needs at least one masked patch in every batch
+        return hidden.reshape(count, grid, grid)
+
+    @torch.no_grad()
+    def follow(self, batch: Batch) -> None:
+        """teacher <- m teacher + (1 - m) student, where m rises to 1 during training."""
+        progress = batch.images_seen / self.total
+        momentum = 1 - (1 - self.settings.momentum) * (math.cos(math.pi * progress) + 1) / 2
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
+
+
+class Distillation(SelfDistillation):
+    """A training task with the losses of DINOv2."""
 
     def __init__(self, student: Student, teacher: Student, job: Job, views: Views, stream: int) -> None:
         from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
 
-        teacher.load_state_dict(student.state_dict())
-        self.student, self.teacher = student, teacher.requires_grad_(False)
-        self.pictures, self.views, self.stream, self.total = job.pictures, views, stream, job.training.total_images
-        self.dino = DINOLoss(views.prototypes, teacher_temp=views.teacher_temperature, warmup_teacher_temp=views.teacher_temperature)
-        self.ibot = IBOTPatchLoss(views.prototypes, teacher_temp=views.teacher_temperature)
-        self.koleo = KoLeoLoss()
-        device = job.pictures.images.device
-        self.modules = {"student": student, "teacher": self.teacher, "dino": self.dino.to(device), "ibot": self.ibot.to(device)}
-        self.optimisers = {"student": adam(parameter_groups(student, job.training), job.training.optimiser)}
+        self.views, heat = views, views.teacher_temperature
+        self.dino = DINOLoss(views.prototypes, teacher_temp=heat, warmup_teacher_temp=heat)
+        self.ibot, self.koleo = IBOTPatchLoss(views.prototypes, teacher_temp=heat), KoLeoLoss()
+        super().__init__(student, teacher, job, views, stream, {"dino": self.dino, "ibot": self.ibot})
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the student and of the teacher; returns the losses, each a scalar."""
@@ -99,7 +131,7 @@ class Distillation(OnDevice):
         with torch.no_grad():
             teacher_image, teacher_patches = self.teacher(large)
             targets = list(self.teacher.image_head(teacher_image).chunk(2))
-        hidden = self._hidden(batch, len(large), large.shape[-1] // self.student.patch)
+        hidden = self.hidden(batch, len(large), large.shape[-1] // self.student.patch)
         image, patches = self.student(large, hidden)
         seen = [(2, image, patches)] + ([] if small is None else [(self.views.small, *self.student(small))])
         answers = [answer for count, token, _ in seen for answer in self.student.image_head(token).chunk(count)]
@@ -113,7 +145,7 @@ class Distillation(OnDevice):
         spread = sum(self.koleo(half) for half in image.chunk(2))
         (losses["dino"] + losses["ibot"] + self.views.koleo * spread).backward()
         apply("student")
-        self._follow(batch)
+        self.follow(batch)
         return {**{name: loss.detach() for name, loss in losses.items()}, "koleo": spread.detach()}
 
     def _views(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
@@ -127,33 +159,17 @@ class Distillation(OnDevice):
         large = stack("large", 2, self.pictures.side, self.views.large_area)
         return large, stack("small", self.views.small, self.pictures.side // 2, self.views.small_area) if self.views.small else None
 
-    def _hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
-        """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
-        numbers = batch.positions.repeat(2) * 2 + torch.arange(2, device=batch.positions.device).repeat_interleave(len(batch))
-        u = draws.uniform(draws.stream(self.stream, "hidden"), numbers, (grid * grid + 1,))
-        rank = u[:, 1:].argsort(1).argsort(1)
-        hidden = (rank < round(self.views.hidden * grid * grid)) & (u[:, :1] < 0.5)
-        hidden[0, 0] |= ~hidden.any()  # the iBOT loss needs at least one masked patch in every batch
-        return hidden.reshape(count, grid, grid)
 
-    @torch.no_grad()
-    def _follow(self, batch: Batch) -> None:
-        """teacher <- m teacher + (1 - m) student, where m rises to 1 during training."""
-        progress = batch.images_seen / self.total
-        momentum = 1 - (1 - self.views.momentum) * (math.cos(math.pi * progress) + 1) / 2
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1 - momentum)
-
-
-def parameter_groups(student: nn.Module, training: Training) -> list[dict[str, object]]:
-    """Parameter groups: matrices with weight decay; biases, norms and tokens without."""
-    parameters = [p for p in student.parameters() if p.requires_grad]
+def _groups(student: nn.Module, training: Training, patches: bool) -> list[dict[str, object]]:
+    """Parameter groups: matrices, and with ``patches`` the patch embedding, with weight decay; biases, norms and tokens without."""
+    parameters, decayed = [p for p in student.parameters() if p.requires_grad], (2, 4) if patches else (2,)
     return [
-        {"params": [p for p in parameters if p.ndim == 2], "weight_decay": training.optimiser.weight_decay},
-        {"params": [p for p in parameters if p.ndim != 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.ndim in decayed], "weight_decay": training.optimiser.weight_decay},
+        {"params": [p for p in parameters if p.ndim not in decayed], "weight_decay": 0.0},
     ]
 
 
-def widen(student: Student) -> None:
+def _widen(student: Student) -> None:
     """Initialises the blocks again by Glorot's rule. timm initialises DINOv3's linear layers with a standard deviation of 0.02, which suits
     widths near 1000. At width 96, and with a gated MLP, the outputs of the blocks are then very small: after 250 updates the mean patch
     token was still a linear map of the mean colour."""
@@ -162,25 +178,29 @@ def widen(student: Student) -> None:
             nn.init.xavier_uniform_(module.weight)
 
 
-def _distilled(job: Job, family: str, views: Views) -> Shipped:
-    from lightly.models.modules import DINOProjectionHead
-
-    def head(width: int) -> nn.Module:
-        return DINOProjectionHead(width, 256, 64, views.prototypes)
-
+def distilled(
+    job: Job, family: str, settings: Settings, head: Callable[[int], nn.Module], kind: Callable[..., SelfDistillation]
+) -> Shipped:
+    """A task of this kind; ``head``: makes a head for tokens of a width."""
     seed = draws.stream(job.seed, family)
     student, teacher = (Student(*open_trainable(job.card, seed), head=head).to(job.runtime.torch_device) for _ in range(2))
-    if views.widened:
-        widen(student)
-    task = Distillation(student, teacher, job, views, seed)
+    if settings.widened:
+        _widen(student)
+    task = kind(student, teacher, job, settings, seed)
     return Shipped(task, task.teacher.network, averaged=False)
+
+
+def _with_heads(job: Job, family: str, views: Views) -> Shipped:
+    from lightly.models.modules import DINOProjectionHead
+
+    return distilled(job, family, views, lambda width: DINOProjectionHead(width, 256, 64, views.prototypes), Distillation)
 
 
 def dinov2(job: Job) -> Shipped:
     """The tiny DINOv2: a ViT with registers."""
-    return _distilled(job, "dinov2", Views())
+    return _with_heads(job, "dinov2", Views())
 
 
 def dinov3(job: Job) -> Shipped:
     """The tiny DINOv3: rotary positions, gated MLP, registers."""
-    return _distilled(job, "dinov3", Views(patches_answer=True, widened=True))
+    return _with_heads(job, "dinov3", Views(patches_answer=True, widened=True))

@@ -9,6 +9,7 @@ validation images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from svgbench.metrics.judges import weights_file
 from svgbench.metrics.pixels import psnr
 from svgbench.metrics.probe import linear_probe, pool
 from svgbench.metrics.samples import to_uint8
-from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL
+from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL, SELF_TAUGHT
 from svgbench.pretraining.families import card_of
 from svgbench.pretraining.linear import linear_psnr
 from svgbench.pretraining.recipes import RECIPES, Recipe
@@ -58,7 +59,8 @@ class LabelledImages(NamedTuple):
 
 @torch.no_grad()
 def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: int = 10_000, val: int = 2_000) -> dict[str, float]:
-    """``probe_top1`` and ``probe_top1_random`` of an encoder, ``psnr`` of a codec, or ``top1`` of a classifier, for a recipe's name.
+    """``probe_top1`` and ``probe_top1_random`` of an encoder or of a judge trained without labels, ``psnr`` of a codec, or ``top1`` of a
+    classifier, for a recipe's name.
 
     ``weights``: a file to use instead of the shipped one; ``train``, ``val``: numbers of images, by default those of the notes.
     """
@@ -69,21 +71,34 @@ def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: 
         network = CLASSIFIERS[name].filled(state).to(runtime.torch_device)
         predicted = torch.cat([network(batch).logits.argmax(1).cpu() for batch in val_images.batches(runtime)])
         return {"top1": 100 * (predicted == val_images.labels).double().mean().item()}
-    card = card_of(name)
-    encoder = open_encoder(card, weights=weights, device=runtime.torch_device)
-    if card.kind == "codec":
-        decoded = torch.cat([to_uint8(encoder.decode(encoder.encode(images))).cpu() for images in val_images.batches(runtime)])
-        return {"psnr": psnr(decoded, val_images.images).mean().item()}
-    untrained = open_encoder(card, device=runtime.torch_device, random_weights_seed=0)
+    if name in SELF_TAUGHT:
+        networks = _self_taught(name, weights)
+    else:
+        card = card_of(name)
+        encoder = open_encoder(card, weights=weights, device=runtime.torch_device)
+        if card.kind == "codec":
+            decoded = torch.cat([to_uint8(encoder.decode(encoder.encode(images))).cpu() for images in val_images.batches(runtime)])
+            return {"psnr": psnr(decoded, val_images.images).mean().item()}
+        networks = encoder.encode, open_encoder(card, device=runtime.torch_device, random_weights_seed=0).encode
     train_images = LabelledImages.of(recipe, train, "train")
     found = {}
-    for suffix, one in (("", encoder), ("_random", untrained)):
-        x, val_x = (torch.cat([one.encode(batch).cpu() for batch in part.batches(runtime)]) for part in (train_images, val_images))
+    for suffix, network in zip(("", "_random"), networks, strict=True):
+        x, val_x = (torch.cat([network(batch).cpu() for batch in part.batches(runtime)]) for part in (train_images, val_images))
         found[f"probe_top1{suffix}"] = _probed(x, train_images, val_x, val_images)
-        if recipe.source == "scenes":
+        if recipe.source == "scenes" and name not in SELF_TAUGHT:
             psnr_ = linear_psnr(x[:RIDGE], train_images.images[:RIDGE], val_x, val_images.images, stride=card.stride)
             found |= {f"ridge_psnr{suffix}": psnr_.alone, f"ridge_psnr_8_more{suffix}": psnr_.more}
     return found
+
+
+def _self_taught(name: str, weights: Path | None) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Features [B, 128, 1, 1] of a judge trained without labels, on the CPU: with its weights, and with random ones (seed 0)."""
+    kind = SELF_TAUGHT[name]
+    trained = kind.filled(load_file(weights or weights_file("features", name)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        untrained = kind().eval()
+    return tuple(lambda images, network=network: network(images.cpu())[:, :, None, None] for network in (trained, untrained))
 
 
 def _probed(x: Tensor, train: LabelledImages, val_x: Tensor, val: LabelledImages) -> float:

@@ -41,7 +41,7 @@ def view(
 class Colours:
     """How the colours of a view change; shares are of views."""
 
-    exchanged: float = 0.9
+    exchanged: float = 1.0
     """Share whose chroma comes from another image of the batch, so that it tells nothing about the image."""
     grey: float = 0.2
     saturation: float = 0.5

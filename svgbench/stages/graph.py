@@ -55,6 +55,8 @@ class Stage:
     """Whether all processes of a torchrun work on it."""
     networks: bool = True
     """Whether it runs networks; engines then request a GPU if there are any."""
+    own_seed: str | None = None
+    """A field that replaces the run's seed in its slice, if it is not empty. Only the seed itself is in the key."""
 
 
 STAGES: tuple[Stage, ...] = (
@@ -71,14 +73,14 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="originals", version=1, worker="svgbench.stages.scores:originals", ranks="all",
           slice=EXTRACTOR, needs=("images",)),
     Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="trains-autoencoder", ranks="all",
-          slice=(*ENCODER, "autoencoder", "seed"), needs=("images",)),
+          slice=(*ENCODER, "autoencoder", "seed"), needs=("images",), own_seed="autoencoder.seed"),
     Stage(name="adoption", version=1, worker="svgbench.stages.autoencoder:adopt", taken_over=True, when="decodes", provides="autoencoder",
           networks=False, slice=ENCODER),
     Stage(name="imported-autoencoder", version=1, worker="svgbench.stages.imports:autoencoder", taken_over=True, when="imports-autoencoder",
           provides="autoencoder", networks=False, slice=(*ENCODER, "autoencoder.release", "data.resolution")),
     Stage(name="continued-autoencoder", version=1, worker="svgbench.stages.continuation:autoencoder", when="continues-autoencoder",
           provides="autoencoder", start="autoencoder", ranks="all", slice=(*ENCODER, "autoencoder", "continued", "seed"),
-          needs=("images",)),
+          needs=("images",), own_seed="autoencoder.seed"),
     Stage(name="realignment", version=1, worker="svgbench.stages.realignment:run", when="replaces-alignment", provides="autoencoder",
           ranks="all", slice=("latents.align",), needs=("images", "autoencoder")),
     Stage(name="statistics", version=1, worker="svgbench.stages.statistics:run", when="measures-statistics", ranks="all",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from svgbench.errors import BadData
 from svgbench.images import scenes
 
 SIDE = 64
@@ -101,17 +99,3 @@ def test_a_larger_drawing_is_the_same_picture():
     shrunk = large.images.reshape(48, 3, SIDE, 4, SIDE, 4).mean((3, 5))
     assert np.abs(shrunk - small.images).mean() < 6
     assert ((large.masks[:, 2::4, 2::4] > 0) == (small.masks > 0)).mean() > 0.97
-
-
-@pytest.mark.parametrize(
-    "changes, words",
-    [({"split": "test"}, "no split 'test'"), ({"resolution": 8}, "not at 8"), ({"resolution": 4096}, "not at 4096")],
-)
-def test_what_cannot_be_drawn_is_refused_in_one_sentence(changes, words):
-    with pytest.raises(BadData, match=words):
-        _draw([0], **changes)
-
-
-def test_negative_indices_are_refused():
-    with pytest.raises(BadData, match="-1"):
-        _draw([-1])

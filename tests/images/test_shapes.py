@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from svgbench.errors import BadData
-from svgbench.images import shapes
+from svgbench.images import scenes, shapes
 
 
 def _draw(indices, **changes):
@@ -123,18 +123,19 @@ def test_twelve_thousand_images_are_drawn_in_seconds():
     assert time.process_time() - start < 6 / 4
 
 
+@pytest.mark.parametrize("world", [shapes, scenes])
 @pytest.mark.parametrize(
     "changes, words",
-    [({"split": "test"}, "no split 'test'"), ({"resolution": 8}, "not at 8"), ({"resolution": 4096}, "not at 4096")],
+    [
+        ({"split": "test"}, "no split 'test'"),
+        ({"resolution": 8}, "not at 8"),
+        ({"resolution": 4096}, "not at 4096"),
+        ({"indices": [0, -1]}, "no image -1"),
+    ],
 )
-def test_what_cannot_be_drawn_is_refused_in_one_sentence(changes, words):
+def test_what_cannot_be_drawn_is_refused_in_one_sentence(world, changes, words):
     with pytest.raises(BadData, match=words):
-        _draw([0], **changes)
-
-
-def test_negative_indices_are_refused():
-    with pytest.raises(BadData, match="-1"):
-        _draw([-1])
+        world.draw(**{"indices": [0], "seed": 0, "resolution": 32, "split": "train", **changes})
 
 
 def test_the_pictures_of_this_version_are_pinned():

@@ -125,7 +125,8 @@ def test_a_recipe_learns(name, pictures):
     optimiser = training.optimiser.model_copy(update={"lr": 2e-3})
     shipped = recipes.build(name, pictures, RUNTIME, training=training.model_copy(update={"optimiser": optimiser}))
     total = {"sd-vae": ("l1",), "va-vae": ("l1",), "mae": ("painted",), "siglip": ("sigmoid",), "dinov2": ("ibot",), "dinov3": ("ibot",)}
-    watched = ("patches",) if name == "dinov3-mini" else total.get(name.removesuffix("-tiny"), ("class", "words"))
+    dense = name in ("dinov2-mini", "dinov3-mini")
+    watched = ("patches",) if dense else total.get(name.rpartition("-")[0], ("class", "words"))
 
     def apply(which):
         optimiser = shipped.task.optimisers[which]

@@ -73,7 +73,7 @@ def test_the_teacher_has_no_gradient_and_follows_by_the_average():
 
 def test_half_of_the_large_views_hide_their_share_of_patches():
     task = recipes.build("dinov2-tiny", Pictures.drawn(16, seed=2), RUNTIME).task
-    hidden = task._hidden(Order(16, seed=0).batch(0, 400), 800, 4).flatten(1).sum(1)
+    hidden = task.hidden(Order(16, seed=0).batch(0, 400), 800, 4).flatten(1).sum(1)
     assert set(hidden.tolist()) == {0, round(task.views.hidden * 16)}
     assert 0.4 < (hidden > 0).float().mean() < 0.6
 
