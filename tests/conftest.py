@@ -18,6 +18,7 @@ sys.dont_write_bytecode = False
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes with two spinning threads each crawl on two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("SVGBENCH_PRESET", "tiny")  # where a test names no preset: the smallest one
 os.environ.setdefault("SVGBENCH_RANK_TIMEOUT_MINUTES", "3")
 _cache = tempfile.TemporaryDirectory(prefix="svgbench-cache-")  # never the one of the person who tests
 os.environ["SVGBENCH_CACHE"] = _cache.name

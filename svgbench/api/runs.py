@@ -147,12 +147,13 @@ def plan(
     experiment: str,
     *,
     out: str | Path = "runs",
-    preset: str = "tiny",
+    preset: str | None = None,
     data: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     shelf: str | Path | None = None,
 ) -> pd.DataFrame:
-    """What ``run`` with the same arguments would do: one row per stage execution, in a valid order. Writes nothing.
+    """What ``run`` with the same arguments would do: one row per stage execution, in a valid order. Writes nothing. ``preset``: tiny,
+    mini, small or paper; None: the default of the command line.
 
     Columns: ``stage``; ``cell`` (its steps, guidance, ...); ``key``; ``runs`` (how many runs use it); ``state``
     (``exists`` or ``to run``); ``flops``; ``seconds`` and ``bytes`` (measured if it exists, else estimated).
@@ -181,7 +182,7 @@ def run(
     experiment: str,
     *,
     out: str | Path = "runs",
-    preset: str = "tiny",
+    preset: str | None = None,
     data: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     shelf: str | Path | None = None,
@@ -212,13 +213,13 @@ def run(
 
 
 def _planned(
-    experiment: str, preset: str, data: str | Path | None, settings: Mapping[str, Any] | None, shelf: str | Path | None
+    experiment: str, preset: str | None, data: str | Path | None, settings: Mapping[str, Any] | None, shelf: str | Path | None
 ) -> tuple[Plan, dict[str, str]]:
     """The plan, and the cell of each run."""
-    from svgbench.lab.configs import cells_of
+    from svgbench.lab.configs import DEFAULT_PRESET, cells_of
     from svgbench.lab.plan import make_plan
 
     extra = Path(shelf) if shelf else None
     sets = [f"{path}={json.dumps(value, default=str)}" for path, value in (settings or {}).items()]
-    named = cells_of(experiment, preset, sets, extra, data=None if data is None else str(data))
+    named = cells_of(experiment, preset or DEFAULT_PRESET, sets, extra, data=None if data is None else str(data))
     return make_plan({name: config for name, (_, config) in named.items()}, extra), {name: cell for name, (cell, _) in named.items()}

@@ -16,6 +16,7 @@ from svgbench.cli.output import Formatted
 from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.build import build
+from svgbench.config.experiments import DEFAULT_PRESET
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.sampling import TUNED, SamplingProtocol
 from svgbench.config.schema import RunConfig
@@ -112,7 +113,7 @@ def cost(
 def _card(name: str, preset: str | None, shelf: Path | None, runs: set[str]) -> cards.EncoderCard:
     """The card of this name. Raises UnknownName, with the closest cards and runs, when the name is neither."""
     try:
-        return cards.find(name, preset or "tiny", shelf)
+        return cards.find(name, preset or DEFAULT_PRESET, shelf)
     except BadInput:
         if ":" in name:
             raise

@@ -12,6 +12,7 @@ import yaml
 from svgbench.cli.console import Format, table_of
 from svgbench.cli.output import Formatted, facts
 from svgbench.config import cards
+from svgbench.config.experiments import DEFAULT_PRESET
 from svgbench.errors import BadWeights, SvgbenchError
 from svgbench.tables.table import Table
 
@@ -29,7 +30,7 @@ def _default(context: typer.Context) -> None:
 @app.command("list")
 def list_cards(shelf: Shelf = None, format: Formatted = Format.auto) -> None:
     """List the cards with family, backend, channels, stride, parameters and licence."""
-    known = sorted(cards.load_cards(shelf).values(), key=lambda c: (c.preset != "tiny", c.family, c.params_m))
+    known = cards.in_order(cards.load_cards(shelf).values())
     rows = [[c.name, c.family, c.backend, c.kind, str(c.channels), str(c.stride), f"{c.params_m:g}", c.licence] for c in known]
     notes = [
         "any other model: timm:NAME, open_clip:NAME, transformers:NAME, diffusers:NAME (the library's name, a repository or a directory)",
@@ -41,7 +42,7 @@ def list_cards(shelf: Shelf = None, format: Formatted = Format.auto) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")], preset: Preset = "tiny", shelf: Shelf = None
+    name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")], preset: Preset = DEFAULT_PRESET, shelf: Shelf = None
 ) -> None:
     """Print one card: how it opens, its pixels, its weights and its licence."""
     card = cards.find(name, preset, shelf)
@@ -53,7 +54,7 @@ def check(
     name: Annotated[str, typer.Argument(help="A card, a family, or BACKEND:NAME.")],
     weights: Annotated[Path | None, typer.Option("--weights", metavar="FILE", help="A file or directory of an official release.")] = None,
     random_weights: Annotated[bool, typer.Option("--random-weights", help="Check the architecture with random weights.")] = False,
-    preset: Preset = "tiny",
+    preset: Preset = DEFAULT_PRESET,
     shelf: Shelf = None,
     device: Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...")] = "auto",
 ) -> None:

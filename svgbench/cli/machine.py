@@ -16,6 +16,7 @@ from svgbench.cli.output import Formatted, facts, records
 from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.build import build
+from svgbench.config.experiments import DEFAULT_PRESET
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.sampling import TUNED
 from svgbench.lab.forecast.estimate import assumptions, estimate, outline
@@ -45,7 +46,7 @@ def doctor(
     what one run needs, which of it is missing, and the hours and disk it takes."""
     tables = [Table("Machine", ["what", "found"], _machine(out))]
     if preset or encoder or data or sets:
-        tables += _one_run(out, preset or "tiny", encoder, data, sets, shelf, gpus)
+        tables += _one_run(out, preset or DEFAULT_PRESET, encoder, data, sets, shelf, gpus)
     else:
         tables += _everything(shelf)
     names = ("machine", "needs", "costs") if len(tables) == 3 else ("machine", "packages", "judging_networks", "encoder_weights", "images")
@@ -62,7 +63,7 @@ def _everything(shelf: Path | None) -> list[Table]:
         for name in read_yaml(folder("reports") / "extractors.yaml")[kind]
     ]
     judging = Table("Judging networks", ["weights", "here", "licence", "where it is, or how to get it"], [_licensed(n) for n in networks])
-    known = sorted(cards.load_cards(shelf).values(), key=lambda card: (card.preset != "tiny", card.family, card.name))
+    known = cards.in_order(cards.load_cards(shelf).values())
     note = "for a file that you already have: --weights FILE; nothing is fetched before it is needed"
     rows = [_licensed(weights_of(card)) for card in known]
     encoders = Table("Encoder weights", ["weights", "here", "licence", "where it is, or how to get it"], rows, [note])

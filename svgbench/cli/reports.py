@@ -32,7 +32,7 @@ from svgbench.tables.layouts import Layout, contested, layouts_of, load_layout
 from svgbench.tables.one_function import note_one_function
 from svgbench.tables.page import report_page
 from svgbench.tables.paper_tables import paper_tables
-from svgbench.tables.pretrainings import note_pretrainings
+from svgbench.tables.pretrainings import note_pretrainings, note_shared_autoencoders
 from svgbench.tables.published import published
 from svgbench.tables.report import closing
 from svgbench.tables.report import report as report_of
@@ -216,5 +216,6 @@ def tables_for(records: list[RunRecord], layouts: list[Layout], against: str | N
         tables = report_of(records, against=against, contrasts=contrasts)
     note_judges(tables, records)
     note_pretrainings(tables, records)
+    note_shared_autoencoders(tables, records)
     note_one_function(tables, records)
     return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -103,6 +104,12 @@ class EncoderCard(Part):
     """The command that made the weights, for tiny members."""
     note: str | None = None
     """Anything else that a user should know."""
+
+
+def in_order(known: Iterable[EncoderCard]) -> list[EncoderCard]:
+    """Cards as lists show them: those of drawn images by preset, then all others; each by family and size."""
+    first = ("tiny", "mini")
+    return sorted(known, key=lambda c: (first.index(c.preset) if c.preset in first else len(first), c.family, c.params_m, c.name))
 
 
 def load(path: Path) -> EncoderCard:

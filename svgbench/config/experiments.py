@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache, cached_property
@@ -21,6 +22,8 @@ from svgbench.errors import BadConfig, UnknownName, closest, unknown
 from svgbench.shelf import entries, folder, read_yaml, state_of
 
 PRESETS = ("tiny", "small", "paper")
+DEFAULT_PRESET = os.environ.get("SVGBENCH_PRESET", "tiny")
+"""The preset if none is given."""
 
 
 class Experiment(Part):

@@ -10,7 +10,7 @@ from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.choices import listed
 from svgbench.config.contrasts import group_name
-from svgbench.config.experiments import Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of
+from svgbench.config.experiments import DEFAULT_PRESET, Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
@@ -22,8 +22,6 @@ from svgbench.metrics.declared import METRICS
 from svgbench.shelf import entries
 from svgbench.stages.graph import JUDGES, field
 
-DEFAULT_PRESET = "tiny"
-"""The preset if none is given."""
 FEW = 3
 """Largest number of repeated cells that are all named."""
 

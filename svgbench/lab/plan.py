@@ -310,8 +310,8 @@ def node_of(
             part = merge(part, nested(path, graph.field(config, path)))
     if stage.own_seed is not None and graph.holds(config, stage.own_seed):
         owner, _, name = stage.own_seed.partition(".")
-        kept = {key: value for key, value in part[owner].items() if key != name}
-        part = {**part, owner: kept, "seed": graph.field(config, stage.own_seed)}
+        kept = {owner: {key: value for key, value in part[owner].items() if key != name}} if owner in part else {}
+        part = {**part, **kept, "seed": graph.field(config, stage.own_seed)}
     for path, value in cell.items():
         part = merge(part, nested(path, value))
     if cell.get("sampling.guidance") == 1:

@@ -97,6 +97,10 @@ class SelfDistillation(OnDevice):
         self.modules = {"student": student, "teacher": self.teacher, **{name: loss.to(device) for name, loss in losses.items()}}
         self.optimisers = {"student": adam(_groups(student, job.training, settings.decays_patches), job.training.optimiser)}
 
+    def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
+        """One update of the student and of the teacher; returns the losses, each a scalar."""
+        raise NotImplementedError
+
     def hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
         """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
         numbers = batch.positions.repeat(2) * 2 + torch.arange(2, device=batch.positions.device).repeat_interleave(len(batch))

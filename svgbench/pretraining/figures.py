@@ -25,7 +25,7 @@ from svgbench.metrics.judges import weights_file
 from svgbench.metrics.pixels import psnr
 from svgbench.metrics.probe import linear_probe, pool
 from svgbench.metrics.samples import to_uint8
-from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL, SELF_TAUGHT
+from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL, SELF_TAUGHT, Trunk
 from svgbench.pretraining.families import card_of
 from svgbench.pretraining.linear import linear_psnr
 from svgbench.pretraining.recipes import RECIPES, Recipe
@@ -82,8 +82,8 @@ def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: 
         networks = encoder.encode, open_encoder(card, device=runtime.torch_device, random_weights_seed=0).encode
     train_images = LabelledImages.of(recipe, train, "train")
     found = {}
-    for suffix, network in zip(("", "_random"), networks, strict=True):
-        x, val_x = (torch.cat([network(batch).cpu() for batch in part.batches(runtime)]) for part in (train_images, val_images))
+    for suffix, encode in zip(("", "_random"), networks, strict=True):
+        x, val_x = (torch.cat([encode(batch).cpu() for batch in part.batches(runtime)]) for part in (train_images, val_images))
         found[f"probe_top1{suffix}"] = _probed(x, train_images, val_x, val_images)
         if recipe.source == "scenes" and name not in SELF_TAUGHT:
             psnr_ = linear_psnr(x[:RIDGE], train_images.images[:RIDGE], val_x, val_images.images, stride=card.stride)
@@ -98,7 +98,11 @@ def _self_taught(name: str, weights: Path | None) -> tuple[Callable[[Tensor], Te
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         untrained = kind().eval()
-    return tuple(lambda images, network=network: network(images.cpu())[:, :, None, None] for network in (trained, untrained))
+
+    def of(network: Trunk) -> Callable[[Tensor], Tensor]:
+        return lambda images: network.features(images.cpu())[:, :, None, None]
+
+    return of(trained), of(untrained)
 
 
 def _probed(x: Tensor, train: LabelledImages, val_x: Tensor, val: LabelledImages) -> float:

@@ -12,7 +12,7 @@ from svgbench.tables.collect import RunRecord
 from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.pretrainings import PAIR, weights_of
-from svgbench.tables.seeds import half_interval
+from svgbench.tables.seeds import apart, half_interval
 from svgbench.tables.significance import LEVEL, holm, paired_p
 from svgbench.tables.standings import fields_of
 from svgbench.tables.table import Cell, Table
@@ -85,7 +85,8 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
     named = {record.name: record for record in records}
     sides = [[named[run] for run in runs if run in named] for runs in runs_of(contrast, cells)]
     one, other = ({record.seed: score for record in side if (score := _score(contrast, record))} for side in sides)
-    seeds = sorted(one.keys() & other.keys())
+    shared = one.keys() & other.keys()
+    seeds = apart({seed: (one[seed], other[seed]) for seed in shared})
     remarks = []
     if not seeds:
         absent = [(cell, side) for cell, side, scores in zip(contrast.between, sides, (one, other), strict=True) if not scores]
@@ -101,7 +102,8 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
         return _Tested(contrast, {}, None, remarks, early)
     remarks += list(dict.fromkeys(f"the cells are sampled differently: {how}" for _, how in made if how))
     if len(seeds) < 2:
-        remarks.append("one seed: no test is possible; run two or more")
+        together = "the seeds share one autoencoder, so this is one difference: no test is possible; train it again with other seeds"
+        remarks.append(together if len(shared) > 1 else "one seed: no test is possible; run two or more")
     weights = [set().union(*(weights_of(record) for record in side)) for side in sides]
     if all(len(files) == 1 for files in weights) and weights[0] != weights[1]:
         remarks.append(PAIR)

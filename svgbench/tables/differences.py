@@ -11,7 +11,7 @@ from statistics import mean
 
 from svgbench.tables.labels import row_of
 from svgbench.tables.measures import MEASURES
-from svgbench.tables.seeds import half_interval
+from svgbench.tables.seeds import apart, half_interval
 from svgbench.tables.standings import Entry, shared_protocol
 from svgbench.tables.table import Cell, Table
 
@@ -64,7 +64,7 @@ def _cell(values: Values, row: str, baseline: str, column: str, pairs: set[int])
     protocol = next((p for p in mine if p in theirs), None)
     if protocol is None:
         return "other protocol"
-    seeds = sorted(mine[protocol].keys() & theirs[protocol].keys())
+    seeds = apart({s: (mine[protocol][s].score, theirs[protocol][s].score) for s in mine[protocol].keys() & theirs[protocol].keys()})
     if not seeds:
         return "no seed of the baseline"
     score, differences = (

@@ -1,5 +1,5 @@
-"""The note of tables that compare encoders: each seed trains the autoencoder and SiT again, but the weights of an encoder come from one
-pretraining."""
+"""The notes of tables whose seeds do not repeat everything: the weights of an encoder come from one pretraining, and the seeds of a row may
+share one autoencoder."""
 
 from __future__ import annotations
 
@@ -38,3 +38,23 @@ def note_pretrainings(tables: Sequence[Table], records: Sequence[RunRecord]) -> 
         if single:
             who = "each row uses" if len(single) == len(shown) else f"{', '.join(single)}: each uses"
             table.notes.append(f"{who} one pretrained encoder; {ABOUT}")
+
+
+SHARED = "share one trained autoencoder, so intervals over seeds are those of SiT's training and sampling; its own scores are measured once"
+
+
+def note_shared_autoencoders(tables: Sequence[Table], records: Sequence[RunRecord]) -> None:
+    """Adds a note to every table of measured numbers with rows whose seeds share one trained autoencoder."""
+    rows = row_numbers(records)
+    keys: dict[str, list[str]] = {}
+    for record in records:
+        if (stage := record.stage("autoencoder")) is not None:
+            keys.setdefault(record.row, []).append(stage["key"])
+    for table in tables:
+        if table.kind not in ("measured", "differences"):
+            continue
+        shown = list(dict.fromkeys(row for texts in table.rows if (row := row_of(texts[0], rows)) is not None))
+        sharing = [row for row in shown if len(keys.get(row, [])) > len(set(keys.get(row, [])))]
+        if sharing:
+            who = "the seeds of each row" if len(sharing) == len(shown) else f"{', '.join(sharing)}: the seeds"
+            table.notes.append(f"{who} {SHARED}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from statistics import mean, stdev
 from typing import Any
 
@@ -16,6 +17,19 @@ def half_interval(values: list[float]) -> float:
     """Half the 95 % Student t interval of a mean over seeds."""
     n = len(values)
     return T_975[min(n, len(T_975) + 1) - 2] * stdev(values) / math.sqrt(n)
+
+
+def measured_once(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scores without repetitions: runs of several seeds that share an autoencoder share its scores, which are one measurement."""
+    return list({(score["key"], score["metric"], score["detail"].get("latents")): score for score in reversed(list(scores))}.values())[::-1]
+
+
+def apart(pairs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]) -> list[int]:
+    """The seeds of pairs of scores, in order, without those whose two scores are an earlier pair's (``measured_once``)."""
+    first: dict[tuple[str, str], int] = {}
+    for seed in sorted(pairs):
+        first.setdefault((pairs[seed][0]["key"], pairs[seed][1]["key"]), seed)
+    return list(first.values())
 
 
 def value_of(scores: list[dict[str, Any]]) -> float:

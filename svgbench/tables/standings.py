@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from svgbench.config.records import Protocol, canonical, flat
 from svgbench.config.sampling import at_edge
 from svgbench.tables.measures import MEASURES
-from svgbench.tables.seeds import interval_of, text_of, value_of
+from svgbench.tables.seeds import interval_of, measured_once, text_of, value_of
 from svgbench.tables.significance import LEVEL, best_and_ties
 from svgbench.tables.table import Cell, Table
 
@@ -56,6 +56,7 @@ def standings(
     cells: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for entry in entries:
         cells.setdefault((entry.row, entry.column, protocols[id(entry.score)]), []).append(entry.score)
+    cells = {place: measured_once(scores) for place, scores in cells.items()}
     pairs = list(dict.fromkeys((column, protocol) for _, column, protocol in cells))
     ordered = [pair for name in columns for pair in ([c for c in pairs if c[0] == name] or [(name, "")])]
     notes = _Notes(cells, ordered, by_design)

@@ -25,7 +25,14 @@ def score(run="a", metric="rfid", value=1.0, seed=0, made=PLAIN, **more):
     way = made.sampling
     row = {"run": run + (f".seed-{seed}" if seed else ""), "metric": metric, "value": value, "low": value - 0.5, "high": value + 0.5}
     row |= {"encoder": "dinov3-tiny", "family": "dinov3", "align": "frozen", "residual_channels": 8, "preset": "tiny", "seed": seed}
-    row |= {"count": 10, "steps": way and way.steps, "guidance": way and way.guidance, "images_seen": 1000, "seconds": 3.0, "key": "k"}
+    row |= {
+        "count": 10,
+        "steps": way and way.steps,
+        "guidance": way and way.guidance,
+        "images_seen": 1000,
+        "seconds": 3.0,
+        "key": f"k{seed}",
+    }
     row |= {"protocol": made.text, "protocol_fields": made.model_dump(mode="json"), "detail": {"interval": "a bootstrap"}}
     return row | more
 

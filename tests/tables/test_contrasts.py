@@ -6,11 +6,12 @@ import json
 
 import pytest
 from commands import svgbench
-from fake_runs import gfid, sampled, score, write
+from fake_runs import gfid, sampled, score, seal_record, write
 from scipy import stats
 
 from svgbench.config.contrasts import Contrast
 from svgbench.config.experiments import cells, load_experiment
+from svgbench.config.records import RUN_FORMAT, unseal
 from svgbench.errors import BadConfig, BrokenArtifact
 from svgbench.lab.configs import cells_of
 from svgbench.lab.contrasts import declare, declared, identity
@@ -18,7 +19,7 @@ from svgbench.lab.plan import make_plan
 from svgbench.tables.collect import collect
 from svgbench.tables.contrasts import LATE, contrast_table
 from svgbench.tables.labels import labelled
-from svgbench.tables.pretrainings import ABOUT, PAIR, note_pretrainings
+from svgbench.tables.pretrainings import ABOUT, PAIR, SHARED, note_pretrainings, note_shared_autoencoders
 from svgbench.tables.report import report, score_tables
 from svgbench.tables.significance import best_and_ties, holm, paired_p
 from svgbench.tables.standings import BY_IMAGES, BY_SEEDS, MARKS
@@ -280,6 +281,28 @@ def test_rows_of_several_encoders_say_that_each_is_one_pretraining(tmp_path):
     table = contrast_table([contrast(metric="rfid"), contrast("d", "rfid", ("a", "c"))], labelled(records, {}), where, {})
     assert [PAIR in note for note in table.notes if "pretrained" in note] == [True]
     assert sum(mark in table.rows[0][2] for mark in ("[b]", "[c]")) == 1 and "[c]" not in table.rows[1][2]
+
+
+def test_seeds_that_share_an_autoencoder_give_one_measurement_of_it(tmp_path):
+    """Its scores are the same artifact for every seed: no interval over seeds, and no test that would find any difference certain."""
+    for name, (psnr, values) in {"a": (20.0, A), "b": (25.0, B)}.items():
+        for seed, value in enumerate(values):
+            place = tmp_path / (f"{name}.seed-{seed}" if seed else name)
+            shared = score(name, "psnr", psnr, seed, key=f"of-{name}")
+            write(place, [shared, gfid(name, value, seed=seed)])
+            about = unseal((place / "run.json").read_bytes(), RUN_FORMAT)
+            about["stages"].append({**about["stages"][0], "stage": "autoencoder", "key": f"stage-1-{name}"})
+            seal_record(place, about)
+    records = collect(tmp_path)
+    tables = {table.title: table for table in report(records, against="a")}
+    note_shared_autoencoders(list(tables.values()), records)
+    psnr, gfids = tables["Reconstruction"], next(table for title, table in tables.items() if title.startswith("Generation: gFID"))
+    assert psnr.rows[0][1] == "20.00 (19.50, 20.50)" and "±" in gfids.rows[0][1]
+    assert tables["Reconstruction: differences from a"].rows[0][1] == "+5.00"
+    assert f"the seeds of each row {SHARED}" in psnr.notes and f"the seeds of each row {SHARED}" in gfids.notes
+    where = {record.name: record.name for record in records}
+    one, other = contrast_table([contrast(metric="psnr"), contrast("d", "gfid")], records, where, {}).rows
+    assert one[2].startswith("-5.00") and one[3] == "1" and one[5:8] == ["-", "-", "untested"] and other[3] == "5"
 
 
 def test_ablate_records_the_contrasts_and_every_form_of_the_report_shows_them(tmp_path):
