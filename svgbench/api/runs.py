@@ -195,7 +195,7 @@ def run(
     configuration, ``{"sampling.steps": [25]}``. Artifacts that are already in the store under ``out`` are reused. Raises ``CellsFailed``
     if some cells failed (the others' results are in ``results(out)``), else the errors of ``svgbench run``.
     """
-    from svgbench.config.experiments import load_experiment
+    from svgbench.config.experiments import DEFAULT_PRESET, experiment_at
     from svgbench.lab.configs import is_experiment
     from svgbench.lab.contrasts import declare
     from svgbench.lab.engines import Choice
@@ -205,7 +205,7 @@ def run(
     made, cells = _planned(experiment, preset, data, settings, shelf)
     extra = Path(shelf) if shelf else None
     if is_experiment(experiment, extra):
-        declare(load_experiment(experiment, extra), made, cells, Path(out))
+        declare(experiment_at(experiment, preset or DEFAULT_PRESET, extra), made, cells, Path(out))
     bench = Bench(out=str(out), device=device, threads=threads)
     outcome = run_plan(made, Path(out), bench, keep_going=True, shelf=extra, choice=Choice(slots=1))
     raise_failures(made, outcome)

@@ -16,7 +16,7 @@ from svgbench.cli.selection import directory, trial
 from svgbench.cli.view import DISPLAY
 from svgbench.config.build import build
 from svgbench.config.choices import ALIGNMENTS, listed
-from svgbench.config.experiments import load_experiment
+from svgbench.config.experiments import experiment_at
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, CellsFailed, notify
@@ -190,7 +190,7 @@ def ablate(
     choice = Choice(engine=engine, slots=slots, leave=leave, sbatch=_sbatch(sbatch or []))
     choice.check(ranks)
     plan_, labels, run_cells = planned(experiment, preset, trial(sets, limit, quick), shelf, data)
-    loaded = load_experiment(experiment, shelf) if is_experiment(experiment, shelf) else None
+    loaded = experiment_at(experiment, preset, shelf) if is_experiment(experiment, shelf) else None
     bench = Bench(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=_compiles(compile_, no_compile), ranks=ranks,
         checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
@@ -225,7 +225,7 @@ def planned(
     with gc_paused():
         named = cells_of(experiment, preset, sets, shelf, data=data)
         plan_ = report_repeats(make_plan({name: config for name, (_, config) in named.items()}, shelf))
-    labels = cell_labels(load_experiment(experiment, shelf)) if is_experiment(experiment, shelf) else {}
+    labels = cell_labels(experiment_at(experiment, preset, shelf)) if is_experiment(experiment, shelf) else {}
     run_cells = {name: cell for name, (cell, _) in named.items()}
     return plan_, {name: labels[cell] for name, cell in run_cells.items() if labels.get(cell)}, run_cells
 

@@ -15,7 +15,7 @@ import typer
 from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
 from svgbench.cli.output import records as rows_of
 from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf, directory
-from svgbench.config.experiments import Experiment, load_experiment, preset_of
+from svgbench.config.experiments import Experiment, experiment_at, preset_of
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, notify, printable, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
@@ -90,7 +90,7 @@ def report(
             _deliver_all(tables, rows_of(tables[0]), format, to)
             return
         if named.is_experiment(name):
-            (names, wanted), grid, experiment = named.runs(name), name, load_experiment(name, shelf)
+            (names, wanted), grid, experiment = named.runs(name), name, experiment_at(name, preset, shelf)
             cells, labels = named.cells(name), named.labels(name)
             if len(names) < wanted:
                 notify(f"{len(names)} of the {wanted} runs of '{name}' are in {out}; to run the rest: {named.command(name)}")
@@ -155,7 +155,7 @@ def show(
 
 def _done(named: Named, experiment: str) -> reviewers.Done:
     """The finished runs of an experiment, and their tables in its layouts."""
-    loaded = load_experiment(experiment, named.shelf)
+    loaded = experiment_at(experiment, named.preset, named.shelf)
     fixed = preset_of(loaded, named.shelf)
     here = replace(named, preset=DEFAULT_PRESET) if fixed else named  # its base is a preset
     cells, known = here.cells(experiment), named.known()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from svgbench.config.experiments import load_experiment
+from svgbench.config.experiments import experiment_at
 from svgbench.config.records import canonical
 from svgbench.config.schema import DRAWN, RunConfig
 from svgbench.errors import BadInput, SvgbenchError
@@ -106,7 +106,7 @@ class Named:
 
     def labels(self, experiment: str) -> dict[str, str]:
         """Name of each run -> the values of the experiment's axes, as shown in tables."""
-        labels = cell_labels(load_experiment(experiment, self.shelf))
+        labels = cell_labels(experiment_at(experiment, self.preset, self.shelf))
         return {name: labels[cell] for name, cell in self.cells(experiment).items() if labels.get(cell)}
 
     def _configs(self, experiment: str) -> dict[str, tuple[str, RunConfig]]:

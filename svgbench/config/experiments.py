@@ -26,6 +26,10 @@ DEFAULT_PRESET = os.environ.get("SVGBENCH_PRESET", "tiny")
 """The preset if none is given."""
 
 
+AXES = "axes"
+"""The word under ``at: PRESET`` that is no setting."""
+
+
 class Experiment(Part):
     """One file of the shelf ``ablations``."""
 
@@ -46,7 +50,8 @@ class Experiment(Part):
     set: dict[str, Any] = {}
     """Settings of every cell, as a nested mapping or ``a.b: c``."""
     presets: dict[str, dict[str, Any]] = Field({}, alias="at")
-    """``preset: {settings}``: settings of every cell that hold only at one preset and override ``set``."""
+    """``preset: {settings}``: settings of every cell that hold only at one preset and override ``set``. Its ``axes`` replace axes there: a
+    list of values, or of the cells that are kept."""
     axes: dict[str, list[Any] | dict[str, dict[str, Any]]] = {}
     """``field.path: [values]`` or ``name: {cell: {settings}}``. A cell's ``base: EXPERIMENT`` takes over that experiment's settings, which
     this file's own settings override; its ``at: {preset: {settings}}`` holds only at one preset."""
@@ -77,7 +82,36 @@ class Experiment(Part):
 
     def settings_at(self, preset: str | None) -> dict[str, Any]:
         """``set``, overridden by ``at`` of a preset; None: only what holds at every preset."""
-        return merge(self.settings, expand(self.presets.get(preset or "", {})))
+        return merge(self.settings, expand({name: value for name, value in self.presets.get(preset or "", {}).items() if name != AXES}))
+
+    def at_preset(self, preset: str) -> Experiment:
+        """The experiment as it runs at a preset: with the axes given there, and without the contrasts of cells that these leave out."""
+        given = self.presets.get(preset, {}).get(AXES, {})
+        if not given:
+            return self
+        axes = {axis: values if axis not in given else _kept(values, given[axis]) for axis, values in self.axes.items()}
+        left = self.model_copy(update={"axes": axes, "presets": {**self.presets, preset: {**self.presets[preset], AXES: {}}}})
+        names = {group_name(".".join(cell)) for cell in itertools.product(*(_names(axis, values) for axis, values in axes.items()))}
+        return left.model_copy(update={"contrasts": tuple(one for one in self.contrasts if set(one.between) <= names)})
+
+
+def _kept(values: list[Any] | dict[str, dict[str, Any]], chosen: list[Any]) -> list[Any] | dict[str, dict[str, Any]]:
+    """An axis with other values, or with some of its cells."""
+    return {name: values[name] for name in chosen} if isinstance(values, dict) else list(chosen)
+
+
+def _names(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[str]:
+    """The names of an axis's cells."""
+    if isinstance(values, dict):
+        return list(values)
+    plain = axis.rsplit(".", 1)[-1] in ("encoder", "card")
+    return [str(value) if plain else f"{short_name(axis)}-{value}" for value in values]
+
+
+def experiment_at(name: str, preset: str, extra: Path | None = None) -> Experiment:
+    """An experiment as it runs at a preset, or at the one that it is based on."""
+    experiment = load_experiment(name, extra)
+    return experiment.at_preset(preset_of(experiment, extra) or preset)
 
 
 def load_experiment(name: str, extra: Path | None = None) -> Experiment:
@@ -120,6 +154,8 @@ def _check_names(path: Path, content: Mapping[Any, Any], place: str = "") -> Non
 def _check_presets(experiment: Experiment) -> None:
     """Raises BadConfig for an ``at`` with an unknown preset."""
     named = [(f"at.{preset}", preset) for preset in experiment.presets]
+    for preset, settings in experiment.presets.items():
+        _check_axes(experiment, f"at.{preset}.{AXES}", settings.get(AXES, {}))
     for axis, values in experiment.axes.items():
         for cell, settings in values.items() if isinstance(values, dict) else ():
             at, place = settings.get("at", {}), f"axes.{axis}.{cell}.at"
@@ -130,6 +166,20 @@ def _check_presets(experiment: Experiment) -> None:
         if preset not in PRESETS:
             error = unknown("preset", preset, PRESETS)
             raise type(error)(f"{experiment.at(place)}: {place.removesuffix(f'.{preset}')}: {error}")
+
+
+def _check_axes(experiment: Experiment, place: str, given: Any) -> None:
+    """Raises BadConfig for axes of a preset that are not lists, or that name an unknown axis or cell."""
+    if not isinstance(given, dict) or not all(isinstance(values, list) and values for values in given.values()):
+        raise BadConfig(f"{experiment.at(place)}: {place} must map axes to lists that are not empty, such as axes: {{seed: [0, 1]}}.")
+    for axis, values in given.items():
+        if axis not in experiment.axes:
+            error = unknown("axis", axis, experiment.axes)
+            raise type(error)(f"{experiment.at(f'{place}.{axis}')}: {error}")
+        for name in values if isinstance(experiment.axes[axis], dict) else ():
+            if name not in experiment.axes[axis]:
+                error = unknown("cell", str(name), [str(cell) for cell in experiment.axes[axis]])
+                raise type(error)(f"{experiment.at(f'{place}.{axis}')}: {error}")
 
 
 def experiment_file(name: str, extra: Path | None = None) -> Path:
@@ -239,8 +289,7 @@ def cells(experiment: Experiment, extra: Path | None = None, *, preset: str | No
         if isinstance(values, dict):
             axes.append({cell: _cell(experiment, f"axes.{axis}.{cell}", settings, extra, preset) for cell, settings in values.items()})
         else:
-            plain = axis.rsplit(".", 1)[-1] in ("encoder", "card")
-            axes.append({(str(v) if plain else f"{short_name(axis)}-{v}"): ({}, nested(axis, v)) for v in values})
+            axes.append({name: ({}, nested(axis, value)) for name, value in zip(_names(axis, values), values, strict=True)})
     shared = _merged(_chain(experiment, extra)[1:], preset, with_preset=False)
     own = {} if experiment.preset else experiment.settings_at(preset)
     result = {}

@@ -158,7 +158,7 @@ class Autoencoder(Sparse):
     later = ("align_strength", "seed")
 
     seed: Seed | None = None
-    """Seed of stage 1 instead of the run's, so that runs of several seeds share one stage 1; empty: the run's seed."""
+    """Seed of stage 1 and of its own scores instead of the run's seed, so that runs of several seeds share one stage 1."""
     residual: Residual = Residual()
     """The residual encoder."""
     align: AlignmentName = "frozen"

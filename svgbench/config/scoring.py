@@ -171,11 +171,12 @@ class Scores(Part):
     """Features of FID, sFID, IS, KID, precision and recall: ``inception`` (needs its weights file), ``shapes-cnn``,
     ``scenes-cnn`` or ``dinov2-vit-l-14``."""
     extractor_weights: str | None = None
-    """Path of the extractor's weights file; ``shapes-cnn`` and ``scenes-cnn`` are shipped with theirs."""
+    """Path of the extractor's weights file; those of drawn images are shipped with theirs."""
     second_extractor: str | None = None
-    """Another feature network for a second Frechet distance of the samples: ``dinov2-vit-l-14`` gives ``fd_dinov2``; none when empty."""
+    """Another feature network for a second Frechet distance of the samples: ``dinov2-vit-l-14`` gives ``fd_dinov2``, ``scenes-simclr`` (for
+    ``scenes``, trained without labels) ``fd_simclr``; none when empty."""
     second_extractor_weights: str | None = None
-    """Path of the second extractor's weights file; ``shapes-cnn`` and ``scenes-cnn`` are shipped with theirs."""
+    """Path of the second extractor's weights file; those of drawn images are shipped with theirs."""
     reference: str | None = None
     """What samples are compared with instead of the training images: an ADM ``.npz`` (its statistics for gFID, its images ``arr_0`` for
     KID, precision and recall), an ``.npz`` or folder of images, or an ``images`` artifact of a store. Statistics belong to the first

@@ -10,7 +10,7 @@ from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.choices import listed
 from svgbench.config.contrasts import group_name
-from svgbench.config.experiments import DEFAULT_PRESET, Experiment, cells, load_experiment, place_of, preset_of, repeated, run_of
+from svgbench.config.experiments import DEFAULT_PRESET, Experiment, cells, experiment_at, place_of, preset_of, repeated, run_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.records import digest
@@ -56,7 +56,7 @@ def cells_of(
         config = build(merge(nested("encoder.card", experiment), over), preset=preset, extra=shelf)
         config = resolve(config, shelf) if resolved else config
         return {run_name(config, shelf): ("", config)}
-    loaded = load_experiment(experiment, shelf)
+    loaded = experiment_at(experiment, preset, shelf)
     _check_metrics(loaded)
     fixed = preset_of(loaded, shelf)
     if fixed and preset not in (fixed, DEFAULT_PRESET):

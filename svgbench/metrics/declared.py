@@ -56,6 +56,7 @@ METRICS: dict[str, Metric] = {
         "reconstruction", "reconstruction-scores",
         ("rfid", "rFID", "lower", 2, "rFID"),
         ("rfd_dinov2", "rFD-DINOv2", "lower", 2, ""),
+        ("rfd_simclr", "rFD-SimCLR", "lower", 2, ""),
         ("psnr", "PSNR", "higher", 2, "PSNR"),
         ("ssim", "SSIM", "higher", 3, "SSIM"),
         ("ssim_signed", "SSIM [-1, 1]", "higher", 3, ""),
@@ -71,6 +72,8 @@ METRICS: dict[str, Metric] = {
         "generation", "second-generation-scores",
         ("fd_dinov2", "FD-DINOv2", "lower", 2, ""),
         ("fd_dinov2_infinity", "FD-DINOv2∞", "lower", 2, ""),
+        ("fd_simclr", "FD-SimCLR", "lower", 2, ""),
+        ("fd_simclr_infinity", "FD-SimCLR∞", "lower", 2, ""),
     ),
     **_declare(
         "generation", "generation-scores",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from svgbench.cli.selection import Named
-from svgbench.config.experiments import cells, load_experiment, place_of, preset_of, run_of, settings_of
+from svgbench.config.experiments import cells, experiment_at, load_experiment, place_of, preset_of, run_of, settings_of
 from svgbench.errors import BadConfig, BadInput
 from svgbench.lab.configs import configs_of
 
@@ -113,3 +113,40 @@ def test_a_run_s_name_is_one_directory_below_out(tmp_path, text, names):
 def test_a_file_that_names_its_run_like_a_path_or_another_directory_is_refused(tmp_path, run):
     with pytest.raises(BadInput, match=r"g\.yaml: the run's name '.*' (starts with|is reserved for)"):
         configs_of(written(tmp_path, "g.yaml", f"base: smoke\nrun: {run}\n"), "tiny", None, None, resolved=False)
+
+
+AXES_AT = """at:
+  paper: {sampling.count: 7, axes: {seed: [4, 5], x: [b]}}
+axes:
+  x:
+    a: {diffusion.shift: 0.1}
+    b: {diffusion.shift: 0.2}
+    c: {diffusion.shift: 0.3}
+  seed: [0, 1]
+contrasts:
+  - {name: kept, metric: gfid, between: [b, a], why: w}
+"""
+
+
+def test_a_preset_may_have_other_axes_and_leaves_out_the_contrasts_of_cells_that_it_drops(tmp_path):
+    grid = written(tmp_path, "grid.yaml", AXES_AT)
+    at = {preset: experiment_at(grid, preset) for preset in ("tiny", "paper")}
+    found = {preset: list(configs_of(grid, preset, None, None, resolved=False).values()) for preset in at}
+    assert [(c.diffusion.shift, c.seed) for c in found["paper"]] == [(0.2, 4), (0.2, 5)] and found["paper"][0].sampling.count == 7
+    assert len(found["tiny"]) == 6 and {c.seed for c in found["tiny"]} == {0, 1}
+    assert (len(at["tiny"].contrasts), len(at["paper"].contrasts)) == (1, 0)
+    kept = written(tmp_path, "kept.yaml", AXES_AT.replace("x: [b]", "x: [b, a]"))
+    assert len(experiment_at(kept, "paper").contrasts) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("x: [b]", "x: [d]", r"grid\.yaml:2: no cell named 'd'"),
+        ("x: [b]", "y: [1]", r"grid\.yaml:2: no axis named 'y'"),
+        ("x: [b]", "x: []", r"grid\.yaml:2: at\.paper\.axes must map axes to lists that are not empty"),
+    ],
+)
+def test_axes_of_a_preset_that_do_not_exist_are_refused_with_their_line(tmp_path, old, new, said):
+    with pytest.raises(BadInput, match=said):
+        load_experiment(written(tmp_path, "grid.yaml", AXES_AT.replace(old, new)))

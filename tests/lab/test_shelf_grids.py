@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svgbench.config.experiments import PRESETS, cells, load_experiment, preset_of
+from svgbench.config.experiments import PRESETS, cells, experiment_at, load_experiment, preset_of
 from svgbench.lab.configs import configs_of
 from svgbench.lab.plan import make_plan
 from svgbench.shelf import entries
@@ -26,7 +26,7 @@ def sets(tmp_path_factory) -> dict[str, list[str]]:
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(path)
     (folder / "inception.pth").write_bytes(b"not opened by a plan")
     paper = [f"data.source={folder / 'data'}", f"scores.extractor_weights={folder / 'inception.pth'}"]
-    return {"tiny": [], "small": [], "paper": paper}
+    return {"tiny": [], "mini": [], "small": [], "paper": paper}
 
 
 def test_every_experiment_names_its_table_or_figure_of_the_paper_or_none():
@@ -44,7 +44,7 @@ def test_an_experiment_is_planned_at_a_preset(name, preset, sets, capsys):
     if preset_of(about) not in (None, preset):
         pytest.skip(f"{name} stands on the preset {preset_of(about)} by itself")
     configs = configs_of(name, preset, sets[preset], None)
-    assert len(configs) == len(cells(about)) and "same run" not in capsys.readouterr().err
+    assert len(configs) == len(cells(experiment_at(name, preset))) and "same run" not in capsys.readouterr().err
     plan = make_plan(configs)
     parts = [set(run.nodes) for run in plan.runs]
     assert len(plan.nodes) == len(set.union(*parts)) and all(config.preset == preset for config in configs.values())
