@@ -22,7 +22,7 @@ from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.lab.contrasts import declared
 from svgbench.lab.costs import read_costs
 from svgbench.machine.files import regular
-from svgbench.tables import reviewers
+from svgbench.tables import predictors, reviewers
 from svgbench.tables.collect import RunRecord, collect, group_name, without_digests
 from svgbench.tables.contrasts import contrast_table
 from svgbench.tables.costs import LAYOUT, cost_tables
@@ -41,7 +41,10 @@ from svgbench.tables.table import Table
 
 def report(
     name: Annotated[
-        str | None, typer.Argument(help="A run, an experiment, or reviewers: the paper's public reviews. Default: all runs.")
+        str | None,
+        typer.Argument(
+            help="A run, an experiment, reviewers (the paper's public reviews), or predictors (what predicts gFID). Default: all."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=directory, help="The output directory of the runs.")] = Path("runs"),
     format: Annotated[
@@ -83,11 +86,11 @@ def report(
     format = format_of(to, format)
     if name is not None:
         named = Named(out, preset, sets, limit, shelf, data, quick)
-        if name == reviewers.NAME and not (name in named.known() or named.is_experiment(name)):
+        if name in (reviewers.NAME, predictors.NAME) and not (name in named.known() or named.is_experiment(name)):
             if layout or against:
-                raise BadInput(f"'{name}' has tables of several experiments; leave out --layout and --against.")
-            tables = reviewers.reviewers_tables(partial(_done, named), partial(_costs_done, out))
-            _deliver_all(tables, rows_of(tables[0]), format, to)
+                raise BadInput(f"'{name}' has tables of its own; leave out --layout and --against.")
+            tables = _predictors(out) if name == predictors.NAME else _reviewers(named)
+            _deliver_all(tables, [row for table in tables[: None if name == predictors.NAME else 1] for row in rows_of(table)], format, to)
             return
         if named.is_experiment(name):
             (names, wanted), grid, experiment = named.runs(name), name, experiment_at(name, preset, shelf)
@@ -151,6 +154,22 @@ def show(
         for record in records[:12]:
             if (record.place / "overview.png").exists():
                 sys.stdout.write(f"picture: {printable(record.place / 'overview.png')}\n")
+
+
+def _reviewers(named: Named) -> list[Table]:
+    """The questions of the paper's reviews, and the tables that answer them."""
+    return reviewers.reviewers_tables(partial(_done, named), partial(_costs_done, named.out))
+
+
+def _predictors(out: Path) -> list[Table]:
+    """The rank correlations of all runs. Raises BadInput if too few tokenizers have a gFID."""
+    tables = predictors.predictor_tables(collect(out))
+    if not tables:
+        raise BadInput(
+            f"{out} holds no gFIDs of {predictors.FEWEST} tokenizers under one protocol, which a rank correlation needs; "
+            "run an experiment such as encoders."
+        )
+    return tables
 
 
 def _done(named: Named, experiment: str) -> reviewers.Done:

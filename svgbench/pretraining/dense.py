@@ -31,6 +31,9 @@ class DenseSettings(Settings):
 
     small: int = 1
     decays_patches: bool = True
+    agreement: float = 8.0
+    """Weight of the mean cosine distance between the student's and the teacher's token of a patch at the end of the training; it rises
+    linearly from 0."""
     large_area: tuple[float, float] = (0.4, 1.0)
     small_area: tuple[float, float] = (0.15, 0.4)
     colours: Colours = field(default_factory=Colours)
@@ -75,10 +78,12 @@ class DenseDistillation(SelfDistillation):
         images = [answer for count, token, _ in seen for answer in student.image_head(token).chunk(count)]
         means = [answer for count, _, tokens in seen for answer in student.patch_head(tokens.mean(1)).chunk(count)]
         _, token, tokens = seen[0]
+        weight = self.settings.agreement * batch.images_seen / self.total
         losses = {
             "image": self.of_image(list(of_image), images),
             "mean": self.of_mean(list(of_mean), means),
             "patches": self.of_patches(of_patches, student.patch_head(tokens.flatten(0, 1)), torch.ones_like(hidden)),
+            "agreement": weight * (1 - F.cosine_similarity(tokens, patches, dim=-1)).mean(),
         }
         spread = sum(self.koleo(half) for half in (*token.chunk(2), *tokens.mean(1).chunk(2)))
         (sum(losses.values()) + self.settings.koleo * spread).backward()
