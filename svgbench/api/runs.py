@@ -158,9 +158,10 @@ def plan(
     Columns: ``stage``; ``cell`` (its steps, guidance, ...); ``key``; ``runs`` (how many runs use it); ``state``
     (``exists`` or ``to run``); ``flops``; ``seconds`` and ``bytes`` (measured if it exists, else estimated).
     """
+    from svgbench.lab.finished import Finished
     from svgbench.lab.forecast.estimate import estimates
     from svgbench.lab.forecast.speed import GPUS, pace_of
-    from svgbench.lab.plan import Finished, shown_cell
+    from svgbench.lab.plan import shown_cell
     from svgbench.lab.store import Store
 
     (made, _), extra = _planned(experiment, preset, data, settings, shelf), Path(shelf) if shelf else None

@@ -15,7 +15,7 @@ from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, notify
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
-from svgbench.lab.plan import Finished
+from svgbench.lab.finished import Finished
 from svgbench.lab.run_plan import run_here
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store

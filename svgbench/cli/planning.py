@@ -20,7 +20,8 @@ from svgbench.config.experiments import load_experiment
 from svgbench.config.fields import FieldDoc, field_docs, fields_markdown
 from svgbench.errors import BadData, BadWeights
 from svgbench.lab.configs import DEFAULT_PRESET, configs_of, is_experiment
-from svgbench.lab.plan import Finished, Plan, make_plan, resolve
+from svgbench.lab.finished import Finished
+from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.run_plan import gc_paused
 from svgbench.lab.store import Store
 from svgbench.tables.table import Table

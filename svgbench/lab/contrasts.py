@@ -17,7 +17,8 @@ from svgbench.config.contrasts import Contrast, group_name
 from svgbench.config.experiments import Experiment
 from svgbench.config.records import SEALED, digest, seal, unseal
 from svgbench.errors import BrokenArtifact
-from svgbench.lab.plan import Finished, Plan
+from svgbench.lab.finished import Finished
+from svgbench.lab.plan import Plan
 from svgbench.lab.store import Store, locked
 from svgbench.machine.files import guarded, write_atomic
 from svgbench.metrics.declared import METRICS

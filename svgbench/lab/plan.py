@@ -12,14 +12,12 @@ from svgbench.config import cards
 from svgbench.config.derived import candidates as tuning_candidates
 from svgbench.config.derived import start_of
 from svgbench.config.parse import merge, nested
-from svgbench.config.records import Manifest, key_of
+from svgbench.config.records import key_of
 from svgbench.config.sampling import TUNED
 from svgbench.config.schema import DRAWN, RunConfig
 from svgbench.config.scoring import Scores
 from svgbench.errors import BadConfig, BadWeights
-from svgbench.lab import shipped
 from svgbench.lab.digests import covers, digests_of
-from svgbench.lab.store import Found, Store
 from svgbench.metrics import judges
 from svgbench.stages import graph, tuning
 
@@ -90,48 +88,10 @@ class Plan:
         firsts = {run.name: first.setdefault(frozenset(run.nodes), run.name) for run in self.runs}
         return {name: other for name, other in firsts.items() if name != other}
 
-    def finished(self, store: Store) -> set[str]:
-        """Keys of the nodes whose artifacts exist."""
-        return Finished(self, store).keys()
-
 
 def shown_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     """A cell as shown to users: the last part of each field, without ``trained`` at the end of the training."""
     return {path.rsplit(".", 1)[-1]: value for path, value in cell.items() if (path, value) != ("sampling.trained", 1.0)}
-
-
-class Finished:
-    """A plan's finished nodes, in a store or shipped; each manifest is read once."""
-
-    def __init__(self, plan: Plan, store: Store) -> None:
-        self._plan, self._store = plan, store
-        self._seen: dict[str, Found] = {}
-        for key in plan.nodes:
-            self.look(key)
-
-    def keys(self) -> set[str]:
-        """Keys of the nodes known to be finished."""
-        return set(self._seen)
-
-    def all(self) -> list[Found]:
-        """The artifacts of the nodes known to be finished."""
-        return list(self._seen.values())
-
-    def look(self, key: str) -> Found | None:
-        """The artifact of a node, None as long as it is not finished."""
-        if key not in self._seen:
-            node = self._plan.nodes[key]
-            artifact = self._store.look(node.stage, key, (graph.by_name(node.stage).version, node.identity, node.inputs))
-            artifact = artifact or shipped.look(node)
-            if artifact is None:
-                return None
-            self._seen[key] = artifact
-        return self._seen[key]
-
-    def manifest(self, key: str) -> Manifest | None:
-        """The manifest of a node's artifact, None as long as it is not finished."""
-        artifact = self.look(key)
-        return None if artifact is None else artifact.manifest
 
 
 class _Assumed(dict[tuple[str, ...], str]):

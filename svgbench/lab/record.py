@@ -15,7 +15,8 @@ import yaml
 from svgbench.config import cards
 from svgbench.config.records import PICTURE, RECORD_LOCK, RECORDED, RUN_FORMAT, Manifest, Score, digest, seal, unseal
 from svgbench.lab.execute import text_of
-from svgbench.lab.plan import Finished, Node, Plan, Run, Why
+from svgbench.lab.finished import Finished
+from svgbench.lab.plan import Node, Plan, Run, Why
 from svgbench.lab.schedule import Outcome
 from svgbench.lab.store import Store, locked
 from svgbench.machine.files import TEMPORARY, failpoint, guarded, write_atomic

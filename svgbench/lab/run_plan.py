@@ -13,7 +13,8 @@ from pathlib import Path
 from svgbench.errors import CellsFailed, Interrupted
 from svgbench.lab.engines import Choice, Inline, opened
 from svgbench.lab.execute import Executor
-from svgbench.lab.plan import Finished, Plan
+from svgbench.lab.finished import Finished
+from svgbench.lab.plan import Plan
 from svgbench.lab.preflight import check, slow_on_cpu
 from svgbench.lab.processes import slots_here
 from svgbench.lab.record import record

@@ -24,7 +24,7 @@ AREA = (0.3, 1.0)
 LIGHT = 0.4
 
 
-class Finding(OnDevice):
+class Contrasting(OnDevice):
     """A training task: lightly's NT-Xent loss on a projection of the features. It compares the images of a batch, which is never split."""
 
     averaged = "trunk"
@@ -51,4 +51,4 @@ class Finding(OnDevice):
 def extractor(job: Job) -> Shipped:
     """The feature extractor of drawn images that has seen no labels."""
     trunk = SELF_TAUGHT[job.card]().to(job.runtime.torch_device)
-    return Shipped(Finding(trunk, job, draws.stream(job.seed, job.card)), trunk, averaged=True)
+    return Shipped(Contrasting(trunk, job, draws.stream(job.seed, job.card)), trunk, averaged=True)

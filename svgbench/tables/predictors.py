@@ -33,7 +33,7 @@ Values = Mapping[str, float]
 """Row -> a figure, averaged over the row's seeds."""
 
 
-class Ranks(NamedTuple):
+class Correlation(NamedTuple):
     """A rank correlation with its bootstrap interval."""
 
     value: float
@@ -46,12 +46,12 @@ class Ranks(NamedTuple):
         return Cell(f"{self.value:+.2f} ({self.low:+.2f}, {self.high:+.2f})", value=self.value, low=self.low, high=self.high)
 
 
-def kendall(one: Sequence[float], other: Sequence[float]) -> Ranks | None:
+def kendall(one: Sequence[float], other: Sequence[float]) -> Correlation | None:
     """Kendall's tau-b of two figures of the same tokenizers; None if one of them is constant."""
     return _ranks(one, other, _signs)
 
 
-def spearman(one: Sequence[float], other: Sequence[float]) -> Ranks | None:
+def spearman(one: Sequence[float], other: Sequence[float]) -> Correlation | None:
     """Spearman's rho of two figures of the same tokenizers; None if one of them is constant."""
     return _ranks(one, other, _centred_ranks)
 
@@ -62,13 +62,13 @@ def _signs(values: np.ndarray) -> np.ndarray:
 
 
 def _centred_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks minus their mean, [r, n], of rows [r, n]; equal values share their mean rank. Their cosine is Spearman's rho."""
+    """Correlation minus their mean, [r, n], of rows [r, n]; equal values share their mean rank. Their cosine is Spearman's rho."""
     from scipy.stats import rankdata
 
     return rankdata(values, axis=1) - (values.shape[1] + 1) / 2
 
 
-def _ranks(one: Sequence[float], other: Sequence[float], of: Callable[[np.ndarray], np.ndarray]) -> Ranks | None:
+def _ranks(one: Sequence[float], other: Sequence[float], of: Callable[[np.ndarray], np.ndarray]) -> Correlation | None:
     a, b = np.asarray(one, float), np.asarray(other, float)
     if len(set(a)) < 2 or len(set(b)) < 2:
         return None
@@ -78,7 +78,7 @@ def _ranks(one: Sequence[float], other: Sequence[float], of: Callable[[np.ndarra
     length = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
     found = (x * y).sum(1)[length > 0] / length[length > 0]  # a resample of one tokenizer alone has no correlation
     low, high = np.percentile(found, [2.5, 97.5])
-    return Ranks(float(found[0]), float(low), float(high))
+    return Correlation(float(found[0]), float(low), float(high))
 
 
 def predictor_tables(records: Sequence[RunRecord], more: Mapping[str, Mapping[str, float]] | None = None) -> list[Table]:
@@ -191,5 +191,5 @@ def _of_sizes(records: Sequence[RunRecord]) -> Table:
     return table
 
 
-def _cell(ranks: Ranks | None) -> Cell | str:
+def _cell(ranks: Correlation | None) -> Cell | str:
     return "-" if ranks is None else ranks.cell

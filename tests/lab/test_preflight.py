@@ -8,6 +8,7 @@ from finished import finish
 from svgbench.config.build import build
 from svgbench.errors import BadWeights
 from svgbench.lab import run_plan as running
+from svgbench.lab.finished import Finished
 from svgbench.lab.plan import Plan, make_plan, resolve
 from svgbench.lab.preflight import check, slow_on_cpu
 from svgbench.lab.run_plan import run_plan
@@ -48,7 +49,7 @@ def test_a_judge_whose_file_is_gone_is_refused(tmp_path, field):
     with pytest.raises(BadWeights, match=f"{file} does not exist"):
         check(plan, set(plan.nodes))
     store = finish(plan, tmp_path / "runs")
-    check(plan, set(plan.nodes) - plan.finished(store))
+    check(plan, set(plan.nodes) - Finished(plan, store).keys())
 
 
 def test_lpips_in_the_loss_without_its_file_is_refused_with_its_field():

@@ -8,7 +8,8 @@ from finished import finish, planned
 from svgbench.config.build import build
 from svgbench.errors import BrokenArtifact
 from svgbench.lab import shipped
-from svgbench.lab.plan import Finished, nodes_of, resolve
+from svgbench.lab.finished import Finished
+from svgbench.lab.plan import nodes_of, resolve
 from svgbench.lab.run_plan import run_plan
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench

@@ -15,6 +15,7 @@ from grids import digests, grid_file, numbers
 
 from svgbench.errors import BadInput
 from svgbench.lab.configs import configs_of
+from svgbench.lab.finished import Finished
 from svgbench.lab.handoff import read_report, report_file, write_plan, write_report
 from svgbench.lab.plan import Node, make_plan
 from svgbench.lab.record import record
@@ -125,7 +126,7 @@ def test_submitit_s_jobs_of_this_machine_end_with_the_table_of_one_process(alone
     shutil.copytree(alone / "store", out / "store")
     for stage in ("diffusion", "samples", "overview"):  # the rest would start many more processes, and is finished
         shutil.rmtree(out / "store" / stage)
-    finished = plan.finished(Store(out / "store"))
+    finished = Finished(plan, Store(out / "store")).keys()
     file = write_plan(plan.nodes, set(plan.nodes) - finished, out / "slurm" / "plans")
     said: list[str] = []
     engine = SlurmJobs(file, Bench(out=str(out), threads=1), out, notify=said.append, cluster="local")
