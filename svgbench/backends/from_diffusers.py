@@ -1,10 +1,16 @@
-"""Codecs of diffusers (SD-VAE): the posterior mean and the decoder, unscaled; latents are standardised later by measured statistics."""
+"""Codecs of diffusers; latents are standardised later by measured statistics.
+
+``AutoencoderKL`` (SD-VAE): the posterior's mean, unscaled. ``AutoencoderDC`` (DC-AE, arXiv 2410.10733): a deterministic latent, unscaled.
+``AutoencoderRAE`` (arXiv 2510.11690): a frozen DINOv2, SigLIP2 or MAE, whose tokens are normalised by the file's own statistics, and a ViT
+decoder.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from diffusers import AutoencoderKL
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderRAE
 from torch import Tensor
 
 from svgbench.backends.network import Network
@@ -15,7 +21,7 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 """Names of attention weights in files written before diffusers 0.17, such as stabilityai's."""
 
 
-class DiffusersNetwork(Network):
+class KlNetwork(Network):
     """A diffusers AutoencoderKL."""
 
     model: Any
@@ -57,12 +63,72 @@ class DiffusersNetwork(Network):
         return result
 
 
+class DcNetwork(Network):
+    """A diffusers AutoencoderDC."""
+
+    model: Any
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.channels, self.stride = model.config.latent_channels, model.spatial_compression_ratio
+        self.mean = self.std = (0.5, 0.5, 0.5)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The latent [B, C, h, w]."""
+        return self.model.encode(pixels).latent
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels in [-1, 1], unclamped."""
+        return self.model.decode(latents).sample
+
+
+class RaeNetwork(Network):
+    """A diffusers AutoencoderRAE. It takes and gives pixels in [0, 1], which it resizes and normalises itself, of one size."""
+
+    model: Any
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.channels, self.stride, self.side = model.config.encoder_hidden_size, model.decoder_patch_size, model.decoder_image_size
+        self.mean, self.std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Normalised tokens [B, C, h, w]."""
+        return self.model.encode(pixels).latent
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels in [0, 1], unclamped."""
+        return self.model.decode(latents).sample
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Gives the statistics of tokens the shape of the file's; leaves out the decoder's fixed positions, which the network computes."""
+        for name in ("_latents_mean", "_latents_std"):
+            if name in state:
+                setattr(self.model, name, torch.zeros_like(state[name]))
+        return {name: value for name, value in state.items() if name != "decoder.decoder_pos_embed"}
+
+
+CODECS: dict[str, tuple[Any, type[Network]]] = {
+    "AutoencoderKL": (AutoencoderKL, KlNetwork),
+    "AutoencoderDC": (AutoencoderDC, DcNetwork),
+    "AutoencoderRAE": (AutoencoderRAE, RaeNetwork),
+}
+"""Class of diffusers -> the class, and its network."""
+
+
 def open_network(card: EncoderCard, state: dict[str, Tensor] | None) -> Network:
-    """``AutoencoderKL`` with ``card.arguments`` and random weights."""
-    if card.model != "AutoencoderKL":
-        raise unknown("diffusers codec", card.model, ["AutoencoderKL"])
+    """The codec of this class with ``card.arguments`` and random weights."""
+    if card.model not in CODECS:
+        raise unknown("diffusers codec", card.model, CODECS)
+    made, network = CODECS[card.model]
     try:
-        model = AutoencoderKL(**card.arguments)
+        model = made(**card.arguments)
     except (TypeError, ValueError) as error:
         raise BadConfig(f"diffusers cannot build '{card.model}' with {card.arguments} ({error}); correct the card.") from None
-    return DiffusersNetwork(model)
+    except AttributeError as error:  # diffusers 0.42 builds RAE on SigLIP2 as transformers 4 had it
+        raise BadConfig(
+            f"this diffusers cannot build '{card.model}' with this transformers ({error}); install versions that fit."
+        ) from None
+    return network(model)

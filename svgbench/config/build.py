@@ -130,6 +130,8 @@ def _plain_scores(part: Scores) -> Scores:
 def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
     if part.residual.channels == 0:  # nothing to align
         part = part.model_copy(update={"align": "none", "residual": Residual(channels=0)})
+    elif part.residual.kind == "patch":
+        part = part.model_copy(update={"residual": Residual(kind="patch", channels=part.residual.channels, drop=part.residual.drop)})
     if part.align == "none" or part.align_strength == 0:
         part = part.model_copy(update={"align": "none", "align_strength": 1.0})
     if part.release:

@@ -23,6 +23,9 @@ CLASSES = {
 }  # fmt: skip
 """``model_type`` of transformers -> its image encoder."""
 
+DIFFUSERS = {"AutoencoderKL": "block_out_channels", "AutoencoderDC": "encoder_block_out_channels", "AutoencoderRAE": ""}
+"""Codecs of diffusers -> the field with the width of each level, from which the stride follows."""
+
 PATCHES = {"dinov2": 14, "clip": 32, "clip_vision_model": 32}
 """Default patch sizes in transformers for configurations that state none; 16 for all other models."""
 
@@ -114,19 +117,25 @@ def transformers_card(model: str, name: str) -> dict[str, Any]:
 
 
 def diffusers_card(model: str, name: str) -> dict[str, Any]:
-    """The card fields of an AutoencoderKL of diffusers in a directory or repository."""
+    """The card fields of a codec of diffusers in a directory or repository."""
     config, place = _configured(model, name, ("config.json", "vae/config.json"), "diffusion_pytorch_model.safetensors")
-    kind, widths = config.get("_class_name"), config.get("block_out_channels")
-    if kind != "AutoencoderKL" or not widths:
-        raise BadConfig(
-            f"'{name}' is a '{kind}', but from diffusers svgbench opens only AutoencoderKL; give a directory with an AutoencoderKL."
-        )
-    stride = 2 ** (len(widths) - 1)
-    half = (0.5, 0.5, 0.5)
+    kind = config.get("_class_name")
+    if kind not in DIFFUSERS:
+        raise BadConfig(f"'{name}' is a '{kind}', but from diffusers svgbench opens only {', '.join(DIFFUSERS)}; give one of these.")
+    mean, std, size = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), SIDE
+    if kind == "AutoencoderRAE":  # it normalises its pixels itself, and takes one size
+        mean, std = NOT_STATED
+        stride = config.get("patch_size", 16)
+        size = stride * (config.get("encoder_input_size", 224) // config.get("encoder_patch_size", 14))
+    else:
+        widths = config.get(DIFFUSERS[kind])
+        if not isinstance(widths, list) or not widths:
+            raise BadConfig(f"'{name}': its config.json has no {DIFFUSERS[kind]}; name the directory that diffusers wrote.")
+        stride = 2 ** (len(widths) - 1)
     return {
         **place, "model": kind, "kind": "codec", "stride": stride, "patch": max(1, 16 // stride),
         "arguments": {key: value for key, value in config.items() if not key.startswith("_")},
-        "pixels": {"mean": half, "std": half, "size": SIDE},
+        "pixels": {"mean": mean, "std": std, "size": size},
     }  # fmt: skip
 
 

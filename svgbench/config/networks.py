@@ -73,8 +73,11 @@ class Training(Part):
 class Residual(Sparse):
     """The residual encoder (SVG section 3.2): a ViT on the pixels that adds the detail missing from the features."""
 
-    later = ("attention_dropout",)
+    later = ("attention_dropout", "kind")
 
+    kind: Literal["vit", "patch"] = "vit"
+    """vit: SVG's ViT; patch: one linear map of each patch, a second patch embedding, which shows how much of the residual is linear. The
+    fields below, except channels and drop, are for ``vit``."""
     channels: Annotated[int, Field(ge=0, le=1024)] = 8
     """Channels of the residual latent; 0 builds no residual encoder (``--no-residual``)."""
     layers: Count = 6

@@ -81,7 +81,53 @@ class PlainBlock(nn.Module):
         return x + drop(self.down(hidden), masks.mlp)
 
 
-class ResidualEncoder(nn.Module):
+class ResidualNetwork(nn.Module):
+    """What the residual encoders share: pixels as DINOv3 gets them, and a learned mask token that replaces an image's whole residual with
+    probability ``drop``."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    mask_token: nn.Parameter
+    drop: float
+
+    def _share(self, channels: int, drop: float) -> None:
+        """Adds what is shared, after a subclass's own parameters, whose order checkpoints keep."""
+        self.drop = drop
+        self.mask_token = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] in [0, 1] with ImageNet's mean and standard deviation removed."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def compile_blocks(self) -> None:
+        """Compiles the blocks in place, if there are any."""
+
+    def replace(self, aligned: Tensor, positions: Tensor, seed: int) -> Tensor:
+        """Aligned residuals [B, c, h, w], each replaced by the mask token with probability ``drop``. This happens after alignment, so that
+        batch statistics are those of real residuals."""
+        if not self.drop:
+            return aligned
+        dropped = draws.chance(draws.stream(seed, "residual/whole"), positions, (), self.drop)
+        return torch.where(dropped[:, None, None, None], self.mask_token[:, None, None].to(aligned.dtype), aligned)
+
+
+class PatchResidual(ResidualNetwork):
+    """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment: a linear map of each patch, without
+    dropout."""
+
+    def __init__(self, *, channels: int, drop: float, patch: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, channels, patch, stride=patch)
+        self._share(channels, drop)
+
+    def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
+        """``positions``, ``seed``: unused; those of ``ResidualEncoder``."""
+        return self.project(self.normalised(images))
+
+
+class ResidualEncoder(ResidualNetwork):
     """Images [B, 3, H, W] in [0, 1] -> residual [B, channels, H / patch, W / patch], before alignment.
 
     ViT with class token and learned positions, then Linear-GELU-Linear on the patch tokens. ``dropout`` applies to the ViT's activations,
@@ -89,9 +135,6 @@ class ResidualEncoder(nn.Module):
     residual (``replace``). For images of another size than in training, positions are resampled bicubically to their grid, as in DINOv2;
     the release does not support other sizes.
     """
-
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
     def __init__(
         self,
@@ -108,7 +151,7 @@ class ResidualEncoder(nn.Module):
         attention_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.dropout, self.drop, self.attention_dropout = dropout, drop, attention_dropout
+        self.dropout, self.attention_dropout = dropout, attention_dropout
         self._sizes = (width, heads, mlp)
         self._streams: dict[tuple[int, torch.device, tuple[str, ...]], Tensor] = {}
         self.project = nn.Conv2d(3, width, patch, stride=patch)
@@ -117,13 +160,15 @@ class ResidualEncoder(nn.Module):
         self.blocks = BlockList(PlainBlock(width, heads, mlp) for _ in range(layers))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, channels))
-        self.mask_token = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
+        self._share(channels, drop)
+
+    def compile_blocks(self) -> None:
+        """Compiles the blocks in place."""
+        self.blocks.compile()
 
     def forward(self, images: Tensor, positions: Tensor | None = None, seed: int = 0) -> Tensor:
         """``positions`` [B] (global sample counters): given in training; dropout masks depend on them and on ``seed``."""
-        grid = self.project((images - self.pixel_mean) / self.pixel_std)
+        grid = self.project(self.normalised(images))
         tokens = [self.class_token.expand(len(images), -1, -1), grid.flatten(2).transpose(1, 2)]
         x = torch.cat(tokens, dim=1) + self._positions(*grid.shape[2:])
         first, masks = (None, [PLAIN] * len(self.blocks)) if positions is None else self._masks(positions, seed, x.shape[1])
@@ -168,11 +213,3 @@ class ResidualEncoder(nn.Module):
         first, rest = self.positions[:, :1], self.positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         rest = F.interpolate(rest, size=(height, width), mode="bicubic", align_corners=False)
         return torch.cat([first, rest.flatten(2).transpose(1, 2)], dim=1)
-
-    def replace(self, aligned: Tensor, positions: Tensor, seed: int) -> Tensor:
-        """Aligned residuals [B, c, h, w], each replaced by the mask token with probability ``drop``. This happens after alignment, so that
-        batch statistics are those of real residuals."""
-        if not self.drop:
-            return aligned
-        dropped = draws.chance(draws.stream(seed, "residual/whole"), positions, (), self.drop)
-        return torch.where(dropped[:, None, None, None], self.mask_token[:, None, None].to(aligned.dtype), aligned)

@@ -11,7 +11,7 @@ from svgbench.nets.alignment import Alignment
 from svgbench.nets.chunks import chunk_size, in_chunks
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.precision import Precision, products_in
-from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.residual import ResidualNetwork
 from svgbench.nets.vit_decoder import ViTDecoder
 
 
@@ -36,7 +36,7 @@ class Tokenizer(nn.Module):
     def __init__(
         self,
         encoder: Any,
-        residual: ResidualEncoder | None,
+        residual: ResidualNetwork | None,
         alignment: Alignment | None,
         decoder: LdmDecoder | ViTDecoder,
         replacement: Alignment | None = None,

@@ -107,7 +107,7 @@ class AutoencoderTask:
     def compile(self) -> None:
         """Compiles the networks in place."""
         if self._tokenizer.residual_encoder is not None:
-            self._tokenizer.residual_encoder.blocks.compile()
+            self._tokenizer.residual_encoder.compile_blocks()
         self._tokenizer.decoder.compile_blocks()
         self._objective.compile_distance()
 

@@ -28,7 +28,7 @@ from svgbench.machine.measure import apart
 from svgbench.machine.runtime import Runtime
 from svgbench.nets.alignment import Alignment
 from svgbench.nets.ldm import LdmDecoder
-from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.residual import PatchResidual, ResidualEncoder, ResidualNetwork
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.nets.vit_decoder import ViTDecoder
 
@@ -85,9 +85,13 @@ def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: 
     """An untrained tokenizer around a frozen encoder; ``replacement``: an alignment that replaces the trained one."""
     shape = resolution if isinstance(resolution, Shape) else Shape.at(resolution)
     part, sizes = settings.residual, {"feature_channels": encoder.channels, "residual_channels": settings.residual.channels}
-    residual = alignment = other = None
+    residual: ResidualNetwork | None = None
+    alignment = other = None
     if part.channels:
-        residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=shape.first)
+        if part.kind == "patch":
+            residual = PatchResidual(channels=part.channels, drop=part.drop, patch=encoder.stride)
+        else:
+            residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=shape.first)
         alignment = Alignment(settings.align, strength=settings.align_strength, **sizes)
         other = None if replacement is None else Alignment(replacement, **sizes)
     return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, shape), other).to(device)

@@ -9,10 +9,12 @@ import diffusers
 import open_clip
 import torch
 import transformers
-from pytest import mark, raises
+from pytest import MonkeyPatch, mark, raises
 from safetensors.torch import save_file
 from small_cards import CODEC
 
+from svgbench.backends.conformance import examine
+from svgbench.backends.from_diffusers import CODECS
 from svgbench.backends.open import open_encoder
 from svgbench.config.cards import find
 from svgbench.errors import BadConfig, BadWeights
@@ -68,6 +70,59 @@ def test_a_directory_that_diffusers_wrote(tmp_path: Path) -> None:
     images = IMAGES[:, :, :32, :32]
     with torch.no_grad():
         torch.testing.assert_close(codec.encode(images), model.encode(images * 2 - 1).latent_dist.mean)
+
+
+DC = {
+    "latent_channels": 4, "attention_head_dim": 8, "encoder_block_types": "ResBlock", "decoder_block_types": "ResBlock",
+    "encoder_block_out_channels": (8, 16, 16), "decoder_block_out_channels": (8, 16, 16), "encoder_layers_per_block": (1, 1, 1),
+    "decoder_layers_per_block": (1, 1, 1), "encoder_qkv_multiscales": ((), (), ()), "decoder_qkv_multiscales": ((), (), ()),
+}  # fmt: skip
+
+
+def test_a_deep_compression_autoencoder_that_diffusers_wrote(tmp_path: Path) -> None:
+    model = diffusers.AutoencoderDC(**DC).eval()
+    model.save_pretrained(tmp_path)
+    codec = open_encoder(find(f"diffusers:{tmp_path}", "paper"))
+    assert codec.card.kind == "codec" and (codec.channels, codec.stride, codec.card.patch) == (4, 4, 4)
+    images = IMAGES[:, :, :32, :32]
+    with torch.no_grad():
+        latents = model.encode(images * 2 - 1).latent
+        torch.testing.assert_close(codec.encode(images), latents)
+        torch.testing.assert_close(codec.decode(latents), (model.decode(latents).sample / 2 + 0.5).clamp(0, 1))
+    assert all(finding.ok for finding in examine(codec, seconds=0.01))
+
+
+@mark.parametrize("encoder, patch", [("dinov2", 14), ("mae", 16)])
+def test_a_representation_autoencoder_that_diffusers_wrote(tmp_path: Path, encoder: str, patch: int) -> None:
+    """Its tokens' statistics have the shape of the file, one for each number of the latent in the official ones."""
+    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 64}
+    sizes = {"encoder_hidden_size": 64, "encoder_patch_size": patch, "encoder_num_hidden_layers": 1, "encoder_input_size": 16 * patch}
+    statistics = {"latents_mean": torch.randn(64, 16, 16).tolist(), "latents_std": (torch.rand(64, 16, 16) + 0.5).tolist()}
+    model = diffusers.AutoencoderRAE(encoder_type=encoder, patch_size=16, **sizes, **decoder, **statistics).eval()
+    model.save_pretrained(tmp_path)
+    card = find(f"diffusers:{tmp_path}", "paper")
+    codec = open_encoder(card)
+    assert (card.kind, codec.channels, codec.stride, card.pixels.size) == ("codec", 64, 16, 256)
+    images = IMAGES[:1]
+    with torch.no_grad():
+        latents = model.encode(images).latent
+        torch.testing.assert_close(codec.encode(images), latents)
+        torch.testing.assert_close(codec.decode(latents), model.decode(latents).sample.clamp(0, 1))
+    bare = open_encoder(card.model_copy(update={"arguments": {k: v for k, v in card.arguments.items() if not k.startswith("latents_")}}))
+    assert torch.equal(bare.encode(images), codec.encode(images))
+    with raises(BadConfig, match="takes only images of 256 px, not 224"):
+        codec.encode(torch.rand(1, 3, 224, 224))
+
+
+def test_a_codec_that_diffusers_cannot_build_with_this_transformers_is_one_sentence(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderRAE", "encoder_type": "siglip2"}))
+
+    def fails(**arguments: object) -> None:
+        raise AttributeError("'SiglipVisionModel' object has no attribute 'vision_model'")
+
+    monkeypatch.setitem(CODECS, "AutoencoderRAE", (fails, CODECS["AutoencoderRAE"][1]))
+    with raises(BadConfig, match=r"this diffusers cannot build 'AutoencoderRAE' with this transformers .*; install versions that fit\."):
+        open_encoder(find(f"diffusers:{tmp_path}", "paper"), random_weights_seed=0)
 
 
 @mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])

@@ -129,7 +129,9 @@ def test_what_cannot_be_read_of_a_foreign_model_is_one_sentence(tmp_path: Path, 
         cards.find(f"transformers:{configured(tmp_path / 'b', '{')}", "paper")
     with raises(BadConfig, match="holds list"):
         cards.find(f"diffusers:{configured(tmp_path / 'c', [1])}", "paper")
-    with raises(BadConfig, match="is a 'VQModel', but from diffusers svgbench opens only AutoencoderKL"):
+    with raises(BadConfig, match=r"its config\.json has no encoder_block_out_channels"):
+        cards.find(f"diffusers:{configured(tmp_path / 'e', {'_class_name': 'AutoencoderDC'})}", "paper")
+    with raises(BadConfig, match="is a 'VQModel', but from diffusers svgbench opens only AutoencoderKL, AutoencoderDC, AutoencoderRAE"):
         cards.find(f"diffusers:{configured(tmp_path / 'd', {'_class_name': 'VQModel'})}", "paper")
 
 

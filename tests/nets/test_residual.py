@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.residual import PatchResidual, ResidualEncoder
 
 SMALL = dict(channels=4, layers=2, width=32, heads=4, mlp=48, patch=8, resolution=32)
 IMAGES = torch.rand(6, 3, 32, 32)
@@ -53,6 +53,21 @@ def test_dropped_residuals_are_the_mask_token_everywhere_and_teach_it():
     assert not replaced[~dropped].any()
     replaced.sum().backward()
     assert torch.equal(net.mask_token.grad, torch.full((4,), 4.0 * dropped.sum()))
+
+
+def test_a_residual_of_kind_patch_is_linear_in_each_patch_and_is_replaced_like_the_other():
+    torch.manual_seed(0)
+    net = PatchResidual(channels=4, drop=0.5, patch=8)
+    found = net(IMAGES, POSITIONS, 1)
+    assert found.shape == (6, 4, 4, 4) and torch.equal(found, net(IMAGES))
+    middle = net((IMAGES[:3] + IMAGES[3:]) / 2)
+    torch.testing.assert_close(middle, (found[:3] + found[3:]) / 2)
+    changed = IMAGES.clone()
+    changed[:, :, :8, :8] = 0
+    differing = (net(changed) - found).abs().amax((0, 1)) > 1e-6
+    assert differing[0, 0] and differing.sum() == 1
+    other = encoder()
+    assert torch.equal(net.replace(found, POSITIONS, 1) == net.mask_token.view(1, 4, 1, 1), other.replace(found, POSITIONS, 1) == 0)
 
 
 def test_dropout_keeps_the_mean():

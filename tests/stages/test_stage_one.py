@@ -83,10 +83,11 @@ def gradients(part, micro, images_seen):
     return found, losses
 
 
-@pytest.mark.parametrize("align", ["none", "batch", "frozen", "channel"])
+@pytest.mark.parametrize("align, kind", [("none", "vit"), ("batch", "vit"), ("frozen", "vit"), ("channel", "vit"), ("frozen", "patch")])
 @pytest.mark.parametrize("images_seen", [0, 1000], ids=["before the GAN term", "with the GAN term"])
-def test_micro_batches_make_the_gradients_of_the_big_batch(align, images_seen):
+def test_micro_batches_make_the_gradients_of_the_big_batch(align, kind, images_seen):
     part = settings(align=align)
+    part = part.model_copy(update={"residual": part.residual.model_copy(update={"kind": kind})})
     (whole, whole_losses), (pieces, piece_losses) = (gradients(part, micro, images_seen) for micro in (None, 3))
     assert whole.keys() == pieces.keys() and any(name.startswith("discriminator.") for name in whole) == (images_seen > 100)
     assert any("residual_encoder" in name for name in whole)

@@ -75,10 +75,12 @@ def plain_block(tokens: int, width: int, mlp: int) -> Work:
 
 
 def residual_encoder(part: Residual, *, patch: int, resolution: int, first: int | None = None) -> Work:
-    """The residual ViT on images of ``resolution`` px, with position embeddings of ``first`` px; zero without channels."""
+    """The residual encoder on images of ``resolution`` px, with position embeddings of ``first`` px; zero without channels."""
     if not part.channels:
         return Work()
     grid, width = resolution // patch, part.width
+    if part.kind == "patch":
+        return convolution(grid, 3, part.channels, patch, first=True) + held(part.channels)
     tokens, table = grid**2, ((first or resolution) // patch) ** 2 + 2
     ends = convolution(grid, 3, width, patch, first=True) + linear(tokens, width, width) + linear(tokens, width, part.channels)
     return ends + plain_block(tokens + 1, width, part.mlp) * part.layers + held(table * width + 2 * width + part.channels)

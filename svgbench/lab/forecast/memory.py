@@ -120,7 +120,7 @@ def _autoencoder(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
     part = sizes.config.autoencoder
     precision, loss = part.training.precision, part.loss
     kept, number = decoder_bytes(sizes, compiled), 2 if precision == "bf16" else FLOAT
-    if sizes.residual_channels:
+    if sizes.residual_channels and part.residual.kind == "vit":
         kept += BLOCK[precision][compiled] * (sizes.grid**2 + 1) * part.residual.width * part.residual.layers
     image, parameters = kept, sizes.residual.parameters + sizes.decoder.parameters
     if loss.perceptual:

@@ -20,7 +20,7 @@ from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL
 from svgbench.nets.critic import PatchDiscriminator
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.representation import Projector
-from svgbench.nets.residual import ResidualEncoder
+from svgbench.nets.residual import PatchResidual, ResidualEncoder
 from svgbench.nets.sit import SiT
 from svgbench.nets.vit_decoder import ViTDecoder
 
@@ -84,6 +84,11 @@ def test_the_residual_encoder_s_work_is_what_is_counted(part, resolution, patch)
     assert_equal(
         flops.residual_encoder(part, patch=patch, resolution=resolution), counted(model, torch.zeros(1, 3, resolution, resolution))
     )
+
+
+def test_the_work_of_a_linear_residual_is_what_is_counted():
+    part, image = networks.Residual(kind="patch", channels=8), torch.zeros(1, 3, 64, 64)
+    assert_equal(flops.residual_encoder(part, patch=16, resolution=64), counted(PatchResidual(channels=8, drop=0.1, patch=16), image))
 
 
 def test_without_channels_there_is_no_residual_encoder():
