@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from svgbench.metrics.declared import METRICS
-from svgbench.tables.audit.findings import Finding, failed, passed
+from svgbench.tables.audit.findings import AuditFinding, failed, passed
 from svgbench.tables.audit.subjects import AuditedNumbers
 from svgbench.tables.layouts import contested
 from svgbench.tables.published import Published, disagreements
 
 
-def contradictory_rows(numbers: AuditedNumbers) -> Finding:
+def contradictory_rows(numbers: AuditedNumbers) -> AuditFinding:
     """Whether rows of the same system, network, metric, guidance, epochs and steps print different values without a remark in
     ``reports/contested.yaml``."""
     groups: list[list[Published]] = []

@@ -13,7 +13,7 @@ class CannotTell(Exception):
 
 
 @dataclass(frozen=True)
-class Finding:
+class AuditFinding:
     """A verdict with its evidence."""
 
     verdict: Verdict
@@ -23,11 +23,11 @@ class Finding:
     """What to do, if the item fails."""
 
 
-def passed(evidence: str) -> Finding:
+def passed(evidence: str) -> AuditFinding:
     """An item that passes."""
-    return Finding("pass", evidence)
+    return AuditFinding("pass", evidence)
 
 
-def failed(evidence: str, advice: str) -> Finding:
+def failed(evidence: str, advice: str) -> AuditFinding:
     """An item that fails, and what to do."""
-    return Finding("fail", evidence, advice)
+    return AuditFinding("fail", evidence, advice)

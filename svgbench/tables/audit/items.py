@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from svgbench.tables.audit.contradictions import contradictory_rows
-from svgbench.tables.audit.findings import CannotTell, Finding
+from svgbench.tables.audit.findings import AuditFinding, CannotTell
 from svgbench.tables.audit.latents import latent_and_batch, latent_statistics, standardise_and_back
 from svgbench.tables.audit.sampling import (
     duplicates_of_run,
@@ -32,9 +32,9 @@ class Item:
     """In JSON and documents."""
     title: str
     """In tables."""
-    of_run: Callable[[AuditedRun], Finding] | None = None
-    of_set: Callable[[AuditedSet], Finding] | None = None
-    of_numbers: Callable[[AuditedNumbers], Finding] | None = None
+    of_run: Callable[[AuditedRun], AuditFinding] | None = None
+    of_set: Callable[[AuditedSet], AuditFinding] | None = None
+    of_numbers: Callable[[AuditedNumbers], AuditFinding] | None = None
 
 
 ITEMS: tuple[Item, ...] = (
@@ -62,10 +62,10 @@ class Answer:
     """An item's finding about a subject."""
 
     item: Item
-    finding: Finding
+    finding: AuditFinding
 
 
-def answer(item: Item, subject: Subject) -> Finding | None:
+def answer(item: Item, subject: Subject) -> AuditFinding | None:
     """The finding of an item about a subject; None if the item is about other kinds of subjects."""
     try:
         if isinstance(subject, AuditedRun):
@@ -74,7 +74,7 @@ def answer(item: Item, subject: Subject) -> Finding | None:
             return item.of_set and item.of_set(subject)
         return item.of_numbers and item.of_numbers(subject)
     except CannotTell as reason:
-        return Finding("cannot tell", str(reason))
+        return AuditFinding("cannot tell", str(reason))
 
 
 def audit(subject: Subject) -> list[Answer]:

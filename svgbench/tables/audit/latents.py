@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from svgbench.tables.audit.findings import CannotTell, Finding, failed, passed
+from svgbench.tables.audit.findings import AuditFinding, CannotTell, failed, passed
 from svgbench.tables.audit.subjects import AuditedRun
 
 TRIED = 8
@@ -15,7 +15,7 @@ ROUND_TRIP_ULPS = 4
 """Largest error of standardising and back, in units of float32's precision at the values involved; the arithmetic allows 3.5."""
 
 
-def latent_and_batch(run: AuditedRun) -> Finding:
+def latent_and_batch(run: AuditedRun) -> AuditFinding:
     """Whether an image has the same latent alone and in two batches, by the run's own tokenizer and images."""
     import torch
 
@@ -30,6 +30,8 @@ def latent_and_batch(run: AuditedRun) -> Finding:
     with torch.no_grad():
         alone = run.tokenizer.encode(pixels[:1])
         batches = [run.tokenizer.encode(pixels[:half])[:1], run.tokenizer.encode(torch.cat([pixels[:1], pixels[half:]]))[:1]]
+    if not all(bool(one.isfinite().all()) for one in (alone, *batches)):
+        return failed("The latent of an image holds NaN or infinity", "train the autoencoder again")
     worst = max(float((one - alone).abs().max()) for one in batches)
     among = f"alone, among {half} and among {1 + count - half} images"
     if worst == 0:
@@ -43,7 +45,7 @@ def latent_and_batch(run: AuditedRun) -> Finding:
     )
 
 
-def latent_statistics(run: AuditedRun) -> Finding:
+def latent_statistics(run: AuditedRun) -> AuditFinding:
     """Whether the statistics are of the run's tokenizer and training images."""
     from svgbench.stages.tokenizers import encoder_of
 
@@ -68,7 +70,7 @@ def latent_statistics(run: AuditedRun) -> Finding:
     return passed(f"{about['channels']} channels of '{name}', measured on all {wanted:,} training images")
 
 
-def standardise_and_back(run: AuditedRun) -> Finding:
+def standardise_and_back(run: AuditedRun) -> AuditFinding:
     """Whether standardising a latent and back gives the latent within float32 rounding, with the run's statistics."""
     import torch
     from safetensors.torch import load_file

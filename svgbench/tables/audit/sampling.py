@@ -14,7 +14,7 @@ import numpy as np
 from svgbench.config.choices import OBJECTIVES, SAMPLERS
 from svgbench.config.sampling import TUNED, SamplingProtocol, at_edge
 from svgbench.lab.plan import shown_cell
-from svgbench.tables.audit.findings import CannotTell, Finding, failed, passed
+from svgbench.tables.audit.findings import AuditFinding, CannotTell, failed, passed
 from svgbench.tables.audit.subjects import AuditedRun, AuditedSet
 
 MOST_CLASSES = 100_000
@@ -23,7 +23,7 @@ CHANCE = 5.0
 """Largest distance of a class's count from its mean, in standard deviations of a random draw."""
 
 
-def time_and_shift(run: AuditedRun) -> Finding:
+def time_and_shift(run: AuditedRun) -> AuditFinding:
     """Whether times run from noise to data, shifts are at most 1, steps at least 1, and a tuned shift lies inside its candidates."""
     config = run.settings
     if not OBJECTIVES[config.diffusion.objective].continuous:
@@ -62,7 +62,7 @@ def _configured(run: AuditedRun) -> list[SamplingProtocol]:
     return [SamplingProtocol.of({**plain, "steps": steps, "guidance": 1.0}) for steps in part.steps]
 
 
-def tuning_seed(run: AuditedRun) -> Finding:
+def tuning_seed(run: AuditedRun) -> AuditFinding:
     """Whether a shift was tuned on a seed whose scores a table shows."""
     ways = [way for way in run.samplings if way.tuned]
     if run.settings.sampling.shift != TUNED and not ways:
@@ -85,7 +85,7 @@ def _seeds(seeds: set[int]) -> str:
     return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, sorted(seeds)))}"
 
 
-def labels_of_run(run: AuditedRun) -> Finding:
+def labels_of_run(run: AuditedRun) -> AuditFinding:
     """Whether each score of samples states how labels were drawn, and the samples' classes agree with it."""
     stated = {made.balance for _, made in run.scored("generation")}
     if None in stated:
@@ -110,7 +110,7 @@ def _drawn(run: AuditedRun, cell: dict[str, Any]) -> str:
     return drawn
 
 
-def labels_of_set(given: AuditedSet) -> Finding:
+def labels_of_set(given: AuditedSet) -> AuditFinding:
     """Whether the labels in a file are balanced, or as even as a random draw."""
     if given.images is None:
         raise CannotTell("The file has statistics only")
@@ -151,7 +151,7 @@ def _range(counts: np.ndarray) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def duplicates_of_run(run: AuditedRun) -> Finding:
+def duplicates_of_run(run: AuditedRun) -> AuditFinding:
     """Whether two samples of one cell are equal in every byte."""
     from svgbench.metrics.samples import doubled
 
@@ -164,7 +164,7 @@ def duplicates_of_run(run: AuditedRun) -> Finding:
     return passed(f"No two of the {total // len(run.entries('samples')):,} samples of a cell are equal")
 
 
-def duplicates_of_set(given: AuditedSet) -> Finding:
+def duplicates_of_set(given: AuditedSet) -> AuditFinding:
     """The same for the images of a file."""
     from svgbench.metrics.samples import doubled
 
@@ -175,7 +175,7 @@ def duplicates_of_set(given: AuditedSet) -> Finding:
     return passed(f"No two of {len(given.images):,} images are equal")
 
 
-def _duplicated(pairs: Sequence[tuple[int, int]], count: int, where: str) -> Finding:
+def _duplicated(pairs: Sequence[tuple[int, int]], count: int, where: str) -> AuditFinding:
     """The finding for index pairs (first, copy) among ``count`` images."""
     copies = [copy for _, copy in pairs]
     tail = copies == list(range(count - len(copies), count))

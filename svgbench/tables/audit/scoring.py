@@ -12,7 +12,7 @@ from svgbench.metrics import judges
 from svgbench.metrics.declared import METRICS
 from svgbench.metrics.npz import stored
 from svgbench.metrics.protocol import ROUNDING
-from svgbench.tables.audit.findings import CannotTell, Finding, failed, passed
+from svgbench.tables.audit.findings import AuditFinding, CannotTell, failed, passed
 from svgbench.tables.audit.subjects import AuditedRun, AuditedSet, side_of
 
 USUAL = 50_000
@@ -23,7 +23,7 @@ OF_FEATURES = ("fd", "kd", "is", "pr")
 """Measures whose judge may resize images."""
 
 
-def rounding_of_run(run: AuditedRun) -> Finding:
+def rounding_of_run(run: AuditedRun) -> AuditFinding:
     """Whether the judged images were rounded to bytes, and samples have the size of their references."""
     scores = [*run.scored("reconstruction"), *run.scored("generation")]
     if not scores:
@@ -51,7 +51,7 @@ def rounding_of_run(run: AuditedRun) -> Finding:
     return passed(f"Bytes of {_pixels(size)} as the references, {stated}")
 
 
-def rounding_of_set(given: AuditedSet) -> Finding:
+def rounding_of_set(given: AuditedSet) -> AuditFinding:
     """Whether the images of a file are bytes of the size of their references."""
     if given.images is None:
         raise CannotTell("The file has statistics only, which do not state size and rounding of their images")
@@ -79,7 +79,7 @@ def _pixels(size: tuple[int, ...] | None) -> str:
     return "x".join(map(str, size or ())) + " px"
 
 
-def reference_images(run: AuditedRun) -> Finding:
+def reference_images(run: AuditedRun) -> AuditFinding:
     """Whether samples are compared with training images and reconstructions with validation images."""
     sides = {"generation": ("train", "val"), "reconstruction": ("val", "train")}
     found: dict[str, Protocol] = {}
@@ -104,7 +104,7 @@ def reference_images(run: AuditedRun) -> Finding:
     return passed(text[0].upper() + text[1:])
 
 
-def counts_of_run(run: AuditedRun) -> Finding:
+def counts_of_run(run: AuditedRun) -> AuditFinding:
     """Whether each Frechet distance has more images than features."""
     rows = [(row, made) for group in ("generation", "reconstruction") for row, made in run.scored(group)]
     rows = [(row, made) for row, made in rows if made.measure == "fd" and made.judge]
@@ -124,7 +124,7 @@ def counts_of_run(run: AuditedRun) -> Finding:
     return passed(f"{made.count or 0:,} images for {_features(made.judge or ''):,} features; {few}")
 
 
-def counts_of_set(given: AuditedSet) -> Finding:
+def counts_of_set(given: AuditedSet) -> AuditFinding:
     """Whether statistics have a covariance of full rank, and images are more than the extractor's features."""
     if given.statistics is not None:
         return _rank(given.statistics["sigma"], rounded=stored(given.path, "sigma").dtype.itemsize < 8)
@@ -138,7 +138,7 @@ def counts_of_set(given: AuditedSet) -> Finding:
     return passed(f"{count:,} images for {features:,} features of {given.extractor}; {few}")
 
 
-def _rank(sigma: np.ndarray, *, rounded: bool) -> Finding:
+def _rank(sigma: np.ndarray, *, rounded: bool) -> AuditFinding:
     """The finding for a covariance [D, D]; ``rounded``: it was stored in less than float64, whose rounding hides small eigenvalues."""
     values = np.linalg.eigvalsh(sigma)
     precision = np.finfo(np.float32 if rounded else np.float64).eps

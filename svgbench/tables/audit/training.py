@@ -10,7 +10,7 @@ from typing import Any
 
 from svgbench.config.weight_files import is_average
 from svgbench.errors import BadInput
-from svgbench.tables.audit.findings import CannotTell, Finding, failed, passed
+from svgbench.tables.audit.findings import AuditFinding, CannotTell, failed, passed
 from svgbench.tables.audit.subjects import AuditedRun
 from svgbench.tables.pretrainings import weights_of
 
@@ -25,7 +25,7 @@ LEAST_LINES = 20
 LEAST_SEEDS = 3
 
 
-def averaged_weights(run: AuditedRun) -> Finding:
+def averaged_weights(run: AuditedRun) -> AuditFinding:
     """Whether averaged weights are used where they exist, and whether the averages are of trained weights."""
     config = run.settings
     for what, file, key in _given_files(run):
@@ -84,7 +84,7 @@ def _preferred(path: Path, what: str) -> str:
         raise CannotTell(f"The weights of {what} are undetermined: {str(error).removesuffix('.')}") from None
 
 
-def width_of_transformer(run: AuditedRun) -> Finding:
+def width_of_transformer(run: AuditedRun) -> AuditFinding:
     """Whether the transformer is at least as wide as a token has numbers (channels x patch^2)."""
     about = json.loads((run.place(run.entry("diffusion")) / "sit.json").read_bytes())
     sizes = about["sizes"]
@@ -100,7 +100,7 @@ def width_of_transformer(run: AuditedRun) -> Finding:
     return failed(ratio, f"set diffusion.transformer.width to {numbers:,} or more, or use diffusion.prediction=data")
 
 
-def decoder_at_plateau(run: AuditedRun) -> Finding:
+def decoder_at_plateau(run: AuditedRun) -> AuditFinding:
     """Whether the last doubling of the images gained little: 20 log10 of the logged l1 at half the images over that at the end, each the
     mean over the last tenth of these images. A learning rate that falls at the end is part of the gain."""
     entry = next((one for one in reversed(run.entries("autoencoder")) if one["stage"] != "realignment"), None)
@@ -131,7 +131,7 @@ def _l1_at(lines: list[dict[str, Any]], images: float) -> float:
     return mean(found)
 
 
-def seeds_and_pretraining(run: AuditedRun) -> Finding:
+def seeds_and_pretraining(run: AuditedRun) -> AuditFinding:
     """Whether intervals over seeds are of three or more seeds that repeat everything that they are used to compare."""
     same = run.seeds
     if not same:
