@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from svgbench.config.records import Protocol
 from svgbench.tables.audit.items import ITEMS, audit, audit_table
+from svgbench.tables.audit.subjects import subject_of
 
 TUNED = {"tuned": "of-0.1,0.15,0.4-by-1000x5steps-seed9001"}
 
@@ -318,11 +319,11 @@ def test_without_a_long_enough_log_the_plateau_cannot_be_told(tmp_path, stage, f
     assert found.verdict == "cannot tell" and reason in found.evidence
 
 
-def grid(out, *, seeds=(0, 1, 2), shared=False, encoder="dinov3-tiny"):
-    """Runs of some seeds; ``shared``: of one autoencoder."""
+def grid(out, *, seeds=(0, 1, 2), shared=False, encoder="dinov3-tiny", weights=lambda seed: "one file"):
+    """Runs of some seeds; ``shared``: of one autoencoder; ``weights``: identity of a seed's encoder."""
     for seed in seeds:
         name = encoder + (f".seed-{seed}" if seed else "")
-        config = {"encoder": {"identity": encoder}}
+        config = {"encoder": {"identity": weights(seed)}}
         one = MadeRun(out, name, config=config, scores=[gfid(encoder, 9.0 + seed, seed=seed)], encoder=encoder)
         one.stages = [{"stage": "autoencoder", "key": "k" if shared else f"{encoder} {seed}", "cell": {}, "seconds": 1.0, "cost": {}}]
         one.seal()
@@ -331,7 +332,19 @@ def grid(out, *, seeds=(0, 1, 2), shared=False, encoder="dinov3-tiny"):
 
 def test_three_seeds_of_their_own_networks_pass(tmp_path):
     found = grid(tmp_path).ask("seeds")
-    assert found.verdict == "pass" and "3 seeds" in found.evidence and "1 pretraining" in found.evidence
+    assert found.evidence == "3 seeds that share no trained autoencoder, no run of another encoder beside them"
+    assert found.verdict == "pass"
+
+
+def test_three_pretrainings_may_be_compared_and_unnamed_weights_cannot_be_told(tmp_path):
+    several, unnamed = tmp_path / "a", tmp_path / "b"
+    grid(several, weights=lambda seed: f"weights {seed}")
+    grid(unnamed, weights=lambda seed: "")
+    for out in (several, unnamed):
+        grid(out, encoder="mae-tiny")
+    subject = subject_of("dinov3-tiny", several)
+    assert "several pretrainings" in ask("seeds", subject).evidence
+    assert ask("seeds", subject_of("dinov3-tiny", unnamed)).verdict == "cannot tell"
 
 
 def test_few_seeds_a_shared_autoencoder_and_one_pretraining_fail(tmp_path):

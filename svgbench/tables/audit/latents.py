@@ -41,7 +41,7 @@ def latent_and_batch(run: AuditedRun) -> AuditFinding:
         return passed(f"The latent of an image differs by rounding {among}, at most {spread:.1g} of its deviation")
     return failed(
         f"The latent of an image differs {among} by up to {spread:.2g} of its deviation",
-        "set autoencoder.align to frozen, channel, whiten or none",
+        "set autoencoder.align to frozen, channel, whiten, token or none",
     )
 
 

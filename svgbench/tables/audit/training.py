@@ -154,5 +154,7 @@ def seeds_and_pretraining(run: AuditedRun) -> AuditFinding:
     if problems:
         text = "; ".join(problems)
         return failed(text[0].upper() + text[1:], "; ".join(advice))
-    pretrained = f"{len(weights)} pretraining{'s' * (len(weights) != 1)} of the encoder" if weights else "unknown encoder weights"
-    return passed(f"{len(seeds)} seeds, each with its own trained networks; {pretrained}, no other encoder here")
+    if not weights and compared:
+        raise CannotTell("The records do not name the encoder's weights, and runs of another encoder are here")
+    pretrained = "several pretrainings of the encoder" if len(weights) > 1 else "no run of another encoder beside them"
+    return passed(f"{len(seeds)} seeds that share no trained autoencoder, {pretrained}")
