@@ -286,9 +286,12 @@ def test_the_transformer_is_as_wide_as_a_token_has_numbers(tmp_path, sizes, verd
     assert MadeRun(tmp_path, "empty").ask("width").verdict == "cannot tell"
 
 
-def log(l1, lines=100):
-    """A training log whose l1 follows a function of the share of the images."""
-    rows = [{"images_seen": 400 * (n + 1), "l1": l1((n + 1) / lines)} for n in range(lines)]
+def log(l1, lines=100, adversarial_from=2.0):
+    """A training log whose l1 follows a function of the share of the images, with the adversarial loss from a share on."""
+    shares = [(n + 1) / lines for n in range(lines)]
+    rows = [
+        {"images_seen": 400 * (n + 1), "l1": l1(x), **({"generator": 0.1} if x >= adversarial_from else {})} for n, x in enumerate(shares)
+    ]
     return {"log.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode()}
 
 
@@ -301,6 +304,10 @@ def test_a_decoder_that_still_gains_is_not_at_its_plateau(tmp_path, l1, verdict,
     one.add("autoencoder", log(l1))
     found = one.ask("plateau")
     assert found.verdict == verdict and gain in found.evidence and "20,000 images" in found.evidence
+    late, early = (MadeRun(tmp_path, f"from-{start}") for start in (0.75, 0.25))
+    late.add("autoencoder", log(l1, adversarial_from=0.75))
+    early.add("autoencoder", log(l1, adversarial_from=0.25))
+    assert late.ask("plateau").verdict == ("fail" if verdict == "fail" else "cannot tell") and early.ask("plateau").verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -308,6 +315,7 @@ def test_a_decoder_that_still_gains_is_not_at_its_plateau(tmp_path, l1, verdict,
     [
         ("adoption", {"autoencoder.json": {}}, "trained elsewhere"),
         ("autoencoder", {"autoencoder.json": {}}, "has no training log"),
+        ("autoencoder", log(lambda x: 1.0, adversarial_from=0.75), "the adversarial loss began in these images"),
         ("autoencoder", log(lambda x: 1.0, 3), "has 3 lines with l1, and 20 are needed"),
         ("images", {"images.json": {}}, "has no finished autoencoder"),
     ],

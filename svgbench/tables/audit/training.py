@@ -115,20 +115,23 @@ def decoder_at_plateau(run: AuditedRun) -> AuditFinding:
     if len(lines) < LEAST_LINES:
         raise CannotTell(f"The training log has {len(lines)} lines with l1, and {LEAST_LINES} are needed")
     total = lines[-1]["images_seen"]
-    half, end = (_l1_at(lines, images) for images in (total / 2, total))
+    at_half, at_end = (_lines_at(lines, images) for images in (total / 2, total))
+    half, end = (mean(line["l1"] for line in part) for part in (at_half, at_end))
     gain = 20 * math.log10(half / end)
     text = f"The l1 went from {half:.4g} to {end:.4g} over the last {total - total // 2:,} images: {gain:+.2f} dB"
     if gain > GAIN_DB:
         return failed(text, "raise autoencoder.training.total_images, or state that the decoder is not trained to its plateau")
+    if any("generator" in line for line in at_end) and not all("generator" in line for line in at_half):
+        raise CannotTell(f"{text}; the adversarial loss began in these images and may hide a gain")
     return passed(text)
 
 
-def _l1_at(lines: list[dict[str, Any]], images: float) -> float:
-    """The mean l1 of the log lines in the last tenth of a number of images."""
-    found = [line["l1"] for line in lines if (1 - WINDOW) * images < line["images_seen"] <= images]
+def _lines_at(lines: list[dict[str, Any]], images: float) -> list[dict[str, Any]]:
+    """The log lines in the last tenth of a number of images."""
+    found = [line for line in lines if (1 - WINDOW) * images < line["images_seen"] <= images]
     if not found:
         raise CannotTell(f"The training log has no line near {images:,.0f} images")
-    return mean(found)
+    return found
 
 
 def seeds_and_pretraining(run: AuditedRun) -> AuditFinding:
