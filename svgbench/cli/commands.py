@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from svgbench.cli import (
+    audits,
     bench,
     costs,
     data,
@@ -41,6 +42,7 @@ app.command("report")(reports.report)
 app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
+app.command("audit")(audits.audit)
 app.command("cost")(costs.cost)
 app.command("bench")(bench.bench)
 app.command("import")(imports.import_)

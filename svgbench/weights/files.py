@@ -116,6 +116,12 @@ def read(path: Path, key: str | None = None) -> State:
     return state
 
 
+def preferred_key(path: Path) -> str:
+    """The key of the weights that ``read`` takes from a file or a directory if nobody names one; reports nothing."""
+    parts = weights_files(path)
+    return choose(read_dcp(path) if parts[0].name == ".metadata" else _merged(parts), path).key
+
+
 NUMBERED = re.compile(r"^(custom_checkpoint_\d\.pkl|model_\d\.safetensors|pytorch_model_\d\.bin)$")
 """File names of Accelerate for further networks and registered objects."""
 
