@@ -11,6 +11,7 @@ from svgbench.cli import (
     bench,
     costs,
     data,
+    diagnose,
     encoders,
     evaluations,
     experiment_files,
@@ -42,6 +43,7 @@ app.command("figures")(figures.figures)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("cost")(costs.cost)
+app.command("diagnose")(diagnose.diagnose)
 app.command("bench")(bench.bench)
 app.command("import")(imports.import_)
 app.command("fields")(planning.fields)
