@@ -14,7 +14,6 @@ from svgbench.cli.console import Format
 from svgbench.cli.experiments import Data, Device, Preset, Set, Shelf, Threads
 from svgbench.cli.output import Formatted, facts
 from svgbench.cli.selection import directory, trial
-from svgbench.cli.view import DISPLAY
 from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.experiments import DEFAULT_PRESET
@@ -111,7 +110,7 @@ def _execute(plan: Plan, out: Path, store: Store, bench: Bench) -> None:
     if missing:
         check(plan, missing)
         with store.in_use():
-            run_here(plan, missing, out, bench, Outcome(), display=DISPLAY)
+            run_here(plan, missing, out, bench, Outcome())
 
 
 def _card(run: Run, plan: Plan, store: Store, reasons: dict[str, str]) -> Card:

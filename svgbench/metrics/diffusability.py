@@ -6,7 +6,8 @@ groups of images, each with the same share of every class. Intervals are value Â
 Limits: they describe these images, not others of the set, and no training.
 
 - Effective rank: exp of the entropy of the normalised eigenvalues (Roy & Vetterli 2007). Participation ratio: (sum of eigenvalues)^2 / sum
-  of squares. Condition number: largest / smallest eigenvalue. All of the covariance of tokens over images and positions.
+  of squares. Condition number: largest / smallest eigenvalue that is not zero. All of the covariance of tokens over images and
+  positions.
 - Excess kurtosis: fourth central moment / squared variance - 3, the mean over channels.
 - Class share: omega squared (``metrics.diagnosis``) of whole latents.
 - LDS and CDS (iREPA, arXiv 2512.10794, appendix B): cosines of an image's tokens by their distance on the grid.
@@ -31,11 +32,12 @@ STUDENT = 2.2621571628540993
 """97.5 % quantile of Student's t with ``GROUPS`` - 1 degrees of freedom."""
 HIGH = 0.5
 """Share of the largest u + v above which a frequency is high."""
-EPSILON = 1e-12
-"""An eigenvalue below this share of the largest one counts as zero."""
+ROUNDED = 1e-10
+"""An eigenvalue below this share of the largest one is rounding of float32 latents and counts as zero: features after a layer norm have
+such a direction."""
 
 
-class Estimate(NamedTuple):
+class Jackknifed(NamedTuple):
     """A figure and its interval."""
 
     value: float
@@ -53,16 +55,16 @@ def groups_of(labels: Tensor) -> Tensor:
     return groups
 
 
-def jackknifed(statistic: Callable[[Tensor], float]) -> Estimate:
+def jackknifed(statistic: Callable[[Tensor], float]) -> Jackknifed:
     """A figure with its interval. ``statistic``: the figure of the groups that a mask [GROUPS] float64 of ones and zeros keeps."""
     kept = torch.ones(GROUPS, dtype=torch.float64)
     value = statistic(kept)
     without = torch.tensor([statistic(kept - row) for row in torch.eye(GROUPS, dtype=torch.float64)], dtype=torch.float64)
     half = STUDENT * math.sqrt((GROUPS - 1) / GROUPS * (without - without.mean()).square().sum().item())
-    return Estimate(value, value - half, value + half)
+    return Jackknifed(value, value - half, value + half)
 
 
-def mean_of(values: Tensor, groups: Tensor) -> Estimate:
+def mean_of(values: Tensor, groups: Tensor) -> Jackknifed:
     """The mean of values [N], one for each image, whose groups are [N]."""
     sums = torch.zeros(2, GROUPS, dtype=torch.float64).index_add_(
         1, groups, torch.stack([values.double(), torch.ones(len(values)).double()])
@@ -259,10 +261,8 @@ def participation_ratio(values: Tensor) -> float:
 
 
 def condition_number(values: Tensor) -> float:
-    """Largest / smallest of the ascending eigenvalues [D]. Raises BadData for a singular covariance."""
-    if values[0] <= EPSILON * values[-1]:
-        raise BadData("the covariance of the channels is singular.")
-    return (values[-1] / values[0]).item()
+    """Largest / smallest of the ascending eigenvalues [D], without those that are zero (``ROUNDED``)."""
+    return (values[-1] / values[values > ROUNDED * values[-1]][0]).item()
 
 
 def slope(x: Tensor, y: Tensor) -> float:

@@ -36,21 +36,21 @@ class LatentFigure:
 
 
 FIGURES: tuple[LatentFigure, ...] = (
-    LatentFigure(name="viv_gaussian", title="irreducible variance, Gaussian", digits=3, better="lower"),
-    LatentFigure(name="viv_empirical", title="irreducible variance, images", digits=4, better="lower"),
-    LatentFigure(name="effective_rank", title="effective rank, channels", digits=2),
-    LatentFigure(name="participation_ratio", title="participation, channels", digits=2),
-    LatentFigure(name="condition_number", title="condition number, channels", digits=1, logarithmic=True),
-    LatentFigure(name="effective_rank_whole", title="effective rank, whole latent", digits=1),
+    LatentFigure(name="viv_gaussian", title="VIV, Gaussian", digits=3, better="lower"),
+    LatentFigure(name="viv_empirical", title="VIV, images", digits=3, better="lower"),
+    LatentFigure(name="effective_rank", title="effective rank", digits=2),
+    LatentFigure(name="participation_ratio", title="participation ratio", digits=2),
+    LatentFigure(name="condition_number", title="condition number", digits=0, logarithmic=True),
+    LatentFigure(name="effective_rank_whole", title="rank, whole latent", digits=1),
     LatentFigure(name="kurtosis", title="excess kurtosis", digits=2),
     LatentFigure(name="class_share", title="class share", digits=3, better="higher"),
-    LatentFigure(name="neighbour_share", title="neighbours of own class", digits=3, better="higher"),
-    LatentFigure(name="lds", title="near minus far (LDS)", digits=3, better="higher"),
-    LatentFigure(name="cds", title="decay of similarity (CDS)", digits=4, better="higher"),
-    LatentFigure(name="high_frequency", title="high-frequency energy", digits=3, better="lower"),
-    LatentFigure(name="spectral_slope", title="slope of the spectrum", digits=2),
+    LatentFigure(name="neighbour_share", title="own-class neighbours", digits=3, better="higher"),
+    LatentFigure(name="lds", title="LDS", digits=3, better="higher"),
+    LatentFigure(name="cds", title="CDS", digits=3, better="higher"),
+    LatentFigure(name="high_frequency", title="high frequencies", digits=3, better="lower"),
+    LatentFigure(name="spectral_slope", title="spectral slope", digits=2),
     LatentFigure(name="local_continuity", title="local continuity", digits=3),
-    *(LatentFigure(name=f"noise_psnr_{noise:g}", title=f"PSNR at noise {noise:g} (dB)", digits=2) for noise in NOISES),
+    *(LatentFigure(name=f"noise_psnr_{noise:g}", title=f"PSNR, noise {noise:g} (dB)", digits=2) for noise in NOISES),
     LatentFigure(name="ifid", title="interpolated FID", digits=2, better="lower"),
 )
 """In the order of the table."""

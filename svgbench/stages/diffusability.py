@@ -25,7 +25,7 @@ from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics import diffusability as figures
 from svgbench.metrics import latent_neighbours, velocity_variance
-from svgbench.metrics.diffusability import Estimate, LatentSums
+from svgbench.metrics.diffusability import Jackknifed, LatentSums
 from svgbench.metrics.features import extract, load_extractor
 from svgbench.metrics.frechet import Moments, frechet_distance, united
 from svgbench.metrics.latent_figures import NEIGHBOURS, NO_DECODER, NOISES
@@ -40,8 +40,8 @@ from svgbench.stages.results import image_group, write_scores
 from svgbench.stages.statistics import open_statistics
 from svgbench.stages.tokenizers import BLOCK, blocks, kept_latents, open_tokenizer, to_floats
 
-IMAGES, OF_A_CLASS = 10_000, 1000
-"""Largest number of training images, and of a class."""
+IMAGES, CLASSES, OF_A_CLASS = 10_000, 20, 1000
+"""Largest number of training images, of classes, and of images of a class: few classes of many images, because each has a Gaussian."""
 PAIRED = 2000
 """Largest number of images of which all pairs are compared, and of images that are interpolated."""
 DECODED = 200
@@ -56,7 +56,7 @@ POINTS = 40
 INTERVAL = f"95 %, value ± 2.262 standard errors of the jackknife over {figures.GROUPS} groups of images"
 
 
-class Chosen(NamedTuple):
+class CardImages(NamedTuple):
     """The images of a card, ordered by class."""
 
     places: Tensor
@@ -67,16 +67,18 @@ class Chosen(NamedTuple):
     """[N]"""
 
 
-def choose(images: ImageSet, most: int, of_a_class: int = OF_A_CLASS) -> Chosen:
-    """Random images of a split, up to ``most`` and as many of each class as possible. Raises BadData for fewer than ``LEAST``."""
+def choose(images: ImageSet, most: int, classes: int = CLASSES) -> CardImages:
+    """At most ``most`` random images of a split: the same number of each of at most ``classes`` evenly spaced classes, or all of a class
+    that has fewer. Raises BadData for fewer than ``LEAST``."""
     labels = torch.as_tensor(images.labels)
     known = labels.unique()
-    each = min(of_a_class, max(1, most // len(known))) if len(known) else 0
-    parts = [place[chosen(each, len(place))] for place in ((labels == label).nonzero()[:, 0] for label in known[:most])]
+    known = known[torch.linspace(0, len(known) - 1, min(classes, most, len(known))).round().long()]
+    each = min(OF_A_CLASS, most // max(1, len(known)))
+    parts = [place[chosen(each, len(place))] for place in ((labels == label).nonzero()[:, 0] for label in known)]
     if sum(map(len, parts)) < LEAST:
         raise BadData(f"{sum(map(len, parts))} images are too few for a card; give {LEAST} or more, of two classes or more.")
     places = torch.cat(parts)
-    return Chosen(places, labels[places], figures.groups_of(labels[places]))
+    return CardImages(places, labels[places], figures.groups_of(labels[places]))
 
 
 class Opened(NamedTuple):
@@ -143,7 +145,7 @@ class _Card:
         self.missing: dict[str, str] = {}
 
     def add(
-        self, metric: str, measure: str, count: int, compute: Callable[[], Estimate], *details: str, group: ImageGroup | None = None
+        self, metric: str, measure: str, count: int, compute: Callable[[], Jackknifed], *details: str, group: ImageGroup | None = None
     ) -> None:
         """The score of a metric, or the reason that ``compute`` raises as BadData."""
         try:
@@ -153,10 +155,10 @@ class _Card:
             return
         seen = ImageGroup(name=(group or self.group).name, count=count, digest=(group or self.group).digest)
         made = protocol(measure, images=seen, details=("standardised-by-channel", *details))
-        self.scores.append(_score(metric, Estimate(value, low, high), count, made))
+        self.scores.append(_score(metric, Jackknifed(value, low, high), count, made))
 
 
-def _score(metric: str, estimate: Estimate, count: int, made: Protocol) -> Score:
+def _score(metric: str, estimate: Jackknifed, count: int, made: Protocol) -> Score:
     value, low, high = estimate
     return Score(metric=metric, value=value, low=low, high=high, count=count, protocol=made, detail={"interval": INTERVAL})
 
@@ -170,7 +172,7 @@ def latents(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
         return {}
     card = _Card(image_group(inputs["images"], "train", collection.train, len(picked.places)))
     shape = opened.raw.shape[1:]
-    with runtime.progress("diffusability", 4, unit="steps") as bar:
+    with runtime.progress(f"diffusability of {opened.tokenizer.frozen.card.name}", 4, unit="steps") as bar:
         sums, curves = _sums(opened, picked, card), {}
         bar.advance(1)
         curves["bands"] = sums.bands(torch.ones(figures.GROUPS, dtype=torch.float64)).tolist()
@@ -186,7 +188,7 @@ def latents(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     return write_scores(out, card.scores, slice_) | {"images_seen": len(picked.places)}
 
 
-def _sums(opened: Opened, picked: Chosen, card: _Card) -> LatentSums:
+def _sums(opened: Opened, picked: CardImages, card: _Card) -> LatentSums:
     """The figures that follow from sums over images; returns the sums."""
     count, (channels, *grid) = len(picked.places), opened.raw.shape[1:]
     size = channels * math.prod(grid)
@@ -225,7 +227,7 @@ def _classes(labels: Tensor) -> list[slice]:
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _gaussian(opened: Opened, picked: Chosen, card: _Card) -> dict[str, Any]:
+def _gaussian(opened: Opened, picked: CardImages, card: _Card) -> dict[str, Any]:
     """The irreducible variance of one Gaussian for each class, and its curve over time."""
     at = torch.linspace(0, 1, POINTS, dtype=torch.float64)
     weighted, images, curve = (
@@ -234,7 +236,15 @@ def _gaussian(opened: Opened, picked: Chosen, card: _Card) -> dict[str, Any]:
         torch.zeros(POINTS).double(),
     )
 
-    def compute() -> Estimate:
+    channels, *grid = opened.raw.shape[1:]
+    needed = math.ceil(velocity_variance.least_images(channels, math.prod(grid)) * figures.GROUPS / (figures.GROUPS - 1))
+    smallest = min(rows.stop - rows.start for rows in _classes(picked.labels))
+
+    def compute() -> Jackknifed:
+        if smallest < needed:
+            raise BadData(
+                f"a Gaussian of {channels} channels and {math.prod(grid)} positions needs {needed} images of each class; give more."
+            )
         for rows in _classes(picked.labels):
             data, groups = opened.standardised(rows).flatten(2), picked.groups[rows]
             whole = velocity_variance.fit(data)
@@ -253,7 +263,7 @@ def _gaussian(opened: Opened, picked: Chosen, card: _Card) -> dict[str, Any]:
     return {} if "viv_gaussian" in card.missing else {"times": at.tolist(), "gaussian": (curve / images[0]).tolist()}
 
 
-def _subset(picked: Chosen, most: int) -> Tensor:
+def _subset(picked: CardImages, most: int) -> Tensor:
     """Rows [n] of at most ``most`` images, as many of each class, still ordered by class."""
     classes = _classes(picked.labels)
     each = max(1, most // len(classes))
@@ -261,13 +271,13 @@ def _subset(picked: Chosen, most: int) -> Tensor:
     return torch.cat(parts[:most])
 
 
-def _empirical(opened: Opened, picked: Chosen, card: _Card) -> dict[str, Any]:
+def _empirical(opened: Opened, picked: CardImages, card: _Card) -> dict[str, Any]:
     """The irreducible variance if the data were a subset of these images, and its curve over time."""
     subset = _subset(picked, PAIRED)
     labels, (at, weights) = picked.labels[subset], velocity_variance.times()
     curves = torch.zeros(len(subset), len(at), dtype=torch.float64)
 
-    def compute() -> Estimate:
+    def compute() -> Jackknifed:
         if len(labels.unique()) == len(labels):
             raise BadData("every class has one image, so its posterior is that image; give several of each class.")
         for rows in _classes(labels):
@@ -280,7 +290,7 @@ def _empirical(opened: Opened, picked: Chosen, card: _Card) -> dict[str, Any]:
     return {} if "viv_empirical" in card.missing else {"image_times": at.tolist(), "images": curves.mean(0).tolist()}
 
 
-def _neighbours(opened: Opened, picked: Chosen, images: ImageSet, card: _Card) -> None:
+def _neighbours(opened: Opened, picked: CardImages, images: ImageSet, card: _Card) -> None:
     """The figures of nearest neighbours, on a subset."""
     subset = _subset(picked, PAIRED)
     labels, groups = picked.labels[subset], picked.groups[subset]
@@ -323,7 +333,7 @@ def interpolated(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, run
     way between each one's latent and its nearest neighbour."""
     part, collection = slice_["scores"], open_images(inputs["images"])
     val = collection.val
-    picked = choose(val, PAIRED)
+    picked = choose(val, PAIRED, classes=PAIRED)
     opened = _open("val", val, picked.places, collection.resolution, inputs, out, runtime)
     if not runtime.is_main:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from svgbench.tables.table import Cell, Table
 
 TITLE = "Diffusability of latent spaces"
 NOTES = (
-    "latents standardised by channel; value ± half of the 95 % interval over images (jackknife over 10 groups); arrows: better in the "
-    "source of the figure; definitions: docs/diagnose.md",
+    "latents standardised by channel; value ± half of the 95 % interval over images (jackknife over 10 groups)",
+    "VIV: irreducible variance of the velocity; LDS, CDS: how similarity falls with distance; arrows: better in the figure's source; "
+    "definitions: docs/diagnose.md",
 )
 
 
@@ -60,8 +62,13 @@ def _cell(card: Card, figure: LatentFigure) -> Cell:
     if score is None:
         return Cell("-", metric=figure.name)
     facts = {"metric": score.metric, "low": score.low, "high": score.high, "count": score.count, "protocol": score.protocol.text}
-    half = "" if score.high is None else f" ± {score.high - score.value:.{figure.digits}f}"
+    half = "" if score.high is None else f" ± {_half(score.high - score.value, figure.digits)}"
     return Cell(f"{score.value:.{figure.digits}f}{half}", value=score.value, hint=score.protocol.text, **facts)
+
+
+def _half(width: float, digits: int) -> str:
+    """Half of an interval, rounded up."""
+    return f"{math.ceil(width * 10**digits - 1e-6) / 10**digits:.{digits}f}"
 
 
 def _reasons(cards: Sequence[Card]) -> list[str]:
