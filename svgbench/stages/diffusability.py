@@ -46,7 +46,7 @@ PAIRED = 2000
 """Largest number of images of which all pairs are compared, and of images that are interpolated."""
 DECODED = 200
 """Largest number of validation images that are decoded with noise."""
-LEAST = 50
+LEAST = 2 * figures.GROUPS
 """Fewest images of a card."""
 WHOLE = 2048
 """Largest latent, in numbers, whose full covariance is computed; it also needs ``PER_NUMBER`` images for each number."""

@@ -98,7 +98,6 @@ def test_gc_removes_cards_of_encoders_because_no_run_needs_them(cards, place):
         (("dinvo3",), "no card or run named 'dinvo3'. Did you mean 'dinov3'"),
         (("dinov3", "--to", "card.txt"), "--to card.txt is no picture; give a file that ends in .png or .svg"),
         (("dinov3", "--limit", 3), "data.limit 3 is too few for 20 neighbours"),
-        (("dinov3", "--limit", 40), "40 images are too few for a card; give 50 or more"),
         (("dinov3", "--set", "encodr.card=mae"), "encodr"),
         (("dinov3", "--preset", "small"), "dinov3-s16plus"),
     ],
