@@ -102,6 +102,22 @@ def test_samples_of_a_finished_run_can_be_drawn(finished, tmp_path):
     assert wrong.returncode == 2 and "class 77 does not exist" in wrong.stderr and not (tmp_path / "b.png").exists()
 
 
+def test_a_finished_run_and_an_encoder_have_cards_side_by_side(finished, tmp_path):
+    import shutil
+
+    out, run = tmp_path / "runs", next(finished.glob("*/run.json")).parent.name
+    shutil.copytree(finished, out)
+    done = svgbench("diagnose", run, "sd-vae", "--preset", "tiny", "--limit", "48", "--out", out, "--threads", 1, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    mine, other = json.loads(done.stdout)
+    assert (mine["name"], other["name"]) == (run, "sd-vae") and mine["latent"][0] > 96 and other["latent"] == [4, 8, 8]
+    assert {"ifid", "noise_psnr_0", "lds"} <= {score["metric"] for score in mine["scores"]}
+    made = {key.split("/")[0] for key in keys(out) - keys(finished)}
+    assert made <= {"images", "adoption", "diffusability", "interpolated-distance"}  # no statistics: the run has them
+    wrong = svgbench("diagnose", run, "--limit", "48", "--out", out)
+    assert wrong.returncode == 2 and "only runs are named" in wrong.stderr
+
+
 FIGURES = {
     "gfid-by-steps", "gfid-by-guidance", "training-curves", "reconstructions", "samples", "embedding", "embedding-by-classes",
     "embedding-by-layer", "toy-field", "velocities", "class-share", "interpolation", "noise-interpolation", "editing", "box-editing",

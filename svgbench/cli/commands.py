@@ -12,6 +12,7 @@ from svgbench.cli import (
     bench,
     costs,
     data,
+    diagnose,
     encoders,
     evaluations,
     experiment_files,
@@ -44,6 +45,7 @@ app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("audit")(audits.audit)
 app.command("cost")(costs.cost)
+app.command("diagnose")(diagnose.diagnose)
 app.command("bench")(bench.bench)
 app.command("import")(imports.import_)
 app.command("fields")(planning.fields)

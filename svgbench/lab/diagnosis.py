@@ -9,10 +9,13 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from svgbench.config import cards
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 from svgbench.lab.plan import Node, Plan, Run, node_of
 from svgbench.lab.store import Store
+from svgbench.metrics import judges
+from svgbench.metrics.latent_figures import NO_DECODER
 from svgbench.stages import graph
 
 NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.needs), "reconstructions", "samples")
@@ -31,10 +34,10 @@ def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[
     return nodes
 
 
-def lacking(name: str, stages: list[dict[str, Any]], store: Store) -> str | None:
-    """A sentence about the first missing input of figures and how to compute it; None if nothing is missing."""
+def lacking(name: str, stages: list[dict[str, Any]], store: Store, needs: tuple[str, ...] = NEEDED) -> str | None:
+    """A sentence about the first missing input of figures and how to compute it; None if nothing is missing. ``needs``: the inputs."""
     provided = recorded(stages)
-    for need in NEEDED:
+    for need in needs:
         node = provided.get(need)
         if node is None or store.manifest(node.stage, node.key) is None:
             experiment = store.root.parent / name / "experiment.yaml"
@@ -67,3 +70,48 @@ def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], s
             keys.append(node.key)
         plan.append(Run(name, config, tuple(keys)))
     return Plan(nodes, tuple(plan))
+
+
+def card_plan(
+    encoders: Mapping[str, RunConfig], runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store
+) -> tuple[Plan, dict[str, str]]:
+    """The plan of diffusability cards: of ``encoders`` alone (name -> resolved configuration), and of finished ``runs`` (name ->
+    configuration, recorded stages). Also the tokenizers without an interpolated FID, and why."""
+    nodes: dict[str, Node] = {}
+    plan, reasons = [], {}
+    for name, config in encoders.items():
+        plain = config.model_dump(mode="json")
+        made = {"images": node_of(graph.by_name("images"), plain, {}, {}), "autoencoder": node_of(graph.by_name("adoption"), plain, {}, {})}
+        kind = cards.EncoderCard.model_validate(plain["encoder"]["opened"]).kind
+        plan.append(Run(name, config, _card_nodes(name, plain, made, kind == "codec", nodes, reasons)))
+    for name, (config, stages) in runs.items():
+        if reason := lacking(name, stages, store, ("images", "autoencoder", "statistics")):
+            raise BadInput(reason)
+        plan.append(
+            Run(name, config, _card_nodes(name, config.model_dump(mode="json"), recorded(stages, ("statistics",)), True, nodes, reasons))
+        )
+    return Plan(nodes, tuple(plan)), reasons
+
+
+def _card_nodes(
+    name: str, plain: dict[str, Any], provided: Mapping[str, Node], decodes: bool, nodes: dict[str, Node], reasons: dict[str, str]
+) -> tuple[str, ...]:  # fmt: skip
+    """Adds the nodes of one card to ``nodes``, or the reason why its interpolated FID is left out to ``reasons``; returns their keys."""
+    reason = _unjudged(plain) if decodes else NO_DECODER
+    if reason is not None:
+        reasons[name] = reason
+    keys = []
+    for stage in (graph.by_name(one) for one in graph.CARD[: 1 if reason else None]):
+        inputs = {need: provided[need] for need in (*stage.needs, *(one for one in stage.also if one in provided))}
+        node = node_of(stage, plain, inputs, {})
+        nodes |= {one.key: one for one in inputs.values()} | {node.key: node}
+        keys.append(node.key)
+    return tuple(keys)
+
+
+def _unjudged(plain: dict[str, Any]) -> str | None:
+    """Why the extractor of a configuration cannot be opened; None if it can."""
+    name, file = (graph.field(plain, path) for path in graph.EXTRACTOR)
+    if file or judges.trained_on("features", name):
+        return None
+    return f"'{name}' needs its weights file: --set scores.extractor_weights=FILE."

@@ -314,7 +314,8 @@ def training_work(task: AutoencoderTask, part: schema.Autoencoder) -> CountedWor
 
 
 def adopt(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Adopts an encoder with a decoder as the autoencoder: the artifact names its card; its weights are opened only to check them."""
+    """Adopts an encoder with a decoder as the autoencoder, or for ``svgbench diagnose`` one without: the artifact names its card; its
+    weights are opened only to check them."""
     card, encoder = open_frozen(slice_["encoder"], runtime.torch_device)
     write_atomic(out / "autoencoder.json", describe(slice_["encoder"], card))
     return _taken(slice_, encoder)

@@ -166,9 +166,17 @@ DIAGNOSES: tuple[Stage, ...] = (
           needs=("autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
     Stage(name="feature-maps", version=1, worker="svgbench.stages.feature_maps:run",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
+    Stage(name="diffusability", version=1, worker="svgbench.stages.diffusability:latents", scores=True, ranks="all",
+          slice=(), needs=("images", "autoencoder"), also=("statistics",), first=("statistics",)),
+    Stage(name="interpolated-distance", version=1, worker="svgbench.stages.diffusability:interpolated", scores=True, ranks="all",
+          slice=EXTRACTOR, needs=("images", "autoencoder"), also=("statistics",), first=("statistics",)),
 )  # fmt: skip
-"""Stages that compute the data of figures beyond the scores. They are planned when figures are requested (``lab.diagnosis``), never by a
-run. Their random numbers have a fixed seed, so they depend on a run's seed only through its networks."""
+"""Stages that compute the data of figures beyond the scores, and the last two those of ``svgbench diagnose``. They are planned when they
+are requested (``lab.diagnosis``), never by a run. Their random numbers have a fixed seed, so they depend on a run's seed only through its
+networks."""
+
+CARD = ("diffusability", "interpolated-distance")
+"""The diagnoses of a diffusability card. The second one needs a decoder and an extractor."""
 
 LABELS = frozenset({"preset", "sampling.dimension_shift"})
 """Fields in no slice: labels of a run, and fields that are converted to other fields when a run is built."""
@@ -244,6 +252,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "residual-left-out": _PICTURES, "interpolation": _PICTURES, "editing": _PICTURES, "box-editing": _PICTURES,
     "noise-interpolation": _PICTURES, "class-embedding": ("points.npy", "embedding.json"),
     "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES,
+    "diffusability": ("scores.json", "diffusability.json"), "interpolated-distance": ("scores.json",),
 }  # fmt: skip
 """Stage -> files that its artifact must contain, not empty; otherwise it is not committed."""
 

@@ -114,10 +114,10 @@ def describe(part: Mapping[str, Any], card: cards.EncoderCard, **more: Any) -> b
 
 
 def open_tokenizer(place: Path, runtime: Runtime) -> Tokenizer | Codec:
-    """The tokenizer of a finished autoencoder artifact, frozen."""
+    """The tokenizer of a finished autoencoder artifact, frozen. An encoder of features that was adopted alone has no decoder."""
     about = json.loads((place / "autoencoder.json").read_text())
     _, encoder = open_frozen(about["encoder"], runtime.torch_device)
-    if about["kind"] == "codec":
+    if about["kind"] == "codec" or "settings" not in about:
         return Codec(encoder)
     settings = Autoencoder.model_validate(about["settings"])
     tokenizer = build(encoder, settings, Shape.of(about), runtime.torch_device, about.get("replacement"))
