@@ -41,6 +41,7 @@ OPTIONS = {
         "--batch", "--device", "--format", "--out", "--precision", "--preset", "--random-weights", "--repetitions", "--set", "--shelf",
         "--threads", "--warm-up", "--weights",
     },
+    "audit": {"--out", "--reference", "--extractor", "--device", "--format"},
     "diagnose": {"--data", "--device", "--format", "--limit", "--out", "--preset", "--set", "--shelf", "--threads", "--to"},
     "bench": {
         "--against", "--batch", "--device", "--format", "--minutes", "--out", "--preset", "--set", "--shelf", "--stage", "--threads",

@@ -22,7 +22,8 @@ from svgbench.config.records import Score
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, UnknownName, notify, unknown
 from svgbench.lab.diagnosis import card_plan
-from svgbench.lab.plan import Finished, Plan, Run, resolve
+from svgbench.lab.finished import Finished
+from svgbench.lab.plan import Plan, Run, resolve
 from svgbench.lab.preflight import check
 from svgbench.lab.run_plan import is_main, run_here
 from svgbench.lab.schedule import Outcome

@@ -131,9 +131,9 @@ class LatentSums:
         self.latents += sums
         self.classes += 1
         whole = (sums.sum(0), counts.sum())
-        for place, (total, count) in enumerate([whole, *((whole[0] - sums[g], whole[1] - counts[g]) for g in range(GROUPS))]):
-            if count > 0:
-                self.between[place] += total.square().sum() / count
+        for place, (total, number) in enumerate([whole, *((whole[0] - sums[g], whole[1] - counts[g]) for g in range(GROUPS))]):
+            if number > 0:
+                self.between[place] += total.square().sum() / number
                 self.seen[place] += 1
 
     @property

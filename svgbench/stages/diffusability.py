@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +174,8 @@ def latents(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     card = _Card(image_group(inputs["images"], "train", collection.train, len(picked.places)))
     shape = opened.raw.shape[1:]
     with runtime.progress(f"diffusability of {opened.tokenizer.frozen.card.name}", 4, unit="steps") as bar:
-        sums, curves = _sums(opened, picked, card), {}
+        sums = _sums(opened, picked, card)
+        curves: dict[str, Any] = {}
         bar.advance(1)
         curves["bands"] = sums.bands(torch.ones(figures.GROUPS, dtype=torch.float64)).tolist()
         curves["irreducible"] = _gaussian(opened, picked, card) | _empirical(opened, picked, card)
@@ -199,8 +201,7 @@ def _sums(opened: Opened, picked: CardImages, card: _Card) -> LatentSums:
     spectra = (("effective_rank", figures.effective_rank), ("participation_ratio", figures.participation_ratio),
                ("condition_number", figures.condition_number))  # fmt: skip
     for name, of in spectra:
-        measure = name.replace("_", "-")
-        card.add(name, measure, count, lambda of=of: jackknifed(lambda kept: of(sums.channel_spectrum(kept))), "channels")
+        card.add(name, name.replace("_", "-"), count, partial(jackknifed, _of_spectrum(sums.channel_spectrum, of)), "channels")
     if sums.outer is None:
         needed = (
             f"a covariance of {size:,} numbers needs {PER_NUMBER * size:,} images"
@@ -209,16 +210,21 @@ def _sums(opened: Opened, picked: CardImages, card: _Card) -> LatentSums:
         )
         card.missing["effective_rank_whole"] = f"{needed}; the whole covariance is left out."
     else:
-        whole = lambda: jackknifed(lambda kept: figures.effective_rank(sums.whole_spectrum(kept)))  # noqa: E731
-        card.add("effective_rank_whole", "effective-rank", count, whole, "whole")
+        whole = _of_spectrum(sums.whole_spectrum, figures.effective_rank)
+        card.add("effective_rank_whole", "effective-rank", count, partial(jackknifed, whole), "whole")
         sums.outer = None
     for name, measure, statistic in (
         ("kurtosis", "excess-kurtosis", sums.kurtosis), ("class_share", "omega-squared", sums.class_share),
         ("lds", "local-distant-similarity", sums.local_contrast), ("cds", "correlation-decay-slope", sums.decay),
         ("high_frequency", "dct-energy-above-half", sums.high_frequency), ("spectral_slope", "dct-slope", sums.spectral_slope),
     ):  # fmt: skip
-        card.add(name, measure, count, lambda statistic=statistic: jackknifed(statistic))
+        card.add(name, measure, count, partial(jackknifed, statistic))
     return sums
+
+
+def _of_spectrum(spectrum: Callable[[Tensor], Tensor], of: Callable[[Tensor], float]) -> Callable[[Tensor], float]:
+    """A figure of a spectrum as a function of the kept groups."""
+    return lambda kept: of(spectrum(kept))
 
 
 def _classes(labels: Tensor) -> list[slice]:
