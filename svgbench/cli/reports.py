@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from svgbench.cli.console import Format, deliver, format_of, tables_of, text_of
 from svgbench.cli.output import records as rows_of
@@ -21,7 +24,10 @@ from svgbench.errors import BadInput, notify, printable, unknown
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.lab.contrasts import declared
 from svgbench.lab.costs import read_costs
+from svgbench.lab.diagnosis import diagnosed
+from svgbench.lab.store import Store
 from svgbench.machine.files import regular
+from svgbench.metrics.latent_figures import FIGURES
 from svgbench.tables import predictors, reviewers
 from svgbench.tables.collect import RunRecord, collect, group_name, without_digests
 from svgbench.tables.contrasts import contrast_table
@@ -163,13 +169,29 @@ def _reviewers(named: Named) -> list[Table]:
 
 def _predictors(out: Path) -> list[Table]:
     """The rank correlations of all runs. Raises BadInput if too few tokenizers have a gFID."""
-    tables = predictors.predictor_tables(collect(out))
+    records = collect(out)
+    tables = predictors.predictor_tables(records, _cards(records, out))
     if not tables:
         raise BadInput(
             f"{out} holds no gFIDs of {predictors.FEWEST} tokenizers under one protocol, which a rank correlation needs; "
             "run an experiment such as encoders."
         )
     return tables
+
+
+def _cards(records: list[RunRecord], out: Path) -> dict[str, dict[str, float]]:
+    """Title of each figure of the runs' diffusability cards -> row -> its mean over seeds."""
+    runs = {}
+    for record in records:
+        with contextlib.suppress(ValidationError):  # a configuration of another version has no card
+            runs[record.name] = RunConfig.model_validate(record.config()), record.about["stages"]
+    values: dict[str, dict[str, list[float]]] = {}
+    rows = {record.name: record.row for record in records}
+    for name, figures in diagnosed(runs, Store(out / "store")).items():
+        for one in FIGURES:
+            if one.name in figures:
+                values.setdefault(one.title, {}).setdefault(rows[name], []).append(figures[one.name])
+    return {title: {row: mean(several) for row, several in by_row.items()} for title, by_row in values.items()}
 
 
 def _done(named: Named, experiment: str) -> reviewers.Done:

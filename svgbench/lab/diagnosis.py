@@ -94,6 +94,20 @@ def card_plan(
     return Plan(nodes, tuple(plan)), reasons
 
 
+def diagnosed(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store) -> dict[str, dict[str, float]]:
+    """The figures of the finished diffusability cards of runs (as in ``card_plan``): run -> metric -> value, without runs that have no
+    card."""
+    found: dict[str, dict[str, float]] = {}
+    for name, one in runs.items():
+        if lacking(name, one[1], store, ("images", "autoencoder", "statistics")):
+            continue
+        plan, _ = card_plan({}, {name: one}, store)
+        finished = [node for node in plan.nodes.values() if node.stage in graph.CARD and store.manifest(node.stage, node.key)]
+        scores = {score.metric: score.value for node in finished for score in store.scores(node.stage, node.key)}
+        found |= {name: scores} if scores else {}
+    return found
+
+
 def _card_nodes(
     name: str, plain: dict[str, Any], provided: Mapping[str, Node], decodes: bool, nodes: dict[str, Node], reasons: dict[str, str]
 ) -> tuple[str, ...]:  # fmt: skip

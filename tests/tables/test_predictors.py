@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from commands import svgbench
 from fake_runs import gfid, score, write
+from finished import finish, planned
 from scipy import stats
 
+from svgbench.lab.diagnosis import card_plan, diagnosed
+from svgbench.lab.plan import Plan
 from svgbench.tables.collect import collect
 from svgbench.tables.predictors import FEWEST, kendall, predictor_tables, spearman
 
@@ -96,3 +99,18 @@ def test_the_command_prints_the_tables_and_refuses_too_few_tokenizers(tmp_path):
     assert few.returncode == 2 and "holds no gFIDs of 4 tokenizers under one protocol" in few.stderr
     both = svgbench("report", "predictors", "--against", "a", "--out", tmp_path / "runs")
     assert both.returncode == 2 and "leave out --layout and --against" in both.stderr
+
+
+def test_the_figures_of_finished_cards_are_found_by_run(tmp_path):
+    """The card of one of two runs is finished; the other run lacks its statistics."""
+    plan = planned(tmp_path)
+    one, other = plan.runs
+    inputs = {run.name: [key for key in run.nodes if plan.nodes[key].stage in ("images", "autoencoder", "statistics")] for run in plan.runs}
+    store = finish(plan, tmp_path / "runs", keys=[*inputs[one.name], *inputs[other.name][:-1]])
+    entries = {name: [{"stage": plan.nodes[key].stage, "key": key, "cell": {}} for key in keys] for name, keys in inputs.items()}
+    runs_ = {run.name: (run.config, entries[run.name]) for run in plan.runs}
+    cards, _ = card_plan({}, {one.name: runs_[one.name]}, store)
+    card = next(node for node in cards.nodes.values() if node.stage == "diffusability")
+    assert diagnosed(runs_, store) == {}
+    finish(Plan({card.key: card}, ()), tmp_path / "runs")
+    assert diagnosed(runs_, store) == {one.name: {"psnr": int(card.key[:4], 16) / 1000}}
