@@ -153,7 +153,7 @@ def plan(
     shelf: str | Path | None = None,
 ) -> pd.DataFrame:
     """What ``run`` with the same arguments would do: one row per stage execution, in a valid order. Writes nothing. ``preset``: tiny,
-    mini, small or paper; None: the default of the command line.
+    small or paper; None: the default of the command line.
 
     Columns: ``stage``; ``cell`` (its steps, guidance, ...); ``key``; ``runs`` (how many runs use it); ``state``
     (``exists`` or ``to run``); ``flops``; ``seconds`` and ``bytes`` (measured if it exists, else estimated).

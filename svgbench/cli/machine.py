@@ -33,7 +33,7 @@ def doctor(
         "runs"
     ),
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="PRESET", help="Show what a run of tiny, mini, small or paper needs and costs.")
+        str | None, typer.Option("--preset", metavar="PRESET", help="Show what a run of tiny, small or paper needs and costs.")
     ] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", metavar="NAME", help="The encoder of that run.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="The images of that run.")] = None,

@@ -95,8 +95,13 @@ def report(
         if name in (reviewers.NAME, predictors.NAME) and not (name in named.known() or named.is_experiment(name)):
             if layout or against:
                 raise BadInput(f"'{name}' has tables of its own; leave out --layout and --against.")
-            tables = _predictors(out) if name == predictors.NAME else _reviewers(named)
-            _deliver_all(tables, [row for table in tables[: None if name == predictors.NAME else 1] for row in rows_of(table)], format, to)
+            if name == predictors.NAME:
+                tables = _predictors(out)
+                content = [{"table": table.title, **row} for table in tables for row in rows_of(table)]
+            else:
+                tables = _reviewers(named)
+                content = rows_of(tables[0])
+            _deliver_all(tables, content, format, to)
             return
         if named.is_experiment(name):
             (names, wanted), grid, experiment = named.runs(name), name, experiment_at(name, preset, shelf)

@@ -27,7 +27,7 @@ SIZES: dict[str, dict[str, int]] = {
     "L": {"width": 1024, "depth": 24, "heads": 16},
     "XL": {"width": 1152, "depth": 28, "heads": 16},
 }
-"""SiT's sizes (arXiv 2401.08740, table 1), and one for each of the presets ``tiny`` and ``mini``."""
+"""SiT's sizes (arXiv 2401.08740, table 1), and two for drawn images."""
 WIDE: dict[str, int] = {"width": 2048, "depth": 2, "heads": 16}
 WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
 """RAE's wide head, the same for every size (arXiv 2510.11690, section 5), and a smaller one for the sizes ``tiny`` and ``mini``."""
@@ -35,7 +35,7 @@ WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
 DIMENSION = 4096
 """Latent dimension for which RAE's shift is 1: that of the SD-VAE at 256 px, also used at other resolutions."""
 REFERENCE = "sd-vae"
-"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, 256 at ``tiny`` and ``mini``."""
+"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, 256 at ``tiny``."""
 
 
 def dimension_shift(numbers: float, base: float = DIMENSION) -> float:

@@ -66,7 +66,7 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
             parts.append("no-align")
         elif autoencoder.align != "frozen":
             parts.append(f"align-{autoencoder.align}")
-    if config.preset != "tiny" and not config.preset == card.preset == "mini":  # the names of mini's own cards tell the preset
+    if config.preset != "tiny":
         parts.append(config.preset)
     plains, cache_key = {} if plains is None else plains, canonical([config.preset, named])
     if cache_key not in plains:

@@ -246,7 +246,7 @@ class Diffusion(Sparse):
     """Shift s of the training times of ``flow``: t <- s t / (1 + (s - 1) t)."""
     dimension_shift: bool = False
     """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / dimension of the latent), at most 1; base: the
-    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny`` and ``mini``."""
+    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
     direction: NotNegative = 0.0
     """Weight of LightningDiT's loss on the direction of a velocity of ``flow`` (arXiv 2501.01423): 1 - cosine over the channels of each
     position; 0: not used."""

@@ -1,4 +1,4 @@
-"""The images of the preset ``mini``: one to three objects of one class on a varied background, with labels, masks, depth and captions.
+"""The images ``scenes``: one to three objects of one class on a varied background, with labels, masks, depth and captions.
 
 A class is a shape and a pattern of light and dark: eight shapes times three patterns. Hue is independent of the class: every part of an
 image has its own random hue, at a luminance that the pattern gives. So an encoder that is invariant to hue, as self-supervised encoders

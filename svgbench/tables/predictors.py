@@ -51,6 +51,13 @@ def kendall(one: Sequence[float], other: Sequence[float]) -> Correlation | None:
     return _ranks(one, other, _signs)
 
 
+def p_of(one: Sequence[float], other: Sequence[float]) -> float:
+    """Two-sided p of Kendall's tau if the figures were not associated; exact if no values are equal."""
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(one, other).pvalue)
+
+
 def spearman(one: Sequence[float], other: Sequence[float]) -> Correlation | None:
     """Spearman's rho of two figures of the same tokenizers; None if one of them is constant."""
     return _ranks(one, other, _centred_ranks)
@@ -131,15 +138,17 @@ def _whole(scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _of_figures(title: str, gfids: Values, figures: Mapping[str, Values]) -> Table:
     """Each figure's correlation with gFID over the tokenizers that have both."""
-    table = Table(f"What predicts gFID at {title}", ["figure", "tokenizers", "Kendall's τ with gFID", "Spearman's ρ"], [])
+    table = Table(f"What predicts gFID at {title}", ["figure", "tokenizers", "Kendall's τ with gFID", "p", "Spearman's ρ"], [])
     for name, values in figures.items():
         rows = [row for row in gfids if row in values]
         if len(rows) >= FEWEST:
             a, b = [values[row] for row in rows], [gfids[row] for row in rows]
-            table.rows.append([name, str(len(rows)), *(_cell(found) for found in (kendall(a, b), spearman(a, b)))])
+            tau = kendall(a, b)
+            table.rows.append([name, str(len(rows)), _cell(tau), "-" if tau is None else f"{p_of(a, b):.3f}", _cell(spearman(a, b))])
     table.rows.sort(key=lambda row: -abs(row[2].value or 0.0) if isinstance(row[2], Cell) else 1.0)
     table.notes = [
-        "value (95 % bootstrap interval over tokenizers); τ below 0: where the figure is higher, gFID is lower, which is better",
+        "value (95 % bootstrap interval over tokenizers; a perfect order has none); p: of τ if there were no association, exact without "
+        "ties, not corrected for the number of figures; τ below 0: where the figure is higher, gFID is lower, which is better",
         "strongest first: of many figures one is strong by chance, so test it on other tokenizers before you rely on it",
     ]
     return table

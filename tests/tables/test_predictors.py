@@ -52,7 +52,8 @@ def test_each_figure_has_its_correlation_with_gfid_over_tokenizers(tmp_path):
     assert table.title == "What predicts gFID at 25 steps"
     found = {row[0]: row[1:] for row in table.rows}
     assert found["PSNR"][0] == "5" and found["PSNR"][1].value == pytest.approx(-1) and found["PSNR"][1].startswith("-1.00 (-1.00, -1.00)")
-    assert found["SSIM"][1:] == ["-", "-"]  # constant
+    assert found["PSNR"][2] == "0.017"  # of the 120 orders two are perfect
+    assert found["SSIM"][1:] == ["-", "-", "-"]  # constant
     assert found["noise"][1].value == pytest.approx(stats.kendalltau([3, 1, 2, 5, 4], [10, 20, 35, 30, 50]).statistic)
     assert "few" not in found and next(row[0] for row in table.rows) == "PSNR"
 
@@ -93,7 +94,7 @@ def test_the_command_prints_the_tables_and_refuses_too_few_tokenizers(tmp_path):
     told = svgbench("report", "predictors", "--out", tmp_path / "runs")
     assert told.returncode == 0 and "### What predicts gFID at 25 steps" in told.stdout and "PSNR" in told.stdout
     rows = json.loads(svgbench("report", "predictors", "--out", tmp_path / "runs", "--format", "json").stdout)
-    assert {row["figure"] for row in rows} == {"PSNR", "SSIM"}
+    assert {(row["table"], row["figure"]) for row in rows} == {("What predicts gFID at 25 steps", name) for name in ("PSNR", "SSIM")}
     write(tmp_path / "few" / "a", [gfid("a", 1.0)])
     few = svgbench("report", "predictors", "--out", tmp_path / "few")
     assert few.returncode == 2 and "holds no gFIDs of 4 tokenizers under one protocol" in few.stderr
