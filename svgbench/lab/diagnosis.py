@@ -78,7 +78,8 @@ def card_plan(
     """The plan of diffusability cards: of ``encoders`` alone (name -> resolved configuration), and of finished ``runs`` (name ->
     configuration, recorded stages). Also the tokenizers without an interpolated FID, and why."""
     nodes: dict[str, Node] = {}
-    plan, reasons = [], {}
+    reasons: dict[str, str] = {}
+    plan = []
     for name, config in encoders.items():
         plain = config.model_dump(mode="json")
         made = {"images": node_of(graph.by_name("images"), plain, {}, {}), "autoencoder": node_of(graph.by_name("adoption"), plain, {}, {})}

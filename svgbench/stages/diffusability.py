@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,10 +174,10 @@ def latents(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime:
     card = _Card(image_group(inputs["images"], "train", collection.train, len(picked.places)))
     shape = opened.raw.shape[1:]
     with runtime.progress(f"diffusability of {opened.tokenizer.frozen.card.name}", 4, unit="steps") as bar:
-        sums, curves = _sums(opened, picked, card), {}
+        sums = _sums(opened, picked, card)
         bar.advance(1)
-        curves["bands"] = sums.bands(torch.ones(figures.GROUPS, dtype=torch.float64)).tolist()
-        curves["irreducible"] = _gaussian(opened, picked, card) | _empirical(opened, picked, card)
+        bands = sums.bands(torch.ones(figures.GROUPS, dtype=torch.float64)).tolist()
+        curves = {"bands": bands, "irreducible": _gaussian(opened, picked, card) | _empirical(opened, picked, card)}
         bar.advance(1)
         _neighbours(opened, picked, collection.train, card)
         bar.advance(1)
@@ -200,7 +201,7 @@ def _sums(opened: Opened, picked: CardImages, card: _Card) -> LatentSums:
                ("condition_number", figures.condition_number))  # fmt: skip
     for name, of in spectra:
         measure = name.replace("_", "-")
-        card.add(name, measure, count, lambda of=of: jackknifed(lambda kept: of(sums.channel_spectrum(kept))), "channels")
+        card.add(name, measure, count, partial(jackknifed, partial(_of_spectrum, of, sums.channel_spectrum)), "channels")
     if sums.outer is None:
         needed = (
             f"a covariance of {size:,} numbers needs {PER_NUMBER * size:,} images"
@@ -209,16 +210,21 @@ def _sums(opened: Opened, picked: CardImages, card: _Card) -> LatentSums:
         )
         card.missing["effective_rank_whole"] = f"{needed}; the whole covariance is left out."
     else:
-        whole = lambda: jackknifed(lambda kept: figures.effective_rank(sums.whole_spectrum(kept)))  # noqa: E731
-        card.add("effective_rank_whole", "effective-rank", count, whole, "whole")
+        statistic = partial(_of_spectrum, figures.effective_rank, sums.whole_spectrum)
+        card.add("effective_rank_whole", "effective-rank", count, partial(jackknifed, statistic), "whole")
         sums.outer = None
-    for name, measure, statistic in (
+    for name, measure, of_sums in (
         ("kurtosis", "excess-kurtosis", sums.kurtosis), ("class_share", "omega-squared", sums.class_share),
         ("lds", "local-distant-similarity", sums.local_contrast), ("cds", "correlation-decay-slope", sums.decay),
         ("high_frequency", "dct-energy-above-half", sums.high_frequency), ("spectral_slope", "dct-slope", sums.spectral_slope),
     ):  # fmt: skip
-        card.add(name, measure, count, lambda statistic=statistic: jackknifed(statistic))
+        card.add(name, measure, count, partial(jackknifed, of_sums))
     return sums
+
+
+def _of_spectrum(of: Callable[[Tensor], float], spectrum: Callable[[Tensor], Tensor], kept: Tensor) -> float:
+    """A figure of the eigenvalues over the groups kept [GROUPS]."""
+    return of(spectrum(kept))
 
 
 def _classes(labels: Tensor) -> list[slice]:
@@ -301,7 +307,9 @@ def _neighbours(opened: Opened, picked: CardImages, images: ImageSet, card: _Car
         rows = kept[groups] > 0
         return latent_neighbours.rank_correlation(near[rows], far[rows])
 
-    shares = lambda: figures.mean_of(latent_neighbours.neighbour_shares(apart, labels, NEIGHBOURS), groups)  # noqa: E731
+    def shares() -> Jackknifed:
+        return figures.mean_of(latent_neighbours.neighbour_shares(apart, labels, NEIGHBOURS), groups)
+
     card.add("neighbour_share", "neighbours-of-own-class", len(subset), shares, f"k{NEIGHBOURS}", f"{len(labels.unique())}classes")
     card.add("local_continuity", "nearest-neighbour-rank-correlation", len(subset), lambda: figures.jackknifed(continuity))
 
@@ -324,8 +332,7 @@ def _noised(opened: Opened, val: ImageSet, group: ImageGroup, card: _Card, runti
     noise = draws.normal(draws.stream(0, "diffusability/decoder"), picked.places, tuple(clean.shape[1:])).double()
     for name, strength in zip(names, NOISES, strict=True):
         values = psnr(opened.decoded(clean + strength * noise, runtime.torch_device), originals)
-        mean = lambda values=values: figures.mean_of(values, picked.groups)  # noqa: E731
-        card.add(name, "psnr", len(values), mean, f"noise-{strength:g}", group=group)
+        card.add(name, "psnr", len(values), partial(figures.mean_of, values, picked.groups), f"noise-{strength:g}", group=group)
 
 
 def interpolated(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

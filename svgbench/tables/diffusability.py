@@ -61,7 +61,13 @@ def _cell(card: Card, figure: LatentFigure) -> Cell:
     score = card.score(figure.name)
     if score is None:
         return Cell("-", metric=figure.name)
-    facts = {"metric": score.metric, "low": score.low, "high": score.high, "count": score.count, "protocol": score.protocol.text}
+    facts: dict[str, Any] = {
+        "metric": score.metric,
+        "low": score.low,
+        "high": score.high,
+        "count": score.count,
+        "protocol": score.protocol.text,
+    }
     half = "" if score.high is None else f" ± {_half(score.high - score.value, figure.digits)}"
     return Cell(f"{score.value:.{figure.digits}f}{half}", value=score.value, hint=score.protocol.text, **facts)
 
