@@ -115,7 +115,7 @@ class LatentSums:
         sums, counts = _zeros(self.latents.shape[1]), _zeros()
         for group in groups.unique().tolist():
             mine = groups == group
-            part, directions, count = tokens[mine], unit[mine], int(mine.sum())
+            part, directions = tokens[mine], unit[mine]
             wide = part.transpose(0, 1).flatten(1)  # [C, n S]
             tall = part.flatten(0, 1)  # [n C, S]
             flat = part.flatten(1)
@@ -124,7 +124,7 @@ class LatentSums:
             self.positions[group] += tall.T @ tall
             self.cosines[group] += directions.flatten(0, 1).T @ directions.flatten(0, 1)
             self.squares[group] += flat.square().sum()
-            sums[group], counts[group] = flat.sum(0), count
+            sums[group], counts[group] = flat.sum(0), len(flat)
             if self.outer is not None:
                 self.outer[group] += flat.T @ flat
         self.images += counts
