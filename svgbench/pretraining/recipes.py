@@ -82,7 +82,13 @@ RECIPES: dict[str, Recipe] = {
         **SCENES,
     ),
     "dinov3-mini": Recipe(
-        builder="dense:dinov3", seed=3003, training=_training(2500, 128, 2e-3, ema=0.0, decay=0.3, betas=(0.9, 0.98)), **SCENES
+        builder="dense:dinov3", seed=3003, training=_training(3000, 128, 2e-3, ema=0.0, decay=0.3, betas=(0.9, 0.98)), **SCENES
+    ),
+    "dinov2-mini": Recipe(
+        builder="dense:dinov2", seed=3004, training=_training(3000, 128, 2e-3, ema=0.0, decay=0.3, betas=(0.9, 0.98)), **SCENES
+    ),
+    "mae-mini": Recipe(
+        builder="masked:mae", seed=3005, training=_training(4000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95)), **SCENES
     ),
 }
 """Name of a card or of a judge -> recipe."""
