@@ -20,6 +20,11 @@ EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 SECOND = ("scores.second_extractor", "scores.second_extractor_weights")
 PROTOCOL = "scores.protocol"
 STAGE_1_SEED = "autoencoder.seed"
+MARKS = ("data.limit", "encoder.precision")
+"""Fields that, when they differ from their defaults, are also in the slice of every scoring stage, whose scores name them in their
+protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
+EXPLANATION = "explanation"
+"""The diagnosis that ``svgbench explain`` reads; all others are for figures."""
 REFERENCE = "scores.reference"
 """A field that names a file or a folder of reference images or statistics: the worker gets the path, the key the digest of the content."""
 
@@ -166,8 +171,11 @@ DIAGNOSES: tuple[Stage, ...] = (
           needs=("autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
     Stage(name="feature-maps", version=1, worker="svgbench.stages.feature_maps:run",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
+    Stage(name=EXPLANATION, version=1, worker="svgbench.stages.explanation:run",
+          slice=(*EXTRACTOR, "scores.resamples", *MARKS),
+          needs=("images", "autoencoder", "statistics", "diffusion", "reconstructions", "references", "samples")),
 )  # fmt: skip
-"""Stages that compute the data of figures beyond the scores. They are planned when figures are requested (``lab.diagnosis``), never by a
+"""Stages that compute the data of figures and explanations beyond the scores. They are planned on request (``lab.diagnosis``), never by a
 run. Their random numbers have a fixed seed, so they depend on a run's seed only through its networks."""
 
 LABELS = frozenset({"preset", "sampling.dimension_shift"})
@@ -178,10 +186,6 @@ ENCODERS = ("encoder", TEACHER)
 """Fields that hold an encoder: its card, its weights file and its identity."""
 PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
-
-MARKS = ("data.limit", "encoder.precision")
-"""Fields that, when they differ from their defaults, are also in the slice of every scoring stage, whose scores name them in their
-protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
 
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
 """Parts whose ``source`` may be a folder: the key then holds the digest of its files (``identity``), not its path."""
@@ -243,7 +247,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "embedding": ("points.npy", "embedding.json"), "velocities": ("points.npy", "velocities.json"),
     "residual-left-out": _PICTURES, "interpolation": _PICTURES, "editing": _PICTURES, "box-editing": _PICTURES,
     "noise-interpolation": _PICTURES, "class-embedding": ("points.npy", "embedding.json"),
-    "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES,
+    "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES, EXPLANATION: ("explanation.json",),
 }  # fmt: skip
 """Stage -> files that its artifact must contain, not empty; otherwise it is not committed."""
 
