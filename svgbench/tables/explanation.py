@@ -108,18 +108,18 @@ def explanation_of(record: RunRecord, metric: str, content: Mapping[str, Any]) -
     how = {
         "real": f"{of}, themselves: what perfect samples would have, from the finite number of images and from the split",
         "decoder": f"the same images, encoded and decoded: rFID, but to the reference {content['reference']['name']}",
-        "noised": f"the same latents with Gaussian noise of the model's own error, decoded: on standardised latents "
+        "noised": f"the latents of these images with Gaussian noise of the model's own error, decoded: on standardised latents "
         f"{error['mean']:.3g}, the root mean square error over the channels of the data predicted in one step from true latents of "
         f"{error['images']:,} images at times {error['times'][0]:g} to {error['times'][-1]:g} (1 is data); it includes what no model "
         "can predict",
     }  # fmt: skip
-    titles = {"real": "real validation images", "decoder": "their reconstructions", "noised": "reconstructions, latents noised"}
+    titles = {"real": "real validation images", "decoder": "their reconstructions", "noised": "noised reconstructions"}
     levels = [Quantity(name=name, title=titles[name], how=how[name], **measured[name]) for name in titles]
     at = {n: content["cells"][f"samples {n}"] if few else row for (n, scale), row in cells.items() if scale == guidance}
     guided = "" if guidance == 1 else f", guidance {guidance:g}"
-    levels.append(_infinite(at, scored, guidance, guided))
+    levels.append(_infinite(at, scored, guidance))
     how_many = f"{count:,} of {content['samples']:,} samples, as many as there are validation images" if few else f"{count:,} samples"
-    levels.append(_level("samples", f"samples at {steps} steps{guided}", how_many, at[steps]))
+    levels.append(_level("samples", f"samples, {steps} steps{guided}", how_many, at[steps]))
     if few:
         title = f"all {content['samples']:,} of these samples"
         levels.append(_level("all_samples", title, "gFID as the run's score; the step is the bias of fewer images", scored))
@@ -149,9 +149,9 @@ def _with_steps(levels: Sequence[Quantity]) -> list[Quantity]:
     return found
 
 
-def _infinite(at: Mapping[int, Mapping[str, Any]], scored: Mapping[str, Any], guidance: float, guided: str) -> Quantity:
+def _infinite(at: Mapping[int, Mapping[str, Any]], scored: Mapping[str, Any], guidance: float) -> Quantity:
     """The level of samples at infinitely many steps, from the cells ``at`` each number of steps."""
-    found = Quantity(name="infinite_steps", title=f"samples at infinitely many steps{guided}", how="")
+    found = Quantity(name="infinite_steps", title="samples at infinite steps", how="")
     how = Protocol.model_validate(scored["protocol_fields"]).sampling
     sampler = how.sampler if how else "unknown"
     if sampler not in ORDERS:
@@ -190,8 +190,8 @@ def _rest(levels: Sequence[Quantity]) -> Quantity:
     """What the diffusion model and its sampler cost."""
     value = {level.name: level.value for level in levels}
     rest = value["samples"] - value["noised"]  # type: ignore[operator]
-    how = "gFID of the samples minus the level of noised latents: what the diffusion model with its sampler costs beyond its one-step error"
-    return Quantity(name="diffusion_model", title="the rest: samples minus noised latents", value=rest, how=how)
+    how = "gFID of the samples minus that of noised reconstructions: what diffusion model and sampler cost beyond the one-step error"
+    return Quantity(name="diffusion_model", title="the rest: samples minus noised reconstructions", value=rest, how=how)
 
 
 def _guidance(cells: Mapping[tuple[int, float], Mapping[str, Any]], steps: int) -> Quantity:
