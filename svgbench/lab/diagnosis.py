@@ -70,7 +70,7 @@ def diagnosis_plan(
     nodes: dict[str, Node] = {}
     plan = []
     for name, (config, stages) in runs.items():
-        own = (given or {}).get(name, {})
+        own = dict((given or {}).get(name, {}))
         needs = NEEDED if graph.EXPLANATION not in wanted else graph.by_name(graph.EXPLANATION).needs
         reason = lacking(name, stages, store, needs, own)
         if reason:

@@ -9,7 +9,7 @@ kept ones, and the share is then a lower bound.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ CANDIDATES = 4
 """Number of neighbours found in float32 whose distances are computed again in float64, so that a copy has the distance 0."""
 
 
-class CloseShare(NamedTuple):
+@dataclass(frozen=True)
+class CloseShare:
     """The share of a set of images that is closer to a training image than the threshold, with its interval."""
 
     value: float

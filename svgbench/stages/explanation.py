@@ -7,6 +7,7 @@ all validation images if there are fewer. ``explanation.json`` holds what needs 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -182,5 +183,5 @@ def _memorised(samples: Tensor | None, val: Tensor, reference: Reference, resamp
     if threshold == 0:
         return {"reason": f"{100 * QUANTILE:g} % of the training images have a copy among the others, so no sample is closer than they are"}
     shares = {"samples": samples, "validation": val}
-    found = {name: close_share(points, reference.kept, threshold, resampling)._asdict() for name, points in shares.items()}
+    found = {name: asdict(close_share(points, reference.kept, threshold, resampling)) for name, points in shares.items()}
     return {**found, "threshold": threshold, "quantile": QUANTILE, "searched": len(reference.kept), "training": reference.group.count}

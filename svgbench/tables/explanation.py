@@ -135,13 +135,14 @@ def _of_end(scores: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[st
 
 
 def _level(name: str, title: str, how: str, row: Mapping[str, Any]) -> Quantity:
-    facts = {fact: row.get(fact) for fact in ("value", "low", "high", "count", "protocol")}
+    facts: dict[str, Any] = {fact: row.get(fact) for fact in ("value", "low", "high", "count", "protocol")}
     return Quantity(name=name, title=title, how=how, **facts)
 
 
 def _with_steps(levels: Sequence[Quantity]) -> list[Quantity]:
     """The levels, each with its difference from the last measured one above it."""
-    found, before = [], None
+    found: list[Quantity] = []
+    before: float | None = None
     for level in levels:
         step = None if before is None or level.value is None else level.value - before
         found.append(replace(level, step=step))
@@ -269,7 +270,7 @@ def _cell(found: Quantity, *, sign: bool = False) -> Cell:
     text = f"{factor * found.value:{'+' if sign else ''}.{digits}f}{unit}"
     if found.low is not None and found.high is not None:
         text += f" ({factor * found.low:.{digits}f}, {factor * found.high:.{digits}f})"
-    facts = {"low": found.low, "high": found.high, "count": found.count, "protocol": found.protocol}
+    facts: dict[str, Any] = {"low": found.low, "high": found.high, "count": found.count, "protocol": found.protocol}
     return Cell(text, value=found.value, metric=found.name, **{name: fact for name, fact in facts.items() if fact is not None})
 
 
