@@ -32,6 +32,8 @@ NO_TORCH = (
     "lab.execute",
     "lab.diagnosis",
     "cli.figures",
+    "cli.explain",
+    "tables.explanation",
     "lab.engines",
     "lab.schedule",
     "lab.processes",

@@ -17,6 +17,7 @@ from svgbench.cli import (
     evaluations,
     experiment_files,
     experiments,
+    explain,
     figures,
     imports,
     machine,
@@ -41,6 +42,7 @@ app.command("ablate")(experiments.ablate)
 app.command("plan")(planning.plan)
 app.command("report")(reports.report)
 app.command("figures")(figures.figures)
+app.command("explain")(explain.explain)
 app.command("sample")(samples.sample)
 app.command("eval")(evaluations.evaluate)
 app.command("audit")(audits.audit)

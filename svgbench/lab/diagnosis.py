@@ -1,4 +1,4 @@
-"""The plan of the diagnoses that figures need, from the artifacts in the records of finished runs.
+"""The plan of the diagnoses that figures and explanations need, from the artifacts in the records of finished runs.
 
 Nothing is trained here: if a run lacks an input of a diagnosis, the error gives the command that computes it.
 """
@@ -18,8 +18,10 @@ from svgbench.metrics import judges
 from svgbench.metrics.latent_figures import NO_DECODER
 from svgbench.stages import graph
 
-NEEDED = (*dict.fromkeys(need for stage in graph.DIAGNOSES for need in stage.needs), "reconstructions", "samples")
-"""Inputs of the diagnoses, and artifacts that figures read directly."""
+FIGURES = tuple(stage.name for stage in graph.DIAGNOSES if stage.name not in (*graph.CARD, graph.EXPLANATION))
+"""The diagnoses for figures."""
+NEEDED = (*dict.fromkeys(need for name in FIGURES for need in graph.by_name(name).needs), "reconstructions", "samples")
+"""Inputs of the diagnoses for figures, and artifacts that figures read directly."""
 
 
 def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[str, Node]:
@@ -34,10 +36,20 @@ def recorded(stages: list[dict[str, Any]], first: tuple[str, ...] = ()) -> dict[
     return nodes
 
 
-def lacking(name: str, stages: list[dict[str, Any]], store: Store, needs: tuple[str, ...] = NEEDED) -> str | None:
-    """A sentence about the first missing input of figures and how to compute it; None if nothing is missing. ``needs``: the inputs."""
-    provided = recorded(stages)
-    for need in needs:
+def sampled(stages: list[dict[str, Any]]) -> dict[tuple[int, float], Node]:
+    """(steps, guidance) -> the samples of a run's record from the end of the training, as nodes."""
+    cells = [Node(entry["stage"], entry["key"], {}, {}, {}, entry["cell"]) for entry in stages if entry["stage"] == "samples"]
+    whole = [node for node in cells if node.cell.get("sampling.trained", 1.0) == 1]
+    return {(node.cell["sampling.steps"], node.cell["sampling.guidance"]): node for node in whole}
+
+
+def lacking(
+    name: str, stages: list[dict[str, Any]], store: Store, needs: Collection[str] = NEEDED, given: Mapping[str, Node] | None = None
+) -> str | None:
+    """A sentence about the first missing input (``needs``) and how to compute it; None if nothing is missing. ``given``: nodes that are
+    inputs besides, or instead of, those of their names in the record."""
+    provided = {**recorded(stages), **(given or {})}
+    for need in dict.fromkeys([*needs, *(given or {})]):
         node = provided.get(need)
         if node is None or store.manifest(node.stage, node.key) is None:
             experiment = store.root.parent / name / "experiment.yaml"
@@ -50,21 +62,28 @@ def lacking(name: str, stages: list[dict[str, Any]], store: Store, needs: tuple[
     return None
 
 
-def diagnosis_plan(runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]], store: Store, wanted: Collection[str] | None = None) -> Plan:
-    """The plan of the diagnoses (all, or those in ``wanted``) of runs: name -> (configuration, recorded stages). It also contains the
-    finished nodes that are their inputs."""
+def diagnosis_plan(
+    runs: Mapping[str, tuple[RunConfig, list[dict[str, Any]]]],
+    store: Store,
+    wanted: Collection[str] = FIGURES,
+    given: Mapping[str, Mapping[str, Node]] | None = None,
+) -> Plan:
+    """The plan of the diagnoses in ``wanted`` of runs: name -> (configuration, recorded stages). It also contains the finished nodes that
+    are their inputs. ``given``: run -> input -> node, for inputs besides, or instead of, those that the stage names."""
     nodes: dict[str, Node] = {}
     plan = []
     for name, (config, stages) in runs.items():
-        reason = lacking(name, stages, store)
+        own = dict((given or {}).get(name, {}))
+        needs = NEEDED if graph.EXPLANATION not in wanted else graph.by_name(graph.EXPLANATION).needs
+        reason = lacking(name, stages, store, needs, own)
         if reason:
             raise BadInput(reason)
         keys = []
         for stage in graph.DIAGNOSES:
-            if wanted is not None and stage.name not in wanted:
+            if stage.name not in wanted:
                 continue
             provided = recorded(stages, stage.first)
-            inputs = {need: provided[need] for need in (*stage.needs, *(name for name in stage.also if name in provided))}
+            inputs = {need: provided[need] for need in (*stage.needs, *(name for name in stage.also if name in provided))} | own
             node = node_of(stage, config.model_dump(mode="json"), inputs, {})
             nodes |= {one.key: one for one in inputs.values()} | {node.key: node}
             keys.append(node.key)

@@ -20,6 +20,11 @@ EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 SECOND = ("scores.second_extractor", "scores.second_extractor_weights")
 PROTOCOL = "scores.protocol"
 STAGE_1_SEED = "autoencoder.seed"
+MARKS = ("data.limit", "encoder.precision")
+"""Fields that, when they differ from their defaults, are also in the slice of every scoring stage, whose scores name them in their
+protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
+EXPLANATION = "explanation"
+"""The diagnosis that ``svgbench explain`` reads; all others are for figures."""
 REFERENCE = "scores.reference"
 """A field that names a file or a folder of reference images or statistics: the worker gets the path, the key the digest of the content."""
 
@@ -170,10 +175,13 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder"), also=("statistics",), first=("statistics",)),
     Stage(name="interpolated-distance", version=1, worker="svgbench.stages.diffusability:interpolated", scores=True, ranks="all",
           slice=EXTRACTOR, needs=("images", "autoencoder"), also=("statistics",), first=("statistics",)),
+    Stage(name=EXPLANATION, version=1, worker="svgbench.stages.explanation:run",
+          slice=(*EXTRACTOR, "scores.resamples", *MARKS),
+          needs=("images", "autoencoder", "statistics", "diffusion", "reconstructions", "references", "samples")),
 )  # fmt: skip
-"""Stages that compute the data of figures beyond the scores, and the last two those of ``svgbench diagnose``. They are planned when they
-are requested (``lab.diagnosis``), never by a run. Their random numbers have a fixed seed, so they depend on a run's seed only through its
-networks."""
+"""Stages that compute the data of figures beyond the scores, and the last three those of ``svgbench diagnose`` and ``svgbench explain``.
+They are planned on request (``lab.diagnosis``), never by a run. Their random numbers have a fixed seed, so they depend on a run's seed only
+through its networks."""
 
 CARD = ("diffusability", "interpolated-distance")
 """The diagnoses of a diffusability card. The second one needs a decoder and an extractor."""
@@ -186,10 +194,6 @@ ENCODERS = ("encoder", TEACHER)
 """Fields that hold an encoder: its card, its weights file and its identity."""
 PATHS = frozenset({"encoder.weights", f"{TEACHER}.weights", "autoencoder.release.file", "diffusion.release.file", "latents.statistics"})
 """Fields that name a file: the worker gets the path, the key gets the file's digest."""
-
-MARKS = ("data.limit", "encoder.precision")
-"""Fields that, when they differ from their defaults, are also in the slice of every scoring stage, whose scores name them in their
-protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
 
 FOLDERS = ("data", "scores.segmentation", "scores.depth")
 """Parts whose ``source`` may be a folder: the key then holds the digest of its files (``identity``), not its path."""
@@ -251,7 +255,7 @@ LEAVES: dict[str, tuple[str, ...]] = {
     "embedding": ("points.npy", "embedding.json"), "velocities": ("points.npy", "velocities.json"),
     "residual-left-out": _PICTURES, "interpolation": _PICTURES, "editing": _PICTURES, "box-editing": _PICTURES,
     "noise-interpolation": _PICTURES, "class-embedding": ("points.npy", "embedding.json"),
-    "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES,
+    "layer-embedding": ("points.npy", "embedding.json"), "feature-maps": _PICTURES, EXPLANATION: ("explanation.json",),
     "diffusability": ("scores.json", "diffusability.json"), "interpolated-distance": ("scores.json",),
 }  # fmt: skip
 """Stage -> files that its artifact must contain, not empty; otherwise it is not committed."""

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from svgbench.errors import printable
 
 NUMBER = re.compile(r"[-+*≤≥≈>< ]*\d[\d,.]*( ?[%×A-Za-z±([/].*)?$")
-INSTEAD = re.compile(r"$|(-|failed|not reached|undetermined|other protocol|baseline: not reached|no seed)( |$)")
+INSTEAD = re.compile(r"$|(-|failed|not reached|not measured|undetermined|other protocol|baseline: not reached|no seed)( |$)")
 """Texts that may replace a number."""
 MARK = re.compile(r"\[(?:[a-z]{1,2}|\d+)\]")
 """The mark of a footnote."""

@@ -17,8 +17,8 @@ from svgbench.config.build import build
 from svgbench.config.records import Protocol, SamplingProtocol
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, UnknownName
+from svgbench.lab.diagnosis import FIGURES
 from svgbench.lab.store import Store
-from svgbench.stages import graph
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.figures.curves import gfid_by_guidance, gfid_by_images, gfid_by_steps
 from svgbench.tables.figures.draw import DRAWINGS, chosen, draw, needed
@@ -263,7 +263,7 @@ def test_the_names_of_ten_classes_stand_on_the_page_of_one_tokenizer(monkeypatch
 
 def test_every_figure_is_known_by_name_and_every_diagnosis_has_one():
     assert chosen(None) == list(DRAWINGS) and chosen(["toy-field", "samples"]) == ["samples", "toy-field"]
-    assert needed(chosen(None)) == {stage.name for stage in graph.DIAGNOSES} - {*graph.CARD}
+    assert needed(chosen(None)) == set(FIGURES)
     assert needed(["class-share", "samples"]) == {"embedding", "velocities"}
     with pytest.raises(UnknownName, match="Did you mean 'toy-field'"):
         chosen(["toy-fild"])
