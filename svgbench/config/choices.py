@@ -137,14 +137,16 @@ class SamplerChoice(NamedTuple):
     times: Callable[[int, float], list[float]] = shifted_times
     """(steps, shift) -> ``steps`` + 1 times from 0 (noise) to 1 (data)."""
     about: str = ""
+    order: int = 1
+    """Order of its error in the length of a step; of no use to an adaptive one."""
     zero_init: bool = False
     """Whether the sampler allows zero-init: it takes a fixed number of steps along an ODE of velocities."""
 
 
 SAMPLERS: Mapping[str, SamplerChoice] = {
     "euler": SamplerChoice("flow", (0.0,), zero_init=True),
-    "heun": SamplerChoice("flow", (0.0, 1.0), zero_init=True),
-    "midpoint": SamplerChoice("flow", (0.0, 0.5), zero_init=True),
+    "heun": SamplerChoice("flow", (0.0, 1.0), order=2, zero_init=True),
+    "midpoint": SamplerChoice("flow", (0.0, 0.5), order=2, zero_init=True),
     "dopri5": SamplerChoice("flow", None, about="adaptive: a sample depends on its batch"),
     "sde-euler": SamplerChoice("flow", (0.0,), stochastic_times, about="stochastic"),
     "ddim": SamplerChoice("ddpm", (0.0,), _ddpm_times),

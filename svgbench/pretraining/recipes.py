@@ -90,6 +90,9 @@ RECIPES: dict[str, Recipe] = {
     "mae-mini": Recipe(
         builder="masked:mae", seed=3005, training=_training(4000, 128, 2e-3, ema=0.0, decay=0.05, betas=(0.9, 0.95)), **SCENES
     ),
+    "siglip-mini": Recipe(
+        builder="contrastive:siglip", seed=3006, training=_training(4000, 128, 1e-3, ema=0.0, decay=0.02, betas=(0.9, 0.98)), **SCENES
+    ),
 }
 """Name of a card or of a judge -> recipe."""
 

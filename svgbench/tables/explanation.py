@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from svgbench.config.choices import SAMPLERS
 from svgbench.config.records import Protocol
 from svgbench.errors import BadInput
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.table import Cell, Table
 
-ORDERS = {"euler": 1, "heun": 2, "midpoint": 2, "sde-euler": 1, "ddim": 1, "ddpm": 1}
-"""Sampler -> p of its error, which is of order 1 / steps^p."""
 FEWEST = 3
 """Smallest number of step counts for a fit of two numbers that can be checked."""
 Z95 = 1.959964
@@ -155,8 +154,9 @@ def _infinite(at: Mapping[int, Mapping[str, Any]], scored: Mapping[str, Any], gu
     found = Quantity(name="infinite_steps", title="samples at infinite steps", how="")
     how = Protocol.model_validate(scored["protocol_fields"]).sampling
     sampler = how.sampler if how else "unknown"
-    if sampler not in ORDERS:
-        what = "chooses its steps by their error" if sampler == "dopri5" else "has no known order of its error"
+    choice = SAMPLERS.get(sampler)
+    if choice is None or choice.evaluations is None:
+        what = "chooses its steps by their error" if choice else "has no known order of its error"
         return replace(found, how=f"{NOT_MEASURED}: the sampler {sampler} {what}, so gFID cannot be extrapolated in the number of steps")
     counts = sorted(at)
     if len(counts) < FEWEST:
@@ -166,7 +166,7 @@ def _infinite(at: Mapping[int, Mapping[str, Any]], scored: Mapping[str, Any], gu
             how=f"{NOT_MEASURED}: it needs gFID at {FEWEST} numbers of steps or more at guidance {guidance:g}, and the run has {has}; run "
             f"its command again with --set 'sampling.steps={_more_steps(counts)}'",
         )
-    order = 1 if how and how.zero_init else ORDERS[sampler]  # a skipped step has an error of order 1
+    order = 1 if how and how.zero_init else choice.order  # a skipped step has an error of order 1
     fit = fit_steps({n: (at[n]["value"], _half(at[n])) for n in counts}, order)
     low, high = (None, None) if fit.half is None else (fit.a - fit.half, fit.a + fit.half)
     power = "steps" if order == 1 else f"steps^{order}"

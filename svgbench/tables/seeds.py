@@ -20,15 +20,19 @@ def half_interval(values: list[float]) -> float:
 
 
 def measured_once(scores: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The scores without repetitions: runs of several seeds that share an autoencoder share its scores, which are one measurement."""
-    return list({(score["key"], score["metric"], score["detail"].get("latents")): score for score in reversed(list(scores))}.values())[::-1]
+    """The scores without repetitions: runs of several seeds that share an autoencoder share its scores, which are one measurement. Measured
+    costs, which are not from an artifact, are never repetitions."""
+    first: dict[Any, dict[str, Any]] = {}
+    for number, score in enumerate(scores):
+        first.setdefault((score.get("key", number), score["metric"], score["detail"].get("latents")), score)
+    return list(first.values())
 
 
 def apart(pairs: Mapping[int, tuple[dict[str, Any], dict[str, Any]]]) -> list[int]:
     """The seeds of pairs of scores, in order, without those whose two scores are an earlier pair's (``measured_once``)."""
-    first: dict[tuple[str, str], int] = {}
+    first: dict[Any, int] = {}
     for seed in sorted(pairs):
-        first.setdefault((pairs[seed][0]["key"], pairs[seed][1]["key"]), seed)
+        first.setdefault(tuple(score.get("key", seed) for score in pairs[seed]), seed)
     return list(first.values())
 
 

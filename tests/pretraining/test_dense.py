@@ -77,7 +77,7 @@ def test_every_patch_answers_and_the_teacher_follows():
         optimiser.zero_grad(set_to_none=True)
 
     losses = task.update(Order(16, seed=0).batch(0, 16), apply)
-    assert set(losses) == {"image", "mean", "patches", "koleo"} and all(torch.isfinite(loss) for loss in losses.values())
+    assert set(losses) == {"image", "mean", "patches", "agreement", "koleo"} and all(torch.isfinite(loss) for loss in losses.values())
     assert (seen["directions"].norm(dim=1) > 0).all()
     momentum = task.settings.momentum
     for old, new, student in zip(before, task.teacher.parameters(), task.student.parameters(), strict=True):

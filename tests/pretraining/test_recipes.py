@@ -25,7 +25,7 @@ from svgbench.pretraining.figures import figures
 from svgbench.pretraining.pictures import Pictures
 from svgbench.shelf import folder
 
-SELF_SUPERVISED = ("dinov2-tiny", "dinov3-tiny", "mae-tiny", "siglip-tiny", "mae-mini")
+SELF_SUPERVISED = ("dinov2-tiny", "dinov3-tiny", "mae-tiny", "siglip-tiny", "mae-mini", "siglip-mini")
 ENCODERS = (*SELF_SUPERVISED, "dinov2-mini", "dinov3-mini", "sd-vae-tiny", "va-vae-tiny")
 RUNTIME = Runtime(device="cpu", quiet=True)
 
