@@ -58,11 +58,21 @@ class LabelledImages(NamedTuple):
 
 
 @torch.no_grad()
-def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: int = 10_000, val: int = 2_000) -> dict[str, float]:
+def figures(
+    name: str,
+    runtime: Runtime,
+    *,
+    weights: Path | None = None,
+    train: int = 10_000,
+    val: int = 2_000,
+    untrained: bool = True,
+    ridge: bool = True,
+) -> dict[str, float]:
     """``probe_top1`` and ``probe_top1_random`` of an encoder or of a judge trained without labels, ``psnr`` of a codec, or ``top1`` of a
     classifier, for a recipe's name.
 
-    ``weights``: a file to use instead of the shipped one; ``train``, ``val``: numbers of images, by default those of the notes.
+    ``weights``: a file to use instead of the shipped one; ``train``, ``val``: numbers of images, by default those of the notes;
+    ``untrained``, ``ridge``: whether random weights are measured too, and ridge regression.
     """
     recipe = RECIPES[name]
     val_images = LabelledImages.of(recipe, val, "val")
@@ -82,10 +92,10 @@ def figures(name: str, runtime: Runtime, *, weights: Path | None = None, train: 
         networks = encoder.encode, open_encoder(card, device=runtime.torch_device, random_weights_seed=0).encode
     train_images = LabelledImages.of(recipe, train, "train")
     found = {}
-    for suffix, encode in zip(("", "_random"), networks, strict=True):
+    for suffix, encode in zip(("", "_random"), networks[: 2 if untrained else 1], strict=False):
         x, val_x = (torch.cat([encode(batch).cpu() for batch in part.batches(runtime)]) for part in (train_images, val_images))
         found[f"probe_top1{suffix}"] = _probed(x, train_images, val_x, val_images)
-        if recipe.source == "scenes" and name not in SELF_TAUGHT:
+        if ridge and recipe.source == "scenes" and name not in SELF_TAUGHT:
             psnr_ = linear_psnr(x[:RIDGE], train_images.images[:RIDGE], val_x, val_images.images, stride=card.stride)
             found |= {f"ridge_psnr{suffix}": psnr_.alone, f"ridge_psnr_8_more{suffix}": psnr_.more}
     return found
