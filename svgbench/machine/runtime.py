@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LOST = ("gloo", "nccl", "pair closure", "closed by peer", "reset by peer")
+"""Words of errors in a sum over ranks when another rank has died or does not answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Settings of the device and the processes of a run."""
@@ -199,7 +203,7 @@ class Runtime:
         except RuntimeError as error:
             import torch
 
-            lost = isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "nccl"))
+            lost = isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in LOST)
             if self.world == 1 or not lost:
                 raise
             raise SvgbenchError(

@@ -146,6 +146,19 @@ def test_a_rank_frozen_for_good_ends_the_others_within_the_rank_timeout_with_a_s
     assert "the same command again" in said.read_text() and any(word in said.read_text() for word in whose)
 
 
+@pytest.mark.parametrize(
+    "said",
+    ["Application timeout caused pair closure", "[gloo/transport/tcp/pair.cc:1] Read timeout", "Connection closed by peer [127.0.0.1]:1"],
+)
+def test_a_lost_rank_is_one_sentence_whatever_torch_says(monkeypatch, said):
+    monkeypatch.setattr(Runtime, "world", 2)
+    here = Runtime(device="cpu", threads=1, quiet=True)
+    with pytest.raises(SvgbenchError, match=r"toy: rank 0 lost the others \(.*\); run the same command again"), here.together("toy"):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="shapes differ"), here.together("toy"):
+        raise RuntimeError("shapes differ")
+
+
 def test_a_rank_that_works_alone_for_longer_than_the_timeout_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setenv("SVGBENCH_RANK_TIMEOUT_MINUTES", "0.02")
 
