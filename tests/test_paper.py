@@ -23,7 +23,7 @@ SMALL = (
     "autoencoder.residual={width: 32, layers: 1, heads: 2, mlp: 64}",
     "autoencoder.loss={network: shapes-lpips, adversarial_start_images: 8}", "diffusion.size=tiny",
     "diffusion.training={total_images: 32, batch: 16}", "sampling={count: 24, steps: [2], guidance: [4.0]}",
-    "scores.neighbours=2", "scores.resamples=2", "scores.perceptual=shapes-lpips",
+    "scores.neighbours=2", "scores.resamples=0", "scores.perceptual=shapes-lpips",
     "scores.segmentation.head.classes=4", "scores.paper.linear={epochs: 1, batch: 16}",
     "scores.paper.fpn={crop: 32, window_stride: 21, width: 8, total_images: 32, batch: 8, lr_warmup_images: 8}",
     "scores.paper.deconv={crop: 48, window_stride: 16, filters: [4, 4, 4], width: 4, epochs: 2, batch: 4}",
