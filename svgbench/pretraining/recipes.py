@@ -81,6 +81,7 @@ RECIPES: dict[str, Recipe] = {
         training=_training(2500, 128, 1e-3, ema=0.99, decay=0.02),
         **SCENES,
     ),
+    "scenes-simclr": Recipe(builder="simclr:extractor", seed=3009, training=_training(1200, 128, 2e-3, ema=0.99, decay=0.02), **JUDGED),
     "dinov3-mini": Recipe(
         builder="dense:dinov3", seed=3003, training=_training(3000, 128, 2e-3, ema=0.0, decay=0.3, betas=(0.9, 0.98)), **SCENES
     ),

@@ -291,6 +291,16 @@ def test_on_scenes_unseen_images_are_near_and_blurred_ones_far():
     assert found[0]["recall"] > found[1]["recall"] and found[0]["is"] > found[1]["is"]
 
 
+def test_a_judge_without_labels_finds_unseen_scenes_near_blurred_ones_farther_and_grey_ones_far():
+    extractor = load_extractor("scenes-simclr")
+    train, val = (scenes.draw(np.arange(count), seed=0, resolution=64, split=split) for count, split in ((1200, "train"), (480, "val")))
+    reference = extract(extractor, train.images)
+    grey = torch.from_numpy(val.images).float().mean(1, keepdim=True).expand(-1, 3, -1, -1).round().byte()
+    moments = [extract(extractor, images).moments.gaussian() for images in (val.images, _blurred(val.images, 4), grey)]
+    near, blurred, colourless = (frechet_distance(one, reference.moments.gaussian()) for one in moments)
+    assert 4 * near < blurred and 20 * near < colourless and reference.logits is None and extractor.frechet == "fd_simclr"
+
+
 def _blurred(images, factor):
     pixels = torch.from_numpy(images).float()
     small = torch.nn.functional.avg_pool2d(pixels, factor)

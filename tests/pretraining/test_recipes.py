@@ -94,6 +94,12 @@ def test_the_shipped_classifiers_name_unseen_images(name, kind):
     assert ((seen.words > 0) == (said > 0.5)).float()[:, varying].mean() > floor
 
 
+def test_the_judge_without_labels_knows_more_than_random_weights():
+    assert weights_file("features", "scenes-simclr").stat().st_size <= 2_000_000
+    found = figures("scenes-simclr", RUNTIME, train=1500, val=500)
+    assert found["probe_top1"] >= found["probe_top1_random"] + 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, unit", [("mae-tiny", "%"), ("va-vae-tiny", "dB")])
 def test_the_note_of_a_card_is_what_the_check_prints(name, unit, capsys):

@@ -16,7 +16,7 @@ from svgbench.machine.measure import count_flops
 from svgbench.metrics.dinov2_extractor import MEMBERS, SIDE
 from svgbench.metrics.judges import row
 from svgbench.metrics.perceptual import VggTaps
-from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL
+from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL, SELF_TAUGHT
 from svgbench.nets.critic import PatchDiscriminator
 from svgbench.nets.ldm import LdmDecoder
 from svgbench.nets.representation import Projector
@@ -170,6 +170,9 @@ def test_extractors_state_the_work_of_one_image():
         small = kind(classes=10, words=9)
         image = torch.zeros(1, 3, kind.side, kind.side)
         found = count_flops(lambda small=small, image=image: small(image)) / 1e9
+        assert row("features", name)["gflops"] == pytest.approx(found, rel=1e-3), f"{name}: gflops: {found:.4g}"
+    for name, trunk in SELF_TAUGHT.items():
+        found = count_flops(lambda trunk=trunk: trunk()(torch.zeros(1, 3, trunk.side, trunk.side))) / 1e9
         assert row("features", name)["gflops"] == pytest.approx(found, rel=1e-3), f"{name}: gflops: {found:.4g}"
     with pytest.MonkeyPatch.context() as patch:  # its constructor insists on a file
         patch.setattr(torch, "load", lambda *args, **kwargs: {})
