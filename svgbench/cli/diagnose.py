@@ -22,12 +22,8 @@ from svgbench.config.records import Score
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, UnknownName, notify, unknown
 from svgbench.lab.diagnosis import card_plan
-from svgbench.lab.finished import Finished
 from svgbench.lab.plan import Plan, Run, resolve
-from svgbench.lab.preflight import check
-from svgbench.lab.run_plan import is_main, run_here
-from svgbench.lab.schedule import Outcome
-from svgbench.lab.shipped import install
+from svgbench.lab.run_plan import complete, is_main
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.machine.files import guarded, write_atomic
@@ -68,7 +64,7 @@ def diagnose(
     runs = {name: _recorded(out, name) for name in names if name in known}
     store = Store(out / "store")
     plan, reasons = card_plan(encoders, runs, store)
-    _execute(plan, out, store, Bench(out=str(out), device=device, threads=threads))
+    complete(plan, out, Bench(out=str(out), device=device, threads=threads))
     if not is_main():
         return
     found = {run.name: _card(run, plan, store, reasons) for run in plan.runs}
@@ -98,20 +94,6 @@ def _recorded(out: Path, name: str) -> tuple[RunConfig, list[dict[str, Any]]]:
     """The configuration and the stages of a finished run."""
     record = collect(out, [name])[0]
     return RunConfig.model_validate(record.config()), record.about["stages"]
-
-
-def _execute(plan: Plan, out: Path, store: Store, bench: Bench) -> None:
-    """Computes the missing nodes in this process."""
-    if is_main():
-        install(plan.nodes.values(), store)
-    there = Finished(plan, store)
-    missing = set(plan.nodes) - there.keys()
-    if is_main():
-        store.sweep(there.all())
-    if missing:
-        check(plan, missing)
-        with store.in_use():
-            run_here(plan, missing, out, bench, Outcome())
 
 
 def _card(run: Run, plan: Plan, store: Store, reasons: dict[str, str]) -> Card:

@@ -18,10 +18,8 @@ from svgbench.config.parse import validate
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, notify
 from svgbench.lab.diagnosis import diagnosis_plan, sampled
-from svgbench.lab.finished import Finished
 from svgbench.lab.plan import Node
-from svgbench.lab.run_plan import run_here
-from svgbench.lab.schedule import Outcome
+from svgbench.lab.run_plan import complete
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.machine.files import guarded, regular, write_atomic
@@ -55,12 +53,7 @@ def explain(
         metrics[record.name] = row("features", config.scores.extractor)["frechet"]
         given[record.name] = _samples(record, metrics[record.name])
     plan = diagnosis_plan(configs, store, {EXPLANATION}, given)
-    there = Finished(plan, store)
-    store.sweep(there.all())
-    left = set(plan.nodes) - there.keys()
-    if left:
-        with store.in_use():
-            run_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome(), display=DISPLAY)
+    complete(plan, out, Bench(out=str(out), device=device, threads=threads), DISPLAY)
     found, contents = [], []
     for record, run in zip(records, plan.runs, strict=True):
         (key,) = run.nodes

@@ -15,9 +15,7 @@ from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, notify
 from svgbench.lab.configs import DEFAULT_PRESET
 from svgbench.lab.diagnosis import diagnosis_plan, lacking
-from svgbench.lab.finished import Finished
-from svgbench.lab.run_plan import run_here
-from svgbench.lab.schedule import Outcome
+from svgbench.lab.run_plan import complete
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
 from svgbench.tables.collect import collect, without_digests
@@ -106,12 +104,7 @@ def _labels(names: list[str], named: Named) -> dict[str, str]:
 def _diagnosed(pictured: list[Any], store: Store, device: str, threads: int | None, wanted: set[str]) -> list[Any]:
     """Tokenizers with the wanted diagnoses; missing ones are computed first."""
     plan = diagnosis_plan({one.first.name: (one.config, one.first.about["stages"]) for one in pictured}, store, wanted)
-    there = Finished(plan, store)
-    store.sweep(there.all())
-    left = set(plan.nodes) - there.keys()
-    if left:
-        out = store.root.parent
-        with store.in_use():
-            run_here(plan, left, out, Bench(out=str(out), device=device, threads=threads), Outcome(), display=DISPLAY)
+    out = store.root.parent
+    complete(plan, out, Bench(out=str(out), device=device, threads=threads), DISPLAY)
     keys = {run.name: {plan.nodes[key].stage: key for key in run.nodes} for run in plan.runs}
     return [replace(one, diagnoses=keys[one.first.name]) for one in pictured]

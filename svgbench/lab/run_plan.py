@@ -49,13 +49,7 @@ def run_plan(
     if bench.shard and "nodes" not in choice.sbatch:
         check_several(world() * bench.ranks)
     store, outcome, using = Store(out / "store"), Outcome(), contextlib.ExitStack()
-    with gc_paused():
-        if is_main():
-            install(plan.nodes.values(), store)
-        finished = Finished(plan, store)
-    missing = set(plan.nodes) - finished.keys()
-    if is_main():
-        store.sweep(finished.all())
+    finished, missing = _swept(plan, store)
     try:
         if missing:
             check(plan, missing)
@@ -74,6 +68,27 @@ def run_plan(
                     record(plan, one, out, outcome, shelf, finished=finished)
         using.close()
     return outcome
+
+
+def complete(plan: Plan, out: Path, bench: Bench, display: Display | None = None) -> None:
+    """Executes the missing nodes of a plan in this process, such as the diagnoses of finished runs. Writes no run's directory."""
+    store = Store(out / "store")
+    _, missing = _swept(plan, store)
+    if missing:
+        check(plan, missing)
+        with store.in_use():
+            run_here(plan, missing, out, bench, Outcome(), display=display)
+
+
+def _swept(plan: Plan, store: Store) -> tuple[Finished, set[str]]:
+    """The finished nodes of a plan, with shipped ones copied into the store and leftovers removed, and the keys of the missing ones."""
+    with gc_paused():
+        if is_main():
+            install(plan.nodes.values(), store)
+        finished = Finished(plan, store)
+    if is_main():
+        store.sweep(finished.all())
+    return finished, set(plan.nodes) - finished.keys()
 
 
 def raise_failures(plan: Plan, outcome: Outcome) -> None:

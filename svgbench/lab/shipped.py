@@ -1,7 +1,7 @@
 """Results that are shipped with svgbench, so that a first run trains only what it asks about.
 
 They are artifacts like those of a store, in ``encoders/mini/results``, and are found by the same keys: a run with any other setting trains
-its own. Their weights are rounded to half precision. Before a plan runs, those that it needs are copied into its store.
+its own. Before a plan runs, those that it needs are copied into its store.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ into micro-batches.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ class Student(nn.Module):
         return tokens[:, 0], tokens[:, self.prefix :]
 
 
-class SelfDistillation(OnDevice):
+class SelfDistillation(OnDevice, ABC):
     """What both recipes share: the student is trained by gradient, the teacher is its moving average."""
 
     averaged = None
@@ -97,9 +98,9 @@ class SelfDistillation(OnDevice):
         self.modules = {"student": student, "teacher": self.teacher, **{name: loss.to(device) for name, loss in losses.items()}}
         self.optimisers = {"student": adam(_groups(student, job.training, settings.decays_patches), job.training.optimiser)}
 
+    @abstractmethod
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the student and of the teacher; returns the losses, each a scalar."""
-        raise NotImplementedError
 
     def hidden(self, batch: Batch, count: int, grid: int) -> Tensor:
         """Patches that are masked for the student: bool [count, grid, grid]; a fixed share in half of the views, none in the others."""
