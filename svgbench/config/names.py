@@ -56,8 +56,7 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
     autoencoder = config.autoencoder
     parts = [re.sub(r"[^\w.-]+", "-", config.encoder.card)]
     named: dict[str, Any] = {"encoder": {"card": config.encoder.card}, "data": {"limit": config.data.limit}}
-    card = cards.find(config.encoder.card, config.preset, extra)
-    if card.kind == "features":
+    if cards.find(config.encoder.card, config.preset, extra).kind == "features":
         named["autoencoder"] = {"align": autoencoder.align}
         if autoencoder.residual.channels == 0:
             parts.append("no-residual")
