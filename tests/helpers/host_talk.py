@@ -10,6 +10,7 @@ import collections
 import contextlib
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +18,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import svgbench
 from svgbench.machine.runtime import Runtime
 
+PACKAGE = f"{Path(svgbench.__file__).parent}/"
+"""Where svgbench's own lines are, whatever the folder of the checkout is called."""
 ASKING = {"_local_scalar_dense", "item", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2", "unique_dim", "unique_consecutive"}
 """Operators whose result or its shape the host must know: they wait for the device."""
 COPYING = {"_to_copy", "copy_", "_copy_from"}
@@ -35,8 +39,8 @@ class HostTalk(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         what = _talk(function._schema.name.split("::")[1], args, kwargs or {})
         if what:
-            places = [f"{frame.filename.split('svgbench/')[-1]}:{frame.lineno}" for frame in traceback.extract_stack()
-                      if "/svgbench/" in frame.filename or frame.name.startswith("planted")]  # fmt: skip
+            places = [f"{frame.filename.removeprefix(PACKAGE)}:{frame.lineno}" for frame in traceback.extract_stack()
+                      if frame.filename.startswith(PACKAGE) or frame.name.startswith("planted")]  # fmt: skip
             self.lines[f"{places[-1] if places else '?'} {what}"] += 1
         return function(*args, **(kwargs or {}))
 

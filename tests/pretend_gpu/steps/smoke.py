@@ -16,6 +16,7 @@ import counting
 import torch
 from common import HOME, Watching, arguments, leave, say
 
+import svgbench
 from svgbench.config.build import build as configured
 from svgbench.config.parse import override
 from svgbench.errors import SvgbenchError
@@ -59,10 +60,9 @@ for node in nodes_of(resolve(configured(override([*SMALL, *args.set]), preset="t
         except Exception as error:
             counting.end()
             failed += 1
-            where = [
-                f for f in traceback.extract_tb(error.__traceback__) if "svgbench/svgbench" in f.filename or "/svgbench/" in f.filename
-            ]
-            line = f"{where[-1].filename.rpartition('svgbench/')[2]}:{where[-1].lineno}" if where else "?"
+            package = f"{Path(svgbench.__file__).parent}/"
+            where = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(package)]
+            line = f"{where[-1].filename.removeprefix(package)}:{where[-1].lineno}" if where else "?"
             told = f"FAIL at {line}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         if told:
             say(f"{node.stage} ({device}): {told[:300]}")
