@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS
 from svgbench.errors import BadConfig, BadInput
 
+USUAL_SAMPLERS = {"flow": "euler", "ddpm": "ddpm", "meanflow": "meanflow"}
+"""Objective -> the sampler of its models, where none is chosen."""
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -71,7 +74,7 @@ def sample(
     from svgbench.nets.objectives import objective_of
 
     usual = {
-        "sampler": "ddpm" if objective_of(model) == "ddpm" else "euler",
+        "sampler": USUAL_SAMPLERS[objective_of(model)],
         "shift": 0.15,
         "schedule": "constant",
         "guided_channels": None,

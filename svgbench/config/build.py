@@ -15,7 +15,7 @@ from svgbench.config.networks import Decoder, Residual
 from svgbench.config.paper_heads import PaperHeads
 from svgbench.config.parse import merge, of_each, validate
 from svgbench.config.sampling import TUNED, Tuning
-from svgbench.config.schema import Autoencoder, Diffusion, Latents, Representation, RunConfig
+from svgbench.config.schema import Autoencoder, Diffusion, Latents, MeanFlow, Representation, RunConfig
 from svgbench.config.scoring import DepthHead, Scores, SegmentationHead
 from svgbench.errors import BadConfig, UnknownName
 
@@ -35,7 +35,7 @@ WIDE_TINY: dict[str, int] = {"width": 192, "depth": 2, "heads": 4}
 DIMENSION = 4096
 """Latent dimension for which RAE's shift is 1: that of the SD-VAE at 256 px, also used at other resolutions."""
 REFERENCE = "sd-vae"
-"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, 256 at ``tiny``."""
+"""The family whose latent is the reference of RAE's shift: its dimension is ``DIMENSION`` at 256 px, 256 at ``tiny`` and ``mini``."""
 
 
 def dimension_shift(numbers: float, base: float = DIMENSION) -> float:
@@ -163,6 +163,10 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
     if not OBJECTIVES[diffusion.objective].continuous:
         diffusion = diffusion.model_copy(update={"prediction": "velocity", "time": "uniform", "shift": 1.0, "dimension_shift": False})
         sampling = sampling.model_copy(update={"shift": 1.0, "dimension_shift": False})
+    if diffusion.objective != "flow":
+        diffusion = diffusion.model_copy(update={"prediction": "velocity"})
+    if diffusion.objective != "meanflow":
+        diffusion = diffusion.model_copy(update={"meanflow": MeanFlow()})
     if diffusion.dimension_shift or sampling.dimension_shift:
         card = cards.card_of(config.encoder, config.preset, extra)
         if card.channels == 0:

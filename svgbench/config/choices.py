@@ -36,16 +36,19 @@ class ObjectiveChoice(NamedTuple):
     predicts: str
     """What its models predict, as a plural noun for error messages."""
     continuous: bool
-    """Times are continuous: a shift, a distribution of times and the kind of prediction apply."""
+    """Times are continuous: a shift and a distribution of times apply."""
     autoguidance: bool
     """Samples may be guided by a weak model."""
     learned_sigma: bool
     """The network may also predict a variance."""
+    intervals: bool = False
+    """The network sees intervals of time, not times."""
 
 
 OBJECTIVES: Mapping[str, ObjectiveChoice] = {
     "flow": ObjectiveChoice("straight paths and velocities (SiT)", "velocities", True, True, False),
     "ddpm": ObjectiveChoice("noise prediction over 1000 steps of a linear schedule (DiT)", "noise", False, False, True),
+    "meanflow": ObjectiveChoice("average velocities over intervals, for one or a few steps (MeanFlow)", "average velocities", True, False, False, True),
 }
 
 
@@ -151,6 +154,7 @@ SAMPLERS: Mapping[str, SamplerChoice] = {
     "sde-euler": SamplerChoice("flow", (0.0,), stochastic_times, about="stochastic"),
     "ddim": SamplerChoice("ddpm", (0.0,), _ddpm_times),
     "ddpm": SamplerChoice("ddpm", (0.0,), _ddpm_times, about="stochastic"),
+    "meanflow": SamplerChoice("meanflow", (0.0,), about="one average velocity for each interval"),
 }
 
 if TYPE_CHECKING:

@@ -64,7 +64,8 @@ class Sampling(Sparse):
     trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
     sampler: SamplerName = "euler"
-    """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm."""
+    """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm;
+    for ``meanflow``: meanflow."""
     shift: Positive | Literal["tuned"] = 0.15
     """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's); ``tuned``: the best of ``tuning.shifts`` for this
     tokenizer."""

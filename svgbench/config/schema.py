@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from svgbench.config.choices import AlignmentName, ObjectiveName, StandardisationName
+from svgbench.config.choices import MOST_GUIDANCE, AlignmentName, ObjectiveName, StandardisationName
 from svgbench.config.networks import Decoder, Optimiser, Residual, Training, Transformer
 from svgbench.config.part import Count, NotNegative, Part, Positive, Seed, Share, Sparse
 from svgbench.config.sampling import Sampling
@@ -227,29 +227,42 @@ class Representation(Part):
     """The frozen teacher whose features are the target."""
 
 
-class Diffusion(Sparse):
-    """Stage 2: the diffusion transformer on standardised latents, by flow matching or by DDPM's noise prediction."""
+class MeanFlow(Part):
+    """The objective ``meanflow`` (arXiv 2505.13447)."""
 
-    later = ("snapshots", "direction")
+    intervals: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    """Share of the training samples with an interval between two different times; the others learn the velocity at one time."""
+    guidance: Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)] = 1.0
+    """Guidance scale w of the velocities that are averaged (the paper's omega): w v + (1 - w) times the null class's velocity; 1: none.
+    Sampling then needs no guidance of its own."""
+
+
+class Diffusion(Sparse):
+    """Stage 2: the diffusion transformer on standardised latents, by flow matching, by DDPM's noise prediction or by MeanFlow."""
+
+    later = ("snapshots", "direction", "meanflow")
     objective: ObjectiveName = "flow"
-    """flow: straight paths and velocity prediction (SiT); ddpm: noise prediction over 1000 steps of a linear schedule (DiT)."""
+    """flow: straight paths and velocity prediction (SiT); ddpm: noise prediction over 1000 steps of a linear schedule (DiT); meanflow:
+    average velocities over intervals, for one or a few steps (MeanFlow)."""
     prediction: Literal["velocity", "data"] = "velocity"
     """What the network of ``flow`` predicts: the velocity, or the clean latent, from which the velocity follows (arXiv 2511.13720)."""
     time: Literal["uniform", "logit-normal"] = "uniform"
-    """Distribution of the training times of ``flow`` before the shift."""
+    """Distribution of the training times of ``flow`` and ``meanflow`` before the shift."""
 
     size: Literal["tiny", "mini", "S", "B", "L", "XL"] = "XL"
     """Size of the transformer (SiT's names); single fields of ``transformer`` override it."""
     transformer: Transformer = Transformer()
     """The transformer of ``size``, with single fields overridden."""
     shift: Positive = 0.4
-    """Shift s of the training times of ``flow``: t <- s t / (1 + (s - 1) t)."""
+    """Shift s of the training times of ``flow`` and ``meanflow``: t <- s t / (1 + (s - 1) t)."""
     dimension_shift: bool = False
     """Whether RAE's shift replaces ``shift`` (arXiv 2510.11690, equation 6): sqrt(base / dimension of the latent), at most 1; base: the
-    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny``."""
+    dimension of the preset's SD-VAE latent, 4096 at ``small`` and ``paper``, 256 at ``tiny`` and ``mini``."""
     direction: NotNegative = 0.0
     """Weight of LightningDiT's loss on the direction of a velocity of ``flow`` (arXiv 2501.01423): 1 - cosine over the channels of each
     position; 0: not used."""
+    meanflow: MeanFlow = MeanFlow()
+    """Settings of the objective ``meanflow``."""
     representation: Representation = Representation()
     """REPA's alignment loss."""
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

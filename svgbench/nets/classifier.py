@@ -13,6 +13,8 @@ from typing import ClassVar, NamedTuple, Self
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svgbench.nets.execution import channels_last
+
 
 class Seen(NamedTuple):
     """Features [B, 128], class logits [B, classes] and caption-word logits [B, words]."""
@@ -108,7 +110,7 @@ class ShapesVGG(_Naming):
     def activations(self, images: Tensor) -> list[Tensor]:
         """Activations after each stage, for the four widths 16 to 128 [B, 16, H, W] to [B, 128, H/8, W/8], of images [B, 3, H, W] in
         [0, 1]."""
-        x, taken = images * 2 - 1, []
+        x, taken = channels_last(images) * 2 - 1, []
         for number, stage in enumerate(self.stages):
             x = stage(F.max_pool2d(x, 2) if number else x)
             taken.append(x)

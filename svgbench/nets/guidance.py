@@ -7,6 +7,7 @@ the unconditional branch is not evaluated. s is 1, or CFG-Zero*'s optimised scal
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from svgbench.config.sampling import SamplingProtocol
 from svgbench.nets.precision import Precision, products_in
 
 Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x [B, C, h, w], times [B], labels [B]) -> prediction [B, C or 2C, h, w]."""
-Field = Callable[[Tensor, float, int], Tensor]
-"""(x [B, C, h, w], time, step) -> guided prediction [B, C or 2C, h, w]; times are plain floats, so no step waits for the device."""
+"""(x [B, C, h, w], times [B] or intervals [B, 2], labels [B]) -> prediction [B, C or 2C, h, w]."""
+Field = Callable[[Tensor, Any, int], Tensor]
+"""(x [B, C, h, w], time or interval (start, end), step) -> guided prediction [B, C or 2C, h, w]; times are plain floats, so no step waits
+for the device."""
 
 
 SMALL_SQUARE = 1e-8
@@ -53,6 +55,13 @@ def predicting(network: Predict, precision: Precision) -> Predict:
     return predict
 
 
+def _filled(t: float | tuple[float, float], count: int, device: torch.device) -> Tensor:
+    """A time for each row [count], or an interval [count, 2]; not in x's dtype: bfloat16 cannot represent 999."""
+    if isinstance(t, tuple):
+        return torch.stack([torch.full((count,), end, device=device) for end in t], dim=1)
+    return torch.full((count,), t, device=device)
+
+
 def guided(
     predict: Predict,
     labels: Tensor,
@@ -60,7 +69,7 @@ def guided(
     *,
     null: int,
     weak: Predict | None = None,
-    schedule_time: Callable[[float], float] = float,
+    schedule_time: Callable[[Any], float] = float,
 ) -> Field:
     """The guided prediction for labels [B]. Both branches of classifier-free guidance go through the network in one batch.
 
@@ -74,9 +83,9 @@ def guided(
     schedule = parse_schedule(sampling.schedule)
     both = torch.cat([labels, torch.full_like(labels, null)])
 
-    def field(x: Tensor, t: float, step: int) -> Tensor:
+    def field(x: Tensor, t: float | tuple[float, float], step: int) -> Tensor:
         weight = schedule.weight(sampling.guidance, schedule_time(t), step, sampling.steps)
-        times = torch.full((len(both),), t, device=x.device)  # not in x's dtype: bfloat16 cannot represent 999
+        times = _filled(t, len(both), x.device)
         at = times[: len(x)]
         if weight == 1.0:
             return predict(x, at, labels)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from svgbench.config.choices import ddpm_time
 from svgbench.config.schema import Diffusion
-from svgbench.nets import ddpm, flow
+from svgbench.nets import ddpm, flow, meanflow
 from svgbench.nets.sit import SiT
 from svgbench.nets.training_pair import TrainingPair
 
@@ -25,17 +25,18 @@ class Objective:
 
     wrap: Callable[[SiT, str], Any]
     """(transformer, ``diffusion.prediction``) -> the model that is trained and sampled, called as (x, time, labels, tap)."""
-    pair: Callable[[Any, Tensor, Tensor, int, int, Diffusion], TrainingPair]
-    """(model, data [B, C, h, w], global positions [B], stream of the noise, stream of the times, settings) -> training pair."""
+    pair: Callable[[Any, Tensor, Tensor, int, int, Diffusion, Tensor], TrainingPair]
+    """(model, data [B, C, h, w], global positions [B], stream of the noise, stream of the times, settings, labels [B]) -> training
+    pair."""
     losses: Callable[[Any, Tensor, Tensor, TrainingPair], Tensor]
     """(model, prediction [B, C or 2C, h, w], data [B, C, h, w], pair) -> the loss of each sample [B]."""
     as_velocity: Callable[[Any], nn.Module]
     """Model -> equivalent velocity model of the straight path."""
-    schedule_time: Callable[[float], float] = float
-    """The model's time -> time in [0, 1] (0 noise) for a guidance schedule."""
+    schedule_time: Callable[[Any], float] = float
+    """The model's time, or interval, -> time in [0, 1] (0 noise) for a guidance schedule."""
 
 
-def _flow_pair(model: Any, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion) -> TrainingPair:
+def _flow_pair(model: Any, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion, labels: Tensor) -> TrainingPair:
     return flow.training_pair(
         data, positions, noise=noise, time=time, shift=settings.shift, times=settings.time, prediction=settings.prediction
     )
@@ -50,10 +51,17 @@ OBJECTIVES: Mapping[str, Objective] = {
     ),
     "ddpm": Objective(
         wrap=lambda sit, prediction: ddpm.EpsilonModel(sit).to(next(sit.parameters()).device),
-        pair=lambda model, data, at, noise, time, settings: ddpm.training_pair(model.chain, data, at, noise=noise, time=time),
+        pair=lambda model, data, at, noise, time, settings, labels: ddpm.training_pair(model.chain, data, at, noise=noise, time=time),
         losses=lambda model, prediction, data, pair: ddpm.losses(model.chain, prediction, data, pair),
         as_velocity=ddpm.FlowView,
         schedule_time=ddpm_time,
+    ),
+    "meanflow": Objective(
+        wrap=lambda sit, prediction: meanflow.MeanFlowModel(sit),
+        pair=meanflow.training_pair,
+        losses=lambda model, prediction, data, pair: meanflow.losses(prediction, pair.target),
+        as_velocity=lambda model: model,
+        schedule_time=lambda interval: interval[0],
     ),
 }
 

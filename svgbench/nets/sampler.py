@@ -90,6 +90,14 @@ def sde_euler(velocity: Field, noise: Tensor, times: Sequence[float], draw: Draw
     return x
 
 
+def average_steps(velocity: Field, noise: Tensor, times: Sequence[float]) -> Tensor:
+    """Data [B, C, h, w] from noise [B, C, h, w] with a model of average velocities (MeanFlow): one for each interval, exact if they are."""
+    x = noise
+    for step, (t, after) in enumerate(pairwise(times)):
+        x = x + (after - t) * velocity(x, (t, after), step)
+    return x
+
+
 class Solver(NamedTuple):
     """The implementation of a sampler of ``config.choices.SAMPLERS``."""
 
@@ -108,6 +116,7 @@ SOLVERS: Mapping[str, Solver] = {
     "sde-euler": Solver(sde_euler, stochastic_times, stochastic=True),
     "ddim": Solver(ddpm.ddim, lambda steps, shift: ddpm.Chain(steps)),
     "ddpm": Solver(ddpm.ddpm, lambda steps, shift: ddpm.Chain(steps), stochastic=True),
+    "meanflow": Solver(average_steps),
 }
 
 

@@ -53,11 +53,13 @@ class SiT(nn.Module):
         learned_sigma: bool = False,
         wide: Mapping[str, Any] | None = None,
         spacing: float = 1.0,
+        interval: bool = False,
     ) -> None:
         """``grid``: latent positions per side; a token covers ``patch`` by ``patch`` positions; ``learned_sigma``: C further outputs, for a
         variance (DiT); ``wide``: width, depth and heads of RAE's wide head, which then computes the outputs; ``spacing``: distance between
-        the positions of neighbouring tokens, below 1 when a training continues with a larger grid."""
-        left = ("self", "__class__", *(["spacing"] if spacing == 1 else []))
+        the positions of neighbouring tokens, below 1 when a training continues with a larger grid;
+        ``interval``: times are intervals [B, 2], whose length is embedded too (MeanFlow)."""
+        left = ("self", "__class__", *(["spacing"] if spacing == 1 else []), *([] if interval else ["interval"]))
         self_sizes = {name: value for name, value in locals().items() if name not in (*left, "left")}
         super().__init__()
         self.sizes: dict[str, Any] = self_sizes  # the arguments with which the same network can be built again
@@ -68,6 +70,8 @@ class SiT(nn.Module):
         alike: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "norm": norm, "mlp": mlp}
         self.patches = nn.Linear(inputs, width)
         self.time = (TimeEmbedding if time == "cosine" else FourierEmbedding)(width)
+        if interval:
+            self.interval = TimeEmbedding(width)
         self.labels = nn.Embedding(classes + 1, width)
         self.blocks = BlockList(Block(width, heads, **alike) for _ in range(depth))
         self.modulation = nn.Linear(width, depth * 6 * width)
@@ -95,7 +99,7 @@ class SiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in (self.labels, *self.time.mlp):
+        for layer in (self.labels, *self.time.mlp, *(self.interval.mlp if hasattr(self, "interval") else ())):
             if isinstance(layer, (nn.Embedding, nn.Linear)):
                 nn.init.normal_(layer.weight, std=0.02)
         for layer in {self.modulation, self.head.modulation, self.head.final_modulation, self.head.final}:
@@ -128,6 +132,10 @@ class SiT(nn.Module):
             return tokens.transpose(1, 2).reshape(b, -1, side, side)
         return tokens.reshape(b, side, side, p, p, -1).permute(0, 5, 1, 3, 2, 4).reshape(b, -1, side * p, side * p)
 
+    def _time(self, t: Tensor) -> Tensor:
+        """The embedding [B, width] of times [B], or of intervals [B, 2]: that of the start plus that of the length."""
+        return self.time(t) if t.dim() == 1 else self.time(t[:, 0]) + self.interval(t[:, 1] - t[:, 0])
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor, tap: int | None = None) -> Tensor | Tapped:
         """Velocity [B, C, h, w]; with ``tap`` k also the tokens [B, N, width] after the first k blocks."""
         outputs, tokens = self._run(x, t, labels, tap)
@@ -142,7 +150,7 @@ class SiT(nn.Module):
         """All outputs, and the tokens after block ``tap``."""
         if tap is not None and not 1 <= tap <= self.depth:
             raise BadConfig(f"a transformer of {self.depth} blocks has no tokens after block {tap}; use 1 to {self.depth}.")
-        patches, time = self.tokens(x), self.time(t)
+        patches, time = self.tokens(x), self._time(t)
         tokens, tapped = self.patches(patches).to(x.dtype), None  # the residual stream keeps the latents' precision under autocast
         if self.positions is not None:
             tokens = tokens + self.positions

@@ -8,7 +8,8 @@ from torch import Tensor
 
 
 class TrainingPair(NamedTuple):
-    """The network's input x [B, C, h, w], its time [B] (flow: 0 noise to 1 data; ddpm: the step's number), and the target [B, C, h, w]."""
+    """The network's input x [B, C, h, w], its time (flow: [B], 0 noise to 1 data; ddpm: [B], the step's number; meanflow: [B, 2],
+    an interval), and the target [B, C, h, w]."""
 
     x: Tensor
     time: Tensor

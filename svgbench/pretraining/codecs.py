@@ -19,6 +19,7 @@ from svgbench.metrics.judges import weights_file
 from svgbench.nets import draws
 from svgbench.nets.classifier import PERCEPTUAL, ShapesVGG
 from svgbench.nets.critic import perceptual_distance
+from svgbench.nets.execution import channels_last
 from svgbench.pretraining.families import CardPixels, card_of
 from svgbench.pretraining.pictures import OnDevice
 from svgbench.pretraining.shipped import Job, Shipped
@@ -42,14 +43,14 @@ class Posterior(NamedTuple):
 def posterior(model: Any, pixels: Tensor) -> Posterior:
     """The posterior of pixels [B, 3, H, W] in [-1, 1] under diffusers' AutoencoderKL or LDM's autoencoder."""
     if hasattr(model, "posterior"):
-        return Posterior(*model.posterior(pixels))
-    distribution = model.encode(pixels).latent_dist
+        return Posterior(*model.posterior(channels_last(pixels)))
+    distribution = model.encode(channels_last(pixels)).latent_dist
     return Posterior(distribution.mean, distribution.logvar)
 
 
 def decoded_pixels(model: Any, latents: Tensor) -> Tensor:
     """Pixels [B, 3, H, W] of latents [B, C, h, w] under either library."""
-    pixels = model.decode(latents)
+    pixels = model.decode(channels_last(latents))
     return pixels if isinstance(pixels, Tensor) else pixels.sample
 
 

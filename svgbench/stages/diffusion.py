@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from svgbench.config import schema
+from svgbench.config import choices, schema
 from svgbench.errors import BadInput
 from svgbench.images.store import ImageSet, open_images
 from svgbench.machine.capture import Captured, CudaGraphs
@@ -149,7 +149,7 @@ class DiffusionTask:
         dropped = draws.chance(self._streams["class"], positions, (), self._part.class_dropout)
         labels = batch.data["labels"].masked_fill(dropped, self._model.classes)
         tap = self._teacher.block if self._teacher else None
-        pair = self._objective.pair(self._model, data, positions, self._streams["noise"], self._streams["time"], self._part)
+        pair = self._objective.pair(self._model, data, positions, self._streams["noise"], self._streams["time"], self._part, labels)
         prediction, tokens = self._predict(pair.x, pair.time, labels, tap)
         found = {"loss": self._objective.losses(self._model, prediction, data, pair)}
         if self._part.direction:
@@ -191,6 +191,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     # the network, with initial weights drawn from the seed
     channels, grid, _ = latents.shape
     sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump(mode="json")}
+    sizes |= {"interval": True} if choices.OBJECTIVES[part.objective].intervals else {}
     start = inputs.get("start")
     if start is not None:
         sizes["spacing"] = spacing_of(start, grid, slice_["positions"])

@@ -19,7 +19,7 @@ def _continuous(part: Diffusion) -> bool:
 
 def _predicts(part: Diffusion) -> str:
     """What the network predicts."""
-    return part.prediction if _continuous(part) else OBJECTIVES[part.objective].predicts
+    return part.prediction if part.objective == "flow" else OBJECTIVES[part.objective].predicts
 
 
 DERIVED: Mapping[str, Callable[[Sizes], str]] = {

@@ -11,6 +11,7 @@ from host_talk import GpuRuntime, HostTalk, fake_gpu, moved
 from svgbench.backends.open import FrozenEncoder, open_network
 from svgbench.config import schema
 from svgbench.config.build import build
+from svgbench.config.choices import SAMPLERS
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.machine import training
 from svgbench.machine.order import Batch
@@ -79,7 +80,7 @@ def stage_two(path, frozen, *, online=False, teacher=False, micro_batch=None, **
     if not online:
         latents._memory = [torch.zeros(100, 8, 4, 4, device=GPU) for _ in range(2)]
     with GPU:
-        sit = SiT(**{**SIZES, "channels": frozen.channels if online else 8}, learned_sigma=part.objective == "ddpm")
+        sit = SiT(**{**SIZES, "channels": frozen.channels if online else 8}, learned_sigma=part.objective == "ddpm", interval=part.objective == "meanflow")
         watched = SimpleNamespace(projector=Projector(32, 16, frozen.channels), weight=0.5, block=1, features=latents)
         stats = LatentStats(*torch.ones(2, sit.channels, dtype=torch.float64))
     if teacher:
@@ -91,7 +92,7 @@ def stage_two(path, frozen, *, online=False, teacher=False, micro_batch=None, **
 
 @pytest.mark.parametrize("settings", [
     {}, {"online": True}, {"teacher": True, "micro_batch": 4, "objective": "ddpm"},
-    {"flip": False, "prediction": "data", "time": "logit-normal", "direction": 0.5},
+    {"flip": False, "prediction": "data", "time": "logit-normal", "direction": 0.5}, {"objective": "meanflow"},
 ], ids=str)  # fmt: skip
 def test_an_update_of_stage_two_waits_for_nothing(tmp_path, settings):
     frozen = encoder()
@@ -125,15 +126,16 @@ def test_an_update_of_stage_one_waits_for_nothing(tmp_path, settings, monkeypatc
 @pytest.mark.parametrize("sampling", [
     {"guidance": 1.0}, {"guidance": 3.0, "schedule": "late", "guided_channels": 3}, {"sampler": "heun", "guidance": 2.0},
     {"sampler": "sde-euler"}, {"sampler": "ddim", "guidance": 2.0}, {"sampler": "ddpm"}, {"sampler": "ddpm", "learned": False},
-    {"sampler": "midpoint"}, {"precision": "bf16"}, {"precision": "bf16", "sampler": "heun", "guidance": 2.0},
+    {"sampler": "midpoint"}, {"sampler": "meanflow"}, {"precision": "bf16"}, {"precision": "bf16", "sampler": "heun", "guidance": 2.0},
 ], ids=str)  # fmt: skip
 def test_a_sampling_step_waits_for_nothing(sampling):
     """Six steps talk no more than three: what is said is said once, and only ddpm's tables are."""
     learned = sampling.pop("learned", True)
-    objective = "ddpm" if sampling.get("sampler") in ("ddim", "ddpm") else "flow"
+    objective = SAMPLERS[sampling.get("sampler", "euler")].objective
     said = []
     with fake_gpu(), GPU:
-        model = OBJECTIVES[objective].wrap(SiT(**SIZES, learned_sigma=learned and objective == "ddpm"), "velocity")
+        sit = SiT(**SIZES, learned_sigma=learned and objective == "ddpm", interval=objective == "meanflow")
+        model = OBJECTIVES[objective].wrap(sit, "velocity")
         noise, labels = torch.zeros(4, 8, 4, 4), torch.zeros(4, dtype=torch.int64)
         stats = LatentStats(*torch.ones(2, 8, dtype=torch.float64))
         for steps in (3, 6):

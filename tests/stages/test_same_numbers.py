@@ -36,12 +36,14 @@ LOSSES = {
     "ddpm": {"objective": "ddpm"},
     "ddpm-learned-sigma": {"objective": "ddpm", "transformer": {"learned_sigma": True}},
     "flow-repa": {},
+    "meanflow": {"objective": "meanflow", "meanflow": {"intervals": 0.5, "guidance": 2.0}},
 }
 GUIDED = {"guidance": 3.0, "schedule": "late", "guided_channels": 3}
 SAMPLES = {
     **{name: {"sampler": name} for name in ("euler", "heun", "midpoint", "dopri5", "sde-euler", "ddim", "ddpm")},
     **{f"{name}-guided": {"sampler": name, **GUIDED} for name in ("euler", "heun", "sde-euler", "ddim", "ddpm")},
     "euler-weak": {"sampler": "euler", "weak": True, "guidance": 2.0, "schedule": "interval-0.1-0.6"},
+    **{name: {"sampler": "meanflow", **more} for name, more in (("meanflow", {}), ("meanflow-guided", GUIDED))},
     "euler-data": {"sampler": "euler", "guidance": 2.0, "schedule": "linear"},
 }
 
@@ -56,9 +58,9 @@ class Latents:
         return torch.where(flip[:, None, None, None], self.values[indices].flip(-1), self.values[indices])
 
 
-def network(seed: int, learned_sigma: bool = False) -> SiT:
+def network(seed: int, learned_sigma: bool = False, interval: bool = False) -> SiT:
     torch.manual_seed(seed)
-    model = SiT(**SIZES, learned_sigma=learned_sigma)
+    model = SiT(**SIZES, learned_sigma=learned_sigma, interval=interval)
     for layer in (model.final, model.modulation):
         nn.init.normal_(layer.weight, std=0.1)
     return model
@@ -77,7 +79,7 @@ def losses(name: str) -> list[float]:
     part = schema.Diffusion(training={"total_images": 120, "batch": 6, "optimiser": {"lr": 1e-3}}, **LOSSES[name])
     stats = LatentStats(torch.full((4,), 0.1, dtype=torch.float64), torch.full((4,), 1.3, dtype=torch.float64))
     runtime, labels = Runtime(device="cpu", threads=1, micro_batch=4, quiet=True), torch.tensor([0, 1, 2, 0, 1, 2])
-    model = network(0, part.transformer.learned_sigma)
+    model = network(0, part.transformer.learned_sigma, part.objective == "meanflow")
     watched = teacher() if name == "flow-repa" else None
     task = diffusion.DiffusionTask(model, Latents(4, "latents"), labels, stats, part, 3, runtime, watched)
 
@@ -100,9 +102,9 @@ def opened(seed: int, objective: str, prediction: str, **more):
 def samples(name: str) -> list[float]:
     """Two samples, flat."""
     settings = dict(SAMPLES[name])
-    of_noise = settings["sampler"] in ("ddim", "ddpm")
-    kind = ("ddpm" if of_noise else "flow", "data" if name == "euler-data" else "velocity")
-    model = opened(1, *kind, learned_sigma=of_noise)
+    objective = SAMPLERS[settings["sampler"]].objective
+    kind = (objective, "data" if name == "euler-data" else "velocity")
+    model = opened(1, *kind, learned_sigma=objective == "ddpm", interval=objective == "meanflow")
     settings["weak"] = opened(2, *kind) if settings.get("weak") else None
     noise = draws.normal(9, torch.arange(2), (4, 4, 4))
     made = sample(model, noise, torch.tensor([0, 2]), steps=6, shift=0.4, seed=11, indices=torch.tensor([4, 7]), **settings)

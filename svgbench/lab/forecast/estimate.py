@@ -173,7 +173,9 @@ def _statistics(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     part = sizes.config.diffusion
     model, seen, copies = sizes.transformer, part.training.total_images, 2 if part.flip else 1
-    inside, parameters = model.training, model.parameters
+    inside, parameters, targets = model.training, model.parameters, 0.0
+    if part.objective == "meanflow":  # the derivative and, with guidance, the null class's velocity
+        targets = seen * model.forward * (flops.DERIVATIVE + (part.meanflow.guidance != 1))
     in_memory = sizes.keeps_latents and not part.flip
     encoded = 0.0 if in_memory else sizes.passes(sizes.latent_bytes, seen, copies=copies) * sizes.encoding
     taught = 0.0
@@ -186,7 +188,7 @@ def _diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     kept = FLOAT * model.parameters * (1 + len(part.snapshots) + (part.weak_share > 0))
     return _at(
         (part.training.precision, seen * inside), (sizes.config.encoder.precision, encoded),
-        (part.representation.encoder.precision, taught), kept=kept, passing=CHECKPOINTS * FLOAT * states,
+        (part.representation.encoder.precision, taught), fp32=targets, kept=kept, passing=CHECKPOINTS * FLOAT * states,
     )  # fmt: skip
 
 

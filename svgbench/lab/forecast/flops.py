@@ -13,6 +13,8 @@ from svgbench.config.cards import EncoderCard
 from svgbench.config.networks import Decoder, Residual, Transformer, VitDecoder
 from svgbench.config.schema import ReconstructionLoss
 
+DERIVATIVE = 3.0
+"""Operations of MeanFlow's forward-mode derivative, in forward passes, as torch executes it."""
 FREQUENCIES = 256
 """Dimension of DiT's time embedding; RAE's is twice as large."""
 VGG = (64, 64, -1, 128, 128, -1, 256, 256, 256, -1, 512, 512, 512, -1, 512, 512, 512)
@@ -160,13 +162,14 @@ def perceptual(network: str, *, resolution: int) -> float:
     return total
 
 
-def transformer(part: Transformer, *, channels: int, grid: int, classes: int) -> Work:
-    """SiT and related transformers on latents [channels, grid, grid]."""
+def transformer(part: Transformer, *, channels: int, grid: int, classes: int, interval: bool = False) -> Work:
+    """SiT and related transformers on latents [channels, grid, grid]; ``interval``: they embed the length of an interval too."""
     patch, width = part.patch or 1, part.width
     tokens, inputs = (grid // patch) ** 2, channels * patch**2
     outputs = inputs * (2 if part.learned_sigma else 1)
     frequencies = FREQUENCIES if part.time == "cosine" else 2 * FREQUENCIES
     total = linear(tokens, inputs, width, first=True) + linear(1, frequencies, width, first=True) + linear(1, width, width)
+    total += linear(1, FREQUENCIES, width, first=True) + linear(1, width, width) if interval else Work()
     total += held((classes + 1) * width) + linear(1, width, 6 * width * part.depth)
     total += adaln_block(part, tokens, width, part.heads) * part.depth
     norm = width if part.norm == "rms" else 0

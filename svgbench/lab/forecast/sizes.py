@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES
+from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES, OBJECTIVES
 from svgbench.config.derived import first_resolution
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops
@@ -82,7 +82,9 @@ class Sizes:
     @cached_property
     def transformer(self) -> flops.Work:
         """Operations of the diffusion transformer on one latent."""
-        return flops.transformer(self.config.diffusion.transformer, channels=self.channels, grid=self.grid, classes=self.counts.classes)
+        part, classes = self.config.diffusion, self.counts.classes
+        interval = OBJECTIVES[part.objective].intervals
+        return flops.transformer(part.transformer, channels=self.channels, grid=self.grid, classes=classes, interval=interval)
 
     @cached_property
     def features(self) -> float:

@@ -63,6 +63,13 @@ def test_the_transformer_s_work_is_what_is_counted(name):
     assert_equal(said, counted(model, torch.zeros(1, 392, 16, 16), torch.zeros(1), torch.zeros(1).long()))
 
 
+def test_an_interval_is_embedded_too():
+    part = networks.Transformer(patch=1, **SIZES["tiny"])
+    model = SiT(channels=8, grid=4, classes=10, interval=True, **part.model_dump())
+    said = flops.transformer(part, channels=8, grid=4, classes=10, interval=True)
+    assert_equal(said, counted(model, torch.zeros(1, 8, 4, 4), torch.zeros(1, 2), torch.zeros(1).long()))
+
+
 def test_the_counted_table_of_the_paper_s_sizes_is_reproduced():
     """Forward GF of SiT-S, B, L, XL, the residual ViT and the decoder at 256 px, and a SiT-XL update."""
     sizes = {name: networks.Transformer(patch=1, **SIZES[name]) for name in ("S", "B", "L", "XL")}
