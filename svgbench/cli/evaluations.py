@@ -40,6 +40,15 @@ def evaluate(
     second_extractor_weights: Annotated[
         Path | None, typer.Option("--second-extractor-weights", metavar="FILE", help="Weights of the second extractor.")
     ] = None,
+    fdr6: Annotated[
+        Path | None,
+        typer.Option(
+            "--fdr6",
+            metavar="DIR",
+            help="Add FDr6, the mean Frechet ratio over six feature spaces (arXiv 2604.28190): a folder with the weights of the five beside "
+            "Inception and, as NAME.npz, statistics that replace the reference in a space.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option("--limit", metavar="N", help="A trial on N images, drawn evenly over the classes; the protocol records it.", min=1),
@@ -64,6 +73,7 @@ def evaluate(
     from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
+    from svgbench.metrics.frechet_ratio import SPACES, statistics_in, weights_in
     from svgbench.metrics.judges import is_familiar, unfamiliar, weights_file
     from svgbench.tables.judge_notes import drawn_source
 
@@ -73,8 +83,15 @@ def evaluate(
         raise BadInput("--second-extractor-weights needs --second-extractor; name the network that these weights belong to.")
     extractors = [(extractor, extractor_weights, "--extractor-weights")]
     extractors += [(second_extractor, second_extractor_weights, "--second-extractor-weights")] if second_extractor else []
+    if fdr6 is not None:
+        spaces = weights_in(fdr6)
+        if extractor != SPACES[0]:
+            raise BadInput(f"--fdr6 needs --extractor {SPACES[0]}, the first of its six spaces, not {extractor}; leave --extractor out.")
+        extractors += [(name, file, "--fdr6") for name, file in spaces.items() if name != second_extractor]
     for name, file, setting in extractors:
         weights_file("features", name, file, setting=setting)
+    published = {name: statistics_in(fdr6, name) for name, *_ in extractors} if fdr6 is not None else {}
+    statistics = {name: path for name, path in published.items() if path is not None}
     runtime = Runtime(device=device).start()
     networks = [load_extractor(name, file, runtime.torch_device) for name, file, _ in extractors]
     with ExitStack() as bars:
@@ -84,7 +101,7 @@ def evaluate(
             return bars.enter_context(runtime.progress(label, count)).advance
 
         scores = elsewhere_scores(
-            images, reference, networks[0], second=networks[1] if networks[1:] else None, limit=limit, resize=resize,
+            images, reference, networks[0], further=networks[1:], statistics=statistics, limit=limit, resize=resize,
             allow_doubles=allow_doubles, progress=progress,
         )  # fmt: skip
     drawn = drawn_source(str(reference))

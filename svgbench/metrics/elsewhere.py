@@ -8,13 +8,14 @@ records ``resized-N``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from svgbench.config.records import Score
 from svgbench.errors import BadData
-from svgbench.metrics.features import GROUPS, Extractor, extract
-from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
+from svgbench.metrics.features import GROUPS, Extractor, extract_each
+from svgbench.metrics.frechet_ratio import SPACES, fdr6
+from svgbench.metrics.generation import Comparison, all_scores, check_counts, distances
 from svgbench.metrics.image_sets import GivenImages, drawn_evenly, open_set
 from svgbench.metrics.judges import row
 from svgbench.metrics.reference import Progress, open_reference
@@ -27,7 +28,8 @@ def elsewhere_scores(
     reference: Path | GivenImages,
     extractor: Extractor,
     *,
-    second: Extractor | None = None,
+    further: Sequence[Extractor] = (),
+    statistics: Mapping[str, Path] | None = None,
     limit: int | None = None,
     resize: int | None = None,
     allow_doubles: bool = False,
@@ -36,7 +38,10 @@ def elsewhere_scores(
     progress: Progress = lambda label, count: lambda done: None,
 ) -> list[Score]:
     """gfid, gfid_infinity, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); kid, precision and recall need
-    a reference with images. A second extractor adds the distance on its features.
+    a reference with images. Every ``further`` extractor adds the distance on its features, from the same pass over the images; the extractors
+    of ``frechet_ratio.SPACES`` together also give fdr6.
+
+    ``statistics``: an extractor's name -> published statistics that replace the reference for it.
 
     ``limit``: a trial on this number of images, drawn evenly over the classes. ``resize``: side in pixels to which both sets are cropped
     and resized (ADM's centre crop). The protocol records both. ``allow_doubles``: accept images that are identical in every byte.
@@ -53,21 +58,25 @@ def elsewhere_scores(
             f"{given.path}: {doubled_note(copies, len(given))}; draw samples again, or leave the copies out; "
             "real images or reconstructions that repeat are scored with --allow-doubles."
         )
-    judges = [judge for judge in (extractor, second) if judge]
+    judges, own = [extractor, *further], statistics or {}
     against = [
-        open_reference(reference, one, expected=given.shape[2:], least=neighbours + 1, progress=progress, resize=resize) for one in judges
+        open_reference(
+            own.get(one.name, reference), one, expected=given.shape[2:], least=neighbours + 1, progress=progress, resize=resize
+        )
+        for one in judges
     ]
     check_samples(given, None, len(given), size=against[0].size, distinct=False)
-    scores: list[Score] = []
-    for judge, real in zip(judges, against, strict=True):
-        samples = extract(judge, given, groups=GROUPS, done=progress("features of the images", len(given)))
-        how: dict[str, Any] = {
-            "judge": judge.judge,
-            "frechet": judge.frechet,
-            "labels": "given",
-            "resampling": resampling,
-            "doubles": len(copies),
-        }
-        how["details"] = (f"resized-{resize}",) if resize else ()
-        scores += distance_scores(samples, real, **how) if scores else generation_scores(samples, real, neighbours=neighbours, **how)
+    found = extract_each(judges, given, groups=GROUPS, done=progress("features of the images", len(given)))
+    comparisons = {
+        judge.name: Comparison(
+            samples=samples, reference=real, judge=judge.judge, labels="given", resampling=resampling, sampling=None, doubles=len(copies),
+            details=(f"resized-{resize}",) if resize else (),
+        )
+        for judge, samples, real in zip(judges, found, against, strict=True)
+    }  # fmt: skip
+    scores = all_scores(comparisons[extractor.name], extractor.frechet, neighbours)
+    for judge in further:
+        scores += distances(comparisons[judge.name], judge.frechet)
+    if set(SPACES) <= set(comparisons):
+        scores.append(fdr6([comparisons[name] for name in SPACES]))
     return [score.marked(limit) for score in scores]

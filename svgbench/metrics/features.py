@@ -135,8 +135,10 @@ def _from_registry(name: str, layers: list[str], path: Path) -> torch.nn.Module:
 
     from svgbench.metrics.dinov2_extractor import MEMBERS, Dinov2Extractor
     from svgbench.metrics.drawn_extractor import NAMES, DrawnExtractor
+    from svgbench.metrics.timm_extractor import MEMBERS as OF_TIMM
+    from svgbench.metrics.timm_extractor import TimmExtractor
 
-    ours = {**dict.fromkeys(NAMES, DrawnExtractor), **dict.fromkeys(MEMBERS, Dinov2Extractor)}
+    ours = {**dict.fromkeys(NAMES, DrawnExtractor), **dict.fromkeys(MEMBERS, Dinov2Extractor), **dict.fromkeys(OF_TIMM, TimmExtractor)}
     for new in ours.keys() - FEATURE_EXTRACTORS_REGISTRY.keys():
         register_feature_extractor(new, ours[new])
     kind = FEATURE_EXTRACTORS_REGISTRY[name]
@@ -168,12 +170,7 @@ def extract(
     ``runtime``: its ranks share the batches, and each gets the result for all images (None: a single process); ``done`` is called with the
     size of each batch; ``saved``: the features are first written there, so that a stopped pass resumes, and then summed in a second pass.
     """
-    if not len(images):
-        raise BadData("there are no images to compute features of; give at least one.")
-    if len(images) < groups:
-        groups = 1
-    if shape := getattr(images, "shape", None):  # smaller batches for large images
-        batch = max(1, min(batch, BATCH_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)))))
+    batch, groups = _sizes(images, batch, groups)
     sums = _Pass(extractor, len(images), keep, groups)
     error: Exception | None = None
     try:
@@ -190,6 +187,34 @@ def extract(
     elif error is not None:
         raise error
     return sums.result(runtime)
+
+
+def extract_each(
+    extractors: Sequence[Extractor],
+    images: Any,
+    *,
+    batch: int = 128,
+    keep: int = KEPT,
+    groups: int = 1,
+    done: Callable[[int], None] = lambda count: None,
+) -> list[ImageFeatures]:
+    """The features of every extractor, from one pass over the images by one process."""
+    batch, groups = _sizes(images, batch, groups)
+    sums = [_Pass(extractor, len(images), keep, groups) for extractor in extractors]
+    for start, part in batches(images, batch):
+        for one, extractor in zip(sums, extractors, strict=True):
+            one.add(start, extractor(part))
+        done(len(part))
+    return [one.result(None) for one in sums]
+
+
+def _sizes(images: Any, batch: int, groups: int) -> tuple[int, int]:
+    """Images in a batch, fewer of large ones, and the number of groups, one if there are too few images."""
+    if not len(images):
+        raise BadData("there are no images to compute features of; give at least one.")
+    if shape := getattr(images, "shape", None):
+        batch = max(1, min(batch, BATCH_BYTES // max(1, int(np.prod(shape[1:], dtype=np.int64)))))
+    return batch, groups if len(images) >= groups else 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ one class of ten of the embedded images: recall 0.4); recall's interval does not
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -126,6 +127,13 @@ class Comparison:
         facts = {**self.resampling.stated("samples"), **detail, **({"doubles": self.doubles} if self.doubles else {})}
         return Score(metric=metric, value=value, low=low, high=high, count=self.samples.count, protocol=name, detail=facts)
 
+    @cached_property
+    def frechet(self) -> tuple[float, Tensor]:
+        """The Frechet distance of the pooled features, and that of each resample of the samples [R]."""
+        value = frechet_distance(self.samples.moments.gaussian(), self.reference.gaussian)
+        counts = self.resampling.counts(len(self.samples.kept), self.samples.kept.device)
+        return value, frechet_replicates(self.samples.kept, self.reference.gaussian, counts, self.runtime)
+
     def interval(self, value: float, replicates: Tensor, **limits: float) -> tuple[float | None, float | None]:
         """The interval from resamples of the kept samples, scaled to the number of all samples."""
         return self.resampling.interval(value, replicates * (len(self.samples.kept) / self.samples.count) ** 0.5, **limits)
@@ -166,11 +174,17 @@ def generation_scores(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
         details=details, runtime=runtime,
     )  # fmt: skip
-    scores = _distances(comparison, frechet)
+    return all_scores(comparison, frechet, neighbours)
+
+
+def all_scores(comparison: Comparison, frechet: str, neighbours: int) -> list[Score]:
+    """The scores of ``generation_scores`` of a comparison."""
+    scores, runtime = distances(comparison, frechet), comparison.runtime
     if runtime is not None and not runtime.is_main:
         return scores
     scores += _inception(comparison)
-    return scores if reference.kept is None else scores + _kernel(comparison) + _precision_recall(comparison, neighbours)
+    without = comparison.reference.kept is None
+    return scores if without else scores + _kernel(comparison) + _precision_recall(comparison, neighbours)
 
 
 def distance_scores(
@@ -192,15 +206,14 @@ def distance_scores(
         samples=samples, reference=reference, judge=judge, labels=labels, resampling=resampling, sampling=sampling, doubles=doubles,
         details=details, runtime=runtime,
     )  # fmt: skip
-    return _distances(comparison, frechet)
+    return distances(comparison, frechet)
 
 
-def _distances(comparison: Comparison, frechet: str) -> list[Score]:
+def distances(comparison: Comparison, frechet: str) -> list[Score]:
     """The Frechet distance on pooled features, and on spatial ones when both sides have them."""
     samples, reference = comparison.samples, comparison.reference
-    value = frechet_distance(samples.moments.gaussian(), reference.gaussian)
-    counts = comparison.resampling.counts(len(samples.kept), samples.kept.device)
-    bounds = comparison.interval(value, frechet_replicates(samples.kept, reference.gaussian, counts, comparison.runtime), floor=0.0)
+    value, replicates = comparison.frechet
+    bounds = comparison.interval(value, replicates, floor=0.0)
     scores = [
         comparison.score(
             frechet, value, bounds, comparison.name("fd"), **comparison.interval_note(), **_singular(samples.count, samples.kept.shape[1])
