@@ -50,11 +50,19 @@ class TokenNetwork(Network):
                 "it is not a supported patch encoder."
             )
         normalised = [self._normed(outputs[index][:, self.prefix :]) for index in self.blocks]
-        if len(normalised) == 1:
-            features = normalised[0]
-        else:
-            features = torch.stack(normalised).sum(0) if self.features.combine == "sum" else torch.cat(normalised, dim=2)
+        features = self._combined(normalised)
+        if self.features.mean_token:
+            features = features + normalised[-1].mean(1, keepdim=True)
         return features.transpose(1, 2).unflatten(2, (height, width)).contiguous()
+
+    def _combined(self, normalised: list[Tensor]) -> Tensor:
+        """One feature [B, N, C] for each token from those of all blocks."""
+        if len(normalised) == 1:
+            return normalised[0]
+        if self.features.combine == "concat":
+            return torch.cat(normalised, dim=2)
+        stacked = torch.stack(normalised)
+        return stacked.sum(0) if self.features.combine == "sum" else stacked.mean(0)
 
     def _normed(self, tokens: Tensor) -> Tensor:
         if self.features.norm == "none":

@@ -60,17 +60,27 @@ class Data(Part):
         return min(n for n in (chosen, self.limit, count) if n is not None)
 
 
-class Features(Part):
+class Features(Sparse):
     """Which tokens of a transformer are its features: from which blocks, how they are combined, and after which norm. Class and register
     tokens are never features."""
 
+    later = ("mean_token",)
+
     layers: Literal["last"] | Annotated[tuple[int, ...], Field(min_length=1)] = "last"
     """Blocks whose tokens are taken: the last, or a list where 1 is the first block and -1 the last."""
-    combine: Literal["last", "sum", "concat"] = "last"
-    """How tokens of several blocks become one feature: the last named block, their sum, or their concatenation along channels."""
+    combine: Literal["last", "sum", "mean", "concat"] = "last"
+    """How tokens of several blocks become one feature: the last named block, their sum, their mean, or their concatenation along channels."""
     norm: Literal["affine", "plain", "none"] = "affine"
     """Norm of each block's tokens: the network's final norm (affine), the same without its learned scale and shift, as in RAE (plain), or
     none."""
+    mean_token: bool = False
+    """Whether the mean of the last named block's patch tokens, after the norm, is added to every token, as in RAEv2 (arXiv 2605.18324)."""
+
+    @model_validator(mode="after")
+    def _one_width(self) -> Features:
+        if self.mean_token and self.combine == "concat":
+            raise ValueError("mean_token has a token's width, so it cannot be added to a concatenation; use combine: mean or sum")
+        return self
 
     @model_validator(mode="after")
     def _distinct_blocks(self) -> Features:

@@ -57,6 +57,15 @@ def test_several_blocks_are_summed_or_stand_side_by_side_each_behind_its_norm() 
     assert torch.equal(features(layers=[-1, 2], combine="last", norm="plain"), single[1])
 
 
+def test_the_mean_of_blocks_and_the_mean_token_are_those_of_raev2() -> None:
+    single = [features(layers=[layer], norm="plain") for layer in (-2, -1)]
+    mean = (single[0] + single[1]) / 2
+    torch.testing.assert_close(features(layers=[-2, -1], combine="mean", norm="plain"), mean)
+    token = single[1].mean((2, 3), keepdim=True)
+    torch.testing.assert_close(features(layers=[-2, -1], combine="mean", norm="plain", mean_token=True), mean + token)
+    torch.testing.assert_close(features(layers=[-1], norm="plain", mean_token=True), single[1] + token)
+
+
 def test_the_default_is_the_last_block_behind_the_whole_norm() -> None:
     assert torch.equal(features(), features(layers=[4], combine="sum", norm="affine"))
     assert not torch.equal(features(), features(norm="none"))
@@ -75,7 +84,7 @@ def test_a_choice_that_cannot_be_had_is_one_sentence() -> None:
         features(layers=[4, -1], combine="sum")
     with raises(BadConfig, match="'codec' is a codec"):
         having(CODEC, norm="plain")
-    for wrong in ({"layers": [0]}, {"layers": [2, 2]}, {"layers": []}, {"combine": "mean"}):
+    for wrong in ({"layers": [0]}, {"layers": [2, 2]}, {"layers": []}, {"combine": "concat", "mean_token": True}):
         with raises(ValueError):
             Features(**wrong)
 
@@ -85,12 +94,14 @@ def test_the_sum_of_seven_is_a_card() -> None:
     assert card.features == Features(layers=range(-7, 0), combine="sum", norm="plain") and card.channels == 1024
     network = card.model_copy(update={"arguments": {"depth": 8, "embed_dim": 64, "num_heads": 2}, "channels": 64})
     assert open_encoder(network, random_weights_seed=0).encode(torch.rand(1, 3, 32, 32)).shape == (1, 64, 2, 2)
+    assert cards.find("dinov3-l16-raev2", "paper").features == card.features.model_copy(update={"combine": "mean", "mean_token": True})
 
 
 def test_a_choice_is_in_the_identity_and_the_default_changes_none() -> None:
     assert cards.identity(having(DEEP)) == cards.identity(DEEP)
-    choices = [{"layers": [-2]}, {"norm": "plain"}, {"layers": [-1, -2], "combine": "sum"}, {"layers": [-1, -2], "combine": "concat"}]
-    assert len({cards.identity(having(DEEP, **choice)) for choice in choices} | {cards.identity(DEEP)}) == 5
+    assert "mean_token" not in DEEP.features.model_dump(mode="json")
+    choices = [{"layers": [-2]}, {"norm": "plain"}, {"mean_token": True}, {"layers": [-1, -2], "combine": "sum"}, {"layers": [-1, -2], "combine": "concat"}]
+    assert len({cards.identity(having(DEEP, **choice)) for choice in choices} | {cards.identity(DEEP)}) == 6
 
 
 def test_a_run_chooses_features_of_its_encoder() -> None:
