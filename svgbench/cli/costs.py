@@ -16,7 +16,7 @@ from svgbench.cli.output import Formatted
 from svgbench.cli.selection import directory
 from svgbench.config import cards
 from svgbench.config.build import build
-from svgbench.config.experiments import DEFAULT_PRESET
+from svgbench.config.experiments import DEFAULT_PRESET, PRESETS
 from svgbench.config.parse import merge, nested, override
 from svgbench.config.sampling import TUNED, SamplingProtocol
 from svgbench.config.schema import RunConfig
@@ -56,7 +56,7 @@ def cost(
     ] = Path("runs"),
     preset: Annotated[
         str | None,
-        typer.Option("--preset", metavar="PRESET", help="Preset of SVG around a card. Default: tiny for tiny cards, else paper."),
+        typer.Option("--preset", metavar="PRESET", help="Preset of SVG around a card. Default: the card's, else paper."),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", metavar="FILE", help="The card's weights: a file or directory of an official release.")
@@ -137,7 +137,7 @@ def _of_card(
     side = card.pixels.size
     if card.kind == "codec":
         return [_Subject(card.name, card, Codec(encoder), side, random)]
-    preset = preset or ("tiny" if card.preset == "tiny" else "paper")
+    preset = preset or (card.preset if card.preset in PRESETS else "paper")
     config = build(merge(nested("encoder.card", card.name), override(sets or [])), preset=preset, extra=shelf)
     svg = tokenizers.build(encoder, config.autoencoder, config.data.resolution, place).eval()
     if svg.alignment is not None:

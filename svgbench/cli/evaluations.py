@@ -45,8 +45,8 @@ def evaluate(
         typer.Option(
             "--fdr6",
             metavar="DIR",
-            help="Add FDr6, the mean Frechet ratio over six feature spaces (arXiv 2604.28190): a folder with the weights of the five beside "
-            "Inception and, as NAME.npz, statistics that replace the reference in a space.",
+            help="Add FDr6, the mean Frechet ratio over six feature spaces (arXiv 2604.28190): a folder with the weights of the five "
+            "beside Inception and, as NAME.npz, statistics that replace the reference in a space.",
         ),
     ] = None,
     limit: Annotated[

@@ -67,7 +67,7 @@ def show(name: Annotated[str, typer.Argument(help="An experiment's name, or a YA
 @app.command("settings")
 def settings(
     name: Annotated[str, typer.Argument(help="An experiment's name, a YAML file, or an encoder.")] = "recipes",
-    preset: Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny, small or paper.")] = DEFAULT_PRESET,
+    preset: Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny, mini, small or paper.")] = DEFAULT_PRESET,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="The images.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="Set a configuration field; repeatable.", metavar="FIELD=VALUE")] = None,
     shelf: Shelf = None,

@@ -30,7 +30,9 @@ from svgbench.lab.worker import Bench
 from svgbench.tables.labels import cell_labels
 
 Out = Annotated[Path, typer.Option("--out", callback=directory, metavar="DIR", help="The output directory: runs and their store.")]
-Preset = Annotated[str, typer.Option("--preset", metavar="PRESET", help="tiny (2 CPU cores, minutes), small (one GPU) or paper (8 GPUs).")]
+Preset = Annotated[
+    str, typer.Option("--preset", metavar="PRESET", help="tiny, mini (2 CPU cores, minutes), small (one GPU) or paper (8 GPUs).")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -33,7 +33,7 @@ def doctor(
         "runs"
     ),
     preset: Annotated[
-        str | None, typer.Option("--preset", metavar="PRESET", help="Show what a run of tiny, small or paper needs and costs.")
+        str | None, typer.Option("--preset", metavar="PRESET", help="Show what a run of tiny, mini, small or paper needs and costs.")
     ] = None,
     encoder: Annotated[str | None, typer.Option("--encoder", metavar="NAME", help="The encoder of that run.")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="PATH", help="The images of that run.")] = None,
@@ -117,7 +117,7 @@ def _machine(out: Path) -> list[list[str]]:
         rows.append(["--out", f"{place} cannot be written; give another --out"])
     named = gpus()
     counted = ", ".join(f"{named.count(name)} x {name}" for name in dict.fromkeys(named))
-    rows.append(["GPU", counted or "NVIDIA's driver shows none: the tiny preset runs on the CPU, small and paper need one"])
+    rows.append(["GPU", counted or "NVIDIA's driver shows none: the presets tiny and mini run on the CPU, small and paper need one"])
     return rows
 
 

@@ -48,7 +48,9 @@ class ObjectiveChoice(NamedTuple):
 OBJECTIVES: Mapping[str, ObjectiveChoice] = {
     "flow": ObjectiveChoice("straight paths and velocities (SiT)", "velocities", True, True, False),
     "ddpm": ObjectiveChoice("noise prediction over 1000 steps of a linear schedule (DiT)", "noise", False, False, True),
-    "meanflow": ObjectiveChoice("average velocities over intervals, for one or a few steps (MeanFlow)", "average velocities", True, False, False, True),
+    "meanflow": ObjectiveChoice(
+        "average velocities over intervals, for one or a few steps (MeanFlow)", "average velocities", True, False, False, True
+    ),
 }
 
 

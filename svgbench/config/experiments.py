@@ -21,8 +21,8 @@ from svgbench.config.part import Part
 from svgbench.errors import BadConfig, UnknownName, closest, unknown
 from svgbench.shelf import entries, folder, read_yaml, state_of
 
-PRESETS = ("tiny", "small", "paper")
-DEFAULT_PRESET = os.environ.get("SVGBENCH_PRESET", "tiny")
+PRESETS = ("tiny", "mini", "small", "paper")
+DEFAULT_PRESET = os.environ.get("SVGBENCH_PRESET", "mini")
 """The preset if none is given."""
 
 

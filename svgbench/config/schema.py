@@ -69,7 +69,8 @@ class Features(Sparse):
     layers: Literal["last"] | Annotated[tuple[int, ...], Field(min_length=1)] = "last"
     """Blocks whose tokens are taken: the last, or a list where 1 is the first block and -1 the last."""
     combine: Literal["last", "sum", "mean", "concat"] = "last"
-    """How tokens of several blocks become one feature: the last named block, their sum, their mean, or their concatenation along channels."""
+    """How tokens of several blocks become one feature: the last named block, their sum, their mean, or their concatenation along
+    channels."""
     norm: Literal["affine", "plain", "none"] = "affine"
     """Norm of each block's tokens: the network's final norm (affine), the same without its learned scale and shift, as in RAE (plain), or
     none."""

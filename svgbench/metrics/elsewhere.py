@@ -38,8 +38,8 @@ def elsewhere_scores(
     progress: Progress = lambda label, count: lambda done: None,
 ) -> list[Score]:
     """gfid, gfid_infinity, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); kid, precision and recall need
-    a reference with images. Every ``further`` extractor adds the distance on its features, from the same pass over the images; the extractors
-    of ``frechet_ratio.SPACES`` together also give fdr6.
+    a reference with images. Every ``further`` extractor adds the distance on its features, from the same pass over the images; the
+    extractors of ``frechet_ratio.SPACES`` together also give fdr6.
 
     ``statistics``: an extractor's name -> published statistics that replace the reference for it.
 
@@ -60,9 +60,7 @@ def elsewhere_scores(
         )
     judges, own = [extractor, *further], statistics or {}
     against = [
-        open_reference(
-            own.get(one.name, reference), one, expected=given.shape[2:], least=neighbours + 1, progress=progress, resize=resize
-        )
+        open_reference(own.get(one.name, reference), one, expected=given.shape[2:], least=neighbours + 1, progress=progress, resize=resize)
         for one in judges
     ]
     check_samples(given, None, len(given), size=against[0].size, distinct=False)

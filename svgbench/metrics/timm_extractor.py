@@ -2,9 +2,9 @@
 DINOv2-L, CLIP-L and SigLIP2-So400m.
 
 Protocol: that of the authors' evaluator: uint8 images divided by 255, bicubic resize with antialiasing to 224 px (DINOv2 and CLIP: 256 px,
-padded to whole patches), the mean and standard deviation of the network's own training, position embeddings resampled by timm, float32.
-Features: the class token after the final norm, SigLIP2's attention pool, ConvNeXt's last feature map averaged over its positions. Limit: the
-authors' samples are scored before rounding to 8 bits, these after it.
+padded to whole patches), mean and standard deviation of the network's own training, position embeddings resampled by timm, float32.
+Features: the class token after the final norm, SigLIP2's attention pool, ConvNeXt's last feature map averaged over its positions. Limit:
+the authors' samples are scored before rounding to 8 bits, these after it.
 """
 
 from __future__ import annotations

@@ -94,6 +94,8 @@ RECIPES: dict[str, Recipe] = {
     "siglip-mini": Recipe(
         builder="contrastive:siglip", seed=3006, training=_training(4000, 128, 1e-3, ema=0.0, decay=0.02, betas=(0.9, 0.98)), **SCENES
     ),
+    "sd-vae-mini": Recipe(builder="codecs:sd_vae", seed=3007, training=_training(3200, 32, 2e-3, ema=0.99, decay=0.0), **SCENES),
+    "va-vae-mini": Recipe(builder="codecs:va_vae", seed=3008, training=_training(4000, 32, 3e-3, ema=0.99, decay=0.0), **SCENES),
 }
 """Name of a card or of a judge -> recipe."""
 

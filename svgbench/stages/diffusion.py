@@ -182,6 +182,8 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Starts from the averaged
     weights of the artifact ``start``, if there is one (``stages.continuation``)."""
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
+    if runtime.sharded and choices.OBJECTIVES[part.objective].intervals:
+        raise BadInput(f"--shard cannot train diffusion.objective {part.objective}, whose derivative needs whole weights; leave it out.")
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)

@@ -100,7 +100,13 @@ def test_the_sum_of_seven_is_a_card() -> None:
 def test_a_choice_is_in_the_identity_and_the_default_changes_none() -> None:
     assert cards.identity(having(DEEP)) == cards.identity(DEEP)
     assert "mean_token" not in DEEP.features.model_dump(mode="json")
-    choices = [{"layers": [-2]}, {"norm": "plain"}, {"mean_token": True}, {"layers": [-1, -2], "combine": "sum"}, {"layers": [-1, -2], "combine": "concat"}]
+    choices = [
+        {"layers": [-2]},
+        {"norm": "plain"},
+        {"mean_token": True},
+        {"layers": [-1, -2], "combine": "sum"},
+        {"layers": [-1, -2], "combine": "concat"},
+    ]
     assert len({cards.identity(having(DEEP, **choice)) for choice in choices} | {cards.identity(DEEP)}) == 6
 
 

@@ -26,7 +26,7 @@ def sets(tmp_path_factory) -> dict[str, list[str]]:
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(path)
     (folder / "inception.pth").write_bytes(b"not opened by a plan")
     paper = [f"data.source={folder / 'data'}", f"scores.extractor_weights={folder / 'inception.pth'}"]
-    return {"tiny": [], "small": [], "paper": paper}
+    return {"tiny": [], "mini": [], "small": [], "paper": paper}
 
 
 def test_every_experiment_names_its_table_or_figure_of_the_paper_or_none():

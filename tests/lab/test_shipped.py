@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from finished import finish, planned
+import torch
+from finished import fill, finish, planned
+from safetensors.torch import load_file, save_file
 
 from svgbench.config.build import build
 from svgbench.errors import BrokenArtifact
@@ -61,6 +63,47 @@ def test_a_damaged_one_is_not_copied(with_shipped, tmp_path):
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(BrokenArtifact, match="not those the manifest lists"):
         shipped.install(plan.nodes.values(), Store(tmp_path / "runs" / "store"))
+
+
+def test_an_artifact_is_shipped_with_its_weights_in_half_precision(tmp_path, monkeypatch):
+    plan = planned(tmp_path)
+    node = next(node for node in plan.nodes.values() if node.stage == "autoencoder")
+    weights = {"w": torch.tensor([1 / 3, -2.0]), "count": torch.tensor([7])}
+    monkeypatch.setattr("finished.fill", lambda node, place: _written(place, node, weights))
+    store = finish(plan, tmp_path, keys=[node.key])
+    there = Store(tmp_path / "shipped")
+    monkeypatch.setattr(shipped, "shipped", lambda: there)
+    size = shipped.ship(store, node.stage, node.key)
+    found = there.verify(node.stage, node.key).manifest
+    assert size == sum(found.sizes.values()) and found.cost["weights"] == "rounded to half precision"
+    state = load_file(there.place(node.stage, node.key) / "autoencoder.safetensors")
+    assert state["w"].dtype == torch.float16 and torch.equal(state["w"], weights["w"].half())
+    assert torch.equal(state["count"], weights["count"])
+    shipped.install(plan.nodes.values(), Store(tmp_path / "runs" / "store"))
+    assert Finished(plan, Store(tmp_path / "runs" / "store")).keys() == {node.key}
+
+
+def _written(place, node, weights):
+    fill(node, place)
+    save_file(weights, place / "autoencoder.safetensors")
+
+
+def test_the_shipped_ones_are_stage_1_of_the_preset_mini_on_dinov3(tmp_path):
+    """Of the three tokenizers of the paper's table 4, at every seed; what a user changes in stage 1 trains its own."""
+    tokenizers = ({"residual": {"channels": 0}}, {"align": "none"}, {"align": "frozen"})
+
+    def key(seed, autoencoder):
+        config = resolve(build({"seed": seed, "encoder": {"card": "dinov3"}, "autoencoder": autoencoder}, preset="mini"))
+        return next(node for node in nodes_of(config) if node.stage == "autoencoder")
+
+    nodes = [key(seed, tokenizer) for seed in (0, 7) for tokenizer in tokenizers]
+    there = shipped.shipped()
+    assert {node.key[:32] for node in nodes} == {path.name for path in (there.root / "autoencoder").iterdir()}
+    assert all(shipped.look(node) is not None for node in nodes)
+    for node in nodes[:3]:
+        assert there.verify(node.stage, node.key).manifest.cost["weights"] == "rounded to half precision"
+        assert sum(there.verify(node.stage, node.key).manifest.sizes.values()) < 2_200_000
+    assert shipped.look(key(0, {"align": "none", "seed": 1})) is None
 
 
 def test_runs_of_several_seeds_share_a_stage_1_with_its_own_seed():

@@ -332,7 +332,9 @@ def test_doubled_images_are_scored_when_that_is_asked_for_and_the_protocol_says_
     reference = tmp_path / "real"  # may hold an image twice: its digest is in the protocol
     with pytest.raises(BadData, match=r"2 of 41 images are doubled .first: 39 equals 3.*are scored with --allow-doubles\.$"):
         elsewhere_scores(tmp_path / "twice", reference, extractor, resampling=QUICK)
-    allowed = elsewhere_scores(tmp_path / "twice", reference, extractor, further=[replace(extractor, name="other")], resampling=QUICK, allow_doubles=True)
+    allowed = elsewhere_scores(
+        tmp_path / "twice", reference, extractor, further=[replace(extractor, name="other")], resampling=QUICK, allow_doubles=True
+    )
     assert all("/with-doubles/" in score.protocol.text and score.detail["doubles"] == 2 for score in allowed)
     plain = elsewhere_scores(npz(tmp_path / "a.npz", given), reference, extractor, resampling=QUICK)
     asked = elsewhere_scores(tmp_path / "a.npz", reference, extractor, resampling=QUICK, allow_doubles=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,11 +11,13 @@ from torch import Tensor, nn
 from svgbench.config.build import build
 from svgbench.config.parse import override
 from svgbench.config.schema import Diffusion
+from svgbench.errors import BadInput
 from svgbench.lab.forecast.flops import DERIVATIVE
 from svgbench.machine.measure import count_flops
 from svgbench.nets import draws, meanflow
 from svgbench.nets.sampler import sample
 from svgbench.nets.sit import SiT
+from svgbench.stages.diffusion import train
 
 SHAPE = (5, 4, 4)
 LABELS = torch.tensor([0, 1, 2, 7, 3, 4])
@@ -84,7 +88,7 @@ def test_an_empty_interval_learns_the_velocity(model):
 
 def test_intervals_are_in_order_and_as_many_as_asked():
     interval = meanflow.draw_intervals(5, torch.arange(20_000), settings(intervals=0.25))
-    assert ((0 <= interval) & (interval <= 1)).all() and (interval[:, 0] <= interval[:, 1]).all()
+    assert ((interval >= 0) & (interval <= 1)).all() and (interval[:, 0] <= interval[:, 1]).all()
     share = (interval[:, 0] < interval[:, 1]).float().mean().item()
     assert share == pytest.approx(0.25, abs=0.01)
     # the earlier of two uniform times has mean 1/3, the later 2/3
@@ -132,6 +136,12 @@ def test_the_derivative_costs_what_the_forecast_says(model):
     pair = pair_of(model, settings())
     forward = count_flops(lambda: model(pair.x, pair.time, LABELS))
     assert count_flops(lambda: pair_of(model, settings())) == DERIVATIVE * forward
+
+
+def test_a_sharded_training_is_refused_before_it_reads_anything(tmp_path):
+    part = {"objective": "meanflow", "training": {"total_images": 8, "batch": 8}}
+    with pytest.raises(BadInput, match=r"--shard cannot train diffusion\.objective meanflow, .* leave it out"):
+        train({"diffusion": part, "seed": 0}, {}, tmp_path, SimpleNamespace(sharded=True))
 
 
 def test_other_objectives_leave_meanflow_s_settings_at_their_defaults():

@@ -26,7 +26,7 @@ from svgbench.pretraining.pictures import Pictures
 from svgbench.shelf import folder
 
 SELF_SUPERVISED = ("dinov2-tiny", "dinov3-tiny", "mae-tiny", "siglip-tiny", "mae-mini", "siglip-mini")
-ENCODERS = (*SELF_SUPERVISED, "dinov2-mini", "dinov3-mini", "sd-vae-tiny", "va-vae-tiny")
+ENCODERS = (*SELF_SUPERVISED, "dinov2-mini", "dinov3-mini", "sd-vae-tiny", "va-vae-tiny", "sd-vae-mini", "va-vae-mini")
 RUNTIME = Runtime(device="cpu", quiet=True)
 
 
@@ -39,7 +39,7 @@ def pictures():
 def test_a_shipped_encoder_is_small_and_has_the_digest_of_its_card(name):
     card = card_of(name)
     file = folder("encoders") / card.weights.file
-    assert file.stat().st_size <= 2_000_000
+    assert file.stat().st_size <= 4_000_000
     assert sha256_of(file) == card.weights.sha256
     assert card.trained_by == f"svgbench pretrain {name}"
     assert "PSNR" in card.note if "vae" in name else "probe" in card.note
@@ -72,7 +72,14 @@ def test_an_encoder_of_scenes_names_classes_and_loses_pixels_that_8_numbers_brin
     assert probe - 8 <= found["probe_top1"] <= probe + 4
 
 
-@pytest.mark.parametrize("name, floor", [("sd-vae-tiny", 22.0), ("va-vae-tiny", 20.0)])
+@pytest.mark.xfail(strict=True, reason="25.60 and 24.43 dB after 30 minutes each; the gate was not moved (reports/measured/tier.md)")
+@pytest.mark.parametrize("name", ["sd-vae-mini", "va-vae-mini"])
+def test_a_codec_of_scenes_passes_its_gate(name):
+    (psnr,) = (float(number) for number in re.findall(r"([\d.]+) dB\.", card_of(name).note))
+    assert psnr >= 28
+
+
+@pytest.mark.parametrize("name, floor", [("sd-vae-tiny", 22.0), ("va-vae-tiny", 20.0), ("sd-vae-mini", 25.0), ("va-vae-mini", 20.0)])
 def test_a_shipped_codec_reconstructs(name, floor):
     assert figures(name, RUNTIME, val=100)["psnr"] > floor
 

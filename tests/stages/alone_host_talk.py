@@ -80,7 +80,11 @@ def stage_two(path, frozen, *, online=False, teacher=False, micro_batch=None, **
     if not online:
         latents._memory = [torch.zeros(100, 8, 4, 4, device=GPU) for _ in range(2)]
     with GPU:
-        sit = SiT(**{**SIZES, "channels": frozen.channels if online else 8}, learned_sigma=part.objective == "ddpm", interval=part.objective == "meanflow")
+        sit = SiT(
+            **{**SIZES, "channels": frozen.channels if online else 8},
+            learned_sigma=part.objective == "ddpm",
+            interval=part.objective == "meanflow",
+        )
         watched = SimpleNamespace(projector=Projector(32, 16, frozen.channels), weight=0.5, block=1, features=latents)
         stats = LatentStats(*torch.ones(2, sit.channels, dtype=torch.float64))
     if teacher:

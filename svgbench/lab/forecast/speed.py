@@ -23,7 +23,7 @@ CORE = {"bf16": 10e9, "fp32": 50e9}
 """FLOP/s of one CPU core averaged over a run, measured with the tiny preset; bfloat16 is emulated on a CPU."""
 LONG = 20.0
 """Shortest training, in seconds, that counts as a measurement; shorter ones are mostly start-up."""
-GPUS = {"tiny": 0, "small": 1, "paper": 8}
+GPUS = {"tiny": 0, "mini": 0, "small": 1, "paper": 8}
 """Number of GPUs that a preset is designed for; 0: the CPU."""
 
 
