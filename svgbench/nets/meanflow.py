@@ -80,8 +80,7 @@ def _derivative(model: MeanFlowModel, x: Tensor, interval: Tensor, labels: Tenso
         return model(x, torch.stack([start, interval[:, 1]], dim=1), labels)
 
     with torch.compiler.set_stance("force_eager"), sdpa_kernel(SDPBackend.MATH), torch.autocast(x.device.type, enabled=False):
-        _, derivative = torch.func.jvp(average, (x, interval[:, 0]), (velocity, torch.ones_like(interval[:, 0])))
-    return derivative
+        return torch.func.jvp(average, (x, interval[:, 0]), (velocity, torch.ones_like(interval[:, 0])))[1]
 
 
 def losses(average: Tensor, target: Tensor) -> Tensor:
