@@ -26,7 +26,7 @@ OPTIONS = {
     "sample": {"--to", "--labels", "--steps", "--guidance", "--sampler", "--schedule", "--shift", "--seed", "--trained", "--out",
                "--device", "--zero-init"},
     "eval": {
-        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--limit",
+        "--reference", "--extractor", "--extractor-weights", "--second-extractor", "--second-extractor-weights", "--fdr6", "--limit",
         "--resize", "--allow-doubles", "--format", "--device",
     },
     "import": {

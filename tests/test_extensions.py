@@ -94,7 +94,7 @@ EDITS: dict[str, dict[str, list[tuple[str, str]]]] = {
         "metrics/declared.py": [('        ("sfid", "sFID"', '        ("toy", "Toy", "higher", 1, ""),')],
         "metrics/generation.py": [
             (
-                "    scores = _distances(comparison, frechet)",
+                "    scores, runtime = distances(comparison, frechet), comparison.runtime",
                 '    scores.append(comparison.score("toy", 4.0, (None, None), comparison.name("toy")))',
             )
         ],

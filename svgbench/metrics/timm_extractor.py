@@ -26,7 +26,7 @@ from svgbench.weights.files import fill, read
 
 
 @dataclass(frozen=True)
-class Member:
+class TimmMember:
     """A network and how images reach it."""
 
     architecture: str
@@ -40,11 +40,11 @@ class Member:
 ANY_SIZE: dict[str, Any] = {"dynamic_img_size": True, "dynamic_img_pad": True}
 """Arguments of timm's ViTs for inputs of another size than that of their training."""
 MEMBERS = {
-    "svgbench-convnextv2-b": Member("convnextv2_base.fcmae_ft_in22k_in1k", 224),
-    "svgbench-mae-l": Member("vit_large_patch16_224.mae", 224, ANY_SIZE),
-    "svgbench-dinov2-l-256": Member("vit_large_patch14_dinov2.lvd142m", 256, ANY_SIZE),
-    "svgbench-clip-l-256": Member("vit_large_patch14_clip_224.openai", 256, ANY_SIZE),
-    "svgbench-siglip2-so400m": Member("vit_so400m_patch16_siglip_256.v2_webli", 224, ANY_SIZE),
+    "svgbench-convnextv2-b": TimmMember("convnextv2_base.fcmae_ft_in22k_in1k", 224),
+    "svgbench-mae-l": TimmMember("vit_large_patch16_224.mae", 224, ANY_SIZE),
+    "svgbench-dinov2-l-256": TimmMember("vit_large_patch14_dinov2.lvd142m", 256, ANY_SIZE),
+    "svgbench-clip-l-256": TimmMember("vit_large_patch14_clip_224.openai", 256, ANY_SIZE),
+    "svgbench-siglip2-so400m": TimmMember("vit_so400m_patch16_siglip_256.v2_webli", 224, ANY_SIZE),
 }
 """Our names in torch-fidelity's registry -> networks."""
 
@@ -94,7 +94,7 @@ class TimmExtractor(FeatureExtractorBase):
 
     @staticmethod
     def get_dummy_input_for_compile() -> Tensor:
-        """Two black images."""
+        """Two black images [2, 3, 32, 32]."""
         return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 
 
@@ -106,7 +106,7 @@ def pooled(network: Any, features: Tensor) -> Tensor:
 
 
 def adapted(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """A file's tensors under timm's names, without the head of a classifier and without a decoder."""
+    """A file's tensors (name -> Tensor of any shape [...]) under timm's names, without the head of a classifier and without a decoder."""
     convert = getattr(importlib.import_module(type(network).__module__), "checkpoint_filter_fn", None)
     left_out = ("head.fc.", "head.weight", "head.bias", "decoder_", "mask_token")
     state = {name: value for name, value in state.items() if not name.startswith(left_out)}

@@ -29,7 +29,7 @@ VIT = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 """Arguments that keep each kind of network and make it small."""
 
 
-def small(name: str) -> timm_extractor.Member:
+def small(name: str) -> timm_extractor.TimmMember:
     member = MEMBERS[name]
     return replace(member, arguments={**member.arguments, **SMALL.get(name, VIT)})
 
