@@ -14,9 +14,9 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from svgbench.metrics.local_extractor import LocalExtractor
 from svgbench.weights.files import fill, read
 
 MEMBERS = {"svgbench-dinov2-vit-s-14": "vit_small_patch14_dinov2", "svgbench-dinov2-vit-l-14": "vit_large_patch14_dinov2"}
@@ -26,8 +26,10 @@ SIDE, GRID = 224, 16
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Dinov2Extractor(FeatureExtractorBase):
+class Dinov2Extractor(LocalExtractor):
     """Features [B, D] of uint8 images [B, 3, H, W]."""
+
+    LAYERS = ("dinov2",)
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
         super().__init__(name, features_list)
@@ -47,26 +49,6 @@ class Dinov2Extractor(FeatureExtractorBase):
         """The class token, the only layer."""
         resized = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(SIDE, SIDE), align_corners=False)
         return (self.network((resized - self.mean) / self.deviation),)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers."""
-        return ("dinov2",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The layer that torch-fidelity uses for a metric."""
-        return "dinov2"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """True: the network is a plain transformer."""
-        return True
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        """Two black images."""
-        return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 
 
 def resampled_positions(positions: Tensor) -> Tensor:

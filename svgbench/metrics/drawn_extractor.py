@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from svgbench.metrics.judges import head_widths
+from svgbench.metrics.local_extractor import LocalExtractor
 from svgbench.nets.classifier import EXTRACTORS, SELF_TAUGHT, ShapesCNN
 from svgbench.weights.files import fill, read
 
@@ -21,8 +20,10 @@ NAMES = {f"svgbench-{name}": kind for name, kind in (EXTRACTORS | SELF_TAUGHT).i
 """torch-fidelity's names of the extractors -> their networks."""
 
 
-class DrawnExtractor(FeatureExtractorBase):
+class DrawnExtractor(LocalExtractor):
     """Features [B, 128] and, of a classifier, logits [B, K] of uint8 images [B, 3, H, W]."""
+
+    LAYERS = ("pooled", "logits")
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
         super().__init__(name, features_list)
@@ -38,23 +39,3 @@ class DrawnExtractor(FeatureExtractorBase):
         outputs = self.network(images.float() / 255)
         layers = {"pooled": outputs} if isinstance(outputs, Tensor) else {"pooled": outputs.features, "logits": outputs.logits}
         return tuple(layers[layer] for layer in self.features_list)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers."""
-        return "pooled", "logits"
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The layer that torch-fidelity uses for a metric."""
-        return "logits" if metric == "isc" else "pooled"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """True: the network has only convolutions and pooling."""
-        return True
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        """Two black images."""
-        return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)

@@ -30,8 +30,10 @@ def weights_in(folder: Path) -> dict[str, Path]:
     files = {name: folder / row("features", name)["file"] for name in SPACES[1:]}
     missing = {name: path for name, path in files.items() if not path.is_file()}
     if missing:
-        wanted = "; ".join(f"{path.name} from {row('features', name)['source'].split()[0]}" for name, path in missing.items())
-        raise BadWeights(f"{folder}: FDr6 also needs {wanted}; put them there under these names.")
+        wanted = ", ".join(
+            f"{path.name} (model.safetensors of {row('features', name)['source'].split()[0]})" for name, path in missing.items()
+        )
+        raise BadWeights(f"{folder} lacks weights that FDr6 needs: {wanted}; save them there under these names.")
     return files
 
 

@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from timm.models import get_pretrained_cfg
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 from svgbench.errors import BadWeights
+from svgbench.metrics.local_extractor import LocalExtractor
 from svgbench.weights.files import fill, read
 
 
@@ -49,8 +49,10 @@ MEMBERS = {
 """Our names in torch-fidelity's registry -> networks."""
 
 
-class TimmExtractor(FeatureExtractorBase):
+class TimmExtractor(LocalExtractor):
     """Features [B, D] of uint8 images [B, 3, H, W]."""
+
+    LAYERS = ("pooled",)
 
     def __init__(self, name: str, features_list: list[str], feature_extractor_weights_path: str | Path, **unused: object) -> None:
         super().__init__(name, features_list)
@@ -76,26 +78,6 @@ class TimmExtractor(FeatureExtractorBase):
             pixels = F.interpolate(pixels, (self.side, self.side), mode="bicubic", align_corners=False, antialias=True)
         features = self.network.forward_features((pixels - self.mean) / self.deviation)
         return (pooled(self.network, features),)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers."""
-        return ("pooled",)
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The layer that torch-fidelity uses for a metric."""
-        return "pooled"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        """True: the networks are plain."""
-        return True
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        """Two black images [2, 3, 32, 32]."""
-        return torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
 
 
 def pooled(network: Any, features: Tensor) -> Tensor:

@@ -101,7 +101,5 @@ def _any_size(batch: Sequence[Tensor | None]) -> bool:
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """Images [B, C, H, W] in the memory layout of the fast convolutions of cuDNN and oneDNN, which the layers after it keep.
-
-    On one core of an AMD EPYC a decoder of 0.7M numbers trains 1.3 times as fast in it, a VGG 1.5 times."""
+    """Images [B, C, H, W] in the memory layout of the fast convolutions of cuDNN and oneDNN, which the layers after it keep."""
     return images.contiguous(memory_format=torch.channels_last)

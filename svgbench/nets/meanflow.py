@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from svgbench.config.choices import shift_time
 from svgbench.config.schema import Diffusion
 from svgbench.nets import draws, flow
 from svgbench.nets.sit import SiT, Tapped
@@ -43,7 +44,7 @@ def draw_intervals(stream: int, positions: Tensor, settings: Diffusion) -> Tenso
     """Intervals [B, 2] of training at global positions [B]: the earlier and the later of two times; a share of 1 -
     ``settings.meanflow.intervals`` of them ends where it starts."""
     drawn = [flow.draw_times(draws.stream(stream, name), positions, settings.time) for name in ("one", "other")]
-    one, other = (flow.shift_time(times, settings.shift) for times in drawn)
+    one, other = (shift_time(times, settings.shift) for times in drawn)
     start, end = torch.minimum(one, other), torch.maximum(one, other)
     whole = draws.chance(draws.stream(stream, "interval"), positions, (), settings.meanflow.intervals)
     return torch.stack([start, torch.where(whole, end, start)], dim=1)
