@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS
 from svgbench.errors import BadConfig, BadInput
 
-USUAL_SAMPLERS = {"flow": "euler", "ddpm": "ddpm", "meanflow": "meanflow"}
+USUAL_SAMPLERS = {"flow": "euler", "ddpm": "ddpm", "meanflow": "meanflow", "mar": "mar"}
 """Objective -> the sampler of its models, where none is chosen."""
 
 if TYPE_CHECKING:
@@ -53,19 +53,23 @@ def sample(
     zero_init: int | None = None,
     optimised_scale: bool | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
+    head_steps: int = 100,
+    temperature: float = 1.0,
+    token_limit: float | None = None,
     weak: Any = None,
     seed: int = 0,
     indices: Tensor | None = None,
 ) -> Tensor:
-    """Latents [B, C, h, w] sampled from noise [B, C, h, w] and labels [B] with a model that predicts velocity or noise.
+    """Latents [B, C, h, w] sampled from noise [B, C, h, w] and labels [B] with a model of any objective.
 
-    Settings that are None default to ``model.sampling`` (of a released model), else to euler (ddpm for a model that predicts noise), shift
-    0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
+    Settings that are None default to ``model.sampling`` (of a released model), else to the objective's usual sampler (euler, ddpm, meanflow
+    or mar), shift 0.15, a constant schedule, guidance of all channels, no zero-init and no optimised scale.
     ``guided_channels=model.channels`` guides all channels of any model. ``steps``: 1 to 4000 intervals of the time grid; ``guidance``: 0 to
     100, 1 is unguided; ``shift``: 0.001 or more. The label ``model.classes`` is unconditional. ``zero_init``: number of first steps with a
     velocity of zero (euler, heun, midpoint); ``optimised_scale``: use the optimised scale of CFG-Zero* (arXiv 2503.18886), for velocity
     models without ``weak``. ``precision``: bf16 runs the network under autocast, the steps stay in the noise's precision.
-    ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: for the noise of stochastic samplers.
+    ``weak``: the weak model of autoguidance. ``seed``, ``indices`` [B]: for the noise of stochastic samplers. ``head_steps``,
+    ``temperature``, ``token_limit``: of MAR's head (``sampling.head_steps`` and others), whose ``steps`` are rounds.
     Raises BadConfig for a setting out of range or a sampler that does not fit the model, BadInput for labels or noise that do not fit.
     """
     import torch
@@ -100,8 +104,9 @@ def sample(
         raise BadInput(f"there are labels {list(numbers.shape)} for noise {list(noise.shape)}; give one label for each row of noise.")
     check_precision(precision)
     return sampling.sample(
-        model, noise, numbers, steps=steps, guidance=guidance, precision=precision, weak=weak, seed=seed, indices=indices, **settings
-    )
+        model, noise, numbers, steps=steps, guidance=guidance, precision=precision, weak=weak, seed=seed, indices=indices,
+        head_steps=head_steps, temperature=temperature, token_limit=token_limit, **settings,
+    )  # fmt: skip
 
 
 def check_range(steps: int, guidance: float, shift: float) -> None:

@@ -39,7 +39,6 @@ from svgbench.metrics import judges
 from svgbench.metrics.features import Extractor, Tap, load_extractor
 from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import OBJECTIVES
-from svgbench.nets.sit import SiT
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages import tokenizers
 from svgbench.stages.autoencoder import AutoencoderTask
@@ -127,12 +126,13 @@ class Subject:
         mean = torch.zeros(self.sizes.channels, dtype=torch.float64, device=self.device)
         return LatentStats(mean, torch.ones_like(mean))
 
-    def transformer(self, compile: bool = False) -> SiT:
+    def transformer(self, compile: bool = False) -> Any:
         """An untrained transformer."""
+        objective = OBJECTIVES[self.config.diffusion.objective]
         sizes: dict[str, Any] = {"channels": self.sizes.channels, "grid": self.sizes.grid, "classes": self.sizes.counts.classes}
         torch.manual_seed(0)
         with self.device:  # on a GPU, initial weights take long on the host
-            model = SiT(**sizes, **self.config.diffusion.transformer.model_dump(mode="json"))
+            model = objective.network(**sizes, **objective.sizes(self.config.diffusion))
         model = model.to(self.device)
         if compile:
             model.compile_blocks()

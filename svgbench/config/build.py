@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.choices import OBJECTIVES, SAMPLERS, check_zero_init, listed, objectives_with, replacing_alignments, samplers_of
+from svgbench.config.choices import (
+    OBJECTIVES,
+    ROUND_SCHEDULES,
+    SAMPLERS,
+    check_zero_init,
+    listed,
+    objectives_with,
+    replacing_alignments,
+    samplers_of,
+)
 from svgbench.config.derived import start_of
 from svgbench.config.experiments import preset_settings
-from svgbench.config.networks import Decoder, Residual
+from svgbench.config.networks import Decoder, Residual, Transformer
 from svgbench.config.paper_heads import PaperHeads
 from svgbench.config.parse import merge, of_each, validate
-from svgbench.config.sampling import TUNED, Tuning
-from svgbench.config.schema import Autoencoder, Diffusion, Latents, MeanFlow, Representation, RunConfig
+from svgbench.config.sampling import TUNED, Sampling, Tuning
+from svgbench.config.schema import Autoencoder, Diffusion, Latents, Mar, MeanFlow, Representation, RunConfig
 from svgbench.config.scoring import DepthHead, Scores, SegmentationHead
 from svgbench.errors import BadConfig, UnknownName
 
@@ -167,6 +176,12 @@ def _shifted(config: RunConfig, extra: Path | None) -> RunConfig:
         diffusion = diffusion.model_copy(update={"prediction": "velocity"})
     if diffusion.objective != "meanflow":
         diffusion = diffusion.model_copy(update={"meanflow": MeanFlow()})
+    if diffusion.objective != "mar":
+        diffusion = diffusion.model_copy(update={"mar": Mar()})
+        sampling = sampling.model_copy(update={"head_steps": Sampling().head_steps, "temperature": 1.0, "token_limit": None})
+    else:
+        used = {name: getattr(diffusion.transformer, name) for name in ("width", "depth", "heads", "mlp_ratio", "patch")}
+        diffusion = diffusion.model_copy(update={"transformer": Transformer(**used)})
     if diffusion.dimension_shift or sampling.dimension_shift:
         card = cards.card_of(config.encoder, config.preset, extra)
         if card.channels == 0:
@@ -210,9 +225,36 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
         raise BadConfig(
             f"{start}diffusion.transformer.patch {patch} does not divide the {side // stride} x {side // stride} latents of '{card.name}'."
         )
+    _check_rounds(config, side // stride // (patch or 1), start)
     if config.data.drawn and (config.data.train_images is None or config.data.val_images is None):
         raise BadConfig(
             f"{start}data.train_images and data.val_images must be numbers for '{config.data.source}', which is drawn on demand."
+        )
+
+
+def _check_rounds(config: RunConfig, side: int, start: str) -> None:
+    """Checks what objectives that make their tokens in rounds do not have; ``side``: tokens per side of a latent."""
+    diffusion, sampling = config.diffusion, config.sampling
+    if not OBJECTIVES[diffusion.objective].rounds or diffusion.release:
+        return
+    if diffusion.representation.weight:
+        raise BadConfig(
+            f"{start}diffusion.representation aligns a block of SiT, and diffusion.objective {diffusion.objective} has none; "
+            "set diffusion.representation.weight=0."
+        ).about("diffusion.representation.weight")
+    if max(sampling.steps) > side**2:
+        raise BadConfig(
+            f"{start}sampling.steps {max(sampling.steps)} is more than the {side**2} tokens of a latent, of which each round of the "
+            f"sampler {sampling.sampler} makes at least one; use at most {side**2}."
+        ).about("sampling.steps")
+    if sampling.schedule not in ROUND_SCHEDULES:
+        raise BadConfig(
+            f"{start}sampling.schedule {sampling.schedule} needs times, which the rounds of the sampler {sampling.sampler} do not have; "
+            f"use {listed(ROUND_SCHEDULES)}."
+        ).about("sampling.schedule")
+    if sampling.guided_channels is not None:
+        raise BadConfig(f"{start}sampling.guided_channels does not fit the sampler {sampling.sampler}; leave it empty.").about(
+            "sampling.guided_channels"
         )
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from svgbench.errors import BadConfig, unknown
@@ -43,6 +44,8 @@ class ObjectiveChoice(NamedTuple):
     """The network may also predict a variance."""
     intervals: bool = False
     """The network sees intervals of time, not times."""
+    rounds: bool = False
+    """A network of its own makes the tokens in rounds: it has no velocity and no blocks that REPA could align."""
 
 
 OBJECTIVES: Mapping[str, ObjectiveChoice] = {
@@ -50,6 +53,9 @@ OBJECTIVES: Mapping[str, ObjectiveChoice] = {
     "ddpm": ObjectiveChoice("noise prediction over 1000 steps of a linear schedule (DiT)", "noise", False, False, True),
     "meanflow": ObjectiveChoice(
         "average velocities over intervals, for one or a few steps (MeanFlow)", "average velocities", True, False, False, True
+    ),
+    "mar": ObjectiveChoice(
+        "hidden tokens by a diffusion loss, made in rounds (MAR)", "tokens one after the other", False, False, False, rounds=True
     ),
 }
 
@@ -157,6 +163,7 @@ SAMPLERS: Mapping[str, SamplerChoice] = {
     "ddim": SamplerChoice("ddpm", (0.0,), _ddpm_times),
     "ddpm": SamplerChoice("ddpm", (0.0,), _ddpm_times, about="stochastic"),
     "meanflow": SamplerChoice("meanflow", (0.0,), about="one average velocity for each interval"),
+    "mar": SamplerChoice("mar", (0.0,), about="steps are rounds, each of which makes further tokens"),
 }
 
 if TYPE_CHECKING:
@@ -247,6 +254,32 @@ def _times(name: str, rest: str, count: int) -> list[float]:
         example = f"{name.partition('-')[0]}-0.5" if count == 1 else "interval-0.1-0.8"
         raise BadConfig(f"guidance schedule '{name}' needs {count} time{'s' * (count > 1)} from 0 to 1, for example {example}.")
     return [float(text) for text in match.groups()]
+
+
+ROUND_SCHEDULES = ("constant", "linear")
+"""Guidance schedules of the sampler ``mar``, whose rounds have no times; its ``linear`` follows the share of tokens that exist."""
+
+
+HIDDEN_SPREAD = 0.25
+"""Standard deviation of the share of hidden tokens in MAR's training, a normal distribution around 1 cut off above 1 (section 4.2)."""
+
+
+def hidden_share(place: float, least: float) -> float:
+    """The share of hidden tokens between ``least`` and 1 of which a part ``place`` (0 to 1) of all draws is smaller."""
+    normal = NormalDist()
+    low = normal.cdf((least - 1) / HIDDEN_SPREAD)
+    return 1 + HIDDEN_SPREAD * normal.inv_cdf(low + place * (0.5 - low))
+
+
+def left_after(rounds: int, tokens: int) -> list[int]:
+    """How many of a latent's tokens are absent after each round but the last, by MAR's cosine: at least one less than before, at least
+    one."""
+    if not 1 <= rounds <= tokens:
+        raise BadConfig(f"MAR makes {tokens} tokens in 1 to {tokens} rounds, not {rounds}; change the number of steps.")
+    left = [tokens]
+    for number in range(1, rounds):
+        left.append(max(1, min(left[-1] - 1, math.floor(tokens * math.cos(math.pi / 2 * number / rounds)))))
+    return left[1:]
 
 
 def zero_init_samplers() -> str:

@@ -22,7 +22,7 @@ TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 """Attributes of pydantic's bounds -> the sign of the comparison."""
 
-LATER = ("sampling.tuning.", "continued.", "latents.align", "diffusion.meanflow.")
+LATER = ("sampling.tuning.", "continued.", "latents.align", "diffusion.meanflow.", "diffusion.mar.")
 """Parts that were added later. They do not take over the short name of an older field, so that runs keep their names."""
 
 INTRODUCTION = """Set a field with `--set PATH=VALUE` or in an experiment's YAML file. Defaults are those of the schema; presets and

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from svgbench.config.choices import MOST_GUIDANCE, MOST_STEPS, SamplerName, parse_schedule
+from svgbench.config.choices import DDPM_STEPS, MOST_GUIDANCE, MOST_STEPS, SamplerName, parse_schedule
 from svgbench.config.part import Count, Part, Positive, Seed, Sparse
 from svgbench.errors import BadInput
 
@@ -53,19 +53,19 @@ def at_edge(shift: float, text: str) -> bool:
 class Sampling(Sparse):
     """Which samples are drawn from the trained SiT."""
 
-    later = ("tuning", "zero_init", "optimised_scale", "precision")
+    later = ("tuning", "zero_init", "optimised_scale", "precision", "head_steps", "temperature", "token_limit")
 
     count: Count = 50_000
     """Number of samples per cell."""
     steps: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...], Field(min_length=1)] = (25,)
-    """Number of time steps of the sampler; each entry is a cell."""
+    """Number of time steps of the sampler (``mar``: of rounds, at most the tokens of a latent); each entry is a cell."""
     guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)], ...], Field(min_length=1)] = (1.0, 4.0)
     """Guidance scales; 1 skips the unconditional prediction. Each entry is a cell."""
     trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
     """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
     sampler: SamplerName = "euler"
     """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm;
-    for ``meanflow``: meanflow."""
+    for ``meanflow``: meanflow; for ``mar``: mar."""
     shift: Positive | Literal["tuned"] = 0.15
     """Shift of the uniform time grid, as ``diffusion.shift`` (0.15: the SVG release's); ``tuned``: the best of ``tuning.shifts`` for this
     tokenizer."""
@@ -91,6 +91,13 @@ class Sampling(Sparse):
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic inside the transformer during sampling (bf16: autocast; the latent, the steps and guidance stay fp32). Samples are decoded
     in ``encoder.precision``."""
+    head_steps: Annotated[int, Field(ge=1, le=DDPM_STEPS)] = 100
+    """Steps of ``mar``'s head for each token, of the 1000 of its schedule."""
+    temperature: Positive = 1.0
+    """Factor of the noise that the steps of ``mar``'s head add."""
+    token_limit: Positive | None = None
+    """Largest absolute value of a standardised latent that a step of ``mar``'s head predicts; empty: none, as in MAR. At its first step the
+    head's error is divided by a signal of 5e-5, so that a briefly trained head needs a limit, such as 4."""
 
     @field_validator("steps", "guidance", "trained")
     @classmethod
@@ -111,7 +118,7 @@ class Sampling(Sparse):
 class SamplingProtocol(Sparse):
     """How one cell's samples are drawn: the settings of sampling, which are also part of a generation score's protocol."""
 
-    later = ("zero_init", "optimised_scale", "tuned", "precision")
+    later = ("zero_init", "optimised_scale", "tuned", "precision", "head_steps", "temperature", "token_limit")
 
     sampler: str
     """Name of the sampler, such as ``euler``."""
@@ -135,6 +142,12 @@ class SamplingProtocol(Sparse):
     """How the shift was tuned (``Tuning.text``); empty for a fixed shift."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic inside the transformer."""
+    head_steps: int = 100
+    """Steps of ``mar``'s head for each token."""
+    temperature: float = 1.0
+    """Factor of the noise of these steps."""
+    token_limit: float | None = None
+    """Largest absolute value that these steps predict; empty: none."""
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> SamplingProtocol:
@@ -162,6 +175,9 @@ class SamplingProtocol(Sparse):
         parts += [f"zero{self.zero_init}"] if self.zero_init else []
         parts += ["optimised"] if self.optimised_scale else []
         parts += [self.precision] if self.precision != "fp32" else []
+        parts += [f"head{self.head_steps}"] if self.sampler == "mar" else []
+        parts += [f"temperature{self.temperature:g}"] if self.temperature != 1 else []
+        parts += [f"limit{self.token_limit:g}"] if self.token_limit else []
         return "-".join(parts)
 
     @property

@@ -248,13 +248,33 @@ class MeanFlow(Part):
     Sampling then needs no guidance of its own."""
 
 
-class Diffusion(Sparse):
-    """Stage 2: the diffusion transformer on standardised latents, by flow matching, by DDPM's noise prediction or by MeanFlow."""
+class Mar(Part):
+    """The objective ``mar`` (arXiv 2406.11838): a masked transformer gives each hidden token a condition, under which a small MLP, the
+    head, draws the token by DDPM. Its encoder and its decoder each have the width, depth, heads, mlp_ratio and patch of ``transformer``."""
 
-    later = ("snapshots", "direction", "meanflow")
+    least_hidden: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.7
+    """Smallest share of hidden tokens in training; the share is normal around 1 with standard deviation 0.25, one draw for each update."""
+    buffer: Count = 64
+    """Class tokens before the latent's tokens."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout of activations in the blocks."""
+    attention_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout of attention weights, which are then kept in memory."""
+    head_width: Count = 1024
+    """Width of the head."""
+    head_depth: Count = 6
+    """Blocks of the head."""
+    repeats: Count = 4
+    """Noise levels per hidden token and update."""
+
+
+class Diffusion(Sparse):
+    """Stage 2: the diffusion transformer on standardised latents, by flow matching, by DDPM's noise prediction, by MeanFlow or by MAR."""
+
+    later = ("snapshots", "direction", "meanflow", "mar")
     objective: ObjectiveName = "flow"
     """flow: straight paths and velocity prediction (SiT); ddpm: noise prediction over 1000 steps of a linear schedule (DiT); meanflow:
-    average velocities over intervals, for one or a few steps (MeanFlow)."""
+    average velocities over intervals, for one or a few steps (MeanFlow); mar: hidden tokens by a diffusion loss, made in rounds (MAR)."""
     prediction: Literal["velocity", "data"] = "velocity"
     """What the network of ``flow`` predicts: the velocity, or the clean latent, from which the velocity follows (arXiv 2511.13720)."""
     time: Literal["uniform", "logit-normal"] = "uniform"
@@ -274,6 +294,8 @@ class Diffusion(Sparse):
     position; 0: not used."""
     meanflow: MeanFlow = MeanFlow()
     """Settings of the objective ``meanflow``."""
+    mar: Mar = Mar()
+    """Settings of the objective ``mar``."""
     representation: Representation = Representation()
     """REPA's alignment loss."""
     class_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1

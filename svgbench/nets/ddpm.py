@@ -7,7 +7,8 @@ DDIM; Peebles and Xie 2022 (arXiv 2212.09748). Step k, 0 (nearly data) to 999 (n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from svgbench.nets.training_pair import TrainingPair
 STEPS = DDPM_STEPS
 FIRST_BETA, LAST_BETA = 1e-4, 0.02
 """The linear schedule of Ho et al., section 4."""
+COSINE_OFFSET, MOST_BETA = 0.008, 0.999
+"""s of the cosine schedule, and the largest beta (Nichol and Dhariwal, section 3.2)."""
 HALF_BIN = 1 / 255
 """Half a bin of a likelihood over 8-bit values in [-1, 1]. DiT also applies it to latents."""
 
@@ -27,16 +30,31 @@ Epsilon = Callable[[Tensor, int, int], Tensor]
 """(x [B, C, h, w], k, number of steps before this one) -> predicted noise [B, C, h, w], or [B, 2C, h, w] with the variance last."""
 
 
+def _linear() -> Tensor:
+    """The betas [1000] of the linear schedule."""
+    return torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64)
+
+
+def _cosine() -> Tensor:
+    """The betas [1000] of the cosine schedule."""
+    places = torch.arange(STEPS + 1, dtype=torch.float64) / STEPS
+    kept = ((places + COSINE_OFFSET) / (1 + COSINE_OFFSET) * math.pi / 2).cos().square()
+    return (1 - kept[1:] / kept[:-1]).clamp(max=MOST_BETA)
+
+
+SCHEDULES: Mapping[str, Callable[[], Tensor]] = {"linear": _linear, "cosine": _cosine}
+
+
 class Chain(nn.Module):
     """Constants of the kept steps (of 1000): float32 tables [steps], in the order of k."""
 
     signal: Tensor
 
-    def __init__(self, steps: int = STEPS) -> None:
+    def __init__(self, steps: int = STEPS, schedule: Literal["linear", "cosine"] = "linear") -> None:
         """``steps``: the number of kept steps (``config.choices.kept_steps``)."""
         super().__init__()
         self.kept = kept_steps(steps)
-        kept = torch.cumprod(1 - torch.linspace(FIRST_BETA, LAST_BETA, STEPS, dtype=torch.float64), 0)[self.kept]
+        kept = torch.cumprod(1 - SCHEDULES[schedule](), 0)[self.kept]
         before = torch.cat([kept.new_ones(1), kept[:-1]])
         betas = 1 - kept / before
         variance = betas * (1 - before) / (1 - kept)
@@ -167,13 +185,15 @@ def ddim(epsilon: Epsilon, x: Tensor, chain: Chain) -> Tensor:
     return x
 
 
-def ddpm(epsilon: Epsilon, x: Tensor, chain: Chain, draw: Callable[[int], Tensor]) -> Tensor:
-    """Data [B, C, h, w] from noise by ancestral sampling; ``draw``: step -> fresh noise [B, C, h, w], not called for the last step."""
+def ddpm(epsilon: Epsilon, x: Tensor, chain: Chain, draw: Callable[[int], Tensor], limit: float | None = None) -> Tensor:
+    """Data [B, C, h, w] from noise by ancestral sampling; ``draw``: step -> fresh noise [B, C, h, w], not called for the last step;
+    ``limit``: largest absolute value of the data that a step predicts."""
     channels = x.shape[1]
     for place in reversed(range(len(chain.kept))):
         step = len(chain.kept) - 1 - place
         outputs = epsilon(x, chain.kept[place], step)
-        mean = chain.mean(chain.data(x, outputs[:, :channels], place), x, place)
+        data = chain.data(x, outputs[:, :channels], place)
+        mean = chain.mean(data if limit is None else data.clamp(-limit, limit), x, place)
         if place:
             numbers = outputs[:, channels:] if outputs.shape[1] > channels else None
             mean = mean + (0.5 * chain.model_log_variance(numbers, place)).exp() * draw(step)

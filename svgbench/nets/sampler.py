@@ -137,6 +137,9 @@ def sample(
     zero_init: int = 0,
     optimised_scale: bool = False,
     precision: Precision = "fp32",
+    head_steps: int = 100,
+    temperature: float = 1.0,
+    token_limit: float | None = None,
 ) -> Tensor:
     """Latents [B, C, h, w] from noise [B, C, h, w] and labels [B] by a model of any objective; ``generate`` with the settings as separate
     arguments.
@@ -146,6 +149,7 @@ def sample(
     sampling = SamplingProtocol(
         sampler=sampler, steps=steps, guidance=guidance, shift=shift, schedule=schedule, against="null" if weak is None else "weak",
         guided_channels=guided_channels, zero_init=zero_init, optimised_scale=optimised_scale, precision=precision,
+        head_steps=head_steps, temperature=temperature, token_limit=token_limit,
     )  # fmt: skip
     return generate(model, noise, labels, sampling, weak=weak, seed=seed, indices=indices)
 
@@ -175,11 +179,14 @@ def generate(
     _check(model, sampling, weak)
     places = torch.arange(len(noise), device=noise.device) if indices is None else indices.to(noise.device)
 
+    objective = OBJECTIVES[objective_of(model)]
+    if objective.generate is not None:
+        return objective.generate(model, noise, labels, sampling, seed, places)
+
     def draw(step: int) -> Tensor:
         return draws.normal(draws.stream(seed, f"sampler/{step}"), places, tuple(noise.shape[1:])).to(noise.dtype)
 
-    schedule_time = OBJECTIVES[objective_of(model)].schedule_time
-    field = guided(model, labels, sampling, null=model.classes, weak=weak, schedule_time=schedule_time)
+    field = guided(model, labels, sampling, null=model.classes, weak=weak, schedule_time=objective.schedule_time)
     solver = SOLVERS[sampling.sampler]
     grid: Any = solver.grid(sampling.steps, sampling.shift)
     grid = grid.to(noise.device) if isinstance(grid, ddpm.Chain) else grid

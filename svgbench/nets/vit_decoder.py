@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from svgbench.errors import BadConfig, BadInput
 from svgbench.nets.blocks import grid_positions
 from svgbench.nets.execution import BlockList
-from svgbench.nets.residual import PlainBlock
+from svgbench.nets.plain_block import PlainBlock
 
 # B batch, N tokens (class token first), C width
 

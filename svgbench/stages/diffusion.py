@@ -79,6 +79,8 @@ class DiffusionTask:
         self._streams = {purpose: draws.stream(seed, f"diffusion/{purpose}") for purpose in ("noise", "time", "class", "flip")}
         self._weights = {"loss": 1.0} | ({"direction": part.direction} if part.direction else {})
         self._weights |= {"representation": teacher.weight} if teacher else {}
+        if runtime.capture and self._objective.drawn:
+            raise BadInput(f"--capture needs updates of one shape, and diffusion.objective {part.objective} has others; leave it out.")
         self._captured = Captured(self._of_inputs, parameters, CudaGraphs(runtime.torch_device)) if runtime.capture else None
 
     def fit(self) -> None:
@@ -93,11 +95,15 @@ class DiffusionTask:
             module.zero_grad(set_to_none=True)
 
     def load(self, batch: Batch) -> dict[str, Any]:
-        """The labels, which images are mirrored (drawn here, because on a GPU a draw takes 40 small kernels), and the images if they are
-        encoded in the update."""
+        """The labels, which images are mirrored (drawn here, because on a GPU a draw takes 40 small kernels), what the objective draws on
+        the host, and the images if they are encoded in the update."""
         images = {} if self._images is None else {"images": self._images.rows(batch.indices)}
         flip = {"flip": draws.chance(self._streams["flip"], batch.positions, (), 0.5)} if self._part.flip else {}
-        return {"labels": TableRows(self._labels, batch.indices), **flip, **images}
+        drawn = {}
+        if self._objective.drawn is not None:
+            model = self._model
+            drawn = self._objective.drawn(batch.positions, (model.grid // model.patch) ** 2, self._streams["time"], self._part)
+        return {"labels": TableRows(self._labels, batch.indices), **flip, **images, **drawn}
 
     def update(self, batch: Batch, apply: Callable[[str], None]) -> dict[str, Tensor]:
         """One update of the transformer over the batch's images; returns this rank's share of each loss, a scalar."""
@@ -149,7 +155,8 @@ class DiffusionTask:
         dropped = draws.chance(self._streams["class"], positions, (), self._part.class_dropout)
         labels = batch.data["labels"].masked_fill(dropped, self._model.classes)
         tap = self._teacher.block if self._teacher else None
-        pair = self._objective.pair(self._model, data, positions, self._streams["noise"], self._streams["time"], self._part, labels)
+        noise, time = self._streams["noise"], self._streams["time"]
+        pair = self._objective.pair(self._model, data, positions, noise, time, self._part, labels, batch.data)
         prediction, tokens = self._predict(pair.x, pair.time, labels, tap)
         found = {"loss": self._objective.losses(self._model, prediction, data, pair)}
         if self._part.direction:
@@ -182,8 +189,10 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     """Trains the transformer; writes ``sit.safetensors`` (the averaged weights), ``sit.json`` and ``log.jsonl``. Starts from the averaged
     weights of the artifact ``start``, if there is one (``stages.continuation``)."""
     part, seed = schema.Diffusion.model_validate(slice_["diffusion"]), slice_["seed"]
-    if runtime.sharded and choices.OBJECTIVES[part.objective].intervals:
-        raise BadInput(f"--shard cannot train diffusion.objective {part.objective}, whose derivative needs whole weights; leave it out.")
+    objective = OBJECTIVES[part.objective]
+    choice = choices.OBJECTIVES[part.objective]
+    if runtime.sharded and (choice.intervals or choice.rounds):
+        raise BadInput(f"--shard cannot train diffusion.objective {part.objective}, whose update needs whole weights; leave it out.")
     images = open_images(inputs["images"])
     tokenizer = open_tokenizer(inputs["autoencoder"], runtime)
     stats = open_statistics(inputs["statistics"], inputs["autoencoder"], tokenizer.channels, runtime)
@@ -192,13 +201,12 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
 
     # the network, with initial weights drawn from the seed
     channels, grid, _ = latents.shape
-    sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **part.transformer.model_dump(mode="json")}
-    sizes |= {"interval": True} if choices.OBJECTIVES[part.objective].intervals else {}
+    sizes = {"channels": channels, "grid": grid, "classes": len(images.classes), **objective.sizes(part)}
     start = inputs.get("start")
     if start is not None:
         sizes["spacing"] = spacing_of(start, grid, slice_["positions"])
     torch.manual_seed(draws.stream(seed, "diffusion/weights") % 2**31)
-    model = SiT(**sizes).to("cpu" if runtime.sharded else runtime.torch_device)  # a sharded one goes to the GPUs in parts
+    model = objective.network(**sizes).to("cpu" if runtime.sharded else runtime.torch_device)  # a sharded one goes to the GPUs in parts
     if start is not None:
         model.load_state_dict(load_file(start / snapshot(1), device=str(runtime.torch_device)))
     teacher = None

@@ -20,6 +20,8 @@ EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
 SECOND = ("scores.second_extractor", "scores.second_extractor_weights")
 PROTOCOL = "scores.protocol"
 STAGE_1_SEED = "autoencoder.seed"
+HEAD = ("sampling.head_steps", "sampling.temperature", "sampling.token_limit")
+"""How MAR's head draws a token."""
 MARKS = ("data.limit", "encoder.precision")
 """Fields that, when they differ from their defaults, are also in the slice of every scoring stage, whose scores name them in their
 protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
@@ -107,7 +109,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="samples", version=1, worker="svgbench.stages.samples:draw", ranks="all",
           slice=("sampling.count", "sampling.sampler", "sampling.shift", "sampling.schedule", "sampling.labels", "sampling.against",
                  "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision",
-                 "seed"),
+                 *HEAD, "seed"),
           each=("sampling.steps", "sampling.guidance", "sampling.trained"), needs=("autoencoder", "statistics", "diffusion"),
           also=("shift-choice",)),
     Stage(name="reconstructions", version=1, worker="svgbench.stages.pictures:reconstructions", ranks="all",
@@ -157,7 +159,8 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder"), first=("autoencoder",)),
     Stage(name="editing", version=1, worker="svgbench.stages.edits:editing",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
-                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision"),
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision",
+                 *HEAD),
           needs=("images", "autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
     Stage(name="class-embedding", version=1, worker="svgbench.stages.embeddings:by_classes",
           slice=(), needs=("images", "autoencoder")),
@@ -167,7 +170,8 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),
     Stage(name="noise-interpolation", version=1, worker="svgbench.stages.edits:noise_interpolation",
           slice=("sampling.steps", "sampling.guidance", "sampling.shift", "sampling.schedule", "sampling.against",
-                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision"),
+                 "sampling.guided_channels", "sampling.zero_init", "sampling.optimised_scale", "sampling.precision",
+                 *HEAD),
           needs=("autoencoder", "statistics", "diffusion"), also=("shift-choice",)),
     Stage(name="feature-maps", version=1, worker="svgbench.stages.feature_maps:run",
           slice=(), needs=("images", "autoencoder", "statistics", "diffusion")),

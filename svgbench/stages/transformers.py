@@ -13,7 +13,6 @@ from torch import nn
 from svgbench.machine.files import write_atomic
 from svgbench.machine.runtime import Runtime
 from svgbench.nets.objectives import OBJECTIVES, objective_of
-from svgbench.nets.sit import SiT
 from svgbench.stages.graph import WEAK, snapshot
 
 
@@ -34,10 +33,11 @@ def open_transformer(place: Path, runtime: Runtime, weights: str = snapshot(1)) 
     """The trained model of a diffusion artifact, frozen, called as (x [B, C, h, w], times [B], labels [B]) by its objective, and the names
     of its classes. ``weights``: one of the artifact's files."""
     about = json.loads((place / "sit.json").read_text())
-    model = SiT(**about["sizes"])
+    objective = OBJECTIVES[about["objective"]]
+    model = objective.network(**about["sizes"])
     model.load_state_dict(load_file(place / weights))
     model = model.to(runtime.torch_device).eval().requires_grad_(False)
-    return OBJECTIVES[about["objective"]].wrap(model, about["prediction"]), about["classes"]
+    return objective.wrap(model, about["prediction"]), about["classes"]
 
 
 def open_weak(place: Path, runtime: Runtime) -> Any:

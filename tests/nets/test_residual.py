@@ -73,12 +73,12 @@ def test_a_residual_of_kind_patch_is_linear_in_each_patch_and_is_replaced_like_t
 def test_dropout_keeps_the_mean():
     net = encoder(dropout=0.25)
     from svgbench.nets import draws
-    from svgbench.nets.residual import Mask, drop
+    from svgbench.nets.plain_block import Mask, drop
 
     kept = drop(torch.ones(500, 5, 40), Mask(draws.chance(3, torch.arange(500), (5, 40), 0.75), 0.25))
     assert kept.mean().item() == pytest.approx(1.0, abs=0.01)
     assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
-    assert net.dropout == 0.25
+    assert net._dropout.dropout == 0.25
 
 
 def test_another_grid_gets_positions_resampled_and_the_trained_one_its_own():
@@ -96,7 +96,7 @@ def test_another_grid_gets_positions_resampled_and_the_trained_one_its_own():
 
 def test_dropout_of_attention_weights_is_torch_s_formula_with_masks_by_position():
     from svgbench.nets import draws
-    from svgbench.nets.residual import BlockMasks, Mask
+    from svgbench.nets.plain_block import BlockMasks, Mask
 
     net = ResidualEncoder(**{**SMALL, "resolution": 16, "layers": 3}, dropout=0.0, drop=0.0, attention_dropout=0.3)
     block, x = net.blocks[2], torch.randn(6, 5, 32)

@@ -20,13 +20,11 @@ from svgbench.nets.latents import LatentStats
 from svgbench.nets.objectives import OBJECTIVES
 from svgbench.nets.representation import Projector
 from svgbench.nets.sampler import generate
-from svgbench.nets.sit import SiT
 from svgbench.pretraining.families import card_of
 from svgbench.stages import autoencoder, diffusion, tokenizers
 
 GPU = torch.device("cuda", 0)
 RUNTIME = GpuRuntime(device="cuda", quiet=True)
-SIZES = {"channels": 8, "grid": 4, "width": 32, "depth": 1, "heads": 2, "classes": 10}
 
 
 class Pictures:
@@ -62,6 +60,8 @@ def updates(task, part, path, runtime=RUNTIME, images_seen=0):
         "images": torch.zeros(8, 3, 32, 32, dtype=torch.uint8, device=GPU),
         "labels": numbers,
         "flip": torch.zeros(8, dtype=torch.bool, device=GPU),
+        "hidden": torch.arange(5, 16, device=GPU).expand(8, -1),
+        "kept": torch.arange(5, device=GPU).expand(8, -1),
     }
     feed = SimpleNamespace(next=lambda: Batch(numbers, numbers, 8, images_seen, data))
 
@@ -72,6 +72,16 @@ def updates(task, part, path, runtime=RUNTIME, images_seen=0):
     return update
 
 
+def transformer(objective: str, channels: int = 8, learned: bool = False):
+    """A small network of an objective."""
+    part = schema.Diffusion(
+        objective=objective, transformer={"width": 32, "depth": 1, "heads": 2, "patch": 1, "learned_sigma": learned},
+        mar={"buffer": 2, "head_width": 16, "head_depth": 1},
+    )  # fmt: skip
+    row = OBJECTIVES[objective]
+    return row.network(channels=channels, grid=4, classes=10, **row.sizes(part))
+
+
 def stage_two(path, frozen, *, online=False, teacher=False, micro_batch=None, **settings):
     runtime = GpuRuntime(device="cuda", micro_batch=micro_batch, quiet=True)
     training_ = {"total_images": 9, "batch": 8, "ema": 0.9, "optimiser": {"max_gradient_norm": 1.0}}
@@ -80,11 +90,7 @@ def stage_two(path, frozen, *, online=False, teacher=False, micro_batch=None, **
     if not online:
         latents._memory = [torch.zeros(100, 8, 4, 4, device=GPU) for _ in range(2)]
     with GPU:
-        sit = SiT(
-            **{**SIZES, "channels": frozen.channels if online else 8},
-            learned_sigma=part.objective == "ddpm",
-            interval=part.objective == "meanflow",
-        )
+        sit = transformer(part.objective, frozen.channels if online else 8, part.objective == "ddpm")
         watched = SimpleNamespace(projector=Projector(32, 16, frozen.channels), weight=0.5, block=1, features=latents)
         stats = LatentStats(*torch.ones(2, sit.channels, dtype=torch.float64))
     if teacher:
@@ -97,6 +103,7 @@ def stage_two(path, frozen, *, online=False, teacher=False, micro_batch=None, **
 @pytest.mark.parametrize("settings", [
     {}, {"online": True}, {"teacher": True, "micro_batch": 4, "objective": "ddpm"},
     {"flip": False, "prediction": "data", "time": "logit-normal", "direction": 0.5}, {"objective": "meanflow"},
+    {"objective": "mar"},
 ], ids=str)  # fmt: skip
 def test_an_update_of_stage_two_waits_for_nothing(tmp_path, settings):
     frozen = encoder()
@@ -131,6 +138,7 @@ def test_an_update_of_stage_one_waits_for_nothing(tmp_path, settings, monkeypatc
     {"guidance": 1.0}, {"guidance": 3.0, "schedule": "late", "guided_channels": 3}, {"sampler": "heun", "guidance": 2.0},
     {"sampler": "sde-euler"}, {"sampler": "ddim", "guidance": 2.0}, {"sampler": "ddpm"}, {"sampler": "ddpm", "learned": False},
     {"sampler": "midpoint"}, {"sampler": "meanflow"}, {"precision": "bf16"}, {"precision": "bf16", "sampler": "heun", "guidance": 2.0},
+    {"sampler": "mar", "head_steps": 4}, {"sampler": "mar", "head_steps": 4, "guidance": 1.0, "precision": "bf16"},
 ], ids=str)  # fmt: skip
 def test_a_sampling_step_waits_for_nothing(sampling):
     """Six steps talk no more than three: what is said is said once, and only ddpm's tables are."""
@@ -138,8 +146,7 @@ def test_a_sampling_step_waits_for_nothing(sampling):
     objective = SAMPLERS[sampling.get("sampler", "euler")].objective
     said = []
     with fake_gpu(), GPU:
-        sit = SiT(**SIZES, learned_sigma=learned and objective == "ddpm", interval=objective == "meanflow")
-        model = OBJECTIVES[objective].wrap(sit, "velocity")
+        model = OBJECTIVES[objective].wrap(transformer(objective, learned=learned and objective == "ddpm"), "velocity")
         noise, labels = torch.zeros(4, 8, 4, 4), torch.zeros(4, dtype=torch.int64)
         stats = LatentStats(*torch.ones(2, 8, dtype=torch.float64))
         for steps in (3, 6):
@@ -148,7 +155,7 @@ def test_a_sampling_step_waits_for_nothing(sampling):
                 stats.restore(generate(model, noise, labels, how)).clamp(0, 1).mul(255).round().to(torch.uint8)
             said.append(dict(talk.lines))
     assert said[0] == said[1] and not any("asks" in line for line in said[0])
-    assert sum(said[0].values()) <= (8 if objective == "ddpm" else 0)  # the chain's eight tables
+    assert sum(said[0].values()) <= (8 if objective in ("ddpm", "mar") else 0)  # the chain's eight tables
 
 
 def planted_number(x):

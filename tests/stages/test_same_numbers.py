@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from svgbench.stages import diffusion
 STORED = Path(__file__).parent / "same_numbers.json"
 SIZES = {"channels": 4, "grid": 4, "width": 32, "depth": 2, "heads": 2, "classes": 3}
 UPDATES = 20
+MAR = {"buffer": 2, "head_width": 16, "head_depth": 2}
 LOSSES = {
     "flow": {},
     "flow-data": {"prediction": "data", "time": "logit-normal", "shift": 0.7},
@@ -37,13 +39,16 @@ LOSSES = {
     "ddpm-learned-sigma": {"objective": "ddpm", "transformer": {"learned_sigma": True}},
     "flow-repa": {},
     "meanflow": {"objective": "meanflow", "meanflow": {"intervals": 0.5, "guidance": 2.0}},
+    "mar": {"objective": "mar", "mar": MAR},
 }
+HEAD = {"head_steps": 6, "temperature": 0.9, "token_limit": 3.0}
 GUIDED = {"guidance": 3.0, "schedule": "late", "guided_channels": 3}
 SAMPLES = {
     **{name: {"sampler": name} for name in ("euler", "heun", "midpoint", "dopri5", "sde-euler", "ddim", "ddpm")},
     **{f"{name}-guided": {"sampler": name, **GUIDED} for name in ("euler", "heun", "sde-euler", "ddim", "ddpm")},
     "euler-weak": {"sampler": "euler", "weak": True, "guidance": 2.0, "schedule": "interval-0.1-0.6"},
     **{name: {"sampler": "meanflow", **more} for name, more in (("meanflow", {}), ("meanflow-guided", GUIDED))},
+    **{name: {"sampler": "mar", **HEAD, **more} for name, more in (("mar", {}), ("mar-guided", {"guidance": 3.0, "schedule": "linear"}))},
     "euler-data": {"sampler": "euler", "guidance": 2.0, "schedule": "linear"},
 }
 
@@ -66,6 +71,16 @@ def network(seed: int, learned_sigma: bool = False, interval: bool = False) -> S
     return model
 
 
+def mar(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    part = schema.Diffusion(objective="mar", transformer={"width": 32, "depth": 2, "heads": 2, "patch": 1}, mar=MAR)
+    row = OBJECTIVES["mar"]
+    model = row.network(**{name: SIZES[name] for name in ("channels", "grid", "classes")}, **row.sizes(part))
+    for layer in (model.head.final, model.head.modulation):
+        nn.init.normal_(layer.weight, std=0.1)
+    return model
+
+
 def teacher() -> diffusion.Teacher:
     """REPA's teacher with stored features in place of an encoder's."""
     torch.manual_seed(5)
@@ -79,7 +94,7 @@ def losses(name: str) -> list[float]:
     part = schema.Diffusion(training={"total_images": 120, "batch": 6, "optimiser": {"lr": 1e-3}}, **LOSSES[name])
     stats = LatentStats(torch.full((4,), 0.1, dtype=torch.float64), torch.full((4,), 1.3, dtype=torch.float64))
     runtime, labels = Runtime(device="cpu", threads=1, micro_batch=4, quiet=True), torch.tensor([0, 1, 2, 0, 1, 2])
-    model = network(0, part.transformer.learned_sigma, part.objective == "meanflow")
+    model = mar() if part.objective == "mar" else network(0, part.transformer.learned_sigma, part.objective == "meanflow")
     watched = teacher() if name == "flow-repa" else None
     task = diffusion.DiffusionTask(model, Latents(4, "latents"), labels, stats, part, 3, runtime, watched)
 
@@ -104,8 +119,14 @@ def samples(name: str) -> list[float]:
     settings = dict(SAMPLES[name])
     objective = SAMPLERS[settings["sampler"]].objective
     kind = (objective, "data" if name == "euler-data" else "velocity")
+    if objective == "mar":
+        return taken(mar(1).eval().requires_grad_(False), settings)
     model = opened(1, *kind, learned_sigma=objective == "ddpm", interval=objective == "meanflow")
     settings["weak"] = opened(2, *kind) if settings.get("weak") else None
+    return taken(model, settings)
+
+
+def taken(model: Any, settings: dict[str, Any]) -> list[float]:
     noise = draws.normal(9, torch.arange(2), (4, 4, 4))
     made = sample(model, noise, torch.tensor([0, 2]), steps=6, shift=0.4, seed=11, indices=torch.tensor([4, 7]), **settings)
     return made.flatten().tolist()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from svgbench.config.cards import EncoderCard
 from svgbench.config.networks import Decoder, Residual, Transformer, VitDecoder
-from svgbench.config.schema import ReconstructionLoss
+from svgbench.config.schema import Mar, ReconstructionLoss
 
 DERIVATIVE = 3.0
 """Operations of MeanFlow's forward-mode derivative, in forward passes, as torch executes it."""
@@ -53,7 +53,7 @@ def held(parameters: int) -> Work:
     return Work(parameters=parameters)
 
 
-def linear(rows: int, inputs: int, outputs: int, *, first: bool = False) -> Work:
+def linear(rows: float, inputs: int, outputs: int, *, first: bool = False) -> Work:
     """A linear layer on ``rows`` tokens; ``first``: no earlier layer is trained, so its inputs need no gradient."""
     forward = 2.0 * rows * inputs * outputs
     return Work(forward, forward * (1 if first else 2), inputs * outputs + outputs)
@@ -65,12 +65,12 @@ def convolution(side: int, inputs: int, outputs: int, kernel: int, *, first: boo
     return Work(forward, forward * (1 if first else 2), inputs * outputs * kernel**2 + outputs * bias)
 
 
-def mixing(tokens: int, width: int) -> Work:
+def mixing(tokens: float, width: int) -> Work:
     """The two products inside self-attention."""
     return Work(4.0 * tokens**2 * width, 8.0 * tokens**2 * width)
 
 
-def plain_block(tokens: int, width: int, mlp: int) -> Work:
+def plain_block(tokens: float, width: int, mlp: int) -> Work:
     """A pre-norm transformer block (residual encoder, ViT decoder)."""
     layers = linear(tokens, width, 3 * width) + linear(tokens, width, width) + linear(tokens, width, mlp) + linear(tokens, mlp, width)
     return layers + mixing(tokens, width) + held(4 * width)
@@ -180,6 +180,19 @@ def transformer(part: Transformer, *, channels: int, grid: int, classes: int, in
     total += linear(tokens, inputs, wide, first=True) + linear(tokens, wide, 6 * wide * head.depth)
     total += adaln_block(part, tokens, wide, head.heads) * head.depth
     return total + linear(tokens, wide, 2 * wide) + linear(tokens, wide, outputs) + held(wide if part.norm == "rms" else 0)
+
+
+def mar(part: Transformer, own: Mar, *, channels: int, grid: int, classes: int, kept: float, drawn: float) -> Work:
+    """MAR on latents [channels, grid, grid] of which ``kept`` tokens exist, with the head on ``drawn`` tokens."""
+    patch, width, head = part.patch or 1, part.width, own.head_width
+    count, inputs, mlp = (grid // patch) ** 2, channels * patch**2, round(width * part.mlp_ratio)
+    total = linear(kept, inputs, width, first=True) + held((classes + 1) * width)
+    total += plain_block(own.buffer + kept, width, mlp) * part.depth + plain_block(own.buffer + count, width, mlp) * part.depth
+    total += linear(own.buffer + kept, width, width)
+    total += held((2 * (own.buffer + count) + count + 1 + 6) * width)  # positions, the mask token, three norms
+    total += linear(drawn, FREQUENCIES, head, first=True) + linear(drawn, head, head) + linear(drawn, width, head)
+    total += linear(drawn, inputs, head, first=True) + linear(drawn, head, 2 * head) + linear(drawn, head, 2 * inputs)
+    return total + (linear(drawn, head, head) * 2 + linear(drawn, head, 3 * head) + held(2 * head)) * own.head_depth
 
 
 def adaln_block(part: Transformer, tokens: int, width: int, heads: int) -> Work:

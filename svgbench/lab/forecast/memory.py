@@ -101,10 +101,17 @@ def on_gpus(made: Peak, gpus: int, memory: float = MEMORY) -> Peak:
 def _diffusion(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
     part, model = sizes.config.diffusion, sizes.transformer
     network, precision = part.transformer, part.training.precision
-    tokens = (sizes.grid // (network.patch or 1)) ** 2
-    image = BLOCK[precision][compiled] * _widths(network.mlp_ratio) * tokens * network.width * network.depth
+    tokens, block = sizes.tokens, BLOCK[precision][compiled]
+    if part.objective == "mar":  # at the largest: every token hidden in the head, the largest share of them visible in the encoder
+        sides = [part.mar.buffer + tokens, part.mar.buffer + (1 - part.mar.least_hidden) * tokens]
+        tokens_of_blocks = sum(sides)
+        attention = network.depth * network.heads * sum(side**2 for side in sides) * (2 * FLOAT + 1) * (part.mar.attention_dropout > 0)
+        image = block * _widths(network.mlp_ratio) * tokens_of_blocks * network.width * network.depth + attention
+        image += block * _widths(1.0) * tokens * part.mar.repeats * part.mar.head_width * part.mar.head_depth
+    else:
+        image = block * _widths(network.mlp_ratio) * tokens * network.width * network.depth
     if network.wide is not None:
-        image += BLOCK[precision][compiled] * tokens * network.wide.width * network.wide.depth
+        image += block * tokens * network.wide.width * network.wide.depth
     copies = 2 if part.flip else 1
     states = _trained(model.parameters, ema=bool(part.training.ema), bf16=precision == "bf16")
     states += _kept(sizes.latent_bytes, sizes.counts.train * copies) + FLOAT * (sizes.residual.parameters + _frozen(sizes))
@@ -177,7 +184,7 @@ def _discriminator_elements(loss: ReconstructionLoss, side: int) -> float:
 def _samples(sizes: Sizes) -> Peak:
     """A batch drawn with guidance, and then decoded in chunks."""
     network = sizes.config.diffusion.transformer
-    tokens = (sizes.grid // (network.patch or 1)) ** 2
+    tokens = sizes.tokens
     hidden = 2 * DRAWN * tokens * network.width * max(4.0, network.mlp_ratio) * AT_WORK
     decoding = CHUNK_PIXELS * AT_WORK * sizes.config.autoencoder.decoder.base if sizes.card.kind == "features" else 0.0
     weights = FLOAT * (2 * sizes.transformer.parameters + sizes.decoder.parameters)

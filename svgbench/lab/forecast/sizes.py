@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES, OBJECTIVES
+from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES, OBJECTIVES, hidden_share
 from svgbench.config.derived import first_resolution
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops
@@ -83,8 +84,22 @@ class Sizes:
     def transformer(self) -> flops.Work:
         """Operations of the diffusion transformer on one latent."""
         part, classes = self.config.diffusion, self.counts.classes
+        if part.objective == "mar":
+            hidden = self.tokens * statistics.fmean(hidden_share((n + 0.5) / 100, part.mar.least_hidden) for n in range(100))
+            return self.mar(self.tokens - hidden, hidden * part.mar.repeats)
         interval = OBJECTIVES[part.objective].intervals
         return flops.transformer(part.transformer, channels=self.channels, grid=self.grid, classes=classes, interval=interval)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a latent in the diffusion transformer."""
+        return (self.grid // (self.config.diffusion.transformer.patch or 1)) ** 2
+
+    def mar(self, kept: float, drawn: float) -> flops.Work:
+        """Operations of MAR on one latent of which ``kept`` tokens exist, with the head on ``drawn`` tokens."""
+        part = self.config.diffusion
+        sizes = {"channels": self.channels, "grid": self.grid, "classes": self.counts.classes}
+        return flops.mar(part.transformer, part.mar, **sizes, kept=kept, drawn=drawn)
 
     @cached_property
     def features(self) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
@@ -19,6 +21,7 @@ from svgbench.metrics.perceptual import VggTaps
 from svgbench.nets.classifier import EXTRACTORS, PERCEPTUAL, SELF_TAUGHT
 from svgbench.nets.critic import PatchDiscriminator
 from svgbench.nets.ldm import LdmDecoder
+from svgbench.nets.mar import MAR, Hidden
 from svgbench.nets.representation import Projector
 from svgbench.nets.residual import PatchResidual, ResidualEncoder
 from svgbench.nets.sit import SiT
@@ -33,10 +36,10 @@ def on_meta():
         yield
 
 
-def counted(network: torch.nn.Module, *inputs: torch.Tensor) -> flops.Work:
+def counted(network: torch.nn.Module, *inputs) -> flops.Work:
     """What the counter and the module say of one image."""
     with torch.no_grad():
-        forward = count_flops(lambda: network(*(x.detach() for x in inputs)))
+        forward = count_flops(lambda: network(*(x.detach() if isinstance(x, torch.Tensor) else x for x in inputs)))
     both = count_flops(lambda: network(*inputs).sum().backward())
     return flops.Work(forward, both - forward, sum(p.numel() for p in network.parameters()))
 
@@ -68,6 +71,27 @@ def test_an_interval_is_embedded_too():
     model = SiT(channels=8, grid=4, classes=10, interval=True, **part.model_dump())
     said = flops.transformer(part, channels=8, grid=4, classes=10, interval=True)
     assert_equal(said, counted(model, torch.zeros(1, 8, 4, 4), torch.zeros(1, 2), torch.zeros(1).long()))
+
+
+@pytest.mark.parametrize(("kept", "hidden", "repeats"), [(0, 16, 1), (5, 11, 4)])
+def test_mar_s_work_is_what_is_counted(kept, hidden, repeats):
+    part, own = networks.Transformer(patch=1, **SIZES["tiny"]), schema.Mar(buffer=3, head_width=48, head_depth=2)
+    sizes = {"width": part.width, "depth": part.depth, "heads": part.heads, "mlp_ratio": part.mlp_ratio, "patch": 1}
+    model = MAR(channels=8, grid=4, classes=10, **sizes, **own.model_dump(exclude={"least_hidden", "repeats"}))
+    said = flops.mar(part, own, channels=8, grid=4, classes=10, kept=kept, drawn=hidden * repeats)
+    places, steps = torch.arange(16)[None], torch.zeros(1, repeats, hidden, dtype=torch.int64)
+    inputs = Hidden(places[:, :kept], places[:, kept:], torch.zeros(1, repeats, hidden, 8), steps, torch.zeros(1, dtype=torch.int64), 0)
+    assert_equal(said, counted(model, torch.zeros(1, 8, 4, 4), inputs, torch.zeros(1).long()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "head", "millions"), [((768, 12, 12), (1024, 6), 208), ((1024, 16, 16), (1280, 8), 479), ((1280, 20, 16), (1536, 12), 943)]
+)
+def test_mar_s_parameters_are_those_of_the_authors_table(sizes, head, millions):
+    """github.com/LTH14/mar, README.md; 478.3 and 942.4 million are rounded up there."""
+    part = networks.Transformer(patch=1, **dict(zip(("width", "depth", "heads"), sizes, strict=True)))
+    own = schema.Mar(head_width=head[0], head_depth=head[1])
+    assert math.ceil(flops.mar(part, own, channels=16, grid=16, classes=1000, kept=0, drawn=0).parameters / 1e6) == millions
 
 
 def test_the_counted_table_of_the_paper_s_sizes_is_reproduced():
