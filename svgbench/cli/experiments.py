@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from svgbench.config.choices import ALIGNMENTS, listed
 from svgbench.config.experiments import experiment_at
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
-from svgbench.errors import BadConfig, BadInput, CellsFailed, notify
+from svgbench.errors import BadConfig, BadInput, CellsFailed, notify, unknown
 from svgbench.lab.configs import DEFAULT_PRESET, cells_of, is_experiment
 from svgbench.lab.contrasts import declare
 from svgbench.lab.engines import Choice
@@ -164,6 +165,15 @@ def ablate(
     out: Out = Path("runs"),
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="Run only the cells with this part in their name, such as seed-0, or with one of several: seed-0,seed-1; repeatable, for "
+            "another axis. Contrasts are still those of the whole experiment.",
+            metavar="PART",
+        ),
+    ] = None,
     sets: Set = None,
     limit: Limit = None,
     quick: Quick = False,
@@ -197,8 +207,10 @@ def ablate(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=_compiles(compile_, no_compile), ranks=ranks,
         checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
+    chosen = plan_.of(chosen_runs(run_cells, only or []))
     if loaded is not None and is_main():
         declare(loaded, plan_, run_cells, out)
+    plan_ = chosen
     outcome = run_plan(plan_, out, bench, keep_going=True, shelf=shelf, choice=choice, display=DISPLAY)
     if outcome.left:
         notify(f"{len(outcome.left)} of {len(plan_.nodes)} nodes were given to SLURM; the same command shows their progress.")
@@ -211,6 +223,27 @@ def ablate(
         if len(bad) == len(plan_.runs):
             raise next(iter(outcome.failed.values()))
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
+
+
+def chosen_runs(cells: Mapping[str, str], only: Sequence[str]) -> list[str]:
+    """The runs whose cell has, for every entry of ``only``, one of its comma-separated parts. ``cells``: name of a run -> its cell. Raises
+    UnknownName for a part that no cell has, BadInput if no cell has all of them."""
+    parts = {name: {*cell.split("."), *_starts(cell)} for name, cell in cells.items()}
+    every = sorted({part for of_run in parts.values() for part in of_run})
+    wanted = [[word.strip() for word in entry.split(",") if word.strip()] for entry in only]
+    for word in (word for entry in wanted for word in entry):
+        if word not in every:
+            raise unknown("part of a cell", word, every)
+    found = [name for name, of_run in parts.items() if all(of_run & set(entry) for entry in wanted)]
+    if not found:
+        raise BadInput(f"no cell has {' and '.join(f'--only {entry}' for entry in only)} together; leave one of them out.")
+    return found
+
+
+def _starts(cell: str) -> list[str]:
+    """Joins of neighbouring parts of a cell's name, for values that hold a dot, such as 0.25."""
+    words = cell.split(".")
+    return [".".join(words[start:end]) for start in range(len(words)) for end in range(start + 2, len(words) + 1)]
 
 
 def _compiles(compile_: bool, no_compile: bool) -> bool | None:

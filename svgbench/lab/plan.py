@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -87,6 +87,12 @@ class Plan:
         first: dict[frozenset[str], str] = {}
         firsts = {run.name: first.setdefault(frozenset(run.nodes), run.name) for run in self.runs}
         return {name: other for name, other in firsts.items() if name != other}
+
+    def of(self, names: Container[str]) -> Plan:
+        """The part of the plan that these runs need."""
+        runs = tuple(run for run in self.runs if run.name in names)
+        needed = {key for run in runs for key in run.nodes}
+        return Plan({key: node for key, node in self.nodes.items() if key in needed}, runs)
 
 
 def shown_cell(cell: Mapping[str, Any]) -> dict[str, Any]:

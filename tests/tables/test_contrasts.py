@@ -9,13 +9,15 @@ from commands import svgbench
 from fake_runs import gfid, sampled, score, seal_record, write
 from scipy import stats
 
+from svgbench.cli import experiments
 from svgbench.config.contrasts import Contrast
 from svgbench.config.experiments import cells, load_experiment
 from svgbench.config.records import RUN_FORMAT, unseal
-from svgbench.errors import BadConfig, BrokenArtifact
+from svgbench.errors import BadConfig, BadInput, BrokenArtifact, UnknownName
 from svgbench.lab.configs import cells_of
 from svgbench.lab.contrasts import declare, declared, identity
 from svgbench.lab.plan import make_plan
+from svgbench.lab.schedule import Outcome
 from svgbench.tables.collect import collect
 from svgbench.tables.contrasts import LATE, contrast_table
 from svgbench.tables.labels import labelled
@@ -319,3 +321,32 @@ def test_ablate_records_the_contrasts_and_every_form_of_the_report_shows_them(tm
         assert svgbench("report", str(file), "--out", out, "--to", tmp_path / f"r{suffix}").returncode == 0
         assert wanted in (tmp_path / f"r{suffix}").read_text(), suffix
     assert json.loads(svgbench("report", str(file), "--out", out, "--format", "json").stdout)[0]["metric"] == "gfid"
+
+
+def test_ablate_only_runs_some_cells_and_declares_the_whole_experiment_s_contrasts(tmp_path, monkeypatch):
+    file, out, ran, shown = write_file(tmp_path / "e.yaml"), tmp_path / "runs", [], []
+    monkeypatch.setattr(experiments, "run_plan", lambda plan, *_, **__: ran.append(plan) or Outcome())
+    monkeypatch.setattr(experiments, "show", lambda out, names, **__: shown.append(names))
+    experiments.ablate(str(file), out=out, preset="tiny", only=["seed-1"])
+    (part,) = ran
+    cells_run = {name: cell for name, (cell, _) in cells_of(str(file), "tiny", [], None).items() if "seed-1" in cell.split(".")}
+    assert {run.name for run in part.runs} == set(cells_run) == set(shown[0]) and len(cells_run) < len(whole_cells(file))
+    assert set(part.nodes) == {key for run in part.runs for key in run.nodes}
+    entries = declared(out, load_experiment(str(file))).values()
+    assert all(set(entry["runs"]) > set(cells_run) for entry in entries) and all(entry["before"] for entry in entries)
+
+
+def whole_cells(file):
+    return {name: cell for name, (cell, _) in cells_of(str(file), "tiny", [], None).items()}
+
+
+def test_only_names_parts_of_cells():
+    found = {"a": "none.seed-0", "b": "none.seed-1", "c": "frozen.strength-0.5.seed-0"}
+    assert experiments.chosen_runs(found, []) == ["a", "b", "c"]
+    assert experiments.chosen_runs(found, ["seed-0"]) == ["a", "c"]
+    assert experiments.chosen_runs(found, ["seed-0", "none, frozen"]) == ["a", "c"]
+    assert experiments.chosen_runs(found, ["strength-0.5"]) == ["c"]
+    with pytest.raises(UnknownName, match="no part of a cell named 'seed-2'"):
+        experiments.chosen_runs(found, ["seed-2"])
+    with pytest.raises(BadInput, match="no cell has --only seed-1 and --only frozen together"):
+        experiments.chosen_runs(found, ["seed-1", "frozen"])
