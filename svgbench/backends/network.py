@@ -27,6 +27,10 @@ class Network(nn.Module):
         """Features or posterior mean [B, C, h, w] of normalised pixels [B, 3, H, W]."""
         raise AttributeError(f"{type(self).__name__} does not encode")
 
+    def encode_blocks(self, pixels: Tensor) -> Tensor:
+        """Tokens of each of several blocks, not yet combined, [B, L, C, h, w] of normalised pixels [B, 3, H, W]; transformers only."""
+        raise AttributeError(f"{type(self).__name__} has no blocks")
+
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised pixels [B, 3, H, W] of latents [B, C, h, w]; codecs only."""
         raise AttributeError(f"{type(self).__name__} does not decode")

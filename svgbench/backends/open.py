@@ -60,13 +60,23 @@ class FrozenEncoder(nn.Module):
 
         Raises BadInput for other dtypes and shapes, BadConfig when H or W is not a multiple of ``stride``.
         """
+        return self._in_chunks(self.network.encode, images)
+
+    @torch.no_grad()
+    def encode_blocks(self, images: Tensor) -> Tensor:
+        """The tokens of each of the card's blocks, not yet combined, [B, L, C, h, w] float32, of images [B, 3, H, W] in [0, 1]. Raises as
+        ``encode``."""
+        return self._in_chunks(self.network.encode_blocks, images)
+
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """A function of normalised pixels [b, 3, H, W] for images [B, 3, H, W], in chunks of one shape."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             got = f"{images.dtype} {tuple(images.shape)}"
             raise BadInput(f"images for '{self.card.name}' must be floats [B, 3, H, W] in [0, 1], got {got}.")
         for side in images.shape[2:]:
             self.check_side(side)
         with products_in(self.precision, images.device):
-            return in_chunks(self._encode, images, chunk_size(images.device, *images.shape[2:]))
+            return in_chunks(lambda chunk: self._encode(chunk, function), images, chunk_size(images.device, *images.shape[2:]))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, clamp: bool = True) -> Tensor:
@@ -93,13 +103,13 @@ class FrozenEncoder(nn.Module):
             fitting = self.network.side / self.scale
             raise BadConfig(f"'{self.card.name}' takes only images of {fitting} px, not {side}; resize them or use another backend.")
 
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         if self.scale != 1:
             size = [int(side * self.scale) for side in images.shape[2:]]
             smooth = self.card.pixels.antialias
             images = F.interpolate(images, size=size, mode="bicubic", antialias=smooth, align_corners=False)
             images = images.clamp(0, 1) if smooth else images
-        return self.network.encode((images - self.mean) / self.std).float()
+        return function((images - self.mean) / self.std).float()
 
     def _decode(self, latents: Tensor) -> Tensor:
         images = self.network.decode(latents).float() * self.std + self.mean

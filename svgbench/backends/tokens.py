@@ -40,7 +40,25 @@ class TokenNetwork(Network):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The selected features [B, C, h, w] of pixels [B, 3, H, W], without class and register tokens."""
+        normalised = self._normalised(pixels)
+        features = self._combined(normalised)
+        if self.features.mean_token:
+            features = features + normalised[-1].mean(1, keepdim=True)
+        return features.transpose(1, 2).unflatten(2, self._grid(pixels)).contiguous()
+
+    def encode_blocks(self, pixels: Tensor) -> Tensor:
+        """The normalised tokens of each named block, not yet combined, [B, L, C, h, w] of pixels [B, 3, H, W]; ``combined`` makes features
+        of them."""
+        stacked = torch.stack(self._normalised(pixels), dim=1)
+        return stacked.transpose(2, 3).unflatten(3, self._grid(pixels)).contiguous()
+
+    def _grid(self, pixels: Tensor) -> tuple[int, int]:
         height, width = (side // self.stride for side in pixels.shape[2:])
+        return height, width
+
+    def _normalised(self, pixels: Tensor) -> list[Tensor]:
+        """The normalised patch tokens [B, N, C] of each named block."""
+        height, width = self._grid(pixels)
         indices = sorted(set(self.blocks))
         outputs = dict(zip(indices, self.tokens(pixels, indices), strict=True))
         count = next(iter(outputs.values())).shape[1]
@@ -49,11 +67,7 @@ class TokenNetwork(Network):
                 f"{type(self.model).__name__} gave {count} tokens for {height} x {width} patches and {self.prefix} prefix tokens; "
                 "it is not a supported patch encoder."
             )
-        normalised = [self._normed(outputs[index][:, self.prefix :]) for index in self.blocks]
-        features = self._combined(normalised)
-        if self.features.mean_token:
-            features = features + normalised[-1].mean(1, keepdim=True)
-        return features.transpose(1, 2).unflatten(2, (height, width)).contiguous()
+        return [self._normed(outputs[index][:, self.prefix :]) for index in self.blocks]
 
     def _combined(self, normalised: list[Tensor]) -> Tensor:
         """One feature [B, N, C] for each token from those of all blocks."""
@@ -72,6 +86,15 @@ class TokenNetwork(Network):
         if isinstance(self.norm, nn.LayerNorm):
             return F.layer_norm(tokens, self.norm.normalized_shape, eps=self.norm.eps)
         return F.rms_norm(tokens, self.norm.normalized_shape, eps=self.norm.eps)
+
+
+def combined(blocks: Tensor, features: Features, kept: Tensor | None = None) -> Tensor:
+    """Features [B, C, h, w] from the tokens of L blocks [B, L, C, h, w] (``TokenNetwork.encode_blocks``), by their mean or sum. ``kept``
+    [B, L]: which blocks are used, at least one of each image; a sum is then scaled to all L blocks."""
+    weights = blocks.new_full(blocks.shape[:2], 1 / blocks.shape[1]) if kept is None else kept / kept.sum(1, keepdim=True)
+    weights = weights * (blocks.shape[1] if features.combine == "sum" else 1)
+    found = (weights.to(blocks.dtype)[:, :, None, None, None] * blocks).sum(1)
+    return found + blocks[:, -1].mean((2, 3), keepdim=True) if features.mean_token else found
 
 
 def block_indices(features: Features, depth: int) -> list[int]:

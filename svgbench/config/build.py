@@ -217,6 +217,13 @@ def _check_fit(config: RunConfig, card: cards.EncoderCard, where: str) -> None:
             f"{start}autoencoder.decoder.multipliers has {levels} levels, which upsample {2 ** (levels - 1)} times, "
             f"but '{card.name}' has stride {stride}; give {stride.bit_length()} multipliers."
         )
+    features = config.encoder.features or card.features
+    several = features.layers != "last" and len(features.layers) > 1 and features.combine in ("sum", "mean")
+    if autoencoder.layer_subsets and card.kind == "features" and not several:
+        raise BadConfig(
+            f"{start}autoencoder.layer_subsets {autoencoder.layer_subsets:g} needs features from several blocks, but '{card.name}' has "
+            "none to leave out; give encoder.features.layers, such as [2, 3, 4], and combine: mean or sum."
+        ).about("autoencoder.layer_subsets")
     _check_crops(config, card, start)
     _check_latents(config, card, start)
     _check_diffusion(config, start)

@@ -166,7 +166,7 @@ class ReconstructionLoss(Sparse):
 class Autoencoder(Sparse):
     """Stage 1: features, residual, alignment, decoder. A codec is adopted as the autoencoder, without training."""
 
-    later = ("align_strength", "seed")
+    later = ("align_strength", "seed", "layer_subsets")
 
     seed: Seed | None = None
     """Seed of stage 1 and of its own scores instead of the run's seed, so that runs of several seeds share one stage 1."""
@@ -183,6 +183,9 @@ class Autoencoder(Sparse):
     noise: NotNegative = 0.0
     """RAE's noise augmentation: the decoder trains on latents + s n, s = |N(0, noise^2)| per image, n standard normal (arXiv 2510.11690:
     0.8); 0 adds none."""
+    layer_subsets: Share = 0.0
+    """Share of the training images whose features combine a random part of the encoder's blocks (``encoder.features.layers``; each with
+    probability 1/2, at least one), so that the decoder depends on no single block. All later stages use all blocks."""
     loss: ReconstructionLoss = ReconstructionLoss()
     """The reconstruction loss."""
     training: Training = Training(total_images=25_600_000, batch=512, optimiser=Optimiser(lr=1e-4, betas=(0.5, 0.9)))

@@ -8,6 +8,7 @@ tokens in rounds, in a random order; more in each round than in the one before.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -135,7 +136,7 @@ class MAR(nn.Module):
         self.head_positions = nn.Parameter(torch.empty(1, self.count, width))
         self.head = Head(channels=inputs, conditions=width, width=head_width, depth=head_depth)
         self.chain = ddpm.Chain(schedule="cosine")
-        alike = {"width": width, "heads": heads, "mlp": hidden, "dropout": dropout, "attention_dropout": attention_dropout}
+        alike: dict[str, Any] = {"width": width, "heads": heads, "mlp": hidden, "dropout": dropout, "attention_dropout": attention_dropout}
         self._dropout = {name: Dropout(f"mar/{name}", **alike) for name in ("encoder", "decoder")}
         self._initialise()
 
@@ -148,7 +149,8 @@ class MAR(nn.Module):
         embeddings = (self.labels.weight, self.encoder_positions, self.mask_token, self.decoder_positions, self.head_positions)
         for weight in (*embeddings, *(layer.weight for layer in self.head.time.mlp if isinstance(layer, nn.Linear))):
             nn.init.normal_(weight, std=INITIAL_STD)
-        for layer in (self.head.final, self.head.modulation, *(block.modulation for block in self.head.blocks)):
+        gates = [module.modulation for module in self.head.modules() if isinstance(module, HeadBlock)]
+        for layer in (self.head.final, self.head.modulation, *gates):
             nn.init.zeros_(layer.weight)
 
     def compile_blocks(self) -> None:
@@ -217,7 +219,7 @@ def drawn(positions: Tensor, tokens: int, stream: int, settings: Diffusion) -> d
 
 
 def training_pair(
-    model: MAR, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion, labels: Tensor, held: dict[str, Tensor]
+    model: MAR, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion, labels: Tensor, held: Mapping[str, Tensor]
 ) -> TrainingPair:
     """The training pair of latents [B, C, h, w] at global positions [B] with the hidden tokens that ``held`` names (``drawn``): each with
     R times its own step and noise, drawn from two streams. The target is the noise [B, R, m, C]."""

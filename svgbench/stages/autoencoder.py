@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svgbench.backends.open import FrozenEncoder
+from svgbench.backends.tokens import combined
 from svgbench.config import schema
 from svgbench.config.choices import MOMENT_IMAGES, PIECE
 from svgbench.images.store import ImageSet, open_images
@@ -65,8 +66,10 @@ class AutoencoderTask:
         part: schema.Autoencoder,
         seed: int,
         runtime: Runtime,
+        combine: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
-        """``features``: a ``Cached``, or a function (indices [B], images=uint8 [B, 3, H, W]) -> frozen features [B, C, h, w]."""
+        """``features``: a ``Cached``, or a function (indices [B], images=uint8 [B, 3, H, W]) -> frozen features [B, C, h, w], or tokens of
+        L blocks [B, L, C, h, w], of which ``combine`` makes features: (tokens, global positions [B]) -> features."""
         self._tokenizer, self._images, self._features, self._part, self._seed, self._runtime = (
             tokenizer,
             images,
@@ -75,6 +78,7 @@ class AutoencoderTask:
             seed,
             runtime,
         )
+        self._combine = combine
         loss, device = part.loss, runtime.torch_device
         self.device = device
         self.modules: dict[str, nn.Module] = {"tokenizer": tokenizer}
@@ -120,7 +124,10 @@ class AutoencoderTask:
         loss = self._part.loss
         gan = bool(loss.adversarial) and batch.images_seen >= loss.adversarial_start_images
         # once for all micro-batches, because a frozen encoder fills each batch up to a whole number of chunks
-        batch = batch.holding(features=self._features(batch.indices, images=batch.data["images"]))
+        features = self._features(batch.indices, images=batch.data["images"])
+        if self._combine is not None:
+            features = self._combine(features, batch.positions)
+        batch = batch.holding(features=features)
         limit = self._memory.limit(len(batch), PIECE)
         pieces = [self._piece(micro) for micro in list(batch.micro_batches(limit)) or [batch]]
         held = 1 if len(pieces) == 1 else self._memory.held(limit)
@@ -244,7 +251,9 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
     part, seed, device = schema.Autoencoder.model_validate(slice_["autoencoder"]), slice_["seed"], runtime.torch_device
     images = open_images(inputs["images"])
     _, encoder = open_frozen(slice_["encoder"], device)
-    features = Cached(encoder.encode, images.train, runtime, label="features of the training images")
+    function = encoder.encode_blocks if part.layer_subsets else encoder.encode
+    features = Cached(function, images.train, runtime, label="features of the training images")
+    subsets = LayerSubsets(encoder.card.features, part.layer_subsets, seed) if part.layer_subsets else None
     torch.manual_seed(draws.stream(seed, "autoencoder/weights") % 2**31)
     start, shape = inputs.get("start"), Shape.at(images.resolution)
     if start is not None:
@@ -254,7 +263,7 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         checkpoint_activations(tokenizer.decoder)
     if start is not None:
         tokenizer.load_state_dict(load_file(start / "autoencoder.safetensors", device=str(device)))
-    task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime)
+    task = AutoencoderTask(tokenizer, images.train, features, part, seed, runtime, subsets)
     if runtime.compiles:
         task.compile()
     task.fit()
@@ -267,12 +276,38 @@ def train(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: R
         task, settings=part.training, dataset_size=len(images.train), seed=seed, out=out, runtime=runtime, label="autoencoder"
     )
     if tokenizer.alignment is not None and tokenizer.alignment.freezes:
-        tokenizer.alignment.freeze(moments(tokenizer, features, images.train, runtime))
+        whole = features if subsets is None else lambda indices: subsets.whole(features(indices))
+        tokenizer.alignment.freeze(moments(tokenizer, whole, images.train, runtime))
     if runtime.is_main:
         save_file({name: tensor.contiguous().cpu() for name, tensor in tokenizer.state_dict().items()}, out / "autoencoder.safetensors")
         settings = part.model_dump(mode="json")
         write_atomic(out / "autoencoder.json", describe(slice_["encoder"], encoder.card, settings=settings, **shape.described()))
     return cost_of(report, work, max(rate, product_rate(runtime, part.training.precision)), tokenizer) | _taken(slice_, encoder)
+
+
+class LayerSubsets:
+    """Features of a training image from a random part of the encoder's blocks, by its position."""
+
+    def __init__(self, features: schema.Features, share: float, seed: int) -> None:
+        """``share``: of the images whose features do not combine all blocks."""
+        self._features, self._share = features, share
+        self._streams = [draws.stream(seed, f"layers/{purpose}") for purpose in ("image", "blocks", "least")]
+
+    def whole(self, tokens: Tensor) -> Tensor:
+        """Features [B, C, h, w] from tokens of all blocks [B, L, C, h, w]."""
+        return combined(tokens, self._features)
+
+    def kept(self, positions: Tensor, count: int) -> Tensor:
+        """Which of ``count`` blocks are used for images at global positions [B]: [B, count] bool, at least one of each image."""
+        image, each, least = self._streams
+        some = draws.chance(each, positions, (count,), 0.5)
+        first = torch.nn.functional.one_hot(draws.integers(least, positions, count), count).bool()
+        some = torch.where(some.any(1, keepdim=True), some, first)
+        return some | ~draws.chance(image, positions, (1,), self._share)
+
+    def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Features [B, C, h, w] from tokens [B, L, C, h, w] of images at global positions [B]."""
+        return combined(tokens, self._features, self.kept(positions.to(tokens.device), tokens.shape[1]))
 
 
 def _taken(slice_: dict[str, Any], encoder: FrozenEncoder) -> dict[str, Any]:

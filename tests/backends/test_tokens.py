@@ -9,6 +9,7 @@ from pytest import mark, raises
 from small_cards import CODEC, TINY
 
 from svgbench.backends.open import open_encoder
+from svgbench.backends.tokens import combined
 from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.cards import EncoderCard
@@ -55,6 +56,21 @@ def test_several_blocks_are_summed_or_stand_side_by_side_each_behind_its_norm() 
     torch.testing.assert_close(features(layers=[-1, 2], combine="sum", norm="plain"), single[0] + single[1])
     assert torch.equal(features(layers=[-1, 2], combine="concat", norm="plain"), torch.cat(single, dim=1))
     assert torch.equal(features(layers=[-1, 2], combine="last", norm="plain"), single[1])
+
+
+@mark.parametrize("combine", ["mean", "sum"])
+@mark.parametrize("mean_token", [False, True])
+def test_blocks_combined_later_are_the_features_and_so_are_some_of_them(combine: str, mean_token: bool) -> None:
+    choice = {"combine": combine, "norm": "plain", "mean_token": mean_token}
+    encoder = open_encoder(having(DEEP, layers=[1, -2, -1], **choice), random_weights_seed=3)
+    blocks = encoder.encode_blocks(IMAGES)
+    assert blocks.shape == (3, 3, 48, 4, 5)
+    torch.testing.assert_close(combined(blocks, encoder.card.features), encoder.encode(IMAGES))
+    some = features(layers=[1, -1], **choice)
+    scale = 1.5 if combine == "sum" else 1.0  # a sum of two blocks is scaled to three
+    token = blocks[:, -1].mean((2, 3), keepdim=True) if mean_token else torch.zeros(())
+    kept = combined(blocks, encoder.card.features, torch.tensor([[True, False, True]] * 3))
+    torch.testing.assert_close(kept - token, scale * (some - token), rtol=1e-4, atol=1e-5)
 
 
 def test_the_mean_of_blocks_and_the_mean_token_are_those_of_raev2() -> None:

@@ -12,6 +12,8 @@ from toys import in_ranks
 
 from svgbench.config import schema
 from svgbench.config.build import build
+from svgbench.config.parse import override
+from svgbench.errors import BadConfig
 from svgbench.machine import gradients as sums
 from svgbench.machine.feed import TableRows, loaded
 from svgbench.machine.measure import count_flops
@@ -274,3 +276,44 @@ def test_the_count_of_fp32_products_sees_an_fp32_training():
     with Products() as products:
         made.update(batch(made, WITH_GAN), lambda name: None)
     assert len(products.fp32) > 50 and products.bf16 == 0
+
+
+class Layers(Patches):
+    """An encoder whose features are the mean of three blocks."""
+
+    features = schema.Features(layers=(1, 2, 3), combine="mean", mean_token=True)
+
+    def encode_blocks(self, images):
+        first = self.layer(images)
+        return torch.stack([first, first.square(), -3 * first], dim=1)
+
+
+def test_some_blocks_of_each_image_make_its_features_in_training_and_all_of_them_later():
+    torch.manual_seed(0)
+    encoder, images, runtime = Layers(), Pictures(12, 32), Runtime(device="cpu", quiet=True)
+    cached = tokenizers.Cached(encoder.encode_blocks, images, runtime, label="features")
+    made = tokenizers.build(encoder, settings(), 32, runtime.torch_device)
+    subsets = autoencoder.LayerSubsets(encoder.features, 0.5, 3)
+    seen = []
+    task_ = autoencoder.AutoencoderTask(made, images, cached, settings(), 3, runtime, lambda *x: seen.append(subsets(*x)) or seen[-1])
+    task_.update(loaded(task_, Batch(torch.arange(8), torch.arange(8) + 40, 8, 0), torch.device("cpu")), lambda name: None)
+    tokens, kept = cached(torch.arange(8)), subsets.kept(torch.arange(8) + 40, 3)
+    by_hand = torch.stack([blocks[use].mean(0) + blocks[-1].mean((1, 2), keepdim=True) for blocks, use in zip(tokens, kept, strict=True)])
+    torch.testing.assert_close(seen[0], by_hand)
+    torch.testing.assert_close(subsets.whole(tokens), tokens.mean(1) + tokens[:, -1].mean((2, 3), keepdim=True))
+
+    places = torch.arange(4000)
+    of_all, of_none = subsets.kept(places, 3), autoencoder.LayerSubsets(encoder.features, 0.0, 3).kept(places, 3)
+    assert of_none.all() and of_all.any(1).all() and subsets.kept(places[7:9], 3).equal(of_all[7:9])
+    assert float(of_all.all(1).double().mean()) == pytest.approx(0.5 + 0.5 / 8, abs=0.03)
+    alone = of_all.sum(1) == 1  # 3 of 8 subsets, and the empty one, whose block is drawn
+    assert float(alone.double().mean()) == pytest.approx(0.5 * 4 / 8, abs=0.03)
+
+
+def test_subsets_of_one_block_are_refused():
+    with pytest.raises(BadConfig, match="needs features from several blocks, but 'dinov3-tiny' has none to leave out"):
+        build(override(["autoencoder.layer_subsets=0.5", "encoder.card=dinov3"]), preset="tiny")
+    several = "encoder.features={layers: [2, 3, 4], combine: mean}"
+    assert (
+        build(override(["autoencoder.layer_subsets=0.5", "encoder.card=dinov3", several]), preset="tiny").autoencoder.layer_subsets == 0.5
+    )
