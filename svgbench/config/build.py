@@ -143,6 +143,8 @@ def _plain_autoencoder(part: Autoencoder) -> Autoencoder:
         part = part.model_copy(update={"residual": Residual(kind="patch", channels=part.residual.channels, drop=part.residual.drop)})
     if part.align == "none" or part.align_strength == 0:
         part = part.model_copy(update={"align": "none", "align_strength": 1.0})
+    if part.align in ("none", "token"):  # no statistics of a batch
+        part = part.model_copy(update={"align_gradient": False})
     if part.release:
         return Autoencoder(release=part.release, residual=part.residual, align=part.align)
     sizes = {"vit": Decoder().vit} if part.decoder.kind == "ldm" else Decoder(kind="vit", vit=part.decoder.vit).model_dump()

@@ -166,7 +166,7 @@ class ReconstructionLoss(Sparse):
 class Autoencoder(Sparse):
     """Stage 1: features, residual, alignment, decoder. A codec is adopted as the autoencoder, without training."""
 
-    later = ("align_strength", "seed", "layer_subsets")
+    later = ("align_strength", "align_gradient", "seed", "layer_subsets")
 
     seed: Seed | None = None
     """Seed of stage 1 and of its own scores instead of the run's seed, so that runs of several seeds share one stage 1."""
@@ -178,6 +178,9 @@ class Autoencoder(Sparse):
     (each token separately, over its channels, as the text to equation 6 of arXiv 2510.15301 describes)."""
     align_strength: Share = 1.0
     """Strength of the alignment: r + strength (aligned - r); 1 is full alignment, 0 none."""
+    align_gradient: bool = False
+    """Whether gradients flow through the residual's batch statistics, for ``batch``, ``frozen``, ``channel`` and ``whiten``. The release
+    detaches them; then the residual's scale can grow without limit, and at a high learning rate it loses directions."""
     decoder: Decoder = Decoder()
     """The decoder."""
     noise: NotNegative = 0.0

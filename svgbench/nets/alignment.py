@@ -1,8 +1,9 @@
 """Aligns the residual's statistics with the features' (SVG, arXiv 2510.15301, section 3.2):  r <- (r - m_R) / (s_R + 1e-6) * s_D + m_D.
 
 m and s are scalars, as released: means over channels of the per-channel mean and (unbiased) standard deviation over images and positions.
-No gradient flows through them. ``batch`` computes them on the current batch, also at inference, as released, so a latent depends on the
-other images of the batch; ``frozen`` fixes those of the training set at the end of training, so a latent depends only on its image;
+No gradient flows through them, as released, unless ``gradient`` is set: without it nothing stops the residual's scale from growing, and
+directions of little variance are lost. ``batch`` computes them on the current batch, also at inference, as released, so a latent depends
+on the other images of the batch; ``frozen`` fixes those of the training set at the end of training, so a latent depends only on its image;
 ``channel`` does the same for each residual channel; ``whiten`` also removes the correlation between residual channels.
 
 ``token`` follows the paper's text for the same equation (mean and standard deviation along the feature dimension): m and s are computed for
@@ -68,18 +69,19 @@ TOKENWISE: Mapping[str, Callable[[Tensor, Tensor | None], Tensor]] = {"none": un
 
 class Alignment(nn.Module):
     """Residual [B, c, h, w] -> aligned residual [B, c, h, w], by one of the modes of ``config.choices.ALIGNMENTS``. ``strength``: r +
-    strength (aligned - r)."""
+    strength (aligned - r). ``gradient``: whether gradients flow through the statistics m_R and s_R of a training batch."""
 
     weight: Tensor
     """Matrix [c, c] of the fixed map."""
     bias: Tensor
     """Offset [c] of the fixed map."""
 
-    def __init__(self, mode: str, *, feature_channels: int, residual_channels: int, strength: float = 1.0) -> None:
+    def __init__(self, mode: str, *, feature_channels: int, residual_channels: int, strength: float = 1.0, gradient: bool = False) -> None:
         super().__init__()
         if mode not in ALIGNMENTS:
             raise unknown("alignment", mode, ALIGNMENTS)
         self.mode, self.features, self.channels, self.strength = mode, feature_channels, residual_channels, strength
+        self.gradient = gradient
         self.register_buffer("weight", torch.full((residual_channels, residual_channels), torch.nan))
         self.register_buffer("bias", torch.full((residual_channels,), torch.nan))  # NaN shows a map that was not fixed
 
@@ -88,11 +90,10 @@ class Alignment(nn.Module):
         """Whether training needs statistics of the global batch."""
         return self.mode in MAPS
 
-    @torch.no_grad()
     def statistics_of(self, residual: Tensor, features: Tensor) -> Tensor:
         """Sums [1 + c + c^2 + 2 C] float64 that add up over micro-batches and ranks: count, sum and outer products of residual channels,
         sum and squares of feature channels."""
-        r = residual.detach().double().transpose(0, 1).flatten(1)
+        r = (residual if self.gradient else residual.detach()).double().transpose(0, 1).flatten(1)
         f = features.detach().transpose(0, 1).flatten(1)
         squares = torch.linalg.vector_norm(f, dim=1, dtype=torch.float64) ** 2
         count = r.new_full((1,), r.shape[1])
@@ -119,7 +120,6 @@ class Alignment(nn.Module):
         self.weight.copy_(torch.eye(self.channels))
         self.bias.zero_()
 
-    @torch.no_grad()
     def affine(self, statistics: Tensor) -> tuple[Tensor, Tensor]:
         """Weight [c, c] and bias [c], float32, of the map aligned = weight @ residual + bias, computed from the sums."""
         c, n = self.channels, statistics[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,8 @@ class AutoencoderTask:
         held = 1 if len(pieces) == 1 else self._memory.held(limit)
         sums = self._statistics(pieces, held)
         losses, outputs = self._with_gan(pieces, sums, held) if gan else self._without_gan(pieces, sums)
+        if sums is not None and sums.requires_grad:
+            self._through_statistics(pieces, sums)
         apply("tokenizer")
         if gan:
             losses["discriminator"] = torch.zeros((), device=self.device)
@@ -161,8 +163,8 @@ class AutoencoderTask:
             return encoder(piece.originals, piece.positions, self._seed)
 
     def _statistics(self, pieces: list[_Piece], held: int) -> Tensor | None:
-        """The alignment's sums over the global batch; None if it needs none. No gradient flows through them, so only the first ``held``
-        pieces, whose residual is used again, need a graph."""
+        """The alignment's sums over the global batch; None if it needs none. They have no graph, so only the first ``held`` pieces, whose
+        residual is used again, need one. If gradients flow through the sums, they collect their own (``_through_statistics``)."""
         alignment, total = self._tokenizer.alignment, None
         if self._tokenizer.residual_encoder is None or alignment is None or not alignment.needs_statistics:
             return None
@@ -170,11 +172,30 @@ class AutoencoderTask:
             with torch.set_grad_enabled(number < held):
                 piece.residual = self._residual(piece)
             assert piece.residual is not None
-            with self._autocast():
+            with self._autocast(), torch.no_grad():
                 sums = alignment.statistics_of(piece.residual, piece.features)
             total = sums if total is None else total + sums
         assert total is not None
-        return self._runtime.all_reduce_(total)
+        return self._runtime.all_reduce_(total).requires_grad_(alignment.gradient)
+
+    def _through_statistics(self, pieces: list[_Piece], sums: Tensor) -> None:
+        """Adds the gradients that flow through the alignment's sums: that of the sums over all images and ranks, then one more pass of the
+        residual encoder for each piece."""
+        alignment, assigned = self._tokenizer.alignment, sums.grad
+        assert alignment is not None
+        gradient = self._runtime.all_reduce_(torch.zeros_like(sums) if assigned is None else assigned)
+        for piece in pieces:
+            residual = self._residual(piece)
+            assert residual is not None
+            with self._autocast():
+                part = alignment.statistics_of(residual, piece.features)
+            with piece.reducing("tokenizer"):
+                part.backward(gradient)
+
+    @staticmethod
+    def _last_pass(piece: _Piece, sums: Tensor | None) -> AbstractContextManager[Any]:
+        """Marks the last backward pass of the tokenizer, unless that of the statistics follows."""
+        return nullcontext() if sums is not None and sums.requires_grad else piece.reducing("tokenizer")
 
     def _decode(self, piece: _Piece, sums: Tensor | None) -> tuple[Tensor, Tensor]:
         """The last convolution's input and output [B, 3, H, W] in [-1, 1]. With gradients, a residual without a graph is computed again."""
@@ -197,7 +218,7 @@ class AutoencoderTask:
         for piece in pieces:
             _, y = self._decode(piece, sums)
             gradients = self._objective.gradients(y.float(), piece.originals, size=piece.size, gan=False)
-            with piece.reducing("tokenizer"):
+            with self._last_pass(piece, sums):
                 y.backward(self._combined(gradients, None).to(y.dtype))
             piece.residual = None
             _add(losses, gradients.losses)
@@ -222,7 +243,7 @@ class AutoencoderTask:
             gradients, kept = found.pop(0)
             y = self._decode(piece, sums)[1] if kept is None else kept
             del kept
-            with piece.reducing("tokenizer"):
+            with self._last_pass(piece, sums):
                 y.backward(self._combined(gradients, weight).to(y.dtype))
             outputs.append(y.detach().float())
             piece.residual = None

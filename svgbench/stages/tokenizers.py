@@ -92,7 +92,7 @@ def build(encoder: Any, settings: Autoencoder, resolution: int | Shape, device: 
             residual = PatchResidual(channels=part.channels, drop=part.drop, patch=encoder.stride)
         else:
             residual = ResidualEncoder(**part.model_dump(), patch=encoder.stride, resolution=shape.first)
-        alignment = Alignment(settings.align, strength=settings.align_strength, **sizes)
+        alignment = Alignment(settings.align, strength=settings.align_strength, gradient=settings.align_gradient, **sizes)
         other = None if replacement is None else Alignment(replacement, **sizes)
     return Tokenizer(encoder, residual, alignment, _decoder(encoder, settings, shape), other).to(device)
 

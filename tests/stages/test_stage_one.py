@@ -85,10 +85,16 @@ def gradients(part, micro, images_seen):
     return found, losses
 
 
-@pytest.mark.parametrize("align, kind", [("none", "vit"), ("batch", "vit"), ("frozen", "vit"), ("channel", "vit"), ("frozen", "patch")])
+@pytest.mark.parametrize(
+    "align, kind, through",
+    [
+        ("none", "vit", False), ("batch", "vit", False), ("frozen", "vit", False), ("channel", "vit", False), ("frozen", "patch", False),
+        ("frozen", "vit", True), ("whiten", "vit", True),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("images_seen", [0, 1000], ids=["before the GAN term", "with the GAN term"])
-def test_micro_batches_make_the_gradients_of_the_big_batch(align, kind, images_seen):
-    part = settings(align=align)
+def test_micro_batches_make_the_gradients_of_the_big_batch(align, kind, through, images_seen):
+    part = settings(align=align, align_gradient=through)
     part = part.model_copy(update={"residual": part.residual.model_copy(update={"kind": kind})})
     (whole, whole_losses), (pieces, piece_losses) = (gradients(part, micro, images_seen) for micro in (None, 3))
     assert whole.keys() == pieces.keys() and any(name.startswith("discriminator.") for name in whole) == (images_seen > 100)
@@ -317,3 +323,30 @@ def test_subsets_of_one_block_are_refused():
     assert (
         build(override(["autoencoder.layer_subsets=0.5", "encoder.card=dinov3", several]), preset="tiny").autoencoder.layer_subsets == 0.5
     )
+
+
+def test_gradients_through_the_statistics_are_those_of_one_graph():
+    """With ``align_gradient``, an update's gradients are autograd's of the whole loss; the residual's scale then has none."""
+    part = settings(align="frozen", align_gradient=True)
+    found, _ = gradients(part, 3, 0)
+    made, _ = task(part, None)
+    tokenizer = made.modules["tokenizer"]
+    piece = made._piece(
+        loaded(made, Batch(torch.arange(8), torch.arange(8), 8, 0), torch.device("cpu")).holding(features=made._features(torch.arange(8)))
+    )
+    residual = tokenizer.residual_encoder(piece.originals, piece.positions, 3)
+    aligned = tokenizer.alignment(residual, piece.features, tokenizer.alignment.statistics_of(residual, piece.features))
+    latents = torch.cat([piece.features, tokenizer.residual_encoder.replace(aligned, piece.positions, 3)], dim=1)
+    y = tokenizer.decoder(latents)
+    gradient = made._objective.gradients(y, piece.originals, size=8, gan=False).reconstruction
+    y.backward(gradient)
+    last = "residual_encoder.head.2.weight"
+    largest = max(parameter.grad.abs().max().item() for parameter in tokenizer.parameters() if parameter.grad is not None)
+    for name, parameter in tokenizer.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(found[f"tokenizer.{name}"], parameter.grad, rtol=2e-3, atol=1e-5 * largest)
+    weight, bias = (tokenizer.get_parameter(f"residual_encoder.head.2.{kind}") for kind in ("weight", "bias"))
+    along = (found[f"tokenizer.{last}"] * weight).sum() + (found["tokenizer.residual_encoder.head.2.bias"] * bias).sum()
+    detached, _ = gradients(settings(align="frozen"), 3, 0)
+    without = (detached[f"tokenizer.{last}"] * weight).sum() + (detached["tokenizer.residual_encoder.head.2.bias"] * bias).sum()
+    assert abs(float(along.detach())) < 1e-3 * abs(float(without.detach()))
