@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from svgbench.bench.clock import BenchPiece, Bout
 from svgbench.bench.subject import Subject
-from svgbench.config.choices import evaluations
+from svgbench.config.choices import OBJECTIVES
 from svgbench.lab.forecast import scoring
 from svgbench.lab.forecast.estimate import update_flops
 from svgbench.lab.forecast.memory import on_gpus, peak
@@ -206,6 +206,8 @@ class BenchSheet:
         """The update at the batch of one of eight ranks, where the host limits the speed: eager, compiled, and captured in a graph."""
         subject = self.subject
         variants: dict[str, dict[str, bool]] = {"eager": {}, "compiled": {"compile": True}, "captured": {"compile": True, "capture": True}}
+        if OBJECTIVES[subject.config.diffusion.objective].rounds:
+            del variants["captured"]  # its updates differ in shape
         names = tuple(f"update, {how}, one of 8 ranks" for how in variants)
 
         def prepare() -> list[BenchPiece]:
@@ -266,10 +268,11 @@ class BenchSheet:
     def _samples(self) -> Iterator[Bout]:
         """One step, a batch of images, and its decoding; on a GPU in bf16, and a quarter of it in fp32."""
         subject, sizes, how = self.subject, self.subject.sizes, self.subject.sampling("fp32")
-        calls = evaluations(how.sampler, how.steps, how.guidance, how.schedule, how.shift, how.zero_init) or 0.0
+        operations, rounds = sizes.drawing(how.steps, how.guidance) or 0.0, OBJECTIVES[subject.config.diffusion.objective].rounds
         kinds: tuple[Precision, ...] = ("bf16", "fp32") if self.gpu else (subject.config.sampling.precision,)
-        names = ["one guided evaluation", f"samples, {how.steps} steps, guidance {how.guidance:g}", "decode"]
-        names += ["one guided evaluation, eager"] if self.compiles else []
+        single, samples = "one guided evaluation", f"samples, {how.steps} steps, guidance {how.guidance:g}"
+        names = [*([] if rounds else [single]), samples, "decode"]  # a round has no single evaluation
+        names += [f"{single}, eager"] if self.compiles and not rounds else []
 
         def pieces(kind: Precision, generator: Any, count: int) -> list[BenchPiece]:
             device, model, sampling = subject.device, generator.model, subject.sampling(kind)
@@ -279,14 +282,14 @@ class BenchSheet:
             latents, time = noise[:count].contiguous(), torch.full((2 * count,), 0.5, device=device)
             network, eager = predicting(model, sampling.precision), predicting(model.forward, sampling.precision)
             calls_of = {
-                names[0]: (lambda: network(noise, time, rows), 2 * sizes.transformer.forward),
-                names[1]: (lambda: generator.images(indices, labels, sampling), calls * sizes.transformer.forward + sizes.decoding),
-                names[2]: (lambda: subject.frozen.decode(latents), sizes.decoding),
-                "one guided evaluation, eager": (lambda: eager(noise, time, rows), 2 * sizes.transformer.forward),
+                single: (lambda: network(noise, time, rows), 2 * sizes.transformer.forward),
+                samples: (lambda: generator.images(indices, labels, sampling), operations + sizes.decoding),
+                "decode": (lambda: subject.frozen.decode(latents), sizes.decoding),
+                f"{single}, eager": (lambda: eager(noise, time, rows), 2 * sizes.transformer.forward),
             }
             return [
                 BenchPiece(
-                    name=name, call=self._in(kind, call), batch=count, flops=count * flops, precision=kind, sets_pace=name == names[1]
+                    name=name, call=self._in(kind, call), batch=count, flops=count * flops, precision=kind, sets_pace=name == samples
                 )
                 for name, (call, flops) in calls_of.items()
                 if name in names
@@ -300,7 +303,7 @@ class BenchSheet:
                 return pieces(kind, generator, count)
 
             count = self.batch or ((64 if kind == "fp32" else 256) if self.gpu else 8)
-            flops = count * (calls * sizes.transformer.forward + sizes.decoding)
+            flops = count * (operations + sizes.decoding)
             made = peak("samples", sizes) if self.gpu else None
             planned = made.total if made else 0.0
             yield Bout(stage="samples", names=tuple(names), prepare=prepare, weight=1, flops=flops, precision=kind, peak=planned)

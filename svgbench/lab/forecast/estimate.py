@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES, evaluations, left_after
+from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES
 from svgbench.config.derived import further_autoencoder, further_diffusion
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops, memory, scoring
@@ -206,22 +206,11 @@ def _continued_diffusion(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
 
 def _samples(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     part = sizes.config.sampling
-    shift = 1.0 if isinstance(part.shift, str) else part.shift  # a tuned shift is not known yet; it only matters for a guidance interval
-    calls = evaluations(part.sampler, cell["sampling.steps"], cell["sampling.guidance"], part.schedule, shift, part.zero_init)
-    left_out = () if calls else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
-    one = (calls or 0.0) * sizes.transformer.forward
-    if sizes.config.diffusion.objective == "mar":
-        one = _in_rounds(sizes, cell["sampling.steps"], 1 if cell["sampling.guidance"] == 1 else 2)
-    drawn, decoded = part.count * one, part.count * sizes.decoding
+    one = sizes.drawing(cell["sampling.steps"], cell["sampling.guidance"])
+    left_out = () if one else (f"the transformer in samples by {part.sampler}, whose number of steps is adaptive",)
+    drawn, decoded = part.count * (one or 0.0), part.count * sizes.decoding
     made = _at((part.precision, drawn), (sizes.config.encoder.precision, decoded), kept=part.count * (3 * sizes.side**2 + 8))
     return replace(made, left_out=left_out)
-
-
-def _in_rounds(sizes: Sizes, rounds: int, branches: int) -> float:
-    """Operations of one sample by MAR: the transformer once a round, the head for every token once."""
-    kept = [0, *(sizes.tokens - left for left in left_after(rounds, sizes.tokens))]
-    head = sizes.config.sampling.head_steps * (sizes.mar(0, sizes.tokens).forward - sizes.mar(0, 0).forward)
-    return branches * (sum(sizes.mar(count, 0).forward for count in kept) + head)
 
 
 def _judged(judge: str, count: int) -> Estimate:

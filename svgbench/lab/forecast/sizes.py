@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from svgbench.config import cards
-from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES, OBJECTIVES, hidden_share
+from svgbench.config.choices import CACHE_BYTES, KEPT_BYTES, OBJECTIVES, evaluations, hidden_share, left_after
 from svgbench.config.derived import first_resolution
 from svgbench.config.schema import RunConfig
 from svgbench.lab.forecast import flops
@@ -89,6 +89,17 @@ class Sizes:
             return self.mar(self.tokens - hidden, hidden * part.mar.repeats)
         interval = OBJECTIVES[part.objective].intervals
         return flops.transformer(part.transformer, channels=self.channels, grid=self.grid, classes=classes, interval=interval)
+
+    def drawing(self, steps: int, guidance: float) -> float | None:
+        """Operations of the transformer for one sample of the run's sampler; None if its steps are adaptive."""
+        part = self.config.sampling
+        if self.config.diffusion.objective == "mar":  # the transformer once a round, the head for every token once
+            kept = [0, *(self.tokens - left for left in left_after(steps, self.tokens))]
+            head = part.head_steps * (self.mar(0, self.tokens).forward - self.mar(0, 0).forward)
+            return (1 if guidance == 1 else 2) * (sum(self.mar(count, 0).forward for count in kept) + head)
+        shift = 1.0 if isinstance(part.shift, str) else part.shift  # a tuned shift is not known yet; it matters for an interval of guidance
+        calls = evaluations(part.sampler, steps, guidance, part.schedule, shift, part.zero_init)
+        return None if calls is None else calls * self.transformer.forward
 
     @property
     def tokens(self) -> int:
