@@ -65,7 +65,8 @@ def one_step_errors(model: Any, data: Tensor, labels: Tensor, noise: Tensor, tim
 
 
 def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Writes ``explanation.json``: ``levels``, the distance of each of ``KINDS`` with interval, count and protocol; ``error``, the model's
+    """Writes ``explanation.json``: ``levels``, the distance of each of ``KINDS`` with interval, count, protocol and the
+    interval of its step from the one before; ``error``, the model's
     one-step error at ``TIMES`` and for each channel; ``memorised``; and ``cells``, if there are fewer validation images than samples: the
     distance of as many samples of each cell ``samples STEPS``."""
     part, device = slice_["scores"], runtime.torch_device
@@ -92,11 +93,17 @@ def run(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Run
         "decoder": ImageGroup(name="reconstructed", count=count),
         "noised": ImageGroup(name="reconstructed", count=count),
     }
-    levels = {}
+    levels: dict[str, dict[str, Any]] = {}
+    last: tuple[float, Tensor] | None = None
     for number, kind in enumerate(KINDS):
         details = ("noised-latents",) if kind == "noised" else ()
         made = protocol("fd", judge=extractor.judge, reference=reference.group, images=groups[kind], rounding=ROUNDING, details=details)
-        levels[kind] = {**_distance(features[:, number], reference, resampling), "protocol": _marked(made, slice_)}
+        distance, replicates = _resampled(features[:, number], reference, resampling)
+        levels[kind] = {**distance, "protocol": _marked(made, slice_)}
+        if last is not None:  # of the same images, so the resamples are paired
+            low, high = resampling.interval(distance["value"] - last[0], replicates - last[1])
+            levels[kind] |= {"step_low": low, "step_high": high}
+        last = distance["value"], replicates
     content = {
         "metric": extractor.frechet, "dim": extractor.dim, "samples": drawn, "images": count, "validation": len(collection.val),
         "reference": {"name": reference.group.name, "count": reference.group.count}, "levels": levels,
@@ -158,10 +165,15 @@ def _of_samples(name: str, images: np.ndarray, extractor: Extractor, out: Path, 
 
 def _distance(features: Tensor, reference: Reference, resampling: Resampling) -> dict[str, Any]:
     """The Frechet distance of features [N, D] to the reference, with its bootstrap interval."""
+    return _resampled(features, reference, resampling)[0]
+
+
+def _resampled(features: Tensor, reference: Reference, resampling: Resampling) -> tuple[dict[str, Any], Tensor]:
+    """The same, and the distance of each resample [R]."""
     value = frechet_distance(Moments.empty(features.shape[1], features.device).add(features).gaussian(), reference.gaussian)
     replicates = frechet_replicates(features, reference.gaussian, resampling.counts(len(features), features.device))
     low, high = resampling.interval(value, replicates, floor=0.0)
-    return {"value": value, "low": low, "high": high, "count": len(features)}
+    return {"value": value, "low": low, "high": high, "count": len(features)}, replicates
 
 
 def _marked(made: Protocol, slice_: dict[str, Any]) -> str:

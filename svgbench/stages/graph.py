@@ -179,7 +179,7 @@ DIAGNOSES: tuple[Stage, ...] = (
           slice=(), needs=("images", "autoencoder"), also=("statistics",), first=("statistics",)),
     Stage(name="interpolated-distance", version=1, worker="svgbench.stages.diffusability:interpolated", scores=True, ranks="all",
           slice=EXTRACTOR, needs=("images", "autoencoder"), also=("statistics",), first=("statistics",)),
-    Stage(name=EXPLANATION, version=1, worker="svgbench.stages.explanation:run",
+    Stage(name=EXPLANATION, version=2, worker="svgbench.stages.explanation:run",
           slice=(*EXTRACTOR, "scores.resamples", *MARKS),
           needs=("images", "autoencoder", "statistics", "diffusion", "reconstructions", "references", "samples")),
 )  # fmt: skip

@@ -40,6 +40,8 @@ class StepFit(NamedTuple):
     """The largest distance of a gFID from the curve."""
     half: float | None
     """Half of the 95 % interval of ``a``, if every gFID has one."""
+    half_to_last: float | None
+    """The same of the difference between the gFID at the most steps and ``a``."""
 
 
 def fit_steps(points: Mapping[int, tuple[float, float | None]], order: int) -> StepFit:
@@ -49,8 +51,10 @@ def fit_steps(points: Mapping[int, tuple[float, float | None]], order: int) -> S
     rows = np.linalg.pinv(x)
     a, b = rows @ y
     halves = [half for _, half in points.values() if half is not None]
-    half = float(np.sqrt(np.sum((rows[0] * halves) ** 2))) if len(halves) == len(points) else None
-    return StepFit(float(a), float(b), float(np.abs(x @ np.array([a, b]) - y).max()), half)
+    last = np.array([float(steps == max(points)) for steps in points])
+    known = len(halves) == len(points)
+    half, to_last = (float(np.sqrt(np.sum((each * halves) ** 2))) if known else None for each in (rows[0], last - rows[0]))
+    return StepFit(float(a), float(b), float(np.abs(x @ np.array([a, b]) - y).max()), half, to_last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,10 @@ class Quantity:
     """Whether the number is a share instead of a Frechet distance."""
     step: float | None = None
     """For a level: its difference from the last measured level above it."""
+    step_low: float | None = None
+    step_high: float | None = None
+    """The 95 % interval of this difference, if it is known: of the same images by paired resamples; of other images, as of independent
+    numbers."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +124,17 @@ def explanation_of(record: RunRecord, metric: str, content: Mapping[str, Any]) -
     levels = [Quantity(name=name, title=titles[name], how=how[name], **measured[name]) for name in titles]
     at = {n: content["cells"][f"samples {n}"] if few else row for (n, scale), row in cells.items() if scale == guidance}
     guided = "" if guidance == 1 else f", guidance {guidance:g}"
-    levels.append(_infinite(at, scored, guidance))
+    infinite, to_last = _infinite(at, scored, guidance)
+    levels.append(infinite)
     how_many = f"{count:,} of {content['samples']:,} samples, as many as there are validation images" if few else f"{count:,} samples"
     levels.append(_level("samples", f"samples, {steps} steps{guided}", how_many, at[steps]))
+    levels = _with_steps(levels, to_last)
     if few:
         title = f"all {content['samples']:,} of these samples"
-        levels.append(_level("all_samples", title, "gFID as the run's score; the step is the bias of fewer images", scored))
+        all_of_them = _level("all_samples", title, "gFID as the run's score; the step is the bias of fewer images", scored)
+        levels.append(replace(all_of_them, step=scored["value"] - at[steps]["value"]))
     parts = [_rest(levels), _guidance(cells, steps), _bias(record.scores, scored, metric, content), *_memorised(content["memorised"])]
-    return Explanation(record.name, metric, steps, guidance, tuple(_with_steps(levels)), tuple(parts))
+    return Explanation(record.name, metric, steps, guidance, tuple(levels), tuple(parts))
 
 
 def _of_end(scores: Sequence[Mapping[str, Any]], metric: str) -> list[Mapping[str, Any]]:
@@ -138,40 +149,53 @@ def _level(name: str, title: str, how: str, row: Mapping[str, Any]) -> Quantity:
     return Quantity(name=name, title=title, how=how, **facts)
 
 
-def _with_steps(levels: Sequence[Quantity]) -> list[Quantity]:
-    """The levels, each with its difference from the last measured one above it."""
+def _with_steps(levels: Sequence[Quantity], to_last: float | None) -> list[Quantity]:
+    """The levels, each with its difference from the last measured one above it and this difference's interval. ``to_last``: half of the
+    interval from infinitely many steps to the most steps, whose gFID is part of the fit."""
     found: list[Quantity] = []
-    before: float | None = None
+    before: Quantity | None = None
     for level in levels:
-        step = None if before is None or level.value is None else level.value - before
-        found.append(replace(level, step=step))
-        before = before if level.value is None else level.value
+        if before is not None and level.value is not None and before.value is not None:
+            step = level.value - before.value
+            level = replace(level, step=step)
+            if level.name in ("infinite_steps", "samples"):  # the levels before have paired intervals from the stage
+                half = to_last if before.name == "infinite_steps" else _independent(level, before)
+                level = level if half is None else replace(level, step_low=step - half, step_high=step + half)
+        found.append(level)
+        before = before if level.value is None else level
     return found
 
 
-def _infinite(at: Mapping[int, Mapping[str, Any]], scored: Mapping[str, Any], guidance: float) -> Quantity:
-    """The level of samples at infinitely many steps, from the cells ``at`` each number of steps."""
-    found = Quantity(name="infinite_steps", title="samples at infinite steps", how="")
+def _independent(one: Quantity, other: Quantity) -> float | None:
+    """Half of the 95 % interval of the difference of two numbers of different images."""
+    if one.high is None or other.high is None or one.value is None or other.value is None:
+        return None
+    return float(np.hypot(one.high - one.value, other.high - other.value))
+
+
+def _infinite(at: Mapping[int, Mapping[str, Any]], scored: Mapping[str, Any], guidance: float) -> tuple[Quantity, float | None]:
+    """The level of samples at infinitely many steps, from the cells ``at`` each number of steps, and half of the interval of the difference
+    from it to the most steps."""
+    found = Quantity(name="infinite_steps", title="samples, infinite steps", how="")
     how = Protocol.model_validate(scored["protocol_fields"]).sampling
     sampler = how.sampler if how else "unknown"
     choice = SAMPLERS.get(sampler)
     if choice is None or choice.evaluations is None:
         what = "chooses its steps by their error" if choice else "has no known order of its error"
-        return replace(found, how=f"{NOT_MEASURED}: the sampler {sampler} {what}, so gFID cannot be extrapolated in the number of steps")
+        why = f"{NOT_MEASURED}: the sampler {sampler} {what}, so gFID cannot be extrapolated in the number of steps"
+        return replace(found, how=why), None
     counts = sorted(at)
     if len(counts) < FEWEST:
         has = ", ".join(map(str, counts))
-        return replace(
-            found,
-            how=f"{NOT_MEASURED}: it needs gFID at {FEWEST} numbers of steps or more at guidance {guidance:g}, and the run has {has}; run "
-            f"its command again with --set 'sampling.steps={_more_steps(counts)}'",
-        )
+        why = f"{NOT_MEASURED}: it needs gFID at {FEWEST} numbers of steps or more at guidance {guidance:g}, and the run has {has}; run "
+        return replace(found, how=f"{why}its command again with --set 'sampling.steps={_more_steps(counts)}'"), None
     order = 1 if how and how.zero_init else choice.order  # a skipped step has an error of order 1
     fit = fit_steps({n: (at[n]["value"], _half(at[n])) for n in counts}, order)
     low, high = (None, None) if fit.half is None else (fit.a - fit.half, fit.a + fit.half)
     power = "steps" if order == 1 else f"steps^{order}"
     stated = f"gFID = {fit.a:.2f} {fit.b:+.2f} / {power}, fitted to {', '.join(map(str, counts))} steps ({sampler}); the curve is off by "
-    return replace(found, value=fit.a, low=low, high=high, count=at[counts[-1]]["count"], how=f"{stated}{fit.residual:.2f} at most")
+    how_fitted = f"{stated}{fit.residual:.2f} at most"
+    return replace(found, value=fit.a, low=low, high=high, count=at[counts[-1]]["count"], how=how_fitted), fit.half_to_last
 
 
 def _more_steps(counts: Sequence[int]) -> str:
@@ -189,10 +213,12 @@ def _half(row: Mapping[str, Any]) -> float | None:
 
 def _rest(levels: Sequence[Quantity]) -> Quantity:
     """What the diffusion model and its sampler cost."""
-    value = {level.name: level.value for level in levels}
-    rest = value["samples"] - value["noised"]  # type: ignore[operator]
+    of = {level.name: level for level in levels}
+    rest = of["samples"].value - of["noised"].value  # type: ignore[operator]
+    half = _independent(of["samples"], of["noised"])
+    low, high = (None, None) if half is None else (rest - half, rest + half)
     how = "gFID of the samples minus that of noised reconstructions: what diffusion model and sampler cost beyond the one-step error"
-    return Quantity(name="diffusion_model", title="the rest: samples minus noised reconstructions", value=rest, how=how)
+    return Quantity(name="diffusion_model", title="the rest: samples minus noised reconstructions", value=rest, low=low, high=high, how=how)
 
 
 def _guidance(cells: Mapping[tuple[int, float], Mapping[str, Any]], steps: int) -> Quantity:
@@ -250,16 +276,25 @@ def explanation_tables(explanation: Explanation) -> list[Table]:
     """The levels with their steps, and the further parts, each with notes on how it was measured."""
     levels = Table(f"{explanation.run}: from real images to its samples", ["level", "images", "FD", "step"], [])
     for number, level in enumerate(explanation.levels, 1):
-        step = "-" if level.step is None else Cell(f"{level.step:+.2f}", value=level.step)
+        step = "-" if level.step is None else _step(level)
         levels.rows.append([f"{level.title} [{number}]", f"{level.count:,}" if level.count else "-", _cell(level), step])
     levels.notes = [f"[{number}] {level.how}" for number, level in enumerate(explanation.levels, 1)]
     levels.notes += [NOT_ADDITIVE, "FD: Frechet distance to the reference of the run's gFID; value (95 % bootstrap interval over images)"]
+    levels.notes += ["step: its interval is of paired resamples where both levels are of the same images, else of independent numbers"]
     parts = Table(f"{explanation.run}: further parts", ["part", "value"], [])
     first = len(explanation.levels) + 1
     for number, part in enumerate(explanation.parts, first):
         parts.rows.append([f"{part.title} [{number}]", _cell(part, sign=not part.share)])
     parts.notes = [f"[{number}] {part.how}" for number, part in enumerate(explanation.parts, first)]
     return [levels, parts]
+
+
+def _step(level: Quantity) -> Cell:
+    """``+2.31 ± 0.29``"""
+    assert level.step is not None
+    if level.step_high is None:
+        return Cell(f"{level.step:+.2f}", value=level.step)
+    return Cell(f"{level.step:+.2f} ± {level.step_high - level.step:.2f}", value=level.step, low=level.step_low, high=level.step_high)
 
 
 def _cell(found: Quantity, *, sign: bool = False) -> Cell:
@@ -278,7 +313,7 @@ def explanation_content(explanation: Explanation, measured: Mapping[str, Any]) -
     """The same as JSON data, with the model's error (``measured``: the run's ``explanation.json``)."""
     groups = {"levels": explanation.levels, "parts": explanation.parts}
     rows = {
-        group: [{name: value for name, value in vars(one).items() if group == "levels" or name != "step"} for one in found]
+        group: [{name: value for name, value in vars(one).items() if group == "levels" or not name.startswith("step")} for one in found]
         for group, found in groups.items()
     }
     about = {"run": explanation.run, "metric": explanation.metric, "steps": explanation.steps, "guidance": explanation.guidance}

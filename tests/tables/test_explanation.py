@@ -51,6 +51,29 @@ def level(explanation: Explanation, name: str) -> Any:
 CURVE = [gfid("a", 20 + 30 / steps, steps=steps) for steps in (5, 10, 25)]
 
 
+def half_of(row: dict[str, Any]) -> float:
+    return row["high"] - row["value"]
+
+
+def test_a_step_has_the_interval_that_its_two_levels_allow():
+    paired = {"step_low": 1.7, "step_high": 2.3}
+    levels = content()["levels"]
+    found = explained(CURVE, levels=levels | {"decoder": levels["decoder"] | paired})
+    steps = {one.name: (one.step_low, one.step_high) for one in found.levels}
+    assert steps["real"] == (None, None) and steps["decoder"] == (1.7, 2.3)  # of the same images
+    fit = fit_steps({row["steps"]: (row["value"], half_of(row)) for row in CURVE}, 1)
+    both = (fit.half**2 + 0.5**2) ** 0.5  # of other images
+    assert steps["infinite_steps"] == pytest.approx((13 - both, 13 + both))
+    assert steps["samples"] == pytest.approx((1.2 - fit.half_to_last, 1.2 + fit.half_to_last))
+    first, _ = explanation_tables(found)
+    assert "+2.00 ± 0.30" in first.markdown()
+
+
+def test_the_difference_from_the_last_point_to_its_own_fit_is_that_of_the_numbers():
+    found = fit_steps({1: (3.0, 0.3), 2: (2.0, 0.4)}, 1)  # a = 2 y(2) - y(1), so y(2) - a = y(1) - y(2)
+    assert found.half_to_last == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 def test_a_fit_returns_the_numbers_of_its_curve(order):
     found = fit_steps({steps: (4 + 50 / steps**order, 1.0) for steps in (5, 10, 25, 50)}, order)
@@ -68,7 +91,8 @@ def test_levels_lead_from_real_images_to_the_samples_and_steps_are_their_differe
     assert [one.name for one in found.levels] == ["real", "decoder", "noised", "infinite_steps", "samples"]
     assert [one.value for one in found.levels] == pytest.approx([1, 3, 7, 20, 21.2])
     assert [one.step for one in found.levels[1:]] == pytest.approx([2, 4, 13, 1.2]) and found.levels[0].step is None
-    assert level(found, "diffusion_model").value == pytest.approx(21.2 - 7)
+    rest = level(found, "diffusion_model")
+    assert rest.value == pytest.approx(21.2 - 7) and rest.high - rest.value == pytest.approx((0.5**2 + half_of(CURVE[-1]) ** 2) ** 0.5)
     assert "20.00 +30.00 / steps, fitted to 5, 10, 25 steps (euler)" in level(found, "infinite_steps").how
     assert (found.steps, found.guidance) == (25, 1.0)
 
