@@ -156,6 +156,17 @@ def test_va_vae_s_release_loses_its_teacher_only(tmp_path: Path) -> None:
     assert codec.decode(codec.encode(images)).shape == images.shape
 
 
+def test_mar_s_codec_opens_from_the_authors_file(tmp_path: Path) -> None:
+    small = {"embed_dim": 16, "z_channels": 16, "base": 32, "multipliers": [1, 1, 1, 1, 2], "blocks": 1, "attention": [], "resolution": 64}
+    card = find("kl-16", "paper").model_copy(update={"arguments": small})
+    torch.save({"model": open_network(card, seed=6).model.state_dict()}, tmp_path / "kl16.ckpt")
+    images = torch.rand(1, 3, 64, 64)
+    codec = open_encoder(card, weights=tmp_path / "kl16.ckpt")
+    assert torch.equal(codec.encode(images), open_encoder(card, random_weights_seed=6).encode(images))
+    with raises(BadWeights, match="--weights"):
+        open_encoder(card)
+
+
 @mark.parametrize("library", ["timm", "diffusers", "checkpoint", "transformers", "open_clip"])
 def test_a_file_of_another_kind_is_refused_with_what_it_looks_like_by_every_backend(tmp_path: Path, library: str) -> None:
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
