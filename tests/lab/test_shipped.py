@@ -88,22 +88,24 @@ def _written(place, node, weights):
     save_file(weights, place / "autoencoder.safetensors")
 
 
-def test_the_shipped_ones_are_stage_1_of_the_preset_mini_on_dinov3(tmp_path):
-    """Of the three tokenizers of the paper's table 4, at every seed; what a user changes in stage 1 trains its own."""
-    tokenizers = ({"residual": {"channels": 0}}, {"align": "none"}, {"align": "frozen"})
+def test_the_shipped_ones_are_stage_1_of_the_preset_mini(tmp_path):
+    """Of the tokenizers of ``alignment`` on DINOv3 and of ``encoders``, at every seed; what a user changes in stage 1 trains its own."""
+    whiten = {"align": "whiten", "align_gradient": False}
+    tokenizers = [("dinov3", other) for other in ({"residual": {"channels": 0}}, {"align": "none"}, {"align": "frozen"}, whiten)]
+    tokenizers += [(encoder, {}) for encoder in ("dinov2", "siglip")]
 
-    def key(seed, autoencoder):
-        config = resolve(build({"seed": seed, "encoder": {"card": "dinov3"}, "autoencoder": autoencoder}, preset="mini"))
+    def key(seed, encoder, autoencoder):
+        config = resolve(build({"seed": seed, "encoder": {"card": encoder}, "autoencoder": autoencoder}, preset="mini"))
         return next(node for node in nodes_of(config) if node.stage == "autoencoder")
 
-    nodes = [key(seed, tokenizer) for seed in (0, 7) for tokenizer in tokenizers]
+    nodes = [key(seed, *tokenizer) for seed in (0, 7) for tokenizer in tokenizers]
     there = shipped.shipped()
     assert {node.key[:32] for node in nodes} == {path.name for path in (there.root / "autoencoder").iterdir()}
     assert all(shipped.look(node) is not None for node in nodes)
-    for node in nodes[:3]:
+    for node in nodes[: len(tokenizers)]:
         assert there.verify(node.stage, node.key).manifest.cost["weights"] == "rounded to half precision"
         assert sum(there.verify(node.stage, node.key).manifest.sizes.values()) < 2_200_000
-    assert shipped.look(key(0, {"align": "none", "seed": 1})) is None
+    assert shipped.look(key(0, "dinov3", {"align": "none", "seed": 1})) is None
 
 
 def test_runs_of_several_seeds_share_a_stage_1_with_its_own_seed():
