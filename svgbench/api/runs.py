@@ -68,7 +68,8 @@ class LoadedRun:
 
     @property
     def model(self) -> Any:
-        """The trained transformer, called as (x [B, C, h, w], times [B], labels [B]); for ``sample``. Its latents are standardised."""
+        """The trained transformer, for ``sample``: called as (x [B, C, h, w], times [B], labels [B]), except for the objective ``mar``. Its
+        latents are standardised."""
         return self._generator.model
 
     @property
@@ -88,7 +89,7 @@ class LoadedRun:
         self,
         labels: Sequence[int],
         *,
-        steps: int = 25,
+        steps: int | None = None,
         guidance: float = 1.0,
         sampler: str | None = None,
         shift: float | None = None,
@@ -99,19 +100,23 @@ class LoadedRun:
     ) -> Tensor:
         """Images [B, 3, H, W] in [0, 1] for class labels [B], as ``svgbench sample`` draws them.
 
+        ``steps``: if None 25, and for the objective ``mar`` the most rounds that the run draws.
         ``sampler``, ``shift``, ``schedule``, ``zero_init``, ``precision``: those of the run if None. Image i depends only on its label,
         its index i and the seed. Raises BadInput for a label that does not exist, BadConfig for settings out of range.
         """
         import torch
 
+        from svgbench.config.choices import usual_steps
         from svgbench.config.sampling import TUNED, SamplingProtocol
         from svgbench.stages.tuning import chosen
 
+        config = self._record.config()
+        steps = steps or usual_steps(config["diffusion"].get("objective", "flow"), config["sampling"]["steps"])
         asked: dict[str, Any] = {
             "steps": steps, "guidance": guidance, "sampler": sampler, "shift": shift, "schedule": schedule, "zero_init": zero_init,
             "precision": precision,
         }  # fmt: skip
-        settings = {**self._record.config()["sampling"], **{name: value for name, value in asked.items() if value is not None}}
+        settings = {**config["sampling"], **{name: value for name, value in asked.items() if value is not None}}
         place = self._place("shift-choice") if settings["shift"] == TUNED else None
         check_precision(settings.get("precision", "fp32"))
         sampling = SamplingProtocol.of(settings, chosen(place))

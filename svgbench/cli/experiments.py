@@ -17,7 +17,7 @@ from svgbench.cli.selection import directory, trial
 from svgbench.cli.view import DISPLAY
 from svgbench.config.build import build
 from svgbench.config.choices import ALIGNMENTS, listed
-from svgbench.config.experiments import experiment_at
+from svgbench.config.experiments import experiment_at, parts_of_cells
 from svgbench.config.names import run_name
 from svgbench.config.parse import merge, nested, override
 from svgbench.errors import BadConfig, BadInput, CellsFailed, notify, unknown
@@ -207,7 +207,7 @@ def ablate(
         out=str(out), device=device, threads=threads, micro_batch=micro_batch, compile=_compiles(compile_, no_compile), ranks=ranks,
         checkpoint_activations=checkpoint_activations, shard=shard, capture=capture,
     )  # fmt: skip
-    chosen = plan_.of(chosen_runs(run_cells, only or []))
+    chosen = plan_.of(chosen_runs(run_cells, parts_of_cells(loaded) if loaded is not None else {}, only or []))
     if loaded is not None and is_main():
         declare(loaded, plan_, run_cells, out)
     plan_ = chosen
@@ -225,25 +225,20 @@ def ablate(
         raise CellsFailed(f"{len(bad)} of {len(plan_.runs)} cells failed ({', '.join(bad[:5])}): {next(iter(outcome.failed.values()))}")
 
 
-def chosen_runs(cells: Mapping[str, str], only: Sequence[str]) -> list[str]:
-    """The runs whose cell has, for every entry of ``only``, one of its comma-separated parts. ``cells``: name of a run -> its cell. Raises
-    UnknownName for a part that no cell has, BadInput if no cell has all of them."""
-    parts = {name: {*cell.split("."), *_starts(cell)} for name, cell in cells.items()}
-    every = sorted({part for of_run in parts.values() for part in of_run})
-    wanted = [[word.strip() for word in entry.split(",") if word.strip()] for entry in only]
+def chosen_runs(cells: Mapping[str, str], parts: Mapping[str, Sequence[str]], only: Sequence[str]) -> list[str]:
+    """The runs whose cell has, for every entry of ``only``, one of its comma-separated parts. ``cells``: name of a run -> its cell;
+    ``parts``: cell -> the names of its values. Raises UnknownName for a part that no cell has, BadInput if no cell has all of them."""
+    every = sorted({part for cell in cells.values() for part in parts.get(cell, ())})
+    if only and not every:
+        raise BadInput("--only chooses among the cells of an experiment with axes, and there are none here; leave it out.")
+    wanted = [[word.strip() for word in entry.split(",")] for entry in only]
     for word in (word for entry in wanted for word in entry):
         if word not in every:
             raise unknown("part of a cell", word, every)
-    found = [name for name, of_run in parts.items() if all(of_run & set(entry) for entry in wanted)]
+    found = [name for name, cell in cells.items() if all(set(parts.get(cell, ())) & set(entry) for entry in wanted)]
     if not found:
         raise BadInput(f"no cell has {' and '.join(f'--only {entry}' for entry in only)} together; leave one of them out.")
     return found
-
-
-def _starts(cell: str) -> list[str]:
-    """Joins of neighbouring parts of a cell's name, for values that hold a dot, such as 0.25."""
-    words = cell.split(".")
-    return [".".join(words[start:end]) for start in range(len(words)) for end in range(start + 2, len(words) + 1)]
 
 
 def _compiles(compile_: bool, no_compile: bool) -> bool | None:

@@ -17,7 +17,7 @@ from svgbench.cli.view import DISPLAY
 from svgbench.config.parse import validate
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, notify
-from svgbench.lab.diagnosis import diagnosis_plan, sampled
+from svgbench.lab.diagnosis import diagnosis_plan, sampled, without_velocity
 from svgbench.lab.plan import Node
 from svgbench.lab.run_plan import complete
 from svgbench.lab.store import Store
@@ -49,6 +49,8 @@ def explain(
     store, configs, metrics, given = Store(out / "store"), {}, {}, {}
     for record in records:
         config = validate(RunConfig, record.config(), where=str(record.place / "config.yaml"))
+        if reason := without_velocity(record.name, config):
+            raise BadInput(f"{reason}, so its gFID cannot be explained; name other runs.")
         configs[record.name] = config, record.about["stages"]
         metrics[record.name] = row("features", config.scores.extractor)["frechet"]
         given[record.name] = _samples(record, metrics[record.name])

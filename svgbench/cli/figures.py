@@ -14,7 +14,7 @@ from svgbench.cli.selection import Data, Limit, Named, Preset, Quick, Set, Shelf
 from svgbench.cli.view import DISPLAY
 from svgbench.errors import BadInput, notify
 from svgbench.lab.configs import DEFAULT_PRESET
-from svgbench.lab.diagnosis import diagnosis_plan, lacking
+from svgbench.lab.diagnosis import diagnosis_plan, lacking, without_velocity
 from svgbench.lab.run_plan import complete
 from svgbench.lab.store import Store
 from svgbench.lab.worker import Bench
@@ -66,6 +66,7 @@ def figures(
         reason = lacking(one.first.name, one.first.about["stages"], store)
         if reason and (one.first.name in asked_for or len(candidates) == 1):
             raise BadInput(reason)
+        reason = reason or without_velocity(one.first.name, one.config)
         if reason:
             notify(f"only curves are drawn of it: {reason}")
         else:

@@ -11,7 +11,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from svgbench.cli.selection import directory
-from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS, SCHEDULE_HELP, sampler_help
+from svgbench.config.choices import LEAST_SHIFT, MOST_GUIDANCE, MOST_STEPS, SCHEDULE_HELP, sampler_help, usual_steps
 from svgbench.config.sampling import SamplingProtocol
 from svgbench.errors import BadInput, printable
 from svgbench.lab.store import Store
@@ -50,7 +50,16 @@ def sample(
     labels: Annotated[
         str | None, typer.Option("--labels", metavar="LABELS", help="Class numbers, separated by commas. Default: every class once.")
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", metavar="N", min=1, max=MOST_STEPS, help="Steps of the sampler.")] = 25,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            min=1,
+            max=MOST_STEPS,
+            help="Steps of the sampler. Default: 25; for the objective mar, the most rounds of the run.",
+        ),
+    ] = None,
     guidance: Annotated[
         float, typer.Option("--guidance", metavar="SCALE", min=0.0, max=MOST_GUIDANCE, help="Guidance scale; 1 is unguided.")
     ] = 1.0,
@@ -89,7 +98,7 @@ def sample(
         }  # fmt: skip
         if unused := [option for option, value in given.items() if value is not None]:
             raise BadInput(f"an .npz holds the samples that the run was scored by; leave out {', '.join(unused)}, or draw to a .png.")
-        _export(out, run, to, StoredSamples(steps, guidance, 1.0 if trained is None else trained))
+        _export(out, run, to, StoredSamples(steps or _usual_steps(out, run), guidance, 1.0 if trained is None else trained))
         return
     if to.suffix.lower() != ".png":
         raise BadInput(f"--to {to} must end in .png, or in .npz for the stored samples.")
@@ -113,12 +122,25 @@ def sample(
     from svgbench.stages.pictures import sample_sheet
 
     recorded = read_yaml(record.place / "config.yaml")["sampling"]
-    options = {"steps": steps, "guidance": guidance, "sampler": sampler, "schedule": schedule, "shift": shift, "zero_init": zero_init}
+    options = {
+        "steps": steps or _usual_steps(out, run),
+        "guidance": guidance,
+        "sampler": sampler,
+        "schedule": schedule,
+        "shift": shift,
+        "zero_init": zero_init,
+    }
     settings = {**recorded, **{name: value for name, value in options.items() if value is not None}}
     sampling = {name: settings[name] for name in SamplingProtocol.model_fields if name in settings}
     slice_ = {"sampling": sampling, "seed": seed or 0}
     sample_sheet(slice_, inputs, to, Runtime(device=device).start(), labels=numbers)
     sys.stdout.write(f"{printable(to)}\n")
+
+
+def _usual_steps(out: Path, run: str) -> int:
+    """Number of steps where the user names none."""
+    config = read_yaml(collect(out, [run])[0].place / "config.yaml")
+    return usual_steps(config["diffusion"].get("objective", "flow"), config["sampling"]["steps"])
 
 
 def _export(out: Path, run: str, to: Path, wanted: StoredSamples) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from svgbench.config import cards
 from svgbench.config.choices import (
     OBJECTIVES,
-    ROUND_SCHEDULES,
     SAMPLERS,
+    check_rounds,
     check_zero_init,
     listed,
     objectives_with,
@@ -256,15 +256,15 @@ def _check_rounds(config: RunConfig, side: int, start: str) -> None:
             f"{start}sampling.steps {max(sampling.steps)} is more than the {side**2} tokens of a latent, of which each round of the "
             f"sampler {sampling.sampler} makes at least one; use at most {side**2}."
         ).about("sampling.steps")
-    if sampling.schedule not in ROUND_SCHEDULES:
+    if config.continued:
         raise BadConfig(
-            f"{start}sampling.schedule {sampling.schedule} needs times, which the rounds of the sampler {sampling.sampler} do not have; "
-            f"use {listed(ROUND_SCHEDULES)}."
-        ).about("sampling.schedule")
-    if sampling.guided_channels is not None:
-        raise BadConfig(f"{start}sampling.guided_channels does not fit the sampler {sampling.sampler}; leave it empty.").about(
-            "sampling.guided_channels"
-        )
+            f"{start}continued needs positions that fit a larger grid, and those of diffusion.objective {diffusion.objective} are learned; "
+            "leave continued out."
+        ).about("continued")
+    try:
+        check_rounds(sampling.sampler, sampling.schedule, sampling.guided_channels)
+    except BadConfig as error:
+        raise BadConfig(f"{start}sampling.{error}").about(error.field) from None
 
 
 def _check_latents(config: RunConfig, card: cards.EncoderCard, start: str) -> None:

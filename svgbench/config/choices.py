@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
@@ -258,6 +258,23 @@ def _times(name: str, rest: str, count: int) -> list[float]:
 
 ROUND_SCHEDULES = ("constant", "linear")
 """Guidance schedules of the sampler ``mar``, whose rounds have no times; its ``linear`` follows the share of tokens that exist."""
+
+
+def check_rounds(sampler: str, schedule: str, guided_channels: int | None) -> None:
+    """Raises BadConfig, with the field, for a setting that needs what the rounds of a sampler do not have."""
+    if schedule not in ROUND_SCHEDULES:
+        raise BadConfig(
+            f"schedule {schedule} needs times, which the rounds of the sampler {sampler} do not have; use {listed(ROUND_SCHEDULES)}."
+        ).about("sampling.schedule")
+    if guided_channels is not None:
+        raise BadConfig(f"guided_channels does not fit the sampler {sampler}, which guides all of a token; leave it empty.").about(
+            "sampling.guided_channels"
+        )
+
+
+def usual_steps(objective: str, drawn: Sequence[int]) -> int:
+    """Number of steps where a user names none: 25; of an objective whose tokens limit the rounds, the most that the run draws."""
+    return max(drawn) if OBJECTIVES[objective].rounds else 25
 
 
 HIDDEN_SPREAD = 0.25

@@ -108,6 +108,11 @@ def _names(axis: str, values: list[Any] | dict[str, dict[str, Any]]) -> list[str
     return [str(value) if plain else f"{short_name(axis)}-{value}" for value in values]
 
 
+def parts_of_cells(experiment: Experiment) -> dict[str, tuple[str, ...]]:
+    """Name of each cell -> the names of its values, one for each axis."""
+    return {".".join(parts): parts for parts in itertools.product(*(_names(axis, values) for axis, values in experiment.axes.items()))}
+
+
 def experiment_at(name: str, preset: str, extra: Path | None = None) -> Experiment:
     """An experiment as it runs at a preset, or at the one that it is based on."""
     experiment = load_experiment(name, extra)

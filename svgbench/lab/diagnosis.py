@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from svgbench.config import cards
+from svgbench.config.choices import OBJECTIVES
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput
 from svgbench.lab.plan import Node, Plan, Run, node_of
@@ -60,6 +61,14 @@ def lacking(
             )
             return f"run '{name}' has no finished {need}; run {command} again to compute it."
     return None
+
+
+def without_velocity(name: str, config: RunConfig) -> str | None:
+    """A sentence about a run whose transformer has no velocity, which figures and explanations read; None if it has one."""
+    objective = config.diffusion.objective
+    if not OBJECTIVES[objective].rounds:
+        return None
+    return f"run '{name}' has the objective {objective}, whose transformer makes tokens in rounds and has no velocity"
 
 
 def diagnosis_plan(

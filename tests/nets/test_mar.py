@@ -250,8 +250,26 @@ def test_a_run_refuses_what_mar_does_not_have():
         ("sampling.against=weak", "needs diffusion.objective flow"),
         ("diffusion.representation.weight=0.5", "set diffusion.representation.weight=0"),
         ("sampling.sampler=euler", "use mar"),
+        ("continued=[{resolution: 64, autoencoder: {images: 64}, diffusion: {images: 64}}]", "leave continued out"),
     ):
         with pytest.raises(BadConfig, match=sentence):
             built(change)
     with pytest.raises(BadInput, match="has no velocity"):
         OBJECTIVES["mar"].as_velocity(None)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "sentence"),
+    [
+        ({"schedule": "late"}, "use constant or linear"),
+        ({"guided_channels": 2}, "leave it empty"),
+        ({"temperature": -1.0}, "must be above 0"),
+        ({"token_limit": -1.0}, "must be above 0"),
+        ({"steps": 17}, "in 1 to 16 rounds, not 17"),
+        ({"weak": True}, "has no autoguidance"),
+    ],
+)
+def test_sampling_refuses_what_a_run_refuses(model, settings_, sentence):
+    more = {**settings_, "weak": network(), "guidance": 2.0} if "weak" in settings_ else settings_
+    with pytest.raises(BadConfig, match=sentence):
+        sample(model, torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]), **{"sampler": "mar", "steps": 4, **more})

@@ -11,7 +11,7 @@ from scipy import stats
 
 from svgbench.cli import experiments
 from svgbench.config.contrasts import Contrast
-from svgbench.config.experiments import cells, load_experiment
+from svgbench.config.experiments import cells, load_experiment, parts_of_cells
 from svgbench.config.records import RUN_FORMAT, unseal
 from svgbench.errors import BadConfig, BadInput, BrokenArtifact, UnknownName
 from svgbench.lab.configs import cells_of
@@ -341,12 +341,23 @@ def whole_cells(file):
 
 
 def test_only_names_parts_of_cells():
-    found = {"a": "none.seed-0", "b": "none.seed-1", "c": "frozen.strength-0.5.seed-0"}
-    assert experiments.chosen_runs(found, []) == ["a", "b", "c"]
-    assert experiments.chosen_runs(found, ["seed-0"]) == ["a", "c"]
-    assert experiments.chosen_runs(found, ["seed-0", "none, frozen"]) == ["a", "c"]
-    assert experiments.chosen_runs(found, ["strength-0.5"]) == ["c"]
-    with pytest.raises(UnknownName, match="no part of a cell named 'seed-2'"):
-        experiments.chosen_runs(found, ["seed-2"])
+    parts = [("none", "strength-0", "seed-0"), ("none", "strength-0.5", "seed-1"), ("frozen", "strength-0.5", "seed-0")]
+    of_cells = {".".join(each): each for each in parts}
+    found = dict(zip("abc", of_cells, strict=True))
+
+    def chosen(*only):
+        return experiments.chosen_runs(found, of_cells, only)
+
+    assert chosen() == ["a", "b", "c"]
+    assert chosen("seed-0") == ["a", "c"]
+    assert chosen("seed-0", "none, frozen") == ["a", "c"]
+    assert chosen("strength-0.5") == ["b", "c"]
+    assert chosen("strength-0") == ["a"]  # not a part of 0.5
+    for word in ("seed-2", "5", ""):
+        with pytest.raises(UnknownName, match=f"no part of a cell named '{word}'"):
+            chosen(word)
     with pytest.raises(BadInput, match="no cell has --only seed-1 and --only frozen together"):
-        experiments.chosen_runs(found, ["seed-1", "frozen"])
+        chosen("seed-1", "frozen")
+    with pytest.raises(BadInput, match="there are none here"):
+        experiments.chosen_runs({"a": ""}, {"": ()}, ["seed-0"])
+    assert set(parts_of_cells(load_experiment("alignment-strength"))) == set(cells(load_experiment("alignment-strength")))
