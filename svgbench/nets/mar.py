@@ -153,6 +153,12 @@ class MAR(nn.Module):
         for layer in (self.head.final, self.head.modulation, *gates):
             nn.init.zeros_(layer.weight)
 
+    def compile_for_sampling(self) -> None:
+        """Compiles what ``generate`` calls, in place: the blocks, whose rounds differ in the number of tokens, and the head."""
+        self.encoder.compile()
+        self.decoder.compile()
+        self.head.compile(dynamic=True)
+
     def compile_blocks(self) -> None:
         """Compiles the blocks in place."""
         for blocks in (self.encoder, self.decoder, self.head.blocks):
@@ -273,15 +279,16 @@ class _Epsilon:
     ) -> None:
         """``tokens`` [B, N, C] exist at the places ``kept`` [B, k]. At weight 1 the null class is not evaluated."""
         self.head, self.weight, self.branches = model.head, weight, 1 if weight == 1 else 2
-        self.precision: Precision | None = None if sampling.precision == "fp32" else sampling.precision
+        precision: Precision | None = None if sampling.precision == "fp32" else sampling.precision
+        self.head_precision: Precision | None = None if precision is None else "fp32"  # its first step divides errors by 5e-5
         asked = labels if weight == 1 else torch.cat([labels, torch.full_like(labels, model.classes)])
-        with products_in(self.precision, tokens.device):
+        with products_in(precision, tokens.device):
             conditions = model.conditions(tokens.repeat(self.branches, 1, 1), asked, kept.repeat(self.branches, 1))
         self.conditions = _at(conditions, now.repeat(self.branches, 1)).flatten(0, 1).to(tokens.dtype)
 
     def __call__(self, x: Tensor, k: int, step: int) -> Tensor:
         channels, steps = x.shape[1], torch.full((len(self.conditions),), k, device=x.device)
-        with products_in(self.precision, x.device):
+        with products_in(self.head_precision, x.device):
             outputs = self.head(x.flatten(1).repeat(self.branches, 1), steps, self.conditions).to(x.dtype)[..., None, None]
         if self.branches == 1:
             return outputs

@@ -21,6 +21,7 @@ from svgbench.metrics.samples import sent_as_uint8
 from svgbench.nets import draws
 from svgbench.nets.execution import prepare_compilation
 from svgbench.nets.latents import LatentStats
+from svgbench.nets.objectives import OBJECTIVES, objective_of
 from svgbench.nets.sampler import generate
 from svgbench.nets.tokenizer import Codec, Tokenizer
 from svgbench.stages.graph import DRAWN
@@ -58,10 +59,15 @@ def labels_of(part: schema.Sampling, classes: int, seed: int) -> Tensor:
 
 def compile_for_sampling(model: Any, runtime: Runtime) -> None:
     """Compiles the whole forward pass of a model in place if the runtime compiles. Sampling calls it with ``batch`` or twice as many rows,
-    so it becomes at most two graphs: times, labels and noise are tensors, and guidance and steps are outside."""
-    if runtime.compiles:
-        prepare_compilation()
+    so it becomes at most two graphs: times, labels and noise are tensors, and guidance and steps are outside. A model that draws by its own
+    rules compiles its own parts."""
+    if not runtime.compiles:
+        return
+    prepare_compilation()
+    if OBJECTIVES[objective_of(model)].generate is None:
         model.compile(fullgraph=True, dynamic=False)
+    else:
+        model.compile_for_sampling()
 
 
 def sent(rows: Tensor, device: torch.device) -> Tensor:

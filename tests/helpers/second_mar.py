@@ -133,6 +133,7 @@ class SecondMar:
         guidance: float,
         linear: bool,
         temperature: float,
+        limit: float,
         start: Tensor,
         fresh: Callable[[int, int, Tensor], Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
@@ -153,14 +154,14 @@ class SecondMar:
             wide = places[:, :, None].expand(-1, -1, z.shape[2])
             made = self._token(
                 z.gather(1, wide).flatten(0, 1), null.gather(1, wide).flatten(0, 1), start.gather(1, picked).flatten(0, 1), weight,
-                head_steps, temperature, lambda k, step=step, places=places: fresh(step, k, places).flatten(0, 1),
+                head_steps, temperature, limit, lambda k, step=step, places=places: fresh(step, k, places).flatten(0, 1),
             )  # fmt: skip
             tokens = tokens.scatter(1, picked, made.unflatten(0, places.shape))
             history.append(now)
             mask = following
         return tokens, history
 
-    def _token(self, z: Tensor, null: Tensor, x: Tensor, weight: float, head_steps: int, temperature: float, fresh) -> Tensor:
+    def _token(self, z: Tensor, null: Tensor, x: Tensor, weight: float, head_steps: int, temperature: float, limit: float, fresh) -> Tensor:
         """Tokens [T, C] by ancestral sampling from noise x [T, C] under conditions z and null [T, W]."""
         kept, channels = respaced(1000, head_steps), x.shape[1]
         bar = alphas_bar()[kept]
@@ -174,7 +175,7 @@ class SecondMar:
             eps = other[:, :channels] + weight * (out[:, :channels] - other[:, :channels])
             share = (out[:, channels:] + 1) / 2
             log_variance = share * beta[place].log().float() + (1 - share) * low[place].float()
-            data = (x - float((1 - bar[place]).sqrt()) * eps) / float(bar[place].sqrt())
+            data = ((x - float((1 - bar[place]).sqrt()) * eps) / float(bar[place].sqrt())).clamp(-limit, limit)
             one = float(beta[place] * before[place].sqrt() / (1 - bar[place]))
             two = float((1 - before[place]) * (1 - beta[place]).sqrt() / (1 - bar[place]))
             x = one * data + two * x

@@ -121,6 +121,8 @@ def update_flops(sizes: Sizes, *, gan: bool) -> tuple[float, float]:
     """Operations of one image in one update of the autoencoder, without the frozen encoder: (at the training's precision, in fp32)."""
     part = sizes.config.autoencoder
     inside, outside = sizes.residual.training + sizes.decoder.training, 0.0
+    if part.align_gradient:  # the pass through the alignment's statistics
+        inside += sizes.residual.training
     if part.loss.perceptual:  # original, reconstruction, and the gradient at the reconstruction
         outside += 3 * flops.perceptual(part.loss.network, resolution=sizes.side)
     if gan and part.loss.adversarial:
@@ -144,7 +146,7 @@ def _autoencoder(sizes: Sizes, cell: Mapping[str, Any]) -> Estimate:
     training, loss = part.training, part.loss
     late = max(0.0, 1 - loss.adversarial_start_images / training.total_images) if loss.adversarial else 0.0
     (inside, before), (_, after) = update_flops(sizes, gan=False), update_flops(sizes, gan=True)
-    images = sizes.passes(FLOAT * sizes.card.channels * sizes.grid**2, training.total_images)
+    images = sizes.passes(sizes.feature_bytes, training.total_images)
     frozen, judged = images * sizes.features, training.total_images * ((1 - late) * before + late * after)
     if sizes.residual_channels and ALIGNMENTS[part.align].freezes:
         again = 0.0 if images < training.total_images else sizes.features

@@ -136,7 +136,7 @@ def _autoencoder(sizes: Sizes, local: int | None, compiled: bool) -> Peak:
         image += 3 * number * _discriminator_elements(loss, sizes.side)
         parameters += flops.discriminator(loss, resolution=sizes.side)[0].parameters
     states = _trained(parameters, ema=False, bf16=precision == "bf16") + FLOAT * _frozen(sizes)
-    states += _kept(FLOAT * sizes.card.channels * sizes.grid**2, sizes.counts.train)
+    states += _kept(sizes.feature_bytes, sizes.counts.train)
     pixels = 3 * sizes.side**2
     trace = FLOAT * (PICTURES * pixels + (sizes.card.channels + sizes.residual_channels) * sizes.grid**2)
     return Peak(states, image, local or part.training.batch, PIECE, kept, trace, 3 * number * part.decoder.base * sizes.side**2)

@@ -102,6 +102,13 @@ class Sizes:
         return None if calls is None else calls * self.transformer.forward
 
     @property
+    def feature_bytes(self) -> int:
+        """Bytes of the frozen features of one image in stage 1: of each of several blocks, if their combination changes."""
+        layers = (self.config.encoder.features or self.card.features).layers
+        several = len(layers) if self.config.autoencoder.layer_subsets and layers != "last" else 1
+        return FLOAT * self.card.channels * several * self.grid**2
+
+    @property
     def tokens(self) -> int:
         """Tokens of a latent in the diffusion transformer."""
         return (self.grid // (self.config.diffusion.transformer.patch or 1)) ** 2

@@ -49,8 +49,15 @@ SETTINGS = {
     "paper": ("paper", {}),
     "tiny": ("tiny", {}),
     "tiny without residual": ("tiny", {"autoencoder": {"residual": {"channels": 0}}}),
+    "tiny with gradients through the statistics": ("tiny", {"autoencoder": {"align_gradient": True}}),
     "tiny with the ViT decoder": ("tiny", {"autoencoder": {"decoder": {"kind": "vit"}}}),
 }
+
+
+def test_features_of_several_blocks_are_kept_for_layer_subsets():
+    blocks = {"encoder": {"features": {"layers": [2, 3, 4], "combine": "mean"}}}
+    plain, several = sized("tiny", **blocks), sized("tiny", **blocks, autoencoder={"layer_subsets": 0.5})
+    assert several.feature_bytes == 3 * plain.feature_bytes > 0
 
 
 @pytest.mark.parametrize("name", SETTINGS)
