@@ -275,6 +275,7 @@ def test_averages_of_the_first_weights_fail_and_trained_ones_pass(tmp_path):
         ({"channels": 4, "patch": 2}, "pass", "a token 16 numbers"),
         ({"channels": 40, "patch": 2}, "fail", "a token 160 numbers (0.80 to 1)"),
         ({"channels": 768, "wide": {"width": 2048}}, "pass", "The wide head has width 2,048"),
+        ({"head_width": 96}, "fail", "MAR's head has width 96, a token 104 numbers"),
         ({"channels": 768, "prediction": "data"}, "pass", "predicts data"),
     ],
 )

@@ -27,7 +27,7 @@ def time_and_shift(run: AuditedRun) -> AuditFinding:
     """Whether times run from noise to data, shifts are at most 1, steps at least 1, and a tuned shift lies inside its candidates."""
     config = run.settings
     if not OBJECTIVES[config.diffusion.objective].continuous:
-        return passed("A network that predicts noise has fixed steps, which no shift moves")
+        return passed(f"The objective {config.diffusion.objective} has no times that a shift moves")
     ways = run.samplings or _configured(run)
     shifts = [] if config.diffusion.release else [("training", config.diffusion.shift)]
     for name, shift in [*shifts, *(("sampling", way.shift) for way in ways)]:

@@ -90,14 +90,17 @@ def width_of_transformer(run: AuditedRun) -> AuditFinding:
     sizes = about["sizes"]
     numbers = sizes["channels"] * sizes["patch"] ** 2
     wide = (sizes.get("wide") or {}).get("width", 0)
-    width = max(sizes["width"], wide)
+    width, field = max(sizes["width"], wide), "diffusion.transformer.width"
     which = "The wide head" if wide > sizes["width"] else "SiT"
+    if "head_width" in sizes:  # MAR: the network that sees noised tokens
+        which, width, field = "MAR's head", sizes["head_width"], "diffusion.mar.head_width"
     ratio = f"{which} has width {width:,}, a token {numbers:,} numbers ({width / numbers:.2f} to 1)"
     if width >= numbers:
         return passed(ratio)
     if about.get("prediction") == "data":
         return passed(f"{ratio}; it predicts data, which needs no such width (arXiv 2511.13720)")
-    return failed(ratio, f"set diffusion.transformer.width to {numbers:,} or more, or use diffusion.prediction=data")
+    other = "" if "head_width" in sizes else ", or use diffusion.prediction=data"
+    return failed(ratio, f"set {field} to {numbers:,} or more{other}")
 
 
 def decoder_at_plateau(run: AuditedRun) -> AuditFinding:
