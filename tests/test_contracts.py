@@ -16,7 +16,7 @@ OPTIONS = {
     "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--limit",
             "--quick", "--print-config", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--no-compile",
             "--checkpoint-activations", "--shard", "--capture"},
-    "ablate": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--micro-batch",
+    "ablate": {"--out", "--preset", "--data", "--only", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--micro-batch",
                "--compile", "--no-compile", "--checkpoint-activations", "--shard", "--capture", "--engine", "--slots", "--ranks",
                "--sbatch", "--leave"},
     "plan": {"--out", "--preset", "--data", "--set", "--limit", "--quick", "--shelf", "--gpus", "--nodes", "--format"},

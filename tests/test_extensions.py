@@ -233,7 +233,10 @@ def modules_with(name: str) -> set[str]:
         ("sde-euler", {"config/choices.py", "nets/sampler.py"}),
         ("whiten", {"config/choices.py", "nets/alignment.py"}),
         ("ddpm", {"config/choices.py", "nets/objectives.py", "nets/sampler.py", "nets/ddpm.py", "nets/mar.py"}),  # MAR's head is one
-        ("guided_channels", {"config/sampling.py", "config/build.py", "stages/graph.py", "nets/guidance.py", "nets/sampler.py"}),
+        (
+            "guided_channels",
+            {"config/sampling.py", "config/build.py", "config/choices.py", "stages/graph.py", "nets/guidance.py", "nets/sampler.py"},
+        ),
     ],
 )
 def test_members_that_exist_are_named_in_no_further_module(member, places):

@@ -209,7 +209,7 @@ def _check(model: Any, sampling: SamplingProtocol, weak: Any) -> None:
         choices.check_rounds(sampling.sampler, sampling.schedule, sampling.guided_channels)
     if not (sampling.temperature > 0 and (sampling.token_limit is None or sampling.token_limit > 0)):
         raise BadConfig(f"temperature {sampling.temperature:g} and token_limit {sampling.token_limit} must be above 0; change them.")
-    if weak is not None and not choice.autoguidance:
+    if weak is not None and choice.rounds:
         raise BadConfig(f"a model that predicts {choice.predicts} has no autoguidance; leave the weak model out.")
     choices.check_zero_init(sampling.sampler, sampling.steps, sampling.zero_init, sampling.optimised_scale, sampling.against)
     if (weak is not None) != (sampling.against == "weak"):

@@ -49,7 +49,7 @@ def test_a_plan_prints_work_time_disk_and_who_shares_a_node(tmp_path, capsys):
 def test_a_quick_trial_of_every_recipe_can_be_planned(preset):
     """RAE's rate is held for 40 epochs before it falls, which is longer than a trial."""
     made = configs_of("recipes", preset, trial(["seed=0"], None, True), None, resolved=False)
-    assert len(made) == 7 and {one.diffusion.training.total_images for one in made.values()} == {256}
+    assert len(made) == 8 and {one.diffusion.training.total_images for one in made.values()} == {256}
 
 
 def test_cells_that_differ_in_nothing_that_is_used_are_said(tmp_path, capsys):

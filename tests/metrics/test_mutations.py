@@ -135,7 +135,7 @@ def drawn_masks_one_too_high(right):
 
 
 def pixels_normalised_twice(right):
-    return lambda self, images: right(self, (images - self.mean) / self.std)
+    return lambda self, images, function: right(self, (images - self.mean) / self.std, function)
 
 
 def latents_standardised_twice(right):

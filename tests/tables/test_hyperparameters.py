@@ -39,7 +39,7 @@ def test_the_sizes_of_the_paper_s_models_follow_from_their_configurations():
 def test_cells_that_differ_in_their_seed_are_one_column_and_ddpm_has_no_shift():
     lines = svgbench("experiments", "settings", "recipes").stdout.splitlines()
     head, rows = lines[2], {tuple(cell.strip() for cell in line.split("|")[1:3]): line.split("|")[3].strip() for line in lines[4:] if line}
-    assert [word.strip() for word in head.split("|")[3:-1]] == ["dit", "sit", "sit-va-vae", "repa", "lightningdit", "rae", "svg"]
+    assert [word.strip() for word in head.split("|")[3:-1]] == ["dit", "sit", "sit-va-vae", "repa", "lightningdit", "rae", "mar", "svg"]
     assert rows["training", "predicts"] == "noise" and rows["training", "shift"] == "-" and rows["sampling", "sampler"] == "ddpm"
 
 
