@@ -54,9 +54,7 @@ OBJECTIVES: Mapping[str, ObjectiveChoice] = {
     "meanflow": ObjectiveChoice(
         "average velocities over intervals, for one or a few steps (MeanFlow)", "average velocities", True, False, False, True
     ),
-    "mar": ObjectiveChoice(
-        "hidden tokens by a diffusion loss, made in rounds (MAR)", "tokens one after the other", False, False, False, rounds=True
-    ),
+    "mar": ObjectiveChoice("hidden tokens by a diffusion loss, made in rounds (MAR)", "tokens in rounds", False, False, False, rounds=True),
 }
 
 

@@ -8,7 +8,6 @@ The paper's times run to noise: its t and r are 1 - s and 1 - e, its velocities 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,20 +51,12 @@ def draw_intervals(stream: int, positions: Tensor, settings: Diffusion) -> Tenso
 
 
 def training_pair(
-    model: MeanFlowModel,
-    data: Tensor,
-    positions: Tensor,
-    noise: int,
-    time: int,
-    settings: Diffusion,
-    labels: Tensor,
-    held: Mapping[str, Tensor],
+    model: MeanFlowModel, data: Tensor, positions: Tensor, noise: int, time: int, settings: Diffusion, labels: Tensor
 ) -> TrainingPair:
     """The training pair of latents [B, C, h, w] whose noise and interval are drawn from two streams at global positions [B].
 
     ``labels`` [B]: those that the network is trained with. With ``settings.meanflow.guidance`` w, v becomes w v + (1 - w) u(x, s, s, null
-    class) (equation 19), except where the label is the null class. The target is computed in float32 without gradients. ``held`` is not
-    used."""
+    class) (equation 19), except where the label is the null class. The target is computed in float32 without gradients."""
     interval = draw_intervals(time, positions, settings)
     start, length = interval[:, 0], (interval[:, 1] - interval[:, 0])[:, None, None, None]
     x_0 = draws.normal(noise, positions, tuple(data.shape[1:]))

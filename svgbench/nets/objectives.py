@@ -58,28 +58,15 @@ def _mar_sizes(part: Diffusion) -> dict[str, Any]:
 
 
 def _no_velocity(model: Any) -> nn.Module:
-    raise BadInput("a model of the objective mar makes its tokens one after the other and has no velocity; use a run of another objective.")
-
-
-def _flow_pair(
-    model: Any,
-    data: Tensor,
-    positions: Tensor,
-    noise: int,
-    time: int,
-    settings: Diffusion,
-    labels: Tensor,
-    held: Mapping[str, Tensor],
-) -> TrainingPair:
-    return flow.training_pair(
-        data, positions, noise=noise, time=time, shift=settings.shift, times=settings.time, prediction=settings.prediction
-    )
+    raise BadInput("a model of the objective mar makes its tokens in rounds and has no velocity; use a run of another objective.")
 
 
 OBJECTIVES: Mapping[str, Objective] = {
     "flow": Objective(
         wrap=lambda sit, prediction: flow.DataModel(sit) if prediction == "data" else sit,
-        pair=_flow_pair,
+        pair=lambda model, data, at, noise, time, part, labels, held: flow.training_pair(
+            data, at, noise=noise, time=time, shift=part.shift, times=part.time, prediction=part.prediction
+        ),
         losses=lambda model, prediction, data, pair: flow.losses(prediction, pair.target),
         as_velocity=lambda model: model,
     ),
@@ -92,7 +79,7 @@ OBJECTIVES: Mapping[str, Objective] = {
     ),
     "meanflow": Objective(
         wrap=lambda sit, prediction: meanflow.MeanFlowModel(sit),
-        pair=meanflow.training_pair,
+        pair=lambda model, data, at, noise, time, part, labels, held: meanflow.training_pair(model, data, at, noise, time, part, labels),
         losses=lambda model, prediction, data, pair: meanflow.losses(prediction, pair.target),
         as_velocity=lambda model: model,
         sizes=_with_interval,

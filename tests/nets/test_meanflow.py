@@ -42,7 +42,7 @@ def data() -> Tensor:
 
 
 def pair_of(model, part: Diffusion):
-    return meanflow.training_pair(model, data(), ALL, 11, 12, part, LABELS, {})
+    return meanflow.training_pair(model, data(), ALL, 11, 12, part, LABELS)
 
 
 def spread(values: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def test_the_exact_average_velocity_has_no_loss_and_one_step_arrives():
     exact, image = OneImage(data()[:1]), data()[:1]
     everywhere = image.expand(6, *SHAPE)
     part = settings()
-    pair = meanflow.training_pair(exact, everywhere, ALL, 11, 12, part, LABELS, {})
+    pair = meanflow.training_pair(exact, everywhere, ALL, 11, 12, part, LABELS)
     torch.testing.assert_close(pair.target, exact(pair.x, pair.time, LABELS), rtol=1e-3, atol=1e-3)
     assert meanflow.losses(exact(pair.x, pair.time, LABELS), pair.target).max() < 1e-3
     noise = draws.normal(3, ALL, SHAPE)
