@@ -61,12 +61,16 @@ def _no_velocity(model: Any) -> nn.Module:
     raise BadInput("a model of the objective mar makes its tokens in rounds and has no velocity; use a run of another objective.")
 
 
+def _flow_pair(
+    model: Any, data: Tensor, at: Tensor, noise: int, time: int, part: Diffusion, labels: Tensor, held: Mapping[str, Tensor]
+) -> TrainingPair:
+    return flow.training_pair(data, at, noise=noise, time=time, shift=part.shift, times=part.time, prediction=part.prediction)
+
+
 OBJECTIVES: Mapping[str, Objective] = {
     "flow": Objective(
         wrap=lambda sit, prediction: flow.DataModel(sit) if prediction == "data" else sit,
-        pair=lambda model, data, at, noise, time, part, labels, held: flow.training_pair(
-            data, at, noise=noise, time=time, shift=part.shift, times=part.time, prediction=part.prediction
-        ),
+        pair=_flow_pair,
         losses=lambda model, prediction, data, pair: flow.losses(prediction, pair.target),
         as_velocity=lambda model: model,
     ),
