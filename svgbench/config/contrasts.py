@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from svgbench.config.part import Part
+from svgbench.config.part import Sparse
+
+FEWEST_SCALES = 3
+"""Guidance is tuned among this many scales or more: two only tell whether to guide at all."""
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -17,8 +20,10 @@ def group_name(run: str) -> str:
     return re.sub(r"(^|\.)seed-\d+", "", run).strip(".")
 
 
-class Contrast(Part):
+class Contrast(Sparse):
     """One comparison. Cells have their names in ``svgbench experiments show``, without the seed; they are paired by seed."""
+
+    later = ("trained",)
 
     name: Text
     """The name of the comparison in tables."""
@@ -32,8 +37,11 @@ class Contrast(Part):
     """The reason for the expectation; printed as a footnote of the table."""
     steps: Annotated[int, Field(ge=1)] | Literal["most"] = "most"
     """For scores of samples: the number of steps at which the cells are compared; most: the largest of each cell."""
-    guidance: Annotated[float, Field(ge=0)] | Literal["none", "most"] = "none"
-    """For scores of samples: the guidance scale; none: 1; most: the largest of each cell."""
+    guidance: Annotated[float, Field(ge=0)] | Literal["none", "most", "tuned"] = "none"
+    """For scores of samples: the guidance scale; none: 1; most: the largest of each cell; tuned: for each seed the scale with the best mean
+    over the other seeds of its cell (``tables.tuned_guidance``)."""
+    trained: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """For scores of samples: the share of the training after which they were drawn, as in ``sampling.trained``."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"
     """For perception scores: features, residual or whole (the full latent)."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from svgbench.config import cards
 from svgbench.config.build import build
 from svgbench.config.choices import listed
-from svgbench.config.contrasts import group_name
+from svgbench.config.contrasts import FEWEST_SCALES, group_name
 from svgbench.config.experiments import DEFAULT_PRESET, Experiment, cells, experiment_at, place_of, preset_of, repeated, run_of
 from svgbench.config.names import changes, checked_name, run_name
 from svgbench.config.parse import merge, nested, override
@@ -104,20 +104,30 @@ def cells_of(
 
 
 def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -> None:
-    """Raises BadConfig, with the line, for a contrast at steps or a guidance scale at which one of its cells draws no samples."""
+    """Raises BadConfig, with the line, for a contrast at steps, a guidance scale or a share of the training at which one of its cells draws
+    no samples."""
     for number, contrast in enumerate(experiment.contrasts):
-        asked = {"steps": contrast.steps, "guidance": contrast.guidance} if METRICS[contrast.metric].of_samples else {}
-        for what, value in asked.items():
-            value = 1.0 if value == "none" else value  # no guidance is the scale 1
+        for what in ("steps", "guidance", "trained") if METRICS[contrast.metric].of_samples else ():
+            value = getattr(contrast, what)
             for cell, config in cells:
                 drawn = getattr(config.sampling, what)
-                there = value in drawn if not isinstance(value, str) else what == "steps" or set(drawn) != {1.0}
-                if group_name(cell) in contrast.between and not there:
-                    at = experiment.at(f"contrasts.{number}.{what}")
-                    raise BadConfig(
-                        f"{at}: the contrast '{contrast.name}' compares samples of {what} {value}, and '{group_name(cell)}' draws {what} "
-                        f"{listed([f'{each:g}' for each in drawn])}; name one of these, or add it to sampling.{what}."
-                    ).about(f"sampling.{what}")
+                if group_name(cell) not in contrast.between or _drawn_at(what, value, drawn):
+                    continue
+                add = f"draw {FEWEST_SCALES} scales or more" if value == "tuned" else f"name one of these, or add it to sampling.{what}"
+                raise BadConfig(
+                    f"{experiment.at(f'contrasts.{number}.{what}')}: the contrast '{contrast.name}' compares samples of {what} "
+                    f"{1 if value == 'none' else value}, and '{group_name(cell)}' draws {what} {listed([f'{each:g}' for each in drawn])}; "
+                    f"{add}."
+                ).about(f"sampling.{what}")
+
+
+def _drawn_at(what: str, value: float | str, drawn: tuple[float, ...]) -> bool:
+    """Whether ``drawn``, the steps, guidance scales or shares of the training of a cell, allows a contrast's value."""
+    if value == "most":
+        return what == "steps" or set(drawn) != {1.0}
+    if value == "tuned":
+        return len(drawn) >= FEWEST_SCALES
+    return (1.0 if value == "none" else value) in drawn  # no guidance is the scale 1
 
 
 def _tell_repeats(repeats: dict[str, str], count: int) -> None:

@@ -66,8 +66,12 @@ class RunRecord:
     @property
     def images_seen(self) -> int | None:
         """Training images of the finished transformer; None if it is not finished or comes from a release."""
+        return self.images_at(1.0)
+
+    def images_at(self, share: float) -> int | None:
+        """Training images of the transformer after a share of its training (``sampling.trained``); None as for ``images_seen``."""
         trained, before = images_trained(self.about["stages"])
-        return trained and before + trained
+        return trained and before + round(trained * share)
 
     @property
     def behind(self) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from svgbench.tables.seeds import apart, half_interval
 from svgbench.tables.significance import LEVEL, holm, paired_p
 from svgbench.tables.standings import fields_of
 from svgbench.tables.table import Cell, Table
+from svgbench.tables.tuned_guidance import tuned
 
 COLUMNS = ["contrast", "metric", "difference", "seeds", "expected", "p", "p (Holm)", f"holds at {100 * LEVEL:g} %", "declared"]
 EXPECTED = {"two-sided": "other than 0", "less": "below 0", "greater": "above 0"}
@@ -84,10 +85,11 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
     early = entry["declared"] if entry is not None and entry["before"] else None
     named = {record.name: record for record in records}
     sides = [[named[run] for run in runs if run in named] for runs in runs_of(contrast, cells)]
-    one, other = ({record.seed: score for record in side if (score := _score(contrast, record))} for side in sides)
+    (one, how_one), (other, how_other) = (_scores(contrast, side) for side in sides)
     shared = one.keys() & other.keys()
     seeds = apart({seed: (one[seed], other[seed]) for seed in shared})
     remarks = []
+    remarks += [f"tuned guidance of {cell}: {how}" for cell, how in zip(contrast.between, (how_one, how_other), strict=True) if how]
     if not seeds:
         absent = [(cell, side) for cell, side, scores in zip(contrast.between, sides, (one, other), strict=True) if not scores]
         elsewhere = [cell for cell, side in absent if any(row["metric"] == contrast.metric for record in side for row in record.scores)]
@@ -110,21 +112,37 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
     return _Tested(contrast, {seed: one[seed]["value"] - other[seed]["value"] for seed in seeds}, one[seeds[0]], remarks, early)
 
 
-def _score(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
-    """The score of a run that a contrast compares."""
-    rows = [row for row in record.scores if row["metric"] == contrast.metric]
+def _scores(contrast: Contrast, side: Sequence[RunRecord]) -> tuple[dict[int, dict[str, Any]], str]:
+    """Seed -> the score of a cell that a contrast compares; and the tuned guidance as text, if there is one."""
     if not MEASURES[contrast.metric].of_samples:
-        parts = {row["detail"].get("latents") for row in rows}
-        wanted = contrast.latents if contrast.latents != "whole" else "both" if "both" in parts else "features"
-        return next((row for row in rows if row["detail"].get("latents") in (None, wanted)), None)
-    end = record.images_seen
-    rows = [row for row in rows if end is None or row["images_seen"] == end]  # of the finished model, not of a snapshot
-    guided = [row["guidance"] for row in rows if row["guidance"] != 1]
-    scale = 1 if contrast.guidance == "none" else max(guided, default=None) if contrast.guidance == "most" else contrast.guidance
-    rows = [row for row in rows if row["guidance"] == scale]
+        return {record.seed: score for record in side if (score := _of_latents(contrast, record))}, ""
+    rows = [row for record in side for row in _of_samples(contrast, record)]
+    if contrast.guidance == "tuned":
+        found = tuned(rows)
+        return {score["seed"]: score for score in found.scores}, found.text if found.scores else ""
+    return {row["seed"]: row for row in reversed(rows)}, ""  # the first of each seed
+
+
+def _of_latents(contrast: Contrast, record: RunRecord) -> dict[str, Any] | None:
+    """The score of a run's images or latents that a contrast compares."""
+    rows = [row for row in record.scores if row["metric"] == contrast.metric]
+    parts = {row["detail"].get("latents") for row in rows}
+    wanted = contrast.latents if contrast.latents != "whole" else "both" if "both" in parts else "features"
+    return next((row for row in rows if row["detail"].get("latents") in (None, wanted)), None)
+
+
+def _of_samples(contrast: Contrast, record: RunRecord) -> list[dict[str, Any]]:
+    """The scores of a run's samples that a contrast compares: one, or one for each guidance scale if it is tuned."""
+    rows = [row for row in record.scores if row["metric"] == contrast.metric]
+    seen = record.images_at(contrast.trained)
+    rows = [row for row in rows if seen is None or row["images_seen"] == seen]
+    if contrast.guidance != "tuned":
+        guided = [row["guidance"] for row in rows if row["guidance"] != 1]
+        scale = 1 if contrast.guidance == "none" else max(guided, default=None) if contrast.guidance == "most" else contrast.guidance
+        rows = [row for row in rows if row["guidance"] == scale]
     drawn = record.config().get("sampling", {}).get("steps") or [row["steps"] for row in rows]  # also those whose samples failed
     steps = max(drawn, default=0) if contrast.steps == "most" else contrast.steps
-    return next((row for row in rows if row["steps"] == steps), None)
+    return [row for row in rows if row["steps"] == steps]
 
 
 def _apart(one: dict[str, Any], other: dict[str, Any]) -> tuple[bool, str]:
@@ -148,11 +166,13 @@ def _way(contrast: Contrast) -> str:
 
 
 def _ways(contrast: Contrast) -> list[str]:
-    """The part of the latents, or the steps and guidance, if they are not the defaults."""
+    """The part of the latents, or the steps, guidance and point of the training, if they are not the defaults."""
     if not MEASURES[contrast.metric].of_samples:
         return [] if contrast.latents == "whole" else [contrast.latents]
-    guidance = {"none": [], "most": ["guided"]}.get(str(contrast.guidance), [f"guidance {contrast.guidance}"])
-    return [*([] if contrast.steps == "most" else [f"{contrast.steps} steps"]), *guidance]
+    named = {"none": [], "most": ["guided"], "tuned": ["tuned guidance"]}
+    guidance = named.get(str(contrast.guidance), [f"guidance {contrast.guidance}"])
+    trained = [] if contrast.trained == 1 else [f"after {100 * contrast.trained:g} % of the training"]
+    return [*([] if contrast.steps == "most" else [f"{contrast.steps} steps"]), *guidance, *trained]
 
 
 def _difference(one: _Tested) -> Cell:

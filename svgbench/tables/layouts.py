@@ -60,8 +60,9 @@ class Column(Part):
     """Title of the column; the metric's name when empty."""
     steps: int | Literal["most", "all"] = "most"
     """For samples: this number, each row's largest (most), or a column for each (all)."""
-    guidance: float | Literal["none", "most", "all"] = "none"
-    """For samples: this scale, 1 (none), each row's largest (most), or a column for each (all)."""
+    guidance: float | Literal["none", "most", "all", "tuned"] = "none"
+    """For samples: this scale, 1 (none), each row's largest (most), a column for each (all), or the best scale of each row, chosen for each
+    seed on the other seeds (tuned, ``tables.tuned_guidance``); a tuned column is left out where no row has two seeds and three scales."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"
     """For perception: the part of the latents; whole: all that a run has."""
     published: bool = True
@@ -158,7 +159,7 @@ class Layout(Part):
         if len({MEASURES[column.metric].group == "cost" for column in self.columns}) > 1:
             raise ValueError("a table cannot mix columns of `svgbench cost` with scores of runs; split the layout")
         one = self.columns[0]
-        if self.surface and (len(self.columns) > 1 or self.marks or not one.sampled or one.guidance in ("most", "all")):
+        if self.surface and (len(self.columns) > 1 or self.marks or not one.sampled or one.guidance in ("most", "all", "tuned")):
             raise ValueError("a surface shows one metric of samples at one guidance scale; give one column, no marks, and a scale or none")
         return self
 

@@ -22,6 +22,7 @@ from svgbench.tables.seeds import value_of
 from svgbench.tables.standings import Entry, fields_of, shared_protocol, standings
 from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
+from svgbench.tables.tuned_guidance import TunedGuidance, tuned
 
 GUIDED_ONLY = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
 """Sampling fields that do not affect scores at guidance 1."""
@@ -71,6 +72,8 @@ def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
     titles: dict[str, _Titled] = {}
     for column in layout.columns:
         keys = dict.fromkeys(key for other, _, key, _ in chosen if other is column)
+        if column.guidance == "tuned" and not keys:  # no row has two seeds at three scales
+            continue
         for key in sorted(keys, key=lambda k: (k[0] or 0, k[1] or 0)) or [(None, None)]:
             titles.setdefault(_title(column, key, differing), _Titled(column, [])).keys.append(key)
     entries = [Entry(row, _title(column, key, differing), score) for column, row, key, score in chosen]
@@ -98,8 +101,20 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
         row_scores = [score for _, r, _, score in chosen if r == name]
         texts[1:1] = [_shown(field, row_scores) if field in differing else fact(field, row) for _, field in lead]
     named = [f"layout of {layout.paper} of arXiv 2510.15301"] if layout.paper else []
-    table.notes += [*marks.notes(), *add_marks(table, layout, rows), *named, *layout.notes]
+    table.notes += [*_tuned_scales(layout, rows), *marks.notes(), *add_marks(table, layout, rows), *named, *layout.notes]
     return table
+
+
+def _tuned_scales(layout: Layout, rows: Mapping[str, Row]) -> list[str]:
+    """The guidance scales behind columns of tuned guidance."""
+    texts: dict[str, dict[str, None]] = {}
+    for column in layout.columns:
+        if column.guidance == "tuned":
+            for name, row in rows.items():
+                for found in _at_tuned_guidance(_of_column(column, row.scores)).values():
+                    texts.setdefault(f"{MEASURES[column.metric].title} {found.text}", {})[name] = None
+    named = "; ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
+    return [f"tuned guidance, chosen for each seed by its mean over the other seeds: {named}"] if named else []
 
 
 def add_marks(table: Table, layout: Layout, rows: Mapping[str, Row]) -> list[str]:
@@ -162,17 +177,35 @@ class _Titled(NamedTuple):
 
 def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dict[str, Any]]]:
     """The scores of a row that belong to a layout's column."""
-    matching = [s for s in scores if s["metric"] == column.metric]
     if not column.sampled:
+        matching = [s for s in scores if s["metric"] == column.metric]
         parts = {s["detail"].get("latents") for s in matching}
         wanted = column.latents if column.latents != "whole" else "both" if "both" in parts else "features"
         return [((None, None), s) for s in matching if s["detail"].get("latents") in (None, wanted)]
+    matching = _of_column(column, scores)
+    if column.guidance == "tuned":
+        return [((steps, None), score) for steps, found in _at_tuned_guidance(matching).items() for score in found.scores]
+    return [((s["steps"], s["guidance"]), s) for s in matching]
+
+
+def _of_column(column: Column, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scores of samples with a column's metric, steps and guidance; at all scales if the guidance is tuned."""
+    matching = [s for s in scores if s["metric"] == column.metric]
     guided = [s["guidance"] for s in matching if s["guidance"] != 1]
-    named: dict[Any, Any] = {"none": 1.0, "most": max(guided, default=None), "all": "all"}
+    named: dict[Any, Any] = {"none": 1.0, "most": max(guided, default=None), "all": "all", "tuned": "all"}
     scale = named.get(column.guidance, column.guidance)
     matching = [s for s in matching if scale in ("all", s["guidance"])]
     steps = max((s["steps"] for s in matching), default=0) if column.steps == "most" else column.steps
-    return [((s["steps"], s["guidance"]), s) for s in matching if steps in ("all", s["steps"])]
+    return [s for s in matching if steps in ("all", s["steps"])]
+
+
+def _at_tuned_guidance(scores: list[dict[str, Any]]) -> dict[int, TunedGuidance]:
+    """Steps -> the scores of a row's seeds at its tuned guidance; only numbers of one protocol are compared."""
+    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for score in scores:
+        groups.setdefault((score["steps"], shared_protocol(score, tuple(GUIDED_ONLY))), []).append(score)
+    found = [(steps, tuned(group)) for (steps, _), group in groups.items()]
+    return {steps: one for steps, one in found if one.scores}
 
 
 def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
@@ -186,6 +219,8 @@ def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
         title += f", {steps} steps"
     if column.sampled and column.guidance == "most" and (guidance is None or "sampling.guidance" in differing):
         return f"{title}, guided"
+    if column.guidance == "tuned":
+        return f"{title}, tuned guidance"
     if guidance is not None and (guidance != 1 or column.guidance == "all"):
         title += f", guidance {guidance:g}"
     return title
@@ -199,6 +234,8 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
         return f"failed {marks.mark(_reasons(titled, row, failed))}"
     if column.latents in ("residual", "both") and row.scores and all(s["residual_channels"] == 0 for s in row.scores):
         return f"- {marks.mark('has no residual')}"
+    if column.guidance == "tuned":
+        return f"- {marks.mark('tuned guidance needs two seeds, each with samples at the same three scales or more')}"
     if any(s["metric"] == column.metric for s in row.scores):
         return f"- {marks.mark('not sampled with these steps and guidance')}"
     lacks = "has no such part" if MEASURES[column.metric].group == "cost" else "not scored in this run"
@@ -227,7 +264,7 @@ def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
     steps, guidance = key
     if key == (None, None):
         steps = column.steps if isinstance(column.steps, int) else None
-        named: dict[Any, Any] = {"none": 1.0, "most": None, "all": None}
+        named: dict[Any, Any] = {"none": 1.0, "most": None, "all": None, "tuned": None}
         guidance = named.get(column.guidance, column.guidance)
         if column.guidance == "most" and cell.get("guidance") == 1:
             return False
@@ -236,11 +273,9 @@ def _fits(column: Column, key: Key, cell: dict[str, float]) -> bool:
 
 def _of_row(row: Row, record: RunRecord, cell: dict[str, float]) -> bool:
     """Whether a failed node belongs to the snapshot of the training that a row shows, if a run has a row for each snapshot."""
-    stage = record.stage("diffusion")
-    total = stage["cost"].get("images_seen") if stage else None
-    if row.point is None or stage is None or not total or not cell:  # a node without a cell belongs to all rows
+    if row.point is None or not record.images_seen or not cell:  # a node without a cell belongs to all rows
         return True
-    return stage["cost"].get("images_before", 0) + round(total * cell.get("trained", 1.0)) == row.point
+    return record.images_at(cell.get("trained", 1.0)) == row.point
 
 
 def _reasons(titled: _Titled, row: Row, failed: list[RunRecord]) -> str:
