@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import mean
 from typing import Any, NamedTuple
 
 from svgbench.config.contrasts import Contrast
 from svgbench.lab.contrasts import identity, runs_of
 from svgbench.tables.collect import RunRecord
+from svgbench.tables.differences import difference_cell
 from svgbench.tables.footnotes import Footnotes
 from svgbench.tables.measures import MEASURES
 from svgbench.tables.pretrainings import PAIR, weights_of
-from svgbench.tables.seeds import apart, half_interval
+from svgbench.tables.seeds import apart
 from svgbench.tables.significance import LEVEL, holm, paired_p
 from svgbench.tables.standings import fields_of
 from svgbench.tables.table import Cell, Table
@@ -177,15 +177,7 @@ def _ways(contrast: Contrast) -> list[str]:
 
 def _difference(one: _Tested) -> Cell:
     """The mean difference and its interval; a dash if there is none."""
-    values = list(one.differences.values())
-    if not values or one.score is None:
-        return Cell("-")
-    digits, centre = MEASURES[one.contrast.metric].digits, mean(values)
-    half = half_interval(values) if len(values) > 1 else None
-    text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
-    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in one.differences.items())
-    ends: dict[str, Any] = {} if half is None else {"low": centre - half, "high": centre + half}
-    return Cell(text, value=centre, hint=hint, metric=one.score["metric"], count=one.score["count"], protocol=one.score["protocol"], **ends)
+    return difference_cell(one.differences, one.score) if one.differences and one.score is not None else Cell("-")
 
 
 def _p(value: float | None) -> str:

@@ -6,8 +6,9 @@ of paired differences therefore supports a claim about two rows; whether the int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
+from typing import Any
 
 from svgbench.tables.labels import row_of
 from svgbench.tables.measures import MEASURES
@@ -67,14 +68,18 @@ def _cell(values: Values, row: str, baseline: str, column: str, pairs: set[int])
     seeds = apart({s: (mine[protocol][s].score, theirs[protocol][s].score) for s in mine[protocol].keys() & theirs[protocol].keys()})
     if not seeds:
         return "no seed of the baseline"
-    score, differences = (
-        mine[protocol][seeds[0]].score,
-        [mine[protocol][s].score["value"] - theirs[protocol][s].score["value"] for s in seeds],
-    )
+    differences = {s: mine[protocol][s].score["value"] - theirs[protocol][s].score["value"] for s in seeds}
     pairs.add(len(differences))
-    digits, centre = MEASURES[score["metric"]].digits, mean(differences)
-    half = half_interval(differences) if len(differences) > 1 else None
+    return difference_cell(differences, mine[protocol][seeds[0]].score)
+
+
+def difference_cell(differences: Mapping[int, float], score: Mapping[str, Any]) -> Cell:
+    """Seed -> difference as ``mean ± half of the 95 % t-interval``; one seed has no interval. ``score``: one of the two, for its metric,
+    count and protocol."""
+    values = list(differences.values())
+    digits, centre = MEASURES[score["metric"]].digits, mean(values)
+    half = half_interval(values) if len(values) > 1 else None
     text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
-    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in zip(seeds, differences, strict=True))
+    hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in differences.items())
     ends = {} if half is None else {"low": centre - half, "high": centre + half}
     return Cell(text, value=centre, hint=hint, metric=score["metric"], count=score["count"], protocol=score["protocol"], **ends)
