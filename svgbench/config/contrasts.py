@@ -38,8 +38,8 @@ class Contrast(Sparse):
     steps: Annotated[int, Field(ge=1)] | Literal["most"] = "most"
     """For scores of samples: the number of steps at which the cells are compared; most: the largest of each cell."""
     guidance: Annotated[float, Field(ge=0)] | Literal["none", "most", "tuned"] = "none"
-    """For scores of samples: the guidance scale; none: 1; most: the largest of each cell; tuned: for each seed the scale with the best mean
-    over the other seeds of its cell (``tables.tuned_guidance``)."""
+    """For scores of samples: the guidance scale; none: 1; most: the largest of each cell; tuned: the best of each cell, chosen on its first
+    seed and scored on the others (``tables.tuned_guidance``)."""
     trained: Annotated[float, Field(gt=0, le=1)] = 1.0
     """For scores of samples: the share of the training after which they were drawn, as in ``sampling.trained``."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"

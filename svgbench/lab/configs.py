@@ -113,11 +113,15 @@ def _check_samples(experiment: Experiment, cells: list[tuple[str, RunConfig]]) -
                 drawn = getattr(config.sampling, what)
                 if group_name(cell) not in contrast.between or _drawn_at(what, value, drawn):
                     continue
-                add = f"draw {FEWEST_SCALES} scales or more" if value == "tuned" else f"name one of these, or add it to sampling.{what}"
+                at, named = experiment.at(f"contrasts.{number}.{what}"), listed([f"{each:g}" for each in drawn])
+                if value == "tuned":
+                    raise BadConfig(
+                        f"{at}: the contrast '{contrast.name}' compares samples at tuned guidance, which needs {FEWEST_SCALES} scales or "
+                        f"more, and '{group_name(cell)}' draws {named}; add scales to sampling.guidance."
+                    ).about("sampling.guidance")
                 raise BadConfig(
-                    f"{experiment.at(f'contrasts.{number}.{what}')}: the contrast '{contrast.name}' compares samples of {what} "
-                    f"{1 if value == 'none' else value}, and '{group_name(cell)}' draws {what} {listed([f'{each:g}' for each in drawn])}; "
-                    f"{add}."
+                    f"{at}: the contrast '{contrast.name}' compares samples of {what} {1 if value == 'none' else value}, and "
+                    f"'{group_name(cell)}' draws {what} {named}; name one of these, or add it to sampling.{what}."
                 ).about(f"sampling.{what}")
 
 

@@ -85,11 +85,11 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
     early = entry["declared"] if entry is not None and entry["before"] else None
     named = {record.name: record for record in records}
     sides = [[named[run] for run in runs if run in named] for runs in runs_of(contrast, cells)]
-    (one, how_one), (other, how_other) = (_scores(contrast, side) for side in sides)
+    (one, said), (other, said_other) = (_scores(contrast, side) for side in sides)
     shared = one.keys() & other.keys()
     seeds = apart({seed: (one[seed], other[seed]) for seed in shared})
     remarks = []
-    remarks += [f"tuned guidance of {cell}: {how}" for cell, how in zip(contrast.between, (how_one, how_other), strict=True) if how]
+    remarks += [f"{cell}: {text}" for cell, text in zip(contrast.between, (said, said_other), strict=True) if text]
     if not seeds:
         absent = [(cell, side) for cell, side, scores in zip(contrast.between, sides, (one, other), strict=True) if not scores]
         elsewhere = [cell for cell, side in absent if any(row["metric"] == contrast.metric for record in side for row in record.scores)]
@@ -113,13 +113,13 @@ def _tested(contrast: Contrast, records: Sequence[RunRecord], cells: Mapping[str
 
 
 def _scores(contrast: Contrast, side: Sequence[RunRecord]) -> tuple[dict[int, dict[str, Any]], str]:
-    """Seed -> the score of a cell that a contrast compares; and the tuned guidance as text, if there is one."""
+    """Seed -> the score of a cell that a contrast compares; and a remark on tuned guidance, if there is one."""
     if not MEASURES[contrast.metric].of_samples:
         return {record.seed: score for record in side if (score := _of_latents(contrast, record))}, ""
     rows = [row for record in side for row in _of_samples(contrast, record)]
-    if contrast.guidance == "tuned":
-        found = tuned(rows)
-        return {score["seed"]: score for score in found.scores}, found.text if found.scores else ""
+    if contrast.guidance == "tuned" and rows:
+        found = tuned(rows, side)
+        return {score["seed"]: score for score in found.scores}, f"guidance {found.text}" if found.scores else found.lacks
     return {row["seed"]: row for row in reversed(rows)}, ""  # the first of each seed
 
 
@@ -135,6 +135,8 @@ def _of_samples(contrast: Contrast, record: RunRecord) -> list[dict[str, Any]]:
     """The scores of a run's samples that a contrast compares: one, or one for each guidance scale if it is tuned."""
     rows = [row for row in record.scores if row["metric"] == contrast.metric]
     seen = record.images_at(contrast.trained)
+    if seen is None and contrast.trained != 1:  # a released transformer has no snapshots
+        return []
     rows = [row for row in rows if seen is None or row["images_seen"] == seen]
     if contrast.guidance != "tuned":
         guided = [row["guidance"] for row in rows if row["guidance"] != 1]

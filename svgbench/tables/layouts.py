@@ -61,8 +61,8 @@ class Column(Part):
     steps: int | Literal["most", "all"] = "most"
     """For samples: this number, each row's largest (most), or a column for each (all)."""
     guidance: float | Literal["none", "most", "all", "tuned"] = "none"
-    """For samples: this scale, 1 (none), each row's largest (most), a column for each (all), or the best scale of each row, chosen for each
-    seed on the other seeds (tuned, ``tables.tuned_guidance``); a tuned column is left out where no row has two seeds and three scales."""
+    """For samples: this scale, 1 (none), each row's largest (most), a column for each (all), or each row's best scale, chosen on its first
+    seed and scored on the others (tuned, ``tables.tuned_guidance``); a tuned column that no row fills is left out, and a note says why."""
     latents: Literal["whole", "features", "residual", "both"] = "whole"
     """For perception: the part of the latents; whole: all that a run has."""
     published: bool = True

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svgbench.config.records import canonical
-from svgbench.stages.graph import UNGUIDED, UNGUIDED_LEFT_OUT
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.differences import difference_table
 from svgbench.tables.facts import Row, fact, title_of
@@ -22,10 +21,7 @@ from svgbench.tables.seeds import value_of
 from svgbench.tables.standings import Entry, fields_of, shared_protocol, standings
 from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
-from svgbench.tables.tuned_guidance import TunedGuidance, tuned
-
-GUIDED_ONLY = {*UNGUIDED, *UNGUIDED_LEFT_OUT}
-"""Sampling fields that do not affect scores at guidance 1."""
+from svgbench.tables.tuned_guidance import GUIDED_ONLY, TunedGuidance, tuned
 
 
 def paper_tables(
@@ -67,12 +63,12 @@ class _Laid(NamedTuple):
 
 def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
     rows = _rows(records)
-    chosen = [(column, row, key, score) for column in layout.columns for row in rows for key, score in _chosen(column, rows[row].scores)]
+    chosen = [(column, row, key, score) for column in layout.columns for row in rows for key, score in _chosen(column, rows[row])]
     differing = _differing(layout.shows, [(column, score) for column, _, _, score in chosen])
     titles: dict[str, _Titled] = {}
     for column in layout.columns:
         keys = dict.fromkeys(key for other, _, key, _ in chosen if other is column)
-        if column.guidance == "tuned" and not keys:  # no row has two seeds at three scales
+        if column.guidance == "tuned" and not keys and len(layout.columns) > 1:  # a note says why
             continue
         for key in sorted(keys, key=lambda k: (k[0] or 0, k[1] or 0)) or [(None, None)]:
             titles.setdefault(_title(column, key, differing), _Titled(column, [])).keys.append(key)
@@ -106,15 +102,21 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
 
 
 def _tuned_scales(layout: Layout, rows: Mapping[str, Row]) -> list[str]:
-    """The guidance scales behind columns of tuned guidance."""
-    texts: dict[str, dict[str, None]] = {}
+    """A note for each column of tuned guidance: the scales of its rows, or why the column is left out."""
+    notes = []
     for column in layout.columns:
-        if column.guidance == "tuned":
-            for name, row in rows.items():
-                for found in _at_tuned_guidance(_of_column(column, row.scores)).values():
-                    texts.setdefault(f"{MEASURES[column.metric].title} {found.text}", {})[name] = None
-    named = "; ".join(f"{', '.join(names)}: {text}" for text, names in texts.items())
-    return [f"tuned guidance, chosen for each seed by its mean over the other seeds: {named}"] if named else []
+        if column.guidance != "tuned":
+            continue
+        found = {(name, steps): one for name, row in rows.items() for steps, one in _at_tuned_guidance(column, row).items()}
+        several = len({steps for _, steps in found}) > 1
+        texts = [f"{name}{f', {steps} steps' if several else ''}: {one.text}" for (name, steps), one in found.items() if one.scores]
+        title = MEASURES[column.metric].title
+        if texts:
+            notes.append(f"tuned guidance for {title}; the seed on which it is chosen is left out. {'; '.join(texts)}")
+        elif found:
+            why = "; ".join(dict.fromkeys(one.lacks.removeprefix("tuned guidance").lstrip(": ") for one in found.values()))
+            notes.append(f"no column {title} at tuned guidance: {why}")
+    return notes
 
 
 def add_marks(table: Table, layout: Layout, rows: Mapping[str, Row]) -> list[str]:
@@ -123,7 +125,7 @@ def add_marks(table: Table, layout: Layout, rows: Mapping[str, Row]) -> list[str
     for mark in layout.marks:
         groups: dict[str, dict[str, list[dict[str, Any]]]] = {}
         for name, row in rows.items():
-            for _, score in _chosen(mark.column, row.scores):
+            for _, score in _chosen(mark.column, row):
                 groups.setdefault(shared_protocol(score, ()), {}).setdefault(name, []).append(score)
         measure = MEASURES[mark.metric]
         texts = dict.fromkeys(rows, "-")
@@ -143,7 +145,8 @@ def _differing(shows: Sequence[str], chosen: list[tuple[Column, dict[str, Any]]]
     values: dict[tuple[str, int], set[str]] = {}
     for column, score in chosen:
         fields = fields_of(score)
-        for name in shows if score["guidance"] != 1 else [name for name in shows if name not in GUIDED_ONLY]:
+        unused = GUIDED_ONLY if score["guidance"] == 1 else ("sampling.guidance",) if column.guidance == "tuned" else ()
+        for name in [name for name in shows if name not in unused]:
             values.setdefault((name, id(column)), set()).add(canonical(fields.get(name)))
     return [name for name in shows if any(len(seen) > 1 for (field, _), seen in values.items() if field == name)]
 
@@ -175,17 +178,16 @@ class _Titled(NamedTuple):
     keys: list[Key]
 
 
-def _chosen(column: Column, scores: list[dict[str, Any]]) -> list[tuple[Key, dict[str, Any]]]:
+def _chosen(column: Column, row: Row) -> list[tuple[Key, dict[str, Any]]]:
     """The scores of a row that belong to a layout's column."""
     if not column.sampled:
-        matching = [s for s in scores if s["metric"] == column.metric]
+        matching = [s for s in row.scores if s["metric"] == column.metric]
         parts = {s["detail"].get("latents") for s in matching}
         wanted = column.latents if column.latents != "whole" else "both" if "both" in parts else "features"
         return [((None, None), s) for s in matching if s["detail"].get("latents") in (None, wanted)]
-    matching = _of_column(column, scores)
     if column.guidance == "tuned":
-        return [((steps, None), score) for steps, found in _at_tuned_guidance(matching).items() for score in found.scores]
-    return [((s["steps"], s["guidance"]), s) for s in matching]
+        return [((steps, None), score) for steps, found in _at_tuned_guidance(column, row).items() for score in found.scores]
+    return [((s["steps"], s["guidance"]), s) for s in _of_column(column, row.scores)]
 
 
 def _of_column(column: Column, scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -199,13 +201,12 @@ def _of_column(column: Column, scores: list[dict[str, Any]]) -> list[dict[str, A
     return [s for s in matching if steps in ("all", s["steps"])]
 
 
-def _at_tuned_guidance(scores: list[dict[str, Any]]) -> dict[int, TunedGuidance]:
-    """Steps -> the scores of a row's seeds at its tuned guidance; only numbers of one protocol are compared."""
-    groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    for score in scores:
-        groups.setdefault((score["steps"], shared_protocol(score, tuple(GUIDED_ONLY))), []).append(score)
-    found = [(steps, tuned(group)) for (steps, _), group in groups.items()]
-    return {steps: one for steps, one in found if one.scores}
+def _at_tuned_guidance(column: Column, row: Row) -> dict[int, TunedGuidance]:
+    """Steps -> the row at its tuned guidance, for a column of tuned guidance."""
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for score in _of_column(column, row.scores):
+        groups.setdefault(score["steps"], []).append(score)
+    return {steps: tuned(scores, row.records) for steps, scores in sorted(groups.items())}
 
 
 def _title(column: Column, key: Key, differing: Sequence[str]) -> str:
@@ -234,8 +235,9 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
         return f"failed {marks.mark(_reasons(titled, row, failed))}"
     if column.latents in ("residual", "both") and row.scores and all(s["residual_channels"] == 0 for s in row.scores):
         return f"- {marks.mark('has no residual')}"
-    if column.guidance == "tuned":
-        return f"- {marks.mark('tuned guidance needs two seeds, each with samples at the same three scales or more')}"
+    lacking = [found.lacks for found in _at_tuned_guidance(column, row).values()] if column.guidance == "tuned" else []
+    if lacking:
+        return f"- {marks.mark(lacking[-1])}"
     if any(s["metric"] == column.metric for s in row.scores):
         return f"- {marks.mark('not sampled with these steps and guidance')}"
     lacks = "has no such part" if MEASURES[column.metric].group == "cost" else "not scored in this run"
@@ -249,7 +251,7 @@ def _failures(titled: _Titled, row: Row, record: RunRecord) -> list[str]:
         return []
     column = titled.column
     behind = upstream(MEASURES[column.metric].stages)
-    keys = [*titled.keys, *([] if _chosen(column, row.scores) else [(None, None)])]  # a row without numbers may have requested others
+    keys = [*titled.keys, *([] if _chosen(column, row) else [(None, None)])]  # a row without numbers may have requested others
     reasons = []
     for node, reason in record.about["failures"].items():
         stage, *words = node.split(" ")

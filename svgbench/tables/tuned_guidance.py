@@ -1,60 +1,75 @@
-"""The guidance scale of a tokenizer, chosen for each seed on its other seeds, so that no score is chosen by itself."""
+"""The guidance scale of a tokenizer, chosen on one seed and scored on the others, so that no score takes part in the choice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import mean
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from svgbench.config.contrasts import FEWEST_SCALES
+from svgbench.config.records import Protocol
+from svgbench.stages.graph import UNGUIDED, UNGUIDED_LEFT_OUT
+from svgbench.tables.collect import RunRecord
 from svgbench.tables.measures import MEASURES
+from svgbench.tables.standings import shared_protocol
+
+GUIDED_ONLY = (*UNGUIDED, *UNGUIDED_LEFT_OUT)
+"""Sampling fields that do not affect scores at guidance 1."""
 
 
 class TunedGuidance(NamedTuple):
-    """Scores at the tuned scale."""
+    """Scores at the tuned scale, or why there are none."""
 
     scores: list[dict[str, Any]]
-    """One for each seed, in order; empty if nothing can be chosen."""
-    scales: tuple[float, ...]
-    """The candidates: the scales at which every seed has a score, in order."""
-
-    @property
-    def text(self) -> str:
-        """The chosen scales: ``2 of 1, 1.5, 2, 3``; several with their seeds."""
-        seeds: dict[float, list[str]] = {}
-        for score in self.scores:
-            seeds.setdefault(score["guidance"], []).append(str(score["seed"]))
-        named = {scale: f" (seed{'s' * (len(of) > 1)} {', '.join(of)})" if len(seeds) > 1 else "" for scale, of in sorted(seeds.items())}
-        text = " and ".join(f"{scale:g}{of}" for scale, of in named.items()) + f" of {', '.join(f'{scale:g}' for scale in self.scales)}"
-        return text + ("; the largest candidate, so a better one may lie beyond it" if self.scales[-1] in seeds else "")
+    """One for each seed except the one on which the scale was chosen, in order; their protocol says how it was chosen."""
+    text: str
+    """The choice: ``2 of 1, 1.5, 2, 3, chosen on seed 0``; empty if there is none."""
+    lacks: str
+    """Why there are no scores; empty if there are some."""
 
 
-def tuned(scores: Sequence[dict[str, Any]]) -> TunedGuidance:
-    """``scores``: of one metric of one row, at one number of steps and one point of the training, of several seeds and guidance scales.
+def tuned(scores: Sequence[dict[str, Any]], records: Sequence[RunRecord]) -> TunedGuidance:
+    """``scores``: of one metric, at one number of steps and one point of the training, of the runs ``records`` of one row, which differ in
+    their seeds alone.
 
-    For each seed the scale with the best mean of this metric over the other seeds is chosen (the smallest if equal), among the scales at
-    which every seed has a score. This is leave-one-out cross-validation: the mean over seeds is that of a choice made on all seeds but one,
-    without the bias of choosing and scoring on the same seed. It needs two seeds and three scales."""
-    by_seed: dict[int, dict[float, dict[str, Any]]] = {}
-    for score in scores:
-        by_seed.setdefault(score["seed"], {}).setdefault(score["guidance"], score)
-    scales = tuple(sorted(set.intersection(*map(set, by_seed.values())))) if by_seed else ()
-    if len(by_seed) < 2 or len(scales) < FEWEST_SCALES:
-        return TunedGuidance([], scales)
+    The scale with the best score of the run with the smallest seed (the smallest scale if equal) is taken for all others; that seed is left
+    out. The candidates are the scales that the runs draw (``sampling.guidance``). The seeds that remain are independent of the choice, so
+    tests and intervals over them hold; a mean over seeds of choices on the other seeds would use more data, but these choices share seeds,
+    and a t-test at 5 % then rejects true hypotheses in 9 to 20 % of cases."""
+    drawn = [tuple(record.config().get("sampling", {}).get("guidance") or ()) for record in records]
+    scales = sorted(set().union(*drawn) or {score["guidance"] for score in scores})
+    listed = ", ".join(f"{scale:g}" for scale in scales)
+    if len(scales) < FEWEST_SCALES:
+        return _none(f"tuned guidance needs {FEWEST_SCALES} scales or more in sampling.guidance, not {listed or 'none'}")
+    if len({record.seed for record in records}) < 2:
+        return _none("tuned guidance needs two seeds or more: one to choose the scale, and others to score it")
+    if len({shared_protocol(score, GUIDED_ONLY) for score in scores}) > 1:
+        return _none("tuned guidance: the scores of the row have several protocols")
+    seed = min(record.seed for record in records)
+    by_scale = {score["guidance"]: score for score in scores if score["seed"] == seed}
+    if missing := [scale for scale in scales if scale not in by_scale]:
+        return _none(f"tuned guidance: seed {seed}, on which it is chosen, has no score at {', '.join(f'{scale:g}' for scale in missing)}")
     sign = 1 if MEASURES[scores[0]["metric"]].better == "lower" else -1
+    best = min(scales, key=lambda scale: sign * by_scale[scale]["value"])
+    others = sorted((score for score in scores if score["guidance"] == best and score["seed"] != seed), key=lambda score: score["seed"])
+    if not others:
+        return _none(f"tuned guidance: no seed except {seed}, on which it is chosen, has a score at {best:g}")
+    guided = next(by_scale[scale] for scale in scales if scale != 1)
+    how = f"guidance-tuned-of-{listed.replace(', ', ',')}-on-seed{seed}"
+    edge = best == scales[-1] or (best == scales[0] and best != 1)
+    beyond = " (at the edge of the candidates, so a better one may lie beyond)" if edge else ""
+    return TunedGuidance([_marked(score, guided, how) for score in others], f"{best:g} of {listed}, chosen on seed {seed}{beyond}", "")
 
-    def chosen(seed: int) -> float:
-        others = [found for other, found in by_seed.items() if other != seed]
-        return min(scales, key=lambda scale: sign * mean(found[scale]["value"] for found in others))
 
-    picked = {seed: chosen(seed) for seed in sorted(by_seed)}
-    return TunedGuidance([_as_guided(found[picked[seed]], found[scales[-1]]) for seed, found in sorted(by_seed.items())], scales)
+def _none(why: str) -> TunedGuidance:
+    return TunedGuidance([], "", why)
 
 
-def _as_guided(score: dict[str, Any], guided: dict[str, Any]) -> dict[str, Any]:
-    """A score with the settings of guidance of another one. At scale 1 they have no effect and are not recorded, so that scores of one row
-    at several scales would have several protocols."""
-    if score["guidance"] != 1:
-        return score
-    fields, sampling = score["protocol_fields"], {**guided["protocol_fields"]["sampling"], "guidance": 1.0}
-    return {**score, "protocol_fields": {**fields, "sampling": sampling}}
+def _marked(score: Mapping[str, Any], guided: Mapping[str, Any], how: str) -> dict[str, Any]:
+    """A score whose protocol says how its guidance was chosen, so that rows with other candidates are not ranked with it. The settings of
+    guidance are those of ``guided``: at scale 1 they have no effect and are not recorded, and rows would seem to differ in them."""
+    fields = dict(score["protocol_fields"])
+    settings = {name.removeprefix("sampling."): None for name in GUIDED_ONLY}
+    same = {name: value for name, value in guided["protocol_fields"]["sampling"].items() if name in settings}
+    fields["sampling"] = {**fields["sampling"], **same}
+    fields["details"] = [*fields.get("details", ()), how]
+    return {**score, "protocol_fields": fields, "protocol": Protocol.model_validate(fields).text}

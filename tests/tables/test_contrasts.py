@@ -180,7 +180,7 @@ def test_declared_contrasts_name_cells_without_their_seed(tmp_path):
         ("alternative: less", "guidance: 4", r"e\.yaml:8: .* guidance 4.*draws guidance 1 or 2; .*add it to sampling\.guidance\."),
         ("run: mine", "set: {sampling.guidance: [2.0, 4.0]}", r"e\.yaml:8: .* samples of guidance 1.*draws guidance 2 or 4;"),
         ("run: mine", "set: {sampling.guidance: [1.0]}", r"e\.yaml:8: .* samples of guidance most, .*draws guidance 1;"),
-        ("alternative: less", "guidance: tuned", r"e\.yaml:8: .* guidance tuned, .*draws guidance 1 or 2; draw 3 scales or more\."),
+        ("alternative: less", "guidance: tuned", r"e\.yaml:8: .* tuned guidance, which needs 3 scales or more, .*draws 1 or 2; add"),
         ("alternative: less", "trained: 0.5", r"e\.yaml:8: .* trained 0\.5, .*draws trained 1; .*add it to sampling\.trained\."),
         ("between: [align-none, align-frozen]", "between: [align-none]", r"e\.yaml:11: .*between"),
     ],

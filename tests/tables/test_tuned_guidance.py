@@ -1,82 +1,140 @@
-"""Tuned guidance: each seed's scale is chosen on the other seeds, in contrasts and in a column of a table."""
+"""Tuned guidance: the scale is chosen on one seed and scored on the others, in contrasts and in a column of a table."""
 
 from __future__ import annotations
+
+import re
 
 import numpy as np
 import pytest
 from fake_runs import gfid, sampled, score, write
+from scipy import stats
 
 from svgbench.config.contrasts import Contrast
+from svgbench.config.records import Protocol
 from svgbench.tables.collect import collect
 from svgbench.tables.contrasts import contrast_table
 from svgbench.tables.layouts import Layout
 from svgbench.tables.paper_tables import measured_table
+from svgbench.tables.published import published
+from svgbench.tables.published_tables import published_table
 from svgbench.tables.tuned_guidance import tuned
 
 SCALES = (1.0, 1.5, 2.0, 3.0)
 GFIDS = [[24.0, 21.0, 20.0, 23.0], [25.0, 20.5, 21.5, 24.0], [23.0, 22.0, 21.8, 19.0]]
-"""By seed and scale: seed 2's own best is 3, which is not the best of the other two."""
+"""By seed and scale: seed 0's best is 2, seed 1's 1.5, seed 2's 3."""
+TUNED = Layout.model_validate({"name": "l", "title": "t", "columns": [{"metric": "gfid", "guidance": "tuned"}, {"metric": "gfid"}]})
 
 
-def rows(values=GFIDS, scales=SCALES, run="a"):
-    return [gfid(run, v, seed=s, guidance=g) for s, of in enumerate(values) for g, v in zip(scales, of, strict=False)]
+def make(out, run, values=GFIDS, scales=SCALES, *, drawn=None, first=0, **way):
+    """Runs of a row: a gFID for each seed and scale, without the Nones; ``drawn``: the scales that its configuration asks for."""
+    for seed, of in enumerate(values, start=first):
+        pairs = [(g, v) for g, v in zip(scales, of, strict=False) if v is not None]
+        scores = [gfid(run, v, seed=seed, guidance=g, **({} if g == 1 else way)) for g, v in pairs]
+        write(out / f"{run}.seed-{seed}", scores, config={"sampling": {"guidance": list(drawn or scales)}})
+    return collect(out)
 
 
-def test_each_seeds_scale_is_the_best_of_the_other_seeds():
-    found = tuned(rows())
-    # means over the other seeds: 24, 21.25, 21.65, 21.5 (seed 0); 23.5, 21.5, 20.9, 21 (seed 1); 24.5, 20.75, 20.75, 23.5 (seed 2)
-    assert [one["guidance"] for one in found.scores] == [1.5, 2.0, 1.5]  # the smaller scale of two equal ones
-    assert [one["value"] for one in found.scores] == [21.0, 21.5, 22.0]
-    assert found.text == "1.5 (seeds 0, 2) and 2 (seed 1) of 1, 1.5, 2, 3"
+def found(records, metric="gfid"):
+    return tuned([one for record in records for one in record.scores if one["metric"] == metric], records)
 
 
-def test_the_choice_does_not_see_the_score_that_it_gives():
-    """Whatever a seed scores at any scale, its own scale stays; and pure noise is not made better by choosing."""
-    changed = [GFIDS[0], GFIDS[1], [1.0, 90.0, 3.0, 0.5]]
-    assert tuned(rows(changed)).scores[2]["guidance"] == tuned(rows()).scores[2]["guidance"]
-    draws = np.random.default_rng(0).normal(20, 1, (400, 5, 6))
-    scales = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
-    means = [np.mean([one["value"] for one in tuned(rows(draw.tolist(), scales)).scores]) for draw in draws]
-    own = draws.mean(axis=1).min(axis=1)  # the usual best of the curve
-    assert abs(np.mean(means) - 20) < 3 * np.std(means) / 20 and np.mean(own) < 19.6
+def test_the_scale_is_the_first_seeds_best_and_its_score_is_left_out(tmp_path):
+    one = found(make(tmp_path, "a"))
+    assert [(s["seed"], s["guidance"], s["value"]) for s in one.scores] == [(1, 2.0, 21.5), (2, 2.0, 21.8)]
+    assert one.text == "2 of 1, 1.5, 2, 3, chosen on seed 0" and not one.lacks
+    same = {s["protocol"] for s in one.scores}
+    assert len(same) == 1 and "guidance-tuned-of-1,1.5,2,3-on-seed0" in same.pop() and "guidance2" in one.scores[0]["protocol"]
+    assert all(Protocol.model_validate(s["protocol_fields"]).text == s["protocol"] for s in one.scores)
 
 
-def test_a_metric_where_higher_is_better_takes_the_highest():
-    scores = [score("a", "is", v, s, sampled(guidance=g)) for s in (0, 1) for g, v in ((1.0, 5.0), (2.0, 9.0 + s), (3.0, 7.0))]
-    assert [(one["guidance"], one["value"]) for one in tuned(scores).scores] == [(2.0, 9.0), (2.0, 10.0)]
+def test_no_score_takes_part_in_its_own_choice(tmp_path):
+    changed = [GFIDS[0], [1.0, 90.0, 3.0, 0.5], [2.0, 0.1, 5.0, 80.0]]
+    assert [one["value"] for one in found(make(tmp_path, "a", changed)).scores] == [3.0, 5.0]
+
+
+def test_a_t_test_over_the_scored_seeds_has_its_level_and_choices_on_the_other_seeds_would_not():
+    """Two equal tokenizers, unit noise for each scale: p below 0.05 in 5 % of cases."""
+    draws = np.random.default_rng(0).normal(0, 1, (8000, 2, 4, 4))  # repetition, tokenizer, seed, scale
+    best = draws[:, :, 0].argmin(-1)
+    split = np.take_along_axis(draws[:, :, 1:], best[:, :, None, None], -1)[..., 0]
+    p = stats.ttest_rel(split[:, 0], split[:, 1], axis=-1).pvalue
+    assert 0.043 < np.mean(p < 0.05) < 0.057
+    three = draws[:, :, 1:]
+    others = ((three.sum(2, keepdims=True) - three) / 2).argmin(-1)
+    crossed = np.take_along_axis(three, others[..., None], -1)[..., 0]
+    p = stats.ttest_rel(crossed[:, 0], crossed[:, 1], axis=-1).pvalue
+    assert np.mean(p < 0.05) > 0.08
+
+
+def test_a_metric_where_higher_is_better_takes_the_highest(tmp_path):
+    values = ((1.0, 5.0), (2.0, 9.0), (3.0, 7.0))
+    for seed in range(2):
+        scores = [score("a", "is", v + seed, seed, sampled(guidance=g)) for g, v in values]
+        write(tmp_path / f"a.seed-{seed}", scores, config={"sampling": {"guidance": [1.0, 2.0, 3.0]}})
+    assert [(one["guidance"], one["value"]) for one in found(collect(tmp_path), "is").scores] == [(2.0, 10.0)]
 
 
 @pytest.mark.parametrize(
-    "scores",
-    [rows(GFIDS[:1]), rows(GFIDS, SCALES[:2]), [*rows(GFIDS[:2], SCALES[:2]), gfid("a", 1.0, seed=0, guidance=3.0)], []],
-    ids=["one seed", "two scales", "a scale of one seed only", "nothing"],
+    ("values", "scales", "more", "why"),
+    [
+        (GFIDS[:1], SCALES, {}, "needs two seeds or more"),
+        (GFIDS, SCALES[:2], {}, "needs 3 scales or more in sampling.guidance, not 1, 1.5"),
+        ([[24.0, 21.0, 20.0, None], *GFIDS[1:]], SCALES, {}, "seed 0, on which it is chosen, has no score at 3$"),
+        ([GFIDS[0], [1.0, 2.0, None, 3.0]], SCALES, {}, "no seed except 0, on which it is chosen, has a score at 2$"),
+        (GFIDS, SCALES[:3], {"drawn": SCALES}, "seed 0, on which it is chosen, has no score at 3$"),
+    ],
+    ids=["one seed", "two scales", "a scale not scored", "the scale missing elsewhere", "a scale not yet drawn"],
 )
-def test_nothing_is_chosen_from_too_little(scores):
-    assert tuned(scores).scores == []
+def test_what_is_missing_is_said_and_never_replaced(tmp_path, values, scales, more, why):
+    one = found(make(tmp_path, "a", values, scales, **more))
+    assert one.scores == []
+    assert re.search(why, one.lacks)
 
 
-def test_the_largest_candidate_is_said_to_be_one():
-    falling = [[9.0, 8.0, 7.0, 6.0], [9.5, 8.5, 7.5, 6.5]]
-    assert tuned(rows(falling)).text == "3 of 1, 1.5, 2, 3; the largest candidate, so a better one may lie beyond it"
+def test_scores_of_two_protocols_are_not_chosen_from(tmp_path):
+    make(tmp_path, "a", GFIDS[:2])
+    records = make(tmp_path, "a", GFIDS[2:], first=2, shift=0.5)
+    assert "several protocols" in found(records).lacks
+
+
+@pytest.mark.parametrize(
+    ("values", "edge"),
+    [([9.0, 8.0, 7.0, 6.0], True), ([6.0, 7.0, 8.0, 9.0], False), ([9.0, 5.0, 6.0, 7.0], False)],
+    ids=["last", "1", "inside"],
+)
+def test_a_scale_at_the_edge_of_the_candidates_is_said_to_be_one(tmp_path, values, edge):
+    assert ("at the edge of the candidates" in found(make(tmp_path, "a", [values, values])).text) is edge
 
 
 def contrast(**more):
     return Contrast.model_validate({"name": "c", "metric": "gfid", "between": ["a", "b"], "why": "of a test", "guidance": "tuned", **more})
 
 
-def test_a_contrast_pairs_the_tuned_scores_of_each_seed(tmp_path):
-    for run, values in (("a", GFIDS), ("b", [[v + 4 for v in reversed(of)] for of in GFIDS])):
-        for seed, of in enumerate(values):
-            write(tmp_path / f"{run}.seed-{seed}", [gfid(run, v, seed=seed, guidance=g) for g, v in zip(SCALES, of, strict=True)])
-    records = collect(tmp_path)
-    table = contrast_table([contrast()], records, {record.name: record.name for record in records}, {})
+def table_of(records, *contrasts):
+    return contrast_table(contrasts, records, {record.name: record.name for record in records}, {})
+
+
+def test_a_contrast_pairs_the_scored_seeds(tmp_path):
+    make(tmp_path, "a")
+    records = make(tmp_path, "b", [[v + 4 for v in reversed(of)] for of in GFIDS])  # its best scale on seed 0 is 1.5
+    table = table_of(records, contrast())
     (line,) = table.rows
-    one, other = tuned(rows()), tuned(rows([[v + 4 for v in reversed(of)] for of in GFIDS]))
-    assert line[1] == "gFID ↓, tuned guidance" and line[3] == "3"
-    expected = np.mean([a["value"] - b["value"] for a, b in zip(one.scores, other.scores, strict=True)])
-    assert line[2].startswith(f"{expected:+.2f} ±")
-    assert any(f"tuned guidance of a: {one.text}" in note for note in table.notes)
-    assert any(f"tuned guidance of b: {other.text}" in note for note in table.notes)
+    assert line[1] == "gFID ↓, tuned guidance" and line[3] == "2"
+    assert line[2].startswith(f"{np.mean([21.5 - 25.5, 21.8 - 25.8]):+.2f} ± ")
+    assert any("a: guidance 2 of 1, 1.5, 2, 3, chosen on seed 0" in note for note in table.notes)
+    assert any("b: guidance 1.5 of 1, 1.5, 2, 3, chosen on seed 0" in note for note in table.notes)
+
+
+def test_a_contrast_of_cells_with_other_candidates_is_refused(tmp_path):
+    make(tmp_path, "a")
+    table = table_of(make(tmp_path, "b", scales=SCALES[:3]), contrast())
+    assert table.rows[0][2].startswith("-") and any("not comparable: the protocols differ in details" in note for note in table.notes)
+
+
+def test_a_contrast_says_what_tuned_guidance_lacks(tmp_path):
+    make(tmp_path, "a", GFIDS[:1])
+    table = table_of(make(tmp_path, "b", GFIDS[:1]), contrast())
+    assert any("a: tuned guidance needs two seeds or more" in note for note in table.notes)
 
 
 def test_a_contrast_compares_samples_of_a_share_of_the_training(tmp_path):
@@ -84,45 +142,66 @@ def test_a_contrast_compares_samples_of_a_share_of_the_training(tmp_path):
         for seed in range(2):
             scores = [gfid(run, early + seed, seed=seed, images_seen=125), gfid(run, late, seed=seed, images_seen=1000)]
             write(tmp_path / f"{run}.seed-{seed}", scores[::-1])
-    records = collect(tmp_path)
-    both = [contrast(guidance="none", trained=0.125), contrast(guidance="none")]
-    first, end = contrast_table(both, records, {record.name: record.name for record in records}, {}).rows
+    first, end = table_of(collect(tmp_path), contrast(guidance="none", trained=0.125), contrast(guidance="none")).rows
     assert first[1] == "gFID ↓, after 12.5 % of the training" and first[2].startswith("-10.00")
     assert end[1] == "gFID ↓" and end[2].startswith("+2.00")
 
 
+def test_a_release_has_no_share_of_a_training(tmp_path):
+    for run, value in (("a", 20.0), ("b", 18.0)):
+        for seed in range(2):
+            write(tmp_path / f"{run}.seed-{seed}", [gfid(run, value, seed=seed, images_seen=None)])
+    share, end = table_of(collect(tmp_path), contrast(guidance="none", trained=0.125), contrast(guidance="none")).rows
+    assert share[2].startswith("-") and end[2].startswith("+2.00")
+
+
 def test_a_column_shows_the_tuned_numbers_and_a_note_the_scales(tmp_path):
-    layout = Layout.model_validate({"name": "l", "title": "t", "columns": [{"metric": "gfid", "guidance": "tuned"}, {"metric": "gfid"}]})
-    for seed, of in enumerate(GFIDS):  # at scale 1 a protocol does not record how guidance works
-        way = {1.0: {}}
-        scores = [gfid("a", v, seed=seed, guidance=g, **way.get(g, {"guided_channels": 3})) for g, v in zip(SCALES, of, strict=True)]
-        write(tmp_path / f"a.seed-{seed}", scores)
-    for seed in range(2):
-        write(tmp_path / f"b.seed-{seed}", [gfid("b", 30.0, seed=seed)])
-    table = measured_table(layout, collect(tmp_path))
+    make(tmp_path, "a", guided_channels=3)
+    make(tmp_path, "b", GFIDS[:1])
+    table = measured_table(TUNED, make(tmp_path, "c", [[1.0, 2.0, 3.0, 4.0]] * 3, guided_channels=3))
     assert [column.split(" [")[0] for column in table.columns] == ["run", "gFID ↓, 25 steps, tuned guidance", "gFID ↓, 25 steps"]
-    values = [one["value"] for one in tuned(rows()).scores]
-    assert table.rows[0][1].startswith(f"{np.mean(values):.2f} ±") and table.rows[1][1].startswith("- ")
-    assert any(note.endswith("a: gFID 1.5 (seeds 0, 2) and 2 (seed 1) of 1, 1.5, 2, 3") for note in table.notes)
+    assert table.rows[0][1].startswith(f"{np.mean([21.5, 21.8]):.2f} ± ") and table.rows[1][1].startswith("- ")
+    assert table.rows[2][1].startswith("1.00 ± 0.00")  # scale 1 has no settings of guidance, and is in the same column
+    (note,) = [note for note in table.notes if note.startswith("tuned guidance for gFID")]
+    assert "a: 2 of 1, 1.5, 2, 3, chosen on seed 0" in note and "c: 1 of 1, 1.5, 2, 3, chosen on seed 0" in note
     assert any("tuned guidance needs two seeds" in note for note in table.notes)
 
 
-def test_a_column_that_no_row_fills_is_left_out(tmp_path):
-    layout = Layout.model_validate({"name": "l", "title": "t", "columns": [{"metric": "gfid", "guidance": "tuned"}, {"metric": "gfid"}]})
-    write(tmp_path / "a", rows(GFIDS[:1]))
-    assert [column.split(" [")[0] for column in measured_table(layout, collect(tmp_path)).columns] == ["run", "gFID ↓, 25 steps"]
+def test_rows_tuned_among_other_scales_are_not_ranked_together(tmp_path):
+    make(tmp_path, "a")
+    table = measured_table(TUNED, make(tmp_path, "b", scales=SCALES[:3]))
+    assert len([column for column in table.columns if "tuned guidance" in column]) == 2
+    assert any("not ranked together" in note for note in table.notes)
 
 
-def test_a_tuned_scale_of_one_leaves_one_column(tmp_path):
-    """A row whose tuned scale is 1 for one seed and 2 for another has one protocol: guidance has no settings at scale 1."""
-    values = [[10.0, 12.0, 11.0], [12.0, 10.0, 9.0], [11.0, 11.5, 10.9]]
-    layout = Layout.model_validate({"name": "l", "title": "t", "columns": [{"metric": "gfid", "guidance": "tuned"}]})
-    for seed, of in enumerate(values):
-        way = {1.0: {}}
-        scores = [
-            gfid("a", v, seed=seed, guidance=g, **way.get(g, {"guided_channels": 3})) for g, v in zip((1.0, 2.0, 3.0), of, strict=True)
-        ]
-        write(tmp_path / f"a.seed-{seed}", scores)
-    found = tuned([one for record in collect(tmp_path) for one in record.scores])
-    assert {one["guidance"] for one in found.scores} == {1.0, 3.0}
-    assert len(measured_table(layout, collect(tmp_path)).columns) == 2
+def test_a_tuned_column_that_no_row_fills_is_left_out_with_the_reason(tmp_path):
+    table = measured_table(TUNED, make(tmp_path, "a", GFIDS[:1]))
+    assert [column.split(" [")[0] for column in table.columns] == ["run", "gFID ↓, 25 steps"]
+    assert any(note.startswith("no column gFID at tuned guidance: needs two seeds or more") for note in table.notes)
+
+
+def test_tuned_guidance_does_not_change_how_other_columns_are_titled(tmp_path):
+    layout = TUNED.model_copy(update={"shows": ("sampling.guidance",)})
+    table = measured_table(layout, make(tmp_path, "a"))
+    assert "guidance" not in table.columns and any("tuned guidance" in column for column in table.columns)
+
+
+def test_each_number_of_steps_has_its_own_choice(tmp_path):
+    for seed in range(3):
+        scores = [gfid("a", v + seed, seed=seed, steps=5, guidance=g) for g, v in zip(SCALES, (9.0, 8.0, 7.0, 6.0), strict=True)]
+        scores += [gfid("a", v + seed, seed=seed, guidance=g) for g, v in zip(SCALES, (4.0, 3.0, 6.0, 7.0), strict=True)]
+        write(tmp_path / f"a.seed-{seed}", scores, config={"sampling": {"guidance": list(SCALES)}})
+    layout = Layout.model_validate({"name": "l", "title": "t", "columns": [{"metric": "gfid", "guidance": "tuned", "steps": "all"}]})
+    table = measured_table(layout, collect(tmp_path))
+    assert [text.split(" ")[0] for text in table.rows[0][1:]] == ["7.50", "4.50"]
+    (note,) = [note for note in table.notes if note.startswith("tuned guidance for gFID")]
+    assert "a, 5 steps: 3 of 1, 1.5, 2, 3, chosen on seed 0 (at the edge" in note and "a, 25 steps: 1.5 of" in note
+
+
+def test_published_numbers_are_not_shown_as_tuned():
+    rows = published()
+    layout = TUNED.model_copy(
+        update={"published": Layout.model_validate({**TUNED.model_dump(), "published": [{"system": ["SiT"]}]}).published}
+    )
+    table = published_table(layout, rows, [])
+    assert table.rows and not any("guided" in column or "tuned" in column for column in table.columns)
