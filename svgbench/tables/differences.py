@@ -81,5 +81,5 @@ def difference_cell(differences: Mapping[int, float], score: Mapping[str, Any]) 
     half = half_interval(values) if len(values) > 1 else None
     text = f"{centre:+.{digits}f}" + (f" ± {half:.{digits}f}" if half is not None else "")
     hint = ", ".join(f"{value:+.{digits}f} (seed {seed})" for seed, value in differences.items())
-    ends = {} if half is None else {"low": centre - half, "high": centre + half}
+    ends: dict[str, Any] = {} if half is None else {"low": centre - half, "high": centre + half}
     return Cell(text, value=centre, hint=hint, metric=score["metric"], count=score["count"], protocol=score["protocol"], **ends)
