@@ -13,9 +13,9 @@ from svgbench.cli.main import app
 from svgbench.config import cards
 
 OPTIONS = {
-    "run": {"--encoder", "--align", "--no-align", "--no-residual", "--preset", "--data", "--weights", "--out", "--seed", "--set", "--limit",
-            "--quick", "--print-config", "--shelf", "--device", "--threads", "--micro-batch", "--compile", "--no-compile",
-            "--checkpoint-activations", "--shard", "--capture"},
+    "run": {"--encoder", "--align", "--no-align", "--no-residual", "--no-generation", "--preset", "--data", "--weights", "--out", "--seed",
+            "--set", "--limit", "--quick", "--print-config", "--shelf", "--device", "--threads", "--micro-batch", "--compile",
+            "--no-compile", "--checkpoint-activations", "--shard", "--capture"},
     "ablate": {"--out", "--preset", "--data", "--only", "--set", "--limit", "--quick", "--shelf", "--device", "--threads", "--micro-batch",
                "--compile", "--no-compile", "--checkpoint-activations", "--shard", "--capture", "--engine", "--slots", "--ranks",
                "--sbatch", "--leave"},

@@ -142,6 +142,8 @@ class LoadedRun:
 
     def _place(self, need: str) -> Path:
         """The directory of an artifact. Raises BrokenArtifact if its files have changed since they were written."""
+        if need not in self._keys and not self.config.generation:
+            raise BadInput(f"run '{self.name}' was made with --no-generation and has no {need} stage; run its command again without it.")
         if need not in self._keys:
             raise BadInput(f"run '{self.name}' has no finished {need} stage; run its command again first.")
         self._store.verify(*self._keys[need])

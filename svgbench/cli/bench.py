@@ -27,7 +27,7 @@ def bench(
     ),
     preset: Annotated[
         str | None,
-        typer.Option("--preset", metavar="PRESET", help="Sizes to measure: tiny, small or paper. Default: paper on CUDA, else tiny."),
+        typer.Option("--preset", metavar="PRESET", help="Sizes to measure: tiny, mini, small or paper. Default: paper on CUDA, else tiny."),
     ] = None,
     stages: Annotated[
         list[str] | None,

@@ -28,7 +28,12 @@ def evaluate(
         ),
     ],
     extractor: Annotated[
-        str, typer.Option("--extractor", metavar="NAME", help="inception or dinov2-vit-l-14 (both need their weights file), or shapes-cnn.")
+        str,
+        typer.Option(
+            "--extractor",
+            metavar="NAME",
+            help="inception or dinov2-vit-l-14 (both need their weights file), or shapes-cnn or scenes-cnn (shipped).",
+        ),
     ] = "inception",
     extractor_weights: Annotated[Path | None, typer.Option("--extractor-weights", metavar="FILE", help="Weights of the extractor.")] = None,
     second_extractor: Annotated[

@@ -107,6 +107,9 @@ def run(
     ] = None,
     no_align: Annotated[bool, typer.Option("--no-align", help="The same as --align none.")] = False,
     no_residual: Annotated[bool, typer.Option("--no-residual", help="Use the encoder's features alone.")] = False,
+    no_generation: Annotated[
+        bool, typer.Option("--no-generation", help="Train no transformer: reconstruction and perception only.")
+    ] = False,
     preset: Preset = DEFAULT_PRESET,
     data: Data = None,
     weights: Annotated[
@@ -137,6 +140,7 @@ def run(
     words = {
         "encoder.card": encoder, "encoder.weights": str(weights) if weights else None, "data.source": data,
         "autoencoder.align": "none" if no_align else align, "autoencoder.residual.channels": 0 if no_residual else None,
+        "generation": False if no_generation else None,
     }  # fmt: skip
     for path, value in words.items():
         if value is not None:

@@ -63,10 +63,10 @@ def figures(
         raise BadInput(f"{out} holds no run; run something first, for example: svgbench run --encoder dinov3.")
     whole = []
     for one in candidates:
-        reason = lacking(one.first.name, one.first.about["stages"], store)
-        if reason and (one.first.name in asked_for or len(candidates) == 1):
+        without = without_velocity(one.first.name, one.config)
+        reason = without or lacking(one.first.name, one.first.about["stages"], store)
+        if reason and not without and (one.first.name in asked_for or len(candidates) == 1):
             raise BadInput(reason)
-        reason = reason or without_velocity(one.first.name, one.config)
         if reason:
             notify(f"only curves are drawn of it: {reason}")
         else:

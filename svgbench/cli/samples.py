@@ -116,6 +116,8 @@ def sample(
             store.sweep([store.verify(stage["stage"], stage["key"])])
             inputs[provided] = store.place(stage["stage"], stage["key"])
     missing = [name for name in NEEDED if name not in inputs]
+    if missing and not record.config().get("generation", True):
+        raise BadInput(f"run '{run}' was made with --no-generation and has no samples; run its command again without it.")
     if missing:
         raise BadInput(f"run '{run}' has no finished {missing[0]} stage; run its command again first.")
     from svgbench.machine.runtime import Runtime
@@ -165,7 +167,9 @@ def _export(out: Path, run: str, to: Path, wanted: StoredSamples) -> None:
 
 
 def pretrain(
-    name: Annotated[str, typer.Argument(help="A card such as dinov3-tiny, or shapes-cnn or shapes-lpips.")],
+    name: Annotated[
+        str, typer.Argument(help="A shipped network: a card such as dinov3-mini, or a judge such as scenes-cnn or scenes-simclr.")
+    ],
     out: Annotated[
         Path, typer.Option("--out", callback=directory, metavar="DIR", help="Where the weights and the log are written.")
     ] = Path("pretrained"),
@@ -174,8 +178,8 @@ def pretrain(
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the pretraining; 0: the shipped one.")] = 0,
     check: Annotated[bool, typer.Option("--check", help="Train nothing; measure the shipped weights again.")] = False,
 ) -> None:
-    """Train the weights of a tiny encoder on the embedded images, with its family's own objective, and measure them. Needs the extra
-    [pretrain]; --check does not."""
+    """Train the weights of a shipped encoder or judge on the drawn images, with its family's own objective, and measure them. Needs the
+    extra [pretrain]; --check does not."""
     absent = [name for name in ("lightly", "open_clip") if importlib.util.find_spec(name) is None]
     if absent and not check:
         raise BadInput(f"pretraining needs {' and '.join(absent)}; install them: pip install 'svgbench[pretrain]'.")

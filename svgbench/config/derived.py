@@ -11,7 +11,7 @@ def candidates(config: RunConfig) -> dict[float, RunConfig]:
     """Candidate shift -> the configuration whose samples are scored for it: the run's own with the tuning seed. Empty when the shift is not
     tuned."""
     part = config.sampling
-    if part.shift != TUNED or part.tuning is None:
+    if part.shift != TUNED or part.tuning is None or not config.generation:
         return {}
     tuning = part.tuning
     drawn = {"count": tuning.count, "steps": (tuning.steps,), "guidance": (tuning.guidance,), "trained": (1.0,), "tuning": None}

@@ -65,6 +65,9 @@ def run_name(config: RunConfig, extra: Path | None = None, plains: dict[str, Run
             parts.append("no-align")
         elif autoencoder.align != "frozen":
             parts.append(f"align-{autoencoder.align}")
+    if not config.generation:
+        parts.append("no-generation")
+        named["generation"] = False
     of_card = cards.find(config.encoder.card, config.preset, extra).preset
     if config.preset != "tiny" and not config.preset == of_card == "mini":  # the names of such cards end in it
         parts.append(config.preset)

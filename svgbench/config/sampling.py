@@ -56,13 +56,13 @@ class Sampling(Sparse):
     later = ("tuning", "zero_init", "optimised_scale", "precision", "head_steps", "temperature", "token_limit")
 
     count: Count = 50_000
-    """Number of samples per cell."""
+    """Number of samples of each setting (steps, guidance scale, share of the training)."""
     steps: Annotated[tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...], Field(min_length=1)] = (25,)
-    """Number of time steps of the sampler (``mar``: of rounds, at most the tokens of a latent); each entry is a cell."""
+    """Number of time steps of the sampler (``mar``: of rounds, at most the tokens of a latent); one set of samples for each."""
     guidance: Annotated[tuple[Annotated[float, Field(ge=0.0, le=MOST_GUIDANCE)], ...], Field(min_length=1)] = (1.0, 4.0)
-    """Guidance scales; 1 skips the unconditional prediction. Each entry is a cell."""
+    """Guidance scales; 1 skips the unconditional prediction. One set of samples for each."""
     trained: Annotated[tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)] = (1.0,)
-    """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. Each entry is a cell."""
+    """Shares of the training after which samples are drawn: 1, or a share in ``diffusion.snapshots``. One set of samples for each."""
     sampler: SamplerName = "euler"
     """For ``flow``: euler, heun, midpoint, dopri5 (adaptive: a sample then depends on its batch), sde-euler; for ``ddpm``: ddim, ddpm;
     for ``meanflow``: meanflow; for ``mar``: mar."""

@@ -352,7 +352,7 @@ class Continuation(Part):
 class RunConfig(Sparse):
     """One run: everything its numbers depend on."""
 
-    later = ("continued",)
+    later = ("continued", "generation")
 
     preset: str = "paper"
     """Name of the preset that gave the defaults; a label that is not part of a key."""
@@ -374,3 +374,6 @@ class RunConfig(Sparse):
     """The metrics."""
     continued: Annotated[tuple[Continuation, ...], Field(min_length=1)] | None = None
     """Earlier trainings at other resolutions that this run continues, in order; none when empty."""
+    generation: bool = True
+    """Whether a transformer is trained, sampled and scored; without it a run has reconstruction and perception only, and ``diffusion`` and
+    ``sampling`` have no effect."""

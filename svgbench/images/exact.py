@@ -2,7 +2,7 @@
 
 numpy and BLAS choose instructions and kernels by the processor, so their results differ in the last bits. Here every step is one rounded
 addition, multiplication or division, which IEEE 754 defines exactly. The polynomials and the order of the steps are those of numpy 2 and
-OpenBLAS on x86-64 with AVX-512, so that the embedded images keep the bytes on which the published numbers were measured.
+OpenBLAS on x86-64 with AVX-512, so that the drawn images keep the bytes on which the published numbers were measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The embedded images: ten classes of shapes, each with its own palette and texture, with labels, masks and captions.
+"""The drawn images: ten classes of shapes, each with its own palette and texture, with labels, masks and captions.
 
 Image i of a split is a function of (seed, split, i) alone: every random number is a hash of the position, so any subset can be drawn in any
 order. A class is a shape with two colours and a texture. Nearly every colour belongs to two or three classes and every texture to two, so

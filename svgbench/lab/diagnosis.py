@@ -64,7 +64,9 @@ def lacking(
 
 
 def without_velocity(name: str, config: RunConfig) -> str | None:
-    """A sentence about a run whose transformer has no velocity, which figures and explanations read; None if it has one."""
+    """A sentence about a run without a transformer that has velocities, which figures and explanations read; None if it has one."""
+    if not config.generation:
+        return f"run '{name}' was made with --no-generation and has no transformer"
     objective = config.diffusion.objective
     if not OBJECTIVES[objective].rounds:
         return None

@@ -210,7 +210,7 @@ def _started(
     if before is None:
         return {}, []
     made = _made(before, extra, taken_over=False, judged=judged)
-    ends = {name: made.firsts[name][0] for name in ("autoencoder", "diffusion")}
+    ends: dict[str, Node] = {name: made.firsts[name][0] for name in ("autoencoder", "diffusion") if name in made.firsts}
     return ends, [("start", before, _upstream(made.nodes, ends.values()))]
 
 

@@ -15,7 +15,7 @@ the reference images. When only part of the features is kept, the spread is mult
 interval is a jackknife over ten random tenths of the samples.
 
 Limits: no metric detects memorised samples; IS ignores the reference; a few outliers with large balls strongly increase recall (samples of
-one class of ten of the embedded images: recall 0.4); recall's interval does not include the spread of the samples.
+one class of ten of the drawn images: recall 0.4); recall's interval does not include the spread of the samples.
 """
 
 from __future__ import annotations

@@ -134,5 +134,5 @@ def head_widths(state: dict[str, Tensor], path: Path) -> dict[str, int]:
     heads = {"classes": "logits.weight", "words": "words.weight"}
     absent = [name for name in heads.values() if name not in state]
     if absent:
-        raise BadWeights(f"{path} does not fit: it has no {absent[0]}; give the weights of a classifier of the embedded images.")
+        raise BadWeights(f"{path} does not fit: it has no {absent[0]}; give the weights of a classifier of the drawn images.")
     return {width: len(state[name]) for width, name in heads.items()}

@@ -1,9 +1,9 @@
-"""Perceptual distance of a reconstruction to its original: LPIPS, or the same formula on a network trained on the embedded images.
+"""Perceptual distance of a reconstruction to its original: LPIPS, or the same formula on a network trained on the drawn images.
 
     d = sum over layers of mean over positions of  w . (a / |a| - b / |b|)^2    (arXiv 1801.03924)
 
 Protocol: uint8 images of the validation set are compared with their reconstructions. ``lpips``: VGG16 on images that are not resized, five
-layers, the linear weights of LPIPS v0.1; same values as the package lpips. ``shapes-lpips``: the small VGG-like classifier of the embedded
+layers, the linear weights of LPIPS v0.1; same values as the package lpips. ``shapes-lpips``: the small VGG-like classifier of the drawn
 images, with weight 1 for every channel; this is a different distance, never compared with LPIPS. Limit: decoders are trained with the same
 network in their loss, which lowers their distance, as usual with LPIPS.
 """

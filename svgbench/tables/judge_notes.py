@@ -1,4 +1,4 @@
-"""The note under tables in which judges that were trained on the embedded images score other images."""
+"""The note under tables in which judges that were trained on the drawn images score other images."""
 
 from __future__ import annotations
 

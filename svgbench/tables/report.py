@@ -25,12 +25,13 @@ def report(records: list[RunRecord], *, against: str | None = None, contrasts: S
     whole = [row for record in records for row in record.scores]
     ends = {record.name: max((row["images_seen"] or 0 for row in record.scores), default=0) for record in records}
     rows = [row for row in whole if (row["images_seen"] or 0) == ends[row["run"]]]  # scores at the end of the training
+    generated = rows if any(row["metric"] == "gfid" for row in rows) else []
     early = {row["run"] for row in whole} if len(rows) < len(whole) else set()
     along = [row for row in whole if row["run"] in early and row["steps"]]
     tables = partial(score_tables, labels={record.name: record.row for record in records}, against=against)
     candidates = [
         *tables("Reconstruction", rows, declared("reconstruction")),
-        *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", rows, ("rfid", "gfid"), column=_cell),
+        *tables(f"Generation: {_title('gfid')} by sampling steps and guidance", generated, ("rfid", "gfid"), column=_cell),
         *tables(f"Generation along the training: {_title('gfid')} by images seen", _most_steps(along), ("gfid",), column=_seen),
         *tables("Generation at the largest number of steps", _most_steps(rows), _beside_gfid(), column=_guided),
         *tables("Perception of frozen latents", rows, declared("perception"), parts=True),

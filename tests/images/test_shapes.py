@@ -1,4 +1,4 @@
-"""The embedded images: functions of position, balanced, masked, captioned, drawn alike at any size."""
+"""The drawn images: functions of position, balanced, masked, captioned, drawn alike at any size."""
 
 from __future__ import annotations
 
