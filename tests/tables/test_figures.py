@@ -12,14 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from svgbench.config.build import build
-from svgbench.config.records import Protocol, SamplingProtocol
+from svgbench.config.records import Protocol, SamplingProtocol, Score
 from svgbench.config.schema import RunConfig
 from svgbench.errors import BadInput, UnknownName
 from svgbench.lab.diagnosis import FIGURES
 from svgbench.lab.store import Store
 from svgbench.tables.collect import RunRecord
+from svgbench.tables.diffusability import Card
 from svgbench.tables.figures.curves import gfid_by_guidance, gfid_by_images, gfid_by_steps
 from svgbench.tables.figures.draw import DRAWINGS, chosen, draw, needed
 from svgbench.tables.figures.embeddings import by_classes
@@ -280,3 +282,21 @@ def test_the_page_of_figures_lists_each_with_the_paper_s_number():
     listed = {cells[1].strip().strip("`"): cells[2].strip() for line in lines if line.startswith("| `") and (cells := line.split("|"))}
     papers = {name: row.paper.removeprefix("figures ").removeprefix("figure ") for name, row in DRAWINGS.items()}
     assert listed == {name: paper.replace(" to ", "-").replace(" and ", "-") for name, paper in papers.items()}
+
+
+@pytest.mark.parametrize(("values", "most"), [((5438.0, 5588.0), 4), ((89.0, 9437.0), 6)])
+def test_a_logarithmic_panel_has_few_ticks_however_close_its_values_are(values, most):
+    """Values within a factor of 10 once had a label every 50."""
+    from svgbench.metrics.latent_figures import FIGURES as LATENT_FIGURES
+    from svgbench.tables.figures.diffusability import _points
+
+    number = next(one for one in LATENT_FIGURES if one.logarithmic)
+    made = Protocol(measure=number.name, images="given", version="v1")
+    scores = [Score(metric=number.name, value=value, count=10, protocol=made) for value in values]
+    cards = [Card(f"t{score.value:g}", "e", (4, 4, 4), 10, 2, (score,), {}, {}) for score in scores]
+    with styled():
+        axes = Figure().add_axes((0, 0, 1, 1))
+        _points(axes, number, cards, names=True)
+        low, high = axes.get_xlim()
+        shown = [place for place in [*axes.get_xticks(), *axes.get_xticks(minor=True)] if low <= place <= high]
+    assert 1 <= len(shown) <= most

@@ -77,8 +77,9 @@ def _points(axes: Axes, figure: LatentFigure, cards: Sequence[Card], *, names: b
     axes.set_title(figure.heading, loc="left")
     if not axes.lines:
         axes.set_xticks([])
-    elif not figure.logarithmic:
+    elif not figure.logarithmic or axes.get_xlim()[1] < 10 * axes.get_xlim()[0]:  # too short for ticks at powers
         axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         _decimal(axes.xaxis, (1, 3))
