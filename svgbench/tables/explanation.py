@@ -113,7 +113,7 @@ def explanation_of(record: RunRecord, metric: str, content: Mapping[str, Any]) -
     count, of = content["images"], f"{content['images']:,} of {content['validation']:,} validation images"
     error = content["error"]
     how = {
-        "real": f"{of}, themselves: what perfect samples would have, from the finite number of images and from the split",
+        "real": f"{of}, themselves: not 0, because they are few and of another split; perfect samples would have it too",
         "decoder": f"the same images, encoded and decoded: rFID, but to the reference {content['reference']['name']}",
         "noised": f"the latents of these images with Gaussian noise of the model's own error, decoded: on standardised latents "
         f"{error['mean']:.3g}, the root mean square error over the channels of the data predicted in one step from true latents of "
@@ -265,9 +265,10 @@ def _memorised(found: Mapping[str, Any]) -> list[Quantity]:
     searched, training = found["searched"], found["training"]
     among = f"{searched:,} training images" if searched == training else f"{searched:,} of {training:,} training images (a lower bound)"
     how = {
-        "samples": f"closer in the extractor's features to one of {among} than {100 * found['quantile']:g} % of these are to each other "
-        f"(distance below {found['threshold']:.4g})",
-        "validation": "the same for images that were not trained on; samples above this share point to memorisation",
+        "samples": f"nearer in the extractor's features to one of {among} than {found['threshold']:.4g}, below which "
+        f"{100 * found['quantile']:g} % of these have their nearest other one",
+        "validation": f"the same for images that were not trained on: about {100 * found['quantile']:g} % if nothing is memorised; samples "
+        "above this share point to memorisation",
     }
     return [Quantity(name=names[one], title=titles[one], how=how[one], share=True, **found[one]) for one in titles]
 
