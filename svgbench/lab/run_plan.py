@@ -1,4 +1,4 @@
-"""Runs a plan: the chosen engine executes the missing nodes, then every run's directory is written."""
+"""Runs a plan: the chosen engine executes the missing nodes, and every run's directory is written when its last node is finished."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svgbench.errors import CellsFailed, Interrupted
 from svgbench.lab.engines import Choice, Inline, opened
 from svgbench.lab.execute import Executor
 from svgbench.lab.finished import Finished
-from svgbench.lab.plan import Plan
+from svgbench.lab.plan import Plan, Run
 from svgbench.lab.preflight import check, slow_on_cpu
 from svgbench.lab.processes import slots_here
 from svgbench.lab.record import record
@@ -40,7 +40,8 @@ def run_plan(
     plan: Plan, out: Path, bench: Bench, *,
     keep_going: bool, shelf: Path | None, choice: Choice | None = None, display: Display | None = None,
 ) -> Outcome:  # fmt: skip
-    """Executes the missing nodes of a plan, then writes every run's directory, also after a failure or a stop.
+    """Executes the missing nodes of a plan. Each run's directory is written as soon as its nodes are finished, and those of all runs at the
+    end, also after a failure or a stop.
 
     ``keep_going``: a failed node does not stop the others. Raises BadInput if one process should shard, BadWeights before the first node if
     weights are missing, and Interrupted after a stop signal.
@@ -50,15 +51,20 @@ def run_plan(
         check_several(world() * bench.ranks)
     store, outcome, using = Store(out / "store"), Outcome(), contextlib.ExitStack()
     finished, missing = _swept(plan, store)
+
+    def write(run: Run) -> None:
+        if is_main():
+            record(plan, run, out, outcome, shelf, finished=finished)
+
     try:
         if missing:
             check(plan, missing)
             using.enter_context(store.in_use())
             alone = choice.engine == "local" and bench.ranks == 1 and (choice.slots or (1 if world() > 1 else slots_here(bench))) == 1
             if alone:
-                run_here(plan, missing, out, bench, outcome, keep_going=keep_going, display=display)
+                run_here(plan, missing, out, bench, outcome, keep_going=keep_going, display=display, complete=write)
             else:
-                _run_elsewhere(plan, missing, out, bench, outcome, choice, keep_going, display)
+                _run_elsewhere(plan, missing, out, bench, outcome, choice, keep_going, display, write)
     except KeyboardInterrupt as error:
         raise Interrupted(sentence_of(getattr(error, "number", signal.SIGINT))) from None
     finally:
@@ -115,9 +121,10 @@ def gc_paused() -> Iterator[None]:
 
 
 def run_here(
-    plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *, keep_going: bool = False, display: Display | None = None
-) -> None:
-    """Executes the missing nodes of a plan in this process, with the stages' progress bars."""
+    plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, *,
+    keep_going: bool = False, display: Display | None = None, complete: Callable[[Run], None] | None = None,
+) -> None:  # fmt: skip
+    """Executes the missing nodes of a plan in this process, with the stages' progress bars. ``complete`` gets each finished run."""
     runtime = bench.runtime()
     if (slow := slow_on_cpu(plan, missing)) and runtime.torch_device.type == "cpu":
         runtime.notify(slow)
@@ -125,17 +132,21 @@ def run_here(
     engine = Inline(Executor(plan.nodes, store, runtime, runtime.notify))
     done = set(plan.nodes) - missing if world() == 1 else set()  # under torchrun the ranks decide together on each node
     watch = (display or Display()).in_process(store, runtime.notify)
-    Walk(plan, engine, outcome, finished=done, notify=runtime.notify, keep_going=keep_going, watch=watch).go()
+    Walk(plan, engine, outcome, finished=done, notify=runtime.notify, keep_going=keep_going, watch=watch, complete=complete).go()
     runtime.stop()
 
 
 def _run_elsewhere(
-    plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, choice: Choice, keep_going: bool, display: Display
-) -> None:
+    plan: Plan, missing: set[str], out: Path, bench: Bench, outcome: Outcome, choice: Choice, keep_going: bool, display: Display,
+    complete: Callable[[Run], None],
+) -> None:  # fmt: skip
     """Executes the missing nodes in other processes."""
     with display.elsewhere(Store(out / "store")) as watch, opened(choice, plan, missing, out, bench, notify=watch.notify) as engine:
         watch.where = engine.where
-        walk = Walk(plan, engine, outcome, finished=set(plan.nodes) - missing, notify=watch.notify, keep_going=keep_going, watch=watch)
+        done = set(plan.nodes) - missing
+        walk = Walk(
+            plan, engine, outcome, finished=done, notify=watch.notify, keep_going=keep_going, watch=watch, complete=complete
+        )  # fmt: skip
         walk.go(leave=choice.leave)
 
 

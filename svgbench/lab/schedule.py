@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from svgbench.errors import StorageError, SvgbenchError, notify
-from svgbench.lab.plan import Node, Plan
+from svgbench.lab.plan import Node, Plan, Run
 from svgbench.machine.signals import GUARD
 
 LOST_TRIES = 3
@@ -103,8 +103,9 @@ class Walk:
 
     def __init__(
         self, plan: Plan, engine: Engine, outcome: Outcome, *,
-        finished: set[str], notify: Callable[[str], None], keep_going: bool, watch: Watch,
+        finished: set[str], notify: Callable[[str], None], keep_going: bool, watch: Watch, complete: Callable[[Run], None] | None = None,
     ) -> None:  # fmt: skip
+        """``complete`` gets each run as soon as its last node is finished."""
         self._nodes = {key: node for key, node in plan.nodes.items() if key not in finished}
         self._order = {key: i for i, key in enumerate(self._nodes)}
         self._lacks = {key: {k for k in node.inputs.values() if k not in finished} for key, node in self._nodes.items()}
@@ -115,6 +116,14 @@ class Walk:
         self._ready = [self._order[key] for key, lacks in self._lacks.items() if not lacks]
         self._keys = list(self._nodes)
         self._open = set(self._nodes)
+        self._complete = complete
+        self._runs: dict[str, list[Run]] = {}
+        """Key -> the runs that need this node."""
+        self._missing = {run.name: len(self._open.intersection(run.nodes)) for run in plan.runs}
+        """Run -> number of its nodes that are not finished."""
+        for run in plan.runs:
+            for key in run.nodes:
+                self._runs.setdefault(key, []).append(run)
         self._away: set[str] = set()
         self._elsewhere: set[str] = set()
         self._waiting: list[tuple[float, str]] = []
@@ -182,11 +191,20 @@ class Walk:
     def _done(self, key: str, *, ran: bool) -> None:
         if ran:
             self._outcome.executed.append(key)
+        if key in self._open:
+            self._count(key)
         self._open.discard(key)
         for behind in self._dependents.get(key, ()):
             self._lacks[behind].discard(key)
             if not self._lacks[behind] and behind in self._open and behind not in self._away:
                 heapq.heappush(self._ready, self._order[behind])
+
+    def _count(self, key: str) -> None:
+        """Counts a finished node, and hands over the runs of which it was the last."""
+        for run in self._runs.get(key, ()):
+            self._missing[run.name] -= 1
+            if self._complete is not None and self._missing[run.name] == 0:
+                self._complete(run)
 
     def _failed(self, key: str, error: SvgbenchError) -> None:
         node = self._nodes[key]

@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from svgbench.errors import Interrupted, NumericalError, Occupied, StorageError, SvgbenchError
-from svgbench.lab import schedule
-from svgbench.lab.plan import Node, Plan
+from svgbench.lab import run_plan, schedule
+from svgbench.lab.plan import Node, Plan, Run
 from svgbench.lab.schedule import LOST_TRIES, Outcome, Report, Walk, Watch
+from svgbench.lab.worker import Bench
 
 STANDS_ON = {
     "images": [], "ae-1": ["images"], "ae-2": ["images"], "sit-1": ["ae-1"], "sit-2": ["ae-2"],
@@ -94,6 +95,53 @@ def test_executions_are_the_distinct_keys_and_no_more_are_out_than_there_are_slo
     assert engine.most <= (slots or 9)
     if slots == 2:
         assert engine.most == 2
+
+
+def test_a_run_is_complete_when_its_last_node_is_finished_and_only_once(monkeypatch):
+    monkeypatch.setattr(schedule, "OCCUPIED_SECONDS", 0.0)
+    one, two, both = (Run(name, None, tuple(keys)) for name, keys in (
+        ("one", ["images", "ae-1", "sit-1", "samples-1", "fid-1"]),
+        ("two", ["images", "ae-2", "sit-2", "samples-2", "fid-2"]),
+        ("both", list(PLAN.nodes)),
+    ))  # fmt: skip
+    engine, outcome, seen = Fake(1, says={"sit-2": [Occupied("another works on it")] * 3}), Outcome(), []
+    engine.done |= {"images"}
+
+    def complete(run):
+        assert set(run.nodes) <= engine.done
+        seen.append((run.name, len(engine.done)))
+
+    plan = Plan(PLAN.nodes, (one, two, both))
+    walk = Walk(plan, engine, outcome, finished={"images"}, notify=print, keep_going=True, watch=Watch(), complete=complete)
+    walk.go()
+    assert [name for name, _ in seen] == ["one", "two", "both"] and seen[0][1] < 9
+
+
+def test_a_run_with_a_failed_node_is_never_complete():
+    runs = tuple(Run(name, None, (f"ae-{name}", f"sit-{name}")) for name in ("1", "2"))
+    engine, seen = Fake(2, says={"sit-2": [NumericalError("NaN")]}), []
+    walk = Walk(
+        Plan(PLAN.nodes, runs), engine, Outcome(), finished=set(), notify=lambda said: None, keep_going=True, watch=Watch(),
+        complete=lambda run: seen.append(run.name),
+    )  # fmt: skip
+    walk.go()
+    assert seen == ["1"]
+
+
+def test_the_directory_of_a_run_is_written_before_the_plan_ends(monkeypatch, tmp_path):
+    """So a report shows the finished runs of a grid that still runs, or whose machine died."""
+    runs, written = tuple(Run(name, None, (name,)) for name in ("ae-1", "ae-2")), []
+    monkeypatch.setattr(run_plan, "_swept", lambda plan, store: (None, set(plan.nodes)))
+    monkeypatch.setattr(run_plan, "check", lambda plan, missing: None)
+    monkeypatch.setattr(run_plan, "record", lambda plan, run, *more, **how: written.append(run.name))
+
+    def here(plan, missing, out, bench, outcome, *, complete, **how):
+        complete(runs[1])
+        assert written == ["ae-2"]
+
+    monkeypatch.setattr(run_plan, "run_here", here)
+    run_plan.run_plan(Plan(PLAN.nodes, runs), tmp_path, Bench(out=str(tmp_path), threads=1), keep_going=True, shelf=None)
+    assert written == ["ae-2", "ae-1", "ae-2"]
 
 
 def test_what_is_finished_is_not_given_out():
