@@ -42,7 +42,9 @@ class Correlation(NamedTuple):
 
     @property
     def cell(self) -> Cell:
-        """``+0.60 (-0.20, 1.00)``."""
+        """``+0.60 (-0.20, +1.00)``; ``-1.00`` of a perfect order, which every resample keeps, so that it has no interval."""
+        if self.low == self.high:
+            return Cell(f"{self.value:+.2f}", value=self.value)
         return Cell(f"{self.value:+.2f} ({self.low:+.2f}, {self.high:+.2f})", value=self.value, low=self.low, high=self.high)
 
 
