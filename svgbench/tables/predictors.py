@@ -9,6 +9,7 @@ only under one protocol. Correlations are Kendall's tau-b (Biometrika 30, 1938; 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Correlation(NamedTuple):
     @property
     def cell(self) -> Cell:
         """``+0.60 (-0.20, +1.00)``; ``-1.00`` of a perfect order, which every resample keeps, so that it has no interval."""
-        if self.low == self.high:
+        if math.isclose(self.low, self.high):
             return Cell(f"{self.value:+.2f}", value=self.value)
         return Cell(f"{self.value:+.2f} ({self.low:+.2f}, {self.high:+.2f})", value=self.value, low=self.low, high=self.high)
 
