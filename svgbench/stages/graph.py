@@ -188,8 +188,8 @@ through its networks."""
 CARD = ("diffusability", "interpolated-distance")
 """The diagnoses of a diffusability card. The second one needs a decoder and an extractor."""
 
-LABELS = frozenset({"preset", "sampling.dimension_shift"})
-"""Fields in no slice: labels of a run, and fields that are converted to other fields when a run is built."""
+LABELS = frozenset({"preset", "sampling.dimension_shift", "generation"})
+"""Fields in no slice: labels of a run, fields that are converted to other fields when a run is built, and the choice of a run's stages."""
 
 TEACHER = "diffusion.representation.encoder"
 ENCODERS = ("encoder", TEACHER)
