@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from svgbench.errors import CellsFailed, Interrupted
+from svgbench.errors import CellsFailed, Interrupted, Occupied
 from svgbench.lab.engines import Choice, Inline, opened
 from svgbench.lab.execute import Executor
 from svgbench.lab.finished import Finished
@@ -53,8 +53,9 @@ def run_plan(
     finished, missing = _swept(plan, store)
 
     def write(run: Run) -> None:
-        if is_main():
-            record(plan, run, out, outcome, shelf, finished=finished)
+        with contextlib.suppress(Occupied):  # another process writes it; at the end it is written again
+            if is_main():
+                record(plan, run, out, outcome, shelf, finished=finished)
 
     try:
         if missing:

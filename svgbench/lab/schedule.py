@@ -117,10 +117,8 @@ class Walk:
         self._keys = list(self._nodes)
         self._open = set(self._nodes)
         self._complete = complete
-        self._runs: dict[str, list[Run]] = {}
-        """Key -> the runs that need this node."""
-        self._missing = {run.name: len(self._open.intersection(run.nodes)) for run in plan.runs}
-        """Run -> number of its nodes that are not finished."""
+        self._missing = {run.name: len(self._open.intersection(run.nodes)) for run in plan.runs}  # number of unfinished nodes
+        self._runs: dict[str, list[Run]] = {}  # of each key
         for run in plan.runs:
             for key in run.nodes:
                 self._runs.setdefault(key, []).append(run)

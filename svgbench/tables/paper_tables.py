@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from svgbench.config.contrasts import FEWEST_SCALES
 from svgbench.config.records import canonical
 from svgbench.tables.collect import RunRecord
 from svgbench.tables.differences import difference_table
@@ -21,7 +22,7 @@ from svgbench.tables.seeds import value_of
 from svgbench.tables.standings import Entry, fields_of, shared_protocol, standings
 from svgbench.tables.surface import surface_tables
 from svgbench.tables.table import Cell, Table
-from svgbench.tables.tuned_guidance import GUIDED_ONLY, TunedGuidance, tuned
+from svgbench.tables.tuned_guidance import GUIDED_ONLY, TunedGuidance, scales_of, tuned
 
 
 def paper_tables(
@@ -102,7 +103,7 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
 
 
 def _tuned_scales(layout: Layout, rows: Mapping[str, Row]) -> list[str]:
-    """A note for each column of tuned guidance: the scales of its rows, or why the column is left out."""
+    """A note for each column of tuned guidance: the scales of its rows, or why the column is left out although scales were drawn for it."""
     notes = []
     for column in layout.columns:
         if column.guidance != "tuned":
@@ -114,8 +115,8 @@ def _tuned_scales(layout: Layout, rows: Mapping[str, Row]) -> list[str]:
         if texts:
             notes.append(f"tuned guidance for {title}; the seed on which it is chosen is left out. {'; '.join(texts)}")
         elif found:
-            why = "; ".join(dict.fromkeys(one.lacks.removeprefix("tuned guidance").lstrip(": ") for one in found.values()))
-            notes.append(f"no column {title} at tuned guidance: {why}")
+            why = "; ".join(dict.fromkeys(f"it {one.lacks}" for one in found.values()))
+            notes.append(f"no column of {title} at tuned guidance: {why}")
     return notes
 
 
@@ -202,7 +203,9 @@ def _of_column(column: Column, scores: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def _at_tuned_guidance(column: Column, row: Row) -> dict[int, TunedGuidance]:
-    """Steps -> the row at its tuned guidance, for a column of tuned guidance."""
+    """Steps -> the row at its tuned guidance, for a column of tuned guidance; empty if the row draws too few scales to tune."""
+    if len(scales_of(row.records, row.scores)) < FEWEST_SCALES:
+        return {}
     groups: dict[int, list[dict[str, Any]]] = {}
     for score in _of_column(column, row.scores):
         groups.setdefault(score["steps"], []).append(score)
@@ -237,7 +240,7 @@ def _absent(titled: _Titled, row: Row, marks: Footnotes) -> str:
         return f"- {marks.mark('has no residual')}"
     lacking = [found.lacks for found in _at_tuned_guidance(column, row).values()] if column.guidance == "tuned" else []
     if lacking:
-        return f"- {marks.mark(lacking[-1])}"
+        return f"- {marks.mark(f'tuned guidance {lacking[-1]}')}"
     if any(s["metric"] == column.metric for s in row.scores):
         return f"- {marks.mark('not sampled with these steps and guidance')}"
     lacks = "has no such part" if MEASURES[column.metric].group == "cost" else "not scored in this run"

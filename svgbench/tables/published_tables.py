@@ -64,12 +64,9 @@ def _steps(column: Column, rows: Sequence[Published]) -> list[int | None]:
 def _fits(row: Published, column: Column, steps: int | None) -> bool:
     """Whether a published number belongs in a column; unstated guidance counts as guided and is marked. None is known to be tuned on a
     seed that it leaves out."""
-    if (
-        row.metric != column.metric
-        or not column.published
-        or column.guidance == "tuned"
-        or (row.steps != steps and (steps is not None or column.steps == "all"))
-    ):
+    if row.metric != column.metric or not column.published or column.guidance == "tuned":
+        return False
+    if row.steps != steps and (steps is not None or column.steps == "all"):
         return False
     return not column.sampled or column.guidance == "all" or (row.guided is False) == (column.guidance == "none")
 

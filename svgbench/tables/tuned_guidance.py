@@ -24,7 +24,7 @@ class TunedGuidance(NamedTuple):
     text: str
     """The choice: ``2 of 1, 1.5, 2, 3, chosen on seed 0``; empty if there is none."""
     lacks: str
-    """Why there are no scores; empty if there are some."""
+    """Why there are no scores, to follow the words "tuned guidance"; empty if there are some."""
 
 
 def tuned(scores: Sequence[dict[str, Any]], records: Sequence[RunRecord]) -> TunedGuidance:
@@ -33,31 +33,37 @@ def tuned(scores: Sequence[dict[str, Any]], records: Sequence[RunRecord]) -> Tun
 
     The scale with the best score of the run with the smallest seed (the smallest scale if equal) is taken for all others; that seed is left
     out. The candidates are the scales that the runs draw (``sampling.guidance``). The seeds that remain are independent of the choice, so
-    tests and intervals over them hold; a mean over seeds of choices on the other seeds would use more data, but these choices share seeds,
-    and a t-test at 5 % then rejects true hypotheses in 9 to 20 % of cases."""
-    drawn = [tuple(record.config().get("sampling", {}).get("guidance") or ()) for record in records]
-    scales = sorted(set().union(*drawn) or {score["guidance"] for score in scores})
+    tests and intervals over them hold. To choose for each seed on the others would lose no seed, but these choices share seeds, and a
+    t-test then rejects true hypotheses too often (``tests/tables/test_tuned_guidance.py``)."""
+    scales = scales_of(records, scores)
     listed = ", ".join(f"{scale:g}" for scale in scales)
     if len(scales) < FEWEST_SCALES:
-        return _none(f"tuned guidance needs {FEWEST_SCALES} scales or more in sampling.guidance, not {listed or 'none'}")
+        return _none(f"needs {FEWEST_SCALES} scales or more in sampling.guidance, not {listed or 'none'}")
     if len({record.seed for record in records}) < 2:
-        return _none("tuned guidance needs two seeds or more: one to choose the scale, and others to score it")
+        return _none("needs two seeds or more: one to choose the scale, and others to score it")
     if len({shared_protocol(score, GUIDED_ONLY) for score in scores}) > 1:
-        return _none("tuned guidance: the scores of the row have several protocols")
+        return _none("needs scores of one protocol, and the row has several")
     seed = min(record.seed for record in records)
     by_scale = {score["guidance"]: score for score in scores if score["seed"] == seed}
     if missing := [scale for scale in scales if scale not in by_scale]:
-        return _none(f"tuned guidance: seed {seed}, on which it is chosen, has no score at {', '.join(f'{scale:g}' for scale in missing)}")
+        return _none(f"is chosen on seed {seed}, which has no score at scale {', '.join(f'{scale:g}' for scale in missing)}")
     sign = 1 if MEASURES[scores[0]["metric"]].better == "lower" else -1
     best = min(scales, key=lambda scale: sign * by_scale[scale]["value"])
     others = sorted((score for score in scores if score["guidance"] == best and score["seed"] != seed), key=lambda score: score["seed"])
     if not others:
-        return _none(f"tuned guidance: no seed except {seed}, on which it is chosen, has a score at {best:g}")
+        return _none(f"is {best:g}, chosen on seed {seed}, and no other seed has a score at this scale")
     guided = next(by_scale[scale] for scale in scales if scale != 1)
     how = f"guidance-tuned-of-{listed.replace(', ', ',')}-on-seed{seed}"
     edge = best == scales[-1] or (best == scales[0] and best != 1)
     beyond = " (at the edge of the candidates, so a better one may lie beyond)" if edge else ""
     return TunedGuidance([_marked(score, guided, how) for score in others], f"{best:g} of {listed}, chosen on seed {seed}{beyond}", "")
+
+
+def scales_of(records: Sequence[RunRecord], scores: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The guidance scales that the runs of a row draw, in order, also those not yet scored; of records without a configuration those of
+    their scores."""
+    drawn = (record.config().get("sampling", {}).get("guidance") or () for record in records)
+    return sorted(set().union(*drawn) or {score["guidance"] for score in scores})
 
 
 def _none(why: str) -> TunedGuidance:
@@ -68,7 +74,7 @@ def _marked(score: Mapping[str, Any], guided: Mapping[str, Any], how: str) -> di
     """A score whose protocol says how its guidance was chosen, so that rows with other candidates are not ranked with it. The settings of
     guidance are those of ``guided``: at scale 1 they have no effect and are not recorded, and rows would seem to differ in them."""
     fields = dict(score["protocol_fields"])
-    settings = {name.removeprefix("sampling."): None for name in GUIDED_ONLY}
+    settings = {name.removeprefix("sampling.") for name in GUIDED_ONLY}
     same = {name: value for name, value in guided["protocol_fields"]["sampling"].items() if name in settings}
     fields["sampling"] = {**fields["sampling"], **same}
     fields["details"] = [*fields.get("details", ()), how]
