@@ -119,9 +119,8 @@ def _scores(contrast: Contrast, side: Sequence[RunRecord]) -> tuple[dict[int, di
     rows = [row for record in side for row in _of_samples(contrast, record)]
     if contrast.guidance == "tuned" and rows:
         found = tuned(rows, side)
-        return {
-            score["seed"]: score for score in found.scores
-        }, f"guidance {found.text}" if found.scores else f"tuned guidance {found.lacks}"
+        said = f"guidance {found.text}" if found.scores else f"tuned guidance {found.lacks}"
+        return {score["seed"]: score for score in found.scores}, said
     return {row["seed"]: row for row in reversed(rows)}, ""  # the first of each seed
 
 

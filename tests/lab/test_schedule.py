@@ -144,6 +144,22 @@ def test_the_directory_of_a_run_is_written_before_the_plan_ends(monkeypatch, tmp
     assert written == ["ae-2", "ae-1", "ae-2"]
 
 
+def test_a_run_that_another_process_writes_does_not_stop_the_plan(monkeypatch, tmp_path):
+    runs, tries = (Run("ae-1", None, ("ae-1",)),), []
+    monkeypatch.setattr(run_plan, "_swept", lambda plan, store: (None, set(plan.nodes)))
+    monkeypatch.setattr(run_plan, "check", lambda plan, missing: None)
+
+    def record(plan, run, *more, **how):
+        tries.append(run.name)
+        if len(tries) == 1:
+            raise Occupied("the record is being worked on")
+
+    monkeypatch.setattr(run_plan, "record", record)
+    monkeypatch.setattr(run_plan, "run_here", lambda *more, complete, **how: complete(runs[0]))
+    run_plan.run_plan(Plan(PLAN.nodes, runs), tmp_path, Bench(out=str(tmp_path), threads=1), keep_going=True, shelf=None)
+    assert tries == ["ae-1", "ae-1"]
+
+
 def test_what_is_finished_is_not_given_out():
     engine = Fake(2)
     outcome, _ = walked(engine, finished={"images", "ae-1", "fid-2"})
