@@ -61,9 +61,9 @@ def tuned(scores: Sequence[dict[str, Any]], records: Sequence[RunRecord]) -> Tun
 
 def scales_of(records: Sequence[RunRecord], scores: Sequence[Mapping[str, Any]]) -> list[float]:
     """The guidance scales that the runs of a row draw, in order, also those not yet scored; of records without a configuration those of
-    their scores."""
+    their scores of samples."""
     drawn = (record.config().get("sampling", {}).get("guidance") or () for record in records)
-    return sorted(set().union(*drawn) or {score["guidance"] for score in scores})
+    return sorted(set().union(*drawn) or {score["guidance"] for score in scores} - {None})
 
 
 def _none(why: str) -> TunedGuidance:

@@ -193,6 +193,14 @@ def test_a_table_whose_runs_draw_too_few_scales_to_tune_says_nothing_of_it(tmp_p
     assert not any("tuned" in note for note in table.notes)
 
 
+def test_scores_of_reconstructions_and_runs_without_a_configuration_take_no_part(tmp_path):
+    for seed, of in enumerate(GFIDS):
+        scores = [score("a", "rfid", 3.0, seed), *(gfid("a", v, seed=seed, guidance=g) for g, v in zip(SCALES, of, strict=True))]
+        write(tmp_path / f"a.seed-{seed}", scores)
+    table = measured_table(TUNED, collect(tmp_path))
+    assert "a: 2 of 1, 1.5, 2, 3, chosen on seed 0" in note_of(table, "tuned guidance for gFID")
+
+
 def test_tuned_guidance_does_not_change_how_other_columns_are_titled(tmp_path):
     layout = TUNED.model_copy(update={"shows": ("sampling.guidance",)})
     table = measured_table(layout, make(tmp_path, "a"))
