@@ -37,14 +37,27 @@ def environment(**more: str) -> dict[str, str]:
     return kept | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}) | {"PYTHONSAFEPATH": "1"} | more
 
 
+class Deadline:
+    """How long a stop waits for processes that were asked to end: at most ``SAVE_SECONDS`` while one of them is ``saving`` a checkpoint,
+    and ``CHILD_SECONDS`` from the start or from the last look that saw one saving."""
+
+    def __init__(self, saving: Callable[[], bool]) -> None:
+        self._saving = saving
+        self._began = self._last = time.monotonic()
+
+    def passed(self) -> bool:
+        """Whether the processes have had their time; to be asked again and again."""
+        now = time.monotonic()
+        if now - self._began < SAVE_SECONDS and self._saving():
+            self._last = now
+        return now - self._last >= CHILD_SECONDS
+
+
 def wait_for(alive: Sequence[subprocess.Popen], *, saving: Callable[[], bool], kill: Callable[[subprocess.Popen], None]) -> None:
-    """Waits for processes that were asked to stop: at most ``CHILD_SECONDS``, or ``SAVE_SECONDS`` while one of them is ``saving``. After
-    that, or at a second Ctrl-C, calls ``kill`` on each."""
-    began = time.monotonic()
+    """Waits for processes that were asked to stop, until their ``Deadline``. After that, or at a second Ctrl-C, calls ``kill`` on each."""
+    deadline = Deadline(saving)
     try:
-        while any(process.poll() is None for process in alive):
-            if time.monotonic() - began >= (SAVE_SECONDS if saving() else CHILD_SECONDS):
-                break
+        while any(process.poll() is None for process in alive) and not deadline.passed():
             time.sleep(LOOK_SECONDS)
     finally:
         for process in alive:

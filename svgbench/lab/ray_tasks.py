@@ -18,13 +18,13 @@ from typing import Any
 import ray
 
 from svgbench.errors import BadInput, Interrupted, SvgbenchError
-from svgbench.lab.children import is_saving
+from svgbench.lab.children import Deadline, is_saving
 from svgbench.lab.engines import joins_ray
 from svgbench.lab.handoff import clear_report, read_report
 from svgbench.lab.plan import Node
 from svgbench.lab.schedule import Report
 from svgbench.lab.worker import Bench, Worker
-from svgbench.machine.signals import CHILD_SECONDS, GUARD, SAVE_SECONDS, Stop
+from svgbench.machine.signals import GUARD, Stop
 from svgbench.stages import graph
 
 RETRIES = 3
@@ -128,10 +128,11 @@ class RayTasks:
         """Interrupts every task, which then saves its training; a second Ctrl-C kills them."""
         for ref in self._refs:
             ray.cancel(ref, force=False)
-        began, left = time.monotonic(), list(self._refs)
+        left = list(self._refs)
+        deadline = Deadline(lambda: self._saving(left))
         with Stop(), GUARD.hold():
             try:
-                while left and time.monotonic() - began < (SAVE_SECONDS if self._saving(left) else CHILD_SECONDS):
+                while left and not deadline.passed():
                     _, left = ray.wait(left, num_returns=len(left), timeout=0.5)
             finally:
                 for ref in left:

@@ -142,11 +142,11 @@ def test_a_frozen_worker_keeps_nobody_from_stopping(tmp_path, monkeypatch):
     assert 0.4 < time.monotonic() - began < 5
 
 
-def test_workers_are_waited_for_while_one_writes_a_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("svgbench.lab.children.CHILD_SECONDS", 0.2)
+def test_workers_are_waited_for_while_one_writes_a_checkpoint_and_may_then_exit(tmp_path, monkeypatch):
+    monkeypatch.setattr("svgbench.lab.children.CHILD_SECONDS", 1.5)
     saving = tmp_path / "store" / "autoencoder" / f"{'a' * 32}.partial" / "checkpoints" / ".writing-000000000012"
     saving.mkdir(parents=True)
-    code = "trap 'sleep 1; rmdir $0; exit 4' TERM; echo up; while :; do sleep 0.05; done"
+    code = "trap 'sleep 2; rmdir $0; sleep 0.3; exit 4' TERM; echo up; while :; do sleep 0.05; done"
     monkeypatch.setattr(Bench, "command", lambda bench, plan, keys=(): ["bash", "-c", code, str(saving)])
     engine = Processes(tmp_path / "plan.json", Bench(out=str(tmp_path)), 1, notify=print)
     engine.submit([Node("autoencoder", "a" * 64, {}, {}, {})])
