@@ -75,11 +75,12 @@ def evaluate(
 ) -> None:
     """Score images made by other programs: gFID (also at infinitely many samples), sFID, IS, KID, precision and recall, each with protocol,
     sample count and interval."""
+    from svgbench.config.scoring import SPACES
     from svgbench.machine.runtime import Runtime
     from svgbench.metrics.elsewhere import elsewhere_scores
     from svgbench.metrics.features import load_extractor
-    from svgbench.metrics.frechet_ratio import SPACES, statistics_in, weights_in
     from svgbench.metrics.judges import is_familiar, unfamiliar, weights_file
+    from svgbench.metrics.six_spaces import statistics_in, weights_in
     from svgbench.tables.judge_notes import drawn_source
 
     if second_extractor == extractor:

@@ -9,6 +9,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from svgbench.config.paper_heads import PaperHeads
 from svgbench.config.part import Count, NotNegative, Part, Positive, Share
 
+SPACES = ("inception", "convnextv2-b", "dinov2-l-256", "mae-l", "siglip2-so400m", "clip-l-256")
+"""The extractors of FDr6's six feature spaces, by their names in ``extractors.yaml``."""
+
 
 class Probe(Part):
     """Linear probe, kNN and logistic regression on mean-pooled frozen latents."""
@@ -177,6 +180,10 @@ class Scores(Part):
     ``scenes``, trained without labels) ``fd_simclr``; none when empty."""
     second_extractor_weights: str | None = None
     """Path of the second extractor's weights file; those of drawn images are shipped with theirs."""
+    fdr6: str | None = None
+    """A folder with the weights of five feature networks, for the Frechet distance of the samples in each and FDr6, the mean ratio over
+    these and Inception (arXiv 2604.28190); statistics of ``NAME.npz`` in it replace the training images for the network NAME; none when
+    empty."""
     reference: str | None = None
     """What samples are compared with instead of the training images: an ADM ``.npz`` (its statistics for gFID, its images ``arr_0`` for
     KID, precision and recall), an ``.npz`` or folder of images, or an ``images`` artifact of a store. Statistics belong to the first
@@ -205,8 +212,9 @@ class Scores(Part):
 
     @model_serializer(mode="wrap")
     def _of_one_protocol(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With DINOv3's protocol, files and keys contain neither field."""
-        unused = ("protocol", "paper") if self.protocol == "dinov3" else ()
+        """With DINOv3's protocol, files and keys contain neither ``protocol`` nor ``paper``; without FDr6, not ``fdr6``."""
+        unused: tuple[str, ...] = ("protocol", "paper") if self.protocol == "dinov3" else ()
+        unused += ("fdr6",) if self.fdr6 is None else ()
         return {name: value for name, value in plain(self).items() if name not in unused}
 
     @model_validator(mode="after")
@@ -215,4 +223,8 @@ class Scores(Part):
             raise ValueError(f"second_extractor '{self.extractor}' is the first one; name another or leave it empty")
         if self.second_extractor is None and self.second_extractor_weights is not None:
             raise ValueError("second_extractor_weights needs second_extractor; name the network that the file belongs to")
+        if self.fdr6 is not None and self.extractor != SPACES[0]:
+            raise ValueError(f"fdr6 needs extractor '{SPACES[0]}', the first of its six networks, not '{self.extractor}'")
+        if self.fdr6 is not None and self.second_extractor in SPACES:
+            raise ValueError(f"second_extractor '{self.second_extractor}' is one of fdr6's networks; leave it empty")
         return self

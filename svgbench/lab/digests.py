@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from svgbench.config import cards
 from svgbench.errors import BadInput
-from svgbench.metrics import judges
+from svgbench.metrics import judges, six_spaces
 from svgbench.stages import graph
 
 if TYPE_CHECKING:
@@ -39,6 +39,12 @@ def digests_of(stage: graph.Stage, config: dict[str, Any], judged: dict[tuple[st
         if judge not in judged:
             judged[judge] = f"sha256:{judges.reference_identity(Path(given), first)}"
         identities[graph.REFERENCE] = judged[judge]
+    if covers(stage, graph.FDR6) and graph.holds(config, graph.FDR6):
+        folder = graph.field(config, graph.FDR6)
+        networks = ("fdr6", str(folder))
+        if networks not in judged:
+            judged[networks] = f"sha256:{six_spaces.folder_identity(Path(folder))}"
+        identities[graph.FDR6] = judged[networks]
     return identities
 
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from svgbench.config.records import Score
+from svgbench.config.scoring import SPACES
 from svgbench.errors import BadData
 from svgbench.metrics.features import GROUPS, Extractor, extract_each
-from svgbench.metrics.frechet_ratio import SPACES, fdr6
+from svgbench.metrics.frechet_ratio import fdr6
 from svgbench.metrics.generation import Comparison, all_scores, check_counts, distances
 from svgbench.metrics.image_sets import GivenImages, drawn_evenly, open_set
 from svgbench.metrics.judges import row
@@ -39,7 +40,7 @@ def elsewhere_scores(
 ) -> list[Score]:
     """gfid, gfid_infinity, sfid, is, kid, precision and recall of a set of images (``image_sets.open_set``); kid, precision and recall need
     a reference with images. Every ``further`` extractor adds the distance on its features, from the same pass over the images; the
-    extractors of ``frechet_ratio.SPACES`` together also give fdr6.
+    extractors of ``config.scoring.SPACES`` together also give fdr6.
 
     ``statistics``: an extractor's name -> published statistics that replace the reference for it.
 

@@ -10,37 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from svgbench.config.records import Score, digest
-from svgbench.errors import BadWeights
+from svgbench.config.scoring import SPACES
 from svgbench.metrics.generation import Comparison
 from svgbench.metrics.judges import row
 from svgbench.metrics.protocol import Judge
-
-SPACES = ("inception", "convnextv2-b", "dinov2-l-256", "mae-l", "siglip2-so400m", "clip-l-256")
-"""The extractors of the six spaces."""
-
-
-def weights_in(folder: Path) -> dict[str, Path]:
-    """The weights file of each space beside Inception in a folder, by the names in ``extractors.yaml``. Raises BadWeights with all that are
-    missing."""
-    files = {name: folder / row("features", name)["file"] for name in SPACES[1:]}
-    missing = {name: path for name, path in files.items() if not path.is_file()}
-    if missing:
-        wanted = ", ".join(
-            f"{path.name} (model.safetensors of {row('features', name)['source'].split()[0]})" for name, path in missing.items()
-        )
-        raise BadWeights(f"{folder} lacks weights that FDr6 needs: {wanted}; save them there under these names.")
-    return files
-
-
-def statistics_in(folder: Path, name: str) -> Path | None:
-    """Published statistics of a space's reference, ``NAME.npz`` in the same folder; None if there are none."""
-    path = folder / f"{name}.npz"
-    return path if path.is_file() else None
 
 
 def fdr6(comparisons: Sequence[Comparison]) -> Score:

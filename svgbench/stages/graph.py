@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from svgbench.config.sampling import TUNED
 from svgbench.config.schema import RunConfig
+from svgbench.config.scoring import SPACES
 
 ENCODER = ("encoder",)
 EXTRACTOR = ("scores.extractor", "scores.extractor_weights")
@@ -27,6 +28,8 @@ MARKS = ("data.limit", "encoder.precision")
 protocol: the limit of a trial, and the precision in which images are encoded and latents decoded."""
 EXPLANATION = "explanation"
 """The diagnosis that ``svgbench explain`` reads; all others are for figures."""
+FDR6 = "scores.fdr6"
+"""A field that names a folder of weights: the worker gets the path, the key the digest of the files in it."""
 REFERENCE = "scores.reference"
 """A field that names a file or a folder of reference images or statistics: the worker gets the path, the key the digest of the content."""
 
@@ -78,6 +81,8 @@ STAGES: tuple[Stage, ...] = (
           slice=(*EXTRACTOR, REFERENCE), needs=("images",)),
     Stage(name="second-references", version=1, worker="svgbench.stages.scores:second_references", when="second-extractor", ranks="all",
           slice=(*SECOND, REFERENCE), needs=("images",)),
+    Stage(name="ratio-references", version=1, worker="svgbench.stages.scores:ratio_references", when="ratio", ranks="all",
+          slice=(FDR6, REFERENCE), needs=("images",)),
     Stage(name="originals", version=1, worker="svgbench.stages.scores:originals", ranks="all",
           slice=EXTRACTOR, needs=("images",)),
     Stage(name="autoencoder", version=2, worker="svgbench.stages.autoencoder:train", when="trains-autoencoder", ranks="all",
@@ -122,6 +127,8 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="second-generation-scores", version=2, worker="svgbench.stages.scores:second_generation", scores=True,
           when="second-extractor", ranks="all",
           slice=(*SECOND, "scores.resamples", "seed"), needs=("images", "second-references", "samples")),
+    Stage(name="ratio-scores", version=1, worker="svgbench.stages.scores:ratio", scores=True, when="ratio", ranks="all",
+          slice=(FDR6, *EXTRACTOR, "scores.resamples", "seed"), needs=("images", "references", "ratio-references", "samples")),
     Stage(name="pooled-latents", version=1, worker="svgbench.stages.perception:pooled", when="dinov3-heads", ranks="all",
           slice=("scores.probe.train_images", "scores.probe.precision"), needs=("images", "autoencoder", "statistics"),
           first=("statistics",)),
@@ -247,6 +254,7 @@ DRAWN = "sampling.json"
 LEAVES: dict[str, tuple[str, ...]] = {
     "images": ("images.json",), "masks": ("pairs.json",), "depth-maps": ("pairs.json",),
     "references": _REFERENCE, "second-references": _REFERENCE, "originals": _REFERENCE,
+    "ratio-references": tuple(f"{space}/{name}" for space in SPACES[1:] for name in _REFERENCE),
     "autoencoder": _AUTOENCODER, "adoption": ("autoencoder.json",), "imported-autoencoder": _AUTOENCODER,
     "realignment": _AUTOENCODER, "standardisation": _STATISTICS, "statistics": _STATISTICS, "imported-statistics": _STATISTICS,
     "continued-autoencoder": _AUTOENCODER, "continued-diffusion": _TRANSFORMER, "shift-choice": ("choice.json",),
@@ -332,6 +340,7 @@ def facts(config: RunConfig, kind: str) -> dict[str, bool]:
         "tunes-shift": config.generation and config.sampling.shift == TUNED,
         "imports-diffusion": config.generation and config.diffusion.release is not None,
         "second-extractor": config.generation and config.scores.second_extractor is not None,
+        "ratio": config.generation and config.scores.fdr6 is not None,
         "own-masks": config.data.drawn and segmentation.enabled and segmentation.source is None,
         "labelled-folder": labelled,
         "depth-folder": depth,

@@ -15,7 +15,8 @@ from svgbench.images.store import open_images
 from svgbench.machine.checkpoints import FOLDER
 from svgbench.machine.runtime import Runtime
 from svgbench.metrics.features import GROUPS, Extractor, ImageFeatures, Saved, extract, load_extractor
-from svgbench.metrics.generation import check_counts, distance_scores, generation_scores
+from svgbench.metrics.frechet_ratio import fdr6
+from svgbench.metrics.generation import Comparison, check_counts, distance_scores, distances, generation_scores
 from svgbench.metrics.judges import row
 from svgbench.metrics.npz import holds_statistics
 from svgbench.metrics.perceptual import load_perceptual
@@ -23,6 +24,7 @@ from svgbench.metrics.reconstruction import reconstruction_scores
 from svgbench.metrics.reference import Reference, open_reference
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.samples import check_samples
+from svgbench.metrics.six_spaces import statistics_in, weights_in
 from svgbench.stages.graph import DRAWN
 from svgbench.stages.results import image_group, write_scores
 
@@ -31,7 +33,7 @@ def references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runti
     """The reference for samples: features of the training images, or the reference that the configuration names."""
     part = slice_["scores"]
     extractor = load_extractor(part["extractor"], part["extractor_weights"], runtime.torch_device)
-    return _take_reference(extractor, part["reference"], inputs, out, runtime)
+    return _save(_take_reference(extractor, part["reference"], inputs, out, runtime), extractor, out, runtime)
 
 
 def second_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -39,17 +41,35 @@ def second_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     part = slice_["scores"]
     extractor = load_extractor(part["second_extractor"], part["second_extractor_weights"], runtime.torch_device)
     given = part["reference"]
-    return _take_reference(extractor, None if given and holds_statistics(Path(given)) else given, inputs, out, runtime)
+    return _save(_take_reference(extractor, _only_images(given), inputs, out, runtime), extractor, out, runtime)
+
+
+def ratio_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The references of the five networks beside Inception: the statistics in the folder of their weights, if there are any, else as for
+    the second extractor. One folder for each network."""
+    folder, images = Path(slice_["scores"]["fdr6"]), _only_images(slice_["scores"]["reference"])
+    for name, file in weights_in(folder).items():
+        extractor = load_extractor(name, file, runtime.torch_device)
+        own = statistics_in(folder, name)
+        reference = _take_reference(extractor, images if own is None else str(own), inputs, out, runtime)
+        (out / name).mkdir(exist_ok=True)
+        _save(reference, extractor, out / name, runtime)
+    return {}
 
 
 def originals(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Features of the validation images, the reference for reconstructions."""
     extractor = load_extractor(slice_["scores"]["extractor"], slice_["scores"]["extractor_weights"], runtime.torch_device)
-    return _of_store("val", extractor, inputs, out, runtime)
+    return _save(_of_store("val", extractor, inputs, out, runtime), extractor, out, runtime)
 
 
-def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Writes the features of a given reference, or of the training images."""
+def _only_images(given: str | None) -> str | None:
+    """A given reference for another extractor than the first; None (the training images) if it holds the first one's statistics."""
+    return None if given and holds_statistics(Path(given)) else given
+
+
+def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, Path], out: Path, runtime: Runtime) -> Reference:
+    """A given reference, or that of the training images."""
     if given is None:
         return _of_store("train", extractor, inputs, out, runtime)
     side = open_images(inputs["images"]).resolution
@@ -57,16 +77,15 @@ def _take_reference(extractor: Extractor, given: str | None, inputs: dict[str, P
     reference = open_reference(Path(given), extractor, expected=(side, side), runtime=runtime, saved=saved)
     if reference.size not in (None, (side, side)):
         raise BadInput(f"{given}: its images are not {side} x {side} px as the run's are; give a reference of that size.")
-    return _save(reference, extractor, out, runtime)
+    return reference
 
 
-def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Writes the features of a split of the image store."""
+def _of_store(split: str, extractor: Extractor, inputs: dict[str, Path], out: Path, runtime: Runtime) -> Reference:
+    """The features of a split of the image store."""
     collection = open_images(inputs["images"])
     images = getattr(collection, split)
     features = extract(extractor, images, runtime=runtime, saved=_saved(out, f"the {split} images", extractor, runtime))
-    reference = Reference.of(features, image_group(inputs["images"], split, images), (collection.resolution,) * 2)
-    return _save(reference, extractor, out, runtime)
+    return Reference.of(features, image_group(inputs["images"], split, images), (collection.resolution,) * 2)
 
 
 def _save(reference: Reference, extractor: Extractor, out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -121,6 +140,25 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     return write_scores(out, scores, slice_) if runtime.is_main else {}
 
 
+def ratio(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The Frechet distances of one cell's samples on the features of five networks, and FDr6 of these and Inception."""
+    part = slice_["scores"]
+    samples, protocol = _open_samples(slice_, inputs, runtime)
+    check_counts(len(samples), neighbours=1, classes=False)
+    opened = [(part["extractor"], part["extractor_weights"], inputs["references"])]
+    opened += [(name, file, inputs["ratio-references"] / name) for name, file in weights_in(Path(part["fdr6"])).items()]
+    comparisons, scores = [], []
+    for name, file, known in opened:
+        extractor = load_extractor(name, file, runtime.torch_device)
+        reference = Reference.load(known, extractor.judge, runtime.torch_device)
+        features = _features(extractor, samples, out, runtime)
+        comparisons.append(Comparison(samples=features, reference=reference, judge=extractor.judge, **protocol))
+        if name != part["extractor"]:  # whose distance is gFID
+            scores += distances(comparisons[-1], extractor.frechet)
+    scores.append(fdr6(comparisons))
+    return write_scores(out, scores, slice_) if runtime.is_main else {}
+
+
 def _open_samples(slice_: dict[str, Any], inputs: dict[str, Path], runtime: Runtime) -> tuple[np.ndarray, dict[str, Any]]:
     """A cell's samples uint8 [N, 3, H, W], checked to be complete and distinct, and the settings that they add to a score's protocol."""
     collection = open_images(inputs["images"])
@@ -141,4 +179,4 @@ def _features(extractor: Extractor, samples: np.ndarray, out: Path, runtime: Run
 
 def _saved(out: Path, what: str, extractor: Extractor, runtime: Runtime) -> Saved:
     """Where a stage stores the features of its images until it is committed."""
-    return Saved(place=out / FOLDER / "images", label=f"features of {what}, {extractor.name}", runtime=runtime)
+    return Saved(place=out / FOLDER / f"images-{extractor.name}", label=f"features of {what}, {extractor.name}", runtime=runtime)

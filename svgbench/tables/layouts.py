@@ -67,6 +67,8 @@ class Column(Part):
     """For perception: the part of the latents; whole: all that a run has."""
     published: bool = True
     """Whether it also shows published numbers, which do not state their latents."""
+    optional: bool = False
+    """Whether it is left out if no row has the metric; a note then names it."""
 
     @model_validator(mode="after")
     def _known(self) -> Column:

@@ -69,7 +69,8 @@ def _laid_out(layout: Layout, records: Sequence[RunRecord]) -> _Laid:
     titles: dict[str, _Titled] = {}
     for column in layout.columns:
         keys = dict.fromkeys(key for other, _, key, _ in chosen if other is column)
-        if column.guidance == "tuned" and not keys and len(layout.columns) > 1:  # a note says why
+        untuned = column.guidance == "tuned" and not keys and len(layout.columns) > 1
+        if untuned or _left_out(column, rows):  # a note says so
             continue
         for key in sorted(keys, key=lambda k: (k[0] or 0, k[1] or 0)) or [(None, None)]:
             titles.setdefault(_title(column, key, differing), _Titled(column, [])).keys.append(key)
@@ -98,8 +99,18 @@ def _measured(layout: Layout, laid: _Laid) -> Table:
         row_scores = [score for _, r, _, score in chosen if r == name]
         texts[1:1] = [_shown(field, row_scores) if field in differing else fact(field, row) for _, field in lead]
     named = [f"layout of {layout.paper} of arXiv 2510.15301"] if layout.paper else []
+    unscored = dict.fromkeys(MEASURES[column.metric].title for column in layout.columns if _left_out(column, rows))
+    named += [f"without a column, because no row has it: {', '.join(unscored)}"] if unscored else []
     table.notes += [*_tuned_scales(layout, rows), *marks.notes(), *add_marks(table, layout, rows), *named, *layout.notes]
     return table
+
+
+def _left_out(column: Column, rows: Mapping[str, Row]) -> bool:
+    """Whether an optional column is left out: no row has its metric, and none failed to get it."""
+    if not column.optional or any(_chosen(column, row) for row in rows.values()):
+        return False
+    titled = _Titled(column, [(None, None)])
+    return not any(_failures(titled, row, record) for row in rows.values() for record in row.records)
 
 
 def _tuned_scales(layout: Layout, rows: Mapping[str, Row]) -> list[str]:

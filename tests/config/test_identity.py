@@ -11,8 +11,10 @@ from svgbench.config.names import run_name
 from svgbench.config.parse import merge, override
 from svgbench.config.records import canonical, digest
 from svgbench.config.schema import RunConfig
+from svgbench.config.scoring import SPACES
 from svgbench.errors import BadConfig, BadData, BadWeights
 from svgbench.lab.plan import make_plan, nodes_of, resolve
+from svgbench.metrics.judges import row
 from svgbench.stages import graph
 from svgbench.stages.results import encoding_of
 
@@ -108,6 +110,32 @@ def test_a_second_extractor_adds_its_own_stages_and_changes_no_other(tmp_path):
     for wrong, sentence in (("scores.second_extractor=shapes-cnn", "is the first one"), (words[1], "needs second_extractor")):
         with pytest.raises(BadConfig, match=sentence):
             config(wrong)
+
+
+def test_fdr6_adds_its_own_stages_and_their_keys_hold_the_files_in_its_folder(tmp_path):
+    (tmp_path / "inception.pth").write_bytes(b"weights")
+    inception = ["scores.extractor=inception", f"scores.extractor_weights={tmp_path / 'inception.pth'}"]
+    folder = f"scores.fdr6={tmp_path}"
+    with pytest.raises(BadWeights, match="lacks weights that FDr6 needs: convnextv2_base"):
+        keys(*inception, folder)
+    for name in SPACES[1:]:
+        (tmp_path / row("features", name)["file"]).write_bytes(b"weights")
+    plain, with_ratio = keys(*inception), keys(*inception, folder)
+    assert {name.partition(" ")[0] for name in with_ratio.keys() - plain.keys()} == {"ratio-references", "ratio-scores"}
+    assert {name: with_ratio[name] for name in plain} == plain
+    np.savez(tmp_path / "mae-l.npz", mu=np.zeros(1024), sigma=np.eye(1024))
+    with_statistics = keys(*inception, folder)
+    assert {name.partition(" ")[0] for name in plain_changes(with_ratio, with_statistics)} == {"ratio-references", "ratio-scores"}
+    with pytest.raises(BadConfig, match="fdr6 needs extractor 'inception'"):
+        config(folder)
+    with pytest.raises(BadConfig, match="second_extractor 'mae-l' is one of fdr6's networks"):
+        config(*inception, folder, "scores.second_extractor=mae-l")
+
+
+def plain_changes(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """Names of the nodes whose keys differ."""
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name] != after[name]}
 
 
 def test_without_a_residual_the_alignment_changes_nothing():

@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from torch.nn.functional import interpolate
 
+from svgbench.config.scoring import SPACES
 from svgbench.errors import BadWeights
 from svgbench.images import shapes
-from svgbench.metrics import frechet_ratio, timm_extractor
+from svgbench.metrics import six_spaces, timm_extractor
 from svgbench.metrics.elsewhere import elsewhere_scores
 from svgbench.metrics.features import extract, extract_each, load_extractor
 from svgbench.metrics.frechet import frechet_distance
-from svgbench.metrics.frechet_ratio import SPACES
 from svgbench.metrics.judges import row
 from svgbench.metrics.resampling import Resampling
 from svgbench.metrics.timm_extractor import MEMBERS, TimmExtractor
@@ -180,4 +180,4 @@ def test_fdr6_needs_inception(tmp_path):
         (tmp_path / row("features", name)["file"]).write_bytes(b"x")
     done = svgbench("eval", "a.npz", "--reference", "b.npz", "--fdr6", str(tmp_path), "--extractor", "shapes-cnn")
     assert done.returncode == 2 and "--fdr6 needs --extractor inception" in done.stderr
-    assert frechet_ratio.statistics_in(tmp_path, "mae-l") is None
+    assert six_spaces.statistics_in(tmp_path, "mae-l") is None

@@ -14,11 +14,13 @@ from toys import in_ranks
 
 from svgbench.config.records import Protocol
 from svgbench.config.schema import Data
+from svgbench.config.scoring import SPACES
 from svgbench.errors import BadData, BadInput, NumericalError, SvgbenchError
 from svgbench.images import shapes
 from svgbench.images.packing import pack
 from svgbench.machine.files import sha256_of
 from svgbench.machine.runtime import Runtime
+from svgbench.metrics import judges
 from svgbench.metrics.features import Extractor, Tap, extract, load_extractor
 from svgbench.metrics.frechet import united
 from svgbench.metrics.samples import check_samples
@@ -101,6 +103,71 @@ def test_ranks_share_the_images_and_write_the_scores_of_one_process(tmp_path, in
             assert many[metric][field] == close, (metric, field)
         assert many[metric]["protocol"] == row["protocol"] and many[metric]["count"] == row["count"]
     assert one["second"]["value"] == one["gfid"]["value"]
+
+
+@pytest.fixture
+def six_spaces(tmp_path, monkeypatch) -> Path:
+    """A folder with a file for each of FDr6's networks, which are all the small classifier with features of their own size."""
+    plain = load_extractor("shapes-cnn")
+
+    def opened(name, file, device):
+        times = 1 + SPACES.index(name)
+
+        class Scaled(torch.nn.Module):
+            def forward(self, images):
+                return tuple(times * layer for layer in plain.network(images))
+
+        return replace(plain, name=name, digest=f"{times:064x}", network=Scaled(), frechet=judges.row("features", name)["frechet"])
+
+    monkeypatch.setattr(scores, "load_extractor", opened)
+    for name in SPACES[1:]:
+        (tmp_path / judges.row("features", name)["file"]).write_bytes(b"weights")
+    return tmp_path
+
+
+def ratio_of(inputs: dict[str, Path], out: Path, folder: Path, runtime: Runtime) -> list[dict]:
+    """The scores of FDr6's stages."""
+    slice_ = {**SLICE, "scores": {**SCORES, "extractor": "inception", "fdr6": str(folder)}}
+    known = dict(inputs)
+    for name, stage in (("references", scores.references), ("ratio-references", scores.ratio_references), ("ratio", scores.ratio)):
+        known[name] = out / name
+        if runtime.is_main:
+            known[name].mkdir(parents=True)
+        runtime.barrier()
+        stage(slice_, known, known[name], runtime)
+        runtime.barrier()
+    for space in SPACES[1:]:
+        assert sorted(path.name for path in (out / "ratio-references" / space).iterdir()) == ["reference.json", "reference.safetensors"]
+    return json.loads((out / "ratio" / "scores.json").read_text())
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_fdr6_of_a_run_is_the_mean_of_its_six_ratios(tmp_path, inputs, six_spaces, world):
+    def work():
+        runtime = QUIET.start()
+        ratio_of(inputs, tmp_path / "out", six_spaces, runtime)
+        runtime.stop()
+
+    if world == 1:
+        ratio_of(inputs, tmp_path / "out", six_spaces, QUIET)
+    else:
+        assert in_ranks(world, work) == [0] * world
+    found = {score["metric"]: score for score in json.loads((tmp_path / "out" / "ratio" / "scores.json").read_text())}
+    facts = [judges.row("features", name) for name in SPACES]
+    gfid = found["fd_convnextv2"]["value"] / 4  # features twice as large as the first space's
+    assert "gfid" not in found and gfid > 0
+    for times, space in list(enumerate(facts, 1))[1:]:  # N times as large features are N^2 times as far apart
+        assert found[space["frechet"]]["value"] == pytest.approx(gfid * times**2, rel=1e-4)
+    wanted = sum(gfid * times**2 / space["validation_fd"] for times, space in enumerate(facts, 1)) / 6
+    assert found["fdr6"]["value"] == pytest.approx(wanted, rel=1e-4)
+    assert found["fdr6"]["low"] < wanted < found["fdr6"]["high"] and found["fdr6"]["count"] == COUNT
+    assert found["fdr6"]["protocol"]["sampling"]["steps"] == 5 and text(found["fdr6"]).startswith("fd-ratio-fdr6@")
+
+
+def test_fdr6_takes_the_statistics_in_its_folder(tmp_path, inputs, six_spaces):
+    np.savez(six_spaces / "mae-l.npz", mu=np.zeros(128), sigma=np.eye(128))
+    found = {score["metric"]: score for score in ratio_of(inputs, tmp_path / "out", six_spaces, QUIET)}
+    assert found["fd_mae"]["protocol"]["reference"] == "statistics" and found["fd_clip"]["protocol"]["reference"] == "train"
 
 
 def tapped() -> Extractor:

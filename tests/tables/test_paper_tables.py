@@ -55,6 +55,18 @@ def test_a_metric_that_a_run_does_not_have_is_a_dash_with_a_footnote_and_never_a
     assert "[a] not scored in this run" in table.notes and not any(cell.startswith("0") for row in table.rows for cell in row)
 
 
+def test_an_optional_column_that_no_row_has_is_left_out_and_named_unless_it_failed(tmp_path):
+    own = layout({"metric": "gfid"}, {"metric": "fdr6", "optional": True}, {"metric": "fd_simclr", "optional": True})
+    table = measured_table(own, runs(tmp_path, a=[gfid("a", 2.0)], b=[gfid("b", 3.0), score("b", "fd_simclr", 1.0, made=sampled())]))
+    assert [name.partition(" ")[0] for name in table.columns] == ["run", "gFID", "FD-SimCLR"]
+    assert "without a column, because no row has it: FDr6" in table.notes
+    write(tmp_path / "c", [gfid("c", 4.0)], {"ratio-scores steps 25 guidance 1": "out of memory."})
+    table = measured_table(own, collect(tmp_path))
+    assert [name.partition(" ")[0] for name in table.columns] == ["run", "gFID", "FDr6", "FD-SimCLR"]
+    assert table.rows[2][2] == "failed [b]" and "[b] ratio-scores steps 25 guidance 1: out of memory" in table.notes
+    assert not any(note.startswith("without a column") for note in table.notes)
+
+
 def test_steps_that_a_run_was_not_sampled_with_are_said(tmp_path):
     found = runs(tmp_path, a=[gfid("a", 2.0, steps=5), gfid("a", 1.0)], b=[gfid("b", 3.0)])
     table = measured_table(layout({"metric": "gfid", "steps": "all"}), found)

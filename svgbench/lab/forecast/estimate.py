@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from svgbench.config.choices import ALIGNMENTS, MOMENT_IMAGES
 from svgbench.config.derived import further_autoencoder, further_diffusion
 from svgbench.config.schema import RunConfig
+from svgbench.config.scoring import SPACES
 from svgbench.lab.forecast import flops, memory, scoring
 from svgbench.lab.forecast.sizes import FLOAT, Counts, Sizes, counts_of, sizes_of
 from svgbench.lab.plan import Plan
@@ -253,6 +254,14 @@ def _generation_scores(judge: str, sizes: Sizes, *, distance_only: bool = False)
     return replace(features, fp32=features.fp32 + operations, kept=0)
 
 
+def _in_turn(parts: Iterable[Estimate]) -> Estimate:
+    """The sum of steps in fp32 of one stage, which keeps all their files to its end."""
+    total = Estimate()
+    for each in parts:
+        total = replace(total, fp32=total.fp32 + each.fp32, kept=total.kept + each.kept, passing=total.passing + each.passing)
+    return total
+
+
 def _encoded(sizes: Sizes, limit: int | None, width: int = 0) -> Estimate:
     """Encoding the latents of both splits, unless they are already stored; ``width``: numbers stored per image."""
     images = min(limit or sizes.counts.train, sizes.counts.train) + sizes.counts.val
@@ -364,6 +373,8 @@ _STAGES: Mapping[str, Callable[[Sizes, Mapping[str, Any]], Estimate]] = {
     "samples": _samples,
     "references": lambda sizes, cell: _judged(sizes.config.scores.extractor, sizes.counts.train),
     "second-references": lambda sizes, cell: _judged(sizes.second_extractor, sizes.counts.train),
+    "ratio-references": lambda sizes, cell: _in_turn(_judged(name, sizes.counts.train) for name in SPACES[1:]),
+    "ratio-scores": lambda sizes, cell: _in_turn(_generation_scores(name, sizes, distance_only=True) for name in SPACES),
     "originals": lambda sizes, cell: _judged(sizes.config.scores.extractor, sizes.counts.val),
     "reconstructions": _reconstructions,
     "reconstruction-scores": _reconstruction_scores,

@@ -15,6 +15,7 @@ from typing import Any
 from svgbench.config import cards
 from svgbench.config.backends import BACKENDS
 from svgbench.config.schema import RunConfig
+from svgbench.config.scoring import SPACES
 from svgbench.errors import BadData
 from svgbench.lab.forecast.sizes import Sizes, published
 from svgbench.metrics import judges
@@ -66,7 +67,8 @@ def left_out(config: RunConfig) -> list[str]:
         return []
     plain = config.model_dump(mode="json")
     wanted = [(facts["scores"], facts["setting"]) for facts in _of_scores(plain)]
-    wanted += [("FD on DINOv2's features", "scores.second_extractor"), ("samples against ADM's statistics", "scores.reference")]
+    wanted += [("FD on DINOv2's features", "scores.second_extractor"), ("FDr6", "scores.fdr6")]
+    wanted += [("samples against ADM's statistics", "scores.reference")]
     return [f"{score} ({setting})" for score, setting in wanted if _given(plain, setting) is None]
 
 
@@ -138,6 +140,16 @@ def _judges(sizes: Sizes) -> Iterator[Need]:
         if not judges.is_familiar(kind, judge, data.source if data.drawn else None):
             need = replace(need, where=f"{need.where}; trained on drawn images, not on photographs or on these (--set {name}=...)")
         yield need
+    if sizes.config.scores.fdr6 is not None:
+        yield from (_ratio_need(name, Path(sizes.config.scores.fdr6)) for name in SPACES[1:])
+
+
+def _ratio_need(name: str, given: Path) -> Need:
+    """The weights of one of FDr6's networks in the folder that holds them."""
+    facts = judges.row("features", name)
+    path = given / facts["file"]
+    where = str(path) if path.is_file() else f"{facts['source'].split()[0]}: model.safetensors, saved as {path}"
+    return Need(f"weights of {name} (scores.fdr6)", path.is_file(), where, facts["licence"])
 
 
 def _of_scores(plain: dict[str, Any]) -> list[dict[str, Any]]:

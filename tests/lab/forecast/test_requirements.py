@@ -101,13 +101,23 @@ def test_what_single_scores_are_given_is_looked_for_and_has_a_licence(tmp_path):
     assert second.state == "missing" and "scores.second_extractor_weights=FILE" in second.where and second.licence == "Apache-2.0"
 
 
+def test_the_weights_of_fdr6_are_looked_for_in_its_folder(tmp_path):
+    (tmp_path / "vit_large_patch16_224.mae.safetensors").write_bytes(b"weights")
+    all_ = found(scores={"extractor": "inception", "fdr6": str(tmp_path)})
+    mae, clip = (all_[f"weights of {name} (scores.fdr6)"] for name in ("mae-l", "clip-l-256"))
+    assert mae.state == "yes" and mae.licence == "CC-BY-NC-4.0"
+    assert clip.state == "missing" and clip.where.endswith(f"saved as {tmp_path / 'vit_large_patch14_clip_224.openai.safetensors'}")
+    assert sum("(scores.fdr6)" in name for name in all_) == 5
+
+
 def test_scores_left_out_are_named_with_their_settings():
-    settings = ("scores.segmentation.source", "scores.depth.source", "scores.second_extractor", "scores.reference")
+    settings = ("scores.segmentation.source", "scores.depth.source", "scores.second_extractor", "scores.fdr6", "scores.reference")
     words = requirements.left_out(build({}, preset="paper"))
-    assert [any(f"({setting})" in word for word in words) for setting in settings] == [True] * 4 and len(words) == 4
+    assert [any(f"({setting})" in word for word in words) for setting in settings] == [True] * 5 and len(words) == 5
     off = build({"scores": {"segmentation": {"enabled": False}}}, preset="paper")
     assert not [word for word in requirements.left_out(off) if "mIoU" in word]
-    given = {"scores": {"segmentation": {"source": "x"}, "depth": {"source": "x"}, "reference": "x", "second_extractor": "dinov2-vit-l-14"}}
+    given = {"scores": {"segmentation": {"source": "x"}, "depth": {"source": "x"}, "reference": "x", "second_extractor": "dinov2-vit-l-14",
+                        "fdr6": "x"}}  # fmt: skip
     assert requirements.left_out(build(given, preset="paper")) == [] == requirements.left_out(build({}, preset="tiny"))
 
 
