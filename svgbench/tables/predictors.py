@@ -1,7 +1,8 @@
 """What predicts gFID: rank correlations over tokenizers of every other figure with gFID, and of gFIDs early and late in the training, or of
 a small and a large transformer.
 
-A tokenizer is a row of a report; its seeds are averaged first, so that seeds of one tokenizer do not count as several. gFIDs are compared
+A tokenizer is a row of a report; its seeds are averaged first, so that seeds of one tokenizer do not count as several. Rows of several
+experiments that share a trained transformer are one tokenizer too. gFIDs are compared
 only under one protocol. Correlations are Kendall's tau-b (Biometrika 30, 1938; ties: Biometrika 33, 1945) and Spearman's rho. Intervals are
 95 % percentiles over bootstrap resamples of the tokenizers; with the few tokenizers of most reports they are wide, and say so.
 """
@@ -27,6 +28,8 @@ NAME = "predictors"
 FEWEST = 4
 """Smallest number of tokenizers for a rank correlation."""
 RESAMPLES = 2_000
+TRANSFORMERS = ("diffusion", "continued-diffusion")
+"""The stages that train a transformer."""
 SIZE = ("size", "transformer")
 """Fields of ``diffusion`` in which a small and a large transformer differ."""
 
@@ -93,13 +96,30 @@ def _ranks(one: Sequence[float], other: Sequence[float], of: Callable[[np.ndarra
 
 def predictor_tables(records: Sequence[RunRecord], more: Mapping[str, Mapping[str, float]] | None = None) -> list[Table]:
     """The tables of these runs; those without rows are left out. ``more``: title of a further figure -> row -> its value."""
-    titles = {record.name: record.row for record in records}
+    tokenizers = _tokenizers(records)
+    titles = {record.name: tokenizers[record.row] for record in records}
     ends = [row for record in records for row in record.scores if _at_end(record, row)]
     gfids = _by_protocol((row for row in ends if row["metric"] == "gfid"), titles)
-    figures = {**_figures(ends, titles), **(more or {})}
+    further = {title: {tokenizers.get(row, row): value for row, value in rows.items()} for title, rows in (more or {}).items()}
+    figures = {**_figures(ends, titles), **further}
     tables = [_of_figures(title, values, figures) for title, values in gfids.items()]
     tables += [_of_training(records, titles), _of_sizes(records)]
     return [table for table in tables if table.rows]
+
+
+def _tokenizers(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Row -> the first of the rows that share a trained transformer with it, directly or through others."""
+    first = {record.row: record.row for record in records}
+    rows_of: dict[str, list[str]] = {}
+    for record in records:
+        for stage in record.about["stages"]:
+            if stage["stage"] in TRANSFORMERS and "key" in stage:
+                rows_of.setdefault(stage["key"], []).append(record.row)
+    for rows in rows_of.values():
+        joined = {first[row] for row in rows}
+        one = next(row for row in first if row in joined)
+        first = {row: one if other in joined else other for row, other in first.items()}
+    return first
 
 
 def _at_end(record: RunRecord, row: Mapping[str, Any]) -> bool:
@@ -118,7 +138,7 @@ def _by_protocol(rows: Iterable[dict[str, Any]], titles: Mapping[str, str]) -> d
         title = f"{steps} steps" + (f", guidance {guidance:g}" if guidance != 1 else "")
         same = sum(name.split(" [")[0] == title for name in named)
         first = next(iter(cells.values()))[0]
-        named[f"{title} [{first['protocol']}]" if same else title] = {row: value_of(scores) for row, scores in cells.items()}
+        named[f"{title} [{first['protocol']}]" if same else title] = {row: value_of(measured_once(scores)) for row, scores in cells.items()}
     return named
 
 
@@ -172,7 +192,7 @@ def _of_training(records: Sequence[RunRecord], titles: Mapping[str, str]) -> Tab
         end = found.get((1.0, steps, guidance, protocol), {})
         rows = [row for row in cells if row in end]
         if share < 1 and len(rows) >= FEWEST:
-            ranks = kendall([value_of(cells[row]) for row in rows], [value_of(end[row]) for row in rows])
+            ranks = kendall(*([value_of(measured_once(part[row])) for row in rows] for part in (cells, end)))
             table.rows.append([f"{100 * share:g} %", str(len(rows)), f"{steps} steps, guidance {guidance:g}", _cell(ranks)])
     table.notes = ["1: the order of the tokenizers is that at the end of the training; value (95 % bootstrap interval over tokenizers)"]
     return table
@@ -197,7 +217,7 @@ def _of_sizes(records: Sequence[RunRecord]) -> Table:
         for one, other in itertools.combinations(sizes, 2):
             shared = [tokenizer for tokenizer in sizes[one] if tokenizer in sizes[other]]
             if len(shared) >= FEWEST:
-                ranks = kendall(*([value_of(sizes[size][tokenizer]) for tokenizer in shared] for size in (one, other)))
+                ranks = kendall(*([value_of(measured_once(sizes[size][tokenizer])) for tokenizer in shared] for size in (one, other)))
                 table.rows.append([f"{one} and {other}", str(len(shared)), f"{steps} steps, guidance {guidance:g}", _cell(ranks)])
     table.notes = ["1: both sizes give the same order of the tokenizers; value (95 % bootstrap interval over tokenizers)"]
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,18 @@ def test_each_figure_has_its_correlation_with_gfid_over_tokenizers(tmp_path):
     assert found["SSIM"][1:] == ["-", "-", "-"]  # constant
     assert found["noise"][1].value == pytest.approx(stats.kendalltau([3, 1, 2, 5, 4], [10, 20, 35, 30, 50]).statistic)
     assert "few" not in found and next(row[0] for row in table.rows) == "PSNR"
+
+
+def test_rows_of_two_experiments_with_the_same_transformer_are_one_tokenizer(tmp_path):
+    found = runs(tmp_path / "one", seeds=1) + [replace(record, name=f"again.{record.name}") for record in runs(tmp_path / "two", seeds=1)]
+    for record in found:
+        record.scores[:] = [{**row, "run": record.name} for row in record.scores]
+    (table,) = predictor_tables(found, {"noise": dict(zip(GFIDS, (3, 1, 2, 5, 4), strict=True))})
+    assert {row[0]: row[1] for row in table.rows} == {"PSNR": "5", "SSIM": "5", "noise": "5"}
+    for record in found:  # other trainings of the same latents are tokenizers of their own
+        record.about["stages"] = [{"stage": "diffusion", "key": record.name, "cell": {}}]
+    (table,) = predictor_tables(found)
+    assert {row[1] for row in table.rows} == {"10"}
 
 
 def test_too_few_tokenizers_have_no_table(tmp_path):
