@@ -17,7 +17,7 @@ LEFT, TOP, GAP, BLOCK = 1.3, 0.72, 0.035, 0.16
 SIDE = 0.68
 """Largest side of a picture in inches."""
 DRAWN = 4
-"""Samples per number of steps."""
+"""Samples per number of steps; twice as many of a single number."""
 COUNTS = 3
 """Numbers of steps side by side."""
 
@@ -100,7 +100,7 @@ def samples(tokenizers: Sequence[TokenizerRuns]) -> FigureData | str:
     if len(steps) > COUNTS:
         steps = [steps[round(i * (len(steps) - 1) / (COUNTS - 1))] for i in range(COUNTS)]
     names, first = tokenizers[0].classes(), tokenizers[0].samples(steps[0], guidance)[1]
-    indices = _of_different_classes(first, DRAWN)
+    indices = _of_different_classes(first, DRAWN if len(steps) > 1 else 2 * DRAWN)
     title = "Samples at equal noise" + ("" if guidance == 1 else f", guidance {guidance:g}")
     heads = [f"{count} step{'s' * (count > 1)}" for count in steps]
     sheet = Sheet(title, [[short(names[first[i]]) for i in indices]] * len(steps), heads)
