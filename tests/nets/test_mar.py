@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -196,7 +197,9 @@ def test_temperature_scales_the_noise_of_the_head_s_steps(monkeypatch):
     torch.testing.assert_close(two - cold, 2 * (one - cold), rtol=1e-3, atol=1e-3 * float(cold.std()))
 
 
-def test_compiled_sampling_draws_the_same():
+def test_compiled_sampling_draws_the_same(monkeypatch):
+    """Traced as for a GPU, without generating code, which takes half a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     noise, labels = draws.normal(3, PLACES, (3, 4, 4)), torch.tensor([0, 1, 2, 3])
     sampling = {"steps": 3, "sampler": "mar", "guidance": 2.0, "head_steps": 4, "token_limit": 2.0}
     compiled, model = network(depth=1), network(depth=1)
