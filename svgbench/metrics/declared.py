@@ -74,7 +74,7 @@ METRICS: dict[str, Metric] = {
         ("sfid", "sFID", "lower", 2, "sFID"),
     ),
     **_declare(
-        "generation", "second-generation-scores ratio-scores",
+        "generation", "second-generation-scores fdr6-generation-scores",
         ("fd_dinov2", "FD-DINOv2", "lower", 2, ""),
         ("fd_dinov2_infinity", "FD-DINOv2∞", "lower", 2, ""),
         ("fd_simclr", "FD-SimCLR", "lower", 2, ""),
@@ -90,7 +90,7 @@ METRICS: dict[str, Metric] = {
         ("fd_siglip2", "FD-SigLIP2", "lower", 2, ""),
         ("fd_siglip2_infinity", "FD-SigLIP2∞", "lower", 2, ""),
     ),
-    **_declare("generation", "ratio-scores", ("fdr6", "FDr6", "lower", 2, "")),
+    **_declare("generation", "fdr6-generation-scores", ("fdr6", "FDr6", "lower", 2, "")),
     **_declare(
         "generation", "generation-scores",
         ("is", "IS", "higher", 2, "IS"),

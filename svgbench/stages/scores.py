@@ -44,7 +44,7 @@ def second_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     return _save(_take_reference(extractor, _only_images(given), inputs, out, runtime), extractor, out, runtime)
 
 
-def ratio_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+def fdr6_references(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """The references of the five networks beside Inception: the statistics in the folder of their weights, if there are any, else as for
     the second extractor. One folder for each network."""
     folder, images = Path(slice_["scores"]["fdr6"]), _only_images(slice_["scores"]["reference"])
@@ -140,13 +140,13 @@ def second_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path
     return write_scores(out, scores, slice_) if runtime.is_main else {}
 
 
-def ratio(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+def fdr6_generation(slice_: dict[str, Any], inputs: dict[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """The Frechet distances of one cell's samples on the features of five networks, and FDr6 of these and Inception."""
     part = slice_["scores"]
     samples, protocol = _open_samples(slice_, inputs, runtime)
     check_counts(len(samples), neighbours=1, classes=False)
     opened = [(part["extractor"], part["extractor_weights"], inputs["references"])]
-    opened += [(name, file, inputs["ratio-references"] / name) for name, file in weights_in(Path(part["fdr6"])).items()]
+    opened += [(name, file, inputs["fdr6-references"] / name) for name, file in weights_in(Path(part["fdr6"])).items()]
     comparisons, scores = [], []
     for name, file, known in opened:
         extractor = load_extractor(name, file, runtime.torch_device)

@@ -96,12 +96,17 @@ def test_doctor_says_which_scores_want_a_setting_and_looks_for_what_was_set(caps
     text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path))
     (note,) = [line for line in text.splitlines() if "left out until a field is set" in line]
     sets = {"scores.segmentation.source": str(tmp_path), "scores.depth.source": "nowhere", "scores.reference": "none.npz",
-            "scores.second_extractor": "dinov2-vit-l-14"}  # fmt: skip
+            "scores.second_extractor": "dinov2-vit-l-14", "scores.fdr6": str(tmp_path)}  # fmt: skip
     assert all(f"({field})" in note for field in sets)
     words = [word for field, value in sets.items() for word in ("--set", f"{field}={value}")]
     text = said(capsys, "doctor", "--preset", "paper", "--out", str(tmp_path), *words)
     assert "left out until a field is set" not in text and row(text, "images: ADE20K (SceneParsing, ADEChallengeData2016)")[1] == "yes"
-    for what in ("images: NYU Depth v2 (split of BTS)", "reference of the samples", "weights of dinov2-vit-l-14 (scores)"):
+    for what in (
+        "images: NYU Depth v2 (split of BTS)",
+        "reference of the samples",
+        "weights of dinov2-vit-l-14 (scores)",
+        "weights of mae-l (scores.fdr6)",
+    ):
         assert row(text, what)[1] == "missing" and row(text, what)[2] != "-"
 
 

@@ -121,11 +121,11 @@ def test_fdr6_adds_its_own_stages_and_their_keys_hold_the_files_in_its_folder(tm
     for name in SPACES[1:]:
         (tmp_path / row("features", name)["file"]).write_bytes(b"weights")
     plain, with_ratio = keys(*inception), keys(*inception, folder)
-    assert {name.partition(" ")[0] for name in with_ratio.keys() - plain.keys()} == {"ratio-references", "ratio-scores"}
+    assert {name.partition(" ")[0] for name in with_ratio.keys() - plain.keys()} == {"fdr6-references", "fdr6-generation-scores"}
     assert {name: with_ratio[name] for name in plain} == plain
     np.savez(tmp_path / "mae-l.npz", mu=np.zeros(1024), sigma=np.eye(1024))
     with_statistics = keys(*inception, folder)
-    assert {name.partition(" ")[0] for name in plain_changes(with_ratio, with_statistics)} == {"ratio-references", "ratio-scores"}
+    assert {name.partition(" ")[0] for name in plain_changes(with_ratio, with_statistics)} == {"fdr6-references", "fdr6-generation-scores"}
     with pytest.raises(BadConfig, match="fdr6 needs extractor 'inception'"):
         config(folder)
     with pytest.raises(BadConfig, match="second_extractor 'mae-l' is one of fdr6's networks"):

@@ -129,7 +129,7 @@ def ratio_of(inputs: dict[str, Path], out: Path, folder: Path, runtime: Runtime)
     """The scores of FDr6's stages."""
     slice_ = {**SLICE, "scores": {**SCORES, "extractor": "inception", "fdr6": str(folder)}}
     known = dict(inputs)
-    for name, stage in (("references", scores.references), ("ratio-references", scores.ratio_references), ("ratio", scores.ratio)):
+    for name, stage in (("references", scores.references), ("fdr6-references", scores.fdr6_references), ("ratio", scores.fdr6_generation)):
         known[name] = out / name
         if runtime.is_main:
             known[name].mkdir(parents=True)
@@ -137,7 +137,7 @@ def ratio_of(inputs: dict[str, Path], out: Path, folder: Path, runtime: Runtime)
         stage(slice_, known, known[name], runtime)
         runtime.barrier()
     for space in SPACES[1:]:
-        assert sorted(path.name for path in (out / "ratio-references" / space).iterdir()) == ["reference.json", "reference.safetensors"]
+        assert sorted(path.name for path in (out / "fdr6-references" / space).iterdir()) == ["reference.json", "reference.safetensors"]
     return json.loads((out / "ratio" / "scores.json").read_text())
 
 

@@ -60,10 +60,10 @@ def test_an_optional_column_that_no_row_has_is_left_out_and_named_unless_it_fail
     table = measured_table(own, runs(tmp_path, a=[gfid("a", 2.0)], b=[gfid("b", 3.0), score("b", "fd_simclr", 1.0, made=sampled())]))
     assert [name.partition(" ")[0] for name in table.columns] == ["run", "gFID", "FD-SimCLR"]
     assert "without a column, because no row has it: FDr6" in table.notes
-    write(tmp_path / "c", [gfid("c", 4.0)], {"ratio-scores steps 25 guidance 1": "out of memory."})
+    write(tmp_path / "c", [gfid("c", 4.0)], {"fdr6-generation-scores steps 25 guidance 1": "out of memory."})
     table = measured_table(own, collect(tmp_path))
     assert [name.partition(" ")[0] for name in table.columns] == ["run", "gFID", "FDr6", "FD-SimCLR"]
-    assert table.rows[2][2] == "failed [b]" and "[b] ratio-scores steps 25 guidance 1: out of memory" in table.notes
+    assert table.rows[2][2] == "failed [b]" and "[b] fdr6-generation-scores steps 25 guidance 1: out of memory" in table.notes
     assert not any(note.startswith("without a column") for note in table.notes)
 
 

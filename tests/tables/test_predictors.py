@@ -66,7 +66,7 @@ def test_rows_of_two_experiments_with_the_same_transformer_are_one_tokenizer(tmp
     (table,) = predictor_tables(found, {"noise": dict(zip(GFIDS, (3, 1, 2, 5, 4), strict=True))})
     assert {row[0]: row[1] for row in table.rows} == {"PSNR": "5", "SSIM": "5", "noise": "5"}
     for record in found:  # other trainings of the same latents are tokenizers of their own
-        record.about["stages"] = [{"stage": "diffusion", "key": record.name, "cell": {}}]
+        record.about["stages"] = [{**record.about["stages"][0], "key": record.name}]
     (table,) = predictor_tables(found)
     assert {row[1] for row in table.rows} == {"10"}
 
